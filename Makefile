@@ -1,0 +1,48 @@
+# AI Hub. `make help` lists every target.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV_VERSION := 0.13.9
+
+.DEFAULT_GOAL := help
+.PHONY: help install lock demo demo-down test test-fast bench lint format clean
+
+help: ## Show every target and what it does
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Create .venv and install everything from the lock file
+
+$(STAMP): pyproject.toml requirements.lock
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+lock: ## Resolve pyproject.toml anew into requirements.lock
+	@test -x $(BIN)/uv || $(MAKE) install
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+demo: $(STAMP) ## Run the whole product end to end on real meter data (embedded servers, no Docker)
+	@$(BIN)/ai-hub demo
+
+demo-down: $(STAMP) ## Stop the demo's servers and delete their data
+	@$(BIN)/ai-hub down --purge
+
+test: $(STAMP) lint ## Lint, type-check and run every test against real embedded servers
+	@$(BIN)/pytest
+
+lint: $(STAMP) ## Check style (ruff) and types (mypy)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## Format the code and apply safe lint fixes
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## Stop the embedded servers and delete the virtual environment and caches
+	@if [ -x $(BIN)/ai-hub ]; then $(BIN)/ai-hub down --purge; fi
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,64 @@
+"""Errors a user can act on.
+
+The class docstring is the default message, values are attributes, and the text ends with what to do next.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+class AiHubError(Exception):
+    """Something went wrong."""
+
+    #: Whether the same call may succeed later without any change by the user.
+    retryable = False
+    #: Exit status of the command line.
+    exit_code = 1
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        self.message = message or inspect.cleandoc(type(self).__doc__ or "")
+        self.hint = hint
+        super().__init__(self.message if hint is None else f"{self.message}\n{hint}")
+
+
+class BadInputError(AiHubError):
+    """The input is not usable as given."""
+
+    exit_code = 2
+
+
+class NotFoundError(AiHubError):
+    """There is nothing by that name."""
+
+    exit_code = 2
+
+
+class ConflictError(AiHubError):
+    """The present state does not allow that."""
+
+
+class SettingMissingError(AiHubError):
+    """A server is neither configured nor running."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"{name} is not set and no embedded stack is recorded.",
+            hint=f"Start the embedded servers with `ai-hub up --detach`, or set {name} (see .env.example).",
+        )
+
+
+class ServiceDownError(AiHubError):
+    """A server does not answer."""
+
+    retryable = True
+    exit_code = 3
+
+    def __init__(self, service: str, endpoint: str, reason: str, *, hint: str | None = None) -> None:
+        self.service = service
+        self.endpoint = endpoint
+        super().__init__(
+            f"{service} at {endpoint} does not answer: {reason}",
+            hint=hint or "See `ai-hub status`; `ai-hub up --detach` starts the embedded servers again.",
+        )

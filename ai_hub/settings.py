@@ -1,0 +1,152 @@
+"""The one typed settings class.
+
+Order of precedence: environment, `.env`, the embedded stack's record (`stack.json` in the state folder),
+defaults. So every command finds a running embedded stack by itself, and a setting that names an outside
+server always wins.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, SecretStr
+
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ai_hub import paths
+from ai_hub.errors import BadInputError, SettingMissingError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+STACK_RECORD = "stack.json"
+
+
+def read_stack_environment() -> dict[str, str]:
+    """Settings the embedded stack recorded, by variable name; empty when it never ran."""
+    record = paths.state_dir() / STACK_RECORD
+    try:
+        environment = json.loads(record.read_text())["env"]
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError) as error:
+        raise BadInputError(
+            f"{record} is damaged: {error}", hint="Run `ai-hub down` and `ai-hub up --detach`."
+        ) from error
+    return {str(name): str(value) for name, value in environment.items()}
+
+
+class _EmbeddedStackSource(PydanticBaseSettingsSource):
+    """Lowest source: what the embedded stack recorded about itself."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        del field
+        return read_stack_environment().get(field_name.upper()), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        recorded = read_stack_environment()
+        names = (name for name in self.settings_cls.model_fields if name.upper() in recorded)
+        return {name: recorded[name.upper()] for name in names}
+
+
+class Settings(BaseSettings):
+    """Settings from the environment; every variable is described in `.env.example`."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+
+    timescale_dsn: SecretStr | None = Field(None, description="postgresql://user:password@host:port/database")
+    redis_url: SecretStr | None = Field(None, description="redis://[:password@]host:port/db")
+    minio_endpoint_url: str | None = Field(None, description="S3 endpoint that holds model artifacts")
+    minio_access_key: SecretStr | None = None
+    minio_secret_key: SecretStr | None = None
+    model_storage_bucket: str = Field("ml-models", description="bucket of registered model artifacts")
+    mlflow_tracking_uri: str | None = Field(None, description="http(s) address of the MLflow server")
+    mlflow_backend_store_uri: SecretStr | None = Field(
+        None, description="database of the MLflow server; only the server itself reads it"
+    )
+    feast_registry_uri: SecretStr | None = Field(None, description="SQLAlchemy URL of Feast's SQL registry")
+    feature_cache_ttl: int = Field(300, ge=1, description="seconds a written-back feature stays valid")
+    export_storage_path: str = Field("./exports", description="folder or s3:// URL for Parquet exports")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the embedded stack's record below everything a person sets."""
+        return (
+            init_settings,
+            env_settings,
+            dotenv_settings,
+            file_secret_settings,
+            _EmbeddedStackSource(settings_cls),
+        )
+
+    def require(self, name: str) -> str:
+        """Value of setting `name` (lower case), in clear text.
+
+        Raises:
+            SettingMissingError: it is not set.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise SettingMissingError(name.upper())
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    def environment(self) -> dict[str, str]:
+        """Every setting that has a value, and what `psql`, `feast` and `mlflow` read, as variables."""
+        plain = {name.upper(): self.require(name) for name in type(self).model_fields if getattr(self, name)}
+        return {**plain, **self._derived(plain)}
+
+    def _derived(self, plain: dict[str, str]) -> dict[str, str]:
+        derived = {"FEATURE_REPO_DIR_ENV_VAR": str(paths.resource("feature_repo")), "FEAST_USAGE": "False"}
+        if dsn := plain.get("TIMESCALE_DSN"):
+            derived |= postgres_environment(dsn)
+        if url := plain.get("REDIS_URL"):
+            derived["FEAST_REDIS_CONNECTION"] = feast_redis_connection(url)
+        if "MINIO_ENDPOINT_URL" in plain:
+            derived["MLFLOW_S3_ENDPOINT_URL"] = plain["MINIO_ENDPOINT_URL"]
+        if "MINIO_ACCESS_KEY" in plain and "MINIO_SECRET_KEY" in plain:
+            derived["AWS_ACCESS_KEY_ID"] = plain["MINIO_ACCESS_KEY"]
+            derived["AWS_SECRET_ACCESS_KEY"] = plain["MINIO_SECRET_KEY"]
+        return derived
+
+
+def postgres_environment(dsn: str) -> dict[str, str]:
+    """Variables of libpq (`PGHOST`, …) for a `postgresql://` URL; `feature_store.yaml` reads them too.
+
+    Raises:
+        BadInputError: the URL names no host or database.
+    """
+    parts = urlsplit(dsn)
+    database = parts.path.lstrip("/")
+    if parts.scheme not in {"postgresql", "postgres"} or not parts.hostname or not database:
+        raise BadInputError(
+            "TIMESCALE_DSN is not a database URL.", hint="Use postgresql://user:password@host:port/database."
+        )
+    query = dict(pair.split("=", 1) for pair in parts.query.split("&") if "=" in pair)
+    return {
+        "PGHOST": parts.hostname,
+        "PGPORT": str(parts.port or 5432),
+        "PGDATABASE": database,
+        "PGUSER": unquote(parts.username or "postgres"),
+        "PGPASSWORD": unquote(parts.password or ""),
+        "PGSSLMODE": query.get("sslmode", "prefer"),
+    }
+
+
+def feast_redis_connection(url: str) -> str:
+    """Feast's own notation (`host:port,db=0,password=…`) for a `redis://` URL."""
+    parts = urlsplit(url)
+    options = [f"{parts.hostname}:{parts.port or 6379}", f"db={parts.path.lstrip('/') or 0}"]
+    if parts.password:
+        options.append(f"password={unquote(parts.password)}")
+    if parts.scheme == "rediss":
+        options.append("ssl=True")
+    return ",".join(options)

@@ -1,0 +1,1 @@
+"""Feast store and engine classes named in `feature_store.yaml`."""

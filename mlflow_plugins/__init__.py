@@ -1,0 +1,1 @@
+"""What `mlflow server` loads through entry points."""
