@@ -1,0 +1,53 @@
+"""Calendar features, computed on demand from the one stored number `local_time`.
+
+The calendar is that of the row the other features came from, offline and online alike: lags of one hour are
+never combined with the calendar of another, and callers send nothing but the entity's keys.
+"""
+
+import inspect
+from typing import Any
+
+from feast import FeatureView, Field, OnDemandFeatureView
+from feast.types import Int64
+
+LOCAL_TIME = Field(
+    name="local_time",
+    dtype=Int64,
+    description="Start of the row's hour on the asset's wall clock, in seconds since 1970-01-01 00:00",
+)
+
+CALENDAR = ("hour_of_day", "day_of_week", "day_of_month", "month", "is_weekend")
+
+
+def calendar(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Calendar of each `local_time`; a missing time gives missing features.
+
+    Feast stores this source text and runs it alone, so everything it needs is inside.
+    """
+    from datetime import datetime, timedelta  # noqa: PLC0415  # see the docstring
+
+    times = [None if t is None else datetime(1970, 1, 1) + timedelta(seconds=t) for t in inputs["local_time"]]  # noqa: DTZ001  # wall clock
+    return {
+        "hour_of_day": [t and t.hour for t in times],
+        "day_of_week": [t and t.weekday() for t in times],
+        "day_of_month": [t and t.day for t in times],
+        "month": [t and t.month for t in times],
+        "is_weekend": [t and int(t.weekday() >= 5) for t in times],  # noqa: PLR2004  # Saturday
+    }
+
+
+def calendar_view(name: str, view: FeatureView) -> OnDemandFeatureView:
+    """On-demand view `name` with the calendar of the rows of `view`."""
+    return OnDemandFeatureView(
+        name=name,
+        sources=[view[[LOCAL_TIME.name]]],
+        schema=[Field(name=feature, dtype=Int64) for feature in CALENDAR],
+        # lists in, lists out: a fifth of the time of the pandas mode online, and the same code offline
+        mode="python",
+        udf=calendar,
+        udf_string=inspect.getsource(calendar),
+        description=(
+            f"Calendar of the rows of {view.name} in the asset's own time zone: hour_of_day 0 to 23, "
+            "day_of_week 0 (Monday) to 6, day_of_month 1 to 31, month 1 to 12, is_weekend 0 or 1"
+        ),
+    )

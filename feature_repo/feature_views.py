@@ -1,0 +1,45 @@
+"""How a feature view over a TimescaleDB view is made."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from calendar_features import LOCAL_TIME
+from entities import asset, tenant
+from feast import FeatureView, Field
+from feast.types import Float64
+from sources import view_source
+
+# A row describes one hour. Three hours bridge a late meter or a skipped refresh; anything older says
+# nothing about the hour asked for, so history leaves it empty and predictions name it stale.
+ROW_TTL = timedelta(hours=3)
+
+LOAD = {
+    "historical_avg_24h": "Mean of the readings in the 24 hours before the row's hour",
+    "historical_std_24h": "Sample standard deviation of the readings in the 24 hours before the row's hour",
+    "historical_min_24h": "Least reading in the 24 hours before the row's hour",
+    "historical_max_24h": "Greatest reading in the 24 hours before the row's hour",
+    "lag_1h": "Mean of the readings in the hour before the row's hour",
+    "lag_24h": "Mean of the readings in the same hour one day before",
+    "lag_168h": "Mean of the readings in the same hour one week before",
+}
+WEATHER = {
+    "temperature": "Air temperature in °C",
+    "humidity": "Relative humidity in %",
+    "solar_irradiance": "Solar irradiance in W/m²",
+}
+
+
+def hourly_view(name: str, features: Mapping[str, str], description: str) -> FeatureView:
+    """Feature view over the database view of the same `name`; `features` maps a column to its description."""
+    return FeatureView(
+        name=name,
+        entities=[tenant, asset],
+        schema=[
+            *(Field(name=feature, dtype=Float64, description=text) for feature, text in features.items()),
+            LOCAL_TIME,
+        ],
+        source=view_source(name, list(features), description),
+        ttl=ROW_TTL,
+        online=True,
+        description=description,
+    )
