@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from ai_hub.errors import AiHubError
 
@@ -22,8 +24,24 @@ def main() -> None:
     try:
         app()
     except AiHubError as error:
-        console = Console(stderr=True, soft_wrap=True)
-        console.print(f"[bold red]Error:[/] {error.message}", highlight=False, markup=True)
-        if error.hint:
-            console.print(error.hint, highlight=False, markup=False)
-        sys.exit(error.exit_code)
+        _report(error)
+    except Exception as error:
+        # Imported late: only a failure pays for looking at the servers.
+        from ai_hub.stack.health import translate  # noqa: PLC0415
+
+        if (down := translate(error)) is None:
+            raise
+        _report(down)
+
+
+def _report(error: AiHubError) -> NoReturn:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text("Error: ", style="bold red"), end="")
+    console.print(error.message, highlight=False, markup=False)
+    if error.hint:
+        console.print(error.hint, highlight=False, markup=False)
+    sys.exit(error.exit_code)
+
+
+# Command groups register themselves on `app`.
+from ai_hub.cli import stack  # noqa: E402, F401

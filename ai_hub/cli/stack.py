@@ -1,0 +1,161 @@
+"""`ai-hub up | down | status | env`: the embedded servers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ai_hub.cli.main import app
+from ai_hub.settings import Settings
+from ai_hub.stack import processes, services
+from ai_hub.stack.down import down as stop
+from ai_hub.stack.status import ServiceStatus
+from ai_hub.stack.status import status as inspect
+from ai_hub.stack.up import StartFailedError, undo
+from ai_hub.stack.up import up as start
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from ai_hub.stack.processes import Handle
+    from ai_hub.stack.service import Service
+
+_STATE_STYLES = {"running": "green", "outside": "cyan", "stopped": "dim", "dead": "bold red"}
+
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", help=f"just this service (repeatable): {', '.join(services.SERVICES)}"),
+]
+
+
+class _Display:
+    """One line a server: a spinner on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("[bold]{task.fields[title]:<12}[/] {task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._progress.stop()
+
+    def __call__(self, service: Service, text: str, *, done: bool = False) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{service.title}: {text}", markup=False, highlight=False)
+            return
+        if service.name not in self._tasks:
+            self._tasks[service.name] = self._progress.add_task(text, total=1, title=service.title)
+        self._progress.update(self._tasks[service.name], description=text, completed=1 if done else 0)
+
+
+@app.command()
+def up(
+    *,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="return once everything works")] = False,
+    only: Only = None,
+) -> None:
+    """Start the embedded servers that no setting replaces, and wait until each works."""
+    chosen = services.select(only or [])
+    console = Console(stderr=True)
+    # A termination must undo a half-done start as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _Display(console) as display:
+            started = start(chosen, display)
+        _print_table(inspect(chosen))
+        if not detach:
+            _stay(started, console)
+    except KeyboardInterrupt:
+        console.print("Interrupted; what this command had started is stopped.")
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def down(
+    *,
+    purge: Annotated[bool, typer.Option("--purge", help="delete all data of the embedded servers")] = False,
+    only: Only = None,
+) -> None:
+    """Stop the embedded servers."""
+    console = Console(stderr=True)
+    stopped = stop(
+        services.select(only or []),
+        purge=purge,
+        on_wait=lambda: console.print("Waiting for another `ai-hub up` or `down`."),
+    )
+    names = ", ".join(service.title for service in stopped) or "nothing was running"
+    console.print(f"Stopped: {names}." + (" Data deleted." if purge else ""), highlight=False)
+
+
+@app.command()
+def status(
+    *, as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False
+) -> None:
+    """Show each server's state; fails when one that should work does not."""
+    rows = inspect(services.select([]))
+    if as_json:
+        sys.stdout.write(json.dumps([row.model_dump() for row in rows], indent=2) + "\n")
+    else:
+        _print_table(rows)
+    if not all(row.is_good for row in rows):
+        raise typer.Exit(3)
+
+
+@app.command()
+def env(*, as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False) -> None:
+    """Print the settings for a shell: eval "$(ai-hub env)"."""
+    variables = Settings().environment()
+    if as_json:
+        sys.stdout.write(json.dumps(variables, indent=2) + "\n")
+        return
+    for name, value in variables.items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+
+
+def _print_table(rows: list[ServiceStatus]) -> None:
+    table = Table("service", "state", "health", "endpoint", "pid", "log")
+    for row in rows:
+        style = _STATE_STYLES[row.state]
+        table.add_row(
+            row.title, f"[{style}]{row.state}[/]", row.health, row.endpoint, str(row.pid or ""), row.log or ""
+        )
+    Console().print(table)
+
+
+def _stay(started: dict[str, Handle], console: Console) -> None:
+    if not started:
+        console.print("Nothing was started by this command, so nothing is kept in the foreground.")
+        return
+    console.print("Running; Ctrl-C stops what this command started.")
+    try:
+        ended = processes.wait_until_dead(list(started.values()))
+    finally:
+        undo(started)
+    name = next(name for name, handle in started.items() if handle == ended)
+    raise StartFailedError(
+        f"{services.SERVICES[name].title} ended, so the others were stopped.", hint="Read its log."
+    )
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise KeyboardInterrupt

@@ -1,0 +1,99 @@
+"""The MLflow server with our plugins."""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+from ai_hub.stack.ports import LOOPBACK
+from ai_hub.stack.service import NotReadyError, Service, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_HTTP_OK = 200
+#: Client settings of the caller that would mislead a server.
+CLIENT_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_WORKSPACE")
+
+
+def arguments(*, host: str, port: int, workers: int, bucket: str) -> list[str]:
+    """Arguments of `mlflow` wherever the server runs; addresses with secrets come from the environment."""
+    return [
+        "server",
+        f"--host={host}",
+        f"--port={port}",
+        f"--workers={workers}",
+        "--enable-workspaces",
+        "--serve-artifacts",
+        f"--artifacts-destination=s3://{bucket}",
+    ]
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Variables the server needs: its database, the registry plugin's scheme on top of it, and S3 keys."""
+    database = settings["MLFLOW_BACKEND_STORE_URI"]
+    variables = {
+        "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_REGISTRY_STORE_URI": database,
+        "MLFLOW_S3_ENDPOINT_URL": settings["MINIO_ENDPOINT_URL"],
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        # Background jobs are for judging language models; each would cost a process and half a gigabyte.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    for ours, theirs in (
+        ("MINIO_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
+        ("MINIO_SECRET_KEY", "AWS_SECRET_ACCESS_KEY"),
+    ):
+        if ours in settings:
+            variables[theirs] = settings[ours]
+    return variables
+
+
+class MlflowService(Service):
+    """Tracking server, model registry, artifact proxy and UI."""
+
+    name = "mlflow"
+    title = "MLflow"
+    setting = "MLFLOW_TRACKING_URI"
+    port_field = "mlflow_port"
+    start_timeout_s = 120
+
+    def endpoint(self, port: int) -> str:
+        """URL."""
+        return f"http://{LOOPBACK}:{port}"
+
+    def exports(self, site: Site) -> dict[str, str]:
+        """Where clients find it, and the database only the server itself reads."""
+        return {
+            self.setting: self.endpoint(site.port),
+            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{site.folder / 'mlflow.db'}",
+        }
+
+    def command(self, site: Site, settings: Mapping[str, str]) -> list[str]:
+        """`mlflow server` with one worker."""
+        bucket = settings["MODEL_STORAGE_BUCKET"]
+        return [
+            sys.executable,
+            "-m",
+            "mlflow",
+            *arguments(host=LOOPBACK, port=site.port, workers=1, bucket=bucket),
+        ]
+
+    def environment(self, site: Site, settings: Mapping[str, str]) -> dict[str, str]:
+        """See `environment`."""
+        del site
+        return environment(settings)
+
+    def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
+        """`/health`."""
+        url = f"{settings[self.setting].rstrip('/')}/health"
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310  # from the settings
+                status = response.status
+        except (urllib.error.URLError, TimeoutError, ValueError) as error:
+            raise NotReadyError(str(error)) from error
+        if status != _HTTP_OK:
+            raise NotReadyError(f"{url} answered {status}")

