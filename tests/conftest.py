@@ -38,6 +38,7 @@ def isolated(state: Path) -> Iterator[pytest.MonkeyPatch]:
         for name in _FOREIGN:
             patch.delenv(name, raising=False)
         patch.setenv("AI_HUB_STATE_DIR", str(state))
+        state.parent.mkdir(parents=True, exist_ok=True)
         # `.env` of the current folder is a source of settings, too.
         patch.chdir(state.parent)
         yield patch
