@@ -1,0 +1,287 @@
+# ruff: noqa: PLC0415 - pandas and pyarrow load only in the commands that need them
+"""`ai-hub ingest` and `ai-hub asset`: files into the tables, and the register of assets."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ai_hub.cli.main import app
+from ai_hub.errors import BadInputError
+from ai_hub.ingest.terms import Ambiguous, AssetKind, Epoch, TemperatureUnit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import timedelta
+
+    from ai_hub.ingest.report import Options, Report
+
+ingest_app = typer.Typer(
+    no_args_is_help=True, help="Bring meter readings and weather from files into TimescaleDB."
+)
+asset_app = typer.Typer(no_args_is_help=True, help="The register of meters and weather stations.")
+app.add_typer(ingest_app, name="ingest")
+app.add_typer(asset_app, name="asset")
+
+File = Annotated[Path, typer.Argument(help=".csv, .csv.gz or .parquet", show_default=False)]
+Tenant = Annotated[str, typer.Option("--tenant", help="whose data it is")]
+AssetId = Annotated[
+    str | None, typer.Option("--asset", help="asset of every row [default: the file's asset_id column]")
+]
+Timezone = Annotated[
+    str | None, typer.Option("--timezone", help="zone of timestamps without an offset [default: the asset's]")
+]
+Columns = Annotated[
+    str | None, typer.Option("--columns", metavar="FIELD=COLUMN,…", help="columns whose names do not say it")
+]
+TimestampForm = Annotated[
+    str | None,
+    typer.Option(
+        "--timestamp-format", metavar="STRPTIME", help="such as '%d.%m.%Y %H:%M' [default: ISO 8601]"
+    ),
+]
+EpochUnit = Annotated[
+    Epoch | None, typer.Option("--epoch", help="timestamps are numbers counting this since 1970")
+]
+AmbiguousPolicy = Annotated[
+    Ambiguous, typer.Option("--ambiguous", help="a local time that occurred twice when clocks went back")
+]
+RejectPath = Annotated[
+    Path | None, typer.Option("--reject-file", help="where rejected rows go [default: ./FILE.rejected.csv]")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="exit with status 1 if any row is rejected")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+
+
+@ingest_app.command("readings")
+def ingest_readings_command(
+    file: File,
+    *,
+    tenant: Tenant,
+    asset: AssetId = None,
+    timezone: Timezone = None,
+    columns: Columns = None,
+    unit: Annotated[
+        str | None, typer.Option("--unit", help="unit of the values; must be the asset's")
+    ] = None,
+    timestamp_format: TimestampForm = None,
+    epoch: EpochUnit = None,
+    ambiguous: AmbiguousPolicy = Ambiguous.INFER,
+    reject_file: RejectPath = None,
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ingest meter readings: timestamp, value, and where given asset_id and quality."""
+    from ai_hub.ingest.files import ingest_readings
+
+    options = _options(
+        tenant=tenant,
+        asset=asset,
+        timezone=timezone,
+        columns=columns,
+        timestamp_format=timestamp_format,
+        epoch=epoch,
+        ambiguous=ambiguous,
+        unit=unit,
+    )
+    with _progress(file, quiet=as_json) as on_progress:
+        report = ingest_readings(file, options, reject_file=reject_file, on_progress=on_progress)
+    _show(report, options, strict=strict, as_json=as_json)
+
+
+@ingest_app.command("weather")
+def ingest_weather_command(
+    file: File,
+    *,
+    tenant: Tenant,
+    asset: AssetId = None,
+    timezone: Timezone = None,
+    columns: Columns = None,
+    temperature_unit: Annotated[
+        TemperatureUnit, typer.Option("--temperature-unit", help="unit of temperatures; °F is converted")
+    ] = TemperatureUnit.CELSIUS,
+    available_after: Annotated[
+        str, typer.Option("--available-after", help="when a row without available_at could first be read")
+    ] = "1h",
+    timestamp_format: TimestampForm = None,
+    epoch: EpochUnit = None,
+    ambiguous: AmbiguousPolicy = Ambiguous.INFER,
+    reject_file: RejectPath = None,
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ingest weather: timestamp, any weather variables, and for forecasts available_at (issue time)."""
+    from ai_hub.ingest.files import ingest_weather
+
+    options = _options(
+        tenant=tenant,
+        asset=asset,
+        timezone=timezone,
+        columns=columns,
+        timestamp_format=timestamp_format,
+        epoch=epoch,
+        ambiguous=ambiguous,
+        unit=None,
+    )
+    with _progress(file, quiet=as_json) as on_progress:
+        report = ingest_weather(
+            file,
+            options,
+            temperature_unit=temperature_unit,
+            available_after=_duration(available_after),
+            reject_file=reject_file,
+            on_progress=on_progress,
+        )
+    _show(report, options, strict=strict, as_json=as_json)
+
+
+@asset_app.command("add")
+def asset_add(
+    asset: Annotated[str, typer.Argument(help="id of the meter or weather station", show_default=False)],
+    *,
+    tenant: Tenant,
+    kind: Annotated[AssetKind | None, typer.Option("--kind", help="what it measures")] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="unit of its values, such as kWh")] = None,
+    timezone: Annotated[str | None, typer.Option("--timezone", help="such as Europe/London")] = None,
+    weather_from: Annotated[
+        str | None, typer.Option("--weather-from", help="asset whose weather it uses")
+    ] = None,
+    latitude: Annotated[float | None, typer.Option("--latitude", help="degrees north")] = None,
+    longitude: Annotated[float | None, typer.Option("--longitude", help="degrees east")] = None,
+    capacity: Annotated[float | None, typer.Option("--capacity", help="rated capacity")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register an asset, or change what is given of one that is registered."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import assets
+
+    given = {
+        "kind": kind and kind.value,
+        "unit": unit,
+        "timezone": timezone,
+        "weather_asset_id": weather_from,
+        "latitude": latitude,
+        "longitude": longitude,
+        "capacity": capacity,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    with connect() as connection:
+        stored = assets.put(connection, assets.check(tenant_id=tenant, asset_id=asset, **changes))
+    if as_json:
+        typer.echo(json.dumps(stored.model_dump()))
+    else:
+        typer.echo(f"{tenant}/{asset}: {stored.kind}, {stored.unit or 'no unit'}, {stored.timezone}")
+
+
+@asset_app.command("list")
+def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
+    """List a tenant's assets."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import assets
+
+    with connect() as connection:
+        found = list(assets.find(connection, tenant).values())
+    if as_json:
+        typer.echo(json.dumps([asset.model_dump() for asset in found]))
+        return
+    table = Table("asset", "kind", "unit", "timezone", "weather from", title=f"Assets of {tenant}")
+    for asset in found:
+        table.add_row(
+            asset.asset_id, asset.kind, asset.unit or "", asset.timezone, asset.weather_asset_id or "itself"
+        )
+    Console().print(table)
+
+
+def _options(
+    *,
+    tenant: str,
+    asset: str | None,
+    timezone: str | None,
+    columns: str | None,
+    timestamp_format: str | None,
+    epoch: Epoch | None,
+    ambiguous: Ambiguous,
+    unit: str | None,
+) -> Options:
+    from ai_hub.ingest.columns import parse_mapping
+    from ai_hub.ingest.report import Options
+    from ai_hub.ingest.timestamps import TimestampFormat
+
+    if timestamp_format and epoch:
+        raise BadInputError("--timestamp-format and --epoch exclude each other.", hint="Give one of them.")
+    return Options(
+        tenant=tenant,
+        asset=asset,
+        timezone=timezone,
+        columns=parse_mapping(columns),
+        unit=unit,
+        timestamp_format=TimestampFormat(timestamp_format, epoch),
+        ambiguous=ambiguous,
+    )
+
+
+def _duration(text: str) -> timedelta:
+    import pandas as pd
+
+    try:
+        duration = pd.Timedelta(text)
+    except ValueError as error:
+        raise BadInputError(f"{text!r} is not a duration.", hint="Write 30min, 1h or 2d.") from error
+    if not duration >= pd.Timedelta(0):
+        raise BadInputError("--available-after is negative.", hint="Nothing can be read before it happened.")
+    return duration.to_pytimedelta()
+
+
+@contextmanager
+def _progress(file: Path, *, quiet: bool) -> Iterator[Callable[[float, Report], None]]:
+    """A bar on a terminal; elsewhere nothing, so logs stay readable."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(file.name, total=1.0, rows=0)
+        yield lambda fraction, report: bar.update(
+            task, completed=fraction, rows=report.accepted + report.rejected
+        )
+
+
+def _show(report: Report, options: Options, *, strict: bool, as_json: bool) -> None:
+    """Print the report; status 1 where no row was usable, or with `strict` any was not."""
+    if as_json:
+        typer.echo(json.dumps(report.as_dict()))
+    else:
+        for line in _lines(report, options):
+            typer.echo(line)
+    if report.rejected and (strict or not report.accepted):
+        sys.exit(1)
+
+
+def _lines(report: Report, options: Options) -> Iterator[str]:
+    yield (
+        f"{report.rows:,} rows: {report.inserted:,} inserted, {report.updated:,} updated,"
+        f" {report.unchanged:,} unchanged, {report.duplicates:,} duplicate, {report.rejected:,} rejected"
+    )
+    for reason, count in report.reasons.items():
+        yield f"  rejected {count:,}: {reason}"
+    if report.reject_file:
+        yield f"Rejected rows are in {report.reject_file}"
+    if report.new_assets:
+        yield (
+            f"Registered {len(report.new_assets)} new asset(s) in zone {options.timezone or 'UTC'}:"
+            f" {', '.join(report.new_assets)}. Say what they are with `ai-hub asset add --kind …`."
+        )

@@ -1,0 +1,128 @@
+"""The register of assets: what a meter measures, in which unit and time zone, and whose weather it uses."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from psycopg import sql
+from psycopg.rows import dict_row
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ai_hub.errors import BadInputError, NotFoundError
+from ai_hub.ingest.kinds import check_unit
+from ai_hub.ingest.terms import UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from psycopg import Connection
+
+
+def check_zone(name: str) -> str:
+    """`name` if it is an IANA time zone.
+
+    Raises:
+        BadInputError: it is not.
+    """
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise BadInputError(
+            f"{name!r} is not a time zone.",
+            hint="Use an IANA name such as Europe/London, America/Chicago or UTC.",
+        ) from error
+    return name
+
+
+class Asset(BaseModel):
+    """One row of `assets`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    tenant_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]
+    asset_id: Annotated[str, Field(min_length=1, max_length=200)]
+    kind: str = UNKNOWN
+    unit: str | None = None
+    timezone: Annotated[str, AfterValidator(check_zone)] = "UTC"
+    latitude: Annotated[float, Field(ge=-90, le=90)] | None = None
+    longitude: Annotated[float, Field(ge=-180, le=180)] | None = None
+    capacity: Annotated[float, Field(gt=0)] | None = None
+    weather_asset_id: str | None = None
+
+
+def check(**values: Any) -> Asset:
+    """An asset from raw values.
+
+    Raises:
+        BadInputError: a value is not allowed.
+    """
+    try:
+        return Asset(**values)
+    except ValidationError as error:
+        parts = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise BadInputError(
+            f"Not a valid asset: {'; '.join(parts)}",
+            hint="Tenants are lower-case letters, digits and dashes; latitude and longitude are degrees.",
+        ) from error
+
+
+def find(
+    connection: Connection[Any], tenant: str, asset_ids: Iterable[str] | None = None
+) -> dict[str, Asset]:
+    """Registered assets of a tenant by id; those of `asset_ids`, or all."""
+    wanted = None if asset_ids is None else list(asset_ids)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            "SELECT * FROM assets WHERE tenant_id = %(tenant)s"
+            " AND (%(wanted)s::text[] IS NULL OR asset_id = ANY (%(wanted)s::text[])) ORDER BY asset_id",
+            {"tenant": tenant, "wanted": wanted},
+        )
+        return {row["asset_id"]: Asset.model_validate(row) for row in cursor}
+
+
+def put(connection: Connection[Any], asset: Asset) -> Asset:
+    """Register an asset, or change the values that were set on it explicitly; the asset as registered.
+
+    Raises:
+        NotFoundError: the weather comes from an asset that is not registered.
+        BadInputError: the unit is not one of the asset's kind.
+    """
+    if asset.weather_asset_id and not find(connection, asset.tenant_id, [asset.weather_asset_id]):
+        known = list(find(connection, asset.tenant_id))
+        near = get_close_matches(asset.weather_asset_id, known, n=1)
+        raise NotFoundError(
+            f"Tenant {asset.tenant_id} has no asset {asset.weather_asset_id} to take the weather from.",
+            hint=f"Did you mean {near[0]}?"
+            if near
+            else "Register it first: `ai-hub asset add --kind weather …`.",
+        )
+    before = find(connection, asset.tenant_id, [asset.asset_id]).get(asset.asset_id)
+    stored = before.model_copy(update=asset.model_dump(exclude_unset=True)) if before else asset
+    if stored.unit is not None:
+        stored = stored.model_copy(update={"unit": check_unit(stored.kind, stored.unit)})
+    values = stored.model_dump()
+    names = [name for name in values if name not in {"tenant_id", "asset_id"}]
+    statement = sql.SQL(
+        "INSERT INTO assets ({names}) VALUES ({values})"
+        " ON CONFLICT (tenant_id, asset_id) DO UPDATE SET {changes}"
+    ).format(
+        names=sql.SQL(", ").join(map(sql.Identifier, values)),
+        values=sql.SQL(", ").join(map(sql.Placeholder, values)),
+        changes=sql.SQL(", ").join(
+            sql.SQL("{name} = excluded.{name}").format(name=sql.Identifier(name)) for name in names
+        ),
+    )
+    connection.execute(statement, values)
+    return stored
+
+
+def register(connection: Connection[Any], asset: Asset) -> None:
+    """Register an asset that readings arrived for, leaving one that is known as it is."""
+    connection.execute(
+        "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)"
+        " VALUES (%(tenant_id)s, %(asset_id)s, %(kind)s, %(unit)s, %(timezone)s)"
+        " ON CONFLICT (tenant_id, asset_id) DO UPDATE SET unit = COALESCE(assets.unit, excluded.unit)",
+        asset.model_dump(),
+    )

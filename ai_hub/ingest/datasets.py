@@ -1,0 +1,167 @@
+"""The two tables a file can go to: what a file must carry and how its cells become typed rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+from ai_hub.errors import BadInputError
+from ai_hub.ingest import rules, timestamps
+from ai_hub.ingest.columns import ASSET_ID, TIMESTAMP, Field
+from ai_hub.ingest.terms import UNKNOWN, AssetKind, TemperatureUnit
+from ai_hub.ingest.timestamps import TimestampFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandera.pandas as pa
+
+
+class Dataset(ABC):
+    """What distinguishes one kind of file from another."""
+
+    table: ClassVar[str]
+    fields: ClassVar[tuple[Field, ...]]
+    required: ClassVar[tuple[str, ...]]
+    #: Key columns of the table besides the tenant.
+    key: ClassVar[tuple[str, ...]]
+    #: Kind of an asset that was not registered before.
+    new_kind: ClassVar[str]
+    #: Other columns the file fills, with their SQL types; a row is unchanged where all are equal.
+    measures: dict[str, str]
+
+    @abstractmethod
+    def choose(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
+        """Note which fields the file has.
+
+        Raises:
+            BadInputError: they do not suffice.
+        """
+
+    @abstractmethod
+    def convert(self, cells: pd.DataFrame, rows: pd.DataFrame, zones: pd.Series[str]) -> pd.Series[str]:
+        """Fill `rows` (with `asset_id`, `timestamp`) from `cells`; the reasons of those that cannot be."""
+
+    @abstractmethod
+    def schema(self, kind: str) -> pa.DataFrameSchema:
+        """Rules for rows of this kind of asset."""
+
+
+def numbers(column: pd.Series[Any], name: str) -> tuple[pd.Series[float], pd.Series[str]]:
+    """A column as numbers, NaN where a cell is empty, and a reason where it is something else."""
+    values = pd.to_numeric(column, errors="coerce").astype("float64")
+    reason = pd.Series("", index=column.index, dtype=object)
+    if column.dtype == object:
+        text = column.astype("string").str.strip().fillna("")
+        reason[(values.isna() & (text != "") & (text.str.casefold() != "nan")).to_numpy(bool)] = (
+            f"{name} is not a number"
+        )
+    return values, reason
+
+
+@dataclass
+class Readings(Dataset):
+    """Meter readings into `timeseries_data`."""
+
+    now: pd.Timestamp
+    table = "timeseries_data"
+    fields = (TIMESTAMP, ASSET_ID, Field("value"), Field("quality"))
+    required = ("timestamp", "value")
+    key = ("asset_id", "timestamp")
+    new_kind = UNKNOWN
+
+    def __post_init__(self) -> None:
+        self.measures = {"value": "float8", "quality": "text"}
+
+    def choose(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
+        """Nothing to choose: a value is required and a quality has a default."""
+        del mapping, available
+
+    def convert(self, cells: pd.DataFrame, rows: pd.DataFrame, zones: pd.Series[str]) -> pd.Series[str]:
+        """Value and quality; a reading without one is good."""
+        del zones
+        rows["value"], reason = numbers(cells["value"], "value")
+        rows["quality"] = "good"
+        if "quality" in cells:
+            given = cells["quality"].astype("string").str.strip().str.casefold()
+            rows["quality"] = given.where(given != "").fillna("good").astype(object)
+        return reason
+
+    def schema(self, kind: str) -> pa.DataFrameSchema:
+        """Rules of the kind of meter."""
+        return rules.readings_schema(kind, self.now)
+
+
+@dataclass
+class Weather(Dataset):
+    """Observations and forecasts into `weather_features`."""
+
+    now: pd.Timestamp
+    form: TimestampFormat
+    temperature_unit: TemperatureUnit
+    #: After its timestamp, when an observation without an issue time could first be read.
+    available_after: pd.Timedelta
+    table = "weather_features"
+    fields = (
+        TIMESTAMP,
+        ASSET_ID,
+        Field("available_at", ("issued_at", "issue_time")),
+        *(Field(name) for name in rules.WEATHER),
+    )
+    required = ("timestamp",)
+    key = ("asset_id", "timestamp", "available_at")
+    new_kind = AssetKind.WEATHER
+
+    def __post_init__(self) -> None:
+        self.measures: dict[str, str] = {}
+
+    def choose(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
+        """Take the weather variables the file has; at least one.
+
+        Raises:
+            BadInputError: it has none.
+        """
+        self.measures = {name: "float8" for name in rules.WEATHER if name in mapping}
+        if not self.measures:
+            raise BadInputError(
+                f"No column of the file is recognised as weather ({', '.join(rules.WEATHER)}).",
+                hint=f"The file's columns are: {', '.join(available)}. "
+                "Name the right ones, for example --columns temperature=COLUMN.",
+            )
+
+    def convert(self, cells: pd.DataFrame, rows: pd.DataFrame, zones: pd.Series[str]) -> pd.Series[str]:
+        """Every variable, temperatures to °C, and when the row could first be read."""
+        reasons = pd.Series("", index=rows.index, dtype=object)
+        for name in self.measures:
+            rows[name], reason = numbers(cells[name], name)
+            reasons = reasons.where(reasons != "", reason)
+        if "temperature" in rows and self.temperature_unit is TemperatureUnit.FAHRENHEIT:
+            rows["temperature"] = ((rows["temperature"] - 32) * 5 / 9).round(6)
+        rows["available_at"] = rows["timestamp"] + self.available_after
+        if "available_at" in cells:
+            issued, reason = self._issue_times(cells["available_at"], zones)
+            rows["available_at"] = issued.where(issued.notna(), rows["available_at"])
+            reasons = reasons.where(reasons != "", reason)
+        return reasons
+
+    def _issue_times(
+        self, column: pd.Series[Any], zones: pd.Series[str]
+    ) -> tuple[pd.Series[Any], pd.Series[str]]:
+        """Instants of the issue times; an empty one is no error, a local one that occurred twice is."""
+        instants = timestamps.parse(column, self.form)
+        reason = instants.reason.replace(timestamps.MISSING, "")
+        utc = instants.wall.dt.tz_localize("UTC").copy()
+        for zone, rows in instants.wall[instants.is_local].groupby(zones[instants.is_local], sort=False):
+            earliest, latest = timestamps.localize(rows, str(zone))
+            utc.loc[rows.index] = earliest
+            reason[rows.index[earliest.isna()]] = timestamps.NONEXISTENT
+            reason[rows.index[earliest.notna() & (earliest != latest)]] = timestamps.AMBIGUOUS
+        return utc, reason.where(reason == "", "available_at: " + reason)
+
+    def schema(self, kind: str) -> pa.DataFrameSchema:
+        """Physical ranges, whoever measured."""
+        del kind
+        return rules.weather_schema(self.measures, self.now)

@@ -1,0 +1,77 @@
+"""Ingest a file of readings or of weather."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ai_hub.database import connect
+from ai_hub.ingest.datasets import Readings, Weather
+from ai_hub.ingest.pipeline import OnProgress, ingest, no_progress
+from ai_hub.ingest.terms import TemperatureUnit
+
+if TYPE_CHECKING:
+    from ai_hub.ingest.datasets import Dataset
+    from ai_hub.ingest.report import Options, Report
+
+
+def ingest_readings(
+    path: Path,
+    options: Options,
+    *,
+    reject_file: Path | None = None,
+    on_progress: OnProgress = no_progress,
+) -> Report:
+    """Ingest meter readings (columns timestamp, value, asset_id, quality); see `pipeline.ingest`."""
+    return _ingest(path, Readings(now=pd.Timestamp.now("UTC")), options, reject_file, on_progress)
+
+
+def ingest_weather(
+    path: Path,
+    options: Options,
+    *,
+    temperature_unit: TemperatureUnit = TemperatureUnit.CELSIUS,
+    available_after: timedelta = timedelta(hours=1),
+    reject_file: Path | None = None,
+    on_progress: OnProgress = no_progress,
+) -> Report:
+    """Ingest weather (columns timestamp, available_at, temperature, …); see `pipeline.ingest`.
+
+    Args:
+        path: The file.
+        options: What the file does not say itself.
+        temperature_unit: Of the file; the table holds °C.
+        available_after: When an observation without an issue time could first be read: an hour's mean is
+            known once the hour has ended.
+        reject_file: Default `<name>.rejected.csv` in the current folder.
+        on_progress: Called with the share of the file done and the counts so far.
+    """
+    weather = Weather(
+        now=pd.Timestamp.now("UTC"),
+        form=options.timestamp_format,
+        temperature_unit=temperature_unit,
+        available_after=pd.Timedelta(available_after),
+    )
+    return _ingest(path, weather, options, reject_file, on_progress)
+
+
+def _ingest(
+    path: Path,
+    dataset: Dataset,
+    options: Options,
+    reject_file: Path | None,
+    on_progress: OnProgress,
+) -> Report:
+    with connect() as connection:
+        connection.autocommit = True
+        return ingest(
+            connection,
+            path,
+            dataset,
+            options,
+            reject_file=reject_file or Path.cwd() / f"{path.name}.rejected.csv",
+            on_progress=on_progress,
+        )

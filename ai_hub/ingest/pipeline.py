@@ -1,0 +1,212 @@
+"""One file into one table: read, place in time, convert, validate, remove duplicates, write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pandas as pd
+
+from ai_hub.errors import BadInputError
+from ai_hub.ingest import assets, columns, rules
+from ai_hub.ingest.placement import TimePlacer
+from ai_hub.ingest.rejects import RejectFile
+from ai_hub.ingest.report import Options, Report
+from ai_hub.ingest.roster import Roster
+from ai_hub.ingest.source import open_source
+from ai_hub.ingest.upsert import upsert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from psycopg import Connection
+
+    from ai_hub.ingest.datasets import Dataset
+    from ai_hub.ingest.source import Source
+
+#: Called with the share of the file done, 0 to 1, and the counts so far.
+OnProgress: TypeAlias = "Callable[[float, Report], None]"
+_SUPERSEDED = "a later row has the same asset and time with another value, which is kept"
+_CONTROL_CHARACTER = r"[\x00-\x1f\x7f]"
+
+
+def no_progress(fraction: float, report: Report) -> None:
+    """Show nothing."""
+    del fraction, report
+
+
+def ingest(
+    connection: Connection[Any],
+    path: Path,
+    dataset: Dataset,
+    options: Options,
+    *,
+    reject_file: Path,
+    on_progress: OnProgress = no_progress,
+) -> Report:
+    """Ingest a file; running it again, also after being killed, ends with the same table.
+
+    Args:
+        connection: In autocommit mode: every chunk is a short transaction of its own.
+        path: A `.csv`, `.csv.gz` or `.parquet` file.
+        dataset: `Readings` or `Weather`.
+        options: What the file does not say itself.
+        reject_file: Where rejected rows go; written only if there are any.
+        on_progress: Called with the share of the file done and the counts so far.
+
+    Raises:
+        BadInputError: the file, its columns or an option is not usable; nothing was written.
+    """
+    assets.check(
+        tenant_id=options.tenant, asset_id=options.asset or "any", timezone=options.timezone or "UTC"
+    )
+    if reject_file.resolve() == path.resolve():
+        raise BadInputError("The reject file is the input file.", hint="Name another with --reject-file.")
+    with open_source(path) as source:
+        mapping = _mapping(source, dataset, options)
+        with RejectFile(reject_file, mapping) as rejects:
+            run = _Run(connection, dataset, options, rejects, on_progress)
+            for block in source.blocks(list(mapping.values())):
+                run.report.rows += len(block.cells) + len(block.malformed)
+                rejects.add_malformed(block.malformed)
+                run.take(block.cells.rename(columns={column: name for name, column in mapping.items()}))
+                run.advance(block.fraction)
+            run.settle()
+    return run.finish()
+
+
+def _mapping(source: Source, dataset: Dataset, options: Options) -> dict[str, str]:
+    fields, required = list(dataset.fields), list(dataset.required)
+    if options.asset is None:
+        required.append(columns.ASSET_ID.name)
+    else:
+        fields.remove(columns.ASSET_ID)
+    mapping = columns.resolve(fields, source.columns, options.columns, required=required)
+    dataset.choose(mapping, source.columns)
+    return mapping
+
+
+class _Run:
+    """The steps of one run over the blocks of a file."""
+
+    def __init__(
+        self,
+        connection: Connection[Any],
+        dataset: Dataset,
+        options: Options,
+        rejects: RejectFile,
+        on_progress: OnProgress,
+    ) -> None:
+        self.report = Report()
+        self._connection = connection
+        self._dataset = dataset
+        self._options = options
+        self._rejects = rejects
+        self._on_progress = on_progress
+        self._fraction = 0.0
+        self._placer = TimePlacer(options.timestamp_format, options.ambiguous)
+        self._held: list[pd.DataFrame] = []
+        self._roster = Roster(
+            connection,
+            options.tenant,
+            new_kind=dataset.new_kind,
+            timezone=options.timezone,
+            unit=options.unit,
+        )
+
+    def take(self, cells: pd.DataFrame) -> None:
+        """Ingest a block, except rows whose instant only the rest of the file tells."""
+        if options_asset := self._options.asset:
+            cells = cells.assign(asset_id=options_asset)
+        cells["asset_id"] = cells["asset_id"].astype("string").str.strip().fillna("").astype(object)
+        bad = (cells["asset_id"] == "") | cells["asset_id"].str.contains(_CONTROL_CHARACTER)
+        cells = self._keep(
+            cells, pd.Series("", index=cells.index).mask(bad, "asset_id is missing or not printable")
+        )
+        known = self._roster.look_up(cells["asset_id"].unique())
+        conflicts = {asset_id: self._roster.unit_conflict(asset) for asset_id, asset in known.items()}
+        cells = self._keep(cells, cells["asset_id"].map(conflicts))
+        utc, reasons = self._placer.place(cells["timestamp"], cells["asset_id"], self._zones(cells))
+        if (held := utc.isna() & (reasons == "")).any():
+            self._held.append(cells[held])
+        self._finish(self._keep(cells, reasons), utc)
+
+    def settle(self) -> None:
+        """Ingest the rows that were held back."""
+        utc, reasons = self._placer.settle()
+        if self._held:
+            self._finish(self._keep(pd.concat(self._held), reasons), utc)
+            self._held.clear()
+
+    def advance(self, fraction: float) -> None:
+        """Note how much of the file is done."""
+        self._fraction = fraction
+        self._on_progress(fraction, self.report)
+
+    def finish(self) -> Report:
+        """The report, complete."""
+        self.report.reasons = dict(self._rejects.reasons.most_common())
+        self.report.reject_file = str(self._rejects.path) if self._rejects.reasons else None
+        self.report.new_assets = self._roster.new
+        self._on_progress(1.0, self.report)
+        return self.report
+
+    def _zones(self, cells: pd.DataFrame) -> pd.Series[str]:
+        if self._options.timezone:
+            return pd.Series(self._options.timezone, index=cells.index, dtype=object)
+        known = self._roster.look_up(cells["asset_id"].unique())
+        return cells["asset_id"].map({asset_id: asset.timezone for asset_id, asset in known.items()})
+
+    def _keep(self, cells: pd.DataFrame, reasons: pd.Series[str]) -> pd.DataFrame:
+        """Rows without a reason; the others go to the reject file."""
+        bad = reasons != ""
+        if not bad.any():
+            return cells
+        self._rejects.add(cells[bad], reasons[bad])
+        self.report.rejected += int(bad.sum())
+        return cells[~bad]
+
+    def _finish(self, cells: pd.DataFrame, utc: pd.Series[Any]) -> None:
+        cells = cells.loc[utc[cells.index].notna()]
+        rows = pd.DataFrame({"asset_id": cells["asset_id"], "timestamp": utc[cells.index]})
+        cells = self._keep(cells, self._dataset.convert(cells, rows, self._zones(cells)))
+        rows = rows.loc[cells.index]
+        kinds = rows["asset_id"].map(
+            {
+                asset_id: asset.kind
+                for asset_id, asset in self._roster.look_up(rows["asset_id"].unique()).items()
+            }
+        )
+        reasons = pd.Series("", index=rows.index, dtype=object)
+        for kind, group in rows.groupby(kinds, sort=False):
+            reasons.update(rules.violations(self._dataset.schema(str(kind)), group))
+        cells = self._keep(cells, reasons)
+        rows = self._without_duplicates(cells, rows.loc[cells.index])
+        self._roster.register(rows["asset_id"].unique())
+        self._write(rows)
+
+    def _without_duplicates(self, cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+        """One row a key, the last of the block; an earlier one with other values is rejected."""
+        key = list(self._dataset.key)
+        earlier = rows.duplicated(key, keep="last")
+        if not earlier.any():
+            return rows
+        repeated = earlier & rows.duplicated([*key, *self._dataset.measures], keep="last")
+        self.report.duplicates += int(repeated.sum())
+        self._keep(cells, pd.Series("", index=rows.index).mask(earlier & ~repeated, _SUPERSEDED))
+        return rows[~earlier]
+
+    def _write(self, rows: pd.DataFrame) -> None:
+        written_chunks = upsert(
+            self._connection,
+            self._dataset.table,
+            self._options.tenant,
+            rows,
+            key=self._dataset.key,
+            measures=self._dataset.measures,
+        )
+        for written in written_chunks:
+            self.report.inserted += written.inserted
+            self.report.updated += written.updated
+            self.report.unchanged += written.unchanged
+            self._on_progress(self._fraction, self.report)

@@ -1,0 +1,73 @@
+"""Give every row of a file its instant, also where the clock went back between rows far apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ai_hub.ingest import timestamps
+from ai_hub.ingest.terms import Ambiguous
+from ai_hub.ingest.timestamps import TimestampFormat
+
+
+@dataclass
+class TimePlacer:
+    """Places the rows of one file, block by block.
+
+    A local time that occurred twice can only be told by the order of all such rows of its asset, which may be
+    in different blocks: those few rows are held back until `settle`.
+    """
+
+    form: TimestampFormat
+    ambiguous: Ambiguous
+    _held: list[pd.DataFrame] = field(default_factory=list)
+    #: First and last instant seen of each asset, which tell whether its rows run from new to old.
+    _ends: dict[str, tuple[pd.Timestamp, pd.Timestamp]] = field(default_factory=dict)
+
+    def place(
+        self, column: pd.Series[Any], asset_ids: pd.Series[str], zones: pd.Series[str]
+    ) -> tuple[pd.Series[Any], pd.Series[str]]:
+        """Instants and reasons by row; a row with neither is held back."""
+        instants = timestamps.parse(column, self.form)
+        utc = instants.wall.dt.tz_localize("UTC").copy()
+        reason = instants.reason
+        local = instants.is_local
+        for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
+            earliest, latest = timestamps.localize(wall, str(zone))
+            utc.loc[wall.index] = self._choose(earliest, latest)
+            reason.loc[wall.index[earliest.isna()]] = timestamps.NONEXISTENT
+            twice = wall.index[earliest.notna() & (earliest != latest)]
+            if self.ambiguous is Ambiguous.REJECT:
+                reason.loc[twice] = timestamps.AMBIGUOUS
+            elif self.ambiguous is Ambiguous.INFER and len(twice):
+                self._held.append(
+                    pd.DataFrame(
+                        {"asset_id": asset_ids, "wall": wall, "earliest": earliest, "latest": latest}
+                    ).loc[twice]
+                )
+        self._note_ends(utc, asset_ids)
+        return utc, reason
+
+    def settle(self) -> tuple[pd.Series[Any], pd.Series[str]]:
+        """Instants and reasons of the rows held back; every one of them gets one or the other."""
+        if not self._held:
+            return pd.Series(dtype="datetime64[us, UTC]"), pd.Series(dtype=object)
+        held = pd.concat(self._held)
+        self._held.clear()
+        descending = {asset for asset, (first, last) in self._ends.items() if last < first}
+        order = timestamps.infer_order(held, descending)
+        utc = held["earliest"].where(order == "earliest", held["latest"].where(order == "latest"))
+        return utc, pd.Series("", index=held.index, dtype=object).where(utc.notna(), timestamps.AMBIGUOUS)
+
+    def _choose(self, earliest: pd.Series[Any], latest: pd.Series[Any]) -> pd.Series[Any]:
+        if self.ambiguous is Ambiguous.EARLIEST:
+            return earliest
+        return latest if self.ambiguous is Ambiguous.LATEST else earliest.where(earliest == latest)
+
+    def _note_ends(self, utc: pd.Series[Any], asset_ids: pd.Series[str]) -> None:
+        known = utc.dropna()
+        ends = known.groupby(asset_ids[known.index], sort=False).agg(["first", "last"])
+        for asset, first, last in ends.itertuples(name=None):
+            self._ends[asset] = (self._ends.get(asset, (first, last))[0], last)

@@ -1,0 +1,71 @@
+"""The file that keeps what could not be ingested, with the reason, as it was written."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    import pandas as pd
+
+    from ai_hub.ingest.source import Malformed
+
+
+class RejectFile:
+    """A CSV of rejected rows; it appears under its name when the run ends, and only if there are any.
+
+    Its columns are `line`, `reason`, those of the input, and `row` for a line that could not be split. Once
+    corrected it can be ingested like the original.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
+        """`columns` gives the input's column of each field."""
+        self.path = path
+        self.reasons: Counter[str] = Counter()
+        self._fields = list(columns)
+        self._columns = list(columns.values())
+        self._part = path.with_name(path.name + ".part")
+        self._file: IO[str] | None = None
+        self._writer: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is None:
+            return
+        self._file.close()
+        if kind is None:
+            self._part.replace(self.path)
+        else:
+            with suppress(FileNotFoundError):
+                self._part.unlink()
+
+    def add(self, cells: pd.DataFrame, reasons: pd.Series[str]) -> None:
+        """Keep these rows, each for its reason."""
+        given = cells[self._fields].itertuples(index=False, name=None)
+        self._write(
+            (line, reason, *row, "") for line, reason, row in zip(reasons.index, reasons, given, strict=True)
+        )
+        self.reasons.update(reasons.tolist())
+
+    def add_malformed(self, lines: Iterable[Malformed]) -> None:
+        """Keep lines that do not have the header's number of fields."""
+        for bad in lines:
+            self._write([(bad.line, bad.reason, *[""] * len(self._columns), bad.text)])
+            self.reasons[bad.reason] += 1
+
+    def _write(self, rows: Iterable[Sequence[Any]]) -> None:
+        if self._file is None:
+            self._file = self._part.open("w", newline="", encoding="utf-8")
+            self._writer = csv.writer(self._file)
+            self._writer.writerow(["line", "reason", *self._columns, "row"])
+        self._writer.writerows(rows)

@@ -1,0 +1,52 @@
+"""What the caller knows about a file, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ai_hub.ingest.terms import Ambiguous
+from ai_hub.ingest.timestamps import TimestampFormat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a file does not say itself."""
+
+    tenant: str
+    #: Asset of every row; without it the file needs a column.
+    asset: str | None = None
+    #: Zone of local timestamps; by default the asset's own.
+    timezone: str | None = None
+    #: Column of a field, where its name does not say so.
+    columns: Mapping[str, str] = field(default_factory=dict)
+    unit: str | None = None
+    timestamp_format: TimestampFormat = field(default_factory=TimestampFormat)
+    ambiguous: Ambiguous = Ambiguous.INFER
+
+
+@dataclass
+class Report:
+    """What became of every row of a file: `rows` is the sum of the five counts after it."""
+
+    rows: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    #: Number of rejected rows by reason, the commonest first.
+    reasons: dict[str, int] = field(default_factory=dict)
+    reject_file: str | None = None
+    #: Assets registered because rows arrived for them.
+    new_assets: list[str] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> int:
+        """Rows whose values are in the table now."""
+        return self.inserted + self.updated + self.unchanged + self.duplicates
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)

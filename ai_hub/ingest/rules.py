@@ -1,0 +1,107 @@
+"""What readings and weather must be like to enter the tables, as schemas by kind of asset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+from pandera.errors import SchemaErrors
+
+from ai_hub.ingest.kinds import KINDS, KindRule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+QUALITIES = ("good", "estimated", "suspect")
+OLDEST = pd.Timestamp("1970-01-01", tz="UTC")
+#: How far ahead of the clock a reading or an issue time may be: clocks differ, the future is not measured.
+AHEAD = pd.Timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class WeatherRange:
+    """Physical bounds of one weather variable."""
+
+    low: float
+    high: float
+    unit: str
+
+
+# A little wider than the records on Earth, inside what the table's own checks allow.
+WEATHER: Mapping[str, WeatherRange] = {
+    "temperature": WeatherRange(-95, 65, "°C"),
+    "humidity": WeatherRange(0, 100, "%"),
+    "wind_speed": WeatherRange(0, 120, "m/s"),
+    "wind_direction": WeatherRange(0, 360, "°"),
+    "solar_irradiance": WeatherRange(0, 1800, "W/m²"),
+    "cloud_cover": WeatherRange(0, 100, "%"),
+    "precipitation": WeatherRange(0, 500, "mm"),
+    "pressure": WeatherRange(300, 1100, "hPa"),
+}
+
+
+def _instant(name: str, latest: pd.Timestamp | None) -> pa.Column:
+    checks = [pa.Check.ge(OLDEST, error=f"{name} is before 1970")]
+    if latest is not None:
+        checks.append(pa.Check.le(latest, error=f"{name} is more than a day in the future"))
+    return pa.Column("datetime64[us, UTC]", checks)
+
+
+def readings_schema(kind: str, now: pd.Timestamp) -> pa.DataFrameSchema:
+    """Schema of parsed readings of one kind of asset."""
+    rule = KINDS.get(kind, KindRule())
+    checks = [pa.Check(np.isfinite, ignore_na=False, error="value is missing or not a finite number")]
+    if rule.minimum is not None:
+        checks.append(
+            pa.Check.ge(rule.minimum, error=f"value is below {rule.minimum:g}, impossible for {kind}")
+        )
+    return pa.DataFrameSchema(
+        {
+            "timestamp": _instant("timestamp", now + AHEAD),
+            "value": pa.Column("float64", checks, nullable=True),
+            "quality": pa.Column(
+                "object", pa.Check.isin(QUALITIES, error=f"quality is not one of {', '.join(QUALITIES)}")
+            ),
+        }
+    )
+
+
+def weather_schema(variables: Iterable[str], now: pd.Timestamp) -> pa.DataFrameSchema:
+    """Schema of parsed weather rows that carry these variables."""
+    names = list(variables)
+    columns: dict[str, Any] = {
+        name: pa.Column(
+            "float64",
+            pa.Check.in_range(
+                WEATHER[name].low,
+                WEATHER[name].high,
+                error=f"{name} is outside {WEATHER[name].low:g}..{WEATHER[name].high:g} {WEATHER[name].unit}",
+            ),
+            nullable=True,
+        )
+        for name in names
+    }
+    return pa.DataFrameSchema(
+        {
+            "timestamp": _instant("timestamp", None),
+            "available_at": _instant("available_at", now + AHEAD),
+            **columns,
+        },
+        checks=pa.Check(lambda rows: rows[names].notna().any(axis=1), error="no weather value is a number"),
+    )
+
+
+def violations(schema: pa.DataFrameSchema, rows: pd.DataFrame) -> pd.Series[str]:
+    """Why rows break the schema, by their index; rows that meet it are absent."""
+    try:
+        schema.validate(rows, lazy=True)
+    except SchemaErrors as errors:
+        cases = errors.failure_cases
+        if cases["index"].isna().any():  # the frame itself is wrong: our mistake, not the user's
+            raise
+        reasons = cases.drop_duplicates(["index", "check"]).groupby("index", sort=False)["check"]
+        return pd.Series({int(line): "; ".join(found) for line, found in reasons}, dtype=object)
+    return pd.Series(dtype=object)

@@ -1,0 +1,46 @@
+"""Words the command line offers as choices; light to import."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+UNKNOWN = "unknown"
+
+
+class AssetKind(StrEnum):
+    """What an asset measures; decides the rules its readings must meet."""
+
+    ELECTRICITY = "electricity"
+    GAS = "gas"
+    HEAT = "heat"
+    COOLING = "cooling"
+    WATER = "water"
+    SOLAR = "solar"
+    WIND = "wind"
+    WEATHER = "weather"
+    UNKNOWN = UNKNOWN
+
+
+class Ambiguous(StrEnum):
+    """What a local time that occurred twice means."""
+
+    INFER = "infer"
+    EARLIEST = "earliest"
+    LATEST = "latest"
+    REJECT = "reject"
+
+
+class Epoch(StrEnum):
+    """What a number counts since 1970."""
+
+    SECONDS = "s"
+    MILLISECONDS = "ms"
+    MICROSECONDS = "us"
+    NANOSECONDS = "ns"
+
+
+class TemperatureUnit(StrEnum):
+    """Unit a file gives temperatures in; the table holds °C."""
+
+    CELSIUS = "C"
+    FAHRENHEIT = "F"

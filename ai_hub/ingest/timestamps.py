@@ -1,0 +1,150 @@
+"""Timestamps of a file to UTC: ISO 8601 or a given format, with an offset or local, through clock changes.
+
+A local time that occurs twice (clocks went back) is told by its order within the asset's series; one that
+never occurred (clocks went forward) is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ai_hub.ingest.terms import Epoch
+
+MISSING = "timestamp is missing"
+UNREADABLE = "timestamp is not an ISO 8601 date and time (give its form with --timestamp-format)"
+NUMBER = "timestamp is a bare number (say what it counts since 1970 with --epoch s|ms|us|ns)"
+NONEXISTENT = "local time never occurred: clocks went forward (check --timezone)"
+AMBIGUOUS = (
+    "local time occurred twice: clocks went back, and the order of rows does not tell (see --ambiguous)"
+)
+
+_ISO = (
+    r"^(?P<wall>\d{4}-?\d{2}-?\d{2}(?:[T ]\d{2}(?::?\d{2}(?::?\d{2}(?:\.\d+)?)?)?)?)"
+    r" ?(?P<offset>Z|[+-]\d{2}(?::?\d{2})?)?$"
+)
+_BARE_NUMBER = r"^[+-]?\d{9,}(?:\.\d+)?$"
+
+
+@dataclass(frozen=True)
+class TimestampFormat:
+    """How a file writes its timestamps; ISO 8601 when nothing is given."""
+
+    strptime: str | None = None
+    epoch: Epoch | None = None
+
+
+@dataclass
+class Instants:
+    """Parsed timestamps, by the index of their rows.
+
+    `wall` is a local time still without an offset where `is_local`; elsewhere it is UTC already.
+    """
+
+    wall: pd.Series[Any]
+    is_local: pd.Series[bool]
+    #: Why a row has none; empty where it has one.
+    reason: pd.Series[str]
+
+
+def parse(column: pd.Series[Any], form: TimestampFormat) -> Instants:
+    """Read a column of text, numbers, dates or timestamps."""
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        return _instants(column.dt.tz_convert("UTC").dt.tz_localize(None), local=False)
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return _instants(column, local=True)
+    if form.epoch is not None:
+        numbers = pd.to_numeric(column, errors="coerce")
+        return _instants(
+            pd.to_datetime(numbers, unit=form.epoch.value, errors="coerce"), local=False, was=column
+        )
+    text = column.astype("string").str.strip()
+    return _parse_strptime(text, form.strptime) if form.strptime else _parse_iso(text)
+
+
+def _parse_strptime(text: pd.Series[Any], form: str) -> Instants:
+    aware = "%z" in form
+    parsed = pd.to_datetime(text, format=form, utc=aware, errors="coerce")
+    return _instants(parsed.dt.tz_localize(None) if aware else parsed, local=not aware, was=text)
+
+
+def _parse_iso(text: pd.Series[Any]) -> Instants:
+    """Offsets are split off first: parsing them row by row is what makes pandas slow."""
+    parts = pc.extract_regex(pa.array(text, type=pa.string()), _ISO)
+    wall = pd.Series(parts.field("wall").to_numpy(zero_copy_only=False), index=text.index)
+    offsets = parts.field("offset").dictionary_encode()
+    parsed = pd.to_datetime(wall, format="ISO8601", errors="coerce")
+    codes = offsets.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    known = [str(offset) for offset in offsets.dictionary.to_pylist()] or [""]
+    minutes = np.array([_offset_minutes(offset) for offset in known])[codes]
+    local = pd.Series(np.array([offset == "" for offset in known])[codes], index=text.index)
+    instants = _instants(
+        parsed - pd.to_timedelta(pd.Series(minutes, index=text.index), unit="min"), local=local, was=text
+    )
+    numbers = text.str.match(_BARE_NUMBER).fillna(value=False).to_numpy(dtype=bool)
+    instants.reason[numbers] = NUMBER
+    return instants
+
+
+def _offset_minutes(offset: str) -> float:
+    """Minutes east of UTC; NaN (the row is unreadable) where there is no such offset."""
+    digits = offset[1:].replace(":", "").ljust(4, "0")
+    if offset in {"", "Z"}:
+        return 0
+    hours, minutes = int(digits[:2]), int(digits[2:])
+    if hours > 23 or minutes > 59:  # noqa: PLR2004 - hours of a day and minutes of an hour
+        return float("nan")
+    return (hours * 60 + minutes) * (-1 if offset[0] == "-" else 1)
+
+
+def _instants(
+    wall: pd.Series[Any], *, local: bool | pd.Series[bool], was: pd.Series[Any] | None = None
+) -> Instants:
+    wall = wall.dt.floor("us").astype("datetime64[us]")
+    reason = pd.Series("", index=wall.index, dtype=object)
+    if was is not None:
+        reason[wall.isna()] = UNREADABLE
+    empty = wall.isna() if was is None else was.isna() | (was.astype("string") == "").fillna(value=False)
+    reason[empty.to_numpy(dtype=bool)] = MISSING
+    is_local = local if isinstance(local, pd.Series) else pd.Series(local, index=wall.index)
+    return Instants(wall, is_local & wall.notna(), reason)
+
+
+def localize(wall: pd.Series[Any], zone: str) -> tuple[pd.Series[Any], pd.Series[Any]]:
+    """Earliest and latest instant of each local time, in UTC; NaT where it never occurred."""
+    bounds = [
+        wall.dt.tz_localize(zone, ambiguous=np.full(len(wall), dst), nonexistent="NaT")
+        .dt.tz_convert("UTC")
+        .astype("datetime64[us, UTC]")
+        for dst in (True, False)
+    ]
+    first, second = bounds
+    return first.where(first <= second, second), second.where(first <= second, first)
+
+
+def infer_order(held: pd.DataFrame, descending: set[str]) -> pd.Series[str]:
+    """For rows whose local time occurred twice: `earliest`, `latest`, or empty where order does not tell.
+
+    The clock going back within one asset's rows separates the first pass through the hour from the second.
+    A series with one reading an hour shows that as the same local time again; in a denser one the same time
+    again is a duplicate.
+
+    Args:
+        held: `asset_id` and naive `wall`, in the order of the file.
+        descending: Assets whose rows run from new to old.
+    """
+    # From noon to noon, because some zones put the clock back across midnight.
+    night = (held["wall"] - pd.Timedelta(hours=12)).dt.floor("D")
+    answer = pd.Series("", index=held.index, dtype=object)
+    for (asset, _), rows in held["wall"].groupby([held["asset_id"], night], sort=False):
+        ordered = rows[::-1] if asset in descending else rows
+        steps = ordered.diff().dt.total_seconds().to_numpy()
+        back = steps <= 0 if (ordered == ordered.iloc[0]).all() else steps < 0
+        if back.sum() == 1:
+            answer.loc[ordered.index] = np.where(np.cumsum(back) == 0, "earliest", "latest")
+    return answer
