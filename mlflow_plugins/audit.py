@@ -1,0 +1,142 @@
+"""The append-only trail of stage changes, and the questions it answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from mlflow.utils.time import get_current_time_millis
+
+from mlflow_plugins import rules
+from mlflow_plugins.schema import transitions as table
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from mlflow_plugins.actor import Actor
+
+_audit_log: Final = logging.getLogger("ai_hub.audit")
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """One registered model; `created` (ms) tells it from an earlier, deleted one of the same name."""
+
+    workspace: str
+    name: str
+    created: int
+
+    def matches(self, target: sa.Table) -> sa.ColumnElement[bool]:
+        """Condition for the rows of this model."""
+        return sa.and_(
+            target.c.workspace == self.workspace,
+            target.c.name == self.name,
+            target.c.model_created == self.created,
+        )
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One change of stage; `at_ms` is UTC milliseconds, `from_stage` None on registration."""
+
+    id: int
+    name: str
+    version: int
+    semantic_version: str | None
+    from_stage: str | None
+    to_stage: str
+    actor: str
+    actor_source: str
+    reason: str | None
+    evidence: dict[str, Any]
+    at_ms: int
+
+
+def record(
+    session: Session,
+    model: ModelKey,
+    *,
+    version: int,
+    semantic_version: str | None,
+    from_stage: str | None,
+    to_stage: str,
+    actor: Actor,
+    reason: str | None,
+    evidence: dict[str, Any],
+) -> None:
+    """Append one row and one line of JSON on the logger `ai_hub.audit`."""
+    newest = session.scalar(sa.select(sa.func.max(table.c.at_ms)).where(model.matches(table)))
+    row = {
+        "workspace": model.workspace,
+        "name": model.name,
+        "model_created": model.created,
+        "version": version,
+        "semantic_version": semantic_version,
+        "from_stage": from_stage,
+        "to_stage": to_stage,
+        "actor": actor.name,
+        "actor_source": actor.source,
+        "reason": reason,
+        # a clock set back must not reorder the trail
+        "at_ms": max(get_current_time_millis(), newest or 0),
+    }
+    session.execute(sa.insert(table).values(**row, evidence=json.dumps(evidence, sort_keys=True)))
+    line = json.dumps({"event": "transition", **row, "evidence": evidence}, sort_keys=True)
+    # only what was committed is told
+    sa.event.listen(session, "after_commit", lambda _: _audit_log.info("%s", line), once=True)
+
+
+def history(
+    session: Session, workspace: str, name: str, *, version: int | None = None, limit: int = 1000
+) -> list[Transition]:
+    """Transitions of a model, newest first, those of an earlier model of the same name included."""
+    query = sa.select(table).where(table.c.workspace == workspace, table.c.name == name)
+    if version is not None:
+        query = query.where(table.c.version == version)
+    rows = session.execute(query.order_by(table.c.id.desc()).limit(limit)).mappings()
+    return [_transition(row) for row in rows]
+
+
+def production_at(session: Session, workspace: str, name: str, at_ms: int) -> Transition | None:
+    """The transition that put into Production what was there at `at_ms`; None when nothing was."""
+    touches_production = sa.or_(table.c.to_stage == rules.PRODUCTION, table.c.from_stage == rules.PRODUCTION)
+    query = (
+        sa.select(table)
+        .where(table.c.workspace == workspace, table.c.name == name, table.c.at_ms <= at_ms)
+        .where(touches_production)
+        .order_by(table.c.id.desc())
+        .limit(1)
+    )
+    row = session.execute(query).mappings().first()
+    return _transition(row) if row and row["to_stage"] == rules.PRODUCTION else None
+
+
+def was_in_production(session: Session, model: ModelKey, version: int) -> bool:
+    """Whether this version ever was in Production."""
+    query = sa.select(table.c.id).where(
+        model.matches(table), table.c.version == version, table.c.to_stage == rules.PRODUCTION
+    )
+    return session.execute(query.limit(1)).first() is not None
+
+
+def last_entries(session: Session, model: ModelKey, stage: str) -> dict[int, int]:
+    """For each version that ever entered `stage`, the id of its last entry (larger is later)."""
+    query = (
+        sa.select(table.c.version, sa.func.max(table.c.id))
+        .where(model.matches(table), table.c.to_stage == stage)
+        .group_by(table.c.version)
+    )
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def as_json(transition: Transition) -> dict[str, Any]:
+    """The transition as plain values."""
+    return asdict(transition)
+
+
+def _transition(row: sa.RowMapping) -> Transition:
+    values = {name: row[name] for name in Transition.__dataclass_fields__ if name != "evidence"}
+    return Transition(**values, evidence=json.loads(row["evidence"]))

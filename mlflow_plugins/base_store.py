@@ -1,0 +1,57 @@
+"""What every method of the lifecycle store builds on: our tables, the model's lock, prompts left alone."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
+from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelTag
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
+
+from mlflow_plugins import stages
+from mlflow_plugins.schema import migrate
+from mlflow_plugins.transactions import JoiningSessionMaker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from mlflow_plugins.audit import ModelKey
+
+SCHEME_PREFIX: Final = "lifecycle+"
+
+
+class BaseStore(WorkspaceAwareSqlAlchemyStore):
+    """MLflow's SQL registry, with and without workspaces, plus our tables."""
+
+    def __init__(self, store_uri: str) -> None:
+        super().__init__(store_uri.removeprefix(SCHEME_PREFIX))
+        migrate(self.engine)
+        self._sessions = JoiningSessionMaker(self.ManagedSessionMaker)
+        self.ManagedSessionMaker = self._sessions
+
+    def _initialize_store_state(self) -> None:
+        if not MLFLOW_ENABLE_WORKSPACES.get():
+            # refuses to start without workspaces on a database that has models in several
+            SqlAlchemyStore._initialize_store_state(self)  # noqa: SLF001 - skips the parent's variant of this method
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[tuple[Session, ModelKey]]:
+        """One transaction in which nobody else changes model `name`; the parent's methods join it."""
+        workspace = self._get_active_workspace()
+        with self._sessions.transaction() as session:
+            yield session, stages.lock_model(session, workspace, name)
+
+    def _is_prompt(self, name: str) -> bool:
+        with self._sessions() as session:
+            tag = session.get(SqlRegisteredModelTag, (self._get_active_workspace(), IS_PROMPT_TAG_KEY, name))
+            return tag is not None and str(tag.value) == "true"
+
+
+def is_prompt_request(tags: Sequence[Any] | None) -> bool:
+    """Whether something is created as a prompt, by its tags (the last one of a key counts)."""
+    return {tag.key: tag.value for tag in tags or []}.get(IS_PROMPT_TAG_KEY, "").lower() == "true"

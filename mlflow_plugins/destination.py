@@ -1,0 +1,121 @@
+"""Where registered versions live, decided by how `mlflow server` was started.
+
+- `--serve-artifacts --artifacts-destination minio://BUCKET`: the fixed layout, copied inside S3.
+- `--serve-artifacts` with any other destination: the same folders under `.models/` of that destination,
+  copied through the server. MLflow's proxy does not guard these against overwriting; verification does.
+- `--no-serve-artifacts`: the same under `--default-artifact-root`.
+- No server at all (a store opened in process): versions stay where they were logged, without a manifest.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import urlsplit
+
+from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.uri import append_to_uri_path, resolve_uri_if_local
+
+from mlflow_plugins.artifact_repo import SCHEME
+from mlflow_plugins.errors import bad_input
+from mlflow_plugins.folders import RepositoryFolder, S3Folder
+from mlflow_plugins.layout import parse_proxy_path, proxied_path, version_path
+from mlflow_plugins.s3 import s3_client
+
+if TYPE_CHECKING:
+    from mlflow_plugins.folders import Folder
+
+# What `mlflow server` exports to its workers. `mlflow.server.constants` has them too, but importing that
+# package builds the whole web application; a unit test keeps the two equal.
+SERVE_ARTIFACTS: Final = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
+ARTIFACTS_DESTINATION: Final = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
+ARTIFACT_ROOT: Final = "_MLFLOW_SERVER_ARTIFACT_ROOT"
+
+
+class Destination(Protocol):
+    """Finds the folder of a registered version and of what it is registered from."""
+
+    def uri(self, tenant: str, model: str, semantic_version: str) -> str:
+        """Where clients download the version from."""
+
+    def folder(self, uri: str, tenant: str) -> Folder:
+        """The folder `uri` names, which must belong to `tenant`."""
+
+
+def current_destination() -> Destination | None:
+    """The destination of this server process; None outside a server."""
+    if os.environ.get(SERVE_ARTIFACTS) == "true":
+        root = os.environ[ARTIFACTS_DESTINATION]
+        parts = urlsplit(root)
+        if parts.scheme != SCHEME:
+            return _Proxied(root)
+        if parts.path.strip("/"):
+            raise bad_input(
+                f"{root!r} has a path, but the layout of the bucket is fixed. Use minio://BUCKET."
+            )
+        return _Bucket(parts.netloc)
+    if direct := os.environ.get(ARTIFACT_ROOT):
+        return _Direct(resolve_uri_if_local(direct))
+    return None
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """The fixed layout, behind MLflow's artifact proxy."""
+
+    bucket: str
+
+    def uri(self, tenant: str, model: str, semantic_version: str) -> str:
+        return f"mlflow-artifacts:/{version_path(tenant, model, semantic_version)}"
+
+    def folder(self, uri: str, tenant: str) -> S3Folder:
+        located = parse_proxy_path(_own_path(uri, tenant), workspaces=MLFLOW_ENABLE_WORKSPACES.get())
+        return S3Folder(s3_client(), self.bucket, located.key)
+
+
+@dataclass(frozen=True)
+class _Proxied:
+    """Any other `--artifacts-destination`."""
+
+    root: str
+
+    def uri(self, tenant: str, model: str, semantic_version: str) -> str:
+        return f"mlflow-artifacts:/{version_path(tenant, model, semantic_version)}"
+
+    def folder(self, uri: str, tenant: str) -> RepositoryFolder:
+        return _repository_folder(append_to_uri_path(self.root, _own_path(uri, tenant)))
+
+
+@dataclass(frozen=True)
+class _Direct:
+    """Clients reach `--default-artifact-root` themselves."""
+
+    root: str
+
+    def uri(self, tenant: str, model: str, semantic_version: str) -> str:
+        return str(append_to_uri_path(self.root, version_path(tenant, model, semantic_version)))
+
+    def folder(self, uri: str, tenant: str) -> RepositoryFolder:
+        del tenant  # MLflow checked that the source belongs to the run or model it was registered from
+        return _repository_folder(uri)
+
+
+def _repository_folder(uri: str) -> RepositoryFolder:
+    return RepositoryFolder(get_artifact_repository(uri))
+
+
+def _own_path(uri: str, tenant: str) -> str:
+    path = proxied_path(uri)
+    if path is None:
+        raise bad_input(
+            f"Cannot register from {uri!r}: this server only copies artifacts it stores itself. "
+            "Log the model to a run on this server and register it from there."
+        )
+    located = parse_proxy_path(path, workspaces=MLFLOW_ENABLE_WORKSPACES.get())
+    if located.tenant != tenant:
+        raise bad_input(f"{uri!r} does not belong to workspace {tenant!r}.")
+    if not located.parts:
+        raise bad_input(f"{uri!r} names no model.")
+    return path

@@ -1,0 +1,153 @@
+"""`--registry-store-uri lifecycle+sqlite:///…` or `lifecycle+postgresql://…`: MLflow's registry with rules.
+
+Every door (stage menu, aliases, REST, client, command line) ends in these methods, so the rules are here.
+Prompts, which MLflow keeps in the same tables, are left exactly as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from mlflow.entities.model_registry.model_version_stages import (
+    DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS,
+    get_canonical_stage,
+)
+from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
+
+from mlflow_plugins import audit, claims, manifest, registration, rules, semver, stages
+from mlflow_plugins.destination import current_destination
+from mlflow_plugins.errors import bad_input, conflict
+from mlflow_plugins.registering_store import RegisteringStore
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+    from mlflow_plugins.audit import Transition
+
+_FIXED_TAGS: Final = {
+    semver.TAG: "it names the folder of the version's artifacts",
+    manifest.TAG: "it seals the version's artifacts",
+    registration.ORIGIN_TAG: "it says where the version came from",
+}
+
+
+class LifecycleStore(RegisteringStore):
+    """MLflow's SQL registry in which every version has one strict life (see `rules`)."""
+
+    def transition_model_version_stage(
+        self, name: str, version: int | str, stage: str, archive_existing_versions: bool
+    ) -> ModelVersion:
+        """Move a version; a promotion always archives the previous production version."""
+        target = get_canonical_stage(stage)
+        if archive_existing_versions and target not in DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS:
+            raise bad_input(
+                f"archive_existing_versions goes with {' or '.join(DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS)}, "
+                f"not with {target}."
+            )
+        if self._is_prompt(name):
+            return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
+        self._move(name, version, target, archive_others=archive_existing_versions)
+        return self.get_model_version(name, version)
+
+    def set_registered_model_alias(self, name: str, alias: str, version: int | str) -> None:
+        """Set an alias; `production`, `staging` and `archived` move the version to that stage."""
+        target = rules.ALIAS_STAGES.get(alias.lower())
+        if target is None or self._is_prompt(name):
+            super().set_registered_model_alias(name, alias, version)
+            return
+        current = self.get_model_version(name, version)
+        if alias.lower() in current.aliases:
+            return  # the pages set every alias of a version again when one changes
+        self._move(name, version, target, archive_others=False)
+
+    def delete_registered_model_alias(self, name: str, alias: str) -> None:
+        """Delete an alias, unless it mirrors a stage."""
+        stage = rules.ALIAS_STAGES.get(alias.lower())
+        if stage is not None and not self._is_prompt(name):
+            if alias.lower() in self.get_registered_model(name).aliases:
+                raise conflict(
+                    f"Alias {alias} shows which version of {name} entered {stage} last, "
+                    f"so it cannot be removed by itself. {_HOW_TO_MOVE[stage]}"
+                )
+            return
+        super().delete_registered_model_alias(name, alias)
+
+    def set_model_version_tag(self, name: str, version: int | str, tag: Any) -> None:
+        """Set a tag; what the registry wrote itself cannot be changed."""
+        if tag.key in _FIXED_TAGS and not self._is_prompt(name):
+            self._check_fixed_tag(name, version, tag.key, tag.value)
+        super().set_model_version_tag(name, version, tag)
+
+    def delete_model_version_tag(self, name: str, version: int | str, key: str) -> None:
+        """Delete a tag; what the registry wrote itself stays."""
+        if key in _FIXED_TAGS and not self._is_prompt(name):
+            self._check_fixed_tag(name, version, key, None)
+        super().delete_model_version_tag(name, version, key)
+
+    def set_registered_model_tag(self, name: str, tag: Any) -> None:
+        """Set a tag; a model cannot become a prompt."""
+        if tag.key == IS_PROMPT_TAG_KEY:
+            self._check_prompt_tag(name, tag.value)
+        super().set_registered_model_tag(name, tag)
+
+    def delete_registered_model_tag(self, name: str, key: str) -> None:
+        """Delete a tag; a prompt cannot become a model."""
+        if key == IS_PROMPT_TAG_KEY:
+            self._check_prompt_tag(name, None)
+        super().delete_registered_model_tag(name, key)
+
+    # ---- questions MLflow's interface does not have
+
+    def history(self, name: str, version: int | None = None, limit: int = 1000) -> list[Transition]:
+        """Changes of stage of a model (or one version), newest first; also after it was deleted."""
+        with self._sessions() as session:
+            return audit.history(session, self._get_active_workspace(), name, version=version, limit=limit)
+
+    def production_at(self, name: str, at_ms: int) -> Transition | None:
+        """The promotion that put into Production what was there at `at_ms` (UTC milliseconds)."""
+        with self._sessions() as session:
+            return audit.production_at(session, self._get_active_workspace(), name, at_ms)
+
+    # ---- helpers
+
+    def _move(self, name: str, version: int | str, target: str, *, archive_others: bool) -> None:
+        evidence: dict[str, Any] = {}
+        if target == rules.PRODUCTION:
+            evidence = self._verify(name, version)
+        with self._locked(name) as (session, model):
+            row = self._get_sql_model_version(session, name, version)
+            stages.move(session, model, row, target, archive_others=archive_others, evidence=evidence)
+
+    def _verify(self, name: str, version: int | str) -> dict[str, Any]:
+        """Check a candidate for Production before the lock is taken, because that reads all its files."""
+        with self._sessions() as session:
+            row = self._get_sql_model_version(session, name, version)
+            created = self._get_registered_model(session, name).creation_time
+            model = audit.ModelKey(row.workspace, name, created)
+            stages.check_move(session, model, row, rules.PRODUCTION)
+            record = claims.find(session, model, row.version)
+        destination = current_destination()
+        if record is None or record.location is None or record.manifest_sha256 is None or destination is None:
+            return {"manifest": "none"}
+        return manifest.verify(destination.folder(record.location, model.workspace), record.manifest_sha256)
+
+    def _check_fixed_tag(self, name: str, version: int | str, key: str, value: str | None) -> None:
+        present = self.get_model_version(name, version).tags.get(key)
+        if present == value:
+            return
+        if present is not None:
+            raise conflict(
+                f"Tag {key}={present} of version {version} cannot change, because {_FIXED_TAGS[key]}."
+            )
+        raise conflict(f"Tag {key} is set at registration and never later, because {_FIXED_TAGS[key]}.")
+
+    def _check_prompt_tag(self, name: str, value: str | None) -> None:
+        if (value == "true") != self._is_prompt(name):
+            raise conflict(f"{name} cannot change between prompt and model. Create another under a new name.")
+
+
+_HOW_TO_MOVE: Final = {
+    rules.PRODUCTION: "Promote another version, or move this one to Archived.",
+    rules.STAGING: "Promote the version, or move it to Archived.",
+    rules.ARCHIVED: "Restore the version to Staging, or delete it.",
+}

@@ -1,0 +1,88 @@
+"""The life of a model version: which stage may follow which. Pure rules, no database.
+
+registered ──► Staging ──► Production ──► Archived
+                  │  ▲                       │  │
+                  │  └────── restore ────────┘  │
+                  └──────► Archived             └─► Production (rollback only)
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mlflow.entities.model_registry.model_version_stages import (
+    STAGE_ARCHIVED as ARCHIVED,
+)
+from mlflow.entities.model_registry.model_version_stages import (
+    STAGE_NONE as NONE,
+)
+from mlflow.entities.model_registry.model_version_stages import (
+    STAGE_PRODUCTION as PRODUCTION,
+)
+from mlflow.entities.model_registry.model_version_stages import (
+    STAGE_STAGING as STAGING,
+)
+
+__all__ = [
+    "ALIAS_STAGES",
+    "ALLOWED",
+    "ARCHIVED",
+    "DELETED",
+    "NONE",
+    "PRODUCTION",
+    "ROLLBACK",
+    "STAGING",
+    "refusal",
+    "refusal_to_delete",
+]
+
+#: What the audit trail calls the end of a version's life.
+DELETED: Final = "Deleted"
+
+#: Stages that may follow each stage. `None` is the stage of versions registered before this plugin.
+ALLOWED: Final[dict[str, frozenset[str]]] = {
+    NONE: frozenset({STAGING, ARCHIVED}),
+    STAGING: frozenset({PRODUCTION, ARCHIVED}),
+    PRODUCTION: frozenset({ARCHIVED}),
+    ARCHIVED: frozenset({STAGING}),
+}
+
+#: Allowed besides `ALLOWED`, for a version that was in production before.
+ROLLBACK: Final = (ARCHIVED, PRODUCTION)
+
+#: Aliases that stand for a stage; setting one is the transition.
+ALIAS_STAGES: Final = {"production": PRODUCTION, "staging": STAGING, "archived": ARCHIVED}
+
+_WAY_OUT: Final = {
+    (NONE, PRODUCTION): "Move it to Staging first.",
+    (PRODUCTION, STAGING): "Archive it (or promote another version, which archives this one), "
+    "then restore it to Staging.",
+    (ARCHIVED, PRODUCTION): "It was never in Production, so this is no rollback: restore it to Staging, "
+    "then promote it.",
+}
+
+
+def refusal(current: str, target: str, *, was_in_production: bool) -> str | None:
+    """Why a version may not move from stage `current` to `target`; None when it may."""
+    if target in ALLOWED.get(current, ()) or (was_in_production and (current, target) == ROLLBACK):
+        return None
+    if current == target:
+        return f"It is in {current} already. {_next_steps(current, was_in_production=was_in_production)}"
+    way_out = _WAY_OUT.get((current, target)) or _next_steps(current, was_in_production=was_in_production)
+    return f"{current} → {target} is not allowed. {way_out}"
+
+
+def refusal_to_delete(current: str) -> str | None:
+    """Why a version in stage `current` may not be deleted; None when it may."""
+    if current == ARCHIVED:
+        return None
+    if current == PRODUCTION:
+        return "It is in Production. Promote another version, which archives this one, then delete it."
+    return f"It is in {current}; only archived versions can be deleted. Archive it first."
+
+
+def _next_steps(current: str, *, was_in_production: bool) -> str:
+    following = sorted(ALLOWED.get(current, ()))
+    if was_in_production and current == ROLLBACK[0]:
+        following.append(f"{ROLLBACK[1]} (rollback)")
+    return f"From {current} it can move to {' or '.join(following)}." if following else ""

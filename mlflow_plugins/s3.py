@@ -1,0 +1,51 @@
+"""The S3 client of this process, from the settings `MINIO_*`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def s3_client() -> S3Client:
+    """Client of the store at `MINIO_ENDPOINT_URL`; boto3 clients are safe to share between threads.
+
+    Raises:
+        SettingMissingError: the endpoint or a key is not set.
+    """
+    settings = Settings()
+    return _client(
+        settings.require("minio_endpoint_url"),
+        settings.require("minio_access_key"),
+        settings.require("minio_secret_key"),
+    )
+
+
+@lru_cache(maxsize=4)
+def _client(endpoint: str, access_key: str, secret_key: str) -> S3Client:
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path"},
+        retries={"mode": "standard", "max_attempts": 3},
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=32,
+        # S3 look-alikes do not all know the checksum trailers newer botocore sends by default
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        region_name="us-east-1",
+        config=config,
+    )

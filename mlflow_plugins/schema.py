@@ -1,0 +1,166 @@
+"""Our tables beside MLflow's, and the versioned migration that creates them.
+
+Kept apart from MLflow's alembic history (its own version table, no foreign keys into MLflow's tables), so
+`mlflow db upgrade` keeps working. The audit trail is append-only by triggers, whoever connects.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from mlflow_plugins.errors import bad_input
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+metadata = sa.MetaData()
+_BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+#: One row a version: who is copying its files, where they are, what they hashed to.
+versions = sa.Table(
+    "lifecycle_versions",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True),
+    sa.Column("workspace", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("model_created", sa.BigInteger, nullable=False),
+    sa.Column("semantic_version", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("location", sa.Text),
+    sa.Column("signature_sha256", sa.Text),
+    sa.Column("feature_service", sa.Text),
+    sa.Column("manifest_sha256", sa.Text),
+    sa.Column("file_count", sa.Integer),
+    sa.Column("size_bytes", sa.BigInteger),
+    sa.Column("claimed_by", sa.Text, nullable=False),
+    sa.Column("claimed_at", sa.BigInteger, nullable=False),
+)
+
+#: The audit trail: one row a change of stage, never changed.
+transitions = sa.Table(
+    "lifecycle_transitions",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True),
+    sa.Column("workspace", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("model_created", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("semantic_version", sa.Text),
+    sa.Column("from_stage", sa.Text),
+    sa.Column("to_stage", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("actor_source", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("evidence", sa.Text, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+)
+
+_KEYS: Final = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "postgresql": "BIGSERIAL PRIMARY KEY"}
+
+_TABLES: Final = (
+    """
+    CREATE TABLE lifecycle_versions (
+        id {key},
+        workspace VARCHAR(63) NOT NULL,
+        name VARCHAR(256) NOT NULL,
+        model_created BIGINT NOT NULL,
+        semantic_version VARCHAR(40) NOT NULL,
+        version INTEGER,
+        state VARCHAR(12) NOT NULL CHECK (state IN ('copying', 'registered', 'deleting', 'deleted')),
+        location VARCHAR(500),
+        signature_sha256 VARCHAR(64),
+        feature_service VARCHAR(256),
+        manifest_sha256 VARCHAR(64),
+        file_count INTEGER,
+        size_bytes BIGINT,
+        claimed_by VARCHAR(300) NOT NULL,
+        claimed_at BIGINT NOT NULL,
+        UNIQUE (workspace, name, model_created, semantic_version)
+    )
+    """,
+    """
+    CREATE UNIQUE INDEX lifecycle_versions_by_version
+    ON lifecycle_versions (workspace, name, model_created, version)
+    """,
+    """
+    CREATE TABLE lifecycle_transitions (
+        id {key},
+        workspace VARCHAR(63) NOT NULL,
+        name VARCHAR(256) NOT NULL,
+        model_created BIGINT NOT NULL,
+        version INTEGER NOT NULL,
+        semantic_version VARCHAR(40),
+        from_stage VARCHAR(20),
+        to_stage VARCHAR(20) NOT NULL,
+        actor VARCHAR(256) NOT NULL,
+        actor_source VARCHAR(20) NOT NULL
+            CHECK (actor_source IN ('authenticated', 'claimed', 'unknown')),
+        reason VARCHAR(5000),
+        evidence TEXT NOT NULL,
+        at_ms BIGINT NOT NULL
+    )
+    """,
+    "CREATE INDEX lifecycle_transitions_by_model ON lifecycle_transitions (workspace, name, id)",
+)
+
+_APPEND_ONLY: Final = {
+    "sqlite": tuple(
+        f"CREATE TRIGGER lifecycle_transitions_no_{action.lower()} BEFORE {action} ON lifecycle_transitions "
+        "BEGIN SELECT RAISE(ABORT, 'lifecycle_transitions is append-only'); END"
+        for action in ("UPDATE", "DELETE")
+    ),
+    "postgresql": (
+        """
+        CREATE FUNCTION lifecycle_transitions_append_only() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'lifecycle_transitions is append-only'; END $$
+        """,
+        """
+        CREATE TRIGGER lifecycle_transitions_append_only
+        BEFORE UPDATE OR DELETE OR TRUNCATE ON lifecycle_transitions
+        FOR EACH STATEMENT EXECUTE FUNCTION lifecycle_transitions_append_only()
+        """,
+    ),
+}
+
+
+def _first(dialect: str) -> Sequence[str]:
+    return (*(text.replace("{key}", _KEYS[dialect]) for text in _TABLES), *_APPEND_ONLY[dialect])
+
+
+#: Statements of each migration in order; the position is the version. Released ones never change.
+MIGRATIONS: Final = (_first,)
+
+_ADVISORY_LOCK: Final = 7_303_014_201  # any number nobody else locks on
+
+
+def migrate(engine: sa.Engine) -> int:
+    """Bring our tables to the newest version; safe to run from many processes at once.
+
+    Returns:
+        The version.
+
+    Raises:
+        MlflowException: 400 on a database we have no migrations for.
+    """
+    dialect = engine.dialect.name
+    if dialect not in _KEYS:
+        raise bad_input(f"The lifecycle registry runs on SQLite and PostgreSQL, not on {dialect}.")
+    with engine.connect() as connection:
+        if dialect == "sqlite":
+            connection.exec_driver_sql("PRAGMA busy_timeout = 20000")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+        connection.exec_driver_sql(
+            "CREATE TABLE IF NOT EXISTS lifecycle_schema (version INTEGER PRIMARY KEY)"
+        )
+        done = connection.exec_driver_sql("SELECT max(version) FROM lifecycle_schema").scalar() or 0
+        for version, statements in enumerate(MIGRATIONS[done:], start=done + 1):
+            for statement in statements(dialect):
+                connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(f"INSERT INTO lifecycle_schema VALUES ({version:d})")  # noqa: S608 - a number
+        connection.commit()
+    return max(done, len(MIGRATIONS))

@@ -1,0 +1,62 @@
+"""Semantic versions of models: `v1.2.0`, and which number comes next.
+
+A changed signature breaks callers (major), a changed feature service changes what must be served
+beside the model (minor), anything else is a retraining (patch).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+TAG: Final = "semantic_version"
+
+_COUNTER = r"(0|[1-9][0-9]{0,8})"
+_PATTERN = re.compile(rf"v?{_COUNTER}\.{_COUNTER}\.{_COUNTER}")
+
+
+@dataclass(frozen=True, order=True)
+class SemanticVersion:
+    """Three counters, ordered as numbers; prints as `v1.2.0`."""
+
+    major: int
+    minor: int
+    patch: int
+
+    def __str__(self) -> str:
+        return f"v{self.major}.{self.minor}.{self.patch}"
+
+    @classmethod
+    def parse(cls, text: str) -> SemanticVersion:
+        """Read `v1.2.0` or `1.2.0`.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        match = _PATTERN.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a semantic version.")
+        return cls(*(int(part) for part in match.groups()))
+
+
+FIRST: Final = SemanticVersion(1, 0, 0)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What callers of a model depend on."""
+
+    signature_sha256: str | None
+    feature_service: str | None
+
+
+def suggest(highest: SemanticVersion | None, previous: Interface | None, new: Interface) -> SemanticVersion:
+    """The number after `highest` for a model whose last registered version had `previous`."""
+    if highest is None:
+        return FIRST
+    if previous is not None and previous.signature_sha256 != new.signature_sha256:
+        return SemanticVersion(highest.major + 1, 0, 0)
+    if previous is not None and previous.feature_service != new.feature_service:
+        return SemanticVersion(highest.major, highest.minor + 1, 0)
+    return SemanticVersion(highest.major, highest.minor, highest.patch + 1)

@@ -1,0 +1,208 @@
+"""Changes of stage inside one transaction that holds the model's lock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+
+import sqlalchemy as sa
+from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
+from mlflow.store.model_registry.dbmodels.models import (
+    SqlModelVersion,
+    SqlModelVersionTag,
+    SqlRegisteredModel,
+    SqlRegisteredModelAlias,
+)
+from mlflow.utils.time import get_current_time_millis
+
+from mlflow_plugins import audit, rules, semver
+from mlflow_plugins.actor import ACTOR_TAG, REASON_TAG, Actor, current_actor
+from mlflow_plugins.errors import conflict, missing
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from mlflow_plugins.audit import ModelKey
+
+
+class Cause(NamedTuple):
+    """Who changes a stage, why, and what was checked before."""
+
+    actor: Actor
+    reason: str | None
+    evidence: dict[str, Any]
+
+
+class VersionRow(Protocol):
+    """The columns of MLflow's `SqlModelVersion` used here, with the types their values have."""
+
+    workspace: str
+    name: str
+    version: int
+    current_stage: str
+    user_id: str | None
+    last_updated_time: int
+
+
+_ACTIVE: Final = (rules.STAGING, rules.PRODUCTION)
+
+
+def lock_model(session: Session, workspace: str, name: str) -> ModelKey:
+    """Make every other change to this model wait until the transaction ends.
+
+    An UPDATE as the transaction's first statement locks the row on PostgreSQL and takes the write lock on
+    SQLite, waiting for whoever has it; both then read what was committed last.
+
+    Raises:
+        MlflowException: 404, no such model.
+    """
+    this_model = (SqlRegisteredModel.workspace == workspace, SqlRegisteredModel.name == name)
+    touched = (
+        sa.update(SqlRegisteredModel).where(*this_model).values(last_updated_time=get_current_time_millis())
+    )
+    result = session.execute(touched.execution_options(synchronize_session=False))
+    if cast("sa.CursorResult[Any]", result).rowcount == 0:
+        raise missing(f"Registered Model with name={name} not found")
+    created = session.scalar(sa.select(SqlRegisteredModel.creation_time).where(*this_model))
+    return audit.ModelKey(workspace, name, created or 0)
+
+
+def check_move(session: Session, model: ModelKey, version: VersionRow, target: str) -> None:
+    """Refuse what the rules do not allow.
+
+    Raises:
+        MlflowException: 409, the version may not move to stage `target`.
+    """
+    was_in_production = audit.was_in_production(session, model, version.version)
+    refusal = rules.refusal(version.current_stage, target, was_in_production=was_in_production)
+    if refusal:
+        raise conflict(f"Version {version.version} of model {model.name} stays as it is. {refusal}")
+
+
+def move(
+    session: Session,
+    model: ModelKey,
+    version: VersionRow,
+    target: str,
+    *,
+    archive_others: bool,
+    evidence: dict[str, Any],
+) -> None:
+    """Move a version, archive whom it displaces, record both, and let the aliases follow.
+
+    Raises:
+        MlflowException: 409 by the rules.
+    """
+    check_move(session, model, version, target)
+    cause = _cause(session, version, evidence)
+    if target == rules.PRODUCTION or (archive_others and target in _ACTIVE):
+        for other in _in_stage(session, model, target):
+            if other.version != version.version:
+                displaced = f"Displaced from {target} by version {version.version}."
+                because = Cause(cause.actor, displaced, {"displaced_by": version.version})
+                _set_stage(session, model, other, rules.ARCHIVED, because)
+    _set_stage(session, model, version, target, cause)
+    mirror_aliases(session, model)
+
+
+def enter_registry(
+    session: Session, model: ModelKey, version: VersionRow, claim: str | None, evidence: dict[str, Any]
+) -> None:
+    """Put a new version into Staging."""
+    cause = _cause(session, version, evidence, claim=claim)
+    version.user_id = None if cause.actor.source == "unknown" else cause.actor.name
+    version.current_stage = rules.STAGING
+    _record(session, model, version, None, cause)
+    mirror_aliases(session, model)
+
+
+def record_deletion(session: Session, model: ModelKey, version: VersionRow, evidence: dict[str, Any]) -> None:
+    """Write the end of a version's life into the audit trail."""
+    cause = _cause(session, version, evidence)
+    origin, version.current_stage = version.current_stage, rules.DELETED
+    _record(session, model, version, origin, cause)
+
+
+def mirror_aliases(session: Session, model: ModelKey) -> None:
+    """Point each stage's alias at the version that entered it last; remove it when the stage is empty."""
+    session.flush()
+    for alias, stage in rules.ALIAS_STAGES.items():
+        present = [version.version for version in _in_stage(session, model, stage)]
+        row = session.get(SqlRegisteredModelAlias, (model.workspace, model.name, alias))
+        if not present:
+            if row is not None:
+                session.delete(row)
+            continue
+        entries = audit.last_entries(session, model, stage)
+        # versions older than the audit trail go by their number, below all others
+        newest = max(present, key=lambda version: (entries.get(version, 0), version))
+        if row is None:
+            session.add(
+                SqlRegisteredModelAlias(
+                    workspace=model.workspace, name=model.name, alias=alias, version=newest
+                )
+            )
+        else:
+            cast("Any", row).version = newest
+    session.flush()
+
+
+def semantic_version(session: Session, version: VersionRow) -> str | None:
+    """The version's semantic version; None for one registered before this plugin."""
+    row = session.get(SqlModelVersionTag, _tag_key(version, semver.TAG))
+    return cast("str", row.value) if row else None
+
+
+def versions_of(session: Session, model: ModelKey) -> list[VersionRow]:
+    """Every version that is not deleted, oldest first."""
+    query = (
+        sa.select(SqlModelVersion)
+        .where(SqlModelVersion.workspace == model.workspace, SqlModelVersion.name == model.name)
+        .where(SqlModelVersion.current_stage != STAGE_DELETED_INTERNAL)
+        .order_by(SqlModelVersion.version)
+    )
+    return [cast("VersionRow", row) for row in session.scalars(query)]
+
+
+def _in_stage(session: Session, model: ModelKey, stage: str) -> list[VersionRow]:
+    return [version for version in versions_of(session, model) if version.current_stage == stage]
+
+
+def _set_stage(session: Session, model: ModelKey, version: VersionRow, target: str, cause: Cause) -> None:
+    origin, version.current_stage = version.current_stage, target
+    version.last_updated_time = get_current_time_millis()
+    _record(session, model, version, origin, cause)
+
+
+def _record(session: Session, model: ModelKey, version: VersionRow, origin: str | None, cause: Cause) -> None:
+    audit.record(
+        session,
+        model,
+        version=version.version,
+        semantic_version=semantic_version(session, version),
+        from_stage=origin,
+        to_stage=version.current_stage,
+        actor=cause.actor,
+        reason=cause.reason,
+        evidence=cause.evidence,
+    )
+
+
+def _cause(
+    session: Session, version: VersionRow, evidence: dict[str, Any], *, claim: str | None = None
+) -> Cause:
+    reason = _consume_tag(session, version, REASON_TAG)
+    actor = current_actor(_consume_tag(session, version, ACTOR_TAG) or claim)
+    return Cause(actor, reason, evidence)
+
+
+def _consume_tag(session: Session, version: VersionRow, key: str) -> str | None:
+    row = session.get(SqlModelVersionTag, _tag_key(version, key))
+    if row is None:
+        return None
+    session.delete(row)
+    return cast("str", row.value) or None
+
+
+def _tag_key(version: VersionRow, key: str) -> tuple[str, str, str, int]:
+    # the order of the table's primary key
+    return (version.workspace, key, version.name, version.version)
