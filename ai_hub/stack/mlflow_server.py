@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _HTTP_OK = 200
+#: The registry plugin's schemes are MLflow's own with this in front.
+_REGISTRY_SCHEME = "lifecycle+"
+_STORE_SETTINGS = ("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET")
 #: Client settings of the caller that would mislead a server.
 CLIENT_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_WORKSPACE")
 
@@ -22,34 +25,28 @@ def arguments(*, host: str, port: int, workers: int, bucket: str) -> list[str]:
     """Arguments of `mlflow` wherever the server runs; addresses with secrets come from the environment."""
     return [
         "server",
+        "--app-name=ai-hub",
         f"--host={host}",
         f"--port={port}",
         f"--workers={workers}",
         "--enable-workspaces",
         "--serve-artifacts",
-        f"--artifacts-destination=s3://{bucket}",
+        f"--artifacts-destination=minio://{bucket}",
     ]
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Variables the server needs: its database, the registry plugin's scheme on top of it, and S3 keys."""
+    """Variables the server needs: its database, the registry of the same database, and the S3 store."""
     database = settings["MLFLOW_BACKEND_STORE_URI"]
-    variables = {
+    return {
         "MLFLOW_BACKEND_STORE_URI": database,
-        "MLFLOW_REGISTRY_STORE_URI": database,
-        "MLFLOW_S3_ENDPOINT_URL": settings["MINIO_ENDPOINT_URL"],
+        "MLFLOW_REGISTRY_STORE_URI": f"{_REGISTRY_SCHEME}{database}",
+        **{name: settings[name] for name in _STORE_SETTINGS if name in settings},
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         # Background jobs are for judging language models; each would cost a process and half a gigabyte.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    for ours, theirs in (
-        ("MINIO_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
-        ("MINIO_SECRET_KEY", "AWS_SECRET_ACCESS_KEY"),
-    ):
-        if ours in settings:
-            variables[theirs] = settings[ours]
-    return variables
 
 
 class MlflowService(Service):

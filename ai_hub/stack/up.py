@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from ai_hub import paths
 from ai_hub.errors import AiHubError
 from ai_hub.settings import Settings
 from ai_hub.stack import plan, ports, processes, record
@@ -162,6 +163,8 @@ def _spawn(start: _Start, service: Service, settings: Mapping[str, str]) -> Hand
     say("preparing")
     service.prepare(site, say)
     base = {name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES}
+    # A relative folder would mean another one in the server's own working folder.
+    base["AI_HUB_STATE_DIR"] = str(paths.state_dir())
     entry.log_offset = processes.rotate(entry.log)
     # Recorded before anything else can go wrong, so that `down` finds it.
     with start.writing:
