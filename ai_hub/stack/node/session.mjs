@@ -6,17 +6,18 @@
 import { commandComplete, message, query, readText, readyStatus, SYNC } from './protocol.mjs'
 
 const ENDS_UNIT = new Set(['Q', 'S', 'H', 'F'])
+const COPY_DATA = new Set(['d', 'c', 'f'])
 const COPY_IN = /^\s*copy\b[^;]*\bfrom\s+stdin\b/i
 const DEALLOCATE = /^\s*deallocate\s+(?:prepare\s+)?("?)([^"\s;]+)\1\s*;?\s*$/i
 const RESET = /\breset\s+(?:all|enable_seqscan|client_min_messages|log_min_messages)\b/i
 const DISCARD = /^\s*discard\s+all\s*;?\s*$/i
 const TEMPORARY = /\b(?:create\s+(?:(?:global|local)\s+)?|into\s+)temp/i
-const SET = /\bset\s+(?:session\s+)?(?!local\b|transaction\b|session\b|constraints\b)([a-z_][\w.]*)\s*(?:=|\bto\b)/gi
+const SET = /(?:^|;)\s*set\s+(?:session\s+)?(?!local\b|transaction\b|session\b)([a-z_][\w.]*)\s*(?:=|\bto\b)/gi
 const SET_CONFIG = /\bset_config\s*\(\s*'([^']+)'/gi
 const SPECIAL = [
-  [/\bset\s+(?:session\s+)?role\b/i, 'role'],
-  [/\bset\s+(?:session\s+)?session\s+authorization\b/i, 'session_authorization'],
-  [/\bset\s+(?:session\s+)?time\s+zone\b/i, 'timezone'],
+  [/(?:^|;)\s*set\s+(?:session\s+)?role\b/i, 'role'],
+  [/(?:^|;)\s*set\s+(?:session\s+)?session\s+authorization\b/i, 'session_authorization'],
+  [/(?:^|;)\s*set\s+(?:session\s+)?time\s+zone\b/i, 'timezone'],
 ]
 // Reading copy data would exhaust the engine's input and kill it, so it is told to raise instead.
 const REFUSE_COPY_IN = `DO $refuse$ BEGIN RAISE EXCEPTION 'COPY FROM STDIN does not work on the embedded TimescaleDB'
@@ -36,6 +37,7 @@ export class Session {
   #unnamed = null
   #settings
   #temporary = false
+  #started = false
 
   closed = false
 
@@ -48,6 +50,7 @@ export class Session {
   }
 
   receive(incoming) {
+    if (COPY_DATA.has(incoming.type)) return // the rest of a COPY that was refused
     this.#inbox.push(incoming)
     if (ENDS_UNIT.has(incoming.type)) this.#backend.enqueue(this)
   }
@@ -163,25 +166,36 @@ export class Session {
     const [values] = await this.#backend.rows(
       `SELECT ${names.map((name) => `current_setting(${literal(name)}, true)`).join(', ')}`,
     )
-    names.forEach((name, i) => this.#settings.set(name, values[i]))
+    names.forEach((name, i) => {
+      // What a failed statement or a rolled back transaction named is no setting.
+      if (values[i] === null) this.#settings.delete(name)
+      else this.#settings.set(name, values[i])
+    })
     await this.#clearSettings()
   }
 
   async #clearSettings() {
-    for (const name of this.#settings.keys()) await this.#backend.rows(`RESET ${identifier(name)}`)
+    for (const name of this.#settings.keys()) await this.#backend.attempt(`RESET ${identifier(name)}`)
     await this.#backend.restoreDefaults()
   }
 
   /** Puts this client's settings back. Throws what the server says about a wrong start-up parameter. */
   async resume() {
     const made = [...this.#settings].filter(([, value]) => value !== null)
-    for (const [name, value] of made)
-      await this.#backend.rows(`SELECT set_config(${literal(name)}, ${literal(value)}, false)`)
+    const apply = this.#started ? 'attempt' : 'rows'
+    try {
+      for (const [name, value] of made)
+        await this.#backend[apply](`SELECT set_config(${literal(name)}, ${literal(value)}, false)`)
+    } catch (error) {
+      await this.#clearSettings()
+      throw error
+    }
+    this.#started = true
   }
 
   /** Frees what a departed client left in the backend. */
   async forget() {
     if (this.#statements.size) await this.#deallocate([...this.#statements.keys()], '')
-    if (this.#temporary) await this.#backend.rows('DISCARD TEMP')
+    if (this.#temporary) await this.#backend.attempt('DISCARD TEMP')
   }
 }
