@@ -15,7 +15,7 @@ from ai_hub.ingest.kinds import check_unit
 from ai_hub.ingest.terms import UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from psycopg import Connection
 
@@ -118,11 +118,13 @@ def put(connection: Connection[Any], asset: Asset) -> Asset:
     return stored
 
 
-def register(connection: Connection[Any], asset: Asset) -> None:
-    """Register an asset that readings arrived for, leaving one that is known as it is."""
+def register(connection: Connection[Any], assets: Sequence[Asset]) -> None:
+    """Register assets that rows arrived for; of one that is known, only a missing unit is filled."""
+    names = ("tenant_id", "asset_id", "kind", "unit", "timezone")
     connection.execute(
         "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)"
-        " VALUES (%(tenant_id)s, %(asset_id)s, %(kind)s, %(unit)s, %(timezone)s)"
+        " SELECT * FROM unnest(%(tenant_id)s::text[], %(asset_id)s::text[], %(kind)s::text[],"
+        " %(unit)s::text[], %(timezone)s::text[])"
         " ON CONFLICT (tenant_id, asset_id) DO UPDATE SET unit = COALESCE(assets.unit, excluded.unit)",
-        asset.model_dump(),
+        {name: [getattr(asset, name) for asset in assets] for name in names},
     )

@@ -54,11 +54,8 @@ def numbers(column: pd.Series[Any], name: str) -> tuple[pd.Series[float], pd.Ser
     """A column as numbers, NaN where a cell is empty, and a reason where it is something else."""
     values = pd.to_numeric(column, errors="coerce").astype("float64")
     reason = pd.Series("", index=column.index, dtype=object)
-    if column.dtype == object:
-        text = column.astype("string").str.strip().fillna("")
-        reason[(values.isna() & (text != "") & (text.str.casefold() != "nan")).to_numpy(bool)] = (
-            f"{name} is not a number"
-        )
+    text = column[values.isna()].dropna().astype(str).str.strip().str.casefold()
+    reason[text.index[~text.isin(["", "nan"])]] = f"{name} is not a number"
     return values, reason
 
 

@@ -65,8 +65,7 @@ def _ingest(
     reject_file: Path | None,
     on_progress: OnProgress,
 ) -> Report:
-    with connect() as connection:
-        connection.autocommit = True
+    with connect(autocommit=True) as connection:
         return ingest(
             connection,
             path,

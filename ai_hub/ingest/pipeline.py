@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Called with the share of the file done, 0 to 1, and the counts so far.
 OnProgress: TypeAlias = "Callable[[float, Report], None]"
 _SUPERSEDED = "a later row has the same asset and time with another value, which is kept"
-_CONTROL_CHARACTER = r"[\x00-\x1f\x7f]"
+_NO_ASSET = "asset_id is missing or not printable"
 
 
 def no_progress(fraction: float, report: Report) -> None:
@@ -62,10 +62,13 @@ def ingest(
     )
     if reject_file.resolve() == path.resolve():
         raise BadInputError("The reject file is the input file.", hint="Name another with --reject-file.")
+    if not reject_file.parent.is_dir():
+        raise BadInputError(f"There is no folder {reject_file.parent} for the reject file.")
     with open_source(path) as source:
         mapping = _mapping(source, dataset, options)
         with RejectFile(reject_file, mapping) as rejects:
             run = _Run(connection, dataset, options, rejects, on_progress)
+            run.check_unit()
             for block in source.blocks(list(mapping.values())):
                 run.report.rows += len(block.cells) + len(block.malformed)
                 rejects.add_malformed(block.malformed)
@@ -114,15 +117,24 @@ class _Run:
             unit=options.unit,
         )
 
+    def check_unit(self) -> None:
+        """Refuse a unit that is not that of the one asset the file is about.
+
+        Raises:
+            BadInputError: it is not.
+        """
+        if asset_id := self._options.asset:
+            asset = self._roster.look_up([asset_id])[asset_id]
+            if conflict := self._roster.unit_conflict(asset):
+                raise BadInputError(conflict, hint="Correct --unit, or the asset with `ai-hub asset add`.")
+
     def take(self, cells: pd.DataFrame) -> None:
         """Ingest a block, except rows whose instant only the rest of the file tells."""
         if options_asset := self._options.asset:
             cells = cells.assign(asset_id=options_asset)
-        cells["asset_id"] = cells["asset_id"].astype("string").str.strip().fillna("").astype(object)
-        bad = (cells["asset_id"] == "") | cells["asset_id"].str.contains(_CONTROL_CHARACTER)
-        cells = self._keep(
-            cells, pd.Series("", index=cells.index).mask(bad, "asset_id is missing or not printable")
-        )
+        clean = {name: _clean_id(name) for name in cells["asset_id"].unique()}
+        cells = cells.assign(asset_id=cells["asset_id"].map(clean))
+        cells = self._keep(cells, pd.Series("", index=cells.index).mask(cells["asset_id"].isna(), _NO_ASSET))
         known = self._roster.look_up(cells["asset_id"].unique())
         conflicts = {asset_id: self._roster.unit_conflict(asset) for asset_id, asset in known.items()}
         cells = self._keep(cells, cells["asset_id"].map(conflicts))
@@ -183,7 +195,8 @@ class _Run:
         cells = self._keep(cells, reasons)
         rows = self._without_duplicates(cells, rows.loc[cells.index])
         self._roster.register(rows["asset_id"].unique())
-        self._write(rows)
+        # In the order of the key, so that runs side by side never wait for each other in a circle.
+        self._write(rows.sort_values(list(self._dataset.key)))
 
     def _without_duplicates(self, cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         """One row a key, the last of the block; an earlier one with other values is rejected."""
@@ -210,3 +223,9 @@ class _Run:
             self.report.updated += written.updated
             self.report.unchanged += written.unchanged
             self._on_progress(self._fraction, self.report)
+
+
+def _clean_id(value: object) -> str | None:
+    """An asset id without blanks around it; None where there is none."""
+    text = "" if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
+    return text if text and text.isprintable() else None

@@ -7,6 +7,8 @@ from collections import Counter
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from ai_hub.errors import BadInputError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
@@ -65,7 +67,13 @@ class RejectFile:
 
     def _write(self, rows: Iterable[Sequence[Any]]) -> None:
         if self._file is None:
-            self._file = self._part.open("w", newline="", encoding="utf-8")
+            try:
+                self._file = self._part.open("w", newline="", encoding="utf-8")
+            except OSError as error:
+                raise BadInputError(
+                    f"Rejected rows cannot be written to {self.path}: {error.strerror}.",
+                    hint="Name another place with --reject-file and run it again; rows stored so far stay.",
+                ) from error
             self._writer = csv.writer(self._file)
             self._writer.writerow(["line", "reason", *self._columns, "row"])
         self._writer.writerows(rows)

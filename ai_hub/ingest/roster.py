@@ -34,7 +34,6 @@ class Roster:
         self._unit = unit
         self._assets: dict[str, Asset] = {}
         self._unregistered: set[str] = set()
-        self._conflicts: dict[str, str] = {}
         #: Assets registered by this run.
         self.new: list[str] = []
 
@@ -64,14 +63,16 @@ class Roster:
 
     def register(self, asset_ids: Iterable[str]) -> None:
         """Make sure these assets are in the register, with the run's unit where they had none."""
+        changed = []
         for asset_id in sorted(set(asset_ids)):
             asset = self._assets[asset_id]
-            takes_unit = self._unit is not None and asset.unit is None
-            if takes_unit and self._unit:
+            if self._unit is not None and asset.unit is None:
                 asset = asset.model_copy(update={"unit": check_unit(asset.kind, self._unit)})
-            if takes_unit or asset_id in self._unregistered:
-                assets.register(self._connection, asset)
-                self._assets[asset_id] = asset
-            if asset_id in self._unregistered:
-                self._unregistered.discard(asset_id)
-                self.new.append(asset_id)
+            if asset is not self._assets[asset_id] or asset_id in self._unregistered:
+                changed.append(asset)
+        if not changed:
+            return
+        assets.register(self._connection, changed)
+        self._assets |= {asset.asset_id: asset for asset in changed}
+        self.new += [asset.asset_id for asset in changed if asset.asset_id in self._unregistered]
+        self._unregistered -= {asset.asset_id for asset in changed}

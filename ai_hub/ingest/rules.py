@@ -19,6 +19,8 @@ QUALITIES = ("good", "estimated", "suspect")
 OLDEST = pd.Timestamp("1970-01-01", tz="UTC")
 #: How far ahead of the clock a reading or an issue time may be: clocks differ, the future is not measured.
 AHEAD = pd.Timedelta(days=1)
+#: How far ahead a forecast may look.
+HORIZON = pd.Timedelta(days=366)
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,14 @@ WEATHER: Mapping[str, WeatherRange] = {
 }
 
 
-def _instant(name: str, latest: pd.Timestamp | None) -> pa.Column:
-    checks = [pa.Check.ge(OLDEST, error=f"{name} is before 1970")]
-    if latest is not None:
-        checks.append(pa.Check.le(latest, error=f"{name} is more than a day in the future"))
-    return pa.Column("datetime64[us, UTC]", checks)
+def _instant(name: str, latest: pd.Timestamp, too_late: str) -> pa.Column:
+    return pa.Column(
+        "datetime64[us, UTC]",
+        [
+            pa.Check.ge(OLDEST, error=f"{name} is before 1970"),
+            pa.Check.le(latest, error=f"{name} is {too_late}"),
+        ],
+    )
 
 
 def readings_schema(kind: str, now: pd.Timestamp) -> pa.DataFrameSchema:
@@ -60,7 +65,7 @@ def readings_schema(kind: str, now: pd.Timestamp) -> pa.DataFrameSchema:
         )
     return pa.DataFrameSchema(
         {
-            "timestamp": _instant("timestamp", now + AHEAD),
+            "timestamp": _instant("timestamp", now + AHEAD, "more than a day in the future"),
             "value": pa.Column("float64", checks, nullable=True),
             "quality": pa.Column(
                 "object", pa.Check.isin(QUALITIES, error=f"quality is not one of {', '.join(QUALITIES)}")
@@ -86,8 +91,10 @@ def weather_schema(variables: Iterable[str], now: pd.Timestamp) -> pa.DataFrameS
     }
     return pa.DataFrameSchema(
         {
-            "timestamp": _instant("timestamp", None),
-            "available_at": _instant("available_at", now + AHEAD),
+            "timestamp": _instant("timestamp", now + HORIZON, "more than a year in the future"),
+            "available_at": _instant(
+                "available_at", now + AHEAD, "in the future (a forecast needs the time it was issued)"
+            ),
             **columns,
         },
         checks=pa.Check(lambda rows: rows[names].notna().any(axis=1), error="no weather value is a number"),

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from ai_hub.ingest.terms import Epoch
 
 MISSING = "timestamp is missing"
-UNREADABLE = "timestamp is not an ISO 8601 date and time (give its form with --timestamp-format)"
+UNREADABLE = "timestamp is not a possible ISO 8601 date and time (see --timestamp-format)"
+OUT_OF_RANGE = "timestamp is not between the years 1900 and 2200"
 NUMBER = "timestamp is a bare number (say what it counts since 1970 with --epoch s|ms|us|ns)"
 NONEXISTENT = "local time never occurred: clocks went forward (check --timezone)"
 AMBIGUOUS = (
@@ -28,6 +29,8 @@ _ISO = (
     r"^(?P<wall>\d{4}-?\d{2}-?\d{2}(?:[T ]\d{2}(?::?\d{2}(?::?\d{2}(?:\.\d+)?)?)?)?)"
     r" ?(?P<offset>Z|[+-]\d{2}(?::?\d{2})?)?$"
 )
+# Dates that stay far from what the types and time zones can hold.
+_RANGE = (pd.Timestamp("1900-01-01"), pd.Timestamp("2200-01-01"))
 _BARE_NUMBER = r"^[+-]?\d{9,}(?:\.\d+)?$"
 
 
@@ -63,7 +66,8 @@ def parse(column: pd.Series[Any], form: TimestampFormat) -> Instants:
         return _instants(
             pd.to_datetime(numbers, unit=form.epoch.value, errors="coerce"), local=False, was=column
         )
-    text = column.astype("string").str.strip()
+    trimmed = pc.utf8_trim_whitespace(pa.array(column.astype("string"), type=pa.string()))
+    text = pd.Series(trimmed.to_numpy(zero_copy_only=False), index=column.index)
     return _parse_strptime(text, form.strptime) if form.strptime else _parse_iso(text)
 
 
@@ -84,10 +88,12 @@ def _parse_iso(text: pd.Series[Any]) -> Instants:
     minutes = np.array([_offset_minutes(offset) for offset in known])[codes]
     local = pd.Series(np.array([offset == "" for offset in known])[codes], index=text.index)
     instants = _instants(
-        parsed - pd.to_timedelta(pd.Series(minutes, index=text.index), unit="min"), local=local, was=text
+        _microseconds(parsed) - pd.to_timedelta(pd.Series(minutes, index=text.index), unit="min"),
+        local=local,
+        was=text,
     )
-    numbers = text.str.match(_BARE_NUMBER).fillna(value=False).to_numpy(dtype=bool)
-    instants.reason[numbers] = NUMBER
+    unreadable = text[instants.reason == UNREADABLE]
+    instants.reason[unreadable.index[unreadable.str.match(_BARE_NUMBER)]] = NUMBER
     return instants
 
 
@@ -102,15 +108,22 @@ def _offset_minutes(offset: str) -> float:
     return (hours * 60 + minutes) * (-1 if offset[0] == "-" else 1)
 
 
+def _microseconds(wall: pd.Series[Any]) -> pd.Series[Any]:
+    floored: pd.Series[Any] = wall.dt.floor("us").astype("datetime64[us]")
+    return floored
+
+
 def _instants(
     wall: pd.Series[Any], *, local: bool | pd.Series[bool], was: pd.Series[Any] | None = None
 ) -> Instants:
-    wall = wall.dt.floor("us").astype("datetime64[us]")
+    wall = _microseconds(wall)
     reason = pd.Series("", index=wall.index, dtype=object)
-    if was is not None:
-        reason[wall.isna()] = UNREADABLE
-    empty = wall.isna() if was is None else was.isna() | (was.astype("string") == "").fillna(value=False)
-    reason[empty.to_numpy(dtype=bool)] = MISSING
+    if (absent := wall.isna()).any():
+        text = None if was is None else was[absent].astype("string").str.strip().fillna("")
+        reason[absent] = MISSING if text is None else np.where(text == "", MISSING, UNREADABLE)
+    if (outside := ~wall.between(*_RANGE) & ~absent).any():
+        reason[outside] = OUT_OF_RANGE
+        wall = wall.mask(outside)
     is_local = local if isinstance(local, pd.Series) else pd.Series(local, index=wall.index)
     return Instants(wall, is_local & wall.notna(), reason)
 
