@@ -1,0 +1,61 @@
+"""`ai-hub migrate` and `ai-hub refresh`."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ai_hub.cli.main import app
+from ai_hub.errors import BadInputError
+
+
+@app.command()
+def migrate(
+    *, as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False
+) -> None:
+    """Apply the SQL migrations, functions and views to TimescaleDB. Safe to repeat."""
+    from ai_hub.database.migrate import migrate as apply  # noqa: PLC0415  # psycopg only where needed
+
+    outcome = apply()
+    if as_json:
+        typer.echo(json.dumps({"applied": outcome.applied, "code_applied": outcome.code_applied}))
+        return
+    for name in outcome.applied:
+        typer.echo(f"applied {name}")
+    if outcome.code_applied:
+        typer.echo("applied functions and views")
+    if not outcome.changed:
+        typer.echo("already up to date")
+
+
+@app.command()
+def refresh(
+    *,
+    since: Annotated[
+        str | None, typer.Option(help="Recompute everything from this ISO time on (UTC if naive).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Compute features for new, late and corrected readings and weather. Safe to repeat and to kill."""
+    from ai_hub.database.refresh import refresh as run  # noqa: PLC0415  # psycopg only where needed
+
+    start = None
+    if since is not None:
+        try:
+            start = datetime.fromisoformat(since)
+        except ValueError as error:
+            raise BadInputError(
+                f"--since {since!r} is not a time.", hint="Write 2026-01-31 or 2026-01-31T06:00Z."
+            ) from error
+        start = start if start.tzinfo else start.replace(tzinfo=UTC)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=as_json, transient=True) as bar:
+        task = bar.add_task("features", total=None)
+        outcome = run(since=start, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    typer.echo(json.dumps({"rows": outcome.rows}) if as_json else f"{outcome.rows:,} feature rows computed")

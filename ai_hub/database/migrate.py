@@ -1,0 +1,188 @@
+"""Applies `sql/`: run-once migrations, then the re-runnable code when any of its files changed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ai_hub import paths
+from ai_hub.database.connection import connect
+from ai_hub.errors import BadInputError, ConflictError
+
+if TYPE_CHECKING:
+    import psycopg
+
+_FILE_NAME = re.compile(r"(?P<version>\d{4})_[a-z0-9_]+\.sql")
+# any fixed number: two migrations at once wait for each other
+_LOCK = 7_236_451_181
+_COMMUNITY_LICENCE = "timescale"
+
+
+class EditedHistoryError(ConflictError):
+    """An applied migration was edited or is missing."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name = name
+        super().__init__(
+            f"Migration {name} was applied to this database and {problem} since.",
+            hint="Restore the file as it was; put the change into a new migration.",
+        )
+
+
+class TimescaleLicenceError(ConflictError):
+    """The server's TimescaleDB has no continuous aggregates, compression or retention."""
+
+    def __init__(self, licence: str | None) -> None:
+        self.licence = licence
+        found = "the extension is not installed" if licence is None else f"timescaledb.license is '{licence}'"
+        super().__init__(
+            f"TimescaleDB with the 'timescale' licence is needed, but {found}.",
+            hint="Use an image without '-oss', e.g. timescale/timescaledb:2.31.0-pg17.",
+        )
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One run-once file."""
+
+    version: int
+    path: Path
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the file's bytes."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+@dataclass
+class Outcome:
+    """What a call did."""
+
+    applied: list[str] = field(default_factory=list)
+    code_applied: bool = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether the database was changed."""
+        return bool(self.applied) or self.code_applied
+
+
+def migrations(folder: Path) -> list[Migration]:
+    """Migrations in `folder`, in order.
+
+    Raises:
+        BadInputError: a name is not `NNNN_name.sql`, or the numbers are not 1, 2, 3, ….
+    """
+    found = []
+    for path in sorted(folder.glob("*.sql")):
+        match = _FILE_NAME.fullmatch(path.name)
+        if match is None:
+            raise BadInputError(
+                f"{path.name} is not a migration name.", hint="Name it NNNN_what_it_does.sql."
+            )
+        found.append(Migration(int(match["version"]), path))
+    if [each.version for each in found] != list(range(1, len(found) + 1)):
+        raise BadInputError(
+            f"Migration numbers in {folder.name}/ have gaps or repeat.", hint="Number them 0001, 0002, …"
+        )
+    return found
+
+
+def migrate(dsn: str | None = None, *, sql: Path | None = None) -> Outcome:
+    """Bring the database at `dsn` (default: setting `TIMESCALE_DSN`) to the state of `sql` (default: ours).
+
+    Every migration is one transaction, so a killed call is safe to repeat.
+
+    Raises:
+        TimescaleLicenceError: not a TimescaleDB with the community features.
+        EditedHistoryError: an applied migration's file differs or is gone.
+    """
+    sql = sql or paths.resource("sql")
+    wanted = migrations(sql / "migrations")
+    outcome = Outcome()
+    with connect(dsn, autocommit=True, application_name="ai-hub migrate") as connection:
+        check_licence(connection)
+        connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+        try:
+            applied = _applied(connection)
+            _check_history(applied, wanted)
+            for migration in wanted[len(applied) :]:
+                _apply(connection, migration)
+                outcome.applied.append(migration.path.name)
+            outcome.code_applied = _apply_code(
+                connection, sorted((sql / "code").glob("*.sql")), force=bool(outcome.applied)
+            )
+        finally:
+            connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+    return outcome
+
+
+def check_licence(connection: psycopg.Connection) -> None:
+    """Install the extension where it is available, and check its licence.
+
+    Raises:
+        TimescaleLicenceError: the extension or its community features are missing.
+    """
+    available = connection.execute(
+        "SELECT FROM pg_available_extensions WHERE name = 'timescaledb'"
+    ).fetchone()
+    if available is None:
+        raise TimescaleLicenceError(None)
+    connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+    row = connection.execute("SELECT current_setting('timescaledb.license', true)").fetchone()
+    licence = row[0] if row else None
+    if licence != _COMMUNITY_LICENCE:
+        raise TimescaleLicenceError(licence)
+
+
+def _applied(connection: psycopg.Connection) -> list[tuple[int, str, str]]:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations ("
+        " version integer PRIMARY KEY, name text NOT NULL, sha256 text NOT NULL,"
+        " applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_code ("
+        " one boolean PRIMARY KEY DEFAULT true CHECK (one), sha256 text NOT NULL,"
+        " applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    return connection.execute(
+        "SELECT version, name, sha256 FROM schema_migrations ORDER BY version"
+    ).fetchall()
+
+
+def _check_history(applied: list[tuple[int, str, str]], wanted: list[Migration]) -> None:
+    for index, (_, name, sha256) in enumerate(applied):
+        if index >= len(wanted) or wanted[index].path.name != name:
+            raise EditedHistoryError(name, "its file was removed or renamed")
+        if wanted[index].sha256 != sha256:
+            raise EditedHistoryError(name, "its file was edited")
+
+
+def _apply(connection: psycopg.Connection, migration: Migration) -> None:
+    with connection.transaction():
+        connection.execute(migration.path.read_bytes())
+        connection.execute(
+            "INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)",
+            [migration.version, migration.path.name, migration.sha256],
+        )
+
+
+def _apply_code(connection: psycopg.Connection, files: list[Path], *, force: bool) -> bool:
+    contents = [path.read_bytes() for path in files]
+    sha256 = hashlib.sha256(b"\0".join(contents)).hexdigest()
+    known = connection.execute("SELECT sha256 FROM schema_code").fetchone()
+    if not force and known == (sha256,):
+        return False
+    with connection.transaction():
+        for content in contents:
+            connection.execute(content)
+        connection.execute(
+            "INSERT INTO schema_code (sha256) VALUES (%s)"
+            " ON CONFLICT (one) DO UPDATE SET sha256 = excluded.sha256, applied_at = now()",
+            [sha256],
+        )
+    return True

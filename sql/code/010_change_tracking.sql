@@ -1,0 +1,92 @@
+-- Statement triggers note which hours of which asset a write touched: one row a contiguous range,
+-- so a bulk load of a year costs one row an asset.
+
+CREATE OR REPLACE FUNCTION note_reading_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
+    SELECT 'readings', tenant_id, asset_id, min(hour), max(hour)
+    FROM (
+        SELECT
+            tenant_id, asset_id, hour,
+            hour - row_number() OVER (PARTITION BY tenant_id, asset_id ORDER BY hour) * INTERVAL '1 hour' AS island
+        FROM (SELECT DISTINCT tenant_id, asset_id, time_bucket(INTERVAL '1 hour', "timestamp") AS hour FROM changed) AS hours
+    ) AS islands
+    GROUP BY tenant_id, asset_id, island;
+
+    -- sorted, so that two writers lock the spans in the same order; unchanged spans are not locked
+    INSERT INTO asset_spans AS spans (tenant_id, asset_id, first_hour, last_hour)
+    SELECT tenant_id, asset_id, first_hour, last_hour
+    FROM (
+        SELECT
+            tenant_id, asset_id,
+            time_bucket(INTERVAL '1 hour', min("timestamp")) AS first_hour,
+            time_bucket(INTERVAL '1 hour', max("timestamp")) AS last_hour
+        FROM changed
+        GROUP BY tenant_id, asset_id
+    ) AS written
+    WHERE NOT EXISTS (
+        SELECT FROM asset_spans AS known
+        WHERE known.tenant_id = written.tenant_id AND known.asset_id = written.asset_id
+            AND known.first_hour <= written.first_hour AND known.last_hour >= written.last_hour
+    )
+    ORDER BY tenant_id, asset_id
+    ON CONFLICT (tenant_id, asset_id) DO UPDATE SET
+        first_hour = least(spans.first_hour, excluded.first_hour),
+        last_hour = greatest(spans.last_hour, excluded.last_hour);
+    RETURN NULL;
+END
+$$;
+
+-- Row by row: a table in the columnstore has no transition table for deletes. The asset's span is
+-- narrowed by the next refresh.
+CREATE OR REPLACE FUNCTION note_reading_deletion() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
+    SELECT 'deletion', OLD.tenant_id, OLD.asset_id, hour, hour
+    FROM time_bucket(INTERVAL '1 hour', OLD."timestamp") AS hour;
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION note_weather_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
+    SELECT 'weather', tenant_id, asset_id, min(hour), max(hour)
+    FROM (
+        SELECT
+            tenant_id, asset_id, hour,
+            hour - row_number() OVER (PARTITION BY tenant_id, asset_id ORDER BY hour) * INTERVAL '1 hour' AS island
+        FROM (SELECT DISTINCT tenant_id, asset_id, time_bucket(INTERVAL '1 hour', "timestamp") AS hour FROM changed) AS hours
+    ) AS islands
+    GROUP BY tenant_id, asset_id, island;
+    RETURN NULL;
+END
+$$;
+
+-- An asset that is pointed at other weather needs its weather features anew.
+CREATE OR REPLACE FUNCTION note_weather_source_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
+    SELECT 'readings', tenant_id, asset_id, first_hour, last_hour
+    FROM asset_spans WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE TRIGGER readings_inserted AFTER INSERT ON timeseries_data
+REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_reading_changes();
+CREATE OR REPLACE TRIGGER readings_updated AFTER UPDATE ON timeseries_data
+REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_reading_changes();
+CREATE OR REPLACE TRIGGER readings_deleted AFTER DELETE ON timeseries_data
+FOR EACH ROW EXECUTE FUNCTION note_reading_deletion();
+
+CREATE OR REPLACE TRIGGER weather_inserted AFTER INSERT ON weather_features
+REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_weather_changes();
+CREATE OR REPLACE TRIGGER weather_updated AFTER UPDATE ON weather_features
+REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_weather_changes();
+CREATE OR REPLACE TRIGGER weather_deleted AFTER DELETE ON weather_features
+REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_weather_changes();
+
+CREATE OR REPLACE TRIGGER weather_source_changed AFTER UPDATE OF weather_asset_id ON assets
+FOR EACH ROW WHEN (OLD.weather_asset_id IS DISTINCT FROM NEW.weather_asset_id)
+EXECUTE FUNCTION note_weather_source_change();

@@ -1,0 +1,84 @@
+-- What a feature row is: the one definition that refreshes store and views compute from.
+
+DROP VIEW IF EXISTS forecast_basic_features, forecast_advanced_features, anomaly_detection_features;
+DROP VIEW IF EXISTS feature_rows, computed_features, feature_keys;
+
+-- Rows before this hour may have been dropped by the retention of ai_features (90 days) and are computed.
+CREATE OR REPLACE FUNCTION features_stored_since() RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT time_bucket(INTERVAL '1 hour', now() - INTERVAL '90 days')
+$$;
+
+-- A row exists for every hour after an asset's first reading that has begun, through gaps, for as long as
+-- the last 24 hours can hold a reading.
+CREATE VIEW feature_keys AS
+SELECT spans.tenant_id, spans.asset_id, hours.hour, spans.stored_from, spans.stored_through
+FROM asset_spans AS spans
+JOIN feature_hours AS hours
+    ON hours.hour > spans.first_hour AND hours.hour <= spans.last_hour + INTERVAL '24 hours'
+WHERE hours.hour <= now();
+
+-- Windows and lags are by time. Buckets before the row's hour hold only readings before it.
+-- Weather is the newest row that is valid at the hour or up to six hours before it, and was available
+-- by then: a forecast for the hour if one was issued in time, else the latest observation.
+CREATE VIEW computed_features AS
+SELECT
+    keys.hour,
+    keys.tenant_id,
+    keys.asset_id,
+    float8_avg(day.stats) AS historical_avg_24h,
+    float8_stddev_samp(day.stats) AS historical_std_24h,
+    day.min_value AS historical_min_24h,
+    day.max_value AS historical_max_24h,
+    day.lag_1h,
+    day.lag_24h,
+    week.avg_value AS lag_168h,
+    weather.temperature,
+    weather.humidity,
+    weather.solar_irradiance,
+    coalesce(greatest(day.ingested_at, week.last_ingested_at, weather.ingested_at), keys.hour) AS created_timestamp,
+    keys.stored_from,
+    keys.stored_through
+FROM feature_keys AS keys
+LEFT JOIN assets ON assets.tenant_id = keys.tenant_id AND assets.asset_id = keys.asset_id
+CROSS JOIN LATERAL (
+    SELECT
+        stats_merge(value_stats) AS stats,
+        min(min_value) AS min_value,
+        max(max_value) AS max_value,
+        min(avg_value) FILTER (WHERE hourly.hour = keys.hour - INTERVAL '1 hour') AS lag_1h,
+        min(avg_value) FILTER (WHERE hourly.hour = keys.hour - INTERVAL '24 hours') AS lag_24h,
+        max(last_ingested_at) AS ingested_at
+    FROM hourly_features AS hourly
+    WHERE hourly.tenant_id = keys.tenant_id AND hourly.asset_id = keys.asset_id
+        AND hourly.hour >= keys.hour - INTERVAL '24 hours' AND hourly.hour < keys.hour
+) AS day
+LEFT JOIN LATERAL (
+    SELECT avg_value, last_ingested_at
+    FROM hourly_features AS hourly
+    WHERE hourly.tenant_id = keys.tenant_id AND hourly.asset_id = keys.asset_id
+        AND hourly.hour = keys.hour - INTERVAL '168 hours'
+) AS week ON true
+LEFT JOIN LATERAL (
+    SELECT temperature, humidity, solar_irradiance, ingested_at
+    FROM weather_features AS known
+    WHERE known.tenant_id = keys.tenant_id AND known.asset_id = coalesce(assets.weather_asset_id, keys.asset_id)
+        AND known."timestamp" <= keys.hour AND known."timestamp" > keys.hour - INTERVAL '6 hours'
+        AND known.available_at <= keys.hour
+    ORDER BY known."timestamp" DESC, known.available_at DESC
+    LIMIT 1
+) AS weather ON true;
+
+-- Stored rows where a refresh has stored them; all others, older than the retention or not yet
+-- refreshed, computed on the fly.
+CREATE VIEW feature_rows AS
+SELECT
+    hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
+    lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, created_timestamp
+FROM ai_features
+WHERE hour >= features_stored_since()
+UNION ALL
+SELECT
+    hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
+    lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, created_timestamp
+FROM computed_features
+WHERE hour < features_stored_since() OR hour < coalesce(stored_from, 'infinity') OR hour > stored_through;

@@ -1,0 +1,261 @@
+"""Views and functions equal the oracle: gaps, late and corrected readings, DST, colliding tenants."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracles.features import HOUR, Asset, Weather, floor_hour, same
+from psycopg.rows import dict_row
+
+from ai_hub.database import connect
+from ai_hub.database.refresh import refresh
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psycopg
+
+    Anchor = Callable[[], datetime]
+    Offsets = dict[timedelta, float]
+    Forecasts = dict[tuple[timedelta, int], float]
+
+VIEWS = {
+    "forecast_basic_features": (
+        *("hour_of_day", "day_of_week", "is_weekend"),
+        *("historical_avg_24h", "lag_1h", "lag_24h"),
+    ),
+    "forecast_advanced_features": (
+        *("hour_of_day", "day_of_week", "day_of_month", "month", "is_weekend"),
+        *("historical_avg_24h", "historical_std_24h", "lag_1h", "lag_24h", "lag_168h", "temperature"),
+    ),
+    "anomaly_detection_features": (
+        *("hour_of_day", "day_of_week", "historical_avg_24h", "historical_std_24h"),
+        *("historical_min_24h", "historical_max_24h", "lag_1h"),
+    ),
+}
+
+# DST ends in Berlin and in New York (both long past the retention of stored features), the edge of that
+# retention, and the present
+ANCHORS = st.sampled_from(
+    [
+        lambda: datetime(2025, 10, 24, 20, tzinfo=UTC),
+        lambda: datetime(2026, 3, 6, 12, tzinfo=UTC),
+        lambda: floor_hour(datetime.now(UTC)) - timedelta(days=92),
+        lambda: floor_hour(datetime.now(UTC)) - timedelta(hours=150),
+    ]
+)
+OFFSETS = st.integers(0, 12 * 200).map(lambda step: timedelta(minutes=5 * step))
+VALUES = st.floats(-1e3, 1e3, allow_subnormal=False) | st.floats(1e9, 1e9 + 1)
+READINGS = st.dictionaries(OFFSETS, VALUES, min_size=1, max_size=30)
+WEATHER = st.dictionaries(
+    st.tuples(OFFSETS, st.integers(-30, 5)), st.floats(-40, 50, allow_subnormal=False), max_size=8
+)
+ZONES = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"])
+
+
+def write(connection: psycopg.Connection, tenant: str, asset: str, readings: dict[datetime, float]) -> None:
+    connection.execute(
+        'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value)'
+        " SELECT time, %s, %s, value FROM unnest(%s::timestamptz[], %s::float8[]) AS r (time, value)"
+        ' ON CONFLICT (tenant_id, asset_id, "timestamp")'
+        " DO UPDATE SET value = excluded.value, ingested_at = now()",
+        [tenant, asset, list(readings), list(readings.values())],
+    )
+
+
+def write_weather(connection: psycopg.Connection, tenant: str, asset: str, rows: list[Weather]) -> None:
+    connection.execute(
+        'INSERT INTO weather_features ("timestamp", available_at, temperature, tenant_id, asset_id)'
+        " SELECT valid_at, available_at, temperature, %s, %s"
+        " FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::float8[])"
+        " AS w (valid_at, available_at, temperature)"
+        " ON CONFLICT DO NOTHING",
+        [
+            tenant,
+            asset,
+            *(
+                list(column)
+                for column in zip(*((w.valid_at, w.available_at, w.temperature) for w in rows), strict=True)
+            ),
+        ],
+    )
+
+
+def register(connection: psycopg.Connection, tenant: str, asset: str, zone: str) -> None:
+    connection.execute(
+        "INSERT INTO assets (tenant_id, asset_id, timezone) VALUES (%s, %s, %s)", [tenant, asset, zone]
+    )
+
+
+def assert_views_equal(connection: psycopg.Connection, tenant: str, asset: str, expected: Asset) -> None:
+    hours = expected.hours(floor_hour(datetime.now(UTC)))
+    scale = max(map(abs, expected.readings.values()), default=1.0)
+    for view, features in VIEWS.items():
+        with connection.cursor(row_factory=dict_row) as cursor:
+            rows = cursor.execute(
+                f"SELECT * FROM {view} WHERE tenant_id = %s AND asset_id = %s ORDER BY event_timestamp",  # noqa: S608  # constant names
+                [tenant, asset],
+            ).fetchall()
+        assert [row["event_timestamp"] for row in rows] == hours, view
+        for row in rows:
+            want = expected.row(row["event_timestamp"])
+            wrong = {
+                name: (row[name], want[name]) for name in features if not same(row[name], want[name], scale)
+            }
+            assert not wrong, (view, row["event_timestamp"])
+            assert row["timezone"] == expected.zone
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    anchor=ANCHORS,
+    zone=ZONES,
+    first=READINGS,
+    late=READINGS,
+    other=READINGS,
+    weather=WEATHER,
+    late_weather=WEATHER,
+    deleted=st.sets(OFFSETS, max_size=5),
+)
+def test_views__late_corrected_deleted_readings__equal_the_oracle(
+    database: str,
+    anchor: Anchor,
+    zone: str,
+    first: Offsets,
+    late: Offsets,
+    other: Offsets,
+    weather: Forecasts,
+    late_weather: Forecasts,
+    deleted: set[timedelta],
+) -> None:
+    start = anchor()
+    tenant, neighbour = (f"t-{secrets.token_hex(5)}" for _ in range(2))
+    mine, theirs = Asset(zone), Asset("UTC")
+
+    def readings(offsets: Offsets) -> dict[datetime, float]:
+        return {start + offset: value for offset, value in offsets.items()}
+
+    def forecasts(rows: Forecasts) -> list[Weather]:
+        return [
+            Weather(start + offset, start + offset + lead * HOUR, value)
+            for (offset, lead), value in rows.items()
+        ]
+
+    with connect(database, autocommit=True) as connection:
+        # colliding names: the neighbour has an asset of the same name
+        register(connection, tenant, "meter", zone)
+        for step, (rows, rows_weather) in enumerate([(first, weather), (late, late_weather)]):
+            mine.readings |= readings(rows)
+            write(connection, tenant, "meter", readings(rows))
+            if new := forecasts(rows_weather):
+                known = {(w.valid_at, w.available_at) for w in mine.weather}
+                mine.weather += [w for w in new if (w.valid_at, w.available_at) not in known]
+                write_weather(connection, tenant, "meter", new)
+            if step == 1:
+                theirs.readings |= readings(other)
+                write(connection, neighbour, "meter", readings(other))
+                gone = [start + offset for offset in deleted]
+                mine.readings = {time: value for time, value in mine.readings.items() if time not in gone}
+                connection.execute(
+                    'DELETE FROM timeseries_data WHERE tenant_id = %s AND "timestamp" = ANY (%s)',
+                    [tenant, gone],
+                )
+            refresh(dsn=database)
+            assert_views_equal(connection, tenant, "meter", mine)
+        assert_views_equal(connection, neighbour, "meter", theirs)
+        # the same rows computed on the fly: stored and computed values never differ
+        connection.execute("DELETE FROM ai_features WHERE tenant_id = %s", [tenant])
+        connection.execute(
+            "UPDATE asset_spans SET stored_from = NULL, stored_through = NULL WHERE tenant_id = %s", [tenant]
+        )
+        assert_views_equal(connection, tenant, "meter", mine)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    anchor=ANCHORS,
+    readings=READINGS,
+    at=st.integers(-100, 60 * 220),
+    window=st.sampled_from([1, 2, 24, 168, 8760]),
+    lags=st.lists(st.sampled_from([1, 2, 3, 24, 25, 168]), max_size=4),
+)
+def test_functions__any_time__equal_the_oracle(
+    database: str,
+    anchor: Anchor,
+    readings: Offsets,
+    at: int,
+    window: int,
+    lags: list[int],
+) -> None:
+    start = anchor()
+    time = start + timedelta(minutes=at)
+    tenant = f"t-{secrets.token_hex(5)}"
+    asset = Asset(readings={start + offset: value for offset, value in readings.items()})
+    scale = max(map(abs, asset.readings.values()))
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        write(connection, f"{tenant}-x", "meter", dict.fromkeys(asset.readings, 1.0))
+        refresh(dsn=database)
+        got = connection.execute(
+            "SELECT * FROM get_rolling_features(%s, 'meter', %s, %s)", [tenant, time, window]
+        )
+        want = asset.window(floor_hour(time), window)
+        assert all(map(same, got.fetchone() or (), want, [scale] * 5))
+        found = connection.execute(
+            "SELECT * FROM get_lag_features(%s, 'meter', %s, %s)", [tenant, time, lags]
+        ).fetchall()
+        assert [lag for lag, _ in found] == lags
+        for lag, value in found:
+            assert same(value, asset.lag(floor_hour(time), lag), scale)
+
+
+def test_functions__window_that_would_leak__is_refused(database: str) -> None:
+    with connect(database, autocommit=True) as connection:
+        for call in (
+            "get_lag_features('t', 'a', now(), ARRAY[0])",
+            "get_rolling_features('t', 'a', now(), 0)",
+        ):
+            with pytest.raises(Exception, match="at least 1"):
+                connection.execute(f"SELECT * FROM {call}")  # type: ignore[call-overload]  # noqa: S608  # constants above
+
+
+def test_refresh__unchanged_rows__keep_their_created_timestamp(database: str, tenant: str) -> None:
+    start = floor_hour(datetime.now(UTC)) - timedelta(days=10)
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", {start + step * HOUR: float(step) for step in range(200)})
+        refresh(dsn=database)
+
+        def created() -> dict[datetime, datetime]:
+            rows = connection.execute(
+                "SELECT hour, created_timestamp FROM ai_features WHERE tenant_id = %s", [tenant]
+            )
+            return dict(rows.fetchall())
+
+        before = created()
+        write(connection, tenant, "meter", {start + 20 * HOUR: 1000.0})
+        refresh(dsn=database)
+        after = created()
+    changed = {int((hour - start) / HOUR) for hour in after if after[hour] != before[hour]}
+    # the 24 hours whose windows hold the corrected reading, and the hour one week later
+    assert changed == {*range(21, 45), 188}
+
+
+def test_daily_features__equal_the_oracle(database: str, tenant: str) -> None:
+    day = datetime(2026, 2, 1, tzinfo=UTC)
+    asset = Asset(readings={day + timedelta(minutes=17 * step): 1e6 + step**1.5 for step in range(400)})
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        refresh(dsn=database)
+        rows = connection.execute(
+            "SELECT day, avg_value, std_value, min_value, max_value, sample_count FROM daily_features"
+            " WHERE tenant_id = %s ORDER BY day",
+            [tenant],
+        ).fetchall()
+    assert len(rows) == 5
+    for begin, *values in rows:
+        assert values == pytest.approx(list(asset.window(begin + timedelta(days=1), 24)), rel=1e-9)

@@ -1,0 +1,1 @@
+"""Slow and obvious implementations that tests compare with."""

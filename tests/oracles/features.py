@@ -1,0 +1,96 @@
+"""What features must be, the slow and obvious way: plain Python over plain lists, no SQL."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+HOUR = timedelta(hours=1)
+
+Value = float | None
+
+
+@dataclass(frozen=True)
+class Weather:
+    """One row of weather as it is written."""
+
+    valid_at: datetime
+    available_at: datetime
+    temperature: float
+
+
+@dataclass
+class Asset:
+    """Everything known of one asset; `readings` by time."""
+
+    zone: str = "UTC"
+    readings: dict[datetime, float] = field(default_factory=dict)
+    weather: list[Weather] = field(default_factory=list)
+
+    def values(self, start: datetime, end: datetime) -> list[float]:
+        """Readings in [start, end)."""
+        return [value for time, value in self.readings.items() if start <= time < end]
+
+    def mean(self, start: datetime, end: datetime) -> Value:
+        """Mean of the readings in [start, end)."""
+        values = self.values(start, end)
+        return statistics.mean(values) if values else None
+
+    def lag(self, hour: datetime, hours: int) -> Value:
+        """Mean of the one hour that begins `hours` before `hour`."""
+        return self.mean(hour - hours * HOUR, hour - (hours - 1) * HOUR)
+
+    def window(self, hour: datetime, hours: int) -> tuple[Value, Value, Value, Value, int]:
+        """Mean, sample deviation, minimum, maximum and count of [hour - hours, hour)."""
+        values = self.values(hour - hours * HOUR, hour)
+        if not values:
+            return None, None, None, None, 0
+        deviation = statistics.stdev(values) if len(values) >= 2 else None
+        return statistics.mean(values), deviation, min(values), max(values), len(values)
+
+    def temperature(self, hour: datetime) -> Value:
+        """Of what was available at `hour` and valid in the six hours up to it, the newest."""
+        usable = [w for w in self.weather if hour - 6 * HOUR < w.valid_at <= hour and w.available_at <= hour]
+        return max(usable, key=lambda w: (w.valid_at, w.available_at)).temperature if usable else None
+
+    def hours(self, now: datetime) -> list[datetime]:
+        """Hours that have a feature row."""
+        if not self.readings:
+            return []
+        first, last = floor_hour(min(self.readings)), floor_hour(max(self.readings))
+        count = int((min(last + 24 * HOUR, now) - first) / HOUR)
+        return [first + step * HOUR for step in range(1, count + 1)]
+
+    def row(self, hour: datetime) -> dict[str, Value]:
+        """The features of one hour."""
+        mean, deviation, least, greatest, _ = self.window(hour, 24)
+        local = hour.astimezone(ZoneInfo(self.zone))
+        return {
+            "hour_of_day": local.hour,
+            "day_of_week": local.weekday(),
+            "day_of_month": local.day,
+            "month": local.month,
+            "is_weekend": int(local.weekday() in {5, 6}),
+            "historical_avg_24h": mean,
+            "historical_std_24h": deviation,
+            "historical_min_24h": least,
+            "historical_max_24h": greatest,
+            "lag_1h": self.lag(hour, 1),
+            "lag_24h": self.lag(hour, 24),
+            "lag_168h": self.lag(hour, 168),
+            "temperature": self.temperature(hour),
+        }
+
+
+def same(got: Value, want: Value, scale: float) -> bool:
+    """Whether both are missing, or equal up to rounding of readings as large as `scale`."""
+    if got is None or want is None:
+        return got is want
+    return abs(got - want) <= 1e-9 * max(abs(want), scale)
+
+
+def floor_hour(time: datetime) -> datetime:
+    """Begin of the hour `time` is in."""
+    return time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
