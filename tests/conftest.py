@@ -45,32 +45,55 @@ def isolated(state: Path) -> Iterator[pytest.MonkeyPatch]:
 
 
 @contextmanager
-def embedded(state: Path, services: list[Service]) -> Iterator[dict[str, str]]:
-    """Servers of their own in `state` and the settings that lead to them; stopped and deleted at the end."""
+def removed_after(state: Path) -> Iterator[None]:
+    """Whatever runs in `state` is stopped and deleted at the end."""
     try:
-        with isolated(state):
-            up(services, lambda *_, **__: None)
-            environment = Settings().environment()
-        yield environment
+        yield
     finally:
         with isolated(state):
-            down(services, purge=True, on_wait=lambda: None)
+            down(select([]), purge=True, on_wait=lambda: None)
+
+
+def start(state: Path, services: list[Service]) -> dict[str, str]:
+    """Start what does not run yet in `state`, and return all settings that lead to its servers."""
+    with isolated(state):
+        up(services, lambda *_, **__: None)
+        return Settings().environment()
+
+
+class Stack:
+    """The run's embedded servers; each is started by the first test that needs it."""
+
+    def __init__(self, state: Path, patch: pytest.MonkeyPatch) -> None:
+        self._state = state
+        self._patch = patch
+
+    def start(self, *names: str) -> dict[str, str]:
+        """Start these services (all without names) and show them to `Settings()` and child processes."""
+        environment = start(self._state, select(names))
+        for name in _FOREIGN:
+            self._patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            self._patch.setenv(name, value)
+        self._patch.setenv("AI_HUB_STATE_DIR", str(self._state))
+        return environment
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Settings of the run's embedded stack; `Settings()` and child processes find it, too."""
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The run's embedded servers, none of them started yet."""
     state = tmp_path_factory.mktemp("stack") / "state"
     # A terminated run must not leave servers behind.
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    with embedded(state, select([])) as environment, pytest.MonkeyPatch.context() as patch:
-        for name in _FOREIGN:
-            patch.delenv(name, raising=False)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.setenv("AI_HUB_STATE_DIR", str(state))
-        yield environment
+    with removed_after(state), pytest.MonkeyPatch.context() as patch:
+        yield Stack(state, patch)
     signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.fixture(scope="session")
+def stack(servers: Stack) -> dict[str, str]:
+    """Settings of the run's embedded stack with all its servers."""
+    return servers.start()
 
 
 @pytest.fixture
@@ -80,10 +103,16 @@ def settings(stack: dict[str, str]) -> Settings:
     return Settings()
 
 
-@pytest.fixture
-def dsn(stack: dict[str, str]) -> str:
-    """Database of the run's embedded stack, shared by all tests: use `tenant` to stay apart."""
-    return stack["TIMESCALE_DSN"]
+@pytest.fixture(scope="session")
+def dsn(servers: Stack) -> str:
+    """The run's TimescaleDB, shared by all tests: use `tenant` to stay apart."""
+    return servers.start("timescaledb")["TIMESCALE_DSN"]
+
+
+@pytest.fixture(scope="session")
+def redis_url(servers: Stack) -> str:
+    """The run's Redis, shared by all tests."""
+    return servers.start("redis")["REDIS_URL"]
 
 
 @pytest.fixture
@@ -95,8 +124,9 @@ def tenant() -> str:
 @pytest.fixture
 def blank_database(tmp_path: Path) -> Iterator[str]:
     """Address of a TimescaleDB of its own with nothing in it but the extension."""
-    with embedded(tmp_path / "blank" / "state", select(["timescaledb"])) as environment:
-        yield environment["TIMESCALE_DSN"]
+    state = tmp_path / "blank" / "state"
+    with removed_after(state):
+        yield start(state, select(["timescaledb"]))["TIMESCALE_DSN"]
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

