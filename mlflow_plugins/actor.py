@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
+from urllib.parse import unquote
 
 import flask
 
@@ -33,8 +34,18 @@ def current_actor(claim: str | None = None) -> Actor:
         # Without MLflow's auth app nobody checked the Authorization header, so it proves nothing.
         if login is not None and login.username and _auth_is_on():
             return Actor(login.username[:_LONGEST], "authenticated")
-        claim = flask.request.headers.get(HEADER) or claim
-    return Actor(claim[:_LONGEST], "claimed") if claim else UNKNOWN
+        claim = user_of_header(flask.request.headers.get(HEADER)) or claim
+    return claimed(claim) if claim else UNKNOWN
+
+
+def claimed(name: str) -> Actor:
+    """Somebody who is only said to be `name`."""
+    return Actor(name[:_LONGEST], "claimed")
+
+
+def user_of_header(value: str | None) -> str | None:
+    """The name in the header, which is percent-encoded because headers carry ASCII only."""
+    return unquote(value) if value else None
 
 
 def _auth_is_on() -> bool:

@@ -1,4 +1,4 @@
-"""`mlflow server --app-name ai-hub`: MLflow's own application, and the audit trail under `/ai-hub`.
+"""`mlflow server --app-name ai-hub`: MLflow's own application, and ours under `/ai-hub`.
 
 Our routes are scoped to a workspace by the same header and middleware as MLflow's.
 """
@@ -7,42 +7,87 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse
+from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.exceptions import MlflowException
 from mlflow.server.fastapi_app import add_fastapi_workspace_middleware, create_fastapi_app
 from mlflow.server.fastapi_security import init_fastapi_security
 from mlflow.server.handlers import _get_model_registry_store  # the one store of this process
+from pydantic import BaseModel, Field
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from mlflow_plugins import audit
+from mlflow_plugins import actor, audit
 from mlflow_plugins.errors import missing, unavailable
 from mlflow_plugins.registry_store import LifecycleStore
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-router = APIRouter(prefix="/api")
+router = APIRouter(prefix="/api/models/{name}")
 
 
-@router.get("/models/{name}/transitions")
+def _claim(header: Annotated[str | None, Header(alias=actor.HEADER)] = None) -> str | None:
+    return actor.user_of_header(header)
+
+
+Claim = Annotated[str | None, Depends(_claim)]
+
+
+class StageChange(BaseModel):
+    """A wish to move a version."""
+
+    stage: str
+    reason: str | None = Field(None, max_length=5000)
+
+
+class Rollback(BaseModel):
+    """A wish to put an earlier version back into Production."""
+
+    version: int | None = None
+    reason: str | None = Field(None, max_length=5000)
+
+
+@router.get("/transitions")
 def read_transitions(
     name: str,
     version: int | None = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> dict[str, Any]:
     """Changes of stage of a model, newest first."""
-    return {"transitions": [audit.as_json(row) for row in _store().history(name, version, limit)]}
+    return _transitions(_store().history(name, version, limit))
 
 
-@router.get("/models/{name}/production")
+@router.get("/production")
 def read_production(name: str, at_ms: int) -> dict[str, Any]:
     """The promotion that put into Production what was there at `at_ms` (UTC milliseconds)."""
     transition = _store().production_at(name, at_ms)
     if transition is None:
         raise missing(f"No version of {name} was in Production at that time.")
     return audit.as_json(transition)
+
+
+@router.post("/versions/{version}/stage")
+def change_stage(name: str, version: int, change: StageChange, claim: Claim = None) -> dict[str, Any]:
+    """Move a version; answers with its transition, then those of the versions it displaced."""
+    stage = get_canonical_stage(change.stage)
+    return _transitions(_store().move_version(name, version, stage, reason=change.reason, claim=claim))
+
+
+@router.post("/rollback")
+def roll_back(name: str, wish: Rollback, claim: Claim = None) -> dict[str, Any]:
+    """Put the version that was in Production before (or the one named) back."""
+    return _transitions(_store().roll_back(name, wish.version, reason=wish.reason, claim=claim))
+
+
+@router.delete("/versions/{version}")
+def delete_version(
+    name: str, version: int, force: bool = False, reason: str | None = None, claim: Claim = None
+) -> dict[str, Any]:
+    """Delete an archived version (`force`: or one in Staging) and its files."""
+    deleted = _store().remove_version(name, version, force=force, reason=reason, claim=claim)
+    return {"files_deleted": deleted}
 
 
 def create_app() -> ASGIApp:
@@ -59,11 +104,16 @@ def create_app() -> ASGIApp:
     )
 
 
+def _transitions(rows: list[audit.Transition]) -> dict[str, Any]:
+    return {"transitions": [audit.as_json(row) for row in rows]}
+
+
 def _store() -> LifecycleStore:
     store = _get_model_registry_store()
     if not isinstance(store, LifecycleStore):
         raise unavailable(
-            "Start the server with --registry-store-uri lifecycle+sqlite:///… or lifecycle+postgresql://…."
+            "This server runs MLflow's own registry. "
+            "Start it with --registry-store-uri lifecycle+sqlite:///… or lifecycle+postgresql://…"
         )
     return store
 

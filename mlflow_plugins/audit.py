@@ -66,8 +66,8 @@ def record(
     actor: Actor,
     reason: str | None,
     evidence: dict[str, Any],
-) -> None:
-    """Append one row and one line of JSON on the logger `ai_hub.audit`."""
+) -> Transition:
+    """Append one row, and once it is committed one line of JSON on the logger `ai_hub.audit`."""
     newest = session.scalar(sa.select(sa.func.max(table.c.at_ms)).where(model.matches(table)))
     row = {
         "workspace": model.workspace,
@@ -83,10 +83,12 @@ def record(
         # a clock set back must not reorder the trail
         "at_ms": max(get_current_time_millis(), newest or 0),
     }
-    session.execute(sa.insert(table).values(**row, evidence=json.dumps(evidence, sort_keys=True)))
+    inserted = session.execute(
+        sa.insert(table).values(**row, evidence=json.dumps(evidence, sort_keys=True)).returning(table)
+    )
     line = json.dumps({"event": "transition", **row, "evidence": evidence}, sort_keys=True)
-    # only what was committed is told
     sa.event.listen(session, "after_commit", lambda _: _audit_log.info("%s", line), once=True)
+    return _transition(inserted.mappings().one())
 
 
 def history(
@@ -120,6 +122,17 @@ def was_in_production(session: Session, model: ModelKey, version: int) -> bool:
         model.matches(table), table.c.version == version, table.c.to_stage == rules.PRODUCTION
     )
     return session.execute(query.limit(1)).first() is not None
+
+
+def last_in_production(session: Session, model: ModelKey) -> list[int]:
+    """Versions that were in Production, the one promoted last in front."""
+    query = (
+        sa.select(table.c.version)
+        .where(model.matches(table), table.c.to_stage == rules.PRODUCTION)
+        .group_by(table.c.version)
+        .order_by(sa.func.max(table.c.id).desc())
+    )
+    return list(session.scalars(query))
 
 
 def last_entries(session: Session, model: ModelKey, stage: str) -> dict[int, int]:

@@ -162,48 +162,67 @@ class RegisteringStore(BaseStore):
             evidence: dict[str, Any] = {"source": request.source, "run_id": origin.run_id}
             if sealed:
                 evidence |= {"manifest_sha256": sealed.manifest_sha256, "size_bytes": sealed.size_bytes}
-            stages.enter_registry(session, model, version, request.candidate.author, evidence)
+            cause = stages.Cause.of_request(evidence, claim=request.candidate.author)
+            stages.enter_registry(session, model, version, cause)
             return self.get_model_version(request.name, created.version)
 
-    def delete_model_version(self, name: str, version: int | str, *, force: bool = False) -> None:
-        """Delete an archived version (`force`: or one in Staging) and exactly its folder."""
+    def delete_model_version(self, name: str, version: int | str) -> None:
+        """Delete an archived version and exactly its folder."""
         if self._is_prompt(name):
             super().delete_model_version(name, version)
-            return
+        else:
+            self.remove_version(name, version)
+
+    def remove_version(
+        self,
+        name: str,
+        version: int | str,
+        *,
+        force: bool = False,
+        reason: str | None = None,
+        claim: str | None = None,
+    ) -> list[str]:
+        """Delete a version that is archived (`force`: or in Staging); returns the files deleted."""
+        cause = stages.Cause.of_request({"forced": force}, reason=reason, claim=claim)
         with self._locked(name) as (session, model):
             row = self._get_sql_model_version(session, name, version)
             _check_deletable(model, row.version, row.current_stage, force=force)
-            stages.record_deletion(session, model, row, {"forced": force})
+            stages.record_deletion(session, model, row, cause)
             claims.mark_deleting(session, model, row.version)
             super().delete_model_version(name, version)
             stages.mirror_aliases(session, model)
-        self._delete_files(name)
+        return self._delete_files(name)
 
-    def delete_registered_model(self, name: str, *, force: bool = False) -> None:
-        """Delete a model all of whose versions are archived (`force`: or in Staging), and its artifacts."""
+    def delete_registered_model(self, name: str) -> None:
+        """Delete a model all of whose versions are archived, and its artifacts."""
         if self._is_prompt(name):
             super().delete_registered_model(name)
             return
+        cause = stages.Cause.of_request({"with_model": True})
         with self._locked(name) as (session, model):
             for version in stages.versions_of(session, model):
-                _check_deletable(model, version.version, version.current_stage, force=force)
-                stages.record_deletion(session, model, version, {"forced": force, "with_model": True})
+                _check_deletable(model, version.version, version.current_stage, force=False)
+                stages.record_deletion(session, model, version, cause)
             claims.mark_deleting(session, model)
             session.flush()
             super().delete_registered_model(name)
         self._delete_files(name)
 
-    def _delete_files(self, name: str) -> None:
+    def _delete_files(self, name: str) -> list[str]:
         """Delete the folders of deleted versions, also those an interrupted deletion left."""
         workspace = self._get_active_workspace()
         destination = current_destination()
+        deleted: list[str] = []
         with self._sessions() as session:
             waiting = claims.to_delete(session, workspace, name)
         for record in waiting:
             if record.location and destination:
-                destination.folder(record.location, workspace).delete()
+                folder = destination.folder(record.location, workspace)
+                root = f"{workspace}/{name}/{record.semantic_version}"
+                deleted += [f"{root}/{path}" for path in folder.delete()]
             with self._sessions.transaction() as session:
                 claims.mark_gone(session, record)
+        return deleted
 
 
 def _check_deletable(model: ModelKey, version: int, stage: str, *, force: bool) -> None:

@@ -21,6 +21,7 @@ from mlflow_plugins.registering_store import RegisteringStore
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+    from sqlalchemy.orm import Session
 
     from mlflow_plugins.audit import Transition
 
@@ -46,7 +47,7 @@ class LifecycleStore(RegisteringStore):
             )
         if self._is_prompt(name):
             return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
-        self._move(name, version, target, archive_others=archive_existing_versions)
+        self.move_version(name, version, target, archive_others=archive_existing_versions)
         return self.get_model_version(name, version)
 
     def set_registered_model_alias(self, name: str, alias: str, version: int | str) -> None:
@@ -58,7 +59,7 @@ class LifecycleStore(RegisteringStore):
         current = self.get_model_version(name, version)
         if alias.lower() in current.aliases:
             return  # the pages set every alias of a version again when one changes
-        self._move(name, version, target, archive_others=False)
+        self.move_version(name, version, target)
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         """Delete an alias, unless it mirrors a stage."""
@@ -96,7 +97,39 @@ class LifecycleStore(RegisteringStore):
             self._check_prompt_tag(name, None)
         super().delete_registered_model_tag(name, key)
 
-    # ---- questions MLflow's interface does not have
+    # ---- what MLflow's interface does not have
+
+    def move_version(
+        self,
+        name: str,
+        version: int | str,
+        stage: str,
+        *,
+        archive_others: bool = False,
+        reason: str | None = None,
+        claim: str | None = None,
+    ) -> list[Transition]:
+        """Move a version; returns its transition, then those of the versions it displaced."""
+        evidence = self._verify(name, version) if stage == rules.PRODUCTION else {}
+        cause = stages.Cause.of_request(evidence, reason=reason, claim=claim)
+        with self._locked(name) as (session, model):
+            row = self._get_sql_model_version(session, name, version)
+            return stages.move(session, model, row, stage, archive_others=archive_others, cause=cause)
+
+    def roll_back(
+        self,
+        name: str,
+        version: int | str | None = None,
+        *,
+        reason: str | None = None,
+        claim: str | None = None,
+    ) -> list[Transition]:
+        """Put an archived version (default: the last one that was in Production) back into Production."""
+        if version is None:
+            version = self._last_production_version(name)
+        elif (stage := self.get_model_version(name, version).current_stage) != rules.ARCHIVED:
+            raise conflict(f"Version {version} of {name} is in {stage}; only archived ones can come back.")
+        return self.move_version(name, version, rules.PRODUCTION, reason=reason, claim=claim)
 
     def history(self, name: str, version: int | None = None, limit: int = 1000) -> list[Transition]:
         """Changes of stage of a model (or one version), newest first; also after it was deleted."""
@@ -110,20 +143,25 @@ class LifecycleStore(RegisteringStore):
 
     # ---- helpers
 
-    def _move(self, name: str, version: int | str, target: str, *, archive_others: bool) -> None:
-        evidence: dict[str, Any] = {}
-        if target == rules.PRODUCTION:
-            evidence = self._verify(name, version)
-        with self._locked(name) as (session, model):
-            row = self._get_sql_model_version(session, name, version)
-            stages.move(session, model, row, target, archive_others=archive_others, evidence=evidence)
+    def _last_production_version(self, name: str) -> int:
+        with self._sessions() as session:
+            model = self._model_key(session, name)
+            present = stages.versions_of(session, model)
+            archived = {row.version for row in present if row.current_stage == rules.ARCHIVED}
+            for version in audit.last_in_production(session, model):
+                if version in archived:
+                    return version
+        raise conflict(f"There is nothing to roll back to: no archived version of {name} was in Production.")
+
+    def _model_key(self, session: Session, name: str) -> audit.ModelKey:
+        model = self._get_registered_model(session, name)
+        return audit.ModelKey(model.workspace, name, model.creation_time)
 
     def _verify(self, name: str, version: int | str) -> dict[str, Any]:
         """Check a candidate for Production before the lock is taken, because that reads all its files."""
         with self._sessions() as session:
             row = self._get_sql_model_version(session, name, version)
-            created = self._get_registered_model(session, name).creation_time
-            model = audit.ModelKey(row.workspace, name, created)
+            model = self._model_key(session, name)
             stages.check_move(session, model, row, rules.PRODUCTION)
             record = claims.find(session, model, row.version)
         destination = current_destination()

@@ -15,13 +15,13 @@ from mlflow.store.model_registry.dbmodels.models import (
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins import audit, rules, semver
-from mlflow_plugins.actor import ACTOR_TAG, REASON_TAG, Actor, current_actor
+from mlflow_plugins.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
 from mlflow_plugins.errors import conflict, missing
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.audit import ModelKey
+    from mlflow_plugins.audit import ModelKey, Transition
 
 
 class Cause(NamedTuple):
@@ -30,6 +30,13 @@ class Cause(NamedTuple):
     actor: Actor
     reason: str | None
     evidence: dict[str, Any]
+
+    @classmethod
+    def of_request(
+        cls, evidence: dict[str, Any], *, reason: str | None = None, claim: str | None = None
+    ) -> Cause:
+        """The cause of what this request does; `claim` is whom the caller says it acts for."""
+        return cls(current_actor(claim), reason or None, evidence)
 
 
 class VersionRow(Protocol):
@@ -85,39 +92,42 @@ def move(
     target: str,
     *,
     archive_others: bool,
-    evidence: dict[str, Any],
-) -> None:
+    cause: Cause,
+) -> list[Transition]:
     """Move a version, archive whom it displaces, record both, and let the aliases follow.
+
+    Returns:
+        What was recorded: the version's own transition in front.
 
     Raises:
         MlflowException: 409 by the rules.
     """
     check_move(session, model, version, target)
-    cause = _cause(session, version, evidence)
+    cause = _with_tags(session, version, cause)
+    displaced: list[Transition] = []
     if target == rules.PRODUCTION or (archive_others and target in _ACTIVE):
         for other in _in_stage(session, model, target):
             if other.version != version.version:
-                displaced = f"Displaced from {target} by version {version.version}."
-                because = Cause(cause.actor, displaced, {"displaced_by": version.version})
-                _set_stage(session, model, other, rules.ARCHIVED, because)
-    _set_stage(session, model, version, target, cause)
+                why = f"Displaced from {target} by version {version.version}."
+                because = Cause(cause.actor, why, {"displaced_by": version.version})
+                displaced.append(_set_stage(session, model, other, rules.ARCHIVED, because))
+    own = _set_stage(session, model, version, target, cause)
     mirror_aliases(session, model)
+    return [own, *displaced]
 
 
-def enter_registry(
-    session: Session, model: ModelKey, version: VersionRow, claim: str | None, evidence: dict[str, Any]
-) -> None:
+def enter_registry(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> None:
     """Put a new version into Staging."""
-    cause = _cause(session, version, evidence, claim=claim)
+    cause = _with_tags(session, version, cause)
     version.user_id = None if cause.actor.source == "unknown" else cause.actor.name
     version.current_stage = rules.STAGING
     _record(session, model, version, None, cause)
     mirror_aliases(session, model)
 
 
-def record_deletion(session: Session, model: ModelKey, version: VersionRow, evidence: dict[str, Any]) -> None:
+def record_deletion(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> None:
     """Write the end of a version's life into the audit trail."""
-    cause = _cause(session, version, evidence)
+    cause = _with_tags(session, version, cause)
     origin, version.current_stage = version.current_stage, rules.DELETED
     _record(session, model, version, origin, cause)
 
@@ -167,14 +177,18 @@ def _in_stage(session: Session, model: ModelKey, stage: str) -> list[VersionRow]
     return [version for version in versions_of(session, model) if version.current_stage == stage]
 
 
-def _set_stage(session: Session, model: ModelKey, version: VersionRow, target: str, cause: Cause) -> None:
+def _set_stage(
+    session: Session, model: ModelKey, version: VersionRow, target: str, cause: Cause
+) -> Transition:
     origin, version.current_stage = version.current_stage, target
     version.last_updated_time = get_current_time_millis()
-    _record(session, model, version, origin, cause)
+    return _record(session, model, version, origin, cause)
 
 
-def _record(session: Session, model: ModelKey, version: VersionRow, origin: str | None, cause: Cause) -> None:
-    audit.record(
+def _record(
+    session: Session, model: ModelKey, version: VersionRow, origin: str | None, cause: Cause
+) -> Transition:
+    return audit.record(
         session,
         model,
         version=version.version,
@@ -187,12 +201,12 @@ def _record(session: Session, model: ModelKey, version: VersionRow, origin: str 
     )
 
 
-def _cause(
-    session: Session, version: VersionRow, evidence: dict[str, Any], *, claim: str | None = None
-) -> Cause:
+def _with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
+    """Fill in what a page could only say by version tags; they are used up either way."""
     reason = _consume_tag(session, version, REASON_TAG)
-    actor = current_actor(_consume_tag(session, version, ACTOR_TAG) or claim)
-    return Cause(actor, reason, evidence)
+    claim = _consume_tag(session, version, ACTOR_TAG)
+    actor = claimed(claim) if claim and cause.actor == UNKNOWN else cause.actor
+    return cause._replace(actor=actor, reason=cause.reason or reason)
 
 
 def _consume_tag(session: Session, version: VersionRow, key: str) -> str | None:

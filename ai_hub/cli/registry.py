@@ -1,0 +1,141 @@
+"""`ai-hub promote | rollback | history | models`: the model registry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+
+from ai_hub.cli.main import app
+
+if TYPE_CHECKING:
+    from ai_hub.registry.lifecycle import Move
+    from ai_hub.registry.transitions import Transition
+
+Model = Annotated[str, typer.Argument(help="name of the registered model", show_default=False)]
+Tenant = Annotated[str, typer.Option("--tenant", "-t", help="whose model", show_default=False)]
+Reason = Annotated[str | None, typer.Option("--reason", "-r", help="why; kept in the audit trail")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+
+
+@app.command()
+def promote(
+    model: Model,
+    *,
+    tenant: Tenant,
+    version: Annotated[
+        str, typer.Option(help="a number, a semantic version, or latest: the newest in Staging")
+    ] = "latest",
+    stage: Annotated[str, typer.Option(help="production, archived or staging")] = "production",
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Move a version to another stage; what was in Production before is archived with it."""
+    from ai_hub import registry
+
+    _print_move(registry.promote(tenant, model, version, stage=stage, reason=reason), as_json=as_json)
+
+
+@app.command()
+def rollback(
+    model: Model,
+    *,
+    tenant: Tenant,
+    version: Annotated[
+        str | None, typer.Option(help="an archived version that was in Production; default: the last one")
+    ] = None,
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the version that was in Production before back into Production."""
+    from ai_hub import registry
+
+    _print_move(registry.rollback(tenant, model, version=version, reason=reason), as_json=as_json)
+
+
+@app.command()
+def history(
+    model: Model,
+    *,
+    tenant: Tenant,
+    version: Annotated[str | None, typer.Option(help="only this version")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="at most this many rows")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show who moved which version when and why, newest first."""
+    from ai_hub import registry
+
+    rows = registry.history(tenant, model, version=version, limit=limit)
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+        return
+    table = Table(Column("when (UTC)", no_wrap=True), "version", "stage", "who", "why", box=SIMPLE_HEAD)
+    for row in rows:
+        who = row.actor if row.actor_source != "claimed" else f"{row.actor} (claimed)"
+        moved = f"{row.from_stage} → {row.to_stage}" if row.from_stage else row.to_stage
+        table.add_row(f"{row.at:%Y-%m-%d %H:%M:%S}", _label(row), moved, who, row.reason or "-")
+    Console().print(table if rows else f"Nothing is recorded about {model} of {tenant}.")
+
+
+@app.command()
+def models(
+    *,
+    tenant: Tenant,
+    model: Annotated[str | None, typer.Option(help="only this model")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the tenant's registered versions with stage, semantic version and metrics."""
+    from ai_hub import registry
+
+    versions = registry.list_versions(tenant, model)
+    if as_json:
+        _print_json([asdict(item) for item in versions])
+        return
+    fold = Column("model", overflow="fold")
+    table = Table(fold, "version", "semantic", "stage", "metrics", "registered", box=SIMPLE_HEAD)
+    styles = {"Production": "bold green", "Staging": "yellow", "Archived": "dim"}
+    for item in versions:
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in sorted(item.metrics.items()))
+        table.add_row(
+            item.model,
+            str(item.version),
+            item.semantic_version or "-",
+            item.stage,
+            metrics or "-",
+            f"{item.registered_at:%Y-%m-%d}",
+            style=styles.get(item.stage),
+        )
+    Console().print(table if versions else f"Tenant {tenant} has no registered models.")
+
+
+def _print_move(move: Move, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(asdict(move))
+        return
+    console = Console(soft_wrap=True)
+    for row in (move.own, *move.displaced):
+        console.print(
+            f"{move.model} {_label(row)}: {row.from_stage} → [bold]{row.to_stage}[/bold]", highlight=False
+        )
+    if not move.displaced and move.own.to_stage == "Production":
+        console.print("Nothing was in Production before.")
+
+
+def _label(row: Transition) -> str:
+    return f"{row.version} ({row.semantic_version})" if row.semantic_version else str(row.version)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,24 @@
+"""Registered models from the client's side: tenants, versions, promotion, rollback, audit trail, loading."""
+
+from ai_hub.registry.lifecycle import history, production_at, promote, rollback
+from ai_hub.registry.loading import download_version, load_production
+from ai_hub.registry.tenants import ensure_tenant, enter_tenant, tenant_scope
+from ai_hub.registry.transitions import Transition
+from ai_hub.registry.versions import ModelVersion, find_version, list_versions, production_version
+
+__all__ = [
+    "ModelVersion",
+    "Transition",
+    "download_version",
+    "ensure_tenant",
+    "enter_tenant",
+    "find_version",
+    "history",
+    "list_versions",
+    "load_production",
+    "production_at",
+    "production_version",
+    "promote",
+    "rollback",
+    "tenant_scope",
+]

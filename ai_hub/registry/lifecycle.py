@@ -1,0 +1,91 @@
+"""Promotion, rollback and the audit trail of a tenant's model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ai_hub.errors import NotFoundError
+from ai_hub.registry.server import call, connect
+from ai_hub.registry.tenants import tenant_scope
+from ai_hub.registry.transitions import Transition
+from ai_hub.registry.versions import LATEST, find_version
+from mlflow_plugins import rules
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a promotion or rollback did: the version's own transition, and those of whom it displaced."""
+
+    model: str
+    own: Transition
+    displaced: tuple[Transition, ...]
+
+
+def promote(
+    tenant: str,
+    model: str,
+    version: str | int = LATEST,
+    *,
+    stage: str = rules.PRODUCTION,
+    reason: str | None = None,
+) -> Move:
+    """Move a version to `stage` (see `find_version` for `version`).
+
+    Raises:
+        ConflictError: the registry refuses, with its reason.
+        NotFoundError: no such tenant, model or version.
+    """
+    chosen = find_version(tenant, model, version)
+    path = f"{_path(model)}/versions/{chosen.version}/stage"
+    return _move(tenant, model, path, {"stage": stage, "reason": reason})
+
+
+def rollback(tenant: str, model: str, *, version: str | int | None = None, reason: str | None = None) -> Move:
+    """Put the version that was in Production before (or `version`, which was once) back into Production.
+
+    Raises:
+        ConflictError: there is nothing to roll back to, or the registry refuses.
+        NotFoundError: no such tenant, model or version.
+    """
+    connect()
+    number = None if version is None else find_version(tenant, model, version).version
+    return _move(tenant, model, f"{_path(model)}/rollback", {"version": number, "reason": reason})
+
+
+def history(
+    tenant: str, model: str, *, version: str | int | None = None, limit: int = 1000
+) -> list[Transition]:
+    """Every change of stage, newest first; those of deleted versions included."""
+    connect()
+    parameters: dict[str, Any] = {"limit": limit}
+    if version is not None:
+        parameters["version"] = find_version(tenant, model, version).version
+    with tenant_scope(tenant):
+        answer = call("GET", f"{_path(model)}/transitions", params=parameters)
+    return [Transition.from_row(row) for row in answer["transitions"]]
+
+
+def production_at(tenant: str, model: str, at: datetime) -> Transition | None:
+    """The promotion that put into Production what was there at `at` (with a time zone)."""
+    connect()
+    with tenant_scope(tenant):
+        try:
+            row = call("GET", f"{_path(model)}/production", params={"at_ms": int(at.timestamp() * 1000)})
+        except NotFoundError:
+            return None
+    return Transition.from_row(row)
+
+
+def _move(tenant: str, model: str, path: str, wish: dict[str, Any]) -> Move:
+    with tenant_scope(tenant):
+        own, *displaced = (Transition.from_row(row) for row in call("POST", path, json=wish)["transitions"])
+    return Move(model, own, tuple(displaced))
+
+
+def _path(model: str) -> str:
+    return f"/models/{quote(model, safe='')}"

@@ -1,0 +1,87 @@
+"""Fetching a registered version, checked file by file against its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import mlflow.pyfunc
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from ai_hub.errors import ConflictError
+from ai_hub.registry.server import connect, readable_errors, tracking_uri
+from ai_hub.registry.tenants import tenant_scope
+from ai_hub.registry.versions import ModelVersion, production_version
+from mlflow_plugins.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+
+def load_production(
+    tenant: str, model: str, loader: Callable[[str], Any] = mlflow.pyfunc.load_model
+) -> tuple[Any, ModelVersion]:
+    """Load the version in Production; returns the model and which version it is.
+
+    Raises:
+        ConflictError: a file is not what was registered.
+        NotFoundError: nothing is in Production.
+    """
+    version = production_version(tenant, model)
+    with tempfile.TemporaryDirectory() as scratch:
+        return loader(str(download_version(version, Path(scratch)))), version
+
+
+def download_version(version: ModelVersion, folder: Path) -> Path:
+    """Download a version's files into `folder` (created if missing); returns it.
+
+    Raises:
+        ConflictError: the version has no manifest, or a file is not what it says.
+    """
+    sealed = version.manifest_sha256
+    if sealed is None:
+        raise ConflictError(
+            f"Version {version.version} of {version.model} has no manifest, so its files cannot be checked.",
+            hint="Register the model anew from its run.",
+        )
+    client = connect()
+    with tenant_scope(version.tenant), readable_errors():
+        uri = client.get_model_version_download_uri(version.model, str(version.version))
+        repository = get_artifact_repository(uri, tracking_uri=tracking_uri())
+        document = _fetch(repository, MANIFEST, folder)
+        if hashlib.sha256(document.read_bytes()).hexdigest() != sealed:
+            raise _changed(version, MANIFEST)
+        for path, entry in json.loads(document.read_bytes())["files"].items():
+            if _sha256(_fetch(repository, path, folder)) != entry["sha256"]:
+                raise _changed(version, path)
+    return folder
+
+
+def _fetch(repository: ArtifactRepository, path: str, folder: Path) -> Path:
+    parts = PurePosixPath(path).parts
+    if ".." in parts or PurePosixPath(path).is_absolute():
+        raise ConflictError(f"The manifest names {path!r}, which is outside the version's folder.")
+    local = folder.joinpath(*parts)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    # `download_artifacts` works in threads of its own, which do not know the tenant
+    repository._download_file(path, str(local))  # noqa: SLF001 - what every repository implements
+    return local
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _changed(version: ModelVersion, path: str) -> ConflictError:
+    return ConflictError(
+        f"Artifact {path} of {version.model} {version.semantic_version} (tenant {version.tenant}) "
+        "is not what was registered.",
+        hint=f"Roll back with `ai-hub rollback {version.model} --tenant {version.tenant}`, "
+        "then register the model anew.",
+    )

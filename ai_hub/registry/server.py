@@ -1,0 +1,93 @@
+"""Talking to the MLflow server: one address, our errors, no minutes of silent retries."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+
+from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError, ServiceDownError
+from ai_hub.settings import Settings
+from ai_hub.stack import health
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import requests
+
+_KINDS: dict[int, type[AiHubError]] = {
+    HTTPStatus.BAD_REQUEST: BadInputError,
+    HTTPStatus.UNPROCESSABLE_ENTITY: BadInputError,
+    HTTPStatus.NOT_FOUND: NotFoundError,
+    HTTPStatus.CONFLICT: ConflictError,
+    HTTPStatus.FORBIDDEN: ConflictError,
+}
+
+
+def tracking_uri() -> str:
+    """Address of the MLflow server.
+
+    Raises:
+        SettingMissingError: it is not set.
+    """
+    return Settings().require("mlflow_tracking_uri")
+
+
+def connect() -> MlflowClient:
+    """A client of a server that answers.
+
+    Raises:
+        ServiceDownError: it does not.
+    """
+    health.require("mlflow")  # MLflow's client would try for minutes before it says so
+    uri = tracking_uri()
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn MLflow's exceptions into ours; the server's text stays whole."""
+    try:
+        yield
+    except MlflowException as error:
+        # RestException puts the code before the server's text
+        text = str(error.message).removeprefix(f"{error.error_code}: ")
+        raise _error(error.get_http_status_code(), text) from error
+
+
+def call(method: str, path: str, **arguments: Any) -> dict[str, Any]:
+    """Call one of our own routes (`/ai-hub/api/…`) in the tenant of the current scope.
+
+    Raises:
+        AiHubError: by the kind of the answer, with the server's text.
+    """
+    with readable_errors():
+        response = http_request(
+            get_default_host_creds(tracking_uri()),
+            f"/ai-hub/api{path}",
+            method,
+            raise_on_status=False,
+            **arguments,
+        )
+    if response.status_code == HTTPStatus.OK:
+        return dict(response.json())
+    raise _error(response.status_code, _message(response))
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        body = response.json()
+    except ValueError:
+        return response.text
+    return str(body.get("message") or body.get("detail") or body)
+
+
+def _error(status: int, message: str) -> AiHubError:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ServiceDownError("MLflow", tracking_uri(), message)
+    return _KINDS.get(status, AiHubError)(message)
