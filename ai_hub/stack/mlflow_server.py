@@ -17,8 +17,12 @@ _HTTP_OK = 200
 #: The registry plugin's schemes are MLflow's own with this in front.
 _REGISTRY_SCHEME = "lifecycle+"
 _STORE_SETTINGS = ("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET")
-#: Client settings of the caller that would mislead a server.
-CLIENT_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_WORKSPACE")
+#: Client settings of the caller that would mislead a server. With S3 keys under their usual names MLflow
+#: would read whatever `s3://` location some client makes up, other tenants' folders included.
+CLIENT_VARIABLES = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_WORKSPACE"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"),
+)
 
 
 def arguments(*, host: str, port: int, workers: int, bucket: str) -> list[str]:
