@@ -17,13 +17,16 @@ $(STAMP): pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements.lock --editable .
 	@touch $@
 
-lock: ## Resolve pyproject.toml anew into requirements.lock
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml
+
+lock: ## Resolve pyproject.toml anew into requirements.lock, and the part a server needs into requirements.runtime.lock
 	@test -x $(BIN)/uv || $(MAKE) install
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
-	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	$(COMPILE) --all-extras --output-file requirements.lock
+	$(COMPILE) --constraints requirements.lock --output-file requirements.runtime.lock
 
 demo: $(STAMP) ## Run the whole product end to end on real meter data (embedded servers, no Docker)
 	@$(BIN)/ai-hub demo
