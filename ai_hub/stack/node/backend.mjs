@@ -5,8 +5,12 @@
 
 import { query, readText, readyStatus, replies, SYNC } from './protocol.mjs'
 
-// The build starts with debug chatter on and sequential scans off; these are PostgreSQL's own defaults.
-const DEFAULTS = { enable_seqscan: 'on', client_min_messages: 'notice', log_min_messages: 'warning' }
+// The build starts with debug chatter on, sequential scans off and a search path of pg_catalog alone; these are
+// PostgreSQL's own defaults.
+const DEFAULTS = { search_path: 'public', enable_seqscan: 'on', client_min_messages: 'notice', log_min_messages: 'warning' }
+
+const CHECKPOINT_EVERY_MS = 30_000
+const CHECKPOINT_WAL_BYTES = 64 << 20
 
 export class Backend {
   #db
@@ -15,11 +19,14 @@ export class Backend {
   #line = []
   #turning = false
   #idleTimer = null
+  #checkpointed = '0/0'
   #idleLimit
 
+  /** `idleLimit`: milliseconds a transaction may idle while others wait. */
   constructor(db, idleLimit) {
     this.#db = db
     this.#idleLimit = idleLimit
+    setInterval(() => this.#checkpoint(), CHECKPOINT_EVERY_MS).unref()
   }
 
   /** Session whose unnamed prepared statement the backend holds. */
@@ -132,6 +139,21 @@ export class Backend {
     await session.forget()
   }
 
+  // No background process does it here, and without it the log grows and a restart replays all of it.
+  async #checkpoint() {
+    if (this.#turning || this.#owner || this.#line.length) return
+    this.#turning = true
+    const [[position, bytes]] = await this.rows(
+      `SELECT pg_current_wal_lsn(), pg_wal_lsn_diff(pg_current_wal_lsn(), '${this.#checkpointed}')::bigint`,
+    )
+    if (Number(bytes) > CHECKPOINT_WAL_BYTES) {
+      await this.rows('CHECKPOINT')
+      this.#checkpointed = position
+    }
+    this.#turning = false
+    this.#turn()
+  }
+
   // One client that sits in a transaction stops all others, so it is cut off once somebody waits too long.
   #watchIdleOwner() {
     clearTimeout(this.#idleTimer)
@@ -143,6 +165,7 @@ export class Backend {
     this.#idleTimer.unref()
   }
 
+  /** Waits for a running statement, then shuts the database down with a checkpoint. */
   async close() {
     await this.#db.close()
   }

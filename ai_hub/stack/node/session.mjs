@@ -9,7 +9,7 @@ const ENDS_UNIT = new Set(['Q', 'S', 'H', 'F'])
 const COPY_DATA = new Set(['d', 'c', 'f'])
 const COPY_IN = /^\s*copy\b[^;]*\bfrom\s+stdin\b/i
 const DEALLOCATE = /^\s*deallocate\s+(?:prepare\s+)?("?)([^"\s;]+)\1\s*;?\s*$/i
-const RESET = /\breset\s+(?:all|enable_seqscan|client_min_messages|log_min_messages)\b/i
+const RESET = /\breset\s+(?:all|search_path|enable_seqscan|client_min_messages|log_min_messages)\b/i
 const DISCARD = /^\s*discard\s+all\s*;?\s*$/i
 const TEMPORARY = /\b(?:create\s+(?:(?:global|local)\s+)?|into\s+)temp/i
 const SET = /(?:^|;)\s*set\s+(?:session\s+)?(?!local\b|transaction\b|session\b)([a-z_][\w.]*)\s*(?:=|\bto\b)/gi

@@ -104,6 +104,15 @@ def test_server__settings__stay_with_their_connection(dsn: str) -> None:
         assert c.execute(tenant).fetchone() in {(None,), ("",)}
 
 
+def test_server__failed_set__leaves_nothing_behind(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as a:
+        with pytest.raises(psycopg.errors.UndefinedObject):
+            a.execute("SET no_such_setting = 1")
+        with psycopg.connect(dsn) as b:
+            assert b.execute("SELECT 1").fetchone() == (1,)
+        assert a.execute("SELECT 2").fetchone() == (2,)
+
+
 def test_server__start_up_options__applied(dsn: str) -> None:
     with psycopg.connect(dsn, options="-c search_path=pg_catalog -c statement_timeout=1234") as connection:
         assert connection.execute("SHOW search_path").fetchone() == ("pg_catalog",)
@@ -250,3 +259,18 @@ def test_server__many_connections__each_answered(dsn: str) -> None:
     finally:
         for connection in connections:
             connection.close()
+
+
+def test_server__client_with_a_search_path__leaves_the_next_one_alone(dsn: str) -> None:
+    with psycopg.connect(dsn, options="-c search_path=pg_catalog") as other:
+        assert other.execute("SHOW search_path").fetchone() == ("pg_catalog",)
+    with psycopg.connect(dsn) as mine:
+        assert mine.execute("SHOW search_path").fetchone() == ("public",)
+
+
+def test_server__opened_again__has_the_community_part(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE community (at timestamptz NOT NULL)")
+        connection.execute("SELECT create_hypertable('community', by_range('at'))")
+        connection.execute("SELECT add_retention_policy('community', INTERVAL '1 day')")
+        connection.execute("DROP TABLE community")
