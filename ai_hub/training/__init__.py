@@ -1,0 +1,1 @@
+"""Training and forecasting: LightGBM on Feast features, beside naive baselines."""

@@ -1,0 +1,129 @@
+"""`predict`: the production model on the newest online features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lightgbm as lgb
+from mlflow.models import Model
+
+from ai_hub.errors import ConflictError, NotFoundError
+from ai_hub.features.online import OnlineRow, read_online
+from ai_hub.features.store import feature_names, get_service
+from ai_hub.registry import ModelVersion, load_production
+from ai_hub.training.model_input import model_input
+from ai_hub.training.tracking import ModelCard
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from feast import FeatureStore
+
+#: Where MLflow's LightGBM flavor keeps the model, readable with LightGBM alone.
+MODEL_FILE = "model.lgb"
+_HOUR_S = 3600
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model from the registry and what it was trained with."""
+
+    booster: lgb.Booster
+    card: ModelCard
+    version: ModelVersion
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecast of one asset, or why there is none."""
+
+    asset_id: str
+    #: start of the hour that is forecast
+    hour: datetime | None
+    value: float | None
+    #: `ok`, or `late`: the hour is over and newer features are not materialized;
+    #: without a forecast: `stale`, `incomplete` (features missing) or `unknown` (not in Redis)
+    status: str
+    #: features without a value
+    missing: list[str]
+    features: dict[str, float | None]
+
+
+def load(tenant: str, model: str) -> LoadedModel:
+    """The model in production.
+
+    Raises:
+        ConflictError: it does not say what it was trained with, or its files were changed.
+        NotFoundError: nothing is in production; says how to promote.
+    """
+    try:
+        (booster, card), version = load_production(tenant, model, _read)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"Model {model} of tenant {tenant} has no version in production.",
+            hint=f"{error.hint or error.message}\n"
+            f"Promote one with `ai-hub promote {model} --tenant {tenant}`, or train one with "
+            f"`ai-hub train --tenant {tenant} --service forecast_basic`.",
+        ) from error
+    if card is None:
+        raise ConflictError(
+            f"{model} {version.semantic_version} does not say which features it was trained with.",
+            hint="Only models made by `ai-hub train` can be asked this way.",
+        )
+    return LoadedModel(booster, card, version)
+
+
+def _read(folder: str) -> tuple[lgb.Booster, ModelCard | None]:
+    booster = lgb.Booster(model_file=str(Path(folder) / MODEL_FILE))
+    metadata = Model.load(folder).metadata or {}
+    names = ModelCard.__dataclass_fields__
+    return booster, ModelCard(**metadata) if set(metadata) == set(names) else None
+
+
+def predict(
+    store: FeatureStore, model: LoadedModel, assets: Sequence[str] = (), now: datetime | None = None
+) -> list[Forecast]:
+    """Forecast `assets` (default: those the model was trained on) from their newest online features.
+
+    Raises:
+        ConflictError: the feature service no longer gives what the model was trained with.
+    """
+    card = model.card
+    service = get_service(store, card.feature_service)
+    if absent := sorted(set(card.features) - set(feature_names(service))):
+        raise ConflictError(
+            f"Feature service {card.feature_service} no longer has {', '.join(absent)}, "
+            f"which {model.version.model} {model.version.semantic_version} was trained with.",
+            hint="Restore the features and run `feast apply`, or train the model anew.",
+        )
+    rows = read_online(store, service, model.version.tenant, assets or card.assets)
+    now = now or datetime.now(UTC)
+    statuses = [_status(row, card, now) for row in rows]
+    usable = [row for row, status in zip(rows, statuses, strict=True) if status in {"ok", "late"}]
+    values = iter(
+        model.booster.predict(model_input([row.features for row in usable], card.features)) if usable else ()
+    )
+    return [
+        Forecast(
+            asset_id=row.asset_id,
+            hour=row.hour,
+            value=float(next(values)) if status in {"ok", "late"} else None,
+            status=status,
+            missing=row.missing,
+            features=row.features,
+        )
+        for row, status in zip(rows, statuses, strict=True)
+    ]
+
+
+def _status(row: OnlineRow, card: ModelCard, now: datetime) -> str:
+    if row.hour is None:
+        return "unknown"
+    if row.is_stale(now):
+        return "stale"
+    if set(row.missing) - set(card.optional):
+        return "incomplete"
+    return "ok" if (now - row.hour).total_seconds() < _HOUR_S else "late"

@@ -1,0 +1,174 @@
+"""Puts a trained model, and everything that explains it, into MLflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from typing import TYPE_CHECKING, Any
+
+import lightgbm as lgb
+import mlflow
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+from mlflow.models import infer_signature
+
+from ai_hub.registry import enter_tenant
+from ai_hub.training.evaluation import Evaluation
+from ai_hub.training.fitting import PARAMETERS
+from ai_hub.training.model_input import TARGET, model_input
+from ai_hub.training.plot import forecast_plot
+from ai_hub.training.splits import Split, Window
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.models.model import ModelInfo
+
+
+#: Libraries the logged model needs; `model.lgb` inside it needs LightGBM alone.
+_REQUIREMENTS = ("mlflow", "lightgbm", "numpy", "pandas")
+_EXAMPLE_ROWS = 3
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What prediction must know about a model; stored inside it."""
+
+    feature_service: str
+    features: list[str]
+    #: features that had gaps in training, so the model knows what to do without them
+    optional: list[str]
+    kind: str
+    assets: list[str]
+    unit: str | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted model with its data and errors."""
+
+    name: str
+    card: ModelCard
+    #: the features by view, as Feast names them
+    references: list[str]
+    window: Window
+    split: Split
+    booster: lgb.Booster
+    rounds: int
+    evaluation: Evaluation
+    without_features: int
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Where a trained model is in MLflow; versions are None when it was not registered."""
+
+    run_id: str
+    run_url: str
+    version: int | None
+    semantic_version: str | None
+
+
+def log(tenant: str, trained: Trained, *, register: bool) -> Logged:
+    """Log one run into the tenant's workspace, and register its model if asked.
+
+    A failure leaves the run behind, marked as failed; nothing is registered then.
+    """
+    enter_tenant(tenant)
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # type: ignore[no-untyped-call]
+    mlflow.set_experiment(trained.name)
+    with mlflow.start_run(tags=_tags(trained)) as run:
+        mlflow.log_params(_parameters(trained))
+        mlflow.log_metrics(_metrics(trained.evaluation))
+        _log_dataset(trained)
+        mlflow.log_dict(trained.references, "feast_features.json")  # type: ignore[arg-type]  # a list is fine
+        figure = forecast_plot(trained.evaluation, title=f"{trained.name}, tenant {tenant}: held-out days")
+        mlflow.log_figure(figure, "forecast_vs_actual.png")
+        model = _log_model(trained)
+    version = _register(trained, model) if register else None
+    return Logged(
+        run_id=run.info.run_id,
+        run_url=f"{mlflow.get_tracking_uri()}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        f"?workspace={tenant}",
+        version=int(version.version) if version else None,
+        semantic_version=version.tags.get("semantic_version") if version else None,
+    )
+
+
+def _tags(trained: Trained) -> dict[str, str]:
+    # the `feast.` tags are those Feast's own MLflow integration resolves a model's features by
+    return {
+        "feature_service": trained.card.feature_service,
+        "feast.feature_service": trained.card.feature_service,
+        "feast.project": "ai_hub",
+        "kind": trained.card.kind,
+    }
+
+
+def _parameters(trained: Trained) -> dict[str, Any]:
+    window = trained.window
+    return {
+        **PARAMETERS,
+        "rounds": trained.rounds,
+        "feature_service": trained.card.feature_service,
+        "features": ",".join(trained.card.features),
+        "kind": trained.card.kind,
+        "assets": ",".join(trained.card.assets),
+        "window_start": window.start.isoformat(),
+        "validation_start": window.validation.isoformat(),
+        "holdout_start": window.holdout.isoformat(),
+        "window_end": window.end.isoformat(),
+        "rows_train": len(trained.split.train),
+        "rows_validation": len(trained.split.validation),
+        "rows_holdout": len(trained.split.holdout),
+        "rows_without_features": trained.without_features,
+    }
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, float]:
+    overall = evaluation.overall
+    found = overall.model.as_metrics() | overall.naive[overall.best_naive].as_metrics("baseline_")
+    found["improvement"] = overall.improvement
+    for name, naive in overall.naive.items():
+        found |= naive.as_metrics(f"naive.{name.replace(' ', '_')}.")
+    for asset, comparison in evaluation.by_asset.items():
+        # MLflow allows fewer characters in a metric's name than an asset's name may have
+        label = "".join(c if c.isalnum() or c in "-_. /" else "_" for c in asset)
+        found |= comparison.model.as_metrics(f"asset.{label}.")
+        found |= comparison.naive[comparison.best_naive].as_metrics(f"asset.{label}.baseline_")
+    return found
+
+
+def _log_dataset(trained: Trained) -> None:
+    columns = [*trained.card.features, TARGET]
+    for context, part in (
+        ("training", trained.split.train),
+        ("validation", trained.split.validation),
+        ("holdout", trained.split.holdout),
+    ):
+        rows = part[columns].astype("float64")
+        name = f"{trained.card.feature_service}-{trained.card.kind}"
+        mlflow.log_input(from_pandas(rows, name=name, targets=TARGET), context=context)
+
+
+def _signature(example: pd.DataFrame, booster: lgb.Booster) -> ModelSignature:
+    return infer_signature(example, booster.predict(example))
+
+
+def _log_model(trained: Trained) -> ModelInfo:
+    complete = trained.split.train.dropna(subset=trained.card.features)
+    rows = complete if len(complete) else trained.split.train
+    example = model_input(rows.tail(_EXAMPLE_ROWS), trained.card.features)
+    logged: ModelInfo = mlflow.lightgbm.log_model(
+        trained.booster,
+        name="model",
+        signature=_signature(example, trained.booster),
+        input_example=example,
+        pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
+        metadata=vars(trained.card),
+    )
+    return logged
+
+
+def _register(trained: Trained, model: ModelInfo) -> Any:
+    return mlflow.register_model(model.model_uri, trained.name, tags=_tags(trained))

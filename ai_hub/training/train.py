@@ -1,0 +1,117 @@
+"""`train`: from a tenant's readings to a registered model, one for each kind of meter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ai_hub.database.connection import connect
+from ai_hub.errors import BadInputError
+from ai_hub.features.store import feature_references, get_service
+from ai_hub.training import dataset
+from ai_hub.training.evaluation import evaluate
+from ai_hub.training.fitting import fit
+from ai_hub.training.splits import Window, split_by_time
+from ai_hub.training.tracking import Logged, ModelCard, Trained, log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from feast import FeatureStore
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What to train: a tenant's meters of one kind, on a feature service, over some weeks."""
+
+    tenant: str
+    service: str
+    kind: str
+    assets: tuple[str, ...]
+    model: str
+    weeks: int = 26
+    holdout_weeks: int = 4
+    #: end of the window; None: the end of the data
+    until: datetime | None = None
+
+
+def plan(
+    tenant: str,
+    service: str,
+    *,
+    kind: str | None = None,
+    assets: Sequence[str] = (),
+    model: str | None = None,
+) -> list[TrainingPlan]:
+    """One plan for each kind of meter the tenant has (or that is asked for).
+
+    Raises:
+        BadInputError: one model name for several kinds.
+        NotFoundError: no such meters.
+    """
+    by_kind = dataset.meters(tenant, kind, assets)
+    if model and len(by_kind) > 1:
+        raise BadInputError(
+            f"--model {model} names one model, but there are meters of {' and '.join(by_kind)}.",
+            hint="Choose one with --kind, or leave --model out.",
+        )
+    return [
+        TrainingPlan(tenant, service, of, tuple(chosen), model or f"demand-forecast-{of}")
+        for of, chosen in by_kind.items()
+    ]
+
+
+def train(store: FeatureStore, wanted: TrainingPlan, on_step: Callable[[str], None]) -> Trained:
+    """Build the training set, fit and evaluate; nothing is written.
+
+    Raises:
+        BadInputError: too little data.
+        NotFoundError: no such feature service or no readings.
+    """
+    service = get_service(store, wanted.service)
+    end = wanted.until or dataset.end_of_data(wanted.tenant, wanted.assets)
+    window = Window.ending(end, weeks=wanted.weeks, holdout_weeks=wanted.holdout_weeks)
+    on_step("reading features and values")
+    data = dataset.build(store, service, wanted.tenant, wanted.assets, window)
+    split = split_by_time(data.rows, window)
+    on_step(f"fitting LightGBM to {len(split.train) + len(split.validation):,} hours")
+    fitted = fit(split, data.features)
+    on_step("evaluating on held-out weeks")
+    known = data.rows[data.rows["event_timestamp"] < window.holdout]
+    card = ModelCard(
+        feature_service=wanted.service,
+        features=data.features,
+        optional=[name for name in data.features if known[name].isna().any()],
+        kind=wanted.kind,
+        assets=sorted(wanted.assets),
+        unit=_unit(wanted),
+    )
+    return Trained(
+        name=wanted.model,
+        card=card,
+        references=feature_references(service),
+        window=window,
+        split=split,
+        booster=fitted.booster,
+        rounds=fitted.rounds,
+        evaluation=evaluate(fitted.booster, split, data.features, data.rows),
+        without_features=data.without_features,
+    )
+
+
+def train_and_log(
+    store: FeatureStore, wanted: TrainingPlan, *, register: bool, on_step: Callable[[str], None]
+) -> tuple[Trained, Logged]:
+    """Train, then log and (if asked) register the model."""
+    trained = train(store, wanted, on_step)
+    on_step("logging to MLflow")
+    return trained, log(wanted.tenant, trained, register=register)
+
+
+def _unit(wanted: TrainingPlan) -> str | None:
+    """The meters' unit if they share one."""
+    query = "SELECT DISTINCT unit FROM assets WHERE tenant_id = %s AND asset_id = ANY(%s)"
+    with connect() as connection:
+        units = [row[0] for row in connection.execute(query, [wanted.tenant, list(wanted.assets)]).fetchall()]
+    return units[0] if len(units) == 1 else None
