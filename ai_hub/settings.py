@@ -104,7 +104,7 @@ class Settings(BaseSettings):
         return {**plain, **self._derived(plain)}
 
     def _derived(self, plain: dict[str, str]) -> dict[str, str]:
-        derived = {"FEATURE_REPO_DIR_ENV_VAR": str(paths.resource("feature_repo")), "FEAST_USAGE": "False"}
+        derived = {"FEATURE_REPO_DIR_ENV_VAR": str(paths.resource("feature_repo"))}
         if dsn := plain.get("TIMESCALE_DSN"):
             derived |= postgres_environment(dsn)
         if url := plain.get("REDIS_URL"):

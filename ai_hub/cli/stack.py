@@ -6,17 +6,21 @@ import json
 import shlex
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from ai_hub.cli.main import app
 from ai_hub.settings import Settings
 from ai_hub.stack import processes, services
 from ai_hub.stack.down import down as stop
+from ai_hub.stack.health import diagnose
 from ai_hub.stack.status import ServiceStatus
 from ai_hub.stack.status import status as inspect
 from ai_hub.stack.up import StartFailedError, undo
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from ai_hub.stack.processes import Handle
     from ai_hub.stack.service import Service
 
+_PLAIN_WIDTH = 160
 _STATE_STYLES = {"running": "green", "outside": "cyan", "stopped": "dim", "dead": "bold red"}
 
 Only = Annotated[
@@ -76,8 +81,9 @@ def up(
     """Start the embedded servers that no setting replaces, and wait until each works."""
     chosen = services.select(only or [])
     console = Console(stderr=True)
-    # A termination must undo a half-done start as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A termination or a closed terminal must undo a half-done start as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         with _Display(console) as display:
             started = start(chosen, display)
@@ -132,13 +138,25 @@ def env(*, as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
 
 
 def _print_table(rows: list[ServiceStatus]) -> None:
-    table = Table("service", "state", "health", "endpoint", "pid", "log")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PLAIN_WIDTH)
+    table = Table(box=box.SIMPLE)
+    for title in ("service", "state", "health", "endpoint", "pid", "log"):
+        table.add_column(title, overflow="fold", no_wrap=title in {"service", "state", "endpoint"})
     for row in rows:
-        style = _STATE_STYLES[row.state]
+        state = Text(row.state, style=_STATE_STYLES[row.state])
         table.add_row(
-            row.title, f"[{style}]{row.state}[/]", row.health, row.endpoint, str(row.pid or ""), row.log or ""
+            row.title, state, Text(row.health), row.endpoint, str(row.pid or ""), _shortened(row.log)
         )
-    Console().print(table)
+    console.print(table)
+
+
+def _shortened(log: str | None) -> str:
+    if log is None:
+        return ""
+    path = Path(log)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else log
 
 
 def _stay(started: dict[str, Handle], console: Console) -> None:
@@ -148,12 +166,16 @@ def _stay(started: dict[str, Handle], console: Console) -> None:
     console.print("Running; Ctrl-C stops what this command started.")
     try:
         ended = processes.wait_until_dead(list(started.values()))
-    finally:
+    except BaseException:
         undo(started)
+        raise
     name = next(name for name, handle in started.items() if handle == ended)
-    raise StartFailedError(
-        f"{services.SERVICES[name].title} ended, so the others were stopped.", hint="Read its log."
-    )
+    hint = diagnose(name)
+    if services.SERVICES[name] in undo(started):
+        raise StartFailedError(
+            f"{services.SERVICES[name].title} ended, so the others were stopped.", hint=hint
+        )
+    console.print("Stopped by another command.")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

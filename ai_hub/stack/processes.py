@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Start times are derived from the boot time, which clock adjustments move a little.
 _CLOCK_TOLERANCE_S = 2.0
+_POLL_S = 0.05
 _LOG_LIMIT_BYTES = 5_000_000
 #: Servers this very process started; asked for their status so that they do not stay zombies.
 _children: dict[int, subprocess.Popen[bytes]] = {}
@@ -82,16 +83,14 @@ def is_alive(handle: Handle) -> bool:
 
 def stop(handle: Handle, grace_s: float) -> None:
     """End the process and all of its session: politely, then after `grace_s` seconds by force."""
-    leader = _find(handle)
     members = _session(handle)
     for process in members:
         _signal(process, force=False)
-    _, remaining = psutil.wait_procs(members, timeout=grace_s)
-    for process in {*remaining, *_session(handle)}:
+    _wait_gone(members, grace_s)
+    leftover = [process for process in _session(handle) if _runs(process)]
+    for process in leftover:
         _signal(process, force=True)
-    psutil.wait_procs(remaining, timeout=grace_s)
-    if leader is not None and (child := _children.pop(handle.pid, None)):
-        child.wait()
+    _wait_gone(leftover, grace_s)
 
 
 def wait_until_dead(handles: Sequence[Handle], interval_s: float = 0.5) -> Handle:
@@ -104,14 +103,28 @@ def wait_until_dead(handles: Sequence[Handle], interval_s: float = 0.5) -> Handl
 
 
 def _find(handle: Handle) -> psutil.Process | None:
-    if child := _children.get(handle.pid):
-        child.poll()
     try:
         process = psutil.Process(handle.pid)
         same = abs(process.create_time() - handle.create_time) < _CLOCK_TOLERANCE_S
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
+    return process if same and _runs(process) else None
+
+
+def _runs(process: psutil.Process) -> bool:
+    if child := _children.get(process.pid):
+        child.poll()
+    try:
+        # One that ended, but whose parent has not asked for its status yet, is gone for us.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait_gone(waiting: Sequence[psutil.Process], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and any(_runs(process) for process in waiting):
+        time.sleep(_POLL_S)
 
 
 def _session(handle: Handle) -> list[psutil.Process]:

@@ -65,10 +65,13 @@ class RedisService(Service):
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """`PING`."""
         import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
+        once = Retry(NoBackoff(), 0)
         try:
             with redis.Redis.from_url(
-                settings[self.setting], socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+                settings[self.setting], socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once
             ) as client:
                 client.ping()
         except redis.RedisError as error:

@@ -47,6 +47,8 @@ class S3Service(Service):
     )
     secrets = _KEYS
     start_timeout_s = 60
+    #: It waits for idle connections of clients, which lose nothing when it does not.
+    stop_grace_s = 5
 
     def endpoint(self, port: int) -> str:
         """URL."""

@@ -62,6 +62,7 @@ def up(services: Sequence[Service], progress: Progress) -> dict[str, Handle]:
         outside = {service.name for service in services if plan.outside(service, known) is not None}
         for service in services:
             if service.name not in outside and recorded_handle(known, service) is None:
+                _sweep(known, service)
                 plan.place(service, known)
         plan.export(known, plan.recorded(known))
         record.save(known)
@@ -71,21 +72,37 @@ def up(services: Sequence[Service], progress: Progress) -> dict[str, Handle]:
             _run_all(start, services, outside, settings)
         except BaseException:
             start.cancelled.set()
-            undo(start.started)
+            _undo(start.started)
             raise
         return start.started
 
 
-def undo(started: Mapping[str, Handle]) -> None:
-    """Stop processes that `up` returned and record that they are stopped on purpose."""
+def undo(started: Mapping[str, Handle]) -> list[Service]:
+    """Stop processes that `up` returned; returns the services still recorded as running until now."""
+    with record.locked(lambda: None):
+        return _undo(started)
+
+
+def _undo(started: Mapping[str, Handle]) -> list[Service]:
     known = record.load()
+    undone = [
+        SERVICES[name]
+        for name, handle in started.items()
+        if name in known.services and known.services[name].pid == handle.pid
+    ]
     with ThreadPoolExecutor() as pool:
-        for name, handle in started.items():
-            pool.submit(processes.stop, handle, SERVICES[name].stop_grace_s)
-    for name, handle in started.items():
-        if known.services[name].pid == handle.pid:
-            known.services[name].pid = None
+        list(pool.map(lambda item: processes.stop(item[1], SERVICES[item[0]].stop_grace_s), started.items()))
+    for service in undone:
+        known.services[service.name].pid = None
     record.save(known)
+    return undone
+
+
+def _sweep(known: record.StackRecord, service: Service) -> None:
+    """End what a server that died left behind; its children would keep its ports."""
+    entry = known.services.get(service.name)
+    if entry is not None and entry.pid is not None and entry.create_time is not None:
+        processes.stop(Handle(entry.pid, entry.create_time), service.stop_grace_s)
 
 
 def recorded_handle(known: record.StackRecord, service: Service) -> Handle | None:

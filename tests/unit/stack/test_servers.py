@@ -1,0 +1,59 @@
+"""How servers are started: nothing secret on a command line, nothing reachable from outside."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai_hub.errors import BadInputError
+from ai_hub.stack import mlflow_server, node
+from ai_hub.stack.service import Site
+from ai_hub.stack.services import SERVICES, select
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SETTINGS = {
+    "MLFLOW_BACKEND_STORE_URI": "postgresql://user:hush@db/mlflow",
+    "MODEL_STORAGE_BUCKET": "ml-models",
+    "MINIO_ENDPOINT_URL": "http://127.0.0.1:9000",
+    "MINIO_ACCESS_KEY": "hush",
+    "MINIO_SECRET_KEY": "hush",
+}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_command__holds_no_secret_and_only_loopback(name: str, tmp_path: Path) -> None:
+    service = SERVICES[name]
+    ports = dict.fromkeys(service.extra_ports, 2)
+    site = Site(tmp_path, 1, ports, dict.fromkeys(service.secrets, "hush"))
+    service.prepare(site, lambda _: None)
+    command = " ".join(service.command(site, SETTINGS))
+    assert "hush" not in command
+    assert "0.0.0.0" not in command  # noqa: S104  # what must not be there
+
+
+def test_mlflow_environment__registry_is_the_lifecycle_plugin_on_the_same_database() -> None:
+    environment = mlflow_server.environment(SETTINGS)
+    assert environment["MLFLOW_REGISTRY_STORE_URI"] == f"lifecycle+{SETTINGS['MLFLOW_BACKEND_STORE_URI']}"
+    assert environment["MINIO_SECRET_KEY"] == "hush"
+
+
+def test_lock_file__names_no_registry_and_pins_every_package() -> None:
+    lock = json.loads((node.SOURCES / "package-lock.json").read_text())
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    assert packages
+    for entry in packages.values():
+        assert "resolved" not in entry
+        assert entry["integrity"].startswith("sha512-")
+
+
+def test_select__unknown_name__lists_the_known() -> None:
+    with pytest.raises(BadInputError, match="timescaledb, redis, s3, mlflow"):
+        select(["postgres"])
+
+
+def test_select__no_name__all_in_reading_order() -> None:
+    assert [service.name for service in select([])] == ["timescaledb", "redis", "s3", "mlflow"]
