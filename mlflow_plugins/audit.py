@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mlflow_plugins.actor import Actor
 
+_MOMENT: Final = "lifecycle_moment"
 _audit_log: Final = logging.getLogger("ai_hub.audit")
 
 
@@ -68,7 +69,6 @@ def record(
     evidence: dict[str, Any],
 ) -> Transition:
     """Append one row, and once it is committed one line of JSON on the logger `ai_hub.audit`."""
-    newest = session.scalar(sa.select(sa.func.max(table.c.at_ms)).where(model.matches(table)))
     row = {
         "workspace": model.workspace,
         "name": model.name,
@@ -80,8 +80,7 @@ def record(
         "actor": actor.name,
         "actor_source": actor.source,
         "reason": reason,
-        # a clock set back must not reorder the trail
-        "at_ms": max(get_current_time_millis(), newest or 0),
+        "at_ms": _moment(session, model),
     }
     inserted = session.execute(
         sa.insert(table).values(**row, evidence=json.dumps(evidence, sort_keys=True)).returning(table)
@@ -148,6 +147,15 @@ def last_entries(session: Session, model: ModelKey, stage: str) -> dict[int, int
 def as_json(transition: Transition) -> dict[str, Any]:
     """The transition as plain values."""
     return asdict(transition)
+
+
+def _moment(session: Session, model: ModelKey) -> int:
+    """The one time of everything this transaction records: a swap leaves no moment without production."""
+    if _MOMENT not in session.info:
+        newest = session.scalar(sa.select(sa.func.max(table.c.at_ms)).where(model.matches(table)))
+        # a clock set back must not reorder the trail
+        session.info[_MOMENT] = max(get_current_time_millis(), newest or 0)
+    return int(session.info[_MOMENT])
 
 
 def _transition(row: sa.RowMapping) -> Transition:

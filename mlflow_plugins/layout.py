@@ -65,8 +65,8 @@ def parse_proxy_path(path: str | None, *, workspaces: bool) -> ProxyPath:
         MlflowException: 400 for a path that leaves its folder or names no workspace.
     """
     parts = tuple(part for part in (path or "").split("/") if part not in {"", "."})
-    if ".." in parts:
-        raise bad_input("Artifact paths must not contain '..'.")
+    if ".." in parts or "\\" in (path or ""):
+        raise bad_input("Artifact paths must not contain '..' or a backslash.")
     tenant = DEFAULT_WORKSPACE_NAME
     if workspaces and parts[:1] == (WORKSPACES_DIR_NAME,):
         if len(parts) == 1:

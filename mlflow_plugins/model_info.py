@@ -51,8 +51,10 @@ def read_mlmodel(folder: Folder) -> dict[str, Any]:
 
 def run_facts(run_id: str | None, model_id: str | None) -> RunFacts:
     """What the tracking store knows; empty for a run or logged model it does not have."""
-    client = MlflowClient()
     facts = RunFacts()
+    if not (run_id or model_id):
+        return facts
+    client = MlflowClient()
     try:
         if run_id:
             run = client.get_run(run_id).data

@@ -55,7 +55,7 @@ ALIAS_STAGES: Final = {"production": PRODUCTION, "staging": STAGING, "archived":
 
 _WAY_OUT: Final = {
     (NONE, PRODUCTION): "Move it to Staging first.",
-    (PRODUCTION, STAGING): "Archive it (or promote another version, which archives this one), "
+    (PRODUCTION, STAGING): "Move it to Archived (promoting another version does that too), "
     "then restore it to Staging.",
     (ARCHIVED, PRODUCTION): "It was never in Production, so this is no rollback: restore it to Staging, "
     "then promote it.",

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+from mlflow_plugins import manifest
+from mlflow_plugins.folders import RepositoryFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlflow_plugins.manifest import Sealed
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RepositoryFolder:
+    folder = RepositoryFolder(LocalArtifactRepository(str(tmp_path)))
+    folder.write("MLmodel", b"flavors: {}")
+    folder.write("data/model.bin", bytes(range(256)) * 8192)
+    folder.write("empty", b"")
+    return folder
+
+
+@pytest.fixture
+def sealed(folder: RepositoryFolder) -> Sealed:
+    return manifest.seal(folder, {"model_name": "demand"})
+
+
+def test_seal__lists_every_file(folder: RepositoryFolder, sealed: Sealed, tmp_path: Path) -> None:
+    document = json.loads((tmp_path / "manifest.json").read_bytes())
+    assert set(document["files"]) == {"MLmodel", "data/model.bin", "empty"}
+    assert document["files"]["data/model.bin"]["size"] == 256 * 8192
+    assert document["model_name"] == "demand"
+    assert sealed.file_count == 4
+    assert sealed.size_bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert manifest.verify(folder, sealed.manifest_sha256)["manifest"] == "verified"
+
+
+def test_verify__one_flipped_byte__names_the_file(
+    folder: RepositoryFolder, sealed: Sealed, tmp_path: Path
+) -> None:
+    path = tmp_path / "data/model.bin"
+    content = bytearray(path.read_bytes())
+    content[1_000_000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(MlflowException, match=r"data/model\.bin .*was changed") as refusal:
+        manifest.verify(folder, sealed.manifest_sha256)
+    assert refusal.value.get_http_status_code() == 409
+
+
+def test_verify__missing_added_and_cut_files__are_named(
+    folder: RepositoryFolder, sealed: Sealed, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").unlink()
+    with pytest.raises(MlflowException, match=r"empty .*is missing"):
+        manifest.verify(folder, sealed.manifest_sha256)
+    (tmp_path / "empty").touch()
+    (tmp_path / "extra").touch()
+    with pytest.raises(MlflowException, match=r"extra .*was added"):
+        manifest.verify(folder, sealed.manifest_sha256)
+    (tmp_path / "extra").unlink()
+    (tmp_path / "MLmodel").write_bytes(b"")
+    with pytest.raises(MlflowException, match=r"MLmodel .*0 bytes instead of 11"):
+        manifest.verify(folder, sealed.manifest_sha256)
+
+
+def test_verify__a_rewritten_manifest__is_refused(
+    folder: RepositoryFolder, sealed: Sealed, tmp_path: Path
+) -> None:
+    (tmp_path / "MLmodel").write_bytes(b"other")
+    manifest.seal(folder, {"model_name": "demand"})
+    with pytest.raises(MlflowException, match=r"manifest\.json .*was changed"):
+        manifest.verify(folder, sealed.manifest_sha256)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(MlflowException, match=r"manifest\.json .*is missing"):
+        manifest.verify(folder, sealed.manifest_sha256)
