@@ -1,0 +1,109 @@
+"""Databases beside the meter data: MLflow's, with a login of its own, and that of Feast's registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from ai_hub.database.connection import connect
+from ai_hub.errors import BadInputError
+from ai_hub.settings import Settings, postgres_environment
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+#: Settings that name a database.
+_SETTINGS = ("mlflow_backend_store_uri", "feast_registry_uri")
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """What became of one database; `outside` when the server of `TIMESCALE_DSN` does not hold it."""
+
+    setting: str
+    database: str
+    state: Literal["created", "present", "outside"]
+
+
+def provision_databases(settings: Settings | None = None) -> list[Provisioned]:
+    """Create the databases that the settings name on the server of `TIMESCALE_DSN`, and their logins.
+
+    A login other than that of `TIMESCALE_DSN` gets the password of its address each time, so a changed
+    password needs no more than another call. Safe to repeat and to run twice at once.
+
+    Raises:
+        SettingMissingError: `TIMESCALE_DSN` is not set.
+        ServiceDownError: the server does not answer.
+        BadInputError: a setting is not a database address.
+    """
+    settings = settings or Settings()
+    admin = settings.require("timescale_dsn")
+    done = []
+    with connect(admin, autocommit=True, application_name="ai-hub provision") as connection:
+        here = postgres_environment(admin)
+        for name in _SETTINGS:
+            if getattr(settings, name) is None:
+                continue
+            url = _parse(name, settings.require(name))
+            database = url.database or ""
+            is_here = url.get_backend_name() == "postgresql" and (
+                (url.host, str(url.port or 5432)) == (here["PGHOST"], here["PGPORT"])
+            )
+            if not is_here:
+                done.append(Provisioned(name.upper(), database, "outside"))
+                continue
+            if url.username and url.username != here["PGUSER"]:
+                _ensure_login(connection, url.username, url.password)
+            created = _ensure_database(connection, database, owner=url.username or here["PGUSER"])
+            done.append(Provisioned(name.upper(), database, "created" if created else "present"))
+    return done
+
+
+def _parse(setting: str, address: str) -> URL:
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError) as error:
+        # the library's message would repeat the password
+        raise BadInputError(
+            f"{setting.upper()} is not a database address.",
+            hint="Use postgresql://user:password@host:port/database.",
+        ) from error
+    if not url.database:
+        raise BadInputError(f"{setting.upper()} names no database.", hint="End the address with /database.")
+    return url
+
+
+def _ensure_login(connection: psycopg.Connection, name: str, password: str | None) -> None:
+    role = sql.Identifier(name)
+    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchone() is None:
+        try:
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+        except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+            pass  # somebody else was faster
+    if password is not None:
+        # only the hash travels, so no statement log can hold the password
+        hashed = connection.pgconn.encrypt_password(password.encode(), name.encode())
+        connection.execute(
+            sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(hashed.decode()))
+        )
+
+
+def _ensure_database(connection: psycopg.Connection, name: str, *, owner: str) -> bool:
+    """Whether the database had to be created."""
+    if connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone():
+        return False
+    database = sql.Identifier(name)
+    try:
+        # template1 of TimescaleDB's image holds the extension, whose background workers nobody needs here
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(database, sql.Identifier(owner))
+        )
+    except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+        return False
+    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+    return True
