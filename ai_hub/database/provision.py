@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -15,10 +14,13 @@ from ai_hub.errors import BadInputError
 from ai_hub.settings import Settings, postgres_environment
 
 if TYPE_CHECKING:
+    import psycopg
     from sqlalchemy.engine import URL
 
 #: Settings that name a database.
 _SETTINGS = ("mlflow_backend_store_uri", "feast_registry_uri")
+# any number that no other lock has
+_LOCK = 7_236_451_182
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ def provision_databases(settings: Settings | None = None) -> list[Provisioned]:
     admin = settings.require("timescale_dsn")
     done = []
     with connect(admin, autocommit=True, application_name="ai-hub provision") as connection:
+        # held until the connection ends: another call waits, then finds everything done
+        connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
         here = postgres_environment(admin)
         for name in _SETTINGS:
             if getattr(settings, name) is None:
@@ -81,10 +85,7 @@ def _parse(setting: str, address: str) -> URL:
 def _ensure_login(connection: psycopg.Connection, name: str, password: str | None) -> None:
     role = sql.Identifier(name)
     if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchone() is None:
-        try:
-            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
-        except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
-            pass  # somebody else was faster
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
     if password is not None:
         # only the hash travels, so no statement log can hold the password
         hashed = connection.pgconn.encrypt_password(password.encode(), name.encode())
@@ -98,12 +99,9 @@ def _ensure_database(connection: psycopg.Connection, name: str, *, owner: str) -
     if connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone():
         return False
     database = sql.Identifier(name)
-    try:
-        # template1 of TimescaleDB's image holds the extension, whose background workers nobody needs here
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(database, sql.Identifier(owner))
-        )
-    except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
-        return False
+    # template1 of TimescaleDB's image holds the extension, whose background workers nobody needs here
+    connection.execute(
+        sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(database, sql.Identifier(owner))
+    )
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
     return True
