@@ -52,12 +52,13 @@ CROSS JOIN LATERAL (
     WHERE hourly.tenant_id = keys.tenant_id AND hourly.asset_id = keys.asset_id
         AND hourly.hour >= keys.hour - INTERVAL '24 hours' AND hourly.hour < keys.hour
 ) AS day
-LEFT JOIN LATERAL (
-    SELECT avg_value, last_ingested_at
+CROSS JOIN LATERAL (
+    -- an aggregate keeps it an index probe a row: flattened, it is merged with the asset's whole history
+    SELECT min(avg_value) AS avg_value, max(last_ingested_at) AS last_ingested_at
     FROM hourly_features AS hourly
     WHERE hourly.tenant_id = keys.tenant_id AND hourly.asset_id = keys.asset_id
         AND hourly.hour = keys.hour - INTERVAL '168 hours'
-) AS week ON true
+) AS week
 LEFT JOIN LATERAL (
     SELECT temperature, humidity, solar_irradiance, ingested_at
     FROM weather_features AS known
