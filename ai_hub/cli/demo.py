@@ -1,0 +1,15 @@
+"""`ai-hub demo`: the whole product end to end."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from ai_hub.cli.main import app
+
+
+@app.command()
+def demo() -> None:
+    """Run the whole product on sample meters: servers, ingest, features, training, promotion, prediction."""
+    from ai_hub.demo.run import run  # noqa: PLC0415  # reads sample files; other commands never need it
+
+    run(Console())

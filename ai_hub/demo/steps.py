@@ -1,0 +1,132 @@
+"""Runs the commands a person would type, shows them, and reads what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ai_hub.errors import AiHubError
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class StepFailedError(AiHubError):
+    """A command of the demo failed."""
+
+    def __init__(self, command: str, status: int, output: str = "") -> None:
+        self.command = command
+        super().__init__(
+            f"`{command}` ended with status {status}.{chr(10) if output else ''}{output.rstrip()}",
+            hint="Mend what it says and run the demo again; finished steps are not repeated in vain.",
+        )
+
+
+@dataclass
+class Step:
+    """One finished part of the demo."""
+
+    title: str
+    seconds: float
+    result: str
+
+
+@dataclass
+class Steps:
+    """Runs commands, remembering how long each part took and what came of it."""
+
+    console: Console
+    done: list[Step] = field(default_factory=list)
+    _title: str = ""
+    _started: float = 0.0
+
+    def begin(self, title: str) -> None:
+        """Announce the next part."""
+        self._title, self._started = title, time.monotonic()
+        self.console.print()
+        self.console.rule(Text(f"{len(self.done) + 1}. {title}", style="bold"), align="left")
+
+    def end(self, result: str) -> None:
+        """Close the part with one line on what came of it."""
+        self.done.append(Step(self._title, time.monotonic() - self._started, result))
+
+    def run(self, *command: str, shown: bool = True) -> None:
+        """Run a command, its output going to the terminal as it comes (or nowhere, with `shown` off).
+
+        Raises:
+            StepFailedError: it failed.
+        """
+        self._announce(command)
+        # what the command prints must come after what we print
+        self.console.file.flush()
+        if shown:
+            status = subprocess.run(_located(command), env=_environment(), check=False).returncode
+            if status:
+                raise StepFailedError(" ".join(command), status)
+        else:
+            self._capture(command)
+
+    def json(self, *command: str, shown: bool = False) -> Any:
+        """What a command prints with `--json`.
+
+        Raises:
+            StepFailedError: it failed.
+        """
+        if shown:
+            self._announce(command)
+        return json.loads(self._capture((*command, "--json")))
+
+    def refused(self, *command: str) -> str:
+        """Run a command that must fail, and return what it said.
+
+        Raises:
+            StepFailedError: it did not fail.
+        """
+        self._announce(command)
+        ended = subprocess.run(
+            _located(command), env=_environment(), capture_output=True, text=True, check=False
+        )
+        said = ended.stderr.strip()
+        if ended.returncode == 0:
+            raise StepFailedError(" ".join(command), 0, "It was expected to be refused.")
+        self.console.print(Text(said, style="yellow"))
+        return said
+
+    def _announce(self, command: Sequence[str]) -> None:
+        self.console.print(
+            Text("$ " + " ".join(_quoted(part) for part in command), style="cyan"), soft_wrap=True
+        )
+
+    def _capture(self, command: Sequence[str]) -> str:
+        ended = subprocess.run(
+            _located(command), env=_environment(), capture_output=True, text=True, check=False
+        )
+        if ended.returncode:
+            raise StepFailedError(" ".join(command), ended.returncode, ended.stderr or ended.stdout)
+        return ended.stdout
+
+
+def _quoted(part: str) -> str:
+    return f"'{part}'" if " " in part else part
+
+
+def _located(command: Sequence[str]) -> list[str]:
+    """The command as installed beside this Python, so that the demo needs no activated environment."""
+    beside = Path(sys.executable).parent
+    return [shutil.which(command[0], path=str(beside)) or command[0], *command[1:]]
+
+
+def _environment() -> dict[str, str]:
+    """The settings of the stack, which `feast` reads from the environment; no colour codes lost in pipes."""
+    return {**os.environ, **Settings().environment(), "PYTHONUNBUFFERED": "1"}
