@@ -16,11 +16,13 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 from rich.text import Text
 
+from ai_hub import paths
 from ai_hub.cli.main import app
 from ai_hub.settings import Settings
 from ai_hub.stack import processes, services
 from ai_hub.stack.down import down as stop
 from ai_hub.stack.health import diagnose
+from ai_hub.stack.plan import LOGS
 from ai_hub.stack.status import ServiceStatus
 from ai_hub.stack.status import status as inspect
 from ai_hub.stack.up import StartFailedError, undo
@@ -141,22 +143,21 @@ def _print_table(rows: list[ServiceStatus]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PLAIN_WIDTH)
-    table = Table(box=box.SIMPLE)
+    table = Table(
+        box=box.SIMPLE, padding=(0, 1, 0, 0), caption=f"logs are in {_short(paths.state_dir() / LOGS)}"
+    )
     for title in ("service", "state", "health", "endpoint", "pid", "log"):
         table.add_column(title, overflow="fold", no_wrap=title in {"service", "state", "endpoint"})
     for row in rows:
         state = Text(row.state, style=_STATE_STYLES[row.state])
-        table.add_row(
-            row.title, state, Text(row.health), row.endpoint, str(row.pid or ""), _shortened(row.log)
-        )
+        log = row.log and Path(row.log).name
+        table.add_row(row.title, state, Text(row.health), row.endpoint, str(row.pid or ""), log)
     console.print(table)
 
 
-def _shortened(log: str | None) -> str:
-    if log is None:
-        return ""
-    path = Path(log)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else log
+def _short(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _stay(started: dict[str, Handle], console: Console) -> None:

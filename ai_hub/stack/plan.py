@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 
+#: Folder of the servers' logs in the state folder.
+LOGS = "logs"
+
+
 class PersonalSettings(Settings):
     """Settings a person made, in the environment or in `.env`; the embedded stack's record is left out."""
 
@@ -60,8 +64,9 @@ def site(service: Service, record: StackRecord) -> Site:
 def place(service: Service, record: StackRecord) -> None:
     """Give a stopped service its folder and ports in the record, those it had before if they are free."""
     old = record.services.get(service.name)
-    folder = paths.state_dir() / service.name
-    folder.mkdir(mode=0o700, exist_ok=True)
+    log = paths.state_dir() / LOGS / f"{service.name}.log"
+    for folder in (paths.state_dir() / service.name, log.parent):
+        folder.mkdir(mode=0o700, exist_ok=True)
     taken = {
         port
         for name, entry in record.services.items()
@@ -78,11 +83,15 @@ def place(service: Service, record: StackRecord) -> None:
     extra: dict[str, int] = {}
     for name in service.extra_ports:
         extra[name] = ports.choose(
-            configured=None, recorded=old.ports.get(name) if old else None, taken=taken, variable=service.name
+            configured=None,
+            recorded=old.ports.get(name) if old else None,
+            taken=taken,
+            variable=f"AI_HUB_{service.port_field.upper()}",
+            distance=service.derived_ports.get(name, 0),
         )
         taken.add(extra[name])
     record.services[service.name] = ServiceRecord(
-        port=port, ports=extra, endpoint=service.endpoint(port), log=folder / "server.log"
+        port=port, ports=extra, endpoint=service.endpoint(port), log=log
     )
 
 

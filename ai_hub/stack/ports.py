@@ -40,8 +40,12 @@ def is_free(port: int) -> bool:
     return True
 
 
-def choose(*, configured: int | None, recorded: int | None, taken: set[int], variable: str) -> int:
+def choose(
+    *, configured: int | None, recorded: int | None, taken: set[int], variable: str, distance: int = 0
+) -> int:
     """The configured port, else the recorded one if it is still free, else any free one.
+
+    With `distance`, the port that much above it is free as well.
 
     Raises:
         ConflictError: the configured port, or every port tried, is in use.
@@ -56,7 +60,7 @@ def choose(*, configured: int | None, recorded: int | None, taken: set[int], var
     candidates = [] if recorded is None else [recorded]
     candidates += [secrets.choice(_RANGE) for _ in range(_ATTEMPTS)]
     for port in candidates:
-        if port not in taken and is_free(port):
+        if port not in taken and is_free(port) and (not distance or is_free(port + distance)):
             return port
     raise ConflictError(
         "No free port was found on 127.0.0.1.", hint=f"Set {variable} to a port that is free."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sysconfig
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ai_hub.errors import AiHubError
 from ai_hub.stack.ports import LOOPBACK
@@ -43,8 +43,9 @@ class S3Service(Service):
         "filer.port",
         "filer.port.grpc",
         "admin.port",
-        "admin.port.grpc",
     )
+    # Its maintenance worker finds the admin part at this distance, whatever that is told.
+    derived_ports: ClassVar = {"admin.port": 10_000}
     secrets = _KEYS
     start_timeout_s = 60
     #: It waits for idle connections of clients, which lose nothing when it does not.
@@ -65,6 +66,7 @@ class S3Service(Service):
         ports = {"s3.port": site.port, **site.ports}
         return [
             str(_program()),
+            "-logtostderr",
             "mini",
             f"-dir={site.folder / 'data'}",
             f"-ip={LOOPBACK}",

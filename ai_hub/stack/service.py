@@ -39,6 +39,8 @@ class Service(ABC):
     port_field: ClassVar[str]
     #: Further ports the server opens.
     extra_ports: ClassVar[tuple[str, ...]] = ()
+    #: By further port: distance to one more port that the server opens by itself.
+    derived_ports: ClassVar[Mapping[str, int]] = {}
     #: Secrets by setting name; generated unless a person set them.
     secrets: ClassVar[tuple[str, ...]] = ()
     start_timeout_s: ClassVar[float] = 60

@@ -18,6 +18,7 @@ export class Backend {
   #active = null
   #line = []
   #turning = false
+  #closing = false
   #idleTimer = null
   #checkpointed = '0/0'
   #idleLimit
@@ -81,9 +82,9 @@ export class Backend {
   }
 
   async #turn() {
-    if (this.#turning) return
+    if (this.#turning || this.#closing) return
     this.#turning = true
-    for (;;) {
+    while (!this.#closing) {
       const session = this.#owner ?? this.#line.shift()
       if (!session) break
       if (session.closed) {
@@ -141,7 +142,7 @@ export class Backend {
 
   // No background process does it here, and without it the log grows and a restart replays all of it.
   async #checkpoint() {
-    if (this.#turning || this.#owner || this.#line.length) return
+    if (this.#turning || this.#closing || this.#owner || this.#line.length) return
     this.#turning = true
     const [[position, bytes]] = await this.rows(
       `SELECT pg_current_wal_lsn(), pg_wal_lsn_diff(pg_current_wal_lsn(), '${this.#checkpointed}')::bigint`,
@@ -167,6 +168,8 @@ export class Backend {
 
   /** Waits for a running statement, then shuts the database down with a checkpoint. */
   async close() {
+    this.#closing = true
+    while (this.#turning) await new Promise(setImmediate)
     await this.#db.close()
   }
 }
