@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from ai_hub.stack import node
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from ai_hub.stack.service import Say
 
+_EXTENSION = "SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'"
 _PASSWORD = "timescale_password"  # noqa: S105  # a credential's name, not its value
 
 
@@ -61,13 +63,18 @@ class TimescaleService(Service):
         """A query runs and the extension is installed, or can be."""
         import psycopg
 
-        # psycopg rounds its own timeout up to two seconds.
         dsn = settings[self.setting]
         try:
+            # psycopg rounds its own timeout up to two seconds.
             with psycopg.connect(dsn, connect_timeout=max(2, int(timeout_s)), autocommit=True) as connection:
-                found = connection.execute(
-                    "SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'"
-                ).fetchone()
+                limit = threading.Timer(timeout_s, connection.cancel)
+                limit.start()
+                try:
+                    found = connection.execute(_EXTENSION).fetchone()
+                finally:
+                    limit.cancel()
+        except (psycopg.errors.QueryCanceled, psycopg.errors.ConnectionTimeout) as error:
+            raise NotReadyError(f"no answer within {timeout_s:.0f} s, maybe busy") from error
         except psycopg.Error as error:
             raise NotReadyError(str(error).strip()) from error
         if found == (0,):

@@ -16,6 +16,9 @@ import pytest
 import sqlalchemy
 from psycopg import sql
 
+from ai_hub.stack.service import NotReadyError
+from ai_hub.stack.timescale import TimescaleService
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -249,6 +252,16 @@ def test_server__cancel_while_waiting__ends_the_wait(dsn: str) -> None:
         other.rollback()
         owner.rollback()
         assert other.execute("SELECT 3").fetchone() == (3,)
+
+
+def test_check__transaction_of_another_client__told_apart_from_dead(dsn: str) -> None:
+    service = TimescaleService()
+    with psycopg.connect(dsn) as owner:
+        owner.execute("SELECT 1")
+        with pytest.raises(NotReadyError, match="maybe busy"):
+            service.check({"TIMESCALE_DSN": dsn}, 0.5)
+        owner.rollback()
+        service.check({"TIMESCALE_DSN": dsn}, 5)
 
 
 def test_server__many_connections__each_answered(dsn: str) -> None:
