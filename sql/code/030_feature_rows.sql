@@ -2,6 +2,7 @@
 
 DROP VIEW IF EXISTS forecast_basic_features, forecast_advanced_features, anomaly_detection_features;
 DROP VIEW IF EXISTS feature_rows, computed_features, feature_keys;
+DROP FUNCTION IF EXISTS features_at(text, text, text, timestamptz);
 
 -- Rows before this hour may have been dropped by the retention of ai_features (90 days) and are computed.
 CREATE OR REPLACE FUNCTION features_stored_since() RETURNS timestamptz LANGUAGE sql STABLE AS $$
@@ -17,57 +18,82 @@ JOIN feature_hours AS hours
     ON hours.hour > spans.first_hour AND hours.hour <= spans.last_hour + INTERVAL '24 hours'
 WHERE hours.hour <= now();
 
+-- The features of one row, inlined by the planner into every query that computes rows.
 -- Windows and lags are by time. Buckets before the row's hour hold only readings before it.
 -- Weather is the newest row that is valid at the hour or up to six hours before it, and was available
 -- by then: a forecast for the hour if one was issued in time, else the latest observation.
+CREATE FUNCTION features_at(tenant text, asset text, weather_asset text, at_hour timestamptz)
+RETURNS TABLE (
+    historical_avg_24h double precision, historical_std_24h double precision,
+    historical_min_24h double precision, historical_max_24h double precision,
+    lag_1h double precision, lag_24h double precision, lag_168h double precision,
+    temperature double precision, humidity double precision, solar_irradiance double precision,
+    ingested_at timestamptz
+)
+LANGUAGE sql STABLE AS $$
+    SELECT
+        float8_avg(day.stats),
+        float8_stddev_samp(day.stats),
+        day.min_value,
+        day.max_value,
+        day.lag_1h,
+        day.lag_24h,
+        week.avg_value,
+        weather.temperature,
+        weather.humidity,
+        weather.solar_irradiance,
+        greatest(day.ingested_at, week.last_ingested_at, weather.ingested_at)
+    FROM (
+        SELECT
+            stats_merge(value_stats) AS stats,
+            min(min_value) AS min_value,
+            max(max_value) AS max_value,
+            min(avg_value) FILTER (WHERE hour = at_hour - INTERVAL '1 hour') AS lag_1h,
+            min(avg_value) FILTER (WHERE hour = at_hour - INTERVAL '24 hours') AS lag_24h,
+            max(last_ingested_at) AS ingested_at
+        FROM hourly_features
+        WHERE tenant_id = tenant AND asset_id = asset
+            AND hour >= at_hour - INTERVAL '24 hours' AND hour < at_hour
+    ) AS day
+    LEFT JOIN (
+        SELECT avg_value, last_ingested_at
+        FROM hourly_features
+        WHERE tenant_id = tenant AND asset_id = asset AND hour = at_hour - INTERVAL '168 hours'
+    ) AS week ON true
+    LEFT JOIN (
+        SELECT temperature, humidity, solar_irradiance, ingested_at
+        FROM weather_features
+        WHERE tenant_id = tenant AND asset_id = weather_asset
+            AND "timestamp" <= at_hour AND "timestamp" > at_hour - INTERVAL '6 hours'
+            AND available_at <= at_hour
+        ORDER BY "timestamp" DESC, available_at DESC
+        LIMIT 1
+    ) AS weather ON true
+$$;
+
 CREATE VIEW computed_features AS
 SELECT
     keys.hour,
     keys.tenant_id,
     keys.asset_id,
-    float8_avg(day.stats) AS historical_avg_24h,
-    float8_stddev_samp(day.stats) AS historical_std_24h,
-    day.min_value AS historical_min_24h,
-    day.max_value AS historical_max_24h,
-    day.lag_1h,
-    day.lag_24h,
-    week.avg_value AS lag_168h,
-    weather.temperature,
-    weather.humidity,
-    weather.solar_irradiance,
-    coalesce(greatest(day.ingested_at, week.last_ingested_at, weather.ingested_at), keys.hour) AS created_timestamp,
+    features.historical_avg_24h,
+    features.historical_std_24h,
+    features.historical_min_24h,
+    features.historical_max_24h,
+    features.lag_1h,
+    features.lag_24h,
+    features.lag_168h,
+    features.temperature,
+    features.humidity,
+    features.solar_irradiance,
+    coalesce(features.ingested_at, keys.hour) AS created_timestamp,
     keys.stored_from,
     keys.stored_through
 FROM feature_keys AS keys
 LEFT JOIN assets ON assets.tenant_id = keys.tenant_id AND assets.asset_id = keys.asset_id
-CROSS JOIN LATERAL (
-    SELECT
-        stats_merge(value_stats) AS stats,
-        min(min_value) AS min_value,
-        max(max_value) AS max_value,
-        min(avg_value) FILTER (WHERE hourly.hour = keys.hour - INTERVAL '1 hour') AS lag_1h,
-        min(avg_value) FILTER (WHERE hourly.hour = keys.hour - INTERVAL '24 hours') AS lag_24h,
-        max(last_ingested_at) AS ingested_at
-    FROM hourly_features AS hourly
-    WHERE hourly.tenant_id = keys.tenant_id AND hourly.asset_id = keys.asset_id
-        AND hourly.hour >= keys.hour - INTERVAL '24 hours' AND hourly.hour < keys.hour
-) AS day
-CROSS JOIN LATERAL (
-    -- an aggregate keeps it an index probe a row: flattened, it is merged with the asset's whole history
-    SELECT min(avg_value) AS avg_value, max(last_ingested_at) AS last_ingested_at
-    FROM hourly_features AS hourly
-    WHERE hourly.tenant_id = keys.tenant_id AND hourly.asset_id = keys.asset_id
-        AND hourly.hour = keys.hour - INTERVAL '168 hours'
-) AS week
-LEFT JOIN LATERAL (
-    SELECT temperature, humidity, solar_irradiance, ingested_at
-    FROM weather_features AS known
-    WHERE known.tenant_id = keys.tenant_id AND known.asset_id = coalesce(assets.weather_asset_id, keys.asset_id)
-        AND known."timestamp" <= keys.hour AND known."timestamp" > keys.hour - INTERVAL '6 hours'
-        AND known.available_at <= keys.hour
-    ORDER BY known."timestamp" DESC, known.available_at DESC
-    LIMIT 1
-) AS weather ON true;
+CROSS JOIN LATERAL features_at(
+    keys.tenant_id, keys.asset_id, coalesce(assets.weather_asset_id, keys.asset_id), keys.hour
+) AS features;
 
 -- Stored rows where a refresh has stored them; all others, older than the retention or not yet
 -- refreshed, computed on the fly.

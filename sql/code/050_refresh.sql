@@ -116,13 +116,9 @@ $$;
 CREATE OR REPLACE FUNCTION compute_feature_batch(max_rows integer DEFAULT 20000) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
-    done bigint;
+    batch feature_refresh_ranges[];
+    done  bigint;
 BEGIN
-    CREATE TEMPORARY TABLE IF NOT EXISTS batch_keys (
-        tenant_id text, asset_id text, hour timestamptz, PRIMARY KEY (tenant_id, asset_id, hour)
-    ) ON COMMIT DELETE ROWS;
-    DELETE FROM batch_keys;
-
     WITH sized AS (
         SELECT
             tenant_id, asset_id, first_hour,
@@ -136,26 +132,28 @@ BEGIN
         DELETE FROM feature_refresh_ranges AS ranges USING sized
         WHERE ranges.tenant_id = sized.tenant_id AND ranges.asset_id = sized.asset_id
             AND ranges.first_hour = sized.first_hour AND coalesce(sized.rows_before, 0) < max_rows
-        RETURNING ranges.tenant_id, ranges.asset_id, ranges.first_hour, ranges.end_hour
+        RETURNING ranges.*
     )
-    INSERT INTO batch_keys
-    SELECT taken.tenant_id, taken.asset_id, hours.hour
-    FROM taken JOIN feature_hours AS hours ON hours.hour >= taken.first_hour AND hours.hour < taken.end_hour;
-    GET DIAGNOSTICS done = ROW_COUNT;
-    IF done = 0 THEN
+    SELECT array_agg(taken::feature_refresh_ranges), sum(extract(epoch FROM end_hour - first_hour) / 3600)
+    INTO batch, done FROM taken;
+    IF batch IS NULL THEN
         RETURN 0;
     END IF;
-    ANALYZE batch_keys;
 
     INSERT INTO ai_features AS stored (
         hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
         lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, created_timestamp
     )
     SELECT
-        hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
-        lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, now()
-    FROM batch_keys
-    JOIN computed_features USING (tenant_id, asset_id, hour)
+        hours.hour, ranges.tenant_id, ranges.asset_id, features.historical_avg_24h, features.historical_std_24h,
+        features.historical_min_24h, features.historical_max_24h, features.lag_1h, features.lag_24h, features.lag_168h,
+        features.temperature, features.humidity, features.solar_irradiance, now()
+    FROM unnest(batch) AS ranges
+    JOIN feature_hours AS hours ON hours.hour >= ranges.first_hour AND hours.hour < ranges.end_hour
+    LEFT JOIN assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
+    CROSS JOIN LATERAL features_at(
+        ranges.tenant_id, ranges.asset_id, coalesce(assets.weather_asset_id, ranges.asset_id), hours.hour
+    ) AS features
     ON CONFLICT (tenant_id, asset_id, hour) DO UPDATE SET
         historical_avg_24h = excluded.historical_avg_24h,
         historical_std_24h = excluded.historical_std_24h,
@@ -178,15 +176,15 @@ BEGIN
 
     -- last, because it locks the spans against writers of new readings
     UPDATE asset_spans AS spans SET
-        stored_from = least(spans.stored_from, batch.first_hour),
-        stored_through = greatest(spans.stored_through, batch.last_hour)
+        stored_from = least(spans.stored_from, ranges.first_hour),
+        stored_through = greatest(spans.stored_through, ranges.last_hour)
     FROM (
-        SELECT tenant_id, asset_id, min(hour) AS first_hour, max(hour) AS last_hour
-        FROM batch_keys GROUP BY tenant_id, asset_id
-    ) AS batch
-    WHERE spans.tenant_id = batch.tenant_id AND spans.asset_id = batch.asset_id
+        SELECT tenant_id, asset_id, min(first_hour) AS first_hour, max(end_hour) - INTERVAL '1 hour' AS last_hour
+        FROM unnest(batch) GROUP BY tenant_id, asset_id
+    ) AS ranges
+    WHERE spans.tenant_id = ranges.tenant_id AND spans.asset_id = ranges.asset_id
         AND (
-            spans.stored_from IS NULL OR spans.stored_from > batch.first_hour OR spans.stored_through < batch.last_hour
+            spans.stored_from IS NULL OR spans.stored_from > ranges.first_hour OR spans.stored_through < ranges.last_hour
         );
     RETURN done;
 END
