@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 
+MAX_ID_LENGTH = 200
+
+
 def check_zone(name: str) -> str:
     """`name` if it is an IANA time zone.
 
@@ -36,13 +39,19 @@ def check_zone(name: str) -> str:
     return name
 
 
+def _check_id(asset_id: str) -> str:
+    if asset_id != asset_id.strip() or not asset_id.isprintable():
+        raise ValueError("must be printable and not begin or end with a blank")
+    return asset_id
+
+
 class Asset(BaseModel):
     """One row of `assets`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     tenant_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]
-    asset_id: Annotated[str, Field(min_length=1, max_length=200)]
+    asset_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(_check_id)]
     kind: str = UNKNOWN
     unit: str | None = None
     timezone: Annotated[str, AfterValidator(check_zone)] = "UTC"

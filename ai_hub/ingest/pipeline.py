@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from ai_hub.ingest.datasets import Dataset
-    from ai_hub.ingest.source import Source
+    from ai_hub.ingest.source import Malformed, Source
 
 #: Called with the share of the file done, 0 to 1, and the counts so far.
 OnProgress: TypeAlias = "Callable[[float, Report], None]"
 _SUPERSEDED = "a later row has the same asset and time with another value, which is kept"
-_NO_ASSET = "asset_id is missing or not printable"
+_NO_ASSET = "asset_id is missing, too long or not printable"
 
 
 def no_progress(fraction: float, report: Report) -> None:
@@ -70,8 +70,7 @@ def ingest(
             run = _Run(connection, dataset, options, rejects, on_progress)
             run.check_unit()
             for block in source.blocks(list(mapping.values())):
-                run.report.rows += len(block.cells) + len(block.malformed)
-                rejects.add_malformed(block.malformed)
+                run.take_malformed(block.malformed)
                 run.take(block.cells.rename(columns={column: name for name, column in mapping.items()}))
                 run.advance(block.fraction)
             run.settle()
@@ -128,8 +127,15 @@ class _Run:
             if conflict := self._roster.unit_conflict(asset):
                 raise BadInputError(conflict, hint="Correct --unit, or the asset with `ai-hub asset add`.")
 
+    def take_malformed(self, lines: list[Malformed]) -> None:
+        """Reject lines that are no rows."""
+        self.report.rows += len(lines)
+        self.report.rejected += len(lines)
+        self._rejects.add_malformed(lines)
+
     def take(self, cells: pd.DataFrame) -> None:
         """Ingest a block, except rows whose instant only the rest of the file tells."""
+        self.report.rows += len(cells)
         if options_asset := self._options.asset:
             cells = cells.assign(asset_id=options_asset)
         clean = {name: _clean_id(name) for name in cells["asset_id"].unique()}
@@ -226,6 +232,6 @@ class _Run:
 
 
 def _clean_id(value: object) -> str | None:
-    """An asset id without blanks around it; None where there is none."""
+    """An asset id without blanks around it; None where it cannot be one."""
     text = "" if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
-    return text if text and text.isprintable() else None
+    return text if 0 < len(text) <= assets.MAX_ID_LENGTH and text.isprintable() else None

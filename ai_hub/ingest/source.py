@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 # About 100,000 rows of a narrow CSV: large enough to work on columns, small enough to hold many times over.
 BLOCK_BYTES = 4 << 20
 BLOCK_ROWS = 100_000
+_HEADER_BYTES = 1 << 20
+_DAMAGED = (pa.ArrowInvalid, pa.ArrowIOError, gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError)
 _DELIMITERS = ",;\t|"
 
 
@@ -74,10 +78,10 @@ def open_source(path: Path) -> Iterator[Source]:
                 raise BadInputError(
                     f"{path.name} is not a format we read.", hint="Use .csv, .csv.gz or .parquet."
                 )
-    except (pa.ArrowInvalid, pa.ArrowIOError, UnicodeDecodeError) as error:
+    except _DAMAGED as error:
         raise BadInputError(
             f"{path.name} cannot be read: {error}",
-            hint="CSV must be UTF-8 with one header line; Parquet intact.",
+            hint="CSV must be UTF-8 with one header line. Rows before the damage may be stored already.",
         ) from error
 
 
@@ -90,7 +94,9 @@ class _ParquetSource:
         total = max(self._file.metadata.num_rows, 1)
         done = 0
         for batch in self._file.iter_batches(batch_size=BLOCK_ROWS, columns=columns):
-            cells = batch.to_pandas(timestamp_as_object=False)
+            cells = batch.to_pandas()
+            coded = [name for name, dtype in cells.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)]
+            cells = cells.astype(dict.fromkeys(coded, object))
             cells.index = pd.RangeIndex(done + 1, done + 1 + len(cells), name="line")
             done += len(cells)
             yield Block(cells, [], done / total)
@@ -103,18 +109,23 @@ class _CsvSource:
         self._raw = raw
         self._compressed = compressed
         self._size = max(size, 1)
-        header = self._open().read(BLOCK_BYTES).decode("utf-8-sig", errors="ignore").splitlines()
+        head = self._open().read(_HEADER_BYTES).decode("utf-8-sig", errors="ignore")
+        header = head.splitlines()
         if not header:
             raise BadInputError("The file is empty.", hint="A CSV file starts with a line of column names.")
         self._delimiter = max(_DELIMITERS, key=header[0].count)
         self.columns = next(csv.reader([header[0]], delimiter=self._delimiter))
 
-    def _open(self) -> Any:
+        self._has_rows = header[0] != head
+
+    def _open(self) -> IO[bytes] | gzip.GzipFile:
         self._raw.seek(0)
-        return pa.CompressedInputStream(self._raw, "gzip") if self._compressed else pa.PythonFile(self._raw)
+        return gzip.GzipFile(fileobj=self._raw) if self._compressed else self._raw
 
     def blocks(self, columns: list[str]) -> Iterator[Block]:
         malformed: list[Malformed] = []
+        if not self._has_rows:
+            return
 
         def note(row: Any) -> str:
             reason = f"has {row.actual_columns} fields instead of {row.expected_columns}"

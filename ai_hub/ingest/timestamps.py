@@ -87,11 +87,8 @@ def _parse_iso(text: pd.Series[Any]) -> Instants:
     known = [str(offset) for offset in offsets.dictionary.to_pylist()] or [""]
     minutes = np.array([_offset_minutes(offset) for offset in known])[codes]
     local = pd.Series(np.array([offset == "" for offset in known])[codes], index=text.index)
-    instants = _instants(
-        _microseconds(parsed) - pd.to_timedelta(pd.Series(minutes, index=text.index), unit="min"),
-        local=local,
-        was=text,
-    )
+    shift = pd.to_timedelta(pd.Series(minutes, index=text.index), unit="min").astype("timedelta64[us]")
+    instants = _instants(_microseconds(parsed) - shift, local=local, was=text)
     unreadable = text[instants.reason == UNREADABLE]
     instants.reason[unreadable.index[unreadable.str.match(_BARE_NUMBER)]] = NUMBER
     return instants

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from ai_hub.errors import BadInputError
+from ai_hub.ingest import rules
+from ai_hub.ingest.kinds import KINDS, check_unit
+from ai_hub.ingest.terms import AssetKind
+
+NOW = pd.Timestamp("2026-01-01", tz="UTC")
+
+
+def readings(value: float = 1.0, quality: str = "good", timestamp: str = "2025-06-01") -> pd.DataFrame:
+    """One reading as line 7 and a good one as line 8."""
+    frame = pd.DataFrame(
+        {
+            "timestamp": pd.to_datetime([timestamp, "2025-06-02"], utc=True, format="ISO8601").as_unit("us"),
+            "value": [value, 1.0],
+            "quality": [quality, "good"],
+        }
+    )
+    frame.index = pd.Index([7, 8])
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (readings(math.nan), "not a finite number"),
+        (readings(math.inf), "not a finite number"),
+        (readings(-math.inf), "not a finite number"),
+        (readings(-0.1), "below 0, impossible for gas"),
+        (readings(quality="great"), "quality is not one of"),
+        (readings(timestamp="2026-01-02T00:00:01"), "future"),
+        (readings(timestamp="1969-12-31"), "before 1970"),
+    ],
+)
+def test_readings_schema__bad_row__is_named_and_the_good_one_is_not(rows: pd.DataFrame, reason: str) -> None:
+    found = rules.violations(rules.readings_schema("gas", NOW), rows)
+    assert list(found.index) == [7]
+    assert reason in found[7]
+
+
+def test_violations__several_in_one_row__are_all_named() -> None:
+    found = rules.violations(rules.readings_schema("gas", NOW), readings(-1.0, "great"))
+    assert found[7].count(";") == 1
+
+
+@pytest.mark.parametrize("kind", ["electricity", "unknown", "something new"])
+def test_readings_schema__kind_that_can_run_backwards__takes_negative_values(kind: str) -> None:
+    assert rules.violations(rules.readings_schema(kind, NOW), readings(-5.0)).empty
+
+
+def test_readings_schema__timestamp_of_a_clock_slightly_ahead__is_taken() -> None:
+    assert rules.violations(rules.readings_schema("gas", NOW), readings(timestamp="2026-01-01T23:00")).empty
+
+
+def weather(available_at: str = "2025-06-01", **values: float) -> pd.DataFrame:
+    instants = pd.to_datetime(["2025-06-01", available_at], utc=True).astype("datetime64[us, UTC]")
+    return pd.DataFrame(
+        {
+            "timestamp": instants[:1],
+            "available_at": instants[1:],
+            **{name: [float(value)] for name, value in values.items()},
+        }
+    )
+
+
+@pytest.mark.parametrize("name", sorted(rules.WEATHER))
+def test_weather_schema__values_at_and_past_the_bounds__are_told_apart(name: str) -> None:
+    schema = rules.weather_schema([name], NOW)
+    bounds = rules.WEATHER[name]
+    for value in (bounds.low, bounds.high):
+        assert rules.violations(schema, weather(**{name: value})).empty
+    for value in (bounds.low - 0.1, bounds.high + 0.1, math.inf):
+        assert f"{name} is outside" in rules.violations(schema, weather(**{name: value}))[0]
+
+
+def test_weather_schema__some_values_missing__is_taken_but_not_all() -> None:
+    schema = rules.weather_schema(["temperature", "humidity"], NOW)
+    assert rules.violations(schema, weather(temperature=math.nan, humidity=50.0)).empty
+    found = rules.violations(schema, weather(temperature=math.nan, humidity=math.nan))
+    assert found[0] == "no weather value is a number"
+
+
+def test_weather_schema__known_only_in_the_future__asks_for_the_issue_time() -> None:
+    found = rules.violations(rules.weather_schema(["humidity"], NOW), weather("2026-02-01", humidity=1.0))
+    assert "needs the time it was issued" in found[0]
+
+
+def test_check_unit__spelling__becomes_the_usual_one() -> None:
+    assert check_unit("electricity", "KWH") == "kWh"
+    assert check_unit("unknown", "furlong") == "furlong"
+
+
+def test_check_unit__of_another_kind__lists_those_that_fit() -> None:
+    with pytest.raises(BadInputError, match="Use one of Wh, kWh"):
+        check_unit("electricity", "therm")
+
+
+def test_kinds__every_kind_of_the_command_line__has_a_rule_or_needs_none() -> None:
+    assert set(AssetKind) - set(KINDS) == {AssetKind.WEATHER, AssetKind.UNKNOWN}
