@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import re
+
+import compose
+
+from ai_hub.settings import Settings
+from ai_hub.stack.ports import PortSettings
+
+TEXT = compose.EXAMPLE.read_text()
+#: Every variable of the file, set or commented out, with its value.
+ENTRIES = dict(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]+)=(.*)$", TEXT, re.MULTILINE))
+
+
+def test_every_setting__is_described() -> None:
+    names = {name.upper() for name in Settings.model_fields}
+    names |= {f"AI_HUB_{name.upper()}" for name in PortSettings.model_fields}
+    assert names <= ENTRIES.keys()
+
+
+def test_every_variable_of_the_compose_file__is_described() -> None:
+    used = {match["name"] for match in compose.VARIABLE.finditer(compose.FILE.read_text())} - {None}
+    assert used <= ENTRIES.keys()
+
+
+def test_nothing_else__is_described() -> None:
+    known = {name.upper() for name in Settings.model_fields}
+    known |= {f"AI_HUB_{name.upper()}" for name in PortSettings.model_fields}
+    known |= {match["name"] for match in compose.VARIABLE.finditer(compose.FILE.read_text())}
+    assert ENTRIES.keys() <= known
+
+
+def test_copy__is_enough_for_the_containers() -> None:
+    assert compose.resolved(compose.example())["services"]
+
+
+def test_copy__sets_passwords_only_and_marks_them_as_examples() -> None:
+    values = compose.example()
+    assert all(re.search(r"PASSWORD|ACCESS_KEY|SECRET_KEY", name) for name in values)
+    assert all(value.startswith("example-change-me-") for value in values.values())
+    assert len(set(values.values())) == len(values)
+
+
+def test_defaults__are_those_of_the_compose_file() -> None:
+    for match in compose.VARIABLE.finditer(compose.FILE.read_text()):
+        if match["rule"] == "-" and match["name"] != "MLFLOW_PUBLIC_HOST":
+            assert ENTRIES[match["name"]] == match["text"]
