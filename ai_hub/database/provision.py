@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, LiteralString
 
 from psycopg import sql
 from sqlalchemy.engine import make_url
@@ -84,7 +84,7 @@ def _parse(setting: str, address: str) -> URL:
 
 def _ensure_login(connection: psycopg.Connection, name: str, password: str | None) -> None:
     role = sql.Identifier(name)
-    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchone() is None:
+    if not _exists(connection, "SELECT FROM pg_roles WHERE rolname = %s", name):
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
     if password is not None:
         # only the hash travels, so no statement log can hold the password
@@ -96,7 +96,7 @@ def _ensure_login(connection: psycopg.Connection, name: str, password: str | Non
 
 def _ensure_database(connection: psycopg.Connection, name: str, *, owner: str) -> bool:
     """Whether the database had to be created."""
-    if connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone():
+    if _exists(connection, "SELECT FROM pg_database WHERE datname = %s", name):
         return False
     database = sql.Identifier(name)
     # template1 of TimescaleDB's image holds the extension, whose background workers nobody needs here
@@ -105,3 +105,7 @@ def _ensure_database(connection: psycopg.Connection, name: str, *, owner: str) -
     )
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
     return True
+
+
+def _exists(connection: psycopg.Connection, query: LiteralString, name: str) -> bool:
+    return connection.execute(query, [name]).fetchone() is not None

@@ -1,0 +1,154 @@
+"""The containers' commands, run on this machine with the servers' addresses exchanged."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping  # dataclass fields
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import compose
+import psycopg
+import pytest
+import requests
+from machine import native_postgres
+
+from ai_hub.database.migrate import migrate
+from ai_hub.settings import postgres_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_READY_S = 120
+
+
+@dataclass(frozen=True)
+class Containers:
+    """What `docker compose` would run, and where its servers are instead."""
+
+    passwords: Mapping[str, str]
+    addresses: Mapping[str, str]
+    #: variables that lead to TimescaleDB, which is not the PostgreSQL of the other databases here
+    timescale: Mapping[str, str]
+    folder: Path
+
+    def environment(self, service: str) -> dict[str, str]:
+        """The service's variables, with addresses of this machine."""
+        found: dict[str, str] = compose.resolved(self.passwords)["services"][service]["environment"]
+        for name, value in found.items():
+            for there, here in self.addresses.items():
+                found[name] = found[name].replace(there, here)
+            if value == "/app/feature_repo":
+                found[name] = str(compose.ROOT / "feature_repo")
+        return found | {name: self.timescale[name] for name in found.keys() & self.timescale.keys()}
+
+    def command(self, service: str, port: int | None = None) -> list[str]:
+        """The service's command, listening on `port` of the loopback interface."""
+        program, *arguments = compose.resolved(self.passwords)["services"][service]["command"]
+        words = [word if not word.startswith("--port=") else f"--port={port}" for word in arguments]
+        words = [word if word != "--host=0.0.0.0" else "--host=127.0.0.1" for word in words]
+        return [str(Path(sys.executable).with_name(program)), *words]
+
+    def run(self, service: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        """Run a service that ends by itself."""
+        return subprocess.run(
+            self.command(service),
+            env=_base() | self.environment(service) | changed,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
+        )
+
+    @contextmanager
+    def serve(self, service: str) -> Iterator[str]:
+        """Run a server; yields its URL once it is healthy."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        log = self.folder / f"{service}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.command(service, port),
+                env=_base() | self.environment(service),
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            _wait(f"{url}/health", process, log)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def containers(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
+    """Commands of the compose file on a native PostgreSQL and the run's embedded servers."""
+    migrate(stack["TIMESCALE_DSN"])
+    passwords = {
+        "POSTGRES_PASSWORD": secrets.token_hex(8),
+        "MLFLOW_DB_PASSWORD": secrets.token_hex(8),
+        "REDIS_PASSWORD": str(urlsplit(stack["REDIS_URL"]).password),
+        "MINIO_ACCESS_KEY": stack["MINIO_ACCESS_KEY"],
+        "MINIO_SECRET_KEY": stack["MINIO_SECRET_KEY"],
+        "MODEL_STORAGE_BUCKET": f"models-{secrets.token_hex(4)}",
+    }
+    redis, s3 = urlsplit(stack["REDIS_URL"]), urlsplit(stack["MINIO_ENDPOINT_URL"])
+    with native_postgres() as admin:
+        with psycopg.connect(admin, autocommit=True) as connection:
+            # as the image of TimescaleDB does
+            connection.execute(
+                f"CREATE ROLE ai_hub SUPERUSER LOGIN PASSWORD '{passwords['POSTGRES_PASSWORD']}'"
+            )
+            connection.execute("CREATE DATABASE ai_hub OWNER ai_hub")
+        addresses = {
+            "timescaledb:5432": f"127.0.0.1:{urlsplit(admin).port}",
+            "redis:6379": f"{redis.hostname}:{redis.port}",
+            "http://minio:9000": f"http://{s3.hostname}:{s3.port}",
+        }
+        yield Containers(
+            passwords,
+            addresses,
+            postgres_environment(stack["TIMESCALE_DSN"]),
+            tmp_path_factory.mktemp("containers"),
+        )
+
+
+@pytest.fixture(scope="session")
+def provisioned(containers: Containers) -> Containers:
+    """The same after the service `init`."""
+    done = containers.run("init")
+    assert done.returncode == 0, done.stderr
+    return containers
+
+
+def _base() -> dict[str, str]:
+    """What a container has: no settings of this machine."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if requests.get(url, timeout=5).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.2)
+    pytest.fail(f"{url} did not become healthy:\n{log.read_text()[-4000:]}", pytrace=False)
