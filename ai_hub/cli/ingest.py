@@ -34,10 +34,10 @@ app.add_typer(asset_app, name="asset")
 File = Annotated[Path, typer.Argument(help=".csv, .csv.gz or .parquet", show_default=False)]
 Tenant = Annotated[str, typer.Option("--tenant", help="whose data it is")]
 AssetId = Annotated[
-    str | None, typer.Option("--asset", help="asset of every row [default: the file's asset_id column]")
+    str | None, typer.Option("--asset", help="asset of every row (default: the file's asset_id column)")
 ]
 Timezone = Annotated[
-    str | None, typer.Option("--timezone", help="zone of timestamps without an offset [default: the asset's]")
+    str | None, typer.Option("--timezone", help="zone of timestamps without an offset (default: the asset's)")
 ]
 Columns = Annotated[
     str | None, typer.Option("--columns", metavar="FIELD=COLUMN,…", help="columns whose names do not say it")
@@ -45,7 +45,7 @@ Columns = Annotated[
 TimestampForm = Annotated[
     str | None,
     typer.Option(
-        "--timestamp-format", metavar="STRPTIME", help="such as '%d.%m.%Y %H:%M' [default: ISO 8601]"
+        "--timestamp-format", metavar="STRPTIME", help="such as '%d.%m.%Y %H:%M' (default: ISO 8601)"
     ),
 ]
 EpochUnit = Annotated[
@@ -55,7 +55,7 @@ AmbiguousPolicy = Annotated[
     Ambiguous, typer.Option("--ambiguous", help="a local time that occurred twice when clocks went back")
 ]
 RejectPath = Annotated[
-    Path | None, typer.Option("--reject-file", help="where rejected rows go [default: ./FILE.rejected.csv]")
+    Path | None, typer.Option("--reject-file", help="where rejected rows go (default: ./FILE.rejected.csv)")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="exit with status 1 if any row is rejected")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]

@@ -48,7 +48,7 @@ def parse_mapping(text: str | None) -> dict[str, str]:
 def resolve(
     fields: Sequence[Field], available: Sequence[str], given: Mapping[str, str], *, required: Sequence[str]
 ) -> dict[str, str]:
-    """Column of each field the file carries: as given, else by its obvious name.
+    """Column of each field the file carries, in the file's order: as given, else by its obvious name.
 
     Raises:
         BadInputError: a given column does not exist, a required field has none, or one is ambiguous;
@@ -76,7 +76,7 @@ def resolve(
     for column in found.values():
         if available.count(column) > 1:
             raise BadInputError(f"The file has more than one column {column!r}.", hint=listing)
-    return found
+    return dict(sorted(found.items(), key=lambda pair: available.index(pair[1])))
 
 
 def _guess(field: Field, available: Sequence[str], taken: set[str]) -> str | None:

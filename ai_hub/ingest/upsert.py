@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 # Large enough that the round trip no longer shows, small enough that others wait well under a second.
-CHUNK_ROWS = 20_000
+CHUNK_ROWS = 10_000
 
 _TYPES = {"asset_id": "text", "timestamp": "bigint", "available_at": "bigint"}
 
