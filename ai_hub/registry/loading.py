@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import mlflow.pyfunc
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from ai_hub.errors import ConflictError
@@ -24,9 +23,14 @@ if TYPE_CHECKING:
 
 
 def load_production(
-    tenant: str, model: str, loader: Callable[[str], Any] = mlflow.pyfunc.load_model
+    tenant: str, model: str, loader: Callable[[str], Any] | None = None
 ) -> tuple[Any, ModelVersion]:
     """Load the version in Production; returns the model and which version it is.
+
+    Args:
+        tenant: whose model.
+        model: its name.
+        loader: makes the model from its folder; default: `mlflow.pyfunc.load_model`.
 
     Raises:
         ConflictError: a file is not what was registered.
@@ -34,7 +38,8 @@ def load_production(
     """
     version = production_version(tenant, model)
     with tempfile.TemporaryDirectory() as scratch:
-        return loader(str(download_version(version, Path(scratch)))), version
+        folder = str(download_version(version, Path(scratch)))
+        return (loader or _load_pyfunc)(folder), version
 
 
 def download_version(version: ModelVersion, folder: Path) -> Path:
@@ -60,6 +65,12 @@ def download_version(version: ModelVersion, folder: Path) -> Path:
             if _sha256(_fetch(repository, path, folder)) != entry["sha256"]:
                 raise _changed(version, path)
     return folder
+
+
+def _load_pyfunc(folder: str) -> Any:
+    import mlflow.pyfunc  # noqa: PLC0415 - seconds to import, for those who load this way
+
+    return mlflow.pyfunc.load_model(folder)
 
 
 def _fetch(repository: ArtifactRepository, path: str, folder: Path) -> Path:

@@ -21,6 +21,10 @@ LATEST = "latest"
 _PAGE = 1000
 
 
+class NoSuchVersionError(NotFoundError):
+    """The model exists, the version does not."""
+
+
 @dataclass(frozen=True)
 class ModelVersion:
     """A registered version of a tenant's model."""
@@ -76,7 +80,7 @@ def find_version(tenant: str, model: str, wanted: str | int) -> ModelVersion:
     if matching:
         return max(matching, key=lambda item: item.version)
     known = ", ".join(f"{item.version} ({item.semantic_version or '-'}, {item.stage})" for item in present)
-    raise NotFoundError(
+    raise NoSuchVersionError(
         f"Model {model} of tenant {tenant} has no version {str(wanted)!r}.",
         hint=f"It has: {known or 'no versions yet; train and register one first'}.",
     )
@@ -88,7 +92,13 @@ def production_version(tenant: str, model: str) -> ModelVersion:
     Raises:
         NotFoundError: there is none, or no such model.
     """
-    return find_version(tenant, model, rules.PRODUCTION)
+    try:
+        return find_version(tenant, model, rules.PRODUCTION)
+    except NoSuchVersionError as error:
+        raise NotFoundError(
+            f"No version of {model} (tenant {tenant}) is in Production.",
+            hint=f"Promote one with `ai-hub promote {model} --tenant {tenant}`. {error.hint}",
+        ) from error
 
 
 def _matches(item: ModelVersion, wanted: str) -> bool:

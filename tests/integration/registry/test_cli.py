@@ -1,0 +1,107 @@
+"""`ai-hub promote | rollback | history | models` against the real server."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from ai_hub import cli, registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    _Run = Callable[..., tuple[int, str, str]]
+
+MODEL = "demand-forecast"
+
+
+@pytest.fixture(scope="module")
+def tenant(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tenant whose model has two versions; the first is in Production."""
+    name = f"tenant-{secrets.token_hex(4)}"
+    registry.ensure_tenant(name)
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "MLmodel").write_text(yaml.safe_dump({"flavors": {"lightgbm": {}}}))
+    client = MlflowClient(stack["MLFLOW_TRACKING_URI"], stack["MLFLOW_TRACKING_URI"])
+    with registry.tenant_scope(name):
+        client.create_registered_model(MODEL)
+        experiment = client.create_experiment("demand")
+        for mae in (2.0, 1.5):
+            run = client.create_run(experiment).info
+            client.log_metric(run.run_id, "mae", mae)
+            client.log_artifacts(run.run_id, str(folder), "model")
+            client.create_model_version(MODEL, f"{run.artifact_uri}/model", run.run_id)
+    registry.promote(name, MODEL, 1)
+    return name
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> _Run:
+    """Run `ai-hub` in this process: status, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["ai-hub", *arguments])
+        monkeypatch.setenv("COLUMNS", "160")
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        printed = capsys.readouterr()
+        status = exit_.value.code
+        return (status if isinstance(status, int) else 0), printed.out, printed.err
+
+    return run
+
+
+def test_models__lists_versions_with_metrics(tenant: str, run: _Run) -> None:
+    status, out, _ = run("models", "--tenant", tenant)
+    assert status == 0
+    for text in (MODEL, "v1.0.0", "Production", "v1.0.1", "Staging", "mae 1.5"):
+        assert text in out
+    _, out, _ = run("models", "--tenant", tenant, "--json")
+    found = [(row["version"], row["metrics"]) for row in json.loads(out)]
+    assert found == [(2, {"mae": 1.5}), (1, {"mae": 2.0})]
+
+
+def test_promote__refused__prints_the_servers_text_and_fails(tenant: str, run: _Run) -> None:
+    status, out, err = run("promote", MODEL, "--tenant", tenant, "--version", "1", "--stage", "staging")
+    assert (status, out) == (1, "")
+    assert "Production → Staging is not allowed" in err
+    status, _, err = run("promote", MODEL, "--tenant", tenant, "--version", "7")
+    assert status == 2
+    assert "(v1.0.0, Production)" in err
+    assert "(v1.0.1, Staging)" in err
+    status, _, err = run("promote", MODEL, "--tenant", tenant, "--version", "2", "--stage", "retired")
+    assert status == 2
+    assert "retired" in err
+
+
+def test_promote_history_rollback__tell_who_moved(tenant: str, run: _Run) -> None:
+    status, out, _ = run("promote", MODEL, "--tenant", tenant, "--reason", "lower error")
+    assert status == 0
+    assert out.splitlines() == [
+        f"{MODEL} 2 (v1.0.1): Staging → Production",
+        f"{MODEL} 1 (v1.0.0): Production → Archived",
+    ]
+    status, out, _ = run("rollback", MODEL, "--tenant", tenant, "--reason", "drift", "--json")
+    move = json.loads(out)
+    assert (status, move["own"]["version"], move["displaced"][0]["version"]) == (0, 1, 2)
+    status, out, _ = run("history", MODEL, "--tenant", tenant)
+    assert status == 0
+    assert "drift" in out
+    assert "lower error" in out
+    _, out, _ = run("history", MODEL, "--tenant", tenant, "--version", "v1.0.1", "--limit", "1", "--json")
+    (row,) = json.loads(out)
+    assert (row["from_stage"], row["to_stage"], row["reason"]) == (
+        "Production", "Archived", "Displaced from Production by version 1.",
+    )  # fmt: skip
+
+
+def test_unknown_tenant__is_told(run: _Run, stack: dict[str, str]) -> None:
+    del stack
+    status, _, err = run("models", "--tenant", "nobody-at-all")
+    assert status == 2
+    assert "Workspace 'nobody-at-all' not found" in err
