@@ -28,6 +28,9 @@ ingest_app = typer.Typer(
     no_args_is_help=True, help="Bring meter readings and weather from files into TimescaleDB."
 )
 asset_app = typer.Typer(no_args_is_help=True, help="The register of meters and weather stations.")
+#: New assets a report names before it only counts them.
+_NAMED = 5
+
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(asset_app, name="asset")
 
@@ -280,8 +283,9 @@ def _lines(report: Report, options: Options) -> Iterator[str]:
         yield f"  rejected {count:,}: {reason}"
     if report.reject_file:
         yield f"Rejected rows are in {report.reject_file}"
-    if report.new_assets:
+    if new := report.new_assets:
+        more = f" and {len(new) - _NAMED}" if len(new) > _NAMED else ""
         yield (
-            f"Registered {len(report.new_assets)} new asset(s) in zone {options.timezone or 'UTC'}:"
-            f" {', '.join(report.new_assets)}. Say what they are with `ai-hub asset add --kind …`."
+            f"Registered {len(new)} new asset(s) in zone {options.timezone or 'UTC'}:"
+            f" {', '.join(new[:_NAMED])}{more}. Say what they are with `ai-hub asset add --kind …`."
         )

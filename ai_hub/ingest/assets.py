@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 MAX_ID_LENGTH = 200
+# Files beside the zones that are none by that name on another machine.
+_NO_ZONES = frozenset({"Factory", "localtime", "posixrules"})
 
 
 def check_zone(name: str) -> str:
@@ -30,6 +32,8 @@ def check_zone(name: str) -> str:
         BadInputError: it is not.
     """
     try:
+        if name.startswith(("posix/", "right/")) or name in _NO_ZONES:
+            raise ZoneInfoNotFoundError(name)  # noqa: TRY301 - refused like one that does not exist
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise BadInputError(
