@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from multiprocessing.queues import Queue
     from multiprocessing.synchronize import Barrier
 
-_PROCESSES = 8
-# Forked, because starting Python and importing MLflow eight times would take most of the suite's time.
+_PROCESSES = 6
+# Forked, because starting Python and importing MLflow six times would take most of the suite's time.
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -66,7 +66,7 @@ def test_anything__at_once__keeps_the_invariants(store_uri: str, model: Model) -
 
     def meddle(theirs: Model, worker: int) -> None:
         dice = random.Random(worker)  # noqa: S311 - the same mixture in every run
-        for _ in range(8):
+        for _ in range(5):
             version = dice.choice(versions)
             action: Callable[[], object] = dice.choice(
                 [

@@ -1,0 +1,68 @@
+"""Who the audit trail names."""
+
+from __future__ import annotations
+
+import base64
+
+import flask
+import pytest
+
+from mlflow_plugins import actor
+from mlflow_plugins.actor import Actor
+from mlflow_plugins.user_header import UserHeaderProvider
+
+
+def _login(name: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:secret".encode()).decode()}
+
+
+@pytest.mark.parametrize(
+    ("headers", "claim", "expected"),
+    [
+        ({}, None, Actor("unknown", "unknown")),
+        ({}, "ada", Actor("ada", "claimed")),
+        ({actor.HEADER: "grace"}, "ada", Actor("grace", "claimed")),
+        ({actor.HEADER: "J%C3%BCrgen"}, None, Actor("J\u00fcrgen", "claimed")),
+        # nobody has checked the password, so it proves nothing
+        (_login("eve"), None, Actor("unknown", "unknown")),
+        (_login("eve"), "ada", Actor("ada", "claimed")),
+        ({actor.HEADER: "x" * 999}, None, Actor("x" * 256, "claimed")),
+    ],
+)
+def test_current_actor__without_authentication(
+    headers: dict[str, str], claim: str | None, expected: Actor
+) -> None:
+    with flask.Flask(__name__).test_request_context(headers=headers):
+        assert actor.current_actor(claim) == expected
+
+
+def test_current_actor__behind_mlflows_login__is_who_logged_in() -> None:
+    app = flask.Flask(__name__)
+
+    def check() -> None:
+        """Stands for the check of MLflow's auth app, by which it is recognised."""
+
+    check.__module__ = "mlflow.server.auth"
+    app.before_request(check)
+    with app.test_request_context(headers={**_login("ada"), actor.HEADER: "eve"}):
+        assert actor.current_actor("mallory") == Actor("ada", "authenticated")
+
+
+def test_current_actor__outside_a_request() -> None:
+    assert actor.current_actor() == actor.UNKNOWN
+    assert actor.current_actor("ada") == Actor("ada", "claimed")
+
+
+def test_user_header__names_the_process_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "J\u00fcrgen M.")
+    header = UserHeaderProvider().request_headers()[actor.HEADER]
+    assert header.isascii()
+    assert actor.user_of_header(header) == "J\u00fcrgen M."
+
+
+def test_user_header__of_a_process_without_a_user__is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert not UserHeaderProvider().in_context()
