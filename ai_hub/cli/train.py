@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ai_hub.cli.main import app
+from ai_hub.training.terms import NAIVE_HOURS
 
 if TYPE_CHECKING:
     from ai_hub.training.evaluation import Comparison
@@ -35,7 +37,7 @@ def train_command(
         list[str] | None, typer.Option("--asset", help="only this meter; may be repeated")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="name [default: demand-forecast-KIND]")] = None,
-    weeks: Annotated[int, typer.Option("--weeks", min=3, help="history to use")] = 26,
+    weeks: Annotated[int, typer.Option("--weeks", min=3, help="history to use")] = 56,
     holdout_weeks: Annotated[
         int, typer.Option("--holdout-weeks", min=1, help="newest weeks, kept for testing")
     ] = 4,
@@ -81,23 +83,28 @@ def train_command(
 def predict_command(
     *,
     tenant: Tenant,
-    model: Annotated[str, typer.Option("--model", help="registered model")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="registered model; may be repeated [default: all in production]"),
+    ] = None,
     asset: Annotated[
         list[str] | None,
         typer.Option("--asset", help="only this meter; may be repeated [default: the trained ones]"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Forecast the hour with the production model and the newest features from Redis."""
+    """Forecast the hour with the production models and the newest features from Redis."""
     from ai_hub.features.store import open_store
-    from ai_hub.training.predict import load, predict
+    from ai_hub.training.predict import load, predict, production_models
 
-    loaded = load(tenant, model)
-    forecasts = predict(open_store(), loaded, asset or ())
+    models = [load(tenant, name) for name in model or production_models(tenant)]
+    store = open_store()
+    results = [(loaded, predict(store, loaded, asset or ())) for loaded in models]
     if as_json:
-        typer.echo(json.dumps(_prediction(loaded, forecasts), indent=2))
+        typer.echo(json.dumps([_prediction(*result) for result in results], indent=2))
         return
-    _show_forecasts(loaded, forecasts)
+    for result in results:
+        _show_forecasts(*result)
 
 
 def _summary(tenant: str, trained: Trained, logged: Logged) -> dict[str, Any]:
@@ -128,27 +135,25 @@ def _show_training(tenant: str, trained: Trained, logged: Logged) -> None:
     console = Console()
     window, unit = trained.window, f" ({trained.card.unit})" if trained.card.unit else ""
     table = Table(
-        title=f"{trained.name}, {tenant}: held out {window.holdout:%Y-%m-%d} to {window.end:%Y-%m-%d}",
-        caption=f"{trained.card.feature_service}, {trained.rounds} rounds; "
-        "naive: best of last hour, same hour yesterday, same hour last week",
+        Column("meter", overflow="fold"),
+        *(
+            Column(heading, justify="right")
+            for heading in ("MAE", "naive MAE", "better by", "RMSE", "WAPE", "MASE")
+        ),
+        title=f"{trained.name}, {tenant}: errors{unit}, {window.holdout:%Y-%m-%d} to {window.end:%Y-%m-%d}",
+        caption=f"{trained.card.feature_service}; naive: the value 1, 24 or 168 h before, whichever is best",
+        box=SIMPLE_HEAD,
     )
-    table.add_column("meter")
-    for heading in (f"MAE{unit}", "naive MAE", "better by", "RMSE", "naive RMSE", "WAPE", "MASE"):
-        table.add_column(heading, justify="right")
-    table.add_column("best naive")
     rows = {"all": trained.evaluation.overall, **trained.evaluation.by_asset}
     for name, found in rows.items():
-        naive = found.naive[found.best_naive]
         table.add_row(
             name,
             f"{found.model.mae:.3f}",
-            f"{naive.mae:.3f}",
+            f"{found.naive[found.best_naive].mae:.3f} ({NAIVE_HOURS[found.best_naive]} h)",
             f"{found.improvement:+.1%}",
             f"{found.model.rmse:.3f}",
-            f"{naive.rmse:.3f}",
             f"{found.model.wape:.1%}",
             f"{found.model.mase:.2f}",
-            found.best_naive,
         )
     console.print(table)
     if trained.without_features:
@@ -176,7 +181,6 @@ def _prediction(loaded: LoadedModel, forecasts: list[Forecast]) -> dict[str, Any
 
 
 _WHY = {
-    "ok": "",
     "late": "the hour is over; materialize newer features",
     "stale": "too old to forecast from; run `ai-hub refresh` and `feast materialize-incremental`",
     "incomplete": "cannot forecast without the missing features",
@@ -188,30 +192,29 @@ def _show_forecasts(loaded: LoadedModel, forecasts: list[Forecast]) -> None:
     console = Console()
     version = loaded.version
     table = Table(
-        title=f"{version.model} {version.semantic_version} (version {version.version}, production), "
-        f"tenant {version.tenant}"
+        Column("meter", overflow="fold"),
+        Column("hour (UTC)", no_wrap=True),
+        Column(f"forecast{f' ({loaded.card.unit})' if loaded.card.unit else ''}", justify="right"),
+        "status",
+        "features",
+        title=f"{version.model} {version.semantic_version} (production), {version.tenant}",
+        box=SIMPLE_HEAD,
     )
-    table.add_column("meter")
-    table.add_column("hour (UTC)")
-    table.add_column(f"forecast{f' ({loaded.card.unit})' if loaded.card.unit else ''}", justify="right")
-    table.add_column("status")
-    for name in loaded.card.features:
-        table.add_column(name, justify="right")
     for forecast in forecasts:
         table.add_row(
             forecast.asset_id,
             f"{forecast.hour:%Y-%m-%d %H:%M}" if forecast.hour else "-",
             "-" if forecast.value is None else f"{forecast.value:.3f}",
             forecast.status,
-            *(_number(forecast.features[name]) for name in loaded.card.features),
+            " ".join(f"{name}={_number(forecast.features[name])}" for name in loaded.card.features),
         )
     console.print(table)
     for forecast in forecasts:
-        notes = [_WHY[forecast.status]] if _WHY[forecast.status] else []
+        notes = [_WHY[forecast.status]] if forecast.status in _WHY else []
         if forecast.missing:
             notes.append(f"missing: {', '.join(forecast.missing)}")
         if notes:
-            console.print(f"{forecast.asset_id}: {'; '.join(notes)}.", highlight=False)
+            console.print(f"{forecast.asset_id}: {'; '.join(notes)}.", highlight=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

@@ -12,7 +12,8 @@ from ai_hub.settings import Settings, postgres_environment
 if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
-_CONNECT_TIMEOUT_S = 10
+# the embedded server answers one statement at a time, and a long one is no failure
+_CONNECT_TIMEOUT_S = 60
 
 
 def connect(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -43,11 +43,12 @@ def run(console: Console) -> list[Forecaster]:
         StepFailedError: a command failed.
     """
     steps = Steps(console)
-    _prepare_servers(steps)
-    series = _ingest(steps)
-    _compute(steps)
-    tenants = sorted({each.tenant for each in series})
-    forecasters = [each for tenant in tenants for each in _train(steps, tenant)]
+    _prepare_databases(steps)
+    # MLflow starts slowly and is not needed before training
+    with steps.beside("ai-hub", "up", "--detach"):
+        series = _ingest(steps)
+        _compute(steps)
+    forecasters = _train(steps, sorted({each.tenant for each in series}))
     _promote(steps, forecasters)
     _refuse(steps, forecasters[0])
     _predict(steps, forecasters)
@@ -55,102 +56,88 @@ def run(console: Console) -> list[Forecaster]:
     return forecasters
 
 
-def _prepare_servers(steps: Steps) -> None:
-    steps.begin("Start the servers and prepare the database")
-    steps.run("ai-hub", "up", "--detach")
+def _prepare_databases(steps: Steps) -> None:
+    steps.begin("Start the databases and apply the SQL migrations")
+    steps.run("ai-hub", "up", "--detach", "--only", "timescaledb", "--only", "redis", "--only", "s3")
     steps.run("ai-hub", "migrate")
-    steps.end("TimescaleDB, Redis, S3 and MLflow are up")
+    steps.end("TimescaleDB, Redis and S3 are up; MLflow starts beside the next steps")
 
 
 def _ingest(steps: Steps) -> list[data.DemoSeries]:
     steps.begin("Bring in two tenants' meters and weather")
     series = data.prepare()
-    written = unchanged = 0
     for each in series:
         asset = ["ai-hub", "asset", "add", each.asset, "--tenant", each.tenant, "--kind", each.kind]
         asset += ["--timezone", each.timezone]
-        ingest = [
-            "ai-hub",
-            "ingest",
-            each.role,
-            str(each.file),
-            "--tenant",
-            each.tenant,
-            "--asset",
-            each.asset,
-        ]
-        if each.role == "weather":
-            ingest += ["--temperature-unit", each.unit]
-        else:
+        if each.role == "readings":
             asset += ["--unit", each.unit]
-            ingest += ["--unit", each.unit]
         if each.weather_asset:
             asset += ["--weather-from", each.weather_asset]
         steps.run(*asset, shown=False)
-        report = steps.json(*ingest, shown=True)
+    written = unchanged = 0
+    for each, report in zip(
+        series, steps.json_together([_ingest_command(each) for each in series]), strict=True
+    ):
+        counts = ", ".join(
+            f"{report[what]:,} {what}" for what in ("inserted", "updated", "unchanged", "rejected")
+        )
+        steps.console.print(f"{each.tenant}/{each.asset}: {counts}", highlight=False)
         written += report["inserted"] + report["updated"]
         unchanged += report["unchanged"]
-        steps.console.print(
-            ", ".join(
-                f"{report[what]:,} {what}" for what in ("inserted", "updated", "unchanged", "rejected")
-            ),
-            highlight=False,
-        )
     steps.end(f"{written:,} rows written, {unchanged:,} already there; {len(series)} series")
     return series
 
 
+def _ingest_command(series: data.DemoSeries) -> list[str]:
+    command = ["ai-hub", "ingest", series.role, str(series.file), "--tenant", series.tenant]
+    command += ["--asset", series.asset]
+    return [*command, "--temperature-unit" if series.role == "weather" else "--unit", series.unit]
+
+
 def _compute(steps: Steps) -> None:
     steps.begin("Compute features, and put the newest into Redis")
-    rows = steps.json("ai-hub", "refresh", shown=True)["rows"]
+    rows = steps.json("ai-hub", "refresh")["rows"]
     steps.console.print(f"{rows:,} feature rows computed", highlight=False)
     steps.run("feast", "apply", shown=False)
-    steps.run("feast", "feature-services", "list")
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     steps.run("feast", "materialize-incremental", now, shown=False)
     steps.end(f"{rows:,} feature rows computed; three feature services applied and materialized")
 
 
-def _train(steps: Steps, tenant: str) -> list[Forecaster]:
-    steps.begin(f"Train forecasts for {tenant}")
-    found = []
-    for summary in steps.json("ai-hub", "train", "--tenant", tenant, "--service", SERVICE, shown=True):
-        overall = summary["overall"]
-        forecaster = Forecaster(
-            tenant=tenant,
-            model=summary["model"],
-            version=str(summary["version"]),
-            mae=overall["model"]["mae"],
-            naive_mae=overall["naive"][overall["best_naive"]]["mae"],
-            best_naive=overall["best_naive"],
-            unit=summary.get("unit") or "",
-        )
+def _train(steps: Steps, tenants: list[str]) -> list[Forecaster]:
+    steps.begin(f"Train forecasts for {' and '.join(tenants)}")
+    commands = [["ai-hub", "train", "--tenant", tenant, "--service", SERVICE] for tenant in tenants]
+    found = [_forecaster(summary) for answer in steps.json_together(commands) for summary in answer]
+    for each in found:
         steps.console.print(
-            f"{forecaster.model} version {forecaster.version}: held-out MAE {forecaster.mae:.3f} "
-            f"{forecaster.unit}, best naive ({forecaster.best_naive}) {forecaster.naive_mae:.3f}: "
-            f"{forecaster.improvement:+.1%}",
+            f"{each.tenant}: {each.model} version {each.version}, held-out MAE {each.mae:.3f} {each.unit}, "
+            f"best naive ({each.best_naive}) {each.naive_mae:.3f}: {each.improvement:+.1%}",
             highlight=False,
         )
-        found.append(forecaster)
-    steps.end(", ".join(f"{each.model} v{each.version} in staging" for each in found))
+    steps.end(f"{len(found)} models registered in staging")
     return found
+
+
+def _forecaster(summary: dict[str, Any]) -> Forecaster:
+    overall = summary["overall"]
+    return Forecaster(
+        tenant=summary["tenant"],
+        model=summary["model"],
+        version=str(summary["version"]),
+        mae=overall["model"]["mae"],
+        naive_mae=overall["naive"][overall["best_naive"]]["mae"],
+        best_naive=overall["best_naive"],
+        unit=summary.get("unit") or "",
+    )
 
 
 def _promote(steps: Steps, forecasters: list[Forecaster]) -> None:
     steps.begin("Promote to production")
+    commands = []
     for each in forecasters:
-        reason = f"held-out MAE {each.improvement:+.1%} against naive"
-        steps.run(
-            "ai-hub",
-            "promote",
-            each.model,
-            "--tenant",
-            each.tenant,
-            "--version",
-            each.version,
-            "--reason",
-            reason,
-        )
+        command = ["ai-hub", "promote", each.model, "--tenant", each.tenant, "--version", each.version]
+        commands.append([*command, "--reason", f"held-out MAE {each.improvement:+.1%} against naive"])
+    steps.run_together(commands)
     steps.end(f"{len(forecasters)} models in production")
 
 
@@ -165,8 +152,9 @@ def _refuse(steps: Steps, forecaster: Forecaster) -> None:
 
 def _predict(steps: Steps, forecasters: list[Forecaster]) -> None:
     steps.begin("Predict with the production models")
-    for each in forecasters:
-        steps.run("ai-hub", "predict", "--tenant", each.tenant, "--model", each.model)
+    steps.run_together(
+        [["ai-hub", "predict", "--tenant", each.tenant, "--model", each.model] for each in forecasters]
+    )
     steps.end("forecasts from get_online_features and the production versions")
 
 

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,7 @@ from ai_hub.errors import AiHubError
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 class StepFailedError(AiHubError):
@@ -75,17 +77,45 @@ class Steps:
             if status:
                 raise StepFailedError(" ".join(command), status)
         else:
-            self._capture(command)
+            _output(command)
 
-    def json(self, *command: str, shown: bool = False) -> Any:
+    def json(self, *command: str) -> Any:
         """What a command prints with `--json`.
 
         Raises:
             StepFailedError: it failed.
         """
-        if shown:
+        self._announce(command)
+        return json.loads(_output((*command, "--json")))
+
+    def json_together(self, commands: Sequence[Sequence[str]]) -> list[Any]:
+        """As `json` for commands that do not wait for each other; the answers are in their order."""
+        for command in commands:
             self._announce(command)
-        return json.loads(self._capture((*command, "--json")))
+        return [json.loads(said) for said in _outputs([(*command, "--json") for command in commands])]
+
+    def run_together(self, commands: Sequence[Sequence[str]]) -> None:
+        """Run commands that do not wait for each other and show what each says, in their order.
+
+        Raises:
+            StepFailedError: one failed.
+        """
+        for command, said in zip(commands, _outputs(commands), strict=True):
+            self._announce(command)
+            self.console.out(said.rstrip(), highlight=False)
+
+    @contextmanager
+    def beside(self, *command: str) -> Iterator[None]:
+        """Run a command while the body does something else.
+
+        Raises:
+            StepFailedError: it failed.
+        """
+        self._announce((*command, "&"))
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(_output, command)
+            yield
+            ended.result()
 
     def refused(self, *command: str) -> str:
         """Run a command that must fail, and return what it said.
@@ -108,13 +138,18 @@ class Steps:
             Text("$ " + " ".join(_quoted(part) for part in command), style="cyan"), soft_wrap=True
         )
 
-    def _capture(self, command: Sequence[str]) -> str:
-        ended = subprocess.run(
-            _located(command), env=_environment(), capture_output=True, text=True, check=False
-        )
-        if ended.returncode:
-            raise StepFailedError(" ".join(command), ended.returncode, ended.stderr or ended.stdout)
-        return ended.stdout
+
+def _output(command: Sequence[str]) -> str:
+    ended = subprocess.run(_located(command), env=_environment(), capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise StepFailedError(" ".join(command), ended.returncode, ended.stderr or ended.stdout)
+    return ended.stdout
+
+
+def _outputs(commands: Sequence[Sequence[str]]) -> list[str]:
+    # starting Python and its libraries is most of each command, so as many run as there are cores
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_output, commands))
 
 
 def _quoted(part: str) -> str:
