@@ -93,7 +93,10 @@ def predict_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Forecast the hour with the production models and the newest features from Redis."""
+    """Forecast the hour with the production models and the newest features from Redis.
+
+    Fails when there are features for no meter at all.
+    """
     from ai_hub.features.store import open_store
     from ai_hub.training.predict import load, predict, production_models
 
@@ -102,9 +105,11 @@ def predict_command(
     results = [(loaded, predict(store, loaded, asset or ())) for loaded in models]
     if as_json:
         typer.echo(json.dumps([_prediction(*result) for result in results], indent=2))
-        return
-    for result in results:
-        _show_forecasts(*result)
+    else:
+        for result in results:
+            _show_forecasts(*result)
+    if all(forecast.value is None for _, forecasts in results for forecast in forecasts):
+        raise typer.Exit(1)
 
 
 def _summary(tenant: str, trained: Trained, logged: Logged) -> dict[str, Any]:
@@ -131,20 +136,20 @@ def _comparison(found: Comparison) -> dict[str, Any]:
     }
 
 
+_ERROR_COLUMNS = ("MAE", "naive MAE", "better by", "RMSE", "WAPE", "MASE")
+
+
 def _show_training(tenant: str, trained: Trained, logged: Logged) -> None:
     console = Console()
     window, unit = trained.window, f" ({trained.card.unit})" if trained.card.unit else ""
     table = Table(
         Column("meter", overflow="fold"),
-        *(
-            Column(heading, justify="right")
-            for heading in ("MAE", "naive MAE", "better by", "RMSE", "WAPE", "MASE")
-        ),
-        title=f"{trained.name}, {tenant}: errors{unit}, {window.holdout:%Y-%m-%d} to {window.end:%Y-%m-%d}",
-        caption=f"{trained.card.feature_service}; naive: the value 1, 24 or 168 h before, whichever is best",
+        *(Column(heading, justify="right") for heading in _ERROR_COLUMNS),
         box=SIMPLE_HEAD,
     )
-    rows = {"all": trained.evaluation.overall, **trained.evaluation.by_asset}
+    rows = dict(trained.evaluation.by_asset)
+    if len(rows) > 1:
+        rows["all"] = trained.evaluation.overall
     for name, found in rows.items():
         table.add_row(
             name,
@@ -155,7 +160,13 @@ def _show_training(tenant: str, trained: Trained, logged: Logged) -> None:
             f"{found.model.wape:.1%}",
             f"{found.model.mase:.2f}",
         )
+    console.print(
+        f"\n{trained.name} of {tenant} on {trained.card.feature_service}: "
+        f"errors{unit} from {window.holdout:%Y-%m-%d} to {window.end:%Y-%m-%d}",
+        highlight=False,
+    )
     console.print(table)
+    console.print("naive: the value 1, 24 or 168 hours before, whichever is best", highlight=False)
     if trained.without_features:
         console.print(f"{trained.without_features} hours had no feature row of their own and were left out.")
     if logged.version:
@@ -196,8 +207,6 @@ def _show_forecasts(loaded: LoadedModel, forecasts: list[Forecast]) -> None:
         Column("hour (UTC)", no_wrap=True),
         Column(f"forecast{f' ({loaded.card.unit})' if loaded.card.unit else ''}", justify="right"),
         "status",
-        "features",
-        title=f"{version.model} {version.semantic_version} (production), {version.tenant}",
         box=SIMPLE_HEAD,
     )
     for forecast in forecasts:
@@ -206,15 +215,19 @@ def _show_forecasts(loaded: LoadedModel, forecasts: list[Forecast]) -> None:
             f"{forecast.hour:%Y-%m-%d %H:%M}" if forecast.hour else "-",
             "-" if forecast.value is None else f"{forecast.value:.3f}",
             forecast.status,
-            " ".join(f"{name}={_number(forecast.features[name])}" for name in loaded.card.features),
         )
+    console.print(
+        f"\n{version.model} {version.semantic_version} of {version.tenant}, in production", highlight=False
+    )
     console.print(table)
     for forecast in forecasts:
-        notes = [_WHY[forecast.status]] if forecast.status in _WHY else []
-        if forecast.missing:
-            notes.append(f"missing: {', '.join(forecast.missing)}")
-        if notes:
-            console.print(f"{forecast.asset_id}: {'; '.join(notes)}.", highlight=False, soft_wrap=True)
+        if note := _WHY.get(forecast.status):
+            console.print(f"{forecast.asset_id}: {note}", highlight=False, soft_wrap=True)
+        if forecast.asset_id not in loaded.card.assets:
+            console.print(f"{forecast.asset_id}: the model was not trained on it", highlight=False)
+        if forecast.hour:
+            features = ", ".join(f"{name} {_number(value)}" for name, value in forecast.features.items())
+            console.print(f"{forecast.asset_id}: {features}", style="dim", highlight=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ai_hub.training.model_input import TARGET
-
-#: Name of each naive forecast and how many hours it looks back.
-NAIVE_HOURS = {"last hour": 1, "same hour yesterday": 24, "same hour last week": 168}
+from ai_hub.training.terms import NAIVE_HOURS, TARGET
 
 
 def naive_forecasts(rows: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:

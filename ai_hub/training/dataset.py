@@ -11,7 +11,7 @@ import pandas as pd
 from ai_hub.database.connection import connect
 from ai_hub.errors import NotFoundError
 from ai_hub.features.store import feature_names
-from ai_hub.training.model_input import TARGET
+from ai_hub.training.terms import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

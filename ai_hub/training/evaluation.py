@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ai_hub.training.baselines import NAIVE_HOURS, daily_change, naive_forecasts
+from ai_hub.training.baselines import daily_change, naive_forecasts
 from ai_hub.training.metrics import Errors, errors
-from ai_hub.training.model_input import TARGET, model_input
+from ai_hub.training.model_input import model_input
+from ai_hub.training.terms import NAIVE_HOURS, TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import lightgbm as lgb
 import pandas as pd
 
-from ai_hub.training.model_input import TARGET, model_input
+from ai_hub.training.model_input import model_input
+from ai_hub.training.terms import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,6 @@ import pandas as pd
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-TARGET = "value"
-
 
 def model_input(rows: pd.DataFrame | Sequence[Mapping[str, Any]], features: Sequence[str]) -> pd.DataFrame:
     """Matrix of `features` in their order, float64; a missing value is NaN.

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ai_hub.training.evaluation import FORECAST
-from ai_hub.training.model_input import TARGET
+from ai_hub.training.terms import TARGET
 
 if TYPE_CHECKING:
     from ai_hub.training.evaluation import Evaluation

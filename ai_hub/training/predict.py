@@ -13,9 +13,10 @@ from mlflow.models import Model
 from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.features.online import OnlineRow, read_online
 from ai_hub.features.store import feature_names, get_service
-from ai_hub.registry import ModelVersion, load_production
+from ai_hub.registry import ModelVersion, list_versions, load_production
+from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard
 from ai_hub.training.model_input import model_input
-from ai_hub.training.tracking import ModelCard
+from mlflow_plugins.rules import PRODUCTION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,11 +77,28 @@ def load(tenant: str, model: str) -> LoadedModel:
     return LoadedModel(booster, card, version)
 
 
+def production_models(tenant: str) -> list[str]:
+    """Names of the tenant's models in production that `ai-hub train` made.
+
+    Raises:
+        NotFoundError: there is none; says how to promote.
+    """
+    versions = [each for each in list_versions(tenant) if each.tags.get(MAKER_TAG) == MAKER]
+    found = [each.model for each in versions if each.stage == PRODUCTION]
+    if not found:
+        waiting = sorted({each.model for each in versions})
+        raise NotFoundError(
+            f"Tenant {tenant} has no forecast model in production.",
+            hint=f"Promote one with `ai-hub promote MODEL --tenant {tenant}`: {', '.join(waiting)}."
+            if waiting
+            else f"Train one with `ai-hub train --tenant {tenant}`.",
+        )
+    return sorted(found)
+
+
 def _read(folder: str) -> tuple[lgb.Booster, ModelCard | None]:
     booster = lgb.Booster(model_file=str(Path(folder) / MODEL_FILE))
-    metadata = Model.load(folder).metadata or {}
-    names = ModelCard.__dataclass_fields__
-    return booster, ModelCard(**metadata) if set(metadata) == set(names) else None
+    return booster, ModelCard.from_metadata(Model.load(folder).metadata)
 
 
 def predict(

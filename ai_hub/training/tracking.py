@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version as installed
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import lightgbm as lgb
@@ -13,11 +16,13 @@ from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
 from mlflow.models import infer_signature
 
 from ai_hub.registry import enter_tenant
+from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard
 from ai_hub.training.evaluation import Evaluation
 from ai_hub.training.fitting import PARAMETERS
-from ai_hub.training.model_input import TARGET, model_input
+from ai_hub.training.model_input import model_input
 from ai_hub.training.plot import forecast_plot
 from ai_hub.training.splits import Split, Window
+from ai_hub.training.terms import TARGET
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,19 +33,6 @@ if TYPE_CHECKING:
 #: Libraries the logged model needs; `model.lgb` inside it needs LightGBM alone.
 _REQUIREMENTS = ("mlflow", "lightgbm", "numpy", "pandas")
 _EXAMPLE_ROWS = 3
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What prediction must know about a model; stored inside it."""
-
-    feature_service: str
-    features: list[str]
-    #: features that had gaps in training, so the model knows what to do without them
-    optional: list[str]
-    kind: str
-    assets: list[str]
-    unit: str | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +66,7 @@ def log(tenant: str, trained: Trained, *, register: bool) -> Logged:
 
     A failure leaves the run behind, marked as failed; nothing is registered then.
     """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     enter_tenant(tenant)
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # type: ignore[no-untyped-call]
     mlflow.set_experiment(trained.name)
@@ -102,6 +95,7 @@ def _tags(trained: Trained) -> dict[str, str]:
         "feast.feature_service": trained.card.feature_service,
         "feast.project": "ai_hub",
         "kind": trained.card.kind,
+        MAKER_TAG: MAKER,
     }
 
 
@@ -165,10 +159,12 @@ def _log_model(trained: Trained) -> ModelInfo:
         signature=_signature(example, trained.booster),
         input_example=example,
         pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
-        metadata=vars(trained.card),
+        metadata=trained.card.as_metadata(),
     )
     return logged
 
 
 def _register(trained: Trained, model: ModelInfo) -> Any:
-    return mlflow.register_model(model.model_uri, trained.name, tags=_tags(trained))
+    # MLflow announces each step on stderr; what fails is raised
+    with redirect_stderr(StringIO()):
+        return mlflow.register_model(model.model_uri, trained.name, tags=_tags(trained))

@@ -10,10 +10,11 @@ from ai_hub.database.connection import connect
 from ai_hub.errors import BadInputError
 from ai_hub.features.store import feature_references, get_service
 from ai_hub.training import dataset
+from ai_hub.training.card import ModelCard
 from ai_hub.training.evaluation import evaluate
 from ai_hub.training.fitting import fit
 from ai_hub.training.splits import Window, split_by_time
-from ai_hub.training.tracking import Logged, ModelCard, Trained, log
+from ai_hub.training.tracking import Logged, Trained, log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ class TrainingPlan:
     kind: str
     assets: tuple[str, ...]
     model: str
-    weeks: int = 26
+    weeks: int = 56
     holdout_weeks: int = 4
     #: end of the window; None: the end of the data
     until: datetime | None = None
