@@ -1,0 +1,39 @@
+"""What prediction must know about a model; travels inside it as MLflow model metadata."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Tag of runs and versions whose models carry a card.
+MAKER_TAG = "trained_by"
+MAKER = "ai-hub train"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model was trained on."""
+
+    feature_service: str
+    features: list[str]
+    #: features that had gaps in training, so the model knows what to do without them
+    optional: list[str]
+    kind: str
+    assets: list[str]
+    #: unit of readings and forecasts, if the meters share one
+    unit: str | None
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values, for the model's `metadata`."""
+        return asdict(self)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any] | None) -> ModelCard | None:
+        """The card in a model's `metadata`; None when it has none."""
+        names = [field.name for field in fields(cls)]
+        if not metadata or not set(names) <= set(metadata):
+            return None
+        return cls(**{name: metadata[name] for name in names})
