@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -136,6 +136,7 @@ def test_life__any_order_of_calls(sqlite_template: Path) -> None:
         stateful_step_count=20,
         deadline=None,
         derandomize=True,
+        phases=[Phase.generate],  # shrinking a failure would take minutes
         suppress_health_check=[HealthCheck.too_slow],
     )
     run_state_machine_as_test(Life, settings=relaxed)
