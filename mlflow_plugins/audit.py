@@ -134,14 +134,14 @@ def last_in_production(session: Session, model: ModelKey) -> list[int]:
     return list(session.scalars(query))
 
 
-def last_entries(session: Session, model: ModelKey, stage: str) -> dict[int, int]:
-    """For each version that ever entered `stage`, the id of its last entry (larger is later)."""
-    query = (
-        sa.select(table.c.version, sa.func.max(table.c.id))
+def last_entries(model: ModelKey, stage: str) -> sa.Subquery:
+    """For each version that ever entered `stage`: `version`, and `entry`, larger when later."""
+    return (
+        sa.select(table.c.version, sa.func.max(table.c.id).label("entry"))
         .where(model.matches(table), table.c.to_stage == stage)
         .group_by(table.c.version)
+        .subquery()
     )
-    return {row[0]: row[1] for row in session.execute(query)}
 
 
 def as_json(transition: Transition) -> dict[str, Any]:

@@ -146,8 +146,7 @@ class LifecycleStore(RegisteringStore):
     def _last_production_version(self, name: str) -> int:
         with self._sessions() as session:
             model = self._model_key(session, name)
-            present = stages.versions_of(session, model)
-            archived = {row.version for row in present if row.current_stage == rules.ARCHIVED}
+            archived = {row.version for row in stages.versions_of(session, model, rules.ARCHIVED)}
             for version in audit.last_in_production(session, model):
                 if version in archived:
                     return version

@@ -106,7 +106,7 @@ def move(
     cause = _with_tags(session, version, cause)
     displaced: list[Transition] = []
     if target == rules.PRODUCTION or (archive_others and target in _ACTIVE):
-        for other in _in_stage(session, model, target):
+        for other in versions_of(session, model, target):
             if other.version != version.version:
                 why = f"Displaced from {target} by version {version.version}."
                 because = Cause(cause.actor, why, {"displaced_by": version.version})
@@ -136,23 +136,15 @@ def mirror_aliases(session: Session, model: ModelKey) -> None:
     """Point each stage's alias at the version that entered it last; remove it when the stage is empty."""
     session.flush()
     for alias, stage in rules.ALIAS_STAGES.items():
-        present = [version.version for version in _in_stage(session, model, stage)]
+        newest = _entered_last(session, model, stage)
         row = session.get(SqlRegisteredModelAlias, (model.workspace, model.name, alias))
-        if not present:
-            if row is not None:
-                session.delete(row)
-            continue
-        entries = audit.last_entries(session, model, stage)
-        # versions older than the audit trail go by their number, below all others
-        newest = max(present, key=lambda version: (entries.get(version, 0), version))
-        if row is None:
-            session.add(
-                SqlRegisteredModelAlias(
-                    workspace=model.workspace, name=model.name, alias=alias, version=newest
-                )
-            )
-        else:
+        if row is not None and newest is not None:
             cast("Any", row).version = newest
+        elif row is not None:
+            session.delete(row)
+        elif newest is not None:
+            values = {"workspace": model.workspace, "name": model.name, "alias": alias, "version": newest}
+            session.add(SqlRegisteredModelAlias(**values))
     session.flush()
 
 
@@ -162,19 +154,31 @@ def semantic_version(session: Session, version: VersionRow) -> str | None:
     return cast("str", row.value) if row else None
 
 
-def versions_of(session: Session, model: ModelKey) -> list[VersionRow]:
-    """Every version that is not deleted, oldest first."""
+def versions_of(session: Session, model: ModelKey, stage: str | None = None) -> list[VersionRow]:
+    """Every version that is not deleted (or those in `stage`), oldest first."""
+    column: sa.Column[str] = SqlModelVersion.current_stage
     query = (
         sa.select(SqlModelVersion)
         .where(SqlModelVersion.workspace == model.workspace, SqlModelVersion.name == model.name)
-        .where(SqlModelVersion.current_stage != STAGE_DELETED_INTERNAL)
+        .where(column != STAGE_DELETED_INTERNAL if stage is None else column == stage)
         .order_by(SqlModelVersion.version)
     )
     return [cast("VersionRow", row) for row in session.scalars(query)]
 
 
-def _in_stage(session: Session, model: ModelKey, stage: str) -> list[VersionRow]:
-    return [version for version in versions_of(session, model) if version.current_stage == stage]
+def _entered_last(session: Session, model: ModelKey, stage: str) -> int | None:
+    """Of the versions now in `stage`, the one that came last; those older than the trail go by number."""
+    entries = audit.last_entries(model, stage)
+    number = cast("sa.ColumnElement[int]", SqlModelVersion.version)
+    query = (
+        sa.select(number)
+        .outerjoin(entries, entries.c.version == number)
+        .where(SqlModelVersion.workspace == model.workspace, SqlModelVersion.name == model.name)
+        .where(SqlModelVersion.current_stage == stage)
+        .order_by(sa.func.coalesce(entries.c.entry, 0).desc(), number.desc())
+        .limit(1)
+    )
+    return session.scalar(query)
 
 
 def _set_stage(
