@@ -152,9 +152,8 @@ def _refuse(steps: Steps, forecaster: Forecaster) -> None:
 
 def _predict(steps: Steps, forecasters: list[Forecaster]) -> None:
     steps.begin("Predict with the production models")
-    steps.run_together(
-        [["ai-hub", "predict", "--tenant", each.tenant, "--model", each.model] for each in forecasters]
-    )
+    tenants = sorted({each.tenant for each in forecasters})
+    steps.run_together([["ai-hub", "predict", "--tenant", tenant] for tenant in tenants])
     steps.end("forecasts from get_online_features and the production versions")
 
 
