@@ -23,7 +23,8 @@ from mlflow_plugins.registry_store import LifecycleStore
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
+#: Where Debian's packages put the programs of each version.
+_POSTGRES_BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("no-postgresql"))
 _SERVER_VARIABLES = (
     destination.SERVE_ARTIFACTS,
     destination.ARTIFACTS_DESTINATION,
@@ -53,7 +54,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def postgres() -> Iterator[str]:
     """URL of a native PostgreSQL with MLflow's and our tables, shared by all tests."""
     if not _POSTGRES_BIN.is_dir():
-        pytest.skip("needs PostgreSQL 15 (Debian package postgresql), whose row locks are the point")
+        pytest.skip("needs the Debian package postgresql, whose row locks are the point")
     with _postgres_server() as url, opened(f"lifecycle+{url}"):
         yield url
 
