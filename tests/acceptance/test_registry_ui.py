@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import lightgbm
+import mlflow
+import mlflow.lightgbm
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from ai_hub import registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from browser import Registry
+    from conftest import Demo
+
+pytestmark = pytest.mark.browser
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered model with version 1 in Production and version 2 in Staging."""
+
+    tenant: str
+    name: str
+
+    def stages(self) -> dict[int, str]:
+        return {item.version: item.stage for item in registry.list_versions(self.tenant, self.name)}
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny trained model, as MLflow saves it."""
+    hours = np.arange(200).reshape(-1, 1) % 24
+    booster = lightgbm.train(
+        {"num_leaves": 4, "verbose": -1, "num_threads": 1}, lightgbm.Dataset(hours, hours[:, 0]), 2
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    signature = mlflow.models.infer_signature(hours.astype(float), booster.predict(hours))
+    mlflow.lightgbm.save_model(booster, str(folder), signature=signature, pip_requirements=["lightgbm"])
+    return folder
+
+
+@pytest.fixture
+def model(stack: dict[str, str], tenant: str, files: Path) -> Model:
+    model = Model(tenant, "load-forecast")
+    registry.ensure_tenant(tenant)
+    uri = stack["MLFLOW_TRACKING_URI"]
+    client = mlflow.MlflowClient(uri, uri)
+    with registry.tenant_scope(tenant):
+        run = client.create_run(client.create_experiment("loads")).info.run_id
+        client.log_artifacts(run, str(files), "model")
+        client.create_registered_model(model.name)
+        for _ in range(2):
+            client.create_model_version(model.name, f"runs:/{run}/model", run)
+    registry.promote(tenant, model.name, 1, reason="the first one")
+    assert model.stages() == {1: "Production", 2: "Staging"}
+    return model
+
+
+@pytest.mark.timeout(900)
+def test_list_of_models__shows_each_tenant_its_own(demo: Demo, aliases_page: Registry, model: Model) -> None:
+    forecasts = ["demand-forecast-electricity", "demand-forecast-gas"]
+    for tenant in demo.tenants:
+        aliases_page.open_models(tenant)
+        assert sorted(aliases_page.model_names()) == forecasts
+    aliases_page.open_models(model.tenant)
+    assert aliases_page.model_names() == [model.name]
+
+
+@pytest.mark.timeout(900)
+def test_model_of_the_demo__shows_its_production_version(demo: Demo, aliases_page: Registry) -> None:
+    for tenant in demo.tenants:
+        version = registry.production_version(tenant, "demand-forecast-electricity").version
+        aliases_page.open_model(tenant, "demand-forecast-electricity")
+        expect(aliases_page.label(version, "production")).to_be_visible()
+
+
+def test_model_of_another_tenant__is_not_found(aliases_page: Registry, model: Model, tenant: str) -> None:
+    other = f"{tenant}-b"
+    registry.ensure_tenant(other)
+    aliases_page.page.goto(f"{aliases_page.url}/#/models/{model.name}?workspace={other}")
+    expect(aliases_page.page.get_by_text("not found")).to_be_visible()
+    expect(aliases_page.version_row(1)).to_have_count(0)
+
+
+def test_alias_production__archives_the_version_it_displaces(aliases_page: Registry, model: Model) -> None:
+    aliases_page.open_model(model.tenant, model.name)
+    expect(aliases_page.label(1, "production")).to_be_visible()
+    expect(aliases_page.label(2, "staging")).to_be_visible()
+
+    dialog = aliases_page.add_alias(2, "production")
+
+    expect(dialog).to_be_hidden()
+    # MLflow's page does not fetch the versions again by itself
+    aliases_page.page.reload()
+    expect(aliases_page.label(2, "production")).to_be_visible()
+    expect(aliases_page.label(1, "archived")).to_be_visible()
+    expect(aliases_page.label(1, "production")).to_have_count(0)
+    expect(aliases_page.label(2, "staging")).to_have_count(0)
+    assert model.stages() == {1: "Archived", 2: "Production"}
+    newest = registry.history(model.tenant, model.name, version=1)[0]
+    assert newest.reason == "Displaced from Production by version 2."
+
+
+def test_alias_dialog__says_why_a_move_is_refused(aliases_page: Registry, model: Model) -> None:
+    aliases_page.open_model(model.tenant, model.name)
+
+    dialog = aliases_page.add_alias(1, "staging")
+
+    expect(dialog).to_contain_text("Version 1 of model load-forecast stays as it is.")
+    expect(dialog).to_contain_text("Production → Staging is not allowed.")
+    assert model.stages() == {1: "Production", 2: "Staging"}
+
+
+def test_stage_menu__promotes_and_archives_the_version_it_displaces(
+    stages_page: Registry, model: Model
+) -> None:
+    stages_page.open_version(model.tenant, model.name, 2)
+
+    stages_page.change_stage("Staging", "Production")
+
+    expect(stages_page.stage("Production")).to_be_visible()
+    stages_page.open_model(model.tenant, model.name)
+    expect(stages_page.label(2, "Production")).to_be_visible()
+    expect(stages_page.label(1, "Archived")).to_be_visible()
+    assert model.stages() == {1: "Archived", 2: "Production"}
+
+
+def test_stage_menu__says_why_a_move_is_refused(stages_page: Registry, model: Model) -> None:
+    stages_page.open_version(model.tenant, model.name, 1)
+
+    stages_page.change_stage("Production", "Staging")
+
+    notice = stages_page.page.get_by_role("alert")
+    expect(notice).to_contain_text("Production → Staging is not allowed.")
+    expect(stages_page.stage("Production")).to_be_visible()
+    assert model.stages() == {1: "Production", 2: "Staging"}

@@ -1,0 +1,118 @@
+"""MLflow's registry pages in a real Chromium. They poll, so wait for elements, never for a quiet network."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from machine import chromium
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser
+
+_FLAGS: Final = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+#: Choices a person makes on the first visit; `%s` is whether the pages show stages instead of aliases.
+_PREFERENCES: Final = """
+    localStorage.setItem("_mlflow_model_registry_promo_modal_dismissed_v1", "true");
+    localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+    localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
+    localStorage.setItem("_mlflow_user_setting_dismiss_next_model_registry_ui", "%s");
+"""
+_TIMEOUT_MS: Final = 60_000
+
+# five seconds are not enough for a busy machine
+expect.set_options(timeout=30_000)
+
+
+@contextmanager
+def opened() -> Iterator[Browser]:
+    """A browser without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visit(
+    browser: Browser, url: str, *, stages: bool = False, width: int = 1280, height: int = 800
+) -> Iterator[Registry]:
+    """The registry of the MLflow server at `url`, seen by somebody without history."""
+    context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(_TIMEOUT_MS)
+    context.add_init_script(_PREFERENCES % ("true" if stages else "false"))
+    yield Registry(context.new_page(), url)
+    context.close()
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What people do on the registry's pages."""
+
+    page: Page
+    url: str
+
+    def open_models(self, tenant: str) -> None:
+        """List of a tenant's models."""
+        self._go("models", tenant)
+        self.page.get_by_role("heading", name="Registered Models").wait_for()
+
+    def model_names(self) -> list[str]:
+        """Names in the list, once it is there."""
+        links = self.page.get_by_role("table").get_by_role("link")
+        links.first.wait_for()
+        return [link.inner_text() for link in links.all() if "/models/" in (link.get_attribute("href") or "")]
+
+    def open_model(self, tenant: str, model: str) -> None:
+        """Versions of a model."""
+        self._go(f"models/{model}", tenant)
+        self.version_row(1).wait_for()
+
+    def open_version(self, tenant: str, model: str, version: int) -> None:
+        """One version."""
+        self._go(f"models/{model}/versions/{version}", tenant)
+        self.page.get_by_role("heading", name=f"Version {version}").wait_for()
+
+    def version_row(self, version: int) -> Locator:
+        """Row of a version in the model's table."""
+        link = self.page.get_by_role("link", name=f"Version {version}", exact=True)
+        return self.page.get_by_role("row").filter(has=link)
+
+    def label(self, version: int, text: str) -> Locator:
+        """The alias or stage `text` in a version's row."""
+        return self.version_row(version).get_by_role("status").filter(has_text=text)
+
+    def add_alias(self, version: int, alias: str) -> Locator:
+        """Add an alias in the dialog and save; returns the dialog, which stays open on a refusal."""
+        # tags and aliases have a button each; that of the aliases is the last one
+        self.version_row(version).get_by_role("button").last.click()
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_role("combobox").fill(alias)
+        self.page.keyboard.press("Enter")
+        dialog.get_by_role("button", name="Save aliases").click()
+        return dialog
+
+    def stage(self, text: str) -> Locator:
+        """The stage shown on a version's page."""
+        return self.page.locator("main").get_by_role("status").filter(has_text=text)
+
+    def change_stage(self, current: str, target: str) -> None:
+        """Choose another stage in the menu of a version's page and confirm."""
+        self.stage(current).click()
+        self.page.get_by_role("menuitem").filter(has_text=target).click()
+        self.page.get_by_role("dialog").get_by_role("button", name="OK").click()
+
+    def _go(self, path: str, tenant: str) -> None:
+        self.page.goto(f"{self.url}/#/{path}?workspace={tenant}")
