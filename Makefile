@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo demo-down test lint format clean
+.PHONY: help install lock demo demo-down test screenshots lint format clean
 
 help: ## Show every target and what it does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ demo-down: $(STAMP) ## Stop the demo's servers and delete their data
 
 test: $(STAMP) lint ## Lint, type-check and run every test against real embedded servers
 	@$(BIN)/pytest
+
+screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
+	@$(BIN)/python tests/screenshots.py
 
 lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .
