@@ -19,7 +19,7 @@ class ModelCard:
 
     feature_service: str
     features: list[str]
-    #: features that had gaps in training, so the model knows what to do without them
+    #: features missing so often in training that the model knows what to do without them
     optional: list[str]
     kind: str
     assets: list[str]

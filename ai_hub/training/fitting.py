@@ -28,6 +28,8 @@ PARAMETERS: dict[str, Any] = {
     "force_row_wise": True,
     "verbosity": -1,
 }
+# The model is the same with any number of threads; on fewer rows they wait for each other.
+_THREADS_FROM_ROWS = 200_000
 MAX_ROUNDS = 2000
 PATIENCE = 50
 
@@ -42,8 +44,9 @@ class Fitted:
 
 def fit(split: Split, features: Sequence[str]) -> Fitted:
     """Find the number of rounds on the validation part, then fit anew on training and validation together."""
+    parameters = PARAMETERS | {"num_threads": 0 if len(split.train) >= _THREADS_FROM_ROWS else 1}
     probe = lgb.train(
-        PARAMETERS,
+        parameters,
         _dataset(split.train, features),
         num_boost_round=MAX_ROUNDS,
         valid_sets=[_dataset(split.validation, features)],
@@ -51,7 +54,7 @@ def fit(split: Split, features: Sequence[str]) -> Fitted:
     )
     rounds = max(probe.best_iteration, 1)
     known = pd.concat([split.train, split.validation])
-    return Fitted(lgb.train(PARAMETERS, _dataset(known, features), num_boost_round=rounds), rounds)
+    return Fitted(lgb.train(parameters, _dataset(known, features), num_boost_round=rounds), rounds)
 
 
 def _dataset(rows: pd.DataFrame, features: Sequence[str]) -> lgb.Dataset:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from energy import energy
 
 from ai_hub.database.migrate import migrate
+
+__all__ = ["database", "energy"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,117 @@
+"""Tenants with meters, computed features, an applied feature repository and filled Redis, made once a run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feast import FeatureStore
+
+from ai_hub.database.connection import connect
+from ai_hub.database.refresh import refresh
+from ai_hub.features.store import open_store
+from ai_hub.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+HOUR = timedelta(hours=1)
+
+
+@dataclass
+class Energy:
+    """What is there.
+
+    `main` has a regular meter, one with gaps and one that has just started; `twin` and `near` are other
+    tenants with an equal and with a colliding asset name.
+    """
+
+    store: FeatureStore
+    #: start of the hour after the last reading
+    now: datetime
+    main: str
+    near: str
+    twin: str
+    environment: dict[str, str]
+    #: what `feast apply` printed
+    applied: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of this installation from the repository's root, as a person would."""
+        program = str(Path(sys.executable).with_name(command[0]))
+        return subprocess.run(
+            [program, *command[1:]],
+            env=os.environ | self.environment,
+            cwd=ROOT,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+
+
+@pytest.fixture(scope="session")
+def energy(database: str, stack: dict[str, str]) -> Energy:
+    """See `Energy`."""
+    del database
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    main = f"grid-{secrets.token_hex(4)}-1"
+    # `near` + "11" reads like `main` + "1", and `main` + "11" like `near` + "111"
+    near = main.removesuffix("1")
+    made = Energy(
+        open_store(), now, main, near, f"twin-{secrets.token_hex(4)}", Settings().environment() | stack
+    )
+    _add(main, "1", "Asia/Kolkata", now, weeks=6, level=3.0, seed=1)
+    _add(main, "11", "America/Chicago", now, weeks=6, level=1.0, seed=2, gaps=True)
+    _add(main, "fresh", "UTC", now, weeks=0, hours=5, level=2.0, seed=3)
+    _add(near, "11", "Europe/London", now, weeks=1, level=500.0, seed=4)
+    _add(made.twin, "1", "Pacific/Auckland", now, weeks=1, level=9000.0, seed=5)
+    refresh()
+    made.applied.append(made.run("feast", "apply"))
+    made.store.refresh_registry()
+    return made
+
+
+def _add(
+    tenant: str,
+    asset: str,
+    zone: str,
+    now: datetime,
+    *,
+    weeks: int,
+    level: float,
+    seed: int,
+    hours: int = 0,
+    gaps: bool = False,
+) -> None:
+    """A meter with half-hourly readings up to `now`: a daily cycle, quiet weekends, noise."""
+    random = np.random.default_rng(seed)
+    count = 2 * (weeks * 168 + hours)
+    times = [now - (count - i) * HOUR / 2 for i in range(count)]
+    cycle = np.array([2 + np.sin(at.hour / 24 * 2 * np.pi) - 0.7 * (at.weekday() >= 5) for at in times])
+    values = level * (cycle + random.normal(0, 0.2, count))
+    kept = np.ones(count, dtype=bool)
+    if gaps:
+        kept[random.choice(count // 2, 30) * 2] = False  # half an hour
+        kept[-2 * 60 : -2 * 50] = False  # ten hours
+    with connect() as connection:
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)"
+            " VALUES (%s, %s, 'electricity', 'kWh', %s)",
+            [tenant, asset, zone],
+        )
+        connection.execute(
+            'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value)'
+            " SELECT time, %s, %s, value FROM unnest(%s::timestamptz[], %s::float8[]) AS r (time, value)",
+            [
+                tenant,
+                asset,
+                [at for at, keep in zip(times, kept, strict=True) if keep],
+                [float(value) for value in values[kept]],
+            ],
+        )

@@ -1,0 +1,78 @@
+"""The feature repository through the `feast` command and the SDK, on real servers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai_hub.errors import NotFoundError
+from ai_hub.features.store import feature_names, get_service
+
+if TYPE_CHECKING:
+    from energy import Energy
+
+SERVICES = {
+    "forecast_basic": [
+        *("hour_of_day", "day_of_week", "is_weekend"),
+        *("historical_avg_24h", "lag_1h", "lag_24h"),
+    ],
+    "forecast_advanced": [
+        *("hour_of_day", "day_of_week", "day_of_month", "month", "is_weekend"),
+        *("historical_avg_24h", "historical_std_24h", "lag_1h", "lag_24h", "lag_168h"),
+        *("temperature", "humidity", "solar_irradiance"),
+    ],
+    "anomaly_detection": [
+        *("hour_of_day", "day_of_week"),
+        *("historical_avg_24h", "historical_std_24h", "historical_min_24h", "historical_max_24h", "lag_1h"),
+    ],
+}
+LATENCY = {"forecast_basic": "< 50 ms", "forecast_advanced": "< 100 ms", "anomaly_detection": "< 50 ms"}
+
+
+def test_apply__twice__warns_of_nothing_and_changes_nothing(energy: Energy) -> None:
+    before = _registered(energy)
+    for result in (*energy.applied, energy.run("feast", "apply")):
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.stderr == ""
+    assert _registered(energy) == before
+
+
+def test_services__are_the_three_with_their_features_and_tags(energy: Energy) -> None:
+    services = {service.name: service for service in energy.store.list_feature_services()}
+    assert {name: feature_names(service) for name, service in services.items()} == SERVICES
+    for name, service in services.items():
+        assert service.tags["latency"] == LATENCY[name]
+        assert service.tags["description"]
+        assert service.tags["use_cases"]
+
+
+def test_feast_command__from_the_root_with_the_printed_settings__lists_the_services(energy: Energy) -> None:
+    listed = energy.run("feast", "feature-services", "list")
+    assert listed.returncode == 0, listed.stderr
+    names = [line.split()[0] for line in listed.stdout.splitlines()[1:]]
+    assert sorted(names) == sorted(SERVICES)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_get_service__known_and_unknown(energy: Energy, name: str) -> None:
+    assert get_service(energy.store, name).name == name
+    with pytest.raises(NotFoundError, match="no feature service 'nope'") as caught:
+        get_service(energy.store, "nope")
+    assert name in (caught.value.hint or "")
+
+
+def _registered(energy: Energy) -> dict[str, object]:
+    """Every definition by kind and name, and the history of each view."""
+    store = energy.store
+    store.refresh_registry()
+    views = [*store.list_feature_views(), *store.list_on_demand_feature_views()]
+    return {
+        "entities": {each.name: each.to_proto().spec for each in store.list_entities()},
+        "views": {each.name: (each.features, each.schema, each.tags) for each in views},
+        "services": {each.name: each.to_proto().spec for each in store.list_feature_services()},
+        "intervals": {each.name: each.materialization_intervals for each in store.list_feature_views()},
+        "versions": {
+            each.name: len(store.list_feature_view_versions(each.name)) for each in store.list_feature_views()
+        },
+    }
