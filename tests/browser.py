@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -73,7 +74,9 @@ class Registry:
         """Names in the list, once it is there."""
         links = self.page.get_by_role("table").get_by_role("link")
         links.first.wait_for()
-        return [link.inner_text() for link in links.all() if "/models/" in (link.get_attribute("href") or "")]
+        # versions and aliases in the list are links, too
+        path = re.compile(r"#/models/[^/?]+(\?|$)")
+        return [link.inner_text() for link in links.all() if path.match(link.get_attribute("href") or "")]
 
     def open_model(self, tenant: str, model: str) -> None:
         """Versions of a model."""

@@ -7,6 +7,7 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import machine
 import pytest
 
 from ai_hub.settings import Settings
@@ -127,6 +128,13 @@ def blank_database(tmp_path: Path) -> Iterator[str]:
     state = tmp_path / "blank" / "state"
     with removed_after(state):
         yield start(state, select(["timescaledb"]))["TIMESCALE_DSN"]
+
+
+@pytest.fixture(scope="session")
+def native_postgres() -> Iterator[str]:
+    """Superuser's URL of a PostgreSQL with many backends and no TimescaleDB; make a database of your own."""
+    with machine.native_postgres() as url:
+        yield url
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -20,7 +20,6 @@ import compose
 import psycopg
 import pytest
 import requests
-from machine import native_postgres
 
 from ai_hub.database.migrate import migrate
 from ai_hub.settings import postgres_environment
@@ -96,7 +95,9 @@ class Containers:
 
 
 @pytest.fixture(scope="session")
-def containers(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
+def containers(
+    stack: dict[str, str], native_postgres: str, tmp_path_factory: pytest.TempPathFactory
+) -> Containers:
     """Commands of the compose file on a native PostgreSQL and the run's embedded servers."""
     migrate(stack["TIMESCALE_DSN"])
     passwords = {
@@ -108,24 +109,20 @@ def containers(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
         "MODEL_STORAGE_BUCKET": f"models-{secrets.token_hex(4)}",
     }
     redis, s3 = urlsplit(stack["REDIS_URL"]), urlsplit(stack["MINIO_ENDPOINT_URL"])
-    with native_postgres() as admin:
-        with psycopg.connect(admin, autocommit=True) as connection:
-            # as the image of TimescaleDB does
-            connection.execute(
-                f"CREATE ROLE ai_hub SUPERUSER LOGIN PASSWORD '{passwords['POSTGRES_PASSWORD']}'"
-            )
-            connection.execute("CREATE DATABASE ai_hub OWNER ai_hub")
-        addresses = {
-            "timescaledb:5432": f"127.0.0.1:{urlsplit(admin).port}",
+    with psycopg.connect(native_postgres, autocommit=True) as connection:
+        # as the image of TimescaleDB does
+        connection.execute(f"CREATE ROLE ai_hub SUPERUSER LOGIN PASSWORD '{passwords['POSTGRES_PASSWORD']}'")
+        connection.execute("CREATE DATABASE ai_hub OWNER ai_hub")
+    return Containers(
+        passwords=passwords,
+        addresses={
+            "timescaledb:5432": f"127.0.0.1:{urlsplit(native_postgres).port}",
             "redis:6379": f"{redis.hostname}:{redis.port}",
             "http://minio:9000": f"http://{s3.hostname}:{s3.port}",
-        }
-        yield Containers(
-            passwords,
-            addresses,
-            postgres_environment(stack["TIMESCALE_DSN"]),
-            tmp_path_factory.mktemp("containers"),
-        )
+        },
+        timescale=postgres_environment(stack["TIMESCALE_DSN"]),
+        folder=tmp_path_factory.mktemp("containers"),
+    )
 
 
 @pytest.fixture(scope="session")

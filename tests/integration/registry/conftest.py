@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import shutil
-import socket
-import subprocess
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -21,10 +16,9 @@ from mlflow_plugins import destination
 from mlflow_plugins.registry_store import LifecycleStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+    from pathlib import Path
 
-#: Where Debian's packages put the programs of each version.
-_POSTGRES_BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("no-postgresql"))
 _SERVER_VARIABLES = (
     destination.SERVE_ARTIFACTS,
     destination.ARTIFACTS_DESTINATION,
@@ -51,11 +45,12 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """URL of a native PostgreSQL with MLflow's and our tables, shared by all tests."""
-    if not _POSTGRES_BIN.is_dir():
-        pytest.skip("needs the Debian package postgresql, whose row locks are the point")
-    with _postgres_server() as url, opened(f"lifecycle+{url}"):
+def postgres(native_postgres: str) -> Iterator[str]:
+    """URL of a database with MLflow's and our tables, shared by all tests; real row locks are the point."""
+    with psycopg.connect(native_postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE registry")
+    url = urlsplit(native_postgres)._replace(path="/registry").geturl()
+    with opened(f"lifecycle+{url}"):
         yield url
 
 
@@ -98,37 +93,3 @@ def opened(uri: str) -> Iterator[LifecycleStore]:
     yield store
     store._dispose_engine()
     SqlAlchemyStore._engine_map.pop(uri.removeprefix("lifecycle+"), None)
-
-
-@contextmanager
-def _postgres_server() -> Iterator[str]:
-    # not below pytest's own folder, which another user cannot enter
-    with tempfile.TemporaryDirectory(prefix="registry-postgres-") as name:
-        folder = Path(name)
-        if os.geteuid() == 0:
-            owner = pwd.getpwnam("nobody")
-            os.chown(folder, owner.pw_uid, owner.pw_gid)
-        data = folder / "data"
-        _as_other_user(["initdb", "-D", str(data), "-U", "mlflow", "--auth=trust", "--no-sync"], folder)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        options = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories={folder} -c fsync=off"
-        log = str(folder / "log")
-        _as_other_user(["pg_ctl", "-D", str(data), "-w", "-l", log, "-o", options, "start"], folder)
-        try:
-            with psycopg.connect(
-                f"host=127.0.0.1 port={port} user=mlflow dbname=postgres", autocommit=True
-            ) as link:
-                link.execute("CREATE DATABASE mlflow")
-            yield f"postgresql://mlflow@127.0.0.1:{port}/mlflow"
-        finally:
-            _as_other_user(["pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop"], folder)
-
-
-def _as_other_user(command: Sequence[str], folder: Path) -> None:
-    """Run a PostgreSQL program, which refuses to run as root."""
-    drop = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
-    program = [str(_POSTGRES_BIN / command[0]), *command[1:]]
-    with (folder / "output").open("ab") as output:
-        subprocess.run([*drop, *program], check=True, stdout=output, stderr=output, cwd="/", timeout=60)
