@@ -44,10 +44,12 @@ def run(console: Console) -> list[Forecaster]:
     """
     steps = Steps(console)
     _prepare_databases(steps)
+    # one hour for all steps: were it over in between, the newest features would lack its readings
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     # MLflow starts slowly and is not needed before training
     with steps.beside("ai-hub", "up", "--detach"):
-        series = _ingest(steps)
-        _compute(steps)
+        series = _ingest(steps, hour)
+        _compute(steps, hour)
     forecasters = _train(steps, sorted({each.tenant for each in series}))
     _promote(steps, forecasters)
     _refuse(steps, forecasters[0])
@@ -63,9 +65,9 @@ def _prepare_databases(steps: Steps) -> None:
     steps.end("TimescaleDB, Redis and S3 are up; MLflow starts beside the next steps")
 
 
-def _ingest(steps: Steps) -> list[data.DemoSeries]:
+def _ingest(steps: Steps, hour: datetime) -> list[data.DemoSeries]:
     steps.begin("Bring in two tenants' meters and weather")
-    series = data.prepare()
+    series = data.prepare(now=hour)
     for each in series:
         asset = ["ai-hub", "asset", "add", each.asset, "--tenant", each.tenant, "--kind", each.kind]
         asset += ["--timezone", each.timezone]
@@ -94,13 +96,12 @@ def _ingest_command(series: data.DemoSeries) -> list[str]:
     return [*command, "--temperature-unit" if series.role == "weather" else "--unit", series.unit]
 
 
-def _compute(steps: Steps) -> None:
+def _compute(steps: Steps, hour: datetime) -> None:
     steps.begin("Compute features, and put the newest into Redis")
     rows = steps.json("ai-hub", "refresh")["rows"]
     steps.console.print(f"{rows:,} feature rows computed", highlight=False)
     steps.run("feast", "apply", shown=False)
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    steps.run("feast", "materialize-incremental", now, shown=False)
+    steps.run("feast", "materialize-incremental", f"{hour:%Y-%m-%dT%H:%M:%S}", shown=False)
     steps.end(f"{rows:,} feature rows computed; three feature services applied and materialized")
 
 
