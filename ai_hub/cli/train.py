@@ -17,7 +17,6 @@ from ai_hub.cli.main import app
 from ai_hub.training.terms import NAIVE_HOURS
 
 if TYPE_CHECKING:
-    from ai_hub.training.evaluation import Comparison
     from ai_hub.training.predict import Forecast, LoadedModel
     from ai_hub.training.tracking import Logged, Trained
 
@@ -122,17 +121,8 @@ def _summary(tenant: str, trained: Trained, logged: Logged) -> dict[str, Any]:
         "window": {name: at.isoformat() for name, at in vars(trained.window).items()},
         "rounds": trained.rounds,
         "rows_without_features": trained.without_features,
-        "overall": _comparison(evaluation.overall),
-        "by_asset": {asset: _comparison(found) for asset, found in evaluation.by_asset.items()},
-    }
-
-
-def _comparison(found: Comparison) -> dict[str, Any]:
-    return {
-        "model": found.model.as_metrics(),
-        "naive": {name: naive.as_metrics() for name, naive in found.naive.items()},
-        "best_naive": found.best_naive,
-        "improvement": found.improvement,
+        "overall": evaluation.overall.as_dict(),
+        "by_asset": {asset: found.as_dict() for asset, found in evaluation.by_asset.items()},
     }
 
 

@@ -113,8 +113,17 @@ def build(
     """Point-in-time correct training set of `assets` over `window`.
 
     An hour counts only with its own feature row: lags of an earlier hour would teach the wrong distance.
+
+    Raises:
+        NotFoundError: the window has no readings.
     """
     hours = read_hours(tenant, assets, window.start, window.end)
+    if hours.empty:
+        raise NotFoundError(
+            f"There are no readings of {', '.join(assets)} (tenant {tenant}) "
+            f"from {window.start:%Y-%m-%d} to {window.end:%Y-%m-%d}.",
+            hint="Choose another --until or more --weeks.",
+        )
     names = feature_names(service)
     job = store.get_historical_features(entity_df=hours, features=service)
     joined = job.to_df()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -39,6 +39,15 @@ class Comparison:
         """By which part the model's MAE is below the best naive forecast's; negative when above."""
         baseline = self.naive[self.best_naive].mae
         return 1 - self.model.mae / baseline if baseline else float("nan")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, undefined ones left out."""
+        return {
+            "model": self.model.as_metrics(),
+            "naive": {name: errors.as_metrics() for name, errors in self.naive.items()},
+            "best_naive": self.best_naive,
+            "improvement": self.improvement,
+        }
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ class Errors:
     """Errors over `hours` hours.
 
     `mae` and `rmse` have the unit of the target; `wape` is the sum of absolute errors over the sum of
-    absolute values, `mase` the MAE over that of yesterday's value in the training weeks. NaN: undefined.
+    absolute values, `mase` the MAE over that of yesterday's value in the training weeks, `bias` the mean of
+    forecast minus actual. NaN: undefined.
     """
 
     hours: int
@@ -24,10 +25,11 @@ class Errors:
     rmse: float
     wape: float
     mase: float
+    bias: float
 
-    def as_metrics(self, prefix: str = "") -> dict[str, float]:
-        """The defined ones by name, each name after `prefix`."""
-        return {f"{prefix}{name}": value for name, value in asdict(self).items() if np.isfinite(value)}
+    def as_metrics(self) -> dict[str, float]:
+        """The defined ones by name."""
+        return {name: value for name, value in asdict(self).items() if np.isfinite(value)}
 
 
 def errors(actual: ArrayLike, forecast: ArrayLike, *, scale: float) -> Errors:
@@ -36,8 +38,9 @@ def errors(actual: ArrayLike, forecast: ArrayLike, *, scale: float) -> Errors:
     if actual_values.shape != forecast_values.shape:
         raise ValueError(f"shapes differ: {actual_values.shape} and {forecast_values.shape}")
     if actual_values.size == 0:
-        return Errors(0, *(float("nan"),) * 4)
-    difference = np.abs(forecast_values - actual_values)
+        return Errors(0, *(float("nan"),) * 5)
+    deviation = forecast_values - actual_values
+    difference = np.abs(deviation)
     mae, total = float(difference.mean()), float(np.abs(actual_values).sum())
     return Errors(
         hours=actual_values.size,
@@ -45,4 +48,5 @@ def errors(actual: ArrayLike, forecast: ArrayLike, *, scale: float) -> Errors:
         rmse=float(np.sqrt(np.square(difference).mean())),
         wape=float(difference.sum()) / total if total else float("nan"),
         mase=mae / scale if scale else float("nan"),
+        bias=float(deviation.mean()),
     )

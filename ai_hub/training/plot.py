@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from ai_hub.training.evaluation import Evaluation
 
 _DAYS_SHOWN = 14
+_ASSETS_SHOWN = 12
 
 
 def forecast_plot(evaluation: Evaluation, *, title: str) -> Figure:
-    """One panel an asset with its last held-out days: actual values, the forecast and the best naive one."""
-    assets = list(evaluation.by_asset)
+    """One panel an asset with its last held-out days: actual values, the forecast and the best naive one.
+
+    Of many assets the first dozen is shown.
+    """
+    assets = list(evaluation.by_asset)[:_ASSETS_SHOWN]
     figure = Figure(figsize=(12, 1 + 2.6 * len(assets)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version as installed
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from mlflow.models.model import ModelInfo
 
+    from ai_hub.training.metrics import Errors
+
 
 #: Libraries the logged model needs; `model.lgb` inside it needs LightGBM alone.
 _REQUIREMENTS = ("mlflow", "lightgbm", "numpy", "pandas")
 _EXAMPLE_ROWS = 3
+#: MLflow takes a thousand metrics at once; the errors of every asset are in `evaluation.json`.
+_ASSETS_AS_METRICS = 50
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ def log(tenant: str, trained: Trained, *, register: bool) -> Logged:
         mlflow.log_metrics(_metrics(trained.evaluation))
         _log_dataset(trained)
         mlflow.log_dict(trained.references, "feast_features.json")  # type: ignore[arg-type]  # a list is fine
+        mlflow.log_dict(_details(trained), "evaluation.json")
         figure = forecast_plot(trained.evaluation, title=f"{trained.name}, tenant {tenant}: held-out days")
         mlflow.log_figure(figure, "forecast_vs_actual.png")
         model = _log_model(trained)
@@ -107,7 +113,7 @@ def _parameters(trained: Trained) -> dict[str, Any]:
         "feature_service": trained.card.feature_service,
         "features": ",".join(trained.card.features),
         "kind": trained.card.kind,
-        "assets": ",".join(trained.card.assets),
+        "asset_count": len(trained.card.assets),
         "window_start": window.start.isoformat(),
         "validation_start": window.validation.isoformat(),
         "holdout_start": window.holdout.isoformat(),
@@ -121,16 +127,31 @@ def _parameters(trained: Trained) -> dict[str, Any]:
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:
     overall = evaluation.overall
-    found = overall.model.as_metrics() | overall.naive[overall.best_naive].as_metrics("baseline_")
-    found["improvement"] = overall.improvement
+    found = overall.model.as_metrics()
+    found |= _prefixed("baseline_", overall.naive[overall.best_naive])
     for name, naive in overall.naive.items():
-        found |= naive.as_metrics(f"naive.{name.replace(' ', '_')}.")
-    for asset, comparison in evaluation.by_asset.items():
+        found |= _prefixed(f"naive.{name.replace(' ', '_')}.", naive)
+    for asset, comparison in list(evaluation.by_asset.items())[:_ASSETS_AS_METRICS]:
         # MLflow allows fewer characters in a metric's name than an asset's name may have
-        label = "".join(c if c.isalnum() or c in "-_. /" else "_" for c in asset)
-        found |= comparison.model.as_metrics(f"asset.{label}.")
-        found |= comparison.naive[comparison.best_naive].as_metrics(f"asset.{label}.baseline_")
-    return found
+        label = "".join(c if c.isascii() and (c.isalnum() or c in "-_. /") else "_" for c in asset)
+        found |= _prefixed(f"asset.{label}.", comparison.model)
+        found |= _prefixed(f"asset.{label}.baseline_", comparison.naive[comparison.best_naive])
+    found |= {"improvement": overall.improvement, "hours_not_compared": evaluation.not_compared}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _prefixed(prefix: str, errors: Errors) -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in errors.as_metrics().items() if name != "hours"}
+
+
+def _details(trained: Trained) -> dict[str, Any]:
+    """What does not fit into parameters and metrics."""
+    evaluation = trained.evaluation
+    return {
+        "assets": trained.card.assets,
+        "overall": evaluation.overall.as_dict(),
+        "by_asset": {asset: found.as_dict() for asset, found in evaluation.by_asset.items()},
+    }
 
 
 def _log_dataset(trained: Trained) -> None:

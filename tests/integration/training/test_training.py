@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def test_train__run_holds_what_makes_the_training_set_again(energy: Energy, trai
         run = client.get_run(trained["run_id"])
         artifacts = {item.path for item in client.list_artifacts(trained["run_id"])}
     assert run.info.status == "FINISHED"
-    assert {"forecast_vs_actual.png", "feast_features.json"} <= artifacts
+    assert {"forecast_vs_actual.png", "feast_features.json", "evaluation.json"} <= artifacts
     assert run.data.params["feature_service"] == "forecast_basic"
     assert run.data.params["features"].split(",") == trained["features"]
     assert run.data.metrics["mae"] == pytest.approx(trained["overall"]["model"]["mae"])
@@ -90,7 +91,7 @@ def test_train__run_holds_what_makes_the_training_set_again(energy: Energy, trai
     ]
     window = Window.ending(datetime.fromisoformat(run.data.params["window_end"]), weeks=6, holdout_weeks=1)
     service = energy.store.get_feature_service(run.data.params["feature_service"])
-    again = dataset.build(energy.store, service, energy.main, run.data.params["assets"].split(","), window)
+    again = dataset.build(energy.store, service, energy.main, METERS, window)
     counted = sum(int(run.data.params[f"rows_{part}"]) for part in ("train", "validation", "holdout"))
     assert len(again.rows) == counted
 
@@ -127,7 +128,7 @@ def test_training_set__equals_the_readings_beside_the_view(energy: Energy) -> No
 
 def test_train__twice_on_the_same_window__gives_the_same_model(energy: Energy) -> None:
     (wanted,) = plan(energy.main, "forecast_basic", assets=["1"])
-    wanted = type(wanted)(**vars(wanted) | {"weeks": 4, "holdout_weeks": 1, "until": energy.now})
+    wanted = replace(wanted, weeks=4, holdout_weeks=1, until=energy.now)
     first, second = (train(energy.store, wanted, lambda _: None) for _ in range(2))
     assert first.booster.model_to_string() == second.booster.model_to_string()
     assert first.evaluation.overall == second.evaluation.overall
@@ -145,6 +146,9 @@ def test_plan__what_is_not_there__says_what_is(energy: Energy) -> None:
     (wanted,) = plan(energy.main, "forecast_basic", assets=["fresh"])
     with pytest.raises(BadInputError, match="no training rows"):
         train(energy.store, wanted, lambda _: None)
+    long_ago = replace(wanted, until=energy.now - timedelta(days=3650))
+    with pytest.raises(NotFoundError, match="no readings of fresh"):
+        train(energy.store, long_ago, lambda _: None)
 
 
 def test_registered_model__loads_with_lightgbm_alone_and_as_pyfunc(

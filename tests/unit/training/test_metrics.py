@@ -21,6 +21,7 @@ def test_errors__equal_the_textbook_sums(pairs: list[tuple[float, float]], scale
     assert found.mae == pytest.approx(mae)
     assert found.rmse == pytest.approx(math.sqrt(math.fsum(d * d for d in absolute) / len(pairs)))
     assert found.mase == pytest.approx(mae / scale)
+    assert found.bias == pytest.approx(math.fsum(f - a for a, f in pairs) / len(pairs), abs=1e-6)
     total = math.fsum(map(abs, actual))
     if total > 0:
         assert found.wape == pytest.approx(math.fsum(absolute) / total)
@@ -30,7 +31,8 @@ def test_errors__undefined_ones_are_nan_and_never_logged() -> None:
     found = errors([0.0, 0.0], [1.0, 3.0], scale=0.0)
     assert math.isnan(found.wape)
     assert math.isnan(found.mase)
-    assert found.as_metrics("x_") == {"x_hours": 2, "x_mae": 2.0, "x_rmse": pytest.approx(math.sqrt(5))}
+    expected = {"hours": 2, "mae": 2.0, "rmse": pytest.approx(math.sqrt(5)), "bias": 2.0}
+    assert found.as_metrics() == expected
     assert errors([], [], scale=1.0).as_metrics() == {"hours": 0}
 
 
