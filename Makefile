@@ -6,8 +6,6 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 # Trust whom the machine trusts: many companies sign what passes their proxy.
 export UV_SYSTEM_CERTS := true
-# trust what the machine trusts: behind a company proxy the certificates are in its own store
-export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock demo demo-down test screenshots lint format clean

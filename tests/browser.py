@@ -118,4 +118,6 @@ class Registry:
         self.page.get_by_role("dialog").get_by_role("button", name="OK").click()
 
     def _go(self, path: str, tenant: str) -> None:
+        # another fragment of the same page would leave the last tenant's list until the new one is there
+        self.page.goto("about:blank")
         self.page.goto(f"{self.url}/#/{path}?workspace={tenant}")
