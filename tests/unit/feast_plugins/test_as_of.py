@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feast_plugins.as_of import newest_rows
@@ -19,6 +19,7 @@ ENTITIES = st.lists(st.tuples(KEYS, MINUTES), min_size=1, max_size=20)
 ROWS = st.lists(st.tuples(KEYS, MINUTES, MINUTES), max_size=40)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(ENTITIES, ROWS, st.sampled_from([None, 0, 30, 90]), st.booleans())
 def test_newest_rows__any_keys_and_times__equal_a_search_row_by_row(
     entities: list[Any], rows: list[Any], ttl: int | None, created: bool
