@@ -178,6 +178,7 @@ def test_views__late_corrected_deleted_readings__equal_the_oracle(
         assert_views_equal(connection, neighbour, "meter", theirs)
         # the same rows computed on the fly: stored and computed values never differ
         connection.execute("DELETE FROM ai_features WHERE tenant_id = %s", [tenant])
+        connection.execute("DELETE FROM ai_feature_versions WHERE tenant_id = %s", [tenant])
         connection.execute(
             "UPDATE asset_spans SET stored_from = NULL, stored_through = NULL WHERE tenant_id = %s", [tenant]
         )
