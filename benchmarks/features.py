@@ -8,7 +8,6 @@ Measures on embedded servers it starts, and on the native server that AI_HUB_BEN
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -29,7 +28,6 @@ from benchmarks.servers import Database
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
-    from types import FrameType
 
 BENCHMARK = "features"
 MONTH, YEAR = "month", "year"
@@ -50,8 +48,8 @@ class Size:
     rebuilds: dict[str, int]
 
 
-FULL = Size(assets=100, repetitions=11, rebuilds={"embedded": 2, "native": 3})
-SMALL = Size(assets=3, repetitions=3, rebuilds={"embedded": 1, "native": 1})
+FULL = Size(assets=100, repetitions=11, rebuilds={"embedded": 1, "native": 2})
+SMALL = Size(assets=1, repetitions=2, rebuilds={"embedded": 1, "native": 1})
 
 
 @dataclass
@@ -91,8 +89,7 @@ def main() -> None:
     given = parser.parse_args()
     size = SMALL if given.small else FULL
     folder = given.output or (results.SCRATCH if given.small else results.DOCS)
-    # a terminated run must not leave servers behind
-    signal.signal(signal.SIGTERM, _interrupt)
+    servers.clean_up_when_terminated()
     command = "make bench SMALL=1" if given.small else "make bench"
     found: list[dict[str, Any]] = []
     for server in given.server or servers.available():
@@ -279,11 +276,6 @@ def _count(case: Case, query: LiteralString) -> int:
     with connect(case.database.dsn) as connection:
         row = connection.execute(query).fetchone()
     return int(row[0]) if row else 0
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    raise KeyboardInterrupt
 
 
 def _say(text: str) -> None:

@@ -82,7 +82,7 @@ class Lab:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self.connection = connect(dsn, autocommit=True)
-        # compiling a plan and starting workers take longer than most plans run, and would hide what is compared
+        # compiling a plan and starting workers take longer than most plans run
         self.execute("SET jit = off;\nSET max_parallel_workers_per_gather = 0")
 
     @contextmanager

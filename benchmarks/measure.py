@@ -60,11 +60,12 @@ def paired_ratio(numerator: Times, denominator: Times) -> float:
 class PeakMemory:
     """Peak of this process and of a server's processes while the block runs, in MiB.
 
-    A server's pages that several processes share count once (PSS).
+    A server's pages that several processes share count once (PSS); with `own`, shared ones do not count.
     """
 
-    def __init__(self, server_pid: int | None) -> None:
+    def __init__(self, server_pid: int | None, *, own: bool = False) -> None:
         self._server_pid = server_pid
+        self._kind = "Pss_Anon:" if own else "Pss:"
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.client = 0.0
@@ -87,12 +88,12 @@ class PeakMemory:
         while True:
             self.client = max(self.client, psutil.Process(os.getpid()).memory_info().rss / _MIB)
             if self._server_pid is not None:
-                self.server = max(self.server or 0.0, _family(self._server_pid) / _MIB)
+                self.server = max(self.server or 0.0, _family(self._server_pid, self._kind) / _MIB)
             if self._ended.wait(_SAMPLE_S):
                 return
 
 
-def _family(pid: int) -> int:
+def _family(pid: int, kind: str) -> int:
     """Memory of a process and its descendants; those that end meanwhile do not count."""
     total = 0
     try:
@@ -102,7 +103,7 @@ def _family(pid: int) -> int:
     for process in processes:
         try:
             with open(f"/proc/{process.pid}/smaps_rollup", encoding="ascii") as lines:  # noqa: PTH123  # psutil reads all of smaps, a second for big processes
-                total += next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+                total += next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
         except (OSError, StopIteration):
             continue
     return total

@@ -49,6 +49,8 @@ CREATE AGGREGATE stats_merge(double precision[]) (
     INITCOND = '{0,0,0}', PARALLEL = SAFE
 )
 """
+#: A year of these takes more than ten minutes.
+_FEW_BATCHES = 240
 _OWN_INDEX = "timescaledb.create_group_indexes = false"
 _WINDOW_24H = """
 SELECT count(std) FROM (
@@ -65,10 +67,10 @@ SELECT count(std) FROM (
 def fill(
     laboratory: Lab, name: str, *, chunk: str = "30 days", step: str = "1 hour", days: int = _DAYS
 ) -> None:
-    """A hypertable of readings up to two hours ago."""
+    """A hypertable of readings up to this hour."""
     laboratory.execute(lab.READINGS.format(name=name, chunk=chunk))
     start, end = (
-        laboratory.value(f"SELECT {_HOUR} - INTERVAL '{back}'") for back in (f"{days} days", "61 minutes")
+        laboratory.value(f"SELECT {_HOUR} - INTERVAL '{back}'") for back in (f"{days} days", "1 minute")
     )
     laboratory.execute(lab.FILL.format(name=name, start=start, end=end, step=step))
     laboratory.execute(f"ANALYZE {name}")
@@ -193,6 +195,42 @@ def chunk_interval(laboratory: Lab) -> Answer:
     return answer
 
 
+def time_index(laboratory: Lab) -> Answer:
+    """Whether the readings need an index that begins with the time."""
+    answer = Answer("index of the readings by time")
+    variants = {
+        "key alone": "",
+        "and (timestamp)": '("timestamp")',
+        "and BRIN (timestamp)": 'USING brin ("timestamp")',
+    }
+    tables = {variant: f"timed_{number}" for number, variant in enumerate(variants)}
+    for variant, table in tables.items():
+        fill(laboratory, table, step="15 minutes", days=60)
+        if variants[variant]:
+            laboratory.execute(f"CREATE INDEX ON {table} {variants[variant]}")
+        laboratory.execute(f"VACUUM ANALYZE {table}")
+        answer.note(variant, size_mib=laboratory.mib(table))
+    recent = f"\"timestamp\" >= {_HOUR} - INTERVAL '2 hours' AND \"timestamp\" < {_HOUR} - INTERVAL '1 hour'"
+    buckets = (
+        "SELECT tenant_id, asset_id, avg(value), stats_state(value) FROM {}"
+        f" WHERE {recent} GROUP BY tenant_id, asset_id"
+    )
+    laboratory.compare(
+        answer, "refresh of an hour", {variant: buckets.format(table) for variant, table in tables.items()}
+    )
+
+    def hour(table: str) -> Callable[[int], str]:
+        return lambda number: (
+            f'INSERT INTO {table} ("timestamp", tenant_id, asset_id, value)'
+            f" SELECT {_HOUR} + INTERVAL '{number} hours', tenant_id, asset_id, level FROM meters"
+        )
+
+    laboratory.compare(
+        answer, "insert of an hour", {variant: hour(table) for variant, table in tables.items()}
+    )
+    return answer
+
+
 def real_time(laboratory: Lab) -> Answer:
     """Whether the aggregate also answers for hours that are not materialized."""
     answer = Answer("real-time aggregate")
@@ -217,53 +255,54 @@ def real_time(laboratory: Lab) -> Answer:
     return answer
 
 
+def _whole(session: Lab, name: str) -> None:
+    session.execute(f"CALL refresh_continuous_aggregate('{name}', NULL, {_HOUR})")
+
+
+def _slices(days: int) -> Callable[[Lab, str], None]:
+    def run(session: Lab, name: str) -> None:
+        for back in range(_DAYS // days + 1, -1, -1):
+            start, end = (
+                f"date_trunc('day', now()) - INTERVAL '{edge * days} days'" for edge in (back, back - 1)
+            )
+            session.execute(f"CALL refresh_continuous_aggregate('{name}', {start}, least({end}, {_HOUR}))")
+
+    return run
+
+
+def _policy(batch: int, *, batches: int = 0) -> Callable[[Lab, str], None]:
+    def run(session: Lab, name: str) -> None:
+        job = session.value(
+            f"SELECT add_continuous_aggregate_policy('{name}', start_offset => NULL, end_offset =>"
+            f" INTERVAL '1 hour', schedule_interval => INTERVAL '1 hour', buckets_per_batch => {batch},"
+            f" max_batches_per_execution => {batches})"
+        )
+        session.value(f"SELECT alter_job({job}, scheduled => false)")
+        session.execute(f"CALL run_job({job})")
+
+    return run
+
+
 def refresh_policy(laboratory: Lab) -> Answer:
     """A year in one refresh, in slices, or as the policy cuts it."""
     answer = Answer("refresh of the hourly aggregate over a year")
     fill(laboratory, "source")
     options = f"{_OWN_INDEX}, timescaledb.materialized_only = true"
-
-    def whole(session: Lab, name: str) -> None:
-        session.execute(f"CALL refresh_continuous_aggregate('{name}', NULL, {_HOUR})")
-
-    def slices(days: int) -> Callable[[Lab, str], None]:
-        def run(session: Lab, name: str) -> None:
-            for back in range(_DAYS // days + 1, -1, -1):
-                start, end = (
-                    f"date_trunc('day', now()) - INTERVAL '{edge * days} days'" for edge in (back, back - 1)
-                )
-                session.execute(
-                    f"CALL refresh_continuous_aggregate('{name}', {start}, least({end}, {_HOUR}))"
-                )
-
-        return run
-
-    def policy(batch: int) -> Callable[[Lab, str], None]:
-        def run(session: Lab, name: str) -> None:
-            job = session.value(
-                f"SELECT add_continuous_aggregate_policy('{name}', start_offset => NULL, end_offset =>"
-                f" INTERVAL '1 hour', schedule_interval => INTERVAL '1 hour', buckets_per_batch => {batch})"
-            )
-            session.value(f"SELECT alter_job({job}, scheduled => false)")
-            session.execute(f"CALL run_job({job})")
-
-        return run
-
     variants: dict[str, Callable[[Lab, str], None]] = {
-        "one call": whole,
-        "30-day slices": slices(30),
-        "7-day slices": slices(7),
-        "policy, 1 bucket a batch (default)": policy(1),
-        "policy, 24 buckets a batch": policy(24),
-        "policy, 720 buckets a batch": policy(720),
-        "policy, all in one": policy(0),
+        "one call": _whole,
+        "30-day slices": _slices(30),
+        "7-day slices": _slices(7),
+        f"policy, 1 bucket a batch (default), {_FEW_BATCHES} batches": _policy(1, batches=_FEW_BATCHES),
+        "policy, 24 buckets a batch": _policy(24),
+        "policy, 720 buckets a batch": _policy(720),
+        "policy, all in one": _policy(0),
     }
     measured: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for _ in range(3):
         for variant, run in variants.items():
             laboratory.execute(_AGGREGATE.format(name="hourly", source="source", options=options))
             laboratory.execute("CREATE INDEX ON hourly (tenant_id, asset_id, hour)")
-            with laboratory.fresh() as session, PeakMemory(session.backend) as peak:
+            with laboratory.fresh() as session, PeakMemory(session.backend, own=True) as peak:
                 seconds = timed(partial(run, session, "hourly"))
             measured[variant].append((seconds, peak.server or 0.0))
             answer.note(variant, buckets=laboratory.value("SELECT count(*) FROM hourly"))
@@ -280,6 +319,7 @@ def key_order(laboratory: Lab) -> Answer:
     keys = {
         "(tenant, asset, hour)": "tenant_id, asset_id, hour",
         "(hour, tenant, asset)": "hour, tenant_id, asset_id",
+        "(tenant, asset, hour) and index (hour)": "tenant_id, asset_id, hour",
     }
     tables = {variant: f"features_{number}" for number, variant in enumerate(keys)}
     columns = ", ".join(f"f{number} double precision" for number in range(10))
@@ -295,6 +335,8 @@ def key_order(laboratory: Lab) -> Answer:
             f"INSERT INTO {tables[variant]} SELECT hour, tenant_id, asset_id, {', '.join(['level'] * 10)}"
             f" FROM generate_series({_HOUR} - INTERVAL '90 days', {_HOUR}, INTERVAL '1 hour') AS hour, meters"
         )
+        if variant.endswith("index (hour)"):
+            laboratory.execute(f"CREATE INDEX ON {tables[variant]} (hour)")
         laboratory.execute(f"VACUUM ANALYZE {tables[variant]}")
         answer.note(variant, size_mib=laboratory.mib(tables[variant]))
     reads = {
@@ -346,9 +388,10 @@ def hourly_state(laboratory: Lab) -> Answer:
             ") AS day WHERE mean IS NOT NULL AND low <= high"
         ),
     }
+    laboratory.compare(answer, "one asset's year", {each: _for_one(query) for each, query in queries.items()})
+    # for all assets it takes minutes
+    del queries["readings, window by window"]
     laboratory.compare(answer, "100 assets' year", queries, runs=2)
-    one = {variant: _for_one(query) for variant, query in queries.items()}
-    laboratory.compare(answer, "one asset's year", one)
     return answer
 
 
@@ -365,6 +408,7 @@ EXPERIMENTS = {
     "index": aggregate_index,
     "columnstore": columnstore,
     "chunks": chunk_interval,
+    "time-index": time_index,
     "real-time": real_time,
     "refresh": refresh_policy,
     "key": key_order,
@@ -380,6 +424,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=results.DOCS, help="folder of results.json")
     given = parser.parse_args()
+    servers.clean_up_when_terminated()
     admin = os.environ[servers.NATIVE]
     for name in given.questions or EXPERIMENTS:
         with servers.native(admin, migrated=False) as database:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 #: Names a native server: a superuser's address, e.g. postgresql://user:password@127.0.0.1:5432/postgres.
 NATIVE = "AI_HUB_BENCH_DSN"
@@ -40,6 +42,16 @@ class Database:
 
     dsn: str
     server_pid: int | None
+
+
+def clean_up_when_terminated() -> None:
+    """Let a terminated run stop its servers and drop its databases, as an interrupted one does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise KeyboardInterrupt
 
 
 @contextmanager
