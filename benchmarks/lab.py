@@ -20,31 +20,6 @@ _RUNS = 9
 _MIB = 1 << 20
 _MANY = 100
 
-#: What every layout is filled from: the same values with every run.
-METERS = """
-CREATE TABLE meters AS
-SELECT 'tenant-' || tenant AS tenant_id, 'meter-' || lpad(asset::text, 3, '0') AS asset_id,
-    tenant * 7 + asset AS level
-FROM generate_series(1, {tenants}) AS tenant, generate_series(1, {assets}) AS asset
-"""
-READINGS = """
-CREATE TABLE {name} (
-    "timestamp" timestamptz NOT NULL, tenant_id text NOT NULL, asset_id text NOT NULL,
-    value double precision NOT NULL,
-    quality text NOT NULL DEFAULT 'good' CHECK (quality IN ('good', 'estimated', 'suspect')),
-    ingested_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (tenant_id, asset_id, "timestamp")
-);
-SELECT create_hypertable('{name}', by_range('timestamp', INTERVAL '{chunk}'), create_default_indexes => false)
-"""
-FILL = """
-SELECT setseed(0.7);
-INSERT INTO {name} ("timestamp", tenant_id, asset_id, value)
-SELECT time, tenant_id, asset_id,
-    floor(1000 * (level * (2 + sin(extract(epoch FROM time) / 86400 * 2 * pi())) + random())) / 1000
-FROM generate_series('{start}'::timestamptz, '{end}'::timestamptz, INTERVAL '{step}') AS time, meters
-"""
-
 
 @dataclass
 class Answer:
@@ -80,7 +55,7 @@ class Lab:
     """A database to lay out rows in, and a connection to it."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+        self.dsn = dsn
         self.connection = connect(dsn, autocommit=True)
         # compiling a plan and starting workers take longer than most plans run
         self.execute("SET jit = off;\nSET max_parallel_workers_per_gather = 0")
@@ -88,7 +63,7 @@ class Lab:
     @contextmanager
     def fresh(self) -> Iterator[Lab]:
         """A new session, whose process has used no memory yet."""
-        other = Lab(self._dsn)
+        other = Lab(self.dsn)
         with other.connection:
             yield other
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 #: Names a native server: a superuser's address, e.g. postgresql://user:password@127.0.0.1:5432/postgres.
 NATIVE = "AI_HUB_BENCH_DSN"
 _LOCAL = {"127.0.0.1", "::1", "localhost"}
-# a policy that fires in the middle would be measured with the work
-_PAUSE_JOBS = (
+#: A policy that fires in the middle would be measured with the work.
+PAUSE_JOBS = (
     "SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs WHERE job_id >= 1000"
 )
 
@@ -146,7 +146,7 @@ def versions(dsn: str) -> dict[str, str]:
 def _prepare(dsn: str) -> None:
     migrate(dsn)
     with connect(dsn, autocommit=True) as connection:
-        connection.execute(_PAUSE_JOBS)
+        connection.execute(PAUSE_JOBS)
 
 
 def _postmaster(admin: str) -> int | None:
