@@ -1,0 +1,2 @@
+-- Placeholder: another branch writes 0005.
+SELECT 1;
