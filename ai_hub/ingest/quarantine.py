@@ -125,6 +125,17 @@ def find(connection: Connection[Any], tenant: str, file_name: str | None = None)
         after = (page[-1].file_name, page[-1].line, page[-1].fingerprint)
 
 
+def summary(
+    connection: Connection[Any], tenant: str, file_name: str | None = None
+) -> list[tuple[str, str, int, datetime]]:
+    """File, reason, number of rows and time of the last, by file."""
+    return connection.execute(
+        "SELECT file_name, reason, count(*), max(quarantined_at) FROM quarantined_rows"
+        " WHERE tenant_id = %s AND (%s::text IS NULL OR file_name = %s) GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2",
+        [tenant, file_name, file_name],
+    ).fetchall()
+
+
 def export(connection: Connection[Any], tenant: str, path: Path, file_name: str | None = None) -> int:
     """Write quarantined rows like a reject file, which can be corrected and ingested; how many.
 
