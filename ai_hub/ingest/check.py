@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ai_hub.ingest.kinds import KindRule
 
 #: Assets whose findings are stored in one transaction.
-_BATCH = 20
+BATCH = 20
 
 
 @dataclass(frozen=True)
@@ -129,5 +129,5 @@ def _block(at: int) -> int:
 
 
 def _batches(due: list[ledger.Due]) -> Iterator[list[ledger.Due]]:
-    for at in range(0, len(due), _BATCH):
-        yield due[at : at + _BATCH]
+    for at in range(0, len(due), BATCH):
+        yield due[at : at + BATCH]
