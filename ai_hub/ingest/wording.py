@@ -89,7 +89,7 @@ def _claims(finding: Finding, what: str) -> str:
     rows, rejected = finding.detail["rows"], finding.detail["rejected"]
     if not rows:
         return f"no rows {what}"
-    return f"{rows:,} rows {what}, {f'{rejected:,}' if rejected else 'none'} rejected"
+    return f"{rows:,} row(s) {what}, {f'{rejected:,}' if rejected else 'none'} rejected"
 
 
 def _interval(seconds: int) -> str:
