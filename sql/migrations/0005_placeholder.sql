@@ -1,2 +1,0 @@
--- Placeholder: another branch writes 0005.
-SELECT 1;
