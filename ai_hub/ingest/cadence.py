@@ -12,9 +12,9 @@ Micros: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
 SECOND = 1_000_000
-#: Readings are judged by those of the same four weeks, counted from 1970, so any part of a series can be
+#: Readings are judged by those of the same week, counted from 1970, so any part of a series can be
 #: judged anew without the rest.
-BLOCK = 28 * 86_400 * SECOND
+BLOCK = 7 * 86_400 * SECOND
 _FEWEST_STEPS = 3
 _TOLERANCE = 0.1
 _GAP_INTERVALS = 1.5

@@ -140,7 +140,7 @@ def export(connection: Connection[Any], tenant: str, path: Path, file_name: str 
     """Write quarantined rows like a reject file, which can be corrected and ingested; how many.
 
     Raises:
-        BadInputError: there are none, or they come from files with different columns.
+        BadInputError: they come from files with different columns, or the file cannot be written.
     """
     headers = connection.execute(
         "SELECT DISTINCT table_name, ARRAY(SELECT jsonb_object_keys(cells) ORDER BY 1) FROM quarantined_rows"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Series: TypeAlias = "dict[int, float]"
 Found: TypeAlias = "tuple[FindingKind, int, int, dict[str, Any]]"
-FOUR_WEEKS = 28 * 86_400
+WEEK = 7 * 86_400
 
 
 def expected(series: Series, rule: KindRule) -> list[Found]:
@@ -51,11 +51,11 @@ def _is_stuck(run: list[int], value: float, rule: KindRule) -> bool:
 def _gaps(times: list[int]) -> dict[tuple[int, int], Found]:
     blocks: dict[int, list[int]] = defaultdict(list)
     for time in times:
-        blocks[time // FOUR_WEEKS].append(time)
+        blocks[time // WEEK].append(time)
     cadences = {block: _cadence(of_block) for block, of_block in blocks.items()}
     found = {}
     for before, after in pairwise(times):
-        here = cadences[before // FOUR_WEEKS] or cadences[after // FOUR_WEEKS]
+        here = cadences[before // WEEK] or cadences[after // WEEK]
         if here is None:
             continue
         interval, longest = here
@@ -79,8 +79,8 @@ def _cadence(times: list[int]) -> tuple[int | None, float] | None:
 
 
 def _is_steady(blocks: dict[int, list[int]], before: int, after: int) -> bool:
-    block = before // FOUR_WEEKS
-    return block == after // FOUR_WEEKS and _in_stretch(blocks[block], before)
+    block = before // WEEK
+    return block == after // WEEK and _in_stretch(blocks[block], before)
 
 
 def _in_stretch(times: list[int], before: int) -> bool:
