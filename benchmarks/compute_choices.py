@@ -105,6 +105,10 @@ def refresh_policy(laboratory: Lab) -> Answer:
             measured[variant].append((seconds, peak.server or 0.0))
             answer.note(variant, buckets=laboratory.value("SELECT count(*) FROM hourly"))
             laboratory.execute("DROP MATERIALIZED VIEW hourly")
+    definition = _definition("source")
+    for variant, days in {"one call": DAYS, "7-day slices": 7}.items():
+        rows = definition.replace("GROUP", f"WHERE \"timestamp\" >= {HOUR} - INTERVAL '{days} days' GROUP")
+        answer.plans[f"what a refresh reads, {variant}"] = laboratory.plan(rows)
     for variant, runs in measured.items():
         seconds, memory = (statistics.median(column) for column in zip(*runs, strict=True))
         answer.note(variant, seconds=seconds, session_peak_mib=memory)
@@ -119,9 +123,7 @@ def hourly_state(laboratory: Lab) -> Answer:
     seconds = laboratory.seconds(f"CALL refresh_continuous_aggregate('hourly', NULL, {HOUR})")
     laboratory.execute(f"ANALYZE {laboratory.materialized('hourly')}")
     answer.note("hourly state", once_to_aggregate_s=seconds)
-    definition = AGGREGATE[AGGREGATE.index("SELECT") : AGGREGATE.index(" WITH NO DATA")].format(
-        source="quarters"
-    )
+    definition = _definition("quarters")
     queries = {
         "hourly state": _WINDOW_24H.format(source="hourly"),
         "readings, aggregated in the query": _WINDOW_24H.format(source=f"({definition}) AS hourly"),
@@ -163,6 +165,11 @@ def compiler(laboratory: Lab) -> Answer:
     for setting, times in measured.items():
         answer.note(f"jit {setting}", one_new_hour_s=times.median)
     return answer
+
+
+def _definition(source: str) -> str:
+    """The aggregate's query."""
+    return AGGREGATE[AGGREGATE.index("SELECT") : AGGREGATE.index(" WITH NO DATA")].format(source=source)
 
 
 def _for_one(query: str) -> str:

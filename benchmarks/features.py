@@ -91,13 +91,14 @@ def main() -> None:
     folder = given.output or (results.SCRATCH if given.small else results.DOCS)
     servers.clean_up_when_terminated()
     command = "make bench SMALL=1" if given.small else "make bench"
+    circumstances = results.circumstances()
     found: list[dict[str, Any]] = []
     for server in given.server or servers.available():
         with servers.databases(server, (MONTH, YEAR)) as databases:
             found += [
                 {"benchmark": BENCHMARK, "server": server, **record, "seed": history.SEED, "command": command}
                 | {"versions": servers.versions(databases[YEAR].dsn)}
-                | results.circumstances()
+                | circumstances
                 for record in _measure(databases, server, size)
             ]
     report.write(folder, results.select(results.store(folder, found), BENCHMARK))

@@ -129,5 +129,9 @@ class Lab:
             }
         for variant, query in queries.items():
             text = query if isinstance(query, str) else query(runs + 1)
-            lines = self.connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {text}".encode()).fetchall()
-            answer.plans[f"{work}, {variant}"] = "\n".join(line for (line,) in lines)
+            answer.plans[f"{work}, {variant}"] = self.plan(text)
+
+    def plan(self, query: str) -> str:
+        """The plan, after running it."""
+        lines = self.connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {query}".encode()).fetchall()
+        return "\n".join(line for (line,) in lines)

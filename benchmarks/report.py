@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -61,7 +62,7 @@ def write(folder: Path, records: list[dict[str, Any]]) -> None:
 
 
 def _refresh_table(record: dict[str, Any]) -> str:
-    works = list(dict.fromkeys(name.rpartition(", ")[0] for name in record["seconds"]))
+    works = _works(record["seconds"])
     lines = [
         f"## Refresh, {_TITLES[record['server']]}\n",
         f"{_software(record)}, code {record['commit']}, {record['measured_at']}.\n",
@@ -135,7 +136,7 @@ def _plot_refreshes(folder: Path, records: list[dict[str, Any]]) -> None:
     panels = figure.subplots(len(records), 1, squeeze=False)[:, 0]
     for axes, record in zip(panels, records, strict=True):
         names = [name for name in record["seconds"] if not name.startswith("inserting")]
-        works = list(dict.fromkeys(name.rpartition(", ")[0] for name in names))[::-1]
+        works = _works(names)[::-1]
         for place, work in enumerate(works):
             for offset, (size, colour) in zip((0.2, -0.2), _COLOURS.items(), strict=True):
                 found = record["seconds"].get(f"{work}, {size}")
@@ -185,6 +186,12 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line.rstrip() for line in lines) + "\n")
+
+
+def _works(names: Iterable[str]) -> list[str]:
+    """The works in the order they were measured, the rebuild last."""
+    works = dict.fromkeys(name.rpartition(", ")[0] for name in names)
+    return sorted(works, key=lambda work: work == "full rebuild")
 
 
 def _median(record: dict[str, Any], name: str) -> float | None:
