@@ -56,11 +56,11 @@ def refresh(
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=as_json, transient=True) as bar:
-        months = bar.add_task("aggregates", total=None)
+        weeks = bar.add_task("aggregates", total=None)
         rows = bar.add_task("features", total=None)
         outcome = run(
             since=start,
-            aggregating=lambda done, total: bar.update(months, completed=done, total=total),
+            aggregating=lambda done, total: bar.update(weeks, completed=done, total=total),
             progress=lambda done, total: bar.update(rows, completed=done, total=total),
         )
     if as_json:

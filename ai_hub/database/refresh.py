@@ -37,7 +37,7 @@ def refresh(
     """Compute the feature rows that new, late or corrected readings and weather touch.
 
     With `since`, every row and aggregate from then on is recomputed. Calls `aggregating(done, total)` in
-    months of aggregates, then `progress(done, total)` in rows. Waits for another refresh that is running;
+    weeks of aggregates, then `progress(done, total)` in rows. Waits for another refresh that is running;
     killed midway, the next call goes on.
     """
     with connect(dsn, autocommit=True, application_name="ai-hub refresh") as connection:

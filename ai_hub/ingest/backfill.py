@@ -32,7 +32,7 @@ class Watcher(Protocol):
         """So much (0 to 1) of a file is stored, `rows` of them."""
 
     def aggregates(self, done: int, total: int) -> None:
-        """Months of aggregates that are up to date."""
+        """Weeks of aggregates that are up to date."""
 
     def features(self, done: int, total: int) -> None:
         """Feature rows that are computed."""

@@ -11,7 +11,9 @@ $$;
 -- done (0 when nothing is due) and how many rows changed: an unchanged row keeps its created_timestamp.
 CREATE FUNCTION compute_feature_batch(max_rows integer DEFAULT 20000)
 RETURNS TABLE (computed bigint, changed bigint)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET enable_mergejoin = off  -- it would merge known rows by asset only, and compare all hours of each
+AS $$
 DECLARE
     batch         feature_refresh_ranges[];
     oldest        timestamptz := features_stored_since();
@@ -51,7 +53,7 @@ BEGIN
         LEFT JOIN assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
         CROSS JOIN LATERAL features_between(
             ranges.tenant_id, ranges.asset_id, coalesce(assets.weather_asset_id, ranges.asset_id),
-            ranges.first_hour, ranges.end_hour
+            ranges.first_hour, ranges.end_hour, lowest, highest
         ) AS features
     ),
     known AS (

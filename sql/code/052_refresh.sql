@@ -6,19 +6,19 @@ DROP PROCEDURE IF EXISTS refresh_feature_aggregates(timestamptz);
 -- One refresh at a time, for speed: the plans of ranges keep two side by side correct as well.
 CREATE OR REPLACE FUNCTION feature_refresh_lock() RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT 7236451180 $$;
 
--- Windows to refresh the aggregates in, one after the other. Where much is planned, months of it, which bounds
+-- Windows to refresh the aggregates in, one after the other. Where much is planned, weeks of it, which bounds
 -- memory; last and always everything that is out of date (NULL, NULL), which costs what is out of date.
 CREATE OR REPLACE FUNCTION feature_aggregate_windows(since timestamptz DEFAULT NULL)
 RETURNS TABLE (window_start timestamptz, window_end timestamptz)
 LANGUAGE sql STABLE AS $$
-    (SELECT DISTINCT month, month + INTERVAL '30 days'
+    (SELECT DISTINCT week, week + INTERVAL '7 days'
     FROM feature_refresh_ranges AS ranges
     CROSS JOIN LATERAL generate_series(
-        time_bucket(INTERVAL '30 days', ranges.first_hour - INTERVAL '1 hour'), ranges.end_hour, INTERVAL '30 days'
-    ) AS month
+        time_bucket(INTERVAL '7 days', ranges.first_hour - INTERVAL '1 hour'), ranges.end_hour, INTERVAL '7 days'
+    ) AS week
     WHERE since IS NOT NULL
         OR (SELECT sum(extract(epoch FROM end_hour - first_hour) / 3600) FROM feature_refresh_ranges) > 50000
-    ORDER BY month)
+    ORDER BY week)
     UNION ALL
     SELECT NULL, NULL
 $$;
