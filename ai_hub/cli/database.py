@@ -58,4 +58,7 @@ def refresh(
     with Progress(*columns, console=Console(stderr=True), disable=as_json, transient=True) as bar:
         task = bar.add_task("features", total=None)
         outcome = run(since=start, progress=lambda done, total: bar.update(task, completed=done, total=total))
-    typer.echo(json.dumps({"rows": outcome.rows}) if as_json else f"{outcome.rows:,} feature rows computed")
+    if as_json:
+        typer.echo(json.dumps({"rows": outcome.rows, "changed": outcome.changed}))
+    else:
+        typer.echo(f"{outcome.rows:,} feature rows computed, {outcome.changed:,} of them new or different")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from ai_hub.database.connection import connect
 
@@ -21,9 +21,10 @@ _ANALYZE_FROM_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Refreshed:
-    """Rows planned and computed by one refresh."""
+    """What one refresh did: rows computed, and those of them that came out new or different."""
 
     rows: int
+    changed: int
 
 
 def refresh(
@@ -39,21 +40,29 @@ def refresh(
     """
     with connect(dsn, autocommit=True, application_name="ai-hub refresh") as connection:
         connection.execute("SELECT pg_advisory_lock(feature_refresh_lock())")
-        total = _scalar(connection, "SELECT plan_feature_refresh(%s)", [since])
-        connection.execute("CALL refresh_feature_aggregates(%s)", [since])
+        (started,) = _row(connection, "SELECT clock_timestamp()", [])
+        plan, total = _row(connection, "SELECT * FROM plan_feature_refresh(%s)", [since])
+        windows = connection.execute("SELECT * FROM feature_aggregate_windows(%s)", [since]).fetchall()
+        for start, end in windows:
+            anew = since is not None and start is not None
+            connection.execute("CALL refresh_feature_aggregates(%s, %s, %s)", [start, end, anew])
+        connection.execute("SELECT release_feature_plan(%s)", [plan])
         if total >= _ANALYZE_FROM_ROWS:
-            connection.execute("ANALYZE asset_spans, hourly_features, weather_features")
-        done = 0
-        while batch := _scalar(connection, "SELECT compute_feature_batch(%s)", [BATCH_ROWS]):
-            done += batch
+            connection.execute("SELECT analyze_features()")
+        done = changed = 0
+        while (batch := _row(connection, "SELECT * FROM compute_feature_batch(%s)", [BATCH_ROWS]))[0]:
+            done, changed = done + batch[0], changed + batch[1]
             if progress:
-                progress(done, total)
+                progress(done, max(total, done))
+        connection.execute("SELECT record_feature_refresh(%s, %s, %s)", [started, done, changed])
         if total >= _ANALYZE_FROM_ROWS:
-            connection.execute("ANALYZE ai_features")
+            connection.execute("SELECT analyze_features()")
         connection.execute("SELECT pg_advisory_unlock(feature_refresh_lock())")
-    return Refreshed(rows=done)
+    return Refreshed(done, changed)
 
 
-def _scalar(connection: psycopg.Connection, query: LiteralString, parameters: list[object]) -> int:
+def _row(connection: psycopg.Connection, query: LiteralString, parameters: list[object]) -> tuple[Any, ...]:
     row = connection.execute(query, parameters).fetchone()
-    return int(row[0]) if row else 0
+    if row is None:
+        raise AssertionError(f"{query} returns one row")
+    return row

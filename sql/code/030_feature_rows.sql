@@ -1,8 +1,13 @@
 -- What a feature row is: the one definition that refreshes store and views compute from.
 
 DROP VIEW IF EXISTS forecast_basic_features, forecast_advanced_features, anomaly_detection_features;
+DROP VIEW IF EXISTS
+    forecast_basic_feature_versions, forecast_advanced_feature_versions, anomaly_detection_feature_versions;
+DROP VIEW IF EXISTS dated_feature_rows, dated_feature_versions;
 DROP VIEW IF EXISTS feature_rows, computed_features, feature_keys;
 DROP FUNCTION IF EXISTS features_at(text, text, text, timestamptz);
+DROP FUNCTION IF EXISTS features_between(text, text, text, timestamptz, timestamptz);
+DROP FUNCTION IF EXISTS weather_at(text, text, text, timestamptz);
 
 -- Rows before this hour may have been dropped by the retention of ai_features (90 days) and are computed.
 CREATE OR REPLACE FUNCTION features_stored_since() RETURNS timestamptz LANGUAGE sql STABLE AS $$
@@ -18,10 +23,46 @@ JOIN feature_hours AS hours
     ON hours.hour > spans.first_hour AND hours.hour <= spans.last_hour + INTERVAL '24 hours'
 WHERE hours.hour <= now();
 
--- The features of one row, inlined by the planner into every query that computes rows.
--- Windows and lags are by time. Buckets before the row's hour hold only readings before it.
--- Weather is the newest row that is valid at the hour or up to six hours before it, and was available
+-- Weather older than its retention may be gone; the versions of the feature rows still have it.
+CREATE OR REPLACE FUNCTION weather_kept_since() RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT time_bucket(INTERVAL '1 hour', now() - INTERVAL '1 year') + INTERVAL '7 hours'
+$$;
+
+-- Weather of one row: the newest that is valid at the hour or up to six hours before it, and was available
 -- by then: a forecast for the hour if one was issued in time, else the latest observation.
+CREATE FUNCTION weather_at(tenant text, asset text, weather_asset text, at_hour timestamptz)
+RETURNS TABLE (
+    temperature double precision, humidity double precision, solar_irradiance double precision,
+    ingested_at timestamptz
+)
+LANGUAGE sql STABLE AS $$
+    SELECT
+        coalesce(kept.temperature, remembered.temperature),
+        coalesce(kept.humidity, remembered.humidity),
+        coalesce(kept.solar_irradiance, remembered.solar_irradiance),
+        kept.ingested_at
+    FROM (SELECT) AS always
+    LEFT JOIN (
+        SELECT temperature, humidity, solar_irradiance, ingested_at
+        FROM weather_features
+        WHERE tenant_id = tenant AND asset_id = weather_asset
+            AND "timestamp" <= at_hour AND "timestamp" > at_hour - INTERVAL '6 hours'
+            AND available_at <= at_hour
+        ORDER BY "timestamp" DESC, available_at DESC
+        LIMIT 1
+    ) AS kept ON true
+    LEFT JOIN (
+        SELECT temperature, humidity, solar_irradiance
+        FROM ai_feature_versions
+        WHERE tenant_id = tenant AND asset_id = asset AND hour = at_hour AND at_hour < weather_kept_since()
+        ORDER BY created_timestamp DESC
+        LIMIT 1
+    ) AS remembered ON true
+$$;
+
+-- The features of one row, inlined by the planner into every query that computes single rows.
+-- Windows and lags are by time. Buckets before the row's hour hold only readings before it. States merge
+-- in the order of time, here and in features_between(), so that both give the same bits.
 CREATE FUNCTION features_at(tenant text, asset text, weather_asset text, at_hour timestamptz)
 RETURNS TABLE (
     historical_avg_24h double precision, historical_std_24h double precision,
@@ -45,7 +86,7 @@ LANGUAGE sql STABLE AS $$
         greatest(day.ingested_at, week.last_ingested_at, weather.ingested_at)
     FROM (
         SELECT
-            stats_merge(value_stats) AS stats,
+            stats_merge(value_stats ORDER BY hour) AS stats,
             min(min_value) AS min_value,
             max(max_value) AS max_value,
             min(avg_value) FILTER (WHERE hour = at_hour - INTERVAL '1 hour') AS lag_1h,
@@ -60,15 +101,56 @@ LANGUAGE sql STABLE AS $$
         FROM hourly_features
         WHERE tenant_id = tenant AND asset_id = asset AND hour = at_hour - INTERVAL '168 hours'
     ) AS week ON true
-    LEFT JOIN (
-        SELECT temperature, humidity, solar_irradiance, ingested_at
-        FROM weather_features
-        WHERE tenant_id = tenant AND asset_id = weather_asset
-            AND "timestamp" <= at_hour AND "timestamp" > at_hour - INTERVAL '6 hours'
-            AND available_at <= at_hour
-        ORDER BY "timestamp" DESC, available_at DESC
-        LIMIT 1
-    ) AS weather ON true
+    CROSS JOIN weather_at(tenant, asset, weather_asset, at_hour) AS weather
+$$;
+
+-- The same for every hour in [first_hour, end_hour) of one asset, in one pass over its hourly state.
+CREATE FUNCTION features_between(
+    tenant text, asset text, weather_asset text, first_hour timestamptz, end_hour timestamptz
+)
+RETURNS TABLE (
+    hour timestamptz,
+    historical_avg_24h double precision, historical_std_24h double precision,
+    historical_min_24h double precision, historical_max_24h double precision,
+    lag_1h double precision, lag_24h double precision, lag_168h double precision,
+    temperature double precision, humidity double precision, solar_irradiance double precision
+)
+LANGUAGE sql STABLE AS $$
+    SELECT
+        day.hour,
+        float8_avg(day.stats),
+        float8_stddev_samp(day.stats),
+        day.min_value,
+        day.max_value,
+        day.lag_1h,
+        day.lag_24h,
+        week.avg_value,
+        weather.temperature,
+        weather.humidity,
+        weather.solar_irradiance
+    FROM (
+        SELECT
+            hours.hour,
+            stats_merge(hourly.value_stats) OVER last_day AS stats,
+            min(hourly.min_value) OVER last_day AS min_value,
+            max(hourly.max_value) OVER last_day AS max_value,
+            min(hourly.avg_value) OVER hour_before AS lag_1h,
+            min(hourly.avg_value) OVER day_before AS lag_24h
+        FROM feature_hours AS hours
+        LEFT JOIN hourly_features AS hourly
+            ON hourly.tenant_id = tenant AND hourly.asset_id = asset AND hourly.hour = hours.hour
+            AND hourly.hour >= first_hour - INTERVAL '24 hours' AND hourly.hour < end_hour
+        WHERE hours.hour >= first_hour - INTERVAL '24 hours' AND hours.hour < end_hour
+        WINDOW
+            last_day AS (ORDER BY hours.hour RANGE BETWEEN INTERVAL '24 hours' PRECEDING AND INTERVAL '1 hour' PRECEDING),
+            hour_before AS (ORDER BY hours.hour RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND INTERVAL '1 hour' PRECEDING),
+            day_before AS (ORDER BY hours.hour RANGE BETWEEN INTERVAL '24 hours' PRECEDING AND INTERVAL '24 hours' PRECEDING)
+    ) AS day
+    LEFT JOIN hourly_features AS week
+        ON week.tenant_id = tenant AND week.asset_id = asset AND week.hour = day.hour - INTERVAL '168 hours'
+        AND week.hour >= first_hour - INTERVAL '168 hours' AND week.hour < end_hour - INTERVAL '168 hours'
+    CROSS JOIN LATERAL weather_at(tenant, asset, weather_asset, day.hour) AS weather
+    WHERE day.hour >= first_hour
 $$;
 
 CREATE VIEW computed_features AS

@@ -76,7 +76,7 @@ def test_schema__objects__are_as_named(database: str) -> None:
             return {row[0] for row in connection.execute(query)}  # type: ignore[arg-type]
 
         hypertables = names("SELECT hypertable_name FROM timescaledb_information.hypertables")
-        assert hypertables == {"timeseries_data", "weather_features", "ai_features"}
+        assert hypertables == {"timeseries_data", "weather_features", "ai_features", "ai_feature_versions"}
         aggregates = names("SELECT view_name FROM timescaledb_information.continuous_aggregates")
         assert aggregates == {"hourly_features", "daily_features"}
         views = names("SELECT viewname FROM pg_views WHERE schemaname = 'public'")
@@ -92,5 +92,5 @@ def test_schema__objects__are_as_named(database: str) -> None:
     assert ("policy_retention", "weather_features", "1 year", "1 day") in jobs
     assert ("policy_retention", "ai_features", "90 days", "1 day") in jobs
     assert sum(proc == "policy_refresh_continuous_aggregate" for proc, *_ in jobs) == 2
-    assert sum(proc == "policy_compression" for proc, *_ in jobs) == 1
+    assert sum(proc == "policy_compression" for proc, *_ in jobs) == 2
     assert sum(proc == "refresh_features_job" for proc, *_ in jobs) == 1

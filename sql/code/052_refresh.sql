@@ -1,0 +1,113 @@
+-- The refresh as a whole: a procedure for people and the scheduler. `ai-hub refresh` makes the same steps, with
+-- a progress bar between them.
+
+DROP PROCEDURE IF EXISTS refresh_feature_aggregates(timestamptz);
+
+-- One refresh at a time, for speed: the plans of ranges keep two side by side correct as well.
+CREATE OR REPLACE FUNCTION feature_refresh_lock() RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT 7236451180 $$;
+
+-- Windows to refresh the aggregates in, one after the other. Where much is planned, months of it, which bounds
+-- memory; last and always everything that is out of date (NULL, NULL), which costs what is out of date.
+CREATE OR REPLACE FUNCTION feature_aggregate_windows(since timestamptz DEFAULT NULL)
+RETURNS TABLE (window_start timestamptz, window_end timestamptz)
+LANGUAGE sql STABLE AS $$
+    (SELECT DISTINCT month, month + INTERVAL '30 days'
+    FROM feature_refresh_ranges AS ranges
+    CROSS JOIN LATERAL generate_series(
+        time_bucket(INTERVAL '30 days', ranges.first_hour - INTERVAL '1 hour'), ranges.end_hour, INTERVAL '30 days'
+    ) AS month
+    WHERE since IS NOT NULL
+        OR (SELECT sum(extract(epoch FROM end_hour - first_hour) / 3600) FROM feature_refresh_ranges) > 50000
+    ORDER BY month)
+    UNION ALL
+    SELECT NULL, NULL
+$$;
+
+-- Materializes the buckets of a window that are out of date, all of them with `anew`, up to the running hour.
+CREATE OR REPLACE PROCEDURE refresh_feature_aggregates(window_start timestamptz, window_end timestamptz, anew boolean)
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- separate ranges stay separate: by default more than ten are merged into one that spans the history
+    PERFORM set_config('timescaledb.materializations_per_refresh_window', '1000', false);
+    CALL refresh_continuous_aggregate(
+        'hourly_features', window_start, least(window_end, time_bucket(INTERVAL '1 hour', now())), force => anew
+    );
+    COMMIT;  -- the daily aggregate sees what the hourly one invalidated only after this
+    CALL refresh_continuous_aggregate(
+        'daily_features', window_start, least(window_end, time_bucket(INTERVAL '1 day', now())), force => anew
+    );
+    COMMIT;
+END
+$$;
+
+-- The aggregates have caught up with this plan: its ranges may be computed. Those that another refresh has
+-- planned anew in the meantime wait for that one's aggregates.
+CREATE OR REPLACE FUNCTION release_feature_plan(plan bigint) RETURNS void LANGUAGE sql AS $$
+    UPDATE feature_refresh_ranges SET aggregated = true WHERE plan_id <= plan AND NOT aggregated
+$$;
+
+CREATE OR REPLACE FUNCTION record_feature_refresh(started timestamptz, computed bigint, changed bigint) RETURNS void
+LANGUAGE sql AS $$
+    DELETE FROM feature_refreshes WHERE finished_at < now() - INTERVAL '30 days';
+    INSERT INTO feature_refreshes (started_at, finished_at, rows_computed, rows_changed)
+    SELECT started, clock_timestamp(), computed, changed WHERE computed > 0
+$$;
+
+-- After a bulk load; small refreshes leave statistics to autovacuum. An aggregate's are those of its own table.
+CREATE OR REPLACE FUNCTION analyze_features() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    materialized regclass;
+BEGIN
+    FOR materialized IN
+        SELECT format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)::regclass
+        FROM timescaledb_information.continuous_aggregates
+    LOOP
+        EXECUTE format('ANALYZE %s', materialized);
+    END LOOP;
+    ANALYZE asset_spans, weather_features, ai_features, ai_feature_versions;
+END
+$$;
+
+-- The whole refresh in one call. Skips when another one runs, whose successor will do the work.
+CREATE OR REPLACE PROCEDURE refresh_features(since timestamptz DEFAULT NULL) LANGUAGE plpgsql AS $$
+DECLARE
+    started   timestamptz := clock_timestamp();
+    this_plan bigint;
+    windows   record;
+    batch     record;
+    computed  bigint := 0;
+    changed   bigint := 0;
+BEGIN
+    IF NOT pg_try_advisory_lock(feature_refresh_lock()) THEN
+        RAISE NOTICE 'another feature refresh is running';
+        RETURN;
+    END IF;
+    SELECT plan INTO this_plan FROM plan_feature_refresh(since);
+    COMMIT;
+    FOR windows IN SELECT * FROM feature_aggregate_windows(since) LOOP
+        CALL refresh_feature_aggregates(
+            windows.window_start, windows.window_end, since IS NOT NULL AND windows.window_start IS NOT NULL
+        );
+    END LOOP;
+    PERFORM release_feature_plan(this_plan);
+    COMMIT;
+    LOOP
+        SELECT * INTO batch FROM compute_feature_batch();
+        EXIT WHEN batch.computed = 0;
+        computed := computed + batch.computed;
+        changed := changed + batch.changed;
+        COMMIT;
+    END LOOP;
+    PERFORM record_feature_refresh(started, computed, changed);
+    PERFORM pg_advisory_unlock(feature_refresh_lock());
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE refresh_features_job(job_id integer, config jsonb) LANGUAGE plpgsql AS $$
+BEGIN
+    CALL refresh_features();
+END
+$$;
+
+SELECT add_job('refresh_features_job', INTERVAL '5 minutes')
+WHERE NOT EXISTS (SELECT FROM timescaledb_information.jobs WHERE proc_name = 'refresh_features_job');
