@@ -1,0 +1,104 @@
+"""Keeps Redis as fresh as the features: after each refresh, the newest row of each asset it changed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from ai_hub.database.connection import connect
+from ai_hub.features.freshness import Behind, readings_behind
+from ai_hub.features.newest import Scope, followed_views, newest_rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from feast import FeatureStore
+    from psycopg import Connection
+
+# Two refreshes can overlap, so the oldest start counts. One that was killed left rows behind that no later one
+# started before, so rows count from the end of the last refresh that was followed.
+_UNSEEN = """
+SELECT max(refresh_id), max(finished_at), min(started_at), count(*) FROM feature_refreshes
+WHERE refresh_id > %s
+"""
+_LAST = "SELECT refresh_id, finished_at FROM feature_refreshes ORDER BY refresh_id DESC LIMIT 1"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The last refresh that was followed."""
+
+    refresh_id: int = 0
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass did."""
+
+    #: refreshes it followed; None: everything was read, whatever refreshes there were
+    refreshes: int | None
+    #: rows written by feature view
+    rows: dict[str, int] = field(default_factory=dict)
+    #: newest reading behind each row written
+    behind: list[Behind] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def materialize(store: FeatureStore, scope: Scope | None = None) -> Pass:
+    """Put the newest row of each asset that is within its view's time to live into Redis."""
+    with connect(application_name="ai-hub materialize") as connection:
+        return _write(connection, store, scope or Scope(), since=None, refreshes=None)
+
+
+class Follower:
+    """Follows the refreshes. Any number of them side by side do no harm, and none keeps a state outside."""
+
+    def __init__(self, store: FeatureStore, scope: Scope | None = None) -> None:
+        self._store = store
+        self._scope = scope or Scope()
+        #: None: read everything, first of all and after a failure
+        self._seen: Seen | None = None
+
+    def catch_up(self) -> Pass:
+        """Write what the refreshes since the last call changed."""
+        before, self._seen = self._seen, None
+        with connect(application_name="ai-hub materialize") as connection:
+            last = Seen(*(connection.execute(_LAST).fetchone() or ()))
+            # numbers that went back are those of another database
+            if before is None or last.refresh_id < before.refresh_id:
+                done = _write(connection, self._store, self._scope, since=None, refreshes=None)
+                self._seen = last
+                return done
+            newest, finished, since, count = connection.execute(_UNSEEN, [before.refresh_id]).fetchone() or ()
+            if not count:
+                self._seen = before
+                return Pass(refreshes=0)
+            since = min(since, before.finished_at or since)
+            done = _write(connection, self._store, self._scope, since=since, refreshes=count)
+        self._seen = Seen(newest, finished)
+        return done
+
+
+def _write(
+    connection: Connection[Any],
+    store: FeatureStore,
+    scope: Scope,
+    *,
+    since: datetime | None,
+    refreshes: int | None,
+) -> Pass:
+    started, now = time.monotonic(), datetime.now(UTC)
+    found: dict[str, pa.Table] = {}
+    views = {view.name: view for view in followed_views(store)}
+    for name, view in views.items():
+        found[name] = newest_rows(connection, view, now, since=since, scope=scope)
+    behind = [entry for name, rows in found.items() for entry in readings_behind(connection, views[name], rows)]
+    # the embedded server makes others wait for an open transaction
+    connection.commit()
+    for name, rows in found.items():
+        if rows.num_rows:
+            store.write_to_online_store(name, rows.to_pandas())
+    counts = {name: rows.num_rows for name, rows in found.items()}
+    return Pass(refreshes, counts, behind, time.monotonic() - started)
