@@ -7,18 +7,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from ai_hub.database.connection import connect
 from ai_hub.errors import NotFoundError
 from ai_hub.features.newest import followed_views, is_pushed
+from feast_plugins.postgres_reads import TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import timedelta
 
-    import pyarrow as pa
     from feast import FeatureStore, FeatureView
     from psycopg import Connection
 
+_ASSETS = """
+SELECT tenant_id, asset_id FROM asset_spans
+WHERE tenant_id = %(tenant)s OR %(tenant)s::text IS NULL ORDER BY tenant_id, asset_id
+"""
 #: Assets asked of Redis at once.
 _BATCH = 1000
 _BEHIND = """
@@ -80,36 +86,26 @@ def freshness(store: FeatureStore, tenant: str | None = None) -> list[ViewFreshn
     Raises:
         NotFoundError: the tenant has no readings.
     """
-    import pyarrow as pa  # noqa: PLC0415  # heavy, and the metrics need the classes only
-
     views = followed_views(store)
     with connect(application_name="ai-hub freshness") as connection:
-        query = "SELECT tenant_id, asset_id FROM asset_spans WHERE tenant_id = %s OR %s::text IS NULL ORDER BY 1, 2"
         known: dict[str, list[str]] = defaultdict(list)
-        for owner, asset in connection.execute(query, [tenant, tenant]).fetchall():
+        for owner, asset in connection.execute(_ASSETS, {"tenant": tenant}).fetchall():
             known[owner].append(asset)
         if tenant is not None and not known:
             raise NotFoundError(
                 f"Tenant {tenant} has no readings.",
                 hint=f"Bring some in with `ai-hub ingest readings FILE --tenant {tenant}`.",
             )
-        behind: dict[tuple[str, str], list[Behind]] = defaultdict(list)
-        for owner, assets in known.items():
-            for view in views:
-                online = list(_event_times(store, view, owner, assets))
-                rows = pa.table(
-                    {
-                        "tenant_id": [owner] * len(online),
-                        "asset_id": [asset for asset, _ in online],
-                        view.batch_source.timestamp_field: [time for _, time in online],  # type: ignore[union-attr]
-                    }
-                )
-                behind[owner, view.name] = readings_behind(connection, view, rows)
-    return [
-        summarize(owner, view.name, behind[owner, view.name], len(assets))
-        for owner, assets in known.items()
-        for view in views
-    ]
+        return [
+            summarize(
+                owner,
+                view.name,
+                readings_behind(connection, view, _online_rows(store, view, owner, assets)),
+                len(assets),
+            )
+            for owner, assets in known.items()
+            for view in views
+        ]
 
 
 def summarize(tenant: str, view: str, behind: Sequence[Behind], assets: int) -> ViewFreshness:
@@ -127,10 +123,9 @@ def summarize(tenant: str, view: str, behind: Sequence[Behind], assets: int) -> 
     )
 
 
-def _event_times(
-    store: FeatureStore, view: FeatureView, tenant: str, assets: Sequence[str]
-) -> Iterator[tuple[str, datetime]]:
-    """Assets with a row in Redis, and its time."""
+def _online_rows(store: FeatureStore, view: FeatureView, tenant: str, assets: Sequence[str]) -> pa.Table:
+    """Keys and event time of each asset's row in Redis."""
+    found: list[tuple[str, datetime]] = []
     for start in range(0, len(assets), _BATCH):
         part = assets[start : start + _BATCH]
         response = store.get_online_features(
@@ -138,6 +133,15 @@ def _event_times(
             entity_rows=[{"tenant_id": tenant, "asset_id": asset} for asset in part],
         )
         stamps = response.proto.results[-1].event_timestamps
-        for asset, stamp in zip(part, stamps, strict=True):
-            if stamp.seconds:
-                yield asset, stamp.ToDatetime(UTC)
+        found += [
+            (asset, stamp.ToDatetime(UTC)) for asset, stamp in zip(part, stamps, strict=True) if stamp.seconds
+        ]
+    source = view.batch_source
+    assert source is not None  # noqa: S101  # views without one are not followed
+    return pa.table(
+        {
+            "tenant_id": [tenant] * len(found),
+            "asset_id": [asset for asset, _ in found],
+            source.timestamp_field: pa.array([time for _, time in found], TIME),
+        }
+    )

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.database.connection import connect
+from ai_hub.errors import NotFoundError
 from ai_hub.features.freshness import Behind, readings_behind
-from ai_hub.features.newest import Scope, followed_views, newest_rows
+from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from feast import FeatureStore
     from psycopg import Connection
 
-# Two refreshes can overlap, so the oldest start counts. One that was killed left rows behind that no later one
-# started before, so rows count from the end of the last refresh that was followed.
+# Two refreshes can overlap, so the oldest start counts. One that was killed left rows behind and no entry
+# here, so rows count from the end of the last refresh that was followed.
 _UNSEEN = """
 SELECT max(refresh_id), max(finished_at), min(started_at), count(*) FROM feature_refreshes
 WHERE refresh_id > %s
 """
+# A reading is stamped when its transaction begins, and may be committed so much later.
+_LONG_WRITE = timedelta(minutes=10)
 _LAST = "SELECT refresh_id, finished_at FROM feature_refreshes ORDER BY refresh_id DESC LIMIT 1"
 
 
@@ -46,18 +49,18 @@ class Pass:
     seconds: float = 0.0
 
 
-def materialize(store: FeatureStore, scope: Scope | None = None) -> Pass:
+def materialize(store: FeatureStore, scope: Scope = EVERYBODY) -> Pass:
     """Put the newest row of each asset that is within its view's time to live into Redis."""
     with connect(application_name="ai-hub materialize") as connection:
-        return _write(connection, store, scope or Scope(), since=None, refreshes=None)
+        return _write(connection, store, scope, since=None, refreshes=None)
 
 
 class Follower:
     """Follows the refreshes. Any number of them side by side do no harm, and none keeps a state outside."""
 
-    def __init__(self, store: FeatureStore, scope: Scope | None = None) -> None:
+    def __init__(self, store: FeatureStore, scope: Scope = EVERYBODY) -> None:
         self._store = store
-        self._scope = scope or Scope()
+        self._scope = scope
         #: None: read everything, first of all and after a failure
         self._seen: Seen | None = None
 
@@ -90,11 +93,17 @@ def _write(
     refreshes: int | None,
 ) -> Pass:
     started, now = time.monotonic(), datetime.now(UTC)
-    found: dict[str, pa.Table] = {}
     views = {view.name: view for view in followed_views(store)}
+    if not views:
+        raise NotFoundError(
+            "No feature view is registered yet.", hint='Run `eval "$(ai-hub env)"`, then `feast apply`.'
+        )
+    found: dict[str, pa.Table] = {}
+    behind: list[Behind] = []
     for name, view in views.items():
-        found[name] = newest_rows(connection, view, now, since=since, scope=scope)
-    behind = [entry for name, rows in found.items() for entry in readings_behind(connection, views[name], rows)]
+        start = since - _LONG_WRITE if since and is_pushed(view) else since
+        found[name] = newest_rows(connection, view, now, since=start, scope=scope)
+        behind += readings_behind(connection, view, found[name])
     # the embedded server makes others wait for an open transaction
     connection.commit()
     for name, rows in found.items():

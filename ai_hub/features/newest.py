@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from ai_hub.features.online import JOIN_KEYS
 from feast_plugins.postgres_reads import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -39,6 +39,9 @@ class Scope:
 
     tenants: Sequence[str] | None = None
     assets: Sequence[str] | None = None
+
+
+EVERYBODY = Scope()
 
 
 def followed_views(store: FeatureStore) -> list[FeatureView]:
@@ -67,7 +70,7 @@ def newest_rows(
     now: datetime,
     *,
     since: datetime | None = None,
-    scope: Scope = Scope(),  # noqa: B008  # immutable
+    scope: Scope = EVERYBODY,
 ) -> pa.Table:
     """Newest row of each asset within the view's time to live, with the columns of its source.
 
@@ -80,7 +83,8 @@ def newest_rows(
     stamps = [source.timestamp_field, *filter(None, [source.created_timestamp_column])]
     columns = [original.get(name, name) for name in (*names, *stamps)]
     time = sql.Identifier(original.get(source.timestamp_field, source.timestamp_field))
-    conditions, reach = [sql.SQL("true")], [sql.SQL("true")]
+    conditions: list[sql.Composable] = [sql.SQL("true")]
+    reach: list[sql.Composable] = [sql.SQL("true")]
     if view.ttl:
         oldest = sql.Literal(now - view.ttl)
         conditions.append(sql.SQL("source.{} >= {}").format(time, oldest))
