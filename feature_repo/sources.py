@@ -38,9 +38,9 @@ readings = PushSource(
     batch_source=PostgreSQLSource(
         name="timeseries_data",
         table="timeseries_data",
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-        field_mapping={"timestamp": "event_timestamp", "ingested_at": "created_timestamp"},
+        # no renaming: Feast 0.67 forgets the field mapping of views that can be pushed to
+        timestamp_field="timestamp",
+        created_timestamp_column="ingested_at",
         description="Readings as they were ingested",
     ),
     description="A reading that must be online at once",
