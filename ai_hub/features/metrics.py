@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, start_http_server
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from ai_hub.features.materialize import Pass
 
+_RESULTS = ("full", "followed", "idle", "failed")
 _LABELS = ("tenant", "feature_view")
 
 
@@ -31,23 +33,17 @@ class Metrics(Collector):
         self._lock = threading.Lock()
         #: newest reading behind the online row, by tenant, view and asset
         self._readings: dict[tuple[str, str], dict[str, datetime]] = {}
-        self._rows = Counter(
-            "ai_hub_materialized_rows", "Rows written to Redis", ["feature_view"], registry=self.registry
-        )
-        self._passes = Counter(
-            "ai_hub_materialize_passes", "Passes by what came of them", ["result"], registry=self.registry
-        )
-        for result in ("full", "followed", "idle", "failed"):
-            self._passes.labels(result)
+        # plain numbers: Feast makes prometheus_client's counters those of all processes on the machine
+        self._rows: Counter[str] = Counter()
+        self._passes: Counter[str] = Counter()
         self.registry.register(self)
 
     def note(self, done: Pass) -> None:
         """Take in a pass."""
         result = "full" if done.refreshes is None else "followed" if done.refreshes else "idle"
-        self._passes.labels(result).inc()
-        for view, count in done.rows.items():
-            self._rows.labels(view).inc(count)
         with self._lock:
+            self._passes[result] += 1
+            self._rows.update(done.rows)
             for each in done.behind:
                 readings = self._readings.setdefault((each.tenant, each.view), {})
                 # Redis keeps the newer row, so do we
@@ -55,11 +51,18 @@ class Metrics(Collector):
 
     def note_failure(self) -> None:
         """Count a pass that failed."""
-        self._passes.labels("failed").inc()
+        with self._lock:
+            self._passes["failed"] += 1
 
     def collect(self) -> Iterable[Metric]:
-        """Ages as of now."""
+        """Counts so far, and ages as of now."""
         now = datetime.now(UTC)
+        rows = CounterMetricFamily(
+            "ai_hub_materialized_rows", "Rows written to Redis", labels=["feature_view"]
+        )
+        passes = CounterMetricFamily(
+            "ai_hub_materialize_passes", "Passes by what came of them", labels=["result"]
+        )
         newest = GaugeMetricFamily(
             "ai_hub_feature_freshness_seconds", "Age of the newest reading behind the view", labels=_LABELS
         )
@@ -69,14 +72,17 @@ class Metrics(Collector):
             labels=_LABELS,
         )
         with self._lock:
+            for result in _RESULTS:
+                passes.add_metric([result], self._passes[result])
+            for view, count in self._rows.items():
+                rows.add_metric([view], count)
             for labels, readings in list(self._readings.items()):
                 kept = {asset: at for asset, at in readings.items() if now - at <= self._forget_after}
                 self._readings[labels] = kept
                 if kept:
                     newest.add_metric(labels, (now - max(kept.values())).total_seconds())
                     slowest.add_metric(labels, (now - min(kept.values())).total_seconds())
-        yield newest
-        yield slowest
+        yield from (rows, passes, newest, slowest)
 
 
 @contextmanager
