@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ai_hub.features.metrics import Metrics
 
 _LOOPBACK = "127.0.0.1"
-_PLAIN_WIDTH = 110
+_PLAIN_WIDTH = 120
 
 
 @app.command("materialize")
@@ -105,8 +105,8 @@ def _follow(follower: Follower, metrics: Metrics, interval: float, *, refresh: b
     def on_outage(error: BaseException, wait: float) -> None:
         metrics.note_failure()
         known = error if isinstance(error, AiHubError) else translate(error)
-        reason = known.message if known else str(error).strip().partition("\n")[0]
-        _say(f"{reason}; trying again in {duration(wait)}")
+        reason = " ".join((known.message if known else str(error)).split())
+        _say(f"{reason} Trying again in {duration(wait)}.")
 
     follow(follower, stop, interval=interval, refresh=refresh, on_pass=on_pass, on_outage=on_outage)
     _say("stopped")
@@ -141,7 +141,9 @@ def freshness_command(
         typer.echo(json.dumps([_as_json(each, now) for each in found], indent=2))
         return
     table = Table(
-        *("tenant", "feature view", "newest reading (UTC)"),
+        "tenant",
+        Column("feature view", no_wrap=True),
+        "newest reading (UTC)",
         Column("age", justify="right"),
         "slowest asset",
         Column("its age", justify="right"),

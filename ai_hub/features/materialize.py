@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from redis import Redis
+
 from ai_hub.database.connection import connect
 from ai_hub.errors import NotFoundError
 from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
+from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,8 +33,9 @@ _LAST = "SELECT refresh_id, finished_at FROM feature_refreshes ORDER BY refresh_
 
 @dataclass(frozen=True)
 class Seen:
-    """The last refresh that was followed."""
+    """The last refresh that was followed, and the run of Redis that has its rows."""
 
+    redis_run: str
     refresh_id: int = 0
     finished_at: datetime | None = None
 
@@ -44,7 +48,7 @@ class Pass:
     refreshes: int | None
     #: rows written by feature view
     rows: dict[str, int] = field(default_factory=dict)
-    #: newest reading behind each row written
+    #: newest reading behind each row written of the features
     behind: list[Behind] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -67,10 +71,11 @@ class Follower:
     def catch_up(self) -> Pass:
         """Write what the refreshes since the last call changed."""
         before, self._seen = self._seen, None
+        redis_run = _redis_run()
         with connect(application_name="ai-hub materialize") as connection:
-            last = Seen(*(connection.execute(_LAST).fetchone() or ()))
-            # numbers that went back are those of another database
-            if before is None or last.refresh_id < before.refresh_id:
+            last = Seen(redis_run, *(connection.execute(_LAST).fetchone() or ()))
+            # numbers that went back are those of another database, and a new run of Redis may be empty
+            if before is None or last.refresh_id < before.refresh_id or redis_run != before.redis_run:
                 done = _write(connection, self._store, self._scope, since=None, refreshes=None)
                 self._seen = last
                 return done
@@ -80,8 +85,14 @@ class Follower:
                 return Pass(refreshes=0)
             since = min(since, before.finished_at or since)
             done = _write(connection, self._store, self._scope, since=since, refreshes=count)
-        self._seen = Seen(newest, finished)
+        self._seen = Seen(redis_run, newest, finished)
         return done
+
+
+def _redis_run() -> str:
+    """What is different after each start of Redis."""
+    with Redis.from_url(Settings().require("redis_url")) as client:
+        return str(client.info("server")["run_id"])
 
 
 def _write(
@@ -103,7 +114,8 @@ def _write(
     for name, view in views.items():
         start = since - _LONG_WRITE if since and is_pushed(view) else since
         found[name] = newest_rows(connection, view, now, since=start, scope=scope)
-        behind += readings_behind(connection, view, found[name])
+        if not is_pushed(view):  # whose newest readings come from elsewhere, too
+            behind += readings_behind(connection, view, found[name])
     # the embedded server makes others wait for an open transaction
     connection.commit()
     for name, rows in found.items():

@@ -11,6 +11,7 @@ import pytest
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import NotFoundError
+from ai_hub.features import materialize as module
 from ai_hub.features.freshness import freshness
 from ai_hub.features.materialize import Follower, materialize
 from ai_hub.features.newest import Scope
@@ -142,6 +143,19 @@ def test_follower__after_a_failure__reads_everything(
             follower.catch_up()
     assert follower.catch_up().refreshes is None
     assert online(store, tenant, "a") == values(2.0, 2.0)
+
+
+def test_follower__redis_was_started_anew__reads_everything(
+    store: FeatureStore, database: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tenant, "a", {THIS_HOUR - HOUR: 1.0}, dsn=database)
+    refresh(dsn=database)
+    follower = Follower(store, Scope([tenant]))
+    follower.catch_up()
+    assert follower.catch_up().refreshes == 0
+    monkeypatch.setattr(module, "_redis_run", lambda: "another")
+    assert follower.catch_up().refreshes is None
+    assert follower.catch_up().refreshes == 0
 
 
 def test_freshness__is_that_of_the_readings_behind_what_is_online(
