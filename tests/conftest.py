@@ -130,6 +130,14 @@ def blank_database(tmp_path: Path) -> Iterator[str]:
         yield start(state, select(["timescaledb"]))["TIMESCALE_DSN"]
 
 
+@pytest.fixture(scope="module")
+def spare_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a TimescaleDB of the module's own, to break or to fill as it likes."""
+    state = tmp_path_factory.mktemp("spare") / "state"
+    with removed_after(state):
+        yield start(state, select(["timescaledb"]))["TIMESCALE_DSN"]
+
+
 @pytest.fixture(scope="session")
 def native_postgres() -> Iterator[str]:
     """Superuser's URL of a PostgreSQL with many backends and no TimescaleDB; make a database of your own."""

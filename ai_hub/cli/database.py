@@ -56,8 +56,13 @@ def refresh(
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=as_json, transient=True) as bar:
-        task = bar.add_task("features", total=None)
-        outcome = run(since=start, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        months = bar.add_task("aggregates", total=None)
+        rows = bar.add_task("features", total=None)
+        outcome = run(
+            since=start,
+            aggregating=lambda done, total: bar.update(months, completed=done, total=total),
+            progress=lambda done, total: bar.update(rows, completed=done, total=total),
+        )
     if as_json:
         typer.echo(json.dumps({"rows": outcome.rows, "changed": outcome.changed}))
     else:

@@ -32,20 +32,24 @@ def refresh(
     since: datetime | None = None,
     dsn: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    aggregating: Callable[[int, int], None] | None = None,
 ) -> Refreshed:
     """Compute the feature rows that new, late or corrected readings and weather touch.
 
-    With `since`, every row and aggregate from then on is recomputed. Calls `progress(done, total)` in rows.
-    Waits for another refresh that is running; killed midway, the next call goes on.
+    With `since`, every row and aggregate from then on is recomputed. Calls `aggregating(done, total)` in
+    months of aggregates, then `progress(done, total)` in rows. Waits for another refresh that is running;
+    killed midway, the next call goes on.
     """
     with connect(dsn, autocommit=True, application_name="ai-hub refresh") as connection:
         connection.execute("SELECT pg_advisory_lock(feature_refresh_lock())")
         (started,) = _row(connection, "SELECT clock_timestamp()", [])
         plan, total = _row(connection, "SELECT * FROM plan_feature_refresh(%s)", [since])
         windows = connection.execute("SELECT * FROM feature_aggregate_windows(%s)", [since]).fetchall()
-        for start, end in windows:
+        for number, (start, end) in enumerate(windows, start=1):
             anew = since is not None and start is not None
             connection.execute("CALL refresh_feature_aggregates(%s, %s, %s)", [start, end, anew])
+            if aggregating:
+                aggregating(number, len(windows))
         connection.execute("SELECT release_feature_plan(%s)", [plan])
         if total >= _ANALYZE_FROM_ROWS:
             connection.execute("SELECT analyze_features()")

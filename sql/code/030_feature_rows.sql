@@ -7,57 +7,40 @@ DROP VIEW IF EXISTS dated_feature_rows, dated_feature_versions;
 DROP VIEW IF EXISTS feature_rows, computed_features, feature_keys;
 DROP FUNCTION IF EXISTS features_at(text, text, text, timestamptz);
 DROP FUNCTION IF EXISTS features_between(text, text, text, timestamptz, timestamptz);
-DROP FUNCTION IF EXISTS weather_at(text, text, text, timestamptz);
+DROP FUNCTION IF EXISTS weather_at(text, text, timestamptz);
 
--- Rows before this hour may have been dropped by the retention of ai_features (90 days) and are computed.
+-- Rows before this hour may have been dropped by the retention of ai_features (90 days).
 CREATE OR REPLACE FUNCTION features_stored_since() RETURNS timestamptz LANGUAGE sql STABLE AS $$
     SELECT time_bucket(INTERVAL '1 hour', now() - INTERVAL '90 days')
 $$;
 
 -- A row exists for every hour after an asset's first reading that has begun, through gaps, for as long as
--- the last 24 hours can hold a reading.
+-- the last 24 hours can hold a reading. These are the rows that no refresh has stored yet.
 CREATE VIEW feature_keys AS
-SELECT spans.tenant_id, spans.asset_id, hours.hour, spans.stored_from, spans.stored_through
+SELECT spans.tenant_id, spans.asset_id, hours.hour
 FROM asset_spans AS spans
+CROSS JOIN LATERAL (
+    VALUES (spans.first_hour, coalesce(spans.stored_from, 'infinity')), (spans.stored_through, 'infinity')
+) AS missing (after, before)
 JOIN feature_hours AS hours
-    ON hours.hour > spans.first_hour AND hours.hour <= spans.last_hour + INTERVAL '24 hours'
+    ON hours.hour > missing.after AND hours.hour < missing.before AND hours.hour <= spans.last_hour + INTERVAL '24 hours'
 WHERE hours.hour <= now();
-
--- Weather older than its retention may be gone; the versions of the feature rows still have it.
-CREATE OR REPLACE FUNCTION weather_kept_since() RETURNS timestamptz LANGUAGE sql STABLE AS $$
-    SELECT time_bucket(INTERVAL '1 hour', now() - INTERVAL '1 year') + INTERVAL '7 hours'
-$$;
 
 -- Weather of one row: the newest that is valid at the hour or up to six hours before it, and was available
 -- by then: a forecast for the hour if one was issued in time, else the latest observation.
-CREATE FUNCTION weather_at(tenant text, asset text, weather_asset text, at_hour timestamptz)
+CREATE FUNCTION weather_at(tenant text, weather_asset text, at_hour timestamptz)
 RETURNS TABLE (
     temperature double precision, humidity double precision, solar_irradiance double precision,
     ingested_at timestamptz
 )
 LANGUAGE sql STABLE AS $$
-    SELECT
-        coalesce(kept.temperature, remembered.temperature),
-        coalesce(kept.humidity, remembered.humidity),
-        coalesce(kept.solar_irradiance, remembered.solar_irradiance),
-        kept.ingested_at
-    FROM (SELECT) AS always
-    LEFT JOIN (
-        SELECT temperature, humidity, solar_irradiance, ingested_at
-        FROM weather_features
-        WHERE tenant_id = tenant AND asset_id = weather_asset
-            AND "timestamp" <= at_hour AND "timestamp" > at_hour - INTERVAL '6 hours'
-            AND available_at <= at_hour
-        ORDER BY "timestamp" DESC, available_at DESC
-        LIMIT 1
-    ) AS kept ON true
-    LEFT JOIN (
-        SELECT temperature, humidity, solar_irradiance
-        FROM ai_feature_versions
-        WHERE tenant_id = tenant AND asset_id = asset AND hour = at_hour AND at_hour < weather_kept_since()
-        ORDER BY created_timestamp DESC
-        LIMIT 1
-    ) AS remembered ON true
+    SELECT temperature, humidity, solar_irradiance, ingested_at
+    FROM weather_features
+    WHERE tenant_id = tenant AND asset_id = weather_asset
+        AND "timestamp" <= at_hour AND "timestamp" > at_hour - INTERVAL '6 hours'
+        AND available_at <= at_hour
+    ORDER BY "timestamp" DESC, available_at DESC
+    LIMIT 1
 $$;
 
 -- The features of one row, inlined by the planner into every query that computes single rows.
@@ -101,7 +84,7 @@ LANGUAGE sql STABLE AS $$
         FROM hourly_features
         WHERE tenant_id = tenant AND asset_id = asset AND hour = at_hour - INTERVAL '168 hours'
     ) AS week ON true
-    CROSS JOIN weather_at(tenant, asset, weather_asset, at_hour) AS weather
+    LEFT JOIN weather_at(tenant, weather_asset, at_hour) AS weather ON true
 $$;
 
 -- The same for every hour in [first_hour, end_hour) of one asset, in one pass over its hourly state.
@@ -149,7 +132,7 @@ LANGUAGE sql STABLE AS $$
     LEFT JOIN hourly_features AS week
         ON week.tenant_id = tenant AND week.asset_id = asset AND week.hour = day.hour - INTERVAL '168 hours'
         AND week.hour >= first_hour - INTERVAL '168 hours' AND week.hour < end_hour - INTERVAL '168 hours'
-    CROSS JOIN LATERAL weather_at(tenant, asset, weather_asset, day.hour) AS weather
+    LEFT JOIN LATERAL weather_at(tenant, weather_asset, day.hour) AS weather ON true
     WHERE day.hour >= first_hour
 $$;
 
@@ -168,17 +151,15 @@ SELECT
     features.temperature,
     features.humidity,
     features.solar_irradiance,
-    coalesce(features.ingested_at, keys.hour) AS created_timestamp,
-    keys.stored_from,
-    keys.stored_through
+    coalesce(features.ingested_at, keys.hour) AS created_timestamp
 FROM feature_keys AS keys
 LEFT JOIN assets ON assets.tenant_id = keys.tenant_id AND assets.asset_id = keys.asset_id
 CROSS JOIN LATERAL features_at(
     keys.tenant_id, keys.asset_id, coalesce(assets.weather_asset_id, keys.asset_id), keys.hour
 ) AS features;
 
--- Stored rows where a refresh has stored them; all others, older than the retention or not yet
--- refreshed, computed on the fly.
+-- Every row once: from ai_features as far as its retention goes, older ones from their present version, and
+-- those that no refresh has stored yet computed on the fly.
 CREATE VIEW feature_rows AS
 SELECT
     hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
@@ -189,5 +170,10 @@ UNION ALL
 SELECT
     hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
     lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, created_timestamp
-FROM computed_features
-WHERE hour < features_stored_since() OR hour < coalesce(stored_from, 'infinity') OR hour > stored_through;
+FROM ai_feature_versions
+WHERE hour < features_stored_since() AND superseded_at IS NULL
+UNION ALL
+SELECT
+    hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
+    lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, created_timestamp
+FROM computed_features;

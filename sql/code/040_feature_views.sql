@@ -40,7 +40,7 @@ SELECT
     event_timestamp, tenant_id, asset_id,
     hour_of_day, day_of_week, is_weekend,
     historical_avg_24h, lag_1h, lag_24h,
-    timezone, created_timestamp, is_deleted
+    timezone, created_timestamp, superseded_at
 FROM dated_feature_versions;
 
 CREATE VIEW forecast_advanced_features AS
@@ -58,7 +58,7 @@ SELECT
     hour_of_day, day_of_week, day_of_month, month, is_weekend,
     historical_avg_24h, historical_std_24h, lag_1h, lag_24h, lag_168h,
     temperature, humidity, solar_irradiance,
-    timezone, created_timestamp, is_deleted
+    timezone, created_timestamp, superseded_at
 FROM dated_feature_versions;
 
 CREATE VIEW anomaly_detection_features AS
@@ -74,5 +74,5 @@ SELECT
     event_timestamp, tenant_id, asset_id,
     hour_of_day, day_of_week,
     historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h, lag_1h,
-    timezone, created_timestamp, is_deleted
+    timezone, created_timestamp, superseded_at
 FROM dated_feature_versions;

@@ -122,19 +122,30 @@ BEGIN
 END
 $$;
 
--- Rows outside (after, until] stop to exist: a tombstone ends their versions.
+-- Rows outside (after, until] stop to exist; what they were stays known.
 CREATE OR REPLACE FUNCTION bury_feature_rows(tenant text, asset text, after timestamptz, until timestamptz)
-RETURNS void LANGUAGE sql AS $$
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     DELETE FROM ai_features WHERE tenant_id = tenant AND asset_id = asset AND (hour <= after OR hour > until);
-    INSERT INTO ai_feature_versions (hour, tenant_id, asset_id, created_timestamp, is_deleted)
-    SELECT hour, tenant_id, asset_id, clock_timestamp(), true
-    FROM (
-        SELECT DISTINCT ON (hour) hour, tenant_id, asset_id, is_deleted
-        FROM ai_feature_versions
-        WHERE tenant_id = tenant AND asset_id = asset AND (hour <= after OR hour > until)
-        ORDER BY hour, created_timestamp DESC
-    ) AS newest
-    WHERE NOT is_deleted;
+    PERFORM supersede_feature_versions(tenant, asset, ARRAY(
+        SELECT hour FROM ai_feature_versions
+        WHERE tenant_id = tenant AND asset_id = asset AND (hour <= after OR hour > until) AND superseded_at IS NULL
+        ORDER BY hour
+    ), clock_timestamp());
+END
+$$;
+
+-- Ends the present versions of these hours. Literals, because only they let the columnstore open no more than
+-- the asset's own batches.
+CREATE OR REPLACE FUNCTION supersede_feature_versions(tenant text, asset text, hours timestamptz[], stamp timestamptz)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format(
+        'UPDATE ai_feature_versions SET superseded_at = %L WHERE tenant_id = %L AND asset_id = %L'
+        ' AND hour >= %L AND hour <= %L AND hour = ANY (%L) AND superseded_at IS NULL AND created_timestamp < %L',
+        stamp, tenant, asset, hours[1], hours[array_upper(hours, 1)], hours, stamp
+    );
+END
 $$;
 
 -- Readings outside the hour axis are rare, and extend it.

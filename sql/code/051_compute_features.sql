@@ -2,18 +2,27 @@
 
 DROP FUNCTION IF EXISTS compute_feature_batch(integer);
 
+-- Weather older than its retention (a year, and the six hours a row looks back) may be gone.
+CREATE OR REPLACE FUNCTION weather_kept_since() RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT time_bucket(INTERVAL '1 hour', now() - INTERVAL '1 year') + INTERVAL '7 hours'
+$$;
+
 -- Computes ranges of about `max_rows` rows in all and forgets them, in one transaction. Returns the hours
 -- done (0 when nothing is due) and how many rows changed: an unchanged row keeps its created_timestamp.
 CREATE FUNCTION compute_feature_batch(max_rows integer DEFAULT 20000)
 RETURNS TABLE (computed bigint, changed bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
-    batch   feature_refresh_ranges[];
-    oldest  timestamptz := features_stored_since();
-    stamp   timestamptz := clock_timestamp();
+    batch         feature_refresh_ranges[];
+    oldest        timestamptz := features_stored_since();
+    stamp         timestamptz := clock_timestamp();
     -- let the planner leave out chunks
-    lowest  timestamptz;
-    highest timestamptz;
+    lowest        timestamptz;
+    highest       timestamptz;
+    -- nothing newer is in the columnstore, see its policy
+    in_rows       timestamptz := now() - INTERVAL '89 days';
+    replaced_keys feature_key[];
+    replaced      record;
 BEGIN
     WITH due AS (
         SELECT tenant_id, asset_id, first_hour, place, extract(epoch FROM end_hour - first_hour) / 3600 AS rows
@@ -36,7 +45,7 @@ BEGIN
         RETURN;
     END IF;
 
-    WITH fresh AS (
+    WITH computed_rows AS (
         SELECT ranges.tenant_id, ranges.asset_id, features.*
         FROM unnest(batch) AS ranges
         LEFT JOIN assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
@@ -46,26 +55,31 @@ BEGIN
         ) AS features
     ),
     known AS (
-        SELECT DISTINCT ON (versions.tenant_id, versions.asset_id, versions.hour) versions.*
+        SELECT versions.*
         FROM unnest(batch) AS ranges
         JOIN ai_feature_versions AS versions
             ON versions.tenant_id = ranges.tenant_id AND versions.asset_id = ranges.asset_id
             AND versions.hour >= ranges.first_hour AND versions.hour < ranges.end_hour
-        WHERE versions.hour >= lowest AND versions.hour < highest
-        ORDER BY versions.tenant_id, versions.asset_id, versions.hour, versions.created_timestamp DESC
+        WHERE versions.hour >= lowest AND versions.hour < highest AND versions.superseded_at IS NULL
     ),
-    added AS (
-        INSERT INTO ai_feature_versions AS versions (
-            hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
-            lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, created_timestamp
-        )
+    fresh AS (
         SELECT
-            fresh.hour, fresh.tenant_id, fresh.asset_id,
-            fresh.historical_avg_24h, fresh.historical_std_24h, fresh.historical_min_24h, fresh.historical_max_24h,
-            fresh.lag_1h, fresh.lag_24h, fresh.lag_168h, fresh.temperature, fresh.humidity, fresh.solar_irradiance, stamp
+            rows.hour, rows.tenant_id, rows.asset_id,
+            rows.historical_avg_24h, rows.historical_std_24h, rows.historical_min_24h, rows.historical_max_24h,
+            rows.lag_1h, rows.lag_24h, rows.lag_168h,
+            coalesce(rows.temperature, remembered.temperature) AS temperature,
+            coalesce(rows.humidity, remembered.humidity) AS humidity,
+            coalesce(rows.solar_irradiance, remembered.solar_irradiance) AS solar_irradiance
+        FROM computed_rows AS rows
+        LEFT JOIN known AS remembered
+            ON remembered.tenant_id = rows.tenant_id AND remembered.asset_id = rows.asset_id
+            AND remembered.hour = rows.hour AND remembered.hour < weather_kept_since()
+    ),
+    differing AS (
+        SELECT fresh.*, known.hour IS NOT NULL AS replaces
         FROM fresh
         LEFT JOIN known ON known.tenant_id = fresh.tenant_id AND known.asset_id = fresh.asset_id AND known.hour = fresh.hour
-        WHERE known.is_deleted IS NOT FALSE
+        WHERE known.hour IS NULL
             OR (
                 known.historical_avg_24h, known.historical_std_24h, known.historical_min_24h, known.historical_max_24h,
                 known.lag_1h, known.lag_24h, known.lag_168h, known.temperature, known.humidity, known.solar_irradiance
@@ -73,7 +87,16 @@ BEGIN
                 fresh.historical_avg_24h, fresh.historical_std_24h, fresh.historical_min_24h, fresh.historical_max_24h,
                 fresh.lag_1h, fresh.lag_24h, fresh.lag_168h, fresh.temperature, fresh.humidity, fresh.solar_irradiance
             )
-        RETURNING versions.*
+    ),
+    versioned AS (
+        INSERT INTO ai_feature_versions (
+            hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
+            lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, created_timestamp
+        )
+        SELECT
+            hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
+            lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, stamp
+        FROM differing
     ),
     stored AS (
         INSERT INTO ai_features (
@@ -82,8 +105,8 @@ BEGIN
         )
         SELECT
             hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,
-            lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, created_timestamp
-        FROM added
+            lag_1h, lag_24h, lag_168h, temperature, humidity, solar_irradiance, stamp
+        FROM differing
         WHERE hour >= oldest
         ON CONFLICT (tenant_id, asset_id, hour) DO UPDATE SET
             historical_avg_24h = excluded.historical_avg_24h,
@@ -97,8 +120,24 @@ BEGIN
             humidity = excluded.humidity,
             solar_irradiance = excluded.solar_irradiance,
             created_timestamp = excluded.created_timestamp
+    ),
+    superseded AS (
+        UPDATE ai_feature_versions AS versions SET superseded_at = stamp
+        FROM differing
+        WHERE differing.replaces AND differing.hour >= in_rows
+            AND versions.tenant_id = differing.tenant_id AND versions.asset_id = differing.asset_id
+            AND versions.hour = differing.hour AND versions.superseded_at IS NULL
+            AND versions.hour >= greatest(lowest, in_rows) AND versions.hour < highest
     )
-    SELECT count(*) INTO changed FROM added;
+    SELECT count(*), array_agg(ROW (tenant_id, asset_id, hour)::feature_key) FILTER (WHERE replaces AND hour < in_rows)
+    INTO changed, replaced_keys FROM differing;
+
+    FOR replaced IN
+        SELECT tenant_id, asset_id, array_agg(hour ORDER BY hour) AS hours FROM unnest(replaced_keys)
+        GROUP BY tenant_id, asset_id
+    LOOP
+        PERFORM supersede_feature_versions(replaced.tenant_id, replaced.asset_id, replaced.hours, stamp);
+    END LOOP;
 
     -- last, because it locks the spans against writers of new readings
     UPDATE asset_spans AS spans SET

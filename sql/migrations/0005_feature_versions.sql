@@ -1,8 +1,8 @@
 -- Every version of every feature row, so that what was known at a time can be read at any later time.
 
--- Append-only. A row's versions are those of one hour, the newest is the present one; a tombstone
--- (is_deleted) says that the readings it stood on were deleted. No retention: 20 to 30 bytes a version once
--- in the columnstore.
+-- A version is what was known from created_timestamp until superseded_at; the present one has none. Values never
+-- change. No retention: with the columnstore a version takes 20 to 30 bytes, and rows older than ai_features
+-- keeps are read from here.
 CREATE TABLE ai_feature_versions (
     hour               timestamptz NOT NULL,
     tenant_id          text NOT NULL,
@@ -18,7 +18,7 @@ CREATE TABLE ai_feature_versions (
     humidity           double precision,
     solar_irradiance   double precision,
     created_timestamp  timestamptz NOT NULL,
-    is_deleted         boolean NOT NULL DEFAULT false,
+    superseded_at      timestamptz CHECK (superseded_at > created_timestamp),
     PRIMARY KEY (tenant_id, asset_id, hour, created_timestamp)
 );
 SELECT create_hypertable('ai_feature_versions', by_range('hour', INTERVAL '30 days'), create_default_indexes => false);
@@ -27,9 +27,11 @@ ALTER TABLE ai_feature_versions SET (
     timescaledb.segmentby = 'tenant_id, asset_id',
     timescaledb.orderby = 'hour, created_timestamp'
 );
-CALL add_columnstore_policy('ai_feature_versions', after => INTERVAL '60 days');
+CALL add_columnstore_policy('ai_feature_versions', after => INTERVAL '90 days');
 
-INSERT INTO ai_feature_versions SELECT *, false FROM ai_features;
+INSERT INTO ai_feature_versions SELECT *, NULL FROM ai_features;
+
+CREATE TYPE feature_key AS (tenant_id text, asset_id text, hour timestamptz);
 
 -- Ranges are planned anew with every refresh, and computed in the order of their place.
 CREATE SEQUENCE feature_plans;
@@ -48,3 +50,6 @@ CREATE TABLE feature_refreshes (
     rows_computed bigint NOT NULL,
     rows_changed  bigint NOT NULL
 );
+
+-- Compiling a query takes the just-in-time compiler seconds; the largest one here runs for less.
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET jit = off', current_database()); END $$;

@@ -1,24 +1,23 @@
-"""Views and functions equal the oracle: gaps, late and corrected readings, DST, colliding tenants."""
+"""Views and functions equal the oracle, now and as known earlier: gaps, late data, clock changes, tenants."""
 
 from __future__ import annotations
 
 import secrets
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from feature_tables import assert_views_equal, now, register, write, write_weather
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracles.features import HOUR, Asset, Weather, floor_hour, same
-from psycopg.rows import dict_row
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import psycopg
 
     Anchor = Callable[[], datetime]
     Offsets = dict[timedelta, float]
@@ -31,21 +30,6 @@ PROPERTY = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
-
-VIEWS = {
-    "forecast_basic_features": (
-        *("hour_of_day", "day_of_week", "is_weekend"),
-        *("historical_avg_24h", "lag_1h", "lag_24h"),
-    ),
-    "forecast_advanced_features": (
-        *("hour_of_day", "day_of_week", "day_of_month", "month", "is_weekend"),
-        *("historical_avg_24h", "historical_std_24h", "lag_1h", "lag_24h", "lag_168h", "temperature"),
-    ),
-    "anomaly_detection_features": (
-        *("hour_of_day", "day_of_week", "historical_avg_24h", "historical_std_24h"),
-        *("historical_min_24h", "historical_max_24h", "lag_1h"),
-    ),
-}
 
 # DST ends in Berlin and in New York (both long past the retention of stored features), the edge of that
 # retention, and the present
@@ -64,59 +48,6 @@ WEATHER = st.dictionaries(
     st.tuples(OFFSETS, st.integers(-30, 5)), st.floats(-40, 50, allow_subnormal=False), max_size=8
 )
 ZONES = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"])
-
-
-def write(connection: psycopg.Connection, tenant: str, asset: str, readings: dict[datetime, float]) -> None:
-    connection.execute(
-        'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value)'
-        " SELECT time, %s, %s, value FROM unnest(%s::timestamptz[], %s::float8[]) AS r (time, value)"
-        ' ON CONFLICT (tenant_id, asset_id, "timestamp")'
-        " DO UPDATE SET value = excluded.value, ingested_at = now()",
-        [tenant, asset, list(readings), list(readings.values())],
-    )
-
-
-def write_weather(connection: psycopg.Connection, tenant: str, asset: str, rows: list[Weather]) -> None:
-    connection.execute(
-        'INSERT INTO weather_features ("timestamp", available_at, temperature, tenant_id, asset_id)'
-        " SELECT valid_at, available_at, temperature, %s, %s"
-        " FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::float8[])"
-        " AS w (valid_at, available_at, temperature)"
-        " ON CONFLICT DO NOTHING",
-        [
-            tenant,
-            asset,
-            *(
-                list(column)
-                for column in zip(*((w.valid_at, w.available_at, w.temperature) for w in rows), strict=True)
-            ),
-        ],
-    )
-
-
-def register(connection: psycopg.Connection, tenant: str, asset: str, zone: str) -> None:
-    connection.execute(
-        "INSERT INTO assets (tenant_id, asset_id, timezone) VALUES (%s, %s, %s)", [tenant, asset, zone]
-    )
-
-
-def assert_views_equal(connection: psycopg.Connection, tenant: str, asset: str, expected: Asset) -> None:
-    hours = expected.hours(floor_hour(datetime.now(UTC)))
-    scale = max(map(abs, expected.readings.values()), default=1.0)
-    for view, features in VIEWS.items():
-        with connection.cursor(row_factory=dict_row) as cursor:
-            rows = cursor.execute(
-                f"SELECT * FROM {view} WHERE tenant_id = %s AND asset_id = %s ORDER BY event_timestamp",  # noqa: S608  # constant names
-                [tenant, asset],
-            ).fetchall()
-        assert [row["event_timestamp"] for row in rows] == hours, view
-        for row in rows:
-            want = expected.row(row["event_timestamp"])
-            wrong = {
-                name: (row[name], want[name]) for name in features if not same(row[name], want[name], scale)
-            }
-            assert not wrong, (view, row["event_timestamp"])
-            assert row["timezone"] == expected.zone
 
 
 @PROPERTY
@@ -157,6 +88,7 @@ def test_views__late_corrected_deleted_readings__equal_the_oracle(
     with connect(database, autocommit=True) as connection:
         # colliding names: the neighbour has an asset of the same name
         register(connection, tenant, "meter", zone)
+        past: list[tuple[datetime, Asset]] = []
         for step, (rows, rows_weather) in enumerate([(first, weather), (late, late_weather)]):
             mine.readings |= readings(rows)
             write(connection, tenant, "meter", readings(rows))
@@ -175,9 +107,13 @@ def test_views__late_corrected_deleted_readings__equal_the_oracle(
                 )
             refresh(dsn=database)
             assert_views_equal(connection, tenant, "meter", mine)
+            past.append((now(connection), deepcopy(mine)))
         assert_views_equal(connection, neighbour, "meter", theirs)
+        for time, known in past:
+            assert_views_equal(connection, tenant, "meter", known, known_at=time)
         # the same rows computed on the fly: stored and computed values never differ
         connection.execute("DELETE FROM ai_features WHERE tenant_id = %s", [tenant])
+        connection.execute("DELETE FROM ai_feature_versions WHERE tenant_id = %s", [tenant])
         connection.execute(
             "UPDATE asset_spans SET stored_from = NULL, stored_through = NULL WHERE tenant_id = %s", [tenant]
         )

@@ -1,0 +1,234 @@
+"""Refreshes: what they cost the rows they need not touch, killed, side by side, scheduled, past retention."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from feature_tables import assert_views_equal, now, write, write_weather
+from oracles.features import HOUR, Asset, Weather, floor_hour
+
+from ai_hub.database import connect
+from ai_hub.database.refresh import refresh
+
+if TYPE_CHECKING:
+    import psycopg
+
+DAY = timedelta(days=1)
+FEATURES = (
+    "historical_avg_24h, historical_std_24h, historical_min_24h, historical_max_24h,"
+    " lag_1h, lag_24h, lag_168h, temperature"
+)
+
+
+def this_hour() -> datetime:
+    return floor_hour(datetime.now(UTC))
+
+
+def series(start: datetime, hours: int, *, step: timedelta = HOUR, seed: int = 1) -> dict[datetime, float]:
+    values = random.Random(seed)  # noqa: S311  # test data
+    count = int(hours * HOUR / step)
+    return {start + number * step: values.uniform(-5, 500) for number in range(count)}
+
+
+def rows(connection: psycopg.Connection, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+    return connection.execute(query, parameters).fetchall()  # type: ignore[arg-type]
+
+
+def stored(connection: psycopg.Connection, tenant: str) -> list[tuple[Any, ...]]:
+    return rows(
+        connection,
+        f"SELECT asset_id, hour, {FEATURES} FROM feature_rows WHERE tenant_id = %s ORDER BY 1, 2",  # noqa: S608  # constant names
+        tenant,
+    )
+
+
+def computed(connection: psycopg.Connection, tenant: str) -> list[tuple[Any, ...]]:
+    """The same rows from the aggregates, one by one."""
+    features = ", ".join(f"at.{name.strip()}" for name in FEATURES.split(","))
+    return rows(
+        connection,
+        f"SELECT rows.asset_id, rows.hour, {features} FROM feature_rows AS rows"  # noqa: S608  # constant names
+        " CROSS JOIN LATERAL features_at(rows.tenant_id, rows.asset_id, rows.asset_id, rows.hour) AS at"
+        " WHERE rows.tenant_id = %s ORDER BY 1, 2",
+        tenant,
+    )
+
+
+def assert_settled(connection: psycopg.Connection) -> None:
+    assert rows(connection, "SELECT FROM feature_refresh_ranges") == []
+    assert rows(connection, "SELECT FROM feature_changes") == []
+
+
+def test_refresh__rows_past_retention__are_read_with_the_same_bits(database: str, tenant: str) -> None:
+    start = this_hour() - 100 * DAY
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", series(start, 15 * 24, step=HOUR / 2))
+        refresh(dsn=database)
+        before = stored(connection, tenant)
+        assert len(before) == 15 * 24 - 1 + 24
+        assert before == computed(connection, tenant)
+        kept = rows(connection, "SELECT count(*) FROM ai_features WHERE tenant_id = %s", tenant)
+        assert 0 < kept[0][0] < len(before)
+        rows(connection, "SELECT drop_chunks('ai_features', now() - INTERVAL '80 days')")
+        # days later, all of them are past retention
+        connection.execute("BEGIN")
+        connection.execute(
+            "CREATE OR REPLACE FUNCTION features_stored_since() RETURNS timestamptz LANGUAGE sql STABLE"
+            " AS $$ SELECT time_bucket(INTERVAL '1 hour', now() - INTERVAL '80 days') $$"
+        )
+        assert stored(connection, tenant) == before
+        connection.execute("ROLLBACK")
+
+
+def test_refresh__job_of_the_scheduler__does_the_same(database: str, tenant: str) -> None:
+    asset = Asset(readings=series(this_hour() - 4 * DAY, 60))
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        ((job,),) = rows(
+            connection,
+            "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'refresh_features_job'",
+        )
+        before = now(connection)
+        connection.execute(f"CALL run_job({job})")  # type: ignore[arg-type]  # the embedded server wants a literal
+        assert_views_equal(connection, tenant, "meter", asset)
+        assert_settled(connection)
+        ((computed_rows,),) = rows(
+            connection, "SELECT rows_changed FROM feature_refreshes WHERE started_at > %s", before
+        )
+        assert computed_rows >= 60 + 23
+
+
+def test_refresh__two_at_once_beside_a_writer__miss_nothing(database: str, tenant: str) -> None:
+    start = this_hour() - 40 * DAY
+    asset = Asset(readings=series(start, 24 * 30))
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def refresh_again_and_again() -> None:
+        try:
+            while not stop.is_set():
+                refresh(dsn=database)
+        except BaseException as error:  # noqa: BLE001  # shown below
+            failures.append(error)
+
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        others = [threading.Thread(target=refresh_again_and_again) for _ in range(2)]
+        for other in others:
+            other.start()
+        try:
+            for step in range(8):
+                late = series(start + step * 60 * HOUR, 3, step=HOUR / 3, seed=step)
+                asset.readings |= late
+                write(connection, tenant, "meter", late)
+                time.sleep(0.1)
+        finally:
+            stop.set()
+            for other in others:
+                other.join()
+        assert not failures
+        refresh(dsn=database)
+        assert_views_equal(connection, tenant, "meter", asset)
+        assert_settled(connection)
+
+
+def test_refresh__killed_again_and_again__ends_the_same(
+    database: str, stack: dict[str, str], tenant: str
+) -> None:
+    del stack  # the child process finds it in its environment
+    asset = Asset(readings=series(this_hour() - 200 * DAY, 24 * 60, step=2 * HOUR))
+    versions = "SELECT count(*) FROM ai_feature_versions WHERE tenant_id = %s"
+    with connect(database, autocommit=True) as connection:
+        for number in range(10):
+            write(connection, tenant, f"meter-{number}", asset.readings)
+        done = [0]
+        while len(done) < 3:  # after its first batch each time
+            child = subprocess.Popen(
+                [str(Path(sys.executable).with_name("ai-hub")), "refresh", "--json"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            while (count := rows(connection, versions, tenant)[0][0]) == done[-1]:
+                assert child.poll() is None
+                time.sleep(0.01)
+            child.send_signal(signal.SIGKILL)
+            assert child.wait() == -signal.SIGKILL
+            done.append(count)
+        assert 0 < done[1] < done[2] < 10 * len(asset.hours(this_hour()))
+        refresh(dsn=database)
+        assert_views_equal(connection, tenant, "meter-3", asset)
+        assert stored(connection, tenant) == computed(connection, tenant)
+        assert_settled(connection)
+        twice = rows(
+            connection,
+            "SELECT hour FROM ai_feature_versions WHERE tenant_id = %s AND superseded_at IS NULL"
+            " GROUP BY tenant_id, asset_id, hour HAVING count(*) > 1",
+            tenant,
+        )
+        assert twice == []
+
+
+def test_refresh__correction_in_the_columnstore__changes_its_hours_and_keeps_the_past(
+    database: str, tenant: str
+) -> None:
+    start = this_hour() - 130 * DAY
+    asset = Asset(readings=series(start, 72))
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        write(connection, tenant, "other", asset.readings)
+        refresh(dsn=database)
+        then, known = now(connection), deepcopy(asset)
+        compressed = rows(
+            connection,
+            "SELECT compress_chunk(chunk, if_not_compressed => true) FROM ("
+            " SELECT show_chunks('ai_feature_versions', now() - INTERVAL '90 days') AS chunk"
+            " UNION ALL SELECT show_chunks('timeseries_data', now() - INTERVAL '90 days')) AS old",
+        )
+        assert len(compressed) >= 2
+        correction = {start + 30 * HOUR: 1234.5}
+        asset.readings |= correction
+        write(connection, tenant, "meter", correction)
+        assert refresh(dsn=database).changed == 24  # no row one week later: the series ends before
+        assert_views_equal(connection, tenant, "meter", asset)
+        assert_views_equal(connection, tenant, "meter", known, known_at=then)
+        assert_views_equal(connection, tenant, "other", known)
+
+
+def test_refresh__weather_past_its_retention__stays_in_the_rows(database: str, tenant: str) -> None:
+    start = this_hour() - 400 * DAY
+    asset = Asset(readings=series(start, 48), weather=[Weather(start + 5 * HOUR, start + 5 * HOUR, 21.5)])
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        write_weather(connection, tenant, "meter", asset.weather)
+        refresh(dsn=database)
+        rows(connection, "SELECT drop_chunks('weather_features', now() - INTERVAL '380 days')")
+        correction = {start + 3 * HOUR: 77.0}
+        asset.readings |= correction
+        write(connection, tenant, "meter", correction)
+        refresh(dsn=database)
+        assert_views_equal(connection, tenant, "meter", asset)
+
+
+def test_refresh__since__recomputes_what_it_finds_wrong(database: str, tenant: str) -> None:
+    start = this_hour() - 5 * DAY
+    asset = Asset(readings=series(start, 90))
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        refresh(dsn=database)
+        for table in ("ai_features", "ai_feature_versions"):
+            connection.execute(f"UPDATE {table} SET lag_1h = -1 WHERE tenant_id = %s", [tenant])  # type: ignore[arg-type]  # noqa: S608  # constant names
+        assert refresh(dsn=database).changed == 0
+        assert refresh(since=start, dsn=database).changed >= 89
+        assert_views_equal(connection, tenant, "meter", asset)
+        with pytest.raises(AssertionError):
+            assert_views_equal(connection, tenant, "meter", Asset(readings={start: 1.0}))
