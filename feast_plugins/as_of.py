@@ -30,9 +30,8 @@ def newest_rows(
 ) -> pa.Array:
     """Position in `rows` of the answer to each entity row, null where there is none within the TTL.
 
-    Of rows with equal key and time the one created last wins. With `as_known`, a row created after the
-    entity row's time does not count, and a deletion (see `ViewRead.deleted`) hides what it deleted from the
-    time it was created.
+    Of rows with equal key and time the one created last wins. With `as_known`, a row counts for entity rows
+    from the time it was created until the time it was superseded (see `ViewRead.superseded`).
     """
     if rows.num_rows == 0:
         return pa.nulls(entities.num_rows, pa.int64())
@@ -40,8 +39,8 @@ def newest_rows(
     event = _times(rows, read.time)
     created = event if read.created is None else _times(rows, read.created)
     if as_known:
-        deleted = np.zeros(rows.num_rows, bool) if read.deleted is None else rows[read.deleted].to_numpy()
-        since, keys, found = _steps(right_keys, event, created, deleted)
+        ended = None if read.superseded is None else _times(rows, read.superseded)
+        since, keys, found = _steps(*_with_deletions(right_keys, event, created, ended))
     else:
         order = np.lexsort((created, event))
         since, keys, found = event[order], right_keys[order], order
@@ -58,6 +57,24 @@ def newest_rows(
     if read.ttl is not None:
         missing |= at - event[answers] > np.timedelta64(read.ttl)
     return pa.array(answers, mask=missing)
+
+
+def _with_deletions(
+    keys: Numbers, event: Times, created: Times, ended: Times | None
+) -> tuple[Numbers, Times, Times, NDArray[np.bool_]]:
+    """The rows, and behind them one marked as a deletion for each that ended without a successor."""
+    deleted = np.zeros(len(keys), bool)
+    if ended is None:
+        return keys, event, created, deleted
+    over = np.flatnonzero(~np.isnat(ended))
+    successors = pd.MultiIndex.from_arrays([keys, event, created])
+    over = over[~pd.MultiIndex.from_arrays([keys[over], event[over], ended[over]]).isin(successors)]
+    return (
+        np.r_[keys, keys[over]],
+        np.r_[event, event[over]],
+        np.r_[created, ended[over]],
+        np.r_[deleted, np.ones(len(over), bool)],
+    )
 
 
 def _steps(

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.type_map import pg_type_code_to_arrow
 from psycopg import sql
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 #: Tag of a data source: the relation, or query, with every version of its rows that ever was. It has the
-#: source's columns and `is_deleted`, true in the version that says that the row stopped to exist.
+#: source's columns and `superseded_at`, the time from which the version was no longer known to be true.
 VERSIONS_TAG = "versions"
-_DELETED = "is_deleted"
+_SUPERSEDED = "superseded_at"
 
 TIME = pa.timestamp("us", tz="UTC")
 _TIMESTAMP_OIDS = frozenset({1114, 1184})  # timestamp, timestamptz
@@ -59,8 +60,8 @@ class ViewRead:
     time: str
     created: str | None
     ttl: timedelta | None
-    #: column that is true in rows that say their key and time stopped to exist
-    deleted: str | None = None
+    #: column with the time from which a row no longer counts; rows without it count on
+    superseded: str | None = None
 
     @classmethod
     def of(cls, context: FeatureViewQueryContext, tags: Mapping[str, str], knowledge: Knowledge) -> ViewRead:
@@ -79,7 +80,7 @@ class ViewRead:
             time=context.timestamp_field,
             created=context.created_timestamp_column or None,
             ttl=timedelta(seconds=context.ttl) if context.ttl else None,
-            deleted=None if versions is None else _DELETED,
+            superseded=None if versions is None else _SUPERSEDED,
         )
 
     def outputs(self, full_feature_names: bool) -> dict[str, str]:
@@ -94,39 +95,30 @@ class ViewRead:
         span: tuple[pd.Timestamp, pd.Timestamp],
         knowledge: Knowledge,
     ) -> pa.Table:
-        """Every row that may answer an entity row: its keys occur, its time is in reach, it may be known.
-
-        Knowledge at one time leaves one version of each row, the newest; by row, all of them may count.
-        """
+        """Every row that may answer an entity row: its keys occur, its time is in reach, it may be known."""
         columns = dict.fromkeys(
             [
                 *self.keys.values(),
                 *self.features,
                 self.time,
-                *filter(None, [self.created, self.deleted]),
+                *filter(None, [self.created, self.superseded]),
             ]
         )
-        names = sql.SQL(", ").join(map(sql.Identifier, columns))
-        # the source is a table or query of the feature repository
-        rows = sql.SQL("{} FROM {} AS source WHERE {}").format(
-            names,
-            sql.SQL(self.source),
-            sql.SQL(" AND ").join(self._conditions(entities, span, knowledge)),
+        query = (
+            sql.SQL("SELECT {} FROM ").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
+            + sql.SQL(self.source)  # a table or query of the feature repository
+            + sql.SQL(" AS source WHERE {}").format(
+                sql.SQL(" AND ").join(self._conditions(entities, span, knowledge))
+            )
         )
-        if self.deleted is None or self.created is None or knowledge.by_row:
-            return fetch(connection, sql.SQL("SELECT {}").format(rows))
-        row = sql.SQL(", ").join(map(sql.Identifier, [*self.keys.values(), self.time]))
-        query = sql.SQL(
-            "SELECT {names} FROM (SELECT DISTINCT ON ({row}) {rows} ORDER BY {row}, {created} DESC) AS known"
-            " WHERE NOT {deleted}"
-        ).format(
-            names=names,
-            row=row,
-            rows=rows,
-            created=sql.Identifier(self.created),
-            deleted=sql.Identifier(self.deleted),
-        )
-        return fetch(connection, query)
+        rows = fetch(connection, query)
+        if self.superseded is None or knowledge.at is None:
+            return rows
+        # that a version was superseded later was not known then
+        ends = rows[self.superseded]
+        later = pc.greater(ends, pa.scalar(knowledge.at, TIME))
+        ends = pc.if_else(pc.fill_null(later, fill_value=True), pa.scalar(None, TIME), ends)
+        return rows.set_column(rows.column_names.index(self.superseded), self.superseded, ends)
 
     def _conditions(
         self, entities: pa.Table, span: tuple[pd.Timestamp, pd.Timestamp], knowledge: Knowledge
@@ -139,6 +131,11 @@ class ViewRead:
         if knowledge.is_limited and self.created is not None:
             until = sql.Literal(knowledge.until(latest))
             conditions.append(sql.SQL("{} <= {}").format(sql.Identifier(self.created), until))
+        if self.superseded is not None and not knowledge.by_row:
+            ended = sql.Identifier(self.superseded)
+            conditions.append(
+                sql.SQL("({0} IS NULL OR {0} > {1})").format(ended, sql.Literal(knowledge.until(latest)))
+            )
         for name, column in self.keys.items():
             values = entities[name].unique().drop_null().to_pylist()
             conditions.append(sql.SQL("{} = ANY({})").format(sql.Identifier(column), sql.Literal(values)))

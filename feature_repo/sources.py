@@ -28,7 +28,7 @@ def view_source(view: str, features: Sequence[str], description: str) -> Postgre
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
         description=description,
-        tags={"versions": f"SELECT {columns}, is_deleted FROM {versions}"},  # noqa: S608  # the same
+        tags={"versions": f"SELECT {columns}, superseded_at FROM {versions}"},  # noqa: S608  # the same
     )
 
 

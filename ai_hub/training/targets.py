@@ -32,20 +32,17 @@ WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s) AND hour < date_trun
 # The mean of an hour is `lag_1h` of the feature row one hour later, so the versions of the feature rows hold
 # what was known of the targets, too.
 _KNOWN_HOURS = """
-SELECT known.tenant_id, known.asset_id, hours.hour AS event_timestamp, known.lag_1h,
+SELECT versions.tenant_id, versions.asset_id, hours.hour AS event_timestamp, versions.lag_1h,
     extract(epoch FROM hours.hour AT TIME ZONE assets.timezone)::bigint AS expected_local_time
-FROM (
-    SELECT DISTINCT ON (tenant_id, asset_id, hour) tenant_id, asset_id, hour, lag_1h, is_deleted
-    FROM ai_feature_versions
-    WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s)
-        AND hour >= %(start)s + INTERVAL '1 hour' AND hour < %(end)s + INTERVAL '1 hour'
-        AND created_timestamp <= %(known_at)s
-    ORDER BY tenant_id, asset_id, hour, created_timestamp DESC
-) AS known
-CROSS JOIN LATERAL (SELECT known.hour - INTERVAL '1 hour' AS hour) AS hours
-JOIN assets ON assets.tenant_id = known.tenant_id AND assets.asset_id = known.asset_id
-WHERE NOT known.is_deleted AND known.lag_1h IS NOT NULL
-ORDER BY hours.hour, known.asset_id
+FROM ai_feature_versions AS versions
+CROSS JOIN LATERAL (SELECT versions.hour - INTERVAL '1 hour' AS hour) AS hours
+JOIN assets ON assets.tenant_id = versions.tenant_id AND assets.asset_id = versions.asset_id
+WHERE versions.tenant_id = %(tenant)s AND versions.asset_id = ANY(%(assets)s)
+    AND versions.hour >= %(start)s + INTERVAL '1 hour' AND versions.hour < %(end)s + INTERVAL '1 hour'
+    AND versions.created_timestamp <= %(known_at)s
+    AND (versions.superseded_at IS NULL OR versions.superseded_at > %(known_at)s)
+    AND versions.lag_1h IS NOT NULL
+ORDER BY hours.hour, versions.asset_id
 """
 _LAST_KNOWN_HOUR = """
 SELECT max(newest.hour) - INTERVAL '1 hour'
@@ -55,13 +52,8 @@ CROSS JOIN LATERAL (
     FROM ai_feature_versions AS versions
     WHERE versions.tenant_id = %(tenant)s AND versions.asset_id = asset
         AND versions.created_timestamp <= %(known_at)s
-        AND NOT versions.is_deleted AND versions.lag_1h IS NOT NULL
-        AND NOT EXISTS (
-            SELECT FROM ai_feature_versions AS later
-            WHERE later.tenant_id = %(tenant)s AND later.asset_id = asset AND later.hour = versions.hour
-                AND later.created_timestamp > versions.created_timestamp
-                AND later.created_timestamp <= %(known_at)s
-        )
+        AND (versions.superseded_at IS NULL OR versions.superseded_at > %(known_at)s)
+        AND versions.lag_1h IS NOT NULL
     ORDER BY versions.hour DESC
     LIMIT 1
 ) AS newest

@@ -31,35 +31,43 @@ PROPERTY = settings(
 MINUTES = st.integers(0, 16).map(lambda step: START + timedelta(minutes=30 * step))
 HOURS = st.integers(0, 5).map(lambda step: START + step * HOUR)
 ASSETS = st.sampled_from(["a", "b"])
-VERSIONS = st.dictionaries(
-    st.tuples(ASSETS, HOURS, MINUTES), st.tuples(st.floats(0, 9), st.booleans()), min_size=1, max_size=25
+#: Of each asset's rows: when it came to be something else, and its value from then on (None: not there).
+HISTORIES = st.dictionaries(
+    st.tuples(ASSETS, HOURS),
+    st.dictionaries(MINUTES, st.none() | st.floats(0, 9), min_size=1, max_size=4),
+    min_size=1,
+    max_size=8,
 )
 ENTITIES = st.lists(st.tuples(ASSETS, MINUTES), min_size=1, max_size=15)
 FEATURE = "forecast_basic_features:lag_1h"
 
 
-def write(tenant: str, versions: dict[Any, Any]) -> None:
-    rows = [(asset, hour, made, value, gone) for (asset, hour, made), (value, gone) in versions.items()]
+def write(tenant: str, histories: Any) -> None:
+    rows = []
+    for (asset, hour), turns in histories.items():
+        order = sorted(turns)
+        for made, ended in zip(order, [*order[1:], None], strict=True):
+            if turns[made] is not None:
+                rows.append((asset, hour, made, ended, turns[made]))
     with connect() as connection:
         connection.execute("DELETE FROM ai_feature_versions WHERE tenant_id = %s", [tenant])
         connection.execute(
             "INSERT INTO ai_feature_versions"
-            " (tenant_id, asset_id, hour, created_timestamp, lag_1h, is_deleted) SELECT %s, * FROM"
-            " unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::float8[], %s::bool[])",
-            [tenant, *map(list, zip(*rows, strict=True))],
+            " (tenant_id, asset_id, hour, created_timestamp, superseded_at, lag_1h) SELECT %s, * FROM"
+            " unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[], %s::float8[])",
+            [tenant, *([row[column] for row in rows] for column in range(5))],
         )
 
 
-def expected(versions: dict[Any, Any], asset: str, at: datetime, known: datetime) -> float | None:
+def expected(histories: Any, asset: str, at: datetime, known: datetime) -> float | None:
     """What is newest of `asset` at a time, of what was known at another."""
-    newest: dict[datetime, tuple[datetime, float, bool]] = {}
-    for (of, hour, made), (value, gone) in versions.items():
-        if of == asset and hour <= at and made <= known and made >= newest.get(hour, (made,))[0]:
-            newest[hour] = (made, value, gone)
-    alive = [hour for hour, (_, _, gone) in newest.items() if not gone]
-    if not alive or at - max(alive) > TTL:
-        return None
-    return newest[max(alive)][1]
+    alive: dict[datetime, float] = {}
+    for (of, hour), turns in histories.items():
+        turn = max((time for time in turns if time <= known), default=None)
+        if of == asset and hour <= at and turn is not None and turns[turn] is not None:
+            alive[hour] = turns[turn]
+    newest = max(alive, default=None)
+    return None if newest is None or at - newest > TTL else alive[newest]
 
 
 @pytest.fixture
@@ -68,11 +76,11 @@ def store(energy: Energy) -> FeatureStore:
 
 
 @PROPERTY
-@given(versions=VERSIONS, asked=ENTITIES, known_at=MINUTES)
+@given(histories=HISTORIES, asked=ENTITIES, known_at=MINUTES)
 def test_history__as_known__equals_a_search_row_by_row(
-    store: FeatureStore, tenant: str, versions: Any, asked: Any, known_at: datetime
+    store: FeatureStore, tenant: str, histories: Any, asked: Any, known_at: datetime
 ) -> None:
-    write(tenant, versions)
+    write(tenant, histories)
     entities = pd.DataFrame(
         {
             "tenant_id": tenant,
@@ -86,10 +94,10 @@ def test_history__as_known__equals_a_search_row_by_row(
         return [None if pd.isna(value) else value for value in found["lag_1h"]]
 
     then = open_store(known_at=known_at)
-    assert read(store, by_row=True) == [expected(versions, asset, at, at) for asset, at in asked]
-    assert read(then, by_row=False) == [expected(versions, asset, at, known_at) for asset, at in asked]
+    assert read(store, by_row=True) == [expected(histories, asset, at, at) for asset, at in asked]
+    assert read(then, by_row=False) == [expected(histories, asset, at, known_at) for asset, at in asked]
     assert read(then, by_row=True) == [
-        expected(versions, asset, at, min(at, known_at)) for asset, at in asked
+        expected(histories, asset, at, min(at, known_at)) for asset, at in asked
     ]
 
 

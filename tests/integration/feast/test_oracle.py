@@ -49,7 +49,9 @@ ANCHORS = st.sampled_from(
     ]
 )
 OFFSETS = st.integers(0, 12 * 30 - 1).map(lambda step: timedelta(minutes=5 * step))
-READINGS = st.dictionaries(OFFSETS, st.floats(-1e3, 1e3, allow_subnormal=False), min_size=1, max_size=25)
+# a meter's resolution: the squares of 1e-175 are zero
+VALUES = st.integers(-(10**6), 10**6).map(lambda thousandths: thousandths / 1000)
+READINGS = st.dictionaries(OFFSETS, VALUES, min_size=1, max_size=25)
 ZONES = st.sampled_from(["Europe/Berlin", "America/New_York"])
 #: Minutes after the start of the readings; hours, times between, and after the end.
 TIMES = st.lists(
