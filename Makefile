@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 export UV_SYSTEM_CERTS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo demo-down test screenshots lint format clean
+.PHONY: help install lock demo demo-down test bench screenshots lint format clean
 
 help: ## Show every target and what it does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ demo-down: $(STAMP) ## Stop the demo's servers and delete their data
 
 test: $(STAMP) lint ## Lint, type-check and run every test against real embedded servers
 	@$(BIN)/pytest
+
+bench: $(STAMP) ## Measure what refreshing features costs, into docs/benchmarks (SMALL=1: a try of a minute)
+	@$(BIN)/python -m benchmarks.features $(if $(SMALL),--small)
 
 screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
 	@$(BIN)/python tests/screenshots.py

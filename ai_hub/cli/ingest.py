@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.terms import Ambiguous, AssetKind, Epoch, TemperatureUnit
+from ai_hub.ingest.terms import Ambiguous, AssetKind, Epoch, Nonexistent, TemperatureUnit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,8 +28,6 @@ ingest_app = typer.Typer(
     no_args_is_help=True, help="Bring meter readings and weather from files into TimescaleDB."
 )
 asset_app = typer.Typer(no_args_is_help=True, help="The register of meters and weather stations.")
-#: New assets a report names before it only counts them.
-_NAMED = 5
 
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(asset_app, name="asset")
@@ -57,6 +55,10 @@ EpochUnit = Annotated[
 AmbiguousPolicy = Annotated[
     Ambiguous, typer.Option("--ambiguous", help="a local time that occurred twice when clocks went back")
 ]
+NonexistentPolicy = Annotated[
+    Nonexistent,
+    typer.Option("--nonexistent", help="a local time that never occurred when clocks went forward"),
+]
 RejectPath = Annotated[
     Path | None, typer.Option("--reject-file", help="where rejected rows go (default: ./FILE.rejected.csv)")
 ]
@@ -78,6 +80,7 @@ def ingest_readings_command(
     timestamp_format: TimestampForm = None,
     epoch: EpochUnit = None,
     ambiguous: AmbiguousPolicy = Ambiguous.INFER,
+    nonexistent: NonexistentPolicy = Nonexistent.REJECT,
     reject_file: RejectPath = None,
     strict: Strict = False,
     as_json: AsJson = False,
@@ -85,7 +88,7 @@ def ingest_readings_command(
     """Ingest meter readings: timestamp, value, and where given asset_id and quality."""
     from ai_hub.ingest.files import ingest_readings
 
-    options = _options(
+    options = ingest_options(
         tenant=tenant,
         asset=asset,
         timezone=timezone,
@@ -93,6 +96,7 @@ def ingest_readings_command(
         timestamp_format=timestamp_format,
         epoch=epoch,
         ambiguous=ambiguous,
+        nonexistent=nonexistent,
         unit=unit,
     )
     with _progress(file, quiet=as_json) as on_progress:
@@ -117,6 +121,7 @@ def ingest_weather_command(
     timestamp_format: TimestampForm = None,
     epoch: EpochUnit = None,
     ambiguous: AmbiguousPolicy = Ambiguous.INFER,
+    nonexistent: NonexistentPolicy = Nonexistent.REJECT,
     reject_file: RejectPath = None,
     strict: Strict = False,
     as_json: AsJson = False,
@@ -124,7 +129,7 @@ def ingest_weather_command(
     """Ingest weather: timestamp, any weather variables, and for forecasts available_at (issue time)."""
     from ai_hub.ingest.files import ingest_weather
 
-    options = _options(
+    options = ingest_options(
         tenant=tenant,
         asset=asset,
         timezone=timezone,
@@ -132,6 +137,7 @@ def ingest_weather_command(
         timestamp_format=timestamp_format,
         epoch=epoch,
         ambiguous=ambiguous,
+        nonexistent=nonexistent,
         unit=None,
     )
     with _progress(file, quiet=as_json) as on_progress:
@@ -159,7 +165,9 @@ def asset_add(
     ] = None,
     latitude: Annotated[float | None, typer.Option("--latitude", help="degrees north")] = None,
     longitude: Annotated[float | None, typer.Option("--longitude", help="degrees east")] = None,
-    capacity: Annotated[float | None, typer.Option("--capacity", help="rated capacity")] = None,
+    capacity: Annotated[
+        float | None, typer.Option("--capacity", help="largest magnitude of one reading, in its unit")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register an asset, or change what is given of one that is registered."""
@@ -195,15 +203,17 @@ def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([asset.model_dump() for asset in found]))
         return
-    table = Table("asset", "kind", "unit", "timezone", "weather from", title=f"Assets of {tenant}")
+    table = Table(
+        "asset", "kind", "unit", "capacity", "timezone", "weather from", title=f"Assets of {tenant}"
+    )
     for asset in found:
-        table.add_row(
-            asset.asset_id, asset.kind, asset.unit or "", asset.timezone, asset.weather_asset_id or "itself"
-        )
+        capacity = "" if asset.capacity is None else f"{asset.capacity:g}"
+        weather_from = asset.weather_asset_id or "itself"
+        table.add_row(asset.asset_id, asset.kind, asset.unit or "", capacity, asset.timezone, weather_from)
     Console().print(table)
 
 
-def _options(
+def ingest_options(
     *,
     tenant: str,
     asset: str | None,
@@ -212,8 +222,14 @@ def _options(
     timestamp_format: str | None,
     epoch: Epoch | None,
     ambiguous: Ambiguous,
+    nonexistent: Nonexistent,
     unit: str | None,
 ) -> Options:
+    """What the options say of a file.
+
+    Raises:
+        BadInputError: they contradict each other.
+    """
     from ai_hub.ingest.columns import parse_mapping
     from ai_hub.ingest.report import Options
     from ai_hub.ingest.timestamps import TimestampFormat
@@ -228,6 +244,7 @@ def _options(
         unit=unit,
         timestamp_format=TimestampFormat(timestamp_format, epoch),
         ambiguous=ambiguous,
+        nonexistent=nonexistent,
     )
 
 
@@ -265,27 +282,16 @@ def _progress(file: Path, *, quiet: bool) -> Iterator[Callable[[float, Report], 
 
 def _show(report: Report, options: Options, *, strict: bool, as_json: bool) -> None:
     """Print the report; status 1 where no row was usable, or with `strict` any was not."""
+    from ai_hub.ingest.wording import report_lines
+
     if as_json:
         typer.echo(json.dumps(report.as_dict()))
     else:
-        for line in _lines(report, options):
+        for line in report_lines(report, options):
             typer.echo(line)
     if report.rejected and (strict or not report.accepted):
         sys.exit(1)
 
 
-def _lines(report: Report, options: Options) -> Iterator[str]:
-    yield (
-        f"{report.rows:,} rows: {report.inserted:,} inserted, {report.updated:,} updated,"
-        f" {report.unchanged:,} unchanged, {report.duplicates:,} duplicate, {report.rejected:,} rejected"
-    )
-    for reason, count in report.reasons.items():
-        yield f"  rejected {count:,}: {reason}"
-    if report.reject_file:
-        yield f"Rejected rows are in {report.reject_file}"
-    if new := report.new_assets:
-        more = f" and {len(new) - _NAMED}" if len(new) > _NAMED else ""
-        yield (
-            f"Registered {len(new)} new asset(s) in zone {options.timezone or 'UTC'}:"
-            f" {', '.join(new[:_NAMED])}{more}. Say what they are with `ai-hub asset add --kind …`."
-        )
+# The group's other commands register themselves.
+from ai_hub.cli import quality  # noqa: E402, F401

@@ -30,6 +30,8 @@ class Dataset(ABC):
     key: ClassVar[tuple[str, ...]]
     #: Kind of an asset that was not registered before.
     new_kind: ClassVar[str]
+    #: Whether gaps and stuck meters are looked for in what was stored.
+    is_series: ClassVar[bool]
     #: Other columns the file fills, with their SQL types; a row is unchanged where all are equal.
     measures: dict[str, str]
 
@@ -46,8 +48,8 @@ class Dataset(ABC):
         """Fill `rows` (with `asset_id`, `timestamp`) from `cells`; the reasons of those that cannot be."""
 
     @abstractmethod
-    def schema(self, kind: str) -> pa.DataFrameSchema:
-        """Rules for rows of this kind of asset."""
+    def schema(self, kind: str, *, rated: bool) -> pa.DataFrameSchema:
+        """Rules for rows of this kind of asset; `rated`: the rows have a column `capacity`."""
 
 
 def numbers(column: pd.Series[Any], name: str) -> tuple[pd.Series[float], pd.Series[str]]:
@@ -69,6 +71,7 @@ class Readings(Dataset):
     required = ("timestamp", "value")
     key = ("asset_id", "timestamp")
     new_kind = UNKNOWN
+    is_series = True
 
     def __post_init__(self) -> None:
         self.measures = {"value": "float8", "quality": "text"}
@@ -87,9 +90,9 @@ class Readings(Dataset):
             rows["quality"] = given.where(given != "").fillna("good").astype(object)
         return reason
 
-    def schema(self, kind: str) -> pa.DataFrameSchema:
+    def schema(self, kind: str, *, rated: bool) -> pa.DataFrameSchema:
         """Rules of the kind of meter."""
-        return rules.readings_schema(kind, self.now)
+        return rules.readings_schema(kind, self.now, rated=rated)
 
 
 @dataclass
@@ -111,6 +114,8 @@ class Weather(Dataset):
     required = ("timestamp",)
     key = ("asset_id", "timestamp", "available_at")
     new_kind = AssetKind.WEATHER
+    # Forecasts of one hour overlap, and calm or dry days repeat a value.
+    is_series = False
 
     def __post_init__(self) -> None:
         self.measures: dict[str, str] = {}
@@ -158,7 +163,7 @@ class Weather(Dataset):
             reason[rows.index[earliest.notna() & (earliest != latest)]] = timestamps.AMBIGUOUS
         return utc, reason.where(reason == "", "available_at: " + reason)
 
-    def schema(self, kind: str) -> pa.DataFrameSchema:
+    def schema(self, kind: str, *, rated: bool) -> pa.DataFrameSchema:
         """Physical ranges, whoever measured."""
-        del kind
+        del kind, rated
         return rules.weather_schema(self.measures, self.now)

@@ -1,4 +1,4 @@
-"""One file into one table: read, place in time, convert, validate, remove duplicates, write."""
+"""One file into one table: read, place in time, convert, validate, remove duplicates, write, check."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pandas as pd
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest import assets, columns, rules
+from ai_hub.ingest import assets, columns, ledger
+from ai_hub.ingest.check import check
 from ai_hub.ingest.placement import TimePlacer
-from ai_hub.ingest.rejects import RejectFile
+from ai_hub.ingest.quarantine import Quarantine
+from ai_hub.ingest.rejects import RejectFile, Rejects
 from ai_hub.ingest.report import Options, Report
 from ai_hub.ingest.roster import Roster
 from ai_hub.ingest.source import open_source
 from ai_hub.ingest.upsert import upsert
+from ai_hub.ingest.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,14 +69,16 @@ def ingest(
         raise BadInputError(f"There is no folder {reject_file.parent} for the reject file.")
     with open_source(path) as source:
         mapping = _mapping(source, dataset, options)
-        with RejectFile(reject_file, mapping) as rejects:
-            run = _Run(connection, dataset, options, rejects, on_progress)
+        with RejectFile(reject_file, mapping) as file:
+            quarantine = Quarantine(connection, options.tenant, dataset.table, path.name, mapping)
+            run = _Run(connection, dataset, options, Rejects(file, quarantine), on_progress)
             run.check_unit()
             for block in source.blocks(list(mapping.values())):
                 run.take_malformed(block.malformed)
                 run.take(block.cells.rename(columns={column: name for name, column in mapping.items()}))
                 run.advance(block.fraction)
             run.settle()
+        run.check()
     return run.finish()
 
 
@@ -96,7 +101,7 @@ class _Run:
         connection: Connection[Any],
         dataset: Dataset,
         options: Options,
-        rejects: RejectFile,
+        rejects: Rejects,
         on_progress: OnProgress,
     ) -> None:
         self.report = Report()
@@ -106,7 +111,7 @@ class _Run:
         self._rejects = rejects
         self._on_progress = on_progress
         self._fraction = 0.0
-        self._placer = TimePlacer(options.timestamp_format, options.ambiguous)
+        self._placer = TimePlacer(options.timestamp_format, options.ambiguous, options.nonexistent)
         self._held: list[pd.DataFrame] = []
         self._roster = Roster(
             connection,
@@ -155,6 +160,19 @@ class _Run:
         if self._held:
             self._finish(self._keep(pd.concat(self._held), reasons), utc)
             self._held.clear()
+        self._rejects.flush()
+
+    def check(self) -> None:
+        """Look for oddities in the clock changes of the file and in the series it became part of."""
+        tenant = self._options.tenant
+        with self._connection.transaction():
+            self.report.findings += ledger.merge_clock_changes(
+                self._connection, tenant, self._placer.changes.findings()
+            )
+        if self._dataset.is_series:
+            outcome = check(self._connection, tenant, self._roster.written)
+            self.report.findings += outcome.new
+            self.report.resolved += outcome.resolved
 
     def advance(self, fraction: float) -> None:
         """Note how much of the file is done."""
@@ -163,8 +181,9 @@ class _Run:
 
     def finish(self) -> Report:
         """The report, complete."""
-        self.report.reasons = dict(self._rejects.reasons.most_common())
-        self.report.reject_file = str(self._rejects.path) if self._rejects.reasons else None
+        file = self._rejects.file
+        self.report.reasons = dict(file.reasons.most_common())
+        self.report.reject_file = str(file.path) if file.reasons else None
         self.report.new_assets = self._roster.new
         self._on_progress(1.0, self.report)
         return self.report
@@ -189,15 +208,7 @@ class _Run:
         rows = pd.DataFrame({"asset_id": cells["asset_id"], "timestamp": utc[cells.index]})
         cells = self._keep(cells, self._dataset.convert(cells, rows, self._zones(cells)))
         rows = rows.loc[cells.index]
-        kinds = rows["asset_id"].map(
-            {
-                asset_id: asset.kind
-                for asset_id, asset in self._roster.look_up(rows["asset_id"].unique()).items()
-            }
-        )
-        reasons = pd.Series("", index=rows.index, dtype=object)
-        for kind, group in rows.groupby(kinds, sort=False):
-            reasons.update(rules.violations(self._dataset.schema(str(kind)), group))
+        reasons = validate(self._dataset, rows, self._roster.look_up(rows["asset_id"].unique()))
         cells = self._keep(cells, reasons)
         rows = self._without_duplicates(cells, rows.loc[cells.index])
         self._roster.register(rows["asset_id"].unique())
@@ -223,6 +234,7 @@ class _Run:
             rows,
             key=self._dataset.key,
             measures=self._dataset.measures,
+            note_checks=self._dataset.is_series,
         )
         for written in written_chunks:
             self.report.inserted += written.inserted

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ai_hub.ingest import timestamps
-from ai_hub.ingest.terms import Ambiguous
+from ai_hub.ingest.clock_changes import ClockChanges, shift_forward
+from ai_hub.ingest.terms import Ambiguous, Nonexistent
 from ai_hub.ingest.timestamps import TimestampFormat
 
 
@@ -22,6 +23,9 @@ class TimePlacer:
 
     form: TimestampFormat
     ambiguous: Ambiguous
+    nonexistent: Nonexistent = Nonexistent.REJECT
+    #: What the rows placed so far show of clock changes.
+    changes: ClockChanges = field(default_factory=ClockChanges)
     _held: list[pd.DataFrame] = field(default_factory=list)
     #: First and last instant seen of each asset, which tell whether its rows run from new to old.
     _ends: dict[str, tuple[pd.Timestamp, pd.Timestamp]] = field(default_factory=dict)
@@ -36,11 +40,18 @@ class TimePlacer:
         local = instants.is_local
         for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
             earliest, latest = timestamps.localize(wall, str(zone))
+            self.changes.note(wall, asset_ids, str(zone), earliest, latest)
             utc.loc[wall.index] = self._choose(earliest, latest)
-            reason.loc[wall.index[earliest.isna()]] = timestamps.NONEXISTENT
+            absent = wall.index[earliest.isna()]
+            if self.nonexistent is Nonexistent.SHIFT_FORWARD:
+                utc.loc[absent] = shift_forward(wall[absent], str(zone))
+            else:
+                reason.loc[absent] = timestamps.NONEXISTENT
+                self.changes.note_rejected(asset_ids[absent], wall[absent])
             twice = wall.index[earliest.notna() & (earliest != latest)]
             if self.ambiguous is Ambiguous.REJECT:
                 reason.loc[twice] = timestamps.AMBIGUOUS
+                self.changes.note_rejected(asset_ids[twice], wall[twice])
             elif self.ambiguous is Ambiguous.INFER and len(twice):
                 self._held.append(
                     pd.DataFrame(
@@ -59,7 +70,9 @@ class TimePlacer:
         descending = {asset for asset, (first, last) in self._ends.items() if last < first}
         order = timestamps.infer_order(held, descending)
         utc = held["earliest"].where(order == "earliest", held["latest"].where(order == "latest"))
-        return utc, pd.Series("", index=held.index, dtype=object).where(utc.notna(), timestamps.AMBIGUOUS)
+        untold = utc.isna()
+        self.changes.note_rejected(held.loc[untold, "asset_id"], held.loc[untold, "wall"])
+        return utc, pd.Series("", index=held.index, dtype=object).mask(untold, timestamps.AMBIGUOUS)
 
     def _choose(self, earliest: pd.Series[Any], latest: pd.Series[Any]) -> pd.Series[Any]:
         if self.ambiguous is Ambiguous.EARLIEST:

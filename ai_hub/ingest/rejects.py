@@ -1,13 +1,15 @@
-"""The file that keeps what could not be ingested, with the reason, as it was written."""
+"""What could not be ingested is kept with the reason, as it was written: in a file and in the database."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from ai_hub.errors import BadInputError
+from ai_hub.ingest.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -77,3 +79,25 @@ class RejectFile:
             self._writer = csv.writer(self._file)
             self._writer.writerow(["line", "reason", *self._columns, "row"])
         self._writer.writerows(rows)
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """Both places where rejected rows go."""
+
+    file: RejectFile
+    quarantine: Quarantine
+
+    def add(self, cells: pd.DataFrame, reasons: pd.Series[str]) -> None:
+        """Keep these rows, each for its reason."""
+        self.file.add(cells, reasons)
+        self.quarantine.add(cells, reasons)
+
+    def add_malformed(self, lines: Sequence[Malformed]) -> None:
+        """Keep lines that do not have the header's number of fields."""
+        self.file.add_malformed(lines)
+        self.quarantine.add_malformed(lines)
+
+    def flush(self) -> None:
+        """Write what is still in memory to the database."""
+        self.quarantine.flush()

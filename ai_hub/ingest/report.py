@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ai_hub.ingest.terms import Ambiguous
+from ai_hub.ingest.findings import Finding
+from ai_hub.ingest.terms import Ambiguous, Nonexistent
 from ai_hub.ingest.timestamps import TimestampFormat
 
 
@@ -24,6 +25,7 @@ class Options:
     unit: str | None = None
     timestamp_format: TimestampFormat = field(default_factory=TimestampFormat)
     ambiguous: Ambiguous = Ambiguous.INFER
+    nonexistent: Nonexistent = Nonexistent.REJECT
 
 
 @dataclass
@@ -41,6 +43,10 @@ class Report:
     reject_file: str | None = None
     #: Assets registered because rows arrived for them.
     new_assets: list[str] = field(default_factory=list)
+    #: Oddities nobody knew of, by asset.
+    findings: list[tuple[str, Finding]] = field(default_factory=list)
+    #: Oddities that are no longer so, such as gaps these rows filled.
+    resolved: list[tuple[str, Finding]] = field(default_factory=list)
 
     @property
     def accepted(self) -> int:
@@ -49,4 +55,8 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        lists = {
+            name: [{"asset_id": asset_id, **one.as_dict()} for asset_id, one in getattr(self, name)]
+            for name in ("findings", "resolved")
+        }
+        return asdict(self) | lists

@@ -36,6 +36,8 @@ class Roster:
         self._unregistered: set[str] = set()
         #: Assets registered by this run.
         self.new: list[str] = []
+        #: Assets this run had good rows of.
+        self.written: set[str] = set()
 
     def look_up(self, asset_ids: Iterable[str]) -> dict[str, Asset]:
         """Assets by id; one that is not registered has the run's defaults."""
@@ -63,6 +65,7 @@ class Roster:
 
     def register(self, asset_ids: Iterable[str]) -> None:
         """Make sure these assets are in the register, with the run's unit where they had none."""
+        self.written.update(asset_ids)
         changed = []
         for asset_id in sorted(set(asset_ids)):
             asset = self._assets[asset_id]

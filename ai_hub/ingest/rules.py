@@ -10,7 +10,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
-from ai_hub.ingest.kinds import KINDS, KindRule
+from ai_hub.ingest.kinds import rule_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,9 +55,9 @@ def _instant(name: str, latest: pd.Timestamp, too_late: str) -> pa.Column:
     )
 
 
-def readings_schema(kind: str, now: pd.Timestamp) -> pa.DataFrameSchema:
-    """Schema of parsed readings of one kind of asset."""
-    rule = KINDS.get(kind, KindRule())
+def readings_schema(kind: str, now: pd.Timestamp, *, rated: bool = False) -> pa.DataFrameSchema:
+    """Schema of parsed readings of one kind; `rated`: with the asset's `capacity`, NaN where unknown."""
+    rule = rule_of(kind)
     checks = [pa.Check(np.isfinite, ignore_na=False, error="value is missing or not a finite number")]
     if rule.minimum is not None:
         checks.append(
@@ -70,7 +70,15 @@ def readings_schema(kind: str, now: pd.Timestamp) -> pa.DataFrameSchema:
             "quality": pa.Column(
                 "object", pa.Check.isin(QUALITIES, error=f"quality is not one of {', '.join(QUALITIES)}")
             ),
-        }
+        },
+        checks=_within_capacity(rule.over_capacity) if rated else None,
+    )
+
+
+def _within_capacity(most: float) -> pa.Check:
+    return pa.Check(
+        lambda rows: ~(rows["value"].abs() > rows["capacity"] * most),
+        error=f"value is above {most:.0%} of the asset's capacity (see `ai-hub asset list`)",
     )
 
 

@@ -141,7 +141,6 @@ class _CsvSource:
             ),
             convert_options=pacsv.ConvertOptions(
                 column_types=dict.fromkeys(self.columns, pa.string()),
-                include_columns=columns,
                 strings_can_be_null=False,
             ),
         )
@@ -150,11 +149,13 @@ class _CsvSource:
             skipped = [bad.line for bad in malformed]
             lines = np.arange(next_line, next_line + len(batch) + len(skipped))
             lines = lines[~np.isin(lines, skipped)][: len(batch)]
-            cells = batch.to_pandas()
+            cells = batch.select(columns).to_pandas()
             cells.index = pd.Index(lines, name="line")
             if len(batch):
                 next_line = int(lines[-1]) + 1
-            blank = (cells == "").all(axis=1)
+            blank = (cells == "").all(axis=1).to_numpy()
+            if blank.any():  # a line with something in other columns is no blank one
+                blank[blank] = (batch.filter(pa.array(blank)).to_pandas() == "").all(axis=1)
             # A line is only known to be over once the next block starts, so some may be noted ahead.
             due = [bad for bad in malformed if bad.line < next_line]
             malformed[:] = [bad for bad in malformed if bad.line >= next_line]

@@ -44,3 +44,19 @@ class TemperatureUnit(StrEnum):
 
     CELSIUS = "C"
     FAHRENHEIT = "F"
+
+
+class Nonexistent(StrEnum):
+    """What a local time that never occurred means."""
+
+    REJECT = "reject"
+    SHIFT_FORWARD = "shift-forward"
+
+
+class FindingKind(StrEnum):
+    """What can be odd about a series."""
+
+    GAP = "gap"
+    STUCK = "stuck"
+    SKIPPED_HOUR = "skipped_hour"
+    REPEATED_HOUR = "repeated_hour"

@@ -20,7 +20,7 @@ MISSING = "timestamp is missing"
 UNREADABLE = "timestamp is not a possible ISO 8601 date and time (see --timestamp-format)"
 OUT_OF_RANGE = "timestamp is not between the years 1900 and 2200"
 NUMBER = "timestamp is a bare number (say what it counts since 1970 with --epoch s|ms|us|ns)"
-NONEXISTENT = "local time never occurred: clocks went forward (check --timezone)"
+NONEXISTENT = "local time never occurred: clocks went forward (check --timezone, see --nonexistent)"
 AMBIGUOUS = (
     "local time occurred twice: clocks went back, and the order of rows does not tell (see --ambiguous)"
 )

@@ -36,13 +36,16 @@ def upsert(
     *,
     key: tuple[str, ...],
     measures: Mapping[str, str],
+    note_checks: bool,
 ) -> Iterator[Written]:
     """Insert new rows and update changed ones, a short transaction a chunk.
+
+    With `note_checks` the same statement notes in `data_checks_due` what it changed.
 
     Arrays as parameters rather than COPY: the embedded server has no COPY FROM STDIN, and upserting needs a
     statement anyway. The connection must be in autocommit mode, and no key may occur twice in `rows`.
     """
-    statement = _statement(table, key, measures)
+    statement = _statement(table, key, measures, note_checks=note_checks)
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows.iloc[start : start + CHUNK_ROWS]
         parameters: dict[str, Any] = {"tenant": tenant}
@@ -59,7 +62,20 @@ def _array(column: pd.Series[Any]) -> list[Any]:
     return column.astype(object).where(column.notna(), None).tolist()
 
 
-def _statement(table: str, key: tuple[str, ...], measures: Mapping[str, str]) -> sql.Composed:
+_NOTE_CHECKS = sql.SQL(
+    ", due AS ("
+    " INSERT INTO data_checks_due AS due (tenant_id, asset_id, first_timestamp, last_timestamp)"
+    ' SELECT %(tenant)s, asset_id, min("timestamp"), max("timestamp") FROM written'
+    " GROUP BY asset_id ORDER BY asset_id"
+    " ON CONFLICT (tenant_id, asset_id) DO UPDATE SET change_id = excluded.change_id,"
+    " first_timestamp = least(due.first_timestamp, excluded.first_timestamp),"
+    " last_timestamp = greatest(due.last_timestamp, excluded.last_timestamp))"
+)
+
+
+def _statement(
+    table: str, key: tuple[str, ...], measures: Mapping[str, str], *, note_checks: bool
+) -> sql.Composed:
     """The upsert of one table; `xmax = 0` tells a new row from an updated one."""
     types = {name: _TYPES[name] for name in key} | dict(measures)
     arrays = [
@@ -78,10 +94,12 @@ def _statement(table: str, key: tuple[str, ...], measures: Mapping[str, str]) ->
         " SELECT %(tenant)s, {fields} FROM unnest({arrays}) AS given ({names})"
         " ON CONFLICT (tenant_id, {key}) DO UPDATE SET {assignments}, ingested_at = excluded.ingested_at"
         " WHERE ({stored}) IS DISTINCT FROM ({offered})"
-        " RETURNING (stored.xmax = 0) AS is_new)"
+        ' RETURNING (stored.xmax = 0) AS is_new, stored.asset_id, stored."timestamp")'
+        "{note_checks}"
         " SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM written"
     ).format(
         table=sql.Identifier(table),
+        note_checks=_NOTE_CHECKS if note_checks else sql.SQL(""),
         names=comma.join(map(sql.Identifier, types)),
         fields=comma.join(fields),
         arrays=comma.join(arrays),

@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pytest
 
+from ai_hub.cli import main
 from ai_hub.database import connect
 
 Rows: TypeAlias = Callable[..., list[tuple[Any, ...]]]
 ReadingsOf: TypeAlias = Callable[[str], dict[tuple[str, datetime], tuple[float, str]]]
+AiHub: TypeAlias = "Callable[..., Result]"
+EverythingOf: TypeAlias = "Callable[[str], dict[str, list[tuple[Any, ...]]]]"
 CsvFile: TypeAlias = Callable[[str, str, Sequence[Sequence[object]]], Path]
+
+
+class Result(NamedTuple):
+    """What a command said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def ai_hub(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database: str) -> AiHub:
+    """Run the command line in this process: starting one costs seconds."""
+    del database
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["ai-hub", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Result(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def everything_of(rows: Rows) -> EverythingOf:
+    """Every row ingest may write for a tenant, whole."""
+
+    def run(tenant: str) -> dict[str, list[tuple[Any, ...]]]:
+        tables = (
+            *("timeseries_data", "weather_features", "assets", "feature_changes"),
+            *("data_findings", "data_checks_due", "quarantined_rows"),
+        )
+        query = "SELECT md5(t::text) FROM {} AS t WHERE tenant_id = %s ORDER BY 1"
+        return {table: rows(query.format(table), tenant) for table in tables}
+
+    return run
 
 
 @pytest.fixture

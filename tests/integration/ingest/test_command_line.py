@@ -6,44 +6,18 @@ import json
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import pytest
 
-from ai_hub.cli import main
 from ai_hub.demo.data import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import CsvFile, Rows
+    from conftest import AiHub, CsvFile, Rows
 
-AiHub: TypeAlias = "Callable[..., Result]"
 COMMAND = [sys.executable, "-c", "from ai_hub.cli import main; main()"]
-
-
-class Result(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def ai_hub(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database: str
-) -> Callable[..., Result]:
-    """Run the command line in this process: starting one costs seconds."""
-    del database
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["ai-hub", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Result(int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 def test_ingest__report__names_what_happened_and_where_rejects_are(

@@ -49,6 +49,16 @@ def test_violations__several_in_one_row__are_all_named() -> None:
     assert found[7].count(";") == 1
 
 
+@pytest.mark.parametrize("kind", sorted({*AssetKind, "something new"} - {AssetKind.WEATHER}))
+def test_readings_schema__capacity__bounds_the_magnitude_with_a_tenth_to_spare(kind: str) -> None:
+    schema = rules.readings_schema(kind, NOW, rated=True)
+    sign = -1 if kind == "electricity" else 1
+    for value, capacity, is_taken in ((11.0, 10, True), (11.01, 10, False), (1e9, math.nan, True)):
+        found = rules.violations(schema, readings(sign * value).assign(capacity=float(capacity)))
+        assert found.empty == is_taken
+        assert is_taken or "above 110% of the asset's capacity" in found[7]
+
+
 @pytest.mark.parametrize("kind", ["electricity", "unknown", "something new"])
 def test_readings_schema__kind_that_can_run_backwards__takes_negative_values(kind: str) -> None:
     assert rules.violations(rules.readings_schema(kind, NOW), readings(-5.0)).empty

@@ -136,3 +136,10 @@ def test_open_source__unusable_file__is_refused(tmp_path: Path, name: str, conte
 def test_open_source__no_file__is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"x\.csv"):
         read(tmp_path / "x.csv")
+
+
+@pytest.mark.usefixtures("block_bytes")
+def test_csv__line_with_something_only_in_other_columns__is_no_blank_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a,b,other\n1,2,\n,,note\n\n,,\n3,4,\n")
+    assert read(path, ["b", "a"]) == ({2: ("2", "1"), 3: ("", ""), 6: ("4", "3")}, {})

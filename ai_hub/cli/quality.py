@@ -1,0 +1,86 @@
+# ruff: noqa: PLC0415 - the database client loads only in the commands that need it
+"""`ai-hub ingest findings` and `quarantine`: what is odd about stored series, and what was not stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ai_hub.cli.ingest import AsJson, Tenant, ingest_app
+from ai_hub.errors import BadInputError
+
+CsvFile = Annotated[
+    Path | None, typer.Option("--csv", help="write them like a reject file, to correct and ingest")
+]
+
+
+@ingest_app.command("findings")
+def findings_command(
+    *,
+    tenant: Tenant,
+    asset: Annotated[str | None, typer.Option("--asset", help="only of this asset")] = None,
+    only_open: Annotated[bool, typer.Option("--open", help="only what is still so")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List gaps, stuck meters and clock changes that ingest found."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import ledger
+    from ai_hub.ingest.wording import describe
+
+    with connect() as connection:
+        found = ledger.find(connection, tenant, asset_id=asset, only_open=only_open)
+    if as_json:
+        typer.echo(json.dumps([each.as_dict() for each in found]))
+        return
+    if not found:
+        typer.echo("Nothing was found.")
+        return
+    table = Table("asset", "kind", "what", "resolved", title=f"Findings of {tenant}")
+    for each in found:
+        resolved = each.resolved_at.strftime("%Y-%m-%d") if each.resolved_at else ""
+        table.add_row(each.asset_id, each.finding.kind, describe(each.finding), resolved)
+    Console().print(table)
+
+
+@ingest_app.command("quarantine")
+def quarantine_command(
+    *,
+    tenant: Tenant,
+    file: Annotated[str | None, typer.Option("--file", help="only rows of files with this name")] = None,
+    csv_file: CsvFile = None,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="forget them (after writing them, with --csv)")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List rejected rows, or export them for correction, or forget them."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import quarantine
+
+    if as_json and (csv_file or clear):
+        raise BadInputError("--json lists the rows; --csv and --clear do not.", hint="Run it twice.")
+    with connect(autocommit=True) as connection:
+        if csv_file:
+            count = quarantine.export(connection, tenant, csv_file, file)
+            typer.echo(f"{count:,} rows are in {csv_file}")
+        if clear:
+            typer.echo(f"{quarantine.clear(connection, tenant, file):,} rows forgotten")
+        if csv_file or clear:
+            return
+        if as_json:
+            rows = [row.as_dict() for row in quarantine.find(connection, tenant, file)]
+            typer.echo(json.dumps(rows))
+            return
+        counts = quarantine.summary(connection, tenant, file)
+    if not counts:
+        typer.echo("No rows are in quarantine.")
+        return
+    table = Table("file", "reason", "rows", "last", title=f"Quarantined rows of {tenant}")
+    for name, reason, count, latest in counts:
+        table.add_row(name, reason, f"{count:,}", latest.strftime("%Y-%m-%d %H:%M"))
+    Console().print(table)

@@ -1,0 +1,133 @@
+"""Look at the stored series around what was written, and keep `data_findings` in line with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ai_hub.ingest import assets, ledger
+from ai_hub.ingest.cadence import BLOCK
+from ai_hub.ingest.detect import Detector, to_instant, to_micros
+from ai_hub.ingest.findings import Finding, reconcile
+from ai_hub.ingest.kinds import rule_of
+from ai_hub.ingest.series import Series
+from ai_hub.ingest.terms import FindingKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from psycopg import Connection
+
+    from ai_hub.ingest.kinds import KindRule
+
+#: Assets whose findings are stored in one transaction.
+BATCH = 20
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the series of one asset shows between two readings."""
+
+    due: ledger.Due
+    start: datetime
+    end: datetime
+    found: list[Finding]
+
+
+@dataclass
+class Outcome:
+    """What a check changed, by asset."""
+
+    new: list[tuple[str, Finding]] = field(default_factory=list)
+    resolved: list[tuple[str, Finding]] = field(default_factory=list)
+
+
+def check(connection: Connection[Any], tenant: str, asset_ids: Iterable[str]) -> Outcome:
+    """Check what was written to these assets since they were last checked, also by a run that was killed.
+
+    An asset another run writes to meanwhile is left to that run. The connection must be in autocommit mode.
+    """
+    outcome = Outcome()
+    due = ledger.due(connection, tenant, asset_ids)
+    kinds = {
+        name: asset.kind for name, asset in assets.find(connection, tenant, [d.asset_id for d in due]).items()
+    }
+    for batch in _batches(due):
+        checked = [
+            examine(Series(connection, tenant, each.asset_id), each, rule_of(kinds.get(each.asset_id, "")))
+            for each in batch
+        ]
+        with connection.transaction():
+            _settle(connection, tenant, checked, outcome)
+    return outcome
+
+
+def examine(series: Series, due: ledger.Due, rule: KindRule) -> Checked:
+    """Find what the series shows in and next to the blocks that were written to.
+
+    Whole blocks are read, those of the neighbouring readings, too, and more while a run of one value that
+    matters reaches beyond them.
+    """
+    start = _block(to_micros(due.first))
+    end = _block(to_micros(due.last)) + BLOCK
+    before, after = series.before(start), series.since(end)
+    scope = (before.at if before else start, after.at if after else end)
+    left = _block(before.at) if before else start
+    right = _block(after.at) + BLOCK if after else end
+    while True:
+        detector = Detector(rule)
+        for times, values in series.parts(left, right):
+            detector.feed(times, values)
+        found = detector.finish()
+        opening, closing = detector.opening, detector.closing
+        reach = right - left
+        previous = (
+            opening and not detector.idles(opening) and opening.last >= scope[0] and series.before(left)
+        )
+        following = (
+            closing and not detector.idles(closing) and closing.first <= scope[1] and series.since(right)
+        )
+        if opening and previous and previous.value == opening.value:
+            left = _block(previous.at) - reach
+        elif closing and following and following.value == closing.value:
+            right = _block(following.at) + BLOCK + reach
+        else:
+            break
+    around = (to_instant(scope[0]), to_instant(scope[1]))
+    return Checked(due, *around, [each for each in found if is_within(each, *around)])
+
+
+def is_within(finding: Finding, start: datetime, end: datetime) -> bool:
+    """Whether a finding is one of this range: a gap shares time with it, a stuck run an instant."""
+    if finding.kind is FindingKind.GAP:
+        return finding.first < end and start < finding.last
+    return finding.first <= end and start <= finding.last
+
+
+def _settle(connection: Connection[Any], tenant: str, checked: list[Checked], outcome: Outcome) -> None:
+    settled = ledger.settle_due(connection, tenant, [each.due for each in checked])
+    checked = [each for each in checked if each.due.asset_id in settled]
+    stored = ledger.open_series_findings(
+        connection, tenant, {each.due.asset_id: (each.start, each.end) for each in checked}
+    )
+    changes = {
+        each.due.asset_id: reconcile(
+            [one for one in stored.get(each.due.asset_id, []) if is_within(one, each.start, each.end)],
+            each.found,
+        )
+        for each in checked
+    }
+    ledger.apply(connection, tenant, changes)
+    for asset_id, change in changes.items():
+        outcome.new += [(asset_id, one) for one in change.new]
+        outcome.resolved += [(asset_id, one) for one in change.resolved]
+
+
+def _block(at: int) -> int:
+    return at - at % BLOCK
+
+
+def _batches(due: list[ledger.Due]) -> Iterator[list[ledger.Due]]:
+    for at in range(0, len(due), BATCH):
+        yield due[at : at + BATCH]

@@ -1,0 +1,103 @@
+"""What the command line says about a run and about findings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ai_hub.ingest.terms import FindingKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from ai_hub.ingest.findings import Finding
+    from ai_hub.ingest.report import Options, Report
+
+#: New assets, or findings of one kind, that are named before they are only counted.
+NAMED = 5
+
+
+def report_lines(report: Report, options: Options) -> Iterator[str]:
+    """A run in a few lines, however large its file was."""
+    yield (
+        f"{report.rows:,} rows: {report.inserted:,} inserted, {report.updated:,} updated,"
+        f" {report.unchanged:,} unchanged, {report.duplicates:,} duplicate, {report.rejected:,} rejected"
+    )
+    for reason, count in report.reasons.items():
+        yield f"  rejected {count:,}: {reason}"
+    if report.reject_file:
+        yield f"Rejected rows are in {report.reject_file}, and with `ai-hub ingest quarantine`"
+    yield from _findings_lines(report.findings)
+    if report.resolved:
+        yield f"No longer so: {_counts(report.resolved)}"
+    if new := report.new_assets:
+        more = f" and {len(new) - NAMED}" if len(new) > NAMED else ""
+        yield (
+            f"Registered {len(new)} new asset(s) in zone {options.timezone or 'UTC'}:"
+            f" {', '.join(new[:NAMED])}{more}. Say what they are with `ai-hub asset add --kind …`."
+        )
+
+
+def describe(finding: Finding) -> str:
+    """A finding in one sentence, without its asset."""
+    detail = finding.detail
+    first, last = _time(finding.first), _time(finding.last)
+    match finding.kind:
+        case FindingKind.GAP if detail["missing"] is None:
+            return f"no reading between {first} and {last}, far longer than usual"
+        case FindingKind.GAP:
+            every = f"one every {_interval(detail['interval_seconds'])}"
+            return f"{detail['missing']:,} missing between {first} and {last} ({every})"
+        case FindingKind.STUCK:
+            return f"{detail['readings']:,} readings of {detail['value']:g} from {first} to {last}"
+        case FindingKind.SKIPPED_HOUR:
+            does_not = (
+                f"{detail['local_from']} to {detail['local_until'][-5:]} {detail['zone']} never occurred"
+            )
+            return f"{does_not}: {_claims(finding, 'claim it')}"
+        case FindingKind.REPEATED_HOUR:
+            twice = f"{detail['local_from']} to {detail['local_until'][-5:]} {detail['zone']} occurred twice"
+            return f"{twice}: {_claims(finding, 'in it')}"
+
+
+def _findings_lines(findings: Sequence[tuple[str, Finding]]) -> Iterator[str]:
+    if not findings:
+        return
+    yield f"Found for the first time: {_counts(findings)}"
+    for kind in FindingKind:
+        ours = [(asset_id, one) for asset_id, one in findings if one.kind is kind]
+        for asset_id, one in ours if len(ours) <= NAMED else ():
+            yield f"  {kind} {asset_id}: {describe(one)}"
+        if len(ours) > NAMED:
+            asset_id, one = max(ours, key=lambda each: each[1].last - each[1].first)
+            missing = sum(one.detail["missing"] or 0 for _, one in ours) if kind is FindingKind.GAP else 0
+            total = f", {missing:,} readings missing" if missing else ""
+            yield (
+                f"  {kind} {len(ours):,} times in {len({name for name, _ in ours}):,} asset(s){total};"
+                f" the longest: {asset_id}, {describe(one)}"
+            )
+    yield "All of them: `ai-hub ingest findings`"
+
+
+def _counts(findings: Sequence[tuple[str, Finding]]) -> str:
+    counts = Counter(one.kind for _, one in findings)
+    return ", ".join(f"{counts[kind]:,} {kind}" for kind in FindingKind if counts[kind])
+
+
+def _claims(finding: Finding, what: str) -> str:
+    rows, rejected = finding.detail["rows"], finding.detail["rejected"]
+    if not rows:
+        return f"no rows {what}"
+    return f"{rows:,} row(s) {what}, {f'{rejected:,}' if rejected else 'none'} rejected"
+
+
+def _interval(seconds: int) -> str:
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds % size == 0:
+            return f"{seconds // size} {name}"
+    return f"{seconds} s"
+
+
+def _time(instant: datetime) -> str:
+    return instant.strftime("%Y-%m-%d %H:%M" + (":%S" if instant.second else "") + "Z")

@@ -1,0 +1,287 @@
+"""What refreshing features costs: one new hour, late readings, a full rebuild, a bulk load.
+
+    python -m benchmarks.features [--small] [--server embedded|native] [--output FOLDER]
+
+Measures on embedded servers it starts, and on the native server that AI_HUB_BENCH_DSN names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from psycopg import sql
+
+from ai_hub.database import connect
+from ai_hub.database.refresh import Refreshed, refresh
+from benchmarks import history, report, results, servers
+from benchmarks.history import HOUR, History, Rows, this_hour, write
+from benchmarks.measure import PeakMemory, Times, paired_ratio, timed
+from benchmarks.servers import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+BENCHMARK = "features"
+MONTH, YEAR = "month", "year"
+_DAYS = {MONTH: 30, YEAR: 365}
+_COMPRESS = "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression'"
+_TAKE_BACK = 'DELETE FROM timeseries_data WHERE tenant_id = %s AND "timestamp" >= %s'
+_ROWS_OF_THE_HOUR = "SELECT * FROM ai_features WHERE hour >= date_trunc('hour', now())"
+_LATE = {"one corrected reading, 3 days old": 3, "one corrected reading, 200 days old": 200}
+NOTHING, NEW_HOUR, REBUILD = "nothing new", "one new hour", "full rebuild"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured; fixed, so that runs can be compared."""
+
+    assets: int
+    repetitions: int
+    rebuilds: dict[str, int]
+
+
+FULL = Size(assets=100, repetitions=11, rebuilds={"embedded": 1, "native": 2})
+SMALL = Size(assets=1, repetitions=2, rebuilds={"embedded": 1, "native": 1})
+
+
+@dataclass
+class Case:
+    """A database with a history, and what was measured in it."""
+
+    database: Database
+    history: History
+    times: defaultdict[str, Times] = field(default_factory=lambda: defaultdict(Times))
+    #: Feature rows that a run of a work computes.
+    rows: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def refresh(self) -> Refreshed:
+        """Bring the features up to date."""
+        return refresh(dsn=self.database.dsn)
+
+    def rebuild(self) -> Refreshed:
+        """Compute everything anew."""
+        return refresh(dsn=self.database.dsn, since=self.history.start)
+
+    def measure(self, work: str, run: Callable[[], Refreshed]) -> None:
+        """Note the seconds of `run` and the rows it computed."""
+        computed = []
+        self.times[work].measure(lambda: computed.append(run().rows))
+        self.rows[work] = computed[0]
+
+
+def main() -> None:
+    """Measure and write results, table and plots."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="few meters: shows that it works, in a minute")
+    parser.add_argument(
+        "--server", choices=servers.available(), action="append", help="just this one (repeatable)"
+    )
+    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
+    given = parser.parse_args()
+    size = SMALL if given.small else FULL
+    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    servers.clean_up_when_terminated()
+    command = "make bench SMALL=1" if given.small else "make bench"
+    circumstances = results.circumstances()
+    found: list[dict[str, Any]] = []
+    for server in given.server or servers.available():
+        with servers.databases(server, (MONTH, YEAR)) as databases:
+            found += [
+                {"benchmark": BENCHMARK, "server": server, **record, "seed": history.SEED, "command": command}
+                | {"versions": servers.versions(databases[YEAR].dsn)}
+                | circumstances
+                for record in _measure(databases, server, size)
+            ]
+    report.write(folder, results.select(results.store(folder, found), BENCHMARK))
+    print(f"written to {folder}")
+
+
+def _measure(databases: dict[str, Database], server: str, size: Size) -> list[dict[str, Any]]:
+    cases = {
+        name: Case(
+            database, History(size.assets, _DAYS[name], this_hour() - 2 * HOUR), defaultdict(Times), {}
+        )
+        for name, database in databases.items()
+    }
+    bulk = [_bulk(name, case) for name, case in cases.items()]
+    for case in cases.values():
+        _compress(case)
+    for number in range(size.repetitions):
+        _say(f"{server}: repetition {number + 1} of {size.repetitions}")
+        # each first in every other repetition
+        for case in list(cases.values())[:: -1 if number % 2 else 1]:
+            _repeat(case, number)
+    memory: dict[str, int] = {}
+    for number in range(size.rebuilds[server]):
+        _say(f"{server}: rebuild {number + 1} of {size.rebuilds[server]}")
+        for name, case in cases.items():
+            with PeakMemory(case.database.server_pid) as peak:
+                case.measure(REBUILD, case.rebuild)
+            memory |= {f"{who}, {REBUILD}, {name}": mib for who, mib in peak.record().items()}
+    for case in cases.values():
+        _floors(case)
+    return [*bulk, _summary(cases, memory)]
+
+
+def _bulk(name: str, case: Case) -> dict[str, Any]:
+    """Load the history into an empty database, then refresh for the first time."""
+    rows = case.history.rows()
+    _say(f"{name}: {len(rows)} rows")
+    seconds: dict[str, float] = {}
+    memory: dict[str, int] = {}
+    with connect(case.database.dsn, autocommit=True) as connection:
+        case.history.add_assets(connection)
+        with PeakMemory(case.database.server_pid) as peak:
+            seconds["insert"] = timed(lambda: write(connection, rows))
+        memory |= {f"{who}, insert": mib for who, mib in peak.record().items()}
+        with PeakMemory(case.database.server_pid) as peak:
+            seconds["aggregates and features"] = timed(case.refresh)
+        memory |= {f"{who}, aggregates and features": mib for who, mib in peak.record().items()}
+        connection.execute(history.CREATE_BARE)
+        floor = {
+            "insert without triggers": timed(lambda: write(connection, rows, history.INSERT_BARE)),
+            "binary COPY of the readings": timed(lambda: _copy(case, "SELECT * FROM bench_floor")),
+            "binary COPY of the features": timed(lambda: _copy(case, "SELECT * FROM ai_feature_versions")),
+        }
+        connection.execute("DROP TABLE bench_floor")
+        connection.execute(history.CREATE_BARE)
+        features = _count(case, "SELECT count(*) FROM ai_feature_versions")
+    total = sum(seconds.values())
+    return {
+        "work": f"bulk load, one {name}",
+        "sizes": {"assets": case.history.assets, "readings": len(rows), "feature rows": features},
+        "seconds": {each: {"median": round(value, 3), "runs": 1} for each, value in seconds.items()},
+        "floor_seconds": {each: round(value, 3) for each, value in floor.items()},
+        "ratios": {
+            "insert to its floor": round(seconds["insert"] / floor["insert without triggers"], 2),
+            "readings a second, insert": round(len(rows) / seconds["insert"]),
+            "readings a second, all": round(len(rows) / total),
+            "feature rows a second": round(features / seconds["aggregates and features"]),
+        },
+        "peak_mib": memory,
+    }
+
+
+def _compress(case: Case) -> None:
+    """What the policy would have done by now, and statistics that autovacuum would have made."""
+    with connect(case.database.dsn, autocommit=True) as connection:
+        for (job,) in connection.execute(_COMPRESS).fetchall():
+            connection.execute("CALL run_job(%s)", [job])
+        connection.execute("ANALYZE")
+        connection.execute("CHECKPOINT")
+
+
+def _repeat(case: Case, number: int) -> None:
+    """One run of every kind of refresh."""
+    while True:
+        # what an hour that ended since has made due
+        case.refresh()
+        hour = this_hour()
+        found = _new_hour(case, hour - HOUR, number)
+        if this_hour() == hour:
+            break
+    for work, times in found.times.items():
+        case.times[work].runs += times.runs
+    case.rows |= found.rows
+    for work, days in _LATE.items():
+        if days < case.history.days:
+            at = case.history.end - timedelta(days=days)
+            late = Rows(case.history.names[:1], [int(at.timestamp())], [100.0 + number])
+            with connect(case.database.dsn, autocommit=True) as connection:
+                case.times[f"inserting {work}"].measure(partial(write, connection, late, history.CORRECT))
+            case.measure(work, case.refresh)
+
+
+def _new_hour(case: Case, hour: datetime, number: int) -> Case:
+    """Add the newest complete hour, then take it back, so that each run meets the same state."""
+    found = Case(case.database, case.history)
+    new = case.history.hour(hour, seed=number)
+    found.measure(NOTHING, case.refresh)
+    with connect(case.database.dsn, autocommit=True) as connection:
+        found.times[f"inserting {NEW_HOUR}"].measure(partial(write, connection, new))
+        found.measure(NEW_HOUR, case.refresh)
+        found.times["floor: insert"].measure(partial(write, connection, new, history.INSERT_BARE))
+        found.times["floor: copy"].measure(lambda: _copy(case, _ROWS_OF_THE_HOUR))
+        connection.execute(_TAKE_BACK, [history.TENANT, hour])
+        connection.execute("TRUNCATE bench_floor")
+    case.refresh()
+    return found
+
+
+def _floors(case: Case) -> None:
+    for _ in range(3):
+        case.times["floor: copy all"].measure(partial(_copy, case, "SELECT * FROM ai_feature_versions"))
+    case.counts["stored feature rows"] = _count(case, "SELECT count(*) FROM ai_features")
+    case.counts["versions of feature rows"] = _count(case, "SELECT count(*) FROM ai_feature_versions")
+    case.counts["readings"] = _count(case, "SELECT count(*) FROM timeseries_data")
+
+
+def _summary(cases: dict[str, Case], memory: dict[str, int]) -> dict[str, Any]:
+    month, year = cases[MONTH].times, cases[YEAR].times
+    ratios = {"one new hour, year to month": round(paired_ratio(year[NEW_HOUR], month[NEW_HOUR]), 3)}
+    for name, case in cases.items():
+        times = case.times
+        floor = times["floor: insert"].median + times["floor: copy"].median
+        rebuild_floor = times["floor: copy all"].median
+        ratios |= {
+            f"one new hour to full rebuild, {name}": round(times[NEW_HOUR].median / times[REBUILD].median, 5),
+            f"one new hour to its floor, {name}": round(times[NEW_HOUR].median / floor, 1),
+            f"full rebuild to its floor, {name}": round(times[REBUILD].median / rebuild_floor, 1),
+        }
+    return {
+        "work": "refresh",
+        "sizes": {"assets": cases[MONTH].history.assets}
+        | {f"{what}, {name}": count for name, case in cases.items() for what, count in case.counts.items()},
+        "seconds": {
+            f"{work}, {name}": times.record()
+            for name, case in cases.items()
+            for work, times in case.times.items()
+            if not work.startswith("floor")
+        },
+        "rows_computed": {
+            f"{work}, {name}": count for name, case in cases.items() for work, count in case.rows.items()
+        },
+        "floor_seconds": {
+            f"{work.removeprefix('floor: ')}, {name}": round(times.median, 5)
+            for name, case in cases.items()
+            for work, times in case.times.items()
+            if work.startswith("floor")
+        },
+        "ratios": ratios,
+        "peak_mib": memory,
+    }
+
+
+def _copy(case: Case, query: LiteralString) -> None:
+    """Bring the rows of `query` to the client the fastest way there is."""
+    command = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(sql.SQL(query))
+    with (
+        connect(case.database.dsn) as connection,
+        connection.cursor() as cursor,
+        cursor.copy(command) as copy,
+    ):
+        for _ in copy:
+            pass
+
+
+def _count(case: Case, query: LiteralString) -> int:
+    with connect(case.database.dsn) as connection:
+        row = connection.execute(query).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

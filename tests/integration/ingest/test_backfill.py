@@ -1,0 +1,155 @@
+"""`ai-hub backfill`: a history of files, killed midway and taken up again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from psycopg import sql
+
+from ai_hub.database import connect
+
+if TYPE_CHECKING:
+    from .conftest import Rows
+
+PROGRAM = str(Path(sys.executable).with_name("ai-hub"))
+ASSETS = 6
+FEATURES = "historical_avg_24h, historical_std_24h, lag_1h, lag_24h, lag_168h, temperature"
+
+
+@pytest.fixture(autouse=True)
+def folder(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del database
+    monkeypatch.chdir(tmp_path)
+
+
+def make_history(days: int) -> tuple[list[str], str]:
+    """Two files of readings and one of weather, relative to the current folder."""
+    end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = pd.date_range(end - timedelta(days=days), end, freq="h", inclusive="left")
+    random = np.random.default_rng(3)
+    for number in range(2):
+        readings = pd.concat(
+            pd.DataFrame(
+                {
+                    "timestamp": hours,
+                    "asset_id": f"meter-{number}-{asset}",
+                    "value": random.normal(50, 9, len(hours)),
+                }
+            )
+            for asset in range(ASSETS // 2)
+        )
+        readings.to_parquet(f"readings-{number}.parquet")
+    weather = pd.DataFrame({"timestamp": hours, "temperature": random.normal(12, 5, len(hours))})
+    weather.assign(asset_id="meter-0-0").to_parquet("weather.parquet")
+    return ["readings-0.parquet", "readings-1.parquet"], "weather.parquet"
+
+
+def command(tenant: str, history: tuple[list[str], str]) -> list[str]:
+    readings, weather = history
+    return [PROGRAM, "backfill", *readings, "--weather", weather, "--tenant", tenant, "--json"]
+
+
+def backfill(tenant: str, history: tuple[list[str], str]) -> dict[str, Any]:
+    ended = subprocess.run(command(tenant, history), capture_output=True, text=True, check=False, timeout=200)
+    assert ended.returncode == 0, ended.stderr
+    answer: dict[str, Any] = json.loads(ended.stdout)
+    return answer
+
+
+def features(rows: Rows, tenant: str) -> list[tuple[Any, ...]]:
+    return rows(
+        f"SELECT asset_id, event_timestamp, {FEATURES} FROM forecast_advanced_features"  # noqa: S608  # constant names
+        " WHERE tenant_id = %s ORDER BY 1, 2",
+        tenant,
+    )
+
+
+def killed(tenant: str, history: tuple[list[str], str], ready: Any) -> None:
+    """Start a backfill and kill it as soon as `ready()` is true."""
+    with subprocess.Popen(
+        command(tenant, history), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as child:
+        while not ready():
+            assert child.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_backfill__killed_while_storing_and_while_computing__ends_like_an_undisturbed_one(
+    rows: Rows, tenant: str
+) -> None:
+    days = 110  # four batches of features
+    history = make_history(days)
+    total = ASSETS * days * 24
+    with connect(autocommit=True) as connection:
+
+        def count(table: str) -> int:
+            query = sql.SQL("SELECT count(*) FROM {} WHERE tenant_id = %s").format(sql.Identifier(table))
+            (number,) = connection.execute(query, [tenant]).fetchall()[0]
+            return int(number)
+
+        killed(tenant, history, lambda: count("timeseries_data") > 0)
+        assert count("timeseries_data") < total
+        killed(tenant, history, lambda: count("ai_feature_versions") > 0)
+        assert count("timeseries_data") == total
+        assert 0 < count("ai_feature_versions") < total
+    resumed = backfill(tenant, history)
+    assert resumed["skipped"] == ["weather.parquet", "readings-0.parquet", "readings-1.parquet"]
+    assert resumed["feature_rows"] > 0
+
+    undisturbed = backfill(f"{tenant}-2", history)
+    assert undisturbed["skipped"] == []
+    assert {name: report["inserted"] for name, report in undisturbed["files"].items()} == {
+        "weather.parquet": days * 24,
+        "readings-0.parquet": total // 2,
+        "readings-1.parquet": total // 2,
+    }
+    found = features(rows, tenant)
+    assert len(found) == total
+    assert found == features(rows, f"{tenant}-2")
+    assert sum(row[-1] is not None for row in found) >= days * 24 - 6
+
+    again = backfill(tenant, history)
+    assert again["feature_rows"] == 0
+    assert again["files"] == {}
+
+
+def test_backfill__missing_file__writes_nothing(rows: Rows, tenant: str) -> None:
+    readings, weather = make_history(2)
+    ended = subprocess.run(
+        command(tenant, ([*readings, "absent.parquet"], weather)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert ended.returncode == 2
+    assert "There is no file absent.parquet" in ended.stderr
+    assert rows("SELECT FROM assets WHERE tenant_id = %s", tenant) == []
+
+
+def test_backfill__changed_file__is_read_again(rows: Rows, tenant: str) -> None:
+    history = make_history(10)
+    backfill(tenant, history)
+    name = history[0][0]
+    readings = pd.read_parquet(name)
+    readings.iloc[40, readings.columns.get_loc("value")] = 1234.0
+    readings.to_parquet(name)
+    again = backfill(tenant, history)
+    assert again["skipped"] == ["weather.parquet", "readings-1.parquet"]
+    assert (again["files"][name]["updated"], again["files"][name]["inserted"]) == (1, 0)
+    assert again["feature_rows_changed"] == 25
+    assert rows("SELECT count(*) FROM timeseries_data WHERE tenant_id = %s AND value = 1234", tenant) == [
+        (1,)
+    ]
