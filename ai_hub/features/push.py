@@ -73,11 +73,15 @@ def check(reading: Reading) -> pd.DataFrame:
             "timestamp": pd.to_datetime([reading.time], utc=True).as_unit("us"),
             "value": [float(reading.value)],
             "quality": pd.Series([reading.quality], dtype=object),
+            "capacity": [float("nan") if asset.capacity is None else asset.capacity],
         }
     )
-    if reasons := list(rules.violations(rules.readings_schema(asset.kind, now), row)):
+    schema = rules.readings_schema(asset.kind, now, rated=True)
+    if reasons := list(rules.violations(schema, row)):
         raise BadInputError(f"Not a reading of {reading.asset}: {'; '.join(reasons)}.")
-    return row.assign(tenant_id=reading.tenant, asset_id=reading.asset, ingested_at=now.as_unit("us"))
+    return row.drop(columns="capacity").assign(
+        tenant_id=reading.tenant, asset_id=reading.asset, ingested_at=now.as_unit("us")
+    )
 
 
 def push(store: FeatureStore, reading: Reading) -> Pushed:
