@@ -38,6 +38,13 @@ def read_of(ttl: timedelta | None, *, created: bool, superseded: bool = False) -
     )
 
 
+def instants(rows: list[Any]) -> list[Any]:
+    """The same in UTC: Python compares two times of one zone by the clock on the wall."""
+    return [
+        tuple(part.astimezone(UTC) if isinstance(part, datetime) else part for part in row) for row in rows
+    ]
+
+
 def join(entities: list[Any], rows: list[Any], read: ViewRead, *, as_known: bool = False) -> list[int | None]:
     columns = list(zip(*rows, strict=True)) or [()] * 4
     found = newest_rows(
@@ -66,6 +73,7 @@ def test_newest_rows__any_keys_and_times__equal_a_search_row_by_row(
 ) -> None:
     ttl_time = None if ttl is None else timedelta(minutes=ttl)
     found = join(entities, rows, read_of(ttl_time, created=created))
+    entities, rows = instants(entities), instants(rows)
     for (key, at), position in zip(entities, found, strict=True):
         reach = [
             (time, made) if created else (time,)
@@ -111,6 +119,7 @@ def test_newest_rows__as_known__equal_a_search_among_what_was_not_superseded(
     entities = [*entities, *((key, at) for key, *_ in rows for _, at in entities[:3])]
     ttl_time = None if ttl is None else timedelta(minutes=ttl)
     found = join(entities, rows, read_of(ttl_time, created=True, superseded=True), as_known=True)
+    entities, rows = instants(entities), instants(rows)
     for (key, at), position in zip(entities, found, strict=True):
         known = [
             (time, place)
@@ -135,6 +144,7 @@ def test_newest_rows__as_known_without_ends__equal_a_search_among_what_was_creat
     entities = [*entities, *((key, entities[0][1]) for key, *_ in rows)]
     ttl_time = None if ttl is None else timedelta(minutes=ttl)
     found = join(entities, rows, read_of(ttl_time, created=True), as_known=True)
+    entities, rows = instants(entities), instants(rows)
     for (key, at), position in zip(entities, found, strict=True):
         # a later row of the source wins ties; one that does not say when it was created was never known
         known = [
