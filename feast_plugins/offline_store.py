@@ -3,12 +3,14 @@
 Named in `feature_store.yaml` as `type: feast_plugins.offline_store.TimescaleOfflineStore`. History is joined
 outside the database: one range read of each feature view, then an as-of join by key and time. Its cost grows
 with the rows read, not with their square, and keys are compared one by one, so no two tenants share a row.
+Rows can be read as they were known earlier, for all rows at one time (`known_at`) or for each at its own
+(Feast's `filter_by_created_timestamp`), from the versions that a source's tag names.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -18,23 +20,29 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
     PostgreSQLOfflineStore,
     PostgreSQLOfflineStoreConfig,
 )
-from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.infra.offline_stores.offline_store import RetrievalMetadata
 from feast.infra.utils.postgres.connection_utils import _get_conn
 from feast.on_demand_feature_view import OnDemandFeatureView
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from feast_plugins.as_of import newest_rows
-from feast_plugins.postgres_reads import ViewRead, fetch
+from feast_plugins.errors import HistoryNotKnownError
+from feast_plugins.offline_writes import upsert
+from feast_plugins.postgres_reads import Knowledge, ViewRead, fetch
+from feast_plugins.retrieval_job import AsOfRetrievalJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from feast.data_source import DataSource
     from feast.feature_view import FeatureView
+    from feast.infra.offline_stores.offline_store import RetrievalJob
     from feast.infra.registry.base_registry import BaseRegistry
     from feast.repo_config import RepoConfig
-    from feast.saved_dataset import SavedDatasetStorage
+
+
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 class TimescaleOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
@@ -45,51 +53,8 @@ class TimescaleOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     late_seconds: int = Field(10_800, ge=0)
     """How far behind its start a materialization looks for rows that late readings changed."""
 
-
-class AsOfRetrievalJob(RetrievalJob):
-    """History of some feature views for the rows of one entity table, in their order."""
-
-    def __init__(
-        self,
-        compute: Callable[[], pa.Table],
-        *,
-        full_feature_names: bool,
-        on_demand_feature_views: list[OnDemandFeatureView],
-        metadata: RetrievalMetadata | None,
-    ) -> None:
-        self._compute = compute
-        self._full_feature_names = full_feature_names
-        self._on_demand_feature_views = on_demand_feature_views
-        self._metadata = metadata
-
-    @property
-    def full_feature_names(self) -> bool:
-        """Whether features carry their view's name."""
-        return self._full_feature_names
-
-    @property
-    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """Views computed from the joined features."""
-        return self._on_demand_feature_views
-
-    @property
-    def metadata(self) -> RetrievalMetadata | None:
-        """Requested features, keys and time range."""
-        return self._metadata
-
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        del timeout
-        return self._compute()
-
-    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
-        return frame
-
-    def persist(
-        self, storage: SavedDatasetStorage, allow_overwrite: bool | None = False, timeout: int | None = None
-    ) -> None:
-        """Saved datasets are not written here; use `to_arrow()` and write the table."""
-        raise NotImplementedError(type(self).persist.__doc__)
+    known_at: Annotated[datetime, AfterValidator(_aware)] | None = None
+    """Read features as they were known at this time (UTC if naive); None: as they are now."""
 
 
 class TimescaleOfflineStore(PostgreSQLOfflineStore):
@@ -110,7 +75,15 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
 
         `feast materialize-incremental` starts where the last run ended, and a row whose last reading came
         after that is stamped before it.
+
+        Raises:
+            HistoryNotKnownError: the store is open as of an earlier time.
         """
+        if config.offline_store.known_at is not None:
+            raise HistoryNotKnownError(
+                "This store shows features as known at an earlier time, which are nothing to serve. "
+                "Materialize without `known_at`."
+            )
         return PostgreSQLOfflineStore.pull_latest_from_table_or_query(
             config,
             data_source,
@@ -134,11 +107,22 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         filter_by_created_timestamp: bool = False,
         **kwargs: Any,
     ) -> RetrievalJob:
-        """History for a frame or an SQL query of entity rows.
+        """History for a frame or an SQL query of entity rows; without entity rows, the stock join.
 
-        Requests without entity rows and with `filter_by_created_timestamp` go to the stock join.
+        With `filter_by_created_timestamp` each entity row sees what was known at its own time. Sources
+        without a time of creation have no versions and are read as they are, as everywhere in Feast.
+
+        Raises:
+            HistoryNotKnownError: an earlier state is asked for without entity rows, or by `known_at` of a
+                source that does not tell when its rows were created.
         """
-        if entity_df is None or filter_by_created_timestamp:
+        knowledge = Knowledge(config.offline_store.known_at, filter_by_created_timestamp)
+        if entity_df is None:
+            if knowledge.is_limited:
+                raise HistoryNotKnownError(
+                    "What was known at an earlier time can be asked with entity rows only: "
+                    "give entity_df, or neither known_at nor filter_by_created_timestamp."
+                )
             return PostgreSQLOfflineStore.get_historical_features(
                 config,
                 feature_views,
@@ -162,15 +146,22 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         contexts = offline_utils.get_feature_view_query_context(
             feature_refs, feature_views, registry, project, span
         )
-        reads = [ViewRead.of(context) for context in contexts]
+        tags = _source_tags(feature_views)
+        reads = [ViewRead.of(context, tags[context.name], knowledge) for context in contexts]
+        if unknown := [read.view for read in reads if read.created is None and knowledge.at is not None]:
+            raise HistoryNotKnownError(
+                f"The source of {', '.join(unknown)} has no created_timestamp_column, "
+                "so nothing says what was known of it at an earlier time."
+            )
 
         def compute() -> pa.Table:
             joined = entities
             with _get_conn(config.offline_store) as connection:
                 connection.read_only = True
                 for read in reads:
-                    rows = read.execute(connection, entities, span)
-                    found = newest_rows(entities, times, rows, read)
+                    rows = read.execute(connection, entities, span, knowledge)
+                    as_known = knowledge.by_row and read.created is not None
+                    found = newest_rows(entities, times, rows, read, as_known=as_known)
                     for feature, name in read.outputs(full_feature_names).items():
                         joined = joined.append_column(name, rows[feature].take(found))
             return joined
@@ -186,6 +177,32 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
                 max_event_timestamp=span[1].to_pydatetime(),
             ),
         )
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Write rows into the table of the view's batch source; writing them again changes nothing.
+
+        Raises:
+            WriteColumnsError: the columns are not those of the table.
+            WriteTargetError: the source is no table, or keys and time are not unique in it.
+        """
+        with _get_conn(config.offline_store) as connection:
+            upsert(connection, feature_view, table)
+        if progress:
+            progress(table.num_rows)
+
+
+def _source_tags(feature_views: list[FeatureView]) -> dict[str, dict[str, str]]:
+    """Tags of each view's source by the name the view has in this request."""
+    return {
+        view.projection.name_to_use(): view.batch_source.tags if view.batch_source else {}  # type: ignore[no-untyped-call]
+        for view in feature_views
+    }
 
 
 def _entity_table(config: RepoConfig, entity_df: pd.DataFrame | str) -> pa.Table:

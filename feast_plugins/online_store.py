@@ -2,12 +2,14 @@
 
 `feature_store.yaml` names it: `type: feast_plugins.online_store.CorrectableRedisOnlineStore`. The stock store
 keeps the first row it sees of an event time, so a row that was written before its late readings arrived would
-be served until the next hour. Keys and values are the stock store's, byte for byte.
+be served until the next hour; and it serves rows past their time to live. Keys and values are the stock
+store's, byte for byte.
 """
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from feast import utils
@@ -15,11 +17,13 @@ from feast.infra.online_stores.helpers import _redis_key
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, _versioned_fv_name
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from feast_plugins.online_status import mark
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
+    from collections.abc import Callable, Iterable
 
     from feast import FeatureView, RepoConfig
+    from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
@@ -36,7 +40,7 @@ class CorrectableRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 
 
 class CorrectableRedisOnlineStore(RedisOnlineStore):
-    """Stock Redis store that skips older rows only; one of the same event time overwrites."""
+    """Stock Redis store that overwrites rows of the same event time and serves no expired ones."""
 
     def online_write_batch(
         self,
@@ -68,6 +72,50 @@ class CorrectableRedisOnlineStore(RedisOnlineStore):
     ) -> None:
         """As `online_write_batch`, in a thread."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def _read_features_per_fv(  # noqa: PLR0917  # Feast's signature
+        self,
+        config: RepoConfig,
+        grouped_refs: Iterable[tuple[FeatureView, list[str]]],
+        join_key_values: Any,
+        entity_name_to_join_key_map: Any,
+        online_features_response: GetOnlineFeaturesResponse,
+        full_feature_names: bool,
+        include_feature_view_version_metadata: bool,
+    ) -> None:
+        views, known = list(grouped_refs), len(online_features_response.results)
+        super()._read_features_per_fv(
+            config,
+            views,
+            join_key_values,
+            entity_name_to_join_key_map,
+            online_features_response,
+            full_feature_names,
+            include_feature_view_version_metadata,
+        )
+        mark(views, online_features_response.results[known:], datetime.now(UTC))
+
+    async def _read_features_per_fv_async(  # noqa: PLR0917  # Feast's signature
+        self,
+        config: RepoConfig,
+        grouped_refs: Iterable[tuple[FeatureView, list[str]]],
+        join_key_values: Any,
+        entity_name_to_join_key_map: Any,
+        online_features_response: GetOnlineFeaturesResponse,
+        full_feature_names: bool,
+        include_feature_view_version_metadata: bool,
+    ) -> None:
+        views, known = list(grouped_refs), len(online_features_response.results)
+        await super()._read_features_per_fv_async(
+            config,
+            views,
+            join_key_values,
+            entity_name_to_join_key_map,
+            online_features_response,
+            full_feature_names,
+            include_feature_view_version_metadata,
+        )
+        mark(views, online_features_response.results[known:], datetime.now(UTC))
 
 
 def _nanos(time: datetime) -> int:

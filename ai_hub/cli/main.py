@@ -44,4 +44,4 @@ def _report(error: AiHubError) -> NoReturn:
 
 
 # Command groups register themselves on `app`.
-from ai_hub.cli import backfill, database, demo, ingest, provision, registry, stack, train  # noqa: E402, F401
+from ai_hub.cli import backfill, database, demo, features, ingest, provision, registry, stack, train  # noqa: E402, F401

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ai_hub.cli.main import app
+from ai_hub.cli.times import parse_time
+from ai_hub.errors import BadInputError
 from ai_hub.training.terms import NAIVE_HOURS
 
 if TYPE_CHECKING:
@@ -44,6 +46,12 @@ def train_command(
         datetime | None,
         typer.Option("--until", help="end of the history, in UTC [default: the newest reading]"),
     ] = None,
+    known_at: Annotated[
+        str | None,
+        typer.Option(
+            "--known-at", help="train with what was known at this ISO time, UTC if naive [default: now]"
+        ),
+    ] = None,
     register: Annotated[bool, typer.Option("--register/--no-register", help="register the model")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -52,9 +60,14 @@ def train_command(
     from ai_hub.training.train import plan, train_and_log
 
     console = Console(stderr=True)
+    knowledge = parse_time(known_at, "--known-at") if known_at else None
+    if knowledge is not None and knowledge > datetime.now(UTC):
+        raise BadInputError(
+            f"--known-at {known_at} is in the future.", hint="What will be known then may still change."
+        )
     with console.status("planning") as status:
-        plans = plan(tenant, service, kind=kind, assets=asset or (), model=model)
-        store = open_store()
+        plans = plan(tenant, service, kind=kind, assets=asset or (), model=model, known_at=knowledge)
+        store = open_store(known_at=knowledge)
         results = []
         for wanted in plans:
             window = replace(
@@ -156,6 +169,8 @@ def _show_training(tenant: str, trained: Trained, logged: Logged) -> None:
         highlight=False,
     )
     console.print(table)
+    if trained.card.known_at:
+        console.print(f"Trained with what was known at {trained.card.known_at}.", highlight=False)
     console.print("naive: the value 1, 24 or 168 hours before, whichever is best", highlight=False)
     if trained.without_features:
         console.print(f"{trained.without_features} hours had no feature row of their own and were left out.")

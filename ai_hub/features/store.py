@@ -20,6 +20,7 @@ from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from feast import FeatureService
 
@@ -30,8 +31,10 @@ _ORIGIN = {"FEAST_REDIS_CONNECTION": "REDIS_URL"} | dict.fromkeys(
 )
 
 
-def open_store(settings: Settings | None = None) -> FeatureStore:
+def open_store(settings: Settings | None = None, *, known_at: datetime | None = None) -> FeatureStore:
     """Open the store with the project's settings, whatever the process's environment holds.
+
+    With `known_at`, history is that which was known at this time, whatever was corrected later.
 
     Raises:
         SettingMissingError: a server it needs is neither configured nor running.
@@ -39,7 +42,10 @@ def open_store(settings: Settings | None = None) -> FeatureStore:
     folder = paths.resource("feature_repo")
     raw = yaml.safe_load((folder / "feature_store.yaml").read_text())
     variables = os.environ | (settings or Settings()).environment()
-    config = RepoConfig(**_substitute(raw, variables))
+    raw = _substitute(raw, variables)
+    if known_at is not None:
+        raw["offline_store"]["known_at"] = known_at
+    config = RepoConfig(**raw)
     config.repo_path = folder
     # SQLAlchemy's own dialects are announced at every start
     logging.getLogger("feast.infra.registry").setLevel(logging.WARNING)

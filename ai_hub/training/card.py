@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class ModelCard:
     assets: list[str]
     #: unit of readings and forecasts, if the meters share one
     unit: str | None
+    #: ISO time whose knowledge it was trained with; None: that of the time of training
+    known_at: str | None = None
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values, for the model's `metadata`."""
@@ -33,7 +35,8 @@ class ModelCard:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any] | None) -> ModelCard | None:
         """The card in a model's `metadata`; None when it has none."""
-        names = [field.name for field in fields(cls)]
-        if not metadata or not set(names) <= set(metadata):
+        known = fields(cls)
+        required = {field.name for field in known if field.default is MISSING}
+        if not metadata or not required <= set(metadata):
             return None
-        return cls(**{name: metadata[name] for name in names})
+        return cls(**{field.name: metadata[field.name] for field in known if field.name in metadata})

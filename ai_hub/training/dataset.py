@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from ai_hub.database.connection import connect
 from ai_hub.errors import NotFoundError
 from ai_hub.features.store import feature_names
+from ai_hub.training.targets import read_hours
 from ai_hub.training.terms import TARGET
 
 if TYPE_CHECKING:
@@ -21,19 +21,11 @@ if TYPE_CHECKING:
 
     from ai_hub.training.splits import Window
 
-# `local_time` is what the feature row of that very hour carries, see feature_repo/sources.py.
-_HOURS = """
-SELECT hourly.tenant_id, hourly.asset_id, hourly.hour AS event_timestamp, hourly.avg_value,
-    extract(epoch FROM hourly.hour AT TIME ZONE assets.timezone)::bigint AS expected_local_time
-FROM hourly_features AS hourly
-JOIN assets ON assets.tenant_id = hourly.tenant_id AND assets.asset_id = hourly.asset_id
-WHERE hourly.tenant_id = %(tenant)s AND hourly.asset_id = ANY(%(assets)s)
-    AND hourly.hour >= %(start)s AND hourly.hour < %(end)s
-ORDER BY hourly.hour, hourly.asset_id
-"""
-_LAST_HOUR = """
-SELECT max(hour) FROM hourly_features
-WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s) AND hour < date_trunc('hour', now())
+# An asset registered later was not known.
+_METERS = """
+SELECT kind, asset_id FROM assets
+WHERE tenant_id = %(tenant)s AND kind <> 'weather' AND created_at <= coalesce(%(known_at)s, now())
+ORDER BY kind, asset_id
 """
 
 
@@ -47,17 +39,19 @@ class TrainingSet:
     without_features: int
 
 
-def meters(tenant: str, kind: str | None = None, chosen: Sequence[str] = ()) -> dict[str, list[str]]:
+def meters(
+    tenant: str, kind: str | None = None, chosen: Sequence[str] = (), known_at: datetime | None = None
+) -> dict[str, list[str]]:
     """The tenant's assets with readings, by kind; only `chosen` ones if any are named.
+
+    With `known_at`, those registered by then; their kind is the present one.
 
     Raises:
         NotFoundError: a chosen asset, or any at all, is missing.
     """
-    query = (
-        "SELECT kind, asset_id FROM assets WHERE tenant_id = %s AND kind <> 'weather' ORDER BY kind, asset_id"
-    )
     with connect() as connection:
-        known = [(str(of), str(asset)) for of, asset in connection.execute(query, [tenant]).fetchall()]
+        found = connection.execute(_METERS, {"tenant": tenant, "known_at": known_at}).fetchall()
+    known = [(str(of), str(asset)) for of, asset in found]
     wanted = [(of, asset) for of, asset in known if kind in {None, of} and (not chosen or asset in chosen)]
     if absent := sorted(set(chosen) - {asset for _, asset in wanted}):
         raise NotFoundError(
@@ -79,45 +73,18 @@ def _listing(tenant: str, known: list[tuple[str, str]]) -> str:
     return f"It has: {', '.join(f'{asset} ({kind})' for kind, asset in known)}."
 
 
-def end_of_data(tenant: str, assets: Sequence[str]) -> datetime:
-    """End of the last full hour with a reading of any of `assets`.
-
-    Raises:
-        NotFoundError: there is no reading.
-    """
-    with connect() as connection:
-        row = connection.execute(_LAST_HOUR, {"tenant": tenant, "assets": list(assets)}).fetchone()
-    if row is None or row[0] is None:
-        raise NotFoundError(
-            f"There are no readings of {', '.join(assets)} (tenant {tenant}).",
-            hint=f"Bring some in with `ai-hub ingest readings FILE --tenant {tenant}`.",
-        )
-    last: datetime = row[0]
-    return last + timedelta(hours=1)
-
-
-def read_hours(tenant: str, assets: Sequence[str], start: datetime, end: datetime) -> pd.DataFrame:
-    """Hours of [start, end) with a reading: keys, `event_timestamp`, target and `expected_local_time`."""
-    values = {"tenant": tenant, "assets": list(assets), "start": start, "end": end}
-    with connect() as connection:
-        rows = connection.execute(_HOURS, values).fetchall()
-    columns = ["tenant_id", "asset_id", "event_timestamp", TARGET, "expected_local_time"]
-    frame = pd.DataFrame(rows, columns=columns)
-    frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True)
-    return frame
-
-
 def build(
     store: FeatureStore, service: FeatureService, tenant: str, assets: Sequence[str], window: Window
 ) -> TrainingSet:
     """Point-in-time correct training set of `assets` over `window`.
 
-    An hour counts only with its own feature row: lags of an earlier hour would teach the wrong distance.
+    Features and targets are those of the time the store is open at, see `open_store`. An hour counts only
+    with its own feature row: lags of an earlier hour would teach the wrong distance.
 
     Raises:
         NotFoundError: the window has no readings.
     """
-    hours = read_hours(tenant, assets, window.start, window.end)
+    hours = read_hours(tenant, assets, window.start, window.end, store.config.offline_store.known_at)
     if hours.empty:
         raise NotFoundError(
             f"There are no readings of {', '.join(assets)} (tenant {tenant}) "

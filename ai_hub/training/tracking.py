@@ -102,6 +102,7 @@ def _tags(trained: Trained) -> dict[str, str]:
         "feast.project": "ai_hub",
         "kind": trained.card.kind,
         MAKER_TAG: MAKER,
+        **_known_at(trained),
     }
 
 
@@ -122,7 +123,13 @@ def _parameters(trained: Trained) -> dict[str, Any]:
         "rows_validation": len(trained.split.validation),
         "rows_holdout": len(trained.split.holdout),
         "rows_without_features": trained.without_features,
+        **_known_at(trained),
     }
+
+
+def _known_at(trained: Trained) -> dict[str, str]:
+    known_at = trained.card.known_at
+    return {"known_at": known_at} if known_at else {}
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -14,6 +14,7 @@ from ai_hub.training.card import ModelCard
 from ai_hub.training.evaluation import evaluate
 from ai_hub.training.fitting import fit
 from ai_hub.training.splits import Window, split_by_time
+from ai_hub.training.targets import end_of_data
 from ai_hub.training.tracking import Logged, Trained, log
 
 if TYPE_CHECKING:
@@ -48,14 +49,15 @@ def plan(
     kind: str | None = None,
     assets: Sequence[str] = (),
     model: str | None = None,
+    known_at: datetime | None = None,
 ) -> list[TrainingPlan]:
-    """One plan for each kind of meter the tenant has (or that is asked for).
+    """One plan for each kind of meter the tenant has (or that is asked for), or had at `known_at`.
 
     Raises:
         BadInputError: one model name for several kinds.
         NotFoundError: no such meters.
     """
-    by_kind = dataset.meters(tenant, kind, assets)
+    by_kind = dataset.meters(tenant, kind, assets, known_at)
     if model and len(by_kind) > 1:
         raise BadInputError(
             f"--model {model} names one model, but there are meters of {' and '.join(by_kind)}.",
@@ -70,12 +72,15 @@ def plan(
 def train(store: FeatureStore, wanted: TrainingPlan, on_step: Callable[[str], None]) -> Trained:
     """Build the training set, fit and evaluate; nothing is written.
 
+    What counts is what was known at the time the store is open at, see `open_store`.
+
     Raises:
         BadInputError: too little data.
         NotFoundError: no such feature service or no readings.
     """
     service = get_service(store, wanted.service)
-    end = wanted.until or dataset.end_of_data(wanted.tenant, wanted.assets)
+    known_at = store.config.offline_store.known_at
+    end = wanted.until or end_of_data(wanted.tenant, wanted.assets, known_at)
     window = Window.ending(end, weeks=wanted.weeks, holdout_weeks=wanted.holdout_weeks)
     on_step("reading features and values")
     data = dataset.build(store, service, wanted.tenant, wanted.assets, window)
@@ -91,6 +96,7 @@ def train(store: FeatureStore, wanted: TrainingPlan, on_step: Callable[[str], No
         kind=wanted.kind,
         assets=sorted(wanted.assets),
         unit=_unit(wanted),
+        known_at=known_at.isoformat() if known_at else None,
     )
     return Trained(
         name=wanted.model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -53,8 +54,8 @@ class Containers:
     def command(self, service: str, port: int | None = None) -> list[str]:
         """The service's command, listening on `port` of the loopback interface."""
         program, *arguments = compose.resolved(self.passwords)["services"][service]["command"]
-        words = [word if not word.startswith("--port=") else f"--port={port}" for word in arguments]
-        words = [word if word != "--host=0.0.0.0" else "--host=127.0.0.1" for word in words]
+        words = [re.sub(r"^(--(?:metrics-)?port=).*", rf"\g<1>{port}", word) for word in arguments]
+        words = [word.replace("host=0.0.0.0", "host=127.0.0.1") for word in words]
         return [str(Path(sys.executable).with_name(program)), *words]
 
     def run(self, service: str, **changed: str) -> subprocess.CompletedProcess[str]:
@@ -70,8 +71,8 @@ class Containers:
         )
 
     @contextmanager
-    def serve(self, service: str) -> Iterator[str]:
-        """Run a server; yields its URL once it is healthy."""
+    def serve(self, service: str, health: str = "/health", **changed: str) -> Iterator[str]:
+        """Run a server; yields its URL once it answers at `health`."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -80,14 +81,14 @@ class Containers:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 self.command(service, port),
-                env=_base() | self.environment(service),
+                env=_base() | self.environment(service) | changed,
                 cwd=self.folder,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
         try:
-            _wait(f"{url}/health", process, log)
+            _wait(f"{url}{health}", process, log)
             yield url
         finally:
             os.killpg(process.pid, signal.SIGTERM)

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import mlflow
+import pytest
 import requests
 
 from ai_hub import registry
+from ai_hub.database import connect
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from conftest import Containers
 
 
@@ -40,17 +43,59 @@ def test_mlflow__serves_tenants_from_postgresql_and_s3(
         assert registry.list_versions("harbour")[0].stage == "Production"
 
 
-def test_feature_server__answers_from_the_applied_definitions(provisioned: Containers) -> None:
-    applied = provisioned.run("apply")
-    assert applied.returncode == 0, applied.stderr[-4000:]
+@pytest.fixture(scope="module")
+def applied(provisioned: Containers) -> Containers:
+    """The same after the service `apply`."""
+    done = provisioned.run("apply")
+    assert done.returncode == 0, done.stderr[-4000:]
+    return provisioned
+
+
+def test_feature_server__answers_and_takes_readings(applied: Containers, database: str) -> None:
     question = {
         "feature_service": "forecast_basic",
         "entities": {"tenant_id": ["nobody"], "asset_id": ["nothing"]},
     }
-    with provisioned.serve("feature-server") as url:
+    pushed = {
+        "tenant_id": ["harbour"],
+        "asset_id": ["crane"],
+        "timestamp": [datetime.now(UTC).isoformat()],
+        "value": [12.5],
+        "quality": ["good"],
+        "ingested_at": [datetime.now(UTC).isoformat()],
+    }
+    with applied.serve("feature-server") as url:
         answer = requests.post(f"{url}/get-online-features", json=question, timeout=60)
+        push = {"push_source_name": "readings", "df": pushed, "to": "online_and_offline"}
+        accepted = requests.post(f"{url}/push", json=push, timeout=60)
+        reading = requests.post(
+            f"{url}/get-online-features",
+            json={
+                "features": ["latest_reading:value"],
+                "entities": {"tenant_id": ["harbour"], "asset_id": ["crane"]},
+            },
+            timeout=60,
+        )
     assert answer.status_code == 200, answer.text
     assert set(answer.json()["metadata"]["feature_names"]) == {
         *("tenant_id", "asset_id", "hour_of_day", "day_of_week", "is_weekend"),
         *("historical_avg_24h", "lag_1h", "lag_24h"),
     }
+    assert accepted.status_code == 200, accepted.text
+    assert reading.json()["results"][-1]["values"] == [12.5]
+    with connect(database) as connection:
+        stored = connection.execute(
+            "SELECT value FROM timeseries_data WHERE tenant_id = 'harbour'"
+        ).fetchall()
+    assert stored == [(12.5,)]
+
+
+def test_materializer__makes_a_pass_and_publishes_it(applied: Containers, database: str) -> None:
+    with applied.serve("materializer", "/metrics", TIMESCALE_DSN=database) as url:
+        deadline = time.monotonic() + 60
+        while 'passes_total{result="full"} 1.0' not in (
+            text := requests.get(f"{url}/metrics", timeout=30).text
+        ):
+            assert time.monotonic() < deadline, text
+            time.sleep(0.2)
+    assert (applied.folder / "materializer.log").read_text().splitlines()[-1].endswith("stopped")

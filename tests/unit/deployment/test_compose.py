@@ -105,6 +105,8 @@ def test_servers__listen_on_the_port_that_is_published() -> None:
     for name in ("mlflow", "feature-server"):
         assert f"--port={TARGETS[name][0]}" in SERVICES[name]["command"]
         assert "--host=0.0.0.0" in SERVICES[name]["command"]
+    metrics = {f"--metrics-port={TARGETS['materializer'][0]}", "--metrics-host=0.0.0.0"}
+    assert metrics <= set(SERVICES["materializer"]["command"])
     assert [f":{port}" for port in TARGETS["minio"]] == SERVICES["minio"]["command"][3::2]
     assert f"port {TARGETS['redis'][0]}\n" in FILE["configs"]["valkey.conf"]["content"]
 
@@ -135,6 +137,7 @@ def test_port_of_the_rest_api__is_left_to_it() -> None:
         ("apply", "feast apply"),
         ("mlflow", "mlflow server"),
         ("feature-server", "feast serve"),
+        ("materializer", "ai-hub materialize"),
     ],
 )
 def test_command__is_one_its_program_knows(name: str, expected: str) -> None:
@@ -142,7 +145,7 @@ def test_command__is_one_its_program_knows(name: str, expected: str) -> None:
 
 
 def test_commands__are_all_tested_above() -> None:
-    assert {"init", "migrate", "apply", "mlflow", "feature-server", "cli"} == OURS
+    assert {"init", "migrate", "apply", "mlflow", "feature-server", "materializer", "cli"} == OURS
     assert SERVICES["cli"]["command"] == ["ai-hub", "--help"]
 
 
@@ -171,7 +174,7 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
     assert extra == {"MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"}
 
 
-@pytest.mark.parametrize("name", ["apply", "feature-server", "cli"])
+@pytest.mark.parametrize("name", ["apply", "feature-server", "materializer", "cli"])
 def test_feast__gets_what_follows_from_the_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = SERVICES[name]["environment"]
     for variable in Settings.model_fields:

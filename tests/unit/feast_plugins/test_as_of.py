@@ -2,30 +2,30 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feast_plugins.as_of import newest_rows
 from feast_plugins.postgres_reads import TIME, ViewRead
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
+START = datetime(2026, 10, 24, 22, tzinfo=UTC)
 # pairs whose concatenation is the same, and names with separators, spaces and nothing in them
 KEYS = st.tuples(st.sampled_from(["1", "11", "", "a|b", "ü "]), st.sampled_from(["1", "11", "", "b", "|b"]))
-MINUTES = st.integers(0, 12).map(lambda step: START + timedelta(minutes=30 * step))
+# half hours around the end of summer time in Berlin, in several zones: instants are what counts
+MINUTES = st.tuples(st.integers(0, 12), st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata"])).map(
+    lambda drawn: (START + timedelta(minutes=30 * drawn[0])).astimezone(ZoneInfo(drawn[1]))
+)
 ENTITIES = st.lists(st.tuples(KEYS, MINUTES), min_size=1, max_size=20)
-ROWS = st.lists(st.tuples(KEYS, MINUTES, MINUTES), max_size=40)
+TTLS = st.sampled_from([None, 0, 30, 90])
 
 
-@settings(deadline=None)  # a busy machine is no failure
-@given(ENTITIES, ROWS, st.sampled_from([None, 0, 30, 90]), st.booleans())
-def test_newest_rows__any_keys_and_times__equal_a_search_row_by_row(
-    entities: list[Any], rows: list[Any], ttl: int | None, created: bool
-) -> None:
-    ttl_time = None if ttl is None else timedelta(minutes=ttl)
-    read = ViewRead(
+def read_of(ttl: timedelta | None, *, created: bool, superseded: bool = False) -> ViewRead:
+    return ViewRead(
         view="v",
         source="v",
         keys={"t": "tenant_id", "a": "asset_id"},
@@ -33,32 +33,149 @@ def test_newest_rows__any_keys_and_times__equal_a_search_row_by_row(
         names={},
         time="time",
         created="created" if created else None,
-        ttl=ttl_time,
+        ttl=ttl,
+        superseded="ended" if superseded else None,
     )
-    times = pd.Series(pd.to_datetime([at for _, at in entities], utc=True)).dt.as_unit("us")
+
+
+def instants(rows: list[Any]) -> list[Any]:
+    """The same in UTC: Python compares two times of one zone by the clock on the wall."""
+    return [
+        tuple(part.astimezone(UTC) if isinstance(part, datetime) else part for part in row) for row in rows
+    ]
+
+
+def join(entities: list[Any], rows: list[Any], read: ViewRead, *, as_known: bool = False) -> list[int | None]:
+    columns = list(zip(*rows, strict=True)) or [()] * 4
     found = newest_rows(
         pa.table({"t": [key[0] for key, _ in entities], "a": [key[1] for key, _ in entities]}),
-        times,
+        pd.Series(pd.to_datetime([at for _, at in entities], utc=True)).dt.as_unit("us"),
         pa.table(
             {
-                "tenant_id": pa.array([key[0] for key, _, _ in rows], pa.string()),
-                "asset_id": pa.array([key[1] for key, _, _ in rows], pa.string()),
-                "time": pa.array([at for _, at, _ in rows], TIME),
-                "created": pa.array([made for _, _, made in rows], TIME),
+                "tenant_id": pa.array([key[0] for key in columns[0]], pa.string()),
+                "asset_id": pa.array([key[1] for key in columns[0]], pa.string()),
+                "time": pa.array(columns[1], TIME),
+                "created": pa.array(columns[2], TIME),
+                "ended": pa.array(columns[3], TIME),
             }
         ),
         read,
-    ).to_pylist()
+        as_known=as_known,
+    )
+    positions: list[int | None] = found.to_pylist()
+    return positions
 
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(ENTITIES, st.lists(st.tuples(KEYS, MINUTES, MINUTES, st.none()), max_size=40), TTLS, st.booleans())
+def test_newest_rows__any_keys_and_times__equal_a_search_row_by_row(
+    entities: list[Any], rows: list[Any], ttl: int | None, created: bool
+) -> None:
+    ttl_time = None if ttl is None else timedelta(minutes=ttl)
+    found = join(entities, rows, read_of(ttl_time, created=created))
+    entities, rows = instants(entities), instants(rows)
     for (key, at), position in zip(entities, found, strict=True):
         reach = [
             (time, made) if created else (time,)
-            for row_key, time, made in rows
+            for row_key, time, made, _ in rows
             if row_key == key and time <= at and (ttl_time is None or at - time <= ttl_time)
         ]
         if not reach:
             assert position is None
             continue
-        row_key, time, made = rows[position]
+        assert position is not None
+        row_key, time, made, _ = rows[position]
         assert row_key == key
         assert ((time, made) if created else (time,)) == max(reach)
+
+
+# few keys, so that they have many versions
+FEW_KEYS = st.sampled_from([("1", "11"), ("11", "1"), ("", "b")])
+#: Times at which a row came to be something else, and whether it was there from then on.
+LIVES = st.dictionaries(
+    st.tuples(FEW_KEYS, MINUTES.map(lambda at: at.astimezone(UTC))),
+    st.dictionaries(MINUTES.map(lambda at: at.astimezone(UTC)), st.booleans(), min_size=1, max_size=6),
+    max_size=12,
+)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Any]:
+    """Versions with the times they were superseded, in any order; a row may go and come back."""
+    rows = []
+    for (key, time), turns in draw(LIVES).items():
+        order = sorted(turns)
+        for made, ended in zip(order, [*order[1:], None], strict=True):
+            if turns[made]:
+                rows.append((key, time, made, ended))
+    return draw(st.permutations(rows))
+
+
+@settings(deadline=None, max_examples=300)
+@given(ENTITIES, histories(), TTLS)
+def test_newest_rows__as_known__equal_a_search_among_what_was_not_superseded(
+    entities: list[Any], rows: list[Any], ttl: int | None
+) -> None:
+    entities = [*entities, *((key, at) for key, *_ in rows for _, at in entities[:3])]
+    ttl_time = None if ttl is None else timedelta(minutes=ttl)
+    found = join(entities, rows, read_of(ttl_time, created=True, superseded=True), as_known=True)
+    entities, rows = instants(entities), instants(rows)
+    for (key, at), position in zip(entities, found, strict=True):
+        known = [
+            (time, place)
+            for place, (row_key, time, made, ended) in enumerate(rows)
+            if row_key == key and time <= at and made <= at and (ended is None or ended > at)
+        ]
+        newest = max(known, default=None)
+        if newest is None or (ttl_time is not None and at - newest[0] > ttl_time):
+            assert position is None
+        else:
+            assert position == newest[1]
+
+
+PLAIN = st.lists(st.tuples(FEW_KEYS, MINUTES, st.none() | MINUTES, st.none()), max_size=40)
+
+
+@settings(deadline=None, max_examples=300)
+@given(ENTITIES, PLAIN, TTLS)
+def test_newest_rows__as_known_without_ends__equal_a_search_among_what_was_created(
+    entities: list[Any], rows: list[Any], ttl: int | None
+) -> None:
+    entities = [*entities, *((key, entities[0][1]) for key, *_ in rows)]
+    ttl_time = None if ttl is None else timedelta(minutes=ttl)
+    found = join(entities, rows, read_of(ttl_time, created=True), as_known=True)
+    entities, rows = instants(entities), instants(rows)
+    for (key, at), position in zip(entities, found, strict=True):
+        # a later row of the source wins ties; one that does not say when it was created was never known
+        known = [
+            (time, made, place)
+            for place, (row_key, time, made, _) in enumerate(rows)
+            if row_key == key and made is not None and time <= at and made <= at
+        ]
+        newest = max(known, default=None)
+        if newest is None or (ttl_time is not None and at - newest[0] > ttl_time):
+            assert position is None
+        else:
+            assert position == newest[2]
+
+
+def test_newest_rows__three_keys_and_missing_parts__never_meet_others() -> None:
+    read = ViewRead(
+        view="v", source="v", keys={"x": "x", "y": "y", "z": "z"}, features=(), names={}, time="time",
+        created=None, ttl=None,
+    )  # fmt: skip
+    parts = [("a", "b", "c"), ("a", "b", None), (None, "b", "c"), ("a", None, "c"), ("b", "a", "c")]
+    columns = dict(
+        zip("xyz", (pa.array(part, pa.string()) for part in zip(*parts, strict=True)), strict=True)
+    )
+    rows = pa.table({**columns, "time": pa.array([START] * len(parts), TIME)})
+    times = pd.Series(pd.to_datetime([START] * len(parts), utc=True)).dt.as_unit("us")
+    assert newest_rows(pa.table(columns), times, rows, read).to_pylist() == [0, None, None, None, 4]
+
+
+@pytest.mark.parametrize("as_known", [False, True])
+def test_newest_rows__entity_row_without_a_time__has_no_answer(as_known: bool) -> None:
+    rows = [(("1", "1"), START, START, None)]
+    times: list[Any] = [(("1", "1"), None), (("1", "1"), START)]
+    assert join(times, rows, read_of(None, created=True), as_known=as_known) == [None, 0]
+    assert join(times, [], read_of(None, created=True), as_known=as_known) == [None, None]

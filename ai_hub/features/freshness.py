@@ -1,0 +1,147 @@
+"""Freshness: the age of the newest reading behind what is online, not of the job that put it there."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ai_hub.database.connection import connect
+from ai_hub.errors import NotFoundError
+from ai_hub.features.newest import followed_views, is_pushed
+from feast_plugins.postgres_reads import TIME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from feast import FeatureStore, FeatureView
+    from psycopg import Connection
+
+_ASSETS = """
+SELECT tenant_id, asset_id FROM asset_spans
+WHERE tenant_id = %(tenant)s OR %(tenant)s::text IS NULL ORDER BY tenant_id, asset_id
+"""
+#: Assets asked of Redis at once.
+_BATCH = 1000
+_BEHIND = """
+SELECT tenant_id, asset_id, newest_reading
+FROM feature_freshness(%s::text[], %s::text[], %s::timestamptz[]) WHERE newest_reading IS NOT NULL
+"""
+
+
+@dataclass(frozen=True)
+class Behind:
+    """Newest reading that a row of one asset used."""
+
+    tenant: str
+    view: str
+    asset: str
+    reading: datetime
+
+
+@dataclass(frozen=True)
+class ViewFreshness:
+    """Freshness of one feature view of one tenant, as it is online."""
+
+    tenant: str
+    feature_view: str
+    #: assets with a row in Redis, of those that ever had a reading
+    online: int
+    assets: int
+    #: newest reading behind any row; None: no row is online
+    newest_reading: datetime | None
+    slowest_asset: str | None
+    slowest_reading: datetime | None
+
+    def age(self, now: datetime) -> timedelta | None:
+        """Age of the newest reading."""
+        return now - self.newest_reading if self.newest_reading else None
+
+    def slowest_age(self, now: datetime) -> timedelta | None:
+        """Age of the newest reading of the asset that lags most."""
+        return now - self.slowest_reading if self.slowest_reading else None
+
+
+def readings_behind(connection: Connection[Any], view: FeatureView, rows: pa.Table) -> list[Behind]:
+    """Newest reading behind each of `rows`, which have keys and the view's event time."""
+    source = view.batch_source
+    assert source is not None  # noqa: S101  # views without one are not followed
+    tenants, assets, times = (
+        rows[name].to_pylist() for name in ("tenant_id", "asset_id", source.timestamp_field)
+    )
+    if is_pushed(view):
+        found = list(zip(tenants, assets, times, strict=True))
+    else:
+        found = connection.execute(_BEHIND, [tenants, assets, times]).fetchall() if tenants else []
+    return [Behind(tenant, view.name, asset, reading) for tenant, asset, reading in found]
+
+
+def freshness(store: FeatureStore, tenant: str | None = None) -> list[ViewFreshness]:
+    """Freshness of every feature view, tenant by tenant, read from Redis through Feast.
+
+    Raises:
+        NotFoundError: the tenant has no readings.
+    """
+    views = followed_views(store)
+    with connect(application_name="ai-hub freshness") as connection:
+        known: dict[str, list[str]] = defaultdict(list)
+        for owner, asset in connection.execute(_ASSETS, {"tenant": tenant}).fetchall():
+            known[owner].append(asset)
+        if tenant is not None and not known:
+            raise NotFoundError(
+                f"Tenant {tenant} has no readings.",
+                hint=f"Bring some in with `ai-hub ingest readings FILE --tenant {tenant}`.",
+            )
+        return [
+            summarize(
+                owner,
+                view.name,
+                readings_behind(connection, view, _online_rows(store, view, owner, assets)),
+                len(assets),
+            )
+            for owner, assets in known.items()
+            for view in views
+        ]
+
+
+def summarize(tenant: str, view: str, behind: Sequence[Behind], assets: int) -> ViewFreshness:
+    """Newest and slowest of the rows of one view of one tenant."""
+    newest = max(behind, key=lambda each: each.reading, default=None)
+    slowest = min(behind, key=lambda each: each.reading, default=None)
+    return ViewFreshness(
+        tenant=tenant,
+        feature_view=view,
+        online=len(behind),
+        assets=assets,
+        newest_reading=newest.reading if newest else None,
+        slowest_asset=slowest.asset if slowest else None,
+        slowest_reading=slowest.reading if slowest else None,
+    )
+
+
+def _online_rows(store: FeatureStore, view: FeatureView, tenant: str, assets: Sequence[str]) -> pa.Table:
+    """Keys and event time of each asset's row in Redis."""
+    found: list[tuple[str, datetime]] = []
+    for start in range(0, len(assets), _BATCH):
+        part = assets[start : start + _BATCH]
+        response = store.get_online_features(
+            features=[f"{view.name}:{view.features[0].name}"],
+            entity_rows=[{"tenant_id": tenant, "asset_id": asset} for asset in part],
+        )
+        stamps = response.proto.results[-1].event_timestamps
+        found += [
+            (asset, stamp.ToDatetime(UTC)) for asset, stamp in zip(part, stamps, strict=True) if stamp.seconds
+        ]
+    source = view.batch_source
+    assert source is not None  # noqa: S101  # views without one are not followed
+    return pa.table(
+        {
+            "tenant_id": [tenant] * len(found),
+            "asset_id": [asset for asset, _ in found],
+            source.timestamp_field: pa.array([time for _, time in found], TIME),
+        }
+    )

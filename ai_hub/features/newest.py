@@ -1,0 +1,106 @@
+"""The newest feature row of each asset, read from TimescaleDB with one index probe an asset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from feast import PushSource
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from psycopg import sql
+
+from ai_hub.features.online import JOIN_KEYS
+from feast_plugins.postgres_reads import fetch
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pyarrow as pa
+    from feast import FeatureStore, FeatureView
+    from psycopg import Connection
+
+# An asset has rows up to a day after its last reading, see docs/features.md.
+_NEWEST = """
+SELECT newest.* FROM asset_spans AS spans
+CROSS JOIN LATERAL (
+    SELECT {columns} FROM {source} AS source
+    WHERE source.tenant_id = spans.tenant_id AND source.asset_id = spans.asset_id
+        AND source.{time} <= {now} AND {conditions}
+    ORDER BY source.{time} DESC LIMIT 1
+) AS newest
+WHERE {scope}
+"""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose assets; None: everybody's, or all of them."""
+
+    tenants: Sequence[str] | None = None
+    assets: Sequence[str] | None = None
+
+
+EVERYBODY = Scope()
+
+
+def followed_views(store: FeatureStore) -> list[FeatureView]:
+    """Online views over Postgres that are keyed by tenant and asset, by name.
+
+    Views with other keys, if the repository has any, are left to `feast materialize-incremental`.
+    """
+    found = [
+        view
+        for view in store.list_feature_views(allow_cache=True)
+        if view.online
+        and set(view.join_keys) == set(JOIN_KEYS)
+        and isinstance(view.batch_source, PostgreSQLSource)
+    ]
+    return sorted(found, key=lambda view: view.name)
+
+
+def is_pushed(view: FeatureView) -> bool:
+    """Whether rows of the view are readings themselves, not features of earlier ones."""
+    return isinstance(view.stream_source, PushSource)
+
+
+def newest_rows(
+    connection: Connection[Any],
+    view: FeatureView,
+    now: datetime,
+    *,
+    since: datetime | None = None,
+    scope: Scope = EVERYBODY,
+) -> pa.Table:
+    """Newest row of each asset within the view's time to live, with the columns of its source.
+
+    With `since`, the newest of the rows created from then on.
+    """
+    source = view.batch_source
+    assert source is not None  # noqa: S101  # see `followed_views`
+    original = {feature: column for column, feature in source.field_mapping.items()}
+    names = [*view.join_keys, *(field.name for field in view.features)]
+    stamps = [source.timestamp_field, *filter(None, [source.created_timestamp_column])]
+    columns = [original.get(name, name) for name in (*names, *stamps)]
+    time = sql.Identifier(original.get(source.timestamp_field, source.timestamp_field))
+    conditions: list[sql.Composable] = [sql.SQL("true")]
+    reach: list[sql.Composable] = [sql.SQL("true")]
+    if view.ttl:
+        oldest = sql.Literal(now - view.ttl)
+        conditions.append(sql.SQL("source.{} >= {}").format(time, oldest))
+        reach.append(sql.SQL("spans.last_hour >= {} - INTERVAL '24 hours'").format(oldest))
+    if since is not None and len(stamps) > 1:
+        conditions.append(sql.SQL("source.{} >= {}").format(sql.Identifier(columns[-1]), sql.Literal(since)))
+    if scope.tenants is not None:
+        reach.append(sql.SQL("spans.tenant_id = ANY({})").format(sql.Literal(list(scope.tenants))))
+    if scope.assets is not None:
+        reach.append(sql.SQL("spans.asset_id = ANY({})").format(sql.Literal(list(scope.assets))))
+    query = sql.SQL(_NEWEST).format(
+        columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+        source=sql.SQL(source.get_table_query_string()),
+        time=time,
+        now=sql.Literal(now),
+        conditions=sql.SQL(" AND ").join(conditions),
+        scope=sql.SQL(" AND ").join(reach),
+    )
+    return fetch(connection, query).rename_columns([*names, *stamps])

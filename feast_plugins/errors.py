@@ -1,0 +1,30 @@
+"""Requests that the stores refuse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from feast.errors import FeastError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class HistoryNotKnownError(FeastError):
+    """A request for rows as they were known at some time cannot be answered."""
+
+
+class WriteColumnsError(FeastError):
+    """Rows to be written do not have the columns of the table of the batch source."""
+
+    def __init__(self, table: str, missing: Iterable[str], unknown: Iterable[str]) -> None:
+        self.table = table
+        self.missing = sorted(missing)
+        self.unknown = sorted(unknown)
+        parts = {"missing": self.missing, "not in the table": self.unknown}
+        found = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+        super().__init__(f"The rows do not fit into {table}. {found}.")
+
+
+class WriteTargetError(FeastError):
+    """The batch source is no table that rows can be written to."""

@@ -1,0 +1,104 @@
+"""Writes of pushed rows into the table of a batch source, by `INSERT … SELECT FROM unnest`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pyarrow as pa
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from psycopg import sql
+
+from feast_plugins.errors import WriteColumnsError, WriteTargetError
+from feast_plugins.postgres_reads import TIME
+
+if TYPE_CHECKING:
+    from feast.feature_view import FeatureView
+    from psycopg import Connection
+
+_COLUMNS = """
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
+"""
+
+
+def upsert(connection: Connection[Any], feature_view: FeatureView, rows: pa.Table) -> None:
+    """Insert `rows`, named as in the view, or replace the rows with the same keys and time.
+
+    Of several rows with the same keys and time the one created last stays, in `rows` and in the table.
+
+    Raises:
+        WriteColumnsError: the columns are not those of the table.
+        WriteTargetError: the source is no table, or keys and time are not unique in it.
+    """
+    source = feature_view.batch_source
+    table = source.get_table_query_string() if isinstance(source, PostgreSQLSource) else "("
+    if source is None or table.startswith("("):
+        raise WriteTargetError(
+            f"The batch source of {feature_view.name} is no table, so rows cannot be written to it."
+        )
+    original = {feature: column for column, feature in source.field_mapping.items()}
+    rows = rows.rename_columns([original.get(name, name) for name in rows.column_names])
+    types = dict(connection.execute(_COLUMNS, [table]).fetchall())
+    needed = [
+        *(original.get(key, key) for key in feature_view.join_keys),
+        original.get(source.timestamp_field, source.timestamp_field),
+    ]
+    created = original.get(source.created_timestamp_column, source.created_timestamp_column)
+    absent = {*needed, *filter(None, [created])} - set(rows.column_names)
+    if absent or (unknown := set(rows.column_names) - types.keys()):
+        raise WriteColumnsError(table, absent, set() if absent else unknown)
+    names = rows.column_names
+    try:
+        connection.execute(
+            _statement(table, {name: types[name] for name in names}, needed, created),
+            [_values(rows[name]) for name in names],
+        )
+    except psycopg.errors.InvalidColumnReference as error:
+        raise WriteTargetError(
+            f"{table} needs a unique key ({', '.join(needed)}): "
+            "without it, a row that is pushed twice would be there twice."
+        ) from error
+
+
+def _statement(table: str, types: dict[str, str], key: list[str], created: str) -> sql.Composed:
+    comma = sql.SQL(", ")
+    names = comma.join(map(sql.Identifier, types))
+    measures = [name for name in types if name not in key]
+    newest = [sql.SQL("{} DESC").format(sql.Identifier(created))] if created else []
+    not_older = (
+        sql.SQL("stored.{0} <= excluded.{0}").format(sql.Identifier(created)) if created else sql.SQL("true")
+    )
+    # a row that is there already, whenever it was pushed first, is left alone
+    changing = [name for name in measures if name != created]
+    return sql.SQL(
+        "INSERT INTO {table} AS stored ({names})"
+        " SELECT DISTINCT ON ({key}) {names} FROM unnest({arrays}) WITH ORDINALITY AS given ({names}, place)"
+        " ORDER BY {key}, {newest} ON CONFLICT ({key}) {action}"
+    ).format(
+        table=sql.SQL(table),
+        names=names,
+        key=comma.join(map(sql.Identifier, key)),
+        arrays=comma.join(sql.SQL("%s::{}[]").format(sql.SQL(kind)) for kind in types.values()),
+        newest=comma.join([*newest, sql.SQL("place DESC")]),
+        action=sql.SQL(
+            "DO UPDATE SET {changes} WHERE {not_older} AND ({stored}) IS DISTINCT FROM ({given})"
+        ).format(
+            changes=comma.join(
+                sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in measures
+            ),
+            not_older=not_older,
+            stored=comma.join(sql.Identifier("stored", name) for name in changing),
+            given=comma.join(sql.Identifier("excluded", name) for name in changing),
+        )
+        if changing
+        else sql.SQL("DO NOTHING"),
+    )
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Python values; times are exact to the microsecond, and in UTC if they name no zone."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False).cast(TIME)
+    found: list[Any] = column.to_pylist()
+    return found

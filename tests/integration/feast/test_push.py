@@ -1,0 +1,93 @@
+"""Pushed readings: online at once, in the table once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from feast.data_source import PushMode
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+
+from ai_hub.database import connect
+
+if TYPE_CHECKING:
+    from energy import Energy
+    from feast import FeatureStore
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+FEATURES = ["latest_reading:value", "latest_reading:quality"]
+
+
+@pytest.fixture
+def store(energy: Energy) -> FeatureStore:
+    return energy.store
+
+
+def reading(
+    tenant: str, value: float, *, at: datetime = NOW, made: datetime = NOW, asset: str = "m"
+) -> pd.DataFrame:
+    row = {"tenant_id": tenant, "asset_id": asset, "timestamp": at, "value": value, "quality": "good"}
+    return pd.DataFrame([row | {"ingested_at": made}])
+
+
+def online(store: FeatureStore, tenant: str, asset: str = "m") -> Any:
+    answer = store.get_online_features(FEATURES, [{"tenant_id": tenant, "asset_id": asset}])
+    names = list(answer.proto.metadata.feature_names.val)
+    vector = answer.proto.results[names.index("value")]
+    return answer.to_dict()["value"][0], FieldStatus.Name(vector.statuses[0])
+
+
+def stored(tenant: str) -> list[Any]:
+    with connect() as connection:
+        return connection.execute(
+            'SELECT "timestamp", value, quality, ingested_at FROM timeseries_data'
+            ' WHERE tenant_id = %s ORDER BY "timestamp"',
+            [tenant],
+        ).fetchall()
+
+
+def test_push__online__is_there_at_once_and_nowhere_else(store: FeatureStore, tenant: str) -> None:
+    assert online(store, tenant) == (None, "NOT_FOUND")
+    store.push("readings", reading(tenant, 1.5), to=PushMode.ONLINE)
+    assert online(store, tenant) == (1.5, "PRESENT")
+    assert online(store, f"{tenant}-x") == (None, "NOT_FOUND")
+    assert stored(tenant) == []
+    # a correction replaces it, an older reading does not
+    store.push("readings", reading(tenant, 2.5), to=PushMode.ONLINE)
+    store.push("readings", reading(tenant, 3.5, at=NOW - timedelta(minutes=1)), to=PushMode.ONLINE)
+    assert online(store, tenant) == (2.5, "PRESENT")
+
+
+def test_push__both__is_stored_once_and_queued_for_the_next_refresh(store: FeatureStore, tenant: str) -> None:
+    for _ in range(2):
+        store.push("readings", reading(tenant, 1.5), to=PushMode.ONLINE_AND_OFFLINE)
+        assert stored(tenant) == [(NOW, 1.5, "good", NOW)]
+    later = NOW + timedelta(seconds=9)
+    store.push("readings", reading(tenant, 2.5, made=later), to=PushMode.OFFLINE)
+    assert stored(tenant) == [(NOW, 2.5, "good", later)]
+    store.push("readings", reading(tenant, 1.5), to=PushMode.OFFLINE)
+    assert stored(tenant) == [(NOW, 2.5, "good", later)]
+    with connect() as connection:
+        row = connection.execute("SELECT count(*) FROM feature_changes WHERE tenant_id = %s", [tenant])
+        assert (row.fetchone() or [0])[0] >= 1
+
+
+def test_push__offline_with_other_columns__is_refused_by_name(store: FeatureStore, tenant: str) -> None:
+    with pytest.raises(ValueError, match=r"missing_expected_columns: \['quality'\]"):
+        store.push("readings", reading(tenant, 1.0).drop(columns="quality"), to=PushMode.OFFLINE)
+
+
+def test_latest_reading__materialized_and_past_its_time(store: FeatureStore, tenant: str) -> None:
+    at = NOW - timedelta(hours=23)
+    store.push("readings", reading(tenant, 1.0, at=at - timedelta(hours=1)), to=PushMode.OFFLINE)
+    store.push("readings", reading(tenant, 2.0, at=at), to=PushMode.OFFLINE)
+    store.materialize(NOW - timedelta(days=1), NOW, feature_views=["latest_reading"])
+    assert online(store, tenant) == (2.0, "PRESENT")
+    old = NOW - timedelta(days=1, minutes=1)
+    store.push("readings", reading(tenant, 3.0, at=old, asset="old"), to=PushMode.ONLINE)
+    assert online(store, tenant, "old") == (None, "OUTSIDE_MAX_AGE")
+    entities = pd.DataFrame({"tenant_id": tenant, "asset_id": "m", "event_timestamp": [at, NOW]})
+    found = store.get_historical_features(entities, FEATURES).to_df()
+    assert found["value"].to_list() == [2.0, 2.0]

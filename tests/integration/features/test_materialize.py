@@ -1,0 +1,188 @@
+"""A follower writes what refreshes changed, all of it and nothing else; freshness is that of the data."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ai_hub.database import connect
+from ai_hub.database.refresh import refresh
+from ai_hub.errors import NotFoundError
+from ai_hub.features import materialize as module
+from ai_hub.features.freshness import freshness
+from ai_hub.features.materialize import Follower, materialize
+from ai_hub.features.newest import Scope
+
+if TYPE_CHECKING:
+    from energy import Energy
+    from feast import FeatureStore
+
+HOUR = timedelta(hours=1)
+THIS_HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+VIEWS = ("anomaly_detection_features", "forecast_advanced_features", "forecast_basic_features")
+
+
+@pytest.fixture
+def store(energy: Energy) -> FeatureStore:
+    return energy.store
+
+
+def write(tenant: str, asset: str, readings: dict[datetime, float], *, dsn: str) -> None:
+    with connect(dsn) as connection:
+        connection.execute(
+            'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value)'
+            " SELECT time, %s, %s, value FROM unnest(%s::timestamptz[], %s::float8[]) AS r (time, value)"
+            ' ON CONFLICT (tenant_id, asset_id, "timestamp")'
+            " DO UPDATE SET value = excluded.value, ingested_at = now()",
+            [tenant, asset, list(readings), list(readings.values())],
+        )
+
+
+def online(store: FeatureStore, tenant: str, asset: str) -> dict[str, Any]:
+    names = [*(f"{view}:lag_1h" for view in VIEWS), "latest_reading:value"]
+    answer = store.get_online_features(
+        names, [{"tenant_id": tenant, "asset_id": asset}], full_feature_names=True
+    )
+    return {name: values[0] for name, values in answer.to_dict().items() if "__" in name}
+
+
+def values(hourly: float | None, latest: float | None) -> dict[str, Any]:
+    return {f"{view}__lag_1h": hourly for view in VIEWS} | {"latest_reading__value": latest}
+
+
+def test_materialize__newest_rows_within_their_time(store: FeatureStore, database: str, tenant: str) -> None:
+    write(tenant, "fresh", {THIS_HOUR - HOUR: 1.0}, dsn=database)
+    write(tenant, "quiet", {THIS_HOUR - 5 * HOUR: 2.0}, dsn=database)
+    write(tenant, "silent", {THIS_HOUR - 40 * HOUR: 3.0}, dsn=database)
+    write(f"{tenant}-other", "fresh", {THIS_HOUR - HOUR: 9.0}, dsn=database)
+    refresh(dsn=database)
+    done = materialize(store, Scope([tenant]))
+    # a row for each hour up to a day after the last reading
+    assert done.rows == dict.fromkeys(VIEWS, 2) | {"latest_reading": 2}
+    assert online(store, tenant, "fresh") == values(1.0, 1.0)
+    assert online(store, tenant, "quiet") == values(None, 2.0)
+    assert online(store, tenant, "silent") == values(None, None)
+    assert online(store, f"{tenant}-other", "fresh") == values(None, None)
+    assert materialize(store, Scope([tenant], ["fresh"])).rows == dict.fromkeys([*VIEWS, "latest_reading"], 1)
+
+
+def test_follower__after_a_refresh__writes_what_it_changed(
+    store: FeatureStore, database: str, tenant: str
+) -> None:
+    for asset in ("a", "b"):
+        write(tenant, asset, {THIS_HOUR - 50 * HOUR: 1.0, THIS_HOUR - HOUR: 2.0}, dsn=database)
+    refresh(dsn=database)
+    one, other = (Follower(store, Scope([tenant])) for _ in range(2))
+    for follower in (one, other):
+        first = follower.catch_up()
+        assert first.refreshes is None
+        assert first.rows == dict.fromkeys([*VIEWS, "latest_reading"], 2)
+    assert one.catch_up().refreshes == 0
+
+    write(tenant, "a", {THIS_HOUR - HOUR: 5.0}, dsn=database)
+    refresh(dsn=database)
+    done = one.catch_up()
+    assert done.refreshes == 1
+    assert {view: done.rows[view] for view in VIEWS} == dict.fromkeys(VIEWS, 1)
+    assert {(each.asset, each.reading) for each in done.behind if each.view in VIEWS} == {
+        ("a", THIS_HOUR - HOUR)
+    }
+    assert online(store, tenant, "a") == values(5.0, 5.0)
+    assert online(store, tenant, "b") == values(2.0, 2.0)
+
+    # what an hour of long ago touches is not online
+    write(tenant, "b", {THIS_HOUR - 50 * HOUR: 7.0}, dsn=database)
+    refresh(dsn=database)
+    done = one.catch_up()
+    assert {view: done.rows[view] for view in VIEWS} == dict.fromkeys(VIEWS, 0)
+    # the other one follows both at once
+    done = other.catch_up()
+    assert (done.refreshes, done.rows[VIEWS[0]]) == (2, 1)
+
+
+def test_follower__rows_of_a_refresh_that_was_killed__are_not_lost(
+    store: FeatureStore, database: str, tenant: str
+) -> None:
+    write(tenant, "a", {THIS_HOUR - HOUR: 1.0}, dsn=database)
+    refresh(dsn=database)
+    follower = Follower(store, Scope([tenant]))
+    follower.catch_up()
+    write(tenant, "a", {THIS_HOUR - HOUR: 2.0}, dsn=database)
+    refresh(dsn=database)
+    with connect(database) as connection:  # as if it had been killed before its end
+        connection.execute(
+            "DELETE FROM feature_refreshes WHERE refresh_id = (SELECT max(refresh_id) FROM feature_refreshes)"
+        )
+    assert follower.catch_up().refreshes == 0
+    write(tenant, "b", {THIS_HOUR - HOUR: 3.0}, dsn=database)
+    refresh(dsn=database)
+    follower.catch_up()
+    assert online(store, tenant, "a") == values(2.0, 2.0)
+    assert online(store, tenant, "b") == values(3.0, 3.0)
+
+
+def test_follower__after_a_failure__reads_everything(
+    store: FeatureStore, database: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tenant, "a", {THIS_HOUR - HOUR: 1.0}, dsn=database)
+    refresh(dsn=database)
+    follower = Follower(store, Scope([tenant]))
+    follower.catch_up()
+    write(tenant, "a", {THIS_HOUR - HOUR: 2.0}, dsn=database)
+    refresh(dsn=database)
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            raise ConnectionError
+
+        patch.setattr(store, "write_to_online_store", fail)
+        with pytest.raises(ConnectionError):
+            follower.catch_up()
+    assert follower.catch_up().refreshes is None
+    assert online(store, tenant, "a") == values(2.0, 2.0)
+
+
+def test_follower__redis_was_started_anew__reads_everything(
+    store: FeatureStore, database: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tenant, "a", {THIS_HOUR - HOUR: 1.0}, dsn=database)
+    refresh(dsn=database)
+    follower = Follower(store, Scope([tenant]))
+    follower.catch_up()
+    assert follower.catch_up().refreshes == 0
+    monkeypatch.setattr(module, "_redis_run", lambda: "another")
+    assert follower.catch_up().refreshes is None
+    assert follower.catch_up().refreshes == 0
+
+
+def test_freshness__is_that_of_the_readings_behind_what_is_online(
+    store: FeatureStore, database: str, tenant: str, energy: Energy
+) -> None:
+    write(tenant, "fast", {THIS_HOUR - HOUR / 4: 1.0, THIS_HOUR: 2.0}, dsn=database)
+    write(tenant, "slow", {THIS_HOUR - 7 * HOUR: 1.0}, dsn=database)
+    write(tenant, "absent", {THIS_HOUR - 90 * HOUR: 1.0}, dsn=database)
+    refresh(dsn=database)
+    before = freshness(store, tenant)
+    assert [(each.online, each.assets) for each in before] == [(0, 3)] * 4
+    materialize(store, Scope([tenant]))
+    # readings that came since are in the table, but not behind what is online
+    write(tenant, "fast", {THIS_HOUR - HOUR / 6: 1.0, THIS_HOUR + HOUR / 60: 1.0}, dsn=database)
+    found = {each.feature_view: each for each in freshness(store, tenant)}
+    assert set(found) == {*VIEWS, "latest_reading"}
+    for view in VIEWS:
+        each = found[view]
+        assert (each.online, each.assets) == (2, 3)
+        assert each.newest_reading == THIS_HOUR - HOUR / 6
+        assert (each.slowest_asset, each.slowest_reading) == ("slow", THIS_HOUR - 7 * HOUR)
+    assert found["latest_reading"].newest_reading == THIS_HOUR
+    printed = energy.run("ai-hub", "freshness", "--tenant", tenant, "--json")
+    assert printed.returncode == 0, printed.stderr
+    summary = {each["feature_view"]: each for each in json.loads(printed.stdout)}
+    age = (datetime.now(UTC) - (THIS_HOUR - HOUR / 6)).total_seconds()
+    assert summary[VIEWS[0]]["age_seconds"] == pytest.approx(age, abs=120)
+    assert summary[VIEWS[0]]["slowest_asset"] == "slow"
+    with pytest.raises(NotFoundError, match="has no readings"):
+        freshness(store, "nobody")
