@@ -24,7 +24,7 @@ import pandas as pd
 from psycopg import sql
 
 from ai_hub.database import connect
-from benchmarks import history, report, results, servers
+from benchmarks import history, results, servers
 from benchmarks.history import HOUR, History, this_hour
 from benchmarks.measure import PeakMemory, timed
 
@@ -85,20 +85,15 @@ def main() -> None:
                 | {"versions": versions}
                 | results.circumstances()
             )
-    report.write_backfill(folder, results.select(results.store(folder, found), BENCHMARK))
+    _write(folder, results.select(results.store(folder, found), BENCHMARK))
     print(f"written to {folder}")
 
 
 def _write_files(series: History, folder: Path) -> list[Path]:
     """Parquet files of some meters each, like exports of a meter data system."""
     rows = series.rows()
-    frame = pd.DataFrame(
-        {
-            "timestamp": pd.to_datetime(rows.seconds, unit="s", utc=True),
-            "asset_id": rows.assets,
-            "value": rows.values,
-        }
-    )
+    columns = {"asset_id": rows.assets, "value": rows.values}  # noqa: PD011  # not a frame's
+    frame = pd.DataFrame(columns).assign(timestamp=pd.to_datetime(rows.seconds, unit="s", utc=True))
     paths = []
     for number, names in enumerate(series.names[start::FILES] for start in range(FILES)):
         path = folder / f"meters-{number:02}.parquet"
@@ -151,6 +146,55 @@ def _measure(databases: dict[str, Database], series: History, files: list[Path])
     }
 
 
+_TEXT = """\
+# What a backfill needs
+
+Made by `{command}` from [results.json](results.json): `ai-hub backfill` with {files} Parquet files of
+{readings:,} hourly readings of {assets} meters, and the weather of one station, into an empty database. In a
+second database the same command is killed (SIGKILL) while it stores readings, killed again while it computes
+features, and run to its end; then every feature row of both is compared, to the last bit.
+
+| | {titles} |
+|---|{lines}|
+"""
+
+
+def _write(folder: Path, records: list[dict[str, Any]]) -> None:
+    """Write `backfill.md`."""
+    first = records[0]
+    rows: dict[str, list[str]] = {}
+    for record in records:
+        seconds, kills, memory = record["seconds"], record["kills"], record["peak_mib"]
+        software = record["versions"]
+        cells = {
+            "PostgreSQL / TimescaleDB": f"{software['postgresql']} / {software['timescaledb']}",
+            "undisturbed": f"{seconds[UNDISTURBED]['median']:,.0f} s",
+            "readings/s, files to features": f"{record['ratios']['readings a second, files to features']:,}",
+            "peak memory, command": f"{memory['client']:,} MiB",
+            "peak memory, server": f"{memory['server']:,} MiB" if "server" in memory else "",
+            "readings stored at the first kill": f"{kills['readings stored at the first']:,}",
+            "feature rows stored at the second kill": f"{kills['feature rows stored at the second']:,}",
+            "last run: files skipped": f"{kills['files the last run skipped']} of {record['sizes']['files']}",
+            "last run: feature rows computed": f"{kills['feature rows left for the last run']:,}",
+            "last run": f"{seconds['resumed after two kills']['median']:,.0f} s",
+            "feature rows compared": f"{kills['rows compared']:,}",
+            "same as undisturbed": "yes" if kills["same rows as undisturbed"] else "NO",
+            "measured": f"{record['measured_at']}, code {record['commit']}",
+        }
+        for title, cell in cells.items():
+            rows.setdefault(title, []).append(cell)
+    text = _TEXT.format(
+        command=first["command"],
+        files=first["sizes"]["files"],
+        readings=first["sizes"]["readings"],
+        assets=first["sizes"]["assets"],
+        titles=" | ".join(f"{record['server']}" for record in records),
+        lines="|".join("---:" for _ in records),
+    )
+    text += "".join(f"| {title} | {' | '.join(cells)} |\n" for title, cells in rows.items())
+    (folder / "backfill.md").write_text(text)
+
+
 @contextmanager
 def _backfill(database: Database, files: list[Path]) -> Iterator[subprocess.Popen[str]]:
     program = str(Path(sys.executable).with_name("ai-hub"))
@@ -195,7 +239,7 @@ def _wait(ready: Callable[[], bool], child: subprocess.Popen[str]) -> None:
     while not ready():
         if child.poll() is not None:
             raise RuntimeError("the backfill ended before it could be killed")
-        time.sleep(1)
+        time.sleep(0.2)
 
 
 def _fingerprint(database: Database, before: Any) -> tuple[int, int]:

@@ -94,7 +94,7 @@ def _add(
     count = 2 * (weeks * 168 + hours)
     times = [now - (count - i) * HOUR / 2 for i in range(count)]
     cycle = np.array([2 + np.sin(at.hour / 24 * 2 * np.pi) - 0.7 * (at.weekday() >= 5) for at in times])
-    values = level * (cycle + random.normal(0, 0.2, count))
+    values = level * (cycle + random.normal(0, 0.4, count))
     kept = np.ones(count, dtype=bool)
     if gaps:
         kept[random.choice(count // 2, 30) * 2] = False  # half an hour
