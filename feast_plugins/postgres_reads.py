@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -24,7 +24,8 @@ VERSIONS_TAG = "versions"
 _SUPERSEDED = "superseded_at"
 
 TIME = pa.timestamp("us", tz="UTC")
-_TIMESTAMP_OIDS = frozenset({1114, 1184})  # timestamp, timestamptz
+_TIMESTAMPTZ_OID = 1184
+_TIMESTAMP_OIDS = frozenset({1114, _TIMESTAMPTZ_OID})  # the first is timestamp
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,16 @@ def fetch(connection: Connection[Any], query: str | sql.Composed) -> pa.Table:
         cursor.execute(query)
         columns = cursor.description or []
         rows = cursor.fetchall()
+    is_utc = str(connection.info.timezone) == "UTC"
     arrays = [
-        pa.array(
-            [row[position] for row in rows],
-            type=TIME if column.type_code in _TIMESTAMP_OIDS else pg_type_code_to_arrow(column.type_code),
-        )
+        _array([row[position] for row in rows], column.type_code, is_utc=is_utc)
         for position, column in enumerate(columns)
     ]
     return pa.table(arrays, names=[column.name for column in columns])
+
+
+def _array(values: list[Any], oid: int, *, is_utc: bool) -> pa.Array:
+    if oid == _TIMESTAMPTZ_OID and not is_utc:
+        # not left to pyarrow, which a variable that other libraries set makes ignore zones
+        values = [value and value.astimezone(UTC) for value in values]
+    return pa.array(values, type=TIME if oid in _TIMESTAMP_OIDS else pg_type_code_to_arrow(oid))

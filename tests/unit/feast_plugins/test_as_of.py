@@ -49,7 +49,10 @@ def join(entities: list[Any], rows: list[Any], read: ViewRead, *, as_known: bool
     columns = list(zip(*rows, strict=True)) or [()] * 4
     found = newest_rows(
         pa.table({"t": [key[0] for key, _ in entities], "a": [key[1] for key, _ in entities]}),
-        pd.Series(pd.to_datetime([at for _, at in entities], utc=True)).dt.as_unit("us"),
+        # in UTC: pandas keeps times by what Python calls equal, and both passes of a repeated hour are
+        pd.Series(pd.to_datetime([at and at.astimezone(UTC) for _, at in entities], utc=True)).dt.as_unit(
+            "us"
+        ),
         pa.table(
             {
                 "tenant_id": pa.array([key[0] for key in columns[0]], pa.string()),

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -113,3 +116,20 @@ def test_check_unit__of_another_kind__lists_those_that_fit() -> None:
 
 def test_kinds__every_kind_of_the_command_line__has_a_rule_or_needs_none() -> None:
     assert set(AssetKind) - set(KINDS) == {AssetKind.WEATHER, AssetKind.UNKNOWN}
+
+
+def test_import__leaves_the_zones_of_times_in_arrow_alone() -> None:
+    # in a process of its own: the import happens once
+    program = """
+import ai_hub.ingest.rules
+import pyarrow as pa
+from datetime import datetime
+from zoneinfo import ZoneInfo
+local = datetime(2026, 10, 25, 0, 0, tzinfo=ZoneInfo("Europe/Berlin"))
+print(pa.array([local], pa.timestamp("us", tz="UTC"))[0])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYARROW_IGNORE_TIMEZONE"}
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert said.stdout.strip() == "2026-10-24 22:00:00+00:00"
