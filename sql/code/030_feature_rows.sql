@@ -29,10 +29,10 @@ JOIN feature_hours AS hours
 WHERE hours.hour <= now();
 
 -- Weather of one row: the newest that is valid at the hour or up to six hours before it, and was available
--- by then: a forecast for the hour if one was issued in time, else the latest observation. Every hour of a
--- query lies in [lowest, highest], see features_between().
+-- by then: a forecast for the hour if one was issued in time, else the latest observation. All of a query's
+-- weather lies in (earliest, latest], see features_between().
 CREATE FUNCTION weather_at(
-    tenant text, weather_asset text, at_hour timestamptz, lowest timestamptz, highest timestamptz
+    tenant text, weather_asset text, at_hour timestamptz, earliest timestamptz, latest timestamptz
 )
 RETURNS TABLE (
     temperature double precision, humidity double precision, solar_irradiance double precision,
@@ -43,7 +43,7 @@ LANGUAGE sql STABLE AS $$
     FROM weather_features
     WHERE tenant_id = tenant AND asset_id = weather_asset
         AND "timestamp" <= at_hour AND "timestamp" > at_hour - INTERVAL '6 hours'
-        AND "timestamp" <= highest AND "timestamp" > lowest - INTERVAL '6 hours'
+        AND "timestamp" <= latest AND "timestamp" > earliest
         AND available_at <= at_hour
     ORDER BY "timestamp" DESC, available_at DESC
     LIMIT 1
@@ -90,14 +90,14 @@ LANGUAGE sql STABLE AS $$
         FROM hourly_features
         WHERE tenant_id = tenant AND asset_id = asset AND hour = at_hour - INTERVAL '168 hours'
     ) AS week ON true
-    LEFT JOIN weather_at(tenant, weather_asset, at_hour, at_hour, at_hour) AS weather ON true
+    LEFT JOIN weather_at(tenant, weather_asset, at_hour, at_hour - INTERVAL '6 hours', at_hour) AS weather ON true
 $$;
 
--- The same for every hour in [first_hour, end_hour) of one asset, in one pass over its hourly state. Every
--- range of a query lies in [lowest, highest): constants, so that the planner leaves chunks out.
+-- The same for every hour in [first_hour, end_hour) of one asset, in one pass over its hourly state. All that a
+-- query reads, a week back, lies in [earliest, latest): plain constants, so that the planner leaves chunks out.
 CREATE FUNCTION features_between(
     tenant text, asset text, weather_asset text, first_hour timestamptz, end_hour timestamptz,
-    lowest timestamptz, highest timestamptz
+    earliest timestamptz, latest timestamptz
 )
 RETURNS TABLE (
     hour timestamptz,
@@ -131,7 +131,7 @@ LANGUAGE sql STABLE AS $$
         LEFT JOIN hourly_features AS hourly
             ON hourly.tenant_id = tenant AND hourly.asset_id = asset AND hourly.hour = hours.hour
             AND hourly.hour >= first_hour - INTERVAL '24 hours' AND hourly.hour < end_hour
-            AND hourly.hour >= lowest - INTERVAL '24 hours' AND hourly.hour < highest
+            AND hourly.hour >= earliest AND hourly.hour < latest
         WHERE hours.hour >= first_hour - INTERVAL '24 hours' AND hours.hour < end_hour
         WINDOW
             last_day AS (ORDER BY hours.hour RANGE BETWEEN INTERVAL '24 hours' PRECEDING AND INTERVAL '1 hour' PRECEDING),
@@ -141,8 +141,8 @@ LANGUAGE sql STABLE AS $$
     LEFT JOIN hourly_features AS week
         ON week.tenant_id = tenant AND week.asset_id = asset AND week.hour = day.hour - INTERVAL '168 hours'
         AND week.hour >= first_hour - INTERVAL '168 hours' AND week.hour < end_hour - INTERVAL '168 hours'
-        AND week.hour >= lowest - INTERVAL '168 hours' AND week.hour < highest - INTERVAL '168 hours'
-    LEFT JOIN LATERAL weather_at(tenant, weather_asset, day.hour, lowest, highest) AS weather ON true
+        AND week.hour >= earliest AND week.hour < latest
+    LEFT JOIN LATERAL weather_at(tenant, weather_asset, day.hour, earliest, latest) AS weather ON true
     WHERE day.hour >= first_hour
 $$;
 

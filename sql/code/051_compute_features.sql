@@ -18,9 +18,10 @@ DECLARE
     batch         feature_refresh_ranges[];
     oldest        timestamptz := features_stored_since();
     stamp         timestamptz := clock_timestamp();
-    -- let the planner leave out chunks
+    -- the batch's hours and how far they look back: let the planner leave out chunks
     lowest        timestamptz;
     highest       timestamptz;
+    earliest      timestamptz;
     -- nothing newer is in the columnstore, see its policy
     in_rows       timestamptz := now() - INTERVAL '89 days';
     replaced_keys feature_key[];
@@ -40,8 +41,8 @@ BEGIN
         RETURNING ranges.*
     )
     SELECT array_agg(taken::feature_refresh_ranges), sum(extract(epoch FROM end_hour - first_hour) / 3600)::bigint,
-        min(first_hour), max(end_hour)
-    INTO batch, computed, lowest, highest FROM taken;
+        min(first_hour), max(end_hour), min(first_hour) - INTERVAL '168 hours'
+    INTO batch, computed, lowest, highest, earliest FROM taken;
     IF batch IS NULL THEN
         RETURN QUERY SELECT 0::bigint, 0::bigint;
         RETURN;
@@ -53,7 +54,7 @@ BEGIN
         LEFT JOIN assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
         CROSS JOIN LATERAL features_between(
             ranges.tenant_id, ranges.asset_id, coalesce(assets.weather_asset_id, ranges.asset_id),
-            ranges.first_hour, ranges.end_hour, lowest, highest
+            ranges.first_hour, ranges.end_hour, earliest, highest
         ) AS features
     ),
     known AS (
