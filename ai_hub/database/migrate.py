@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psycopg.errors import DeadlockDetected
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
+
 from ai_hub import paths
 from ai_hub.database.connection import connect
 from ai_hub.errors import BadInputError, ConflictError
@@ -19,6 +22,13 @@ _FILE_NAME = re.compile(r"(?P<version>\d{4})_[a-z0-9_]+\.sql")
 # any fixed number: two migrations at once wait for each other
 _LOCK = 7_236_451_181
 _COMMUNITY_LICENCE = "timescale"
+# a scheduled job may be at work in the same tables, in another order
+_despite_deadlocks = retry(
+    retry=retry_if_exception_type(DeadlockDetected),
+    stop=stop_after_attempt(5),
+    wait=wait_random(0, 2),
+    reraise=True,
+)
 
 
 class EditedHistoryError(ConflictError):
@@ -162,6 +172,7 @@ def _check_history(applied: list[tuple[int, str, str]], wanted: list[Migration])
             raise EditedHistoryError(name, "its file was edited")
 
 
+@_despite_deadlocks
 def _apply(connection: psycopg.Connection, migration: Migration) -> None:
     with connection.transaction():
         connection.execute(migration.path.read_bytes())
@@ -171,6 +182,7 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> None:
         )
 
 
+@_despite_deadlocks
 def _apply_code(connection: psycopg.Connection, files: list[Path], *, force: bool) -> bool:
     contents = [path.read_bytes() for path in files]
     sha256 = hashlib.sha256(b"\0".join(contents)).hexdigest()

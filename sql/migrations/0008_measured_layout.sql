@@ -1,17 +1,11 @@
 -- What measuring the layouts recommended; questions, plans and numbers are in docs/database.md.
 
+-- By default each bucket is a transaction of its own, and a year of hours has thousands. Altered in place: to remove a
+-- policy waits for its job, which may be running and wait for this transaction.
+SELECT alter_job(job_id, config => config || '{"buckets_per_batch": 720}')
+FROM timescaledb_information.jobs
+WHERE proc_name = 'policy_refresh_continuous_aggregate' AND hypertable_name IN ('hourly_features', 'daily_features');
+
 -- An hour of all assets is one range, not a scan of the newest chunk.
 CREATE INDEX timeseries_data_by_time ON timeseries_data ("timestamp");
 CREATE INDEX ai_features_by_hour ON ai_features (hour);
-
--- By default each bucket is a transaction of its own, and a year of hours has thousands.
-SELECT remove_continuous_aggregate_policy('hourly_features');
-SELECT add_continuous_aggregate_policy(
-    'hourly_features', start_offset => NULL, end_offset => INTERVAL '1 hour', schedule_interval => INTERVAL '15 minutes',
-    buckets_per_batch => 720
-);
-SELECT remove_continuous_aggregate_policy('daily_features');
-SELECT add_continuous_aggregate_policy(
-    'daily_features', start_offset => NULL, end_offset => INTERVAL '1 day', schedule_interval => INTERVAL '1 hour',
-    buckets_per_batch => 30
-);
