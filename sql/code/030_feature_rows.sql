@@ -16,6 +16,14 @@ CREATE OR REPLACE FUNCTION features_stored_since() RETURNS timestamptz LANGUAGE 
     SELECT time_bucket(INTERVAL '1 hour', now() - INTERVAL '90 days')
 $$;
 
+-- The time by which versions are told apart: the clock's, but never before the last refresh, should it be put back.
+CREATE OR REPLACE FUNCTION feature_stamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
+    SELECT greatest(
+        clock_timestamp(),
+        (SELECT finished_at FROM feature_refreshes ORDER BY refresh_id DESC LIMIT 1) + INTERVAL '1 microsecond'
+    )
+$$;
+
 -- A row exists for every hour after an asset's first reading that has begun, through gaps, for as long as
 -- the last 24 hours can hold a reading. These are the rows that no refresh has stored yet.
 CREATE VIEW feature_keys AS

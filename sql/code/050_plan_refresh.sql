@@ -131,7 +131,7 @@ BEGIN
         SELECT hour FROM ai_feature_versions
         WHERE tenant_id = tenant AND asset_id = asset AND (hour <= after OR hour > until) AND superseded_at IS NULL
         ORDER BY hour
-    ), clock_timestamp());
+    ), feature_stamp());
 END
 $$;
 

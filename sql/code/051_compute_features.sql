@@ -17,7 +17,7 @@ AS $$
 DECLARE
     batch         feature_refresh_ranges[];
     oldest        timestamptz := features_stored_since();
-    stamp         timestamptz := clock_timestamp();
+    stamp         timestamptz := feature_stamp();
     -- the batch's hours and how far they look back: let the planner leave out chunks
     lowest        timestamptz;
     highest       timestamptz;

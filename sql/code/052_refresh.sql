@@ -50,7 +50,7 @@ CREATE OR REPLACE FUNCTION record_feature_refresh(started timestamptz, computed 
 LANGUAGE sql AS $$
     DELETE FROM feature_refreshes WHERE finished_at < now() - INTERVAL '30 days';
     INSERT INTO feature_refreshes (started_at, finished_at, rows_computed, rows_changed)
-    SELECT started, clock_timestamp(), computed, changed WHERE computed > 0
+    SELECT started, feature_stamp(), computed, changed WHERE computed > 0
 $$;
 
 -- After a bulk load; small refreshes leave statistics to autovacuum. An aggregate's are those of its own table.

@@ -103,7 +103,7 @@ def test_refresh__job_of_the_scheduler__does_the_same(database: str, tenant: str
         assert_views_equal(connection, tenant, "meter", asset)
         assert_settled(connection)
         ((computed_rows,),) = rows(
-            connection, "SELECT rows_changed FROM feature_refreshes WHERE started_at > %s", before
+            connection, "SELECT rows_changed FROM feature_refreshes WHERE started_at >= %s", before
         )
         assert computed_rows >= 60 + 23
 
@@ -232,3 +232,28 @@ def test_refresh__since__recomputes_what_it_finds_wrong(database: str, tenant: s
         assert_views_equal(connection, tenant, "meter", asset)
         with pytest.raises(AssertionError):
             assert_views_equal(connection, tenant, "meter", Asset(readings={start: 1.0}))
+
+
+def test_refresh__clock_that_was_put_back__keeps_versions_in_order(database: str, tenant: str) -> None:
+    asset = Asset(readings=series(this_hour() - 4 * DAY, 60))
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        refresh(dsn=database)
+        # what the clock said before it was put back by an hour
+        connection.execute(
+            "UPDATE ai_feature_versions SET created_timestamp = now() + INTERVAL '1 hour'"
+            " WHERE tenant_id = %s",
+            [tenant],
+        )
+        connection.execute(
+            "UPDATE feature_refreshes SET finished_at = now() + INTERVAL '1 hour'"
+            " WHERE refresh_id = (SELECT max(refresh_id) FROM feature_refreshes)"
+        )
+        correction = {this_hour() - 3 * DAY: 1.0}
+        asset.readings |= correction
+        write(connection, tenant, "meter", correction)
+        try:
+            assert refresh(dsn=database).changed == 24
+            assert_views_equal(connection, tenant, "meter", asset)
+        finally:
+            connection.execute("DELETE FROM feature_refreshes WHERE finished_at > clock_timestamp()")
