@@ -28,3 +28,14 @@ class WriteColumnsError(FeastError):
 
 class WriteTargetError(FeastError):
     """The batch source is no table that rows can be written to."""
+
+
+class QueryTimeoutError(FeastError):
+    """A query ran longer than allowed and was cancelled."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(
+            f"The query did not finish within {seconds:g} s and was cancelled. Ask for less at once, or allow "
+            "more by the job's `timeout` or the offline store's `statement_timeout_s`."
+        )
