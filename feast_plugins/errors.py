@@ -36,6 +36,6 @@ class QueryTimeoutError(FeastError):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(
-            f"The query did not finish within {seconds:g} s and was cancelled. Ask for less at once, or allow "
-            "more by the job's `timeout` or the offline store's `statement_timeout_s`."
+            f"The query did not finish within {seconds:g} s and was cancelled. Ask for less at once, "
+            "or allow more by the job's `timeout` or the offline store's `statement_timeout_s`."
         )
