@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast.errors import FeastEntityDFMissingColumnsError, InvalidEntityType
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
+    import numpy as np
     from feast.repo_config import RepoConfig
     from numpy.typing import NDArray
 
