@@ -25,28 +25,39 @@ _TOLD_BY_TYPE = frozenset({ValueType.UUID, ValueType.TIME_UUID})
 
 def python_values(values: Sequence[bytes], kind: ValueType | None) -> list[Any]:
     """Value of each serialized `Value`; `kind`: type of the feature, if it is known."""
+    found = None if kind in _TOLD_BY_TYPE else plain_values(values)
+    if found is not None:
+        return found
+    protos = RepeatedValue.FromString(_ELEMENT.all(values)).val
+    return [feast_value_type_to_python_type(proto, kind) for proto in protos]
+
+
+def plain_values(values: Sequence[bytes]) -> list[Any] | None:
+    """Values of a column of 64-bit numbers or strings, with None where there is none; None: another type."""
     there = [value for value in values if value] if b"" in values else values
-    found = _decode(there, kind) if there else []
-    if there is values:
+    found = _decode(there)
+    if there is values or found is None:
         return found
     rest = iter(found)
     return [next(rest) if value else None for value in values]
 
 
-def _decode(values: Sequence[bytes], kind: ValueType | None) -> list[Any]:
+def _decode(values: Sequence[bytes]) -> list[Any] | None:
     tags = {value[0] for value in values}
-    if len(tags) == 1:
-        (tag,) = tags
-        if tag == _DOUBLE_VAL and set(map(len, values)) == {_DOUBLE_LENGTH}:
-            return list(struct.unpack("<" + "xd" * len(values), b"".join(values)))
-        if tag == _INT64_VAL:
-            found = list(Int64List.FromString(_ELEMENT.one(b"".join([value[1:] for value in values]))).val)
-            if len(found) == len(values):
-                return found
-        if tag == _STRING_VAL and kind not in _TOLD_BY_TYPE:
-            return list(StringList.FromString(b"".join([_ELEMENT_TAG + value[1:] for value in values])).val)
-    protos = RepeatedValue.FromString(_ELEMENT.all(values)).val
-    return [feast_value_type_to_python_type(proto, kind) for proto in protos]
+    if not tags:
+        return []
+    if len(tags) > 1:
+        return None
+    (tag,) = tags
+    found: list[Any] = []
+    if tag == _DOUBLE_VAL and set(map(len, values)) == {_DOUBLE_LENGTH}:
+        found = list(struct.unpack("<" + "xd" * len(values), b"".join(values)))
+    elif tag == _INT64_VAL:
+        # the bytes after the tags are those of a packed list
+        found = list(Int64List.FromString(_ELEMENT.one(b"".join([value[1:] for value in values]))).val)
+    elif tag == _STRING_VAL:
+        found = list(StringList.FromString(b"".join([_ELEMENT_TAG + value[1:] for value in values])).val)
+    return found if len(found) == len(values) else None
 
 
 def seconds(stamps: Sequence[bytes]) -> list[int]:

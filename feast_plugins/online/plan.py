@@ -101,7 +101,7 @@ class Plans:
         """The plan of a request; errors are Feast's own."""
         what = features.name if isinstance(features, FeatureService) else tuple(features)
         key = (what, type(features), project, full_names)
-        stamp = _stamp(registry)
+        stamp = state_of(registry)
         known = self._known
         if registry is self._registry and stamp == self._stamp and stamp is not None:
             plan = known.get(key)
@@ -111,7 +111,7 @@ class Plans:
                 return plan
         plan = _resolve(config, registry, project, features, full_names=full_names)
         # resolving may have refreshed the registry: only what has been read from one state of it is kept
-        after = _stamp(registry)
+        after = state_of(registry)
         if after is not None:
             if registry is not self._registry or after != self._stamp:
                 known = self._known = {}
@@ -121,7 +121,7 @@ class Plans:
         return plan
 
 
-def _stamp(registry: BaseRegistry) -> tuple[Any, ...] | None:
+def state_of(registry: BaseRegistry) -> tuple[Any, ...] | None:
     """Changes whenever what the registry says may have changed; None: it has no cache that is valid."""
     created = getattr(registry, "cached_registry_proto_created", None)
     if created is None or not registry.is_cache_valid():

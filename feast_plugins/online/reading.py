@@ -43,9 +43,10 @@ class Read:
     def __init__(self, plan: Plan, entity_rows: entities.EntityRows, project: str) -> None:
         self._given = entities.columns(entity_rows)
         self._plan = plan
-        self._layout = plan.layout(self._given)
         # Feast's own error where there are no columns
         self._count = {len(column) for column in self._given.values()}.pop()
+        # columns of no rows are none
+        self._layout = plan.layout(self._given if self._count else ())
         self._project = project.encode()
         self._entities = {
             column: entities.EntityColumn(self._given[column], kind)
