@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
 PATH = "/get-online-features"
+_KEEP_ALIVE_S = 30
 
 _user_details = asynccontextmanager(inject_user_details)
 
@@ -67,7 +68,13 @@ def serve(store: FeatureStore, host: str, port: int, *, workers: int, registry_t
     kind = str_to_auth_manager_type(auth.type)
     init_security_manager(auth_type=kind, fs=store)
     init_auth_manager(auth_type=kind, server_type=ServerType.REST, auth_config=auth)
-    _Server(store, bind=f"{host}:{port}", workers=workers, registry_ttl_sec=registry_ttl_sec).run()
+    _Server(
+        store,
+        bind=f"{host}:{port}",
+        workers=workers,
+        registry_ttl_sec=registry_ttl_sec,
+        keepalive=_KEEP_ALIVE_S,
+    ).run()
 
 
 class _Server(feast_server.FeastServeApplication):

@@ -21,7 +21,6 @@ from feast.infra.supported_async_methods import SupportedAsyncMethods
 
 from feast_plugins.online import deleting
 from feast_plugins.online.connection import ConnectionConfig, Connections
-from feast_plugins.online.exchange import Commands
 from feast_plugins.online.plan import Plans
 from feast_plugins.online.reading import Read
 from feast_plugins.online.writing import Write
@@ -82,9 +81,9 @@ class CorrectableRedisOnlineStore(RedisOnlineStore):
             )
         read = Read(plan, entity_rows, config.project)
         started = time.monotonic()
-        self._connections.exchange(config.online_store, read)
+        replies = self._connections.exchange(config.online_store, read.commands)
         metrics.track_online_store_read(time.monotonic() - started)
-        return read.answer(view_metadata=include_feature_view_version_metadata)
+        return read.answer(replies, view_metadata=include_feature_view_version_metadata)
 
     async def get_online_features_async(  # noqa: PLR0917  # Feast's signature
         self,
@@ -110,9 +109,9 @@ class CorrectableRedisOnlineStore(RedisOnlineStore):
             )
         read = Read(plan, entity_rows, config.project)
         started = time.monotonic()
-        await self._connections.exchange_async(config.online_store, read)
+        replies = await self._connections.exchange_async(config.online_store, read.commands)
         metrics.track_online_store_read(time.monotonic() - started)
-        return read.answer(view_metadata=include_feature_view_version_metadata)
+        return read.answer(replies, view_metadata=include_feature_view_version_metadata)
 
     def online_write_batch(
         self,
@@ -123,9 +122,8 @@ class CorrectableRedisOnlineStore(RedisOnlineStore):
     ) -> None:
         """Write the rows that are not older than what is stored, the newest of an entity last."""
         for write in Write.batches(config, table, data):
-            asked = Commands(write.questions())
-            self._connections.exchange(config.online_store, asked)
-            self._connections.exchange(config.online_store, Commands(write.commands(asked.replies)))
+            stored = self._connections.exchange(config.online_store, write.questions())
+            self._connections.exchange(config.online_store, write.commands(stored))
             if progress:
                 progress(write.count)
 
@@ -138,11 +136,8 @@ class CorrectableRedisOnlineStore(RedisOnlineStore):
     ) -> None:
         """As `online_write_batch`."""
         for write in Write.batches(config, table, data):
-            asked = Commands(write.questions())
-            await self._connections.exchange_async(config.online_store, asked)
-            await self._connections.exchange_async(
-                config.online_store, Commands(write.commands(asked.replies))
-            )
+            stored = await self._connections.exchange_async(config.online_store, write.questions())
+            await self._connections.exchange_async(config.online_store, write.commands(stored))
             if progress:
                 progress(write.count)
 

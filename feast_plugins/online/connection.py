@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection as AsyncConnection
     from redis.connection import Connection
 
-    from feast_plugins.online.exchange import Question
+    from feast_plugins.online.exchange import Commands
 
     Client = Redis | RedisCluster
     AsyncClient = redis_asyncio.Redis | redis_asyncio.RedisCluster
@@ -85,21 +85,23 @@ class Connections:
         """The client of the running event loop."""
         return self._of_loop(config).client
 
-    def exchange(self, config: ConnectionConfig, question: Question) -> None:
-        """Ask Redis; each command has one key."""
+    def exchange(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
+        """Replies to the commands, in their order; see `exchange`."""
         client, idle = self._of_threads(config)
+        if not commands.replies:
+            return []
         if isinstance(client, RedisCluster):
-            exchange_in_cluster(client, question)
-        else:
-            exchange(client, idle, question)
+            return exchange_in_cluster(client, commands)
+        return exchange(client, idle, commands)
 
-    async def exchange_async(self, config: ConnectionConfig, question: Question) -> None:
+    async def exchange_async(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
         """As `exchange`."""
         client, idle, timeout_s = self._of_loop(config)
+        if not commands.replies:
+            return []
         if isinstance(client, redis_asyncio.RedisCluster):
-            await exchange_in_cluster_async(client, question)
-        else:
-            await exchange_async(client, idle, question, timeout_s)
+            return await exchange_in_cluster_async(client, commands)
+        return await exchange_async(client, idle, commands, timeout_s)
 
     def close(self) -> None:
         """Close the connections for threads."""

@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from redis import Redis
     from redis import asyncio as redis_asyncio
@@ -32,38 +32,17 @@ _LOST = (RedisConnectionError, RedisTimeoutError)
 _C = TypeVar("_C")
 
 
-class Question(Protocol):
-    """Commands that may be sent twice, and who wants the replies."""
+class Commands(NamedTuple):
+    """Commands in the protocol of Redis, each with one key, which may be sent twice."""
 
-    def begin(self) -> None:
-        """Forget replies: all commands are sent anew."""
+    payload: bytes
+    #: how many there are to come
+    replies: int
 
-    def blocks(self) -> Iterator[tuple[bytes, int]]:
-        """Commands in the protocol of Redis, in blocks, with the number of replies to each."""
-
-    def take(self, replies: list[Any]) -> None:
-        """Take the replies to the next block."""
-
-
-class Commands:
-    """Packed commands whose replies are kept."""
-
-    def __init__(self, commands: Sequence[bytes]) -> None:
-        self._commands = commands
-        self.replies: list[Any] = []
-
-    def begin(self) -> None:
-        """See `Question`."""
-        self.replies = []
-
-    def blocks(self) -> Iterator[tuple[bytes, int]]:
-        """See `Question`."""
-        if self._commands:
-            yield b"".join(self._commands), len(self._commands)
-
-    def take(self, replies: list[Any]) -> None:
-        """See `Question`."""
-        self.replies = replies
+    @classmethod
+    def of(cls, commands: Sequence[bytes]) -> Self:
+        """Several commands, packed."""
+        return cls(b"".join(commands), len(commands))
 
 
 class Idle(Generic[_C]):
@@ -93,8 +72,8 @@ class Idle(Generic[_C]):
         return True
 
 
-def exchange(client: Redis, idle: Idle[Connection] | None, question: Question) -> None:
-    """Ask the server.
+def exchange(client: Redis, idle: Idle[Connection] | None, commands: Commands) -> list[Any]:
+    """Replies to the commands, in their order.
 
     Raises:
         RedisError: a command was refused (after all replies were read), or the server does not answer.
@@ -103,107 +82,98 @@ def exchange(client: Redis, idle: Idle[Connection] | None, question: Question) -
     if idle is not None and (connection := idle.take()) is not None:
         kept = False
         try:
-            _ask(connection, question)
+            replies = _ask(connection, commands)
             kept = idle.keep(connection)
         except _LOST:
             pass  # it was closed meanwhile, which is no failure yet
         else:
-            return
+            return _checked(replies)
         finally:
             if not kept:
                 pool.release(connection)
     connection = pool.get_connection()
     kept = False
     try:
-        connection.retry.call_with_retry(
-            lambda: _ask(connection, question), lambda _: connection.disconnect()
+        replies = connection.retry.call_with_retry(
+            lambda: _ask(connection, commands), lambda _: connection.disconnect()
         )
         kept = idle is not None and idle.keep(connection)
     finally:
         if not kept:
             pool.release(connection)
+    return _checked(replies)
 
 
-def _ask(connection: Connection, question: Question) -> None:
-    refused = None
-    question.begin()
+def _ask(connection: Connection, commands: Commands) -> list[Any]:
+    replies: list[Any] = []
     try:
-        counts = []
-        for payload, count in question.blocks():
-            connection.send_packed_command([payload])
-            counts.append(count)
-        for count in counts:
-            replies: list[Any] = []
-            for _ in range(count):
-                try:
-                    replies.append(connection.read_response())
-                except ResponseError as error:
-                    refused = refused or error
-            if refused is None:
-                question.take(replies)
+        connection.send_packed_command([commands.payload])
+        for _ in range(commands.replies):
+            try:
+                replies.append(connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
     except BaseException:
         connection.disconnect()
         raise
-    if refused is not None:
-        raise refused
+    return replies
 
 
 async def exchange_async(
     client: redis_asyncio.Redis,
     idle: Idle[AsyncConnection] | None,
-    question: Question,
+    commands: Commands,
     timeout_s: float | None,
-) -> None:
+) -> list[Any]:
     """As `exchange`, in `timeout_s` each time it is tried."""
     pool = client.connection_pool
     if idle is not None and (connection := idle.take()) is not None:
         kept = False
         try:
-            await _ask_async(connection, question, timeout_s)
+            replies = await _ask_async(connection, commands, timeout_s)
             kept = idle.keep(connection)
         except _LOST:
             pass
         else:
-            return
+            return _checked(replies)
         finally:
             if not kept:
                 await pool.release(connection)
     connection = await pool.get_connection()
     kept = False
     try:
-        await connection.retry.call_with_retry(
-            lambda: _ask_async(connection, question, timeout_s),
+        replies = await connection.retry.call_with_retry(
+            lambda: _ask_async(connection, commands, timeout_s),
             lambda _: connection.disconnect(nowait=True),
         )
         kept = idle is not None and idle.keep(connection)
     finally:
         if not kept:
             await pool.release(connection)
+    return _checked(replies)
 
 
-async def _ask_async(connection: AsyncConnection, question: Question, timeout_s: float | None) -> None:
-    refused = None
-    question.begin()
+async def _ask_async(connection: AsyncConnection, commands: Commands, timeout_s: float | None) -> list[Any]:
+    replies: list[Any] = []
     try:
         async with asyncio.timeout(timeout_s):
-            counts = []
-            for payload, count in question.blocks():
-                await connection.send_packed_command(payload)
-                counts.append(count)
-            for count in counts:
-                replies: list[Any] = []
-                for _ in range(count):
-                    try:
-                        replies.append(await connection.read_response())
-                    except ResponseError as error:
-                        refused = refused or error
-                if refused is None:
-                    question.take(replies)
+            await connection.send_packed_command(commands.payload)
+            for _ in range(commands.replies):
+                try:
+                    replies.append(await connection.read_response())
+                except ResponseError as error:
+                    replies.append(error)
     except TimeoutError as error:
         await connection.disconnect(nowait=True)
         raise RedisTimeoutError("Timeout reading from Redis") from error
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
-    if refused is not None:
-        raise refused
+    return replies
+
+
+def _checked(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise reply
+    return replies

@@ -13,6 +13,7 @@ from feast.infra.online_stores.redis import _versioned_fv_name
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feast_plugins.online import entities, keys
+from feast_plugins.online.exchange import Commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,7 +58,7 @@ class Write:
         """Number of rows."""
         return len(self._rows)
 
-    def questions(self) -> list[bytes]:
+    def questions(self) -> Commands:
         """For each row the time of what is stored, and how long its key lives if that matters."""
         found = []
         for _, _, key, _ in self._rows:
@@ -65,9 +66,9 @@ class Write:
                 found.append(_packed(b"HGET", key, self._stamp_field))
             if self._expire_s:
                 found.append(_packed(b"PTTL", key))
-        return found
+        return Commands.of(found)
 
-    def commands(self, answers: Sequence[Any]) -> list[bytes]:
+    def commands(self, answers: Sequence[Any]) -> Commands:
         """Rows that are not older than what is stored.
 
         A key lives as long as the most patient of its views wants: its time is extended, never cut.
@@ -85,7 +86,7 @@ class Write:
             found.append(_packed(b"HSET", key, *pairs))
             if self._expire_s and left < self._expire_s * _MILLIS:
                 found.append(_packed(b"EXPIRE", key, b"%d" % self._expire_s))
-        return found
+        return Commands.of(found)
 
 
 def _expiry(key_ttl_seconds: int | None, view: FeatureView) -> int | None:
