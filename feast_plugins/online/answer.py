@@ -74,10 +74,13 @@ class Rows:
 
     def column(self, stored: Sequence[bytes | None]) -> Column:
         """Values of a feature of these rows."""
-        if self._are_present and None not in stored:
-            lengths = set(map(len, stored))  # type: ignore[arg-type]  # None is not in it
+        if self._are_present:
+            try:
+                lengths = set(map(len, stored))  # type: ignore[arg-type]  # None is what it finds out
+            except TypeError:
+                lengths = {0}
             if 0 not in lengths and (len(_NULL) not in lengths or _NULL not in stored):
-                return Column(stored, lengths, self._states, self._stamps, self._tail)  # type: ignore[arg-type]  # the same
+                return Column(stored, lengths, self._states, self._stamps, self._tail)  # type: ignore[arg-type]  # no None
         pairs = list(zip(self._states, stored, strict=True))
         values = [value or b"" if state == PRESENT else b"" for state, value in pairs]
         statuses = bytes(

@@ -19,13 +19,11 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry
 
+from feast_plugins.online.bulk import AsyncBulkConnection, BulkConnection, use_bulk_connections
 from feast_plugins.online.cluster import exchange_in_cluster, exchange_in_cluster_async
 from feast_plugins.online.exchange import Idle, exchange, exchange_async
 
 if TYPE_CHECKING:
-    from redis.asyncio.connection import AbstractConnection as AsyncConnection
-    from redis.connection import Connection
-
     from feast_plugins.online.exchange import Commands
 
     Client = Redis | RedisCluster
@@ -59,13 +57,12 @@ class ConnectionConfig(RedisOnlineStoreConfig):
 
 class _OfThreads(NamedTuple):
     client: Client
-    idle: Idle[Connection] | None
+    idle: Idle[BulkConnection] | None
 
 
 class _OfLoop(NamedTuple):
     client: AsyncClient
-    idle: Idle[AsyncConnection] | None
-    timeout_s: float | None
+    idle: Idle[AsyncBulkConnection] | None
 
 
 class Connections:
@@ -96,12 +93,12 @@ class Connections:
 
     async def exchange_async(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
         """As `exchange`."""
-        client, idle, timeout_s = self._of_loop(config)
+        client, idle = self._of_loop(config)
         if not commands.replies:
             return []
         if isinstance(client, redis_asyncio.RedisCluster):
             return await exchange_in_cluster_async(client, commands)
-        return await exchange_async(client, idle, commands, timeout_s)
+        return await exchange_async(client, idle, commands)
 
     def close(self) -> None:
         """Close the connections for threads."""
@@ -156,10 +153,13 @@ def _connect(config: ConnectionConfig) -> _OfThreads:
         cluster_nodes = [ClusterNode(host, port) for host, port in nodes]
         return _OfThreads(RedisCluster(startup_nodes=cluster_nodes, **options), None)
     if config.redis_type == RedisType.redis_sentinel:
+        client = Sentinel(nodes, **options).master_for(config.sentinel_master)
+        use_bulk_connections(client, BulkConnection)
         # its pool is to know of each connection: it drops those to a server that is the master no more
-        return _OfThreads(Sentinel(nodes, **options).master_for(config.sentinel_master), None)
-    host, port = nodes[0]
-    return _OfThreads(Redis(host=host, port=port, **options), Idle())
+        return _OfThreads(client, None)
+    client = Redis(host=nodes[0][0], port=nodes[0][1], **options)
+    use_bulk_connections(client, BulkConnection)
+    return _OfThreads(client, Idle())
 
 
 def _connect_loop(config: ConnectionConfig) -> _OfLoop:
@@ -167,11 +167,11 @@ def _connect_loop(config: ConnectionConfig) -> _OfLoop:
     options = _options(config) | {"retry": AsyncRetry(_backoff(config), config.retries)}
     if config.redis_type == RedisType.redis_cluster:
         cluster_nodes = [redis_asyncio.cluster.ClusterNode(host, port) for host, port in nodes]
-        return _OfLoop(redis_asyncio.RedisCluster(startup_nodes=cluster_nodes, **options), None, None)
-    # one time-out for all replies: one for each takes longer than the reply
-    timeout_s = options.pop("socket_timeout")
+        return _OfLoop(redis_asyncio.RedisCluster(startup_nodes=cluster_nodes, **options), None)
     if config.redis_type == RedisType.redis_sentinel:
-        sentinel = redis_asyncio.Sentinel(nodes, **options)
-        return _OfLoop(sentinel.master_for(config.sentinel_master), None, timeout_s)
-    host, port = nodes[0]
-    return _OfLoop(redis_asyncio.Redis(host=host, port=port, **options), Idle(), timeout_s)
+        client = redis_asyncio.Sentinel(nodes, **options).master_for(config.sentinel_master)
+        use_bulk_connections(client, AsyncBulkConnection)
+        return _OfLoop(client, None)
+    client = redis_asyncio.Redis(host=nodes[0][0], port=nodes[0][1], **options)
+    use_bulk_connections(client, AsyncBulkConnection)
+    return _OfLoop(client, Idle())

@@ -9,7 +9,6 @@ answer to the next request, which may be another tenant's.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
     from redis import Redis
     from redis import asyncio as redis_asyncio
-    from redis.asyncio.connection import AbstractConnection as AsyncConnection
-    from redis.connection import Connection
+
+    from feast_plugins.online.bulk import AsyncBulkConnection, BulkConnection
 
 _KEPT = 8
 _LOST = (RedisConnectionError, RedisTimeoutError)
@@ -72,7 +71,7 @@ class Idle(Generic[_C]):
         return True
 
 
-def exchange(client: Redis, idle: Idle[Connection] | None, commands: Commands) -> list[Any]:
+def exchange(client: Redis, idle: Idle[BulkConnection] | None, commands: Commands) -> list[Any]:
     """Replies to the commands, in their order.
 
     Raises:
@@ -82,7 +81,7 @@ def exchange(client: Redis, idle: Idle[Connection] | None, commands: Commands) -
     if idle is not None and (connection := idle.take()) is not None:
         kept = False
         try:
-            replies = _ask(connection, commands)
+            replies = connection.ask(*commands)
             kept = idle.keep(connection)
         except _LOST:
             pass  # it was closed meanwhile, which is no failure yet
@@ -91,46 +90,28 @@ def exchange(client: Redis, idle: Idle[Connection] | None, commands: Commands) -
         finally:
             if not kept:
                 pool.release(connection)
-    connection = pool.get_connection()
+    fresh: Any = pool.get_connection()
     kept = False
     try:
-        replies = connection.retry.call_with_retry(
-            lambda: _ask(connection, commands), lambda _: connection.disconnect()
-        )
-        kept = idle is not None and idle.keep(connection)
+        replies = fresh.retry.call_with_retry(lambda: fresh.ask(*commands), lambda _: fresh.disconnect())
+        kept = idle is not None and idle.keep(fresh)
     finally:
         if not kept:
-            pool.release(connection)
+            pool.release(fresh)
     return _checked(replies)
-
-
-def _ask(connection: Connection, commands: Commands) -> list[Any]:
-    replies: list[Any] = []
-    try:
-        connection.send_packed_command([commands.payload])
-        for _ in range(commands.replies):
-            try:
-                replies.append(connection.read_response())
-            except ResponseError as error:
-                replies.append(error)
-    except BaseException:
-        connection.disconnect()
-        raise
-    return replies
 
 
 async def exchange_async(
     client: redis_asyncio.Redis,
-    idle: Idle[AsyncConnection] | None,
+    idle: Idle[AsyncBulkConnection] | None,
     commands: Commands,
-    timeout_s: float | None,
 ) -> list[Any]:
-    """As `exchange`, in `timeout_s` each time it is tried."""
+    """As `exchange`."""
     pool = client.connection_pool
     if idle is not None and (connection := idle.take()) is not None:
         kept = False
         try:
-            replies = await _ask_async(connection, commands, timeout_s)
+            replies = await connection.ask(*commands)
             kept = idle.keep(connection)
         except _LOST:
             pass
@@ -139,37 +120,17 @@ async def exchange_async(
         finally:
             if not kept:
                 await pool.release(connection)
-    connection = await pool.get_connection()
+    fresh: Any = await pool.get_connection()
     kept = False
     try:
-        replies = await connection.retry.call_with_retry(
-            lambda: _ask_async(connection, commands, timeout_s),
-            lambda _: connection.disconnect(nowait=True),
+        replies = await fresh.retry.call_with_retry(
+            lambda: fresh.ask(*commands), lambda _: fresh.disconnect(nowait=True)
         )
-        kept = idle is not None and idle.keep(connection)
+        kept = idle is not None and idle.keep(fresh)
     finally:
         if not kept:
-            await pool.release(connection)
+            await pool.release(fresh)
     return _checked(replies)
-
-
-async def _ask_async(connection: AsyncConnection, commands: Commands, timeout_s: float | None) -> list[Any]:
-    replies: list[Any] = []
-    try:
-        async with asyncio.timeout(timeout_s):
-            await connection.send_packed_command(commands.payload)
-            for _ in range(commands.replies):
-                try:
-                    replies.append(await connection.read_response())
-                except ResponseError as error:
-                    replies.append(error)
-    except TimeoutError as error:
-        await connection.disconnect(nowait=True)
-        raise RedisTimeoutError("Timeout reading from Redis") from error
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    return replies
 
 
 def _checked(replies: list[Any]) -> list[Any]:
