@@ -15,7 +15,7 @@ from online_repo import Pair, view
 from feast_plugins.feature_server import create_app
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 FIELDS: dict[str, Any] = {
     "number": Float64,
@@ -44,7 +44,17 @@ def pair(tmp_path_factory: pytest.TempPathFactory, connection: str) -> Pair:
 @pytest.fixture(scope="module")
 def apps(pair: Pair) -> tuple[ASGIApp, ASGIApp]:
     """Ours and Feast's, both on our store: on its own, Feast marks every value as present."""
-    return create_app(pair.ours), get_app(pair.ours)
+
+    def closing(app: ASGIApp) -> ASGIApp:
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            finally:
+                await pair.ours.close()  # each call has an event loop of its own
+
+        return call
+
+    return closing(create_app(pair.ours)), closing(get_app(pair.ours))
 
 
 def key(asset: str) -> dict[str, str]:
