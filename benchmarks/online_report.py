@@ -18,12 +18,12 @@ _COLOURS = {STOCK: "#b8b8b8", OURS: "#1f3a5f", FLOOR: "#8fbf8f"}
 _NAME = "online"
 _INTRO = """# Online reads
 
-Feast's own Redis store, ours and the floor, in the same run, on the same rows of the same Valkey, one after the
-other in turns. Each read goes as far as the message with values, statuses and event times. The HTTP servers are
-`feast serve` and ours, one process each, and answer {connections} clients that ask again at once.
+Feast's own Redis store, ours and the floor, in the same run, on the same rows of the same Valkey, in turns. Each
+read goes as far as the message with values, statuses and event times. The HTTP servers are `feast serve` and
+ours, one process each; {connections} clients ask them, each again as soon as it is answered.
 
 The floor of a read is redis-py fetching the same fields of the same hashes in one pipeline, and nothing more: no
-keys are made, nothing is decoded, no response. That of the servers is the same web server sending the same bytes.
+keys are made, nothing becomes a response. That of the servers is the same web server sending the same bytes.
 """
 
 
@@ -68,8 +68,8 @@ def _row(record: dict[str, Any]) -> str:
 def _server(record: dict[str, Any]) -> str:
     rates = {variant: found["requests_per_second"] for variant, found in record["seconds"].items()}
     return (
-        f"{record['work']}: {rates[STOCK]:,.0f} requests a second by `feast serve`, {rates[OURS]:,.0f} by ours, "
-        f"{rates[OURS] / rates[STOCK]:.1f} times as many; {rates[FLOOR]:,.0f} at the floor."
+        f"{record['work']}: {rates[STOCK]:,.0f} requests a second by `feast serve`, {rates[OURS]:,.0f} by "
+        f"ours, {rates[OURS] / rates[STOCK]:.1f} times as many; {rates[FLOOR]:,.0f} at the floor."
     )
 
 

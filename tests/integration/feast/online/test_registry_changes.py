@@ -6,13 +6,15 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from feast import FeatureService, FeatureStore, Field, RepoConfig
+from feast import FeatureService, Field
 from feast.errors import FeatureViewNotFoundException
 from feast.types import Float64
 from online_repo import ENTITIES, OURS, Pair, open_store, view
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from feast import FeatureStore
 
 KEY = {"tenant_id": "t", "asset_id": "1"}
 TWO = [Field(name="x", dtype=Float64), Field(name="y", dtype=Float64)]
@@ -61,8 +63,7 @@ def test_service__changed_by_another_process__after_the_cache_is_due_or_refreshe
 
 
 def test_file_registry__which_is_changed_in_place(tmp_path: Path, connection: str) -> None:
-    config = open_store(tmp_path, connection, OURS, "file").config.model_dump(exclude={"registry_config"})
-    store = FeatureStore(config=RepoConfig(**config, registry=str(tmp_path / "registry.db")))
+    store = open_store(tmp_path, connection, OURS, "file", in_file=True)
     store.apply([*ENTITIES, view("v", TWO)])
     assert store.get_online_features(["v:x"], [KEY]).to_dict()["x"] == [None]
     store.registry.delete_feature_view("v", store.project)
