@@ -18,12 +18,13 @@ _COLOURS = {STOCK: "#b8b8b8", OURS: "#1f3a5f", FLOOR: "#8fbf8f"}
 _NAME = "online"
 _INTRO = """# Online reads
 
-Feast's own Redis store, ours and the floor, in the same run, on the same rows of the same Valkey, in turns. Each
-read goes as far as the message with values, statuses and event times. The HTTP servers are `feast serve` and
-ours, one process each; {connections} clients ask them, each again as soon as it is answered.
+Feast's own Redis store, ours and the floor in the same run, on the same rows of the same Valkey, in turns.
+Each read goes as far as the message with values, statuses and event times. The HTTP servers are `feast serve`
+and ours, one process each; {connections} clients ask them, each again as soon as it is answered.
 
-The floor of a read is redis-py fetching the same fields of the same hashes in one pipeline, and nothing more: no
-keys are made, nothing becomes a response. That of the servers is the same web server sending the same bytes.
+The floor of a read is redis-py fetching the same fields of the same hashes in one pipeline, and nothing more:
+no keys are made, nothing becomes a response. That of the servers is the same web server sending the same
+bytes.
 """
 
 

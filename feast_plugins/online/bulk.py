@@ -59,6 +59,8 @@ class BulkConnection(Connection):
             RedisError: the server cannot be reached, or does not answer in time. The connection is closed.
         """
         try:
+            if self._sock is None:
+                self.connect()  # a sentinel is asked anew who the master is
             self.send_packed_command([payload])
             return _checked(self._parser.read_responses(count))
         except OSError as error:
@@ -81,6 +83,8 @@ class AsyncBulkConnection(AsyncConnection):
         """As `BulkConnection.ask`."""
         try:
             async with asyncio.timeout(self.socket_timeout):
+                if not self.is_connected:
+                    await self.connect()
                 await self.send_packed_command(payload)
                 return _checked(await self._parser.read_responses(count))  # type: ignore[attr-defined]  # ours
         except TimeoutError as error:

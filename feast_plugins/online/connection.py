@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence  # noqa: TC003  # fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -58,11 +59,14 @@ class ConnectionConfig(RedisOnlineStoreConfig):
 class _OfThreads(NamedTuple):
     client: Client
     idle: Idle[BulkConnection] | None
+    #: clients of sentinels, which are closed with it
+    sentinels: Sequence[Redis] = ()
 
 
 class _OfLoop(NamedTuple):
     client: AsyncClient
     idle: Idle[AsyncBulkConnection] | None
+    sentinels: Sequence[redis_asyncio.Redis] = ()
 
 
 class Connections:
@@ -84,7 +88,7 @@ class Connections:
 
     def exchange(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
         """Replies to the commands, in their order; see `exchange`."""
-        client, idle = self._of_threads(config)
+        client, idle, _ = self._of_threads(config)
         if not commands.replies:
             return []
         if isinstance(client, RedisCluster):
@@ -93,7 +97,7 @@ class Connections:
 
     async def exchange_async(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
         """As `exchange`."""
-        client, idle = self._of_loop(config)
+        client, idle, _ = self._of_loop(config)
         if not commands.replies:
             return []
         if isinstance(client, redis_asyncio.RedisCluster):
@@ -103,14 +107,16 @@ class Connections:
     def close(self) -> None:
         """Close the connections for threads."""
         with self._lock:
-            if self._threads is not None:
-                self._threads.client.close()
+            if (found := self._threads) is not None:
+                for client in (found.client, *found.sentinels):
+                    client.close()
             self._threads = None
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         if (found := self._loops.pop(asyncio.get_running_loop(), None)) is not None:
-            await found.client.aclose()
+            for client in (found.client, *found.sentinels):
+                await client.aclose()
 
     def _of_threads(self, config: ConnectionConfig) -> _OfThreads:
         if (found := self._threads) is None:
@@ -153,10 +159,11 @@ def _connect(config: ConnectionConfig) -> _OfThreads:
         cluster_nodes = [ClusterNode(host, port) for host, port in nodes]
         return _OfThreads(RedisCluster(startup_nodes=cluster_nodes, **options), None)
     if config.redis_type == RedisType.redis_sentinel:
-        client = Sentinel(nodes, **options).master_for(config.sentinel_master)
+        sentinel = Sentinel(nodes, **options)
+        client = sentinel.master_for(config.sentinel_master)
         use_bulk_connections(client, BulkConnection)
         # its pool is to know of each connection: it drops those to a server that is the master no more
-        return _OfThreads(client, None)
+        return _OfThreads(client, None, sentinel.sentinels)
     client = Redis(host=nodes[0][0], port=nodes[0][1], **options)
     use_bulk_connections(client, BulkConnection)
     return _OfThreads(client, Idle())
@@ -169,9 +176,10 @@ def _connect_loop(config: ConnectionConfig) -> _OfLoop:
         cluster_nodes = [redis_asyncio.cluster.ClusterNode(host, port) for host, port in nodes]
         return _OfLoop(redis_asyncio.RedisCluster(startup_nodes=cluster_nodes, **options), None)
     if config.redis_type == RedisType.redis_sentinel:
-        client = redis_asyncio.Sentinel(nodes, **options).master_for(config.sentinel_master)
+        sentinel = redis_asyncio.Sentinel(nodes, **options)
+        client = sentinel.master_for(config.sentinel_master)
         use_bulk_connections(client, AsyncBulkConnection)
-        return _OfLoop(client, None)
+        return _OfLoop(client, None, sentinel.sentinels)
     client = redis_asyncio.Redis(host=nodes[0][0], port=nodes[0][1], **options)
     use_bulk_connections(client, AsyncBulkConnection)
     return _OfLoop(client, Idle())
