@@ -68,8 +68,18 @@ def serve(store: FeatureStore, host: str, port: int, *, workers: int, registry_t
     kind = str_to_auth_manager_type(auth.type)
     init_security_manager(auth_type=kind, fs=store)
     init_auth_manager(auth_type=kind, server_type=ServerType.REST, auth_config=auth)
+    settings = getattr(store.config.feature_server, "metrics", None)
+    if measured := bool(getattr(settings, "enabled", False)):
+        # its workers watch resources and freshness, as those of `feast serve`
+        metrics.start_metrics_server(
+            store,
+            metrics_config=metrics.build_metrics_flags(settings),
+            start_resource_monitoring=False,
+            start_freshness_monitoring=False,
+        )
     _Server(
         store,
+        metrics_enabled=measured,
         bind=f"{host}:{port}",
         workers=workers,
         registry_ttl_sec=registry_ttl_sec,

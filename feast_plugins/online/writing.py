@@ -37,7 +37,7 @@ class Write:
         self._name = _versioned_fv_name(view, config)
         self._stamp_field = f"_ts:{self._name}".encode()
         self._ignore_age = config.online_store.skip_dedup
-        self._expire_s = _expiry(config.online_store.key_ttl_seconds, view)
+        self._expire_s = expiry(config.online_store.key_ttl_seconds, view)
         stamps = {time: _stamp(time) for time in {time for _, _, time, _ in rows}}
         project = config.project.encode()
         # the newest of an entity is written last; of the same time, the one that came last
@@ -89,7 +89,7 @@ class Write:
         return Commands.of(found)
 
 
-def _expiry(key_ttl_seconds: int | None, view: FeatureView) -> int | None:
+def expiry(key_ttl_seconds: int | None, view: FeatureView) -> int | None:
     """Seconds a key lives after a row of the view was written; None: for ever.
 
     Never less than the view's own time to live, or rows would vanish that are young enough.

@@ -257,3 +257,31 @@ def test_mistakes__are_told_as_feast_tells_them(pair: Pair) -> None:
             pair.stock.get_online_features(features, rows)
         with pytest.raises(expected.type):
             pair.ours.get_online_features(features, rows)
+
+
+def test_tenants__whose_keys_look_alike__get_their_own_values(pair: Pair) -> None:
+    """Every pair of odd names has a value of its own, asked for alone and among all others."""
+    odd = [
+        "1",
+        "11",
+        "111",
+        "",
+        " ",
+        "1 ",
+        "a|b",
+        "b",
+        "a",
+        "|",
+        ":",
+        "\x00",
+        "\x02\x00\x00\x00",
+        "é",
+        "e\u0301",
+        "x" * 300,
+    ]
+    rows = [{"tenant_id": tenant, "asset_id": asset} for tenant in odd for asset in odd]
+    pair.write(pair.ours, "a", [row | {"a": float(number)} for number, row in enumerate(rows)])
+    expected = [float(number) for number in range(len(rows))]
+    assert pair.ours.get_online_features(["a:a"], rows).to_dict()["a"] == expected
+    for number in range(0, len(rows), 7):
+        assert pair.ours.get_online_features(["a:a"], [rows[number]]).to_dict()["a"] == [float(number)]

@@ -7,14 +7,24 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from feast import FeatureService, Field
+from feast import FeatureService, FeatureView, Field
 from feast.feature_server import get_app
+from feast.permissions import security_manager
+from feast.permissions.action import AuthzedAction
+from feast.permissions.auth import auth_manager
+from feast.permissions.auth.auth_manager import AuthManager
+from feast.permissions.permission import Permission
+from feast.permissions.policy import RoleBasedPolicy
+from feast.permissions.security_manager import SecurityManager
+from feast.permissions.user import User
 from feast.types import Array, Bytes, Float64, Int64, String
 from online_repo import Pair, view
 
 from feast_plugins.feature_server import create_app
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 FIELDS: dict[str, Any] = {
@@ -61,7 +71,7 @@ def key(asset: str) -> dict[str, str]:
     return {"tenant_id": "t", "asset_id": asset}
 
 
-def post(app: ASGIApp, content: bytes, kind: str = "application/json") -> tuple[int, bytes]:
+def post(app: ASGIApp, content: bytes, kind: str = "application/json", token: str = "") -> tuple[int, bytes]:
     """Status and body."""
     scope: dict[str, Any] = {
         "type": "http",
@@ -71,7 +81,7 @@ def post(app: ASGIApp, content: bytes, kind: str = "application/json") -> tuple[
         "path": "/get-online-features",
         "raw_path": b"/get-online-features",
         "query_string": b"",
-        "headers": [(b"content-type", kind.encode())],
+        "headers": [(b"content-type", kind.encode()), (b"authorization", token.encode())],
     }
     unread, sent = [content], []
 
@@ -135,3 +145,43 @@ def test_mistakes__are_answered_as_feast_answers_them(apps: tuple[ASGIApp, ASGIA
         assert found[0] >= 400
     for content, kind in ((b"{", "application/json"), (b"", "application/json"), (b"{}", "text/plain")):
         assert post(ours, content, kind) == post(feasts, content, kind)
+
+
+class Tokens:
+    """A token is the user's role."""
+
+    def extract_access_token(self, *, request: Any) -> str:
+        return str(request.headers["authorization"])
+
+    async def user_details_from_access_token(self, access_token: str) -> User:
+        return User(username=access_token, roles=[access_token])
+
+
+@pytest.fixture
+def permissions(pair: Pair) -> Iterator[None]:
+    """Whoever has the role `reader` may read views and services."""
+    reader = Permission(
+        name="readers",
+        types=[FeatureView, FeatureService],
+        policy=RoleBasedPolicy(roles=["reader"]),
+        actions=[AuthzedAction.READ_ONLINE, AuthzedAction.DESCRIBE],
+    )
+    pair.ours.apply([reader])
+    before = security_manager.get_security_manager()
+    security_manager.set_security_manager(SecurityManager(pair.ours.project, pair.ours.registry))
+    auth_manager.set_auth_manager(AuthManager(token_extractor=Tokens(), token_parser=Tokens()))
+    yield
+    security_manager._sm = before
+    auth_manager._auth_manager = None
+
+
+@pytest.mark.usefixtures("permissions")
+def test_permissions__are_asked_for(apps: tuple[ASGIApp, ASGIApp]) -> None:
+    ours, feasts = apps
+    entities = {"tenant_id": ["t"], "asset_id": ["0"]}
+    for what in ({"features": ["a:a"]}, {"feature_service": "service"}):
+        content = json.dumps(what | {"entities": entities}).encode()
+        for token, expected in (("", 401), ("stranger", 403), ("reader", 200)):
+            found = post(ours, content, token=token)
+            assert found == post(feasts, content, token=token)
+            assert found[0] == expected
