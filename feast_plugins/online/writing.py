@@ -34,6 +34,7 @@ class Write:
     """Some rows of one view."""
 
     def __init__(self, config: RepoConfig, view: FeatureView, rows: Sequence[Row]) -> None:
+        keys.require_version(config)
         self._name = _versioned_fv_name(view, config)
         self._stamp_field = f"_ts:{self._name}".encode()
         self._ignore_age = config.online_store.skip_dedup

@@ -285,3 +285,20 @@ def test_tenants__whose_keys_look_alike__get_their_own_values(pair: Pair) -> Non
     assert pair.ours.get_online_features(["a:a"], rows).to_dict()["a"] == expected
     for number in range(0, len(rows), 7):
         assert pair.ours.get_online_features(["a:a"], [rows[number]]).to_dict()["a"] == [float(number)]
+
+
+def test_keys__serialized_another_way__are_refused(pair: Pair) -> None:
+    online = pair.ours.provider.online_store
+    config = pair.ours.config.model_copy(update={"entity_key_serialization_version": 2})
+    table = pair.ours.get_feature_view("a")
+    for work in (
+        lambda: online.get_online_features(
+            config, ["b:b", "c:c", "a:a"], keys("1"), pair.ours.registry, config.project
+        ),
+        lambda: online.online_write_batch(config, table, [(None, {}, None, None)], None),
+        lambda: online.delete_table(config, table),
+        lambda: online.delete_entity_values(config, ["tenant_id"]),
+        lambda: online.teardown(config, [table], []),
+    ):
+        with pytest.raises(ValueError, match="entity_key_serialization_version: 2 is not supported"):
+            work()
