@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from feast_plugins.online.bulk import AsyncBulkConnection, BulkConnection
 
 _KEPT = 8
-_LOST = (RedisConnectionError, RedisTimeoutError)
 
 _C = TypeVar("_C")
 
@@ -83,8 +82,11 @@ def exchange(client: Redis, idle: Idle[BulkConnection] | None, commands: Command
         try:
             replies = connection.ask(*commands)
             kept = idle.keep(connection)
-        except _LOST:
+        except RedisConnectionError:
             pass  # it was closed meanwhile, which is no failure yet
+        except RedisTimeoutError:
+            if not connection.retry.get_retries():
+                raise
         else:
             return _checked(replies)
         finally:
@@ -113,8 +115,11 @@ async def exchange_async(
         try:
             replies = await connection.ask(*commands)
             kept = idle.keep(connection)
-        except _LOST:
+        except RedisConnectionError:
             pass
+        except RedisTimeoutError:
+            if not connection.retry.get_retries():
+                raise
         else:
             return _checked(replies)
         finally:
