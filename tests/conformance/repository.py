@@ -1,0 +1,123 @@
+"""One feature repository over the suite's tables, with every shape of view that the stores must read."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from conformance.rows import HOUR, KINDS
+from feast import Entity, FeatureService, FeatureView, Field, PushSource, RequestSource
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from feast.on_demand_feature_view import OnDemandFeatureView, on_demand_feature_view
+from feast.types import Float64, Int64, String
+from feast.value_type import ValueType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TENANT = Entity(name="tenant", join_keys=["tenant_id"], value_type=ValueType.STRING)
+ASSET = Entity(name="asset", join_keys=["asset_id"], value_type=ValueType.STRING)
+DEVICE = Entity(name="device", join_keys=["device_id"], value_type=ValueType.INT64)
+
+_LOAD = [
+    Field(name="load", dtype=Float64),
+    Field(name="readings", dtype=Int64),
+    Field(name="quality", dtype=String),
+]
+_PRICE = [Field(name="price", dtype=Float64), Field(name="season", dtype=String)]
+
+
+def source(name: str, **options: Any) -> PostgreSQLSource:
+    """A source with the usual name of the time column; its table is `name` unless a query is given."""
+    given = {} if "query" in options else {"table": name}
+    return PostgreSQLSource(**{"name": name, "timestamp_field": "event_timestamp"} | given | options)
+
+
+def view(name: str, of: Any, fields: list[Field], ttl: timedelta | None, *entities: Entity) -> FeatureView:
+    return FeatureView(name=name, source=of, schema=fields, ttl=ttl, entities=list(entities))
+
+
+_loads = source("loads", created_timestamp_column="created_timestamp")
+_unmarked = source("loads_unmarked", query="SELECT * FROM loads WHERE load IS DISTINCT FROM 2.5")
+_good = source(
+    "good_loads",
+    query="SELECT * FROM loads WHERE quality = 'good'",
+    created_timestamp_column="created_timestamp",
+)
+_renamed = source(
+    "renamed",
+    timestamp_field="at",
+    created_timestamp_column="made_at",
+    field_mapping={"mapped kW": "power", "Tenant": "tenant_id", "At": "at", "made": "made_at"},
+)
+_pushed = PushSource(name="readings", batch_source=_loads)
+
+LOAD = view("load", _loads, _LOAD, 2 * HOUR, TENANT, ASSET)
+PRICE = view("price", source("prices"), _PRICE, timedelta(days=1), TENANT)
+MARKET = view("market", source("market"), [Field(name="index", dtype=Float64)], 3 * HOUR)
+TYPED = view(
+    "typed",
+    source("devices"),
+    [Field(name=f"f_{name}", dtype=kind.feast) for name, kind in KINDS.items()],
+    None,
+    DEVICE,
+)
+VIEWS = [
+    LOAD,
+    view("load_ever", _loads, _LOAD, None, TENANT, ASSET),
+    view("load_zero", _loads, _LOAD, timedelta(0), TENANT, ASSET),
+    view("load_good", _good, _LOAD, 2 * HOUR, TENANT, ASSET),
+    view("load_pushed", _pushed, _LOAD, None, TENANT, ASSET),
+    PRICE,
+    view("price_naive", source("naive"), _PRICE, timedelta(days=1), TENANT),
+    MARKET,
+    TYPED,
+    view("ties", source("ties"), [Field(name="value", dtype=Float64)], None, TENANT),
+    view("unmarked", _unmarked, _LOAD, 2 * HOUR, TENANT, ASSET),
+    view("renamed", _renamed, [Field(name="power", dtype=Float64)], 2 * HOUR, TENANT),
+]
+_REQUEST = RequestSource(name="request", schema=[Field(name="factor", dtype=Float64)])
+
+
+@on_demand_feature_view(
+    sources=[LOAD, _REQUEST], schema=[Field(name="scaled", dtype=Float64)], mode="pandas"
+)
+def scaled(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"scaled": inputs["load"] * inputs["factor"]})
+
+
+@on_demand_feature_view(
+    sources=[LOAD, PRICE],
+    schema=[Field(name="cost", dtype=Float64), Field(name="known", dtype=Int64)],
+    mode="python",
+)
+def cost(inputs: dict[str, Any]) -> dict[str, Any]:
+    pairs = list(zip(inputs["load"], inputs["price"], strict=True))
+    known = [load is not None and price is not None for load, price in pairs]
+    return {
+        "cost": [load * price if ok else None for (load, price), ok in zip(pairs, known, strict=True)],
+        "known": [int(ok) for ok in known],
+    }
+
+
+ON_DEMAND: list[OnDemandFeatureView] = [scaled, cost]
+SERVICES = [
+    FeatureService(name="everything", features=[LOAD, PRICE, MARKET, cost]),
+    FeatureService(name="projected", features=[LOAD[["readings"]], PRICE[["season", "price"]]]),
+    FeatureService(
+        name="aliased",
+        features=[
+            PRICE.with_name("here")[["price"]],
+            PRICE.with_name("there").with_join_key_map({"tenant_id": "other_tenant"})[["season", "price"]],
+        ],
+    ),
+]
+
+
+def definitions() -> Iterator[Any]:
+    """All that `apply` takes."""
+    yield from (TENANT, ASSET, DEVICE, _pushed)
+    yield from VIEWS
+    yield from ON_DEMAND
+    yield from SERVICES

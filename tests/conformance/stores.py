@@ -1,0 +1,68 @@
+"""The same repository opened with Feast's stock classes and with those that this project ships."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from feast import FeatureStore, RepoConfig
+
+from ai_hub.settings import feast_redis_connection
+
+_SHIPPED = Path(__file__).resolve().parents[2] / "feature_repo" / "feature_store.yaml"
+STOCK: dict[str, Any] = {
+    "offline_store": {"type": "postgres"},
+    "online_store": {"type": "redis"},
+    "batch_engine": {"type": "local"},
+}
+
+
+def shipped() -> dict[str, Any]:
+    """Classes that `feature_store.yaml` names; what it leaves out is Feast's own."""
+    named = yaml.safe_load(_SHIPPED.read_text())
+    return {part: {"type": named.get(part, stock)["type"]} for part, stock in STOCK.items()}
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Where the stores of a test find their servers, as options of Feast."""
+
+    postgres: dict[str, Any]
+    redis_url: str
+    registry: Path
+
+    def redis(self, db: int) -> str:
+        """One of Redis's databases, in Feast's notation."""
+        return feast_redis_connection(urlsplit(self.redis_url)._replace(path=f"/{db}").geturl())
+
+    def open(
+        self,
+        classes: dict[str, Any],
+        *,
+        project: str = "conformance",
+        db: int = 1,
+        offline: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> FeatureStore:
+        """The project with these classes; its online rows are in Redis's database `db`."""
+        config: dict[str, Any] = {
+            "project": project,
+            "provider": "local",
+            "registry": str(self.registry),
+            "entity_key_serialization_version": 3,
+            "offline_store": classes["offline_store"] | self.postgres | (offline or {}),
+            "online_store": classes["online_store"] | {"connection_string": self.redis(db)},
+            "batch_engine": classes["batch_engine"],
+        }
+        return FeatureStore(config=RepoConfig(**(config | options)))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One repository, twice."""
+
+    stock: FeatureStore
+    ours: FeatureStore

@@ -1,0 +1,119 @@
+"""History: stock and ours give the same rows, and both what a slow loop over the rows finds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from conformance.compare import assert_same, canonical, column, records, rows
+from conformance.history import DEVICES, FEATURES, FRAMES, QUERIES, Request, expected
+from conformance.rows import KINDS, plain
+from feast.errors import (
+    FeastEntityDFMissingColumnsError,
+    FeatureNameCollisionError,
+    RequestDataNotFoundInEntityDfException,
+)
+
+if TYPE_CHECKING:
+    from conformance.stores import Pair
+
+# stock's way to the columns of a query
+pytestmark = pytest.mark.filterwarnings("ignore:pandas only supports SQLAlchemy:UserWarning")
+
+FULL = {"full_feature_names": True}
+KNOWN = {"filter_by_created_timestamp": True}
+BY_FEATURES = [
+    Request(features, frame, FULL if features == "aliased" else {})
+    for features in FEATURES
+    for frame in ("full", "query")
+]
+BY_SHAPE = [Request("everything", frame, FULL) for frame in [*FRAMES, *QUERIES]]
+BY_OPTION = [Request(features, "shuffled", FULL | KNOWN) for features in FEATURES]
+#: Types that stock can read; the others are among the deliberate differences.
+READABLE = [name for name in KINDS if not name.startswith(("json", "uuid", "numeric"))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def asked(address: str) -> None:
+    """The frame "full" as a table."""
+    with psycopg.connect(address) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE asked (tenant_id text, asset_id text, event_timestamp timestamptz,"
+            " other_tenant text, factor float8)"
+        )
+        cursor.executemany(
+            "INSERT INTO asked VALUES (%s, %s, %s, %s, %s)", FRAMES["full"].to_numpy().tolist()
+        )
+
+
+@pytest.mark.parametrize("request_", BY_FEATURES + BY_SHAPE + BY_OPTION, ids=str)
+def test_history__same_columns_types_and_rows(pair: Pair, request_: Request) -> None:
+    assert_same(request_.run(pair.ours), request_.run(pair.stock))
+
+
+@pytest.mark.parametrize("frame", list(FRAMES))
+def test_history__rows_of_the_frame_stay_as_they_are(pair: Pair, frame: str) -> None:
+    given = FRAMES[frame]
+    found = Request("everything", frame, FULL).run(pair.ours)
+    for name in given.columns.drop("event_timestamp"):
+        assert column(found, name) == [None if value != value else value for value in given[name]]  # noqa: PLR0124  # NaN
+    wanted = given["event_timestamp"]
+    wanted = wanted.dt.tz_localize("UTC") if wanted.dt.tz is None else wanted
+    assert column(found, "event_timestamp") == [canonical(time.to_pydatetime()) for time in wanted]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["as it is", "as it was known"])
+@pytest.mark.parametrize("store", ["stock", "ours"])
+def test_history__equals_the_slow_loop(pair: Pair, store: str, known: bool) -> None:
+    request = Request("loop", "shuffled", FULL | {"filter_by_created_timestamp": known})
+    found = request.run(getattr(pair, store))
+    assert found.num_rows == len(FRAMES["shuffled"])
+    for row in records(found.column_names, rows(found)):
+        for feature in FEATURES["loop"]:
+            want = canonical(expected(feature, row, known=known))
+            assert row[feature.replace(":", "__")] == want, (feature, row)
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_history__types(pair: Pair, name: str) -> None:
+    entities = DEVICES
+    features = [f"typed:f_{name}"]
+    ours = pair.ours.get_historical_features(entities, features).to_arrow()
+    assert_same(ours, pair.stock.get_historical_features(entities, features).to_arrow())
+    want = [canonical(plain(value)) for value in KINDS[name].values]
+    assert column(ours, f"f_{name}") == [*want, None]
+
+
+def error(request: Request, store: Any) -> BaseException:
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # which one is what is compared
+        request.run(store)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind"),
+    [
+        (Request("aliased", "full"), FeatureNameCollisionError),
+        (Request("everything", "without a key"), FeastEntityDFMissingColumnsError),
+        (Request("pandas", "without request data"), RequestDataNotFoundInEntityDfException),
+    ],
+    ids=str,
+)
+def test_history__mistakes__same_error(pair: Pair, request_: Request, kind: type[Exception]) -> None:
+    ours, stock = error(request_, pair.ours), error(request_, pair.stock)
+    assert type(ours) is type(stock) is kind
+    assert str(ours) == str(stock)
+
+
+def test_history__metadata(pair: Pair) -> None:
+    jobs = [
+        store.get_historical_features(FRAMES["berlin"], FEATURES["several views"])
+        for store in (pair.ours, pair.stock)
+    ]
+    ours, stock = (job.metadata for job in jobs)
+    assert ours.features == stock.features
+    assert sorted(ours.keys) == sorted(stock.keys)
+    assert ours.min_event_timestamp == stock.min_event_timestamp
+    assert ours.max_event_timestamp == stock.max_event_timestamp
+    assert [job.full_feature_names for job in jobs] == [False, False]
