@@ -32,6 +32,9 @@ FEATURES: dict[str, list[str] | str] = {
     "projected": "projected",
     "aliased": "aliased",
     "same source twice": ["load:load", "load_ever:readings"],
+    "range of types": ["typed:f_integer", "typed:f_texts", "typed:f_timestamptz"],
+    "range of views": ["unmarked:load", "load_good:readings", "load_hour:quality"],
+    "range on demand": ["unmarked:quality", "doubled:twice"],
     "loop": ["load:quality", "load:load", "load_ever:readings", "price:season", "price:price", "market:index"],
 }
 

@@ -63,18 +63,21 @@ TYPED = view(
     None,
     DEVICE,
 )
+UNMARKED = view("unmarked", _unmarked, _LOAD, 2 * HOUR, TENANT, ASSET)
 VIEWS = [
     LOAD,
     view("load_ever", _loads, _LOAD, None, TENANT, ASSET),
     view("load_zero", _loads, _LOAD, timedelta(0), TENANT, ASSET),
     view("load_good", _good, _LOAD, 2 * HOUR, TENANT, ASSET),
     view("load_pushed", _pushed, _LOAD, None, TENANT, ASSET),
+    view("load_hour", _unmarked, _LOAD, HOUR, TENANT, ASSET),
     PRICE,
     view("price_naive", source("naive"), _PRICE, timedelta(days=1), TENANT),
     MARKET,
     TYPED,
+    view("written", source("written"), _PRICE, None, TENANT),
     view("ties", source("ties"), [Field(name="value", dtype=Float64)], None, TENANT),
-    view("unmarked", _unmarked, _LOAD, 2 * HOUR, TENANT, ASSET),
+    UNMARKED,
     view("renamed", _renamed, [Field(name="power", dtype=Float64)], 2 * HOUR, TENANT),
 ]
 _REQUEST = RequestSource(name="request", schema=[Field(name="factor", dtype=Float64)])
@@ -101,7 +104,12 @@ def cost(inputs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-ON_DEMAND: list[OnDemandFeatureView] = [scaled, cost]
+@on_demand_feature_view(sources=[UNMARKED], schema=[Field(name="twice", dtype=Float64)], mode="python")
+def doubled(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"twice": [None if load is None else load * 2 for load in inputs["load"]]}
+
+
+ON_DEMAND: list[OnDemandFeatureView] = [scaled, cost, doubled]
 SERVICES = [
     FeatureService(name="everything", features=[LOAD, PRICE, MARKET, cost]),
     FeatureService(name="projected", features=[LOAD[["readings"]], PRICE[["season", "price"]]]),
@@ -113,6 +121,7 @@ SERVICES = [
         ],
     ),
 ]
+SOURCES = {made.batch_source.name: made.batch_source for made in VIEWS}
 
 
 def definitions() -> Iterator[Any]:

@@ -117,8 +117,17 @@ _TABLES: dict[str, tuple[str, list[Any]]] = {
 }
 
 
+#: A table to write to.
+_WRITTEN = """
+CREATE TABLE written (
+    tenant_id text, event_timestamp timestamptz, price float8, season text, UNIQUE (tenant_id, event_timestamp)
+)
+"""
+
+
 def fill(connection: Any) -> None:
     """Make the tables."""
+    connection.execute(_WRITTEN)
     for table, (columns, rows) in _TABLES.items():
         name = sql.Identifier(table)
         connection.execute(sql.SQL("CREATE TABLE {} ({})").format(name, sql.SQL(columns)))
