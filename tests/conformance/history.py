@@ -35,7 +35,14 @@ FEATURES: dict[str, list[str] | str] = {
     "range of types": ["typed:f_integer", "typed:f_texts", "typed:f_timestamptz"],
     "range of views": ["unmarked:load", "load_good:readings", "load_hour:quality"],
     "range on demand": ["unmarked:quality", "doubled:twice"],
-    "loop": ["load:quality", "load:load", "load_ever:readings", "price:season", "price:price", "market:index"],
+    "loop": [
+        "load:quality",
+        "load:load",
+        "load_ever:readings",
+        "price:season",
+        "price:price",
+        "market:index",
+    ],
 }
 
 _KEYS = [("t1", "1"), ("t1", "2"), ("t2", "1"), ("", ""), ("t1", "nobody"), ("nobody", "1")]

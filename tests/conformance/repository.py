@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from conformance.rows import HOUR, KINDS
+from conformance.rows import HOUR, KINDS, READABLE
 from feast import Entity, FeatureService, FeatureView, Field, PushSource, RequestSource
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.on_demand_feature_view import OnDemandFeatureView, on_demand_feature_view
@@ -14,7 +14,7 @@ from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 TENANT = Entity(name="tenant", join_keys=["tenant_id"], value_type=ValueType.STRING)
 ASSET = Entity(name="asset", join_keys=["asset_id"], value_type=ValueType.STRING)
@@ -55,14 +55,16 @@ _pushed = PushSource(name="readings", batch_source=_loads)
 
 LOAD = view("load", _loads, _LOAD, 2 * HOUR, TENANT, ASSET)
 PRICE = view("price", source("prices"), _PRICE, timedelta(days=1), TENANT)
-MARKET = view("market", source("market"), [Field(name="index", dtype=Float64)], 3 * HOUR)
-TYPED = view(
-    "typed",
-    source("devices"),
-    [Field(name=f"f_{name}", dtype=kind.feast) for name, kind in KINDS.items()],
-    None,
-    DEVICE,
-)
+_INDEX = [Field(name="index", dtype=Float64)]
+MARKET = view("market", source("market"), _INDEX, 3 * HOUR)
+_devices = source("devices")
+
+
+def _typed(name: str, kinds: Iterable[str]) -> FeatureView:
+    fields = [Field(name=f"f_{kind}", dtype=KINDS[kind].feast) for kind in kinds]
+    return view(name, _devices, fields, None, DEVICE)
+
+
 UNMARKED = view("unmarked", _unmarked, _LOAD, 2 * HOUR, TENANT, ASSET)
 VIEWS = [
     LOAD,
@@ -74,7 +76,10 @@ VIEWS = [
     PRICE,
     view("price_naive", source("naive"), _PRICE, timedelta(days=1), TENANT),
     MARKET,
-    TYPED,
+    view("market_ever", source("market"), _INDEX, None),
+    view("numbered", source("numbers"), [Field(name="number", dtype=Int64)], None, DEVICE),
+    _typed("typed", READABLE),
+    _typed("unreadable", KINDS.keys() - set(READABLE)),
     view("written", source("written"), _PRICE, None, TENANT),
     view("ties", source("ties"), [Field(name="value", dtype=Float64)], None, TENANT),
     UNMARKED,
@@ -83,9 +88,7 @@ VIEWS = [
 _REQUEST = RequestSource(name="request", schema=[Field(name="factor", dtype=Float64)])
 
 
-@on_demand_feature_view(
-    sources=[LOAD, _REQUEST], schema=[Field(name="scaled", dtype=Float64)], mode="pandas"
-)
+@on_demand_feature_view(sources=[LOAD, _REQUEST], schema=[Field(name="scaled", dtype=Float64)], mode="pandas")
 def scaled(inputs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"scaled": inputs["load"] * inputs["factor"]})
 

@@ -42,7 +42,7 @@ SCALARS = {
     "real": Kind("real", feast.Float32, (1.5, -math.inf, None, math.nan)),
     "double": Kind("double precision", feast.Float64, (0.1, math.inf, None, math.nan)),
     "numeric": Kind("numeric", feast.Float64, _NUMBERS),
-    "text": Kind("text", feast.String, ("Zähler 🔌", "", None, "it's \"a\" \\ %s; --\n")),
+    "text": Kind("text", feast.String, ("Zähler 🔌", "", None, 'it\'s "a" \\ %s; --\n')),
     "varchar": Kind("varchar(9)", feast.String, ("a", "", None, "123456789")),
     "boolean": Kind("boolean", feast.Bool, (True, False, None, True)),
     "bytea": Kind("bytea", feast.Bytes, (b"\x00\xff", b"", None, b"\\x00")),
@@ -62,12 +62,10 @@ def _array(name: str) -> Kind:
     return Kind(f"{kind.postgres}[]", feast.Array(kind.feast), (some, [], None, some[:1]))
 
 
-ARRAYS = {
-    f"{name}s": _array(name)
-    for name in SCALARS
-    if name not in {"varchar", "json", "jsonb"}
-}
+ARRAYS = {f"{name}s": _array(name) for name in SCALARS if name not in {"varchar", "json", "jsonb"}}
 KINDS = SCALARS | ARRAYS
+#: Types that stock can read; the others are among the deliberate differences.
+READABLE = [name for name in KINDS if not name.startswith(("json", "uuid", "numeric"))]
 
 # key columns, event_timestamp, created_timestamp, values
 LOADS = [
@@ -108,6 +106,7 @@ _TABLES: dict[str, tuple[str, list[Any]]] = {
         + ", ".join(f'"f_{name}" {kind.postgres}' for name, kind in KINDS.items()),
         DEVICES,
     ),
+    "numbers": ("device_id bigint, event_timestamp timestamptz, number bigint", [(1, T0, 1)]),
     "ties": ("tenant_id text, event_timestamp timestamptz, value float8", TIES),
     "renamed": ('"Tenant" text, "At" timestamptz, made timestamptz, "mapped kW" float8', RENAMED),
     "naive": (

@@ -34,9 +34,9 @@ class Hosts:
     redis_url: str
     registry: Path
 
-    def redis(self, db: int) -> str:
-        """One of Redis's databases, in Feast's notation."""
-        return feast_redis_connection(urlsplit(self.redis_url)._replace(path=f"/{db}").geturl())
+    def redis_at(self, db: int) -> str:
+        """URL of one of Redis's databases; 0 is that of the other tests."""
+        return urlsplit(self.redis_url)._replace(path=f"/{db}").geturl()
 
     def open(
         self,
@@ -54,7 +54,8 @@ class Hosts:
             "registry": str(self.registry),
             "entity_key_serialization_version": 3,
             "offline_store": classes["offline_store"] | self.postgres | (offline or {}),
-            "online_store": classes["online_store"] | {"connection_string": self.redis(db)},
+            "online_store": classes["online_store"]
+            | {"connection_string": feast_redis_connection(self.redis_at(db))},
             "batch_engine": classes["batch_engine"],
         }
         return FeatureStore(config=RepoConfig(**(config | options)))

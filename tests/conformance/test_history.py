@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from conformance.compare import assert_same, canonical, column, records, rows
 from conformance.history import DEVICES, FEATURES, FRAMES, QUERIES, Request, expected
-from conformance.rows import KINDS, plain
+from conformance.rows import KINDS, READABLE, plain
 from feast.errors import (
     FeastEntityDFMissingColumnsError,
     FeatureNameCollisionError,
@@ -30,8 +30,6 @@ BY_FEATURES = [
 ]
 BY_SHAPE = [Request("everything", frame, FULL) for frame in [*FRAMES, *QUERIES]]
 BY_OPTION = [Request(features, "shuffled", FULL | KNOWN) for features in FEATURES]
-#: Types that stock can read; the others are among the deliberate differences.
-READABLE = [name for name in KINDS if not name.startswith(("json", "uuid", "numeric"))]
 
 
 @pytest.fixture(scope="module", autouse=True)
