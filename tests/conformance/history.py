@@ -33,8 +33,9 @@ FEATURES: dict[str, list[str] | str] = {
     "aliased": "aliased",
     "same source twice": ["load:load", "load_ever:readings"],
     "range of types": ["typed:f_integer", "typed:f_texts", "typed:f_timestamptz"],
-    "range of views": ["unmarked:load", "load_good:readings", "load_hour:quality"],
+    "range of views": ["unmarked:load", "load_best:readings", "load_hour:quality"],
     "range on demand": ["unmarked:quality", "doubled:twice"],
+    "saved": ["load:quality", "price:price", "market:index"],
     "loop": [
         "load:quality",
         "load:load",
@@ -81,12 +82,24 @@ def _frames() -> dict[str, pd.DataFrame]:
         "one": few.head(1),
         "columns turned": few[few.columns[::-1]],
         "strangers": entities(_KEYS[4:], [T0]),
+        "missing keys": few.assign(tenant_id=["t1", None, "t2", "t1", "t1", "t2"]),
+        "missing time": few.assign(event_timestamp=few["event_timestamp"].where(few.index != 2)),
+        "times as objects": few.assign(
+            event_timestamp=few["event_timestamp"].map(lambda time: time.to_pydatetime()).astype(object)
+        ),
+        "nanoseconds": few.assign(event_timestamp=few["event_timestamp"] - pd.Timedelta(1, "ns")),
+        "another name": few.rename(columns={"event_timestamp": "asked_at"}),
+        "other types": few.assign(
+            tenant_id=few["tenant_id"].astype("string"),
+            label=pd.array([1, None, 2, 3, 4, 5], dtype="Int64"),
+            **{"a list %s": [[1, 2]] * 6},
+        ),
+        "index": few.set_index(pd.Index(list("abcdef"), name="letter")),
     }
 
 
 #: Frames that lack something.
 BROKEN = {
-    "without a key": entities(_KEYS[:1], [T0]).drop(columns="asset_id"),
     "without request data": entities(_KEYS[:1], [T0]).drop(columns="factor"),
 }
 DEVICES = pd.DataFrame({"device_id": [1, 2, 3, 4, 5], "event_timestamp": pd.Timestamp(T0)})
@@ -97,7 +110,6 @@ FRAMES = _frames()
 QUERIES = {
     "query": "SELECT * FROM asked",
     "query with conditions": "SELECT * FROM asked WHERE tenant_id <> 't2' ORDER BY event_timestamp DESC",
-    "query without rows": "SELECT * FROM asked WHERE false",
 }
 
 

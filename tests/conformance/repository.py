@@ -45,6 +45,11 @@ _good = source(
     query="SELECT * FROM loads WHERE quality = 'good'",
     created_timestamp_column="created_timestamp",
 )
+_best = source(
+    "best_loads",
+    query="SELECT * FROM loads WHERE quality = 'good' AND load IS DISTINCT FROM 2.5",
+    created_timestamp_column="created_timestamp",
+)
 _renamed = source(
     "renamed",
     timestamp_field="at",
@@ -71,6 +76,7 @@ VIEWS = [
     view("load_ever", _loads, _LOAD, None, TENANT, ASSET),
     view("load_zero", _loads, _LOAD, timedelta(0), TENANT, ASSET),
     view("load_good", _good, _LOAD, 2 * HOUR, TENANT, ASSET),
+    view("load_best", _best, _LOAD, 2 * HOUR, TENANT, ASSET),
     view("load_pushed", _pushed, _LOAD, None, TENANT, ASSET),
     view("load_hour", _unmarked, _LOAD, HOUR, TENANT, ASSET),
     PRICE,

@@ -1,4 +1,4 @@
-"""Online reads: whoever wrote, both read the same; where stock's statuses are wrong, ours are those expected."""
+"""Online reads: the same values and times; where stock's statuses are wrong, ours are those expected."""
 
 from __future__ import annotations
 
