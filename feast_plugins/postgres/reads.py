@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from psycopg import sql
 
 from feast_plugins.postgres.types import conform
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from adbc_driver_manager import dbapi
+    from psycopg import sql
 
     Query = str | sql.Composable
 
@@ -61,6 +61,12 @@ def fetch_value(connection: dbapi.Connection, query: Query) -> object:
         cursor.execute(text(query))
         row = cursor.fetchone()
     return row[0] if row else None
+
+
+def schema(connection: dbapi.Connection, query: Query) -> pa.Schema:
+    """Columns of `query`, which is not run, as ADBC describes them."""
+    with connection.cursor() as cursor:
+        return cursor.adbc_execute_schema(text(query))
 
 
 def text(query: Query) -> str:
