@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from conformance import rows
 from conformance.repository import definitions
-from conformance.stores import STOCK, Hosts, Pair, shipped
+from conformance.stores import Hosts, Pair
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def hosts(address: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def pair(hosts: Hosts) -> Pair:
     """Both open the registry that stock has written; online, each has a database of its own."""
-    made = Pair(hosts.open(STOCK, db=1), hosts.open(shipped(), db=2))
+    made = Pair.open(hosts, (1, 2))
     made.stock.apply(list(definitions()))
-    made.ours.refresh_registry()
+    for store in made.joins.values():
+        store.refresh_registry()
     return made

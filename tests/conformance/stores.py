@@ -12,6 +12,7 @@ from feast import FeatureStore, RepoConfig
 
 from ai_hub.settings import feast_redis_connection
 
+JOINS = ("auto", "probe", "range")
 _SHIPPED = Path(__file__).resolve().parents[2] / "feature_repo" / "feature_store.yaml"
 STOCK: dict[str, Any] = {
     "offline_store": {"type": "postgres"},
@@ -67,3 +68,14 @@ class Pair:
 
     stock: FeatureStore
     ours: FeatureStore
+    #: ours with each way to join history
+    joins: dict[str, FeatureStore]
+
+    @classmethod
+    def open(cls, hosts: Hosts, dbs: tuple[int, int], **options: Any) -> Pair:
+        """Stock and ours, each with its own of Redis's databases."""
+        ours = shipped()
+        joins = {
+            join: hosts.open(ours, db=dbs[1], offline={"join_strategy": join}, **options) for join in JOINS
+        }
+        return cls(hosts.open(STOCK, db=dbs[0], **options), joins["auto"], joins)

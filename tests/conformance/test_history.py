@@ -10,6 +10,7 @@ import pytest
 from conformance.compare import assert_same, canonical, column, records, rows
 from conformance.history import DEVICES, FEATURES, FRAMES, QUERIES, Request, expected
 from conformance.rows import KINDS, READABLE, plain
+from conformance.stores import JOINS
 from feast.errors import (
     FeatureNameCollisionError,
     RequestDataNotFoundInEntityDfException,
@@ -52,23 +53,26 @@ def asked(address: str) -> None:
 
 @pytest.mark.parametrize("request_", BY_FEATURES + BY_SHAPE + BY_OPTION, ids=str)
 def test_history__same_columns_types_and_rows(pair: Pair, request_: Request) -> None:
-    assert_same(request_.run(pair.ours), request_.run(pair.stock))
+    stock = request_.run(pair.stock)
+    for store in pair.joins.values():
+        assert_same(request_.run(store), stock)
 
 
 @pytest.mark.parametrize("frame", list(FRAMES))
 def test_history__rows_of_the_frame_stay_as_they_are(pair: Pair, frame: str) -> None:
     given = pa.Table.from_pandas(FRAMES[frame], preserve_index=False)
-    found = Request("everything", frame, FULL).run(pair.ours)
-    assert found.column_names[: given.num_columns] == given.column_names
-    for name in given.column_names:
-        assert column(found, name) == column(given, name)
+    for store in pair.joins.values():
+        found = Request("everything", frame, FULL).run(store)
+        assert found.column_names[: given.num_columns] == given.column_names
+        for name in given.column_names:
+            assert column(found, name) == column(given, name)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["as it is", "as it was known"])
-@pytest.mark.parametrize("store", ["stock", "ours"])
+@pytest.mark.parametrize("store", ["stock", *JOINS])
 def test_history__equals_the_slow_loop(pair: Pair, store: str, known: bool) -> None:
     request = Request("loop", "shuffled", FULL | {"filter_by_created_timestamp": known})
-    found = request.run(getattr(pair, store))
+    found = request.run(pair.joins.get(store, pair.stock))
     assert found.num_rows == len(FRAMES["shuffled"])
     for row in records(found.column_names, rows(found)):
         for feature in FEATURES["loop"]:
@@ -80,10 +84,12 @@ def test_history__equals_the_slow_loop(pair: Pair, store: str, known: bool) -> N
 def test_history__types(pair: Pair, name: str) -> None:
     entities = DEVICES
     features = [f"typed:f_{name}"]
-    ours = pair.ours.get_historical_features(entities, features).to_arrow()
-    assert_same(ours, pair.stock.get_historical_features(entities, features).to_arrow())
+    stock = pair.stock.get_historical_features(entities, features).to_arrow()
     want = [canonical(plain(value)) for value in KINDS[name].examples]
-    assert column(ours, f"f_{name}") == [*want, None]
+    for store in pair.joins.values():
+        ours = store.get_historical_features(entities, features).to_arrow()
+        assert_same(ours, stock)
+        assert column(ours, f"f_{name}") == [*want, None]
 
 
 def error(request: Request, store: Any) -> BaseException:

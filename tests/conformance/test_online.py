@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conformance.online import EXPIRED, NOT_FOUND, NULL, PRESENT, client, contents, read
 from conformance.rows import HOUR, T0
-from conformance.stores import STOCK, Pair, shipped
+from conformance.stores import Pair, shipped
 from feast.errors import FeatureNameCollisionError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def filled(pair: Pair, hosts: Hosts) -> Iterator[Pair]:
     del pair
     with client(hosts, 5) as connection:
         connection.flushdb()
-    made = Pair(hosts.open(STOCK, db=5, **LATEST), hosts.open(shipped(), db=5))
+    made = Pair.open(hosts, (5, 5), **LATEST)
     fill(made.stock)
     yield made
     for store in (made.stock, made.ours):
