@@ -38,7 +38,7 @@ _NUMBERS = (Decimal("1.10"), Decimal("-12345678901234567890.5"), None, Decimal("
 SCALARS = {
     "smallint": Kind("smallint", feast.Int32, (7, -(2**15), None, 2**15 - 1)),
     "integer": Kind("integer", feast.Int32, (7, -(2**31), None, 2**31 - 1)),
-    "bigint": Kind("bigint", feast.Int64, (7, -(2**63), None, 2**53 + 1)),
+    "bigint": Kind("bigint", feast.Int64, (7, -(2**63), None, 2**62)),
     "real": Kind("real", feast.Float32, (1.5, -math.inf, None, math.nan)),
     "double": Kind("double precision", feast.Float64, (0.1, math.inf, None, math.nan)),
     "numeric": Kind("numeric", feast.Float64, _NUMBERS),
@@ -89,6 +89,8 @@ MARKET = [(T0 - 4 * HOUR, 1.0), (T0 - 2 * HOUR, 2.0), (T0 + 2 * HOUR, 3.0)]
 DEVICES = [
     (device, T0 - HOUR, *(kind.examples[device - 1] for kind in KINDS.values())) for device in range(1, 5)
 ]
+#: One that a float cannot hold, beside one that is missing.
+NUMBERS = [(1, T0, 2**53 + 1), (2, T0, None)]
 #: Two rows of one time, and nothing says which is newer.
 TIES = [("t1", T0, 1.0), ("t1", T0, 2.0), ("t2", T0, 3.0)]
 RENAMED = [("t1", T0 - 3 * HOUR, T0, 1.5), ("t1", T0 - HOUR, T0, 2.5), ("t2", T0 - HOUR, T0, 3.5)]
@@ -106,7 +108,7 @@ _TABLES: dict[str, tuple[str, list[Any]]] = {
         + ", ".join(f'"f_{name}" {kind.postgres}' for name, kind in KINDS.items()),
         DEVICES,
     ),
-    "numbers": ("device_id bigint, event_timestamp timestamptz, number bigint", [(1, T0, 1)]),
+    "numbers": ("device_id bigint, event_timestamp timestamptz, number bigint", NUMBERS),
     "ties": ("tenant_id text, event_timestamp timestamptz, value float8", TIES),
     "renamed": ('"Tenant" text, "At" timestamptz, made timestamptz, "mapped kW" float8', RENAMED),
     "naive": (

