@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from conformance.rows import HOUR, KINDS, READABLE
+from conformance.rows import HOUR, KINDS, READABLE, UNREADABLE
 from feast import Entity, FeatureService, FeatureView, Field, PushSource, RequestSource
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.on_demand_feature_view import OnDemandFeatureView, on_demand_feature_view
@@ -56,7 +56,7 @@ _renamed = source(
     created_timestamp_column="made_at",
     field_mapping={"mapped kW": "power", "Tenant": "tenant_id", "At": "at", "made": "made_at"},
 )
-_pushed = PushSource(name="readings", batch_source=_loads)
+PUSHED = PushSource(name="readings", batch_source=_loads)
 
 LOAD = view("load", _loads, _LOAD, 2 * HOUR, TENANT, ASSET)
 PRICE = view("price", source("prices"), _PRICE, timedelta(days=1), TENANT)
@@ -77,7 +77,7 @@ VIEWS = [
     view("load_zero", _loads, _LOAD, timedelta(0), TENANT, ASSET),
     view("load_good", _good, _LOAD, 2 * HOUR, TENANT, ASSET),
     view("load_best", _best, _LOAD, 2 * HOUR, TENANT, ASSET),
-    view("load_pushed", _pushed, _LOAD, None, TENANT, ASSET),
+    view("load_pushed", PUSHED, _LOAD, None, TENANT, ASSET),
     view("load_hour", _unmarked, _LOAD, HOUR, TENANT, ASSET),
     PRICE,
     view("price_naive", source("naive"), _PRICE, timedelta(days=1), TENANT),
@@ -85,7 +85,8 @@ VIEWS = [
     view("market_ever", source("market"), _INDEX, None),
     view("numbered", source("numbers"), [Field(name="number", dtype=Int64)], None, DEVICE),
     _typed("typed", READABLE),
-    _typed("unreadable", KINDS.keys() - set(READABLE)),
+    _typed("unreadable", UNREADABLE),
+    *(_typed(f"only_{kind}", [kind]) for kind in UNREADABLE),
     view("written", source("written"), _PRICE, None, TENANT),
     view("ties", source("ties"), [Field(name="value", dtype=Float64)], None, TENANT),
     UNMARKED,
@@ -135,7 +136,7 @@ SOURCES = {made.batch_source.name: made.batch_source for made in VIEWS}
 
 def definitions() -> Iterator[Any]:
     """All that `apply` takes."""
-    yield from (TENANT, ASSET, DEVICE, _pushed)
+    yield from (TENANT, ASSET, DEVICE, PUSHED)
     yield from VIEWS
     yield from ON_DEMAND
     yield from SERVICES

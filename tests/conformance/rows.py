@@ -64,8 +64,9 @@ def _array(name: str) -> Kind:
 
 ARRAYS = {f"{name}s": _array(name) for name in SCALARS if name not in {"varchar", "json", "jsonb"}}
 KINDS = SCALARS | ARRAYS
-#: Types that stock can read; the others are among the deliberate differences.
-READABLE = [name for name in KINDS if not name.startswith(("json", "uuid", "numeric"))]
+#: Types that stock cannot read: see the deliberate differences.
+UNREADABLE = [name for name in KINDS if name.startswith(("json", "uuid", "numeric"))]
+READABLE = [name for name in KINDS if name not in UNREADABLE]
 
 # key columns, event_timestamp, created_timestamp, values
 LOADS = [

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from conformance.compare import canonical
 from conformance.online import EXPIRED, NOT_FOUND, NULL, PRESENT, client, contents, read
 from conformance.repository import ASSET, LOAD, TENANT
-from conformance.rows import HOUR, T0
+from conformance.rows import HOUR, KINDS, T0, plain
 from conformance.stores import STOCK, Pair, shipped
+from psycopg.types.json import Json, Jsonb
 
 if TYPE_CHECKING:
     from conformance.stores import Hosts
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DB = 7
+SPAN = (T0 - 9 * HOUR, T0 + 9 * HOUR)
 KEY = {"tenant_id": "t1", "asset_id": "1"}
 
 
@@ -109,3 +115,54 @@ def test_deliberate_difference__large_integers_beside_missing_ones(online: Pair,
         store = hosts.open(classes, db=DB)
         store.materialize(T0 - HOUR, T0 + HOUR, feature_views=["numbered"])
         assert [cell.value for cell in read(store, ["numbered:number"], keys)["number"]] == [want, None]
+
+
+def test_deliberate_difference__views_without_an_entity_from_all_rows(online: Pair, hosts: Hosts) -> None:
+    """Stock materializes them with `pull_latest_features` only."""
+    del online
+    with pytest.raises(ValueError, match="__dummy_id"):
+        hosts.open(STOCK, db=DB).materialize(*SPAN, feature_views=["market_ever"])
+    ours = hosts.open(shipped(), db=DB)
+    ours.materialize(*SPAN, feature_views=["market_ever"])
+    assert [cell.value for cell in read(ours, ["market_ever:index"], [KEY])["index"]] == [3.0]
+
+
+@pytest.mark.parametrize("name", ["numeric", "numerics", "uuid", "uuids", "json", "jsonb"])
+def test_deliberate_difference__types_that_stock_cannot_materialize(
+    online: Pair, hosts: Hosts, name: str
+) -> None:
+    del online
+    with pytest.raises(pa.ArrowException):
+        hosts.open(STOCK, db=DB).materialize(*SPAN, feature_views=[f"only_{name}"])
+    ours = hosts.open(shipped(), db=DB)
+    ours.materialize(*SPAN, feature_views=[f"only_{name}"])
+    keys = [{"device_id": device} for device in range(1, 6)]
+    cells = read(ours, [f"only_{name}:f_{name}"], keys)[f"f_{name}"]
+    want = [canonical(_served(value)) for value in KINDS[name].examples]
+    assert [canonical(cell.value) for cell in cells] == [*want, None]
+
+
+def _served(value: Any) -> Any:
+    """A value as Feast's Python types have it; a number that is NaN is served as none, by stock, too."""
+    match value:
+        case list():
+            return [item if isinstance(item, UUID) else plain(item) for item in value]
+        case Json() | Jsonb():
+            return value.obj
+        case Decimal():
+            return None if value.is_nan() else float(value)
+    return value
+
+
+def test_deliberate_difference__keys_live_as_long_as_their_rows(online: Pair, hosts: Hosts) -> None:
+    """Stock lets a row vanish that its view would still serve, for two hours here."""
+    del online
+    left = []
+    for classes in (STOCK, shipped()):
+        options = {"online_store": classes["online_store"] | {"key_ttl_seconds": 60}}
+        write(hosts.open(classes | options, db=DB))
+        with client(hosts, DB) as connection:
+            (key,) = connection.scan_iter()
+            left.append(connection.ttl(key))
+    assert left[0] <= 60
+    assert 7100 < left[1] <= 7200
