@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _COLOURS = {STOCK: "#b8b8b8", OURS: "#1f3a5f", FLOOR: "#8fbf8f"}
-_MEMORY = "\nPeak memory is that of a process that does the work once and nothing else, Python and Feast included.\n"
+_MEMORY = """
+Peak memory is that of a process that does the work once and nothing else, Python and Feast included.
+"""
 
 
 def write(folder: Path, name: str, intro: str, records: Sequence[dict[str, Any]]) -> None:
@@ -23,14 +25,13 @@ def write(folder: Path, name: str, intro: str, records: Sequence[dict[str, Any]]
     first = records[0]
     machine = first["machine"]
     versions = ", ".join(f"{what} {version}" for what, version in first["versions"].items())
-    text = [
-        intro,
+    circumstances = (
         f"Made by `{first['command']}` on {machine['cpus']} CPUs, {machine['memory_gib']} GiB, "
         f"{machine['system']}, with other work on the machine; {versions}. Medians; minima, maxima and sizes "
-        f"are in [results.json](results.json). Code {first['commit']}, {first['measured_at']}.\n",
-        f"![Seconds by stock Feast, by ours and at the floor]({name}.svg)\n",
-        *_table(records),
-    ]
+        f"are in [results.json](results.json). Code {first['commit']}, {first['measured_at']}.\n"
+    )
+    picture = f"![Seconds by stock Feast, by ours and at the floor]({name}.svg)\n"
+    text = [intro, circumstances, picture, *_table(records)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text("\n".join(text) + "\n")
     # the same numbers give the same bytes
