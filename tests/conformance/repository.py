@@ -50,6 +50,19 @@ _best = source(
     query="SELECT * FROM loads WHERE quality = 'good' AND load IS DISTINCT FROM 2.5",
     created_timestamp_column="created_timestamp",
 )
+#: Waits as long as the table `patience` says before the first row, or before the last.
+_slow = source(
+    "slow_loads",
+    query="SELECT loads.* FROM loads, pg_sleep((SELECT seconds FROM patience)) AS slow_read",
+    created_timestamp_column="created_timestamp",
+)
+_stuck = source(
+    "stuck",
+    query="SELECT 't' || number AS tenant_id, '2025-10-26 12:00Z'::timestamptz AS event_timestamp,"
+    " repeat('x', 1000) AS season FROM generate_series(1, 4000) AS made (number)"
+    " UNION ALL SELECT 'last', '2025-10-26 12:00Z', 'y'"
+    " FROM pg_sleep((SELECT seconds FROM patience)) AS slow_read",
+)
 _renamed = source(
     "renamed",
     timestamp_field="at",
@@ -76,6 +89,8 @@ VIEWS = [
     view("load_ever", _loads, _LOAD, None, TENANT, ASSET),
     view("load_zero", _loads, _LOAD, timedelta(0), TENANT, ASSET),
     view("load_good", _good, _LOAD, 2 * HOUR, TENANT, ASSET),
+    view("slow", _slow, _LOAD, None, TENANT, ASSET),
+    view("stuck", _stuck, _PRICE[1:], None, TENANT),
     view("load_best", _best, _LOAD, 2 * HOUR, TENANT, ASSET),
     view("load_pushed", PUSHED, _LOAD, None, TENANT, ASSET),
     view("load_hour", _unmarked, _LOAD, HOUR, TENANT, ASSET),

@@ -119,8 +119,9 @@ _TABLES: dict[str, tuple[str, list[Any]]] = {
 }
 
 
-#: A table to write to.
-_WRITTEN = """
+#: A table to write to, and how long reads of slow views take.
+_MORE = """
+CREATE TABLE patience AS SELECT 0.0::float8 AS seconds;
 CREATE TABLE written (
     tenant_id text, event_timestamp timestamptz, price float8, season text,
     UNIQUE (tenant_id, event_timestamp)
@@ -130,7 +131,7 @@ CREATE TABLE written (
 
 def fill(connection: Any) -> None:
     """Make the tables."""
-    connection.execute(_WRITTEN)
+    connection.execute(_MORE)
     for table, (columns, rows) in _TABLES.items():
         name = sql.Identifier(table)
         connection.execute(sql.SQL("CREATE TABLE {} ({})").format(name, sql.SQL(columns)))

@@ -34,6 +34,8 @@ PULLS: dict[str, tuple[str, list[str], list[str], str | None]] = {
     "no entity": ("market", [], ["index"], None),
     "every column": ("prices", ["tenant_id"], [], None),
     "every column, no entity": ("market", [], [], None),
+    "slow": ("slow_loads", _KEYS, ["load"], "created_timestamp"),
+    "stuck": ("stuck", ["tenant_id"], ["season"], None),
     "types": ("devices", ["device_id"], ["f_smallint", "f_doubles", "f_bytea", "f_timestamp"], None),
 }
 _DIFFERENT = {("latest", "every column, no entity")}
