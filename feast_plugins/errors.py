@@ -39,3 +39,17 @@ class QueryTimeoutError(FeastError):
             f"The query did not finish within {seconds:g} s and was cancelled. Ask for less at once, "
             "or allow more by the job's `timeout` or the offline store's `statement_timeout_s`."
         )
+
+
+class ColumnTypesError(FeastError):
+    """The columns of a feature view's source have types that cannot be encoded as whole columns."""
+
+    def __init__(self, view: str) -> None:
+        super().__init__(f"Columns of {view} have types that cannot be encoded as whole columns.")
+
+
+class InterruptedMaterializationError(FeastError):
+    """A materialization ended before its end because another one of the same call was interrupted."""
+
+    def __init__(self, view: str) -> None:
+        super().__init__(f"The materialization of {view} was interrupted.")
