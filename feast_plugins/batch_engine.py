@@ -1,9 +1,9 @@
 """Feast batch engine that materializes from Postgres to Redis as columns.
 
-Named in `feature_store.yaml` as `batch_engine: {type: feast_plugins.batch_engine.ArrowComputeEngine}`. The newest
-row of each entity is picked in SQL, read as Arrow and written as commands of the Redis protocol, without a
-Python object a value; Redis holds the same bytes as with Feast's own engine. Feature views that this cannot do,
-such as transformed ones, those of other sources and other online stores, go through Feast's local engine.
+Named in `feature_store.yaml` as `batch_engine: {type: feast_plugins.batch_engine.ArrowComputeEngine}`. The
+newest row of each entity is picked in SQL, read as Arrow and written as commands of the Redis protocol, without
+a Python object a value; Redis holds the same bytes as with Feast's own engine. Feature views that this cannot
+do, such as transformed ones, those of other sources and other online stores, go through Feast's local engine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from pydantic import Field
 from feast_plugins.errors import ColumnTypesError, HistoryNotKnownError
 from feast_plugins.materialize.checkpoint import key_of
 from feast_plugins.materialize.plan import plan
-from feast_plugins.materialize.run import Conditions, Materialization
+from feast_plugins.materialize.rows import Encoder
+from feast_plugins.materialize.run import Materialization
 from feast_plugins.offline_store import TimescaleOfflineStore
 from feast_plugins.online_store import CorrectableRedisOnlineStore
 
@@ -88,20 +89,20 @@ class ArrowComputeEngine(LocalComputeEngine):
         """Materialize the tasks, some at the same time; one's failure ends none of the others."""
         every = tasks if isinstance(tasks, list) else [tasks]
         stop = threading.Event()
+        fast = {at: way for at, task in enumerate(every) if (way := self._plan(task))}
+        if fast:
+            self._client()  # made before there are threads to make two of it
+        done: dict[int, LocalMaterializationJob | None] = {}
         with ThreadPoolExecutor(self.options.views_at_once, "materialize") as pool:
-            fast = [(task, self._plan(task)) for task in every]
-            if any(way for _, way in fast):
-                # made before there are threads to make two of it
-                self._client()
-            started = [way and pool.submit(self._run, task, way, stop) for task, way in fast]
+            started = {at: pool.submit(self._run, every[at], way, stop) for at, way in fast.items()}
             try:
-                done = [way and way.result() for way in started]
+                done = {at: job.result() for at, job in started.items()}
             except BaseException:
                 stop.set()
                 raise
-        # transformations and other stores may know nothing of threads
+        # one after another: transformations and other stores may know nothing of threads
         return [
-            job or self._materialize_one(registry, task, **kwargs) for task, job in zip(every, done, strict=True)
+            done.get(at) or self._materialize_one(registry, task, **kwargs) for at, task in enumerate(every)
         ]
 
     def update(
@@ -126,7 +127,8 @@ class ArrowComputeEngine(LocalComputeEngine):
                 self._client().delete(key_of(project, _versioned_fv_name(view, self.repo_config)))
 
     def _client(self) -> Any:
-        return self.online_store._get_client(self.repo_config.online_store)  # noqa: SLF001  # nobody else connects as the store does
+        store: Any = self.online_store
+        return store._get_client(self.repo_config.online_store)  # noqa: SLF001  # nobody else connects as it does
 
     def _plan(self, task: MaterializationTask) -> ViewPlan | None:
         """The fast way, if it does what the configured stores do."""
@@ -157,26 +159,27 @@ class ArrowComputeEngine(LocalComputeEngine):
                 "Materialize without `known_at`."
             )
         correctable = isinstance(self.online_store, CorrectableRedisOnlineStore)
-        conditions = Conditions(
-            batch_rows=self.repo_config.materialization_config.online_write_batch_size or self.options.batch_rows,
-            timeout_s=self.options.redis_timeout_seconds,
-            resume_s=self.options.resume_seconds,
-            check=correctable or not online.skip_dedup,
-            replace_equal=correctable,
-        )
         late = timedelta(seconds=getattr(offline, "late_seconds", 0))
         bar = task.tqdm_builder(0) if task.tqdm_builder else None
         try:
             Materialization(
-                way,
-                task.feature_view,
-                self.repo_config,
+                Encoder(
+                    way,
+                    task.feature_view,
+                    task.project,
+                    check=correctable or not online.skip_dedup,
+                    replace_equal=correctable,
+                ),
+                offline,
                 self._client(),
                 make_tzaware(task.start_time) - late,
                 make_tzaware(task.end_time),
-                conditions,
-                bar.update if bar is not None else lambda _: None,
-                stop,
+                batch_rows=self.repo_config.materialization_config.online_write_batch_size
+                or self.options.batch_rows,
+                timeout_s=self.options.redis_timeout_seconds,
+                resume_s=self.options.resume_seconds,
+                progress=bar.update if bar is not None else lambda _: None,
+                stop=stop,
             ).run()
         finally:
             if bar is not None:

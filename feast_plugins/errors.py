@@ -30,6 +30,17 @@ class WriteTargetError(FeastError):
     """The batch source is no table that rows can be written to."""
 
 
+class EntityKeysError(FeastError):
+    """Rows of views with different keys cannot be joined without entity rows."""
+
+    def __init__(self, views: Iterable[str]) -> None:
+        self.views = sorted(views)
+        super().__init__(
+            f"None of {', '.join(self.views)} has the keys of all others, so their rows cannot be told apart "
+            "without entity rows. Give entity_df, or ask for these views one by one."
+        )
+
+
 class QueryTimeoutError(FeastError):
     """A query ran longer than allowed and was cancelled."""
 
@@ -39,6 +50,21 @@ class QueryTimeoutError(FeastError):
             f"The query did not finish within {seconds:g} s and was cancelled. Ask for less at once, "
             "or allow more by the job's `timeout` or the offline store's `statement_timeout_s`."
         )
+
+
+class SavedDatasetStorageError(FeastError):
+    """Results are saved by SavedDatasetFileStorage (Parquet) or SavedDatasetPostgreSQLStorage (a table)."""
+
+    def __init__(self, storage: type) -> None:
+        self.storage = storage
+        super().__init__(f"{type(self).__doc__} Use one of these instead of {storage.__name__}.")
+
+
+class ExportLocationMissingError(FeastError):
+    """The offline store has no `export_location`: name a folder or an s3:// address to export to."""
+
+    def __init__(self) -> None:
+        super().__init__(type(self).__doc__)
 
 
 class ColumnTypesError(FeastError):

@@ -1,44 +1,52 @@
 """Feast offline store for TimescaleDB and plain Postgres.
 
-Named in `feature_store.yaml` as `type: feast_plugins.offline_store.TimescaleOfflineStore`. History is joined
-outside the database: one range read of each feature view, then an as-of join by key and time. Its cost grows
-with the rows read, not with their square, and keys are compared one by one, so no two tenants share a row.
-Rows can be read as they were known earlier, for all rows at one time (`known_at`) or for each at its own
-(Feast's `filter_by_created_timestamp`), from the versions that a source's tag names.
+Named in `feature_store.yaml` as `type: feast_plugins.offline_store.TimescaleOfflineStore`. Rows leave the
+database as Arrow. History is joined where it is cheaper: in the database by one index probe an entity row,
+or in Arrow after one range read of each view. Either way its cost grows with the rows in question, not with
+their square, and keys are compared part by part, so no two tenants share a row. Rows can be read as they were
+known earlier, for all rows at one time (`known_at`) or for each at its own (Feast's
+`filter_by_created_timestamp`), from the versions that a source's tag names.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
-import pyarrow as pa
-from feast.errors import FeastEntityDFMissingColumnsError, InvalidEntityType
+from feast.feature_view import FeatureView
 from feast.infra.offline_stores import offline_utils
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
     PostgreSQLOfflineStore,
     PostgreSQLOfflineStoreConfig,
 )
+from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalMetadata
+from feast.infra.registry.base_registry import BaseRegistry
 from feast.infra.utils.postgres.connection_utils import _get_conn
 from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import RepoConfig
+from feast.utils import compute_non_entity_date_range
 from pydantic import AfterValidator, Field
 
-from feast_plugins.as_of import newest_rows
 from feast_plugins.errors import HistoryNotKnownError
-from feast_plugins.offline_writes import upsert
-from feast_plugins.postgres_reads import Knowledge, ViewRead, fetch
-from feast_plugins.retrieval_job import AsOfRetrievalJob
+from feast_plugins.history import date_range, point_in_time
+from feast_plugins.history.entities import Entities
+from feast_plugins.history.knowledge import Knowledge
+from feast_plugins.history.strategy import JoinStrategy
+from feast_plugins.history.view_read import ViewRead
+from feast_plugins.postgres import pulls
+from feast_plugins.postgres.session import connect
+from feast_plugins.postgres.upsert import upsert
+from feast_plugins.retrieval.jobs import JoinJob, QueryJob, SavedRowsJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pandas as pd
+    import pyarrow as pa
     from feast.data_source import DataSource
-    from feast.feature_view import FeatureView
     from feast.infra.offline_stores.offline_store import RetrievalJob
-    from feast.infra.registry.base_registry import BaseRegistry
-    from feast.repo_config import RepoConfig
 
 
 def _aware(time: datetime) -> datetime:
@@ -46,7 +54,10 @@ def _aware(time: datetime) -> datetime:
 
 
 class TimescaleOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
-    """Options of the stock Postgres store, under this store's type."""
+    """Options of the stock Postgres store, under this store's type, and some of its own.
+
+    `entity_select_mode` has no effect: entity rows need no table.
+    """
 
     type: str = "feast_plugins.offline_store.TimescaleOfflineStore"  # type: ignore[assignment]  # names the class
 
@@ -56,9 +67,21 @@ class TimescaleOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     known_at: Annotated[datetime, AfterValidator(_aware)] | None = None
     """Read features as they were known at this time (UTC if naive); None: as they are now."""
 
+    join_strategy: JoinStrategy = JoinStrategy.AUTO
+    """Where history for entity rows is joined; `auto` compares the planner's estimates."""
+
+    statement_timeout_s: float | None = Field(None, gt=0)
+    """Seconds after which the database gives up a statement of a read; None: never."""
+
+    export_location: str | None = None
+    """Folder or `s3://` address that `to_remote_storage` writes Parquet files to."""
+
+    export_s3_endpoint: str | None = None
+    """URL of the S3 server of `export_location`; None: Amazon's."""
+
 
 class TimescaleOfflineStore(PostgreSQLOfflineStore):
-    """Stock Postgres store with a linear, key-exact point-in-time join."""
+    """Postgres store with linear, key-exact point-in-time joins and Arrow end to end."""
 
     @staticmethod
     def pull_latest_from_table_or_query(  # noqa: PLR0917  # Feast's signature
@@ -79,21 +102,46 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         Raises:
             HistoryNotKnownError: the store is open as of an earlier time.
         """
-        if config.offline_store.known_at is not None:
+        store = config.offline_store
+        if store.known_at is not None:
             raise HistoryNotKnownError(
                 "This store shows features as known at an earlier time, which are nothing to serve. "
                 "Materialize without `known_at`."
             )
-        return PostgreSQLOfflineStore.pull_latest_from_table_or_query(
-            config,
-            data_source,
-            join_key_columns,
-            feature_name_columns,
+        since = _aware(start_date) - timedelta(seconds=store.late_seconds)
+        source = pulls.Source(
+            data_source.get_table_query_string(),
+            tuple(join_key_columns),
+            tuple(feature_name_columns),
             timestamp_field,
-            created_timestamp_column,
-            start_date - timedelta(seconds=config.offline_store.late_seconds),
-            end_date,
+            created_timestamp_column or None,
         )
+        return QueryJob(store, pulls.latest(source, since, _aware(end_date)))
+
+    @staticmethod
+    def pull_all_from_table_or_query(  # noqa: PLR0917  # Feast's signature
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """Every row of a source between two times, or of a saved dataset."""
+        columns = (*join_key_columns, *feature_name_columns)
+        bounds = (start_date and _aware(start_date), end_date and _aware(end_date))
+        if isinstance(data_source, FileSource):
+            return SavedRowsJob(config.offline_store, data_source, columns, timestamp_field, bounds)
+        source = pulls.Source(
+            data_source.get_table_query_string(),
+            tuple(join_key_columns),
+            tuple(feature_name_columns),
+            timestamp_field,
+            created_timestamp_column or None,
+        )
+        return QueryJob(config.offline_store, pulls.everything(source, *bounds))
 
     @staticmethod
     def get_historical_features(  # noqa: PLR0917  # Feast's signature
@@ -107,7 +155,7 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         filter_by_created_timestamp: bool = False,
         **kwargs: Any,
     ) -> RetrievalJob:
-        """History for a frame or an SQL query of entity rows; without entity rows, the stock join.
+        """History for a frame or an SQL query of entity rows, or without any for a range of time.
 
         With `filter_by_created_timestamp` each entity row sees what was known at its own time. Sources
         without a time of creation have no versions and are read as they are, as everywhere in Feast.
@@ -115,68 +163,21 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         Raises:
             HistoryNotKnownError: an earlier state is asked for without entity rows, or by `known_at` of a
                 source that does not tell when its rows were created.
+            EntityKeysError: without entity rows, the views have keys that do not contain each other.
         """
-        knowledge = Knowledge(config.offline_store.known_at, filter_by_created_timestamp)
-        if entity_df is None:
-            if knowledge.is_limited:
-                raise HistoryNotKnownError(
-                    "What was known at an earlier time can be asked with entity rows only: "
-                    "give entity_df, or neither known_at nor filter_by_created_timestamp."
-                )
-            return PostgreSQLOfflineStore.get_historical_features(
-                config,
-                feature_views,
-                feature_refs,
-                entity_df,
-                registry,
-                project,
-                full_feature_names,
-                filter_by_created_timestamp,
-                **kwargs,
-            )
-        entities = _entity_table(config, entity_df)
-        time_column = offline_utils.infer_event_timestamp_from_entity_df(
-            dict(entities.schema.empty_table().to_pandas().dtypes)
-        )
-        keys = offline_utils.get_expected_join_keys(project, feature_views, registry)
-        if missing := (keys | {time_column}) - set(entities.column_names):
-            raise FeastEntityDFMissingColumnsError(keys | {time_column}, missing)  # type: ignore[no-untyped-call]
-        times = _utc(entities[time_column])
-        span = (times.min(), times.max())
-        contexts = offline_utils.get_feature_view_query_context(
-            feature_refs, feature_views, registry, project, span
-        )
-        tags = _source_tags(feature_views)
-        reads = [ViewRead.of(context, tags[context.name], knowledge) for context in contexts]
-        if unknown := [read.view for read in reads if read.created is None and knowledge.at is not None]:
+        store = config.offline_store
+        knowledge = Knowledge(store.known_at, filter_by_created_timestamp)
+        request = _Request(config, feature_views, feature_refs, registry, project, full_feature_names)
+        if entity_df is not None:
+            keys = offline_utils.get_expected_join_keys(project, feature_views, registry)
+            return request.for_entities(Entities.of(config, entity_df, keys), knowledge)
+        if knowledge.is_limited:
             raise HistoryNotKnownError(
-                f"The source of {', '.join(unknown)} has no created_timestamp_column, "
-                "so nothing says what was known of it at an earlier time."
+                "What was known at an earlier time can be asked with entity rows only: "
+                "give entity_df, or neither known_at nor filter_by_created_timestamp."
             )
-
-        def compute() -> pa.Table:
-            joined = entities
-            with _get_conn(config.offline_store) as connection:
-                connection.read_only = True
-                for read in reads:
-                    rows = read.execute(connection, entities, span, knowledge)
-                    as_known = knowledge.by_row and read.created is not None
-                    found = newest_rows(entities, times, rows, read, as_known=as_known)
-                    for feature, name in read.outputs(full_feature_names).items():
-                        joined = joined.append_column(name, rows[feature].take(found))
-            return joined
-
-        return AsOfRetrievalJob(
-            compute,
-            full_feature_names=full_feature_names,
-            on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
-            metadata=RetrievalMetadata(
-                features=feature_refs,
-                keys=[name for name in entities.column_names if name != time_column],
-                min_event_timestamp=span[0].to_pydatetime(),
-                max_event_timestamp=span[1].to_pydatetime(),
-            ),
-        )
+        span = compute_non_entity_date_range(feature_views, kwargs.get("start_date"), kwargs.get("end_date"))
+        return request.for_range(*span)
 
     @staticmethod
     def offline_write_batch(
@@ -197,25 +198,94 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
             progress(table.num_rows)
 
 
-def _source_tags(feature_views: list[FeatureView]) -> dict[str, dict[str, str]]:
-    """Tags of each view's source by the name the view has in this request."""
-    return {
-        view.projection.name_to_use(): view.batch_source.tags if view.batch_source else {}  # type: ignore[no-untyped-call]
-        for view in feature_views
-    }
+@dataclass(frozen=True)
+class _Request:
+    """Which features of which views history is asked of."""
 
+    config: RepoConfig
+    views: list[FeatureView]
+    refs: list[str]
+    registry: BaseRegistry
+    project: str
+    full_feature_names: bool
 
-def _entity_table(config: RepoConfig, entity_df: pd.DataFrame | str) -> pa.Table:
-    if isinstance(entity_df, pd.DataFrame):
-        return pa.Table.from_pandas(entity_df, preserve_index=False)
-    if isinstance(entity_df, str):
-        with _get_conn(config.offline_store) as connection:
-            connection.read_only = True
-            return fetch(connection, entity_df)
-    raise InvalidEntityType(type(entity_df))
+    def for_entities(self, entities: Entities, knowledge: Knowledge) -> JoinJob:
+        """Features as of the time of each entity row."""
+        reads = self._reads(entities.span, knowledge)
+        if unknown := [read.view for read in reads if read.created is None and knowledge.at is not None]:
+            raise HistoryNotKnownError(
+                f"The source of {', '.join(unknown)} has no created_timestamp_column, "
+                "so nothing says what was known of it at an earlier time."
+            )
+        store = self.config.offline_store
 
+        def join(timeout_s: float | None) -> pa.Table:
+            with connect(store, timeout_s) as connection:
+                return point_in_time.join(
+                    connection,
+                    entities,
+                    reads,
+                    knowledge,
+                    strategy=store.join_strategy,
+                    full_feature_names=self.full_feature_names,
+                )
 
-def _utc(column: pa.ChunkedArray) -> pd.Series[pd.Timestamp]:
-    """Microsecond UTC times; a time without zone is UTC, as everywhere in Feast."""
-    times: pd.Series[pd.Timestamp] = pd.to_datetime(column.to_pandas(), utc=True).dt.as_unit("us")
-    return times
+        keys = [name for name in entities.table.column_names if name != entities.time]
+        return self._job(join, keys, entities.span)
+
+    def for_range(self, start: datetime, end: datetime) -> RetrievalJob:
+        """Rows between two times."""
+        reads = self._reads((start, end), Knowledge())
+        keys = list(dict.fromkeys(name for read in reads for name in read.keys))
+        full = self.full_feature_names
+        store = self.config.offline_store
+        if len(reads) == 1:
+            return QueryJob(
+                store,
+                date_range.rows_of(reads[0], start, end, full_feature_names=full),
+                full_feature_names=full,
+                on_demand_feature_views=self._on_demand(),
+                metadata=self._metadata(keys, (start, end)),
+            )
+
+        def join(timeout_s: float | None) -> pa.Table:
+            with connect(store, timeout_s) as connection:
+                return date_range.join(connection, reads, start, end, full_feature_names=full)
+
+        return self._job(join, keys, (start, end))
+
+    def _reads(self, span: tuple[datetime, datetime], knowledge: Knowledge) -> list[ViewRead]:
+        contexts = offline_utils.get_feature_view_query_context(
+            self.refs, self.views, self.registry, self.project, span
+        )
+        # by the name that a view has in this request
+        tags = {
+            view.projection.name_to_use(): view.batch_source.tags if view.batch_source else {}  # type: ignore[no-untyped-call]
+            for view in self.views
+        }
+        return [ViewRead.of(context, tags[context.name], knowledge) for context in contexts]
+
+    def _job(
+        self,
+        join: Callable[[float | None], pa.Table],
+        keys: list[str],
+        span: tuple[datetime, datetime],
+    ) -> JoinJob:
+        return JoinJob(
+            self.config.offline_store,
+            join,
+            full_feature_names=self.full_feature_names,
+            on_demand_feature_views=self._on_demand(),
+            metadata=self._metadata(keys, span),
+        )
+
+    def _on_demand(self) -> list[OnDemandFeatureView]:
+        found: list[OnDemandFeatureView] = OnDemandFeatureView.get_requested_odfvs(
+            self.refs, self.project, self.registry
+        )
+        return found
+
+    def _metadata(self, keys: list[str], span: tuple[datetime, datetime]) -> RetrievalMetadata:
+        return RetrievalMetadata(
+            features=self.refs, keys=keys, min_event_timestamp=span[0], max_event_timestamp=span[1]
+        )

@@ -14,6 +14,7 @@ from ai_hub.errors import NotFoundError
 from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
 from ai_hub.settings import Settings
+from feast_plugins.postgres import session
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,12 +112,15 @@ def _write(
         )
     found: dict[str, pa.Table] = {}
     behind: list[Behind] = []
+    # the embedded server makes others wait for an open transaction
+    connection.commit()
+    with session.connect(store.config.offline_store) as reads:
+        for name, view in views.items():
+            start = since - _LONG_WRITE if since and is_pushed(view) else since
+            found[name] = newest_rows(reads, view, now, since=start, scope=scope)
     for name, view in views.items():
-        start = since - _LONG_WRITE if since and is_pushed(view) else since
-        found[name] = newest_rows(connection, view, now, since=start, scope=scope)
         if not is_pushed(view):  # whose newest readings come from elsewhere, too
             behind += readings_behind(connection, view, found[name])
-    # the embedded server makes others wait for an open transaction
     connection.commit()
     for name, rows in found.items():
         if rows.num_rows:

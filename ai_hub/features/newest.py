@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from feast import PushSource
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from psycopg import sql
 
 from ai_hub.features.online import JOIN_KEYS
-from feast_plugins.postgres_reads import fetch
+from feast_plugins.postgres.reads import fetch
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import pyarrow as pa
+    from adbc_driver_manager import dbapi
     from feast import FeatureStore, FeatureView
-    from psycopg import Connection
 
 # An asset has rows up to a day after its last reading, see docs/features.md.
 _NEWEST = """
@@ -65,7 +65,7 @@ def is_pushed(view: FeatureView) -> bool:
 
 
 def newest_rows(
-    connection: Connection[Any],
+    connection: dbapi.Connection,
     view: FeatureView,
     now: datetime,
     *,

@@ -86,5 +86,5 @@ def open_channel(client: redis.Redis, timeout_s: float) -> Iterator[Channel]:
     except OSError as error:
         raise redis.ConnectionError(f"The connection to Redis broke: {error}") from error
     finally:
-        connection.disconnect()
+        connection.disconnect()  # type: ignore[no-untyped-call]
         pool.release(connection)

@@ -1,7 +1,7 @@
 """How far a materialization came, kept in the Redis that it fills.
 
-A Redis that loses its rows loses this, too. In a cluster the two may be on different nodes, so there a run that
-was killed is repeated from its start.
+A Redis that loses its rows loses this, too. In a cluster the two may be on different nodes, so there a run
+that was killed is repeated from its start.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+
+from redis import Redis
 
 from feast_plugins.materialize.latest import Done
-
-if TYPE_CHECKING:
-    from redis import Redis
 
 
 @dataclass
@@ -41,7 +39,10 @@ class Checkpoint:
 
     def load(self, start: datetime) -> Done | None:
         """What an earlier run has done of a run that starts at `start`; None: nothing to rely on."""
-        text, left_ms = self.client.pipeline().get(self._key).pttl(self._key).execute()
+        pipe = self.client.pipeline()
+        pipe.get(self._key)
+        pipe.pttl(self._key)
+        text, left_ms = pipe.execute()
         if text is None:
             return None
         kept = json.loads(text)

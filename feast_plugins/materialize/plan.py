@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from feast import StreamFeatureView
+from feast import StreamFeatureView, ValueType
 from feast.feature_view import DUMMY_ENTITY_NAME
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStoreConfig
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
@@ -18,7 +18,7 @@ from feast.infra.online_stores.redis import RedisOnlineStoreConfig, _versioned_f
 from feast_plugins.materialize import keys
 
 if TYPE_CHECKING:
-    from feast import FeatureView, RepoConfig, ValueType
+    from feast import FeatureView, RepoConfig
 
 _KEY_VERSION = 3
 
@@ -58,7 +58,7 @@ class ViewPlan:
 
     def feature_field(self, name: str) -> bytes:
         """Field of the hash with a feature's value."""
-        return _mmh3(f"{self.name}:{name}")
+        return bytes(_mmh3(f"{self.name}:{name}"))
 
     @property
     def identity(self) -> str:
@@ -73,6 +73,16 @@ class ViewPlan:
             return False
         return self.is_global or all(
             keys.is_exact(kind, schema.field(self.column(name)).type) for name, kind in self.keys.items()
+        )
+
+    def is_resumable(self, schema: pa.Schema) -> bool:
+        """Whether rows can be told to be new, and SQL can compare keys that were kept as JSON."""
+        kinds = [schema.field(column).type for column in self.key_columns]
+        return (
+            self.created is not None
+            and not self.is_global
+            and pa.types.is_timestamp(schema.field(self.created).type)
+            and all(pa.types.is_string(kind) or pa.types.is_integer(kind) for kind in kinds)
         )
 
 

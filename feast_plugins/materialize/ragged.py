@@ -57,8 +57,9 @@ def varints(values: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.in
         lengths += unsigned >= np.uint64(1 << (_VARINT_BITS * place))
     width = int(lengths.max(initial=1))
     shifts = np.arange(width, dtype=np.uint64) * np.uint64(_VARINT_BITS)
-    matrix = (unsigned[:, None] >> shifts).astype(np.uint8) & 0x7F
-    matrix |= (np.arange(width) < lengths[:, None] - 1).astype(np.uint8) << 7
+    matrix: NDArray[np.uint8] = (unsigned[:, None] >> shifts).astype(np.uint8)
+    matrix &= 0x7F
+    matrix[np.arange(width) < lengths[:, None] - 1] |= 0x80
     return matrix, lengths
 
 

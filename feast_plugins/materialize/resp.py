@@ -1,4 +1,7 @@
-"""Commands of many rows in the Redis serialization protocol (redis.io/docs/latest/develop/reference/protocol-spec)."""
+"""Commands of many rows in the Redis serialization protocol.
+
+See redis.io/docs/latest/develop/reference/protocol-spec.
+"""
 
 from __future__ import annotations
 

@@ -2,68 +2,54 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
 from adbc_driver_manager import dbapi
-from feast.feature_view import DUMMY_ENTITY_VAL
-from feast.utils import _validate_vector_field_lengths
+from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from redis.cluster import RedisCluster
 
 from feast_plugins.errors import ColumnTypesError, InterruptedMaterializationError
-from feast_plugins.materialize import keys, resp, times, values
 from feast_plugins.materialize.checkpoint import Checkpoint
 from feast_plugins.materialize.latest import Done, latest_rows
+from feast_plugins.materialize.rows import Encoder
 from feast_plugins.materialize.shards import Shards
 from feast_plugins.postgres.reads import fetch_value, stream
 from feast_plugins.postgres.session import connect
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Iterator
-
-    from feast import FeatureView, RepoConfig
-
-    from feast_plugins.materialize.plan import ViewPlan
+    import pyarrow as pa
 
 #: Encoded batches that may wait for Redis.
 _AHEAD = 2
 #: How long after it stamped its rows a transaction may commit them.
 _COMMIT_DELAY = timedelta(minutes=10)
+#: So much shorter than that of its rows is the life of a checkpoint, which must not outlive them.
+_TTL_SHARE = 10
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """How to write."""
+class Materialization:
+    """Of one feature view."""
 
+    encoder: Encoder
+    postgres: PostgreSQLConfig
+    #: redis-py's, of one server or of a cluster
+    redis: Any
+    start: datetime
+    end: datetime
+    #: rows that are encoded and sent at once
     batch_rows: int
-    #: how long a server may be silent
+    #: how long Redis may be silent
     timeout_s: float
     #: how long what a killed run has written may be relied on
     resume_s: float
-    #: whether rows are compared with the times of those that are stored
-    check: bool
-    #: whether a row of the same time replaces the stored one
-    replace_equal: bool
-
-
-@dataclass
-class Materialization:
-    """Of one feature view; `run` it once."""
-
-    plan: ViewPlan
-    view: FeatureView
-    config: RepoConfig
-    client: Any
-    start: datetime
-    end: datetime
-    conditions: Conditions
     #: called with the number of rows done
     progress: Callable[[int], Any]
     #: set to end the run before its next batch
@@ -75,68 +61,49 @@ class Materialization:
         Raises:
             ColumnTypesError: a column has a type that only Feast's engine can try; nothing has been written.
             InterruptedMaterializationError: it was told to stop.
+            redis.RedisError: Redis is gone, silent, or refuses.
         """
         checkpoint = self._checkpoint()
-        with connect(self.config.offline_store) as connection:
-            done = checkpoint and checkpoint.load(self.start)
-            read_at = datetime.fromisoformat(
-                str(fetch_value(connection, "SELECT clock_timestamp()::text"))
-            ).astimezone(UTC)
-            query = latest_rows(self.plan, self.start, self.end, done, _COMMIT_DELAY)
-            try:
-                with stream(connection, query) as batches:
-                    if not self.plan.fits(batches.schema):
-                        raise ColumnTypesError(self.plan.name)
-                    if not self._is_resumable(batches.schema):
-                        checkpoint = None
-                    self._pump(iter(batches), checkpoint, read_at)
-            except BaseException:
-                with suppress(dbapi.Error):  # nothing was running any more
-                    connection.adbc_cancel()
-                raise
+        with connect(self.postgres) as connection, _cancelled_on_failure(connection):
+            done = None if checkpoint is None else checkpoint.load(self.start)
+            now = str(fetch_value(connection, "SELECT clock_timestamp()::text"))
+            reached = Done([], self.end, datetime.fromisoformat(now).astimezone(UTC))
+            query = latest_rows(self.encoder.plan, self.start, self.end, done, _COMMIT_DELAY)
+            with stream(connection, query) as batches:
+                _require(self.encoder.plan.fits(batches.schema), ColumnTypesError(self.encoder.plan.name))
+                if not self.encoder.plan.is_resumable(batches.schema):
+                    checkpoint = None
+                self._pump(iter(batches), checkpoint, reached)
         if checkpoint:
             checkpoint.clear()
 
     def _checkpoint(self) -> Checkpoint | None:
         """Where to keep how far the run came, if the rows it leaves can be relied on."""
-        limits = [self.conditions.resume_s, *filter(None, [self.plan.ttl_seconds and self.plan.ttl_seconds / 10])]
-        if (
-            not self.plan.created
-            or self.plan.is_global
-            or not self.conditions.check
-            or isinstance(self.client, RedisCluster)
-        ):
+        plan = self.encoder.plan
+        if not self.resume_s or not self.encoder.check or isinstance(self.redis, RedisCluster):
             return None
-        return Checkpoint(self.client, self.config.project, self.plan.name, self.plan.identity, min(limits))
+        seconds = min(self.resume_s, plan.ttl_seconds / _TTL_SHARE) if plan.ttl_seconds else self.resume_s
+        return Checkpoint(self.redis, self.encoder.project, plan.name, plan.identity, seconds)
 
-    def _is_resumable(self, schema: pa.Schema) -> bool:
-        """Whether SQL can compare keys that were kept as JSON, and times of creation are times."""
-        kinds = [schema.field(column).type for column in self.plan.key_columns]
-        return (
-            self.plan.created is not None
-            and pa.types.is_timestamp(schema.field(self.plan.created).type)
-            and all(pa.types.is_string(kind) or pa.types.is_integer(kind) for kind in kinds)
-        )
-
-    def _pump(self, batches: Iterator[pa.RecordBatch], checkpoint: Checkpoint | None, read_at: datetime) -> None:
+    def _pump(self, batches: Iterator[pa.RecordBatch], checkpoint: Checkpoint | None, reached: Done) -> None:
         with (
-            Shards(self.client, self.conditions.timeout_s) as checks,
-            Shards(self.client, self.conditions.timeout_s) as writes,
+            Shards(self.redis, self.timeout_s) as stored,
+            Shards(self.redis, self.timeout_s) as shards,
             ThreadPoolExecutor(1, "read") as reader,
             ThreadPoolExecutor(1, "write") as writer,
         ):
 
-            def write(batch: pa.RecordBatch, raw: pa.BinaryArray, commands: pa.BinaryArray) -> int:
-                writes.write(raw, commands, 2 if self.plan.ttl_seconds else 1)
+            def write(batch: pa.RecordBatch, keys: pa.BinaryArray, commands: pa.BinaryArray) -> int:
+                shards.write(keys, commands, self.encoder.replies)
                 if checkpoint:
-                    last = [batch.column(column)[-1].as_py() for column in self.plan.key_columns]
-                    checkpoint.save(self.start, Done(last, self.end, read_at))
-                return batch.num_rows
+                    last = [batch.column(column)[-1].as_py() for column in self.encoder.plan.key_columns]
+                    checkpoint.save(self.start, Done(last, reached.end, reached.read_at))
+                return len(batch)
 
             under_way: deque[Future[int]] = deque()
             try:
                 for batch in self._parts(batches, reader):
-                    under_way.append(writer.submit(write, batch, *self._encode(batch, checks)))
+                    under_way.append(writer.submit(write, batch, *self.encoder.encode(batch, stored)))
                     if len(under_way) > _AHEAD:
                         self.progress(under_way.popleft().result())
                 while under_way:
@@ -148,42 +115,26 @@ class Materialization:
     def _parts(
         self, batches: Iterator[pa.RecordBatch], reader: ThreadPoolExecutor
     ) -> Iterator[pa.RecordBatch]:
-        """The rows in parts of equal size, read one batch ahead."""
+        """The rows in parts that are not too large, read one batch ahead."""
         ahead = reader.submit(next, batches, None)
         while (batch := ahead.result()) is not None:
             ahead = reader.submit(next, batches, None)
-            for first in range(0, batch.num_rows, self.conditions.batch_rows):
-                if self.stop.is_set():
-                    raise InterruptedMaterializationError(self.plan.name)
-                yield batch.slice(first, self.conditions.batch_rows)
+            for first in range(0, len(batch), self.batch_rows):
+                _require(not self.stop.is_set(), InterruptedMaterializationError(self.encoder.plan.name))
+                yield batch.slice(first, self.batch_rows)
 
-    def _encode(self, batch: pa.RecordBatch, checks: Shards) -> tuple[pa.BinaryArray, pa.BinaryArray]:
-        """Redis keys and commands of the rows that are to be written."""
-        plan = self.plan
-        raw = resp.join(*keys.encode(self._key_columns(batch), self.config.project))
-        bulk = resp.join(*resp.bulk((raw,)))
-        event_times = times.micros(batch.column(plan.time))
-        current = np.ones(len(raw), np.bool_)
-        if self.conditions.check:
-            stored = checks.ask(raw, resp.hget(bulk, plan.time_field))
-            current = times.is_current(event_times, stored, equal=self.conditions.replace_equal)
-        _validate_vector_field_lengths(self._named(batch), self.view)
-        fields = [(plan.time_field, times.encode(event_times))]
-        for name, kind in plan.features.items():
-            column = batch.column(plan.column(name))
-            fields.append((plan.feature_field(name), values.encode(column, kind)))
-        commands = resp.hset(bulk, fields, plan.ttl_seconds)
-        if current.all():
-            return raw, commands
-        mask = pa.array(current)
-        return raw.filter(mask), commands.filter(mask)
 
-    def _key_columns(self, batch: pa.RecordBatch) -> dict[str, tuple[pa.Array, Any]]:
-        if self.plan.is_global:
-            (name, kind), *_ = self.plan.keys.items()
-            return {name: (pa.array([DUMMY_ENTITY_VAL] * batch.num_rows, pa.string()), kind)}
-        return {name: (batch.column(self.plan.column(name)), kind) for name, kind in self.plan.keys.items()}
+def _require(condition: bool, error: Exception) -> None:
+    if not condition:
+        raise error
 
-    def _named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The features under the view's names."""
-        return pa.record_batch({name: batch.column(self.plan.column(name)) for name in self.plan.features})
+
+@contextmanager
+def _cancelled_on_failure(connection: dbapi.Connection) -> Iterator[None]:
+    """Let no query run on for a thread that waits for its rows."""
+    try:
+        yield
+    except BaseException:
+        with suppress(dbapi.Error):  # nothing ran any more
+            connection.adbc_cancel()
+        raise

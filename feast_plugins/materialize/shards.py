@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ class Shards:
         self._stack = ExitStack()
         self._channels: dict[str, Channel] = {}
 
-    def __enter__(self) -> Shards:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

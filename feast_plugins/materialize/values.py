@@ -2,8 +2,8 @@
 
 The common scalar types are encoded as whole columns, by the Protocol Buffers wire format
 (protobuf.dev/programming-guides/encoding). A `Value` holds one field of a `oneof`, which is written even when
-it is zero or empty; a null is an empty message. What is null is as in Feast's `python_values_to_proto_values`,
-which also encodes all other types, one value at a time.
+it is zero or empty; a null is an empty message. What is null is as in `feast.type_map`, which encodes all
+other types, one value at a time.
 """
 
 from __future__ import annotations
@@ -45,11 +45,6 @@ def encode(column: pa.Array, value_type: ValueType) -> Pieces:
     return (pa.array([value.SerializeToString() for value in values], BINARY),)
 
 
-def is_vectorised(value_type: ValueType, kind: pa.DataType) -> bool:
-    """Whether whole columns of `kind` are encoded at once."""
-    return (value_type, kind) in _VECTORISED
-
-
 def _is_out_of_range(column: pa.Array, value_type: ValueType) -> bool:
     if value_type is not ValueType.INT32 or column.type == pa.int32():
         return False
@@ -67,9 +62,9 @@ def _nulls(column: pa.Array) -> NDArray[np.bool_] | None:
 
 
 def _numbers(column: pa.Array, kind: str) -> NDArray[Any]:
-    filled = column.fill_null(0) if column.null_count else column
+    filled = column.fill_null(pa.scalar(0).cast(column.type)) if column.null_count else column
     with np.errstate(over="ignore"):  # to infinity, as in Protocol Buffers
-        return filled.to_numpy(zero_copy_only=False).astype(kind)
+        return np.asarray(filled.to_numpy(zero_copy_only=False)).astype(kind)
 
 
 def _fixed(field: str, wire: int, kind: str) -> Callable[[pa.Array], Pieces]:

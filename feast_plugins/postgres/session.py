@@ -25,11 +25,16 @@ if TYPE_CHECKING:
 _QUERY_CANCELED = "57014"
 #: How often a server at work looks whether its client is still there. It ends the work of one that is not.
 _CHECK_CLIENT_MS = 2000
+#: Of this transaction, because sessions of some servers share one backend.
+_SETTINGS = (
+    "SELECT set_config('client_connection_check_interval', '{}', true), "
+    "set_config('statement_timeout', '{}', true)"
+)
 
 
 @contextmanager
 def connect(config: PostgreSQLConfig, timeout_s: float | None = None) -> Iterator[dbapi.Connection]:
-    """Session in autocommit mode, closed at the end of the block; an interrupt cancels its query.
+    """One read-only transaction, in which all queries see the same state; an interrupt cancels its query.
 
     A statement longer than `timeout_s` (0 and None: however long) ends on the server, too. If this process is
     killed, the server notices within seconds and stops.
@@ -39,19 +44,18 @@ def connect(config: PostgreSQLConfig, timeout_s: float | None = None) -> Iterato
     """
     database = _database(make_conninfo(_get_conninfo(config), **_options(config)))
     with dbapi.Connection(database, AdbcConnection(database), autocommit=True) as connection:
-        execute(connection, f"SET client_connection_check_interval = {_CHECK_CLIENT_MS}")
-        if timeout_s:
-            execute(connection, f"SET statement_timeout = {math.ceil(timeout_s * 1000)}")
+        _execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        _execute(connection, _SETTINGS.format(_CHECK_CLIENT_MS, math.ceil((timeout_s or 0) * 1000)))
         try:
             yield connection
+            _execute(connection, "COMMIT")
         except (dbapi.Error, OSError) as error:
             if timeout_s and _is_timeout(error):
                 raise QueryTimeoutError(timeout_s) from error
             raise
 
 
-def execute(connection: dbapi.Connection, statement: str) -> None:
-    """Run a statement that returns no rows."""
+def _execute(connection: dbapi.Connection, statement: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(statement)
 

@@ -3,25 +3,27 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import psycopg
+import adbc_driver_postgresql.dbapi as adbc
 import pytest
 
-from feast_plugins.postgres_reads import fetch
+from feast_plugins.postgres.reads import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from adbc_driver_manager import dbapi
+
 
 @pytest.fixture(params=["UTC", "Europe/Berlin", "Asia/Kolkata"])
-def connection(native_postgres: str, request: pytest.FixtureRequest) -> Iterator[psycopg.Connection]:
+def connection(native_postgres: str, request: pytest.FixtureRequest) -> Iterator[dbapi.Connection]:
     """To a server whose sessions are in another zone."""
-    with psycopg.connect(native_postgres, options=f"-c TimeZone={request.param}") as connection:
+    with adbc.connect(f"{native_postgres}?options=-c%20TimeZone%3D{request.param}") as connection:
         yield connection
 
 
 @pytest.mark.parametrize("ignoring", ["", "1"])
 def test_fetch__any_zone_of_the_session__gives_the_same_instants(
-    connection: psycopg.Connection, ignoring: str, monkeypatch: pytest.MonkeyPatch
+    connection: dbapi.Connection, ignoring: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", ignoring)  # some libraries set it for the whole process
     table = fetch(

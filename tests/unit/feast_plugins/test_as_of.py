@@ -4,14 +4,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feast_plugins.as_of import newest_rows
-from feast_plugins.postgres_reads import TIME, ViewRead
+from feast_plugins.history.as_of import newest_rows
+from feast_plugins.history.entities import Entities
+from feast_plugins.history.keys import KeySpace
+from feast_plugins.history.view_read import ViewRead, collect
+from feast_plugins.postgres.types import TIME
 
 START = datetime(2026, 10, 24, 22, tzinfo=UTC)
 # pairs whose concatenation is the same, and names with separators, spaces and nothing in them
@@ -29,7 +32,7 @@ def read_of(ttl: timedelta | None, *, created: bool, superseded: bool = False) -
         view="v",
         source="v",
         keys={"t": "tenant_id", "a": "asset_id"},
-        features=(),
+        features=("position",),
         names={},
         time="time",
         created="created" if created else None,
@@ -47,24 +50,31 @@ def instants(rows: list[Any]) -> list[Any]:
 
 def join(entities: list[Any], rows: list[Any], read: ViewRead, *, as_known: bool = False) -> list[int | None]:
     columns = list(zip(*rows, strict=True)) or [()] * 4
-    found = newest_rows(
-        pa.table({"t": [key[0] for key, _ in entities], "a": [key[1] for key, _ in entities]}),
-        # in UTC: pandas keeps times by what Python calls equal, and both passes of a repeated hour are
-        pd.Series(pd.to_datetime([at and at.astimezone(UTC) for _, at in entities], utc=True)).dt.as_unit(
-            "us"
-        ),
+    asked = Entities(
         pa.table(
             {
-                "tenant_id": pa.array([key[0] for key in columns[0]], pa.string()),
-                "asset_id": pa.array([key[1] for key in columns[0]], pa.string()),
-                "time": pa.array(columns[1], TIME),
-                "created": pa.array(columns[2], TIME),
-                "ended": pa.array(columns[3], TIME),
+                "t": [key[0] for key, _ in entities],
+                "a": [key[1] for key, _ in entities],
+                "at": pa.array([at and at.astimezone(UTC) for _, at in entities], TIME),
             }
         ),
-        read,
-        as_known=as_known,
+        "at",
     )
+    table = pa.table(
+        {
+            "tenant_id": pa.array([key[0] for key in columns[0]], pa.string()),
+            "asset_id": pa.array([key[1] for key in columns[0]], pa.string()),
+            "time": pa.array(columns[1], TIME),
+            "created": pa.array(columns[2], TIME),
+            "ended": pa.array(columns[3], TIME),
+            # rows of other keys are left out while they are read, so a row carries its own position
+            "position": pa.array(range(len(rows)), pa.int64()),
+        }
+    )
+    space = asked.key_space(["t", "a"], [pa.string(), pa.string()])
+    found_rows = collect(read, space, table.to_reader(max_chunksize=7))
+    found = newest_rows(space.rows, asked.times, found_rows, read.ttl, as_known=as_known)
+    found = found_rows.features["position"].combine_chunks().take(found)
     positions: list[int | None] = found.to_pylist()
     return positions
 
@@ -172,8 +182,10 @@ def test_newest_rows__three_keys_and_missing_parts__never_meet_others() -> None:
         zip("xyz", (pa.array(part, pa.string()) for part in zip(*parts, strict=True)), strict=True)
     )
     rows = pa.table({**columns, "time": pa.array([START] * len(parts), TIME)})
-    times = pd.Series(pd.to_datetime([START] * len(parts), utc=True)).dt.as_unit("us")
-    assert newest_rows(pa.table(columns), times, rows, read).to_pylist() == [0, None, None, None, 4]
+    space = KeySpace([pa.chunked_array([column]) for column in columns.values()], len(parts))
+    times = np.full(len(parts), int(START.timestamp() * 1_000_000))
+    found = newest_rows(space.rows, times, collect(read, space, rows.to_reader()), None).to_pylist()
+    assert found == [0, None, None, None, 1]  # rows without a part of their key are not even kept
 
 
 @pytest.mark.parametrize("as_known", [False, True])

@@ -10,7 +10,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from psycopg import sql
 
 from feast_plugins.errors import WriteColumnsError, WriteTargetError
-from feast_plugins.postgres_reads import TIME
+from feast_plugins.postgres.types import TIME
 
 if TYPE_CHECKING:
     from feast.feature_view import FeatureView

@@ -1,0 +1,102 @@
+"""Entity rows: for which keys, and as of when, features are asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from feast.errors import FeastEntityDFMissingColumnsError, InvalidEntityType
+from feast.infra.offline_stores import offline_utils
+
+from feast_plugins.history.keys import KeySpace
+from feast_plugins.postgres.reads import fetch
+from feast_plugins.postgres.session import connect
+from feast_plugins.postgres.types import TIME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from feast.repo_config import RepoConfig
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Entities:
+    """Table of entity rows, whose column `time` is in UTC."""
+
+    table: pa.Table
+    time: str
+
+    @classmethod
+    def of(cls, config: RepoConfig, given: pd.DataFrame | str, join_keys: Iterable[str]) -> Entities:
+        """Rows of a frame, or of an SQL query, which may not change data.
+
+        Raises:
+            FeastEntityDFMissingColumnsError: a join key or the time is missing.
+            InvalidEntityType: `given` is something else.
+        """
+        if isinstance(given, pd.DataFrame):
+            table = pa.Table.from_pandas(given, preserve_index=False).replace_schema_metadata()
+        elif isinstance(given, str):
+            store = config.offline_store
+            with connect(store, store.statement_timeout_s) as connection:
+                table = fetch(connection, f"SELECT * FROM ({given}) AS entity_rows")  # noqa: S608  # it is a query
+        else:
+            raise InvalidEntityType(type(given))
+        time = offline_utils.infer_event_timestamp_from_entity_df(
+            dict(table.schema.empty_table().to_pandas().dtypes)
+        )
+        if missing := {*join_keys, time} - set(table.column_names):
+            raise FeastEntityDFMissingColumnsError({*join_keys, time}, missing)  # type: ignore[no-untyped-call]
+        place = table.column_names.index(time)
+        return cls(table.set_column(place, time, _utc(table[time])), time)
+
+    @cached_property
+    def times(self) -> NDArray[np.int64]:
+        """Microseconds since 1970 of each row; of a row without a time, the least number."""
+        return microseconds(self.table[self.time])
+
+    @cached_property
+    def span(self) -> tuple[datetime, datetime]:
+        """Earliest and latest time; without any rows, now."""
+        known = self.times[self.times != NO_TIME]
+        if not len(known):
+            now = pd.Timestamp.now("UTC").to_pydatetime()
+            return now, now
+        ends = pd.to_datetime([known.min(), known.max()], unit="us", utc=True)
+        return ends[0].to_pydatetime(), ends[1].to_pydatetime()
+
+    def key_space(self, names: Sequence[str], types: Sequence[pa.DataType]) -> KeySpace:
+        """Numbers of these rows' keys, compared as values of `types`."""
+        columns = [self.table[name].cast(kind) for name, kind in zip(names, types, strict=True)]
+        return KeySpace(columns, self.table.num_rows)
+
+    def values(self, name: str) -> list[Any]:
+        """What occurs in a column."""
+        found: list[Any] = self.table[name].unique().drop_null().to_pylist()
+        return found
+
+
+#: Stands for a time that is missing.
+NO_TIME = np.iinfo(np.int64).min
+
+
+def microseconds(times: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """Microseconds since 1970 of Arrow times; `NO_TIME` where there is none."""
+    found: NDArray[np.int64] = (
+        times.cast(pa.timestamp("us", times.type.tz)).cast(pa.int64()).fill_null(NO_TIME).to_numpy()
+    )
+    return found
+
+
+def _utc(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Microseconds in UTC of times, dates or texts; one without zone is UTC, as everywhere in Feast."""
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(TIME)
+    times = pd.to_datetime(column.to_pandas(), utc=True).dt.as_unit("us")
+    return pa.chunked_array([pa.array(times, TIME)])

@@ -1,0 +1,179 @@
+"""What a request needs of one feature view, and its rows as columns of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from psycopg import sql
+
+from feast_plugins.history.entities import NO_TIME, microseconds
+from feast_plugins.history.knowledge import SUPERSEDED, VERSIONS_TAG
+from feast_plugins.postgres.reads import stream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from adbc_driver_manager import dbapi
+    from feast.infra.offline_stores.offline_utils import FeatureViewQueryContext
+    from numpy.typing import NDArray
+
+    from feast_plugins.history.entities import Entities
+    from feast_plugins.history.keys import KeySpace
+    from feast_plugins.history.knowledge import Knowledge
+
+    Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ViewRead:
+    """Which columns of which view a history request needs."""
+
+    view: str
+    source: str
+    #: column of the source by the name of the entity table's column it equals
+    keys: dict[str, str]
+    features: tuple[str, ...]
+    names: dict[str, str]
+    time: str
+    created: str | None
+    ttl: timedelta | None
+    #: column with the time from which a row no longer counts; rows without it count on
+    superseded: str | None = None
+
+    @classmethod
+    def of(cls, context: FeatureViewQueryContext, tags: Mapping[str, str], knowledge: Knowledge) -> ViewRead:
+        """The read that Feast's query context describes, of a source with these tags.
+
+        Without a tag for versions, the source's own rows are the only versions there are.
+        """
+        columns = [selection.split(" AS ", 1)[0] for selection in context.entity_selections]
+        versions = tags.get(VERSIONS_TAG) if knowledge.is_limited else None
+        return cls(
+            view=context.name,
+            source=context.table_subquery if versions is None else _relation(versions),
+            keys=dict(zip(context.entities, columns, strict=True)),
+            features=tuple(context.features),
+            names={feature: context.field_mapping.get(feature, feature) for feature in context.features},
+            time=context.timestamp_field,
+            created=context.created_timestamp_column or None,
+            ttl=timedelta(seconds=context.ttl) if context.ttl else None,
+            superseded=None if versions is None else SUPERSEDED,
+        )
+
+    @property
+    def relation(self) -> sql.Composed:
+        """The source, named `source`."""
+        return sql.SQL(self.source) + sql.SQL(" AS source")  # a table or query of the feature repository
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is needed, once."""
+        times = filter(None, [self.time, self.created, self.superseded])
+        return tuple(dict.fromkeys([*self.keys.values(), *self.features, *times]))
+
+    def outputs(self, full_feature_names: bool) -> dict[str, str]:
+        """Name in the result of each feature column of the source."""
+        prefix = f"{self.view}__" if full_feature_names else ""
+        return {feature: prefix + name for feature, name in self.names.items()}
+
+    def select(
+        self, conditions: Sequence[sql.Composable], columns: Sequence[str] | None = None
+    ) -> sql.Composed:
+        """Query of the rows that meet all conditions."""
+        return sql.SQL("SELECT {} FROM {} WHERE {}").format(
+            sql.SQL(", ").join(map(sql.Identifier, columns or self.columns)),
+            self.relation,
+            sql.SQL(" AND ").join(conditions),
+        )
+
+    def between(self, earliest: datetime | None, latest: datetime) -> list[sql.Composed]:
+        """Conditions on the time of rows, as constants: the planner leaves out chunks by them."""
+        time = sql.Identifier(self.time)
+        bounds = [sql.SQL("{} <= {}").format(time, sql.Literal(latest))]
+        if earliest is not None:
+            bounds.append(sql.SQL("{} >= {}").format(time, sql.Literal(earliest)))
+        return bounds
+
+    def in_reach(self, entities: Entities, knowledge: Knowledge) -> sql.Composed:
+        """Query of every row that may answer an entity row: key, time and knowledge allow it."""
+        first, latest = entities.span
+        conditions = self.between(None if self.ttl is None else first - self.ttl, latest)
+        if knowledge.is_limited and self.created is not None:
+            until = sql.Literal(knowledge.until(latest))
+            conditions.append(sql.SQL("{} <= {}").format(sql.Identifier(self.created), until))
+        if self.superseded is not None and not knowledge.by_row:
+            ended = sql.Identifier(self.superseded)
+            conditions.append(
+                sql.SQL("({0} IS NULL OR {0} > {1})").format(ended, sql.Literal(knowledge.until(latest)))
+            )
+        conditions += [
+            sql.SQL("{} = ANY({})").format(sql.Identifier(column), sql.Literal(entities.values(name)))
+            for name, column in self.keys.items()
+        ]
+        return self.select(conditions)
+
+
+@dataclass(frozen=True)
+class ViewRows:
+    """Rows of a view: numbers of their keys, their times in microseconds since 1970, their features."""
+
+    keys: Numbers
+    event: Numbers
+    #: when each was created; `NO_TIME` where unknown, None where the view does not say
+    created: Numbers | None
+    #: from when each no longer counts; `NO_TIME` where it still does, None where all do
+    ended: Numbers | None
+    features: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def read_rows(
+    connection: dbapi.Connection, read: ViewRead, query: sql.Composed, entities: Entities
+) -> tuple[Numbers, ViewRows]:
+    """Key numbers of the entity rows, and the rows of `query` whose keys occur in them."""
+    with stream(connection, query) as batches:
+        types = [batches.schema.field(column).type for column in read.keys.values()]
+        space = entities.key_space(list(read.keys), types)
+        return space.rows, collect(read, space, batches)
+
+
+def collect(read: ViewRead, space: KeySpace, batches: pa.RecordBatchReader) -> ViewRows:
+    """Rows with keys in `space`, taken in while they arrive."""
+    times = {"event": read.time, "created": read.created, "ended": read.superseded}
+    keys: list[Numbers] = []
+    found: dict[str, list[Numbers]] = {name: [] for name, column in times.items() if column}
+    features = []
+    schema = pa.schema([batches.schema.field(name) for name in read.features])
+    for batch in batches:
+        rows = batch
+        numbers = space.find([rows[column] for column in read.keys.values()], rows.num_rows)
+        usable = (numbers >= 0) & (microseconds(rows[read.time]) != NO_TIME)
+        if not usable.all():
+            rows, numbers = rows.filter(pa.array(usable)), numbers[usable]
+        keys.append(numbers)
+        for name, parts in found.items():
+            parts.append(microseconds(rows[times[name]]))
+        features.append(rows.select(list(read.features)))
+    columns = {name: _joined(parts) for name, parts in found.items()}
+    return ViewRows(
+        keys=_joined(keys),
+        event=columns["event"],
+        created=columns.get("created"),
+        ended=columns.get("ended"),
+        features=pa.Table.from_batches(features, schema),
+    )
+
+
+def _joined(parts: list[Numbers]) -> Numbers:
+    return np.concatenate(parts) if parts else np.array([], np.int64)
+
+
+def _relation(text: str) -> str:
+    return f"({text})" if " " in text.strip() else text

@@ -1,0 +1,73 @@
+"""Queries of a data source's rows in a range of time: the newest of each entity, or all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from psycopg import sql
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_COMMA = sql.SQL(", ")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A relation or query, and the columns of it that are wanted."""
+
+    relation: str
+    keys: tuple[str, ...]
+    #: none: every column of the source
+    features: tuple[str, ...]
+    time: str
+    created: str | None
+
+    @property
+    def selection(self) -> sql.Composable:
+        """The wanted columns, each once."""
+        if not self.features:
+            return sql.SQL("source.*")
+        times = filter(None, [self.time, self.created])
+        return _COMMA.join(map(_column, dict.fromkeys([*self.keys, *self.features, *times])))
+
+    def rows(self, start: datetime | None, end: datetime | None) -> sql.Composed:
+        """`FROM` and `WHERE` of the rows between two times, both included."""
+        bounds = [
+            sql.SQL(template).format(_column(self.time), sql.Literal(time))
+            for template, time in (("{} >= {}", start), ("{} <= {}", end))
+            if time is not None
+        ]
+        # a relation or query of the feature repository
+        return sql.SQL(" FROM {} AS source WHERE {}").format(
+            sql.SQL(self.relation), sql.SQL(" AND ").join(bounds) if bounds else sql.SQL("true")
+        )
+
+
+def everything(source: Source, start: datetime | None, end: datetime | None) -> sql.Composed:
+    """Query of all rows between two times."""
+    return sql.SQL("SELECT {}").format(source.selection) + source.rows(start, end)
+
+
+def latest(source: Source, start: datetime, end: datetime) -> sql.Composed:
+    """Query of the newest row of each entity between two times, in the order of the keys.
+
+    Of rows with the same time the one created last counts.
+    """
+    keys = [_column(key) for key in source.keys]
+    order = [*keys, sql.SQL("{} DESC").format(_column(source.time))]
+    if source.created:
+        order.append(sql.SQL("{} DESC NULLS LAST").format(_column(source.created)))
+    rows = source.rows(start, end) + sql.SQL(" ORDER BY {}").format(_COMMA.join(order))
+    if keys:
+        chosen = sql.SQL("SELECT DISTINCT ON ({}) {}").format(_COMMA.join(keys), source.selection)
+        return chosen + rows
+    # a view without entities has one row, whose key is Feast's stand-in
+    stand_in = sql.SQL(", {} AS {}").format(sql.Literal(DUMMY_ENTITY_VAL), sql.Identifier(DUMMY_ENTITY_ID))
+    return sql.SQL("SELECT ") + source.selection + stand_in + rows + sql.SQL(" LIMIT 1")
+
+
+def _column(name: str) -> sql.Composed:
+    return sql.SQL("source.{}").format(sql.Identifier(name))
