@@ -1,8 +1,8 @@
 """Feast batch engine that materializes from Postgres to Redis as columns.
 
 Named in `feature_store.yaml` as `batch_engine: {type: feast_plugins.batch_engine.ArrowComputeEngine}`. The
-newest row of each entity is picked in SQL, read as Arrow and written as commands of the Redis protocol, without
-a Python object a value; Redis holds the same bytes as with Feast's own engine. Feature views that this cannot
+newest row of each entity is picked in SQL, read as Arrow and written as commands of the Redis protocol, with no
+Python object for a value; Redis holds the same bytes as with Feast's own engine. Feature views that this cannot
 do, such as transformed ones, those of other sources and other online stores, go through Feast's local engine.
 """
 
@@ -174,6 +174,7 @@ class ArrowComputeEngine(LocalComputeEngine):
                 self._client(),
                 make_tzaware(task.start_time) - late,
                 make_tzaware(task.end_time),
+                query_s=getattr(offline, "statement_timeout_s", None),
                 batch_rows=self.repo_config.materialization_config.online_write_batch_size
                 or self.options.batch_rows,
                 timeout_s=self.options.redis_timeout_seconds,

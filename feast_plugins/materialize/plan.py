@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from feast import StreamFeatureView, ValueType
-from feast.feature_view import DUMMY_ENTITY_NAME
+from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStoreConfig
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, _versioned_fv_name
 
-from feast_plugins.materialize import keys
+from feast_plugins.materialize.keys import is_exact
+from feast_plugins.postgres import pulls
 
 if TYPE_CHECKING:
     from feast import FeatureView, RepoConfig
@@ -29,27 +30,17 @@ class ViewPlan:
 
     #: of the view in Redis, with its version if those are kept apart
     name: str
-    #: table or query in brackets
-    source: str
+    source: pulls.Source
     #: by name, in the view's order
     keys: dict[str, ValueType]
     features: dict[str, ValueType]
     #: column by name where they differ
     columns: dict[str, str]
-    time: str
-    created: str | None
     ttl_seconds: int | None
-    #: whether the view has no entity, and so one row
-    is_global: bool
 
     def column(self, name: str) -> str:
         """Column of a join key or feature."""
         return self.columns.get(name, name)
-
-    @property
-    def key_columns(self) -> list[str]:
-        """Columns that tell entities apart; none if there is one row."""
-        return [] if self.is_global else [self.column(name) for name in self.keys]
 
     @property
     def time_field(self) -> bytes:
@@ -63,7 +54,7 @@ class ViewPlan:
     @property
     def identity(self) -> str:
         """The same for two plans that write the same of the same."""
-        parts = [self.name, self.source, self.columns, self.time, self.created, self.ttl_seconds]
+        parts = [self.name, repr(self.source), self.columns, self.ttl_seconds]
         types = [[(name, kind.name) for name, kind in each.items()] for each in (self.keys, self.features)]
         return hashlib.sha256(json.dumps([*parts, *types]).encode()).hexdigest()
 
@@ -71,17 +62,15 @@ class ViewPlan:
         """Whether the columns read have types that can be encoded."""
         if any(isinstance(field.type, pa.BaseExtensionType) for field in schema):
             return False
-        return self.is_global or all(
-            keys.is_exact(kind, schema.field(self.column(name)).type) for name, kind in self.keys.items()
-        )
+        return all(is_exact(kind, schema.field(self.column(name)).type) for name, kind in self.keys.items())
 
     def is_resumable(self, schema: pa.Schema) -> bool:
         """Whether rows can be told to be new, and SQL can compare keys that were kept as JSON."""
-        kinds = [schema.field(column).type for column in self.key_columns]
+        kinds = [schema.field(column).type for column in self.source.keys]
         return (
-            self.created is not None
-            and not self.is_global
-            and pa.types.is_timestamp(schema.field(self.created).type)
+            self.source.created is not None
+            and bool(kinds)
+            and pa.types.is_timestamp(schema.field(self.source.created).type)
             and all(pa.types.is_string(kind) or pa.types.is_integer(kind) for kind in kinds)
         )
 
@@ -100,17 +89,22 @@ def plan(view: FeatureView, config: RepoConfig) -> ViewPlan | None:
     ):
         return None
     columns = {name: column for column, name in (source.field_mapping or {}).items()}
+    keys = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
+    features = {field.name: field.dtype.to_value_type() for field in view.features}
     created = source.created_timestamp_column
     return ViewPlan(
         name=_versioned_fv_name(view, config),
-        source=source.get_table_query_string(),
-        keys={field.name: field.dtype.to_value_type() for field in view.entity_columns},
-        features={field.name: field.dtype.to_value_type() for field in view.features},
+        source=pulls.Source(
+            relation=source.get_table_query_string(),
+            keys=tuple(columns.get(name, name) for name in keys if name != DUMMY_ENTITY_ID),
+            features=tuple(columns.get(name, name) for name in features),
+            time=columns.get(source.timestamp_field, source.timestamp_field),
+            created=columns.get(created, created) or None,
+        ),
+        keys=keys,
+        features=features,
         columns=columns,
-        time=columns.get(source.timestamp_field, source.timestamp_field),
-        created=columns.get(created, created) or None,
         ttl_seconds=online.key_ttl_seconds,
-        is_global=view.entities == [DUMMY_ENTITY_NAME],
     )
 
 

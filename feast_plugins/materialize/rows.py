@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 from feast import FeatureView, ValueType
-from feast.feature_view import DUMMY_ENTITY_VAL
 from feast.utils import _validate_vector_field_lengths
 
 from feast_plugins.materialize import keys, resp, times, values
@@ -43,7 +42,7 @@ class Encoder:
         """
         raw = resp.join(*keys.encode(self._key_columns(batch), self.project))
         bulk = resp.join(*resp.bulk((raw,)))
-        event_times = times.micros(batch.column(self.plan.time))
+        event_times = times.micros(batch.column(self.plan.source.time))
         current = np.ones(len(raw), np.bool_)
         if self.check:
             known = stored.ask(raw, resp.hget(bulk, self.plan.time_field))
@@ -61,7 +60,4 @@ class Encoder:
         return raw.filter(mask), commands.filter(mask)
 
     def _key_columns(self, batch: pa.RecordBatch) -> dict[str, tuple[pa.Array, ValueType]]:
-        if self.plan.is_global:
-            (name, kind), *_ = self.plan.keys.items()
-            return {name: (pa.array([DUMMY_ENTITY_VAL] * batch.num_rows, pa.string()), kind)}
         return {name: (batch.column(self.plan.column(name)), kind) for name, kind in self.plan.keys.items()}

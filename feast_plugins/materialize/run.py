@@ -17,7 +17,7 @@ from redis.cluster import RedisCluster
 
 from feast_plugins.errors import ColumnTypesError, InterruptedMaterializationError
 from feast_plugins.materialize.checkpoint import Checkpoint
-from feast_plugins.materialize.latest import Done, latest_rows
+from feast_plugins.materialize.latest import Done, latest
 from feast_plugins.materialize.rows import Encoder
 from feast_plugins.materialize.shards import Shards
 from feast_plugins.postgres.reads import fetch_value, stream
@@ -44,6 +44,8 @@ class Materialization:
     redis: Any
     start: datetime
     end: datetime
+    #: how long the query may run; None: as long as it takes
+    query_s: float | None
     #: rows that are encoded and sent at once
     batch_rows: int
     #: how long Redis may be silent
@@ -61,14 +63,15 @@ class Materialization:
         Raises:
             ColumnTypesError: a column has a type that only Feast's engine can try; nothing has been written.
             InterruptedMaterializationError: it was told to stop.
+            QueryTimeoutError: the query took longer than it may.
             redis.RedisError: Redis is gone, silent, or refuses.
         """
         checkpoint = self._checkpoint()
-        with connect(self.postgres) as connection, _cancelled_on_failure(connection):
+        with connect(self.postgres, self.query_s) as connection, _cancelled_on_failure(connection):
             done = None if checkpoint is None else checkpoint.load(self.start)
             now = str(fetch_value(connection, "SELECT clock_timestamp()::text"))
             reached = Done([], self.end, datetime.fromisoformat(now).astimezone(UTC))
-            query = latest_rows(self.encoder.plan, self.start, self.end, done, _COMMIT_DELAY)
+            query = latest(self.encoder.plan.source, self.start, self.end, done, _COMMIT_DELAY)
             with stream(connection, query) as batches:
                 _require(self.encoder.plan.fits(batches.schema), ColumnTypesError(self.encoder.plan.name))
                 if not self.encoder.plan.is_resumable(batches.schema):
@@ -96,7 +99,7 @@ class Materialization:
             def write(batch: pa.RecordBatch, keys: pa.BinaryArray, commands: pa.BinaryArray) -> int:
                 shards.write(keys, commands, self.encoder.replies)
                 if checkpoint:
-                    last = [batch.column(column)[-1].as_py() for column in self.encoder.plan.key_columns]
+                    last = [batch.column(column)[-1].as_py() for column in self.encoder.plan.source.keys]
                     checkpoint.save(self.start, Done(last, reached.end, reached.read_at))
                 return len(batch)
 

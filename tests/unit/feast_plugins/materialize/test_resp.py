@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import hiredis
@@ -12,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feast_plugins.materialize import resp, values
-from feast_plugins.materialize.latest import Done, latest_rows
-from feast_plugins.materialize.plan import ViewPlan
 from feast_plugins.materialize.ragged import data_of, lengths_of
 
 
@@ -56,26 +53,3 @@ def test_hset__is_read_as_sent(
 def test_lengths_of__sum_of_the_pieces() -> None:
     pieces = (pa.array([b"a", b"bcd"]), pa.scalar(b"xy"), pa.array([b"", b"e", b"f"]).slice(1))
     assert lengths_of(pieces).tolist() == [4, 6]
-
-
-def test_latest_rows__of_a_killed_run__reads_what_it_could_not_have() -> None:
-    plan = ViewPlan(
-        "v",
-        "t",
-        {"k": ValueType.STRING},
-        {"f": ValueType.DOUBLE},
-        {"f": "f col"},
-        "time",
-        "made",
-        None,
-        False,
-    )
-    now = datetime(2026, 1, 2, tzinfo=UTC)
-    query = latest_rows(plan, now - timedelta(days=1), now, Done(["it's"], now, now), timedelta(minutes=10))
-    text = query.as_string(None)
-    assert text.startswith(
-        'SELECT DISTINCT ON ("k") "k", "f col", "time", "made" FROM t AS source WHERE "time" BETWEEN'
-    )
-    assert """("k") > ('it''s') OR "time" > '2026-01-02""" in text
-    assert """"made" > '2026-01-01 23:50:00+00:00\'""" in text
-    assert text.endswith('ORDER BY "k", "time" DESC, "made" DESC')

@@ -32,7 +32,9 @@ CASES: dict[tuple[ValueType, pa.DataType], st.SearchStrategy[Any]] = {
     # nothing but empty bytes is null to Feast, empty bytes beside others are not
     (ValueType.BYTES, pa.binary()): st.binary(min_size=1, max_size=300),
     (ValueType.UNIX_TIMESTAMP, pa.timestamp("us")): TIMES,
-    (ValueType.UNIX_TIMESTAMP, pa.timestamp("us", tz="UTC")): TIMES.map(lambda time: time.replace(tzinfo=UTC)),
+    (ValueType.UNIX_TIMESTAMP, pa.timestamp("us", tz="UTC")): TIMES.map(
+        lambda time: time.replace(tzinfo=UTC)
+    ),
 }
 
 
