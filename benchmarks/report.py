@@ -74,10 +74,10 @@ def _refresh_table(record: dict[str, Any]) -> str:
         ratio = f"{year / month:.2f}" if month and year else ""
         counts = [record["rows_computed"].get(f"{work}, {size}") for size in ("month", "year")]
         rows = " / ".join(dict.fromkeys(f"{count:,}" for count in counts if count is not None))
-        lines.append(f"| {work} | {rows} | {_time(month)} | {_time(year)} | {ratio} |")
+        lines.append(f"| {work} | {rows} | {format_time(month)} | {format_time(year)} | {ratio} |")
     for work in ("insert", "copy", "copy all"):
         month, year = (record["floor_seconds"][f"{work}, {size}"] for size in ("month", "year"))
-        lines.append(f"| floor: {_FLOORS[work]} | | {_time(month)} | {_time(year)} | |")
+        lines.append(f"| floor: {_FLOORS[work]} | | {format_time(month)} | {format_time(year)} | |")
     ratios = record["ratios"]
     lines += [
         "",
@@ -120,8 +120,8 @@ def _bulk_table(records: list[dict[str, Any]]) -> str:
             record["work"].rpartition(" ")[2],
             f"{sizes['readings']:,}",
             f"{sizes['feature rows']:,}",
-            _time(_median(record, "insert")),
-            _time(_median(record, "aggregates and features")),
+            format_time(_median(record, "insert")),
+            format_time(_median(record, "aggregates and features")),
             f"{ratios['readings a second, all']:,}",
             f"{ratios['insert to its floor']}",
             "" if server is None else f"{server:,} MiB",
@@ -145,7 +145,9 @@ def _plot_refreshes(folder: Path, records: list[dict[str, Any]]) -> None:
                 low, middle, high = found["min"], found["median"], found["max"]
                 spread = [[middle - low], [high - middle]]
                 axes.barh(place + offset, middle, 0.38, color=colour, xerr=spread, ecolor="#999999")
-                axes.annotate(_time(middle), (high, place + offset), (4, -3), textcoords="offset points")
+                axes.annotate(
+                    format_time(middle), (high, place + offset), (4, -3), textcoords="offset points"
+                )
         axes.set_yticks(range(len(works)), works)
         axes.margins(x=0.12)
         axes.set_xscale("log")
@@ -154,7 +156,7 @@ def _plot_refreshes(folder: Path, records: list[dict[str, Any]]) -> None:
             f"Refresh of {record['sizes']['assets']} meters, {_TITLES[record['server']]}", loc="left"
         )
         _legend(axes)
-    _save(figure, folder / "features-refresh.svg")
+    save(figure, folder / "features-refresh.svg")
 
 
 def _plot_bulks(folder: Path, records: list[dict[str, Any]]) -> None:
@@ -173,7 +175,7 @@ def _plot_bulks(folder: Path, records: list[dict[str, Any]]) -> None:
         axes.set_yticks(range(len(labels)), labels)
         axes.margins(x=0.2)
         axes.set_title(title, loc="left")
-    _save(figure, folder / "features-bulk.svg")
+    save(figure, folder / "features-bulk.svg")
 
 
 def _legend(axes: Axes) -> None:
@@ -182,7 +184,8 @@ def _legend(axes: Axes) -> None:
     axes.legend(loc="lower right", frameon=False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whose bytes depend on nothing but what it shows."""
     figure.savefig(path, metadata={"Date": None})
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line.rstrip() for line in lines) + "\n")
@@ -204,7 +207,7 @@ def _software(record: dict[str, Any]) -> str:
     return f"PostgreSQL {versions['postgresql']}, TimescaleDB {versions['timescaledb']}"
 
 
-def _time(seconds: float | None) -> str:
+def format_time(seconds: float | None) -> str:
     """Three digits, in the unit that suits."""
     if seconds is None:
         return ""

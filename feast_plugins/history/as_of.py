@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pyarrow as pa
 
-from feast_plugins.history.entities import NO_TIME
 from feast_plugins.history.scale import Scale
+from feast_plugins.history.times import NO_TIME
 from feast_plugins.history.versions import steps, with_deletions
 
 if TYPE_CHECKING:
@@ -26,28 +26,44 @@ if TYPE_CHECKING:
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def newest_rows(
-    keys: Numbers, times: Numbers, rows: ViewRows, ttl: timedelta | None, *, as_known: bool = False
-) -> pa.Array:
-    """Position in `rows` of the answer to each entity row (key number, time), null where there is none.
+@dataclass(frozen=True)
+class Asked:
+    """As of when, and for which key, each entity row asks."""
+
+    #: number of each row's key, -1 for none
+    keys: Numbers
+    #: microseconds since 1970 of each row
+    times: Numbers
+    #: positions of the rows by key and time: neighbours are searched for in the same part of the cache
+    order: Numbers
+
+    @classmethod
+    def of(cls, keys: Numbers, times: Numbers) -> Self:
+        """Rows in any order."""
+        scale = Scale.of(int(keys.max(initial=-1)) + 1, times[times != NO_TIME])
+        return cls(keys, times, np.argsort(scale.joint(keys, times), kind="stable"))
+
+
+def newest_rows(asked: Asked, rows: ViewRows, ttl: timedelta | None, *, as_known: bool = False) -> pa.Array:
+    """Position in `rows` of the answer to each entity row, null where there is none.
 
     Of rows with equal key and time the one created last wins. An answer is at most `ttl` old. With
     `as_known`, a row counts for entity rows from the time it was created until it was superseded.
     """
     event, created = rows.event, rows.created
-    count = int(keys.max(initial=-1)) + 1
+    count = int(asked.keys.max(initial=-1)) + 1
     if as_known and created is not None:
         since, owners, found = steps(*with_deletions(rows.keys, event, created, rows.ended))
         index = Index.of(Scale.of(count, since), owners, since)
-        places = index.newest(keys, times)
+        places = index.newest(asked)
         answers = np.where(places < 0, -1, found[places]) if len(found) else places
     else:
         index = Index.of(Scale.of(count, event), rows.keys, event, created)
-        answers = index.newest(keys, times)
+        answers = index.newest(asked)
     missing = answers < 0
     if ttl is not None and len(event):
         with np.errstate(over="ignore"):  # a time that is missing is missing already
-            missing |= times - event[answers] > ttl // _MICROSECOND
+            missing |= asked.times - event[answers] > ttl // _MICROSECOND
     return pa.array(answers, mask=missing)
 
 
@@ -73,16 +89,15 @@ class Index:
             order = np.lexsort((created, scale.joint(keys, since)))
         return cls(order, joint, scale)
 
-    def newest(self, keys: Numbers, times: Numbers) -> Numbers:
+    def newest(self, asked: Asked) -> Numbers:
         """Position of the last row of each key at or before each time, -1 where there is none."""
         if not len(self.sorted):
-            return np.full(len(keys), -1)
-        wanted = self.scale.joint(keys, times)
-        # in order, neighbours search in the same part of the cache
-        order = np.argsort(wanted, kind="stable")
-        places = np.empty_like(order)
-        places[order] = np.searchsorted(self.sorted, wanted[order], side="right") - 1
-        first_of_key = self.scale.joint(keys, np.full(1, NO_TIME))
-        missing = (keys < 0) | (times == NO_TIME) | (places < 0) | (self.sorted[places] <= first_of_key)
-        found = places if self.order is None else self.order[places]
-        return np.where(missing, -1, found)
+            return np.full(len(asked.keys), -1)
+        keys, times = asked.keys[asked.order], asked.times[asked.order]
+        places = np.searchsorted(self.sorted, self.scale.joint(keys, times), side="right") - 1
+        before_all = keys * self.scale.width
+        missing = (keys < 0) | (times == NO_TIME) | (places < 0) | (self.sorted[places] <= before_all)
+        found = np.where(missing, -1, places if self.order is None else self.order[places])
+        answers = np.empty_like(found)
+        answers[asked.order] = found
+        return answers

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast.errors import FeastEntityDFMissingColumnsError, InvalidEntityType
 from feast.infra.offline_stores import offline_utils
 
+from feast_plugins.history.as_of import Asked
 from feast_plugins.history.keys import KeySpace
+from feast_plugins.history.times import NO_TIME, microseconds
 from feast_plugins.postgres.reads import fetch
 from feast_plugins.postgres.session import connect
 from feast_plugins.postgres.types import TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from datetime import datetime
 
+    import numpy as np
     from feast.repo_config import RepoConfig
     from numpy.typing import NDArray
 
@@ -31,6 +33,9 @@ class Entities:
 
     table: pa.Table
     time: str
+    _asked: dict[tuple[tuple[str, ...], tuple[pa.DataType, ...]], tuple[KeySpace, Asked]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, config: RepoConfig, given: pd.DataFrame | str, join_keys: Iterable[str]) -> Entities:
@@ -71,27 +76,18 @@ class Entities:
         ends = pd.to_datetime([known.min(), known.max()], unit="us", utc=True)
         return ends[0].to_pydatetime(), ends[1].to_pydatetime()
 
-    def key_space(self, names: Sequence[str], types: Sequence[pa.DataType]) -> KeySpace:
-        """Numbers of these rows' keys, compared as values of `types`."""
-        columns = [self.table[name].cast(kind) for name, kind in zip(names, types, strict=True)]
-        return KeySpace(columns, self.table.num_rows)
+    def ask(self, names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> tuple[KeySpace, Asked]:
+        """Numbers of these rows' keys, compared as values of `types`, and what the rows ask by them."""
+        if (names, types) not in self._asked:  # views mostly have the same keys
+            columns = [self.table[name].cast(kind) for name, kind in zip(names, types, strict=True)]
+            space = KeySpace(columns, self.table.num_rows)
+            self._asked[names, types] = space, Asked.of(space.rows, self.times)
+        return self._asked[names, types]
 
     def values(self, name: str) -> list[Any]:
         """What occurs in a column."""
         found: list[Any] = self.table[name].unique().drop_null().to_pylist()
         return found
-
-
-#: Stands for a time that is missing.
-NO_TIME = np.iinfo(np.int64).min
-
-
-def microseconds(times: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
-    """Microseconds since 1970 of Arrow times; `NO_TIME` where there is none."""
-    found: NDArray[np.int64] = (
-        times.cast(pa.timestamp("us", times.type.tz)).cast(pa.int64()).fill_null(NO_TIME).to_numpy()
-    )
-    return found
 
 
 def _utc(column: pa.ChunkedArray) -> pa.ChunkedArray:

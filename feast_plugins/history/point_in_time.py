@@ -52,7 +52,7 @@ def _answers(
         probes = Probes.of(connection, read, entities)
         if strategy == JoinStrategy.PROBE or choose(connection, probes, in_reach) == JoinStrategy.PROBE:
             return probes.answers(connection)
-    keys, rows = read_rows(connection, read, in_reach, entities)
+    asked, rows = read_rows(connection, read, in_reach, entities)
     as_known = knowledge.by_row and read.created is not None
-    found = newest_rows(keys, entities.times, rows, read.ttl, as_known=as_known)
+    found = newest_rows(asked, rows, read.ttl, as_known=as_known)
     return rows.features.combine_chunks().take(found)

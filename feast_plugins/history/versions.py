@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from feast_plugins.history.entities import NO_TIME
+from feast_plugins.history.times import NO_TIME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,23 +10,27 @@ import numpy as np
 import pyarrow as pa
 from psycopg import sql
 
-from feast_plugins.history.entities import NO_TIME, microseconds
 from feast_plugins.history.knowledge import SUPERSEDED, VERSIONS_TAG
+from feast_plugins.history.times import NO_TIME, microseconds
 from feast_plugins.postgres.reads import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from adbc_driver_manager import dbapi
     from feast.infra.offline_stores.offline_utils import FeatureViewQueryContext
     from numpy.typing import NDArray
 
+    from feast_plugins.history.as_of import Asked
     from feast_plugins.history.entities import Entities
     from feast_plugins.history.keys import KeySpace
     from feast_plugins.history.knowledge import Knowledge
 
     Numbers = NDArray[np.int64]
+
+#: Rows to look up at once, for each key there is.
+_ROWS_A_KEY = 4
 
 
 @dataclass(frozen=True)
@@ -136,12 +140,12 @@ class ViewRows:
 
 def read_rows(
     connection: dbapi.Connection, read: ViewRead, query: sql.Composed, entities: Entities
-) -> tuple[Numbers, ViewRows]:
-    """Key numbers of the entity rows, and the rows of `query` whose keys occur in them."""
+) -> tuple[Asked, ViewRows]:
+    """What the entity rows ask, and the rows of `query` whose keys occur in them."""
     with stream(connection, query) as batches:
         types = [batches.schema.field(column).type for column in read.keys.values()]
-        space = entities.key_space(list(read.keys), types)
-        return space.rows, collect(read, space, batches)
+        space, asked = entities.ask(tuple(read.keys), tuple(types))
+        return asked, collect(read, space, batches)
 
 
 def collect(read: ViewRead, space: KeySpace, batches: pa.RecordBatchReader) -> ViewRows:
@@ -151,8 +155,8 @@ def collect(read: ViewRead, space: KeySpace, batches: pa.RecordBatchReader) -> V
     found: dict[str, list[Numbers]] = {name: [] for name, column in times.items() if column}
     features = []
     schema = pa.schema([batches.schema.field(name) for name in read.features])
-    for batch in batches:
-        rows = batch
+    for block in _blocks(batches, _ROWS_A_KEY * space.count):
+        rows = block
         numbers = space.find([rows[column] for column in read.keys.values()], rows.num_rows)
         usable = (numbers >= 0) & (microseconds(rows[read.time]) != NO_TIME)
         if not usable.all():
@@ -160,7 +164,7 @@ def collect(read: ViewRead, space: KeySpace, batches: pa.RecordBatchReader) -> V
         keys.append(numbers)
         for name, parts in found.items():
             parts.append(microseconds(rows[times[name]]))
-        features.append(rows.select(list(read.features)))
+        features += rows.select(list(read.features)).to_batches()
     columns = {name: _joined(parts) for name, parts in found.items()}
     return ViewRows(
         keys=_joined(keys),
@@ -169,6 +173,18 @@ def collect(read: ViewRead, space: KeySpace, batches: pa.RecordBatchReader) -> V
         ended=columns.get("ended"),
         features=pa.Table.from_batches(features, schema),
     )
+
+
+def _blocks(batches: pa.RecordBatchReader, least: int) -> Iterator[pa.Table]:
+    """Tables of at least so many rows, but for the last: to look keys up costs a pass over all of them."""
+    pending: list[pa.RecordBatch] = []
+    for batch in batches:
+        pending.append(batch)
+        if sum(part.num_rows for part in pending) >= least:
+            yield pa.Table.from_batches(pending)
+            pending = []
+    if pending:
+        yield pa.Table.from_batches(pending)
 
 
 def _joined(parts: list[Numbers]) -> Numbers:

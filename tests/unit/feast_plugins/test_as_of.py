@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feast_plugins.history.as_of import newest_rows
+from feast_plugins.history.as_of import Asked, newest_rows
 from feast_plugins.history.entities import Entities
 from feast_plugins.history.keys import KeySpace
 from feast_plugins.history.view_read import ViewRead, collect
@@ -71,9 +71,9 @@ def join(entities: list[Any], rows: list[Any], read: ViewRead, *, as_known: bool
             "position": pa.array(range(len(rows)), pa.int64()),
         }
     )
-    space = asked.key_space(["t", "a"], [pa.string(), pa.string()])
+    space, question = asked.ask(("t", "a"), (pa.string(), pa.string()))
     found_rows = collect(read, space, table.to_reader(max_chunksize=7))
-    found = newest_rows(space.rows, asked.times, found_rows, read.ttl, as_known=as_known)
+    found = newest_rows(question, found_rows, read.ttl, as_known=as_known)
     found = found_rows.features["position"].combine_chunks().take(found)
     positions: list[int | None] = found.to_pylist()
     return positions
@@ -184,7 +184,8 @@ def test_newest_rows__three_keys_and_missing_parts__never_meet_others() -> None:
     rows = pa.table({**columns, "time": pa.array([START] * len(parts), TIME)})
     space = KeySpace([pa.chunked_array([column]) for column in columns.values()], len(parts))
     times = np.full(len(parts), int(START.timestamp() * 1_000_000))
-    found = newest_rows(space.rows, times, collect(read, space, rows.to_reader()), None).to_pylist()
+    asked = Asked.of(space.rows, times)
+    found = newest_rows(asked, collect(read, space, rows.to_reader()), None).to_pylist()
     assert found == [0, None, None, None, 1]  # rows without a part of their key are not even kept
 
 

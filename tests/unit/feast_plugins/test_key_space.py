@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feast_plugins.history import keys as module
+from feast_plugins.history.keys import KeySpace
+from feast_plugins.history.scale import Scale
+from feast_plugins.history.times import NO_TIME
+
+PARTS = st.none() | st.sampled_from(["", "1", "11", "a|b", "\u00e9", "e\u0301", " "])
+KEYS = st.lists(st.tuples(PARTS, PARTS, PARTS), max_size=30)
+
+
+def columns(keys: list[Any]) -> list[pa.ChunkedArray]:
+    parts = list(zip(*keys, strict=True)) or [()] * 3
+    return [pa.chunked_array([pa.array(part, pa.string())]) for part in parts]
+
+
+@given(KEYS, KEYS, st.booleans())
+def test_find__any_keys__gives_the_number_of_the_equal_key_alone(
+    known: list[Any], asked: list[Any], searching: bool
+) -> None:
+    table = module._TABLE
+    module._TABLE = 0 if searching else table  # many combinations are searched, few looked up in a table
+    try:
+        space = KeySpace(columns(known), len(known))
+    finally:
+        module._TABLE = table
+    numbers: dict[Any, int] = {}
+    for key, number in zip(known, space.rows.tolist(), strict=True):
+        if None in key:
+            assert number == -1
+        else:
+            assert numbers.setdefault(key, number) == number
+    assert sorted(numbers.values()) == list(range(space.count))
+    found = space.find(columns(asked), len(asked)).tolist()
+    assert found == [numbers.get(key, -1) for key in asked]
+
+
+def test_key_space__no_parts__all_rows_have_the_same_key() -> None:
+    space = KeySpace([], 3)
+    assert space.rows.tolist() == [0, 0, 0]
+    assert space.find([], 2).tolist() == [0, 0]
+
+
+# so far apart that their differences, times the number of keys, are too large for one number
+TIMES = st.sampled_from([-(2**61), -1, 0, 1, 3_600_000_000, 2**61]) | st.integers(-5, 5)
+ROWS = st.lists(st.tuples(st.integers(0, 4), TIMES), min_size=1, max_size=30)
+
+
+@given(ROWS)
+def test_joint__any_times__keeps_the_order_of_key_and_time(rows: list[tuple[int, int]]) -> None:
+    keys, times = (np.array(part, np.int64) for part in zip(*rows, strict=True))
+    scale = Scale.of(5, times)
+    joint = scale.joint(keys, times).tolist()
+    for (one, first), (other, second) in pairwise(sorted(zip(rows, joint, strict=True))):
+        assert (one < other) == (first < second)
+    again = scale.split(np.array(joint))
+    assert list(zip(*(part.tolist() for part in again), strict=True)) == rows
+
+
+@given(ROWS, st.integers(-(2**62), 2**62) | st.just(NO_TIME))
+def test_joint__a_time_between__counts_as_the_rows_time_before(rows: list[tuple[int, int]], at: int) -> None:
+    keys, times = (np.array(part, np.int64) for part in zip(*rows, strict=True))
+    scale = Scale.of(5, times)
+    wanted = scale.joint(np.array([2]), np.array([at]))[0]
+    for key, time, joint in zip(keys, times, scale.joint(keys, times), strict=True):
+        assert (joint <= wanted) == ((key, time) <= (2, at))
