@@ -1,9 +1,10 @@
 """Feast batch engine that materializes from Postgres to Redis as columns.
 
 Named in `feature_store.yaml` as `batch_engine: {type: feast_plugins.batch_engine.ArrowComputeEngine}`. The
-newest row of each entity is picked in SQL, read as Arrow and written as commands of the Redis protocol, with no
-Python object for a value; Redis holds the same bytes as with Feast's own engine. Feature views that this cannot
-do, such as transformed ones, those of other sources and other online stores, go through Feast's local engine.
+newest row of each entity is picked in SQL, read as Arrow and written as commands of the Redis protocol. No
+value becomes a Python object, and Redis holds the same bytes as with Feast's own engine. Views it cannot
+do, such as transformed ones, those of other sources and of other online stores, go through Feast's local
+engine.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ TTL = {"key_ttl_seconds": 172_800}
 def both(lab: Lab) -> tuple[FeatureStore, FeatureStore]:
     """Feast's classes on database 1, ours on 2."""
     lab.execute(
-        "CREATE TABLE everything (tenant_id text, number int8, event_timestamp timestamptz, created timestamptz,"
+        "CREATE TABLE everything"
+        " (tenant_id text, number int8, event_timestamp timestamptz, created timestamptz,"
         + ", ".join(f"{name} {kind}" for name, (_, kind, _) in COLUMNS.items())
         + ")"
     )
@@ -69,7 +70,12 @@ def both(lab: Lab) -> tuple[FeatureStore, FeatureStore]:
     return stock, lab.store(*views, db=2, online=TTL, offline=NOT_LATE, engine={"batch_rows": 3})
 
 
-@settings(max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(rows=ROWS)
 def test_materialize__any_rows__as_feast_does(
     lab: Lab, both: tuple[FeatureStore, FeatureStore], rows: list[tuple[Any, ...]]
@@ -80,7 +86,7 @@ def test_materialize__any_rows__as_feast_does(
         cursor.execute("TRUNCATE everything")
         places = ", ".join(f"%s::{kind}" for _, kind, _ in COLUMNS.values())
         cursor.executemany(
-            f"INSERT INTO everything VALUES (%s, %s, %s, %s, {places})",
+            f"INSERT INTO everything VALUES (%s, %s, %s, %s, {places})",  # noqa: S608  # constants
             [(*row[:2], NOW - timedelta(minutes=row[2]), NOW, *row[3:]) for row in rows],
         )
     for store in both:
@@ -98,7 +104,10 @@ def test_materialize__renamed_columns_entity_less_and_other_shapes__as_feast_doe
         " nullif(i, 4) / 3.0, i, repeat('x', i * 40) FROM generate_series(1, 9) AS i",
         {"now": NOW},
     )
-    query = 'SELECT tenant_id AS who, asset_id AS "What", event_timestamp AS "at", created AS made, load AS l FROM meters'
+    query = (
+        'SELECT tenant_id AS who, asset_id AS "What", event_timestamp AS "at", created AS made, load AS l'
+        " FROM meters"
+    )
     views = [
         view(),
         view("no_created", created=""),
@@ -131,7 +140,8 @@ def test_materialize__renamed_columns_entity_less_and_other_shapes__as_feast_doe
 
 def test_read__each_store_reads_what_the_other_wrote(meters: Lab) -> None:
     meters.execute(
-        "INSERT INTO meters VALUES ('t', 'a', %(now)s, %(now)s, 1.5, 7, 'on'), ('t', 'b', %(now)s, %(now)s, NULL, NULL, NULL)",
+        "INSERT INTO meters VALUES ('t', 'a', %(now)s, %(now)s, 1.5, 7, 'on'),"
+        " ('t', 'b', %(now)s, %(now)s, NULL, NULL, NULL)",
         {"now": datetime.now(UTC)},
     )
     stock = meters.store(view(), kinds=STOCK, db=1, **LATEST)
