@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from feast.errors import FeastError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 class HistoryNotKnownError(FeastError):
@@ -41,6 +41,19 @@ class EntityKeysError(FeastError):
         )
 
 
+class EntityTypeError(FeastError):
+    """Keys of the entity rows have other types than those of a view."""
+
+    def __init__(self, view: str, types: Mapping[str, str]) -> None:
+        self.view = view
+        self.types = dict(types)
+        given = ", ".join(f"{name} ({kind})" for name, kind in self.types.items())
+        super().__init__(
+            f"The keys of the entity rows do not compare with those of {view}: {given}. Give each "
+            "the type that its column has in the view's source."
+        )
+
+
 class QueryTimeoutError(FeastError):
     """A query ran longer than allowed and was cancelled."""
 
@@ -65,3 +78,17 @@ class ExportLocationMissingError(FeastError):
 
     def __init__(self) -> None:
         super().__init__(type(self).__doc__)
+
+
+class ColumnTypesError(FeastError):
+    """The columns of a feature view's source have types that cannot be encoded as whole columns."""
+
+    def __init__(self, view: str) -> None:
+        super().__init__(f"Columns of {view} have types that cannot be encoded as whole columns.")
+
+
+class InterruptedMaterializationError(FeastError):
+    """A materialization ended before its end because another one of the same call was interrupted."""
+
+    def __init__(self, view: str) -> None:
+        super().__init__(f"The materialization of {view} was interrupted.")

@@ -14,13 +14,14 @@ from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from feast_plugins.errors import EntityKeysError
-from feast_plugins.history import date_range, point_in_time, strategy
+from feast_plugins.errors import EntityKeysError, EntityTypeError
+from feast_plugins.history import as_query, date_range, point_in_time, strategy
 from feast_plugins.history.entities import Entities
 from feast_plugins.history.knowledge import Knowledge
 from feast_plugins.history.probes import Probes
 from feast_plugins.history.strategy import JoinStrategy
 from feast_plugins.history.view_read import ViewRead
+from feast_plugins.postgres.reads import fetch
 from feast_plugins.postgres.session import connect
 from feast_plugins.postgres.types import TIME
 
@@ -117,7 +118,7 @@ def test_join__any_rows__probes_and_range_reads_equal_a_search(
         ),
         "at",
     )
-    read = read_of("v", ttl, BOTH)
+    read, other = read_of("v", ttl, BOTH), read_of("w", ttl, BOTH)
     with stored(config, native_postgres, rows=rows) as session, pytest.MonkeyPatch.context() as patch:
         patch.setattr("feast_plugins.history.probes.BLOCK", block)
         for way in JoinStrategy:
@@ -125,6 +126,12 @@ def test_join__any_rows__probes_and_range_reads_equal_a_search(
                 session, asked, [read], Knowledge(), strategy=way, full_feature_names=False
             )
             assert table["position"].to_pylist() == [newest(rows, key, at, read.ttl) for key, at in entities]
+        query = as_query.query(session, asked, [read, other], full_feature_names=True)
+        assert (
+            fetch(session, query)
+            .rename_columns([*"ta", "at", "position", "again"])
+            .equals(table.append_column("again", table["position"]))
+        )
 
 
 @PROPERTY
@@ -213,3 +220,22 @@ def test_choose__few_and_many_entity_rows__by_what_the_planner_expects(
             connection.execute("DROP INDEX strategies.probed")
     # each probe would read the whole table
     assert chosen(20) == JoinStrategy.RANGE
+
+
+@pytest.mark.parametrize("way", list(JoinStrategy))
+def test_join__keys_of_another_type__says_which(
+    config: PostgreSQLConfig, native_postgres: str, way: JoinStrategy
+) -> None:
+    asked = Entities(pa.table({"t": ["t1"], "a": [1], "at": pa.array([START], TIME)}), "at")
+    with (
+        stored(config, native_postgres, rows=[]) as session,
+        pytest.raises(EntityTypeError, match=r"those of v: t \(string\), a \(int64\)"),
+    ):
+        point_in_time.join(
+            session,
+            asked,
+            [read_of("v", None, BOTH)],
+            Knowledge(),
+            strategy=way,
+            full_feature_names=False,
+        )
