@@ -21,13 +21,6 @@ _HEADERS = {"Content-Type": "application/json"}
 _START_S = 90
 _STOP_S = 15
 
-#: Feast's app, accelerated.
-_OURS = """
-import sys
-from feast import FeatureStore
-from feast_plugins.feature_server import serve
-serve(FeatureStore(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), workers=1, registry_ttl_sec=60)
-"""
 #: What HTTP alone costs: the same web server, and always the same bytes.
 _FLOOR = """
 import pathlib, sys
@@ -54,7 +47,7 @@ def stock_command(folder: Path, port: int) -> list[str]:
 
 def our_command(folder: Path, port: int) -> list[str]:
     """Our server on the same repository."""
-    return [sys.executable, "-c", _OURS, str(folder), str(port)]
+    return [sys.executable, "-m", "feast_plugins.feature_server", "--port", str(port), str(folder)]
 
 
 def floor_command(folder: Path, port: int) -> list[str]:
@@ -67,7 +60,7 @@ def served(command: Callable[[Path, int], list[str]], folder: Path) -> Iterator[
     """Port of a server of the repository in `folder`; stopped at the end."""
     port = free_port()
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command(folder, port), stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen(command(folder, port), stdout=log, stderr=log)
     try:
         _await(process, port, folder / "server.log")
         yield port

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,12 +21,14 @@ from feast.permissions.policy import RoleBasedPolicy
 from feast.permissions.security_manager import SecurityManager
 from feast.permissions.user import User
 from feast.types import Array, Bytes, Float64, Int64, String
-from online_repo import Pair, view
+from online_repo import OURS, Pair, view
+from valkey_servers import free_port, until
 
 from feast_plugins.feature_server import create_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -185,3 +190,47 @@ def test_permissions__are_asked_for(apps: tuple[ASGIApp, ASGIApp]) -> None:
             found = post(ours, content, token=token)
             assert found == post(feasts, content, token=token)
             assert found[0] == expected
+
+
+def test_command__serves_a_repository_until_it_is_stopped(
+    pair: Pair, connection: str, tmp_path: Path
+) -> None:
+    registry = pair.ours.config.registry
+    (tmp_path / "feature_store.yaml").write_text(
+        json.dumps(
+            {
+                "project": pair.ours.project,
+                "provider": "local",
+                "registry": {"registry_type": "sql", "path": registry.path},
+                "online_store": {"type": OURS, "connection_string": connection},
+                "offline_store": {"type": "file"},
+                "entity_key_serialization_version": 3,
+            }
+        )
+    )
+    port = free_port()
+    command = [sys.executable, "-m", "feast_plugins.feature_server", "--port", str(port), str(tmp_path)]
+    content = {"features": ["a:a"], "entities": {"tenant_id": ["t", "t"], "asset_id": ["0", "nobody"]}}
+
+    def ask() -> Any:
+        server = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        headers = {"Content-Type": "application/json"}
+        try:
+            server.request("POST", "/get-online-features", json.dumps(content), headers)
+            return json.loads(server.getresponse().read())
+        except ConnectionError:
+            return None
+        finally:
+            server.close()
+
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        until(lambda: ask() is not None)
+        answer = ask()
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0, (tmp_path / "log").read_text()
+    assert answer["results"][-1]["values"] == [1.5, None]
+    assert answer["results"][-1]["statuses"] == ["PRESENT", "NOT_FOUND"]
