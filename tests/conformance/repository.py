@@ -103,6 +103,8 @@ VIEWS = [
     _typed("unreadable", UNREADABLE),
     *(_typed(f"only_{kind}", [kind]) for kind in UNREADABLE),
     view("written", source("written"), _PRICE, None, TENANT),
+    view("named", source("named"), [Field(name="value", dtype=Float64)], None, TENANT, ASSET),
+    view("named_too", source("named"), [Field(name="value", dtype=Float64)], HOUR, TENANT, ASSET),
     view("ties", source("ties"), [Field(name="value", dtype=Float64)], None, TENANT),
     UNMARKED,
     view("renamed", _renamed, [Field(name="power", dtype=Float64)], 2 * HOUR, TENANT),
