@@ -65,3 +65,17 @@ class ExportLocationMissingError(FeastError):
 
     def __init__(self) -> None:
         super().__init__(type(self).__doc__)
+
+
+class ColumnTypesError(FeastError):
+    """The columns of a feature view's source have types that cannot be encoded as whole columns."""
+
+    def __init__(self, view: str) -> None:
+        super().__init__(f"Columns of {view} have types that cannot be encoded as whole columns.")
+
+
+class InterruptedMaterializationError(FeastError):
+    """A materialization ended before its end because another one of the same call was interrupted."""
+
+    def __init__(self, view: str) -> None:
+        super().__init__(f"The materialization of {view} was interrupted.")

@@ -72,13 +72,18 @@ def export(config: TimescaleOfflineStoreConfig, batches: pa.RecordBatchReader) -
         raise ExportLocationMissingError
     folder = f"{config.export_location.rstrip('/')}/{uuid4().hex}"
     filesystem, path = _filesystem(folder, config.export_s3_endpoint)
-    addresses = []
-    for number, part in enumerate(_parts(batches)):
-        name = f"part-{number:05}.parquet"
-        with _file(filesystem, f"{path}/{name}", batches.schema) as file:
-            file.write_table(part, row_group_size=_GROUP)
-        addresses.append(f"{folder}/{name}")
-    return addresses
+    names: list[str] = []
+    try:
+        for number, part in enumerate(_parts(batches)):
+            name = f"part-{number:05}.parquet"
+            with _file(filesystem, f"{path}/{name}", batches.schema) as file:
+                file.write_table(part, row_group_size=_GROUP)
+            names.append(name)
+    except BaseException:
+        for name in names:
+            filesystem.delete_file(f"{path}/{name}")
+        raise
+    return [f"{folder}/{name}" for name in names]
 
 
 def read(

@@ -1,0 +1,1 @@
+"""Newest rows of Postgres into Redis, as the bytes that Feast's own store would write."""

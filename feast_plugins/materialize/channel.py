@@ -1,0 +1,90 @@
+"""Commands that are already encoded, sent through the connections of a Redis client.
+
+Connecting, TLS, logging in and finding a sentinel's master are redis-py's; only bytes go past it.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import hiredis
+import redis
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+_CHUNK = 1 << 18
+
+
+class Channel:
+    """One connection; whoever sends must collect the replies of it all before sending more."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def send(self, commands: memoryview) -> None:
+        """Send commands."""
+        self._socket.sendall(commands)
+
+    def bulks(self, count: int) -> list[bytes | None]:
+        """Collect replies that are strings or nil.
+
+        Raises:
+            redis.ResponseError: the server refused a command.
+        """
+        reader = hiredis.Reader(replyError=redis.ResponseError)
+        replies: list[bytes | None] = []
+        while len(replies) < count:
+            reader.feed(self._receive())
+            while (reply := reader.gets()) is not False:
+                if isinstance(reply, redis.ResponseError):
+                    raise reply
+                replies.append(cast("bytes | None", reply))
+        return replies
+
+    def integers(self, count: int) -> None:
+        """Collect replies that are numbers, which say nothing.
+
+        Raises:
+            redis.ResponseError: the server refused a command; the first refusal.
+        """
+        replies, refused = bytearray(), False
+        while count:
+            chunk = self._receive()
+            count -= chunk.count(b"\n")
+            if refused or b"-" in chunk:
+                refused = True
+                replies += chunk
+        if refused:
+            first = next(line for line in replies.split(b"\r\n") if b"-" in line)
+            raise redis.ResponseError(first.partition(b"-")[2].decode(errors="replace"))
+
+    def _receive(self) -> bytes:
+        chunk = self._socket.recv(_CHUNK)
+        if not chunk:
+            raise redis.ConnectionError("Redis closed the connection in the middle of a materialization.")
+        return chunk
+
+
+@contextmanager
+def open_channel(client: redis.Redis, timeout_s: float) -> Iterator[Channel]:
+    """A connection of `client`'s pool; no reply for `timeout_s` is an error.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: Redis is gone, or silent.
+    """
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    sock = cast("socket.socket", connection._sock)  # noqa: SLF001  # redis-py parses replies one by one
+    sock.settimeout(timeout_s)
+    try:
+        yield Channel(sock)
+    except TimeoutError as error:
+        raise redis.TimeoutError(f"Redis has not answered for {timeout_s:g} seconds.") from error
+    except OSError as error:
+        raise redis.ConnectionError(f"The connection to Redis broke: {error}") from error
+    finally:
+        connection.disconnect()  # type: ignore[no-untyped-call]
+        pool.release(connection)

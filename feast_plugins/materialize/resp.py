@@ -1,0 +1,66 @@
+"""Commands of many rows in the Redis serialization protocol.
+
+See redis.io/docs/latest/develop/reference/protocol-spec.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+
+from feast_plugins.materialize.ragged import by_length, constant, lengths_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from feast_plugins.materialize.ragged import Pieces
+
+
+def join(*pieces: pa.BinaryArray | pa.BinaryScalar) -> pa.BinaryArray:
+    """Bytes of each row, of one piece after another."""
+    return pc.binary_join_element_wise(*pieces, constant(b""))
+
+
+def text(value: bytes) -> bytes:
+    """A bulk string."""
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def bulk(pieces: Pieces) -> Pieces:
+    """A bulk string of each row."""
+    return (by_length(lengths_of(pieces), lambda length: b"$%d\r\n" % length), *pieces, constant(b"\r\n"))
+
+
+def hget(keys: pa.BinaryArray, field: bytes) -> pa.BinaryArray:
+    """Command that reads `field` of the hash of each key, which is a bulk string already."""
+    return join(constant(b"*3\r\n" + text(b"HGET")), keys, constant(text(field)))
+
+
+def hset(
+    keys: pa.BinaryArray, fields: Sequence[tuple[bytes, Pieces]], ttl_seconds: int | None
+) -> pa.BinaryArray:
+    """Commands that set the fields of the hash of each key and, if given, when it expires."""
+    pieces = [constant(b"*%d\r\n" % (2 + 2 * len(fields)) + text(b"HSET")), keys]
+    for name, values in fields:
+        pieces += [constant(text(name)), *bulk(values)]
+    if ttl_seconds:
+        pieces += [constant(b"*3\r\n" + text(b"EXPIRE")), keys, constant(text(b"%d" % ttl_seconds))]
+    return join(*_merged(pieces))
+
+
+def _merged(pieces: Sequence[pa.BinaryArray | pa.BinaryScalar]) -> list[pa.BinaryArray | pa.BinaryScalar]:
+    """The same with neighbouring constants as one: each piece costs a copy a row."""
+    merged: list[pa.BinaryArray | pa.BinaryScalar] = []
+    for piece in pieces:
+        if merged and _is_constant(piece) and _is_constant(merged[-1]):
+            merged[-1] = constant(merged[-1].as_py() + piece.as_py())
+        else:
+            merged.append(piece)
+    return merged
+
+
+def _is_constant(piece: pa.BinaryArray | pa.BinaryScalar) -> bool:
+    return hasattr(piece, "as_py")

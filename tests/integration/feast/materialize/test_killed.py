@@ -1,0 +1,192 @@
+"""A process or a Redis that dies midway leaves nothing that a second run does not complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+import redis
+from materialize_lab import DAY, NOW, Lab, view
+
+from benchmarks.stores import valkey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENTITIES = 15_000
+ENGINE = {"batch_rows": 100}
+FILL = (
+    "INSERT INTO meters"
+    " SELECT 't' || mod(i, 7), 'a' || i, %(now)s - interval '2 hours', %(created)s, i, i, 'on'"
+    " FROM generate_series(1, %(count)s) AS i"
+)
+MATERIALIZE = """
+import json, sys
+from datetime import datetime
+from feast import FeatureStore, RepoConfig
+config, start, end = json.loads(sys.argv[1])
+store = FeatureStore(config=RepoConfig(**config))
+store.materialize(datetime.fromisoformat(start), datetime.fromisoformat(end))
+"""
+
+
+def start_process(config: dict[str, object], start: datetime, end: datetime) -> subprocess.Popen[bytes]:
+    arguments = json.dumps([config, start.isoformat(), end.isoformat()])
+    return subprocess.Popen(
+        [sys.executable, "-c", MATERIALIZE, arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def wait_until(condition: object, seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def sessions(dsn: str) -> int:
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            " AND datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone()
+        assert row
+        return int(row[0])
+
+
+def values(client: redis.Redis) -> dict[bytes, dict[bytes, bytes]]:
+    return {key: client.hgetall(key) for key in client.scan_iter(count=5000)}  # type: ignore[misc]
+
+
+def writes(client: redis.Redis) -> int:
+    stats = client.info("commandstats")
+    return int(stats.get("cmdstat_hset", {}).get("calls", 0))  # type: ignore[union-attr]
+
+
+def test_materialize__process_killed__the_next_run_resumes(meters: Lab) -> None:
+    before = datetime.now(UTC) - DAY
+    meters.execute(FILL, {"now": NOW, "created": before, "count": ENTITIES})
+    config = meters.config(engine=ENGINE)
+    meters.store(view(), engine=ENGINE, registry=config["registry"])
+    start, end = NOW - DAY, NOW - timedelta(hours=1)
+    client = meters.client()
+    process = start_process(config, start, end)
+    wait_until(lambda: client.dbsize() > ENTITIES / 5)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    killed_at = client.dbsize()
+    assert killed_at < ENTITIES
+    wait_until(lambda: sessions(meters.dsn) == 0, 10)
+
+    # meanwhile one that was written is corrected, and one has a newer row
+    first, second = "a10", "a1000"
+    meters.execute("UPDATE meters SET load = -1, created = now() WHERE asset_id = %s", [first])
+    meters.execute(
+        "INSERT INTO meters SELECT tenant_id, asset_id, %s, %s, -2, count, state"
+        " FROM meters WHERE asset_id = %s",
+        [NOW, before, second],
+    )
+    store = meters.store(view(), engine=ENGINE, registry=config["registry"])
+    client.config_resetstat()
+    store.materialize(start, NOW)
+    assert writes(client) <= ENTITIES - killed_at + 1000
+    resumed = values(client)
+    assert len(resumed) == ENTITIES  # the checkpoint is gone, too
+    client.flushdb()
+    store.materialize(start, NOW)
+    assert values(client) == resumed
+    rows = [{"tenant_id": f"t{int(asset[1:]) % 7}", "asset_id": asset} for asset in (first, second)]
+    answer = store.get_online_features(["meters:count"], rows).to_dict(include_event_timestamps=True)
+    assert answer["count__ts"][1] == NOW.timestamp()
+
+
+@pytest.mark.parametrize("change", ["flushed", "other columns", "an earlier start", "view deleted"])
+def test_materialize__what_was_written_cannot_be_relied_on__starts_over(meters: Lab, change: str) -> None:
+    meters.execute(FILL, {"now": NOW, "created": NOW - DAY, "count": 1000})
+    config = meters.config(engine=ENGINE)
+    store = meters.store(view(), engine=ENGINE, registry=config["registry"])
+    client = meters.client()
+    stop_after(store, 300)
+    with pytest.raises(KeyboardInterrupt):
+        store.materialize(NOW - DAY, NOW)
+    assert len(list(client.scan_iter(b"feast_plugins:*"))) == 1
+    start = NOW - DAY
+    if change == "flushed":
+        client.flushdb()
+    elif change == "other columns":
+        store.apply([view(schema={"load": view().features[0].dtype})])
+    elif change == "an earlier start":
+        start -= timedelta(hours=1)
+    else:
+        store.apply([], objects_to_delete=[store.get_feature_view("meters")], partial=False)
+        assert client.dbsize() == 0
+        store.apply([view()])
+    again = meters.store(engine=ENGINE, registry=config["registry"])
+    client.config_resetstat()
+    again.materialize(start, NOW)
+    assert writes(client) == 1000
+    assert client.dbsize() == 1000
+
+
+def stop_after(store: object, rows: int) -> None:
+    """Interrupt the store's next materialization once so many rows are written."""
+    engine = store._get_provider().batch_engine  # type: ignore[attr-defined]
+    materialize = engine.materialize
+    done = 0
+
+    class Bar:
+        def update(self, count: int) -> None:
+            nonlocal done
+            done += count
+            if done >= rows:
+                raise KeyboardInterrupt
+
+        def close(self) -> None: ...
+
+    def run(registry: object, tasks: list[object], **options: object) -> object:
+        for task in tasks:
+            task.tqdm_builder = lambda _: Bar()  # type: ignore[attr-defined]
+        return materialize(registry, tasks, **options)
+
+    engine.materialize = run
+
+
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP])
+def test_materialize__redis_dies__fails_soon_and_another_run_completes(
+    meters: Lab, death: signal.Signals, tmp_path: Path
+) -> None:
+    meters.execute(FILL, {"now": NOW, "created": NOW - DAY, "count": ENTITIES})
+    engine = ENGINE | {"redis_timeout_seconds": 1}
+    with valkey() as server:
+        lab = Lab(meters.dsn, server, tmp_path)
+        store = lab.store(view(), engine=engine)
+        client = lab.client()
+
+        def kill() -> None:
+            wait_until(lambda: client.dbsize() > ENTITIES / 10)
+            os.kill(server.pid, death)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        started = time.monotonic()
+        try:
+            with pytest.raises((redis.ConnectionError, redis.TimeoutError)):
+                store.materialize(NOW - DAY, NOW)
+            assert time.monotonic() - started < 20
+        finally:
+            killer.join()
+            if death == signal.SIGSTOP:
+                os.kill(server.pid, signal.SIGCONT)
+        assert sessions(meters.dsn) == 0
+        if death == signal.SIGSTOP:
+            store.materialize(NOW - DAY, NOW)
+            assert client.dbsize() == ENTITIES
