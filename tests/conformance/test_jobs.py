@@ -7,9 +7,10 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import psycopg
 import pyarrow as pa
 import pytest
-from conformance.compare import assert_same
+from conformance.compare import assert_same, canonical, unordered
 from conformance.history import FEATURES, FRAMES
 from conformance.repository import SOURCES
 from conformance.rows import HOUR, MICROSECOND, T0
@@ -96,9 +97,29 @@ def test_to_df__same_types(pair: Pair) -> None:
             assert ours[name].dtype == stock[name].dtype, name
 
 
-def test_to_sql__runs_by_itself(pair: Pair) -> None:
+def run(address: str, query: str) -> list[tuple[Any, ...]]:
+    """Rows that the database gives for a job's SQL."""
+    with psycopg.connect(address) as connection:
+        found = connection.execute(query.encode()).fetchall()
+    return sorted((tuple(map(canonical, row)) for row in found), key=repr)
+
+
+@pytest.mark.parametrize("how", ["latest", "all"])
+def test_to_sql__gives_the_rows(pair: Pair, address: str, how: str) -> None:
     for store in (pair.ours, pair.stock):
-        assert "loads" in pull(store, "latest", "load", SPANS["all"]).to_sql()
+        job = pull(store, how, "load", SPANS["all"])
+        assert run(address, job.to_sql()) == unordered(job.to_arrow())
+
+
+def test_deliberate_difference__sql_of_history_runs_by_itself(pair: Pair, address: str) -> None:
+    """Stock's reads a table that is gone by then."""
+    ours, stock = (
+        store.get_historical_features(FRAMES["full"], FEATURES["several views"])
+        for store in (pair.ours, pair.stock)
+    )
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        run(address, stock.to_sql())
+    assert run(address, ours.to_sql()) == unordered(ours.to_arrow())
 
 
 def test_saved_dataset__same_rows(pair: Pair) -> None:

@@ -31,8 +31,8 @@ RANGES: dict[str, dict[str, Any]] = {
     "start left out": {"end_date": T0 + HOUR},
     "ends now": {"start_date": T0 - 3 * HOUR},
 }
-#: Views of one request have equal keys, as stock needs; no naive column is read with another zone. What is left
-#: out is among the deliberate differences.
+#: Views of one request have equal keys, as stock needs; no naive column is read with another zone. The rest
+#: is among the deliberate differences.
 ONE_VIEW = ["one", "reversed", "query", "pushed", "naive times", "no entity", "range of types"]
 VIEWS = ["range of views", "range on demand"]
 
