@@ -136,7 +136,14 @@ def doubled(inputs: dict[str, Any]) -> dict[str, Any]:
     return {"twice": [None if load is None else load * 2 for load in inputs["load"]]}
 
 
-ON_DEMAND: list[OnDemandFeatureView] = [scaled, cost, doubled]
+@on_demand_feature_view(
+    sources=[LOAD], schema=[Field(name="label", dtype=String)], mode="python", singleton=True
+)
+def labelled(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"label": f"{inputs['quality']} {inputs['load']}"}
+
+
+ON_DEMAND: list[OnDemandFeatureView] = [scaled, cost, doubled, labelled]
 SERVICES = [
     FeatureService(name="everything", features=[LOAD, PRICE, MARKET, cost]),
     FeatureService(name="projected", features=[LOAD[["readings"]], PRICE[["season", "price"]]]),

@@ -14,12 +14,16 @@ from conformance.compare import assert_same, canonical, unordered
 from conformance.history import FEATURES, FRAMES
 from conformance.repository import SOURCES
 from conformance.rows import HOUR, MICROSECOND, T0
+from conformance.stores import shipped
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     SavedDatasetPostgreSQLStorage,
 )
+from pyarrow import parquet
 
 if TYPE_CHECKING:
-    from conformance.stores import Pair
+    from pathlib import Path
+
+    from conformance.stores import Hosts, Pair
     from feast import FeatureStore
     from feast.infra.offline_stores.offline_store import RetrievalJob
 
@@ -156,3 +160,15 @@ def test_offline_write_batch__rows_are_there(pair: Pair) -> None:
     assert found.num_rows == 2
     with pytest.raises(NotImplementedError):
         pair.stock._get_provider().ingest_df_to_offline_store(view, rows)
+
+
+def test_to_remote_storage__files_with_the_same_rows(pair: Pair, hosts: Hosts, tmp_path: Path) -> None:
+    """Stock's class for Postgres has none of it."""
+    exporting = hosts.open(shipped(), offline={"export_location": str(tmp_path)})
+    ours, stock = (
+        store.get_historical_features(FRAMES["full"], FEATURES["both on demand"])
+        for store in (exporting, pair.stock)
+    )
+    assert not stock.supports_remote_storage_export()
+    assert ours.supports_remote_storage_export()
+    assert_same(pa.concat_tables(map(parquet.read_table, ours.to_remote_storage())), stock.to_arrow())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,8 @@ from conformance.rows import HOUR, T0
 from conformance.stores import STOCK, shipped
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conformance.stores import Hosts, Pair
 
 SPANS = {
@@ -69,3 +72,18 @@ def test_materialize__either_reads_what_the_other_wrote(pair: Pair, hosts: Hosts
     ]
     assert values[0] == values[1] == values[2] == values[3]
     assert values[0].keys() == {"device_id", *(name.removeprefix("typed:") for name in features)}
+
+
+def test_materialize_incremental__goes_on_where_it_ended(pair: Pair, hosts: Hosts, tmp_path: Path) -> None:
+    del pair
+    found = []
+    for db, classes, offline in ((3, shipped(), {"late_seconds": 0}), (4, STOCK, {})):
+        registry = shutil.copy(hosts.registry, tmp_path / f"{db}.db")
+        store = hosts.open(classes, db=db, registry=str(registry), offline=offline)
+        for end in (T0 - 2 * HOUR, T0 - HOUR, T0 + HOUR):
+            store.materialize_incremental(end, feature_views=["load_good", "price"])
+            found.append(contents(hosts, db))
+        spans = store.get_feature_view("price").materialization_intervals
+        assert [end for _, end in spans] == [T0 - 2 * HOUR, T0 - HOUR, T0 + HOUR]
+    assert found[:3] == found[3:]
+    assert found[0] != found[1] != found[2]
