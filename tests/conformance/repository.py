@@ -72,6 +72,7 @@ _renamed = source(
 PUSHED = PushSource(name="readings", batch_source=_loads)
 
 LOAD = view("load", _loads, _LOAD, 2 * HOUR, TENANT, ASSET)
+LOAD_EVER = view("load_ever", _loads, _LOAD, None, TENANT, ASSET)
 PRICE = view("price", source("prices"), _PRICE, timedelta(days=1), TENANT)
 _INDEX = [Field(name="index", dtype=Float64)]
 MARKET = view("market", source("market"), _INDEX, 3 * HOUR)
@@ -86,7 +87,7 @@ def _typed(name: str, kinds: Iterable[str]) -> FeatureView:
 UNMARKED = view("unmarked", _unmarked, _LOAD, 2 * HOUR, TENANT, ASSET)
 VIEWS = [
     LOAD,
-    view("load_ever", _loads, _LOAD, None, TENANT, ASSET),
+    LOAD_EVER,
     view("load_zero", _loads, _LOAD, timedelta(0), TENANT, ASSET),
     view("load_good", _good, _LOAD, 2 * HOUR, TENANT, ASSET),
     view("slow", _slow, _LOAD, None, TENANT, ASSET),

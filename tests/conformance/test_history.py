@@ -34,7 +34,7 @@ BY_FEATURES = [
     for features in NAMES
     for frame in ("full", "query")
 ]
-BY_SHAPE = [Request("everything", frame, FULL) for frame in [*FRAMES, *QUERIES]]
+BY_SHAPE = [Request("several views", frame, FULL) for frame in [*FRAMES, *QUERIES]]
 BY_OPTION = [Request(features, "shuffled", FULL | KNOWN) for features in NAMES]
 
 
@@ -62,7 +62,7 @@ def test_history__same_columns_types_and_rows(pair: Pair, request_: Request) -> 
 def test_history__rows_of_the_frame_stay_as_they_are(pair: Pair, frame: str) -> None:
     given = pa.Table.from_pandas(FRAMES[frame], preserve_index=False)
     for store in pair.joins.values():
-        found = Request("everything", frame, FULL).run(store)
+        found = Request("several views", frame, FULL).run(store)
         assert found.column_names[: given.num_columns] == given.column_names
         for name in given.column_names:
             assert column(found, name) == column(given, name)

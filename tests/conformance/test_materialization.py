@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from conformance.online import client, contents, read
+from conformance.repository import ASSET, LOAD_EVER, TENANT
 from conformance.rows import HOUR, T0
 from conformance.stores import STOCK, shipped
 
@@ -78,12 +78,12 @@ def test_materialize_incremental__goes_on_where_it_ended(pair: Pair, hosts: Host
     del pair
     found = []
     for db, classes, offline in ((3, shipped(), {"late_seconds": 0}), (4, STOCK, {})):
-        registry = shutil.copy(hosts.registry, tmp_path / f"{db}.db")
-        store = hosts.open(classes, db=db, registry=str(registry), offline=offline)
+        store = hosts.open(classes, db=db, registry=str(tmp_path / f"{db}.db"), offline=offline)
+        store.apply([TENANT, ASSET, LOAD_EVER])
         for end in (T0 - 2 * HOUR, T0 - HOUR, T0 + HOUR):
-            store.materialize_incremental(end, feature_views=["load_good", "price"])
+            store.materialize_incremental(end)
             found.append(contents(hosts, db))
-        spans = store.get_feature_view("price").materialization_intervals
+        spans = store.get_feature_view("load_ever").materialization_intervals
         assert [end for _, end in spans] == [T0 - 2 * HOUR, T0 - HOUR, T0 + HOUR]
     assert found[:3] == found[3:]
     assert found[0] != found[1] != found[2]
