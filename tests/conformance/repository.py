@@ -72,6 +72,7 @@ _renamed = source(
 PUSHED = PushSource(name="readings", batch_source=_loads)
 
 LOAD = view("load", _loads, _LOAD, 2 * HOUR, TENANT, ASSET)
+LOAD_EVER = view("load_ever", _loads, _LOAD, None, TENANT, ASSET)
 PRICE = view("price", source("prices"), _PRICE, timedelta(days=1), TENANT)
 _INDEX = [Field(name="index", dtype=Float64)]
 MARKET = view("market", source("market"), _INDEX, 3 * HOUR)
@@ -86,7 +87,7 @@ def _typed(name: str, kinds: Iterable[str]) -> FeatureView:
 UNMARKED = view("unmarked", _unmarked, _LOAD, 2 * HOUR, TENANT, ASSET)
 VIEWS = [
     LOAD,
-    view("load_ever", _loads, _LOAD, None, TENANT, ASSET),
+    LOAD_EVER,
     view("load_zero", _loads, _LOAD, timedelta(0), TENANT, ASSET),
     view("load_good", _good, _LOAD, 2 * HOUR, TENANT, ASSET),
     view("slow", _slow, _LOAD, None, TENANT, ASSET),
@@ -103,6 +104,8 @@ VIEWS = [
     _typed("unreadable", UNREADABLE),
     *(_typed(f"only_{kind}", [kind]) for kind in UNREADABLE),
     view("written", source("written"), _PRICE, None, TENANT),
+    view("named", source("named"), [Field(name="value", dtype=Float64)], None, TENANT, ASSET),
+    view("named_too", source("named"), [Field(name="value", dtype=Float64)], HOUR, TENANT, ASSET),
     view("ties", source("ties"), [Field(name="value", dtype=Float64)], None, TENANT),
     UNMARKED,
     view("renamed", _renamed, [Field(name="power", dtype=Float64)], 2 * HOUR, TENANT),
@@ -134,7 +137,14 @@ def doubled(inputs: dict[str, Any]) -> dict[str, Any]:
     return {"twice": [None if load is None else load * 2 for load in inputs["load"]]}
 
 
-ON_DEMAND: list[OnDemandFeatureView] = [scaled, cost, doubled]
+@on_demand_feature_view(
+    sources=[LOAD], schema=[Field(name="label", dtype=String)], mode="python", singleton=True
+)
+def labelled(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"label": f"{inputs['quality']} {inputs['load']}"}
+
+
+ON_DEMAND: list[OnDemandFeatureView] = [scaled, cost, doubled, labelled]
 SERVICES = [
     FeatureService(name="everything", features=[LOAD, PRICE, MARKET, cost]),
     FeatureService(name="projected", features=[LOAD[["readings"]], PRICE[["season", "price"]]]),

@@ -122,6 +122,7 @@ _TABLES: dict[str, tuple[str, list[Any]]] = {
 #: A table to write to, and how long reads of slow views take.
 _MORE = """
 CREATE TABLE patience AS SELECT 0.0::float8 AS seconds;
+CREATE TABLE named (tenant_id text, asset_id text, event_timestamp timestamptz, value float8);
 CREATE TABLE written (
     tenant_id text, event_timestamp timestamptz, price float8, season text,
     UNIQUE (tenant_id, event_timestamp)

@@ -85,6 +85,19 @@ def test_deliberate_difference__on_demand_features_with_full_names(online: Pair)
     assert ours["cost__known"][0].value == 0
 
 
+def test_deliberate_difference__on_demand_features_of_every_entity(online: Pair) -> None:
+    """Computed one by one (`singleton=True`), stock gives those of the first entity only."""
+    for number, tenant in enumerate(("t1", "t2")):
+        write(online.stock, load=number, tenant=tenant)
+    keys = [KEY, KEY | {"tenant_id": "t2"}]
+    stock, ours = (
+        [cell.value for cell in read(store, ["labelled:label"], keys)["label"]]
+        for store in (online.stock, online.ours)
+    )
+    assert stock == ["good 0.0"]
+    assert ours == ["good 0.0", "good 1.0"]
+
+
 def test_deliberate_difference__features_come_in_the_order_of_the_request(online: Pair) -> None:
     """Stock takes them from a set, so their order is another in every process."""
     features = ["load:quality", "price:season", "load:load", "price:price", "load:readings"]

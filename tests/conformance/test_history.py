@@ -10,14 +10,14 @@ import pytest
 from conformance.compare import assert_same, canonical, column, records, rows
 from conformance.history import DEVICES, FEATURES, FRAMES, QUERIES, Request, expected
 from conformance.rows import KINDS, READABLE, plain
-from conformance.stores import JOINS
+from conformance.stores import JOINS, STOCK, shipped
 from feast.errors import (
     FeatureNameCollisionError,
     RequestDataNotFoundInEntityDfException,
 )
 
 if TYPE_CHECKING:
-    from conformance.stores import Pair
+    from conformance.stores import Hosts, Pair
 
 pytestmark = [
     # how stock finds out the columns of a query, and uploads times
@@ -34,7 +34,7 @@ BY_FEATURES = [
     for features in NAMES
     for frame in ("full", "query")
 ]
-BY_SHAPE = [Request("everything", frame, FULL) for frame in [*FRAMES, *QUERIES]]
+BY_SHAPE = [Request("several views", frame, FULL) for frame in [*FRAMES, *QUERIES]]
 BY_OPTION = [Request(features, "shuffled", FULL | KNOWN) for features in NAMES]
 
 
@@ -62,7 +62,7 @@ def test_history__same_columns_types_and_rows(pair: Pair, request_: Request) -> 
 def test_history__rows_of_the_frame_stay_as_they_are(pair: Pair, frame: str) -> None:
     given = pa.Table.from_pandas(FRAMES[frame], preserve_index=False)
     for store in pair.joins.values():
-        found = Request("everything", frame, FULL).run(store)
+        found = Request("several views", frame, FULL).run(store)
         assert found.column_names[: given.num_columns] == given.column_names
         for name in given.column_names:
             assert column(found, name) == column(given, name)
@@ -123,3 +123,24 @@ def test_history__metadata(pair: Pair) -> None:
     assert ours.min_event_timestamp == stock.min_event_timestamp
     assert ours.max_event_timestamp == stock.max_event_timestamp
     assert [job.full_feature_names for job in jobs] == [False, False]
+
+
+@pytest.mark.parametrize("entities", ["berlin", "naive", "query"])
+def test_history__session_in_another_zone(hosts: Hosts, pair: Pair, address: str, entities: str) -> None:
+    """Naive times are UTC, not the server's."""
+    role = {"user": f"zone_{entities}", "password": "zone"}
+    with psycopg.connect(address) as connection:
+        connection.execute(f"CREATE ROLE zone_{entities} SUPERUSER LOGIN PASSWORD 'zone'")
+        connection.execute(f"ALTER ROLE zone_{entities} SET timezone = 'America/Chicago'")
+    request = Request("several views", entities)
+    stock = request.run(pair.stock)
+    assert_same(request.run(hosts.open(STOCK, offline=role)), stock)
+    for join in JOINS:
+        assert_same(request.run(hosts.open(shipped(), offline=role | {"join_strategy": join})), stock)
+
+
+def test_history__stock_that_embeds_the_query(hosts: Hosts, pair: Pair) -> None:
+    """Stock's other way to use a query."""
+    embedding = hosts.open(STOCK, offline={"entity_select_mode": "embed_query"})
+    request = Request("everything", "query", FULL)
+    assert_same(request.run(pair.ours), request.run(embedding))

@@ -7,18 +7,23 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import psycopg
 import pyarrow as pa
 import pytest
-from conformance.compare import assert_same
+from conformance.compare import assert_same, canonical, unordered
 from conformance.history import FEATURES, FRAMES
 from conformance.repository import SOURCES
 from conformance.rows import HOUR, MICROSECOND, T0
+from conformance.stores import shipped
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     SavedDatasetPostgreSQLStorage,
 )
+from pyarrow import parquet
 
 if TYPE_CHECKING:
-    from conformance.stores import Pair
+    from pathlib import Path
+
+    from conformance.stores import Hosts, Pair
     from feast import FeatureStore
     from feast.infra.offline_stores.offline_store import RetrievalJob
 
@@ -96,9 +101,29 @@ def test_to_df__same_types(pair: Pair) -> None:
             assert ours[name].dtype == stock[name].dtype, name
 
 
-def test_to_sql__runs_by_itself(pair: Pair) -> None:
+def run(address: str, query: str) -> list[tuple[Any, ...]]:
+    """Rows that the database gives for a job's SQL."""
+    with psycopg.connect(address) as connection:
+        found = connection.execute(query.encode()).fetchall()
+    return sorted((tuple(map(canonical, row)) for row in found), key=repr)
+
+
+@pytest.mark.parametrize("how", ["latest", "all"])
+def test_to_sql__gives_the_rows(pair: Pair, address: str, how: str) -> None:
     for store in (pair.ours, pair.stock):
-        assert "loads" in pull(store, "latest", "load", SPANS["all"]).to_sql()
+        job = pull(store, how, "load", SPANS["all"])
+        assert run(address, job.to_sql()) == unordered(job.to_arrow())
+
+
+def test_deliberate_difference__sql_of_history_runs_by_itself(pair: Pair, address: str) -> None:
+    """Stock's reads a table that is gone by then."""
+    ours, stock = (
+        store.get_historical_features(FRAMES["full"], FEATURES["several views"])
+        for store in (pair.ours, pair.stock)
+    )
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        run(address, stock.to_sql())
+    assert run(address, ours.to_sql()) == unordered(ours.to_arrow())
 
 
 def test_saved_dataset__same_rows(pair: Pair) -> None:
@@ -135,3 +160,15 @@ def test_offline_write_batch__rows_are_there(pair: Pair) -> None:
     assert found.num_rows == 2
     with pytest.raises(NotImplementedError):
         pair.stock._get_provider().ingest_df_to_offline_store(view, rows)
+
+
+def test_to_remote_storage__files_with_the_same_rows(pair: Pair, hosts: Hosts, tmp_path: Path) -> None:
+    """Stock's class for Postgres has none of it."""
+    exporting = hosts.open(shipped(), offline={"export_location": str(tmp_path)})
+    ours, stock = (
+        store.get_historical_features(FRAMES["full"], FEATURES["both on demand"])
+        for store in (exporting, pair.stock)
+    )
+    assert not stock.supports_remote_storage_export()
+    assert ours.supports_remote_storage_export()
+    assert_same(pa.concat_tables(map(parquet.read_table, ours.to_remote_storage())), stock.to_arrow())

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conformance.online import client, contents, read
+from conformance.repository import ASSET, LOAD_EVER, TENANT
 from conformance.rows import HOUR, T0
 from conformance.stores import STOCK, shipped
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conformance.stores import Hosts, Pair
 
 SPANS = {
@@ -69,3 +72,18 @@ def test_materialize__either_reads_what_the_other_wrote(pair: Pair, hosts: Hosts
     ]
     assert values[0] == values[1] == values[2] == values[3]
     assert values[0].keys() == {"device_id", *(name.removeprefix("typed:") for name in features)}
+
+
+def test_materialize_incremental__goes_on_where_it_ended(pair: Pair, hosts: Hosts, tmp_path: Path) -> None:
+    del pair
+    found = []
+    for db, classes, offline in ((3, shipped(), {"late_seconds": 0}), (4, STOCK, {})):
+        store = hosts.open(classes, db=db, registry=str(tmp_path / f"{db}.db"), offline=offline)
+        store.apply([TENANT, ASSET, LOAD_EVER])
+        for end in (T0 - 2 * HOUR, T0 - HOUR, T0 + HOUR):
+            store.materialize_incremental(end)
+            found.append(contents(hosts, db))
+        spans = store.get_feature_view("load_ever").materialization_intervals
+        assert [end for _, end in spans] == [T0 - 2 * HOUR, T0 - HOUR, T0 + HOUR]
+    assert found[:3] == found[3:]
+    assert found[0] != found[1] != found[2]
