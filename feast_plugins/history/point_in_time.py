@@ -69,6 +69,8 @@ def _answers(
         if strategy == JoinStrategy.PROBE or choose(connection, probes, in_reach) == JoinStrategy.PROBE:
             return probes.answers(connection)
     asked, rows = read_rows(connection, read, in_reach, entities)
+    if knowledge.at is not None:
+        rows = rows.known_at(knowledge.at)
     as_known = knowledge.by_row and read.created is not None
     found = newest_rows(asked, rows, read.ttl, as_known=as_known)
     return rows.features.combine_chunks().take(found)

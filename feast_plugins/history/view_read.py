@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from psycopg import sql
 from feast_plugins.history.knowledge import SUPERSEDED, VERSIONS_TAG
 from feast_plugins.history.times import NO_TIME, microseconds
 from feast_plugins.postgres.reads import stream
+from feast_plugins.postgres.types import TIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -134,8 +135,12 @@ class ViewRows:
     ended: Numbers | None
     features: pa.Table
 
-    def __len__(self) -> int:
-        return len(self.keys)
+    def known_at(self, time: datetime) -> ViewRows:
+        """The rows as they were known then: that one would no longer count later was not."""
+        if self.ended is None:
+            return self
+        later = self.ended > microseconds(pa.array([time], TIME))
+        return replace(self, ended=np.where(later, NO_TIME, self.ended))
 
 
 def read_rows(

@@ -47,9 +47,12 @@ def demo(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Dem
     return Demo(done.stdout, time.monotonic() - begun)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for all tests; each opens a window of its own."""
+    """One browser for a module's tests, each of which opens a window of its own.
+
+    Until it is closed, Playwright's event loop lets no other one run in the process.
+    """
     with pages.opened() as browser:
         yield browser
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ai_hub.database import connect
@@ -75,7 +75,12 @@ def store(energy: Energy) -> FeatureStore:
     return energy.store
 
 
+#: A row that went after the time whose knowledge is asked for, and before the time of the entity row.
+GONE_LATER = {("a", START + 5 * HOUR): {START: 1.0, START + 5.5 * HOUR: None}}
+
+
 @PROPERTY
+@example(histories=GONE_LATER, asked=[("a", START + 6 * HOUR)], known_at=START + 4 * HOUR)
 @given(histories=HISTORIES, asked=ENTITIES, known_at=MINUTES)
 def test_history__as_known__equals_a_search_row_by_row(
     store: FeatureStore, tenant: str, histories: Any, asked: Any, known_at: datetime

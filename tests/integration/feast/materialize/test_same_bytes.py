@@ -12,6 +12,7 @@ from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Set,
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from materialize_lab import DAY, NOW, OURS, STOCK, view
+from single_precision import SINGLES
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 #: Feast type, SQL type and values of each column.
 COLUMNS: dict[str, tuple[Any, str, st.SearchStrategy[Any]]] = {
     "f8": (Float64, "float8", st.floats()),
-    "f4": (Float32, "float4", st.floats(width=32)),
+    "f4": (Float32, "float4", SINGLES),
     "f48": (Float32, "float8", st.floats(-1e38, 1e38)),
     "i8": (Int64, "int8", st.integers(-(2**53), 2**53)),
     "i4": (Int32, "int4", st.integers(-(2**31), 2**31 - 1)),

@@ -11,6 +11,7 @@ from feast import ValueType
 from feast.type_map import python_values_to_proto_values
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from single_precision import SINGLES
 
 from feast_plugins.materialize import resp, values
 from feast_plugins.materialize.ragged import constant
@@ -21,7 +22,7 @@ EXACT_INT64 = st.integers(-(2**53), 2**53)
 TIMES = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1))  # noqa: DTZ001  # of a column without zone
 CASES: dict[tuple[ValueType, pa.DataType], st.SearchStrategy[Any]] = {
     (ValueType.DOUBLE, pa.float64()): st.floats(),
-    (ValueType.FLOAT, pa.float32()): st.floats(width=32),
+    (ValueType.FLOAT, pa.float32()): SINGLES,
     (ValueType.FLOAT, pa.float64()): st.floats(),
     (ValueType.INT32, pa.int32()): INT32,
     (ValueType.INT32, pa.int64()): INT32,
