@@ -1,5 +1,7 @@
 """Feast's feature server, whose `POST /get-online-features` answers from columns.
 
+    python -m feast_plugins.feature_server [--host HOST] [--port PORT] [--workers N] REPOSITORY
+
 Everything else is Feast's: the other paths, authorization, metrics, workers, and what `feature_store.yaml`
 says under `feature_server`. `create_app` is for an ASGI server of one's own, `serve` does what `feast serve`
 does.
@@ -10,14 +12,15 @@ does.
 
 from __future__ import annotations
 
+import argparse
 import json
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
+from feast import FeatureStore, metrics
 from feast import feature_server as feast_server
-from feast import metrics
 from feast.constants import DEFAULT_FEATURE_SERVER_REGISTRY_TTL
 from feast.feature_server_utils import convert_response_to_dict
 from feast.infra.feature_servers.base_config import MetricsConfig
@@ -40,11 +43,12 @@ from feast_plugins.online.response import ColumnarResponse
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from feast import FeatureService, FeatureStore
+    from feast import FeatureService
     from feast.online_response import OnlineResponse
     from starlette.types import Message, Receive, Scope, Send
 
 PATH = "/get-online-features"
+_KEEP_ALIVE_S = 30
 
 _user_details = asynccontextmanager(inject_user_details)
 
@@ -67,7 +71,23 @@ def serve(store: FeatureStore, host: str, port: int, *, workers: int, registry_t
     kind = str_to_auth_manager_type(auth.type)
     init_security_manager(auth_type=kind, fs=store)
     init_auth_manager(auth_type=kind, server_type=ServerType.REST, auth_config=auth)
-    _Server(store, bind=f"{host}:{port}", workers=workers, registry_ttl_sec=registry_ttl_sec).run()
+    settings = getattr(store.config.feature_server, "metrics", None)
+    if measured := bool(getattr(settings, "enabled", False)):
+        # its workers watch resources and freshness, as those of `feast serve`
+        metrics.start_metrics_server(
+            store,
+            metrics_config=metrics.build_metrics_flags(settings),
+            start_resource_monitoring=False,
+            start_freshness_monitoring=False,
+        )
+    _Server(
+        store,
+        metrics_enabled=measured,
+        bind=f"{host}:{port}",
+        workers=workers,
+        registry_ttl_sec=registry_ttl_sec,
+        keepalive=_KEEP_ALIVE_S,
+    ).run()
 
 
 class _Server(feast_server.FeastServeApplication):
@@ -158,3 +178,25 @@ def _parsed(request: Request, content: bytes) -> feast_server.GetOnlineFeaturesR
         return feast_server.GetOnlineFeaturesRequest.model_validate(json.loads(content))
     except (ValidationError, ValueError):
         return None
+
+
+def main() -> None:
+    """Serve a repository."""
+    parser = argparse.ArgumentParser(prog="python -m feast_plugins.feature_server", description=__doc__)
+    parser.add_argument("repository", help="folder with feature_store.yaml")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=6566, help="port to serve on (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that answer (default: %(default)s)")
+    parser.add_argument(
+        "--registry-ttl",
+        type=int,
+        default=DEFAULT_FEATURE_SERVER_REGISTRY_TTL,
+        help="seconds after which the registry is read anew (default: %(default)s)",
+    )
+    given = parser.parse_args()
+    store = FeatureStore(given.repository)
+    serve(store, given.host, given.port, workers=given.workers, registry_ttl_sec=given.registry_ttl)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,9 +19,8 @@ from feast import FeatureService, metrics
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 
-from feast_plugins.online import deleting
+from feast_plugins.online import deleting, keys
 from feast_plugins.online.connection import ConnectionConfig, Connections
-from feast_plugins.online.exchange import Commands
 from feast_plugins.online.plan import Plans
 from feast_plugins.online.reading import Read
 from feast_plugins.online.writing import Write
@@ -82,9 +81,9 @@ class CorrectableRedisOnlineStore(RedisOnlineStore):
             )
         read = Read(plan, entity_rows, config.project)
         started = time.monotonic()
-        self._connections.exchange(config.online_store, read)
+        replies = self._connections.exchange(config.online_store, read.commands)
         metrics.track_online_store_read(time.monotonic() - started)
-        return read.answer(view_metadata=include_feature_view_version_metadata)
+        return read.answer(replies, view_metadata=include_feature_view_version_metadata)
 
     async def get_online_features_async(  # noqa: PLR0917  # Feast's signature
         self,
@@ -110,9 +109,9 @@ class CorrectableRedisOnlineStore(RedisOnlineStore):
             )
         read = Read(plan, entity_rows, config.project)
         started = time.monotonic()
-        await self._connections.exchange_async(config.online_store, read)
+        replies = await self._connections.exchange_async(config.online_store, read.commands)
         metrics.track_online_store_read(time.monotonic() - started)
-        return read.answer(view_metadata=include_feature_view_version_metadata)
+        return read.answer(replies, view_metadata=include_feature_view_version_metadata)
 
     def online_write_batch(
         self,
@@ -123,9 +122,8 @@ class CorrectableRedisOnlineStore(RedisOnlineStore):
     ) -> None:
         """Write the rows that are not older than what is stored, the newest of an entity last."""
         for write in Write.batches(config, table, data):
-            asked = Commands(write.questions())
-            self._connections.exchange(config.online_store, asked)
-            self._connections.exchange(config.online_store, Commands(write.commands(asked.replies)))
+            stored = self._connections.exchange(config.online_store, write.questions())
+            self._connections.exchange(config.online_store, write.commands(stored))
             if progress:
                 progress(write.count)
 
@@ -138,25 +136,25 @@ class CorrectableRedisOnlineStore(RedisOnlineStore):
     ) -> None:
         """As `online_write_batch`."""
         for write in Write.batches(config, table, data):
-            asked = Commands(write.questions())
-            await self._connections.exchange_async(config.online_store, asked)
-            await self._connections.exchange_async(
-                config.online_store, Commands(write.commands(asked.replies))
-            )
+            stored = await self._connections.exchange_async(config.online_store, write.questions())
+            await self._connections.exchange_async(config.online_store, write.commands(stored))
             if progress:
                 progress(write.count)
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Delete the rows of one view, in this project."""
+        keys.require_version(config)
         deleting.delete_view(self._get_client(config.online_store), config, table)
 
     def delete_entity_values(self, config: RepoConfig, join_keys: list[str]) -> None:
         """Delete the rows of all views with these join keys, in this project."""
+        keys.require_version(config)
         deleting.delete_entities(self._get_client(config.online_store), config.project, [join_keys])
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Delete the rows of these views and of all others with the same join keys, in this project."""
         del entities
+        keys.require_version(config)
         client = self._get_client(config.online_store)
         deleting.delete_entities(client, config.project, [table.join_keys for table in tables])
         self._connections.close()

@@ -53,18 +53,29 @@ def view(
 
 
 def open_store(
-    folder: Path, connection: str, kind: str, project: str, *, cache_s: int = 60, **online: Any
+    folder: Path,
+    connection: str,
+    kind: str,
+    project: str,
+    *,
+    cache_s: int = 60,
+    in_file: bool = False,
+    **online: Any,
 ) -> FeatureStore:
-    """A store on the registry in `folder`."""
+    """A store on the registry in `folder`: a database, or a file."""
+    kind_of_registry = (
+        {"path": str(folder / "registry.pb")}
+        if in_file
+        else {
+            "registry_type": "sql",
+            "path": f"sqlite:///{folder}/registry.db",
+        }
+    )
     return FeatureStore(
         config=RepoConfig(
             project=project,
             provider="local",
-            registry={
-                "registry_type": "sql",
-                "path": f"sqlite:///{folder}/registry.db",
-                "cache_ttl_seconds": cache_s,
-            },
+            registry={**kind_of_registry, "cache_ttl_seconds": cache_s},
             online_store={"type": kind, "connection_string": connection, **online},
             offline_store={"type": "file"},
             entity_key_serialization_version=3,

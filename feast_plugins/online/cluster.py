@@ -10,50 +10,38 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from redis import asyncio as redis_asyncio
     from redis.cluster import RedisCluster
 
-    from feast_plugins.online.exchange import Question
+    from feast_plugins.online.exchange import Commands
 
 
-def exchange_in_cluster(client: RedisCluster, question: Question) -> None:
-    """Ask the nodes; each command has one key.
+def exchange_in_cluster(client: RedisCluster, commands: Commands) -> list[Any]:
+    """Replies to the commands, in their order.
 
     Raises:
         RedisError: a command was refused, or a node does not answer.
     """
-    question.begin()
-    blocks = list(question.blocks())
     with client.pipeline() as pipe:
-        for arguments in _unpacked(blocks):
+        for arguments in _unpacked(commands):
             pipe.execute_command(*arguments)
-        _give(question, blocks, pipe.execute())
+        return list(pipe.execute())
 
 
-async def exchange_in_cluster_async(client: redis_asyncio.RedisCluster, question: Question) -> None:
+async def exchange_in_cluster_async(client: redis_asyncio.RedisCluster, commands: Commands) -> list[Any]:
     """As `exchange_in_cluster`."""
-    question.begin()
-    blocks = list(question.blocks())
     async with client.pipeline() as pipe:
-        for arguments in _unpacked(blocks):
+        for arguments in _unpacked(commands):
             pipe.execute_command(*arguments)
-        _give(question, blocks, await pipe.execute())
+        return list(await pipe.execute())
 
 
-def _unpacked(blocks: Sequence[tuple[bytes, int]]) -> Iterator[list[Any]]:
+def _unpacked(commands: Commands) -> Iterator[list[Any]]:
     """Name and arguments of each: a packed command is a list of strings in the protocol of Redis."""
     reader = hiredis.Reader()
-    for payload, count in blocks:
-        reader.feed(payload)
-        for _ in range(count):
-            name, *arguments = reader.gets()
-            yield [name.decode(), *arguments]
-
-
-def _give(question: Question, blocks: Sequence[tuple[bytes, int]], replies: Sequence[Any]) -> None:
-    begin = 0
-    for _, count in blocks:
-        question.take(list(replies[begin : begin + count]))
-        begin += count
+    reader.feed(commands.payload)
+    for _ in range(commands.replies):
+        name, *arguments = reader.gets()
+        yield [name.decode(), *arguments]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence  # noqa: TC003  # fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -19,14 +20,12 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry
 
+from feast_plugins.online.bulk import AsyncBulkConnection, BulkConnection, use_bulk_connections
 from feast_plugins.online.cluster import exchange_in_cluster, exchange_in_cluster_async
 from feast_plugins.online.exchange import Idle, exchange, exchange_async
 
 if TYPE_CHECKING:
-    from redis.asyncio.connection import AbstractConnection as AsyncConnection
-    from redis.connection import Connection
-
-    from feast_plugins.online.exchange import Question
+    from feast_plugins.online.exchange import Commands
 
     Client = Redis | RedisCluster
     AsyncClient = redis_asyncio.Redis | redis_asyncio.RedisCluster
@@ -59,13 +58,15 @@ class ConnectionConfig(RedisOnlineStoreConfig):
 
 class _OfThreads(NamedTuple):
     client: Client
-    idle: Idle[Connection] | None
+    idle: Idle[BulkConnection] | None
+    #: clients of sentinels, which are closed with it
+    sentinels: Sequence[Redis] = ()
 
 
 class _OfLoop(NamedTuple):
     client: AsyncClient
-    idle: Idle[AsyncConnection] | None
-    timeout_s: float | None
+    idle: Idle[AsyncBulkConnection] | None
+    sentinels: Sequence[redis_asyncio.Redis] = ()
 
 
 class Connections:
@@ -85,33 +86,37 @@ class Connections:
         """The client of the running event loop."""
         return self._of_loop(config).client
 
-    def exchange(self, config: ConnectionConfig, question: Question) -> None:
-        """Ask Redis; each command has one key."""
-        client, idle = self._of_threads(config)
+    def exchange(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
+        """Replies to the commands, in their order; see `exchange`."""
+        client, idle, _ = self._of_threads(config)
+        if not commands.replies:
+            return []
         if isinstance(client, RedisCluster):
-            exchange_in_cluster(client, question)
-        else:
-            exchange(client, idle, question)
+            return exchange_in_cluster(client, commands)
+        return exchange(client, idle, commands)
 
-    async def exchange_async(self, config: ConnectionConfig, question: Question) -> None:
+    async def exchange_async(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
         """As `exchange`."""
-        client, idle, timeout_s = self._of_loop(config)
+        client, idle, _ = self._of_loop(config)
+        if not commands.replies:
+            return []
         if isinstance(client, redis_asyncio.RedisCluster):
-            await exchange_in_cluster_async(client, question)
-        else:
-            await exchange_async(client, idle, question, timeout_s)
+            return await exchange_in_cluster_async(client, commands)
+        return await exchange_async(client, idle, commands)
 
     def close(self) -> None:
         """Close the connections for threads."""
         with self._lock:
-            if self._threads is not None:
-                self._threads.client.close()
+            if (found := self._threads) is not None:
+                for client in (found.client, *found.sentinels):
+                    client.close()
             self._threads = None
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         if (found := self._loops.pop(asyncio.get_running_loop(), None)) is not None:
-            await found.client.aclose()
+            for client in (found.client, *found.sentinels):
+                await client.aclose()
 
     def _of_threads(self, config: ConnectionConfig) -> _OfThreads:
         if (found := self._threads) is None:
@@ -154,10 +159,14 @@ def _connect(config: ConnectionConfig) -> _OfThreads:
         cluster_nodes = [ClusterNode(host, port) for host, port in nodes]
         return _OfThreads(RedisCluster(startup_nodes=cluster_nodes, **options), None)
     if config.redis_type == RedisType.redis_sentinel:
+        sentinel = Sentinel(nodes, **options)
+        client = sentinel.master_for(config.sentinel_master)
+        use_bulk_connections(client, BulkConnection)
         # its pool is to know of each connection: it drops those to a server that is the master no more
-        return _OfThreads(Sentinel(nodes, **options).master_for(config.sentinel_master), None)
-    host, port = nodes[0]
-    return _OfThreads(Redis(host=host, port=port, **options), Idle())
+        return _OfThreads(client, None, sentinel.sentinels)
+    client = Redis(host=nodes[0][0], port=nodes[0][1], **options)
+    use_bulk_connections(client, BulkConnection)
+    return _OfThreads(client, Idle())
 
 
 def _connect_loop(config: ConnectionConfig) -> _OfLoop:
@@ -165,11 +174,12 @@ def _connect_loop(config: ConnectionConfig) -> _OfLoop:
     options = _options(config) | {"retry": AsyncRetry(_backoff(config), config.retries)}
     if config.redis_type == RedisType.redis_cluster:
         cluster_nodes = [redis_asyncio.cluster.ClusterNode(host, port) for host, port in nodes]
-        return _OfLoop(redis_asyncio.RedisCluster(startup_nodes=cluster_nodes, **options), None, None)
-    # one time-out for all replies: one for each takes longer than the reply
-    timeout_s = options.pop("socket_timeout")
+        return _OfLoop(redis_asyncio.RedisCluster(startup_nodes=cluster_nodes, **options), None)
     if config.redis_type == RedisType.redis_sentinel:
         sentinel = redis_asyncio.Sentinel(nodes, **options)
-        return _OfLoop(sentinel.master_for(config.sentinel_master), None, timeout_s)
-    host, port = nodes[0]
-    return _OfLoop(redis_asyncio.Redis(host=host, port=port, **options), Idle(), timeout_s)
+        client = sentinel.master_for(config.sentinel_master)
+        use_bulk_connections(client, AsyncBulkConnection)
+        return _OfLoop(client, None, sentinel.sentinels)
+    client = redis_asyncio.Redis(host=nodes[0][0], port=nodes[0][1], **options)
+    use_bulk_connections(client, AsyncBulkConnection)
+    return _OfLoop(client, Idle())

@@ -26,35 +26,13 @@ _INT32_TAG, _INT64_TAG = b"\x18", b"\x20"
 _UNSIGNED = 1 << 64
 
 
-class Encoded(NamedTuple):
-    """Some values of a column."""
+class EntityColumn(NamedTuple):
+    """Values of one join key."""
 
     #: serialized `Value` of each row
     values: Sequence[bytes]
-    #: part of the key of each row
+    #: part of the key of each row; a single one: it is that of all rows
     parts: Sequence[bytes]
-
-
-class EntityColumn:
-    """Values of one join key."""
-
-    def __init__(self, values: Sequence[Any], kind: ValueType) -> None:
-        self._given = values
-        self._kind = kind
-        self._whole: Encoded | None = None
-
-    def block(self, begin: int, end: int) -> Encoded:
-        """Some rows of the column.
-
-        What Feast's own conversion refuses is refused the same way.
-        """
-        if self._whole is None:
-            if (found := _encode(self._given[begin:end], self._kind)) is not None:
-                return found
-            # what a value is can depend on all of the column
-            protos = python_values_to_proto_values(list(self._given), self._kind)
-            self._whole = Encoded([proto.SerializeToString() for proto in protos], list(map(part, protos)))
-        return Encoded(self._whole.values[begin:end], self._whole.parts[begin:end])
 
 
 def columns(rows: EntityRows) -> dict[str, Sequence[Any]]:
@@ -89,25 +67,30 @@ def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, Sequence) else list(given.val)
 
 
-def inputs(values: Sequence[Any], kind: ValueType) -> list[bytes]:
-    """A column of inputs of on-demand views as serialized values."""
-    return [proto.SerializeToString() for proto in python_values_to_proto_values(list(values), kind)]
-
-
-def _encode(values: Sequence[Any], kind: ValueType) -> Encoded | None:
-    """Values of the types that most keys have; None: there are others."""
+def encode(values: Sequence[Any], kind: ValueType) -> EntityColumn:
+    """A column of join keys; what Feast's own conversion refuses is refused the same way."""
+    if len(values) > 1 and values.count(values[0]) == len(values) and set(map(type, values)) == {str}:
+        text, part_of_all = encode(values[:1], kind)
+        return EntityColumn(list(text) * len(values), part_of_all)
     types = set(map(type, values))
     if types == {str} and kind in _TEXT:
         texts = [text.encode() for text in values]
-        return Encoded([_STRING_VAL[len(text)] + text for text in texts], keys.string_parts(texts))
+        return EntityColumn([_STRING_VAL[len(text)] + text for text in texts], keys.string_parts(texts))
     if types == {int} and kind in _NUMBERS:
         tag, number_part = _NUMBERS[kind]
         try:
             parts = [number_part(number) for number in values]
         except struct.error:
-            return None  # out of range: Feast's error says so
-        return Encoded([tag + wire.varint(number % _UNSIGNED) for number in values], parts)
-    return None
+            pass  # out of range: Feast's error says so
+        else:
+            return EntityColumn([tag + wire.varint(number % _UNSIGNED) for number in values], parts)
+    protos = python_values_to_proto_values(list(values), kind)
+    return EntityColumn([proto.SerializeToString() for proto in protos], [part(proto) for proto in protos])
+
+
+def inputs(values: Sequence[Any], kind: ValueType) -> list[bytes]:
+    """A column of inputs of on-demand views as serialized values."""
+    return [proto.SerializeToString() for proto in python_values_to_proto_values(list(values), kind)]
 
 
 def part(proto: ValueProto) -> bytes:

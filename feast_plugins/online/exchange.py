@@ -9,61 +9,38 @@ answer to the next request, which may be another tenant's.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from redis import Redis
     from redis import asyncio as redis_asyncio
-    from redis.asyncio.connection import AbstractConnection as AsyncConnection
-    from redis.connection import Connection
+
+    from feast_plugins.online.bulk import AsyncBulkConnection, BulkConnection
 
 _KEPT = 8
-_LOST = (RedisConnectionError, RedisTimeoutError)
 
 _C = TypeVar("_C")
 
 
-class Question(Protocol):
-    """Commands that may be sent twice, and who wants the replies."""
+class Commands(NamedTuple):
+    """Commands in the protocol of Redis, each with one key, which may be sent twice."""
 
-    def begin(self) -> None:
-        """Forget replies: all commands are sent anew."""
+    payload: bytes
+    #: how many there are to come
+    replies: int
 
-    def blocks(self) -> Iterator[tuple[bytes, int]]:
-        """Commands in the protocol of Redis, in blocks, with the number of replies to each."""
-
-    def take(self, replies: list[Any]) -> None:
-        """Take the replies to the next block."""
-
-
-class Commands:
-    """Packed commands whose replies are kept."""
-
-    def __init__(self, commands: Sequence[bytes]) -> None:
-        self._commands = commands
-        self.replies: list[Any] = []
-
-    def begin(self) -> None:
-        """See `Question`."""
-        self.replies = []
-
-    def blocks(self) -> Iterator[tuple[bytes, int]]:
-        """See `Question`."""
-        if self._commands:
-            yield b"".join(self._commands), len(self._commands)
-
-    def take(self, replies: list[Any]) -> None:
-        """See `Question`."""
-        self.replies = replies
+    @classmethod
+    def of(cls, commands: Sequence[bytes]) -> Self:
+        """Several commands, packed."""
+        return cls(b"".join(commands), len(commands))
 
 
 class Idle(Generic[_C]):
@@ -93,8 +70,8 @@ class Idle(Generic[_C]):
         return True
 
 
-def exchange(client: Redis, idle: Idle[Connection] | None, question: Question) -> None:
-    """Ask the server.
+def exchange(client: Redis, idle: Idle[BulkConnection] | None, commands: Commands) -> list[Any]:
+    """Replies to the commands, in their order.
 
     Raises:
         RedisError: a command was refused (after all replies were read), or the server does not answer.
@@ -103,107 +80,66 @@ def exchange(client: Redis, idle: Idle[Connection] | None, question: Question) -
     if idle is not None and (connection := idle.take()) is not None:
         kept = False
         try:
-            _ask(connection, question)
+            replies = connection.ask(*commands)
             kept = idle.keep(connection)
-        except _LOST:
+        except RedisConnectionError:
             pass  # it was closed meanwhile, which is no failure yet
+        except RedisTimeoutError:
+            if not connection.retry.get_retries():
+                raise
         else:
-            return
+            return _checked(replies)
         finally:
             if not kept:
                 pool.release(connection)
-    connection = pool.get_connection()
+    fresh: Any = pool.get_connection()
     kept = False
     try:
-        connection.retry.call_with_retry(
-            lambda: _ask(connection, question), lambda _: connection.disconnect()
-        )
-        kept = idle is not None and idle.keep(connection)
+        replies = fresh.retry.call_with_retry(lambda: fresh.ask(*commands), lambda _: fresh.disconnect())
+        kept = idle is not None and idle.keep(fresh)
     finally:
         if not kept:
-            pool.release(connection)
-
-
-def _ask(connection: Connection, question: Question) -> None:
-    refused = None
-    question.begin()
-    try:
-        counts = []
-        for payload, count in question.blocks():
-            connection.send_packed_command([payload])
-            counts.append(count)
-        for count in counts:
-            replies: list[Any] = []
-            for _ in range(count):
-                try:
-                    replies.append(connection.read_response())
-                except ResponseError as error:
-                    refused = refused or error
-            if refused is None:
-                question.take(replies)
-    except BaseException:
-        connection.disconnect()
-        raise
-    if refused is not None:
-        raise refused
+            pool.release(fresh)
+    return _checked(replies)
 
 
 async def exchange_async(
     client: redis_asyncio.Redis,
-    idle: Idle[AsyncConnection] | None,
-    question: Question,
-    timeout_s: float | None,
-) -> None:
-    """As `exchange`, in `timeout_s` each time it is tried."""
+    idle: Idle[AsyncBulkConnection] | None,
+    commands: Commands,
+) -> list[Any]:
+    """As `exchange`."""
     pool = client.connection_pool
     if idle is not None and (connection := idle.take()) is not None:
         kept = False
         try:
-            await _ask_async(connection, question, timeout_s)
+            replies = await connection.ask(*commands)
             kept = idle.keep(connection)
-        except _LOST:
+        except RedisConnectionError:
             pass
+        except RedisTimeoutError:
+            if not connection.retry.get_retries():
+                raise
         else:
-            return
+            return _checked(replies)
         finally:
             if not kept:
                 await pool.release(connection)
-    connection = await pool.get_connection()
+    fresh: Any = await pool.get_connection()
     kept = False
     try:
-        await connection.retry.call_with_retry(
-            lambda: _ask_async(connection, question, timeout_s),
-            lambda _: connection.disconnect(nowait=True),
+        replies = await fresh.retry.call_with_retry(
+            lambda: fresh.ask(*commands), lambda _: fresh.disconnect(nowait=True)
         )
-        kept = idle is not None and idle.keep(connection)
+        kept = idle is not None and idle.keep(fresh)
     finally:
         if not kept:
-            await pool.release(connection)
+            await pool.release(fresh)
+    return _checked(replies)
 
 
-async def _ask_async(connection: AsyncConnection, question: Question, timeout_s: float | None) -> None:
-    refused = None
-    question.begin()
-    try:
-        async with asyncio.timeout(timeout_s):
-            counts = []
-            for payload, count in question.blocks():
-                await connection.send_packed_command(payload)
-                counts.append(count)
-            for count in counts:
-                replies: list[Any] = []
-                for _ in range(count):
-                    try:
-                        replies.append(await connection.read_response())
-                    except ResponseError as error:
-                        refused = refused or error
-                if refused is None:
-                    question.take(replies)
-    except TimeoutError as error:
-        await connection.disconnect(nowait=True)
-        raise RedisTimeoutError("Timeout reading from Redis") from error
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    if refused is not None:
-        raise refused
+def _checked(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise reply
+    return replies

@@ -17,7 +17,7 @@ from feast_plugins.online.answer import PRESENT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from feast_plugins.online.answer import Column, Times
+    from feast_plugins.online.answer import Column
     from feast_plugins.online.response import ColumnarResponse
 
 _STATUS_NAMES = {value.number: value.name for value in FieldStatus.DESCRIPTOR.values}
@@ -27,14 +27,15 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 def body(response: ColumnarResponse) -> bytes:
     """The response as JSON."""
-    times: dict[Times | None, str] = {}
+    times: dict[int, str] = {}
     results = []
     for _, column in response.columns:
-        if column.times not in times:
-            times[column.times] = _times(column)
+        of_view = id(column.stamps)  # all features of a view share them
+        if of_view not in times:
+            times[of_view] = _times(column)
         results.append(
             f'{{"values":{_encode(_values(column.values))},"statuses":{_statuses(column.statuses)}'
-            f"{times[column.times]}}}"
+            f"{times[of_view]}}}"
         )
     metadata: dict[str, Any] = {"feature_names": [name for name, _ in response.columns]}
     if response.view_metadata:
@@ -59,7 +60,7 @@ def _statuses(statuses: bytes) -> str:
 
 
 def _times(column: Column) -> str:
-    stamps = column.times.stamps if column.times else [b""] * len(column.statuses)
+    stamps = [b""] * len(column.values) if column.stamps is None else column.stamps
     if not stamps:
         return ""
     known = {stamp: f'"{_timestamp_to_str(Timestamp.FromString(stamp))}"' for stamp in set(stamps)}

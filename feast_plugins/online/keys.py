@@ -16,6 +16,8 @@ from feast.value_type import ValueType
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from feast import RepoConfig
+
 SERIALIZATION_VERSION = 3
 _NUMBER = struct.Struct("<I")
 _PAIR = struct.Struct("<II")
@@ -24,11 +26,24 @@ _INT32 = _PAIR.pack(ValueType.INT32.value, 4)
 _INT64 = _PAIR.pack(ValueType.INT64.value, 8)
 _REMEMBERED = 4096
 #: What Redis takes for a pattern in MATCH.
-_SPECIAL = frozenset(b"*?[]\\^-")
+_SPECIAL = frozenset(b"*?[]\\")
 
 
 class NotOurKeyError(ValueError):
     """The bytes are no key of a Feast entity."""
+
+
+def require_version(config: RepoConfig) -> None:
+    """Make sure that keys are serialized the one way that this module knows.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if (version := config.entity_key_serialization_version) != SERIALIZATION_VERSION:
+        raise ValueError(
+            f"entity_key_serialization_version: {version} is not supported by this online store, "
+            f"{SERIALIZATION_VERSION} is. See Feast's guide to the reserialization of entities."
+        )
 
 
 class _StringPrefixes(dict[int, bytes]):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from operator import add
+from typing import TYPE_CHECKING, NamedTuple
 
 from feast import utils
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
@@ -14,9 +15,9 @@ from feast.value_type import ValueType
 from feast_plugins.online import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from feast_plugins.online.entities import Encoded
+    from feast_plugins.online.entities import EntityColumn
     from feast_plugins.online.plan import Plan, StoredView
 
 (_DUMMY,) = keys.string_parts([DUMMY_ENTITY_VAL.encode()])
@@ -32,15 +33,21 @@ class KeyGroup:
     columns: list[str | None]
     fields: list[bytes]
 
-    def keys(self, columns: Mapping[str, Encoded], count: int, project: bytes) -> list[bytes]:
+    def keys(self, columns: Mapping[str, EntityColumn], count: int, project: bytes) -> Keys:
         """Key of each row."""
-        parts = [[_DUMMY] * count if name is None else columns[name].parts for name in self.columns]
-        prefix = self.prefix
-        if len(parts) == 1:
-            return [b"%b%b%b" % (prefix, part, project) for part in parts[0]]
-        if len(parts) == 2:  # noqa: PLR2004  # as most keys here have: twice as fast as the general way
-            return [b"%b%b%b%b" % (prefix, a, b, project) for a, b in zip(*parts, strict=True)]
-        return [b"".join((prefix, *row, project)) for row in zip(*parts, strict=True)]
+        prefix, rows = self.prefix, [b""] * count
+        is_first = True
+        for name in self.columns:
+            parts = [_DUMMY] if name is None else columns[name].parts
+            if len(parts) < count and is_first:  # the same in all rows
+                prefix += parts[0]
+            elif is_first:
+                rows, is_first = list(parts), False
+            elif len(parts) < count:
+                rows = [row + parts[0] for row in rows]
+            else:
+                rows = list(map(add, rows, parts))
+        return Keys(prefix, rows, project)
 
     @cached_property
     def _around_key(self) -> tuple[bytes, bytes]:
@@ -49,10 +56,25 @@ class KeyGroup:
             b"\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in self.fields]),
         )
 
-    def commands(self, hashes: Sequence[bytes]) -> list[bytes]:
+    def commands(self, keys: Keys) -> bytes:
         """HMGET of each hash, in the protocol of Redis."""
         head, tail = self._around_key
-        return [b"%b%d\r\n%b%b" % (head, len(key), key, tail) for key in hashes]
+        tail = keys.suffix + tail
+        beside = len(keys.prefix) + len(keys.suffix)
+        lengths = set(map(len, keys.rows))
+        if len(lengths) == 1:
+            head = b"%b%d\r\n%b" % (head, beside + lengths.pop(), keys.prefix)
+            return b"%b%b%b" % (head, (tail + head).join(keys.rows), tail)
+        middle = b"\r\n" + keys.prefix
+        return b"".join([b"%b%d%b%b%b" % (head, beside + len(row), middle, row, tail) for row in keys.rows])
+
+
+class Keys(NamedTuple):
+    """Keys that differ in the middle."""
+
+    prefix: bytes
+    rows: list[bytes]
+    suffix: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import _versioned_fv_name
 from feast.value_type import ValueType
 
+from feast_plugins.online import keys
 from feast_plugins.online.layout import Layout, lay_out
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     Features = list[str] | FeatureService
 
 _NANOS = 10**9
+_MOST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Plan:
         """How rows with these columns are read."""
         key = tuple(columns)
         if (found := self._layouts.get(key)) is None:
+            if len(self._layouts) >= _MOST:  # whoever asks may name columns as they like
+                self._layouts.clear()
             found = self._layouts[key] = lay_out(self, key)
         return found
 
@@ -85,9 +89,8 @@ class Plans:
     """Plans of one registry, forgotten when it was changed, refreshed, or is due to be."""
 
     def __init__(self) -> None:
-        self._registry: BaseRegistry | None = None
-        self._stamp: Any = None
-        self._known: dict[Any, Plan] = {}
+        # replaced as a whole: threads see the plans of one state of one registry
+        self._current: tuple[BaseRegistry | None, Any, dict[Any, Plan]] = (None, None, {})
 
     def get(
         self,
@@ -101,23 +104,20 @@ class Plans:
         """The plan of a request; errors are Feast's own."""
         what = features.name if isinstance(features, FeatureService) else tuple(features)
         key = (what, type(features), project, full_names)
-        stamp = state_of(registry)
-        known = self._known
-        if registry is self._registry and stamp == self._stamp and stamp is not None:
-            plan = known.get(key)
-            if plan is not None and (
-                isinstance(features, list) or plan.features is features or plan.features == features
-            ):
+        state = state_of(registry)
+        of, known_state, known = self._current
+        is_current = registry is of and state == known_state and state is not None
+        if is_current and (plan := known.get(key)) is not None:
+            given = plan.features
+            if isinstance(features, list) or given is features or given == features:
                 return plan
         plan = _resolve(config, registry, project, features, full_names=full_names)
-        # resolving may have refreshed the registry: only what has been read from one state of it is kept
-        after = state_of(registry)
-        if after is not None:
-            if registry is not self._registry or after != self._stamp:
-                known = self._known = {}
-                self._registry, self._stamp = registry, after
-            if stamp == after:
-                known[key] = plan
+        # resolving may have refreshed the registry: only what was read from one state of it is kept
+        if state is not None and state == state_of(registry):
+            if not is_current or len(known) >= _MOST:
+                known = {}
+                self._current = registry, state, known
+            known[key] = plan
         return plan
 
 
@@ -145,6 +145,7 @@ def _resolve(
         needed,
         _,
     ) = utils._get_online_request_context(registry, project, features, full_names)  # noqa: SLF001  # no public one
+    keys.require_version(config)
     order = {ref: place for place, ref in enumerate(refs)}
     views = [_stored(view, names, config, order, full_names=full_names) for view, names in grouped]
     types = {

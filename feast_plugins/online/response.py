@@ -57,9 +57,9 @@ class ColumnarResponse(OnlineResponse):
         for name, column in self.columns:
             found[name] = decode.python_values(column.values, self._feature_types.get(name))
             if include_event_timestamps:
-                times = column.times
+                stamps = column.stamps
                 found[name + TIMESTAMP_POSTFIX] = (
-                    decode.seconds(times.stamps) if times else [0] * len(found[name])
+                    [0] * len(column.values) if stamps is None else decode.seconds(stamps)
                 )
         return found
 

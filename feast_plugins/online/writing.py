@@ -13,6 +13,7 @@ from feast.infra.online_stores.redis import _versioned_fv_name
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feast_plugins.online import entities, keys
+from feast_plugins.online.exchange import Commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,10 +34,11 @@ class Write:
     """Some rows of one view."""
 
     def __init__(self, config: RepoConfig, view: FeatureView, rows: Sequence[Row]) -> None:
+        keys.require_version(config)
         self._name = _versioned_fv_name(view, config)
         self._stamp_field = f"_ts:{self._name}".encode()
         self._ignore_age = config.online_store.skip_dedup
-        self._expire_s = _expiry(config.online_store.key_ttl_seconds, view)
+        self._expire_s = expiry(config.online_store.key_ttl_seconds, view)
         stamps = {time: _stamp(time) for time in {time for _, _, time, _ in rows}}
         project = config.project.encode()
         # the newest of an entity is written last; of the same time, the one that came last
@@ -57,7 +59,7 @@ class Write:
         """Number of rows."""
         return len(self._rows)
 
-    def questions(self) -> list[bytes]:
+    def questions(self) -> Commands:
         """For each row the time of what is stored, and how long its key lives if that matters."""
         found = []
         for _, _, key, _ in self._rows:
@@ -65,9 +67,9 @@ class Write:
                 found.append(_packed(b"HGET", key, self._stamp_field))
             if self._expire_s:
                 found.append(_packed(b"PTTL", key))
-        return found
+        return Commands.of(found)
 
-    def commands(self, answers: Sequence[Any]) -> list[bytes]:
+    def commands(self, answers: Sequence[Any]) -> Commands:
         """Rows that are not older than what is stored.
 
         A key lives as long as the most patient of its views wants: its time is extended, never cut.
@@ -85,10 +87,10 @@ class Write:
             found.append(_packed(b"HSET", key, *pairs))
             if self._expire_s and left < self._expire_s * _MILLIS:
                 found.append(_packed(b"EXPIRE", key, b"%d" % self._expire_s))
-        return found
+        return Commands.of(found)
 
 
-def _expiry(key_ttl_seconds: int | None, view: FeatureView) -> int | None:
+def expiry(key_ttl_seconds: int | None, view: FeatureView) -> int | None:
     """Seconds a key lives after a row of the view was written; None: for ever.
 
     Never less than the view's own time to live, or rows would vanish that are young enough.

@@ -257,3 +257,48 @@ def test_mistakes__are_told_as_feast_tells_them(pair: Pair) -> None:
             pair.stock.get_online_features(features, rows)
         with pytest.raises(expected.type):
             pair.ours.get_online_features(features, rows)
+
+
+def test_tenants__whose_keys_look_alike__get_their_own_values(pair: Pair) -> None:
+    """Every pair of odd names has a value of its own, asked for alone and among all others."""
+    odd = [
+        "1",
+        "11",
+        "111",
+        "",
+        " ",
+        "1 ",
+        "a|b",
+        "b",
+        "a",
+        "|",
+        ":",
+        "\x00",
+        "\x02\x00\x00\x00",
+        "é",
+        "e\u0301",
+        "x" * 300,
+    ]
+    rows = [{"tenant_id": tenant, "asset_id": asset} for tenant in odd for asset in odd]
+    pair.write(pair.ours, "a", [row | {"a": float(number)} for number, row in enumerate(rows)])
+    expected = [float(number) for number in range(len(rows))]
+    assert pair.ours.get_online_features(["a:a"], rows).to_dict()["a"] == expected
+    for number in range(0, len(rows), 7):
+        assert pair.ours.get_online_features(["a:a"], [rows[number]]).to_dict()["a"] == [float(number)]
+
+
+def test_keys__serialized_another_way__are_refused(pair: Pair) -> None:
+    online = pair.ours.provider.online_store
+    config = pair.ours.config.model_copy(update={"entity_key_serialization_version": 2})
+    table = pair.ours.get_feature_view("a")
+    for work in (
+        lambda: online.get_online_features(
+            config, ["b:b", "c:c", "a:a"], keys("1"), pair.ours.registry, config.project
+        ),
+        lambda: online.online_write_batch(config, table, [(None, {}, None, None)], None),
+        lambda: online.delete_table(config, table),
+        lambda: online.delete_entity_values(config, ["tenant_id"]),
+        lambda: online.teardown(config, [table], []),
+    ):
+        with pytest.raises(ValueError, match="entity_key_serialization_version: 2 is not supported"):
+            work()
