@@ -29,13 +29,23 @@ FULL = {"full_feature_names": True}
 KNOWN = {"filter_by_created_timestamp": True}
 #: Those of views that the frames have the keys of.
 NAMES = [name for name in FEATURES if not name.startswith("range")]
+BY_QUERY = [
+    "several views",
+    "without ttl",
+    "no entity",
+    "both on demand",
+    "everything",
+    "projected",
+    "aliased",
+]
+AS_KNOWN = ["several views", "without ttl", "query", "pushed", "naive times", "unmarked", "everything"]
 BY_FEATURES = [
     Request(features, frame, FULL if features == "aliased" else {})
-    for features in NAMES
-    for frame in ("full", "query")
+    for frame, names in (("full", NAMES), ("query", BY_QUERY))
+    for features in names
 ]
 BY_SHAPE = [Request("several views", frame, FULL) for frame in [*FRAMES, *QUERIES]]
-BY_OPTION = [Request(features, "shuffled", FULL | KNOWN) for features in NAMES]
+BY_OPTION = [Request(features, "shuffled", FULL | KNOWN) for features in AS_KNOWN]
 
 
 @pytest.fixture(scope="module", autouse=True)
