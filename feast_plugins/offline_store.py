@@ -30,7 +30,7 @@ from feast.utils import compute_non_entity_date_range
 from pydantic import AfterValidator, Field
 
 from feast_plugins.errors import HistoryNotKnownError
-from feast_plugins.history import date_range, point_in_time
+from feast_plugins.history import as_query, date_range, point_in_time
 from feast_plugins.history.entities import Entities
 from feast_plugins.history.knowledge import Knowledge
 from feast_plugins.history.strategy import JoinStrategy
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from feast.data_source import DataSource
     from feast.infra.offline_stores.offline_store import RetrievalJob
+
+    from feast_plugins.postgres.reads import Query
 
 
 def _aware(time: datetime) -> datetime:
@@ -230,8 +232,12 @@ class _Request:
                     full_feature_names=self.full_feature_names,
                 )
 
+        def query() -> Query:
+            with connect(store, store.statement_timeout_s) as connection:
+                return as_query.query(connection, entities, reads, full_feature_names=self.full_feature_names)
+
         keys = [name for name in entities.table.column_names if name != entities.time]
-        return self._job(join, keys, entities.span)
+        return self._job(join, None if knowledge.is_limited else query, keys, entities.span)
 
     def for_range(self, start: datetime, end: datetime) -> RetrievalJob:
         """Rows between two times."""
@@ -252,7 +258,7 @@ class _Request:
             with connect(store, timeout_s) as connection:
                 return date_range.join(connection, reads, start, end, full_feature_names=full)
 
-        return self._job(join, keys, (start, end))
+        return self._job(join, None, keys, (start, end))
 
     def _reads(self, span: tuple[datetime, datetime], knowledge: Knowledge) -> list[ViewRead]:
         contexts = offline_utils.get_feature_view_query_context(
@@ -268,12 +274,14 @@ class _Request:
     def _job(
         self,
         join: Callable[[float | None], pa.Table],
+        query: Callable[[], Query] | None,
         keys: list[str],
         span: tuple[datetime, datetime],
     ) -> JoinJob:
         return JoinJob(
             self.config.offline_store,
             join,
+            query=query,
             full_feature_names=self.full_feature_names,
             on_demand_feature_views=self._on_demand(),
             metadata=self._metadata(keys, span),

@@ -19,14 +19,15 @@ from feast_plugins.postgres.reads import fetch, schema
 from feast_plugins.postgres.types import type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
 
     from adbc_driver_manager import dbapi
 
 
 #: Entity rows of a statement, whose text stays below a few megabytes.
 BLOCK = 20_000
-_PLACE = "entity_row"
+_PLACE, _TIME = "entity_row", "at"
+_COMMA = sql.SQL(", ")
 
 
 @dataclass(frozen=True)
@@ -47,27 +48,39 @@ class Probes:
 
     def query(self, rows: pa.Table, columns: Sequence[str]) -> sql.Composed:
         """Place of each entity row that has an answer (1 is the first), and `columns` of the answer."""
-        names = [f"key_{number}" for number in range(len(self.read.keys))]
-        values = [rows[name] for name in self.read.keys]
-        arrays = [
-            *(_array(column, kind) for column, kind in zip(values, self.types, strict=True)),
-            _array(rows[self.entities.time], "timestamptz"),
-        ]
-        given = sql.SQL(", ").join(sql.Identifier(name) for name in (*names, "at", _PLACE))
-        picked = [sql.SQL("found.{}").format(sql.Identifier(column)) for column in columns]
+        names = {name: f"key_{number}" for number, name in enumerate(self.read.keys)}
+        arrays = [array(rows[name], kind) for name, kind in zip(names, self.types, strict=True)]
+        arrays.append(array(rows[self.entities.time], "timestamptz"))
         return sql.SQL(
             "SELECT {picked} FROM unnest({arrays}) WITH ORDINALITY AS given ({given}) CROSS JOIN LATERAL "
-            "(SELECT {columns} FROM {source} WHERE {conditions} ORDER BY {order} LIMIT 1) AS found"
+            "{answer} AS found"
         ).format(
-            picked=sql.SQL(", ").join([sql.SQL("given.{}").format(sql.Identifier(_PLACE)), *picked]),
-            arrays=sql.SQL(", ").join(arrays),
-            given=given,
-            columns=sql.SQL(", ").join(sql.Identifier("source", column) for column in columns)
-            if columns
-            else sql.SQL("1"),
-            source=self.read.relation,
-            conditions=sql.SQL(" AND ").join(self._conditions(names)),
-            order=self._order(),
+            picked=_COMMA.join(
+                [_of("given", _PLACE), *(_of("found", column) for column in columns)],
+            ),
+            arrays=_COMMA.join(arrays),
+            given=_COMMA.join(map(sql.Identifier, (*names.values(), _TIME, _PLACE))),
+            answer=self.answer(names, _TIME, columns),
+        )
+
+    def answer(self, names: Mapping[str, str], time: str, columns: Sequence[str]) -> sql.Composed:
+        """Subquery of the row that answers row `given`, whose columns are `names` of the keys and `time`."""
+        at, stamp = _of("given", time), _of("source", self.read.time)
+        conditions = [
+            sql.SQL("{} = {}").format(_of("source", column), _of("given", names[name]))
+            for name, column in self.read.keys.items()
+        ]
+        conditions.append(sql.SQL("{} <= {}").format(stamp, at))
+        if self.read.ttl is not None:
+            conditions.append(sql.SQL("{} >= {} - {}").format(stamp, at, sql.Literal(self.read.ttl)))
+        order = [sql.SQL("{} DESC").format(stamp)]
+        if self.read.created is not None:
+            order.append(sql.SQL("{} DESC NULLS LAST").format(_of("source", self.read.created)))
+        return sql.SQL("(SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT 1)").format(
+            _COMMA.join(_of("source", column) for column in columns) if columns else sql.SQL("1"),
+            self.read.relation,
+            sql.SQL(" AND ").join(conditions),
+            _COMMA.join(order),
         )
 
     def answers(self, connection: dbapi.Connection) -> pa.Table:
@@ -84,23 +97,12 @@ class Probes:
             found.append(table.select(list(columns)).take(taken))
         return pa.concat_tables(found)
 
-    def _conditions(self, names: Sequence[str]) -> Iterator[sql.Composed]:
-        for name, column in zip(names, self.read.keys.values(), strict=True):
-            yield sql.SQL("source.{} = given.{}").format(sql.Identifier(column), sql.Identifier(name))
-        time = sql.Identifier(self.read.time)
-        yield sql.SQL("source.{} <= given.at").format(time)
-        if self.read.ttl is not None:
-            yield sql.SQL("source.{} >= given.at - {}").format(time, sql.Literal(self.read.ttl))
 
-    def _order(self) -> sql.Composed:
-        order = sql.SQL("source.{} DESC").format(sql.Identifier(self.read.time))
-        if self.read.created is None:
-            return order
-        created = sql.SQL(", source.{} DESC NULLS LAST").format(sql.Identifier(self.read.created))
-        return order + created
-
-
-def _array(column: pa.ChunkedArray, kind: str) -> sql.Composed:
+def array(column: pa.ChunkedArray, kind: str) -> sql.Composed:
     """Array of a column's values, as text that Postgres reads as values of `kind`."""
     texts = column.cast(pa.string()).to_pylist()
     return sql.SQL("{}::text[]::{}[]").format(sql.Literal(texts), sql.Identifier(kind))
+
+
+def _of(relation: str, column: str) -> sql.Identifier:
+    return sql.Identifier(relation, column)

@@ -146,13 +146,14 @@ class QueryJob(ArrowRetrievalJob):
 
 
 class JoinJob(ArrowRetrievalJob):
-    """Rows that a function joins, given seconds that a statement may take. No one query gives them."""
+    """Rows that a function joins, given seconds that a statement may take."""
 
     def __init__(
         self,
         config: TimescaleOfflineStoreConfig,
         join: Callable[[float | None], pa.Table],
         *,
+        query: Callable[[], Query] | None,
         full_feature_names: bool,
         on_demand_feature_views: Sequence[OnDemandFeatureView],
         metadata: RetrievalMetadata,
@@ -164,6 +165,20 @@ class JoinJob(ArrowRetrievalJob):
             metadata=metadata,
         )
         self._join = join
+        self._query = query
+
+    def to_sql(self) -> str:
+        """A query that gives the same rows, joined by the database alone.
+
+        Raises:
+            NotImplementedError: there is none: rows of several views without entity rows, or as they were
+                known at another time, are joined here only.
+        """
+        if self._query is None:
+            raise NotImplementedError(
+                "No one query gives these rows: they are joined outside of the database. Use to_arrow()."
+            )
+        return text(self._query())
 
     @contextmanager
     def batches(self, timeout: float | None = None) -> Iterator[pa.RecordBatchReader]:

@@ -15,12 +15,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from feast_plugins.errors import EntityKeysError
-from feast_plugins.history import date_range, point_in_time, strategy
+from feast_plugins.history import as_query, date_range, point_in_time, strategy
 from feast_plugins.history.entities import Entities
 from feast_plugins.history.knowledge import Knowledge
 from feast_plugins.history.probes import Probes
 from feast_plugins.history.strategy import JoinStrategy
 from feast_plugins.history.view_read import ViewRead
+from feast_plugins.postgres.reads import fetch
 from feast_plugins.postgres.session import connect
 from feast_plugins.postgres.types import TIME
 
@@ -117,7 +118,7 @@ def test_join__any_rows__probes_and_range_reads_equal_a_search(
         ),
         "at",
     )
-    read = read_of("v", ttl, BOTH)
+    read, other = read_of("v", ttl, BOTH), read_of("w", ttl, BOTH)
     with stored(config, native_postgres, rows=rows) as session, pytest.MonkeyPatch.context() as patch:
         patch.setattr("feast_plugins.history.probes.BLOCK", block)
         for way in JoinStrategy:
@@ -125,6 +126,12 @@ def test_join__any_rows__probes_and_range_reads_equal_a_search(
                 session, asked, [read], Knowledge(), strategy=way, full_feature_names=False
             )
             assert table["position"].to_pylist() == [newest(rows, key, at, read.ttl) for key, at in entities]
+        query = as_query.query(session, asked, [read, other], full_feature_names=True)
+        assert (
+            fetch(session, query)
+            .rename_columns([*"ta", "at", "position", "again"])
+            .equals(table.append_column("again", table["position"]))
+        )
 
 
 @PROPERTY
