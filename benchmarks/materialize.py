@@ -42,6 +42,7 @@ from feast_plugins.materialize.plan import plan
 from feast_plugins.materialize.ragged import data_of
 from feast_plugins.materialize.rows import Encoder
 from feast_plugins.materialize.shards import Shards
+from feast_plugins.materialize.stored import Stored
 from feast_plugins.postgres.reads import stream
 from feast_plugins.postgres.session import connect
 
@@ -199,13 +200,10 @@ def _commands(store: FeatureStore) -> list[tuple[memoryview, int]]:
     encoder = Encoder(way, view, store.project, check=False, replace_equal=True)
     query = latest(way.source, START, END, None, timedelta())
     found = []
-    with (
-        connect(store.config.offline_store) as connection,
-        stream(connection, query) as batches,
-        Shards(None, _TIMEOUT_S) as nobody,
-    ):
+    unasked = Stored(Shards(None, _TIMEOUT_S), way.time_field)
+    with connect(store.config.offline_store) as connection, stream(connection, query) as batches:
         for batch in batches:
-            keys, commands = encoder.encode(batch, nobody)
+            keys, commands = encoder.encode(batch, unasked)
             found.append((data_of(commands), len(keys) * encoder.replies))
     return found
 

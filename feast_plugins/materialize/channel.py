@@ -28,20 +28,31 @@ class Channel:
         """Send commands."""
         self._socket.sendall(commands)
 
+    def number(self) -> int:
+        """Collect one reply that is a number.
+
+        Raises:
+            redis.ResponseError: the server refused the command.
+        """
+        return int(cast("int", self._replies(1)[0]))
+
     def bulks(self, count: int) -> list[bytes | None]:
         """Collect replies that are strings or nil.
 
         Raises:
             redis.ResponseError: the server refused a command.
         """
+        return cast("list[bytes | None]", self._replies(count))
+
+    def _replies(self, count: int) -> list[object]:
         reader = hiredis.Reader(replyError=redis.ResponseError)
-        replies: list[bytes | None] = []
+        replies: list[object] = []
         while len(replies) < count:
             reader.feed(self._receive())
             while (reply := reader.gets()) is not False:
                 if isinstance(reply, redis.ResponseError):
                     raise reply
-                replies.append(cast("bytes | None", reply))
+                replies.append(reply)
         return replies
 
     def integers(self, count: int) -> None:

@@ -20,6 +20,7 @@ from feast_plugins.materialize.checkpoint import Checkpoint
 from feast_plugins.materialize.latest import Done, latest
 from feast_plugins.materialize.rows import Encoder
 from feast_plugins.materialize.shards import Shards
+from feast_plugins.materialize.stored import Stored
 from feast_plugins.postgres.reads import fetch_value, stream
 from feast_plugins.postgres.session import connect
 
@@ -69,7 +70,7 @@ class Materialization:
         checkpoint = self._checkpoint()
         with connect(self.postgres, self.query_s) as connection, _cancelled_on_failure(connection):
             done = None if checkpoint is None else checkpoint.load(self.start)
-            now = str(fetch_value(connection, "SELECT clock_timestamp()::text"))
+            now = str(fetch_value(connection, "SELECT now()::text"))
             reached = Done([], self.end, datetime.fromisoformat(now).astimezone(UTC))
             query = latest(self.encoder.plan.source, self.start, self.end, done, _COMMIT_DELAY)
             with stream(connection, query) as batches:
@@ -90,11 +91,12 @@ class Materialization:
 
     def _pump(self, batches: Iterator[pa.RecordBatch], checkpoint: Checkpoint | None, reached: Done) -> None:
         with (
-            Shards(self.redis, self.timeout_s) as stored,
+            Shards(self.redis, self.timeout_s) as checks,
             Shards(self.redis, self.timeout_s) as shards,
             ThreadPoolExecutor(1, "read") as reader,
             ThreadPoolExecutor(1, "write") as writer,
         ):
+            stored = Stored(checks, self.encoder.plan.time_field)
 
             def write(batch: pa.RecordBatch, keys: pa.BinaryArray, commands: pa.BinaryArray) -> int:
                 shards.write(keys, commands, self.encoder.replies)

@@ -55,6 +55,26 @@ def test_materialize__corrections_replace__older_rows_do_not(meters: Lab) -> Non
     assert load(store) == 2.0
 
 
+def test_materialize__rows_stored_after_a_gap__are_found(meters: Lab) -> None:
+    meters.execute(
+        "INSERT INTO meters SELECT 't', 'a' || i, %(now)s, %(now)s, i, i, 'on'"
+        " FROM generate_series(1, 9) AS i",
+        {"now": NOW},
+    )
+    store = meters.store(view(), engine={"batch_rows": 2})
+    store.materialize(NOW - DAY, NOW)
+    newest = meters.content()
+    client = meters.client()
+    # of the last batches one row is kept, which is newer than what comes
+    gone = [key for key in newest if b"a8" not in key]
+    client.delete(*gone)
+    meters.execute("UPDATE meters SET event_timestamp = %s, load = -1", [NOW - timedelta(hours=1)])
+    store.materialize(NOW - DAY, NOW)
+    (kept,) = newest.keys() - gone
+    assert meters.content()[kept] == newest[kept]
+    assert all(meters.content()[key] != newest[key] for key in gone)
+
+
 def test_materialize__feasts_online_store__keeps_its_own_rule(meters: Lab, fast_runs: list[str]) -> None:
     now = datetime.now(UTC)
     for skip_dedup, expected in ((False, 1.0), (True, 2.0)):
