@@ -23,8 +23,8 @@ class Stored:
     def times(self, keys: pa.BinaryArray, bulk: pa.BinaryArray) -> list[bytes | None]:
         """Serialized time of each key, which `bulk` holds as bulk strings; None: nothing is stored.
 
-        While none is found, as in a Redis that is filled for the first time, one command asks whether there is
-        any of a whole batch, which costs the server less.
+        While none is found, as in a Redis that is filled for the first time, one command asks whether there
+        is any of a whole batch, which costs the server less.
         """
         if self._was_empty and self._shards.is_single and not self._shards.count(resp.exists(bulk)):
             return [None] * len(keys)
