@@ -149,11 +149,11 @@ def main() -> None:
 
 
 def _measure(servers: Servers, size: Size) -> list[Comparison]:
-    _fill(servers.postgres, "rows", size.entities)
+    fill(servers.postgres, "rows", size.entities)
     comparison = _compare(servers, size)
     if size.many is None:
         return [comparison]
-    _fill(servers.postgres, "many", size.many)
+    fill(servers.postgres, "many", size.many)
     large = Comparison(_title(size.many), "the same commands, encoded before", {"rows": size.many})
     report = _in_a_process(servers, OURS, "many")
     large.peak_mib[OURS] = report["peak_mib"]
@@ -236,7 +236,7 @@ def _child(servers: dict[str, Any], variant: str, table: str) -> None:
     print(json.dumps({"seconds": seconds, "peak_mib": peak}))
 
 
-def _fill(server: Postgres, table: str, count: int) -> None:
+def fill(server: Postgres, table: str, count: int) -> None:
     """Rows in the order in which they come: hour by hour."""
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("SELECT setseed({})").format(sql.Literal(SEED / 10**9)))

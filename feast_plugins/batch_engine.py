@@ -9,7 +9,6 @@ engine.
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from pydantic import Field
 
 from feast_plugins.errors import ColumnTypesError
 from feast_plugins.materialize.checkpoint import key_of
+from feast_plugins.materialize.stop import Stop
 from feast_plugins.materialize.task import WriteOptions, client_of, materialization, way_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ArrowComputeEngine(LocalComputeEngine):
     ) -> list[MaterializationJob]:
         """Materialize the tasks, some at the same time; one's failure ends none of the others."""
         every = tasks if isinstance(tasks, list) else [tasks]
-        stop = threading.Event()
+        stop = Stop()
         fast = {at: way for at, task in enumerate(every) if (way := self._way(task))}
         if fast:
             self._client()  # made before there are threads to make two of it
@@ -107,9 +107,7 @@ class ArrowComputeEngine(LocalComputeEngine):
             for view in views:
                 self._client().delete(key_of(project, _versioned_fv_name(view, self.repo_config)))
 
-    def _run(
-        self, task: MaterializationTask, way: ViewPlan, stop: threading.Event
-    ) -> LocalMaterializationJob | None:
+    def _run(self, task: MaterializationTask, way: ViewPlan, stop: Stop) -> LocalMaterializationJob | None:
         """The finished job; None if Feast's engine must do it."""
         name = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
         try:
@@ -120,8 +118,10 @@ class ArrowComputeEngine(LocalComputeEngine):
             return LocalMaterializationJob(name, MaterializationJobStatus.ERROR, error)
         return LocalMaterializationJob(name, MaterializationJobStatus.SUCCEEDED)
 
-    def _write(self, task: MaterializationTask, way: ViewPlan, stop: threading.Event) -> None:
+    def _write(self, task: MaterializationTask, way: ViewPlan, stop: Stop) -> None:
         bar = task.tqdm_builder(0) if task.tqdm_builder else None
+        if bar is not None:
+            bar.set_description_str(task.feature_view.name)
         try:
             materialization(
                 task,

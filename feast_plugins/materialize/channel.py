@@ -26,7 +26,18 @@ class Channel:
 
     def send(self, commands: memoryview) -> None:
         """Send commands."""
-        self._socket.sendall(commands)
+        with _named(self._socket):
+            self._socket.sendall(commands)
+
+    def ask(self, *command: bytes) -> bytes | int | None:
+        """Reply to one command.
+
+        Raises:
+            redis.ResponseError: the server refused it.
+        """
+        sent = b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in command)
+        self.send(memoryview(b"*%d\r\n%b" % (len(command), sent)))
+        return cast("bytes | int | None", self._replies(1)[0])
 
     def number(self) -> int:
         """Collect one reply that is a number.
@@ -73,7 +84,8 @@ class Channel:
             raise redis.ResponseError(first.partition(b"-")[2].decode(errors="replace"))
 
     def _receive(self) -> bytes:
-        chunk = self._socket.recv(_CHUNK)
+        with _named(self._socket):
+            chunk = self._socket.recv(_CHUNK)
         if not chunk:
             raise redis.ConnectionError("Redis closed the connection in the middle of a materialization.")
         return chunk
@@ -92,10 +104,17 @@ def open_channel(client: redis.Redis, timeout_s: float) -> Iterator[Channel]:
     sock.settimeout(timeout_s)
     try:
         yield Channel(sock)
-    except TimeoutError as error:
-        raise redis.TimeoutError(f"Redis has not answered for {timeout_s:g} seconds.") from error
-    except OSError as error:
-        raise redis.ConnectionError(f"The connection to Redis broke: {error}") from error
     finally:
         connection.disconnect()  # type: ignore[no-untyped-call]
         pool.release(connection)
+
+
+@contextmanager
+def _named(sock: socket.socket) -> Iterator[None]:
+    """Let errors of the connection be those of redis-py."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise redis.TimeoutError(f"Redis has not answered for {sock.gettimeout():g} seconds.") from error
+    except OSError as error:
+        raise redis.ConnectionError(f"The connection to Redis broke: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from feast_plugins.errors import HistoryNotKnownError
 from feast_plugins.materialize.plan import ViewPlan, plan
 from feast_plugins.materialize.rows import Encoder
 from feast_plugins.materialize.run import Materialization
+from feast_plugins.materialize.stop import Stop
 from feast_plugins.offline_store import TimescaleOfflineStore
 from feast_plugins.online_store import CorrectableRedisOnlineStore
 
@@ -69,7 +69,7 @@ def materialization(
     *,
     progress: Callable[[int], Any],
     resume_s: float = 0,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
 ) -> Materialization:
     """What the task asks for, ready to run.
 
@@ -100,5 +100,5 @@ def materialization(
         timeout_s=options.redis_timeout_seconds,
         resume_s=resume_s,
         progress=progress,
-        stop=stop or threading.Event(),
+        stop=stop or Stop(),
     )

@@ -66,6 +66,8 @@ class TimescaleRayComputeEngine(RayComputeEngine):
         times = (task.start_time, task.end_time)
         started = [_write_part.remote(artifacts, way, times, number, parts) for number in range(parts)]
         bar = task.tqdm_builder(0) if task.tqdm_builder else None
+        if bar is not None:
+            bar.set_description_str(task.feature_view.name)
         try:
             for rows in finished(started):
                 if bar is not None:

@@ -12,7 +12,7 @@ from feast.types import Float64, String
 from materialize_lab import DAY, ENTITIES, NOW, OURS, SCHEMA, STOCK, view
 
 from feast_plugins.batch_engine import ArrowComputeEngine
-from feast_plugins.errors import HistoryNotKnownError
+from feast_plugins.errors import HistoryNotKnownError, QueryTimeoutError
 from feast_plugins.materialize.run import Materialization
 
 if TYPE_CHECKING:
@@ -111,6 +111,13 @@ def test_materialize__one_view_fails__the_others_are_written(meters: Lab) -> Non
     assert not list(meters.client().scan_iter(b"feast_plugins:*"))
 
 
+def test_materialize__query_takes_too_long__is_named(meters: Lab) -> None:
+    slow = view("slow", query="SELECT meters.* FROM meters, pg_sleep(9)")
+    meters.execute(INSERT, [NOW, NOW, 1.0])
+    with pytest.raises(QueryTimeoutError):
+        meters.store(slow, offline={"statement_timeout_s": 0.5}).materialize(NOW - DAY, NOW)
+
+
 def test_materialize__null_key__is_refused(meters: Lab) -> None:
     meters.execute("INSERT INTO meters VALUES ('t', NULL, %(now)s, %(now)s, 1, 1, 'on')", {"now": NOW})
     with pytest.raises(ValueError, match="asset_id is NULL"):
@@ -127,6 +134,9 @@ def test_materialize__progress__counts_every_entity(meters: Lab) -> None:
     counts: list[int] = []
 
     class Bar:
+        def set_description_str(self, name: str) -> None:
+            assert name == "meters"
+
         def update(self, count: int) -> None:
             counts.append(count)
 
