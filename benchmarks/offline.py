@@ -66,10 +66,19 @@ class Size:
     many_hours: int
     days: tuple[int, ...]
     rounds: int
+    #: kinds of work that are done in processes of their own, too
+    apart: tuple[str, ...]
 
 
-FULL = Size(hours=10_000, few=95_000, many_hours=8_760, days=(7, 30, 91, 365), rounds=5)
-SMALL = Size(hours=240, few=500, many_hours=3, days=(1, 7), rounds=2)
+FULL = Size(
+    hours=10_000,
+    few=95_000,
+    many_hours=8_760,
+    days=(7, 30, 91, 365),
+    rounds=5,
+    apart=("random", "hours", "range", "fetch"),
+)
+SMALL = Size(hours=240, few=500, many_hours=3, days=(1, 7), rounds=2, apart=("fetch",))
 
 
 @dataclass(frozen=True)
@@ -153,8 +162,9 @@ def _measure(server: Postgres, folder: Path, size: Size, stock_limit: float) -> 
         comparison = Comparison(title, "COPY of the views' rows in range", {})
         # stock's cost grows with the square of the days: the first is enough
         with_stock = work.kind != "range" or work.amount == size.days[0]
-        for variant in (STOCK, OURS) if with_stock else (OURS,):
-            process.measure(comparison, variant, work)
+        if work.kind in size.apart:
+            for variant in (STOCK, OURS) if with_stock else (OURS,):
+                process.measure(comparison, variant, work)
         store = open_store(OURS, server, folder, _objects())
         comparison.run_in_turns(
             {OURS: partial(work.run, store), FLOOR: partial(_copy, server, work.floor(size))}, size.rounds

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from feast.errors import FeastError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 class HistoryNotKnownError(FeastError):
@@ -38,6 +38,19 @@ class EntityKeysError(FeastError):
         super().__init__(
             f"None of {', '.join(self.views)} has the keys of all others, so their rows cannot be told apart "
             "without entity rows. Give entity_df, or ask for these views one by one."
+        )
+
+
+class EntityTypeError(FeastError):
+    """Keys of the entity rows have other types than those of a view."""
+
+    def __init__(self, view: str, types: Mapping[str, str]) -> None:
+        self.view = view
+        self.types = dict(types)
+        given = ", ".join(f"{name} ({kind})" for name, kind in self.types.items())
+        super().__init__(
+            f"The keys of the entity rows do not compare with those of {view}: {given}. Give each "
+            "the type that its column has in the view's source."
         )
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E402, F401 - command groups are imported for what they register on `app`
 """Entry point: gathers the command groups and turns our errors into one readable message."""
 
 from __future__ import annotations
@@ -44,4 +45,15 @@ def _report(error: AiHubError) -> NoReturn:
 
 
 # Command groups register themselves on `app`.
-from ai_hub.cli import backfill, database, demo, features, ingest, provision, registry, stack, train  # noqa: E402, F401
+from ai_hub.cli import (
+    backfill,
+    database,
+    demo,
+    feature_server,
+    features,
+    ingest,
+    provision,
+    registry,
+    stack,
+    train,
+)

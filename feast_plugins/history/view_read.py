@@ -178,11 +178,13 @@ def collect(read: ViewRead, space: KeySpace, batches: pa.RecordBatchReader) -> V
 def _blocks(batches: pa.RecordBatchReader, least: int) -> Iterator[pa.Table]:
     """Tables of at least so many rows, but for the last: to look keys up costs a pass over all of them."""
     pending: list[pa.RecordBatch] = []
+    count = 0
     for batch in batches:
         pending.append(batch)
-        if sum(part.num_rows for part in pending) >= least:
+        count += batch.num_rows
+        if count >= least:
             yield pa.Table.from_batches(pending)
-            pending = []
+            pending, count = [], 0
     if pending:
         yield pa.Table.from_batches(pending)
 

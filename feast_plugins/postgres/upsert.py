@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -97,7 +98,12 @@ def _statement(table: str, types: dict[str, str], key: list[str], created: str) 
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    """Python values; times are exact to the microsecond, and in UTC if they name no zone."""
+    """Python values; times are exact to the microsecond, and in UTC if they name no zone.
+
+    Maps and structs are JSON texts.
+    """
+    if pa.types.is_struct(column.type) or pa.types.is_map(column.type):
+        return [value if value is None else json.dumps(dict(value)) for value in column.to_pylist()]
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False).cast(TIME)
     found: list[Any] = column.to_pylist()

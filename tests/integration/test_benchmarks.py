@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,3 +41,26 @@ def test_features__small__writes_numbers_table_and_plots_and_stops_its_servers(t
     for plot in ("features-refresh.svg", "features-bulk.svg"):
         assert ET.parse(tmp_path / plot).getroot().tag.endswith("svg")  # noqa: S314  # our own file
     assert not list(temporary.iterdir()), "the servers' folders are deleted"
+
+
+@pytest.mark.parametrize("benchmark", ["offline", "materialize", "online"])
+def test_comparison__small__writes_numbers_table_and_plot(benchmark: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{benchmark}", "--small", "--output", str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "results.json").read_text())
+    assert {record["benchmark"] for record in records} == {benchmark}
+    for record in records:
+        assert record["seconds"].keys() >= {"ours", "floor"}
+        assert all(runs["min"] > 0 for runs in record["seconds"].values())
+        assert record["ratios"]["ours to floor"] > 0
+    assert any("stock to ours" in record["ratios"] for record in records)
+    text = (tmp_path / f"{benchmark}.md").read_text()
+    assert all(record["work"] in text for record in records)
+    root = ET.parse(tmp_path / f"{benchmark}.svg").getroot()  # noqa: S314  # our own file
+    assert root.tag.endswith("svg")

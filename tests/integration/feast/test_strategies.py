@@ -14,7 +14,7 @@ from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from feast_plugins.errors import EntityKeysError
+from feast_plugins.errors import EntityKeysError, EntityTypeError
 from feast_plugins.history import as_query, date_range, point_in_time, strategy
 from feast_plugins.history.entities import Entities
 from feast_plugins.history.knowledge import Knowledge
@@ -220,3 +220,22 @@ def test_choose__few_and_many_entity_rows__by_what_the_planner_expects(
             connection.execute("DROP INDEX strategies.probed")
     # each probe would read the whole table
     assert chosen(20) == JoinStrategy.RANGE
+
+
+@pytest.mark.parametrize("way", list(JoinStrategy))
+def test_join__keys_of_another_type__says_which(
+    config: PostgreSQLConfig, native_postgres: str, way: JoinStrategy
+) -> None:
+    asked = Entities(pa.table({"t": ["t1"], "a": [1], "at": pa.array([START], TIME)}), "at")
+    with (
+        stored(config, native_postgres, rows=[]) as session,
+        pytest.raises(EntityTypeError, match=r"those of v: t \(string\), a \(int64\)"),
+    ):
+        point_in_time.join(
+            session,
+            asked,
+            [read_of("v", None, BOTH)],
+            Knowledge(),
+            strategy=way,
+            full_feature_names=False,
+        )

@@ -1,0 +1,1 @@
+"""The online store's parts: keys, one exchange with Redis, the answer's bytes, connections."""

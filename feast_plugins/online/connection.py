@@ -1,0 +1,185 @@
+"""Connections to Redis that threads, forks and event loops can share a store with."""
+
+# mypy: allow-untyped-calls
+# redis-py declares half of its types
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence  # noqa: TC003  # fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt  # noqa: TC002  # fields
+from redis import Redis, RedisCluster, Sentinel
+from redis import asyncio as redis_asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.cluster import ClusterNode
+from redis.retry import Retry
+
+from feast_plugins.online.bulk import AsyncBulkConnection, BulkConnection, use_bulk_connections
+from feast_plugins.online.cluster import exchange_in_cluster, exchange_in_cluster_async
+from feast_plugins.online.exchange import Idle, exchange, exchange_async
+
+if TYPE_CHECKING:
+    from feast_plugins.online.exchange import Commands
+
+    Client = Redis | RedisCluster
+    AsyncClient = redis_asyncio.Redis | redis_asyncio.RedisCluster
+
+
+class ConnectionConfig(RedisOnlineStoreConfig):
+    """Options of the stock Redis store, and how long to wait for a server.
+
+    Its `connection_string` goes first: `max_connections`, `socket_timeout`, `socket_connect_timeout`.
+    """
+
+    max_connections: PositiveInt = 64
+    """Connections a process keeps to one server; more requests at once fail."""
+
+    timeout_seconds: PositiveFloat = 5.0
+    """How long one answer of the server may take."""
+
+    connect_timeout_seconds: PositiveFloat = 2.0
+    """How long connecting may take."""
+
+    retries: NonNegativeInt = 3
+    """How often a request is sent again if the server cannot be reached or does not answer in time."""
+
+    retry_wait_seconds: PositiveFloat = 0.05
+    """The first wait before that; each further one is twice as long on average."""
+
+    retry_wait_limit_seconds: NonNegativeFloat = 1.0
+    """The longest such wait."""
+
+
+class _OfThreads(NamedTuple):
+    client: Client
+    idle: Idle[BulkConnection] | None
+    #: clients of sentinels, which are closed with it
+    sentinels: Sequence[Redis] = ()
+
+
+class _OfLoop(NamedTuple):
+    client: AsyncClient
+    idle: Idle[AsyncBulkConnection] | None
+    sentinels: Sequence[redis_asyncio.Redis] = ()
+
+
+class Connections:
+    """Clients of one store, made when they are first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: _OfThreads | None = None
+        # a connection belongs to the loop it was opened in
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = WeakKeyDictionary()
+
+    def client(self, config: ConnectionConfig) -> Client:
+        """The client for threads; connections of a process are never used by one that it forked."""
+        return self._of_threads(config).client
+
+    def async_client(self, config: ConnectionConfig) -> AsyncClient:
+        """The client of the running event loop."""
+        return self._of_loop(config).client
+
+    def exchange(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
+        """Replies to the commands, in their order; see `exchange`."""
+        client, idle, _ = self._of_threads(config)
+        if not commands.replies:
+            return []
+        if isinstance(client, RedisCluster):
+            return exchange_in_cluster(client, commands)
+        return exchange(client, idle, commands)
+
+    async def exchange_async(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
+        """As `exchange`."""
+        client, idle, _ = self._of_loop(config)
+        if not commands.replies:
+            return []
+        if isinstance(client, redis_asyncio.RedisCluster):
+            return await exchange_in_cluster_async(client, commands)
+        return await exchange_async(client, idle, commands)
+
+    def close(self) -> None:
+        """Close the connections for threads."""
+        with self._lock:
+            if (found := self._threads) is not None:
+                for client in (found.client, *found.sentinels):
+                    client.close()
+            self._threads = None
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        if (found := self._loops.pop(asyncio.get_running_loop(), None)) is not None:
+            for client in (found.client, *found.sentinels):
+                await client.aclose()
+
+    def _of_threads(self, config: ConnectionConfig) -> _OfThreads:
+        if (found := self._threads) is None:
+            with self._lock:
+                if (found := self._threads) is None:
+                    found = self._threads = _connect(config)
+        return found
+
+    def _of_loop(self, config: ConnectionConfig) -> _OfLoop:
+        loop = asyncio.get_running_loop()
+        if (found := self._loops.get(loop)) is None:
+            found = self._loops[loop] = _connect_loop(config)
+        return found
+
+
+def _nodes(config: ConnectionConfig) -> list[tuple[str, int]]:
+    nodes, _ = RedisOnlineStore._parse_connection_string(config.connection_string)  # noqa: SLF001  # its format
+    return [(node["host"], int(node["port"])) for node in nodes]
+
+
+def _options(config: ConnectionConfig) -> dict[str, Any]:
+    given: dict[str, Any]
+    _, given = RedisOnlineStore._parse_connection_string(config.connection_string)  # noqa: SLF001  # its format
+    ours = {
+        "max_connections": config.max_connections,
+        "socket_timeout": config.timeout_seconds,
+        "socket_connect_timeout": config.connect_timeout_seconds,
+    }
+    return ours | given
+
+
+def _backoff(config: ConnectionConfig) -> ExponentialWithJitterBackoff:
+    return ExponentialWithJitterBackoff(cap=config.retry_wait_limit_seconds, base=config.retry_wait_seconds)
+
+
+def _connect(config: ConnectionConfig) -> _OfThreads:
+    nodes = _nodes(config)
+    options = _options(config) | {"retry": Retry(_backoff(config), config.retries)}
+    if config.redis_type == RedisType.redis_cluster:
+        cluster_nodes = [ClusterNode(host, port) for host, port in nodes]
+        return _OfThreads(RedisCluster(startup_nodes=cluster_nodes, **options), None)
+    if config.redis_type == RedisType.redis_sentinel:
+        sentinel = Sentinel(nodes, **options)
+        client = sentinel.master_for(config.sentinel_master)
+        use_bulk_connections(client, BulkConnection)
+        # its pool is to know of each connection: it drops those to a server that is the master no more
+        return _OfThreads(client, None, sentinel.sentinels)
+    client = Redis(host=nodes[0][0], port=nodes[0][1], **options)
+    use_bulk_connections(client, BulkConnection)
+    return _OfThreads(client, Idle())
+
+
+def _connect_loop(config: ConnectionConfig) -> _OfLoop:
+    nodes = _nodes(config)
+    options = _options(config) | {"retry": AsyncRetry(_backoff(config), config.retries)}
+    if config.redis_type == RedisType.redis_cluster:
+        cluster_nodes = [redis_asyncio.cluster.ClusterNode(host, port) for host, port in nodes]
+        return _OfLoop(redis_asyncio.RedisCluster(startup_nodes=cluster_nodes, **options), None)
+    if config.redis_type == RedisType.redis_sentinel:
+        sentinel = redis_asyncio.Sentinel(nodes, **options)
+        client = sentinel.master_for(config.sentinel_master)
+        use_bulk_connections(client, AsyncBulkConnection)
+        return _OfLoop(client, None, sentinel.sentinels)
+    client = redis_asyncio.Redis(host=nodes[0][0], port=nodes[0][1], **options)
+    use_bulk_connections(client, AsyncBulkConnection)
+    return _OfLoop(client, Idle())
