@@ -27,8 +27,8 @@ from feast_plugins.postgres.session import connect
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: The database's time; and that rows of parallel workers cost the planner a tenth, because Redis waits for the
-#: sort before the first row, and several processes do it sooner.
+#: The database's time; and rows of parallel workers cost the planner a tenth, because Redis waits for the
+#: sort before the first row, which several processes do sooner.
 _PREPARE = "SELECT now()::text, set_config('parallel_tuple_cost', '0.01', true)"
 #: Encoded batches that may wait for Redis.
 _AHEAD = 2
