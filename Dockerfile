@@ -1,4 +1,4 @@
-# One image for every program of ours: `mlflow server`, `feast serve`, `ai-hub`; docker-compose.yml says which.
+# One image for every program of ours: `mlflow server`, `feast`, `ai-hub`; docker-compose.yml says which.
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build

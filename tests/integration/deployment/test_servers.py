@@ -64,7 +64,7 @@ def test_feature_server__answers_and_takes_readings(applied: Containers, databas
         "quality": ["good"],
         "ingested_at": [datetime.now(UTC).isoformat()],
     }
-    with applied.serve("feature-server") as url:
+    with applied.serve("feature-server", TIMESCALE_DSN=database) as url:
         answer = requests.post(f"{url}/get-online-features", json=question, timeout=60)
         push = {"push_source_name": "readings", "df": pushed, "to": "online_and_offline"}
         accepted = requests.post(f"{url}/push", json=push, timeout=60)

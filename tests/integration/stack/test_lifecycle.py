@@ -27,7 +27,7 @@ from ai_hub.stack import s3
 from ai_hub.stack.down import down
 from ai_hub.stack.ports import is_free
 from ai_hub.stack.record import load, save
-from ai_hub.stack.redis_server import _program
+from ai_hub.stack.redis_server import server_program
 from ai_hub.stack.services import select
 from ai_hub.stack.status import status
 from ai_hub.stack.up import StartFailedError
@@ -58,7 +58,7 @@ def kill(pid: int) -> None:
 def outside_redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A Redis server nobody but the test started."""
     port = free_port()
-    command = [str(_program()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
+    command = [str(server_program()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         url = f"redis://127.0.0.1:{port}/0"
         client = redis.Redis.from_url(url, retry=Retry(ConstantBackoff(0.1), 50))

@@ -136,7 +136,7 @@ def test_port_of_the_rest_api__is_left_to_it() -> None:
         ("migrate", "ai-hub migrate"),
         ("apply", "feast apply"),
         ("mlflow", "mlflow server"),
-        ("feature-server", "feast serve"),
+        ("feature-server", "ai-hub feature-server"),
         ("materializer", "ai-hub materialize"),
     ],
 )
