@@ -92,3 +92,10 @@ class InterruptedMaterializationError(FeastError):
 
     def __init__(self, view: str) -> None:
         super().__init__(f"The materialization of {view} was interrupted.")
+
+
+class RayEngineMissingError(FeastError):
+    """The offline store joins on the cluster of the Ray engine: name one as `batch_engine`."""
+
+    def __init__(self) -> None:
+        super().__init__(type(self).__doc__)

@@ -26,7 +26,26 @@ class Channel:
 
     def send(self, commands: memoryview) -> None:
         """Send commands."""
-        self._socket.sendall(commands)
+        with _named(self._socket):
+            self._socket.sendall(commands)
+
+    def ask(self, *command: bytes) -> bytes | int | None:
+        """Reply to one command.
+
+        Raises:
+            redis.ResponseError: the server refused it.
+        """
+        sent = b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in command)
+        self.send(memoryview(b"*%d\r\n%b" % (len(command), sent)))
+        return cast("bytes | int | None", self._replies(1)[0])
+
+    def number(self) -> int:
+        """Collect one reply that is a number.
+
+        Raises:
+            redis.ResponseError: the server refused the command.
+        """
+        return int(cast("int", self._replies(1)[0]))
 
     def bulks(self, count: int) -> list[bytes | None]:
         """Collect replies that are strings or nil.
@@ -34,14 +53,17 @@ class Channel:
         Raises:
             redis.ResponseError: the server refused a command.
         """
+        return cast("list[bytes | None]", self._replies(count))
+
+    def _replies(self, count: int) -> list[object]:
         reader = hiredis.Reader(replyError=redis.ResponseError)
-        replies: list[bytes | None] = []
+        replies: list[object] = []
         while len(replies) < count:
             reader.feed(self._receive())
             while (reply := reader.gets()) is not False:
                 if isinstance(reply, redis.ResponseError):
                     raise reply
-                replies.append(cast("bytes | None", reply))
+                replies.append(reply)
         return replies
 
     def integers(self, count: int) -> None:
@@ -62,7 +84,8 @@ class Channel:
             raise redis.ResponseError(first.partition(b"-")[2].decode(errors="replace"))
 
     def _receive(self) -> bytes:
-        chunk = self._socket.recv(_CHUNK)
+        with _named(self._socket):
+            chunk = self._socket.recv(_CHUNK)
         if not chunk:
             raise redis.ConnectionError("Redis closed the connection in the middle of a materialization.")
         return chunk
@@ -81,10 +104,17 @@ def open_channel(client: redis.Redis, timeout_s: float) -> Iterator[Channel]:
     sock.settimeout(timeout_s)
     try:
         yield Channel(sock)
-    except TimeoutError as error:
-        raise redis.TimeoutError(f"Redis has not answered for {timeout_s:g} seconds.") from error
-    except OSError as error:
-        raise redis.ConnectionError(f"The connection to Redis broke: {error}") from error
     finally:
         connection.disconnect()  # type: ignore[no-untyped-call]
         pool.release(connection)
+
+
+@contextmanager
+def _named(sock: socket.socket) -> Iterator[None]:
+    """Let errors of the connection be those of redis-py."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise redis.TimeoutError(f"Redis has not answered for {sock.gettimeout():g} seconds.") from error
+    except OSError as error:
+        raise redis.ConnectionError(f"The connection to Redis broke: {error}") from error

@@ -12,8 +12,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from redis import Redis
-
+from feast_plugins.materialize.channel import Channel
 from feast_plugins.materialize.latest import Done
 
 
@@ -21,7 +20,7 @@ from feast_plugins.materialize.latest import Done
 class Checkpoint:
     """Of one feature view."""
 
-    client: Redis
+    channel: Channel
     project: str
     view: str
     #: of the plan; what another plan wrote does not count
@@ -39,11 +38,9 @@ class Checkpoint:
 
     def load(self, start: datetime) -> Done | None:
         """What an earlier run has done of a run that starts at `start`; None: nothing to rely on."""
-        pipe = self.client.pipeline()
-        pipe.get(self._key)
-        pipe.pttl(self._key)
-        text, left_ms = pipe.execute()
-        if text is None:
+        left_ms = int(self.channel.ask(b"PTTL", self._key) or 0)
+        text = self.channel.ask(b"GET", self._key)
+        if not isinstance(text, bytes) or left_ms <= 0:
             return None
         kept = json.loads(text)
         if kept["identity"] != self.identity or datetime.fromisoformat(kept["start"]) > start:
@@ -67,11 +64,11 @@ class Checkpoint:
             "end": done.end.isoformat(),
             "read_at": done.read_at.isoformat(),
         }
-        self.client.set(self._key, json.dumps(kept), px=left_ms)
+        self.channel.ask(b"SET", self._key, json.dumps(kept).encode(), b"PX", b"%d" % left_ms)
 
     def clear(self) -> None:
         """Forget it: nothing is left to be resumed."""
-        self.client.delete(self._key)
+        self.channel.ask(b"DEL", self._key)
 
 
 def key_of(project: str, view: str) -> bytes:

@@ -36,6 +36,20 @@ def latest(
     return pulls.latest(_unfinished(source, done, commit_delay) if done else source, start, end)
 
 
+def part_of(source: pulls.Source, number: int, count: int) -> pulls.Source:
+    """The rows of one of `count` parts of the entities, which are of about the same size."""
+    rows = sql.SQL(
+        "(SELECT * FROM {relation} AS rows"
+        " WHERE abs(hashtextextended(ROW({keys})::text, 0) % {count}) = {number})"
+    ).format(
+        relation=sql.SQL(source.relation),
+        keys=sql.SQL(", ").join(map(sql.Identifier, source.keys)),
+        count=sql.Literal(count),
+        number=sql.Literal(number),
+    )
+    return replace(source, relation=rows.as_string(None))
+
+
 def _unfinished(source: pulls.Source, done: Done, commit_delay: timedelta) -> pulls.Source:
     comma = sql.SQL(", ")
     rows = sql.SQL(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from feast_plugins.materialize.ragged import by_length, constant, lengths_of
+from feast_plugins.materialize.ragged import by_length, constant, data_of, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,11 @@ def text(value: bytes) -> bytes:
 def bulk(pieces: Pieces) -> Pieces:
     """A bulk string of each row."""
     return (by_length(lengths_of(pieces), lambda length: b"$%d\r\n" % length), *pieces, constant(b"\r\n"))
+
+
+def exists(keys: pa.BinaryArray) -> memoryview:
+    """Command that counts the keys that are there; they are bulk strings already."""
+    return memoryview(b"".join([b"*%d\r\n" % (len(keys) + 1), text(b"EXISTS"), data_of(keys)]))
 
 
 def hget(keys: pa.BinaryArray, field: bytes) -> pa.BinaryArray:

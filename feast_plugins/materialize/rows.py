@@ -14,7 +14,7 @@ from feast_plugins.materialize import keys, resp, times, values
 from feast_plugins.materialize.plan import ViewPlan
 
 if TYPE_CHECKING:
-    from feast_plugins.materialize.shards import Shards
+    from feast_plugins.materialize.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Encoder:
         """Replies to the commands of one row."""
         return 2 if self.plan.ttl_seconds else 1
 
-    def encode(self, batch: pa.RecordBatch, stored: Shards) -> tuple[pa.BinaryArray, pa.BinaryArray]:
+    def encode(self, batch: pa.RecordBatch, stored: Stored) -> tuple[pa.BinaryArray, pa.BinaryArray]:
         """Redis keys of the rows that are to be written, and the commands that write each.
 
         Raises:
@@ -45,7 +45,7 @@ class Encoder:
         event_times = times.micros(batch.column(self.plan.source.time))
         current = np.ones(len(raw), np.bool_)
         if self.check:
-            known = stored.ask(raw, resp.hget(bulk, self.plan.time_field))
+            known = stored.times(raw, bulk)
             current = times.is_current(event_times, known, equal=self.replace_equal)
         features = {name: batch.column(self.plan.column(name)) for name in self.plan.features}
         if features:

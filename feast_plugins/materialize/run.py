@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from adbc_driver_manager import dbapi
 from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from redis.cluster import RedisCluster
 
 from feast_plugins.errors import ColumnTypesError, InterruptedMaterializationError
+from feast_plugins.materialize.channel import open_channel
 from feast_plugins.materialize.checkpoint import Checkpoint
 from feast_plugins.materialize.latest import Done, latest
 from feast_plugins.materialize.rows import Encoder
 from feast_plugins.materialize.shards import Shards
+from feast_plugins.materialize.stop import Stop
+from feast_plugins.materialize.stored import Stored
 from feast_plugins.postgres.reads import fetch_value, stream
 from feast_plugins.postgres.session import connect
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: The database's time; and rows of parallel workers cost the planner a tenth, because Redis waits for the
+#: sort before the first row, which several processes do sooner.
+_PREPARE = "SELECT now()::text, set_config('parallel_tuple_cost', '0.01', true)"
 #: Encoded batches that may wait for Redis.
 _AHEAD = 2
 #: How long after it stamped its rows a transaction may commit them.
@@ -55,7 +59,7 @@ class Materialization:
     #: called with the number of rows done
     progress: Callable[[int], Any]
     #: set to end the run before its next batch
-    stop: threading.Event
+    stop: Stop
 
     def run(self) -> None:
         """Write the newest row of each entity.
@@ -66,10 +70,12 @@ class Materialization:
             QueryTimeoutError: the query took longer than it may.
             redis.RedisError: Redis is gone, silent, or refuses.
         """
-        checkpoint = self._checkpoint()
-        with connect(self.postgres, self.query_s) as connection, _cancelled_on_failure(connection):
+        with ExitStack() as stack:
+            checkpoint = self._checkpoint(stack)
+            connection = stack.enter_context(connect(self.postgres, self.query_s))
+            stack.enter_context(self.stop.cancels(connection))
             done = None if checkpoint is None else checkpoint.load(self.start)
-            now = str(fetch_value(connection, "SELECT clock_timestamp()::text"))
+            now = str(fetch_value(connection, _PREPARE))
             reached = Done([], self.end, datetime.fromisoformat(now).astimezone(UTC))
             query = latest(self.encoder.plan.source, self.start, self.end, done, _COMMIT_DELAY)
             with stream(connection, query) as batches:
@@ -77,24 +83,26 @@ class Materialization:
                 if not self.encoder.plan.is_resumable(batches.schema):
                     checkpoint = None
                 self._pump(iter(batches), checkpoint, reached)
-        if checkpoint:
-            checkpoint.clear()
+            if checkpoint:
+                checkpoint.clear()
 
-    def _checkpoint(self) -> Checkpoint | None:
+    def _checkpoint(self, stack: ExitStack) -> Checkpoint | None:
         """Where to keep how far the run came, if the rows it leaves can be relied on."""
         plan = self.encoder.plan
         if not self.resume_s or not self.encoder.check or isinstance(self.redis, RedisCluster):
             return None
         seconds = min(self.resume_s, plan.ttl_seconds / _TTL_SHARE) if plan.ttl_seconds else self.resume_s
-        return Checkpoint(self.redis, self.encoder.project, plan.name, plan.identity, seconds)
+        channel = stack.enter_context(open_channel(self.redis, self.timeout_s))
+        return Checkpoint(channel, self.encoder.project, plan.name, plan.identity, seconds)
 
     def _pump(self, batches: Iterator[pa.RecordBatch], checkpoint: Checkpoint | None, reached: Done) -> None:
         with (
-            Shards(self.redis, self.timeout_s) as stored,
+            Shards(self.redis, self.timeout_s) as checks,
             Shards(self.redis, self.timeout_s) as shards,
             ThreadPoolExecutor(1, "read") as reader,
             ThreadPoolExecutor(1, "write") as writer,
         ):
+            stored = Stored(checks, self.encoder.plan.time_field)
 
             def write(batch: pa.RecordBatch, keys: pa.BinaryArray, commands: pa.BinaryArray) -> int:
                 shards.write(keys, commands, self.encoder.replies)
@@ -130,14 +138,3 @@ class Materialization:
 def _require(condition: bool, error: Exception) -> None:
     if not condition:
         raise error
-
-
-@contextmanager
-def _cancelled_on_failure(connection: dbapi.Connection) -> Iterator[None]:
-    """Let no query run on for a thread that waits for its rows."""
-    try:
-        yield
-    except BaseException:
-        with suppress(dbapi.Error):  # nothing ran any more
-            connection.adbc_cancel()
-        raise

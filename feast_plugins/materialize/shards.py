@@ -42,6 +42,17 @@ class Shards:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
+    @property
+    def is_single(self) -> bool:
+        """Whether one server has all keys."""
+        return not isinstance(self._client, RedisCluster)
+
+    def count(self, command: memoryview) -> int:
+        """Reply of the only server to a command that counts."""
+        channel = self._channel("", self._client)
+        channel.send(command)
+        return channel.number()
+
     def ask(self, keys: pa.BinaryArray, commands: pa.BinaryArray) -> list[bytes | None]:
         """Replies of one command a key."""
         replies: list[bytes | None] = [None] * len(keys)
@@ -76,7 +87,7 @@ class Shards:
                 return
 
     def _placed(self, keys: pa.BinaryArray) -> Iterator[tuple[Channel, NDArray[np.int64]]]:
-        if not isinstance(self._client, RedisCluster):
+        if self.is_single:
             yield self._channel("", self._client), np.arange(len(keys))
             return
         slots = np.fromiter((key_slot(key) for key in keys.to_pylist()), np.int64, len(keys))

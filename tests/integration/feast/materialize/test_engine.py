@@ -12,7 +12,7 @@ from feast.types import Float64, String
 from materialize_lab import DAY, ENTITIES, NOW, OURS, SCHEMA, STOCK, view
 
 from feast_plugins.batch_engine import ArrowComputeEngine
-from feast_plugins.errors import HistoryNotKnownError
+from feast_plugins.errors import HistoryNotKnownError, QueryTimeoutError
 from feast_plugins.materialize.run import Materialization
 
 if TYPE_CHECKING:
@@ -55,6 +55,26 @@ def test_materialize__corrections_replace__older_rows_do_not(meters: Lab) -> Non
     assert load(store) == 2.0
 
 
+def test_materialize__rows_stored_after_a_gap__are_found(meters: Lab) -> None:
+    meters.execute(
+        "INSERT INTO meters SELECT 't', 'a' || i, %(now)s, %(now)s, i, i, 'on'"
+        " FROM generate_series(1, 9) AS i",
+        {"now": NOW},
+    )
+    store = meters.store(view(), engine={"batch_rows": 2})
+    store.materialize(NOW - DAY, NOW)
+    newest = meters.content()
+    client = meters.client()
+    # of the last batches one row is kept, which is newer than what comes
+    gone = [key for key in newest if b"a8" not in key]
+    client.delete(*gone)
+    meters.execute("UPDATE meters SET event_timestamp = %s, load = -1", [NOW - timedelta(hours=1)])
+    store.materialize(NOW - DAY, NOW)
+    (kept,) = newest.keys() - gone
+    assert meters.content()[kept] == newest[kept]
+    assert all(meters.content()[key] != newest[key] for key in gone)
+
+
 def test_materialize__feasts_online_store__keeps_its_own_rule(meters: Lab, fast_runs: list[str]) -> None:
     now = datetime.now(UTC)
     for skip_dedup, expected in ((False, 1.0), (True, 2.0)):
@@ -91,6 +111,13 @@ def test_materialize__one_view_fails__the_others_are_written(meters: Lab) -> Non
     assert not list(meters.client().scan_iter(b"feast_plugins:*"))
 
 
+def test_materialize__query_takes_too_long__is_named(meters: Lab) -> None:
+    slow = view("slow", query="SELECT meters.* FROM meters, pg_sleep(9)")
+    meters.execute(INSERT, [NOW, NOW, 1.0])
+    with pytest.raises(QueryTimeoutError):
+        meters.store(slow, offline={"statement_timeout_s": 0.5}).materialize(NOW - DAY, NOW)
+
+
 def test_materialize__null_key__is_refused(meters: Lab) -> None:
     meters.execute("INSERT INTO meters VALUES ('t', NULL, %(now)s, %(now)s, 1, 1, 'on')", {"now": NOW})
     with pytest.raises(ValueError, match="asset_id is NULL"):
@@ -107,6 +134,9 @@ def test_materialize__progress__counts_every_entity(meters: Lab) -> None:
     counts: list[int] = []
 
     class Bar:
+        def set_description_str(self, name: str) -> None:
+            assert name == "meters"
+
         def update(self, count: int) -> None:
             counts.append(count)
 

@@ -137,6 +137,19 @@ def test_materialize__what_was_written_cannot_be_relied_on__starts_over(meters: 
     assert client.dbsize() == 1000
 
 
+def test_materialize__interrupted__ends_its_query(meters: Lab) -> None:
+    slow = view("slow", query="SELECT meters.* FROM meters, pg_sleep(60)")
+    store = meters.store(slow, view())
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(1, signal.pthread_kill, [main, signal.SIGINT]).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        store.materialize(NOW - DAY, NOW)
+    assert time.monotonic() - started < 10
+    wait_until(lambda: sessions(meters.dsn) == 0, 5)
+
+
 def stop_after(store: object, rows: int) -> None:
     """Interrupt the store's next materialization once so many rows are written."""
     engine = store._get_provider().batch_engine  # type: ignore[attr-defined]
@@ -144,6 +157,9 @@ def stop_after(store: object, rows: int) -> None:
     done = 0
 
     class Bar:
+        def set_description_str(self, name: str) -> None:
+            assert name == "meters"
+
         def update(self, count: int) -> None:
             nonlocal done
             done += count
@@ -186,7 +202,7 @@ def test_materialize__redis_dies__fails_soon_and_another_run_completes(
             killer.join()
             if death == signal.SIGSTOP:
                 os.kill(server.pid, signal.SIGCONT)
-        assert sessions(meters.dsn) == 0
+        wait_until(lambda: sessions(meters.dsn) == 0, 10)
         if death == signal.SIGSTOP:
             store.materialize(NOW - DAY, NOW)
             assert client.dbsize() == ENTITIES

@@ -15,8 +15,12 @@ from feast_plugins.materialize.ragged import data_of, lengths_of
 
 
 def parsed(commands: pa.BinaryArray) -> list[Any]:
+    return parsed_bytes(bytes(data_of(commands)))
+
+
+def parsed_bytes(sent: bytes) -> list[Any]:
     reader = hiredis.Reader()
-    reader.feed(bytes(data_of(commands)))
+    reader.feed(sent)
     found = []
     while (reply := reader.gets()) is not False:
         found.append(reply)
@@ -47,6 +51,7 @@ def test_hset__is_read_as_sent(
         if ttl:
             expected.append([b"EXPIRE", key, str(ttl).encode()])
     assert parsed(commands) == expected
+    assert parsed_bytes(bytes(resp.exists(keys))) == [[b"EXISTS", *raw]]
     assert parsed(resp.hget(keys, b"_ts:v")) == [[b"HGET", key, b"_ts:v"] for key in raw]
 
 

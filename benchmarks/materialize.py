@@ -1,0 +1,285 @@
+"""Materialization from Postgres to Redis: Feast's own stores and engine, ours, and raw writes as the floor.
+
+    python -m benchmarks.materialize [--small] [--output FOLDER]
+
+Measures on a native PostgreSQL and a Valkey that it starts. Feast's classes, and whatever the memory is
+measured of, run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, LiteralString
+
+import feast
+import psycopg
+from feast import FeatureView, Field
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from feast.types import Float64, Int64, String
+from psycopg import sql
+from redis import Redis
+
+from benchmarks import comparison_report, results
+from benchmarks.comparison import FLOOR, OURS, STOCK, Comparison
+from benchmarks.feast_repository import CREATED, TIME, entities, open_store
+from benchmarks.measure import timed
+from benchmarks.servers import clean_up_when_terminated
+from benchmarks.stores import HOST, Postgres, Valkey, postgres, valkey
+from feast_plugins.materialize.channel import open_channel
+from feast_plugins.materialize.latest import latest
+from feast_plugins.materialize.plan import plan
+from feast_plugins.materialize.ragged import data_of
+from feast_plugins.materialize.rows import Encoder
+from feast_plugins.materialize.shards import Shards
+from feast_plugins.materialize.stored import Stored
+from feast_plugins.postgres.reads import stream
+from feast_plugins.postgres.session import connect
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+BENCHMARK = "materialize"
+SEED = 20_261_125
+END = datetime(2026, 1, 2, tzinfo=UTC)
+START = END - timedelta(days=1)
+#: Rows of each entity in the range, of which one counts.
+HOURS = 3
+TTL_S = 172_800
+FEATURES = {"f0": Float64, "f1": Float64, "f2": Float64, "i0": Int64, "i1": Int64, "text": String}
+_KIB = 1 << 10
+_TIMEOUT_S = 60
+ONLINE = {STOCK: "redis", OURS: "feast_plugins.online_store.CorrectableRedisOnlineStore"}
+ENGINE = {STOCK: "local", OURS: "feast_plugins.batch_engine.ArrowComputeEngine"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured; fixed, so that runs can be compared."""
+
+    entities: int
+    #: of which only the memory matters
+    many: int | None
+    rounds: int
+
+
+FULL = Size(entities=100_000, many=1_000_000, rounds=7)
+SMALL = Size(entities=2_000, many=None, rounds=2)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the rows are, and where they go."""
+
+    postgres: Postgres
+    valkey: Valkey
+    folder: str
+
+    def client(self) -> Redis:
+        """A client of the Redis that is filled."""
+        return Redis(HOST, self.valkey.port)
+
+    def store(self, variant: str, table: str) -> FeatureStore:
+        """Feature store with one view, over `table`."""
+        view = FeatureView(
+            name="meters",
+            entities=entities(),
+            schema=[Field(name=name, dtype=kind) for name, kind in FEATURES.items()],
+            source=PostgreSQLSource(
+                name=table, table=table, timestamp_field=TIME, created_timestamp_column=CREATED
+            ),
+        )
+        return open_store(
+            variant,
+            self.postgres,
+            Path(self.folder),
+            [*entities(), view],
+            online_store={
+                "type": ONLINE[variant],
+                "connection_string": self.valkey.connection_string,
+                "key_ttl_seconds": TTL_S,
+            },
+            batch_engine={"type": ENGINE[variant]},
+            materialization={"pull_latest_features": True},
+        )
+
+
+def main() -> None:
+    """Measure and write results, table and plot."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.materialize", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="few rows: shows that it works, in seconds")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")  # Feast's, of things that are not measured here
+    if given.child:
+        _child(**json.loads(given.child))
+        return
+    clean_up_when_terminated()
+    size = SMALL if given.small else FULL
+    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    circumstances = results.circumstances()
+    with (
+        postgres("shared_buffers=512MB") as rows,
+        valkey() as keys,
+        tempfile.TemporaryDirectory() as registry,
+    ):
+        servers = Servers(rows, keys, registry)
+        versions = _versions(servers)
+        found = [
+            {"benchmark": BENCHMARK, "server": "native", "seed": SEED, "versions": versions}
+            | {"command": "make bench SMALL=1" if given.small else "make bench"}
+            | comparison.record()
+            | circumstances
+            for comparison in _measure(servers, size)
+        ]
+    results.store(folder, found)
+    comparison_report.write(folder, BENCHMARK, _INTRO, found)
+    print(f"written to {folder}")
+
+
+def _measure(servers: Servers, size: Size) -> list[Comparison]:
+    fill(servers.postgres, "rows", size.entities)
+    comparison = _compare(servers, size)
+    if size.many is None:
+        return [comparison]
+    fill(servers.postgres, "many", size.many)
+    large = Comparison(_title(size.many), "the same commands, encoded before", {"rows": size.many})
+    report = _in_a_process(servers, OURS, "many")
+    large.peak_mib[OURS] = report["peak_mib"]
+    large.times[OURS].runs.append(report["seconds"])
+    return [comparison, large]
+
+
+def _compare(servers: Servers, size: Size) -> Comparison:
+    comparison = Comparison(
+        _title(size.entities), "the same commands, encoded before", {"rows": size.entities}
+    )
+    for variant in (STOCK, OURS):
+        servers.client().flushall()
+        report = _in_a_process(servers, variant, "rows")
+        comparison.peak_mib[variant] = report["peak_mib"]
+        if variant == STOCK:
+            comparison.times[STOCK].runs.append(report["seconds"])
+    store = servers.store(OURS, "rows")
+    commands = _commands(store)
+    works = {OURS: lambda: _materialize(store), FLOOR: lambda: _write(servers.client(), commands)}
+    for number in range(size.rounds):
+        for variant in list(works)[:: -1 if number % 2 else 1]:
+            servers.client().flushall()
+            comparison.times[variant].measure(works[variant])
+            _require_all(servers.client(), size.entities)
+    return comparison
+
+
+def _title(count: int) -> str:
+    return f"materialize {count:,} entities, {len(FEATURES)} features"
+
+
+def _materialize(store: FeatureStore) -> None:
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        store.materialize(START, END)
+
+
+def _commands(store: FeatureStore) -> list[tuple[memoryview, int]]:
+    """What ours sends, in the same parts, and the number of replies to each."""
+    view = store.get_feature_view("meters")
+    way = plan(view, store.config)
+    if way is None:
+        raise RuntimeError("The view does not go the fast way.")
+    encoder = Encoder(way, view, store.project, check=False, replace_equal=True)
+    query = latest(way.source, START, END, None, timedelta())
+    found = []
+    unasked = Stored(Shards(None, _TIMEOUT_S), way.time_field)
+    with connect(store.config.offline_store) as connection, stream(connection, query) as batches:
+        for batch in batches:
+            keys, commands = encoder.encode(batch, unasked)
+            found.append((data_of(commands), len(keys) * encoder.replies))
+    return found
+
+
+def _write(client: Redis, commands: list[tuple[memoryview, int]]) -> None:
+    with open_channel(client, _TIMEOUT_S) as channel:
+        for part, replies in commands:
+            channel.send(part)
+            channel.integers(replies)
+
+
+def _require_all(client: Redis, count: int) -> None:
+    if client.dbsize() != count:
+        raise RuntimeError(f"{client.dbsize()} keys instead of {count}")
+
+
+def _in_a_process(servers: Servers, variant: str, table: str) -> dict[str, Any]:
+    given = json.dumps({"servers": asdict(servers), "variant": variant, "table": table})
+    command = [sys.executable, "-m", "benchmarks.materialize", "--child", given]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+def _child(servers: dict[str, Any], variant: str, table: str) -> None:
+    found = Servers(Postgres(**servers["postgres"]), Valkey(**servers["valkey"]), servers["folder"])
+    store = found.store(variant, table)
+    seconds = timed(lambda: _materialize(store))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // _KIB
+    print(json.dumps({"seconds": seconds, "peak_mib": peak}))
+
+
+def fill(server: Postgres, table: str, count: int) -> None:
+    """Rows in the order in which they come: hour by hour."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("SELECT setseed({})").format(sql.Literal(SEED / 10**9)))
+        name = sql.Identifier(table)
+        connection.execute(
+            sql.SQL(_TABLE).format(name, entities=sql.Literal(count), hours=HOURS, end=sql.Literal(END))
+        )
+        connection.execute(sql.SQL(_INDEX).format(name))
+        connection.execute(sql.SQL("VACUUM ANALYZE {}").format(name))
+
+
+def _versions(servers: Servers) -> dict[str, str]:
+    with psycopg.connect(servers.postgres.dsn) as connection:
+        version = connection.info.parameter_status("server_version") or ""
+    keys: Any = servers.client().info("server")
+    return {
+        "PostgreSQL": version.split()[0],
+        "Valkey": str(keys["valkey_version"]),
+        "Feast": feast.__version__,
+        "Python": sys.version.split()[0],
+    }
+
+
+_TABLE: LiteralString = """
+CREATE TABLE {} AS SELECT 'tenant-' || n % 50 AS tenant_id, 'asset-' || n AS asset_id,
+    {end} - hour * interval '1 hour' AS event_timestamp,
+    {end} - hour * interval '1 hour' AS created_timestamp,
+    random() AS f0, random() * 1000 AS f1, nullif(random(), 0) AS f2,
+    n::bigint AS i0, (random() * 1e6)::bigint AS i1, 'state-' || n % 97 AS text
+FROM generate_series({hours} - 1, 0, -1) AS hour, generate_series(1, {entities}) AS n
+"""
+_INDEX: LiteralString = "CREATE UNIQUE INDEX ON {} (tenant_id, asset_id, event_timestamp)"
+
+_INTRO = f"""\
+# Materialization
+
+`FeatureStore.materialize` of one view with features of type double, integer and text, {HOURS} rows an entity
+in range, into an empty Valkey whose keys expire. Ours and the floor run in turns; their ratio is the median
+of the rounds' ratios. The floor sends the same commands in the same parts, and waits for the replies. Stock
+runs once, in a process of its own. Ours compares each row with the time of the one that is stored; the floor
+does not.
+"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Materialization and history on the workers of a Ray cluster; needs the extra `ray`."""

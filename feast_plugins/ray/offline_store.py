@@ -1,0 +1,143 @@
+"""Offline store whose history is joined by the workers of a Ray cluster.
+
+Named in `feature_store.yaml` as `type: feast_plugins.ray.offline_store.TimescaleRayOfflineStore`, beside the
+Ray engine whose cluster it uses. A worker has the entity rows of its part of the entities and joins them as
+`TimescaleOfflineStore` does, so results are the same. That store does everything else, and history of a range
+of time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import dill
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import ray
+from feast import FeatureStore
+from feast.infra.compute_engines.ray.config import RayComputeEngineConfig
+from feast.infra.offline_stores import offline_utils
+from feast.infra.ray_initializer import ensure_ray_initialized
+
+from feast_plugins.errors import RayEngineMissingError
+from feast_plugins.history.entities import Entities
+from feast_plugins.offline_store import TimescaleOfflineStore, TimescaleOfflineStoreConfig
+from feast_plugins.ray.workers import count_workers, finished
+from feast_plugins.retrieval.jobs import JoinJob
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from feast.feature_view import FeatureView
+    from feast.infra.offline_stores.offline_store import RetrievalJob
+    from feast.infra.registry.base_registry import BaseRegistry
+    from feast.repo_config import RepoConfig
+    from numpy.typing import NDArray
+
+
+class TimescaleRayOfflineStoreConfig(TimescaleOfflineStoreConfig):
+    """Options of `TimescaleOfflineStore`, under this store's type."""
+
+    type: str = "feast_plugins.ray.offline_store.TimescaleRayOfflineStore"
+
+
+class TimescaleRayOfflineStore(TimescaleOfflineStore):
+    """Postgres store that joins on Ray's workers."""
+
+    @staticmethod
+    def get_historical_features(  # noqa: PLR0917  # Feast's signature
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | str | None,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
+        **kwargs: Any,
+    ) -> RetrievalJob:
+        """History for a frame or an SQL query of entity rows on Ray; as in `TimescaleOfflineStore` without.
+
+        Raises:
+            RayEngineMissingError: `batch_engine` is not a Ray engine.
+        """
+        engine = config.batch_engine
+        if not isinstance(engine, RayComputeEngineConfig):
+            raise RayEngineMissingError
+        keys = offline_utils.get_expected_join_keys(project, feature_views, registry)
+        if isinstance(entity_df, str):
+            # every worker has the same rows, with the types that they have in Arrow
+            rows = Entities.of(config, entity_df, keys).table
+            entity_df = rows.to_pandas(types_mapper=pd.ArrowDtype)
+        rest = (full_feature_names, filter_by_created_timestamp)
+        local = TimescaleOfflineStore.get_historical_features(
+            config, feature_views, feature_refs, entity_df, registry, project, *rest, **kwargs
+        )
+        if entity_df is None or not isinstance(local, JoinJob) or local.metadata is None:
+            return local
+        request = _Request(dill.dumps((config, feature_views, feature_refs, project, *rest)))
+        return JoinJob(
+            config.offline_store,
+            partial(request.join, cast("pd.DataFrame", entity_df), keys, engine),
+            query=local.to_sql,
+            full_feature_names=full_feature_names,
+            on_demand_feature_views=local.on_demand_feature_views,
+            metadata=local.metadata,
+        )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of which views, as bytes that any worker can read."""
+
+    pickled: bytes
+
+    def join(
+        self,
+        frame: pd.DataFrame,
+        keys: Collection[str],
+        engine: RayComputeEngineConfig,
+        timeout_s: float | None,
+    ) -> pa.Table:
+        """Features as of the time of each row of `frame`, in its order, joined by the workers."""
+        ensure_ray_initialized(engine)
+        parts = [part for part in _parts(frame, keys, count_workers(engine)) if len(part)]
+        if not parts:
+            return self.join_here(frame, timeout_s)
+        shared = ray.put(self)
+        started = [
+            _join_part.remote(shared, frame.iloc[part], place, timeout_s) for place, part in enumerate(parts)
+        ]
+        found = dict(finished(started))
+        tables = [found[place] for place in range(len(parts))]
+        joined = pa.concat_tables(tables, promote_options="permissive")
+        return joined.take(pa.array(np.argsort(np.concatenate(parts))))
+
+    def join_here(self, frame: pd.DataFrame, timeout_s: float | None) -> pa.Table:
+        """The same, joined by this process."""
+        config, views, refs, project, *rest = dill.loads(self.pickled)  # noqa: S301  # made above
+        registry = FeatureStore(config=config).registry
+        job = TimescaleOfflineStore.get_historical_features(
+            config, views, refs, frame, registry, project, *rest
+        )
+        with cast("JoinJob", job).batches(timeout_s) as batches:
+            return batches.read_all()
+
+
+@ray.remote
+def _join_part(
+    request: _Request, frame: pd.DataFrame, place: int, timeout_s: float | None
+) -> tuple[int, pa.Table]:
+    return place, request.join_here(frame, timeout_s)
+
+
+def _parts(frame: pd.DataFrame, keys: Collection[str], count: int) -> list[NDArray[np.int64]]:
+    """Positions of the rows of each part; those of an entity are together, so that its rows are read once."""
+    if keys:
+        hashed = pd.util.hash_pandas_object(frame[sorted(keys)].astype(str), index=False).to_numpy()
+    else:
+        hashed = np.arange(len(frame), dtype=np.uint64)
+    return [np.flatnonzero(hashed % np.uint64(count) == number) for number in range(count)]
