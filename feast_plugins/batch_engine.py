@@ -70,7 +70,7 @@ class ArrowComputeEngine(LocalComputeEngine):
         """Materialize the tasks, some at the same time; one's failure ends none of the others."""
         every = tasks if isinstance(tasks, list) else [tasks]
         stop = Stop()
-        fast = {at: way for at, task in enumerate(every) if (way := self._way(task))}
+        fast = {at: way for at, task in enumerate(every) if (way := self._way(task, registry))}
         if fast:
             self._client()  # made before there are threads to make two of it
         done: dict[int, LocalMaterializationJob | None] = {}
@@ -136,8 +136,8 @@ class ArrowComputeEngine(LocalComputeEngine):
             if bar is not None:
                 bar.close()
 
-    def _way(self, task: MaterializationTask) -> ViewPlan | None:
-        return way_of(task.feature_view, self.repo_config, self.offline_store, self.online_store)
+    def _way(self, task: MaterializationTask, registry: BaseRegistry) -> ViewPlan | None:
+        return way_of(task.feature_view, self.repo_config, self.offline_store, self.online_store, registry)
 
     def _client(self) -> Any:
         return client_of(self.online_store, self.repo_config)

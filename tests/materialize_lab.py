@@ -109,6 +109,7 @@ def view(
     entities: Sequence[str] = ("tenant", "asset"),
     created: str = "created",
     field_mapping: dict[str, str] | None = None,
+    ttl: timedelta = timedelta(days=3),
     **source: str,
 ) -> FeatureView:
     return FeatureView(
@@ -122,7 +123,7 @@ def view(
             field_mapping=field_mapping,
             **(source or {"table": "meters"}),
         ),
-        ttl=timedelta(days=3),
+        ttl=ttl,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from feast_plugins.materialize.rows import Encoder
 from feast_plugins.materialize.run import Materialization
 from feast_plugins.materialize.stop import Stop
 from feast_plugins.offline_store import TimescaleOfflineStore
+from feast_plugins.online.writing import expiry
 from feast_plugins.online_store import CorrectableRedisOnlineStore
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from feast.infra.common.materialization_job import MaterializationTask
     from feast.infra.offline_stores.offline_store import OfflineStore
     from feast.infra.online_stores.online_store import OnlineStore
+    from feast.infra.registry.base_registry import BaseRegistry
 
 #: Stores whose ways of reading and writing are known here; of those that override them nothing is.
 _PULLS = (
@@ -46,13 +49,23 @@ class WriteOptions(FeastConfigBaseModel):
 
 
 def way_of(
-    view: FeatureView, config: RepoConfig, offline: OfflineStore, online: OnlineStore
+    view: FeatureView,
+    config: RepoConfig,
+    offline: OfflineStore,
+    online: OnlineStore,
+    registry: BaseRegistry,
 ) -> ViewPlan | None:
     """The fast way of a feature view, if there is one that does what the stores do."""
     known = (
         type(online).online_write_batch in _WRITES and type(offline).pull_latest_from_table_or_query in _PULLS
     )
-    return plan(view, config) if known else None
+    found = plan(view, config) if known else None
+    if found is None or not isinstance(online, CorrectableRedisOnlineStore):
+        return found
+    # views with the same keys share a hash, which lives as long as the most patient of them wants
+    views = registry.list_feature_views(config.project, allow_cache=True)
+    lives = [expiry(found.ttl_seconds, each) or 0 for each in (view, *views)]
+    return replace(found, ttl_seconds=max(lives) or None)
 
 
 def client_of(online: OnlineStore, config: RepoConfig) -> Any:

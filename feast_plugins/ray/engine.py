@@ -50,7 +50,7 @@ class TimescaleRayComputeEngine(RayComputeEngine):
     ) -> MaterializationJob:
         del from_offline_store, kwargs  # a way that Feast will take away
         name = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
-        way = way_of(task.feature_view, self.repo_config, self.offline_store, self.online_store)
+        way = way_of(task.feature_view, self.repo_config, self.offline_store, self.online_store, registry)
         try:
             if way is None or not self._write_in_parts(task, way):
                 builder = StrictRayFeatureBuilder(registry, task.feature_view, task, self.config)
