@@ -44,6 +44,7 @@ bench: $(STAMP) ## Measure features, backfills and the Feast stores, into docs/b
 	@$(BIN)/python -m benchmarks.backfill $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.offline $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.materialize $(if $(SMALL),--small)
+	@$(BIN)/python -m benchmarks.online $(if $(SMALL),--small)
 
 screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
 	@$(BIN)/python tests/screenshots.py
