@@ -20,6 +20,7 @@ from materialize_lab import DAY, NOW, Lab, view
 from benchmarks.stores import valkey
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 ENTITIES = 15_000
@@ -137,6 +138,15 @@ def test_materialize__what_was_written_cannot_be_relied_on__starts_over(meters: 
     assert client.dbsize() == 1000
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Also where the run was started in the background, whose processes ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_materialize__interrupted__ends_its_query(meters: Lab) -> None:
     slow = view("slow", query="SELECT meters.* FROM meters, pg_sleep(60)")
     store = meters.store(slow, view())
