@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from redis import Redis
 from benchmarks import comparison_report, results
 from benchmarks.comparison import FLOOR, OURS, STOCK, Comparison
 from benchmarks.feast_repository import CREATED, TIME, entities, open_store
-from benchmarks.measure import timed
+from benchmarks.measure import own_peak_mib, timed
 from benchmarks.servers import clean_up_when_terminated
 from benchmarks.stores import HOST, Postgres, Valkey, postgres, valkey
 from feast_plugins.materialize.channel import open_channel
@@ -57,7 +56,6 @@ START = END - timedelta(days=1)
 HOURS = 3
 TTL_S = 172_800
 FEATURES = {"f0": Float64, "f1": Float64, "f2": Float64, "i0": Int64, "i1": Int64, "text": String}
-_KIB = 1 << 10
 _TIMEOUT_S = 60
 ONLINE = {STOCK: "redis", OURS: "feast_plugins.online_store.CorrectableRedisOnlineStore"}
 ENGINE = {STOCK: "local", OURS: "feast_plugins.batch_engine.ArrowComputeEngine"}
@@ -232,7 +230,7 @@ def _child(servers: dict[str, Any], variant: str, table: str) -> None:
     found = Servers(Postgres(**servers["postgres"]), Valkey(**servers["valkey"]), servers["folder"])
     store = found.store(variant, table)
     seconds = timed(lambda: _materialize(store))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // _KIB
+    peak = own_peak_mib()
     print(json.dumps({"seconds": seconds, "peak_mib": peak}))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from psycopg import sql
 from benchmarks import comparison_report, results
 from benchmarks.comparison import FLOOR, OURS, STOCK, Comparison
 from benchmarks.feast_repository import CREATED, KEYS, TIME, Table, entities, open_store
-from benchmarks.measure import timed
+from benchmarks.measure import own_peak_mib, timed
 from benchmarks.servers import clean_up_when_terminated
 from benchmarks.stores import Postgres, postgres
 
@@ -44,7 +43,6 @@ BENCHMARK = "offline"
 SEED = 20_261_125
 START = datetime(2025, 1, 1, tzinfo=UTC)
 ASSETS = 100
-_KIB = 1 << 10
 
 WIDE = Table("wide", tuple(f"f{number}" for number in range(13)))
 #: With keys and times, 16 columns.
@@ -222,8 +220,7 @@ def _child(variant: str, work: dict[str, Any], server: dict[str, Any], folder: s
     task = Work(work["kind"], tuple(work["tables"]), work["amount"])
     rows: list[int] = []
     seconds = timed(lambda: rows.append(task.run(store)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // _KIB
-    print(json.dumps({"seconds": seconds, "rows": rows[0], "peak_mib": peak}))
+    print(json.dumps({"seconds": seconds, "rows": rows[0], "peak_mib": own_peak_mib()}))
 
 
 def _objects() -> list[Any]:
