@@ -111,12 +111,8 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
                 "Materialize without `known_at`."
             )
         since = _aware(start_date) - timedelta(seconds=store.late_seconds)
-        source = pulls.Source(
-            data_source.get_table_query_string(),
-            tuple(join_key_columns),
-            tuple(feature_name_columns),
-            timestamp_field,
-            created_timestamp_column or None,
+        source = pulls.Source.of(
+            data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column
         )
         return QueryJob(store, pulls.latest(source, since, _aware(end_date)))
 
@@ -136,12 +132,8 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         bounds = (start_date and _aware(start_date), end_date and _aware(end_date))
         if isinstance(data_source, FileSource):
             return SavedRowsJob(config.offline_store, data_source, columns, timestamp_field, bounds)
-        source = pulls.Source(
-            data_source.get_table_query_string(),
-            tuple(join_key_columns),
-            tuple(feature_name_columns),
-            timestamp_field,
-            created_timestamp_column or None,
+        source = pulls.Source.of(
+            data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column
         )
         return QueryJob(config.offline_store, pulls.everything(source, *bounds))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from psycopg import sql
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
+
+    from feast.data_source import DataSource
 
 _COMMA = sql.SQL(", ")
 
@@ -24,6 +27,19 @@ class Source:
     features: tuple[str, ...]
     time: str
     created: str | None
+
+    @classmethod
+    def of(
+        cls,
+        source: DataSource,
+        keys: Sequence[str],
+        features: Sequence[str],
+        time: str,
+        created: str | None,
+    ) -> Self:
+        """What a pull by Feast asks of a data source, in the order of Feast's arguments."""
+        relation = source.get_table_query_string()
+        return cls(relation, tuple(keys), tuple(features), time, created or None)
 
     @property
     def selection(self) -> sql.Composable:
