@@ -11,7 +11,7 @@ from ai_hub.registry.server import call, connect
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.transitions import Transition
 from ai_hub.registry.versions import LATEST, find_version
-from mlflow_plugins import rules
+from mlflow_plugins.lifecycle import rules
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -14,7 +14,7 @@ from ai_hub.errors import ConflictError
 from ai_hub.registry.server import connect, readable_errors, tracking_uri
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import ModelVersion, production_version
-from mlflow_plugins.manifest import MANIFEST
+from mlflow_plugins.artifacts.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from ai_hub.errors import NotFoundError
 from ai_hub.registry.server import connect, readable_errors
 from ai_hub.registry.tenants import tenant_scope
-from mlflow_plugins import manifest, rules, semver
+from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.lifecycle import rules, semver
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

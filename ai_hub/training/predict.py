@@ -16,7 +16,7 @@ from ai_hub.features.store import feature_names, get_service
 from ai_hub.registry import ModelVersion, list_versions, load_production
 from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard
 from ai_hub.training.model_input import model_input
-from mlflow_plugins.rules import PRODUCTION
+from mlflow_plugins.lifecycle.rules import PRODUCTION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

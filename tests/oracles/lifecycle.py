@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlflow_plugins.registry_store import LifecycleStore
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 STAGES = ("Staging", "Production", "Archived")
 

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model
 
-from mlflow_plugins.registry_store import LifecycleStore
+from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model, refused
 
-from mlflow_plugins import claims, destination, folders, manifest
-from mlflow_plugins.registry_store import LifecycleStore
+from mlflow_plugins.artifacts import destination, folders, manifest
+from mlflow_plugins.registration import claims
+from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from oracles.lifecycle import Model, refused
 
 if TYPE_CHECKING:
-    from mlflow_plugins.registry_store import LifecycleStore
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 #: How to bring a fresh version into each state.
 ROUTES: dict[str, tuple[str, ...]] = {

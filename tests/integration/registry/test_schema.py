@@ -16,8 +16,8 @@ from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 from oracles.lifecycle import Model, refused
 
-from mlflow_plugins import schema
-from mlflow_plugins.registry_store import LifecycleStore
+from mlflow_plugins.database import schema
+from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from ai_hub import registry
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
-from mlflow_plugins.s3 import s3_client
+from mlflow_plugins.artifacts.s3 import s3_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import STAGES, Model, refused
 
-from mlflow_plugins.registry_store import LifecycleStore
+from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 ALIASES = ("production", "staging", "archived", "champion")
 VERSIONS = st.integers(1, 6)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from mlflow.tracking.request_header.abstract_request_header_provider import RequestHeaderProvider
 
-from mlflow_plugins.actor import HEADER
+from mlflow_plugins.people.actor import HEADER
 
 
 class UserHeaderProvider(RequestHeaderProvider):

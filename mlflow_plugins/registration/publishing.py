@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
-from mlflow_plugins import manifest
+from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.artifacts.folders import Folder
 from mlflow_plugins.errors import bad_input, missing
-from mlflow_plugins.folders import Folder
-from mlflow_plugins.model_info import RunFacts, describe, interface, read_mlmodel, run_facts
-from mlflow_plugins.semver import Interface
+from mlflow_plugins.lifecycle.semver import Interface
+from mlflow_plugins.registration.model_info import RunFacts, describe, interface, read_mlmodel, run_facts
 
 if TYPE_CHECKING:
-    from mlflow_plugins.destination import Destination
-    from mlflow_plugins.manifest import Sealed
+    from mlflow_plugins.artifacts.destination import Destination
+    from mlflow_plugins.artifacts.manifest import Sealed
 
 #: Tag of the run (set by MLflow's client) that names the model's author.
 RUN_USER_TAG: Final = "mlflow.user"

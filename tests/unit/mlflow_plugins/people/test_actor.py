@@ -7,9 +7,9 @@ import base64
 import flask
 import pytest
 
-from mlflow_plugins import actor
-from mlflow_plugins.actor import Actor
-from mlflow_plugins.user_header import UserHeaderProvider
+from mlflow_plugins.people import actor
+from mlflow_plugins.people.actor import Actor
+from mlflow_plugins.people.user_header import UserHeaderProvider
 
 
 def _login(name: str) -> dict[str, str]:

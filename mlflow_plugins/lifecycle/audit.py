@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from mlflow.utils.time import get_current_time_millis
 
-from mlflow_plugins import rules
-from mlflow_plugins.schema import transitions as table
+from mlflow_plugins.database.schema import transitions as table
+from mlflow_plugins.lifecycle import rules
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.actor import Actor
+    from mlflow_plugins.people.actor import Actor
 
 _MOMENT: Final = "lifecycle_moment"
 _audit_log: Final = logging.getLogger("ai_hub.audit")

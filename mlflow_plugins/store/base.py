@@ -11,16 +11,16 @@ from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelTag
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
 
-from mlflow_plugins import stages
-from mlflow_plugins.schema import migrate
-from mlflow_plugins.transactions import JoiningSessionMaker
+from mlflow_plugins.database.schema import migrate
+from mlflow_plugins.database.transactions import JoiningSessionMaker
+from mlflow_plugins.lifecycle import stages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.audit import ModelKey
+    from mlflow_plugins.lifecycle.audit import ModelKey
 
 SCHEME_PREFIX: Final = "lifecycle+"
 

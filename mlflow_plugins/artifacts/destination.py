@@ -18,14 +18,14 @@ from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.uri import append_to_uri_path, resolve_uri_if_local
 
-from mlflow_plugins.artifact_repo import SCHEME
+from mlflow_plugins.artifacts.folders import RepositoryFolder, S3Folder
+from mlflow_plugins.artifacts.layout import parse_proxy_path, proxied_path, version_path
+from mlflow_plugins.artifacts.repository import SCHEME
+from mlflow_plugins.artifacts.s3 import s3_client
 from mlflow_plugins.errors import bad_input
-from mlflow_plugins.folders import RepositoryFolder, S3Folder
-from mlflow_plugins.layout import parse_proxy_path, proxied_path, version_path
-from mlflow_plugins.s3 import s3_client
 
 if TYPE_CHECKING:
-    from mlflow_plugins.folders import Folder
+    from mlflow_plugins.artifacts.folders import Folder
 
 # What `mlflow server` exports to its workers. `mlflow.server.constants` has them too, but importing that
 # package builds the whole web application; a unit test keeps the two equal.

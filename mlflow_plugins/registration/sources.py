@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.store.artifact.utils.models import _parse_model_uri  # the parser MLflow's own stores use
 
-from mlflow_plugins import semver
 from mlflow_plugins.errors import bad_input
-from mlflow_plugins.semver import SemanticVersion
+from mlflow_plugins.lifecycle import semver
+from mlflow_plugins.lifecycle.semver import SemanticVersion
 
 if TYPE_CHECKING:
     from mlflow.store.model_registry.abstract_store import AbstractStore

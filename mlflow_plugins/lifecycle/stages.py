@@ -14,14 +14,14 @@ from mlflow.store.model_registry.dbmodels.models import (
 )
 from mlflow.utils.time import get_current_time_millis
 
-from mlflow_plugins import audit, rules, semver
-from mlflow_plugins.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
 from mlflow_plugins.errors import conflict, missing
+from mlflow_plugins.lifecycle import audit, rules, semver
+from mlflow_plugins.people.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.audit import ModelKey, Transition
+    from mlflow_plugins.lifecycle.audit import ModelKey, Transition
 
 
 class Cause(NamedTuple):

@@ -17,10 +17,10 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.workspace_context import get_request_workspace
 
+from mlflow_plugins.artifacts.folders import S3Folder, s3_errors
+from mlflow_plugins.artifacts.layout import ProxyPath, parse_proxy_path
+from mlflow_plugins.artifacts.s3 import s3_client
 from mlflow_plugins.errors import bad_input, forbidden
-from mlflow_plugins.folders import S3Folder, s3_errors
-from mlflow_plugins.layout import ProxyPath, parse_proxy_path
-from mlflow_plugins.s3 import s3_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -7,13 +7,13 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-from mlflow_plugins import manifest
-from mlflow_plugins.folders import RepositoryFolder
+from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.artifacts.folders import RepositoryFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlflow_plugins.manifest import Sealed
+    from mlflow_plugins.artifacts.manifest import Sealed
 
 
 @pytest.fixture

@@ -7,25 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow.entities.model_registry import ModelVersionTag
 
-from mlflow_plugins import claims, manifest, registration, rules, semver, sources, stages
-from mlflow_plugins.base_store import BaseStore, is_prompt_request
-from mlflow_plugins.destination import current_destination
+from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.artifacts.destination import current_destination
+from mlflow_plugins.artifacts.layout import check_model_name
 from mlflow_plugins.errors import bad_input, conflict
-from mlflow_plugins.layout import check_model_name
-from mlflow_plugins.registration import Candidate
-from mlflow_plugins.sources import Origin
+from mlflow_plugins.lifecycle import rules, semver, stages
+from mlflow_plugins.registration import claims, publishing, sources
+from mlflow_plugins.registration.publishing import Candidate
+from mlflow_plugins.registration.sources import Origin
+from mlflow_plugins.store.base import BaseStore, is_prompt_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-    from mlflow_plugins.audit import ModelKey
-    from mlflow_plugins.claims import Record
-    from mlflow_plugins.manifest import Sealed
+    from mlflow_plugins.artifacts.manifest import Sealed
+    from mlflow_plugins.lifecycle.audit import ModelKey
+    from mlflow_plugins.registration.claims import Record
 
 #: Version tags that only this store writes.
-OWN_TAGS = frozenset({manifest.TAG, registration.ORIGIN_TAG})
+OWN_TAGS = frozenset({manifest.TAG, publishing.ORIGIN_TAG})
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ class RegisteringStore(BaseStore):
         wanted = sources.wanted_version(given.get(semver.TAG))
         origin = sources.resolve(self, source, run_id, model_id)
         if origin.copied_from:
-            given[registration.ORIGIN_TAG] = origin.copied_from
-        candidate = registration.inspect(
+            given[publishing.ORIGIN_TAG] = origin.copied_from
+        candidate = publishing.inspect(
             current_destination(),
             origin.location,
             self._get_active_workspace(),
@@ -127,7 +129,7 @@ class RegisteringStore(BaseStore):
                     "tags": request.tags,
                 }
                 target = destination.folder(location, model.workspace)
-                sealed = registration.publish(request.candidate, target, identity, extra)
+                sealed = publishing.publish(request.candidate, target, identity, extra)
                 request.tags[manifest.TAG] = sealed.manifest_sha256
             return self._insert(request, model, claimed, location, sealed)
         except BaseException:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_plugins.semver import FIRST, Interface, SemanticVersion, suggest
+from mlflow_plugins.lifecycle.semver import FIRST, Interface, SemanticVersion, suggest
 
 COUNTERS = st.integers(0, 999_999_999)
 VERSIONS = st.builds(SemanticVersion, COUNTERS, COUNTERS, COUNTERS)

@@ -18,9 +18,10 @@ from pydantic import BaseModel, Field
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from mlflow_plugins import actor, audit
 from mlflow_plugins.errors import missing, unavailable
-from mlflow_plugins.registry_store import LifecycleStore
+from mlflow_plugins.lifecycle import audit
+from mlflow_plugins.people import actor
+from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -12,12 +12,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
+from mlflow_plugins.artifacts.manifest import canonical_json
 from mlflow_plugins.errors import bad_input
-from mlflow_plugins.manifest import canonical_json
-from mlflow_plugins.semver import Interface
+from mlflow_plugins.lifecycle.semver import Interface
 
 if TYPE_CHECKING:
-    from mlflow_plugins.folders import Folder
+    from mlflow_plugins.artifacts.folders import Folder
 
 MLMODEL: Final = "MLmodel"
 #: Version tag, run parameter or run tag that names the Feast service the model was trained on.

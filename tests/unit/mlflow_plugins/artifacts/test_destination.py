@@ -6,8 +6,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.server import constants
 
-from mlflow_plugins import destination
-from mlflow_plugins.destination import current_destination
+from mlflow_plugins.artifacts import destination
+from mlflow_plugins.artifacts.destination import current_destination
 
 if TYPE_CHECKING:
     from pathlib import Path

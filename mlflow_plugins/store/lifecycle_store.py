@@ -14,21 +14,23 @@ from mlflow.entities.model_registry.model_version_stages import (
 )
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 
-from mlflow_plugins import audit, claims, manifest, registration, rules, semver, stages
-from mlflow_plugins.destination import current_destination
+from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.errors import bad_input, conflict
-from mlflow_plugins.registering_store import RegisteringStore
+from mlflow_plugins.lifecycle import audit, rules, semver, stages
+from mlflow_plugins.registration import claims, publishing
+from mlflow_plugins.store.registering import RegisteringStore
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.audit import Transition
+    from mlflow_plugins.lifecycle.audit import Transition
 
 _FIXED_TAGS: Final = {
     semver.TAG: "it names the folder of the version's artifacts",
     manifest.TAG: "it seals the version's artifacts",
-    registration.ORIGIN_TAG: "it says where the version came from",
+    publishing.ORIGIN_TAG: "it says where the version came from",
 }
 
 

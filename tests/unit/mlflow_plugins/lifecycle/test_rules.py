@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from mlflow_plugins import rules
-from mlflow_plugins.rules import ARCHIVED, NONE, PRODUCTION, STAGING
+from mlflow_plugins.lifecycle import rules
+from mlflow_plugins.lifecycle.rules import ARCHIVED, NONE, PRODUCTION, STAGING
 
 STAGES = (NONE, STAGING, PRODUCTION, ARCHIVED)
 PAIRS = list(product(STAGES, STAGES))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mlflow.exceptions import MlflowException
 
-    from mlflow_plugins.folders import Folder
+    from mlflow_plugins.artifacts.folders import Folder
 
 METADATA: Final = "metadata.json"
 METRICS: Final = "metrics.json"

@@ -15,15 +15,15 @@ import psutil
 import sqlalchemy as sa
 from mlflow.utils.time import get_current_time_millis
 
+from mlflow_plugins.database.schema import versions as table
 from mlflow_plugins.errors import conflict
-from mlflow_plugins.schema import versions as table
-from mlflow_plugins.semver import Interface, SemanticVersion, suggest
+from mlflow_plugins.lifecycle.semver import Interface, SemanticVersion, suggest
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.audit import ModelKey
-    from mlflow_plugins.manifest import Sealed
+    from mlflow_plugins.artifacts.manifest import Sealed
+    from mlflow_plugins.lifecycle.audit import ModelKey
 
 COPYING: Final = "copying"
 REGISTERED: Final = "registered"

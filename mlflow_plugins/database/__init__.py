@@ -1,0 +1,1 @@
+"""Our tables beside MLflow's, and transactions over both."""

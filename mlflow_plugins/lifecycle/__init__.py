@@ -1,0 +1,1 @@
+"""The life of a version: stages, semantic versions, audit trail."""
