@@ -12,18 +12,19 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.stack.mlflow_server import environment
 from mlflow_plugins.artifacts import destination
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from multiprocessing.process import BaseProcess
-    from pathlib import Path
+    from collections.abc import Iterator
 
 _FORKS = multiprocessing.get_context("forkserver")
 #: The first makes MLflow take the rest for a server's process.
