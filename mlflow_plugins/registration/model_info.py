@@ -35,13 +35,11 @@ class RunFacts:
 
 
 def read_mlmodel(folder: Folder) -> dict[str, Any]:
-    """The parsed `MLmodel` file at the root of `folder`; empty when there is none.
+    """The parsed `MLmodel` file at the root of `folder`.
 
     Raises:
         MlflowException: 400, it is not YAML.
     """
-    if MLMODEL not in folder.files():
-        return {}
     try:
         parsed = yaml.safe_load(b"".join(folder.read(MLMODEL)))
     except yaml.YAMLError as error:

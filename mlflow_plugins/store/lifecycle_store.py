@@ -18,7 +18,7 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.errors import bad_input, conflict
 from mlflow_plugins.lifecycle import audit, rules, semver, stages
-from mlflow_plugins.registration import claims, publishing
+from mlflow_plugins.registration import publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class LifecycleStore(RegisteringStore):
             row = self._get_sql_model_version(session, name, version)
             model = self._model_key(session, name)
             stages.check_move(session, model, row, rules.PRODUCTION)
-            record = claims.find(session, model, row.version)
+            record = records.find(session, model, row.version)
         destination = current_destination()
         if record is None or record.location is None or record.manifest_sha256 is None or destination is None:
             return {"manifest": "none"}
