@@ -76,6 +76,12 @@ def change_stage(name: str, version: int, change: StageChange, claim: Claim = No
     return _transitions(_store().move_version(name, version, stage, reason=change.reason, claim=claim))
 
 
+@router.get("/versions/{version}/gates")
+def read_gates(name: str, version: int, reason: str | None = None, claim: Claim = None) -> dict[str, Any]:
+    """What promoting a version now, with this reason, would meet."""
+    return _store().gates(name, version, reason=reason, claim=claim).as_json()
+
+
 @router.post("/rollback")
 def roll_back(name: str, wish: Rollback, claim: Claim = None) -> dict[str, Any]:
     """Put the version that was in Production before (or the one named) back."""
