@@ -1,5 +1,6 @@
 """Registered models from the client's side: tenants, versions, promotion, rollback, audit trail, loading."""
 
+from ai_hub.registry.assessment import Assessment, GateResult, gates
 from ai_hub.registry.lifecycle import delete, history, production_at, promote, rollback
 from ai_hub.registry.loading import download_version, load_production
 from ai_hub.registry.tenants import ensure_tenant, enter_tenant, tenant_scope
@@ -7,6 +8,8 @@ from ai_hub.registry.transitions import Transition
 from ai_hub.registry.versions import ModelVersion, find_version, list_versions, production_version
 
 __all__ = [
+    "Assessment",
+    "GateResult",
     "ModelVersion",
     "Transition",
     "delete",
@@ -14,6 +17,7 @@ __all__ = [
     "ensure_tenant",
     "enter_tenant",
     "find_version",
+    "gates",
     "history",
     "list_versions",
     "load_production",
