@@ -13,7 +13,6 @@ from mlflow_plugins.artifacts.folders import File, Folder
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.lifecycle.semver import Interface
 from mlflow_plugins.registration.model_info import (
-    MLMODEL,
     RunFacts,
     describe,
     interface,
@@ -83,7 +82,7 @@ def inspect(
     promised = _promised(folder, files, manifest_sha256) if manifest_sha256 else {}
     if taken := sorted(manifest.RESERVED & files.keys()):
         raise bad_input(f"The model has its own {', '.join(taken)}; the registry needs this name. Rename it.")
-    mlmodel = read_mlmodel(folder) if MLMODEL in files else {}
+    mlmodel = read_mlmodel(folder, files)
     facts = run_facts(run_id, model_id)
     return Candidate(location, folder, files, promised, mlmodel, facts, interface(mlmodel, tags, facts))
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.lifecycle.audit import ModelKey
+    from mlflow_plugins.lifecycle.semver import SemanticVersion
 
 COPYING: Final = "copying"
 REGISTERED: Final = "registered"
@@ -48,6 +49,13 @@ def exist(session: Session, model: ModelKey) -> bool:
 def find(session: Session, model: ModelKey, version: int) -> Record | None:
     """The record of an MLflow version; None when it was registered before this plugin."""
     query = sa.select(table).where(model.matches(table), table.c.version == version)
+    row = session.execute(query).first()
+    return Record.of(row) if row else None
+
+
+def numbered(session: Session, model: ModelKey, number: SemanticVersion) -> Record | None:
+    """The record of a semantic version, whatever became of it."""
+    query = sa.select(table).where(model.matches(table), table.c.semantic_version == str(number))
     row = session.execute(query).first()
     return Record.of(row) if row else None
 
