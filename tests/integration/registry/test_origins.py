@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightgbm
 import mlflow
+import mlflow_command
 import numpy as np
 import pytest
 import registry_servers
@@ -75,14 +75,14 @@ def test_versions__outlive_whatever_they_came_from__and_need_no_mlflow(
         assert (copied.current_stage, copied.tags["copied_from"]) == ("Staging", f"models:/{MODEL}/4")
         assert [int(version.version) for version in versions] == [1, 2, 3, 4, 5]
         assert {version.run_id for version in versions} == {run_id}
-        _clean_up(acme, server, run_id, model_id, location)
+        _clean_up(acme, server, run_id, model_id, location, tmp_path / "gc.log")
         assert not _keys(f"{acme.name}/.runs/")
 
         expected = {"linear": linear.predict(LOAD), "booster": booster.predict(LOAD)}
-        for version in versions:
-            assert acme.stage(int(version.version), "Production").status_code == 200
-            loaded = mlflow.pyfunc.load_model(f"models:/{MODEL}@production")
-            kind = "linear" if int(version.version) <= 3 else "booster"
+        for number in (1, 2, 3, 4, 5):
+            assert acme.stage(number, "Production").status_code == 200
+        for number, kind in ((1, "linear"), (3, "linear"), (5, "booster")):
+            loaded = mlflow.pyfunc.load_model(f"models:/{MODEL}/{number}")
             np.testing.assert_allclose(loaded.predict(LOAD), expected[kind])
         folders = [
             mlflow.artifacts.download_artifacts(address, dst_path=str(tmp_path / name))
@@ -105,7 +105,7 @@ def _log(acme: Tenant, booster: Any, linear: Any, folder: Path) -> tuple[str, st
 
 
 def _clean_up(
-    acme: Tenant, server: registry_servers.Server, run_id: str, model_id: str, location: str
+    acme: Tenant, server: registry_servers.Server, run_id: str, model_id: str, location: str, log: Path
 ) -> None:
     """Everything MLflow has for that."""
     path = location.partition("mlflow-artifacts:/")[2]
@@ -114,14 +114,10 @@ def _clean_up(
     acme.client.delete_run(run_id)
     acme.client.delete_experiment(acme.experiment)
     gc = ["gc", "--backend-store-uri", server.settings["_MLFLOW_SERVER_FILE_STORE"], "--workspace", acme.name]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": server.url}
-    done = subprocess.run(
-        [sys.executable, "-m", "mlflow", *gc], check=False, capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"Run with ID {run_id} has been permanently deleted" in done.stdout
-    assert f"Logged model with ID {model_id} has been permanently deleted" in done.stdout
-    assert f"Experiment with ID {acme.experiment} has been permanently deleted" in done.stdout
+    printed = mlflow_command.run(gc, {"MLFLOW_TRACKING_URI": server.url}, log)
+    assert f"Run with ID {run_id} has been permanently deleted" in printed
+    assert f"Logged model with ID {model_id} has been permanently deleted" in printed
+    assert f"Experiment with ID {acme.experiment} has been permanently deleted" in printed
 
 
 def _keys(prefix: str) -> list[str]:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections import Counter
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from botocore.exceptions import EndpointConnectionError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
+from s3_faults import faults, small_pages
 
 from mlflow_plugins.artifacts import manifest, s3_copy, s3_folder
 from mlflow_plugins.artifacts.s3 import s3_client
 from mlflow_plugins.artifacts.s3_folder import S3Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from conftest import Stack
     from mypy_boto3_s3 import S3Client
 
@@ -61,17 +57,17 @@ def test_copy__again__goes_on_where_it_ended(client: S3Client, source: S3Folder,
     target.write("data/3.bin", b"3" * len(FILES["data/3.bin"]))
     client.put_object(Bucket=BUCKET, Key=_key(target, "data/"))
     with (
-        _faults(client, "CopyObject", after=5),
+        faults(client, "CopyObject", after=5),
         pytest.raises(MlflowException, match="does not answer") as refusal,
     ):
         target.copy_from(source, source.files())
     assert refusal.value.get_http_status_code() == 503
-    with _faults(client) as requests:
+    with faults(client) as requests:
         target.copy_from(source, source.files())
     assert requests["CopyObject"] == len(FILES) - 5
     assert _contents(target) == FILES
     assert not _keys(client, target, "data/")
-    with _faults(client) as requests:
+    with faults(client) as requests:
         target.copy_from(source, source.files())
     assert not requests["CopyObject"]
 
@@ -82,7 +78,7 @@ def test_copy__again__after_the_source_changed__copies_what_changed(
     target.copy_from(source, source.files())
     source.write("data/1.bin", b"x" * 1000)
     source.delete_file("data/2.bin")
-    with _faults(client) as requests:
+    with faults(client) as requests:
         target.copy_from(source, source.files())
     assert requests["CopyObject"] == 1
     assert _contents(target) == _contents(source)
@@ -109,11 +105,11 @@ def test_copy__large_files__are_copied_in_parts(
     monkeypatch.setattr(s3_copy, "PART", PART)
     large = os.urandom(2 * PART + 1)
     source.write("data/large.bin", large)
-    with _faults(client, "UploadPartCopy", after=1), pytest.raises(MlflowException, match=r"large\.bin"):
+    with faults(client, "UploadPartCopy", after=1), pytest.raises(MlflowException, match=r"large\.bin"):
         target.copy_from(source, source.files())
     assert not client.list_multipart_uploads(Bucket=BUCKET, Prefix=_key(target)).get("Uploads")
     assert "data/large.bin" not in target.files()
-    with _faults(client) as requests:
+    with faults(client) as requests:
         witnesses = target.copy_from(source, source.files())
     assert (requests["UploadPartCopy"], requests["CopyObject"]) == (3, 0)
     assert b"".join(target.read("data/large.bin")) == large
@@ -158,7 +154,7 @@ def test_delete__removes_exactly_the_folder(
     doomed = _filled(client, f"{place}/demand/v1.0.0", FILES)
     client.put_object(Bucket=BUCKET, Key=_key(doomed, "data/"))
     client.put_object(Bucket=BUCKET, Key=f"{place}/demand/v1.0.0.txt", Body=b"beside")
-    with _small_pages(client, 5):
+    with small_pages(client, 5):
         assert doomed.delete() == sorted(FILES)
     assert not _keys(client, doomed)
     for other in others.values():
@@ -168,7 +164,7 @@ def test_delete__removes_exactly_the_folder(
 
 
 def test_delete__that_the_store_refuses__is_a_503(client: S3Client, source: S3Folder) -> None:
-    with _faults(client, "DeleteObjects"), pytest.raises(MlflowException, match="does not answer") as refusal:
+    with faults(client, "DeleteObjects"), pytest.raises(MlflowException, match="does not answer") as refusal:
         source.delete()
     assert refusal.value.get_http_status_code() == 503
     assert _contents(source) == FILES
@@ -184,7 +180,7 @@ def test_copy__any_names(client: S3Client, names: set[str], page: int) -> None:
     place = f"folders/{secrets.token_hex(4)}"
     files = {name: name.encode() for name in names}
     source, target = _filled(client, f"{place}/a", files), S3Folder(client, BUCKET, f"{place}/ab")
-    with _small_pages(client, page):
+    with small_pages(client, page):
         target.copy_from(source, source.files())
         assert _contents(target) == files
         assert target.delete() == sorted(files)
@@ -209,32 +205,3 @@ def _key(folder: S3Folder, path: str = "") -> str:
 def _keys(client: S3Client, folder: S3Folder, path: str = "") -> list[str]:
     found = client.list_objects_v2(Bucket=BUCKET, Prefix=_key(folder, path)).get("Contents", [])
     return [item["Key"] for item in found if not path or item["Key"].endswith("/")]
-
-
-@contextmanager
-def _faults(client: S3Client, operation: str = "", after: int = 0) -> Iterator[Counter[str]]:
-    """Count requests by operation; those of `operation` (default: none) fail after so many."""
-    seen: Counter[str] = Counter()
-
-    def before(model: Any, **_: Any) -> None:
-        seen[model.name] += 1
-        if model.name == operation and seen[model.name] > after:
-            raise EndpointConnectionError(endpoint_url="http://s3.test")
-
-    client.meta.events.register("before-call.s3", before)
-    try:
-        yield seen
-    finally:
-        client.meta.events.unregister("before-call.s3", before)
-
-
-@contextmanager
-def _small_pages(client: S3Client, size: int) -> Iterator[None]:
-    def shrink(params: dict[str, Any], **_: Any) -> None:
-        params["MaxKeys"] = size
-
-    client.meta.events.register("provide-client-params.s3.ListObjectsV2", shrink)
-    try:
-        yield
-    finally:
-        client.meta.events.unregister("provide-client-params.s3.ListObjectsV2", shrink)
