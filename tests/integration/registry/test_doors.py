@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
 
 import people_server
-import psycopg
 import pytest
 import yaml
 from hypothesis import HealthCheck, Phase, settings
@@ -221,33 +218,21 @@ class Doors(RuleBasedStateMachine):
         assert "promotion.reason" not in self.site.store.get_model_version(self.name, version).tags
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty registry on each database."""
-    if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "mlflow.db")
-        return f"sqlite:///{tmp_path / 'mlflow.db'}"
-    server: str = request.getfixturevalue("native_postgres")
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE doors")
-    return urlsplit(server)._replace(path="/doors").geturl()
-
-
 @pytest.fixture
 def site(
-    database: str, stack: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_database: str, stack: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
     monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "MLmodel").write_text(yaml.safe_dump({"flavors": {"lightgbm": {}}}))
     (folder / "model.bin").write_bytes(b"weights")
-    with people_server.running_with_login(database, stack, tmp_path, ROLES) as server:
+    with people_server.running_with_login(empty_database, stack, tmp_path, ROLES) as server:
         with server.person("eve"), registry.tenant_scope(TENANT):
             client = MlflowClient(server.url, server.url)
             run = client.create_run(client.create_experiment("demand")).info
             client.log_artifacts(run.run_id, str(folder), "model")
-        store = LifecycleStore(f"lifecycle+{database}")
+        store = LifecycleStore(f"lifecycle+{empty_database}")
         with registry.tenant_scope(TENANT):
             yield Site(server, store, f"{run.artifact_uri}/model", run.run_id, stack["MODEL_STORAGE_BUCKET"])
         store._dispose_engine()
