@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Action = Literal["read", "update", "delete"]
 
+EXPERIMENT: Final = "experiment"
 MODEL: Final = "registered_model"
 VERSION: Final = "registered_model_version"
 _WORKSPACE: Final = "workspace"
@@ -54,6 +55,35 @@ def require(action: Action, model: str) -> None:
     """
     if not allowed(action, model):
         raise forbidden(f"You may not {action} model {model}. Ask the platform's administrator for a role.")
+
+
+def require_creator(kind: str) -> None:
+    """Refuse to create a resource for whoever may not change every one of this type in the current tenant.
+
+    Raises:
+        MlflowException: 403.
+    """
+    auth = _login()
+    if auth is None or (user := _user(auth)).is_admin:
+        return
+    from mlflow.server.auth.requirements import Requirement  # noqa: PLC0415 - with login only
+
+    if not auth.authorize(user.username, (_WORKSPACE, EVERY), [Requirement(kind, EVERY, "update")]):
+        name = kind.replace("_", " ")
+        raise forbidden(
+            f"You may not create a new {name} in this tenant: that takes the role of an engineer."
+        )
+
+
+def require_admin() -> None:
+    """Refuse what only the administrator of the whole platform may do.
+
+    Raises:
+        MlflowException: 403.
+    """
+    auth = _login()
+    if auth is not None and not _user(auth).is_admin:
+        raise forbidden("Only the administrator of the platform may do that.")
 
 
 def visible_tenants(tenants: Iterable[str]) -> list[str]:
