@@ -1,7 +1,7 @@
 """Registered models from the client's side: tenants, versions, promotion, rollback, audit trail, loading."""
 
 from ai_hub.registry.assessment import Assessment, GateResult, gates
-from ai_hub.registry.lifecycle import history, production_at, promote, rollback
+from ai_hub.registry.lifecycle import delete, history, production_at, promote, rollback
 from ai_hub.registry.loading import download_version, load_production
 from ai_hub.registry.tenants import ensure_tenant, enter_tenant, tenant_scope
 from ai_hub.registry.transitions import Transition
@@ -12,6 +12,7 @@ __all__ = [
     "GateResult",
     "ModelVersion",
     "Transition",
+    "delete",
     "download_version",
     "ensure_tenant",
     "enter_tenant",
