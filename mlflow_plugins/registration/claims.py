@@ -120,6 +120,12 @@ def find(session: Session, model: ModelKey, version: int) -> Record | None:
     return _record(row) if row else None
 
 
+def registered(session: Session, model: ModelKey) -> list[Record]:
+    """The records of all of a model's versions that have their files."""
+    query = sa.select(table).where(model.matches(table), table.c.state == REGISTERED)
+    return [_record(row) for row in session.execute(query)]
+
+
 def mark_deleting(session: Session, model: ModelKey, version: int | None = None) -> None:
     """Note that the files of a version (or of all) are to go."""
     which = model.matches(table) if version is None else model.matches(table) & (table.c.version == version)

@@ -1,0 +1,156 @@
+"""Everything the page of one model shows, from a fixed number of queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import sqlalchemy as sa
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
+
+from mlflow_plugins.lifecycle import audit, rules, semver, stages
+from mlflow_plugins.registration import claims
+from mlflow_plugins.web.lifecycle import metrics, overview
+from mlflow_plugins.web.lifecycle.plot import Point
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from mlflow_plugins.lifecycle.audit import ModelKey, Transition
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
+    from mlflow_plugins.web.lifecycle.metrics import Comparison, Metrics
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version as the page shows it; `entry` is how it came to its stage, None when older than the trail."""
+
+    version: int
+    semantic_version: str | None
+    stage: str
+    description: str | None
+    run_id: str | None
+    registered_ms: int
+    entry: Transition | None
+    metrics: Metrics | None
+    #: why the metrics cannot be shown
+    problem: str | None
+
+    @property
+    def label(self) -> str:
+        """For example `2 (v1.0.1)`."""
+        return f"{self.version} ({self.semantic_version})" if self.semantic_version else str(self.version)
+
+
+@dataclass(frozen=True)
+class ModelPage:
+    """One model."""
+
+    tenant: str
+    name: str
+    #: newest first
+    versions: list[Version]
+    #: numbers of the archived versions that were in production, the one that left last in front
+    returnable: list[int]
+    #: the newest entry of the audit trail: what a form has seen
+    seen: int
+    metric: str | None
+    metric_names: list[str] = field(default_factory=list)
+
+    @property
+    def production(self) -> Version | None:
+        """The version in production."""
+        return next(iter(self._in(rules.PRODUCTION)), None)
+
+    @property
+    def candidates(self) -> list[Version]:
+        """Versions in Staging, newest first."""
+        return self._in(rules.STAGING)
+
+    @property
+    def archived(self) -> list[Version]:
+        """Archived versions, newest first."""
+        return self._in(rules.ARCHIVED)
+
+    @property
+    def earlier(self) -> list[Version]:
+        """What can come back into production, the last one in front."""
+        by_number = {version.version: version for version in self.versions}
+        return [by_number[number] for number in self.returnable]
+
+    @property
+    def points(self) -> list[Point]:
+        """The chosen metric over the versions, oldest first."""
+        return [
+            Point(
+                version.version,
+                version.semantic_version or str(version.version),
+                version.stage,
+                (version.metrics or {}).get(self.metric or ""),
+            )
+            for version in reversed(self.versions)
+        ]
+
+    def comparisons(self, candidate: Version) -> list[Comparison]:
+        """A candidate's metrics beside production's."""
+        production = self.production.metrics if self.production else None
+        return metrics.compare(candidate.metrics or {}, production or {})
+
+    def _in(self, stage: str) -> list[Version]:
+        return [version for version in self.versions if version.stage == stage]
+
+
+def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None = None) -> ModelPage:
+    """Read a model; `metric` is the one to plot, default the first in the alphabet.
+
+    Raises:
+        MlflowException: 404, there is no such model.
+    """
+    with store.ManagedSessionMaker() as session:
+        model = overview.find_model(session, tenant, name)
+        rows = stages.versions_of(session, model)
+        numbers = _semantic_versions(session, model)
+        entries = audit.present_entries(session, model)
+        promoted = audit.last_in_production(session, model)
+        records = claims.registered(session, model)
+    sealed, problems = metrics.read(records, tenant)
+    versions = [_version(row, numbers, entries, sealed, problems) for row in reversed(rows)]
+    archived = {version.version for version in versions if version.stage == rules.ARCHIVED}
+    names = sorted({key for values in sealed.values() for key in values})
+    return ModelPage(
+        tenant,
+        name,
+        versions,
+        [number for number in promoted if number in archived],
+        max((entry.id for entry in entries.values()), default=0),
+        metric if metric in names else next(iter(names), None),
+        names,
+    )
+
+
+def _version(
+    row: Any,
+    numbers: dict[int, str],
+    entries: dict[int, Transition],
+    sealed: dict[int, Metrics],
+    problems: dict[int, str],
+) -> Version:
+    return Version(
+        row.version,
+        numbers.get(row.version),
+        row.current_stage,
+        row.description,
+        row.run_id,
+        row.creation_time,
+        entries.get(row.version),
+        sealed.get(row.version),
+        problems.get(row.version),
+    )
+
+
+def _semantic_versions(session: Session, model: ModelKey) -> dict[int, str]:
+    tags = cast("sa.Table", SqlModelVersionTag.__table__)
+    query = sa.select(tags.c.version, tags.c.value).where(
+        tags.c.workspace == model.workspace, tags.c.name == model.name, tags.c.key == semver.TAG
+    )
+    return dict(session.execute(query).tuples().all())
