@@ -17,6 +17,7 @@ from mlflow.utils.time import get_current_time_millis
 from mlflow_plugins.errors import conflict, missing
 from mlflow_plugins.lifecycle import audit, rules, semver
 from mlflow_plugins.people.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
+from mlflow_plugins.people.permissions import require_approver
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -77,8 +78,10 @@ def check_move(session: Session, model: ModelKey, version: VersionRow, target: s
     """Refuse what the rules do not allow.
 
     Raises:
-        MlflowException: 409, the version may not move to stage `target`.
+        MlflowException: 409, the version may not move to stage `target`; 403, this user may not move it.
     """
+    if rules.PRODUCTION in {version.current_stage, target}:
+        require_approver(model.workspace)
     was_in_production = audit.was_in_production(session, model, version.version)
     refusal = rules.refusal(version.current_stage, target, was_in_production=was_in_production)
     if refusal:
@@ -127,6 +130,8 @@ def enter_registry(session: Session, model: ModelKey, version: VersionRow, cause
 
 def record_deletion(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> None:
     """Write the end of a version's life into the audit trail."""
+    if version.current_stage == rules.PRODUCTION:
+        require_approver(model.workspace)
     cause = _with_tags(session, version, cause)
     origin, version.current_stage = version.current_stage, rules.DELETED
     _record(session, model, version, origin, cause)
