@@ -163,6 +163,14 @@ def last_in_production(session: Session, model: ModelKey) -> list[int]:
     return list(session.scalars(query))
 
 
+def entered_at(session: Session, model: ModelKey, version: int, stage: str) -> int | None:
+    """When (UTC ms) this version entered `stage` last; None when it never did."""
+    entries = sa.select(sa.func.max(table.c.at_ms)).where(
+        model.matches(table), table.c.version == version, table.c.to_stage == stage
+    )
+    return session.scalar(entries)
+
+
 def last_entries(model: ModelKey, stage: str) -> sa.Subquery:
     """For each version that ever entered `stage`: `version`, and `entry`, larger when later."""
     return (

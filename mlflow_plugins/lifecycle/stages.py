@@ -47,6 +47,8 @@ class VersionRow(Protocol):
     name: str
     version: int
     current_stage: str
+    source: str
+    run_id: str | None
     user_id: str | None
     last_updated_time: int
 
@@ -74,6 +76,13 @@ def lock_model(session: Session, workspace: str, name: str) -> ModelKey:
     return audit.ModelKey(workspace, name, created or 0)
 
 
+def refusal(session: Session, model: ModelKey, version: VersionRow, target: str) -> str | None:
+    """Why the rules keep a version from moving to stage `target`; None when they do not."""
+    was_in_production = audit.was_in_production(session, model, version.version)
+    why = rules.refusal(version.current_stage, target, was_in_production=was_in_production)
+    return f"Version {version.version} of model {model.name} stays as it is. {why}" if why else None
+
+
 def check_move(session: Session, model: ModelKey, version: VersionRow, target: str) -> None:
     """Refuse what the rules do not allow.
 
@@ -82,10 +91,8 @@ def check_move(session: Session, model: ModelKey, version: VersionRow, target: s
     """
     if rules.PRODUCTION in {version.current_stage, target}:
         require_approver(model.workspace)
-    was_in_production = audit.was_in_production(session, model, version.version)
-    refusal = rules.refusal(version.current_stage, target, was_in_production=was_in_production)
-    if refusal:
-        raise conflict(f"Version {version.version} of model {model.name} stays as it is. {refusal}")
+    if (why := refusal(session, model, version, target)) is not None:
+        raise conflict(why)
 
 
 def move(
@@ -106,7 +113,7 @@ def move(
         MlflowException: 409 by the rules.
     """
     check_move(session, model, version, target)
-    cause = _with_tags(session, version, cause)
+    cause = _using_up_tags(session, version, cause)
     displaced: list[Transition] = []
     if target == rules.PRODUCTION or (archive_others and target in _ACTIVE):
         for other in versions_of(session, model, target):
@@ -121,7 +128,7 @@ def move(
 
 def enter_registry(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> None:
     """Put a new version into Staging."""
-    cause = _with_tags(session, version, cause)
+    cause = _using_up_tags(session, version, cause)
     version.user_id = None if cause.actor.source == "unknown" else cause.actor.name
     version.current_stage = rules.STAGING
     _record(session, model, version, None, cause)
@@ -132,7 +139,7 @@ def record_deletion(session: Session, model: ModelKey, version: VersionRow, caus
     """Write the end of a version's life into the audit trail."""
     if version.current_stage == rules.PRODUCTION:
         require_approver(model.workspace)
-    cause = _with_tags(session, version, cause)
+    cause = _using_up_tags(session, version, cause)
     origin, version.current_stage = version.current_stage, rules.DELETED
     _record(session, model, version, origin, cause)
 
@@ -155,8 +162,7 @@ def mirror_aliases(session: Session, model: ModelKey) -> None:
 
 def semantic_version(session: Session, version: VersionRow) -> str | None:
     """The version's semantic version; None for one registered before this plugin."""
-    row = session.get(SqlModelVersionTag, _tag_key(version, semver.TAG))
-    return cast("str", row.value) if row else None
+    return _tag(session, version, semver.TAG)
 
 
 def versions_of(session: Session, model: ModelKey, stage: str | None = None) -> list[VersionRow]:
@@ -210,20 +216,26 @@ def _record(
     )
 
 
-def _with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
-    """Fill in what a page could only say by version tags; they are used up either way."""
-    reason = _consume_tag(session, version, REASON_TAG)
-    claim = _consume_tag(session, version, ACTOR_TAG)
+def with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
+    """Fill in what a page could only say by version tags."""
+    reason = _tag(session, version, REASON_TAG)
+    claim = _tag(session, version, ACTOR_TAG)
     actor = claimed(claim) if claim and cause.actor == UNKNOWN else cause.actor
     return cause._replace(actor=actor, reason=cause.reason or reason)
 
 
-def _consume_tag(session: Session, version: VersionRow, key: str) -> str | None:
+def _using_up_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
+    """As `with_tags`; the tags are gone afterwards, whether they were needed or not."""
+    filled = with_tags(session, version, cause)
+    for key in (REASON_TAG, ACTOR_TAG):
+        if (row := session.get(SqlModelVersionTag, _tag_key(version, key))) is not None:
+            session.delete(row)
+    return filled
+
+
+def _tag(session: Session, version: VersionRow, key: str) -> str | None:
     row = session.get(SqlModelVersionTag, _tag_key(version, key))
-    if row is None:
-        return None
-    session.delete(row)
-    return cast("str", row.value) or None
+    return cast("str", row.value) or None if row else None
 
 
 def _tag_key(version: VersionRow, key: str) -> tuple[str, str, str, int]:

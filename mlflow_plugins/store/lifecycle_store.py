@@ -15,18 +15,21 @@ from mlflow.entities.model_registry.model_version_stages import (
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.errors import bad_input, conflict
+from mlflow_plugins.gates import evaluation, situation
 from mlflow_plugins.lifecycle import audit, rules, semver, stages
-from mlflow_plugins.registration import claims, publishing
+from mlflow_plugins.registration import publishing
 from mlflow_plugins.store.registering import RegisteringStore
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from sqlalchemy.orm import Session
 
+    from mlflow_plugins.gates.assessment import Assessment
     from mlflow_plugins.lifecycle.audit import Transition
 
+#: How often a promotion asks its gates anew because others were faster.
+_ATTEMPTS: Final = 5
 _FIXED_TAGS: Final = {
     semver.TAG: "it names the folder of the version's artifacts",
     manifest.TAG: "it seals the version's artifacts",
@@ -112,11 +115,34 @@ class LifecycleStore(RegisteringStore):
         claim: str | None = None,
     ) -> list[Transition]:
         """Move a version; returns its transition, then those of the versions it displaced."""
-        evidence = self._verify(name, version) if stage == rules.PRODUCTION else {}
-        cause = stages.Cause.of_request(evidence, reason=reason, claim=claim)
+        cause = stages.Cause.of_request({}, reason=reason, claim=claim)
+        if stage == rules.PRODUCTION:
+            return self._promote(name, version, cause, archive_others=archive_others)
         with self._locked(name) as (session, model):
             row = self._get_sql_model_version(session, name, version)
             return stages.move(session, model, row, stage, archive_others=archive_others, cause=cause)
+
+    def gates(
+        self, name: str, version: int | str, *, reason: str | None = None, claim: str | None = None
+    ) -> Assessment:
+        """What promoting a version would meet now for the asking user; changes nothing.
+
+        Args:
+            name: the model.
+            version: its version.
+            reason: what the promotion would be given; default: the version's tag `promotion.reason`.
+            claim: whom the caller says it acts for, as for `move_version`.
+        """
+        cause = stages.Cause.of_request({}, reason=reason, claim=claim)
+        with self._sessions() as session:
+            row = self._get_sql_model_version(session, name, version)
+            model = self._model_key(session, name)
+            present = situation.read(session, model, row, cause)
+            refusal = stages.refusal(session, model, row, rules.PRODUCTION)
+        if refusal is not None:
+            return evaluation.forbidden(present, refusal)
+        assessment, _ = evaluation.assess(self, present)
+        return assessment
 
     def roll_back(
         self,
@@ -158,17 +184,31 @@ class LifecycleStore(RegisteringStore):
         model = self._get_registered_model(session, name)
         return audit.ModelKey(model.workspace, name, model.creation_time)
 
-    def _verify(self, name: str, version: int | str) -> dict[str, Any]:
-        """Check a candidate for Production before the lock is taken, because that reads all its files."""
-        with self._sessions() as session:
-            row = self._get_sql_model_version(session, name, version)
-            model = self._model_key(session, name)
-            stages.check_move(session, model, row, rules.PRODUCTION)
-            record = claims.find(session, model, row.version)
-        destination = current_destination()
-        if record is None or record.location is None or record.manifest_sha256 is None or destination is None:
-            return {"manifest": "none"}
-        return manifest.verify(destination.folder(record.location, model.workspace), record.manifest_sha256)
+    def _promote(
+        self, name: str, version: int | str, cause: stages.Cause, *, archive_others: bool
+    ) -> list[Transition]:
+        """Ask the gates before the lock, because they read files; under it, see that all still holds."""
+        for _ in range(_ATTEMPTS):
+            with self._sessions() as session:
+                row = self._get_sql_model_version(session, name, version)
+                model = self._model_key(session, name)
+                stages.check_move(session, model, row, rules.PRODUCTION)
+                judged = situation.read(session, model, row, cause)
+            assessment, by_production = evaluation.assess(self, judged)
+            if (refusal := assessment.refusal_text()) is not None:
+                raise conflict(refusal)
+            with self._locked(name) as (session, model):
+                row = self._get_sql_model_version(session, name, version)
+                present = situation.read(session, model, row, cause)
+                if judged.still_holds(present, production_matters=by_production):
+                    because = cause._replace(evidence=assessment.evidence())
+                    return stages.move(
+                        session, model, row, rules.PRODUCTION, archive_others=archive_others, cause=because
+                    )
+        raise conflict(
+            f"Version {version} of model {name} stays as it is: while its gates were asked, somebody changed "
+            f"what they compared it with, {_ATTEMPTS} times. Look at the model's history, then promote again."
+        )
 
     def _check_fixed_tag(self, name: str, version: int | str, key: str, value: str | None) -> None:
         present = self.get_model_version(name, version).tags.get(key)

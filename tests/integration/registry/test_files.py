@@ -65,7 +65,7 @@ def test_register__fills_the_folder_and_points_there(model: Model, root: Path) -
     sealed = model.store.get_model_version("demand", version).tags["manifest_sha256"]
     assert sealed == _sha256(folder / "manifest.json")
     model.move(version, "Production")
-    evidence = model.store.history("demand")[0].evidence
+    evidence = model.store.history("demand")[0].evidence["gates"]["manifest"]
     assert evidence["manifest"] == "verified"
     assert evidence["file_count"] == 5
 
