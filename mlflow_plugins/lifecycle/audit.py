@@ -126,6 +126,15 @@ def production_at(session: Session, workspace: str, name: str, at_ms: int) -> Tr
     return _transition(row) if row and row["to_stage"] == rules.PRODUCTION else None
 
 
+def same_move(session: Session, workspace: str, name: str, own: int) -> list[Transition]:
+    """A transition by its id, then those of whom it displaced; empty when it is not of this model."""
+    of_model = sa.and_(table.c.workspace == workspace, table.c.name == name)
+    moment = sa.select(table.c.at_ms).where(of_model, table.c.id == own).scalar_subquery()
+    query = sa.select(table).where(of_model, table.c.at_ms == moment, table.c.id <= own)
+    rows = [_transition(row) for row in session.execute(query.order_by(table.c.id.desc())).mappings()]
+    return [row for row in rows if row.id == own or row.evidence.get("displaced_by") == rows[0].version]
+
+
 def last_promotions(session: Session, workspace: str) -> dict[str, Transition]:
     """The last promotion of each of a workspace's models, by name."""
     newest = (

@@ -44,6 +44,7 @@ class Record:
     state: str
     location: str | None
     manifest_sha256: str | None
+    size_bytes: int | None = None
 
 
 def claim(

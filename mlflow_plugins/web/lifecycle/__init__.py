@@ -1,1 +1,1 @@
-"""The page at `/lifecycle`: what is in production, what could be, and the moves between, without JavaScript."""
+"""The page at `/lifecycle`: what is in production, what could be, and the moves between; no JavaScript."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from mlflow.exceptions import MlflowException
-from mlflow.server.fastapi_security import init_fastapi_security
 from starlette.exceptions import HTTPException
 
 from mlflow_plugins.web.lifecycle import render, views
@@ -22,7 +21,6 @@ _HEADERS: Final = {
     "base-uri 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
     # what is in production may change, and what a person may see is theirs alone
     "Cache-Control": "no-store",
 }
@@ -34,7 +32,6 @@ _STYLE: Final = (files(__package__) / "style.css").read_bytes()
 def create_page() -> FastAPI:
     """The application; it answers paths from `/lifecycle` on."""
     app = FastAPI(title="AI Hub lifecycle page", docs_url=None, redoc_url=None, openapi_url=None)
-    init_fastapi_security(app)
     app.middleware("http")(_guard)
     app.add_api_route(f"{views.PREFIX}/style.css", _style)
     app.include_router(views.router)
@@ -83,5 +80,5 @@ def _error(request: Request, status: int, text: str) -> Response:
         page=lambda: f"{root}{views.PREFIX}",
         stylesheet=f"{root}{views.PREFIX}/style.css",
         mlflow_home=f"{root}/",
-        visitor=None,
+        user=None,
     )

@@ -1,17 +1,15 @@
-"""What a form sends: read within limits, and only from a page of this server."""
+"""What a form sends, read within limits."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
-from urllib.parse import parse_qs, urlsplit
+from typing import Annotated, Final
+from urllib.parse import parse_qs
 
 from fastapi import Depends, Request
 
-from mlflow_plugins.errors import bad_input, forbidden
-
-if TYPE_CHECKING:
-    from starlette.datastructures import Headers
+from mlflow_plugins.errors import bad_input
 
 ACTIONS: Final = ("promote", "reject", "restore", "rollback")
 #: As much as the audit trail holds.
@@ -19,11 +17,12 @@ LONGEST_REASON: Final = 5000
 LONGEST_NAME: Final = 256
 _LONGEST_BODY: Final = 100_000
 _LARGEST: Final = 2**31 - 1
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
 class Wish:
-    """A move somebody asks for, as typed; `seen` is the newest entry of the audit trail they had before them."""
+    """A move somebody asks for, as typed; `seen` is the newest entry of the audit trail on their page."""
 
     action: str
     version: int
@@ -47,14 +46,14 @@ class Wish:
             ("The name", self.claim, LONGEST_NAME),
         ):
             if len(text) > longest:
-                raise bad_input(f"{what} has {len(text)} characters; at most {longest} can be kept. Shorten it.")
+                raise bad_input(
+                    f"{what} has {len(text)} characters; at most {longest} can be kept. Shorten it."
+                )
             if "\x00" in text:
                 raise bad_input(f"{what} contains the character NUL, which no database keeps. Remove it.")
 
 
 async def _wish(request: Request) -> Wish:
-    if not _is_same_origin(request.headers):
-        raise forbidden("This form was not sent from a page of this server. Open the page here and send it again.")
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -71,17 +70,5 @@ async def _wish(request: Request) -> Wish:
 Sent = Annotated[Wish, Depends(_wish)]
 
 
-def _is_same_origin(headers: Headers) -> bool:
-    """Whether a browser says that a page of this server sent the request; other programs have no cookies to steal.
-
-    Browsers name the relation over HTTPS and on this machine, and the page's origin everywhere.
-    """
-    relation = headers.get("sec-fetch-site")
-    if relation is not None:
-        return relation in {"same-origin", "none"}
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
-
-
 def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    return int(text) if _NUMBER.fullmatch(text) else 0

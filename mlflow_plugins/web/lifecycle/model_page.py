@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import sqlalchemy as sa
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
 
 from mlflow_plugins.lifecycle import audit, rules, semver, stages
+from mlflow_plugins.lifecycle.audit import Transition
 from mlflow_plugins.registration import claims
 from mlflow_plugins.web.lifecycle import metrics, overview
+from mlflow_plugins.web.lifecycle.metrics import Metrics
 from mlflow_plugins.web.lifecycle.plot import Point
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.lifecycle.audit import ModelKey, Transition
+    from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
-    from mlflow_plugins.web.lifecycle.metrics import Comparison, Metrics
+    from mlflow_plugins.web.lifecycle.metrics import Comparison
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Version:
     metrics: Metrics | None
     #: why the metrics cannot be shown
     problem: str | None
+    size_bytes: int
 
     @property
     def label(self) -> str:
@@ -114,7 +117,22 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
         promoted = audit.last_in_production(session, model)
         records = claims.registered(session, model)
     sealed, problems = metrics.read(records, tenant)
-    versions = [_version(row, numbers, entries, sealed, problems) for row in reversed(rows)]
+    sizes = {record.version: record.size_bytes or 0 for record in records}
+    versions = [
+        Version(
+            row.version,
+            numbers.get(row.version),
+            row.current_stage,
+            row.description,
+            row.run_id,
+            row.creation_time,
+            entries.get(row.version),
+            sealed.get(row.version),
+            problems.get(row.version),
+            sizes.get(row.version, 0),
+        )
+        for row in reversed(rows)
+    ]
     archived = {version.version for version in versions if version.stage == rules.ARCHIVED}
     names = sorted({key for values in sealed.values() for key in values})
     return ModelPage(
@@ -125,26 +143,6 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
         max((entry.id for entry in entries.values()), default=0),
         metric if metric in names else next(iter(names), None),
         names,
-    )
-
-
-def _version(
-    row: Any,
-    numbers: dict[int, str],
-    entries: dict[int, Transition],
-    sealed: dict[int, Metrics],
-    problems: dict[int, str],
-) -> Version:
-    return Version(
-        row.version,
-        numbers.get(row.version),
-        row.current_stage,
-        row.description,
-        row.run_id,
-        row.creation_time,
-        entries.get(row.version),
-        sealed.get(row.version),
-        problems.get(row.version),
     )
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from mlflow.exceptions import MlflowException
 
-from mlflow_plugins.errors import conflict, forbidden
+from mlflow_plugins.errors import conflict
 from mlflow_plugins.lifecycle import rules
+from mlflow_plugins.people import permissions
 
 if TYPE_CHECKING:
     from mlflow_plugins.lifecycle.audit import Transition
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
-    from mlflow_plugins.web.lifecycle.access import Rights
     from mlflow_plugins.web.lifecycle.forms import Wish
 
 TARGETS: Final = {
@@ -22,10 +22,9 @@ TARGETS: Final = {
     "restore": rules.STAGING,
     "rollback": rules.PRODUCTION,
 }
-_NEED_APPROVAL: Final = frozenset({"promote", "rollback"})
 
 
-def carry_out(store: LifecycleStore, name: str, wish: Wish, rights: Rights) -> Transition:
+def carry_out(store: LifecycleStore, name: str, wish: Wish) -> Transition:
     """Do it, or find that it is done already: a form that is sent twice changes nothing twice.
 
     Returns:
@@ -34,7 +33,7 @@ def carry_out(store: LifecycleStore, name: str, wish: Wish, rights: Rights) -> T
     Raises:
         MlflowException: 400, 403, 404 or 409, with the whole reason.
     """
-    _check_rights(wish, rights)
+    permissions.require("update", name)
     wish.check()
     if done := _done_meanwhile(store, name, wish):
         return done
@@ -51,13 +50,6 @@ def carry_out(store: LifecycleStore, name: str, wish: Wish, rights: Rights) -> T
         ):
             return done
         raise
-
-
-def _check_rights(wish: Wish, rights: Rights) -> None:
-    if not rights.change:
-        raise forbidden("You may look at this tenant's models, but not move them. Ask one of its engineers.")
-    if wish.action in _NEED_APPROVAL and not rights.approve:
-        raise forbidden("Only approvers of this tenant put versions into Production. Ask one of them.")
 
 
 def _done_meanwhile(store: LifecycleStore, name: str, wish: Wish) -> Transition | None:

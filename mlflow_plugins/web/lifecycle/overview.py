@@ -1,4 +1,4 @@
-"""What the lists of tenants and of models show: a fixed number of queries, however many versions there are."""
+"""What the lists of tenants and of models show, from a fixed number of queries."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from mlflow.store.model_registry.dbmodels.models import (
 
 from mlflow_plugins.errors import missing
 from mlflow_plugins.lifecycle import audit, rules, semver
-from mlflow_plugins.lifecycle.audit import ModelKey
+from mlflow_plugins.lifecycle.audit import ModelKey, Transition
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from sqlalchemy.orm import Session
-
-    from mlflow_plugins.lifecycle.audit import Transition
 
 # MLflow declares its tables without types
 _models = cast("sa.Table", SqlRegisteredModel.__table__)

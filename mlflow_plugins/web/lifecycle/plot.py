@@ -1,16 +1,16 @@
-"""One metric over the versions of a model, as SVG. Stages differ by shape and by text, not by colour alone."""
+"""One metric over the versions of a model, as SVG. Stages differ by shape, not by colour alone."""
 
 from __future__ import annotations
 
 import io
 import threading
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from mlflow_plugins.lifecycle import rules
 
 _SIZE_INCHES: Final = (7.5, 3.2)
-_STYLE: Final = {"svg.fonttype": "none", "svg.hashsalt": "lifecycle", "font.size": 10}
+_STYLE: Final[dict[Any, Any]] = {"svg.fonttype": "none", "svg.hashsalt": "lifecycle", "font.size": 10}
 #: Shape and colour of each stage; the colours differ in lightness, too.
 _MARKERS: Final = {
     rules.PRODUCTION: ("D", "#0b5d1e"),
@@ -57,7 +57,8 @@ def draw(metric: str, points: list[Point]) -> bytes:
         for stage, (marker, colour) in _MARKERS.items():
             chosen = [(place, point.value) for place, point in known if point.stage == stage]
             if chosen:
-                axes.scatter(*zip(*chosen, strict=True), 55, colour, marker, label=stage, zorder=2)
+                places, values = zip(*chosen, strict=True)
+                axes.scatter(places, values, s=55, c=colour, marker=marker, label=stage, zorder=2)
         for place, point in known:
             if point.stage == rules.PRODUCTION:
                 axes.annotate(

@@ -10,11 +10,17 @@ from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
 _DIGITS: Final = 6
+_SMALLEST_PERCENT: Final = 0.1
 
 
 def number(value: float | None) -> str:
     """A metric with as many digits as people compare; a dash for a value there is not."""
     return "—" if value is None else f"{value:.{_DIGITS}g}"
+
+
+def percent(change: float) -> str:
+    """The size of a change, without its sign."""
+    return "less than 0.1 %" if abs(change) < _SMALLEST_PERCENT else f"{abs(change):.1f} %"
 
 
 def utc(at_ms: int) -> Markup:
@@ -36,4 +42,4 @@ _environment = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters |= {"number": number, "utc": utc}
+_environment.filters |= {"number": number, "percent": percent, "utc": utc}

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.exceptions import MlflowException
+from pydantic import BaseModel, Field
 
 from mlflow_plugins.lifecycle import audit
-from mlflow_plugins.web.lifecycle import model_page, moves, overview, plot, render
-from mlflow_plugins.web.lifecycle.access import Asking
+from mlflow_plugins.people import permissions
+from mlflow_plugins.people.actor import authenticated_user
+from mlflow_plugins.web.api import registry_store
+from mlflow_plugins.web.lifecycle import access, assessments, model_page, moves, overview, plot, render
 from mlflow_plugins.web.lifecycle.forms import LONGEST_REASON, Sent, Wish
-from mlflow_plugins.web.store import registry_store
-
-if TYPE_CHECKING:
-    from mlflow_plugins.web.lifecycle.access import Visitor
 
 PREFIX: Final = "/lifecycle"
 TRAIL_PAGE: Final = 25
@@ -25,88 +24,95 @@ TRAIL_PAGE: Final = 25
 router = APIRouter(prefix=PREFIX, default_response_class=HTMLResponse)
 
 _Name = Annotated[str, Path(max_length=256, pattern=r"^[^\x00]*\Z")]
-_Id = Annotated[int | None, Query(ge=1, lt=2**63)]
+_Id = Annotated[int | None, Field(ge=1, lt=2**63)]
+
+
+class Look(BaseModel):
+    """What a visitor wants to see of a model's page."""
+
+    #: which metric to plot
+    metric: str | None = None
+    #: a page of the audit trail: entries older than this one
+    before: _Id = None
+    #: the transition that a form has just brought about
+    done: _Id = None
+    #: a candidate the gates are to be asked about, whatever the size of its files
+    gates: _Id = None
 
 
 @router.get("")
-def show_tenants(request: Request, visitor: Asking) -> Response:
+def show_tenants(request: Request) -> Response:
     """The tenants the visitor may see."""
     with registry_store().ManagedSessionMaker() as session:
-        rows = overview.tenants(session, visitor.tenants())
-    return render.page("tenants.html", **_common(request, visitor), tenants=rows)
+        rows = overview.tenants(session, access.tenants())
+    return render.page("tenants.html", **_common(request), tenants=rows)
 
 
 @router.get("/{tenant}")
-def show_models(request: Request, visitor: Asking, tenant: _Name) -> Response:
+def show_models(request: Request, tenant: _Name) -> Response:
     """A tenant's models."""
-    with visitor.inside(tenant), registry_store().ManagedSessionMaker() as session:
+    with access.inside(tenant), registry_store().ManagedSessionMaker() as session:
         rows = overview.models(session, tenant)
-    return render.page("models.html", **_common(request, visitor), tenant=tenant, models=rows)
+        readable = set(permissions.readable(row.name for row in rows))
+    chosen = [row for row in rows if row.name in readable]
+    return render.page("models.html", **_common(request), tenant=tenant, models=chosen)
 
 
 @router.get("/{tenant}/{name}")
-def show_model(
-    request: Request,
-    visitor: Asking,
-    tenant: _Name,
-    name: _Name,
-    metric: str | None = None,
-    before: _Id = None,
-    done: _Id = None,
-) -> Response:
+def show_model(request: Request, tenant: _Name, name: _Name, look: Annotated[Look, Query()]) -> Response:
     """A model: production, candidates, a metric over the versions, and the audit trail."""
-    with visitor.inside(tenant):
-        return _model(request, visitor, tenant, name, metric=metric, before=before, done=done)
+    with access.inside(tenant):
+        return _model(request, tenant, name, look)
 
 
 @router.post("/{tenant}/{name}")
-def move(request: Request, visitor: Asking, tenant: _Name, name: _Name, wish: Sent) -> Response:
+def move(request: Request, tenant: _Name, name: _Name, wish: Sent) -> Response:
     """Promote, reject, restore or roll back; then shows what happened, or why it did not."""
-    with visitor.inside(tenant):
+    with access.inside(tenant):
         try:
-            done = moves.carry_out(registry_store(), name, wish, visitor.rights(tenant))
+            done = moves.carry_out(registry_store(), name, wish)
         except MlflowException as error:
             status = error.get_http_status_code()
-            return _model(request, visitor, tenant, name, wish=wish, refusal=str(error.message), status=status)
+            return _model(request, tenant, name, Look(), wish=wish, refusal=str(error.message), status=status)
     return RedirectResponse(f"{_address(request, tenant, name)}?done={done.id}", 303)
 
 
 @router.get("/{tenant}/{name}/plot.svg")
-def show_plot(visitor: Asking, tenant: _Name, name: _Name, metric: str) -> Response:
+def show_plot(tenant: _Name, name: _Name, metric: str) -> Response:
     """A metric over the versions, as a picture."""
-    with visitor.inside(tenant):
+    with access.inside(tenant):
+        permissions.require("read", name)
         found = model_page.assemble(registry_store(), tenant, name, metric)
     return Response(plot.draw(found.metric or metric, found.points), media_type="image/svg+xml")
 
 
 def _model(
     request: Request,
-    visitor: Visitor,
     tenant: str,
     name: str,
+    look: Look,
     *,
-    metric: str | None = None,
-    before: int | None = None,
-    done: int | None = None,
     wish: Wish | None = None,
     refusal: str | None = None,
     status: int = 200,
 ) -> Response:
+    permissions.require("read", name)
     store = registry_store()
-    found = model_page.assemble(store, tenant, name, metric)
+    found = model_page.assemble(store, tenant, name, look.metric)
     with store.ManagedSessionMaker() as session:
-        trail = audit.history(session, tenant, name, before=before, limit=TRAIL_PAGE + 1)
-        happened = audit.same_move(session, tenant, name, done) if done else []
+        trail = audit.history(session, tenant, name, before=look.before, limit=TRAIL_PAGE + 1)
+        happened = audit.same_move(session, tenant, name, look.done) if look.done else []
     return render.page(
         "model.html",
         status,
-        **_common(request, visitor),
+        **_common(request),
         tenant=tenant,
         model=found,
-        rights=visitor.rights(tenant),
+        rights=access.rights(tenant, name),
+        assessments=assessments.ask(store, found, look.gates),
         trail=trail[:TRAIL_PAGE],
         older=trail[TRAIL_PAGE - 1].id if len(trail) > TRAIL_PAGE else None,
-        newer=before is not None,
+        newer=look.before is not None,
         happened=happened,
         wish=wish,
         refusal=refusal,
@@ -115,7 +121,7 @@ def _model(
     )
 
 
-def _common(request: Request, visitor: Visitor) -> dict[str, Any]:
+def _common(request: Request) -> dict[str, Any]:
     root = request.scope.get("root_path", "")
 
     def mlflow(fragment: str, tenant: str) -> str:
@@ -123,7 +129,7 @@ def _common(request: Request, visitor: Visitor) -> dict[str, Any]:
         return f"{root}/#/{fragment}{query}"
 
     return {
-        "visitor": visitor,
+        "user": authenticated_user(),
         "page": lambda *parts: _address(request, *parts),
         "stylesheet": f"{root}{PREFIX}/style.css",
         "mlflow_home": f"{root}/",
