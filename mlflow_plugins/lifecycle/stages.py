@@ -50,8 +50,6 @@ class VersionRow(Protocol):
     source: str
     run_id: str | None
     user_id: str | None
-    description: str | None
-    creation_time: int
     last_updated_time: int
 
 

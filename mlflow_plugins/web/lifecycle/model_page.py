@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
-from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
-
-from mlflow_plugins.lifecycle import audit, rules, semver, stages
+from mlflow_plugins.lifecycle import audit, rules
 from mlflow_plugins.lifecycle.audit import Transition
 from mlflow_plugins.registration import claims
-from mlflow_plugins.web.lifecycle import metrics, overview
+from mlflow_plugins.web.lifecycle import metrics, overview, tables
 from mlflow_plugins.web.lifecycle.metrics import Metrics
 from mlflow_plugins.web.lifecycle.plot import Point
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    import sqlalchemy as sa
 
     from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
@@ -111,8 +108,7 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
     """
     with store.ManagedSessionMaker() as session:
         model = overview.find_model(session, tenant, name)
-        rows = stages.versions_of(session, model)
-        numbers = _semantic_versions(session, model)
+        rows = session.execute(_versions_of(model)).all()
         entries = audit.present_entries(session, model)
         promoted = audit.last_in_production(session, model)
         records = claims.registered(session, model)
@@ -121,7 +117,7 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
     versions = [
         Version(
             row.version,
-            numbers.get(row.version),
+            row.semantic_version,
             row.current_stage,
             row.description,
             row.run_id,
@@ -131,7 +127,7 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
             problems.get(row.version),
             sizes.get(row.version, 0),
         )
-        for row in reversed(rows)
+        for row in rows
     ]
     archived = {version.version for version in versions if version.stage == rules.ARCHIVED}
     names = sorted({key for values in sealed.values() for key in values})
@@ -146,9 +142,10 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
     )
 
 
-def _semantic_versions(session: Session, model: ModelKey) -> dict[int, str]:
-    tags = cast("sa.Table", SqlModelVersionTag.__table__)
-    query = sa.select(tags.c.version, tags.c.value).where(
-        tags.c.workspace == model.workspace, tags.c.name == model.name, tags.c.key == semver.TAG
+def _versions_of(model: ModelKey) -> sa.Select[Any]:
+    newest_first = tables.versions.c.version.desc()
+    return (
+        tables.select_versions(model.workspace)
+        .where(tables.versions.c.name == model.name)
+        .order_by(newest_first)
     )
-    return dict(session.execute(query).tuples().all())

@@ -67,14 +67,13 @@ def draw(metric: str, points: list[Point]) -> bytes:
         step = max(1, len(points) // 12)
         axes.set_xticks(range(0, len(points), step), [point.label for point in points[::step]], rotation=30)
         axes.margins(y=0.2)
-        # a name is text, whatever it looks like to a typesetter
-        axes.set_ylabel(metric, parse_math=False)
+        axes.set_ylabel(metric)
         axes.set_xlabel("version")
         axes.grid(visible=True, color="#e0e0e0")
         if known:
             axes.legend(loc="best")
         stream = io.BytesIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Title": None})
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Title": f"{metric} over the versions"})
     return stream.getvalue()
 
 

@@ -11,6 +11,7 @@ from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, Field
 
+from mlflow_plugins.errors import missing
 from mlflow_plugins.lifecycle import audit
 from mlflow_plugins.people import permissions
 from mlflow_plugins.people.actor import authenticated_user
@@ -23,7 +24,7 @@ TRAIL_PAGE: Final = 25
 
 router = APIRouter(prefix=PREFIX, default_response_class=HTMLResponse)
 
-_Name = Annotated[str, Path(max_length=256, pattern=r"^[^\x00]*\Z")]
+_Name = Annotated[str, Path(max_length=256, pattern=r"^[^\x00]*$")]
 _Id = Annotated[int | None, Field(ge=1, lt=2**63)]
 
 
@@ -83,7 +84,9 @@ def show_plot(tenant: _Name, name: _Name, metric: str) -> Response:
     with access.inside(tenant):
         permissions.require("read", name)
         found = model_page.assemble(registry_store(), tenant, name, metric)
-    return Response(plot.draw(found.metric or metric, found.points), media_type="image/svg+xml")
+    if found.metric != metric:
+        raise missing(f"No version of {name} has a metric {metric}.")
+    return Response(plot.draw(metric, found.points), media_type="image/svg+xml")
 
 
 def _model(
