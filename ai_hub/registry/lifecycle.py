@@ -57,6 +57,22 @@ def rollback(tenant: str, model: str, *, version: str | int | None = None, reaso
     return _move(tenant, model, f"{_path(model)}/rollback", {"version": number, "reason": reason})
 
 
+def delete(
+    tenant: str, model: str, version: str | int, *, force: bool = False, reason: str | None = None
+) -> list[str]:
+    """Delete an archived version (`force`: one in any stage) for good; returns the files deleted.
+
+    Raises:
+        ConflictError: it is not archived.
+        NotFoundError: no such tenant, model or version.
+    """
+    chosen = find_version(tenant, model, version)
+    parameters = {"force": str(force).lower(), **({"reason": reason} if reason else {})}
+    with tenant_scope(tenant):
+        answer = call("DELETE", f"{_path(model)}/versions/{chosen.version}", params=parameters)
+    return list(answer["files_deleted"])
+
+
 def history(
     tenant: str, model: str, *, version: str | int | None = None, limit: int = 1000
 ) -> list[Transition]:
@@ -88,4 +104,4 @@ def _move(tenant: str, model: str, path: str, wish: dict[str, Any]) -> Move:
 
 
 def _path(model: str) -> str:
-    return f"/models/{quote(model, safe='')}"
+    return f"/ai-hub/api/models/{quote(model, safe='')}"

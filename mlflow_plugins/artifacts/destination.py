@@ -46,8 +46,8 @@ class Destination(Protocol):
 
 def current_destination() -> Destination | None:
     """The destination of this server process; None outside a server."""
-    if os.environ.get(SERVE_ARTIFACTS) == "true":
-        root = os.environ[ARTIFACTS_DESTINATION]
+    root = os.environ.get(ARTIFACTS_DESTINATION)
+    if os.environ.get(SERVE_ARTIFACTS) == "true" and root:
         parts = urlsplit(root)
         if parts.scheme != SCHEME:
             return _Proxied(root)

@@ -73,3 +73,10 @@ class Assessment:
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values, `passed` and `text` (of the refusal) included."""
         return {**asdict(self), "passed": self.passed, "text": self.refusal_text()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Assessment:
+        """Read what `as_json` wrote."""
+        known = {name: values[name] for name in cls.__dataclass_fields__}
+        results = tuple(GateResult(**each) for each in values["results"])
+        return cls(**{**known, "results": results, "skipped": tuple(values["skipped"])})

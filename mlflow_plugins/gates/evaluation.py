@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
-from mlflow_plugins.gates import facts, policy
+from ai_hub.errors import AiHubError
+from mlflow_plugins.gates import facts, policy_file
 from mlflow_plugins.gates.assessment import Assessment, GateResult
 from mlflow_plugins.gates.candidacy import Candidacy
 from mlflow_plugins.gates.gate import Gate, Verdict, refused
+from mlflow_plugins.gates.policy_file import PolicyError
 
 if TYPE_CHECKING:
     from mlflow.store.model_registry.abstract_store import AbstractStore
@@ -28,8 +30,11 @@ def assess(store: AbstractStore, situation: Situation) -> tuple[Assessment, bool
     Returns:
         What they say, and whether it depends on which version is in Production.
     """
+    try:
+        in_force = policy_file.current()
+    except PolicyError as error:
+        return forbidden(situation, _closed(error)), False
     candidacy = _candidacy(store, situation)
-    in_force = policy.current()
     chosen = in_force.gates(situation.model.workspace, situation.model.name)
     asked = [gate for gate in chosen if gate.on_rollback or not situation.rollback]
     assessment = Assessment(
@@ -45,6 +50,13 @@ def assess(store: AbstractStore, situation: Situation) -> tuple[Assessment, bool
 def forbidden(situation: Situation, refusal: str) -> Assessment:
     """The assessment of a move that no gate is asked about, because `refusal` stands before them."""
     return Assessment(**_heading(situation), refusal=refusal, results=(), skipped=(), policy={})
+
+
+def _closed(error: PolicyError) -> str:
+    return (
+        "Nothing can be promoted while the promotion policy is broken. "
+        f"{error}. Mend it; `ai-hub policy check` tells whether it is right."
+    )
 
 
 def _heading(situation: Situation) -> dict[str, Any]:
@@ -80,6 +92,8 @@ def _ask(gate: Gate, candidacy: Candidacy) -> GateResult:
         verdict = gate.check(candidacy)
     except MlflowException as error:
         verdict = Verdict(passed=False, text=str(error.message))
+    except AiHubError as error:
+        verdict = Verdict(passed=False, text=" ".join(filter(None, (error.message, error.hint))))
     except Exception as error:  # noqa: BLE001 - a gate may be anybody's, and what is not known to be right does not pass
         _log.exception("Gate %s broke", gate.name)
         verdict = refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,7 +29,7 @@ class Verdict:
 class Gate(BaseModel, ABC):
     """One condition for a promotion; its fields are what a policy may set.
 
-    Every field has a description, which `ai-hub policy show` prints. An exception in `check` refuses the
+    Every field has a description, which `ai-hub policy gates` prints. An exception in `check` refuses the
     promotion: an `MlflowException` with its text, any other as a defect of the gate.
     """
 
@@ -38,6 +39,11 @@ class Gate(BaseModel, ABC):
     name: ClassVar[str]
     #: Whether it also guards a rollback, which must stay possible in an emergency.
     on_rollback: ClassVar[bool] = False
+
+    @classmethod
+    def about(cls) -> str:
+        """What it is about: the summary of its docstring."""
+        return inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
     @abstractmethod
     def check(self, candidacy: Candidacy) -> Verdict:

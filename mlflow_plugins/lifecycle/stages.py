@@ -15,7 +15,8 @@ from mlflow.store.model_registry.dbmodels.models import (
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.errors import conflict, missing
-from mlflow_plugins.lifecycle import audit, rules, semver
+from mlflow_plugins.lifecycle import audit, rules, semver, webhooks
+from mlflow_plugins.lifecycle.webhooks import AliasChange
 from mlflow_plugins.people.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
 from mlflow_plugins.people.permissions import require_approver
 
@@ -150,13 +151,16 @@ def mirror_aliases(session: Session, model: ModelKey) -> None:
     for alias, stage in rules.ALIAS_STAGES.items():
         newest = _entered_last(session, model, stage)
         row = session.get(SqlRegisteredModelAlias, (model.workspace, model.name, alias))
-        if row is not None and newest is not None:
-            cast("Any", row).version = newest
-        elif row is not None:
-            session.delete(row)
-        elif newest is not None:
+        if newest == (cast("Any", row).version if row is not None else None):
+            continue
+        if row is None:
             values = {"workspace": model.workspace, "name": model.name, "alias": alias, "version": newest}
             session.add(SqlRegisteredModelAlias(**values))
+        elif newest is None:
+            session.delete(row)
+        else:
+            cast("Any", row).version = newest
+        webhooks.note(session, AliasChange(alias, newest))
     session.flush()
 
 

@@ -127,6 +127,14 @@ def registered(session: Session, model: ModelKey) -> list[Record]:
     return [_record(row) for row in session.execute(query)]
 
 
+def numbered(session: Session, model: ModelKey, number: SemanticVersion) -> Record | None:
+    """The record of a semantic version, whatever became of it."""
+    row = session.execute(
+        sa.select(table).where(model.matches(table), table.c.semantic_version == str(number))
+    ).first()
+    return _record(row) if row else None
+
+
 def mark_deleting(session: Session, model: ModelKey, version: int | None = None) -> None:
     """Note that the files of a version (or of all) are to go."""
     which = model.matches(table) if version is None else model.matches(table) & (table.c.version == version)

@@ -15,18 +15,21 @@ from mlflow.entities.model_registry.model_version_stages import (
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.errors import bad_input, conflict
+from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.gates import evaluation, situation
-from mlflow_plugins.lifecycle import audit, rules, semver, stages
-from mlflow_plugins.registration import publishing
+from mlflow_plugins.lifecycle import audit, rules, semver, stages, webhooks
+from mlflow_plugins.registration import claims, publishing
 from mlflow_plugins.store.registering import RegisteringStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlflow.entities.model_registry import ModelVersion
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.gates.assessment import Assessment
     from mlflow_plugins.lifecycle.audit import Transition
+    from mlflow_plugins.lifecycle.semver import SemanticVersion
 
 #: How often a promotion asks its gates anew because others were faster.
 _ATTEMPTS: Final = 5
@@ -47,8 +50,9 @@ class LifecycleStore(RegisteringStore):
         target = get_canonical_stage(stage)
         if archive_existing_versions and target not in DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS:
             raise bad_input(
-                f"archive_existing_versions goes with {' or '.join(DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS)}, "
-                f"not with {target}."
+                "Model version transition cannot archive existing model versions because "
+                f"'{target}' is not an Active stage. Set archive_existing_versions to false, or "
+                f"move to {' or '.join(DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS)}."
             )
         if self._is_prompt(name):
             return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
@@ -64,7 +68,8 @@ class LifecycleStore(RegisteringStore):
         current = self.get_model_version(name, version)
         if alias.lower() in current.aliases:
             return  # the pages set every alias of a version again when one changes
-        self.move_version(name, version, target)
+        with webhooks.announced_by_handler(alias):
+            self.move_version(name, version, target)
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         """Delete an alias, unless it mirrors a stage."""
@@ -77,6 +82,23 @@ class LifecycleStore(RegisteringStore):
                 )
             return
         super().delete_registered_model_alias(name, alias)
+
+    def get_latest_versions(self, name: str, stages: Sequence[str] | None = None) -> list[ModelVersion]:
+        """The newest version of each stage; a semantic version in `stages` stands for that version.
+
+        MLflow takes what follows the name in `models:/NAME/v1.2.0` for a stage, so this makes it work.
+        """
+        numbers = [semver.parsed(stage) for stage in stages or []]
+        named = [self._by_number(name, number) for number in numbers if number is not None]
+        others = [stage for stage, number in zip(stages or [], numbers, strict=True) if number is None]
+        return [*named, *(super().get_latest_versions(name, others) if others or not named else [])]
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
+        """The version an alias points at; `v1.2.0`, which cannot be an alias, is a semantic version."""
+        number = semver.parsed(alias)
+        if number is None:
+            return super().get_model_version_by_alias(name, alias)
+        return self._by_number(name, number)
 
     def set_model_version_tag(self, name: str, version: int | str, tag: Any) -> None:
         """Set a tag; what the registry wrote itself cannot be changed."""
@@ -179,6 +201,13 @@ class LifecycleStore(RegisteringStore):
                 if version in archived:
                     return version
         raise conflict(f"There is nothing to roll back to: no archived version of {name} was in Production.")
+
+    def _by_number(self, name: str, number: SemanticVersion) -> ModelVersion:
+        with self._sessions() as session:
+            record = claims.numbered(session, self._model_key(session, name), number)
+        if record is None or record.version is None or record.state != claims.REGISTERED:
+            raise missing(f"Model {name} has no version {number}.")
+        return self.get_model_version(name, record.version)
 
     def _model_key(self, session: Session, name: str) -> audit.ModelKey:
         model = self._get_registered_model(session, name)

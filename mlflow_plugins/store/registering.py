@@ -184,7 +184,7 @@ class RegisteringStore(BaseStore):
         reason: str | None = None,
         claim: str | None = None,
     ) -> list[str]:
-        """Delete a version that is archived (`force`: or in Staging); returns the files deleted."""
+        """Delete a version that is archived (`force`: in any stage); returns the files deleted."""
         cause = stages.Cause.of_request({"forced": force}, reason=reason, claim=claim)
         with self._locked(name) as (session, model):
             row = self._get_sql_model_version(session, name, version)
@@ -229,5 +229,5 @@ class RegisteringStore(BaseStore):
 
 def _check_deletable(model: ModelKey, version: int, stage: str, *, force: bool) -> None:
     refusal = rules.refusal_to_delete(stage)
-    if refusal and not (force and stage != rules.PRODUCTION):
+    if refusal and not force:
         raise conflict(f"Version {version} of model {model.name} stays. {refusal}")

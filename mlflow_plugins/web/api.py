@@ -88,7 +88,7 @@ def roll_back(name: str, wish: Rollback, claim: Claim = None) -> dict[str, Any]:
 def delete_version(
     name: str, version: int, force: bool = False, reason: str | None = None, claim: Claim = None
 ) -> dict[str, Any]:
-    """Delete an archived version (`force`: or one in Staging) and its files."""
+    """Delete an archived version (`force`: one in any stage) and its files."""
     deleted = registry_store().remove_version(name, version, force=force, reason=reason, claim=claim)
     return {"files_deleted": deleted}
 
