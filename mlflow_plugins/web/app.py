@@ -29,9 +29,15 @@ def create_app() -> ASGIApp:
 
 def create_app_with_login() -> ASGIApp:
     """MLflow with its basic auth, in which ours take part."""
-    from mlflow.server import auth  # noqa: PLC0415 - reads its configuration when it is imported
+    # both read the login's configuration when they are imported
+    from mlflow.server import auth  # noqa: PLC0415
 
-    return _beside(auth.create_app(), login=True)
+    from mlflow_plugins.web.reserved import Reserved  # noqa: PLC0415
+
+    mlflow_app = auth.create_app()
+    mlflow_app.add_middleware(Reserved)
+    mlflow_app.add_middleware(SameOrigin)
+    return _beside(mlflow_app, login=True)
 
 
 def guard(app: FastAPI, *, login: bool) -> None:
