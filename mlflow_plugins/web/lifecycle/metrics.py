@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
-from mlflow_plugins.errors import conflict
+from mlflow_plugins.gates.facts import sealed_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,17 +82,8 @@ def read(records: Iterable[Record], tenant: str) -> tuple[dict[int, Metrics], di
 
 @lru_cache(_REMEMBERED)
 def _read(tenant: str, location: str, sealed: str) -> Metrics:
-    # What a seal stands for never changes, so a page need not fetch it again; promotion always does.
+    # what a seal stands for never changes, so no page need fetch it twice; promotion always reads the files
     destination = current_destination()
-    if destination is None:
-        return {}
-    folder = destination.folder(location, tenant)
-    document = b"".join(folder.read(manifest.MANIFEST))
-    if hashlib.sha256(document).hexdigest() != sealed:
-        raise conflict(f"{manifest.MANIFEST} of {folder} is not what was registered.")
-    content = b"".join(folder.read(manifest.METRICS))
-    listed = json.loads(document)["files"].get(manifest.METRICS, {}).get("sha256")
-    if hashlib.sha256(content).hexdigest() != listed:
-        raise conflict(f"{manifest.METRICS} of {folder} is not what was registered.")
-    values: Metrics = json.loads(content)
-    return values
+    return (
+        sealed_document(destination.folder(location, tenant), sealed, manifest.METRICS) if destination else {}
+    )
