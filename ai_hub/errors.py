@@ -38,6 +38,21 @@ class ConflictError(AiHubError):
     """The present state does not allow that."""
 
 
+class ForbiddenError(AiHubError):
+    """You may not do that."""
+
+
+class NotLoggedInError(AiHubError):
+    """The server does not know you."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        super().__init__(
+            f"The server at {endpoint} wants a login, and did not accept yours.",
+            hint="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (see docs/people.md).",
+        )
+
+
 class SettingMissingError(AiHubError):
     """A server is neither configured nor running."""
 

@@ -104,4 +104,4 @@ def _move(tenant: str, model: str, path: str, wish: dict[str, Any]) -> Move:
 
 
 def _path(model: str) -> str:
-    return f"/models/{quote(model, safe='')}"
+    return f"/ai-hub/api/models/{quote(model, safe='')}"

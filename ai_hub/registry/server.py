@@ -6,27 +6,38 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError, ServiceDownError
+from ai_hub.errors import (
+    AiHubError,
+    BadInputError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    NotLoggedInError,
+    ServiceDownError,
+)
 from ai_hub.settings import Settings
 from ai_hub.stack import health
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import requests
-
 _KINDS: dict[int, type[AiHubError]] = {
     HTTPStatus.BAD_REQUEST: BadInputError,
     HTTPStatus.UNPROCESSABLE_ENTITY: BadInputError,
     HTTPStatus.NOT_FOUND: NotFoundError,
     HTTPStatus.CONFLICT: ConflictError,
-    HTTPStatus.FORBIDDEN: ConflictError,
+    HTTPStatus.FORBIDDEN: ForbiddenError,
 }
+
+
+class NoSuchRouteError(NotFoundError):
+    """The server does not know this address."""
 
 
 def tracking_uri() -> str:
@@ -58,36 +69,41 @@ def readable_errors() -> Iterator[None]:
         # RestException puts the code before the server's text
         text = str(error.message).removeprefix(f"{error.error_code}: ")
         raise _error(error.get_http_status_code(), text) from error
+    except requests.HTTPError as error:  # of the artifact proxy
+        if error.response is None:
+            raise
+        raise _error_of(error.response) from error
 
 
 def call(method: str, path: str, **arguments: Any) -> dict[str, Any]:
-    """Call one of our own routes (`/ai-hub/api/…`) in the tenant of the current scope.
+    """Call a route MLflow's client does not know, in the tenant of the current scope.
 
     Raises:
         AiHubError: by the kind of the answer, with the server's text.
     """
     with readable_errors():
         response = http_request(
-            get_default_host_creds(tracking_uri()),
-            f"/ai-hub/api{path}",
-            method,
-            raise_on_status=False,
-            **arguments,
+            get_default_host_creds(tracking_uri()), path, method, raise_on_status=False, **arguments
         )
     if response.status_code == HTTPStatus.OK:
         return dict(response.json())
-    raise _error(response.status_code, _message(response))
+    raise _error_of(response)
 
 
-def _message(response: requests.Response) -> str:
+def _error_of(response: requests.Response) -> AiHubError:
     try:
         body = response.json()
     except ValueError:
-        return response.text
-    return str(body.get("message") or body.get("detail") or body)
+        # MLflow's own errors are JSON; a path that leads nowhere gets Flask's page
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            return NoSuchRouteError()
+        return _error(response.status_code, response.text)
+    return _error(response.status_code, str(body.get("message") or body.get("detail") or body))
 
 
 def _error(status: int, message: str) -> AiHubError:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ServiceDownError("MLflow", tracking_uri(), message)
+    if status == HTTPStatus.UNAUTHORIZED:
+        return NotLoggedInError(tracking_uri())
     return _KINDS.get(status, AiHubError)(message)

@@ -18,6 +18,7 @@ from mlflow_plugins.errors import conflict, missing
 from mlflow_plugins.lifecycle import audit, rules, semver, webhooks
 from mlflow_plugins.lifecycle.webhooks import AliasChange
 from mlflow_plugins.people.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
+from mlflow_plugins.people.permissions import require_approver
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -87,8 +88,10 @@ def check_move(session: Session, model: ModelKey, version: VersionRow, target: s
     """Refuse what the rules do not allow.
 
     Raises:
-        MlflowException: 409, the version may not move to stage `target`.
+        MlflowException: 409, the version may not move to stage `target`; 403, this user may not move it.
     """
+    if rules.PRODUCTION in {version.current_stage, target}:
+        require_approver(model.workspace)
     if (why := refusal(session, model, version, target)) is not None:
         raise conflict(why)
 
@@ -135,6 +138,8 @@ def enter_registry(session: Session, model: ModelKey, version: VersionRow, cause
 
 def record_deletion(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> None:
     """Write the end of a version's life into the audit trail."""
+    if version.current_stage == rules.PRODUCTION:
+        require_approver(model.workspace)
     cause = _using_up_tags(session, version, cause)
     origin, version.current_stage = version.current_stage, rules.DELETED
     _record(session, model, version, origin, cause)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from urllib.parse import unquote
 
 import flask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Header in which our own client names its user; proof of nothing, so it is recorded as a claim.
 HEADER: Final = "X-AI-Hub-User"
@@ -13,8 +18,12 @@ HEADER: Final = "X-AI-Hub-User"
 REASON_TAG: Final = "promotion.reason"
 ACTOR_TAG: Final = "promotion.user"
 
-_AUTH_MODULE: Final = "mlflow.server.auth"
+#: Where MLflow's auth app leaves the name it has checked.
+_MLFLOW_USER: Final = "mlflow_authenticated_user"
 _LONGEST: Final = 256
+
+#: Whom our own routes, which are not Flask's, have authenticated.
+_user: ContextVar[str | None] = ContextVar("authenticated_user", default=None)
 
 
 class Actor(NamedTuple):
@@ -27,13 +36,30 @@ class Actor(NamedTuple):
 UNKNOWN: Final = Actor("unknown", "unknown")
 
 
+@contextmanager
+def logged_in(name: str) -> Iterator[None]:
+    """Everything in this block (and the threads it hands its context to) is done by user `name`."""
+    token = _user.set(name)
+    try:
+        yield
+    finally:
+        _user.reset(token)
+
+
+def authenticated_user() -> str | None:
+    """The user whose password (or whatever MLflow's login was configured to take) has been checked."""
+    name = _user.get()
+    if name is None and flask.has_request_context():
+        name = flask.g.get(_MLFLOW_USER)
+    return name
+
+
 def current_actor(claim: str | None = None) -> Actor:
-    """The user of this request; `claim` counts only when the request itself names nobody."""
+    """The user of this request; `claim` counts only when nobody is logged in and no header names one."""
+    user = authenticated_user()
+    if user is not None:
+        return Actor(user[:_LONGEST], "authenticated")
     if flask.has_request_context():
-        login = flask.request.authorization
-        # Without MLflow's auth app nobody checked the Authorization header, so it proves nothing.
-        if login is not None and login.username and _auth_is_on():
-            return Actor(login.username[:_LONGEST], "authenticated")
         claim = user_of_header(flask.request.headers.get(HEADER)) or claim
     return claimed(claim) if claim else UNKNOWN
 
@@ -46,8 +72,3 @@ def claimed(name: str) -> Actor:
 def user_of_header(value: str | None) -> str | None:
     """The name in the header, which is percent-encoded because headers carry ASCII only."""
     return unquote(value) if value else None
-
-
-def _auth_is_on() -> bool:
-    checks = flask.current_app.before_request_funcs.get(None, [])
-    return any(check.__module__ == _AUTH_MODULE for check in checks)

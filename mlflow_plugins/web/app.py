@@ -1,133 +1,64 @@
-"""`mlflow server --app-name ai-hub`: MLflow's own application, and ours under `/ai-hub`.
+"""`mlflow server --app-name ai-hub` or `ai-hub-auth`: MLflow's own application with ours beside it.
 
-Our routes are scoped to a workspace by the same header and middleware as MLflow's.
+Ours stand behind the same checks as MLflow's: host and origin, login (`ai-hub-auth`), workspace.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
-from fastapi.responses import JSONResponse
-from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
-from mlflow.exceptions import MlflowException
 from mlflow.server.fastapi_app import add_fastapi_workspace_middleware, create_fastapi_app
 from mlflow.server.fastapi_security import init_fastapi_security
-from mlflow.server.handlers import _get_model_registry_store  # the one store of this process
-from pydantic import BaseModel, Field
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 
-from mlflow_plugins.errors import missing, unavailable
-from mlflow_plugins.lifecycle import audit
-from mlflow_plugins.people import actor
-from mlflow_plugins.store.lifecycle_store import LifecycleStore
+from mlflow_plugins.web.api import create_api
+from mlflow_plugins.web.lifecycle.app import create_page
+from mlflow_plugins.web.lifecycle.views import PREFIX
+from mlflow_plugins.web.origin import SameOrigin
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from starlette.types import ASGIApp
-
-router = APIRouter(prefix="/api/models/{name}")
-
-
-def _claim(header: Annotated[str | None, Header(alias=actor.HEADER)] = None) -> str | None:
-    return actor.user_of_header(header)
-
-
-Claim = Annotated[str | None, Depends(_claim)]
-
-
-class StageChange(BaseModel):
-    """A wish to move a version."""
-
-    stage: str
-    reason: str | None = Field(None, max_length=5000)
-
-
-class Rollback(BaseModel):
-    """A wish to put an earlier version back into Production."""
-
-    version: int | None = None
-    reason: str | None = Field(None, max_length=5000)
-
-
-@router.get("/transitions")
-def read_transitions(
-    name: str,
-    version: int | None = None,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-) -> dict[str, Any]:
-    """Changes of stage of a model, newest first."""
-    return _transitions(_store().history(name, version, limit))
-
-
-@router.get("/production")
-def read_production(name: str, at_ms: int) -> dict[str, Any]:
-    """The promotion that put into Production what was there at `at_ms` (UTC milliseconds)."""
-    transition = _store().production_at(name, at_ms)
-    if transition is None:
-        raise missing(f"No version of {name} was in Production at that time.")
-    return audit.as_json(transition)
-
-
-@router.post("/versions/{version}/stage")
-def change_stage(name: str, version: int, change: StageChange, claim: Claim = None) -> dict[str, Any]:
-    """Move a version; answers with its transition, then those of the versions it displaced."""
-    stage = get_canonical_stage(change.stage)
-    return _transitions(_store().move_version(name, version, stage, reason=change.reason, claim=claim))
-
-
-@router.get("/versions/{version}/gates")
-def read_gates(name: str, version: int, reason: str | None = None, claim: Claim = None) -> dict[str, Any]:
-    """What promoting a version now, with this reason, would meet."""
-    return _store().gates(name, version, reason=reason, claim=claim).as_json()
-
-
-@router.post("/rollback")
-def roll_back(name: str, wish: Rollback, claim: Claim = None) -> dict[str, Any]:
-    """Put the version that was in Production before (or the one named) back."""
-    return _transitions(_store().roll_back(name, wish.version, reason=wish.reason, claim=claim))
-
-
-@router.delete("/versions/{version}")
-def delete_version(
-    name: str, version: int, force: bool = False, reason: str | None = None, claim: Claim = None
-) -> dict[str, Any]:
-    """Delete an archived version (`force`: one in any stage) and its files."""
-    deleted = _store().remove_version(name, version, force=force, reason=reason, claim=claim)
-    return {"files_deleted": deleted}
 
 
 def create_app() -> ASGIApp:
-    """The ASGI application `mlflow server` runs."""
-    mlflow_app = create_fastapi_app()
-    ours = FastAPI(title="AI Hub model lifecycle", docs_url=None, redoc_url=None, openapi_url=None)
-    init_fastapi_security(ours)
-    add_fastapi_workspace_middleware(ours)
-    ours.add_exception_handler(MlflowException, _mlflow_error)
-    ours.include_router(router)
+    """MLflow without login, which trusts whoever reaches it."""
+    return _beside(create_fastapi_app(), login=False)
+
+
+def create_app_with_login() -> ASGIApp:
+    """MLflow with its basic auth, in which ours take part."""
+    # both read the login's configuration when they are imported
+    from mlflow.server import auth  # noqa: PLC0415
+
+    from mlflow_plugins.web.reserved import Reserved  # noqa: PLC0415
+
+    mlflow_app = auth.create_app()
+    mlflow_app.add_middleware(Reserved)
+    mlflow_app.add_middleware(SameOrigin)
+    return _beside(mlflow_app, login=True)
+
+
+def guard(app: FastAPI, *, login: bool) -> None:
+    """Put the checks of MLflow's own application before one of ours (the last one added is met first)."""
+    add_fastapi_workspace_middleware(app)
+    if login:
+        from mlflow_plugins.web.login import Login  # noqa: PLC0415 - imports MLflow's login
+
+        app.add_middleware(Login)
+    app.add_middleware(SameOrigin)
+    # outermost, because browsers send the preflight requests it answers without a password
+    init_fastapi_security(app)
+
+
+def _beside(mlflow_app: Any, *, login: bool) -> Starlette:
+    api, page = create_api(), create_page()
+    for part in (api, page):
+        guard(part, login=login)
+    # a mount would not answer its own path without a slash behind it
+    pages = [Route(path, page) for path in (PREFIX, f"{PREFIX}/{{rest:path}}")]
     return Starlette(
-        routes=[Mount("/ai-hub", ours), Mount("/", mlflow_app)],
+        routes=[Mount("/ai-hub", api), *pages, Mount("/", mlflow_app)],
         lifespan=mlflow_app.router.lifespan_context,
     )
-
-
-def _transitions(rows: list[audit.Transition]) -> dict[str, Any]:
-    return {"transitions": [audit.as_json(row) for row in rows]}
-
-
-def _store() -> LifecycleStore:
-    store = _get_model_registry_store()
-    if not isinstance(store, LifecycleStore):
-        raise unavailable(
-            "This server runs MLflow's own registry. "
-            "Start it with --registry-store-uri lifecycle+sqlite:///… or lifecycle+postgresql://…"
-        )
-    return store
-
-
-def _mlflow_error(request: Request, error: Exception) -> JSONResponse:
-    del request
-    if not isinstance(error, MlflowException):
-        raise error
-    body = {"error_code": error.error_code, "message": error.message}
-    return JSONResponse(body, status_code=error.get_http_status_code())

@@ -40,12 +40,19 @@ def test_current_actor__behind_mlflows_login__is_who_logged_in() -> None:
     app = flask.Flask(__name__)
 
     def check() -> None:
-        """Stands for the check of MLflow's auth app, by which it is recognised."""
+        """Stands for the check of MLflow's auth app, which leaves the name here."""
+        flask.g.mlflow_authenticated_user = "ada"
 
-    check.__module__ = "mlflow.server.auth"
     app.before_request(check)
-    with app.test_request_context(headers={**_login("ada"), actor.HEADER: "eve"}):
+    with app.test_request_context(headers={**_login("mallory"), actor.HEADER: "eve"}):
+        app.preprocess_request()
         assert actor.current_actor("mallory") == Actor("ada", "authenticated")
+
+
+def test_current_actor__of_our_own_routes__is_who_logged_in() -> None:
+    with actor.logged_in("ada"):
+        assert actor.current_actor("mallory") == Actor("ada", "authenticated")
+    assert actor.current_actor() == actor.UNKNOWN
 
 
 def test_current_actor__outside_a_request() -> None:

@@ -1,0 +1,137 @@
+"""Who may use the registry: users of MLflow's login, and their roles by tenant. For its administrator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from ai_hub.errors import BadInputError, NotFoundError
+from ai_hub.registry.server import NoSuchRouteError, call, connect, readable_errors
+from mlflow_plugins.people.roles import DESCRIPTIONS, GRANTS, Grant, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# MLflow's own client of these routes imports its whole server, which takes seconds.
+_USERS: Final = "/api/2.0/mlflow/users"
+_ROLES: Final = "/api/3.0/mlflow/roles"
+_USER_ROLES: Final = "/api/3.0/mlflow/users/roles/list"
+_OURS: Final = frozenset(str(role) for role in Role)
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user and what they are in each tenant."""
+
+    name: str
+    is_admin: bool = False
+    #: by tenant
+    roles: dict[str, list[str]] = field(default_factory=dict)
+
+
+def add(name: str, password: str) -> bool:
+    """Create a user, or set the password of one who exists; returns whether they are new.
+
+    Raises:
+        BadInputError: the server takes no such password (it wants twelve characters).
+        ForbiddenError: you are not the administrator.
+    """
+    login = {"username": name, "password": password}
+    if any(person.name == name for person in people()):
+        _call("PATCH", f"{_USERS}/update-password", json=login)
+        return False
+    _call("POST", f"{_USERS}/create", json=login)
+    return True
+
+
+def remove(name: str) -> bool:
+    """Delete a user with their roles; returns whether there was one."""
+    try:
+        _call("DELETE", f"{_USERS}/delete", json={"username": name})
+    except NotFoundError:
+        return False
+    return True
+
+
+def grant(name: str, tenant: str, role: Role) -> None:
+    """Make `role` the user's only one in a tenant.
+
+    Raises:
+        NotFoundError: no such user or tenant.
+        ForbiddenError: you may not hand out roles of this tenant.
+    """
+    with readable_errors():
+        connect().get_workspace(tenant)
+    held = _held(name, tenant)
+    wanted = _ensure_role(tenant, role)
+    if wanted not in held:
+        _call("POST", f"{_ROLES}/assign", json={"username": name, "role_id": wanted})
+    _unassign(name, [identity for identity in held if identity != wanted])
+
+
+def revoke(name: str, tenant: str) -> list[str]:
+    """Take the user's role in a tenant away; returns what it was."""
+    held = _held(name, tenant)
+    _unassign(name, held)
+    return sorted(held.values())
+
+
+def people(tenant: str | None = None) -> list[Person]:
+    """Every user by name, or those with a role in `tenant`."""
+    found = []
+    for row in _call("GET", f"{_USERS}/list")["users"]:
+        roles: dict[str, list[str]] = {}
+        for item in row["roles"]:
+            if item["name"] in _OURS:
+                roles.setdefault(item["workspace"], []).append(item["name"])
+        if tenant is None or tenant in roles:
+            found.append(Person(row["username"], row["is_admin"], roles))
+    return sorted(found, key=lambda person: person.name)
+
+
+def _held(name: str, tenant: str) -> dict[int, str]:
+    """The user's roles of ours in a tenant, by id."""
+    roles = _call("GET", _USER_ROLES, params={"username": name})["roles"]
+    return {
+        item["id"]: item["name"] for item in roles if item["workspace"] == tenant and item["name"] in _OURS
+    }
+
+
+def _unassign(name: str, identities: Iterable[int]) -> None:
+    for identity in identities:
+        _call("DELETE", f"{_ROLES}/unassign", json={"username": name, "role_id": identity})
+
+
+def _ensure_role(tenant: str, role: Role) -> int:
+    """The tenant's role with exactly its grants; made or put right if necessary."""
+    present = _call("GET", f"{_ROLES}/list", params={"workspace": tenant})["roles"]
+    identity = next((int(item["id"]) for item in present if item["name"] == role), None)
+    if identity is None:
+        wish = {"workspace": tenant, "name": str(role), "description": DESCRIPTIONS[role]}
+        identity = int(_call("POST", f"{_ROLES}/create", json=wish)["role"]["id"])
+    missing = set(GRANTS[role])
+    for item in _call("GET", f"{_ROLES}/permissions/list", params={"role_id": identity})["role_permissions"]:
+        held = Grant(item["resource_type"], item["permission"], item["resource_pattern"])
+        if held in missing:
+            missing.remove(held)
+        else:
+            _call("DELETE", f"{_ROLES}/permissions/remove", json={"role_permission_id": item["id"]})
+    for each in sorted(missing):
+        grant_of_role = {"role_id": identity, **each._asdict()}
+        _call("POST", f"{_ROLES}/permissions/add", json=grant_of_role)
+    return identity
+
+
+def _call(method: str, path: str, **arguments: Any) -> dict[str, Any]:
+    """Call one of MLflow's routes about users, which exist only where there is a login.
+
+    Raises:
+        BadInputError: this server has none.
+    """
+    try:
+        return call(method, path, **arguments)
+    except NoSuchRouteError as error:
+        raise BadInputError(
+            "This MLflow server runs without login, so it has no users.",
+            hint="Start it with one: see docs/people.md.",
+        ) from error

@@ -1,0 +1,171 @@
+"""What the user of this request may do, asked of MLflow's own grants.
+
+Without MLflow's login (app `ai-hub`, or a store opened in process) nobody is asked for a name, and everything
+is allowed.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from mlflow.exceptions import MlflowException
+
+from mlflow_plugins.errors import forbidden
+from mlflow_plugins.people.actor import authenticated_user
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Action = Literal["read", "update", "delete"]
+
+EXPERIMENT: Final = "experiment"
+MODEL: Final = "registered_model"
+VERSION: Final = "registered_model_version"
+_WORKSPACE: Final = "workspace"
+#: Every resource of a type, in MLflow's grants.
+EVERY: Final = "*"
+
+
+def allowed(action: Action, model: str) -> bool:
+    """Whether the user may do this to versions of a model of the current tenant, now or in the past.
+
+    The same question MLflow's own routes ask about a version, except that it is asked of the tenant instead
+    of the model, so that it has an answer for the audit trail of a deleted model, too.
+    """
+    auth = _login()
+    if auth is None or (user := _user(auth)).is_admin:
+        return True
+    from mlflow.server.auth.requirements import ACTION_NOT_DENIED, Requirement  # noqa: PLC0415 - with login only
+
+    model_read = Requirement(MODEL, model, "read")
+    on_version = (
+        Requirement(VERSION, EVERY, ACTION_NOT_DENIED)
+        if action == "read"
+        else Requirement(VERSION, EVERY, action, fallback_if_no_grant=((MODEL, model),))
+    )
+    return bool(auth.authorize(user.username, (_WORKSPACE, EVERY), [model_read, on_version]))
+
+
+def require(action: Action, model: str) -> None:
+    """Refuse what `allowed` does not allow.
+
+    Raises:
+        MlflowException: 403.
+    """
+    if not allowed(action, model):
+        raise forbidden(f"You may not {action} model {model}. Ask the platform's administrator for a role.")
+
+
+def readable(models: Iterable[str]) -> list[str]:
+    """Those of `models` of the current tenant that the user may read, from one query of the grants."""
+    auth = _login()
+    if auth is None or (user := _user(auth)).is_admin:
+        return list(models)
+    from mlflow.server.auth.requirements import ACTION_NOT_DENIED, Requirement  # noqa: PLC0415 - with login only
+
+    asked = [Requirement(MODEL, EVERY, "read"), Requirement(VERSION, EVERY, ACTION_NOT_DENIED)]
+    gate = auth.retention_gate(user.username, (_WORKSPACE, EVERY), asked)
+    return [model for model in models if gate.retains(VERSION) and gate.retains(MODEL, model)]
+
+
+def require_creator(kind: str) -> None:
+    """Refuse to create a resource for whoever may not change every one of this type in the current tenant.
+
+    Raises:
+        MlflowException: 403.
+    """
+    auth = _login()
+    if auth is None or (user := _user(auth)).is_admin:
+        return
+    from mlflow.server.auth.requirements import Requirement  # noqa: PLC0415 - with login only
+
+    if not auth.authorize(user.username, (_WORKSPACE, EVERY), [Requirement(kind, EVERY, "update")]):
+        name = kind.replace("_", " ")
+        raise forbidden(
+            f"You may not create a new {name} in this tenant: that takes the role of an engineer."
+        )
+
+
+def require_admin() -> None:
+    """Refuse what only the administrator of the whole platform may do.
+
+    Raises:
+        MlflowException: 403.
+    """
+    auth = _login()
+    if auth is not None and not _user(auth).is_admin:
+        raise forbidden("Only the administrator of the platform may do that.")
+
+
+def visible_tenants(tenants: Iterable[str]) -> list[str]:
+    """Those of `tenants` in which the user has a role (all without login, and for the administrator)."""
+    auth = _login()
+    if auth is None or (user := _user(auth)).is_admin:
+        return list(tenants)
+    own = set(auth.store.list_accessible_workspace_names(user.username))
+    return [tenant for tenant in tenants if tenant in own]
+
+
+def is_approver(tenant: str) -> bool:
+    """Whether the user may move versions of a tenant into and out of Production.
+
+    That takes MANAGE on every version of the tenant, which no user ever gets by creating something; MLflow
+    makes creators managers of their own models, so a grant on the model says nothing.
+    """
+    auth = _login()
+    if auth is None or (user := _user(auth)).is_admin:
+        return True
+    from mlflow.server.auth.permissions import GrantLoadKey  # noqa: PLC0415 - with login only
+
+    (permission,) = auth.resolve_permissions(user.username, tenant, [GrantLoadKey(VERSION, EVERY)])
+    return permission is not None and permission.can_manage
+
+
+def require_approver(tenant: str) -> None:
+    """Refuse to move a version into or out of Production for anybody but an approver.
+
+    Raises:
+        MlflowException: 403, naming who can.
+    """
+    if is_approver(tenant):
+        return
+    names = approvers(tenant)
+    who = f"Ask {' or '.join(names)}" if names else "Nobody has this role yet: ask the administrator"
+    raise forbidden(
+        f"Only an approver of tenant {tenant} may move a version into or out of Production. {who}."
+    )
+
+
+def approvers(tenant: str) -> list[str]:
+    """Names of the users with the role of an approver; none without login."""
+    auth = _login()
+    if auth is None:
+        return []
+    assigned = {
+        assignment.user_id
+        for role in auth.store.list_roles([tenant])
+        if any(_makes_approver(grant) for grant in role.permissions)
+        for assignment in auth.store.list_role_users(role.id)
+    }
+    return sorted(user.username for user in auth.store.list_users() if user.id in assigned)
+
+
+def _makes_approver(grant: Any) -> bool:
+    return (grant.resource_type, grant.resource_pattern, grant.permission) == (VERSION, EVERY, "MANAGE")
+
+
+def _login() -> Any:
+    """MLflow's auth module when this process runs its login, else None."""
+    auth = sys.modules.get("mlflow.server.auth")
+    return auth if auth is not None and auth.is_auth_enabled() else None
+
+
+def _user(auth: Any) -> Any:
+    name = authenticated_user()
+    try:
+        if name is not None:
+            return auth.store.get_user(name)
+    except MlflowException:
+        pass  # deleted since the login
+    raise forbidden("Nobody is logged in, and this server does nothing for people it does not know.")

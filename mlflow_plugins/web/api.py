@@ -1,0 +1,127 @@
+"""Our routes beside MLflow's, under `/ai-hub/api`: the audit trail, promotion, rollback, forced deletion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
+from mlflow.exceptions import MlflowException
+from mlflow.server.handlers import _get_model_registry_store  # the one store of this process
+from mlflow.server.mlflow_response import mlflow_exception_response
+from pydantic import BaseModel, Field
+
+from mlflow_plugins.errors import missing, unavailable
+from mlflow_plugins.lifecycle import audit
+from mlflow_plugins.people import actor, permissions
+from mlflow_plugins.store.lifecycle_store import LifecycleStore
+
+if TYPE_CHECKING:
+    from fastapi.params import Depends as Dependency
+
+router = APIRouter(prefix="/api/models/{name}")
+
+
+def _claim(header: Annotated[str | None, Header(alias=actor.HEADER)] = None) -> str | None:
+    return actor.user_of_header(header)
+
+
+Claim = Annotated[str | None, Depends(_claim)]
+
+
+def _may(action: permissions.Action) -> Dependency:
+    def check(name: str) -> None:
+        permissions.require(action, name)
+
+    return Depends(check)
+
+
+class StageChange(BaseModel):
+    """A wish to move a version."""
+
+    stage: str
+    reason: str | None = Field(None, max_length=5000)
+
+
+class Rollback(BaseModel):
+    """A wish to put an earlier version back into Production."""
+
+    version: int | None = None
+    reason: str | None = Field(None, max_length=5000)
+
+
+@router.get("/transitions", dependencies=[_may("read")])
+def read_transitions(
+    name: str,
+    version: int | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> dict[str, Any]:
+    """Changes of stage of a model, newest first."""
+    return _transitions(registry_store().history(name, version, limit))
+
+
+@router.get("/production", dependencies=[_may("read")])
+def read_production(name: str, at_ms: int) -> dict[str, Any]:
+    """The promotion that put into Production what was there at `at_ms` (UTC milliseconds)."""
+    transition = registry_store().production_at(name, at_ms)
+    if transition is None:
+        raise missing(f"No version of {name} was in Production at that time.")
+    return audit.as_json(transition)
+
+
+@router.post("/versions/{version}/stage", dependencies=[_may("update")])
+def change_stage(name: str, version: int, change: StageChange, claim: Claim = None) -> dict[str, Any]:
+    """Move a version; answers with its transition, then those of the versions it displaced."""
+    stage = get_canonical_stage(change.stage)
+    return _transitions(
+        registry_store().move_version(name, version, stage, reason=change.reason, claim=claim)
+    )
+
+
+@router.post("/rollback", dependencies=[_may("update")])
+def roll_back(name: str, wish: Rollback, claim: Claim = None) -> dict[str, Any]:
+    """Put the version that was in Production before (or the one named) back."""
+    return _transitions(registry_store().roll_back(name, wish.version, reason=wish.reason, claim=claim))
+
+
+@router.delete("/versions/{version}", dependencies=[_may("delete")])
+def delete_version(
+    name: str, version: int, force: bool = False, reason: str | None = None, claim: Claim = None
+) -> dict[str, Any]:
+    """Delete an archived version (`force`: one in any stage) and its files."""
+    deleted = registry_store().remove_version(name, version, force=force, reason=reason, claim=claim)
+    return {"files_deleted": deleted}
+
+
+def create_api() -> FastAPI:
+    """The application of these routes; errors have MLflow's shape."""
+    app = FastAPI(title="AI Hub model lifecycle", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(MlflowException, _mlflow_error)
+    app.include_router(router)
+    return app
+
+
+def registry_store() -> LifecycleStore:
+    """The registry of this server.
+
+    Raises:
+        MlflowException: 503, the server runs MLflow's own.
+    """
+    store = _get_model_registry_store()
+    if not isinstance(store, LifecycleStore):
+        raise unavailable(
+            "This server runs MLflow's own registry. "
+            "Start it with --registry-store-uri lifecycle+sqlite:///… or lifecycle+postgresql://…"
+        )
+    return store
+
+
+def _transitions(rows: list[audit.Transition]) -> dict[str, Any]:
+    return {"transitions": [audit.as_json(row) for row in rows]}
+
+
+def _mlflow_error(request: Request, error: Exception) -> Response:
+    del request
+    if not isinstance(error, MlflowException):
+        raise error
+    return mlflow_exception_response(error, handler_name=__name__)

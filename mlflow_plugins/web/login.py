@@ -1,0 +1,66 @@
+"""Who is asking our own routes: the same login as MLflow's, with MLflow's functions.
+
+MLflow authenticates its own routes itself; this does the same for applications mounted beside it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from mlflow.exceptions import MlflowException
+from mlflow.server import auth
+from mlflow.server.auth.config import DEFAULT_AUTHORIZATION_FUNCTION
+from mlflow.server.mlflow_response import mlflow_exception_response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from mlflow_plugins.people.actor import logged_in
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="mlflow"'}
+_REFUSAL: Final = (
+    "You are not logged in. Browsers ask for your name and password; for programs set "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+)
+
+
+class Login:
+    """Middleware: nobody passes who is not logged in; whoever is, is the actor of what follows."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401, or pass on in the user's name."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # comparing password hashes takes long on purpose
+        outcome = await run_in_threadpool(_authenticate, Request(scope))
+        if isinstance(outcome, Response):
+            await outcome(scope, receive, send)
+            return
+        with logged_in(outcome):
+            await self._app(scope, receive, send)
+
+
+def _authenticate(request: Request) -> str | Response:
+    """The user's name, or the answer for somebody without one (see `add_fastapi_permission_middleware`)."""
+    try:
+        user = _user_of(request)
+    except MlflowException as error:
+        return mlflow_exception_response(error, handler_name=__name__)
+    if isinstance(user, Response):
+        return user
+    if user is None:
+        return PlainTextResponse(_REFUSAL, 401, headers=_CHALLENGE)
+    return str(user.username)
+
+
+def _user_of(request: Request) -> Any:
+    if auth.auth_config.authorization_function != DEFAULT_AUTHORIZATION_FUNCTION:
+        return auth._authenticate_custom_for_fastapi(request)  # noqa: SLF001 - what MLflow's own routes call
+    return auth._authenticate_fastapi_request(request)  # noqa: SLF001 - same
