@@ -29,8 +29,8 @@ def facts(store: AbstractStore, model: ModelKey, version: Registered) -> Facts:
         return Facts(
             version.version,
             version.semantic_version,
-            lambda: _sealed_document(folder, digest, manifest.METRICS),
-            lambda: _sealed_document(folder, digest, manifest.METADATA),
+            lambda: sealed_document(folder, digest, manifest.METRICS),
+            lambda: sealed_document(folder, digest, manifest.METADATA),
         )
     return Facts(
         version.version,
@@ -53,7 +53,7 @@ def _sealed_folder(model: ModelKey, version: Registered) -> tuple[Folder, str] |
     return destination.folder(version.location, model.workspace), version.manifest_sha256
 
 
-def _sealed_document(folder: Folder, manifest_sha256: str, path: str) -> dict[str, Any]:
+def sealed_document(folder: Folder, manifest_sha256: str, path: str) -> dict[str, Any]:
     """A JSON file of the folder, checked on the way, because not every policy checks the whole folder."""
     listed = manifest.read(folder, manifest_sha256)
     content = b"".join(folder.read(path))

@@ -53,9 +53,3 @@ def _entry_points() -> dict[str, list[EntryPoint]]:
     for point in dict.fromkeys(entry_points(group=GROUP)):
         found.setdefault(point.name, []).append(point)
     return found
-
-
-def forget() -> None:
-    """Look again at what is installed."""
-    _entry_points.cache_clear()
-    gate_class.cache_clear()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, StrictBool
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError
 
 from mlflow_plugins.gates.known import gate_class
 
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 
     from mlflow_plugins.gates.gate import Gate
 
-GateRule = StrictBool | dict[str, Any]
+
+def _rule(given: Any) -> Any:
+    if isinstance(given, bool | dict):
+        return given
+    raise PydanticCustomError("gate_rule", "true, false, or the gate's settings belong here")
+
+
+GateRule = Annotated[bool | dict[str, Any], BeforeValidator(_rule)]
 
 
 class TenantRules(BaseModel):

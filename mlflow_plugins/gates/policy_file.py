@@ -47,7 +47,8 @@ class PolicyError(ValueError):
     def __init__(self, source: str, problems: list[Problem]) -> None:
         self.source = source
         self.problems = problems
-        super().__init__(f"{source}: {'; '.join(map(str, problems))}")
+        places = "; ".join(str(problem).rstrip(".") for problem in problems)
+        super().__init__(f"{source}: {places}.")
 
 
 def current() -> Policy:
@@ -136,7 +137,7 @@ def _gate_mistakes(document: Document, tenant: str | None, model: str | None) ->
             made(**rule.settings)
         except ValidationError as error:
             for each in error.errors():
-                text = each["msg"]
+                text = each["msg"].removeprefix("Value error, ")
                 if each["type"] == "extra_forbidden" and len(each["loc"]) == 1:
                     text = f"there is no such setting; {name} has {', '.join(made.model_fields) or 'none'}"
                 yield (*_said_by(rule, each["loc"]).path, name, *each["loc"]), text

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Action = Literal["read", "update", "delete"]
 
+EXPERIMENT: Final = "experiment"
 MODEL: Final = "registered_model"
 VERSION: Final = "registered_model_version"
 _WORKSPACE: Final = "workspace"
@@ -54,6 +55,47 @@ def require(action: Action, model: str) -> None:
     """
     if not allowed(action, model):
         raise forbidden(f"You may not {action} model {model}. Ask the platform's administrator for a role.")
+
+
+def readable(models: Iterable[str]) -> list[str]:
+    """Those of `models` of the current tenant that the user may read, from one query of the grants."""
+    auth = _login()
+    if auth is None or (user := _user(auth)).is_admin:
+        return list(models)
+    from mlflow.server.auth.requirements import ACTION_NOT_DENIED, Requirement  # noqa: PLC0415 - with login only
+
+    asked = [Requirement(MODEL, EVERY, "read"), Requirement(VERSION, EVERY, ACTION_NOT_DENIED)]
+    gate = auth.retention_gate(user.username, (_WORKSPACE, EVERY), asked)
+    return [model for model in models if gate.retains(VERSION) and gate.retains(MODEL, model)]
+
+
+def require_creator(kind: str) -> None:
+    """Refuse to create a resource for whoever may not change every one of this type in the current tenant.
+
+    Raises:
+        MlflowException: 403.
+    """
+    auth = _login()
+    if auth is None or (user := _user(auth)).is_admin:
+        return
+    from mlflow.server.auth.requirements import Requirement  # noqa: PLC0415 - with login only
+
+    if not auth.authorize(user.username, (_WORKSPACE, EVERY), [Requirement(kind, EVERY, "update")]):
+        name = kind.replace("_", " ")
+        raise forbidden(
+            f"You may not create a new {name} in this tenant: that takes the role of an engineer."
+        )
+
+
+def require_admin() -> None:
+    """Refuse what only the administrator of the whole platform may do.
+
+    Raises:
+        MlflowException: 403.
+    """
+    auth = _login()
+    if auth is not None and not _user(auth).is_admin:
+        raise forbidden("Only the administrator of the platform may do that.")
 
 
 def visible_tenants(tenants: Iterable[str]) -> list[str]:

@@ -34,6 +34,7 @@ class Record:
     manifest_sha256: str | None
     #: who works on it (see `owners`)
     claimed_by: str
+    size_bytes: int | None = None
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> Record:
@@ -51,6 +52,12 @@ def find(session: Session, model: ModelKey, version: int) -> Record | None:
     query = sa.select(table).where(model.matches(table), table.c.version == version)
     row = session.execute(query).first()
     return Record.of(row) if row else None
+
+
+def registered(session: Session, model: ModelKey) -> list[Record]:
+    """The records of all of a model's versions that have their files."""
+    query = sa.select(table).where(model.matches(table), table.c.state == REGISTERED)
+    return [Record.of(row) for row in session.execute(query)]
 
 
 def numbered(session: Session, model: ModelKey, number: SemanticVersion) -> Record | None:

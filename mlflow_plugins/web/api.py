@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.exceptions import MlflowException
 from mlflow.server.handlers import _get_model_registry_store  # the one store of this process
+from mlflow.server.mlflow_response import mlflow_exception_response
 from pydantic import BaseModel, Field
 
 from mlflow_plugins.errors import missing, unavailable
@@ -78,6 +78,12 @@ def change_stage(name: str, version: int, change: StageChange, claim: Claim = No
     )
 
 
+@router.get("/versions/{version}/gates", dependencies=[_may("read")])
+def read_gates(name: str, version: int, reason: str | None = None, claim: Claim = None) -> dict[str, Any]:
+    """What promoting a version now, with this reason, would meet."""
+    return registry_store().gates(name, version, reason=reason, claim=claim).as_json()
+
+
 @router.post("/rollback", dependencies=[_may("update")])
 def roll_back(name: str, wish: Rollback, claim: Claim = None) -> dict[str, Any]:
     """Put the version that was in Production before (or the one named) back."""
@@ -120,9 +126,8 @@ def _transitions(rows: list[audit.Transition]) -> dict[str, Any]:
     return {"transitions": [audit.as_json(row) for row in rows]}
 
 
-def _mlflow_error(request: Request, error: Exception) -> JSONResponse:
+def _mlflow_error(request: Request, error: Exception) -> Response:
     del request
     if not isinstance(error, MlflowException):
         raise error
-    body = {"error_code": error.error_code, "message": error.message}
-    return JSONResponse(body, status_code=error.get_http_status_code())
+    return mlflow_exception_response(error, handler_name=__name__)

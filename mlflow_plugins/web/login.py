@@ -5,15 +5,15 @@ MLflow authenticates its own routes itself; this does the same for applications 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.exceptions import MlflowException
 from mlflow.server import auth
 from mlflow.server.auth.config import DEFAULT_AUTHORIZATION_FUNCTION
+from mlflow.server.mlflow_response import mlflow_exception_response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from mlflow_plugins.people.actor import logged_in
 
@@ -52,7 +52,7 @@ def _authenticate(request: Request) -> str | Response:
     try:
         user = _user_of(request)
     except MlflowException as error:
-        return JSONResponse(json.loads(error.serialize_as_json()), error.get_http_status_code())
+        return mlflow_exception_response(error, handler_name=__name__)
     if isinstance(user, Response):
         return user
     if user is None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from mlflow.server.fastapi_security import get_allowed_origins
+from mlflow.server.mlflow_response import mlflow_exception_response
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+
+from mlflow_plugins.errors import forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -22,11 +24,10 @@ if TYPE_CHECKING:
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE: Final = frozenset({"same-origin", "none"})  # `none`: typed into the address bar
-_REFUSAL: Final = {
-    "error_code": "PERMISSION_DENIED",
-    "message": "Refused: a page of another site asked for this change. If that site is yours, name it in "
-    "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS.",
-}
+_REFUSAL: Final = forbidden(
+    "Refused: a page of another site asked for this change. If that site is yours, name it in "
+    "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS."
+)
 
 
 class SameOrigin:
@@ -40,7 +41,7 @@ class SameOrigin:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 403, or pass on."""
         if scope["type"] == "http" and is_foreign(scope["method"], Headers(scope=scope), self._allowed):
-            await JSONResponse(_REFUSAL, status_code=403)(scope, receive, send)
+            await mlflow_exception_response(_REFUSAL, handler_name=__name__)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

@@ -53,15 +53,15 @@ class NotWorseGate(Gate):
         loss = exact(value) - exact(theirs) if self.better == "lower" else exact(theirs) - exact(value)
         allowed = abs(exact(theirs)) * exact(self.max_worse_percent) / 100
         percent = _percent(loss, theirs)
-        compared = f"{self.metric} is {shown(value)}, production's ({whose}) {shown(theirs)}: "
+        compared = f"{self.metric} is {shown(value)}, that of {whose} in Production is {shown(theirs)}: "
         if loss > 0:
-            compared += "worse" if percent is None else f"{shown(percent)} % worse"
+            compared += "worse" if percent is None else f"{percent:.3g} % worse"
         else:
             compared += "not worse"
         if loss <= allowed:
             return passed(f"{compared}.", **evidence, worse_percent=percent)
         return refused(
-            f"{compared}, and {shown(self.max_worse_percent)} % is allowed ({self.better} is better).",
+            f"{compared}, and {self.max_worse_percent:g} % is allowed ({self.better} is better).",
             "Promote a better version, or have the policy allow more for this model.",
             **evidence,
             worse_percent=percent,
