@@ -12,6 +12,8 @@ from mlflow.server.fastapi_security import init_fastapi_security
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
+from ai_hub.settings import Settings
+from mlflow_plugins.lifecycle import audit_log
 from mlflow_plugins.web.api import create_api
 from mlflow_plugins.web.lifecycle.app import create_page
 from mlflow_plugins.web.lifecycle.views import PREFIX
@@ -53,6 +55,7 @@ def guard(app: FastAPI, *, login: bool) -> None:
 
 
 def _beside(mlflow_app: Any, *, login: bool) -> Starlette:
+    audit_log.start(Settings().audit_log_path)
     api, page = create_api(), create_page()
     for part in (api, page):
         guard(part, login=login)
