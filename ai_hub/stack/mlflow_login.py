@@ -25,4 +25,7 @@ def configuration(database: str) -> str:
         "default_permission = NO_PERMISSIONS\n"
         f"database_uri = {escaped}\n"
         f"auth_cache_ttl_seconds = {_CACHE_S}\n"
+        # it remembers for whose workspace something is also when nothing is there yet, so that one probe of
+        # the next experiment's number would lock its tenant out
+        "workspace_cache_ttl_seconds = 0\n"
     )
