@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow
 import pytest
-from people_server import ADMIN, MODEL
+from mlflow.utils.workspace_context import WorkspaceContext
+from people_server import ADMIN, MODEL, Session
+from requests import Response
 from typer.testing import CliRunner
 
 from ai_hub import registry
@@ -17,10 +21,7 @@ from ai_hub.registry import people
 from mlflow_plugins.people.roles import Role
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from people_server import PeopleServer, Session, Tenant
-    from requests import Response
+    from people_server import PeopleServer, Tenant
 
 V2 = "/api/2.0/mlflow"
 OURS = f"/ai-hub/api/models/{MODEL}"
@@ -189,50 +190,42 @@ def test_command_line(server: PeopleServer, acme: Tenant, person: str, code: int
 
 
 @pytest.mark.parametrize("person", [VIEWER, APPROVER])
-def test_python__loads_and_reads(server: PeopleServer, acme: Tenant, person: str) -> None:
+def test_python__loads(server: PeopleServer, acme: Tenant, tmp_path: Path, person: str) -> None:
     acme.put(1, "Production")
     with server.person(person):
         content, version = registry.load_production(
-            "acme", MODEL, lambda folder: open(f"{folder}/model.bin").read()
+            "acme", MODEL, lambda folder: Path(folder, "model.bin").read_text()
         )
         assert (content, version.version) == (acme.mark, 1)
+        # and as everybody knows it
+        with WorkspaceContext("acme"):
+            address = f"models:/{MODEL}@production"
+            found = mlflow.artifacts.download_artifacts(
+                address, dst_path=str(tmp_path), tracking_uri=server.url, registry_uri=server.url
+            )
+        assert Path(found, "model.bin").read_text() == acme.mark
     acme.put(1, "Staging")
 
 
 def test_roles_of_a_tenant__are_the_administrators_to_give(server: PeopleServer, acme: Tenant) -> None:
-    roles = (
-        acme.session(ADMIN).get("/api/3.0/mlflow/roles/list", params={"workspace": "acme"}).json()["roles"]
-    )
-    by_name = {role["name"]: role["id"] for role in roles}
-    assert set(Role) <= set(by_name)
+    answer = acme.session(ADMIN).get("/api/3.0/mlflow/roles/list", params={"workspace": "acme"})
+    role = {item["name"]: item["id"] for item in answer.json()["roles"]}
+    assert set(Role) <= set(role)
     approval = {"resource_type": "registered_model_version", "permission": "MANAGE"}
-    attempts: list[tuple[str, str, dict[str, Any]]] = [
-        ("POST", "roles/assign", {"username": "{person}", "role_id": by_name["approver"]}),
-        ("POST", "roles/create", {"workspace": "acme", "name": "king"}),
-        (
-            "POST",
-            "roles/permissions/add",
-            {"role_id": by_name["engineer"], "resource_pattern": "*", **approval},
-        ),
-        ("DELETE", "roles/delete", {"role_id": by_name["viewer"]}),
-        ("DELETE", "roles/unassign", {"username": "anna", "role_id": by_name["approver"]}),
-        ("POST", "users/permissions/grant", {"username": "{person}", "resource_id": "*", **approval}),
-        # what they made themselves, to somebody of another tenant
-        (
-            "POST",
-            "users/permissions/grant",
-            {
-                "username": "bert",
-                "resource_type": "registered_model",
-                "resource_id": MODEL,
-                "permission": "READ",
-            },
-        ),
-    ]
+    addition = {"role_id": role["engineer"], "resource_pattern": "*", **approval}
+    own_model = {"resource_type": "registered_model", "resource_id": MODEL, "permission": "READ"}
     for person in (*MEMBERS, *OUTSIDERS):
+        attempts: list[tuple[str, str, dict[str, Any]]] = [
+            ("POST", "roles/assign", {"username": person, "role_id": role["approver"]}),
+            ("POST", "roles/create", {"workspace": "acme", "name": "king"}),
+            ("POST", "roles/permissions/add", addition),
+            ("DELETE", "roles/delete", {"role_id": role["viewer"]}),
+            ("DELETE", "roles/unassign", {"username": "anna", "role_id": role["approver"]}),
+            ("POST", "users/permissions/grant", {"username": person, "resource_id": "*", **approval}),
+            ("POST", "users/permissions/grant", {"username": "bert", **own_model}),
+        ]
         for method, path, body in attempts:
-            filled = {key: person if value == "{person}" else value for key, value in body.items()}
-            answer = acme.session(person).request(method, f"/api/3.0/mlflow/{path}", json=filled)
+            answer = acme.session(person).request(method, f"/api/3.0/mlflow/{path}", json=body)
             assert (person, path, answer.status_code) == (person, path, 403), answer.text
         with server.person(person), pytest.raises(ForbiddenError):
             people.grant(person, "acme", Role.APPROVER)
