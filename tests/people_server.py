@@ -98,7 +98,6 @@ def settings(folder: Path, database: str | None = None) -> dict[str, str]:
         "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
         "MLFLOW_AUTH_ADMIN_PASSWORD": password(ADMIN),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "for a test",
-        **login.STRICT,
     }
 
 
@@ -194,7 +193,7 @@ def filled(server: PeopleServer, name: str, person: str, folder: Path) -> Tenant
     tenant = Tenant(name, server, mark=f"private-of-{name}")
     with server.person(person), registry.tenant_scope(name):
         client = server.client()
-        tenant.experiment = client.create_experiment(f"loads {tenant.mark}", tags={"mark": tenant.mark})
+        tenant.experiment = client.create_experiment(f"loads-of-{name}", tags={"mark": tenant.mark})
         client.create_registered_model(MODEL, tags={"mark": tenant.mark}, description=tenant.mark)
         logged: Any = client.create_logged_model(
             tenant.experiment, name=tenant.mark, tags={"mark": tenant.mark}

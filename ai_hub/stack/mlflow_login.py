@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Variables besides the administrator's password and the secret key.
-STRICT: Final = {
-    # refuse routes MLflow has no check for, instead of letting every user pass
-    "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
-    # tenants have our roles only
-    "MLFLOW_RBAC_SEED_DEFAULT_ROLES": "false",
-}
-
 #: Checking a password takes a twentieth of a second, and MLflow does it several times a request. One that was
 #: right is not checked again for this long; after a change other workers take the old one as long.
 _CACHE_S: Final = 30
