@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements.lock --editable .
 	@touch $@
 
+# Two sets of servers side by side; the first file, in which the demo runs, takes longest.
+PYTEST_WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
+
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make lock" pyproject.toml
 
@@ -37,7 +40,7 @@ demo-down: $(STAMP) ## Stop the demo's servers and delete their data
 	@$(BIN)/ai-hub down --purge
 
 test: $(STAMP) lint ## Lint, type-check and run every test against real embedded servers
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(PYTEST_WORKERS)
 
 bench: $(STAMP) ## Measure features, backfills and the Feast stores, into docs/benchmarks (SMALL=1: a try of minutes)
 	@$(BIN)/python -m benchmarks.features $(if $(SMALL),--small)

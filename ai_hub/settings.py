@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     )
     feast_registry_uri: SecretStr | None = Field(None, description="SQLAlchemy URL of Feast's SQL registry")
     feature_cache_ttl: int = Field(300, ge=1, description="seconds a written-back feature stays valid")
+    promotion_policy_path: str | None = Field(
+        None, description="YAML file that says which gates guard Production; only the MLflow server reads it"
+    )
     export_storage_path: str = Field("./exports", description="folder or s3:// URL for Parquet exports")
 
     @classmethod

@@ -51,6 +51,7 @@ from ai_hub.cli import (
     demo,
     feature_server,
     features,
+    gates,
     ingest,
     provision,
     registry,

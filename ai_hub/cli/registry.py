@@ -1,4 +1,4 @@
-"""`ai-hub promote | rollback | history | models`: the model registry."""
+"""`ai-hub promote | rollback | delete | history | models`: the model registry."""
 
 from __future__ import annotations
 
@@ -57,6 +57,28 @@ def rollback(
     from ai_hub import registry
 
     _print_move(registry.rollback(tenant, model, version=version, reason=reason), as_json=as_json)
+
+
+@app.command()
+def delete(
+    model: Model,
+    *,
+    tenant: Tenant,
+    version: Annotated[str, typer.Option(help="a number or a semantic version", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="also when it is not archived")] = False,
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete an archived version and its files for good; its audit trail stays."""
+    from ai_hub import registry
+
+    files = registry.delete(tenant, model, version, force=force, reason=reason)
+    if as_json:
+        _print_json({"files_deleted": files})
+        return
+    Console(soft_wrap=True).print(f"Deleted {version} of {model} with {len(files)} files:", highlight=False)
+    for path in files:
+        typer.echo(f"  {path}")
 
 
 @app.command()

@@ -18,10 +18,11 @@ from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.uri import append_to_uri_path, resolve_uri_if_local
 
-from mlflow_plugins.artifacts.folders import RepositoryFolder, S3Folder
+from mlflow_plugins.artifacts.folders import RepositoryFolder
 from mlflow_plugins.artifacts.layout import parse_proxy_path, proxied_path, version_path
 from mlflow_plugins.artifacts.repository import SCHEME
 from mlflow_plugins.artifacts.s3 import s3_client
+from mlflow_plugins.artifacts.s3_folder import S3Folder
 from mlflow_plugins.errors import bad_input
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Destination(Protocol):
 
 def current_destination() -> Destination | None:
     """The destination of this server process; None outside a server."""
-    if os.environ.get(SERVE_ARTIFACTS) == "true":
-        root = os.environ[ARTIFACTS_DESTINATION]
+    root = os.environ.get(ARTIFACTS_DESTINATION)
+    if os.environ.get(SERVE_ARTIFACTS) == "true" and root:
         parts = urlsplit(root)
         if parts.scheme != SCHEME:
             return _Proxied(root)

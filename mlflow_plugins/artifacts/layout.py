@@ -14,12 +14,15 @@ import re
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from mlflow.utils.validation import _validate_model_name  # what MLflow's own stores ask first
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME, WORKSPACES_DIR_NAME
 
 from mlflow_plugins.errors import bad_input
 
 MODELS_DIR: Final = ".models"
 RUNS_DIR: Final = ".runs"
+#: A registered version's folder is this deep below the tenant's models: model, semantic version.
+VERSION_DEPTH: Final = 2
 _PROXY_ROUTE: Final = "/api/2.0/mlflow-artifacts/artifacts/"
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -44,6 +47,8 @@ def check_model_name(name: str) -> None:
     Raises:
         MlflowException: 400.
     """
+    if not name:
+        _validate_model_name(name)
     if not _MODEL_NAME.fullmatch(name):
         raise bad_input(
             f"Model name {name!r} is not allowed because it names the folder of the model's artifacts. "

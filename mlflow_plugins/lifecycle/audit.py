@@ -91,12 +91,23 @@ def record(
 
 
 def history(
-    session: Session, workspace: str, name: str, *, version: int | None = None, limit: int = 1000
+    session: Session,
+    workspace: str,
+    name: str,
+    *,
+    version: int | None = None,
+    before: int | None = None,
+    limit: int = 1000,
 ) -> list[Transition]:
-    """Transitions of a model, newest first, those of an earlier model of the same name included."""
+    """Transitions of a model, newest first, those of an earlier model of the same name included.
+
+    `before` is the id of a transition: only older ones, which is how to turn pages.
+    """
     query = sa.select(table).where(table.c.workspace == workspace, table.c.name == name)
     if version is not None:
         query = query.where(table.c.version == version)
+    if before is not None:
+        query = query.where(table.c.id < before)
     rows = session.execute(query.order_by(table.c.id.desc()).limit(limit)).mappings()
     return [_transition(row) for row in rows]
 
@@ -113,6 +124,33 @@ def production_at(session: Session, workspace: str, name: str, at_ms: int) -> Tr
     )
     row = session.execute(query).mappings().first()
     return _transition(row) if row and row["to_stage"] == rules.PRODUCTION else None
+
+
+def same_move(session: Session, workspace: str, name: str, own: int) -> list[Transition]:
+    """A transition by its id, then those of whom it displaced; empty when it is not of this model."""
+    of_model = sa.and_(table.c.workspace == workspace, table.c.name == name)
+    moment = sa.select(table.c.at_ms).where(of_model, table.c.id == own).scalar_subquery()
+    query = sa.select(table).where(of_model, table.c.at_ms == moment, table.c.id <= own)
+    rows = [_transition(row) for row in session.execute(query.order_by(table.c.id.desc())).mappings()]
+    return [row for row in rows if row.id == own or row.evidence.get("displaced_by") == rows[0].version]
+
+
+def last_promotions(session: Session, workspace: str) -> dict[str, Transition]:
+    """The last promotion of each of a workspace's models, by name."""
+    newest = (
+        sa.select(sa.func.max(table.c.id))
+        .where(table.c.workspace == workspace, table.c.to_stage == rules.PRODUCTION)
+        .group_by(table.c.name)
+    )
+    rows = session.execute(sa.select(table).where(table.c.id.in_(newest))).mappings()
+    return {row["name"]: _transition(row) for row in rows}
+
+
+def present_entries(session: Session, model: ModelKey) -> dict[int, Transition]:
+    """The newest transition of each of a model's versions, by version."""
+    newest = sa.select(sa.func.max(table.c.id)).where(model.matches(table)).group_by(table.c.version)
+    rows = session.execute(sa.select(table).where(table.c.id.in_(newest))).mappings()
+    return {row["version"]: _transition(row) for row in rows}
 
 
 def was_in_production(session: Session, model: ModelKey, version: int) -> bool:
@@ -132,6 +170,14 @@ def last_in_production(session: Session, model: ModelKey) -> list[int]:
         .order_by(sa.func.max(table.c.id).desc())
     )
     return list(session.scalars(query))
+
+
+def entered_at(session: Session, model: ModelKey, version: int, stage: str) -> int | None:
+    """When (UTC ms) this version entered `stage` last; None when it never did."""
+    entries = sa.select(sa.func.max(table.c.at_ms)).where(
+        model.matches(table), table.c.version == version, table.c.to_stage == stage
+    )
+    return session.scalar(entries)
 
 
 def last_entries(model: ModelKey, stage: str) -> sa.Subquery:

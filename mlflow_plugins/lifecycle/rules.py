@@ -53,6 +53,8 @@ ROLLBACK: Final = (ARCHIVED, PRODUCTION)
 #: Aliases that stand for a stage; setting one is the transition.
 ALIAS_STAGES: Final = {"production": PRODUCTION, "staging": STAGING, "archived": ARCHIVED}
 
+_FORCE: Final = "`ai-hub delete --force`"
+
 _WAY_OUT: Final = {
     (NONE, PRODUCTION): "Move it to Staging first.",
     (PRODUCTION, STAGING): "Move it to Archived (promoting another version does that too), "
@@ -73,12 +75,14 @@ def refusal(current: str, target: str, *, was_in_production: bool) -> str | None
 
 
 def refusal_to_delete(current: str) -> str | None:
-    """Why a version in stage `current` may not be deleted; None when it may."""
+    """Why a version in stage `current` may not be deleted unless forced; None when it may."""
     if current == ARCHIVED:
         return None
     if current == PRODUCTION:
-        return "It is in Production. Promote another version, which archives this one, then delete it."
-    return f"It is in {current}; only archived versions can be deleted. Archive it first."
+        way_out = "Promote another version, which archives this one, then delete it"
+    else:
+        way_out = "Archive it first"
+    return f"It is in {current}; only archived versions can be deleted. {way_out}, or force it: {_FORCE}."
 
 
 def _next_steps(current: str, *, was_in_production: bool) -> str:

@@ -40,6 +40,14 @@ class SemanticVersion:
         return cls(*(int(part) for part in match.groups()))
 
 
+def parsed(text: str) -> SemanticVersion | None:
+    """The semantic version `text` names; None when it names something else."""
+    try:
+        return SemanticVersion.parse(text)
+    except ValueError:
+        return None
+
+
 FIRST: Final = SemanticVersion(1, 0, 0)
 
 

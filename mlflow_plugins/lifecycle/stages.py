@@ -15,7 +15,8 @@ from mlflow.store.model_registry.dbmodels.models import (
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.errors import conflict, missing
-from mlflow_plugins.lifecycle import audit, rules, semver
+from mlflow_plugins.lifecycle import audit, rules, semver, webhooks
+from mlflow_plugins.lifecycle.webhooks import AliasChange
 from mlflow_plugins.people.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
 from mlflow_plugins.people.permissions import require_approver
 
@@ -47,6 +48,8 @@ class VersionRow(Protocol):
     name: str
     version: int
     current_stage: str
+    source: str
+    run_id: str | None
     user_id: str | None
     last_updated_time: int
 
@@ -74,6 +77,13 @@ def lock_model(session: Session, workspace: str, name: str) -> ModelKey:
     return audit.ModelKey(workspace, name, created or 0)
 
 
+def refusal(session: Session, model: ModelKey, version: VersionRow, target: str) -> str | None:
+    """Why the rules keep a version from moving to stage `target`; None when they do not."""
+    was_in_production = audit.was_in_production(session, model, version.version)
+    why = rules.refusal(version.current_stage, target, was_in_production=was_in_production)
+    return f"Version {version.version} of model {model.name} stays as it is. {why}" if why else None
+
+
 def check_move(session: Session, model: ModelKey, version: VersionRow, target: str) -> None:
     """Refuse what the rules do not allow.
 
@@ -82,10 +92,8 @@ def check_move(session: Session, model: ModelKey, version: VersionRow, target: s
     """
     if rules.PRODUCTION in {version.current_stage, target}:
         require_approver(model.workspace)
-    was_in_production = audit.was_in_production(session, model, version.version)
-    refusal = rules.refusal(version.current_stage, target, was_in_production=was_in_production)
-    if refusal:
-        raise conflict(f"Version {version.version} of model {model.name} stays as it is. {refusal}")
+    if (why := refusal(session, model, version, target)) is not None:
+        raise conflict(why)
 
 
 def move(
@@ -106,7 +114,7 @@ def move(
         MlflowException: 409 by the rules.
     """
     check_move(session, model, version, target)
-    cause = _with_tags(session, version, cause)
+    cause = _using_up_tags(session, version, cause)
     displaced: list[Transition] = []
     if target == rules.PRODUCTION or (archive_others and target in _ACTIVE):
         for other in versions_of(session, model, target):
@@ -121,7 +129,7 @@ def move(
 
 def enter_registry(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> None:
     """Put a new version into Staging."""
-    cause = _with_tags(session, version, cause)
+    cause = _using_up_tags(session, version, cause)
     version.user_id = None if cause.actor.source == "unknown" else cause.actor.name
     version.current_stage = rules.STAGING
     _record(session, model, version, None, cause)
@@ -132,7 +140,7 @@ def record_deletion(session: Session, model: ModelKey, version: VersionRow, caus
     """Write the end of a version's life into the audit trail."""
     if version.current_stage == rules.PRODUCTION:
         require_approver(model.workspace)
-    cause = _with_tags(session, version, cause)
+    cause = _using_up_tags(session, version, cause)
     origin, version.current_stage = version.current_stage, rules.DELETED
     _record(session, model, version, origin, cause)
 
@@ -143,20 +151,22 @@ def mirror_aliases(session: Session, model: ModelKey) -> None:
     for alias, stage in rules.ALIAS_STAGES.items():
         newest = _entered_last(session, model, stage)
         row = session.get(SqlRegisteredModelAlias, (model.workspace, model.name, alias))
-        if row is not None and newest is not None:
-            cast("Any", row).version = newest
-        elif row is not None:
-            session.delete(row)
-        elif newest is not None:
+        if newest == (cast("Any", row).version if row is not None else None):
+            continue
+        if row is None:
             values = {"workspace": model.workspace, "name": model.name, "alias": alias, "version": newest}
             session.add(SqlRegisteredModelAlias(**values))
+        elif newest is None:
+            session.delete(row)
+        else:
+            cast("Any", row).version = newest
+        webhooks.note(session, AliasChange(alias, newest))
     session.flush()
 
 
 def semantic_version(session: Session, version: VersionRow) -> str | None:
     """The version's semantic version; None for one registered before this plugin."""
-    row = session.get(SqlModelVersionTag, _tag_key(version, semver.TAG))
-    return cast("str", row.value) if row else None
+    return _tag(session, version, semver.TAG)
 
 
 def versions_of(session: Session, model: ModelKey, stage: str | None = None) -> list[VersionRow]:
@@ -210,20 +220,26 @@ def _record(
     )
 
 
-def _with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
-    """Fill in what a page could only say by version tags; they are used up either way."""
-    reason = _consume_tag(session, version, REASON_TAG)
-    claim = _consume_tag(session, version, ACTOR_TAG)
+def with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
+    """Fill in what a page could only say by version tags."""
+    reason = _tag(session, version, REASON_TAG)
+    claim = _tag(session, version, ACTOR_TAG)
     actor = claimed(claim) if claim and cause.actor == UNKNOWN else cause.actor
     return cause._replace(actor=actor, reason=cause.reason or reason)
 
 
-def _consume_tag(session: Session, version: VersionRow, key: str) -> str | None:
+def _using_up_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
+    """As `with_tags`; the tags are gone afterwards, whether they were needed or not."""
+    filled = with_tags(session, version, cause)
+    for key in (REASON_TAG, ACTOR_TAG):
+        if (row := session.get(SqlModelVersionTag, _tag_key(version, key))) is not None:
+            session.delete(row)
+    return filled
+
+
+def _tag(session: Session, version: VersionRow, key: str) -> str | None:
     row = session.get(SqlModelVersionTag, _tag_key(version, key))
-    if row is None:
-        return None
-    session.delete(row)
-    return cast("str", row.value) or None
+    return cast("str", row.value) or None if row else None
 
 
 def _tag_key(version: VersionRow, key: str) -> tuple[str, str, str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES, MLFLOW_WEBHOOK_CACHE_TTL
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelTag
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
@@ -13,7 +13,7 @@ from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwar
 
 from mlflow_plugins.database.schema import migrate
 from mlflow_plugins.database.transactions import JoiningSessionMaker
-from mlflow_plugins.lifecycle import stages
+from mlflow_plugins.lifecycle import stages, webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,6 +29,9 @@ class BaseStore(WorkspaceAwareSqlAlchemyStore):
     """MLflow's SQL registry, with and without workspaces, plus our tables."""
 
     def __init__(self, store_uri: str) -> None:
+        if MLFLOW_ENABLE_WORKSPACES.get():
+            # MLflow keeps webhooks by event, not by workspace: one tenant would hear of another's models
+            MLFLOW_WEBHOOK_CACHE_TTL.set(0)
         super().__init__(store_uri.removeprefix(SCHEME_PREFIX))
         migrate(self.engine)
         self._sessions = JoiningSessionMaker(self.ManagedSessionMaker)
@@ -45,6 +48,8 @@ class BaseStore(WorkspaceAwareSqlAlchemyStore):
         workspace = self._get_active_workspace()
         with self._sessions.transaction() as session:
             yield session, stages.lock_model(session, workspace, name)
+            changes = webhooks.noted(session)
+        webhooks.announce(self, name, changes)
 
     def _is_prompt(self, name: str) -> bool:
         with self._sessions() as session:

@@ -15,18 +15,24 @@ from mlflow.entities.model_registry.model_version_stages import (
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.artifacts.destination import current_destination
-from mlflow_plugins.errors import bad_input, conflict
-from mlflow_plugins.lifecycle import audit, rules, semver, stages
-from mlflow_plugins.registration import claims, publishing
+from mlflow_plugins.errors import bad_input, conflict, missing
+from mlflow_plugins.gates import evaluation, situation
+from mlflow_plugins.lifecycle import audit, rules, semver, stages, webhooks
+from mlflow_plugins.registration import publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlflow.entities.model_registry import ModelVersion
     from sqlalchemy.orm import Session
 
+    from mlflow_plugins.gates.assessment import Assessment
     from mlflow_plugins.lifecycle.audit import Transition
+    from mlflow_plugins.lifecycle.semver import SemanticVersion
 
+#: How often a promotion asks its gates anew because others were faster.
+_ATTEMPTS: Final = 5
 _FIXED_TAGS: Final = {
     semver.TAG: "it names the folder of the version's artifacts",
     manifest.TAG: "it seals the version's artifacts",
@@ -44,8 +50,9 @@ class LifecycleStore(RegisteringStore):
         target = get_canonical_stage(stage)
         if archive_existing_versions and target not in DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS:
             raise bad_input(
-                f"archive_existing_versions goes with {' or '.join(DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS)}, "
-                f"not with {target}."
+                "Model version transition cannot archive existing model versions because "
+                f"'{target}' is not an Active stage. Set archive_existing_versions to false, or "
+                f"move to {' or '.join(DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS)}."
             )
         if self._is_prompt(name):
             return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
@@ -61,7 +68,8 @@ class LifecycleStore(RegisteringStore):
         current = self.get_model_version(name, version)
         if alias.lower() in current.aliases:
             return  # the pages set every alias of a version again when one changes
-        self.move_version(name, version, target)
+        with webhooks.announced_by_handler(alias):
+            self.move_version(name, version, target)
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         """Delete an alias, unless it mirrors a stage."""
@@ -74,6 +82,23 @@ class LifecycleStore(RegisteringStore):
                 )
             return
         super().delete_registered_model_alias(name, alias)
+
+    def get_latest_versions(self, name: str, stages: Sequence[str] | None = None) -> list[ModelVersion]:
+        """The newest version of each stage; a semantic version in `stages` stands for that version.
+
+        MLflow takes what follows the name in `models:/NAME/v1.2.0` for a stage, so this makes it work.
+        """
+        numbers = [semver.parsed(stage) for stage in stages or []]
+        named = [self._by_number(name, number) for number in numbers if number is not None]
+        others = [stage for stage, number in zip(stages or [], numbers, strict=True) if number is None]
+        return [*named, *(super().get_latest_versions(name, others) if others or not named else [])]
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
+        """The version an alias points at; `v1.2.0`, which cannot be an alias, is a semantic version."""
+        number = semver.parsed(alias)
+        if number is None:
+            return super().get_model_version_by_alias(name, alias)
+        return self._by_number(name, number)
 
     def set_model_version_tag(self, name: str, version: int | str, tag: Any) -> None:
         """Set a tag; what the registry wrote itself cannot be changed."""
@@ -112,11 +137,34 @@ class LifecycleStore(RegisteringStore):
         claim: str | None = None,
     ) -> list[Transition]:
         """Move a version; returns its transition, then those of the versions it displaced."""
-        evidence = self._verify(name, version) if stage == rules.PRODUCTION else {}
-        cause = stages.Cause.of_request(evidence, reason=reason, claim=claim)
+        cause = stages.Cause.of_request({}, reason=reason, claim=claim)
+        if stage == rules.PRODUCTION:
+            return self._promote(name, version, cause, archive_others=archive_others)
         with self._locked(name) as (session, model):
             row = self._get_sql_model_version(session, name, version)
             return stages.move(session, model, row, stage, archive_others=archive_others, cause=cause)
+
+    def gates(
+        self, name: str, version: int | str, *, reason: str | None = None, claim: str | None = None
+    ) -> Assessment:
+        """What promoting a version would meet now for the asking user; changes nothing.
+
+        Args:
+            name: the model.
+            version: its version.
+            reason: what the promotion would be given; default: the version's tag `promotion.reason`.
+            claim: whom the caller says it acts for, as for `move_version`.
+        """
+        cause = stages.Cause.of_request({}, reason=reason, claim=claim)
+        with self._sessions() as session:
+            row = self._get_sql_model_version(session, name, version)
+            model = self._model_key(session, name)
+            present = situation.read(session, model, row, cause)
+            refusal = stages.refusal(session, model, row, rules.PRODUCTION)
+        if refusal is not None:
+            return evaluation.forbidden(present, refusal)
+        assessment, _ = evaluation.assess(self, present)
+        return assessment
 
     def roll_back(
         self,
@@ -154,21 +202,42 @@ class LifecycleStore(RegisteringStore):
                     return version
         raise conflict(f"There is nothing to roll back to: no archived version of {name} was in Production.")
 
+    def _by_number(self, name: str, number: SemanticVersion) -> ModelVersion:
+        with self._sessions() as session:
+            record = records.numbered(session, self._model_key(session, name), number)
+        if record is None or record.version is None or record.state != records.REGISTERED:
+            raise missing(f"Model {name} has no version {number}.")
+        return self.get_model_version(name, record.version)
+
     def _model_key(self, session: Session, name: str) -> audit.ModelKey:
         model = self._get_registered_model(session, name)
         return audit.ModelKey(model.workspace, name, model.creation_time)
 
-    def _verify(self, name: str, version: int | str) -> dict[str, Any]:
-        """Check a candidate for Production before the lock is taken, because that reads all its files."""
-        with self._sessions() as session:
-            row = self._get_sql_model_version(session, name, version)
-            model = self._model_key(session, name)
-            stages.check_move(session, model, row, rules.PRODUCTION)
-            record = claims.find(session, model, row.version)
-        destination = current_destination()
-        if record is None or record.location is None or record.manifest_sha256 is None or destination is None:
-            return {"manifest": "none"}
-        return manifest.verify(destination.folder(record.location, model.workspace), record.manifest_sha256)
+    def _promote(
+        self, name: str, version: int | str, cause: stages.Cause, *, archive_others: bool
+    ) -> list[Transition]:
+        """Ask the gates before the lock, because they read files; under it, see that all still holds."""
+        for _ in range(_ATTEMPTS):
+            with self._sessions() as session:
+                row = self._get_sql_model_version(session, name, version)
+                model = self._model_key(session, name)
+                stages.check_move(session, model, row, rules.PRODUCTION)
+                judged = situation.read(session, model, row, cause)
+            assessment, by_production = evaluation.assess(self, judged)
+            if (refusal := assessment.refusal_text()) is not None:
+                raise conflict(refusal)
+            with self._locked(name) as (session, model):
+                row = self._get_sql_model_version(session, name, version)
+                present = situation.read(session, model, row, cause)
+                if judged.still_holds(present, production_matters=by_production):
+                    because = cause._replace(evidence=assessment.evidence())
+                    return stages.move(
+                        session, model, row, rules.PRODUCTION, archive_others=archive_others, cause=because
+                    )
+        raise conflict(
+            f"Version {version} of model {name} stays as it is: while its gates were asked, somebody changed "
+            f"what they compared it with, {_ATTEMPTS} times. Look at the model's history, then promote again."
+        )
 
     def _check_fixed_tag(self, name: str, version: int | str, key: str, value: str | None) -> None:
         present = self.get_model_version(name, version).tags.get(key)

@@ -5,25 +5,22 @@ Ours stand behind the same checks as MLflow's: host and origin, login (`ai-hub-a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from mlflow.environment_variables import MLFLOW_BASIC_AUTH_FAIL_CLOSED, MLFLOW_RBAC_SEED_DEFAULT_ROLES
 from mlflow.server.fastapi_app import add_fastapi_workspace_middleware, create_fastapi_app
 from mlflow.server.fastapi_security import init_fastapi_security
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 
 from mlflow_plugins.web.api import create_api
+from mlflow_plugins.web.lifecycle.app import create_page
+from mlflow_plugins.web.lifecycle.views import PREFIX
 from mlflow_plugins.web.origin import SameOrigin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fastapi import FastAPI
     from starlette.types import ASGIApp
-
-#: What is mounted beside MLflow, by path.
-PARTS: Final[dict[str, Callable[[], FastAPI]]] = {"/ai-hub": create_api}
 
 
 def create_app() -> ASGIApp:
@@ -61,9 +58,12 @@ def guard(app: FastAPI, *, login: bool) -> None:
 
 
 def _beside(mlflow_app: Any, *, login: bool) -> Starlette:
-    mounts = []
-    for path, create in PARTS.items():
-        part = create()
+    api, page = create_api(), create_page()
+    for part in (api, page):
         guard(part, login=login)
-        mounts.append(Mount(path, part))
-    return Starlette(routes=[*mounts, Mount("/", mlflow_app)], lifespan=mlflow_app.router.lifespan_context)
+    # a mount would not answer its own path without a slash behind it
+    pages = [Route(path, page) for path in (PREFIX, f"{PREFIX}/{{rest:path}}")]
+    return Starlette(
+        routes=[Mount("/ai-hub", api), *pages, Mount("/", mlflow_app)],
+        lifespan=mlflow_app.router.lifespan_context,
+    )

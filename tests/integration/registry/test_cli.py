@@ -100,6 +100,19 @@ def test_promote_history_rollback__tell_who_moved(tenant: str, run: _Run) -> Non
     )  # fmt: skip
 
 
+def test_delete__says_which_files_went(tenant: str, run: _Run) -> None:
+    command = ("delete", MODEL, "--tenant", tenant, "--version", "v1.0.0")
+    status, _, err = run(*command)
+    assert status == 1
+    assert "only archived versions can be deleted" in err
+    status, out, _ = run(*command, "--force", "--reason", "bad")
+    assert status == 0
+    assert f"{tenant}/{MODEL}/v1.0.0/manifest.json" in out
+    _, out, _ = run("history", MODEL, "--tenant", tenant, "--limit", "1", "--json")
+    (row,) = json.loads(out)
+    assert (row["to_stage"], row["reason"]) == ("Deleted", "bad")
+
+
 def test_unknown_tenant__is_told(run: _Run, stack: dict[str, str]) -> None:
     del stack
     status, _, err = run("models", "--tenant", "nobody-at-all")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -97,7 +97,7 @@ def test_archive_existing_versions__to_staging__archives_the_others(model: Model
 
 def test_archive_existing_versions__to_archived__is_a_bad_request(model: Model) -> None:
     version = model.register()
-    with pytest.raises(MlflowException, match="archive_existing_versions") as refusal:
+    with pytest.raises(MlflowException, match="cannot archive existing") as refusal:
         model.move(version, "Archived", archive=True)
     assert refusal.value.get_http_status_code() == 400
 
@@ -160,14 +160,46 @@ def test_delete_version__only_when_archived(model: Model) -> None:
         model.move(second, "Staging")
 
 
-def test_remove_version__force__spares_production_only(model: Model) -> None:
+def test_remove_version__force__in_any_stage(model: Model) -> None:
     first, second = model.register(), model.register()
     model.move(first, "Production")
-    assert refused(lambda: model.store.remove_version(model.name, first, force=True))
-    model.store.remove_version(model.name, second, force=True, reason="wrong data")
-    newest = model.store.history(model.name)[0]
-    assert (newest.reason, newest.evidence) == ("wrong data", {"forced": True})
-    model.check()
+    for version in (first, second):
+        refusal = refused(lambda version=version: model.store.remove_version(model.name, version))
+        assert "ai-hub delete --force" in (refusal or "")
+        model.store.remove_version(model.name, version, force=True, reason="wrong data")
+        newest = model.store.history(model.name)[0]
+        assert (newest.version, newest.reason, newest.evidence) == (version, "wrong data", {"forced": True})
+        model.check()
+    assert model.aliases() == {}
+    assert model.store.production_at(model.name, time.time_ns() // 1_000_000) is None
+
+
+@pytest.mark.parametrize("number", ["v1.0.1", "1.0.1"])
+def test_semantic_version__names_a_version_where_mlflow_expects_a_stage_or_alias(
+    model: Model, number: str
+) -> None:
+    for _ in range(3):
+        model.register()
+    assert [item.version for item in model.store.get_latest_versions(model.name, [number])] == [2]
+    both = model.store.get_latest_versions(model.name, ["Staging", number])
+    assert {item.version for item in both} == {2, 3}
+    assert model.store.get_model_version_by_alias(model.name, number).version == 2
+    model.move(2, "Archived")
+    assert model.store.get_model_version_by_alias(model.name, number).aliases == ["archived"]
+    model.store.remove_version(model.name, 2)
+    for absent in (number, "v7.0.0"):
+        with pytest.raises(MlflowException, match=r"has no version v") as refusal:
+            model.store.get_latest_versions(model.name, [absent])
+        assert refusal.value.get_http_status_code() == 404
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_create_model__without_a_name__is_mlflows_bad_request(
+    sqlite_store: LifecycleStore, name: Any
+) -> None:
+    with pytest.raises(MlflowException, match="Missing value for required parameter 'name'") as refusal:
+        sqlite_store.create_registered_model(name)
+    assert refusal.value.get_http_status_code() == 400
 
 
 def test_delete_model__only_when_all_versions_are_archived(model: Model) -> None:

@@ -6,19 +6,17 @@ import json
 import secrets
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightgbm
 import mlflow
 import numpy as np
 import pytest
 import requests
-import yaml
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
@@ -30,64 +28,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 BUCKET = "ml-models"
-MODEL = "demand-forecast"
-
-
-@dataclass
-class Tenant:
-    """A tenant with one experiment, seen through plain HTTP and MLflow's own client."""
-
-    name: str
-    url: str
-    client: MlflowClient
-    experiment: str
-
-    def call(self, method: str, path: str, **arguments: Any) -> requests.Response:
-        """A request in the tenant's workspace, its path sent exactly as given."""
-        request = requests.Request(
-            method, self.url, headers={"X-MLFLOW-WORKSPACE": self.name}, **arguments
-        ).prepare()
-        query = request.path_url.partition("?")[2]
-        request.url = f"{self.url}{path}" + (f"?{query}" if query else "")
-        with requests.Session() as session:
-            return session.send(request, timeout=60)
-
-    def artifact(self, method: str, path: str, **arguments: Any) -> requests.Response:
-        """A request to the artifact proxy."""
-        return self.call(method, f"/api/2.0/mlflow-artifacts/artifacts/{path}", **arguments)
-
-    def log_model(self, folder: Path, content: bytes = b"weights") -> tuple[str, str]:
-        """Log a small model to a new run; returns the run and the model's address."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "MLmodel").write_text(yaml.safe_dump({"flavors": {"lightgbm": {}}}))
-        (folder / "data").mkdir(exist_ok=True)
-        (folder / "data/model.bin").write_bytes(content)
-        with registry.tenant_scope(self.name):
-            run = self.client.create_run(self.experiment)
-            self.client.log_metric(run.info.run_id, "mae", 1.5)
-            self.client.log_param(run.info.run_id, "feature_service", "forecast_basic")
-            self.client.log_artifacts(run.info.run_id, str(folder), "model")
-        return run.info.run_id, f"{run.info.artifact_uri}/model"
-
-    def register(self, folder: Path, content: bytes = b"weights") -> int:
-        """Register a new version of the model."""
-        run_id, source = self.log_model(folder, content)
-        with registry.tenant_scope(self.name):
-            return int(self.client.create_model_version(MODEL, source, run_id).version)
-
-    def stage(self, version: int, stage: str) -> requests.Response:
-        """MLflow's own REST call of the stage menu."""
-        body = {"name": MODEL, "version": str(version), "stage": stage, "archive_existing_versions": False}
-        return self.call("POST", "/api/2.0/mlflow/model-versions/transition-stage", json=body)
-
-    def alias(self, alias: str, version: int) -> requests.Response:
-        """MLflow's own REST call of the alias dialog."""
-        body = {"name": MODEL, "alias": alias, "version": str(version)}
-        return self.call("POST", "/api/2.0/mlflow/registered-models/alias", json=body)
-
-    def stages(self) -> dict[int, str]:
-        """Stage of every version."""
-        return {item.version: item.stage for item in registry.list_versions(self.name, MODEL)}
 
 
 @pytest.fixture(autouse=True)
@@ -99,26 +39,16 @@ def _tracking_uri(stack: dict[str, str]) -> Iterator[None]:
     mlflow.set_tracking_uri(before)
 
 
-def _tenant(stack: dict[str, str]) -> Tenant:
-    url = stack["MLFLOW_TRACKING_URI"].rstrip("/")
-    name = f"tenant-{secrets.token_hex(4)}"
-    registry.ensure_tenant(name)
-    client = MlflowClient(url, url)
-    with registry.tenant_scope(name):
-        client.create_registered_model(MODEL)
-        return Tenant(name, url, client, client.create_experiment("demand"))
-
-
 @pytest.fixture
 def acme(stack: dict[str, str]) -> Tenant:
     """One tenant."""
-    return _tenant(stack)
+    return new_tenant(stack["MLFLOW_TRACKING_URI"])
 
 
 @pytest.fixture
 def beta(stack: dict[str, str]) -> Tenant:
     """Another tenant."""
-    return _tenant(stack)
+    return new_tenant(stack["MLFLOW_TRACKING_URI"])
 
 
 @pytest.fixture
@@ -403,7 +333,7 @@ def test_tenant_scope__holds_per_thread(acme: Tenant, beta: Tenant, tmp_path: Pa
 @pytest.fixture(scope="module")
 def two_tenants(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Tenant, Tenant]:
     """One tenant with a registered version and one without, shared by the attempts to get across."""
-    acme, beta = _tenant(stack), _tenant(stack)
+    acme, beta = (new_tenant(stack["MLFLOW_TRACKING_URI"]) for _ in range(2))
     acme.register(tmp_path_factory.mktemp("logged") / "model")
     return acme, beta
 

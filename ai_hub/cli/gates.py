@@ -1,0 +1,138 @@
+"""`ai-hub gates` and `ai-hub policy`: what guards Production, and what it says about a version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - typer reads it
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from ai_hub.cli.main import app
+from ai_hub.cli.registry import AsJson, Model, Reason, Tenant  # noqa: TC001 - typer reads them
+from ai_hub.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow_plugins.gates.policy import Policy
+
+policy_app = typer.Typer(
+    name="policy", no_args_is_help=True, help="The promotion policy: which gates guard which model."
+)
+app.add_typer(policy_app)
+
+
+@app.command("gates")
+def gates_command(
+    model: Model,
+    *,
+    tenant: Tenant,
+    version: Annotated[
+        str, typer.Option(help="a number, a semantic version, or latest: the newest in Staging")
+    ] = "latest",
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the promotion gates about a version without promoting it; fails when they would refuse it."""
+    from ai_hub import registry
+
+    found = registry.gates(tenant, model, version, reason=reason)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+    else:
+        number = f"{found.version} ({found.semantic_version})" if found.semantic_version else found.version
+        console = Console()
+        move = "back into" if found.rollback else "to"
+        console.print(f"{model} {number} of {tenant}: from {found.stage} {move} Production", highlight=False)
+        if found.results:
+            table = Table("gate", "", Column("what it says", overflow="fold"), box=SIMPLE_HEAD)
+            for each in found.results:
+                mark = "[green]passed[/]" if each.passed else "[bold red]refused[/]"
+                table.add_row(each.gate, mark, escape(each.text))
+            console.print(table)
+        if found.skipped:
+            console.print(f"Not asked of a rollback: {', '.join(found.skipped)}.", highlight=False)
+        if found.refusal:
+            console.print(escape(found.refusal), highlight=False)
+    raise typer.Exit(0 if found.passed else 1)
+
+
+@policy_app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="the policy file", show_default=False)],
+) -> None:
+    """Check a policy file; names the place of every mistake."""
+    from mlflow_plugins.gates import policy_file
+
+    policy = _readable(lambda: policy_file.load(file))
+    tenants = policy.document.tenants
+    models = sum(len(rules.models) for rules in tenants.values())
+    typer.echo(f"{file} is right. It has rules of its own for {len(tenants)} tenants and {models} models.")
+
+
+@policy_app.command("show")
+def show(
+    file: Annotated[
+        Path | None, typer.Argument(help="the policy file; default: the one in force", show_default=False)
+    ] = None,
+    *,
+    tenant: Annotated[str, typer.Option("--tenant", "-t", help="as it holds for this tenant")] = "",
+    model: Annotated[str, typer.Option("--model", "-m", help="and this model of it")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show every installed gate: whether it is on, its settings, and which level of the policy says so."""
+    from mlflow_plugins.gates import policy_file
+    from mlflow_plugins.gates.known import gate_class, gate_names
+
+    policy = _readable(lambda: policy_file.load(file) if file else policy_file.current())
+    rules = policy.rules(tenant, model)
+    rows = []
+    for name in gate_names():
+        rule = rules.get(name)
+        on = rule is not None and rule.on
+        kind = gate_class(name)
+        row: dict[str, Any] = {"gate": name, "on": on, "on_rollback": kind.on_rollback}
+        row["says_so"] = rule.decided_by.label if rule else None
+        row["settings"] = kind(**rule.settings).model_dump(mode="json") if rule and on else {}
+        rows.append(row)
+    if as_json:
+        typer.echo(json.dumps({**policy.origin(), "gates": rows}, indent=2))
+        return
+    table = Table(Column("gate", no_wrap=True), "", "settings", "says so", box=SIMPLE_HEAD)
+    for row in rows:
+        settings = "\n".join(f"{name}: {json.dumps(value)}" for name, value in row["settings"].items())
+        mark = "[green]on[/]" if row["on"] else "[dim]off[/]"
+        table.add_row(row["gate"], mark, escape(settings), row["says_so"] or "-")
+    console = Console()
+    console.print(f"Policy: {policy.source}", highlight=False)
+    console.print(table)
+
+
+@policy_app.command("gates")
+def describe() -> None:
+    """Describe every installed gate and its settings."""
+    from mlflow_plugins.gates.known import gate_class, gate_names
+
+    for name in gate_names():
+        gate = gate_class(name)
+        typer.echo(f"{name}: {gate.about()}")
+        for setting, field in gate.model_fields.items():
+            default = "required" if field.is_required() else f"default {json.dumps(field.default)}"
+            typer.echo(f"    {setting} ({default}): {field.description}")
+
+
+def _readable(load: Callable[[], Policy]) -> Policy:
+    from mlflow_plugins.gates.policy_file import PolicyError
+
+    try:
+        return load()
+    except PolicyError as error:
+        places = "\n".join(str(problem) for problem in error.problems)
+        raise BadInputError(
+            f"{error.source} cannot be used:\n{places}", hint="docs/promotion-gates.md describes the file."
+        ) from error

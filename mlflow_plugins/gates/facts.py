@@ -1,0 +1,78 @@
+"""Reads what gates judge a version by: its sealed folder, or its run when it has none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.artifacts.destination import current_destination
+from mlflow_plugins.gates.candidacy import Facts
+from mlflow_plugins.registration import sources
+from mlflow_plugins.registration.model_info import describe, interface, read_mlmodel, run_facts
+from mlflow_plugins.registration.publishing import RUN_USER_TAG
+
+if TYPE_CHECKING:
+    from mlflow.store.model_registry.abstract_store import AbstractStore
+
+    from mlflow_plugins.artifacts.folders import Folder
+    from mlflow_plugins.gates.situation import Registered
+    from mlflow_plugins.lifecycle.audit import ModelKey
+
+
+def facts(store: AbstractStore, model: ModelKey, version: Registered) -> Facts:
+    """What is known about `version`, read when it is asked for."""
+    sealed = _sealed_folder(model, version)
+    if sealed is not None:
+        folder, digest = sealed
+        return Facts(
+            version.version,
+            version.semantic_version,
+            lambda: sealed_document(folder, digest, manifest.METRICS),
+            lambda: sealed_document(folder, digest, manifest.METADATA),
+        )
+    return Facts(
+        version.version,
+        version.semantic_version,
+        lambda: run_facts(version.run_id, None).metrics,
+        lambda: _described(store, model, version),
+    )
+
+
+def verify(model: ModelKey, version: Registered) -> dict[str, Any] | None:
+    """Check all files against the manifest (see `manifest.verify`); None without a manifest."""
+    sealed = _sealed_folder(model, version)
+    return manifest.verify(*sealed) if sealed else None
+
+
+def _sealed_folder(model: ModelKey, version: Registered) -> tuple[Folder, str] | None:
+    destination = current_destination()
+    if destination is None or version.location is None or version.manifest_sha256 is None:
+        return None
+    return destination.folder(version.location, model.workspace), version.manifest_sha256
+
+
+def sealed_document(folder: Folder, manifest_sha256: str, path: str) -> dict[str, Any]:
+    """A JSON file of the folder, checked on the way, because not every policy checks the whole folder."""
+    listed = manifest.read(folder, manifest_sha256)
+    content = b"".join(folder.read(path))
+    if hashlib.sha256(content).hexdigest() != listed[path]["sha256"]:
+        raise manifest.tampered(folder, path, "was changed")
+    return dict(json.loads(content))
+
+
+def _described(store: AbstractStore, model: ModelKey, version: Registered) -> dict[str, Any]:
+    """What would be in `metadata.json`, from where the version was registered from."""
+    origin = sources.resolve(store, model.workspace, version.source, version.run_id, None)
+    known = run_facts(origin.run_id, origin.model_id)
+    mlmodel = {}
+    if (destination := current_destination()) is not None:
+        folder = destination.folder(origin.location, model.workspace)
+        mlmodel = read_mlmodel(folder, folder.files())
+    tags = store.get_model_version(model.name, version.version).tags
+    return {
+        **describe(mlmodel, known),
+        "feature_service": interface(mlmodel, tags, known).feature_service,
+        "author": known.tags.get(RUN_USER_TAG),
+    }

@@ -1,0 +1,45 @@
+"""Templates to HTML: everything is escaped, and a name that does not exist is an error."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import jinja2
+from fastapi.responses import HTMLResponse
+from markupsafe import Markup
+
+_DIGITS: Final = 6
+_SMALLEST_PERCENT: Final = 0.1
+
+
+def number(value: float | None) -> str:
+    """A metric with as many digits as people compare; a dash for a value there is not."""
+    return "—" if value is None else f"{value:.{_DIGITS}g}"
+
+
+def percent(change: float) -> str:
+    """The size of a change, without its sign."""
+    return "less than 0.1 %" if abs(change) < _SMALLEST_PERCENT else f"{abs(change):.1f} %"
+
+
+def utc(at_ms: int) -> Markup:
+    """UTC milliseconds for people and programs."""
+    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    machine = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return Markup('<time datetime="{}">{}</time>').format(machine, f"{moment:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A rendered page."""
+    return HTMLResponse(_environment.get_template(template).render(values), status)
+
+
+_environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("mlflow_plugins.web.lifecycle"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters |= {"number": number, "percent": percent, "utc": utc}

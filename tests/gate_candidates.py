@@ -1,0 +1,46 @@
+"""Candidates for gates, without a registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlflow_plugins.gates.candidacy import Candidacy, Facts
+from mlflow_plugins.people.actor import claimed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HOUR_MS = 3_600_000
+NOW_MS = 1_800_000_000_000
+
+
+def facts(
+    version: int = 2,
+    *,
+    metrics: Mapping[str, float | None] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Facts:
+    """What is known about a version."""
+    return Facts(version, f"v1.0.{version - 1}", lambda: metrics or {}, lambda: metadata or {})
+
+
+def candidacy(
+    metrics: Mapping[str, float | None] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **changed: Any,
+) -> Candidacy:
+    """Version 2 wants to be the first in Production; `changed` says what is otherwise."""
+    usual: dict[str, Any] = {
+        "tenant": "city-works",
+        "model": "demand",
+        "facts": facts(metrics=metrics, metadata=metadata),
+        "rollback": False,
+        "actor": claimed("grace"),
+        "reason": None,
+        "registered_by": "ada",
+        "staged_at_ms": NOW_MS - 2 * HOUR_MS,
+        "now_ms": NOW_MS,
+        "verify": lambda: None,
+        "find_production": lambda: None,
+    }
+    return Candidacy(**{**usual, **changed})

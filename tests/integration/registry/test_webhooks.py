@@ -1,0 +1,133 @@
+"""A tenant's webhooks hear of its promotions through every door, once, and of nobody else's."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pytest
+import registry_servers
+from registry_tenant import MODEL, Tenant, new_tenant
+
+from ai_hub import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: Webhooks may normally neither be unencrypted nor lead into private networks.
+_OPEN = {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
+_QUIET_S = 0.5
+
+
+class Receiver:
+    """An HTTP server that keeps what is posted, by path."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        received = self.events
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                received.append((self.path, json.loads(body)))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Nothing on the console."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def take(self, count: int) -> list[tuple[str, str, str, str | None]]:
+        """The next `count` events, sorted: path, action, alias, version; fails when more arrive."""
+        deadline = time.monotonic() + 30
+        while len(self.events) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(_QUIET_S)
+        taken, self.events[:] = list(self.events), []
+        assert len(taken) == count, taken
+        return sorted(
+            (path, event["action"], event["data"]["alias"], event["data"].get("version"))
+            for path, event in taken
+        )
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    opened = Receiver()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def tenants(
+    stack: dict[str, str], tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Tenant, Tenant]]:
+    """Two tenants, each with two versions and a webhook at its own path."""
+    before = mlflow.get_tracking_uri()
+    with registry_servers.running(
+        f"sqlite:///{tmp_path / 'mlflow.db'}", stack, tmp_path, settings=_OPEN
+    ) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        mlflow.set_tracking_uri(server.url)
+        both = (new_tenant(server.url), new_tenant(server.url))
+        for tenant, path in zip(both, ("/first", "/second"), strict=True):
+            for _ in range(2):
+                tenant.register(tmp_path / "model")
+            events = [
+                {"entity": "MODEL_VERSION_ALIAS", "action": action} for action in ("CREATED", "DELETED")
+            ]
+            hook = {"name": "promotions", "url": f"{receiver.url}{path}", "events": events}
+            answer = tenant.call("POST", "/api/2.0/mlflow/webhooks", json=hook)
+            assert answer.status_code == 200, answer.text
+        yield both
+    mlflow.set_tracking_uri(before)
+
+
+def test_webhooks__every_door__tell_each_promotion_once_and_only_its_tenant(
+    tenants: tuple[Tenant, Tenant], receiver: Receiver
+) -> None:
+    first, second = tenants
+    first.stage(1, "Production")
+    assert receiver.take(1) == [("/first", "created", "production", "1")]
+    # MLflow's own handler tells of the alias that was set; the others follow the stages
+    first.alias("production", 2)
+    assert receiver.take(3) == [
+        ("/first", "created", "archived", "1"),
+        ("/first", "created", "production", "2"),
+        ("/first", "deleted", "staging", None),
+    ]
+    registry.promote(second.name, MODEL, 2, reason="lower error")
+    assert receiver.take(2) == [
+        ("/second", "created", "production", "2"),
+        ("/second", "created", "staging", "1"),
+    ]
+    registry.rollback(first.name, MODEL, reason="drift")
+    assert receiver.take(2) == [
+        ("/first", "created", "archived", "2"),
+        ("/first", "created", "production", "1"),
+    ]
+
+
+def test_webhooks__refused_promotion__tells_nothing(
+    tenants: tuple[Tenant, Tenant], receiver: Receiver
+) -> None:
+    first, _ = tenants
+    first.stage(1, "Archived")
+    receiver.take(1)
+    assert first.stage(1, "Production").status_code == 409
+    assert first.alias("production", 1).status_code == 409
+    assert receiver.take(0) == []
