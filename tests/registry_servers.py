@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-_FORKS = multiprocessing.get_context("forkserver")
+FORKS = multiprocessing.get_context("forkserver")
 #: The first makes MLflow take the rest for a server's process.
 _PRELOADED = ["uvicorn", "mlflow.server.fastapi_app", "mlflow_plugins.store.lifecycle_store"]
 _START_S = 60
@@ -50,8 +50,8 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        _FORKS.set_forkserver_preload(_PRELOADED)
-        self.process = _FORKS.Process(
+        FORKS.set_forkserver_preload(_PRELOADED)
+        self.process = FORKS.Process(
             target=_serve, args=(self.app, self.port, dict(self.settings), str(self.log))
         )
         self.process.start()
