@@ -12,6 +12,7 @@ from mlflow.protos.databricks_pb2 import (
     RESOURCE_CONFLICT,
     RESOURCE_DOES_NOT_EXIST,
     TEMPORARILY_UNAVAILABLE,
+    ErrorCode,
 )
 
 
@@ -38,3 +39,8 @@ def missing(message: str) -> MlflowException:
 def unavailable(message: str) -> MlflowException:
     """A server behind this one does not answer (HTTP 503)."""
     return MlflowException(message, TEMPORARILY_UNAVAILABLE)
+
+
+def is_missing(error: MlflowException) -> bool:
+    """Whether it says that there is nothing by that name."""
+    return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))

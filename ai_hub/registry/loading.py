@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
+from contextvars import copy_context
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,13 @@ from ai_hub.errors import ConflictError
 from ai_hub.registry.server import connect, readable_errors, tracking_uri
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import ModelVersion, production_version
+from mlflow_plugins.artifacts import manifest, parallel
+from mlflow_plugins.artifacts.folders import RepositoryFolder
 from mlflow_plugins.artifacts.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
@@ -55,16 +58,37 @@ def download_version(version: ModelVersion, folder: Path) -> Path:
             hint="Register the model anew from its run.",
         )
     client = connect()
-    with tenant_scope(version.tenant), readable_errors():
-        uri = client.get_model_version_download_uri(version.model, str(version.version))
-        repository = get_artifact_repository(uri, tracking_uri=tracking_uri())
-        document = _fetch(repository, MANIFEST, folder)
-        if hashlib.sha256(document.read_bytes()).hexdigest() != sealed:
-            raise _changed(version, MANIFEST)
-        for path, entry in json.loads(document.read_bytes())["files"].items():
-            if _sha256(_fetch(repository, path, folder)) != entry["sha256"]:
-                raise _changed(version, path)
+    try:
+        with tenant_scope(version.tenant), readable_errors():
+            uri = client.get_model_version_download_uri(version.model, str(version.version))
+            _download(get_artifact_repository(uri, tracking_uri=tracking_uri()), sealed, folder)
+    except ConflictError as error:
+        raise ConflictError(
+            error.message,
+            hint=f"Roll back with `ai-hub rollback {version.model} --tenant {version.tenant}`, "
+            "then register the model anew.",
+        ) from error
     return folder
+
+
+def _download(repository: ArtifactRepository, sealed: str, folder: Path) -> None:
+    """Download what the manifest lists, which must be all there is."""
+    remote = RepositoryFolder(repository)
+    sizes = {path: file.size for path, file in remote.files().items()}
+    if MANIFEST not in sizes:
+        raise manifest.tampered(remote, MANIFEST, "is missing")
+    document = _fetch(repository, MANIFEST, folder).read_bytes()
+    listed = manifest.parse(remote, document, sealed)
+    manifest.check_listing(remote, listed, sizes)
+
+    def fetch(job: tuple[Context, str]) -> None:
+        context, path = job
+        local = context.run(_fetch, repository, path, folder)
+        if _sha256(local) != listed[path]["sha256"]:
+            raise manifest.tampered(remote, path, "was changed")
+
+    # a thread does not know the tenant by itself
+    parallel.each(fetch, [(copy_context(), path) for path in listed if path != MANIFEST])
 
 
 def _load_pyfunc(folder: str) -> Any:
@@ -79,7 +103,7 @@ def _fetch(repository: ArtifactRepository, path: str, folder: Path) -> Path:
         raise ConflictError(f"The manifest names {path!r}, which is outside the version's folder.")
     local = folder.joinpath(*parts)
     local.parent.mkdir(parents=True, exist_ok=True)
-    # `download_artifacts` works in threads of its own, which do not know the tenant
+    # `download_artifacts` would list everything again
     repository._download_file(path, str(local))  # noqa: SLF001 - what every repository implements
     return local
 
@@ -87,12 +111,3 @@ def _fetch(repository: ArtifactRepository, path: str, folder: Path) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _changed(version: ModelVersion, path: str) -> ConflictError:
-    return ConflictError(
-        f"Artifact {path} of {version.model} {version.semantic_version} (tenant {version.tenant}) "
-        "is not what was registered.",
-        hint=f"Roll back with `ai-hub rollback {version.model} --tenant {version.tenant}`, "
-        "then register the model anew.",
-    )

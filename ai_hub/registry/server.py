@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
@@ -25,8 +26,6 @@ from ai_hub.stack import health
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import requests
 
 _KINDS: dict[int, type[AiHubError]] = {
     HTTPStatus.BAD_REQUEST: BadInputError,
@@ -70,6 +69,10 @@ def readable_errors() -> Iterator[None]:
         # RestException puts the code before the server's text
         text = str(error.message).removeprefix(f"{error.error_code}: ")
         raise _error(error.get_http_status_code(), text) from error
+    except requests.HTTPError as error:  # of the artifact proxy
+        if error.response is None:
+            raise
+        raise _error_of(error.response) from error
 
 
 def call(method: str, path: str, **arguments: Any) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.uri import append_to_uri_path, resolve_uri_if_local
 
-from mlflow_plugins.artifacts.folders import RepositoryFolder, S3Folder
+from mlflow_plugins.artifacts.folders import RepositoryFolder
 from mlflow_plugins.artifacts.layout import parse_proxy_path, proxied_path, version_path
 from mlflow_plugins.artifacts.repository import SCHEME
 from mlflow_plugins.artifacts.s3 import s3_client
+from mlflow_plugins.artifacts.s3_folder import S3Folder
 from mlflow_plugins.errors import bad_input
 
 if TYPE_CHECKING:

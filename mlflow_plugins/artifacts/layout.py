@@ -21,6 +21,8 @@ from mlflow_plugins.errors import bad_input
 
 MODELS_DIR: Final = ".models"
 RUNS_DIR: Final = ".runs"
+#: A registered version's folder is this deep below the tenant's models: model, semantic version.
+VERSION_DEPTH: Final = 2
 _PROXY_ROUTE: Final = "/api/2.0/mlflow-artifacts/artifacts/"
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 

@@ -1,29 +1,32 @@
-"""The manifest of a version: size and SHA-256 of every file, written last, checked at promotion."""
+"""The manifest of a version: size and SHA-256 of every file; checked at promotion and at loading."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from mlflow_plugins.errors import conflict
+from mlflow_plugins.artifacts import parallel
+from mlflow_plugins.errors import conflict, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from mlflow.exceptions import MlflowException
 
     from mlflow_plugins.artifacts.folders import Folder
+    from mlflow_plugins.artifacts.witnesses import Witness
 
 METADATA: Final = "metadata.json"
 METRICS: Final = "metrics.json"
 MANIFEST: Final = "manifest.json"
 RESERVED: Final = frozenset({METADATA, METRICS, MANIFEST})
 TAG: Final = "manifest_sha256"
-_PARALLEL: Final = 8
 _FORMAT: Final = 1
+
+#: `size` and `sha256` of each file by its path.
+Fingerprints: TypeAlias = "dict[str, dict[str, Any]]"
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,27 @@ class Sealed:
     size_bytes: int
 
 
-def seal(folder: Folder, facts: dict[str, Any]) -> Sealed:
-    """Hash every file of `folder` and write its manifest, with `facts` in front."""
-    files = _fingerprints(folder, folder.files())
+def seal(
+    folder: Folder, facts: dict[str, Any], witnesses: Mapping[str, Witness], promised: Fingerprints
+) -> Sealed:
+    """Hash every file of `folder` and write its manifest.
+
+    Args:
+        folder: holds copies, `metadata.json` and `metrics.json`.
+        facts: what the manifest says beside the files.
+        witnesses: what proves that the copies are their sources.
+        promised: what some of the files must be.
+
+    Raises:
+        MlflowException: 409, a file is not as promised; 503, a copy failed, which a repetition mends.
+    """
+    paths = folder.files().keys()
+    if unexpected := sorted(paths ^ (witnesses.keys() | {METADATA, METRICS})):
+        raise unavailable(f"{folder}{unexpected[0]} appeared or vanished meanwhile. Register again.")
+    files = _fingerprints(folder, paths, witnesses)
+    for path in promised.keys() & files.keys():
+        if files[path] != promised[path]:
+            raise tampered(folder, path, "was changed")
     document = canonical_json({"format": _FORMAT, **facts, "files": files})
     folder.write(MANIFEST, document)
     return Sealed(
@@ -45,6 +66,23 @@ def seal(folder: Folder, facts: dict[str, Any]) -> Sealed:
         file_count=len(files) + 1,
         size_bytes=sum(entry["size"] for entry in files.values()) + len(document),
     )
+
+
+def read(folder: Folder, manifest_sha256: str) -> Fingerprints:
+    """What `folder` must hold, the manifest itself included.
+
+    Raises:
+        MlflowException: 409, the manifest is not the one with this SHA-256; 404, there is none.
+    """
+    return parse(folder, b"".join(folder.read(MANIFEST)), manifest_sha256)
+
+
+def parse(folder: Folder, document: bytes, manifest_sha256: str) -> Fingerprints:
+    """What `folder` must hold by its manifest `document`; see `read`."""
+    if hashlib.sha256(document).hexdigest() != manifest_sha256:
+        raise tampered(folder, MANIFEST, "was changed")
+    own = {"size": len(document), "sha256": manifest_sha256}
+    return {**json.loads(document)["files"], MANIFEST: own}
 
 
 def verify(folder: Folder, manifest_sha256: str) -> dict[str, Any]:
@@ -56,26 +94,34 @@ def verify(folder: Folder, manifest_sha256: str) -> dict[str, Any]:
     Raises:
         MlflowException: 409 naming the first file that is missing, changed or not listed.
     """
-    sizes = folder.files()
+    sizes = {path: file.size for path, file in folder.files().items()}
     if MANIFEST not in sizes:
-        raise _tampered(folder, MANIFEST, "is missing")
-    document = b"".join(folder.read(MANIFEST))
-    if hashlib.sha256(document).hexdigest() != manifest_sha256:
-        raise _tampered(folder, MANIFEST, "was changed")
-    listed = json.loads(document)["files"]
+        raise tampered(folder, MANIFEST, "is missing")
+    listed = read(folder, manifest_sha256)
+    check_listing(folder, listed, sizes)
     del sizes[MANIFEST]
+    for path, entry in _fingerprints(folder, sizes, {}).items():
+        if entry != listed[path]:
+            raise tampered(folder, path, "was changed")
+    sealed = Sealed(manifest_sha256, len(listed), sum(entry["size"] for entry in listed.values()))
+    return {"manifest": "verified", **asdict(sealed)}
+
+
+def check_listing(folder: Folder, listed: Fingerprints, sizes: Mapping[str, int]) -> None:
+    """Compare the files that are there with those of the manifest, by name and size.
+
+    Raises:
+        MlflowException: 409 naming the first file that is missing, not listed or of another size.
+    """
     for path in sorted(listed.keys() | sizes.keys()):
         if path not in sizes:
-            raise _tampered(folder, path, "is missing")
+            raise tampered(folder, path, "is missing")
         if path not in listed:
-            raise _tampered(folder, path, "was added after registration")
+            raise tampered(folder, path, "was added")
         if sizes[path] != listed[path]["size"]:
-            raise _tampered(folder, path, f"has {sizes[path]} bytes instead of {listed[path]['size']}")
-    for path, entry in _fingerprints(folder, sizes).items():
-        if entry != listed[path]:
-            raise _tampered(folder, path, "was changed")
-    sealed = Sealed(manifest_sha256, len(listed) + 1, sum(sizes.values()) + len(document))
-    return {"manifest": "verified", **asdict(sealed)}
+            raise tampered(
+                folder, path, f"has {sizes[path]} bytes instead of {listed[path]['size']}: it was changed"
+            )
 
 
 def canonical_json(value: Any) -> bytes:
@@ -83,22 +129,28 @@ def canonical_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def _fingerprints(folder: Folder, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
-    def fingerprint(path: str) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        size = 0
-        for chunk in folder.read(path):
-            digest.update(chunk)
-            size += len(chunk)
-        return {"size": size, "sha256": digest.hexdigest()}
-
-    ordered = sorted(paths)
-    with ThreadPoolExecutor(_PARALLEL) as pool:
-        return dict(zip(ordered, pool.map(fingerprint, ordered), strict=True))
-
-
-def _tampered(folder: Folder, path: str, what: str) -> MlflowException:
+def tampered(folder: Folder, path: str, what: str) -> MlflowException:
+    """The refusal of a version one of whose files `what` (HTTP 409)."""
     return conflict(
         f"Artifact {path} of {folder} {what} since registration. "
         "Register the model anew from its run; this version cannot be used."
     )
+
+
+def _fingerprints(folder: Folder, paths: Iterable[str], witnesses: Mapping[str, Witness]) -> Fingerprints:
+    def fingerprint(path: str) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        witness = witnesses.get(path)
+        size = 0
+        for chunk in folder.read(path):
+            digest.update(chunk)
+            size += len(chunk)
+            if witness:
+                witness.update(chunk)
+        if witness and not witness.agrees(digest.hexdigest()):
+            folder.delete_file(path)  # so that the next attempt copies it again
+            raise unavailable(f"The copy {folder}{path} is not what was copied. Register again.")
+        return {"size": size, "sha256": digest.hexdigest()}
+
+    ordered = sorted(paths)
+    return dict(zip(ordered, parallel.each(fingerprint, ordered), strict=True))

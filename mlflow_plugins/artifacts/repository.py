@@ -1,7 +1,8 @@
 """`--artifacts-destination minio://BUCKET`: the server's side of MLflow's artifact proxy.
 
 Maps the proxy's paths to the fixed layout of the bucket (see `layout`), with the keys of the server's own
-environment, so clients hold none. Folders of registered versions are read-only here.
+environment, so clients hold none. Folders of registered versions are read-only here, and nothing leaves
+them that is not what the registry sealed.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from urllib.parse import urlsplit
 from mlflow.entities import FileInfo
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.workspace_context import get_request_workspace
 
-from mlflow_plugins.artifacts.folders import S3Folder, s3_errors
+from mlflow_plugins.artifacts import registered
 from mlflow_plugins.artifacts.layout import ProxyPath, parse_proxy_path
-from mlflow_plugins.artifacts.s3 import s3_client
-from mlflow_plugins.errors import bad_input, forbidden
+from mlflow_plugins.artifacts.s3 import TRANSFER, s3_client
+from mlflow_plugins.artifacts.s3_folder import S3Folder, s3_errors
+from mlflow_plugins.errors import bad_input, forbidden, is_missing
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -50,7 +51,7 @@ class MinioArtifactRepository(ArtifactRepository):
         """Store a file in folder `artifact_path`."""
         target = self._writable(_join(artifact_path, Path(local_file).name))
         with s3_errors(target.key):
-            self.client.upload_file(local_file, self.bucket, target.key)
+            self.client.upload_file(local_file, self.bucket, target.key, Config=TRANSFER)
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
         """Store every file of a folder."""
@@ -61,7 +62,11 @@ class MinioArtifactRepository(ArtifactRepository):
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """Files and folders directly in folder `path`; empty when it is a file."""
-        prefix = self._locate(path).key + "/"
+        located = self._locate(path)
+        if located.registered:
+            children = registered.children(self.bucket, located)
+            return [FileInfo(_join(path, child.path), child.is_dir, child.file_size) for child in children]
+        prefix = located.key + "/"
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=prefix, Delimiter="/"
         )
@@ -95,17 +100,18 @@ class MinioArtifactRepository(ArtifactRepository):
         try:
             self._download_file(artifact_path, local)
         except MlflowException as error:
-            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST) or not self.list_artifacts(
-                artifact_path
-            ):
+            if not is_missing(error) or not self.list_artifacts(artifact_path):
                 raise
             return super().download_artifacts(artifact_path, dst_path)
         return local
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
-        key = self._locate(remote_file_path).key
+        located = self._locate(remote_file_path)
+        if located.registered:
+            registered.download(self.bucket, located, Path(local_path))
+            return
         with s3_errors(remote_file_path):
-            self.client.download_file(self.bucket, key, local_path)
+            self.client.download_file(self.bucket, located.key, local_path, Config=TRANSFER)
 
     def _locate(self, path: str | None) -> ProxyPath:
         workspaces = MLFLOW_ENABLE_WORKSPACES.get()

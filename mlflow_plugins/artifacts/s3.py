@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import boto3
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+#: Size of the parts in which larger files are sent and fetched; the ETag of such a file depends on it.
+UPLOAD_PART: Final = 8 << 20
+TRANSFER: Final = TransferConfig(multipart_threshold=UPLOAD_PART, multipart_chunksize=UPLOAD_PART)
 
 
 def s3_client() -> S3Client:

@@ -55,7 +55,7 @@ def forbidden(situation: Situation, refusal: str) -> Assessment:
 def _closed(error: PolicyError) -> str:
     return (
         "Nothing can be promoted while the promotion policy is broken. "
-        f"{error}. Mend it; `ai-hub policy check` tells whether it is right."
+        f"{error} Mend it; `ai-hub policy check` tells whether it is right."
     )
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
-from mlflow_plugins.errors import conflict
 from mlflow_plugins.gates.candidacy import Facts
 from mlflow_plugins.registration import sources
 from mlflow_plugins.registration.model_info import describe, interface, read_mlmodel, run_facts
@@ -56,27 +55,21 @@ def _sealed_folder(model: ModelKey, version: Registered) -> tuple[Folder, str] |
 
 def sealed_document(folder: Folder, manifest_sha256: str, path: str) -> dict[str, Any]:
     """A JSON file of the folder, checked on the way, because not every policy checks the whole folder."""
-    sealed = b"".join(folder.read(manifest.MANIFEST))
-    if hashlib.sha256(sealed).hexdigest() != manifest_sha256:
-        raise _changed(folder, manifest.MANIFEST)
+    listed = manifest.read(folder, manifest_sha256)
     content = b"".join(folder.read(path))
-    if hashlib.sha256(content).hexdigest() != json.loads(sealed)["files"][path]["sha256"]:
-        raise _changed(folder, path)
+    if hashlib.sha256(content).hexdigest() != listed[path]["sha256"]:
+        raise manifest.tampered(folder, path, "was changed")
     return dict(json.loads(content))
-
-
-def _changed(folder: Folder, path: str) -> Exception:
-    return conflict(
-        f"Artifact {path} of {folder} was changed since registration. Register the model anew from its run."
-    )
 
 
 def _described(store: AbstractStore, model: ModelKey, version: Registered) -> dict[str, Any]:
     """What would be in `metadata.json`, from where the version was registered from."""
-    origin = sources.resolve(store, version.source, version.run_id, None)
+    origin = sources.resolve(store, model.workspace, version.source, version.run_id, None)
     known = run_facts(origin.run_id, origin.model_id)
-    destination = current_destination()
-    mlmodel = read_mlmodel(destination.folder(origin.location, model.workspace)) if destination else {}
+    mlmodel = {}
+    if (destination := current_destination()) is not None:
+        folder = destination.folder(origin.location, model.workspace)
+        mlmodel = read_mlmodel(folder, folder.files())
     tags = store.get_model_version(model.name, version.version).tags
     return {
         **describe(mlmodel, known),

@@ -47,7 +47,8 @@ class PolicyError(ValueError):
     def __init__(self, source: str, problems: list[Problem]) -> None:
         self.source = source
         self.problems = problems
-        super().__init__(f"{source}: {'; '.join(map(str, problems))}")
+        places = "; ".join(str(problem).rstrip(".") for problem in problems)
+        super().__init__(f"{source}: {places}.")
 
 
 def current() -> Policy:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlflow_plugins.lifecycle import audit, rules, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
 from mlflow_plugins.people.actor import Actor
-from mlflow_plugins.registration import claims
+from mlflow_plugins.registration import records
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -68,7 +68,7 @@ def read(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -
 
 
 def _registered(session: Session, model: ModelKey, version: VersionRow) -> Registered:
-    record = claims.find(session, model, version.version)
+    record = records.find(session, model, version.version)
     return Registered(
         version=version.version,
         semantic_version=stages.semantic_version(session, version),

@@ -1,58 +1,54 @@
 """Semantic versions in use: claimed before their files are copied, registered once these are complete.
 
-A claim is what makes a registration safe to kill: no MLflow version exists until its files do, and a claim
-whose process is gone is taken over by the next attempt.
+A claim is what makes a registration safe to kill: no MLflow version exists until its files do. A claim
+whose owner is gone is taken over with all that was copied, by the next registration under the same number.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
 
-import psutil
 import sqlalchemy as sa
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.database.schema import versions as table
-from mlflow_plugins.errors import conflict
+from mlflow_plugins.errors import conflict, unavailable
 from mlflow_plugins.lifecycle.semver import Interface, SemanticVersion, suggest
+from mlflow_plugins.registration import owners
+from mlflow_plugins.registration.records import COPYING, DELETING, REGISTERED, Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.artifacts.manifest import Sealed
     from mlflow_plugins.lifecycle.audit import ModelKey
 
-COPYING: Final = "copying"
-REGISTERED: Final = "registered"
-DELETING: Final = "deleting"
-GONE: Final = "deleted"
-
-#: After this long a claim made on another machine counts as abandoned.
-LEASE_MS: Final = 3_600_000
-
-
-@dataclass(frozen=True)
-class Record:
-    """A row of `lifecycle_versions`."""
-
-    id: int
-    semantic_version: str
-    version: int | None
-    state: str
-    location: str | None
-    manifest_sha256: str | None
-    size_bytes: int | None = None
-
 
 def claim(
-    session: Session, model: ModelKey, wanted: SemanticVersion | None, interface: Interface, *, insist: bool
+    session: Session,
+    model: ModelKey,
+    owner: str,
+    wanted: SemanticVersion | None,
+    interface: Interface,
+    *,
+    insist: bool,
+    locate: Callable[[str], str | None],
 ) -> Record:
     """Reserve `wanted` (or, when it is None or taken and `insist` is off, the suggested next number).
 
     The caller holds the model's lock.
+
+    Args:
+        session: in a transaction.
+        model: which model.
+        owner: for whom (see `owners`).
+        wanted: the number.
+        interface: what callers of the model depend on.
+        insist: whether only `wanted` will do.
+        locate: where a version's files go, by its number.
 
     Raises:
         MlflowException: 409, the number is taken.
@@ -61,101 +57,69 @@ def claim(
         SemanticVersion.parse(row.semantic_version): row
         for row in session.execute(sa.select(table).where(model.matches(table)))
     }
-    abandoned = {number for number, row in rows.items() if row.state == COPYING and _is_abandoned(row)}
-    for number in abandoned:
-        session.execute(sa.delete(table).where(table.c.id == rows.pop(number).id))
-    if wanted in rows and insist:
-        raise _taken(wanted, rows[wanted], suggest(max(rows), _previous(rows), interface))
-    if wanted is None or wanted in rows:
-        wanted = suggest(max(rows, default=None), _previous(rows), interface)
-    inserted = session.execute(
-        sa.insert(table).values(
-            workspace=model.workspace,
-            name=model.name,
-            model_created=model.created,
-            semantic_version=str(wanted),
-            state=COPYING,
-            **asdict(interface),
-            claimed_by=_this_process(),
-            claimed_at=get_current_time_millis(),
-        )
-    )
-    key = cast("sa.CursorResult[Any]", inserted).inserted_primary_key
-    return Record(key[0] if key else 0, str(wanted), None, COPYING, None, None)
+    left = {number: row for number, row in rows.items() if row.version is None and owners.is_abandoned(row)}
+    taken = {number: row for number, row in rows.items() if number not in left}
+    if wanted in taken and insist:
+        raise _taken(wanted, taken[wanted], suggest(max(taken), _previous(taken), interface))
+    if wanted is None or wanted in taken:
+        wanted = suggest(max(taken, default=None), _previous(taken), interface)
+    values = {
+        **asdict(interface),
+        "state": COPYING,
+        "location": locate(str(wanted)),
+        "claimed_by": owner,
+        "claimed_at": get_current_time_millis(),
+    }
+    if wanted in left:
+        return _take_over(session, Record.of(left[wanted]), values)
+    key = {
+        "workspace": model.workspace,
+        "name": model.name,
+        "model_created": model.created,
+        "semantic_version": str(wanted),
+    }
+    return Record.of(session.execute(sa.insert(table).values(**key, **values).returning(table)).one())
 
 
-def complete(
-    session: Session, claimed: Record, version: int, location: str | None, sealed: Sealed | None
-) -> None:
+def complete(session: Session, claimed: Record, version: int, sealed: Sealed | None) -> None:
     """Turn a claim into a registered version.
 
     Raises:
         MlflowException: 409, somebody took the claim over meanwhile.
     """
-    values = {"version": version, "state": REGISTERED, "location": location}
+    values: dict[str, Any] = {"version": version, "state": REGISTERED}
     if sealed is not None:
         values |= asdict(sealed)
-    mine = sa.and_(table.c.id == claimed.id, table.c.state == COPYING)
-    result = session.execute(sa.update(table).where(mine).values(**values))
-    if cast("sa.CursorResult[Any]", result).rowcount != 1:
+    if not change(session, claimed, values):
         raise conflict(
             f"The registration of {claimed.semantic_version} took so long that another one replaced it. "
             "Look at the model's versions, then register again if yours is missing."
         )
 
 
-def release(session: Session, claimed: Record) -> None:
-    """Give a claim back after a failure."""
-    session.execute(sa.delete(table).where(table.c.id == claimed.id, table.c.state == COPYING))
+def give_up(session: Session, claimed: Record) -> None:
+    """Let anybody have the claim after a failure, together with what was copied."""
+    change(session, claimed, {"claimed_by": owners.NOBODY})
 
 
-def exist(session: Session, model: ModelKey) -> bool:
-    """Whether the model has or had versions, or is getting its first."""
-    return session.execute(sa.select(table.c.id).where(model.matches(table)).limit(1)).first() is not None
+def renew(session: Session, claimed: Record) -> None:
+    """Start the claim's lease anew."""
+    change(session, claimed, {"claimed_at": get_current_time_millis()})
 
 
-def find(session: Session, model: ModelKey, version: int) -> Record | None:
-    """The record of an MLflow version; None when it was registered before this plugin."""
-    query = sa.select(table).where(model.matches(table), table.c.version == version)
-    row = session.execute(query).first()
-    return _record(row) if row else None
-
-
-def registered(session: Session, model: ModelKey) -> list[Record]:
-    """The records of all of a model's versions that have their files."""
-    query = sa.select(table).where(model.matches(table), table.c.state == REGISTERED)
-    return [_record(row) for row in session.execute(query)]
-
-
-def numbered(session: Session, model: ModelKey, number: SemanticVersion) -> Record | None:
-    """The record of a semantic version, whatever became of it."""
-    row = session.execute(
-        sa.select(table).where(model.matches(table), table.c.semantic_version == str(number))
-    ).first()
-    return _record(row) if row else None
-
-
-def mark_deleting(session: Session, model: ModelKey, version: int | None = None) -> None:
-    """Note that the files of a version (or of all) are to go."""
-    which = model.matches(table) if version is None else model.matches(table) & (table.c.version == version)
-    session.execute(sa.update(table).where(which, table.c.state == REGISTERED).values(state=DELETING))
-
-
-def to_delete(session: Session, workspace: str, name: str) -> list[Record]:
-    """Versions whose files are still to go, of every model that ever had this name."""
-    query = sa.select(table).where(
-        table.c.workspace == workspace, table.c.name == name, table.c.state == DELETING
+def change(session: Session, record: Record, values: dict[str, Any]) -> bool:
+    """Change a row that still has the state and owner of `record`; whether it had."""
+    same = sa.and_(
+        table.c.id == record.id, table.c.state == record.state, table.c.claimed_by == record.claimed_by
     )
-    return [_record(row) for row in session.execute(query)]
+    result = session.execute(sa.update(table).where(same).values(**values))
+    return cast("sa.CursorResult[Any]", result).rowcount == 1
 
 
-def mark_gone(session: Session, record: Record) -> None:
-    """Note that a version's files are deleted."""
-    session.execute(sa.update(table).where(table.c.id == record.id).values(state=GONE))
-
-
-def _record(row: sa.Row[Any]) -> Record:
-    return Record(**{name: getattr(row, name) for name in Record.__dataclass_fields__})
+def _take_over(session: Session, left: Record, values: dict[str, Any]) -> Record:
+    if not change(session, left, values):
+        raise unavailable(f"What is left of {left.semantic_version} is being deleted. Register again.")
+    return Record.of(session.execute(sa.select(table).where(table.c.id == left.id)).one())
 
 
 def _previous(rows: dict[SemanticVersion, sa.Row[Any]]) -> Interface | None:
@@ -169,22 +133,10 @@ def _previous(rows: dict[SemanticVersion, sa.Row[Any]]) -> Interface | None:
 def _taken(wanted: SemanticVersion, row: sa.Row[Any], following: SemanticVersion) -> Exception:
     if row.state == COPYING:
         return conflict(f"{wanted} is being registered right now. Wait for it, or register as {following}.")
+    if row.version is None and row.state == DELETING:
+        return conflict(f"What is left of {wanted} is being deleted. Wait, or register as {following}.")
     gone = "" if row.state == REGISTERED else ", which was deleted; numbers are not used twice"
     return conflict(
         f"{wanted} is version {row.version} of this model{gone}. "
         f"Register as {following}, or leave the tag out to get the next number."
     )
-
-
-def _this_process() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time()}"
-
-
-def _is_abandoned(row: sa.Row[Any]) -> bool:
-    host, pid, started = row.claimed_by.rsplit(":", 2)
-    if host == socket.gethostname():
-        try:
-            return str(psutil.Process(int(pid)).create_time()) != started
-        except psutil.NoSuchProcess:
-            return True
-    return bool(row.claimed_at + LEASE_MS < get_current_time_millis())

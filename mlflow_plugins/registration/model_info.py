@@ -17,6 +17,8 @@ from mlflow_plugins.errors import bad_input
 from mlflow_plugins.lifecycle.semver import Interface
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from mlflow_plugins.artifacts.folders import Folder
 
 MLMODEL: Final = "MLmodel"
@@ -34,13 +36,13 @@ class RunFacts:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def read_mlmodel(folder: Folder) -> dict[str, Any]:
-    """The parsed `MLmodel` file at the root of `folder`; empty when there is none.
+def read_mlmodel(folder: Folder, paths: Container[str]) -> dict[str, Any]:
+    """The parsed `MLmodel` file at the root of `folder`, which holds `paths`; empty when there is none.
 
     Raises:
         MlflowException: 400, it is not YAML.
     """
-    if MLMODEL not in folder.files():
+    if MLMODEL not in paths:
         return {}
     try:
         parsed = yaml.safe_load(b"".join(folder.read(MLMODEL)))

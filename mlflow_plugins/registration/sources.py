@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.store.artifact.utils.models import _parse_model_uri  # the parser MLflow's own stores use
 
-from mlflow_plugins.errors import bad_input
+from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.artifacts.layout import (
+    VERSION_DEPTH,
+    check_model_name,
+    parse_proxy_path,
+    proxied_path,
+)
+from mlflow_plugins.errors import bad_input, missing
 from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.lifecycle.semver import SemanticVersion
 
@@ -27,14 +35,19 @@ class Origin:
     model_id: str | None = None
     copied_from: str | None = None
     inherited_version: str | None = None
+    #: seal of the registered version
+    manifest_sha256: str | None = None
 
 
-def resolve(store: AbstractStore, source: str, run_id: str | None, model_id: str | None) -> Origin:
+def resolve(
+    store: AbstractStore, tenant: str, source: str, run_id: str | None, model_id: str | None
+) -> Origin:
     """Find the files `source` stands for.
 
     Raises:
         MlflowException: 404 when the source does not exist, 400 when it is not one of the above.
     """
+    source = _registered_version(store, tenant, source) or source
     scheme = urlsplit(source).scheme
     if scheme == "runs":
         return Origin(RunsArtifactRepository.get_underlying_uri(source), run_id, model_id)
@@ -49,10 +62,26 @@ def resolve(store: AbstractStore, source: str, run_id: str | None, model_id: str
         location = store.get_model_version_download_uri(parsed.name, parsed.version)
         number = copied.tags.get(semver.TAG)
         origin = f"models:/{copied.name}/{copied.version}"
-        return Origin(location, run_id or copied.run_id, model_id, origin, number)
+        seal = copied.tags.get(manifest.TAG)
+        return Origin(location, run_id or copied.run_id, model_id, origin, number, seal)
     if model_id and not run_id:
         run_id = MlflowClient().get_logged_model(model_id).source_run_id
     return Origin(source, run_id, model_id)
+
+
+def _registered_version(store: AbstractStore, tenant: str, source: str) -> str | None:
+    """The address by name and number of a registered version that is addressed by its folder."""
+    path = proxied_path(source)
+    located = parse_proxy_path(path, workspaces=MLFLOW_ENABLE_WORKSPACES.get()) if path else None
+    if located is None or not located.registered or located.tenant != tenant:
+        return None
+    if len(located.parts) == VERSION_DEPTH:
+        model, number = located.parts
+        check_model_name(model)
+        named = f"name = '{model}' AND tags.{semver.TAG} = '{wanted_version(number)}'"
+        for version in store.search_model_versions(named, max_results=1):
+            return f"models:/{model}/{version.version}"
+    raise missing(f"{source!r} is no registered version. Use models:/NAME/VERSION.")
 
 
 def wanted_version(given: str | None) -> SemanticVersion | None:

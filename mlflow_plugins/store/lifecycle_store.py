@@ -18,7 +18,7 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.gates import evaluation, situation
 from mlflow_plugins.lifecycle import audit, rules, semver, stages, webhooks
-from mlflow_plugins.registration import claims, publishing
+from mlflow_plugins.registration import publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
 if TYPE_CHECKING:
@@ -204,8 +204,8 @@ class LifecycleStore(RegisteringStore):
 
     def _by_number(self, name: str, number: SemanticVersion) -> ModelVersion:
         with self._sessions() as session:
-            record = claims.numbered(session, self._model_key(session, name), number)
-        if record is None or record.version is None or record.state != claims.REGISTERED:
+            record = records.numbered(session, self._model_key(session, name), number)
+        if record is None or record.version is None or record.state != records.REGISTERED:
             raise missing(f"Model {name} has no version {number}.")
         return self.get_model_version(name, record.version)
 

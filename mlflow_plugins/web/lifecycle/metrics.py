@@ -16,7 +16,7 @@ from mlflow_plugins.gates.facts import sealed_document
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlflow_plugins.registration.claims import Record
+    from mlflow_plugins.registration.records import Record
 
 Metrics = dict[str, float | None]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_plugins.lifecycle import audit, rules
 from mlflow_plugins.lifecycle.audit import Transition
-from mlflow_plugins.registration import claims
+from mlflow_plugins.registration import records
 from mlflow_plugins.web.lifecycle import metrics, overview, tables
 from mlflow_plugins.web.lifecycle.metrics import Metrics
 from mlflow_plugins.web.lifecycle.plot import Point
@@ -111,9 +111,9 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
         rows = session.execute(_versions_of(model)).all()
         entries = audit.present_entries(session, model)
         promoted = audit.last_in_production(session, model)
-        records = claims.registered(session, model)
-    sealed, problems = metrics.read(records, tenant)
-    sizes = {record.version: record.size_bytes or 0 for record in records}
+        found = records.registered(session, model)
+    sealed, problems = metrics.read(found, tenant)
+    sizes = {record.version: record.size_bytes or 0 for record in found}
     versions = [
         Version(
             row.version,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -62,6 +63,19 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     path = tmp_path / "mlflow.db"
     shutil.copy(request.getfixturevalue("sqlite_template"), path)
     return f"lifecycle+sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Address of a database of the test's own, of each kind, for a server."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "mlflow.db")
+        return f"sqlite:///{tmp_path / 'mlflow.db'}"
+    server: str = request.getfixturevalue("native_postgres")
+    name = f"registry_{secrets.token_hex(4)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return urlsplit(server)._replace(path=f"/{name}").geturl()
 
 
 @pytest.fixture

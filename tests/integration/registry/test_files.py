@@ -16,7 +16,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model, refused
 
 from mlflow_plugins.artifacts import destination, folders, manifest
-from mlflow_plugins.registration import claims
+from mlflow_plugins.registration import claims, leftovers
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
@@ -130,8 +130,11 @@ def test_delete__removes_exactly_its_folder(model: Model, root: Path) -> None:
     model.move(first, "Production")
 
 
+@pytest.mark.parametrize(
+    "following", ["the same deletion", "another deletion", "registration", "the model's"]
+)
 def test_delete__that_was_interrupted__is_finished_by_the_next(
-    model: Model, root: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, root: Path, monkeypatch: pytest.MonkeyPatch, following: str
 ) -> None:
     first, second = (_register(model, _logged(root, run)) for run in ("run1", "run2"))
     model.move(first, "Archived")
@@ -141,9 +144,35 @@ def test_delete__that_was_interrupted__is_finished_by_the_next(
         with pytest.raises(OSError, match="disk"):
             model.store.remove_version("demand", first)
     assert model.stages() == {second: "Archived"}
-    deleted = model.store.remove_version("demand", second)
-    assert {path.split("/")[2] for path in deleted} == {"v1.0.0", "v1.0.1"}
+    assert len(_files(root / ".models/demand/v1.0.0")) == 5
+    if following == "the same deletion":
+        deleted = model.store.remove_version("demand", first)
+        assert {path.rpartition("v1.0.0/")[0] for path in deleted} == {"default/demand/"}
+        assert len(deleted) == 5
+        with pytest.raises(MlflowException, match="not found"):
+            model.store.remove_version("demand", first)
+    elif following == "another deletion":
+        deleted = model.store.remove_version("demand", second)
+        assert {path.split("/")[2] for path in deleted} == {"v1.0.1"}
+    elif following == "registration":
+        _register(model, _logged(root, "run3"))
+    else:
+        model.store.delete_registered_model("demand")
+    assert not _files(root / ".models/demand/v1.0.0")
+
+
+def test_delete__of_a_model__that_was_interrupted__can_be_repeated(
+    model: Model, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.move(_register(model, _logged(root, "run1")), "Archived")
+    with monkeypatch.context() as fault:
+        fault.setattr(folders.RepositoryFolder, "delete", _fail)
+        with pytest.raises(OSError, match="disk"):
+            model.store.delete_registered_model("demand")
+    model.store.delete_registered_model("demand")
     assert not _files(root / ".models")
+    with pytest.raises(MlflowException, match="not found"):
+        model.store.delete_registered_model("demand")
 
 
 def test_copy__to_another_model__has_its_own_files(model: Model, root: Path) -> None:
@@ -176,8 +205,9 @@ def test_register__without_files_or_with_ours__is_refused(model: Model, root: Pa
     assert not (root / ".models").exists()
 
 
-def test_register__that_fails_while_copying__leaves_nothing(
-    model: Model, root: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("following", ["the same", "another number", "another model", "a day later"])
+def test_register__that_failed__is_cleaned_up_by_the_next(
+    model: Model, root: Path, monkeypatch: pytest.MonkeyPatch, following: str
 ) -> None:
     source = _logged(root, "run1")
     with monkeypatch.context() as fault:
@@ -185,9 +215,72 @@ def test_register__that_fails_while_copying__leaves_nothing(
         with pytest.raises(OSError, match="disk"):
             _register(model, source, semantic_version="v3.0.0")
     assert not model.stages()
-    assert not _files(root / ".models")
-    version = _register(model, source, semantic_version="v3.0.0")
-    model.move(version, "Production")
+    assert _files(root / ".models")
+    if following == "the same":
+        version = _register(model, source, semantic_version="v3.0.0")
+        model.move(version, "Production")
+    elif following == "another number":
+        version = _register(model, source)
+        assert model.store.get_model_version("demand", version).tags["semantic_version"] == "v1.0.0"
+        assert {path.split("/")[1] for path in _files(root / ".models")} == {"v1.0.0"}
+        model.move(version, "Production")
+    else:
+        if following == "a day later":
+            monkeypatch.setattr(leftovers, "KEPT_MS", -1)
+        _register(Model(model.store), source)
+        assert bool(_files(root / ".models/demand")) == (following == "another model")
+
+
+def test_register__from_files_that_change_meanwhile__is_refused(
+    model: Model, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _logged(root, "run1")
+    upload = folders.RepositoryFolder._upload
+
+    def copy_and_change(self: folders.RepositoryFolder, local: Path, path: str) -> None:
+        upload(self, local, path)
+        (root / "1/run1/artifacts/model/late.txt").touch()
+
+    with monkeypatch.context() as fault:
+        fault.setattr(folders.RepositoryFolder, "_upload", copy_and_change)
+        assert "late.txt" in (refused(lambda: _register(model, source)) or "")
+    assert not model.stages()
+    _register(model, source)
+    assert "late.txt" in _files(root / ".models/demand/v1.0.0")
+
+
+@pytest.mark.parametrize("tampering", ["changed", "added", "missing", "manifest", "no manifest"])
+@pytest.mark.parametrize("address", ["models:/demand/1", "mlflow-artifacts:/.models/demand/v1.0.0"])
+def test_copy__of_a_version_that_was_tampered_with__is_refused(
+    model: Model, root: Path, tampering: str, address: str
+) -> None:
+    _register(model, _logged(root, "run1"))
+    folder = root / ".models/demand/v1.0.0"
+    if tampering == "changed":
+        (folder / "data/model.bin").write_bytes(b"evil" * 1000)
+    elif tampering == "added":
+        (folder / "data/extra").touch()
+    elif tampering == "missing":
+        (folder / "MLmodel").unlink()
+    elif tampering == "manifest":
+        (folder / "manifest.json").write_text("{}")
+    else:
+        (folder / "manifest.json").unlink()
+    name = {"changed": "data/model.bin", "added": "data/extra", "missing": "MLmodel"}
+    other = Model(model.store)
+    assert name.get(tampering, "manifest.json") in (refused(lambda: _register(other, address)) or "")
+    assert not other.stages()
+
+
+def test_copy__by_the_folders_address__records_the_origin(model: Model, root: Path) -> None:
+    _register(model, _logged(root, "run1"))
+    other = Model(model.store)
+    version = _register(other, "mlflow-artifacts:/.models/demand/v1.0.0")
+    assert other.store.get_model_version(other.name, version).tags["copied_from"] == "models:/demand/1"
+    for nowhere in ("demand/v9.0.0", "demand", "demand/v1.0.0/data", "nobody/v1.0.0"):
+        with pytest.raises(MlflowException, match="no registered version") as refusal:
+            _register(other, f"mlflow-artifacts:/.models/{nowhere}")
+        assert refusal.value.get_http_status_code() == 404
 
 
 @pytest.mark.parametrize("moment", ["copy", "metadata", "manifest", "insert"])

@@ -9,11 +9,13 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.folders import RepositoryFolder
+from mlflow_plugins.artifacts.witnesses import Sha256Witness, sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mlflow_plugins.artifacts.manifest import Sealed
+    from mlflow_plugins.artifacts.witnesses import Witness
 
 
 @pytest.fixture
@@ -22,20 +24,22 @@ def folder(tmp_path: Path) -> RepositoryFolder:
     folder.write("MLmodel", b"flavors: {}")
     folder.write("data/model.bin", bytes(range(256)) * 8192)
     folder.write("empty", b"")
+    folder.write("metadata.json", b"{}")
+    folder.write("metrics.json", b"{}")
     return folder
 
 
 @pytest.fixture
 def sealed(folder: RepositoryFolder) -> Sealed:
-    return manifest.seal(folder, {"model_name": "demand"})
+    return _seal(folder)
 
 
 def test_seal__lists_every_file(folder: RepositoryFolder, sealed: Sealed, tmp_path: Path) -> None:
     document = json.loads((tmp_path / "manifest.json").read_bytes())
-    assert set(document["files"]) == {"MLmodel", "data/model.bin", "empty"}
+    assert set(document["files"]) == {"MLmodel", "data/model.bin", "empty", "metadata.json", "metrics.json"}
     assert document["files"]["data/model.bin"]["size"] == 256 * 8192
     assert document["model_name"] == "demand"
-    assert sealed.file_count == 4
+    assert sealed.file_count == 6
     assert sealed.size_bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert manifest.verify(folder, sealed.manifest_sha256)["manifest"] == "verified"
 
@@ -72,9 +76,42 @@ def test_verify__a_rewritten_manifest__is_refused(
     folder: RepositoryFolder, sealed: Sealed, tmp_path: Path
 ) -> None:
     (tmp_path / "MLmodel").write_bytes(b"other")
-    manifest.seal(folder, {"model_name": "demand"})
+    (tmp_path / "manifest.json").unlink()
+    _seal(folder)
     with pytest.raises(MlflowException, match=r"manifest\.json .*was changed"):
         manifest.verify(folder, sealed.manifest_sha256)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(MlflowException, match=r"manifest\.json .*is missing"):
         manifest.verify(folder, sealed.manifest_sha256)
+
+
+def test_seal__a_copy_that_is_not_its_source__is_deleted_and_refused(
+    folder: RepositoryFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(MlflowException, match=r"empty is not what was copied") as refusal:
+        _seal(folder, empty=Sha256Witness("0" * 64))
+    assert refusal.value.get_http_status_code() == 503
+    assert not (tmp_path / "empty").exists()
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_seal__files_that_nobody_copied__are_refused(folder: RepositoryFolder) -> None:
+    witnesses = _witnesses(folder)
+    folder.write("stranger", b"")
+    with pytest.raises(MlflowException, match="stranger"):
+        manifest.seal(folder, {}, witnesses, {})
+
+
+def test_seal__files_that_are_not_as_promised__are_refused(folder: RepositoryFolder) -> None:
+    with pytest.raises(MlflowException, match=r"empty .*was changed") as refusal:
+        manifest.seal(folder, {}, _witnesses(folder), {"empty": {"size": 0, "sha256": "0" * 64}})
+    assert refusal.value.get_http_status_code() == 409
+
+
+def _seal(folder: RepositoryFolder, **others: Witness) -> Sealed:
+    return manifest.seal(folder, {"model_name": "demand"}, {**_witnesses(folder), **others}, {})
+
+
+def _witnesses(folder: RepositoryFolder) -> dict[str, Witness]:
+    copied = folder.files().keys() - manifest.RESERVED
+    return {path: Sha256Witness(sha256_of(folder.read(path))) for path in copied}

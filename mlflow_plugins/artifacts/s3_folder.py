@@ -1,0 +1,164 @@
+"""A prefix of an S3 bucket as a folder; the store copies by itself, and copies remember their source."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from mlflow_plugins.artifacts import parallel, s3_copy
+from mlflow_plugins.artifacts.folders import CHUNK, File
+from mlflow_plugins.artifacts.s3 import TRANSFER, UPLOAD_PART
+from mlflow_plugins.artifacts.witnesses import EtagWitness
+from mlflow_plugins.errors import conflict, missing, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+    from mlflow_plugins.artifacts.witnesses import Witness
+
+_DELETE_BATCH: Final = 1000  # S3's limit for one DeleteObjects call
+#: Metadata of a copy: a hash of where and of which version of the source it was made.
+_ORIGIN: Final = "origin"
+
+
+@contextmanager
+def s3_errors(what: str) -> Iterator[None]:
+    """Turn botocore's exceptions into MLflow's: 404 missing, 409 changed while it was read, else 503."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code")
+        if code in {"404", "NoSuchKey"}:
+            raise missing(f"There is no artifact {what}.") from error
+        if code in {"412", "PreconditionFailed"}:
+            raise conflict(
+                f"Artifact {what} was changed while it was being read. Try again when nobody writes to it."
+            ) from error
+        raise unavailable(f"The artifact store refused {what}: {error}") from error
+    except BotoCoreError as error:
+        raise unavailable(f"The artifact store does not answer for {what}: {error}") from error
+
+
+class S3Folder:
+    """A prefix of a bucket."""
+
+    def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix.rstrip("/") + "/"
+
+    def __str__(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}"
+
+    def files(self, below: str = "") -> dict[str, File]:
+        """Every file below (below the folder `below`, where given), by path."""
+        # a key ending in a slash is the empty marker some clients make for a folder
+        return {path: file for path, file in self._objects(below).items() if not path.endswith("/")}
+
+    def read(self, path: str, etag: str | None = None) -> Iterator[bytes]:
+        """Contents of a file, in chunks; refused where it is no longer the one with `etag`."""
+        condition: dict[str, Any] = {"IfMatch": etag} if etag else {}
+        with s3_errors(f"{self}{path}"):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + path, **condition)
+            yield from answer["Body"].iter_chunks(CHUNK)
+
+    def download(self, path: str, local: Path, size: int) -> str:
+        """Write a file of `size` bytes to `local`; returns the SHA-256 of what was written."""
+        with s3_errors(f"{self}{path}"):
+            if size >= UPLOAD_PART:
+                self._client.download_file(self._bucket, self._prefix + path, str(local), Config=TRANSFER)
+                with local.open("rb") as stream:
+                    return hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            with local.open("wb") as stream:
+                for chunk in self.read(path):
+                    digest.update(chunk)
+                    stream.write(chunk)
+            return digest.hexdigest()
+
+    def write(self, path: str, data: bytes) -> None:
+        """Create or replace a file."""
+        with s3_errors(f"{self}{path}"):
+            self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=data)
+
+    def copy_from(self, source: S3Folder, files: Mapping[str, File]) -> Mapping[str, Witness]:
+        """Make this folder a copy of `files` of `source`; complete copies of an earlier attempt stay."""
+        jobs = {path: self._job(source, path, file) for path, file in files.items()}
+        self._abort_uploads()
+        present = self._objects()
+        self._delete(present.keys() - files.keys())
+        sized = [path for path, file in files.items() if path in present and present[path].size == file.size]
+        kept = {path for path, copied in zip(sized, parallel.each(self._origin, sized), strict=True)
+                if copied == jobs[path].metadata[_ORIGIN]}  # fmt: skip
+        s3_copy.copy(self._client, [job for path, job in jobs.items() if path not in kept], s3_errors)
+        return {path: _witness(source, path, file) for path, file in files.items()}
+
+    def delete(self) -> list[str]:
+        """Delete everything below, unfinished uploads included; returns the paths of the files."""
+        self._abort_uploads()
+        present = self._objects()
+        self._delete(present)
+        return sorted(path for path in present if not path.endswith("/"))
+
+    def delete_file(self, path: str) -> None:
+        """Delete one file."""
+        self._delete([path])
+
+    def _objects(self, below: str = "") -> dict[str, File]:
+        prefix = self._prefix + (f"{below}/" if below else "")
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        with s3_errors(str(self)):
+            return {
+                item["Key"].removeprefix(self._prefix): File(item["Size"], item["ETag"])
+                for page in pages
+                for item in page.get("Contents", [])
+            }
+
+    def _job(self, source: S3Folder, path: str, file: File) -> s3_copy.Job:
+        key = source._prefix + path
+        origin = f"{source._bucket}/{key}\n{file.etag}\n{file.size}"
+        return s3_copy.Job(
+            source_bucket=source._bucket,
+            source_key=key,
+            etag=file.etag or "",
+            size=file.size,
+            bucket=self._bucket,
+            key=self._prefix + path,
+            metadata={_ORIGIN: hashlib.sha256(origin.encode()).hexdigest()},
+        )
+
+    def _origin(self, path: str) -> str | None:
+        with s3_errors(f"{self}{path}"):
+            head = self._client.head_object(Bucket=self._bucket, Key=self._prefix + path)
+        return head["Metadata"].get(_ORIGIN)
+
+    def _abort_uploads(self) -> None:
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._prefix
+        )
+        with s3_errors(str(self)):
+            for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+                self._client.abort_multipart_upload(
+                    Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+
+    def _delete(self, paths: Collection[str]) -> None:
+        keys = sorted(self._prefix + path for path in paths)
+        with s3_errors(str(self)):
+            for start in range(0, len(keys), _DELETE_BATCH):
+                answer = self._client.delete_objects(
+                    Bucket=self._bucket,
+                    Delete={"Objects": [{"Key": key} for key in keys[start : start + _DELETE_BATCH]]},
+                )
+                if failed := answer.get("Errors"):
+                    raise unavailable(f"Could not delete {failed[0].get('Key')}: {failed[0].get('Message')}")
+
+
+def _witness(source: S3Folder, path: str, file: File) -> Witness:
+    return EtagWitness(file.etag or "", lambda: source.read(path, file.etag))

@@ -1,0 +1,87 @@
+"""What `lifecycle_versions` knows about a version, read only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from mlflow_plugins.database.schema import versions as table
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from mlflow_plugins.lifecycle.audit import ModelKey
+    from mlflow_plugins.lifecycle.semver import SemanticVersion
+
+COPYING: Final = "copying"
+REGISTERED: Final = "registered"
+DELETING: Final = "deleting"
+GONE: Final = "deleted"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of `lifecycle_versions`."""
+
+    id: int
+    name: str
+    semantic_version: str
+    version: int | None
+    state: str
+    location: str | None
+    manifest_sha256: str | None
+    #: who works on it (see `owners`)
+    claimed_by: str
+    size_bytes: int | None = None
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> Record:
+        """Read a row of the whole table."""
+        return cls(**{name: getattr(row, name) for name in cls.__dataclass_fields__})
+
+
+def exist(session: Session, model: ModelKey) -> bool:
+    """Whether the model has or had versions, or is getting its first."""
+    return session.execute(sa.select(table.c.id).where(model.matches(table)).limit(1)).first() is not None
+
+
+def find(session: Session, model: ModelKey, version: int) -> Record | None:
+    """The record of an MLflow version; None when it was registered before this plugin."""
+    query = sa.select(table).where(model.matches(table), table.c.version == version)
+    row = session.execute(query).first()
+    return Record.of(row) if row else None
+
+
+def registered(session: Session, model: ModelKey) -> list[Record]:
+    """The records of all of a model's versions that have their files."""
+    query = sa.select(table).where(model.matches(table), table.c.state == REGISTERED)
+    return [Record.of(row) for row in session.execute(query)]
+
+
+def numbered(session: Session, model: ModelKey, number: SemanticVersion) -> Record | None:
+    """The record of a semantic version, whatever became of it."""
+    query = sa.select(table).where(model.matches(table), table.c.semantic_version == str(number))
+    row = session.execute(query).first()
+    return Record.of(row) if row else None
+
+
+def seal_of(session: Session, workspace: str, name: str, semantic_version: str) -> str | None:
+    """SHA-256 of the manifest of a registered version; None when there is none by that number."""
+    query = sa.select(table.c.manifest_sha256).where(
+        table.c.workspace == workspace,
+        table.c.name == name,
+        table.c.semantic_version == semantic_version,
+        table.c.state == REGISTERED,
+    )
+    return session.scalar(query)
+
+
+def registered_folders(session: Session, workspace: str, name: str | None = None) -> list[str]:
+    """Models of a tenant that have registered versions, or the numbers of those of model `name`."""
+    column = table.c.name if name is None else table.c.semantic_version
+    mine = sa.and_(table.c.workspace == workspace, table.c.state == REGISTERED)
+    if name is not None:
+        mine &= table.c.name == name
+    return list(session.scalars(sa.select(column).distinct().where(mine).order_by(column)))
