@@ -72,7 +72,7 @@ def check(
     policy = _readable(lambda: policy_file.load(file))
     tenants = policy.document.tenants
     models = sum(len(rules.models) for rules in tenants.values())
-    typer.echo(f"{file} is right. It has rules of their own for {len(tenants)} tenants and {models} models.")
+    typer.echo(f"{file} is right. It has rules of its own for {len(tenants)} tenants and {models} models.")
 
 
 @policy_app.command("show")
