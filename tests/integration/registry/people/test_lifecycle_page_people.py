@@ -136,6 +136,16 @@ def test_approver__promotes_and_rolls_back(acme: Tenant, tmp_path: Path) -> None
     assert (newest["actor"], newest["actor_source"], newest["reason"]) == ("anna", "authenticated", "drift")
 
 
+def test_mlflows_own_refusal__says_what_to_do(acme: Tenant) -> None:
+    answer = acme.session("vera").post(
+        "/api/2.0/mlflow/registered-models/alias",
+        json={"name": MODEL, "alias": "production", "version": str(acme.versions[0])},
+    )
+    assert answer.status_code == 403
+    assert answer.json()["error_code"] == "PERMISSION_DENIED"
+    assert "your role in this tenant does not include that" in answer.json()["message"]
+
+
 @pytest.mark.parametrize(
     "headers", [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}]
 )
