@@ -12,6 +12,7 @@ RUN uv pip install --no-cache --compile-bytecode --require-hashes --requirement 
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY sql ./sql
 COPY feature_repo ./feature_repo
+COPY policy ./policy
 COPY mlflow_plugins ./mlflow_plugins
 COPY feast_plugins ./feast_plugins
 COPY ai_hub ./ai_hub
@@ -35,8 +36,10 @@ ENV PATH=/opt/ai-hub/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     GIT_PYTHON_REFRESH=quiet \
     MPLCONFIGDIR=/tmp/matplotlib
-# The installed definitions under a short path; mount a folder here to run edited ones.
-RUN ln -s "$(python -c 'from ai_hub import paths; print(paths.resource("feature_repo"))')" /app/feature_repo
+# The installed definitions under short paths; mount a folder here to run edited ones.
+RUN for name in feature_repo policy; do \
+      ln -s "$(python -c "from ai_hub import paths; print(paths.resource('$name'))")" "/app/$name" || exit 1; \
+    done
 USER 10001
 WORKDIR /app
 CMD ["ai-hub", "--help"]

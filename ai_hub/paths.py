@@ -12,7 +12,7 @@ _STATE_DIR_VARIABLE = "AI_HUB_STATE_DIR"
 
 
 def resource(name: str) -> Path:
-    """Folder `name` (`sql`, `feature_repo`) of the checkout, or of the installed wheel.
+    """Folder `name` (`sql`, `feature_repo`, `policy`) of the checkout, or of the installed wheel.
 
     Raises:
         NotFoundError: neither place has it.

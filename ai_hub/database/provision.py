@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, LiteralString
+from urllib.parse import quote, urlsplit
 
 from psycopg import sql
 from sqlalchemy.engine import make_url
@@ -46,6 +47,7 @@ def provision_databases(settings: Settings | None = None) -> list[Provisioned]:
     settings = settings or Settings()
     admin = settings.require("timescale_dsn")
     done = []
+    ours: dict[str, URL] = {}
     with connect(admin, autocommit=True, application_name="ai-hub provision") as connection:
         # held until the connection ends: another call waits, then finds everything done
         connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
@@ -64,7 +66,10 @@ def provision_databases(settings: Settings | None = None) -> list[Provisioned]:
             if url.username and url.username != here["PGUSER"]:
                 _ensure_login(connection, url.username, url.password)
             created = _ensure_database(connection, database, owner=url.username or here["PGUSER"])
+            ours[name] = url
             done.append(Provisioned(name.upper(), database, "created" if created else "present"))
+        if ours.keys() == set(_SETTINGS):
+            _let_mlflow_read(admin, connection, *(ours[name] for name in _SETTINGS))
     return done
 
 
@@ -105,6 +110,26 @@ def _ensure_database(connection: psycopg.Connection, name: str, *, owner: str) -
     )
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
     return True
+
+
+def _let_mlflow_read(admin: str, connection: psycopg.Connection, mlflow: URL, feast: URL) -> None:
+    """MLflow's server asks Feast's registry what is served (promotion gate `feature_service`)."""
+    names = {name: sql.Identifier(url.username or "") for name, url in (("reader", mlflow), ("owner", feast))}
+    if names["reader"] == names["owner"] or not (mlflow.username and feast.username):
+        return
+    database = feast.database or ""
+    connection.execute(
+        sql.SQL("GRANT CONNECT ON DATABASE {database} TO {reader}").format(
+            database=sql.Identifier(database), **names
+        )
+    )
+    with connect(urlsplit(admin)._replace(path=f"/{quote(database)}").geturl()) as there:
+        for statement in (
+            "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}",
+            # those that `feast apply` has yet to create
+            "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT SELECT ON TABLES TO {reader}",
+        ):
+            there.execute(sql.SQL(statement).format(**names))
 
 
 def _exists(connection: psycopg.Connection, query: LiteralString, name: str) -> bool:

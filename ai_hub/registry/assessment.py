@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
-from ai_hub.registry.server import call
+from ai_hub.registry.server import call, model_path
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import LATEST, find_version
 from mlflow_plugins.gates.assessment import Assessment, GateResult
@@ -20,7 +19,7 @@ def gates(tenant: str, model: str, version: str | int = LATEST, *, reason: str |
         NotFoundError: no such tenant, model or version.
     """
     chosen = find_version(tenant, model, version)
-    path = f"/models/{quote(model, safe='')}/versions/{chosen.version}/gates"
+    path = f"{model_path(model)}/versions/{chosen.version}/gates"
     parameters: dict[str, Any] = {} if reason is None else {"reason": reason}
     with tenant_scope(tenant):
         return Assessment.from_json(call("GET", path, params=parameters))

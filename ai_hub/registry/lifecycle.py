@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from ai_hub.errors import NotFoundError
-from ai_hub.registry.server import call, connect
+from ai_hub.registry.server import call, connect, model_path
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.transitions import Transition
 from ai_hub.registry.versions import LATEST, find_version
@@ -41,7 +40,7 @@ def promote(
         NotFoundError: no such tenant, model or version.
     """
     chosen = find_version(tenant, model, version)
-    path = f"{_path(model)}/versions/{chosen.version}/stage"
+    path = f"{model_path(model)}/versions/{chosen.version}/stage"
     return _move(tenant, model, path, {"stage": stage, "reason": reason})
 
 
@@ -54,7 +53,7 @@ def rollback(tenant: str, model: str, *, version: str | int | None = None, reaso
     """
     connect()
     number = None if version is None else find_version(tenant, model, version).version
-    return _move(tenant, model, f"{_path(model)}/rollback", {"version": number, "reason": reason})
+    return _move(tenant, model, f"{model_path(model)}/rollback", {"version": number, "reason": reason})
 
 
 def delete(
@@ -69,7 +68,7 @@ def delete(
     chosen = find_version(tenant, model, version)
     parameters = {"force": str(force).lower(), **({"reason": reason} if reason else {})}
     with tenant_scope(tenant):
-        answer = call("DELETE", f"{_path(model)}/versions/{chosen.version}", params=parameters)
+        answer = call("DELETE", f"{model_path(model)}/versions/{chosen.version}", params=parameters)
     return list(answer["files_deleted"])
 
 
@@ -82,7 +81,7 @@ def history(
     if version is not None:
         parameters["version"] = find_version(tenant, model, version).version
     with tenant_scope(tenant):
-        answer = call("GET", f"{_path(model)}/transitions", params=parameters)
+        answer = call("GET", f"{model_path(model)}/transitions", params=parameters)
     return [Transition.from_row(row) for row in answer["transitions"]]
 
 
@@ -91,7 +90,7 @@ def production_at(tenant: str, model: str, at: datetime) -> Transition | None:
     connect()
     with tenant_scope(tenant):
         try:
-            row = call("GET", f"{_path(model)}/production", params={"at_ms": int(at.timestamp() * 1000)})
+            row = call("GET", f"{model_path(model)}/production", params={"at_ms": int(at.timestamp() * 1000)})
         except NotFoundError:
             return None
     return Transition.from_row(row)
@@ -101,7 +100,3 @@ def _move(tenant: str, model: str, path: str, wish: dict[str, Any]) -> Move:
     with tenant_scope(tenant):
         own, *displaced = (Transition.from_row(row) for row in call("POST", path, json=wish)["transitions"])
     return Move(model, own, tuple(displaced))
-
-
-def _path(model: str) -> str:
-    return f"/ai-hub/api/models/{quote(model, safe='')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import requests
 from mlflow import MlflowClient
@@ -88,6 +89,11 @@ def call(method: str, path: str, **arguments: Any) -> dict[str, Any]:
     if response.status_code == HTTPStatus.OK:
         return dict(response.json())
     raise _error_of(response)
+
+
+def model_path(model: str) -> str:
+    """Where our routes about a model begin."""
+    return f"/ai-hub/api/models/{quote(model, safe='')}"
 
 
 def _error_of(response: requests.Response) -> AiHubError:

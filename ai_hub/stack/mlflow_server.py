@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ai_hub import paths
 from ai_hub.stack.ports import LOOPBACK
 from ai_hub.stack.service import NotReadyError, Service, Site
 
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
 _HTTP_OK = 200
 #: The registry plugin's schemes are MLflow's own with this in front.
 _REGISTRY_SCHEME = "lifecycle+"
-_STORE_SETTINGS = ("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET")
+_SETTINGS = (
+    *("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET"),
+    *("FEAST_REGISTRY_URI", "PROMOTION_POLICY_PATH"),
+)
 #: Client settings of the caller that would mislead a server. With S3 keys under their usual names MLflow
 #: would read whatever `s3://` location some client makes up, other tenants' folders included.
 CLIENT_VARIABLES = (
@@ -40,12 +45,12 @@ def arguments(*, host: str, port: int, workers: int, bucket: str) -> list[str]:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Variables the server needs: its database, the registry of the same database, and the S3 store."""
+    """Variables the server needs: its databases, the S3 store, and what promotion gates ask."""
     database = settings["MLFLOW_BACKEND_STORE_URI"]
     return {
         "MLFLOW_BACKEND_STORE_URI": database,
         "MLFLOW_REGISTRY_STORE_URI": f"{_REGISTRY_SCHEME}{database}",
-        **{name: settings[name] for name in _STORE_SETTINGS if name in settings},
+        **{name: settings[name] for name in _SETTINGS if name in settings},
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         # Background jobs are for judging language models; each would cost a process and half a gigabyte.
@@ -67,10 +72,11 @@ class MlflowService(Service):
         return f"http://{LOOPBACK}:{port}"
 
     def exports(self, site: Site) -> dict[str, str]:
-        """Where clients find it, and the database only the server itself reads."""
+        """Where clients find it, the database only the server itself reads, and the promotion policy."""
         return {
             self.setting: self.endpoint(site.port),
             "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{site.folder / 'mlflow.db'}",
+            "PROMOTION_POLICY_PATH": str(paths.resource("policy") / "promotion_policy.yaml"),
         }
 
     def command(self, site: Site, settings: Mapping[str, str]) -> list[str]:
@@ -86,7 +92,10 @@ class MlflowService(Service):
     def environment(self, site: Site, settings: Mapping[str, str]) -> dict[str, str]:
         """See `environment`."""
         del site
-        return environment(settings)
+        found = environment(settings)
+        if policy := found.get("PROMOTION_POLICY_PATH"):
+            found["PROMOTION_POLICY_PATH"] = str(Path(policy).resolve())  # it runs in another folder
+        return found
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """`/health`."""

@@ -22,15 +22,23 @@ def line_of(root: yaml.Node | None, path: tuple[str | int, ...]) -> int | None:
     return line
 
 
-def repeated_keys(root: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def repeated_keys(root: yaml.Node | None) -> Iterator[tuple[str, ...]]:
     """Keys that a mapping has more than once, of which YAML would silently take the last."""
-    seen = set()
-    for key, value in _pairs(root):
-        path = (*above, str(key.value))
-        if path in seen:
-            yield path
-        seen.add(path)
-        yield from repeated_keys(value, path)
+    waiting: list[tuple[tuple[str, ...], yaml.Node | None]] = [((), root)]
+    # an alias leads to the same node again, even to one it is inside of
+    visited: set[int] = set()
+    while waiting:
+        above, node = waiting.pop()
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
+        seen = set()
+        for key, value in _pairs(node):
+            path = (*above, str(key.value))
+            if path in seen:
+                yield path
+            seen.add(path)
+            waiting.append((path, value))
 
 
 def _pairs(node: yaml.Node | None) -> list[tuple[yaml.Node, yaml.Node]]:

@@ -78,6 +78,12 @@ def change_stage(name: str, version: int, change: StageChange, claim: Claim = No
     )
 
 
+@router.get("/versions/{version}/gates", dependencies=[_may("read")])
+def read_gates(name: str, version: int, reason: str | None = None, claim: Claim = None) -> dict[str, Any]:
+    """What promoting a version now, with this reason, would meet."""
+    return registry_store().gates(name, version, reason=reason, claim=claim).as_json()
+
+
 @router.post("/rollback", dependencies=[_may("update")])
 def roll_back(name: str, wish: Rollback, claim: Claim = None) -> dict[str, Any]:
     """Put the version that was in Production before (or the one named) back."""

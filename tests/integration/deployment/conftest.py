@@ -47,8 +47,8 @@ class Containers:
         for name, value in found.items():
             for there, here in self.addresses.items():
                 found[name] = found[name].replace(there, here)
-            if value == "/app/feature_repo":
-                found[name] = str(compose.ROOT / "feature_repo")
+            if value.startswith(("/app/feature_repo", "/app/policy")):
+                found[name] = value.replace("/app", str(compose.ROOT))
         return found | {name: self.timescale[name] for name in found.keys() & self.timescale.keys()}
 
     def command(self, service: str, port: int | None = None) -> list[str]:

@@ -130,6 +130,7 @@ def _some_level_lacks_metrics(written: list[Any]) -> bool:
             "defaults:\n  reason: true\n\n  reason: false",
             ["line 4, defaults.reason: this key is there twice"],
         ),
+        ("&a defaults: &b\n  reason: *b", ["line 2, defaults.reason.reason: there is no such setting"]),
         ("tenants:\n  A: {}", ["line 2, tenants.A: no tenant can have this name"]),
         ("tenants:\n  a1:\n    models: {'b c': {}}", ["line 3, tenants.a1.models.b c: Model name"]),
         ("tenants:\n  a1:\n    reason: true", ["line 3, tenants.a1.reason: "]),
