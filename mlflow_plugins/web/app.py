@@ -19,6 +19,7 @@ from mlflow_plugins.web.api import create_api
 from mlflow_plugins.web.lifecycle.app import create_page
 from mlflow_plugins.web.lifecycle.views import PREFIX
 from mlflow_plugins.web.origin import SameOrigin
+from mlflow_plugins.web.readable import ReadableRefusal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -42,6 +43,7 @@ def create_app_with_login() -> ASGIApp:
     from mlflow_plugins.web.reserved import Reserved  # noqa: PLC0415
 
     mlflow_app = auth.create_app()
+    mlflow_app.add_middleware(ReadableRefusal)
     mlflow_app.add_middleware(Reserved)
     mlflow_app.add_middleware(SameOrigin)
     return _beside(mlflow_app, login=True)
