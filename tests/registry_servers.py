@@ -118,9 +118,9 @@ def routes(app: str, settings: Mapping[str, str]) -> list[tuple[str, str]]:
         app: entry point of the application.
         settings: the variables it needs to be built.
     """
-    _FORKS.set_forkserver_preload(_PRELOADED)
-    receiving, sending = _FORKS.Pipe(duplex=False)
-    process = _FORKS.Process(target=_send_routes, args=(app, dict(settings), sending))
+    FORKS.set_forkserver_preload(_PRELOADED)
+    receiving, sending = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_send_routes, args=(app, dict(settings), sending))
     process.start()
     sending.close()
     found: list[tuple[str, str]] = receiving.recv()
