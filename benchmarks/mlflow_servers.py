@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORKS = multiprocessing.get_context("forkserver")
 #: The first makes MLflow take the rest for a server's process.
-_PRELOADED = ["uvicorn", "mlflow.server.fastapi_app", "mlflow_plugins.store.lifecycle_store"]
+PRELOADED = ["uvicorn", "mlflow.server.fastapi_app", "mlflow_plugins.store.lifecycle_store"]
 _START_S = 60
 #: The application without anything of ours.
 STOCK = "stock"
@@ -52,7 +52,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        FORKS.set_forkserver_preload(_PRELOADED)
+        FORKS.set_forkserver_preload(PRELOADED)
         self.process = FORKS.Process(
             target=_serve, args=(self.app, self.port, dict(self.settings), str(self.log))
         )

@@ -35,6 +35,8 @@ _KINDS: dict[int, type[AiHubError]] = {
     HTTPStatus.CONFLICT: ConflictError,
     HTTPStatus.FORBIDDEN: ForbiddenError,
 }
+#: All that MLflow's login says.
+_BARE_REFUSAL = "Permission denied"
 
 
 class NoSuchRouteError(NotFoundError):
@@ -112,4 +114,6 @@ def _error(status: int, message: str) -> AiHubError:
         return ServiceDownError("MLflow", tracking_uri(), message)
     if status == HTTPStatus.UNAUTHORIZED:
         return NotLoggedInError(tracking_uri())
+    if status == HTTPStatus.FORBIDDEN and _BARE_REFUSAL in message:
+        return ForbiddenError(hint="Ask the administrator for a role in the tenant (see docs/people.md).")
     return _KINDS.get(status, AiHubError)(message)
