@@ -9,13 +9,14 @@ with running_with_login(database, stack, tmp_path, {"ann": {"acme": "approver"}}
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import pytest
 import registry_servers
 import requests
+from mlflow import MlflowClient
 
 from ai_hub import registry
 from ai_hub.registry import people
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ADMIN = "admin"
+MODEL = "demand"
 
 
 def password(name: str) -> str:
@@ -64,6 +66,10 @@ class PeopleServer:
         """Plain HTTP as `name` (None: without login)."""
         return Session(self.url, name, tenant)
 
+    def client(self) -> MlflowClient:
+        """MLflow's own client, as whoever `person` has made the process."""
+        return MlflowClient(self.url, self.url)
+
     @contextmanager
     def person(self, name: str) -> Iterator[None]:
         """In this block `ai_hub`, MLflow and child processes use the server as `name`."""
@@ -92,13 +98,16 @@ def settings(folder: Path, database: str | None = None) -> dict[str, str]:
         "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
         "MLFLOW_AUTH_ADMIN_PASSWORD": password(ADMIN),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "for a test",
-        **login.STRICT,
     }
 
 
 @contextmanager
 def running_with_login(
-    database: str, stack: Mapping[str, str], folder: Path, roles: Mapping[str, Mapping[str, str]]
+    database: str,
+    stack: Mapping[str, str],
+    folder: Path,
+    roles: Mapping[str, Mapping[str, str]],
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[PeopleServer]:
     """A server on `database` with these people.
 
@@ -107,9 +116,10 @@ def running_with_login(
         stack: settings of the embedded stack.
         folder: where its log and its users go.
         roles: by person and tenant; tenants are created.
+        more: variables of its environment besides those of the login.
     """
     with registry_servers.running(
-        database, stack, folder, app="ai-hub-auth", settings=settings(folder)
+        database, stack, folder, app="ai-hub-auth", settings={**settings(folder), **(more or {})}
     ) as server:
         running = PeopleServer(server)
         with running.person(ADMIN):
@@ -120,3 +130,80 @@ def running_with_login(
                 for tenant, role in mine.items():
                     people.grant(name, tenant, Role(role))
         yield running
+
+
+#: The way of our own REST from any stage to any other.
+_WAYS = {
+    ("Staging", "Production"): ["Production"],
+    ("Staging", "Archived"): ["Archived"],
+    ("Production", "Archived"): ["Archived"],
+    ("Production", "Staging"): ["Archived", "Staging"],
+    ("Archived", "Staging"): ["Staging"],
+    ("Archived", "Production"): ["Staging", "Production"],
+}
+
+
+@dataclass
+class Tenant:
+    """A tenant with an experiment, a run with files, a logged model, and versions of one model."""
+
+    name: str
+    server: PeopleServer
+    #: in everything of this tenant, so that it is recognised wherever it turns up.
+    mark: str
+    experiment: str = ""
+    run: str = ""
+    logged: str = ""
+    versions: list[int] = field(default_factory=list)
+
+    def session(self, person: str | None) -> Session:
+        """Requests of a person in this tenant."""
+        return self.server.session(person, self.name)
+
+    def stage(self, version: int) -> str:
+        """Where a version is."""
+        query = {"name": MODEL, "version": str(version)}
+        answer = self.session(ADMIN).get("/api/2.0/mlflow/model-versions/get", params=query)
+        return str(answer.json()["model_version"]["current_stage"])
+
+    def put(self, version: int, stage: str) -> None:
+        """Move a version to where a test begins."""
+        for step in _WAYS.get((self.stage(version), stage), []):
+            path = f"/ai-hub/api/models/{MODEL}/versions/{version}/stage"
+            answer = self.session(ADMIN).post(path, json={"stage": step, "reason": f"set up for {self.mark}"})
+            assert answer.status_code == 200, answer.text
+
+    def register(self, person: str, folder: Path) -> int:
+        """Log a small model and register it, as `person`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "MLmodel").write_text("flavors: {lightgbm: {}}\n")
+        (folder / "model.bin").write_text(self.mark)
+        with self.server.person(person), registry.tenant_scope(self.name):
+            client = self.server.client()
+            run = client.create_run(self.experiment, run_name=self.mark, tags={"mark": self.mark})
+            self.run = run.info.run_id
+            client.log_param(self.run, "mark", self.mark)
+            client.log_metric(self.run, f"mae-{self.mark}", 1.5)
+            client.log_artifacts(self.run, str(folder), "model")
+            source = f"{run.info.artifact_uri}/model"
+            made = client.create_model_version(
+                MODEL, source, self.run, tags={"mark": self.mark}, description=self.mark
+            )
+        self.versions.append(int(made.version))
+        return int(made.version)
+
+
+def filled(server: PeopleServer, name: str, person: str, folder: Path) -> Tenant:
+    """A tenant with three versions in Staging, all of it made by `person`."""
+    tenant = Tenant(name, server, mark=f"private-of-{name}")
+    with server.person(person), registry.tenant_scope(name):
+        client = server.client()
+        tenant.experiment = client.create_experiment(f"loads-of-{name}", tags={"mark": tenant.mark})
+        client.create_registered_model(MODEL, tags={"mark": tenant.mark}, description=tenant.mark)
+        logged: Any = client.create_logged_model(
+            tenant.experiment, name=tenant.mark, tags={"mark": tenant.mark}
+        )
+        tenant.logged = logged.model_id
+    for number in range(3):
+        tenant.register(person, folder / str(number))
+    return tenant

@@ -25,8 +25,9 @@ from mlflow_plugins.artifacts import destination
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.connection import Connection
 
-_FORKS = multiprocessing.get_context("forkserver")
+FORKS = multiprocessing.get_context("forkserver")
 #: The first makes MLflow take the rest for a server's process.
 _PRELOADED = ["uvicorn", "mlflow.server.fastapi_app", "mlflow_plugins.store.lifecycle_store"]
 _START_S = 60
@@ -49,8 +50,8 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        _FORKS.set_forkserver_preload(_PRELOADED)
-        self.process = _FORKS.Process(
+        FORKS.set_forkserver_preload(_PRELOADED)
+        self.process = FORKS.Process(
             target=_serve, args=(self.app, self.port, dict(self.settings), str(self.log))
         )
         self.process.start()
@@ -108,6 +109,39 @@ def running(
         yield server
     finally:
         server.kill()
+
+
+def routes(app: str, settings: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Method and path of every route of an application, its mounted parts' and Flask's included.
+
+    Args:
+        app: entry point of the application.
+        settings: the variables it needs to be built.
+    """
+    FORKS.set_forkserver_preload(_PRELOADED)
+    receiving, sending = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_send_routes, args=(app, dict(settings), sending))
+    process.start()
+    sending.close()
+    found: list[tuple[str, str]] = receiving.recv()
+    process.join()
+    return found
+
+
+def _send_routes(app: str, variables: dict[str, str], sending: Connection) -> None:
+    from fastapi.openapi.utils import get_openapi  # noqa: PLC0415  # in the process of its own only
+    from mlflow.server import app as flask_app  # noqa: PLC0415
+
+    os.environ.update(variables)
+    (point,) = entry_points(group="mlflow.app", name=app)
+    mounts = point.load()().routes
+    found = {(method, rule.rule) for rule in flask_app.url_map.iter_rules() for method in rule.methods or ()}
+    for mount in mounts:
+        paths = get_openapi(title="", version="", routes=mount.app.routes)["paths"]
+        found |= {
+            (method.upper(), mount.path + path) for path, methods in paths.items() for method in methods
+        }
+    sending.send(sorted(found))
 
 
 def _serve(app: str, port: int, variables: dict[str, str], log: str) -> None:

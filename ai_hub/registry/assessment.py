@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ai_hub.registry.lifecycle import model_path
-from ai_hub.registry.server import call
+from ai_hub.registry.server import call, model_path
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import LATEST, find_version
 from mlflow_plugins.gates.assessment import Assessment, GateResult

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from ai_hub.errors import NotFoundError
-from ai_hub.registry.server import call, connect
+from ai_hub.registry.server import call, connect, model_path
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.transitions import Transition
 from ai_hub.registry.versions import LATEST, find_version
@@ -101,8 +100,3 @@ def _move(tenant: str, model: str, path: str, wish: dict[str, Any]) -> Move:
     with tenant_scope(tenant):
         own, *displaced = (Transition.from_row(row) for row in call("POST", path, json=wish)["transitions"])
     return Move(model, own, tuple(displaced))
-
-
-def model_path(model: str) -> str:
-    """Our own routes about a model."""
-    return f"/ai-hub/api/models/{quote(model, safe='')}"

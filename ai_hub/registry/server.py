@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import requests
 from mlflow import MlflowClient
@@ -34,6 +35,8 @@ _KINDS: dict[int, type[AiHubError]] = {
     HTTPStatus.CONFLICT: ConflictError,
     HTTPStatus.FORBIDDEN: ForbiddenError,
 }
+#: All that MLflow's login says.
+_BARE_REFUSAL = "Permission denied"
 
 
 class NoSuchRouteError(NotFoundError):
@@ -90,6 +93,11 @@ def call(method: str, path: str, **arguments: Any) -> dict[str, Any]:
     raise _error_of(response)
 
 
+def model_path(model: str) -> str:
+    """Where our routes about a model begin."""
+    return f"/ai-hub/api/models/{quote(model, safe='')}"
+
+
 def _error_of(response: requests.Response) -> AiHubError:
     try:
         body = response.json()
@@ -106,4 +114,6 @@ def _error(status: int, message: str) -> AiHubError:
         return ServiceDownError("MLflow", tracking_uri(), message)
     if status == HTTPStatus.UNAUTHORIZED:
         return NotLoggedInError(tracking_uri())
+    if status == HTTPStatus.FORBIDDEN and _BARE_REFUSAL in message:
+        return ForbiddenError(hint="Ask the administrator for a role in the tenant (see docs/people.md).")
     return _KINDS.get(status, AiHubError)(message)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.workspace.abstract_store import WorkspaceNameValidator
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
@@ -23,17 +23,15 @@ def ensure_tenant(tenant: str) -> None:
 
     Raises:
         BadInputError: no workspace can have this name.
+        ForbiddenError: it is not one of yours, and only the administrator makes new ones.
     """
     if tenant == DEFAULT_WORKSPACE_NAME:
         return
     _check_name(tenant)
     client = connect()
     with readable_errors():
-        try:
-            client.get_workspace(tenant)
-        except MlflowException as error:
-            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-                raise
+        # with a login, this is what people may ask about tenants: which are theirs
+        if tenant not in {workspace.name for workspace in client.list_workspaces()}:
             _create(client, tenant)
 
 

@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Variables besides the administrator's password and the secret key.
-STRICT: Final = {
-    # refuse routes MLflow has no check for, instead of letting every user pass
-    "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
-    # tenants have our roles only
-    "MLFLOW_RBAC_SEED_DEFAULT_ROLES": "false",
-}
-
 #: Checking a password takes a twentieth of a second, and MLflow does it several times a request. One that was
 #: right is not checked again for this long; after a change other workers take the old one as long.
 _CACHE_S: Final = 30
@@ -25,4 +17,7 @@ def configuration(database: str) -> str:
         "default_permission = NO_PERMISSIONS\n"
         f"database_uri = {escaped}\n"
         f"auth_cache_ttl_seconds = {_CACHE_S}\n"
+        # it remembers for whose workspace something is also when nothing is there yet, so that one probe of
+        # the next experiment's number would lock its tenant out
+        "workspace_cache_ttl_seconds = 0\n"
     )

@@ -1,4 +1,4 @@
-"""Our routes under `/ai-hub/api`: the audit trail, gates, promotion, rollback, forced deletion."""
+"""Our routes beside MLflow's, under `/ai-hub/api`: the audit trail, promotion, rollback, forced deletion."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def change_stage(name: str, version: int, change: StageChange, claim: Claim = No
 
 @router.get("/versions/{version}/gates", dependencies=[_may("read")])
 def read_gates(name: str, version: int, reason: str | None = None, claim: Claim = None) -> dict[str, Any]:
-    """What promoting a version now, by this user and for this reason, would meet."""
+    """What promoting a version now, with this reason, would meet."""
     return registry_store().gates(name, version, reason=reason, claim=claim).as_json()
 
 

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlflow.environment_variables import MLFLOW_BASIC_AUTH_FAIL_CLOSED, MLFLOW_RBAC_SEED_DEFAULT_ROLES
 from mlflow.server.fastapi_app import add_fastapi_workspace_middleware, create_fastapi_app
 from mlflow.server.fastapi_security import init_fastapi_security
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
+from ai_hub.settings import Settings
+from mlflow_plugins.lifecycle import audit_log
 from mlflow_plugins.web.api import create_api
 from mlflow_plugins.web.lifecycle.app import create_page
 from mlflow_plugins.web.lifecycle.views import PREFIX
 from mlflow_plugins.web.origin import SameOrigin
+from mlflow_plugins.web.readable import ReadableRefusal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -29,12 +33,17 @@ def create_app() -> ASGIApp:
 
 def create_app_with_login() -> ASGIApp:
     """MLflow with its basic auth, in which ours take part."""
+    # Turned off, MLflow lets every user pass where it has no check: there is none for deleting a workspace.
+    MLFLOW_BASIC_AUTH_FAIL_CLOSED.set(True)
+    # a tenant has our roles; MLflow's own two would not tell an approver from an engineer
+    MLFLOW_RBAC_SEED_DEFAULT_ROLES.set(False)
     # both read the login's configuration when they are imported
     from mlflow.server import auth  # noqa: PLC0415
 
     from mlflow_plugins.web.reserved import Reserved  # noqa: PLC0415
 
     mlflow_app = auth.create_app()
+    mlflow_app.add_middleware(ReadableRefusal)
     mlflow_app.add_middleware(Reserved)
     mlflow_app.add_middleware(SameOrigin)
     return _beside(mlflow_app, login=True)
@@ -53,6 +62,7 @@ def guard(app: FastAPI, *, login: bool) -> None:
 
 
 def _beside(mlflow_app: Any, *, login: bool) -> Starlette:
+    audit_log.start(Settings().audit_log_path)
     api, page = create_api(), create_page()
     for part in (api, page):
         guard(part, login=login)
