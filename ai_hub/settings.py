@@ -8,6 +8,7 @@ server always wins.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -69,6 +70,9 @@ class Settings(BaseSettings):
     feature_cache_ttl: int = Field(300, ge=1, description="seconds a written-back feature stays valid")
     promotion_policy_path: str | None = Field(
         None, description="YAML file that says which gates guard Production; only the MLflow server reads it"
+    )
+    audit_log_path: Path | None = Field(
+        None, description="file the MLflow server appends its audit log to; default: its standard output"
     )
     export_storage_path: str = Field("./exports", description="folder or s3:// URL for Parquet exports")
 

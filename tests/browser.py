@@ -48,10 +48,31 @@ def opened() -> Iterator[Browser]:
 
 @contextmanager
 def visit(
-    browser: Browser, url: str, *, stages: bool = False, width: int = 1280, height: int = 800
+    browser: Browser,
+    url: str,
+    *,
+    stages: bool = False,
+    width: int = 1280,
+    height: int = 800,
+    login: tuple[str, str] | None = None,
+    dark: bool = False,
 ) -> Iterator[Registry]:
-    """The registry of the MLflow server at `url`, seen by somebody without history."""
-    context = browser.new_context(viewport={"width": width, "height": height})
+    """The registry of the MLflow server at `url`, seen by somebody without history.
+
+    Args:
+        browser: whose window to open.
+        url: the server's.
+        stages: whether MLflow's pages show stages instead of aliases.
+        width: of the window, in pixels.
+        height: of the window, in pixels.
+        login: name and password.
+        dark: whether the person prefers dark colours.
+    """
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        http_credentials={"username": login[0], "password": login[1]} if login else None,
+    )
     context.set_default_timeout(_TIMEOUT_MS)
     context.add_init_script(_PREFERENCES % ("true" if stages else "false"))
     yield Registry(context.new_page(), url)
@@ -106,6 +127,33 @@ class Registry:
         self.page.keyboard.press("Enter")
         dialog.get_by_role("button", name="Save aliases").click()
         return dialog
+
+    def add_tag(self, version: int, key: str, value: str) -> None:
+        """Add a version tag in the dialog of the model's table."""
+        self.version_row(version).get_by_role("button").first.click()
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_role("combobox").fill(key)
+        self.page.keyboard.press("Enter")
+        dialog.get_by_placeholder("Type a value").fill(value)
+        self.page.keyboard.press("Enter")
+        dialog.get_by_role("button", name="Save tags").click()
+        expect(dialog).to_be_hidden()
+
+    def add_version_tag(self, key: str, value: str) -> None:
+        """Add a tag in the form of a version's page, as MLflow shows it beside the stage menu."""
+        main = self.page.locator("main")
+        main.get_by_placeholder("Name").fill(key)
+        main.get_by_placeholder("Value").fill(value)
+        main.get_by_role("button", name="Add", exact=True).click()
+        expect(main.get_by_role("cell", name=value)).to_be_visible()
+
+    def open_lifecycle(self, *path: str) -> None:
+        """Our own page: the list, or that of a tenant or a model."""
+        self.page.goto("/".join((f"{self.url}/lifecycle", *path)))
+
+    def candidate(self, version: int) -> Locator:
+        """What our own page says about a version in Staging."""
+        return self.page.get_by_role("article", name=re.compile(rf"^Version {version}\b"))
 
     def stage(self, text: str) -> Locator:
         """The stage shown on a version's page."""

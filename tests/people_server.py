@@ -103,7 +103,11 @@ def settings(folder: Path, database: str | None = None) -> dict[str, str]:
 
 @contextmanager
 def running_with_login(
-    database: str, stack: Mapping[str, str], folder: Path, roles: Mapping[str, Mapping[str, str]]
+    database: str,
+    stack: Mapping[str, str],
+    folder: Path,
+    roles: Mapping[str, Mapping[str, str]],
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[PeopleServer]:
     """A server on `database` with these people.
 
@@ -112,9 +116,10 @@ def running_with_login(
         stack: settings of the embedded stack.
         folder: where its log and its users go.
         roles: by person and tenant; tenants are created.
+        more: variables of its environment besides those of the login.
     """
     with registry_servers.running(
-        database, stack, folder, app="ai-hub-auth", settings=settings(folder)
+        database, stack, folder, app="ai-hub-auth", settings={**settings(folder), **(more or {})}
     ) as server:
         running = PeopleServer(server)
         with running.person(ADMIN):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-_FORKS = multiprocessing.get_context("forkserver")
+FORKS = multiprocessing.get_context("forkserver")
 #: The first makes MLflow take the rest for a server's process.
 _PRELOADED = ["uvicorn", "mlflow.server.fastapi_app", "mlflow_plugins.store.lifecycle_store"]
 _START_S = 60
@@ -50,8 +50,8 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        _FORKS.set_forkserver_preload(_PRELOADED)
-        self.process = _FORKS.Process(
+        FORKS.set_forkserver_preload(_PRELOADED)
+        self.process = FORKS.Process(
             target=_serve, args=(self.app, self.port, dict(self.settings), str(self.log))
         )
         self.process.start()
@@ -118,9 +118,9 @@ def routes(app: str, settings: Mapping[str, str]) -> list[tuple[str, str]]:
         app: entry point of the application.
         settings: the variables it needs to be built.
     """
-    _FORKS.set_forkserver_preload(_PRELOADED)
-    receiving, sending = _FORKS.Pipe(duplex=False)
-    process = _FORKS.Process(target=_send_routes, args=(app, dict(settings), sending))
+    FORKS.set_forkserver_preload(_PRELOADED)
+    receiving, sending = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_send_routes, args=(app, dict(settings), sending))
     process.start()
     sending.close()
     found: list[tuple[str, str]] = receiving.recv()

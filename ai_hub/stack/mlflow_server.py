@@ -20,7 +20,7 @@ _HTTP_OK = 200
 _REGISTRY_SCHEME = "lifecycle+"
 _SETTINGS = (
     *("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET"),
-    *("FEAST_REGISTRY_URI", "PROMOTION_POLICY_PATH"),
+    *("FEAST_REGISTRY_URI", "PROMOTION_POLICY_PATH", "AUDIT_LOG_PATH"),
 )
 #: Client settings of the caller that would mislead a server. With S3 keys under their usual names MLflow
 #: would read whatever `s3://` location some client makes up, other tenants' folders included.
@@ -93,8 +93,9 @@ class MlflowService(Service):
         """See `environment`."""
         del site
         found = environment(settings)
-        if policy := found.get("PROMOTION_POLICY_PATH"):
-            found["PROMOTION_POLICY_PATH"] = str(Path(policy).resolve())  # it runs in another folder
+        for name in ("PROMOTION_POLICY_PATH", "AUDIT_LOG_PATH"):
+            if path := found.get(name):
+                found[name] = str(Path(path).resolve())  # it runs in another folder
         return found
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:

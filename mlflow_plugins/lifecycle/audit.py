@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +10,7 @@ import sqlalchemy as sa
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.database.schema import transitions as table
-from mlflow_plugins.lifecycle import rules
+from mlflow_plugins.lifecycle import audit_log, rules
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from mlflow_plugins.people.actor import Actor
 
 _MOMENT: Final = "lifecycle_moment"
-_audit_log: Final = logging.getLogger("ai_hub.audit")
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ def record(
     reason: str | None,
     evidence: dict[str, Any],
 ) -> Transition:
-    """Append one row, and once it is committed one line of JSON on the logger `ai_hub.audit`."""
-    row = {
+    """Append one row, and once it is committed one line to the audit log."""
+    row: dict[str, Any] = {
         "workspace": model.workspace,
         "name": model.name,
         "model_created": model.created,
@@ -85,8 +83,9 @@ def record(
     inserted = session.execute(
         sa.insert(table).values(**row, evidence=json.dumps(evidence, sort_keys=True)).returning(table)
     )
-    line = json.dumps({"event": "transition", **row, "evidence": evidence}, sort_keys=True)
-    sa.event.listen(session, "after_commit", lambda _: _audit_log.info("%s", line), once=True)
+    told = {key: value for key, value in row.items() if key not in {"model_created", "at_ms"}}
+    line = audit_log.line("transition", row["at_ms"], {**told, "evidence": evidence})
+    sa.event.listen(session, "after_commit", lambda _: audit_log.write(line), once=True)
     return _transition(inserted.mappings().one())
 
 

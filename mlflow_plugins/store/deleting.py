@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.errors import conflict, is_missing
-from mlflow_plugins.lifecycle import rules, stages
+from mlflow_plugins.lifecycle import audit_log, rules, stages
 from mlflow_plugins.registration import leftovers, owners
 from mlflow_plugins.store.base import BaseStore
 
@@ -41,7 +41,8 @@ class DeletingStore(BaseStore):
     ) -> list[str]:
         """Delete a version that is archived (`force`: in any stage); returns the files deleted."""
         cause = stages.Cause.of_request({"forced": force}, reason=reason, claim=claim)
-        with owners.owner() as me:
+        workspace = self._get_active_workspace()
+        with audit_log.refusals(workspace, name, version, rules.DELETED, claim), owners.owner() as me:
             try:
                 with self._locked(name) as (session, model):
                     row = self._get_sql_model_version(session, name, version)

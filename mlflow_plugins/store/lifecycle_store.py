@@ -17,7 +17,7 @@ from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.gates import evaluation, situation
-from mlflow_plugins.lifecycle import audit, rules, semver, stages, webhooks
+from mlflow_plugins.lifecycle import audit, audit_log, rules, semver, stages, webhooks
 from mlflow_plugins.registration import publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
@@ -138,11 +138,12 @@ class LifecycleStore(RegisteringStore):
     ) -> list[Transition]:
         """Move a version; returns its transition, then those of the versions it displaced."""
         cause = stages.Cause.of_request({}, reason=reason, claim=claim)
-        if stage == rules.PRODUCTION:
-            return self._promote(name, version, cause, archive_others=archive_others)
-        with self._locked(name) as (session, model):
-            row = self._get_sql_model_version(session, name, version)
-            return stages.move(session, model, row, stage, archive_others=archive_others, cause=cause)
+        with audit_log.refusals(self._get_active_workspace(), name, version, stage, claim):
+            if stage == rules.PRODUCTION:
+                return self._promote(name, version, cause, archive_others=archive_others)
+            with self._locked(name) as (session, model):
+                row = self._get_sql_model_version(session, name, version)
+                return stages.move(session, model, row, stage, archive_others=archive_others, cause=cause)
 
     def gates(
         self, name: str, version: int | str, *, reason: str | None = None, claim: str | None = None

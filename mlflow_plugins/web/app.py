@@ -13,10 +13,13 @@ from mlflow.server.fastapi_security import init_fastapi_security
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
+from ai_hub.settings import Settings
+from mlflow_plugins.lifecycle import audit_log
 from mlflow_plugins.web.api import create_api
 from mlflow_plugins.web.lifecycle.app import create_page
 from mlflow_plugins.web.lifecycle.views import PREFIX
 from mlflow_plugins.web.origin import SameOrigin
+from mlflow_plugins.web.readable import ReadableRefusal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,6 +43,7 @@ def create_app_with_login() -> ASGIApp:
     from mlflow_plugins.web.reserved import Reserved  # noqa: PLC0415
 
     mlflow_app = auth.create_app()
+    mlflow_app.add_middleware(ReadableRefusal)
     mlflow_app.add_middleware(Reserved)
     mlflow_app.add_middleware(SameOrigin)
     return _beside(mlflow_app, login=True)
@@ -58,6 +62,7 @@ def guard(app: FastAPI, *, login: bool) -> None:
 
 
 def _beside(mlflow_app: Any, *, login: bool) -> Starlette:
+    audit_log.start(Settings().audit_log_path)
     api, page = create_api(), create_page()
     for part in (api, page):
         guard(part, login=login)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,7 @@ _HEADERS: Final = {
 }
 #: The styles of a picture are in its elements; opened by itself it may do nothing else.
 _PICTURE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+_log: Final = logging.getLogger(__name__)
 _STYLE: Final = (files(__package__) / "style.css").read_bytes()
 
 
@@ -57,7 +59,11 @@ def _style() -> Response:
 def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, MlflowException):
         raise error
-    return _error(request, error.get_http_status_code(), str(error.message))
+    status = error.get_http_status_code()
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _error(request, status, "The server made a mistake. Its log tells the administrator which.")
+    return _error(request, status, str(error.message))
 
 
 def _malformed(request: Request, error: Exception) -> Response:

@@ -74,15 +74,12 @@ def models(session: Session, tenant: str) -> list[ModelRow]:
         .where(tables.models.c.workspace == tenant, tables.is_model(tables.models))
         .order_by(tables.models.c.name)
     ).all()
-    waiting: dict[str, int] = dict(
-        session.execute(
-            sa.select(tables.versions.c.name, sa.func.count())
-            .where(tables.versions.c.workspace == tenant, tables.versions.c.current_stage == rules.STAGING)
-            .group_by(tables.versions.c.name)
-        )
-        .tuples()
-        .all()
+    candidates = (
+        sa.select(tables.versions.c.name, sa.func.count().label("number"))
+        .where(tables.versions.c.workspace == tenant, tables.versions.c.current_stage == rules.STAGING)
+        .group_by(tables.versions.c.name)
     )
+    waiting = {row.name: row.number for row in session.execute(candidates)}
     in_production = tables.select_versions(tenant).where(tables.versions.c.current_stage == rules.PRODUCTION)
     promoted = audit.last_promotions(session, tenant)
     production = {row.name: _in_production(row, promoted) for row in session.execute(in_production)}

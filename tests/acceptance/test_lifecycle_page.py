@@ -1,0 +1,288 @@
+"""What reviewers do in a real browser on a server with login and gates: on our page, and on MLflow's own."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from contextlib import contextmanager
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Any
+
+import browser as pages
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from people_server import password
+from playwright.sync_api import expect
+from reviewed_models import OTHER_TENANT, TENANT, Reviews, reviews
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from typing import Protocol
+
+    from playwright.sync_api import Browser, Page
+
+    class Window(Protocol):
+        def __call__(self, person: str, **options: Any) -> AbstractContextManager[pages.Registry]: ...
+
+
+pytestmark = pytest.mark.browser
+NO_REASON = "No reason was given."
+
+
+@pytest.fixture(scope="module")
+def shop(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviews]:
+    folder = tmp_path_factory.mktemp("reviews")
+    with reviews(f"sqlite:///{folder / 'mlflow.db'}", servers.start("s3"), folder) as running:
+        yield running
+
+
+@pytest.fixture
+def window(chromium: Browser, shop: Reviews) -> Window:
+    """A window of one person."""
+
+    @contextmanager
+    def opened(person: str, **options: Any) -> Iterator[pages.Registry]:
+        with pages.visit(chromium, shop.url, login=(person, password(person)), **options) as window:
+            yield window
+
+    return opened
+
+
+@pytest.fixture
+def model(shop: Reviews) -> str:
+    """A model of the test's own with version 1 in Production and version 2 in Staging."""
+    return _new_model(shop)
+
+
+@pytest.fixture(scope="module")
+def steady(shop: Reviews) -> str:
+    """A model like `model` that nobody moves."""
+    return _new_model(shop)
+
+
+def _new_model(shop: Reviews) -> str:
+    name = f"model-{secrets.token_hex(4)}"
+    shop.register(name, mae=1.5, rmse=2.0)
+    shop.move(name, 1, "Production", "the first version")
+    shop.register(name, mae=1.4, rmse=2.1)
+    return name
+
+
+def test_approver__promotes_with_a_reason_and_rolls_back(window: Window, shop: Reviews, model: str) -> None:
+    with window("anna") as anna:
+        anna.open_lifecycle()
+        anna.page.get_by_role("link", name=TENANT).click()
+        row = anna.page.get_by_role("row").filter(has_text=model)
+        expect(row).to_contain_text("version 1 (v1.0.0)")
+        expect(row).to_contain_text("anna")
+        expect(row).to_contain_text("the first version")
+        anna.page.get_by_role("link", name=model).click()
+        candidate = anna.candidate(2)
+        expect(candidate.get_by_role("row").filter(has_text="mae").first).to_contain_text("▼ 6.7 % lower")
+        expect(candidate.get_by_role("row").filter(has_text="manifest")).to_contain_text("passes")
+
+        candidate.get_by_label("Reason").fill("better in the cold week")
+        candidate.get_by_role("button", name="Promote version 2 to Production").click()
+
+        done = anna.page.get_by_role("status")
+        expect(done).to_contain_text("Version 2 (v1.0.1): Staging → Production")
+        expect(done).to_contain_text("Version 1 (v1.0.0): Production → Archived")
+        expect(done).to_be_focused()
+        assert shop.stages(model) == {1: "Archived", 2: "Production"}
+
+        back = anna.page.get_by_role("form", name="Roll back")
+        back.get_by_label("Reason").fill("worse since Monday")
+        back.get_by_role("button", name="Roll back").click()
+
+        expect(done).to_contain_text("Version 1 (v1.0.0): Archived → Production")
+        trail = anna.page.get_by_role("table", name="Every change of stage").get_by_role("row")
+        expect(trail.filter(has_text="worse since Monday")).to_contain_text("anna")
+    assert shop.stages(model) == {1: "Production", 2: "Archived"}
+    newest = next(entry for entry in shop.history(model) if entry.version == 1)
+    assert (newest.actor, newest.actor_source, newest.reason) == (
+        "anna",
+        "authenticated",
+        "worse since Monday",
+    )
+
+
+def test_refusal_of_a_gate__is_readable_and_keeps_the_reason(
+    window: Window, shop: Reviews, model: str
+) -> None:
+    shop.register(model, mae=1.9)
+    with window("anna") as anna:
+        anna.open_lifecycle(TENANT, model)
+        candidate = anna.candidate(3)
+        candidate.get_by_label("Reason").fill("newest & fastest")
+        candidate.get_by_role("button", name="Promote").click()
+
+        refusal = anna.page.get_by_role("alert")
+        expect(refusal).to_contain_text("Refused. Nothing has changed.")
+        expect(refusal).to_contain_text("not_worse_than_production: mae is 1.9, that of version 1 (v1.0.0)")
+        expect(refusal).to_be_focused()
+        expect(anna.page).to_have_title(re.compile("^Refused"))
+        expect(candidate.get_by_label("Reason")).to_have_value("newest & fastest")
+    assert shop.stages(model) == {1: "Production", 2: "Staging", 3: "Staging"}
+
+
+def test_viewer__cannot(window: Window, shop: Reviews, steady: str) -> None:
+    with window("vera") as vera:
+        vera.open_lifecycle(TENANT, steady)
+        expect(vera.page.get_by_text("You may look at the models of city-works")).to_be_visible()
+        expect(vera.candidate(2).get_by_role("table")).to_have_count(2)
+        expect(vera.page.get_by_role("button")).to_have_text(["Show"])
+        fields = {"action": "promote", "version": "2", "seen": "999999", "reason": "because I can"}
+        answer = vera.page.request.post(vera.page.url, form=fields)
+        assert answer.status == 403
+        assert "You may not update model" in answer.text()
+    assert shop.stages(steady) == {1: "Production", 2: "Staging"}
+
+
+def test_another_tenant__sees_nothing(window: Window, shop: Reviews, steady: str) -> None:
+    shop.register("turbines", tenant=OTHER_TENANT, person="bert", mae=1.0)
+    with window("bert") as bert:
+        bert.open_lifecycle()
+        expect(bert.page.get_by_role("table").get_by_role("link")).to_have_text([OTHER_TENANT])
+        for path in ((TENANT,), (TENANT, steady)):
+            bert.open_lifecycle(*path)
+            expect(bert.page.get_by_role("alert")).to_contain_text(f"There is no tenant {TENANT}")
+            expect(bert.page.get_by_text("1.4")).to_have_count(0)
+
+
+def test_keyboard_alone__promotes(window: Window, shop: Reviews, model: str) -> None:
+    with window("anna") as anna:
+        anna.open_lifecycle(TENANT, model)
+        keys = anna.page.keyboard
+        keys.press("Tab")
+        expect(anna.page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        keys.press("Enter")
+        reason = anna.candidate(2).get_by_label("Reason")
+        for _ in range(30):
+            keys.press("Tab")
+            assert _focus_is_visible(anna.page)
+            if reason.evaluate("element => element === document.activeElement"):
+                break
+        keys.type("reviewed without a mouse")
+        keys.press("Tab")
+        expect(anna.candidate(2).get_by_role("button", name="Promote")).to_be_focused()
+        keys.press("Enter")
+        expect(anna.page.get_by_role("status")).to_contain_text("Staging → Production")
+    assert shop.stages(model) == {1: "Archived", 2: "Production"}
+
+
+def _focus_is_visible(page: Page) -> bool:
+    script = "() => getComputedStyle(document.activeElement).outlineStyle"
+    return bool(page.evaluate(script) != "none")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_accessibility__of_every_page(window: Window, shop: Reviews, model: str, dark: bool) -> None:
+    shop.register(model, mae=1.9)
+    shop.move(model, 3, "Archived", "too slow", person="emil")
+    with window("anna", dark=dark) as anna:
+        for path in ((), (TENANT,), (TENANT, model), ("nowhere",)):
+            anna.open_lifecycle(*path)
+            _check_accessibility(anna.page)
+        anna.open_lifecycle(TENANT, model)
+        anna.candidate(2).get_by_role("button", name="Promote").click()
+        expect(anna.page.get_by_role("alert")).to_be_visible()
+        _check_accessibility(anna.page)
+        anna.candidate(2).get_by_label("Reason").fill("lower in every week")
+        anna.candidate(2).get_by_role("button", name="Promote").click()
+        expect(anna.page.get_by_role("status")).to_be_visible()
+        _check_accessibility(anna.page)
+
+
+def _check_accessibility(page: Page) -> None:
+    """axe-core finds nothing; headings step down by one; every field has a name."""
+    # styles may still be on their way when the text is there
+    page.wait_for_load_state()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    names = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(element => element.tagName)")
+    levels = [int(name[1]) for name in names]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert page.locator("html").get_attribute("lang") == "en"
+
+
+def test_narrow_window__needs_no_scrolling_sideways(window: Window, steady: str) -> None:
+    # 640 pixels are 1280 at 200 %, and 320 are what WCAG 2.1 asks for (1.4.10, reflow)
+    with window("anna") as anna:
+        for width, path in product((320, 640), ((), (TENANT,), (TENANT, steady))):
+            anna.page.set_viewport_size({"width": width, "height": 800})
+            anna.open_lifecycle(*path)
+            assert anna.page.evaluate("document.documentElement.scrollWidth") <= width
+            for control in anna.page.get_by_role("button").all():
+                box = control.bounding_box()
+                assert box is not None
+                assert box["x"] >= 0
+                assert box["x"] + box["width"] <= width
+
+
+def test_links__lead_to_the_version_and_the_run_in_mlflow(window: Window, steady: str) -> None:
+    with window("vera") as vera:
+        vera.open_lifecycle(TENANT, steady)
+        vera.candidate(2).get_by_role("link", name="Version 2 in MLflow").click()
+        vera.page.get_by_role("heading", name="Version 2").wait_for()
+        vera.open_lifecycle(TENANT, steady)
+        vera.candidate(2).get_by_role("link", name="Run of version 2").click()
+        vera.page.wait_for_url(re.compile(r"/#/experiments/\d+/runs/[0-9a-f]{32}"))
+        expect(vera.page.get_by_text("rmse").first).to_be_visible()
+
+
+def test_mlflow_alias__is_refused_without_a_reason__and_done_with_the_tag(
+    window: Window, shop: Reviews, model: str
+) -> None:
+    with window("anna") as anna:
+        anna.open_model(TENANT, model)
+        refused = anna.add_alias(2, "production")
+        expect(refused).to_contain_text(NO_REASON)
+        expect(refused).to_contain_text("set the version's tag promotion.reason")
+        assert shop.stages(model) == {1: "Production", 2: "Staging"}
+
+        anna.page.reload()
+        anna.version_row(1).wait_for()
+        anna.add_tag(2, "promotion.reason", "quieter at night")
+        expect(anna.add_alias(2, "production")).to_be_hidden()
+    _check_promoted(shop, model, "quieter at night")
+
+
+def test_mlflow_stage_menu__is_refused_without_a_reason__and_done_with_the_tag(
+    window: Window, shop: Reviews, model: str
+) -> None:
+    with window("anna", stages=True) as anna:
+        anna.open_version(TENANT, model, 2)
+        anna.change_stage("Staging", "Production")
+        expect(anna.page.get_by_role("alert")).to_contain_text(NO_REASON)
+        assert shop.stages(model) == {1: "Production", 2: "Staging"}
+
+        anna.page.reload()
+        anna.add_version_tag("promotion.reason", "quieter at night")
+        anna.change_stage("Staging", "Production")
+        expect(anna.stage("Production")).to_be_visible()
+    _check_promoted(shop, model, "quieter at night")
+
+
+def _check_promoted(shop: Reviews, model: str, reason: str) -> None:
+    assert shop.stages(model) == {1: "Archived", 2: "Production"}
+    own = next(entry for entry in shop.history(model) if entry.version == 2)
+    assert (own.to_stage, own.actor, own.actor_source, own.reason) == (
+        "Production",
+        "anna",
+        "authenticated",
+        reason,
+    )
+
+
+def test_mlflow_pages__refuse_a_viewer_readably(window: Window, shop: Reviews, steady: str) -> None:
+    why = "Permission denied: your role in this tenant does not include that."
+    with window("vera") as vera:
+        vera.open_model(TENANT, steady)
+        expect(vera.add_alias(2, "production")).to_contain_text(why)
+    with window("vera", stages=True) as vera:
+        vera.open_version(TENANT, steady, 2)
+        vera.change_stage("Staging", "Production")
+        expect(vera.page.get_by_role("alert")).to_contain_text(why)
+    assert shop.stages(steady) == {1: "Production", 2: "Staging"}

@@ -1,0 +1,197 @@
+"""The page at `/lifecycle` on a server with login: who sees what, and who may move what."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from html_pages import Parsed
+from mlflow import MlflowClient
+from people_server import ADMIN
+
+from ai_hub import registry
+from mlflow_plugins.artifacts.s3 import s3_client
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Tenant
+    from people_server import PeopleServer
+
+MODEL = "demand"
+PAGE = f"/lifecycle/acme/{MODEL}"
+
+
+def _post(acme: Tenant, person: str, version: int, action: str, **fields: str) -> tuple[int, str]:
+    session = acme.server.session(person)
+    seen = max((int(form.get("seen", 0)) for form in Parsed.of(session.get(PAGE)).forms), default=0)
+    data = {"action": action, "version": str(version), "seen": str(seen or 10**9), "reason": "as agreed"}
+    answer = session.post(PAGE, data=data | fields)
+    return answer.status_code, Parsed.of(answer).text
+
+
+def _buttons(acme: Tenant, person: str) -> set[str]:
+    forms = Parsed.of(acme.server.session(person).get(PAGE)).forms
+    return {action for form in forms for action in form.get("actions", "").split()}
+
+
+@pytest.mark.parametrize(
+    ("person", "visible"),
+    [
+        ("vera", ["acme"]),
+        ("anna", ["acme"]),
+        ("bert", ["beta"]),
+        ("noor", []),
+        (ADMIN, ["acme", "beta", "default"]),
+    ],
+)
+def test_tenants__are_those_the_person_has_a_role_in(
+    server: PeopleServer, acme: Tenant, beta: Tenant, person: str, visible: list[str]
+) -> None:
+    answer = server.session(person).get("/lifecycle")
+    assert re.findall(r'href="/lifecycle/([a-z]+)"', answer.text) == visible
+    for tenant in (acme, beta):
+        shown = server.session(person).get(f"/lifecycle/{tenant.name}")
+        assert shown.status_code == (200 if tenant.name in visible else 404)
+
+
+@pytest.mark.parametrize("path", ["", f"/{MODEL}", f"/{MODEL}/plot.svg?metric=mae", "/other"])
+def test_another_tenant__is_no_tenant(server: PeopleServer, acme: Tenant, beta: Tenant, path: str) -> None:
+    del beta
+    for person in ("bert", "noor"):
+        there = server.session(person).get(f"/lifecycle/acme{path}")
+        nowhere = server.session(person).get(f"/lifecycle/nowhere{path}")
+        assert there.status_code == nowhere.status_code == 404
+        assert there.text.replace("acme", "nowhere") == nowhere.text
+        assert acme.mark not in there.text
+
+
+def test_moves__in_another_tenant__are_not_found(server: PeopleServer, acme: Tenant, beta: Tenant) -> None:
+    del beta
+    version = acme.versions[0]
+    acme.put(version, "Staging")
+    data = {"action": "promote", "version": str(version), "seen": str(10**9), "reason": "as agreed"}
+    assert server.session("bert").post(PAGE, data=data).status_code == 404
+    assert server.session("bert", "acme").post(PAGE, data=data).status_code in {403, 404}
+    assert acme.stage(version) == "Staging"
+
+
+@pytest.mark.parametrize("path", ["/lifecycle", "/lifecycle/acme", PAGE, f"{PAGE}/plot.svg?metric=mae"])
+def test_nobody__sees_nothing(server: PeopleServer, acme: Tenant, path: str) -> None:
+    answer = server.session(None).get(path)
+    assert answer.status_code == 401
+    assert "Basic" in answer.headers["WWW-Authenticate"]
+    assert acme.mark not in answer.text
+
+
+def test_viewer__has_no_buttons__and_is_refused_by_hand(acme: Tenant, tmp_path: Path) -> None:
+    waiting, archived = (acme.register("emil", tmp_path / str(number)) for number in range(2))
+    acme.put(archived, "Archived")
+    assert _buttons(acme, "vera") == set()
+    shown = Parsed.of(acme.server.session("vera").get(PAGE)).text
+    assert "You may look at the models of acme, but not move their versions." in shown
+    assert f"Version {waiting} (" in shown
+    for version, action in (
+        (waiting, "promote"),
+        (waiting, "reject"),
+        (archived, "restore"),
+        (archived, "rollback"),
+    ):
+        status, text = _post(acme, "vera", version, action)
+        assert status == 403
+        assert "Refused. Nothing has changed." in text
+        assert f"You may not update model {MODEL}." in text
+    assert (acme.stage(waiting), acme.stage(archived)) == ("Staging", "Archived")
+
+
+def test_engineer__rejects_and_restores__but_does_not_promote(acme: Tenant, tmp_path: Path) -> None:
+    version = acme.register("emil", tmp_path / "model")
+    other = acme.register("emil", tmp_path / "other")
+    acme.put(other, "Archived")
+    assert _buttons(acme, "emil") == {"reject", "restore"}
+    status, text = _post(acme, "emil", version, "promote")
+    assert status == 403
+    assert "Only an approver of tenant acme may move a version into or out of Production. Ask anna." in text
+    # a form cannot name somebody else
+    assert _post(acme, "emil", version, "reject", user="anna")[0] == 200
+    status, text = _post(acme, "emil", version, "restore")
+    assert status == 200
+    assert "Archived → Staging" in text
+    assert "by emil." in text
+    assert acme.stage(version) == "Staging"
+
+
+def test_approver__promotes_and_rolls_back(acme: Tenant, tmp_path: Path) -> None:
+    first, second = (acme.register("emil", tmp_path / str(number)) for number in range(2))
+    for version in (first, second):
+        status, text = _post(acme, "anna", version, "promote", reason=f"better on day {version}")
+        assert (status, acme.stage(version)) == (200, "Production"), text
+    assert _buttons(acme, "anna") >= {"rollback", "restore"}
+    status, text = _post(acme, "anna", first, "rollback", reason="drift")
+    assert status == 200
+    assert acme.stage(second) == "Archived"
+    rows = acme.session("anna").get(f"/ai-hub/api/models/{MODEL}/transitions").json()["transitions"]
+    newest = next(row for row in rows if row["version"] == first)
+    assert (newest["actor"], newest["actor_source"], newest["reason"]) == ("anna", "authenticated", "drift")
+
+
+def test_mlflows_own_refusal__says_what_to_do(acme: Tenant) -> None:
+    answer = acme.session("vera").post(
+        "/api/2.0/mlflow/registered-models/alias",
+        json={"name": MODEL, "alias": "production", "version": str(acme.versions[0])},
+    )
+    assert answer.status_code == 403
+    assert answer.json()["error_code"] == "PERMISSION_DENIED"
+    assert "your role in this tenant does not include that" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}]
+)
+def test_form__of_another_site__is_refused(acme: Tenant, headers: dict[str, str], tmp_path: Path) -> None:
+    version = acme.register("emil", tmp_path / "model")
+    data = {"action": "promote", "version": str(version), "seen": str(10**9), "reason": "as agreed"}
+    answer = acme.server.session("anna").post(PAGE, data=data, headers=headers)
+    assert answer.status_code == 403
+    assert "a page of another site" in answer.text
+    assert acme.stage(version) == "Staging"
+
+
+def test_metrics__are_those_registered__not_what_the_run_says_now(acme: Tenant, tmp_path: Path) -> None:
+    metric = f"mae-{acme.mark}"
+    acme.put(acme.register("emil", tmp_path / "first"), "Production")
+    version = acme.register("emil", tmp_path / "second")
+    with acme.server.person("emil"), registry.tenant_scope(acme.name):
+        MlflowClient().log_metric(acme.run, metric, 0.001)
+    shown = acme.server.session("vera").get(PAGE).text
+    assert "0.001" not in shown
+    both = r'<td class="number">1.5</td>\s+' * 2
+    row = rf'<th scope="row">{metric}</th>\s+{both}<td>equal</td>'
+    assert re.search(row, shown.split(f'id="version-{version}"')[1])
+
+
+def test_plot__shows_every_version(acme: Tenant) -> None:
+    metric = f"mae-{acme.mark}"
+    answer = acme.server.session("vera").get(f"{PAGE}/plot.svg", params={"metric": metric})
+    assert answer.headers["Content-Type"] == "image/svg+xml"
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+    assert metric in answer.text
+    assert "v1.0.0" in answer.text
+    assert "<script" not in answer.text
+    assert acme.server.session("vera").get(f"{PAGE}/plot.svg", params={"metric": "no"}).status_code == 404
+
+
+def test_metrics__that_were_tampered_with__are_not_shown(acme: Tenant, tmp_path: Path) -> None:
+    version = acme.register("emil", tmp_path / "model")
+    with acme.server.person("emil"), registry.tenant_scope(acme.name):
+        number = MlflowClient().get_model_version(MODEL, str(version)).tags["semantic_version"]
+    key = f"{acme.name}/{MODEL}/{number}/metrics.json"
+    s3_client().put_object(Bucket="ml-models", Key=key, Body=b'{"mae": 0.0001}')
+    answer = acme.server.session("vera").get(PAGE)
+    assert answer.status_code == 200
+    candidate = answer.text.split(f'id="version-{version}"')[1].split("</article>")[0]
+    assert "Its metrics cannot be shown." in candidate
+    assert "metrics.json" in candidate
+    assert "0.0001" not in candidate
+    acme.put(version, "Archived")

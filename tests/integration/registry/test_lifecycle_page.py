@@ -1,0 +1,353 @@
+"""The page at `/lifecycle` over HTTP, on a registry of the test's own without login and workspaces."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+import requests
+import sqlalchemy as sa
+import uvicorn
+from html_pages import Parsed
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mlflow.entities.model_registry import RegisteredModelTag
+from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+from oracles.lifecycle import Model
+
+from mlflow_plugins.people import actor
+from mlflow_plugins.store.lifecycle_store import LifecycleStore
+from mlflow_plugins.web.lifecycle import views
+from mlflow_plugins.web.lifecycle.app import create_page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "</textarea></form><form action=//evil>",
+    "javascript:alert(1)",
+    "{{ 7*7 }}{% raw %}",
+    "&lt;b&gt; &amp; &#60;",
+    "\u2026\u202eevil",
+)
+
+
+@dataclass
+class Page:
+    """The page of one registry without login and without workspaces."""
+
+    url: str
+    store: LifecycleStore
+
+    def get(self, path: str = "", **query: Any) -> requests.Response:
+        return requests.get(f"{self.url}/lifecycle{path}", params=query, timeout=30)
+
+    def model(self, name: str, **query: Any) -> requests.Response:
+        return self.get(f"/default/{quote(name, safe='')}", **query)
+
+    def post(self, name: str, **fields: Any) -> requests.Response:
+        return requests.post(
+            f"{self.url}/lifecycle/default/{quote(name, safe='')}",
+            data={"reason": "as agreed", "seen": self.seen(name), **fields},
+            timeout=30,
+        )
+
+    def seen(self, name: str) -> str:
+        """What every form of the page carries."""
+        forms = [form for form in Parsed.of(self.model(name)).forms if "seen" in form]
+        return forms[0]["seen"] if forms else "0"
+
+
+@pytest.fixture
+def page(sqlite_store: LifecycleStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    monkeypatch.setattr(views, "registry_store", lambda: sqlite_store)
+    with _serving() as url:
+        yield Page(url, sqlite_store)
+
+
+@contextmanager
+def _serving() -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(create_page(), host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+def test_lists__count_what_is_there(page: Page) -> None:
+    first, second = Model(page.store), Model(page.store)
+    first.move(first.register(), "Production")
+    first.register()
+    second.register()
+    second.move(second.register(), "Archived")
+    page.store.create_registered_model("prompt", [RegisteredModelTag(IS_PROMPT_TAG_KEY, "true")])
+
+    tenants, models = Parsed.of(page.get()), Parsed.of(page.get("/default"))
+
+    assert re.search(r"default\s+2\s+1\s+2\s", tenants.text)
+    assert re.search(rf"{first.name}\s+version 1 \(v1.0.0\)\s.+ UTC\s+unknown\s+—\s+1\s", models.text)
+    assert re.search(rf"{second.name}\s+nothing\s+—\s+—\s+—\s+1\s", models.text)
+    assert "prompt" not in models.text
+    assert page.model("prompt").status_code == 404
+
+
+def test_moves__show_what_happened_and_record_who_and_why(page: Page) -> None:
+    model = Model(page.store)
+    for _ in range(2):
+        model.register()
+    for wish, stages in (
+        ({"action": "promote", "version": 1}, {1: "Production", 2: "Staging"}),
+        ({"action": "promote", "version": 2}, {1: "Archived", 2: "Production"}),
+        ({"action": "rollback", "version": 1}, {1: "Production", 2: "Archived"}),
+        ({"action": "restore", "version": 2}, {1: "Production", 2: "Staging"}),
+        ({"action": "reject", "version": 2}, {1: "Production", 2: "Archived"}),
+    ):
+        answer = page.post(model.name, **wish, reason=f"because of {wish['action']}", user="ada")
+        assert answer.status_code == 200
+        assert [hop.status_code for hop in answer.history] == [303]
+        assert model.stages() == stages
+        own = page.store.history(model.name, wish["version"], limit=1)[0]
+        assert (own.reason, own.actor, own.actor_source) == (f"because of {wish['action']}", "ada", "claimed")
+        text = " ".join(Parsed.of(answer).text.split())
+        assert (
+            f"Done. Version {own.version} ({own.semantic_version}): {own.from_stage} → {own.to_stage}" in text
+        )
+    model.check()
+
+
+def test_promotion__tells_whom_it_displaced(page: Page) -> None:
+    model = Model(page.store)
+    for _ in range(2):
+        page.post(model.name, action="promote", version=model.register())
+    shown = Parsed.of(page.post(model.name, action="rollback", version=1))
+    assert re.search(r"Version 1 \(v1.0.0\):\s+Archived → Production", shown.text)
+    assert re.search(r"Version 2 \(v1.0.1\):\s+Production → Archived", shown.text)
+
+
+def test_refusal__says_why_and_keeps_what_was_typed(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("defaults:\n  reason: true\n  required_metrics: {metrics: [mae, rmse]}\n")
+    monkeypatch.setenv("PROMOTION_POLICY_PATH", str(policy))
+    model = Model(page.store)
+    model.register()
+
+    answer = page.post(model.name, action="promote", version=1, reason="two\nlines & <b>", user="ada")
+
+    assert answer.status_code == 409
+    shown = Parsed.of(answer)
+    assert ("div", ("role", "class", "tabindex", "autofocus")) in shown.elements
+    assert "1 of 3 gates to Production refuses it." in shown.text
+    assert "• required_metrics: Metric mae of version 1 (v1.0.0) was not recorded" in shown.text
+    assert (shown.forms[0]["reason"], shown.forms[0]["user"]) == ("two\nlines & <b>", "ada")
+    assert model.stages() == {1: "Staging"}
+    assert re.search(r"reason\s+✗ refuses\s+", Parsed.of(page.model(model.name)).text)
+
+
+def test_form__sent_twice__moves_once(page: Page) -> None:
+    model = Model(page.store)
+    for _ in range(3):
+        model.register()
+    for version in (1, 2):
+        model.move(version, "Production")
+    for wish in (
+        {"action": "promote", "version": 3},
+        {"action": "rollback", "version": 1},
+        {"action": "restore", "version": 2},
+        {"action": "reject", "version": 2},
+    ):
+        seen = page.seen(model.name)
+        before = len(page.store.history(model.name))
+        with ThreadPoolExecutor(4) as pool:
+            sent = [pool.submit(page.post, model.name, **wish, seen=seen) for _ in range(4)]
+            answers = [waiting.result() for waiting in sent]
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.url for answer in answers}) == 1
+        displaced = wish["action"] in {"promote", "rollback"}
+        assert len(page.store.history(model.name)) == before + 1 + displaced
+    model.check()
+
+
+def test_form__of_an_old_page__changes_nothing(page: Page) -> None:
+    model = Model(page.store)
+    for _ in range(2):
+        model.register()
+    seen = page.seen(model.name)
+    for version in (1, 2):
+        model.move(version, "Production")
+
+    # it would be a rollback now
+    answer = page.post(model.name, action="promote", version=1, seen=seen, reason="a good one")
+
+    assert answer.status_code == 409
+    shown = Parsed.of(answer).text
+    assert "Version 1 has changed since you opened the page: unknown moved it to Archived." in shown
+    assert "You gave the reason: a good one" in shown
+    assert model.stages() == {1: "Archived", 2: "Production"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "text"),
+    [
+        ({"action": "delete"}, 400, "Choose one of promote, reject, restore, rollback."),
+        ({"action": ""}, 400, "Choose one of"),
+        ({"version": "first"}, 400, "Choose a version."),
+        ({"version": "-1"}, 400, "Choose a version."),
+        ({"version": "٣"}, 400, "Choose a version."),
+        ({"version": "9" * 30}, 400, "Choose a version."),
+        ({"version": "3"}, 404, "not found"),
+        ({"reason": "x" * 5001}, 400, "5001 characters; at most 5000"),
+        ({"reason": "a\0b"}, 400, "NUL"),
+        ({"user": "a\0b"}, 400, "NUL"),
+        ({"user": "x" * 300}, 400, "at most 256"),
+        ({"reason": "x" * 200_000}, 400, "larger than"),
+        ({"seen": "nothing"}, 409, "has changed since you opened the page"),
+    ],
+)
+def test_form__that_no_page_sends__is_refused_readably(
+    page: Page, fields: dict[str, str], status: int, text: str
+) -> None:
+    model = Model(page.store)
+    model.register()
+    answer = page.post(model.name, **{"action": "promote", "version": "1", **fields})
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert text in Parsed.of(answer).text
+    assert model.stages() == {1: "Staging"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/acme",
+        "/default/nothing",
+        "/default/nothing/plot.svg?metric=mae",
+        "/default/a%00b",
+        "/default/a/b/c",
+        "/..%2f..%2fetc",
+        "/default/nothing?before=0",
+        "/default/nothing?before=99999999999999999999",
+        "/default/nothing?done=x",
+    ],
+)
+def test_address__of_nothing__is_answered_with_a_page(page: Page, path: str) -> None:
+    answer = page.get(path)
+    assert answer.status_code in {400, 404}
+    assert "To the list of tenants" in Parsed.of(answer).text
+
+
+def test_headers__let_nothing_run_and_nothing_be_kept(page: Page) -> None:
+    model = Model(page.store)
+    model.register()
+    for answer in (page.get(), page.get("/default"), page.model(model.name), page.get("/nothing")):
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src" not in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert 'style="' not in answer.text
+        assert "<script" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)<", "\"'><img src=x onerror=alert(1)>", "{{ 7*7 }}", "50% & more? #1", "a\\b"]
+)
+def test_names__of_an_older_registry__are_text(page: Page, name: str) -> None:
+    SqlAlchemyStore.create_registered_model(page.store, name)
+    SqlAlchemyStore.create_model_version(page.store, name, "elsewhere", description=name)
+    page.store.transition_model_version_stage(name, 1, "Staging", archive_existing_versions=False)
+    model = Model(page.store, name)
+    listed = page.get("/default")
+    assert name in Parsed.of(listed).text
+    shown = page.model(name)
+    assert shown.status_code == 200
+    assert Parsed.of(shown).elements == Parsed.of(_plain(page)).elements
+    assert page.post(name, action="promote", version=1).status_code == 200
+    assert model.stage(1) == "Production"
+
+
+def _plain(page: Page) -> requests.Response:
+    SqlAlchemyStore.create_registered_model(page.store, "plain")
+    SqlAlchemyStore.create_model_version(page.store, "plain", "elsewhere", description="plain")
+    page.store.transition_model_version_stage("plain", 1, "Staging", archive_existing_versions=False)
+    return page.model("plain")
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
+)
+def test_texts__whatever_they_are__are_text(page: Page, text: str) -> None:
+    def life(words: str) -> tuple[list[Any], str]:
+        model = Model(page.store)
+        model.store.create_model_version(model.name, "elsewhere", description=words)
+        model.tag(1, actor.REASON_TAG, words)
+        model.tag(1, actor.ACTOR_TAG, words)
+        model.move(1, "Production")
+        parsed = Parsed.of(page.model(model.name, done=page.store.history(model.name)[0].id))
+        return parsed.elements, parsed.text.replace(model.name, "the model")
+
+    elements, shown = life(text)
+    harmless, expected = life("harmless")
+    assert elements == harmless
+    assert shown.count(text) >= expected.count("harmless")
+
+
+def test_trail__is_read_page_by_page(page: Page) -> None:
+    model = Model(page.store)
+    model.register()
+    for number in range(30):
+        model.tag(1, actor.REASON_TAG, f"move {number};")
+        model.move(1, "Archived" if number % 2 == 0 else "Staging")
+    found: list[str] = []
+    address = f"/default/{model.name}"
+    for _ in range(2):
+        shown = page.get(address)
+        trail = shown.text.split('<h2 id="trail">')[1]
+        found += re.findall(r"move \d+;", trail)
+        older = re.search(r'href="/lifecycle([^"]+before=[^"]+)">Older entries', shown.text)
+        address = older[1] if older else ""
+    assert found == [f"move {number};" for number in reversed(range(30))]
+    assert not address
+
+
+def test_queries__do_not_grow_with_models_and_versions(page: Page) -> None:
+    queries: list[str] = []
+    sa.event.listen(
+        page.store.engine, "before_cursor_execute", lambda *arguments: queries.append(arguments[2])
+    )
+
+    def counted(path: str) -> int:
+        queries.clear()
+        assert page.get(path).status_code == 200
+        return sum(query.startswith("SELECT") for query in queries)
+
+    model = Model(page.store)
+    model.move(model.register(), "Production")
+    model.move(model.register(), "Archived")
+    paths = ("", "/default", f"/default/{model.name}")
+    few = [counted(path) for path in paths]
+    for _ in range(8):
+        model.move(model.register(), "Archived")
+    for other in (Model(page.store) for _ in range(4)):
+        other.move(other.register(), "Production")
+        other.register()
+    assert [counted(path) for path in paths] == few == [2, 4, 6]

@@ -1,0 +1,207 @@
+"""Copies and deletions in a real S3 store, interrupted at every place."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+from s3_faults import faults, small_pages
+
+from mlflow_plugins.artifacts import manifest, s3_copy, s3_folder
+from mlflow_plugins.artifacts.s3 import s3_client
+from mlflow_plugins.artifacts.s3_folder import S3Folder
+
+if TYPE_CHECKING:
+    from conftest import Stack
+    from mypy_boto3_s3 import S3Client
+
+BUCKET = "ml-models"
+FILES = {f"data/{number}.bin": bytes([number]) * 1000 for number in range(12)} | {"MLmodel": b"{}"}
+PART = 5 << 20  # S3's least
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\\", exclude_categories=("Cc", "Cs")),
+    min_size=1,
+    max_size=12,
+).filter(lambda name: name not in {".", ".."})
+
+
+@pytest.fixture(scope="module")
+def client(servers: Stack) -> S3Client:
+    servers.start("s3")
+    return s3_client()
+
+
+@pytest.fixture
+def place() -> str:
+    """A prefix of the test's own."""
+    return f"folders/{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def source(client: S3Client, place: str) -> S3Folder:
+    return _filled(client, f"{place}/source", FILES)
+
+
+@pytest.fixture
+def target(client: S3Client, place: str) -> S3Folder:
+    return S3Folder(client, BUCKET, f"{place}/target")
+
+
+def test_copy__again__goes_on_where_it_ended(client: S3Client, source: S3Folder, target: S3Folder) -> None:
+    target.write("data/stray.bin", b"of something else")
+    target.write("data/3.bin", b"3" * len(FILES["data/3.bin"]))
+    client.put_object(Bucket=BUCKET, Key=_key(target, "data/"))
+    with (
+        faults(client, "CopyObject", after=5),
+        pytest.raises(MlflowException, match="does not answer") as refusal,
+    ):
+        target.copy_from(source, source.files())
+    assert refusal.value.get_http_status_code() == 503
+    with faults(client) as requests:
+        target.copy_from(source, source.files())
+    assert requests["CopyObject"] == len(FILES) - 5
+    assert _contents(target) == FILES
+    assert not _keys(client, target, "data/")
+    with faults(client) as requests:
+        target.copy_from(source, source.files())
+    assert not requests["CopyObject"]
+
+
+def test_copy__again__after_the_source_changed__copies_what_changed(
+    client: S3Client, source: S3Folder, target: S3Folder
+) -> None:
+    target.copy_from(source, source.files())
+    source.write("data/1.bin", b"x" * 1000)
+    source.delete_file("data/2.bin")
+    with faults(client) as requests:
+        target.copy_from(source, source.files())
+    assert requests["CopyObject"] == 1
+    assert _contents(target) == _contents(source)
+
+
+def test_copy__of_a_file_that_changed_since_it_was_listed__is_refused(
+    source: S3Folder, target: S3Folder
+) -> None:
+    listed = source.files()
+    source.write("data/1.bin", b"x" * 1000)
+    with pytest.raises(MlflowException, match=r"data/1\.bin was changed") as refusal:
+        target.copy_from(source, listed)
+    assert refusal.value.get_http_status_code() == 409
+    assert "data/1.bin" not in target.files()
+    source.delete_file("data/1.bin")
+    with pytest.raises(MlflowException, match=r"data/1\.bin") as refusal:
+        target.copy_from(source, listed)
+    assert refusal.value.get_http_status_code() == 404
+
+
+def test_copy__large_files__are_copied_in_parts(
+    client: S3Client, source: S3Folder, target: S3Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_copy, "PART", PART)
+    large = os.urandom(2 * PART + 1)
+    source.write("data/large.bin", large)
+    with faults(client, "UploadPartCopy", after=1), pytest.raises(MlflowException, match=r"large\.bin"):
+        target.copy_from(source, source.files())
+    assert not client.list_multipart_uploads(Bucket=BUCKET, Prefix=_key(target)).get("Uploads")
+    assert "data/large.bin" not in target.files()
+    with faults(client) as requests:
+        witnesses = target.copy_from(source, source.files())
+    assert (requests["UploadPartCopy"], requests["CopyObject"]) == (3, 0)
+    assert b"".join(target.read("data/large.bin")) == large
+    target.write(manifest.METADATA, b"{}")
+    target.write(manifest.METRICS, b"{}")
+    sealed = manifest.seal(target, {}, witnesses, {})
+    manifest.verify(target, sealed.manifest_sha256)
+    listed = source.files()
+    source.write("data/large.bin", large[::-1])
+    target.delete()
+    with pytest.raises(MlflowException, match=r"large\.bin was changed"):
+        target.copy_from(source, listed)
+
+
+def test_copy__that_the_store_made_wrong__is_noticed_and_mended(source: S3Folder, target: S3Folder) -> None:
+    witnesses = target.copy_from(source, source.files())
+    target.write("data/4.bin", b"bit rot" + FILES["data/4.bin"][7:])
+    target.write(manifest.METADATA, b"{}")
+    target.write(manifest.METRICS, b"{}")
+    with pytest.raises(MlflowException, match=r"data/4\.bin is not what was copied") as refusal:
+        manifest.seal(target, {}, witnesses, {})
+    assert refusal.value.get_http_status_code() == 503
+    target.copy_from(source, source.files())
+    assert _contents(target) == FILES
+
+
+def test_unfinished_uploads__of_a_killed_copy__are_ended_by_the_next_copy_and_by_deletion(
+    client: S3Client, source: S3Folder, target: S3Folder
+) -> None:
+    for end in (lambda: target.copy_from(source, source.files()), target.delete):
+        client.create_multipart_upload(Bucket=BUCKET, Key=_key(target, "data/large.bin"))
+        end()
+        assert not client.list_multipart_uploads(Bucket=BUCKET, Prefix=_key(target)).get("Uploads")
+
+
+def test_delete__removes_exactly_the_folder(
+    client: S3Client, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_folder, "_DELETE_BATCH", 2)
+    similar = ("demand/v1.0.01", "demand/v1.0.0-x", "demand/v1.0.0x", "demand-x/v1.0.0", "deman/v1.0.0", "x")
+    others = {name: _filled(client, f"{place}/{name}", FILES) for name in similar}
+    doomed = _filled(client, f"{place}/demand/v1.0.0", FILES)
+    client.put_object(Bucket=BUCKET, Key=_key(doomed, "data/"))
+    client.put_object(Bucket=BUCKET, Key=f"{place}/demand/v1.0.0.txt", Body=b"beside")
+    with small_pages(client, 5):
+        assert doomed.delete() == sorted(FILES)
+    assert not _keys(client, doomed)
+    for other in others.values():
+        assert _contents(other) == FILES
+    assert client.head_object(Bucket=BUCKET, Key=f"{place}/demand/v1.0.0.txt")
+    assert doomed.delete() == []
+
+
+def test_delete__that_the_store_refuses__is_a_503(client: S3Client, source: S3Folder) -> None:
+    with faults(client, "DeleteObjects"), pytest.raises(MlflowException, match="does not answer") as refusal:
+        source.delete()
+    assert refusal.value.get_http_status_code() == 503
+    assert _contents(source) == FILES
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    names=st.sets(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=5), page=st.integers(1, 3)
+)
+def test_copy__any_names(client: S3Client, names: set[str], page: int) -> None:
+    # a name cannot be a file and a folder in every store
+    names = {name for name in names if not any(other.startswith(f"{name}/") for other in names)}
+    place = f"folders/{secrets.token_hex(4)}"
+    files = {name: name.encode() for name in names}
+    source, target = _filled(client, f"{place}/a", files), S3Folder(client, BUCKET, f"{place}/ab")
+    with small_pages(client, page):
+        target.copy_from(source, source.files())
+        assert _contents(target) == files
+        assert target.delete() == sorted(files)
+    assert _contents(source) == files
+
+
+def _filled(client: S3Client, prefix: str, files: dict[str, bytes]) -> S3Folder:
+    folder = S3Folder(client, BUCKET, prefix)
+    for path, content in files.items():
+        folder.write(path, content)
+    return folder
+
+
+def _contents(folder: S3Folder) -> dict[str, bytes]:
+    return {path: b"".join(folder.read(path)) for path in folder.files()}
+
+
+def _key(folder: S3Folder, path: str = "") -> str:
+    return str(folder).removeprefix(f"s3://{BUCKET}/") + path
+
+
+def _keys(client: S3Client, folder: S3Folder, path: str = "") -> list[str]:
+    found = client.list_objects_v2(Bucket=BUCKET, Prefix=_key(folder, path)).get("Contents", [])
+    return [item["Key"] for item in found if not path or item["Key"].endswith("/")]

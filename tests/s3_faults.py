@@ -1,0 +1,45 @@
+"""An S3 client that counts its requests and fails where a test wants it to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import EndpointConnectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+
+@contextmanager
+def faults(client: S3Client, operation: str = "", after: int = 0) -> Iterator[Counter[str]]:
+    """Count requests by operation; those of `operation` (default: none) fail after so many."""
+    seen: Counter[str] = Counter()
+
+    def before(model: Any, **_: Any) -> None:
+        seen[model.name] += 1
+        if model.name == operation and seen[model.name] > after:
+            raise EndpointConnectionError(endpoint_url="http://s3.test")
+
+    client.meta.events.register("before-call.s3", before)
+    try:
+        yield seen
+    finally:
+        client.meta.events.unregister("before-call.s3", before)
+
+
+@contextmanager
+def small_pages(client: S3Client, size: int) -> Iterator[None]:
+    """Listings come in pages of `size`."""
+
+    def shrink(params: dict[str, Any], **_: Any) -> None:
+        params["MaxKeys"] = size
+
+    client.meta.events.register("provide-client-params.s3.ListObjectsV2", shrink)
+    try:
+        yield
+    finally:
+        client.meta.events.unregister("provide-client-params.s3.ListObjectsV2", shrink)
