@@ -53,6 +53,7 @@ from ai_hub.cli import (
     features,
     gates,
     ingest,
+    people,
     provision,
     registry,
     stack,

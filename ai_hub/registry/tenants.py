@@ -27,7 +27,7 @@ def ensure_tenant(tenant: str) -> None:
     """
     if tenant == DEFAULT_WORKSPACE_NAME:
         return
-    _check_name(tenant)
+    check_name(tenant)
     client = connect()
     with readable_errors():
         # with a login, this is what people may ask about tenants: which are theirs
@@ -41,7 +41,7 @@ def tenant_scope(tenant: str) -> AbstractContextManager[str | None]:
     Unlike `mlflow.set_workspace` it leaves the process's environment alone, so threads may serve different
     tenants side by side. Threads that MLflow starts itself do not see it: use `enter_tenant` for training.
     """
-    _check_name(tenant)
+    check_name(tenant)
     scope: AbstractContextManager[str | None] = ServerWorkspaceContext(tenant)
     return scope
 
@@ -53,16 +53,12 @@ def enter_tenant(tenant: str) -> None:
     mlflow.set_workspace(tenant)
 
 
-def _create(client: mlflow.MlflowClient, tenant: str) -> None:
-    try:
-        client.create_workspace(tenant)
-    except MlflowException as error:
-        # somebody else was faster
-        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
-            raise
+def check_name(tenant: str) -> None:
+    """Refuse what no workspace can be called.
 
-
-def _check_name(tenant: str) -> None:
+    Raises:
+        BadInputError: see above.
+    """
     if tenant == DEFAULT_WORKSPACE_NAME:
         return
     try:
@@ -72,3 +68,12 @@ def _check_name(tenant: str) -> None:
             f"{tenant!r} cannot be a tenant: {error.message}",
             hint="Use 2 to 63 lower-case letters, digits and hyphens, for example city-works.",
         ) from error
+
+
+def _create(client: mlflow.MlflowClient, tenant: str) -> None:
+    try:
+        client.create_workspace(tenant)
+    except MlflowException as error:
+        # somebody else was faster
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise

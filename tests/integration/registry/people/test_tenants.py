@@ -70,6 +70,7 @@ def _reads(tenant: Tenant) -> dict[str, tuple[str, str, dict[str, Any]]]:
         "run by proxy": ("GET", f"{PROXY}/artifacts/{run_file}", {}),
         "version by proxy": ("GET", f"{PROXY}/artifacts/{folder}/.models/{MODEL}/v1.0.0/model.bin", {}),
         "trail": ("GET", f"/ai-hub/api/models/{MODEL}/transitions", {}),
+        "page": ("GET", f"/lifecycle/{tenant.name}/{MODEL}", {}),
         "production": ("GET", f"/ai-hub/api/models/{MODEL}/production", {"params": {"at_ms": 2**42}}),
     }
     for name, query in _QUERIES.items():
@@ -206,6 +207,7 @@ def _known(tenant: Tenant) -> dict[str, str]:
         "path": file,
         "workspace_name": tenant.name,
         "workspace": tenant.name,
+        "tenant": tenant.name,
         "metric_key": "mae",
         "key": "mark",
         "value": "evil",
