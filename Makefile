@@ -42,12 +42,13 @@ demo-down: $(STAMP) ## Stop the demo's servers and delete their data
 test: $(STAMP) lint ## Lint, type-check and run every test against real embedded servers
 	@$(BIN)/pytest $(PYTEST_WORKERS)
 
-bench: $(STAMP) ## Measure features, backfills and the Feast stores, into docs/benchmarks (SMALL=1: a try of minutes)
+bench: $(STAMP) ## Measure features, backfills, Feast stores and registry, into docs/benchmarks (SMALL=1: a try of minutes)
 	@$(BIN)/python -m benchmarks.features $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.backfill $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.offline $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.materialize $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.online $(if $(SMALL),--small)
+	@$(BIN)/python -m benchmarks.registry $(if $(SMALL),--small)
 
 screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
 	@$(BIN)/python tests/screenshots.py

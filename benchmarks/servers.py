@@ -56,7 +56,15 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def embedded() -> Iterator[Database]:
-    """An embedded TimescaleDB in a state folder of its own, deleted at the end."""
+    """An embedded TimescaleDB of its own, deleted at the end."""
+    with stack("timescaledb") as (settings, pid):
+        _prepare(settings["TIMESCALE_DSN"])
+        yield Database(settings["TIMESCALE_DSN"], pid)
+
+
+@contextmanager
+def stack(service: str) -> Iterator[tuple[dict[str, str], int]]:
+    """Settings that lead to an embedded server of its own, deleted at the end, and its first process."""
     foreign = {name.upper() for name in Settings.model_fields}
     with tempfile.TemporaryDirectory(prefix="ai-hub-bench-") as folder:
         environment = {
@@ -81,11 +89,9 @@ def embedded() -> Iterator[Database]:
             return done.stdout
 
         try:
-            ai_hub("up", "--detach", "--only", "timescaledb")
+            ai_hub("up", "--detach", "--only", service)
             record = json.loads((Path(folder) / "state" / "stack.json").read_text())
-            dsn = json.loads(ai_hub("env", "--json"))["TIMESCALE_DSN"]
-            _prepare(dsn)
-            yield Database(dsn, record["services"]["timescaledb"]["pid"])
+            yield json.loads(ai_hub("env", "--json")), record["services"][service]["pid"]
         finally:
             ai_hub("down", "--purge")
 

@@ -55,7 +55,6 @@ def visit(
     width: int = 1280,
     height: int = 800,
     login: tuple[str, str] | None = None,
-    dark: bool = False,
 ) -> Iterator[Registry]:
     """The registry of the MLflow server at `url`, seen by somebody without history.
 
@@ -66,11 +65,9 @@ def visit(
         width: of the window, in pixels.
         height: of the window, in pixels.
         login: name and password.
-        dark: whether the person prefers dark colours.
     """
     context = browser.new_context(
         viewport={"width": width, "height": height},
-        color_scheme="dark" if dark else "light",
         http_credentials={"username": login[0], "password": login[1]} if login else None,
     )
     context.set_default_timeout(_TIMEOUT_MS)

@@ -99,7 +99,7 @@ def _take_refusals(window: Callable[..., browser.Registry]) -> None:
 
 def _take_page(window: Callable[..., browser.Registry]) -> None:
     """Our own page, as an approver and as a viewer see it."""
-    anna = window("anna", width=1100, height=420)
+    anna = window("anna", width=1100, height=480)
     anna.open_lifecycle(CITY)
     anna.page.screenshot(path=FOLDER / "lifecycle-models.png")
     anna.open_lifecycle(CITY, REVIEWED)

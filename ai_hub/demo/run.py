@@ -133,13 +133,17 @@ def _forecaster(summary: dict[str, Any]) -> Forecaster:
 
 
 def _promote(steps: Steps, forecasters: list[Forecaster]) -> None:
-    steps.begin("Promote to production")
-    commands = []
-    for each in forecasters:
-        command = ["ai-hub", "promote", each.model, "--tenant", each.tenant, "--version", each.version]
-        commands.append([*command, "--reason", f"held-out MAE {each.improvement:+.1%} against naive"])
-    steps.run_together(commands)
-    steps.end(f"{len(forecasters)} models in production")
+    steps.begin("Ask the promotion gates about a version, then promote to production")
+    wishes = [
+        [
+            *(each.model, "--tenant", each.tenant, "--version", each.version),
+            *("--reason", f"held-out MAE {each.improvement:+.1%} against naive"),
+        ]
+        for each in forecasters
+    ]
+    steps.run("ai-hub", "gates", *wishes[0])
+    steps.run_together([["ai-hub", "promote", *wish] for wish in wishes])
+    steps.end(f"{len(forecasters)} models in production, through the gates of policy/promotion_policy.yaml")
 
 
 def _refuse(steps: Steps, forecaster: Forecaster) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import yaml
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 with warnings.catch_warnings():  # Feast switches the deprecation warnings of every library on
     from feast.errors import FeatureServiceNotFoundException
@@ -61,7 +62,8 @@ def find_service(name: str, settings: Settings | None = None) -> ServedService |
 def _registry(url: str) -> tuple[Any, str]:
     """A registry to read from, and the project; opening it reads all of it, so it is kept."""
     raw = yaml.safe_load((paths.resource("feature_repo") / "feature_store.yaml").read_text())
-    options: dict[str, Any] = {"pool_pre_ping": True}
+    # asked too seldom to keep connections
+    options: dict[str, Any] = {"poolclass": NullPool}
     if make_url(url).get_backend_name() == "postgresql":
         options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S}
     # who only reads may lack the right to create tables

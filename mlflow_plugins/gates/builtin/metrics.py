@@ -27,5 +27,5 @@ def exact(value: float) -> Fraction:
 
 
 def shown(value: float) -> str:
-    """As people read it, with more digits than two different values would share by chance."""
-    return f"{value:.10g}"
+    """As people read it; the evidence has every digit."""
+    return f"{value:.6g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mlflow_plugins.lifecycle import audit, rules
 from mlflow_plugins.lifecycle.audit import Transition
@@ -13,11 +13,18 @@ from mlflow_plugins.web.lifecycle.metrics import Metrics
 from mlflow_plugins.web.lifecycle.plot import Point
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import sqlalchemy as sa
 
     from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
     from mlflow_plugins.web.lifecycle.metrics import Comparison
+
+
+#: How much one page has room for.
+CANDIDATES: Final = 20
+RECENT: Final = 100
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,19 @@ class ModelPage:
         return next(iter(self._in(rules.PRODUCTION)), None)
 
     @property
+    def waiting(self) -> int:
+        """How many versions are in Staging."""
+        return len(self._in(rules.STAGING))
+
+    @property
     def candidates(self) -> list[Version]:
-        """Versions in Staging, newest first."""
-        return self._in(rules.STAGING)
+        """The newest versions in Staging, newest first."""
+        return self._in(rules.STAGING)[:CANDIDATES]
+
+    @property
+    def recent(self) -> list[Version]:
+        """The newest versions, whatever their stage, newest first."""
+        return self.versions[:RECENT]
 
     @property
     def archived(self) -> list[Version]:
@@ -80,7 +97,7 @@ class ModelPage:
 
     @property
     def points(self) -> list[Point]:
-        """The chosen metric over the versions, oldest first."""
+        """The chosen metric over the recent versions, oldest first."""
         return [
             Point(
                 version.version,
@@ -88,7 +105,7 @@ class ModelPage:
                 version.stage,
                 (version.metrics or {}).get(self.metric or ""),
             )
-            for version in reversed(self.versions)
+            for version in reversed(self.recent)
         ]
 
     def comparisons(self, candidate: Version) -> list[Comparison]:
@@ -112,7 +129,8 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
         entries = audit.present_entries(session, model)
         promoted = audit.last_in_production(session, model)
         found = records.registered(session, model)
-    sealed, problems = metrics.read(found, tenant)
+    measured = _measured(rows)
+    sealed, problems = metrics.read((record for record in found if record.version in measured), tenant)
     sizes = {record.version: record.size_bytes or 0 for record in found}
     versions = [
         Version(
@@ -140,6 +158,13 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
         metric if metric in names else next(iter(names), None),
         names,
     )
+
+
+def _measured(rows: Sequence[sa.Row[Any]]) -> set[int]:
+    """The versions whose metrics the page has a place for; `rows` are the newest first."""
+    numbers = {stage: [row.version for row in rows if row.current_stage == stage] for stage in rules.ALLOWED}
+    recent = {row.version for row in rows[:RECENT]}
+    return recent.union(numbers[rules.PRODUCTION], numbers[rules.STAGING][:CANDIDATES])
 
 
 def _versions_of(model: ModelKey) -> sa.Select[Any]:

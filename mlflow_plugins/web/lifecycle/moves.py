@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
     from mlflow_plugins.web.lifecycle.forms import Wish
 
+#: Later than any time the audit trail has.
+_NOW: Final = 2**62
 TARGETS: Final = {
     "promote": rules.PRODUCTION,
     "reject": rules.ARCHIVED,
@@ -53,12 +55,22 @@ def carry_out(store: LifecycleStore, name: str, wish: Wish) -> Transition:
 
 
 def _done_meanwhile(store: LifecycleStore, name: str, wish: Wish) -> Transition | None:
+    """What already did what is wished, after the page was opened; None when nothing it showed has changed."""
+    target = TARGETS[wish.action]
     newest = next(iter(store.history(name, wish.version, limit=1)), None)
-    if newest is None or newest.id <= wish.seen:
-        return None
-    if newest.to_stage == TARGETS[wish.action]:
-        return newest
-    raise conflict(
-        f"Version {wish.version} has changed since you opened the page: {newest.actor} moved it to "
-        f"{newest.to_stage}. Nothing was done. Look at the page as it is now, then decide again."
+    if newest is not None and newest.id > wish.seen:
+        if newest.to_stage == target:
+            return newest
+        raise _changed(newest)
+    if target == rules.PRODUCTION:
+        in_production = store.production_at(name, _NOW)
+        if in_production is not None and in_production.id > wish.seen:
+            raise _changed(in_production)
+    return None
+
+
+def _changed(since: Transition) -> MlflowException:
+    return conflict(
+        f"Version {since.version} has changed since you opened the page: {since.actor} moved it to "
+        f"{since.to_stage}. Look at the page as it is now, then decide again."
     )

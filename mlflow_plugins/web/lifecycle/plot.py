@@ -61,9 +61,7 @@ def draw(metric: str, points: list[Point]) -> bytes:
                 axes.scatter(places, values, s=55, c=colour, marker=marker, label=stage, zorder=2)
         for place, point in known:
             if point.stage == rules.PRODUCTION:
-                axes.annotate(
-                    "in production", (place, point.value), (0, 9), textcoords="offset points", ha="center"
-                )
+                axes.annotate("in production", (place, point.value), (8, 6), textcoords="offset points")
         step = max(1, len(points) // 12)
         axes.set_xticks(range(0, len(points), step), [point.label for point in points[::step]], rotation=30)
         axes.margins(y=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -74,6 +75,8 @@ def move(request: Request, tenant: _Name, name: _Name, wish: Sent) -> Response:
             done = moves.carry_out(registry_store(), name, wish)
         except MlflowException as error:
             status = error.get_http_status_code()
+            if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
             return _model(request, tenant, name, Look(), wish=wish, refusal=str(error.message), status=status)
     return RedirectResponse(f"{_address(request, tenant, name)}?done={done.id}", 303)
 

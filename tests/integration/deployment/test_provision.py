@@ -6,8 +6,6 @@ import boto3
 import psycopg
 import pytest
 
-from ai_hub.features.registry import find_service
-
 if TYPE_CHECKING:
     from conftest import Containers
 
@@ -45,23 +43,6 @@ def test_provision__gives_mlflow_its_own_database_and_nobody_else(provisioned: C
     for database in ("mlflow", "feast"):
         with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
             connect(provisioned, "stranger", "stranger", database)
-
-
-def test_provision__lets_mlflow_read_feasts_registry_and_no_more(
-    provisioned: Containers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FEAST_REGISTRY_URI", provisioned.environment("mlflow")["FEAST_REGISTRY_URI"])
-    assert provisioned.run("apply").returncode == 0
-    service = find_service("forecast_basic")
-    assert service
-    assert {"lag_1h", "asset_id"} <= service.columns
-    server = provisioned.addresses["timescaledb:5432"]
-    login = f"mlflow:{provisioned.passwords['MLFLOW_DB_PASSWORD']}"
-    with psycopg.connect(f"postgresql://{login}@{server}/feast") as connection:
-        for statement in ("DELETE FROM feature_services", "CREATE TABLE mine (a int)"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(statement)
-            connection.rollback()
 
 
 def test_provision__takes_over_a_changed_password(provisioned: Containers) -> None:

@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import mlflow
+import psycopg
 import pytest
 import requests
 
 from ai_hub import registry
 from ai_hub.database import connect
+from ai_hub.features.registry import find_service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +90,22 @@ def test_feature_server__answers_and_takes_readings(applied: Containers, databas
             "SELECT value FROM timeseries_data WHERE tenant_id = 'harbour'"
         ).fetchall()
     assert stored == [(12.5,)]
+
+
+def test_mlflow__may_read_feasts_registry_and_no_more(
+    applied: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEAST_REGISTRY_URI", applied.environment("mlflow")["FEAST_REGISTRY_URI"])
+    service = find_service("forecast_basic")
+    assert service
+    assert {"lag_1h", "asset_id"} <= service.columns
+    server = applied.addresses["timescaledb:5432"]
+    login = f"mlflow:{applied.passwords['MLFLOW_DB_PASSWORD']}"
+    with psycopg.connect(f"postgresql://{login}@{server}/feast") as connection:
+        for statement in ("DELETE FROM feature_services", "CREATE TABLE mine (a int)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+            connection.rollback()
 
 
 def test_materializer__makes_a_pass_and_publishes_it(applied: Containers, database: str) -> None:

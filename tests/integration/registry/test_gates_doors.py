@@ -88,30 +88,37 @@ class City:
             self.client.set_model_version_tag(MODEL, str(version), "promotion.reason", reason)
 
 
-@pytest.fixture
-def city(
-    servers: Stack, sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[City]:
-    """A tenant with a good version (1) in Production under `POLICY`."""
-    database = tmp_path / "mlflow.db"
-    shutil.copy(sqlite_template, database)
-    policy = tmp_path / "policy.yaml"
-    policy.write_text(POLICY)
-    settings = {"PROMOTION_POLICY_PATH": str(policy)}
+@pytest.fixture(scope="module")
+def server(
+    servers: Stack, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """Address of a server, and its policy file."""
+    folder = tmp_path_factory.mktemp("gates")
+    shutil.copy(sqlite_template, folder / "mlflow.db")
+    policy = folder / "policy.yaml"
+    stack, settings = servers.start("s3"), {"PROMOTION_POLICY_PATH": str(policy)}
     with registry_servers.running(
-        f"sqlite:///{database}", servers.start("s3"), tmp_path, settings=settings
-    ) as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        tenant = f"tenant-{secrets.token_hex(4)}"
-        registry.ensure_tenant(tenant)
-        client = MlflowClient(server.url, server.url)
-        with registry.tenant_scope(tenant):
-            client.create_registered_model(MODEL)
-            experiment = client.create_experiment("demand")
-        made = City(server.url, tenant, client, experiment, tmp_path / "model", policy)
-        made.register(1.0)
-        registry.promote(tenant, MODEL, 1, reason="the first one")
-        yield made
+        f"sqlite:///{folder / 'mlflow.db'}", stack, folder, settings=settings
+    ) as running:
+        yield running.url, policy
+
+
+@pytest.fixture
+def city(server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> City:
+    """A tenant with a good version (1) in Production under `POLICY`."""
+    url, policy = server
+    policy.write_text(POLICY)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    tenant = f"tenant-{secrets.token_hex(4)}"
+    registry.ensure_tenant(tenant)
+    client = MlflowClient(url, url)
+    with registry.tenant_scope(tenant):
+        client.create_registered_model(MODEL)
+        experiment = client.create_experiment("demand")
+    made = City(url, tenant, client, experiment, tmp_path / "model", policy)
+    made.register(1.0)
+    registry.promote(tenant, MODEL, 1, reason="the first one")
+    return made
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from oracles.lifecycle import Model
 
 from mlflow_plugins.people import actor
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
-from mlflow_plugins.web.lifecycle import views
+from mlflow_plugins.web.lifecycle import model_page, views
 from mlflow_plugins.web.lifecycle.app import create_page
 
 if TYPE_CHECKING:
@@ -201,6 +201,14 @@ def test_form__of_an_old_page__changes_nothing(page: Page) -> None:
     assert "You gave the reason: a good one" in shown
     assert model.stages() == {1: "Archived", 2: "Production"}
 
+    seen = page.seen(model.name)
+    model.move(model.register(), "Production")
+    # it would displace another version than the one that was shown
+    answer = page.post(model.name, action="rollback", version=1, seen=seen)
+    assert answer.status_code == 409
+    assert "Version 3 has changed since you opened the page" in Parsed.of(answer).text
+    assert model.stages() == {1: "Archived", 2: "Archived", 3: "Production"}
+
 
 @pytest.mark.parametrize(
     ("fields", "status", "text"),
@@ -291,7 +299,7 @@ def _plain(page: Page) -> requests.Response:
     return page.model("plain")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 )
@@ -308,7 +316,7 @@ def test_texts__whatever_they_are__are_text(page: Page, text: str) -> None:
     elements, shown = life(text)
     harmless, expected = life("harmless")
     assert elements == harmless
-    assert shown.count(text) >= expected.count("harmless")
+    assert shown.count(text) >= expected.count("harmless") > 4
 
 
 def test_trail__is_read_page_by_page(page: Page) -> None:
@@ -327,6 +335,24 @@ def test_trail__is_read_page_by_page(page: Page) -> None:
         address = older[1] if older else ""
     assert found == [f"move {number};" for number in reversed(range(30))]
     assert not address
+
+
+def test_page__of_a_long_life__stays_short(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_page, "CANDIDATES", 2)
+    monkeypatch.setattr(model_page, "RECENT", 3)
+    model = Model(page.store)
+    for _ in range(5):
+        model.register()
+    model.move(1, "Production")
+    shown = Parsed.of(page.model(model.name)).text
+    assert re.findall(r"Promote version (\d)", shown) == ["5", "4"]
+    assert "2 older versions wait, too." in shown
+    assert "Version 1 (v1.0.0)\n    since" in shown
+    assert [point.version for point in model_page.assemble(page.store, "default", model.name).points] == [
+        3,
+        4,
+        5,
+    ]
 
 
 def test_queries__do_not_grow_with_models_and_versions(page: Page) -> None:

@@ -170,6 +170,7 @@ def test_any_content__is_a_policy_or_a_readable_mistake(content: bytes) -> None:
 def test_current__follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "policy.yaml"
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AI_HUB_STATE_DIR", str(tmp_path / "no-stack"))
     monkeypatch.setenv("PROMOTION_POLICY_PATH", str(path))
     with pytest.raises(PolicyError, match="No such file"):
         policy_file.current()

@@ -1,0 +1,143 @@
+"""MLflow servers that start within a second: the real application, forked from a process that imported it.
+
+They can be killed and started again on the same database and port.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ai_hub.stack.mlflow_server import environment
+from benchmarks.stores import free_port
+from mlflow_plugins.artifacts import destination
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORKS = multiprocessing.get_context("forkserver")
+#: The first makes MLflow take the rest for a server's process.
+PRELOADED = ["uvicorn", "mlflow.server.fastapi_app", "mlflow_plugins.store.lifecycle_store"]
+_START_S = 60
+#: The application without anything of ours.
+STOCK = "stock"
+_SETTINGS = ("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET")
+
+
+@dataclass
+class Server:
+    """One process that serves `url`; `settings` are the variables it runs with."""
+
+    port: int
+    app: str
+    settings: Mapping[str, str]
+    log: Path
+    process: BaseProcess | None = field(default=None)
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        FORKS.set_forkserver_preload(PRELOADED)
+        self.process = FORKS.Process(
+            target=_serve, args=(self.app, self.port, dict(self.settings), str(self.log))
+        )
+        self.process.start()
+        deadline = time.monotonic() + _START_S
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=5).close()  # noqa: S310  # our own
+            except (urllib.error.URLError, OSError) as error:
+                if time.monotonic() > deadline or not self.process.is_alive():
+                    raise RuntimeError(self.log.read_text()) from error
+                time.sleep(0.05)
+            else:
+                return
+
+    def kill(self) -> None:
+        """End it at once, wherever it is."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+
+
+@contextmanager
+def running(
+    database: str,
+    stack: Mapping[str, str],
+    folder: Path,
+    *,
+    app: str = "ai-hub",
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """A server on `database` (`sqlite:///…` or `postgresql://…`) with the stack's S3 store.
+
+    Args:
+        database: MLflow's own and the registry's.
+        stack: settings of the embedded stack.
+        folder: where its log goes.
+        app: entry point of the application, or `STOCK`.
+        settings: more variables of its environment.
+    """
+    bucket = stack["MODEL_STORAGE_BUCKET"]
+    s3 = {name: stack[name] for name in _SETTINGS}
+    variables = {
+        **environment(s3 | {"MLFLOW_BACKEND_STORE_URI": database}),
+        "_MLFLOW_SERVER_FILE_STORE": database,
+        "_MLFLOW_SERVER_REGISTRY_STORE": f"lifecycle+{database}",
+        destination.SERVE_ARTIFACTS: "true",
+        destination.ARTIFACTS_DESTINATION: f"minio://{bucket}",
+        destination.ARTIFACT_ROOT: "mlflow-artifacts:/",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "MLFLOW_ENABLE_WORKSPACES": "true",
+        **(settings or {}),
+    }
+    if app == STOCK:
+        variables |= {
+            "MLFLOW_REGISTRY_STORE_URI": database,
+            "_MLFLOW_SERVER_REGISTRY_STORE": database,
+            destination.ARTIFACTS_DESTINATION: f"s3://{bucket}/.stock",
+            "MLFLOW_S3_ENDPOINT_URL": s3["MINIO_ENDPOINT_URL"],
+            "AWS_ACCESS_KEY_ID": s3["MINIO_ACCESS_KEY"],
+            "AWS_SECRET_ACCESS_KEY": s3["MINIO_SECRET_KEY"],
+        }
+    server = Server(free_port(), app, variables, folder / "mlflow-server.log")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def _serve(app: str, port: int, variables: dict[str, str], log: str) -> None:
+    import uvicorn  # noqa: PLC0415  # in the server's process only
+
+    sys.stdout.flush()
+    with open(log, "ab", buffering=0) as stream:  # noqa: PTH123  # a descriptor is what is wanted
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    os.environ.update(variables)
+    uvicorn.run(_application(app), host="127.0.0.1", port=port, log_level="warning")
+
+
+def _application(name: str) -> Any:
+    if name == STOCK:
+        from mlflow.server.fastapi_app import create_fastapi_app  # noqa: PLC0415  # builds the application
+
+        return create_fastapi_app()
+    (point,) = entry_points(group="mlflow.app", name=name)
+    return point.load()()

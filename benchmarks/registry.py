@@ -1,0 +1,235 @@
+"""The model registry: stock MLflow and ours, on the same databases and the same S3 store, in turns.
+
+    python -m benchmarks.registry [--small] [--output FOLDER]
+
+Starts its servers itself, one worker each. What is measured is what a client waits for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+import mlflow
+import psycopg
+import sqlalchemy
+
+from benchmarks import mlflow_servers, registry_report, results
+from benchmarks.comparison import OURS, STOCK, Comparison
+from benchmarks.measure import paired_ratio
+from benchmarks.registry_client import Registry
+from benchmarks.servers import clean_up_when_terminated, stack
+from benchmarks.stores import postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.registry_client import Logged
+
+BENCHMARK: Final = "registry"
+SEED: Final = 20_261_125
+#: Requests of one kind before those of another: what the processor keeps at hand is theirs.
+_IN_A_ROW: Final = 10
+_APPS: Final = {STOCK: mlflow_servers.STOCK, OURS: "ai-hub"}
+_MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured; fixed, so that runs can be compared."""
+
+    databases: tuple[str, ...]
+    #: bytes of the models, and how often each is registered and loaded
+    models: Mapping[int, int]
+    #: how many versions a model has, and how often one is promoted
+    versions: Mapping[int, int]
+    resolutions: int
+
+
+FULL = Size(
+    ("sqlite", "postgresql"), {50_000: 60, 200 * _MIB: 5}, {1: 60, 100: 60, 1000: 60}, resolutions=1000
+)
+SMALL = Size(("sqlite",), {50_000: 1, 9 * _MIB: 1}, {1: 2, 5: 2}, resolutions=10)
+
+
+def main() -> None:
+    """Measure and write results, table and plot."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.registry", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="few requests: shows that it works")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
+    given = parser.parse_args()
+    clean_up_when_terminated()
+    size = SMALL if given.small else FULL
+    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    with stack("s3") as (s3, _):
+        run(size, s3, folder, "make bench SMALL=1" if given.small else "make bench")
+    print(f"written to {folder}")
+
+
+def run(size: Size, s3: Mapping[str, str], folder: Path, command: str) -> None:
+    """Measure with the S3 store of these settings, and write into `folder`."""
+    # a progress bar is not what is measured
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    circumstances = results.circumstances()
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="registry-") as temporary:
+        for server in size.databases:
+            place = Path(temporary, server)
+            place.mkdir()
+            common = {"benchmark": BENCHMARK, "server": server, "seed": SEED, "command": command}
+            with _registries(server, s3, place) as (registries, versions):
+                common |= {"versions": versions}
+                found += [common | _record(each) | circumstances for each in _measured(registries, size)]
+    results.store(folder, found)
+    registry_report.write(folder, found)
+
+
+@contextmanager
+def _registries(
+    server: str, s3: Mapping[str, str], place: Path
+) -> Iterator[tuple[dict[str, Registry], dict[str, str]]]:
+    """A registry a variant, each with a database of its own, and the versions of what runs."""
+    versions = {"mlflow": mlflow.__version__, "boto3": boto3.__version__}
+    with ExitStack() as running:
+        if server == "postgresql":
+            admin = running.enter_context(postgres()).dsn
+            urls = {variant: _database(admin, variant) for variant in _APPS}
+            with psycopg.connect(admin) as connection:
+                found = connection.execute("SHOW server_version").fetchone()
+            versions["postgresql"] = str(found[0] if found else "").split(" ")[0]
+        else:
+            urls = {variant: f"sqlite:///{place}/{variant}.db" for variant in _APPS}
+            found = sqlalchemy.create_engine("sqlite://").dialect.dbapi.sqlite_version  # type: ignore[union-attr]
+            versions["sqlite"] = str(found)
+        registries = {}
+        for variant, app in _APPS.items():
+            logs = place / variant
+            logs.mkdir()
+            served = running.enter_context(mlflow_servers.running(urls[variant], s3, logs, app=app))
+            registries[variant] = Registry(served.url, urls[variant], ours=variant == OURS)
+        yield registries, versions | {"python": sys.version.split()[0]}
+
+
+def _database(admin: str, name: str) -> str:
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return f"{admin.rpartition('/')[0]}/{name}"
+
+
+def _measured(registries: Mapping[str, Registry], size: Size) -> Iterator[Comparison]:
+    logged = {}
+    for size_bytes, rounds in size.models.items():
+        model = f"model-{size_bytes}"
+        for variant, registry in registries.items():
+            logged[variant, size_bytes] = registry.log(size_bytes, SEED)
+            registry.create(model)
+        yield from _life_of(
+            model, registries, {v: logged[v, size_bytes] for v in registries}, size_bytes, rounds
+        )
+    small = {variant: logged[variant, min(size.models)] for variant in registries}
+    for count, rounds in size.versions.items():
+        yield from _among_many(registries, small, count, rounds, size.resolutions)
+
+
+def _life_of(
+    model: str, registries: Mapping[str, Registry], logged: Mapping[str, Logged], size: int, rounds: int
+) -> Iterator[Comparison]:
+    """Registering and loading a model of `size` bytes."""
+    files = _bytes(size)
+    _say(f"register {files}")
+    registering = Comparison(f"register, {files}", "", {"bytes": size})
+
+    def register(variant: str) -> Callable[[], object]:
+        return lambda: registries[variant].register(model, logged[variant])
+
+    works = {variant: register(variant) for variant in registries}
+    versions = {variant: str(work()) for variant, work in works.items()}
+    registering.run_in_turns(works, rounds)
+    yield registering
+    _say(f"load {files}")
+    for variant, registry in registries.items():
+        registry.promote(model, versions[variant])
+        registry.settle(model, versions[variant])
+    loading = Comparison(f"load `models:/…@production`, {files}", "", {"bytes": size})
+    loads = {variant: partial(registry.load, model) for variant, registry in registries.items()}
+    for load in loads.values():
+        load()
+    loading.run_in_turns(loads, rounds)
+    yield loading
+
+
+def _among_many(
+    registries: Mapping[str, Registry],
+    logged: Mapping[str, Logged],
+    count: int,
+    rounds: int,
+    resolutions: int,
+) -> Iterator[Comparison]:
+    """Promoting and finding one of `count` versions."""
+    model = f"model-of-{count}"
+    _say(f"{count} versions")
+    versions = {}
+    for variant, registry in registries.items():
+        registry.create(model)
+        registry.fill(model, max(0, count - 2))
+        versions[variant] = [registry.register(model, logged[variant]) for _ in range(min(count, 2))]
+    promoting = Comparison(f"promote, {_versions(count)}", "", {"versions": count})
+    for number in range(rounds + 1):
+        for variant in list(registries)[:: -1 if number % 2 else 1]:
+            registry, mine = registries[variant], versions[variant]
+            if number and count == 1:
+                registry.make_promotable(model, mine[0])
+            promote = partial(registry.promote, model, mine[number % len(mine)])
+            if number:
+                promoting.times[variant].measure(promote)
+            else:
+                promote()  # the first time opens connections
+    yield promoting
+    for variant, registry in registries.items():
+        registry.settle(model, versions[variant][rounds % len(versions[variant])])
+    resolving = Comparison(f"resolve `models:/…@production`, {_versions(count)}", "", {"versions": count})
+    for number in range(resolutions // _IN_A_ROW):
+        for variant in list(registries)[:: -1 if number % 2 else 1]:
+            for _ in range(_IN_A_ROW):
+                resolving.times[variant].measure(partial(registries[variant].resolve, model))
+    yield resolving
+
+
+def _record(comparison: Comparison) -> dict[str, Any]:
+    """The comparison's record, with what happens to one request in a hundred."""
+    record = comparison.record()
+    for variant, times in comparison.times.items():
+        runs = times.runs if len(times.runs) > 1 else times.runs * 2
+        record["seconds"][variant]["p99"] = round(
+            statistics.quantiles(runs, n=100, method="inclusive")[98], 5
+        )
+    record["ratios"]["ours to stock"] = round(
+        paired_ratio(comparison.times[OURS], comparison.times[STOCK]), 3
+    )
+    return record
+
+
+def _bytes(size: int) -> str:
+    return f"{size // _MIB} MiB" if size >= _MIB else f"{size // 1000} kB"
+
+
+def _versions(count: int) -> str:
+    return f"{count:,} version{'s' if count > 1 else ''}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
