@@ -17,6 +17,7 @@ import pytest
 import registry_servers
 import requests
 from mlflow import MlflowClient
+from pydantic import SecretStr
 
 from ai_hub import registry
 from ai_hub.registry import people
@@ -88,17 +89,9 @@ class PeopleServer:
         }
 
 
-def settings(folder: Path, database: str | None = None) -> dict[str, str]:
-    """Variables of a server with login whose users are in `folder` (or in `database`)."""
-    config = folder / "login.ini"
-    users = database or f"sqlite:///{folder / 'login.db'}"
-    config.write_text(login.configuration(users))
-    return {
-        "MLFLOW_AUTH_CONFIG_PATH": str(config),
-        "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
-        "MLFLOW_AUTH_ADMIN_PASSWORD": password(ADMIN),
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "for a test",
-    }
+def settings(folder: Path) -> dict[str, str]:
+    """Variables of a server with login whose users are in `folder`."""
+    return login.variables(folder, "for a test", SecretStr(password(ADMIN)))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from ai_hub.settings import Settings
 from ai_hub.stack import processes, services
 from ai_hub.stack.down import down as stop
 from ai_hub.stack.health import diagnose
+from ai_hub.stack.mlflow_login import LoginSettings
 from ai_hub.stack.plan import LOGS
 from ai_hub.stack.status import ServiceStatus
 from ai_hub.stack.status import status as inspect
@@ -90,6 +91,12 @@ def up(
         with _Display(console) as display:
             started = start(chosen, display)
         _print_table(inspect(chosen))
+        if LoginSettings().admin_password and any(service.name == "mlflow" for service in chosen):
+            console.print(
+                "MLflow asks people to log in: `admin` with MLFLOW_AUTH_ADMIN_PASSWORD, "
+                "others see `ai-hub people --help`.",
+                soft_wrap=True,
+            )
         if not detach:
             _stay(started, console)
     except KeyboardInterrupt:

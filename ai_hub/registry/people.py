@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.registry.server import NoSuchRouteError, call, connect, readable_errors
 from mlflow_plugins.people.roles import DESCRIPTIONS, GRANTS, Grant, Role
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 # MLflow's own client of these routes imports its whole server, which takes seconds.
 _USERS: Final = "/api/2.0/mlflow/users"
 _ROLES: Final = "/api/3.0/mlflow/roles"
 _USER_ROLES: Final = "/api/3.0/mlflow/users/roles/list"
 _OURS: Final = frozenset(str(role) for role in Role)
+#: Begins the name of the role in which MLflow keeps what a user manages because they created it.
+_OWN_THINGS: Final = "__user_"
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def remove(name: str) -> bool:
 
 
 def grant(name: str, tenant: str, role: Role) -> None:
-    """Make `role` the user's only one in a tenant.
+    """Make `role` the user's only one in a tenant; a viewer no longer manages what they had created.
 
     Raises:
         NotFoundError: no such user or tenant.
@@ -66,14 +65,18 @@ def grant(name: str, tenant: str, role: Role) -> None:
     wanted = _ensure_role(tenant, role)
     if wanted not in held:
         _call("POST", f"{_ROLES}/assign", json={"username": name, "role_id": wanted})
-    _unassign(name, [identity for identity in held if identity != wanted])
+    _take(
+        name, {identity: other for identity, other in held.items() if identity != wanted and other in _OURS}
+    )
+    if role is Role.VIEWER:
+        _take(name, {identity: other for identity, other in held.items() if other not in _OURS})
 
 
 def revoke(name: str, tenant: str) -> list[str]:
-    """Take the user's role in a tenant away; returns what it was."""
+    """Take the user's role in a tenant away, and what they manage there; returns what it was."""
     held = _held(name, tenant)
-    _unassign(name, held)
-    return sorted(held.values())
+    _take(name, held)
+    return sorted(_OURS.intersection(held.values()))
 
 
 def people(tenant: str | None = None) -> list[Person]:
@@ -90,16 +93,20 @@ def people(tenant: str | None = None) -> list[Person]:
 
 
 def _held(name: str, tenant: str) -> dict[int, str]:
-    """The user's roles of ours in a tenant, by id."""
-    roles = _call("GET", _USER_ROLES, params={"username": name})["roles"]
+    """The user's roles in a tenant, by id: ours, and the one of what they created."""
     return {
-        item["id"]: item["name"] for item in roles if item["workspace"] == tenant and item["name"] in _OURS
+        item["id"]: item["name"]
+        for item in _call("GET", _USER_ROLES, params={"username": name})["roles"]
+        if item["workspace"] == tenant and (item["name"] in _OURS or item["name"].startswith(_OWN_THINGS))
     }
 
 
-def _unassign(name: str, identities: Iterable[int]) -> None:
-    for identity in identities:
-        _call("DELETE", f"{_ROLES}/unassign", json={"username": name, "role_id": identity})
+def _take(name: str, roles: dict[int, str]) -> None:
+    for identity, role in roles.items():
+        if role in _OURS:
+            _call("DELETE", f"{_ROLES}/unassign", json={"username": name, "role_id": identity})
+        else:  # nobody else has it, and it must not come back with them
+            _call("DELETE", f"{_ROLES}/delete", json={"role_id": identity})
 
 
 def _ensure_role(tenant: str, role: Role) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai_hub import paths
+from ai_hub.stack import mlflow_login
+from ai_hub.stack.mlflow_login import LoginSettings
 from ai_hub.stack.ports import LOOPBACK
 from ai_hub.stack.service import NotReadyError, Service, Site
 
@@ -26,15 +28,16 @@ _SETTINGS = (
 #: would read whatever `s3://` location some client makes up, other tenants' folders included.
 CLIENT_VARIABLES = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_WORKSPACE"),
+    *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"),
 )
 
 
-def arguments(*, host: str, port: int, workers: int, bucket: str) -> list[str]:
+def arguments(*, host: str, port: int, workers: int, bucket: str, login: bool) -> list[str]:
     """Arguments of `mlflow` wherever the server runs; addresses with secrets come from the environment."""
     return [
         "server",
-        "--app-name=ai-hub",
+        f"--app-name={'ai-hub-auth' if login else 'ai-hub'}",
         f"--host={host}",
         f"--port={port}",
         f"--workers={workers}",
@@ -65,6 +68,7 @@ class MlflowService(Service):
     title = "MLflow"
     setting = "MLFLOW_TRACKING_URI"
     port_field = "mlflow_port"
+    secrets = (mlflow_login.SECRET_KEY,)
     start_timeout_s = 120
 
     def endpoint(self, port: int) -> str:
@@ -80,19 +84,21 @@ class MlflowService(Service):
         }
 
     def command(self, site: Site, settings: Mapping[str, str]) -> list[str]:
-        """`mlflow server` with one worker."""
+        """`mlflow server` with one worker; with login if its administrator was given a password."""
         bucket = settings["MODEL_STORAGE_BUCKET"]
+        login = LoginSettings().admin_password is not None
         return [
             sys.executable,
             "-m",
             "mlflow",
-            *arguments(host=LOOPBACK, port=site.port, workers=1, bucket=bucket),
+            *arguments(host=LOOPBACK, port=site.port, workers=1, bucket=bucket, login=login),
         ]
 
     def environment(self, site: Site, settings: Mapping[str, str]) -> dict[str, str]:
         """See `environment`."""
-        del site
         found = environment(settings)
+        if password := LoginSettings().admin_password:
+            found |= mlflow_login.variables(site.folder, site.credentials[mlflow_login.SECRET_KEY], password)
         for name in ("PROMOTION_POLICY_PATH", "AUDIT_LOG_PATH"):
             if path := found.get(name):
                 found[name] = str(Path(path).resolve())  # it runs in another folder

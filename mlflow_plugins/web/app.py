@@ -5,6 +5,11 @@ Ours stand behind the same checks as MLflow's: host and origin, login (`ai-hub-a
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow.environment_variables import MLFLOW_BASIC_AUTH_FAIL_CLOSED, MLFLOW_RBAC_SEED_DEFAULT_ROLES
@@ -22,6 +27,8 @@ from mlflow_plugins.web.origin import SameOrigin
 from mlflow_plugins.web.readable import ReadableRefusal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
@@ -42,7 +49,8 @@ def create_app_with_login() -> ASGIApp:
 
     from mlflow_plugins.web.reserved import Reserved  # noqa: PLC0415
 
-    mlflow_app = auth.create_app()
+    with _one_at_a_time(auth.auth_config.database_uri):
+        mlflow_app = auth.create_app()
     mlflow_app.add_middleware(ReadableRefusal)
     mlflow_app.add_middleware(Reserved)
     mlflow_app.add_middleware(SameOrigin)
@@ -59,6 +67,15 @@ def guard(app: FastAPI, *, login: bool) -> None:
     app.add_middleware(SameOrigin)
     # outermost, because browsers send the preflight requests it answers without a password
     init_fastapi_security(app)
+
+
+@contextmanager
+def _one_at_a_time(database: str) -> Iterator[None]:
+    """Let one worker of this machine after the other create the login's tables and its administrator."""
+    name = hashlib.sha256(database.encode()).hexdigest()
+    with Path(tempfile.gettempdir(), f"mlflow-login-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _beside(mlflow_app: Any, *, login: bool) -> Starlette:

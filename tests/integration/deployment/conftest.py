@@ -43,13 +43,22 @@ class Containers:
 
     def environment(self, service: str) -> dict[str, str]:
         """The service's variables, with addresses of this machine."""
-        found: dict[str, str] = compose.resolved(self.passwords)["services"][service]["environment"]
-        for name, value in found.items():
-            for there, here in self.addresses.items():
-                found[name] = found[name].replace(there, here)
+        file = compose.resolved(self.passwords)
+        found: dict[str, str] = {}
+        for name, value in file["services"][service]["environment"].items():
+            found[name] = self._here(value)
             if value.startswith(("/app/feature_repo", "/app/policy")):
                 found[name] = value.replace("/app", str(compose.ROOT))
+        for config in file["services"][service].get("configs", []):
+            mounted = self.folder / config["source"]
+            mounted.write_text(self._here(file["configs"][config["source"]]["content"]))
+            found |= {name: str(mounted) for name, value in found.items() if value == config["target"]}
         return found | {name: self.timescale[name] for name in found.keys() & self.timescale.keys()}
+
+    def _here(self, text: str) -> str:
+        for there, here in self.addresses.items():
+            text = text.replace(there, here)
+        return text
 
     def command(self, service: str, port: int | None = None) -> list[str]:
         """The service's command, listening on `port` of the loopback interface."""
@@ -107,6 +116,8 @@ def containers(
         "REDIS_PASSWORD": str(urlsplit(stack["REDIS_URL"]).password),
         "MINIO_ACCESS_KEY": stack["MINIO_ACCESS_KEY"],
         "MINIO_SECRET_KEY": stack["MINIO_SECRET_KEY"],
+        "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.token_hex(8),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(8),
         "MODEL_STORAGE_BUCKET": f"models-{secrets.token_hex(4)}",
     }
     redis, s3 = urlsplit(stack["REDIS_URL"]), urlsplit(stack["MINIO_ENDPOINT_URL"])

@@ -11,6 +11,7 @@ import requests
 
 from ai_hub import registry
 from ai_hub.database import connect
+from ai_hub.errors import NotLoggedInError
 from ai_hub.features.registry import find_service
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ def test_mlflow__serves_tenants_from_postgresql_and_s3(
         assert status(f"{url}/api/3.0/mlflow/server-info", "elsewhere.example") == 403
 
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        with pytest.raises(NotLoggedInError):
+            registry.ensure_tenant("harbour")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", provisioned.passwords["MLFLOW_AUTH_ADMIN_PASSWORD"])
         registry.ensure_tenant("harbour")
         client = mlflow.MlflowClient(url, url)
         (tmp_path / "MLmodel").write_text("flavors: {}\n")

@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -69,15 +68,9 @@ class Page:
         return forms[0]["seen"] if forms else "0"
 
 
-@pytest.fixture
-def page(sqlite_store: LifecycleStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
-    monkeypatch.setattr(views, "registry_store", lambda: sqlite_store)
-    with _serving() as url:
-        yield Page(url, sqlite_store)
-
-
-@contextmanager
-def _serving() -> Iterator[str]:
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Address of the page, which `page` gives a registry."""
     server = uvicorn.Server(uvicorn.Config(create_page(), host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -87,6 +80,12 @@ def _serving() -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def page(url: str, sqlite_store: LifecycleStore, monkeypatch: pytest.MonkeyPatch) -> Page:
+    monkeypatch.setattr(views, "registry_store", lambda: sqlite_store)
+    return Page(url, sqlite_store)
 
 
 def test_lists__count_what_is_there(page: Page) -> None:

@@ -16,7 +16,7 @@ import typer.main
 
 from ai_hub.cli.main import app
 from ai_hub.settings import Settings
-from ai_hub.stack import mlflow_server
+from ai_hub.stack import mlflow_login, mlflow_server
 
 PASSWORDS = {
     "POSTGRES_PASSWORD": "pw1",
@@ -24,6 +24,8 @@ PASSWORDS = {
     "REDIS_PASSWORD": "pw3",
     "MINIO_ACCESS_KEY": "key4",
     "MINIO_SECRET_KEY": "pw5",
+    "MLFLOW_AUTH_ADMIN_PASSWORD": "pw6",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "pw7",
 }
 FILE = compose.resolved(PASSWORDS)
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
@@ -163,7 +165,13 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
     given = {name: service["environment"][name] for name in own}
     assert service["command"] == [
         "mlflow",
-        *mlflow_server.arguments(host="0.0.0.0", port=5000, workers=2, bucket="ml-models"),  # noqa: S104  # in a container
+        *mlflow_server.arguments(
+            host="0.0.0.0",  # noqa: S104  # in a container
+            port=5000,
+            workers=2,
+            bucket="ml-models",
+            login=True,
+        ),
     ]
     store = {
         name: SERVICES["init"]["environment"][name]
@@ -173,7 +181,14 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
     wanted = mlflow_server.environment(given | store)
     assert wanted.items() <= service["environment"].items()
     extra = service["environment"].keys() - wanted.keys()
-    assert extra == {"MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"}
+    assert extra == {
+        *("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
+        *("MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD", mlflow_login.SECRET_KEY),
+    }
+    (config,) = service["configs"]
+    assert config["target"] == service["environment"]["MLFLOW_AUTH_CONFIG_PATH"]
+    database = service["environment"]["MLFLOW_BACKEND_STORE_URI"]
+    assert FILE["configs"][config["source"]]["content"] == mlflow_login.configuration(database)
 
 
 @pytest.mark.parametrize("name", ["apply", "feature-server", "materializer", "cli"])
@@ -218,7 +233,7 @@ def test_passwords__are_literal_nowhere() -> None:
         assert not re.search(r"://[^/@\s]*:[^/@\s]+@", without), text
     for name, service in compose.raw()["services"].items():
         for variable, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD|SECRET|ACCESS_KEY|AUTH|TOKEN", variable):
+            if re.search(r"PASSWORD|SECRET|ACCESS_KEY|AUTH(?!_CONFIG_PATH)|TOKEN", variable):
                 assert compose.VARIABLE.fullmatch(value), f"{name}: {variable}"
 
 

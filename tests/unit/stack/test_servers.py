@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import pytest
 
 from ai_hub.errors import BadInputError
 from ai_hub.stack import mlflow_server, node
+from ai_hub.stack.mlflow_login import configuration
 from ai_hub.stack.service import Site
 from ai_hub.stack.services import SERVICES, select
 
@@ -39,6 +41,35 @@ def test_mlflow_environment__registry_is_the_lifecycle_plugin_on_the_same_databa
     environment = mlflow_server.environment(SETTINGS)
     assert environment["MLFLOW_REGISTRY_STORE_URI"] == f"lifecycle+{SETTINGS['MLFLOW_BACKEND_STORE_URI']}"
     assert environment["MINIO_SECRET_KEY"] == "hush"
+
+
+def test_mlflow__asks_for_a_login__when_its_administrator_has_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env
+    monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
+    service = SERVICES["mlflow"]
+    site = Site(tmp_path, 1, {}, dict.fromkeys(service.secrets, "hush"))
+    assert "--app-name=ai-hub" in service.command(site, SETTINGS)
+    assert not {
+        name for name in service.environment(site, SETTINGS) if "AUTH" in name or "SECRET_KEY" in name
+    } - {"MINIO_SECRET_KEY"}
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "hush hush hush")
+    assert "--app-name=ai-hub-auth" in service.command(site, SETTINGS)
+    environment = service.environment(site, SETTINGS)
+    assert environment["MLFLOW_AUTH_ADMIN_PASSWORD"] == "hush hush hush"
+    assert environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] == "hush"
+    login = configparser.ConfigParser()
+    login.read(environment["MLFLOW_AUTH_CONFIG_PATH"])
+    assert login["mlflow"]["database_uri"] == f"sqlite:///{tmp_path / 'login.db'}"
+    assert login["mlflow"]["default_permission"] == "NO_PERMISSIONS"
+
+
+def test_login_configuration__takes_any_password_of_the_database() -> None:
+    url = "postgresql://user:p%40ss%25%(x)s@db/mlflow"
+    login = configparser.ConfigParser()
+    login.read_string(configuration(url))
+    assert login["mlflow"]["database_uri"] == url
 
 
 def test_lock_file__names_no_registry_and_pins_every_package() -> None:

@@ -52,9 +52,3 @@ def acme(server: PeopleServer, tmp_path_factory: pytest.TempPathFactory) -> Tena
 def beta(server: PeopleServer, tmp_path_factory: pytest.TempPathFactory) -> Tenant:
     """The tenant of bert."""
     return filled(server, "beta", "bert", tmp_path_factory.mktemp("beta"))
-
-
-@pytest.fixture(autouse=True)
-def _no_login(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-        monkeypatch.delenv(name, raising=False)

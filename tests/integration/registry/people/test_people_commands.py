@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import registry_servers
-from people_server import ADMIN
+from people_server import ADMIN, password
 from typer.testing import CliRunner
 
 from ai_hub.cli.main import app
@@ -53,6 +53,36 @@ def test_a_persons_life(server: PeopleServer, monkeypatch: pytest.MonkeyPatch) -
         assert _of("ida") == {"acme": ["engineer"]}
         assert _run("remove", "ida") == "ida: removed\n"
         assert _run("remove", "ida") == "ida: there was nobody by that name\n"
+
+
+@pytest.mark.parametrize("change", ["viewer", "revoked", "removed"])
+def test_what_they_created__goes_with_the_role(server: PeopleServer, change: str) -> None:
+    """MLflow makes creators managers of their own; that must not outlive the role."""
+    model = {"name": f"of-lee-{change}"}
+    with server.person(ADMIN), server.session("lee", "acme") as session:
+        people.add("lee", password("lee"))
+        people.grant("lee", "acme", Role.ENGINEER)
+        for path in ("registered-models", "experiments"):
+            created = session.post(f"/api/2.0/mlflow/{path}/create", json=model)
+            assert created.status_code == 200, created.text
+        number = {"experiment_id": created.json()["experiment_id"]}
+        assert session.post("/api/2.0/mlflow/runs/create", json=number).status_code == 200
+        if change == "viewer":
+            people.grant("lee", "acme", Role.VIEWER)
+        elif change == "revoked":
+            assert people.revoke("lee", "acme") == ["engineer"]
+        else:
+            people.remove("lee")
+        read = session.get("/api/2.0/mlflow/registered-models/get", params=model).status_code
+        assert read == {"viewer": 200, "revoked": 403, "removed": 401}[change]
+        for path, body in (("runs/create", number), ("registered-models/set-tag", {**model, "key": "x"})):
+            assert session.post(f"/api/2.0/mlflow/{path}", json=body).status_code in {401, 403}
+        # and it does not come back with the next role
+        people.add("lee", password("lee"))
+        people.grant("lee", "acme", Role.ENGINEER)
+        deletion = session.delete("/api/2.0/mlflow/registered-models/delete", json=model)
+        assert deletion.status_code == 403
+        people.remove("lee")
 
 
 def test_add__asks_for_the_password(server: PeopleServer) -> None:

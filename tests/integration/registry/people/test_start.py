@@ -1,0 +1,41 @@
+"""A server with login whose users are in PostgreSQL beside MLflow's own tables."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import psycopg
+import registry_servers
+from people_server import ADMIN, PeopleServer, settings
+
+from ai_hub.stack import mlflow_login
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from registry_servers import Server
+
+
+def test_workers__start_at_once_on_a_new_database(native_postgres: str, servers: Any, tmp_path: Path) -> None:
+    with psycopg.connect(native_postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE login")
+    database = urlsplit(native_postgres)._replace(path="/login").geturl()
+    stack = servers.start("s3")
+    variables = settings(tmp_path)
+    (tmp_path / "login.ini").write_text(mlflow_login.configuration(database))
+
+    def start(number: int) -> Server:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        running = registry_servers.running(database, stack, folder, app="ai-hub-auth", settings=variables)
+        return cleanup.enter_context(running)
+
+    with ExitStack() as cleanup, ThreadPoolExecutor(3) as pool:
+        for server in pool.map(start, range(3)):
+            with PeopleServer(server).session(ADMIN) as admin:
+                users = admin.get("/api/2.0/mlflow/users/list")
+                assert [user["username"] for user in users.json()["users"]] == [ADMIN]
+                assert admin.post("/api/2.0/mlflow/experiments/search", json={"max_results": 1}).ok
