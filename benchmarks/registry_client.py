@@ -103,9 +103,9 @@ class Registry:
             shutil.rmtree(folder)
 
     def _move(self, model: str, version: str, stage: str) -> None:
-        body = {"name": model, "version": version, "stage": stage}
-        archive = {"archive_existing_versions": stage == _PRODUCTION}
-        self._call("POST", "model-versions/transition-stage", body | archive)
+        # ours archives the previous one whatever this says; stock MLflow fails in it with psycopg 3
+        body = {"name": model, "version": version, "stage": stage, "archive_existing_versions": False}
+        self._call("POST", "model-versions/transition-stage", body)
 
     def _store(self) -> SqlAlchemyStore:
         return LifecycleStore(f"lifecycle+{self.database}") if self.ours else SqlAlchemyStore(self.database)
