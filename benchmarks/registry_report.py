@@ -23,9 +23,9 @@ workspaces, a database of its own each on the same server, and the same S3 store
 Times are a client's.
 
 Both do not do the same work. When stock MLflow registers a version it writes a row that points at the run's
-files, and it promotes without a look at them, leaving the previous version where it is. Ours copies them inside
-S3, reads every copy to prove and to seal it; reads and hashes all of them again at a promotion, which archives
-the previous version; and checks each file that is loaded.
+files, and it promotes without a look at them, leaving the previous version where it is. Ours copies them
+inside S3, reads every copy to prove and to seal it; reads and hashes all of them again at a promotion, which
+archives the previous version; and checks each file that is loaded.
 """
 
 
