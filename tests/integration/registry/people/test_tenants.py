@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
 from people_server import ADMIN, MODEL
 
 from mlflow_plugins.artifacts.s3 import s3_client
@@ -176,6 +177,14 @@ def test_names_of_tenants_and_people__stay_within(server: PeopleServer) -> None:
             assert sorted(item["name"] for item in listed) == visible
             assert session.get("/api/2.0/mlflow/users/list").status_code == 403
             assert session.get("/api/3.0/mlflow/workspaces/acme").status_code == 403
+
+
+@pytest.mark.parametrize("path", [f"{V2}/registered-models/get", f"/ai-hub/api/models/{MODEL}/transitions"])
+def test_names_of_tenants__cannot_be_guessed(server: PeopleServer, path: str) -> None:
+    for person, status in ((None, 401), ("noor", 403), ("bert", 403)):
+        present, absent = (server.session(person, tenant).get(path) for tenant in ("acme", "nowhere"))
+        assert (present.status_code, absent.status_code) == (status, status)
+        assert present.text.replace("acme", "nowhere") == absent.text
 
 
 def test_probing_the_next_experiment__locks_nobody_out(acme: Tenant) -> None:
