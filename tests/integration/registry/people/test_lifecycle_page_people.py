@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 from html_pages import Parsed
 from mlflow import MlflowClient
-from people_server import ADMIN
+from people_server import ADMIN, password
 
 from ai_hub import registry
+from ai_hub.registry import people
 from mlflow_plugins.artifacts.s3 import s3_client
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from conftest import Tenant
-    from people_server import PeopleServer
+    from people_server import PeopleServer, Session
 
 MODEL = "demand"
 PAGE = f"/lifecycle/acme/{MODEL}"
@@ -103,6 +105,38 @@ def test_viewer__has_no_buttons__and_is_refused_by_hand(acme: Tenant, tmp_path: 
         assert "Refused. Nothing has changed." in text
         assert f"You may not update model {MODEL}." in text
     assert (acme.stage(waiting), acme.stage(archived)) == ("Staging", "Archived")
+
+
+@pytest.fixture
+def paul(server: PeopleServer, acme: Tenant) -> Iterator[Session]:
+    """Somebody who may read one of the tenant's two models."""
+    admin, roles = server.session(ADMIN, acme.name), "/api/3.0/mlflow/roles"
+    models = "/api/2.0/mlflow/registered-models"
+    admin.post(f"{models}/create", json={"name": "of-others"})
+    with server.person(ADMIN):
+        people.add("paul", password("paul"))
+    wish: dict[str, object] = {"workspace": acme.name, "name": "demand-only"}
+    role = {"role_id": admin.post(f"{roles}/create", json=wish).json()["role"]["id"]}
+    for kind, pattern, permission in (("workspace", "*", "USE"), ("registered_model", MODEL, "READ")):
+        wish = {"resource_type": kind, "resource_pattern": pattern, "permission": permission}
+        assert admin.post(f"{roles}/permissions/add", json=role | wish).status_code == 200
+    assert admin.post(f"{roles}/assign", json=role | {"username": "paul"}).status_code == 200
+    yield server.session("paul")
+    # the server is the whole run's
+    with server.person(ADMIN):
+        people.remove("paul")
+    assert admin.delete(f"{roles}/delete", json=role).status_code == 200
+    assert admin.delete(f"{models}/delete", json={"name": "of-others"}).status_code == 200
+
+
+def test_grant_of_one_model__shows_that_one(acme: Tenant, paul: Session) -> None:
+    assert re.findall(r'href="/lifecycle/acme/([a-z-]+)"', paul.get("/lifecycle/acme").text) == [MODEL]
+    assert paul.get(PAGE).status_code == 200
+    assert _buttons(acme, "paul") == set()
+    # whether there is such a model is nobody's business either
+    of_others, of_nobody = (paul.get(f"/lifecycle/acme/of-{whom}") for whom in ("others", "nobody"))
+    assert of_others.status_code == of_nobody.status_code == 403
+    assert of_others.text.replace("of-others", "of-nobody") == of_nobody.text
 
 
 def test_engineer__rejects_and_restores__but_does_not_promote(acme: Tenant, tmp_path: Path) -> None:
