@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from ai_hub.settings import Settings
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+_SETTINGS: Final = ("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 #: Size of the parts in which larger files are sent and fetched; the ETag of such a file depends on it.
 UPLOAD_PART: Final = 8 << 20
 TRANSFER: Final = TransferConfig(multipart_threshold=UPLOAD_PART, multipart_chunksize=UPLOAD_PART)
@@ -25,12 +27,11 @@ def s3_client() -> S3Client:
     Raises:
         SettingMissingError: the endpoint or a key is not set.
     """
-    settings = Settings()
-    return _client(
-        settings.require("minio_endpoint_url"),
-        settings.require("minio_access_key"),
-        settings.require("minio_secret_key"),
-    )
+    given = [os.environ.get(name) for name in _SETTINGS]
+    if not all(given):
+        settings = Settings()  # takes milliseconds, and a server's environment has them all
+        given = [settings.require(name.lower()) for name in _SETTINGS]
+    return _client(*map(str, given))
 
 
 @lru_cache(maxsize=4)

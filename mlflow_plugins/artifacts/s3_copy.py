@@ -36,6 +36,11 @@ class Job:
     key: str
     metadata: dict[str, str]
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether one request would take too long."""
+        return self.size > PART
+
 
 def copy(client: S3Client, jobs: Sequence[Job], errors: Errors) -> None:
     """Copy them all; every object appears whole or not at all.
@@ -57,9 +62,9 @@ def copy(client: S3Client, jobs: Sequence[Job], errors: Errors) -> None:
                 Metadata=job.metadata,
             )
 
-    parallel.each(copy_one, [job for job in jobs if job.size <= PART])
+    parallel.each(copy_one, [job for job in jobs if not job.in_parts])
     for job in jobs:
-        if job.size > PART:
+        if job.in_parts:
             with errors(_name(job)):
                 _copy_in_parts(client, job)
 

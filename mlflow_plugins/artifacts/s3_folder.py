@@ -90,8 +90,9 @@ class S3Folder:
     def copy_from(self, source: S3Folder, files: Mapping[str, File]) -> Mapping[str, Witness]:
         """Make this folder a copy of `files` of `source`; complete copies of an earlier attempt stay."""
         jobs = {path: self._job(source, path, file) for path, file in files.items()}
-        self._abort_uploads()
         present = self._objects()
+        if present or any(job.in_parts for job in jobs.values()):
+            self._abort_uploads()
         self._delete(present.keys() - files.keys())
         sized = [path for path, file in files.items() if path in present and present[path].size == file.size]
         kept = {path for path, copied in zip(sized, parallel.each(self._origin, sized), strict=True)

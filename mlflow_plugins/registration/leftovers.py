@@ -48,10 +48,14 @@ def resume(
     return _take(session, workspace, owner, mine)
 
 
+def exist(session: Session, workspace: str, name: str) -> bool:
+    """Whether `collect` would find something."""
+    return bool(_abandoned(session, workspace, _passing(name)))
+
+
 def collect(session: Session, workspace: str, name: str, owner: str) -> list[Record]:
     """Take over everything that is left behind in model `name`, and what is old in the tenant."""
-    old = table.c.claimed_at + KEPT_MS < get_current_time_millis()
-    return _take(session, workspace, owner, sa.or_(table.c.name == name, table.c.state == DELETING, old))
+    return _take(session, workspace, owner, _passing(name))
 
 
 def finish(session: Session, record: Record) -> None:
@@ -62,14 +66,22 @@ def finish(session: Session, record: Record) -> None:
         claims.change(session, record, {"state": GONE})
 
 
+def _passing(name: str) -> sa.ColumnElement[bool]:
+    """What whoever works on model `name` takes along."""
+    old = table.c.claimed_at + KEPT_MS < get_current_time_millis()
+    return sa.or_(table.c.name == name, table.c.state == DELETING, old)
+
+
+def _abandoned(session: Session, workspace: str, which: sa.ColumnElement[bool]) -> list[Record]:
+    going = table.c.state.in_([COPYING, DELETING])
+    rows = session.execute(sa.select(table).where(table.c.workspace == workspace, going, which)).all()
+    return [Record.of(row) for row in rows if owners.is_abandoned(row)]
+
+
 def _take(session: Session, workspace: str, owner: str, which: sa.ColumnElement[bool]) -> list[Record]:
-    query = sa.select(table).where(
-        table.c.workspace == workspace, table.c.state.in_([COPYING, DELETING]), which
-    )
-    left = [Record.of(row) for row in session.execute(query).all() if owners.is_abandoned(row)]
     values = {"state": DELETING, "claimed_by": owner, "claimed_at": get_current_time_millis()}
     return [
         replace(record, state=DELETING, claimed_by=owner)
-        for record in left
+        for record in _abandoned(session, workspace, which)
         if claims.change(session, record, values)
     ]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
-from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.artifacts import manifest, parallel
 from mlflow_plugins.artifacts.folders import File, Folder
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.lifecycle.semver import Interface
@@ -108,8 +108,11 @@ def publish(candidate: Candidate, target: Folder, identity: dict[str, Any], extr
         "source": candidate.source,
         "registered_at": registered_at,
     }
-    target.write(manifest.METADATA, manifest.canonical_json(metadata))
-    target.write(manifest.METRICS, manifest.canonical_json(_finite(candidate.facts.metrics)))
+    documents = {
+        manifest.METADATA: manifest.canonical_json(metadata),
+        manifest.METRICS: manifest.canonical_json(_finite(candidate.facts.metrics)),
+    }
+    parallel.each(lambda path: target.write(path, documents[path]), documents)
     facts = {**identity, "registered_at": registered_at}
     return manifest.seal(target, facts, witnesses, candidate.promised)
 

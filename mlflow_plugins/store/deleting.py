@@ -104,9 +104,13 @@ class DeletingStore(BaseStore):
 
     def _clean_up(self, name: str) -> None:
         """Delete what others have left behind; what it cannot delete, the next one will."""
+        workspace = self._get_active_workspace()
+        with self._sessions() as session:
+            if not leftovers.exist(session, workspace, name):
+                return
         with owners.owner() as me:
             with self._sessions.transaction() as session:
-                left = leftovers.collect(session, self._get_active_workspace(), name, me)
+                left = leftovers.collect(session, workspace, name, me)
             try:
                 self._delete_files(left)
             except MlflowException:

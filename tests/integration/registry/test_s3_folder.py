@@ -139,6 +139,7 @@ def test_copy__that_the_store_made_wrong__is_noticed_and_mended(source: S3Folder
 def test_unfinished_uploads__of_a_killed_copy__are_ended_by_the_next_copy_and_by_deletion(
     client: S3Client, source: S3Folder, target: S3Folder
 ) -> None:
+    target.write("data/1.bin", b"what else the killed one copied")
     for end in (lambda: target.copy_from(source, source.files()), target.delete):
         client.create_multipart_upload(Bucket=BUCKET, Key=_key(target, "data/large.bin"))
         end()
