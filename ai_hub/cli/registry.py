@@ -1,10 +1,10 @@
-"""`ai-hub promote | rollback | delete | history | models`: the model registry."""
+"""`ai-hub promote | rollback | delete | history | production | models`: the model registry."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ai_hub.cli.main import app
+from ai_hub.cli.times import parse_time
+from ai_hub.errors import NotFoundError
 
 if TYPE_CHECKING:
     from ai_hub.registry.lifecycle import Move
@@ -99,10 +101,37 @@ def history(
         return
     table = Table(Column("when (UTC)", no_wrap=True), "version", "stage", "who", "why", box=SIMPLE_HEAD)
     for row in rows:
-        who = row.actor if row.actor_source != "claimed" else f"{row.actor} (claimed)"
         moved = f"{row.from_stage} → {row.to_stage}" if row.from_stage else row.to_stage
-        table.add_row(f"{row.at:%Y-%m-%d %H:%M:%S}", _label(row), moved, who, row.reason or "-")
+        table.add_row(f"{row.at:%Y-%m-%d %H:%M:%S}", _label(row), moved, _who(row), row.reason or "-")
     Console().print(table if rows else f"Nothing is recorded about {model} of {tenant}.")
+
+
+@app.command()
+def production(
+    model: Model,
+    *,
+    tenant: Tenant,
+    at: Annotated[str | None, typer.Option(help="a time, in UTC if it names no zone; default: now")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which version was in Production at a time, since when, and who put it there and why."""
+    from ai_hub import registry
+
+    when = parse_time(at, "--at") if at else datetime.now(UTC)
+    found = registry.production_at(tenant, model, when)
+    if found is None:
+        raise NotFoundError(
+            f"No version of {model} of {tenant} was in Production at {_utc(when)}.",
+            hint=f"`ai-hub history {model} --tenant {tenant}` shows every move.",
+        )
+    if as_json:
+        _print_json(asdict(found))
+        return
+    console = Console(soft_wrap=True)
+    console.print(
+        f"{model} {_label(found)}, in Production since {found.at:%Y-%m-%d %H:%M:%S} UTC", highlight=False
+    )
+    console.print(f"by {_who(found)}: {found.reason or 'no reason given'}", highlight=False, markup=False)
 
 
 @app.command()
@@ -147,6 +176,14 @@ def _print_move(move: Move, *, as_json: bool) -> None:
         )
     if not move.displaced and move.own.to_stage == "Production":
         console.print("Nothing was in Production before.")
+
+
+def _utc(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _who(row: Transition) -> str:
+    return row.actor if row.actor_source != "claimed" else f"{row.actor} (claimed)"
 
 
 def _label(row: Transition) -> str:

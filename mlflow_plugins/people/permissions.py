@@ -107,6 +107,11 @@ def visible_tenants(tenants: Iterable[str]) -> list[str]:
     return [tenant for tenant in tenants if tenant in own]
 
 
+def is_member(tenant: str) -> bool:
+    """Whether the user has a role in a tenant."""
+    return bool(visible_tenants([tenant]))
+
+
 def is_approver(tenant: str) -> bool:
     """Whether the user may move versions of a tenant into and out of Production.
 

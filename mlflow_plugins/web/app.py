@@ -61,8 +61,9 @@ def guard(app: FastAPI, *, login: bool) -> None:
     """Put the checks of MLflow's own application before one of ours (the last one added is met first)."""
     add_fastapi_workspace_middleware(app)
     if login:
-        from mlflow_plugins.web.login import Login  # noqa: PLC0415 - imports MLflow's login
+        from mlflow_plugins.web.login import Login, Member  # noqa: PLC0415 - imports MLflow's login
 
+        app.add_middleware(Member)
         app.add_middleware(Login)
     app.add_middleware(SameOrigin)
     # outermost, because browsers send the preflight requests it answers without a password

@@ -11,10 +11,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.server import auth
 from mlflow.server.auth.config import DEFAULT_AUTHORIZATION_FUNCTION
 from mlflow.server.mlflow_response import mlflow_exception_response
+from mlflow.server.workspace_helpers import WORKSPACE_HEADER_NAME
+from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from mlflow_plugins.errors import forbidden
+from mlflow_plugins.people import permissions
 from mlflow_plugins.people.actor import logged_in
 
 if TYPE_CHECKING:
@@ -45,6 +50,30 @@ class Login:
             return
         with logged_in(outcome):
             await self._app(scope, receive, send)
+
+
+class Member:
+    """Middleware behind `Login`: nobody names a tenant they have no role in, or learns that there is one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 403, or pass on."""
+        tenant = named_tenant(scope)
+        if tenant is None or await run_in_threadpool(permissions.is_member, tenant):
+            await self._app(scope, receive, send)
+            return
+        refusal = forbidden(f"You have no role in tenant {tenant}, or there is none by that name.")
+        await mlflow_exception_response(refusal, handler_name=__name__)(scope, receive, send)
+
+
+def named_tenant(scope: Scope) -> str | None:
+    """The workspace a request names; None for none, and for the one every server has."""
+    if scope["type"] != "http":
+        return None
+    name = (Headers(scope=scope).get(WORKSPACE_HEADER_NAME) or "").strip()
+    return name if name not in {"", DEFAULT_WORKSPACE_NAME} else None
 
 
 def _authenticate(request: Request) -> str | Response:

@@ -18,6 +18,7 @@ from mlflow.protos.service_pb2 import (
     CreateGatewayModelDefinition,
     CreateGatewaySecret,
 )
+from mlflow.server import auth
 from mlflow.server.auth import routes
 from mlflow.server.handlers import get_endpoints
 from mlflow.server.mcp_server_api import get_mcp_server_api_route_prefixes
@@ -28,7 +29,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from mlflow_plugins.people import permissions
-from mlflow_plugins.web.login import Login
+from mlflow_plugins.web.login import Login, Member, named_tenant
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -63,12 +64,11 @@ class Reserved:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._checked = Login(_Checked(app))
+        self._checked = Login(Member(_Checked(app)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check what is reserved; MLflow checks everything as ever."""
-        reserved = scope["type"] == "http" and reserved_for(scope["method"], scope["path"]) is not None
-        await (self._checked if reserved else self._app)(scope, receive, send)
+        """Check what is reserved, and who names a tenant; MLflow checks everything as ever."""
+        await (self._checked if _concerned(scope) else self._app)(scope, receive, send)
 
 
 def reserved_for(method: str, path: str) -> str | None:
@@ -76,6 +76,12 @@ def reserved_for(method: str, path: str) -> str | None:
     if _ASSISTANT in path and method not in _READS:
         return ADMIN
     return _routes().get((method, path.rstrip("/")))
+
+
+def _concerned(scope: Scope) -> bool:
+    if scope["type"] != "http" or auth.is_unprotected_route(scope["path"]):
+        return False
+    return named_tenant(scope) is not None or reserved_for(scope["method"], scope["path"]) is not None
 
 
 @lru_cache(maxsize=1)
@@ -107,7 +113,9 @@ class _Checked:
 def _check(request: Request) -> None:
     path = request.scope["path"]
     kind = reserved_for(request.method, path)
-    if kind is None or kind == ADMIN:
+    if kind is None:
+        return
+    if kind == ADMIN:
         permissions.require_admin()
         return
     workspace = resolve_workspace_for_request_if_enabled(path, request.headers.get(WORKSPACE_HEADER_NAME))

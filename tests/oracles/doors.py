@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from ai_hub import cli, registry
 from ai_hub.errors import AiHubError, ServiceDownError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 MLFLOW: Final = "/api/2.0/mlflow"
@@ -53,8 +54,8 @@ class Person:
         """Move a version to a stage."""
         if door == "stage menu":
             body = {"name": self.model, "version": str(version), "stage": stage}
-            body |= {"archive_existing_versions": "false"}
-            return self._post(f"{MLFLOW}/model-versions/transition-stage", body)
+            path = f"{MLFLOW}/model-versions/transition-stage"
+            return self._post(path, body | {"archive_existing_versions": False})
         if door == "alias":
             body = {"name": self.model, "version": str(version), "alias": stage.lower()}
             return self._post(f"{MLFLOW}/registered-models/alias", body)
@@ -63,7 +64,7 @@ class Person:
         if door == "command line":
             return self._command("promote", "--version", str(version), "--stage", stage)
         actions: dict[str, Callable[[], object]] = {
-            "client": lambda: self._client.transition_model_version_stage(self.model, str(version), stage),
+            "client": lambda: self._transition(version, stage),
             "alias by client": lambda: self._client.set_registered_model_alias(
                 self.model, stage.lower(), str(version)
             ),
@@ -111,7 +112,13 @@ class Person:
     def _client(self) -> MlflowClient:
         return MlflowClient(self.server.url, self.server.url)
 
-    def _post(self, path: str, body: dict[str, str]) -> str | None:
+    def _transition(self, version: int, stage: str) -> None:
+        with warnings.catch_warnings():
+            # MLflow's client would rather have aliases than stages
+            warnings.simplefilter("ignore", FutureWarning)
+            self._client.transition_model_version_stage(self.model, str(version), stage)
+
+    def _post(self, path: str, body: Mapping[str, object]) -> str | None:
         return self._send("POST", path, json=body)
 
     def _send(self, method: str, path: str, **arguments: object) -> str | None:

@@ -13,11 +13,12 @@ import pytest
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model
 
+from ai_hub import cli
 from mlflow_plugins.artifacts import destination
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _SERVER_VARIABLES = (
@@ -98,6 +99,24 @@ def sqlite_store(sqlite_template: Path, tmp_path: Path) -> Iterator[LifecycleSto
 def model(store: LifecycleStore) -> Model:
     """A model of its own for each test."""
     return Model(store)
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `ai-hub` in this process: status, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["ai-hub", *arguments])
+        monkeypatch.setenv("COLUMNS", "160")
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        printed = capsys.readouterr()
+        status = exit_.value.code
+        return (status if isinstance(status, int) else 0), printed.out, printed.err
+
+    return run
 
 
 @contextmanager

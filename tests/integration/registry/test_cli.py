@@ -10,7 +10,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from ai_hub import cli, registry
+from ai_hub import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,22 +38,6 @@ def tenant(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> s
             client.create_model_version(MODEL, f"{run.artifact_uri}/model", run.run_id)
     registry.promote(name, MODEL, 1)
     return name
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> _Run:
-    """Run `ai-hub` in this process: status, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["ai-hub", *arguments])
-        monkeypatch.setenv("COLUMNS", "160")
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        printed = capsys.readouterr()
-        status = exit_.value.code
-        return (status if isinstance(status, int) else 0), printed.out, printed.err
-
-    return run
 
 
 def test_models__lists_versions_with_metrics(tenant: str, run: _Run) -> None:
@@ -98,6 +82,23 @@ def test_promote_history_rollback__tell_who_moved(tenant: str, run: _Run) -> Non
     assert (row["from_stage"], row["to_stage"], row["reason"]) == (
         "Production", "Archived", "Displaced from Production by version 1.",
     )  # fmt: skip
+
+
+def test_production__tells_what_was_there_at_a_time(tenant: str, run: _Run) -> None:
+    status, out, _ = run("production", MODEL, "--tenant", tenant)
+    assert status == 0
+    assert f"{MODEL} 1 (v1.0.0), in Production since 20" in out
+    assert "(claimed): drift" in out
+    _, out, _ = run("history", MODEL, "--tenant", tenant, "--version", "2", "--json")
+    promoted = next(row["at"] for row in json.loads(out) if row["to_stage"] == "Production")
+    _, out, _ = run("production", MODEL, "--tenant", tenant, "--at", promoted, "--json")
+    assert (json.loads(out)["version"], json.loads(out)["reason"]) == (2, "lower error")
+    status, _, err = run("production", MODEL, "--tenant", tenant, "--at", "2020-01-01")
+    assert status == 2
+    assert "was in Production at 2020-01-01 00:00:00 UTC" in err
+    status, _, err = run("production", MODEL, "--tenant", tenant, "--at", "yesterday")
+    assert status == 2
+    assert "--at 'yesterday' is not a time" in err
 
 
 def test_delete__says_which_files_went(tenant: str, run: _Run) -> None:

@@ -15,7 +15,7 @@ import requests
 import yaml
 from mlflow import MlflowClient
 
-from ai_hub import cli, registry
+from ai_hub import registry
 from ai_hub.errors import ConflictError
 from mlflow_plugins.artifacts.s3 import s3_client
 
@@ -119,22 +119,6 @@ def city(server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     made.register(1.0)
     registry.promote(tenant, MODEL, 1, reason="the first one")
     return made
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> _Run:
-    """Run `ai-hub` in this process: status, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["ai-hub", *arguments])
-        monkeypatch.setenv("COLUMNS", "160")
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        printed = capsys.readouterr()
-        status = exit_.value.code
-        return (status if isinstance(status, int) else 0), printed.out, printed.err
-
-    return run
 
 
 def test_refusal__at_every_door__names_each_gate_what_was_found_and_the_way_out(

@@ -11,6 +11,7 @@ import mlflow
 import pytest
 from mlflow.utils.workspace_context import WorkspaceContext
 from people_server import ADMIN, MODEL, Session
+from people_sweep import ask, contents, known_of, without_twins
 from requests import Response
 from typer.testing import CliRunner
 
@@ -175,6 +176,18 @@ def test_registering_and_creating(server: PeopleServer, acme: Tenant, tmp_path: 
     assert acme.session(ENGINEER).put(artifact, data=b"x").status_code == 200
     # nobody is an engineer without a tenant
     assert server.session(ENGINEER).post(f"{V2}/experiments/create", json={"name": "x"}).status_code == 403
+
+
+def test_a_viewer__changes_nothing__at_any_route(acme: Tenant, routes: list[tuple[str, str]]) -> None:
+    acme.put(1, "Production")
+    before = contents(acme)
+    known = known_of(acme)
+    with acme.session(VIEWER) as session:
+        asked = [
+            ask(session, method, path, known) for method, path in without_twins(routes) if method != "GET"
+        ]
+    assert len(asked) > 150
+    assert contents(acme) == before
 
 
 @pytest.mark.parametrize(("person", "code"), [(VIEWER, 1), (ENGINEER, 1), ("bert", 1), (APPROVER, 0)])

@@ -33,8 +33,8 @@ def test_workers__start_at_once_on_a_new_database(native_postgres: str, servers:
         running = registry_servers.running(database, stack, folder, app="ai-hub-auth", settings=variables)
         return cleanup.enter_context(running)
 
-    with ExitStack() as cleanup, ThreadPoolExecutor(3) as pool:
-        for server in pool.map(start, range(3)):
+    with ExitStack() as cleanup, ThreadPoolExecutor(2) as pool:
+        for server in pool.map(start, range(2)):
             with PeopleServer(server).session(ADMIN) as admin:
                 users = admin.get("/api/2.0/mlflow/users/list")
                 assert [user["username"] for user in users.json()["users"]] == [ADMIN]

@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from people_server import ADMIN, MODEL
-
-from mlflow_plugins.artifacts.s3 import s3_client
+import pytest
+from people_server import MODEL
+from people_sweep import IRRELEVANT, ask, contents, known_of
 
 if TYPE_CHECKING:
-    from people_server import PeopleServer, Session, Tenant
+    from people_server import PeopleServer, Tenant
 
 V2: Final = "/api/2.0/mlflow"
 PROXY: Final = "/api/2.0/mlflow-artifacts"
 #: Who has no role in acme, and the workspace they name.
 INTRUDERS: Final = [(person, place) for person in ("bert", "noor") for place in ("acme", "beta", None)]
-#: The bundle of the pages, and a list of models that the server fetches from the internet.
-_IRRELEVANT: Final = "static|supported-models"
 _QUERIES: Final = {
     "run": 'mlflowGetRun(input: {runId: "%(run)s"}) {run {data {params {key value}}}}',
     "experiment": 'mlflowGetExperiment(input: {experimentId: "%(experiment)s"}) {experiment {tags {value}}}',
@@ -110,27 +108,27 @@ def test_reads(server: PeopleServer, acme: Tenant, beta: Tenant) -> None:
 def test_every_route__asked_with_everything_a_stranger_may_know(
     server: PeopleServer, acme: Tenant, routes: list[tuple[str, str]]
 ) -> None:
-    before = _contents(acme)
-    known = _known(acme)
+    before = contents(acme)
+    known = known_of(acme)
     asked, leaks = 0, []
-    for person, place, skipped in (("bert", "acme", _IRRELEVANT), ("noor", None, f"{_IRRELEVANT}|^/api/")):
+    for person, place, skipped in (("bert", "acme", IRRELEVANT), ("noor", None, f"{IRRELEVANT}|^/api/")):
         session = server.session(person, place)
         for method, path in routes:
             if method not in {"HEAD", "OPTIONS"} and not re.search(skipped, path):
                 asked += 1
-                if acme.mark in _ask(session, method, path, known).text:
+                if acme.mark in ask(session, method, path, known).text:
                     leaks.append((person, place, method, path))
     assert leaks == []
     assert asked > 700
-    assert _contents(acme) == before
+    assert contents(acme) == before
     # the same requests do show it to whom it belongs
     reader = acme.session("vera")
     reads = [path for method, path in routes if method == "GET" and path.startswith(("/api/2.0/", "/ai-hub"))]
-    assert sum(acme.mark in _ask(reader, "GET", path, known).text for path in reads) >= 8
+    assert sum(acme.mark in ask(reader, "GET", path, known).text for path in reads) >= 8
 
 
 def test_writes(server: PeopleServer, acme: Tenant) -> None:
-    before = _contents(acme)
+    before = contents(acme)
     file = f"workspaces/acme/{acme.experiment}/{acme.run}/artifacts/model/model.bin"
     sealed = f"workspaces/acme/.models/{MODEL}/v1.0.0/model.bin"
     version = {"name": MODEL, "version": "1"}
@@ -166,7 +164,7 @@ def test_writes(server: PeopleServer, acme: Tenant) -> None:
         for method, path, arguments in requests:
             answer = server.session(person, place).request(method, path, **arguments)
             assert (person, place, path, answer.status_code // 100) == (person, place, path, 4), answer.text
-    assert _contents(acme) == before
+    assert contents(acme) == before
 
 
 def test_names_of_tenants_and_people__stay_within(server: PeopleServer) -> None:
@@ -176,6 +174,14 @@ def test_names_of_tenants_and_people__stay_within(server: PeopleServer) -> None:
             assert sorted(item["name"] for item in listed) == visible
             assert session.get("/api/2.0/mlflow/users/list").status_code == 403
             assert session.get("/api/3.0/mlflow/workspaces/acme").status_code == 403
+
+
+@pytest.mark.parametrize("path", [f"{V2}/registered-models/get", f"/ai-hub/api/models/{MODEL}/transitions"])
+def test_names_of_tenants__cannot_be_guessed(server: PeopleServer, path: str) -> None:
+    for person, status in ((None, 401), ("noor", 403), ("bert", 403)):
+        present, absent = (server.session(person, tenant).get(path) for tenant in ("acme", "nowhere"))
+        assert (present.status_code, absent.status_code) == (status, status)
+        assert present.text.replace("acme", "nowhere") == absent.text
 
 
 def test_probing_the_next_experiment__locks_nobody_out(acme: Tenant) -> None:
@@ -188,70 +194,3 @@ def test_probing_the_next_experiment__locks_nobody_out(acme: Tenant) -> None:
     assert created.json()["experiment_id"] == following
     answer = acme.session("vera").get(f"{V2}/experiments/get", params={"experiment_id": following})
     assert answer.status_code == 200, answer.text
-
-
-def _known(tenant: Tenant) -> dict[str, str]:
-    """Values for parameters by their names, as if somebody had told the intruder all of acme's."""
-    file = f"workspaces/{tenant.name}/{tenant.experiment}/{tenant.run}/artifacts/model/model.bin"
-    return {
-        "name": MODEL,
-        "version": "1",
-        "alias": "staging",
-        "stage": "Archived",
-        "run_id": tenant.run,
-        "run_uuid": tenant.run,
-        "experiment_id": tenant.experiment,
-        "experiment_name": f"loads-of-{tenant.name}",
-        "model_id": tenant.logged,
-        "artifact_path": file,
-        "path": file,
-        "workspace_name": tenant.name,
-        "workspace": tenant.name,
-        "tenant": tenant.name,
-        "metric_key": "mae",
-        "key": "mark",
-        "value": "evil",
-        "username": "anna",
-        "role_id": "1",
-        "description": "evil",
-        "new_name": "evil",
-        "reason": "evil",
-        "force": "true",
-        "source": f"models:/{MODEL}/1",
-        "archive_existing_versions": "false",
-        "at_ms": str(2**42),
-    }
-
-
-def _ask(session: Session, method: str, path: str, known: dict[str, str]) -> Any:
-    filled = re.sub(r"[<{](?:\w+:)?(\w+)[>}]", lambda match: known.get(match[1], "1"), path)
-    many = {"experiment_ids": [known["experiment_id"]], "run_ids": [known["run_id"]]}
-    if method in {"GET", "DELETE"}:
-        answer = session.request(method, filled, params={**known, **many})
-        if method == "GET":
-            return answer
-    return session.request(method, filled, json={**known, **many})
-
-
-def _contents(tenant: Tenant) -> dict[str, Any]:
-    """Everything of a tenant that its administrator sees, and the entity tags of all its files."""
-    admin = tenant.session(ADMIN)
-    pages = (
-        s3_client().get_paginator("list_objects_v2").paginate(Bucket="ml-models", Prefix=f"{tenant.name}/")
-    )
-    experiments = admin.post(f"{V2}/experiments/search", json={"max_results": 100, "view_type": "ALL"}).json()
-    numbers = [item["experiment_id"] for item in experiments["experiments"]]
-    roles = admin.get("/api/3.0/mlflow/roles/list", params={"workspace": tenant.name}).json()
-    return {
-        "experiments": experiments,
-        "runs": admin.post(
-            f"{V2}/runs/search", json={"experiment_ids": numbers, "run_view_type": "ALL", "max_results": 1000}
-        ).json(),
-        "logged": admin.post(f"{V2}/logged-models/search", json={"experiment_ids": numbers}).json(),
-        "models": admin.get(f"{V2}/registered-models/search").json(),
-        "versions": admin.get(f"{V2}/model-versions/search").json(),
-        "trail": admin.get(f"/ai-hub/api/models/{MODEL}/transitions").json(),
-        "roles": [role for role in roles["roles"] if not role["name"].startswith("__")],
-        "webhooks": admin.get(f"{V2}/webhooks").json(),
-        "files": {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", [])},
-    }
