@@ -188,7 +188,7 @@ class RegisteringStore(DeletingStore):
     def get_model_version_download_uri(self, name: str, version: int | str) -> str:
         """Where a version's files are; two columns, as whoever loads a model waits for the answer."""
         if str(version).isdecimal():
-            query: sa.Select[Any] = sa.select(SqlModelVersion.storage_location, SqlModelVersion.source).where(
+            query: Any = sa.select(SqlModelVersion.storage_location, SqlModelVersion.source).where(
                 SqlModelVersion.workspace == self._get_active_workspace(),
                 SqlModelVersion.name == name,
                 SqlModelVersion.version == int(version),

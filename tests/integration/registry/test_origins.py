@@ -114,6 +114,8 @@ def _clean_up(
     acme.client.delete_run(run_id)
     acme.client.delete_experiment(acme.experiment)
     gc = ["gc", "--backend-store-uri", server.settings["_MLFLOW_SERVER_FILE_STORE"], "--workspace", acme.name]
+    # said outright, because processes may be forked from one that was started among other servers
+    gc += ["--tracking-uri", server.url]
     printed = mlflow_command.run(gc, {"MLFLOW_TRACKING_URI": server.url}, log)
     assert f"Run with ID {run_id} has been permanently deleted" in printed
     assert f"Logged model with ID {model_id} has been permanently deleted" in printed
