@@ -1,4 +1,4 @@
-"""Thirty-two promotions of one model at once, over HTTP to two servers of one database, ten times: five on each database."""
+"""Thirty-two promotions of one model at once, over HTTP to two servers of one database, five times on each."""
 
 from __future__ import annotations
 

@@ -260,8 +260,8 @@ def test_doors__any_calls_by_anybody_in_any_order(site: Site) -> None:
     Doors.site = site
     Doors.outcomes = set()
     relaxed: Any = settings(
-        max_examples=3,
-        stateful_step_count=4,
+        max_examples=4,
+        stateful_step_count=5,
         deadline=None,
         derandomize=True,
         phases=[Phase.generate],  # shrinking a failure would take minutes

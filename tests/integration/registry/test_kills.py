@@ -7,12 +7,12 @@ import json
 import os
 import random
 import secrets
-import shutil
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 import registry_servers
@@ -121,19 +121,14 @@ class Life:
         return {path.split("/")[0] for path in files}
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture
 def life(
-    request: pytest.FixtureRequest, servers: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_database: str, servers: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Life]:
-    if request.param == "postgresql":
-        database = request.getfixturevalue("postgres")
-    else:
-        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "mlflow.db")
-        database = f"sqlite:///{tmp_path}/mlflow.db"
     seed = int(os.environ.get("AI_HUB_TEST_SEED") or secrets.randbits(32))
     print(f"AI_HUB_TEST_SEED={seed}")  # noqa: T201  # what repeats a failure
     dice = random.Random(seed)  # noqa: S311  # no secret
-    with registry_servers.running(database, servers.start("s3"), tmp_path) as server:
+    with registry_servers.running(empty_database, servers.start("s3"), tmp_path) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
         acme = new_tenant(server.url)
         with registry.tenant_scope(acme.name):
@@ -142,7 +137,7 @@ def life(
         logged = S3Folder(s3_client(), BUCKET, f"{runs}/model")
         parallel.each(lambda path: logged.write(path, FILES[path]), FILES)
         source = {"source": f"{run.artifact_uri}/model", "run_id": run.run_id}
-        yield Life(server, acme, source, dice, DATABASES[request.param])
+        yield Life(server, acme, source, dice, DATABASES[urlsplit(empty_database).scheme])
 
 
 def test_registration__killed_anywhere__leaves_no_version_without_its_files__and_can_be_repeated(
