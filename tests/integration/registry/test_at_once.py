@@ -1,4 +1,4 @@
-"""Thirty-two promotions of one model at once, over HTTP to two servers of one database, five times on each."""
+"""Thirty-two promotions of one model at once, over HTTP to two servers of a database, five times on each."""
 
 from __future__ import annotations
 
