@@ -164,7 +164,8 @@ def test_refresh__killed_again_and_again__ends_the_same(
             child.send_signal(signal.SIGKILL)
             assert child.wait() == -signal.SIGKILL
             done.append(count)
-        assert 0 < done[1] < done[2] < 10 * len(asset.hours(this_hour()))
+        # the second kill may hit the end of the run: on a busy machine two batches pass between two looks
+        assert 0 < done[1] < done[2] <= 10 * len(asset.hours(this_hour()))
         refresh(dsn=database)
         assert_views_equal(connection, tenant, "meter-3", asset)
         assert stored(connection, tenant) == computed(connection, tenant)

@@ -1,4 +1,4 @@
-"""Stages, aliases, deletion and the audit trail in the store itself, on SQLite and PostgreSQL."""
+"""Stages, aliases and the audit trail in the store itself, on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -146,53 +146,6 @@ def test_delete_alias__others_and_absent_ones__work_as_in_mlflow(model: Model) -
     assert model.aliases() == {"staging": version}
 
 
-def test_delete_version__only_when_archived(model: Model) -> None:
-    first, second = model.register(), model.register()
-    model.move(first, "Production")
-    assert "Production" in (refused(lambda: model.store.delete_model_version(model.name, first)) or "")
-    assert "Archive it first" in (refused(lambda: model.store.delete_model_version(model.name, second)) or "")
-    model.move(second, "Archived")
-    model.store.delete_model_version(model.name, second)
-    assert model.stages() == {first: "Production"}
-    assert model.store.history(model.name)[0].to_stage == "Deleted"
-    model.check()
-    with pytest.raises(MlflowException, match="not found"):
-        model.move(second, "Staging")
-
-
-def test_remove_version__force__in_any_stage(model: Model) -> None:
-    first, second = model.register(), model.register()
-    model.move(first, "Production")
-    for version in (first, second):
-        refusal = refused(lambda version=version: model.store.remove_version(model.name, version))
-        assert "ai-hub delete --force" in (refusal or "")
-        model.store.remove_version(model.name, version, force=True, reason="wrong data")
-        newest = model.store.history(model.name)[0]
-        assert (newest.version, newest.reason, newest.evidence) == (version, "wrong data", {"forced": True})
-        model.check()
-    assert model.aliases() == {}
-    assert model.store.production_at(model.name, time.time_ns() // 1_000_000) is None
-
-
-@pytest.mark.parametrize("number", ["v1.0.1", "1.0.1"])
-def test_semantic_version__names_a_version_where_mlflow_expects_a_stage_or_alias(
-    model: Model, number: str
-) -> None:
-    for _ in range(3):
-        model.register()
-    assert [item.version for item in model.store.get_latest_versions(model.name, [number])] == [2]
-    both = model.store.get_latest_versions(model.name, ["Staging", number])
-    assert {item.version for item in both} == {2, 3}
-    assert model.store.get_model_version_by_alias(model.name, number).version == 2
-    model.move(2, "Archived")
-    assert model.store.get_model_version_by_alias(model.name, number).aliases == ["archived"]
-    model.store.remove_version(model.name, 2)
-    for absent in (number, "v7.0.0"):
-        with pytest.raises(MlflowException, match=r"has no version v") as refusal:
-            model.store.get_latest_versions(model.name, [absent])
-        assert refusal.value.get_http_status_code() == 404
-
-
 @pytest.mark.parametrize("name", [None, ""])
 def test_create_model__without_a_name__is_mlflows_bad_request(
     sqlite_store: LifecycleStore, name: Any
@@ -200,34 +153,6 @@ def test_create_model__without_a_name__is_mlflows_bad_request(
     with pytest.raises(MlflowException, match="Missing value for required parameter 'name'") as refusal:
         sqlite_store.create_registered_model(name)
     assert refusal.value.get_http_status_code() == 400
-
-
-def test_delete_model__only_when_all_versions_are_archived(model: Model) -> None:
-    first, second = model.register(), model.register()
-    model.move(first, "Production")
-    assert "Production" in (refused(lambda: model.store.delete_registered_model(model.name)) or "")
-    model.move(first, "Archived")
-    assert "Staging" in (refused(lambda: model.store.delete_registered_model(model.name)) or "")
-    assert model.stages() == {first: "Archived", second: "Staging"}
-    model.move(second, "Archived")
-    model.store.delete_registered_model(model.name)
-    with pytest.raises(MlflowException, match="not found"):
-        model.store.get_registered_model(model.name)
-    assert [row.to_stage for row in model.store.history(model.name)[:2]] == ["Deleted", "Deleted"]
-
-
-def test_delete_model__a_new_one_of_the_same_name__starts_afresh(model: Model) -> None:
-    version = model.register()
-    model.move(version, "Production")
-    model.move(version, "Archived")
-    model.store.delete_registered_model(model.name)
-    model.store.create_registered_model(model.name)
-    again = model.register()
-    assert again == version
-    model.move(again, "Archived")
-    # its predecessor was in production, it was not
-    assert refused(lambda: model.move(again, "Production"))
-    assert len(model.store.history(model.name)) == 6
 
 
 def test_rename__only_without_versions(model: Model) -> None:
@@ -327,36 +252,6 @@ def test_roll_back__to_one_that_never_was_in_production__is_refused(model: Model
     version = model.register()
     model.move(version, "Archived")
     assert "never in Production" in (refused(lambda: model.store.roll_back(model.name, version)) or "")
-
-
-def test_semantic_version__given__is_unique_and_valid(model: Model) -> None:
-    model.register(semantic_version="v2.0.0")
-    assert "v2.0.1" in (refused(lambda: model.register(semantic_version="2.0.0")) or "")
-    with pytest.raises(MlflowException, match=r"v1\.2\.0") as refusal:
-        model.register(semantic_version="two")
-    assert refusal.value.get_http_status_code() == 400
-    assert model.stages() == {1: "Staging"}
-    assert model.register(semantic_version="v1.9.9") == 2
-    assert model.store.get_model_version(model.name, model.register()).tags["semantic_version"] == "v2.0.1"
-
-
-def test_semantic_version__of_a_deleted_version__is_not_used_twice(model: Model) -> None:
-    version = model.register()
-    model.move(version, "Archived")
-    model.store.delete_model_version(model.name, version)
-    assert "deleted" in (refused(lambda: model.register(semantic_version="v1.0.0")) or "")
-    assert model.store.get_model_version(model.name, model.register()).tags["semantic_version"] == "v1.0.1"
-
-
-def test_fixed_tags__cannot_change(model: Model) -> None:
-    version = model.register(manifest_sha256="forged")
-    assert model.store.get_model_version(model.name, version).tags == {"semantic_version": "v1.0.0"}
-    assert refused(lambda: model.tag(version, "semantic_version", "v9.0.0"))
-    assert refused(lambda: model.tag(version, "manifest_sha256", "forged"))
-    assert refused(lambda: model.store.delete_model_version_tag(model.name, version, "semantic_version"))
-    model.tag(version, "semantic_version", "v1.0.0")
-    model.tag(version, "note", "fine")
-    model.store.delete_model_version_tag(model.name, version, "note")
 
 
 def test_prompts__keep_mlflows_own_rules(store: LifecycleStore, model: Model) -> None:
