@@ -1,4 +1,4 @@
-"""Thirty-two promotions of one model at once, over HTTP to two servers of a database, five times on each."""
+"""Thirty-two promotions of one model at once, over HTTP to two servers of a database, ten times on each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _VERSIONS = 32
-_RUNS = 5
+_RUNS = 10
 
 
 @pytest.fixture
