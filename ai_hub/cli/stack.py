@@ -87,6 +87,7 @@ def up(
     # A termination or a closed terminal must undo a half-done start as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    started: dict[str, Handle] = {}
     try:
         with _Display(console) as display:
             started = start(chosen, display)
@@ -100,6 +101,10 @@ def up(
         if not detach:
             _stay(started, console)
     except KeyboardInterrupt:
+        # Wherever the interruption came; a second one must not leave the servers behind.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        undo(started)
         console.print("Interrupted; what this command had started is stopped.")
         raise typer.Exit(130) from None
 
@@ -172,11 +177,7 @@ def _stay(started: dict[str, Handle], console: Console) -> None:
         console.print("Nothing was started by this command, so nothing is kept in the foreground.")
         return
     console.print("Running; Ctrl-C stops what this command started.")
-    try:
-        ended = processes.wait_until_dead(list(started.values()))
-    except BaseException:
-        undo(started)
-        raise
+    ended = processes.wait_until_dead(list(started.values()))
     name = next(name for name, handle in started.items() if handle == ended)
     hint = diagnose(name)
     if services.SERVICES[name] in undo(started):
