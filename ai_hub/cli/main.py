@@ -56,6 +56,7 @@ from ai_hub.cli import (
     people,
     provision,
     registry,
+    serve,
     stack,
     train,
 )

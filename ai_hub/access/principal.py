@@ -1,0 +1,56 @@
+"""An authenticated caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from ai_hub.errors import ForbiddenError
+
+
+class Scope(StrEnum):
+    """What a caller may do in its tenants."""
+
+    FEATURES_READ = "features:read"
+    EXPORTS_READ = "exports:read"
+    EXPORTS_WRITE = "exports:write"
+    MODELS_READ = "models:read"
+    MODELS_REGISTER = "models:register"
+    MODELS_PROMOTE = "models:promote"
+    MODELS_DELETE = "models:delete"
+
+
+ALL_SCOPES: Final = frozenset(Scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: a name for logs and audit, the tenants it is bound to, and its scopes."""
+
+    name: str
+    tenants: frozenset[str]
+    scopes: frozenset[Scope]
+    #: only of the development setting that switches authentication off
+    every_tenant: bool = False
+
+    def require(self, scope: Scope, tenant: str) -> None:
+        """Make sure that the caller has `scope` in `tenant`.
+
+        Raises:
+            ForbiddenError: it has not; the text is the same whether or not the tenant exists.
+        """
+        if not self.every_tenant and tenant not in self.tenants:
+            raise ForbiddenError(
+                f"Your key or token is not for tenant {tenant}.",
+                hint="Use one of that tenant, or ask the administrator for one (`ai-hub keys create`).",
+            )
+        if scope not in self.scopes:
+            raise ForbiddenError(
+                f"Your key or token lacks the scope {scope}.",
+                hint="Ask the administrator for one that has it (`ai-hub keys create --scope …`).",
+            )
+
+
+#: Everybody, where authentication is switched off.
+DEVELOPER: Final = Principal("development", frozenset(), ALL_SCOPES, every_tenant=True)

@@ -1,0 +1,23 @@
+# ruff: noqa: PLC0415 - the service's libraries load only in the command that needs them
+"""`ai-hub serve`: the REST service."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ai_hub.cli.main import app
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[str, typer.Option("--host", help="address to serve on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="port to serve on")] = 8003,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="processes that answer")] = 1,
+) -> None:
+    """Serve features, exports and the model registry over HTTP; what there is, is at /docs."""
+    from ai_hub.service import server
+
+    server.serve(host, port, workers=workers)

@@ -1,0 +1,1 @@
+"""What inference services use: features, the production model, predictions."""

@@ -1,0 +1,1 @@
+"""Exports of features to Parquet, as durable jobs."""

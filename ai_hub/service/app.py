@@ -1,0 +1,52 @@
+"""The ASGI application."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from ai_hub.service import errors
+from ai_hub.service.middleware.authentication import Authentication
+from ai_hub.service.routes import exports, features, health, models
+from ai_hub.service.settings import ServiceSettings
+from ai_hub.service.state import open_state
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_DESCRIPTION = """\
+Features for inference, exports of features for training, and the model registry of OMARINO's AI Hub.
+
+Every request names its tenant, and carries a key of that tenant (`X-API-Key`, made by `ai-hub keys create`) or
+a bearer token. Every error is a JSON body that says what to do next.
+"""
+
+
+def create_app(options: ServiceSettings | None = None, settings: Settings | None = None) -> FastAPI:
+    """The service with these settings; default: those of the environment."""
+    options = options or ServiceSettings()
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_state(options, settings) as parts:
+            app.state.parts = parts
+            yield
+
+    app = FastAPI(
+        title="AI Hub",
+        version=version("ai-hub"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    errors.install(app)
+    for module in (features, exports, models, health):
+        app.include_router(module.router)
+    # the last added is the first that a request meets
+    app.add_middleware(Authentication)
+    return app

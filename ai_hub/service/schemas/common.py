@@ -1,0 +1,54 @@
+"""Identifiers and times, each valid everywhere the product stores it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, StringConstraints, WithJsonSchema
+
+#: A workspace of MLflow and a key of every table.
+TenantId = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])$", min_length=2, max_length=63)
+]
+#: Any printable text; control characters are in no identifier.
+AssetId = Annotated[
+    str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+$", min_length=1, max_length=256)
+]
+FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+FeatureSetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+#: What MLflow takes for a name, without `/` and `:`.
+ModelName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,126}[A-Za-z0-9._-])?$", max_length=128)
+]
+#: `v1.2.0`; a missing `v` is added.
+SemanticVersion = Annotated[
+    str,
+    StringConstraints(pattern=r"^v?(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})$", max_length=32),
+]
+
+
+def _text_only(value: Any) -> Any:
+    # pydantic would take numbers for seconds since 1970
+    if isinstance(value, datetime | str):
+        return value
+    raise ValueError("must be text such as 2026-11-25T14:00:00Z")
+
+
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def _in_range(value: datetime) -> datetime:
+    if not _EARLIEST <= value < _LATEST:
+        raise ValueError("must lie between 1970 and 2200")
+    return value.astimezone(UTC)
+
+
+#: A time with its zone, in UTC from here on.
+Timestamp = Annotated[
+    AwareDatetime,
+    BeforeValidator(_text_only),
+    AfterValidator(_in_range),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-25T14:00:00Z"]}),
+]

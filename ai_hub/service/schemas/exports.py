@@ -1,0 +1,91 @@
+"""`POST /ai/features/export`, `GET /ai/features/exports`, one export, and its cancellation."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ai_hub.service.schemas.common import (
+    AssetId,
+    FeatureSetName,
+    TenantId,
+    Timestamp,
+)
+
+_MOST_ASSETS = 10_000
+
+
+class ExportStatus(StrEnum):
+    """Where a job is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class ExportRequest(BaseModel):
+    """Which rows, and where to."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "tenant_id": "city-works",
+                    "feature_set": "forecast_advanced",
+                    "start_time": "2026-10-01T00:00:00Z",
+                    "end_time": "2026-11-01T00:00:00Z",
+                }
+            ]
+        },
+    )
+
+    tenant_id: TenantId
+    feature_set: FeatureSetName
+    start_time: Timestamp = Field(description="first hour; included")
+    end_time: Timestamp = Field(description="end; not included")
+    asset_ids: Annotated[list[AssetId], Field(min_length=1, max_length=_MOST_ASSETS)] | None = Field(
+        None, description="default: every asset of the tenant"
+    )
+    output_path: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+        None, description="name below the tenant's folder of EXPORT_STORAGE_PATH; default: one is made"
+    )
+    partition_by: Literal["month"] | None = Field(None, description="a folder with one file a month")
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        None, description="the same key with the same request is the same job; also as Idempotency-Key"
+    )
+
+
+class ExportJob(BaseModel):
+    """A durable export job."""
+
+    export_id: UUID
+    tenant_id: str
+    feature_set: str
+    start_time: datetime
+    end_time: datetime
+    asset_ids: list[str] | None = None
+    status: ExportStatus
+    progress: float = Field(ge=0, le=1, description="share of the work that is done")
+    storage_path: str | None = Field(description="where the file is, once it is complete")
+    row_count: int | None
+    file_size_bytes: int | None
+    file_size_mb: float | None
+    sha256: str | None
+    error: str | None = None
+    message: str
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+
+
+class ExportList(BaseModel):
+    """A tenant's export jobs, newest first."""
+
+    exports: list[ExportJob]
+    total: int

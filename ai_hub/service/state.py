@@ -1,0 +1,31 @@
+"""The parts of a running service, opened before the first request and closed after the last."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ai_hub.access.authenticator import Authenticator, open_authenticator
+from ai_hub.service.settings import ServiceSettings
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@dataclass
+class State:
+    """What endpoints and middleware use."""
+
+    options: ServiceSettings
+    settings: Settings
+    authenticator: Authenticator
+
+
+@asynccontextmanager
+async def open_state(options: ServiceSettings, settings: Settings) -> AsyncIterator[State]:
+    """Open every part; none of them needs its servers to be up already."""
+    async with AsyncExitStack() as stack:
+        authenticator = await stack.enter_async_context(open_authenticator(options, settings))
+        yield State(options, settings, authenticator)

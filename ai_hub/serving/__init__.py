@@ -1,0 +1,1 @@
+"""Features for inference: from Redis, else TimescaleDB, else the calendar alone."""

@@ -1,0 +1,52 @@
+"""The REST service in a thread of the test's process, on a free port: real HTTP, and quick to start."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from ai_hub.service.app import create_app
+from ai_hub.service.settings import ServiceSettings
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_START_S = 30
+
+
+@contextmanager
+def running_service(
+    settings: Settings | None = None, options: ServiceSettings | None = None
+) -> Iterator[str]:
+    """Address of a service with these settings (default: the environment's), for the block."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    app = create_app(options or ServiceSettings(), settings or Settings())
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=lambda: asyncio.run(server.serve(sockets=[listener])), name="service", daemon=True
+    )
+    thread.start()
+    try:
+        _wait(server, thread)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(_START_S)
+        listener.close()
+
+
+def _wait(server: uvicorn.Server, thread: threading.Thread) -> None:
+    for _ in range(_START_S * 100):
+        if server.started:
+            return
+        assert thread.is_alive(), "the service ended before it was ready"
+        thread.join(0.01)
+    raise TimeoutError("the service did not start")
