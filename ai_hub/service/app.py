@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Features for inference, exports of features for training, and the model registry of OMARINO's AI Hub.
 
-Every request names its tenant, and carries a key of that tenant (`X-API-Key`, made by `ai-hub keys create`) or
-a bearer token. Every error is a JSON body that says what to do next.
+Every request names its tenant, and carries a key of that tenant (`X-API-Key`, made by `ai-hub keys create`)
+or a bearer token. Every error is a JSON body that says what to do next.
 """
 
 

@@ -149,7 +149,8 @@ def _command_line(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_up__in_the_foreground__stops_what_it_started_on_sigterm(own_stack: OwnStack) -> None:
+@pytest.mark.usefixtures("own_stack")
+def test_up__in_the_foreground__stops_what_it_started_on_sigterm() -> None:
     command = [CLI, "up", "--only", "redis"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
