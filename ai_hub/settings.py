@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     audit_log_path: Path | None = Field(
         None, description="file the MLflow server appends its audit log to; default: its standard output"
     )
+    ai_hub_api_url: str | None = Field(
+        None, description="http(s) address of the REST service (`ai-hub serve`)"
+    )
+    ai_hub_api_key: SecretStr | None = Field(None, description="key of the REST service, for its clients")
     export_storage_path: str = Field("./exports", description="folder or s3:// URL for Parquet exports")
 
     @classmethod

@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from ai_hub.service import errors
 from ai_hub.service.middleware.authentication import Authentication
+from ai_hub.service.middleware.requests import Requests
+from ai_hub.service.observability import tracing
 from ai_hub.service.routes import exports, features, health, models
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.service.state import open_state
@@ -17,6 +19,8 @@ from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
 
 _DESCRIPTION = """\
 Features for inference, exports of features for training, and the model registry of OMARINO's AI Hub.
@@ -37,7 +41,8 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
             app.state.parts = parts
             yield
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        static_url="/docs/static",
         title="AI Hub",
         version=version("ai-hub"),
         description=_DESCRIPTION,
@@ -49,4 +54,6 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         app.include_router(module.router)
     # the last added is the first that a request meets
     app.add_middleware(Authentication)
+    app.add_middleware(Requests, most=options.max_in_flight)
+    tracing.install(app)
     return app

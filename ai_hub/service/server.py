@@ -1,24 +1,65 @@
-"""Runs the service until it is stopped."""
+"""Runs the service until it is stopped: processes that answer, and one that writes exports."""
 
 from __future__ import annotations
 
+import os
+import tempfile
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import uvicorn
+
+from ai_hub.service.settings import ServiceSettings
+from ai_hub.service.supervisor import supervised
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastapi import FastAPI
 
 _KEEP_ALIVE_S = 75
 _SHUTDOWN_S = 20
+#: Both names: Feast sets them, too, and prometheus_client reads one of them when it is first imported.
+_METRICS_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+EXPORT_WORKER = ("export-worker", "--while-stdin-open")
 
 
-def serve(host: str, port: int, *, workers: int) -> None:
-    """Serve with `workers` processes; SIGTERM lets requests under way finish."""
-    uvicorn.run(
-        "ai_hub.service.app:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_SHUTDOWN_S,
-    )
+def serve(host: str, port: int, *, workers: int, export_worker: bool) -> None:
+    """Serve with `workers` processes; SIGTERM lets requests under way finish.
+
+    With `export_worker`, a process beside them runs export jobs, and is started again whenever it ends.
+    """
+    with _metrics_folder(), supervised(EXPORT_WORKER) if export_worker else nullcontext():
+        uvicorn.run(
+            "ai_hub.service.server:create_logged_app",
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+        )
+
+
+def create_logged_app() -> FastAPI:
+    """The service, with its logs where the settings say; each process calls this."""
+    # imported here: what counts metrics must not be loaded before their folder is known
+    from ai_hub.service.app import create_app  # noqa: PLC0415
+    from ai_hub.service.observability import logging  # noqa: PLC0415
+
+    options = ServiceSettings()
+    logging.configure(options)
+    return create_app(options)
+
+
+@contextmanager
+def _metrics_folder() -> Iterator[None]:
+    """Where the processes put their metrics, so that each of them can show all."""
+    with tempfile.TemporaryDirectory(prefix="ai-hub-metrics-") as folder:
+        for name in _METRICS_VARIABLES:
+            os.environ[name] = str(Path(folder))
+        yield

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ai_hub.access.authenticator import Authenticator, open_authenticator
+from ai_hub.service.health import Health
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
 
@@ -21,6 +22,7 @@ class State:
     options: ServiceSettings
     settings: Settings
     authenticator: Authenticator
+    health: Health
 
 
 @asynccontextmanager
@@ -28,4 +30,4 @@ async def open_state(options: ServiceSettings, settings: Settings) -> AsyncItera
     """Open every part; none of them needs its servers to be up already."""
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(options, settings))
-        yield State(options, settings, authenticator)
+        yield State(options, settings, authenticator, Health(settings))

@@ -41,7 +41,7 @@ _CONNECTION_ERRORS = {
 def require(*names: str, settings: Settings | None = None) -> None:
     """Make sure that something answers at the address of each service.
 
-    `names` are `timescaledb`, `redis`, `s3`, `mlflow`. Takes milliseconds, so commands call it
+    `names` are those of `services.SERVICES`. Takes milliseconds, so commands call it
     first: clients of their own would retry for minutes.
 
     Raises:

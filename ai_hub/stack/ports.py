@@ -27,6 +27,7 @@ class PortSettings(BaseSettings):
     redis_port: int | None = Field(None, ge=1, le=65535)
     s3_port: int | None = Field(None, ge=1, le=65535)
     mlflow_port: int | None = Field(None, ge=1, le=65535)
+    api_port: int | None = Field(None, ge=1, le=65535)
 
 
 def is_free(port: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ai_hub.errors import BadInputError
+from ai_hub.stack.api_server import ApiService
 from ai_hub.stack.mlflow_server import MlflowService
 from ai_hub.stack.redis_server import RedisService
 from ai_hub.stack.s3 import S3Service
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from ai_hub.stack.service import Service
 
 SERVICES: dict[str, Service] = {
-    service.name: service for service in (TimescaleService(), RedisService(), S3Service(), MlflowService())
+    service.name: service
+    for service in (TimescaleService(), RedisService(), S3Service(), MlflowService(), ApiService())
 }
 
 

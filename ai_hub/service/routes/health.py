@@ -1,13 +1,69 @@
-"""Whether the service lives, and whether it can do its work."""
+"""Whether the service lives, whether it can do its work, and its metrics."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from http import HTTPStatus
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from ai_hub.service.dependencies import state_of
+from ai_hub.service.observability import metrics
 
 router = APIRouter(tags=["health"])
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class DependencyHealth(BaseModel):
+    """One server that the service uses."""
+
+    status: Literal["ok", "down", "unset"]
+    seconds: float = Field(description="how long the check took")
+
+
+class Ready(BaseModel):
+    """What works."""
+
+    status: Literal["ready", "degraded", "unavailable"] = Field(
+        description="ready: everything works; degraded: features are answered, something else is down"
+    )
+    dependencies: dict[str, DependencyHealth]
 
 
 @router.get("/health/live")
-async def live() -> dict[str, str]:
-    """The process answers."""
-    return {"status": "ok"}
+async def live() -> Live:
+    """Whether the process answers; asks no other server."""
+    return Live()
+
+
+@router.get(
+    "/health/ready",
+    responses={
+        HTTPStatus.SERVICE_UNAVAILABLE: {"model": Ready, "description": "No features can be answered"}
+    },
+)
+async def ready(request: Request, response: Response) -> Ready:
+    """Whether features can be answered, and which servers work; found out at most once in two seconds."""
+    found = await state_of(request).health.check()
+    if found.status == "unavailable":
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    return Ready(
+        status=found.status,
+        dependencies={
+            name: DependencyHealth(status=each.status, seconds=round(each.seconds, 4))
+            for name, each in found.dependencies.items()
+        },
+    )
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def prometheus() -> Response:
+    """Metrics of every process of this service, for Prometheus; none names a tenant."""
+    return Response(metrics.exposition(), media_type=_METRICS_TYPE)

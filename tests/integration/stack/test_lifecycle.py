@@ -91,6 +91,7 @@ def test_up__after_a_kill__restarts_only_that_one(own_stack: OwnStack) -> None:
         "redis": "dead",
         "s3": "running",
         "mlflow": "stopped",
+        "api": "stopped",
     }
     assert f"pid {dead} is gone" in own_stack.cli("status").stdout
 

@@ -82,9 +82,9 @@ def test_lock_file__names_no_registry_and_pins_every_package() -> None:
 
 
 def test_select__unknown_name__lists_the_known() -> None:
-    with pytest.raises(BadInputError, match="timescaledb, redis, s3, mlflow"):
+    with pytest.raises(BadInputError, match="timescaledb, redis, s3, mlflow, api"):
         select(["postgres"])
 
 
 def test_select__no_name__all_in_reading_order() -> None:
-    assert [service.name for service in select([])] == ["timescaledb", "redis", "s3", "mlflow"]
+    assert [service.name for service in select([])] == ["timescaledb", "redis", "s3", "mlflow", "api"]

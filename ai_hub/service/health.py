@@ -1,0 +1,74 @@
+"""How the servers are that the service uses, asked as a client does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ai_hub.errors import SettingMissingError
+from ai_hub.stack.service import NotReadyError
+from ai_hub.stack.services import SERVICES
+
+if TYPE_CHECKING:
+    from ai_hub.settings import Settings
+
+_NAMES = ("timescaledb", "redis", "s3", "mlflow")
+_TIMEOUT_S = 2.0
+#: How long a finding holds: whoever asks all the time costs nothing.
+_HOLDS_S = 2.0
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """One server."""
+
+    status: Literal["ok", "down", "unset"]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """All of them."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    dependencies: Mapping[str, Dependency]
+
+
+class Health:
+    """Checks the servers side by side, each within two seconds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = asyncio.Lock()
+        self._last: tuple[float, Finding] | None = None
+
+    async def check(self) -> Finding:
+        """The state of a moment ago, or a new one."""
+        async with self._lock:
+            now = time.monotonic()
+            if self._last is None or now - self._last[0] > _HOLDS_S:
+                self._last = now, await self._find_out()
+            return self._last[1]
+
+    async def _find_out(self) -> Finding:
+        found = await asyncio.gather(*(asyncio.to_thread(self._one, name) for name in _NAMES))
+        dependencies = dict(zip(_NAMES, found, strict=True))
+        if all(each.status == "ok" for each in found):
+            return Finding("ready", dependencies)
+        answers = any(dependencies[name].status == "ok" for name in ("timescaledb", "redis"))
+        return Finding("degraded" if answers else "unavailable", dependencies)
+
+    def _one(self, name: str) -> Dependency:
+        service = SERVICES[name]
+        started = time.monotonic()
+        try:
+            self._settings.require(service.setting.lower())
+            service.check(self._settings.environment(), _TIMEOUT_S)
+        except NotReadyError:
+            return Dependency("down", time.monotonic() - started)
+        except SettingMissingError:
+            return Dependency("unset")
+        return Dependency("ok", time.monotonic() - started)

@@ -1,0 +1,117 @@
+"""The outermost layer: each request gets an id, a line in the log, its place in the metrics, and an answer."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from ai_hub.service.errors import OverloadedError, answer, internal
+from ai_hub.service.observability import metrics
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADER: Final = b"x-request-id"
+_ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_ONLINE: Final = "/ai/features/get"
+#: Never refused: whoever watches must see that the service is full.
+_ALWAYS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_CLIENT_LEFT: Final = 499
+_FAILED: Final = 500
+_log = structlog.get_logger("ai_hub.requests")
+
+
+class Requests:
+    """Middleware; at most `most` requests of the online path, and as many of all others, are under way."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._under_way = {"online": 0, "other": 0}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        given = next((value for name, value in scope["headers"] if name == HEADER), b"")
+        request_id = given.decode() if _ACCEPTED.fullmatch(given) else secrets.token_hex(8)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message.setdefault("headers", [])
+                message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
+            await send(message)
+
+        clear_contextvars()
+        bind_contextvars(request_id=request_id)
+        try:
+            await self._pass(scope, receive, send_with_id, request_id)
+        except Exception:
+            _log.exception("failed", path=scope["path"])
+            if status:  # the answer had begun
+                raise
+            await internal(request_id)(scope, receive, send_with_id)
+        finally:
+            _note(scope, status or _CLIENT_LEFT, time.perf_counter() - started)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        path = scope["path"]
+        if path in _ALWAYS:
+            await self._app(scope, receive, send)
+            return
+        group = "online" if path == _ONLINE else "other"
+        if self._under_way[group] >= self._most:
+            metrics.REFUSED.labels(group).inc()
+            full = OverloadedError(
+                f"{self._most} requests are under way.", hint="Try again in a second, or run more workers."
+            )
+            await answer(full, request_id)(scope, receive, send)
+            return
+        self._under_way[group] += 1
+        metrics.IN_FLIGHT.inc()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._under_way[group] -= 1
+            metrics.IN_FLIGHT.dec()
+
+
+def _note(scope: Scope, status: int, seconds: float) -> None:
+    state = scope["state"]
+    route = getattr(scope.get("route"), "path", None) or "none"
+    feature_set = state.get("feature_set", "")
+    # whoever asks can make methods up
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    metrics.count(method, route, status).inc()
+    metrics.latency(route, feature_set).observe(seconds)
+    principal = state.get("principal")
+    event = {
+        "method": method,
+        "route": route,
+        "status": status,
+        "ms": round(seconds * 1000, 2),
+        "caller": principal.name if principal else None,
+    }
+    if tenant := state.get("tenant"):
+        event["tenant"] = tenant
+    if feature_set:
+        event["feature_set"] = feature_set
+    if status >= _FAILED:
+        _log.error("request", **event)
+    elif route in _ALWAYS:
+        _log.debug("request", **event)
+    else:
+        _log.info("request", **event)

@@ -1,0 +1,65 @@
+"""Structured logs: one line for each event, with the id of the request it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+import orjson
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+    from ai_hub.service.settings import ServiceSettings
+
+    Processor = Callable[[Any, str, MutableMapping[str, Any]], Any]
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+#: Libraries that tell every step at this level or below.
+_QUIET = {"uvicorn.access": logging.CRITICAL, "httpx": logging.WARNING, "botocore": logging.WARNING}
+
+
+def configure(options: ServiceSettings, stream: TextIO | None = None) -> None:
+    """Send our events and those of libraries to `stream` (default: the log file, else standard output)."""
+    if stream is None:
+        stream = sys.stdout if options.log_path is None else options.log_path.open("a", buffering=1)
+    level = _LEVELS[options.log_level]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Processor]
+    if options.log_format == "json":
+        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(serializer=_json)]
+    else:
+        last = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(level, logging.INFO))
+    for name, least in _QUIET.items():
+        logging.getLogger(name).setLevel(least)
+
+
+def _json(event: Any, **_: Any) -> str:
+    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
