@@ -1,4 +1,4 @@
-"""The outermost layer: each request gets an id, a line in the log, its place in the metrics, and an answer."""
+"""The outermost layer: each request gets an id, a line in the log, a place in the metrics, and an answer."""
 
 from __future__ import annotations
 
