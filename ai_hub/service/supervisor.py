@@ -53,8 +53,10 @@ class _Keeper:
             with self._lock:
                 if self._stopping.is_set():
                     return
-                self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
-            status = self._process.wait()
+                process = self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
+            status = process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
             if self._stopping.is_set():
                 return
             wait = _FIRST_WAIT_S if time.monotonic() - started > _WELL_S else min(2 * wait, _LONGEST_WAIT_S)

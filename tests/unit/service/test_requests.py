@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import httpx
+import pytest
+import structlog
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from ai_hub.service import errors
+from ai_hub.service.middleware.requests import Requests
+from ai_hub.service.observability import metrics
+
+
+def app_with(most: int = 8) -> tuple[FastAPI, asyncio.Event]:
+    app, gate = FastAPI(), asyncio.Event()
+    errors.install(app)
+
+    @app.get("/fine/{name}")
+    async def fine(name: str) -> str:
+        structlog.get_logger("inside").info("at work", name=name)
+        return name
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("hush: the password is 1234")
+
+    @app.post("/ai/features/get")
+    async def online() -> str:
+        await gate.wait()
+        return "features"
+
+    @app.get("/slow")
+    async def slow() -> str:
+        await gate.wait()
+        return "slow"
+
+    @app.get("/health/live")
+    async def live() -> str:
+        return "ok"
+
+    app.add_middleware(Requests, most=most)
+    return app, gate
+
+
+def client(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://service"
+    )
+
+
+def ask(app: FastAPI, path: str, **arguments: object) -> httpx.Response:
+    async def run() -> httpx.Response:
+        async with client(app) as http:
+            return await http.get(path, **arguments)  # type: ignore[arg-type]
+
+    return asyncio.run(run())
+
+
+def test_request__gets_an_id_that_is_in_its_answer_and_its_log_lines() -> None:
+    app, _ = app_with()
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        answer = ask(app, "/fine/one")
+    request_id = answer.headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f]{16}", request_id)
+    assert [(line["event"], line["request_id"]) for line in lines] == [
+        ("at work", request_id),
+        ("request", request_id),
+    ]
+    assert lines[-1]["route"] == "/fine/{name}"
+    assert lines[-1]["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("order-17.b_2", True), ("x" * 64, True), ("x" * 65, False), ("a b", False), ("", False), ("ä", False)],
+)
+def test_request_id__of_the_caller__kept_if_it_is_harmless(given: str, kept: bool) -> None:
+    app, _ = app_with()
+    answer = ask(app, "/fine/one", headers={"X-Request-ID": given.encode()})
+    assert (answer.headers["x-request-id"] == given) is kept
+
+
+def test_defect__is_a_readable_500_and_its_text_stays_in_the_log() -> None:
+    app, _ = app_with()
+    with capture_logs() as lines:
+        answer = ask(app, "/broken")
+    assert answer.status_code == 500
+    assert answer.json() == {
+        "error": "internal",
+        "message": "The service failed; its log says why.",
+        "hint": "Report it with the request id.",
+        "request_id": answer.headers["x-request-id"],
+    }
+    assert [line["event"] for line in lines] == ["failed", "request"]
+    assert lines[-1]["log_level"] == "error"
+
+
+def test_unknown_path__is_a_problem_too() -> None:
+    app, _ = app_with()
+    answer = ask(app, "/nowhere")
+    assert answer.status_code == 404
+    assert answer.json()["error"] == "not_found"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_full__refuses_with_503__and_neither_path_takes_the_places_of_the_other() -> None:
+    app, gate = app_with(most=2)
+
+    async def run() -> tuple[list[int], int, int, int, dict[str, str]]:
+        async with client(app) as http:
+            waiting = [asyncio.create_task(http.get("/slow")) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            refused = await http.get("/slow")
+            live = await http.get("/health/live")
+            online = asyncio.create_task(http.post("/ai/features/get"))
+            await asyncio.sleep(0.05)
+            gate.set()
+            done = [(await task).status_code for task in waiting]
+            again = await http.get("/slow")
+            headers = dict(refused.headers)
+            assert refused.json()["error"] == "overloaded"
+            return (
+                done,
+                refused.status_code,
+                live.status_code,
+                again.status_code,
+                {
+                    **headers,
+                    "online": str((await online).status_code),
+                },
+            )
+
+    done, refused, live, again, headers = asyncio.run(run())
+    assert (done, refused, live, again) == ([200, 200], 503, 200, 200)
+    assert headers["retry-after"] == "1"
+    assert headers["online"] == "200"
+
+
+def test_metrics__count_by_endpoint__never_by_what_the_caller_makes_up() -> None:
+    app, _ = app_with()
+
+    def value(method: str, route: str, status: str) -> float:
+        labels = {"method": method, "route": route, "status": status}
+        return REGISTRY.get_sample_value("ai_hub_http_requests_total", labels) or 0.0
+
+    async def run() -> None:
+        async with client(app) as http:
+            await http.get("/fine/one")
+            await http.get("/fine/two")
+            await http.request("BREW", "/coffee-7")
+
+    before = value("GET", "/fine/{name}", "200"), value("other", "none", "404")
+    asyncio.run(run())
+    text = metrics.exposition().decode()
+    assert value("GET", "/fine/{name}", "200") == before[0] + 2
+    assert value("other", "none", "404") == before[1] + 1
+    assert "coffee-7" not in text
+    assert "BREW" not in text
+
+
+def test_kinds__every_error_has_a_status_below_600_and_a_body() -> None:
+    for known, status, kind in errors.KINDS:
+        assert 400 <= status < 600
+        if known.__init__ is errors.AiHubError.__init__:
+            answer = errors.answer(known("what", hint="do"), "id")
+            assert json.loads(answer.body) == {  # type: ignore[arg-type]
+                "error": kind,
+                "message": "what",
+                "hint": "do",
+                "request_id": "id",
+            }
