@@ -12,9 +12,7 @@ TenantId = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])$", min_length=2, max_length=63)
 ]
 #: Any printable text; control characters are in no identifier.
-AssetId = Annotated[
-    str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]+$", min_length=1, max_length=256)
-]
+AssetId = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=256)]
 FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 FeatureSetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 #: What MLflow takes for a name, without `/` and `:`.
