@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     )
     ai_hub_api_key: SecretStr | None = Field(None, description="key of the REST service, for its clients")
     export_storage_path: str = Field("./exports", description="folder or s3:// URL for Parquet exports")
+    export_jobs_per_tenant: int = Field(20, ge=1, description="unfinished exports a tenant may have")
 
     @classmethod
     def settings_customise_sources(

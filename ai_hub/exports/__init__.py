@@ -1,1 +1,1 @@
-"""Exports of features to Parquet, as durable jobs."""
+"""Exports of features to Parquet: durable jobs, the worker that does them, and where the files go."""

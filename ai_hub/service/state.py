@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ai_hub.access.authenticator import Authenticator, open_authenticator
+from ai_hub.exports.desk import ExportDesk, open_desk
 from ai_hub.service.health import Health
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
@@ -23,6 +24,7 @@ class State:
     settings: Settings
     authenticator: Authenticator
     health: Health
+    exports: ExportDesk
 
 
 @asynccontextmanager
@@ -30,4 +32,5 @@ async def open_state(options: ServiceSettings, settings: Settings) -> AsyncItera
     """Open every part; none of them needs its servers to be up already."""
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(options, settings))
-        yield State(options, settings, authenticator, Health(settings))
+        exports = await stack.enter_async_context(open_desk(settings))
+        yield State(options, settings, authenticator, Health(settings), exports)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ai_hub.service.schemas.common import (
     AssetId,
@@ -16,7 +16,14 @@ from ai_hub.service.schemas.common import (
     Timestamp,
 )
 
+if TYPE_CHECKING:
+    from ai_hub.exports.jobs import Job
+
 _MOST_ASSETS = 10_000
+_MEGABYTE = 1_000_000
+IdempotencyKey = Annotated[
+    str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=128)
+]
 
 
 class ExportStatus(StrEnum):
@@ -56,7 +63,7 @@ class ExportRequest(BaseModel):
         None, description="name below the tenant's folder of EXPORT_STORAGE_PATH; default: one is made"
     )
     partition_by: Literal["month"] | None = Field(None, description="a folder with one file a month")
-    idempotency_key: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+    idempotency_key: IdempotencyKey | None = Field(
         None, description="the same key with the same request is the same job; also as Idempotency-Key"
     )
 
@@ -82,6 +89,31 @@ class ExportJob(BaseModel):
     created_at: datetime
     started_at: datetime | None = None
     completed_at: datetime | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """The job as the service answers it."""
+        size = job.file_size_bytes
+        return cls(
+            export_id=job.export_id,
+            tenant_id=job.tenant_id,
+            feature_set=job.feature_set,
+            start_time=job.start_time,
+            end_time=job.end_time,
+            asset_ids=job.asset_ids,
+            status=ExportStatus(job.status),
+            progress=job.progress,
+            storage_path=job.storage_path,
+            row_count=job.row_count,
+            file_size_bytes=size,
+            file_size_mb=None if size is None else round(size / _MEGABYTE, 3),
+            sha256=job.sha256,
+            error=job.error,
+            message=job.message,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            completed_at=job.completed_at,
+        )
 
 
 class ExportList(BaseModel):

@@ -1,0 +1,37 @@
+"""The one place where exports open connections to TimescaleDB."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from ai_hub.database.connection import connect
+from ai_hub.errors import ServiceDownError
+from ai_hub.settings import postgres_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from psycopg.rows import TupleRow
+
+    from ai_hub.settings import Settings
+
+
+@contextmanager
+def transaction(settings: Settings, tenant: str | None = None) -> Iterator[psycopg.Connection[TupleRow]]:
+    """One short transaction; for `tenant`, or without one for jobs of all tenants.
+
+    Raises:
+        ServiceDownError: the server does not answer, or went away.
+    """
+    del tenant
+    dsn = settings.require("timescale_dsn")
+    try:
+        with connect(dsn, application_name="ai-hub exports") as connection:
+            yield connection
+    except psycopg.OperationalError as error:
+        where = postgres_environment(dsn)
+        reason = str(error).strip().partition("\n")[0]
+        raise ServiceDownError("TimescaleDB", f"{where['PGHOST']}:{where['PGPORT']}", reason) from error

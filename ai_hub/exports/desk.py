@@ -1,0 +1,132 @@
+"""Export jobs for the event loop of the service: database work in threads, and one poll for all who wait."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from ai_hub.errors import AiHubError
+from ai_hub.exports import jobs, submission
+from ai_hub.exports.database import transaction
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from uuid import UUID
+
+    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.request import Request
+    from ai_hub.settings import Settings
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+#: Database sessions of exports at once in one process.
+_THREADS: Final = 4
+_POLL_S: Final = (0.1, 1.0)
+
+
+class ExportDesk:
+    """Takes requests for exports, and tells how they are."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._limiter = anyio.CapacityLimiter(_THREADS)
+        self._waiting: dict[UUID, list[asyncio.Future[Job]]] = {}
+        self._somebody = asyncio.Event()
+
+    async def submit(self, request: Request, key: str | None, requested_by: str) -> Job:
+        """See `submission.submit`."""
+        return await self._run(
+            lambda: submission.submit(self._settings, request, key=key, requested_by=requested_by)
+        )
+
+    async def cancel(self, tenant: str, export_id: UUID) -> Job:
+        """See `submission.cancel`."""
+        return await self._run(lambda: submission.cancel(self._settings, tenant, export_id))
+
+    async def find(self, tenant: str, export_id: UUID) -> Job:
+        """See `jobs.find`."""
+        return await self._run(partial(self._find, tenant, export_id))
+
+    async def newest(
+        self, tenant: str, feature_set: str | None, status: str | None, limit: int
+    ) -> tuple[list[Job], int]:
+        """See `jobs.newest`."""
+
+        def read() -> tuple[list[Job], int]:
+            with transaction(self._settings, tenant) as connection:
+                return jobs.newest(connection, tenant, feature_set=feature_set, status=status, limit=limit)
+
+        return await self._run(read)
+
+    async def wait(self, job: Job, seconds: float) -> Job:
+        """The job when it has finished, or as it is after some seconds."""
+        if job.is_finished or seconds <= 0:
+            return job
+        finished: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(job.export_id, []).append(finished)
+        self._somebody.set()
+        try:
+            return await asyncio.wait_for(finished, seconds)
+        except TimeoutError:
+            # whoever has the job's id has what counts, should the database not answer now
+            with suppress(AiHubError):
+                return await self.find(job.tenant_id, job.export_id)
+            return job
+        finally:
+            others = self._waiting.get(job.export_id, [])
+            if finished in others:
+                others.remove(finished)
+            if not others:
+                self._waiting.pop(job.export_id, None)
+
+    async def poll(self) -> None:
+        """Tell those who wait what has finished, for ever."""
+        pause = _POLL_S[0]
+        while True:
+            if not self._waiting:
+                self._somebody.clear()
+                pause = _POLL_S[0]
+                await self._somebody.wait()
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _POLL_S[1])
+            try:
+                found = await self._run(partial(self._find_each, list(self._waiting)))
+            except AiHubError as error:
+                _log.warning("exports_not_read", reason=error.message)
+                continue
+            for job in found:
+                if job.is_finished:
+                    pause = _POLL_S[0]
+                    for future in self._waiting.pop(job.export_id, []):
+                        if not future.done():
+                            future.set_result(job)
+
+    def _find(self, tenant: str, export_id: UUID) -> Job:
+        with transaction(self._settings, tenant) as connection:
+            return jobs.find(connection, tenant, export_id)
+
+    def _find_each(self, export_ids: list[UUID]) -> list[Job]:
+        with transaction(self._settings) as connection:
+            return jobs.find_each(connection, export_ids)
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+@asynccontextmanager
+async def open_desk(settings: Settings) -> AsyncIterator[ExportDesk]:
+    """A desk that tells those who wait, until it is closed."""
+    desk = ExportDesk(settings)
+    polling = asyncio.create_task(desk.poll(), name="exports")
+    try:
+        yield desk
+    finally:
+        polling.cancel()
+        with suppress(asyncio.CancelledError):
+            await polling

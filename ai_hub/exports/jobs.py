@@ -1,0 +1,140 @@
+"""Export jobs as the table `feature_exports` has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from ai_hub.errors import NotFoundError
+from ai_hub.exports.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import psycopg
+
+#: Error of a job that somebody cancelled.
+CANCELLED: Final = "Cancelled on request."
+UNFINISHED: Final = frozenset({"pending", "running"})
+STATUSES: Final = ("pending", "running", "completed", "failed")
+
+COLUMNS: Final = (
+    "export_id, tenant_id, feature_set, start_time, end_time, asset_ids, status, row_count, file_size_bytes,"
+    " sha256, storage_path, error, created_at, started_at, completed_at, output_path, partition_by,"
+    " idempotency_key, request_hash, progress, cancel_requested, attempts, worker, service_version"
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row; see the migrations for the columns."""
+
+    export_id: UUID
+    tenant_id: str
+    feature_set: str
+    start_time: datetime
+    end_time: datetime
+    asset_ids: list[str] | None
+    status: str
+    row_count: int | None
+    file_size_bytes: int | None
+    sha256: str | None
+    storage_path: str | None
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    output_path: str
+    partition_by: Literal["month"] | None
+    idempotency_key: str | None
+    request_hash: str
+    progress: float
+    cancel_requested: bool
+    attempts: int
+    worker: str | None
+    service_version: str | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing will happen to it any more."""
+        return self.status not in UNFINISHED
+
+    @property
+    def request(self) -> Request:
+        """What was asked for; `output_path` is the path it has got."""
+        assets = None if self.asset_ids is None else tuple(self.asset_ids)
+        return Request(
+            self.tenant_id,
+            self.feature_set,
+            self.start_time,
+            self.end_time,
+            assets,
+            self.output_path,
+            self.partition_by,
+        )
+
+    @property
+    def message(self) -> str:
+        """Where it is, for a reader."""
+        if self.status == "completed":
+            return f"Completed: {self.row_count:,} rows."
+        if self.status == "failed":
+            return f"Failed: {self.error}"
+        if self.cancel_requested:
+            return "It is being cancelled."
+        if self.status == "running":
+            return f"Running: {self.progress:.0%} done."
+        return "It waits for a worker."
+
+
+def find(connection: psycopg.Connection[Any], tenant: str, export_id: UUID) -> Job:
+    """A job of the tenant.
+
+    Raises:
+        NotFoundError: it has none with this id.
+    """
+    query = f"SELECT {COLUMNS} FROM feature_exports WHERE tenant_id = %s AND export_id = %s"  # noqa: S608
+    with connection.cursor(row_factory=class_row(Job)) as cursor:
+        job = cursor.execute(query, [tenant, export_id]).fetchone()
+    if job is None:
+        raise NotFoundError(
+            f"Tenant {tenant} has no export {export_id}.", hint="GET /ai/features/exports lists those it has."
+        )
+    return job
+
+
+def find_each(connection: psycopg.Connection[Any], export_ids: Sequence[UUID]) -> list[Job]:
+    """Jobs with these ids, of any tenant."""
+    query = f"SELECT {COLUMNS} FROM feature_exports WHERE export_id = ANY(%s)"  # noqa: S608
+    with connection.cursor(row_factory=class_row(Job)) as cursor:
+        return cursor.execute(query, [list(export_ids)]).fetchall()
+
+
+def newest(
+    connection: psycopg.Connection[Any],
+    tenant: str,
+    *,
+    feature_set: str | None = None,
+    status: str | None = None,
+    limit: int = 100,
+) -> tuple[list[Job], int]:
+    """The tenant's jobs, newest first, and how many there are without `limit`."""
+    where = (
+        "tenant_id = %(tenant)s"
+        " AND (%(feature_set)s::text IS NULL OR feature_set = %(feature_set)s)"
+        " AND (%(status)s::text IS NULL OR status = %(status)s)"
+    )
+    parameters = {"tenant": tenant, "feature_set": feature_set, "status": status, "limit": limit}
+    query = (
+        f"SELECT {COLUMNS} FROM feature_exports WHERE {where}"  # noqa: S608
+        " ORDER BY created_at DESC, export_id LIMIT %(limit)s"
+    )
+    count = f"SELECT count(*) FROM feature_exports WHERE {where}"  # noqa: S608
+    with connection.cursor(row_factory=class_row(Job)) as cursor:
+        found = cursor.execute(query, parameters).fetchall()
+    row = connection.execute(count, parameters).fetchone()
+    return found, row[0] if row else 0

@@ -1,0 +1,40 @@
+"""Names of exports below the tenant's folder."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ai_hub.exports.errors import OutputPathError
+
+SUFFIX: Final = ".parquet"
+#: Of a part, in bytes: file systems take 255, and temporary names are longer.
+_LONGEST_PART: Final = 160
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_DRIVE: Final = re.compile(r"^[A-Za-z]:")
+
+
+def check_output_path(path: str, *, partitioned: bool) -> None:
+    """Make sure that `path` is a plain relative name.
+
+    Raises:
+        OutputPathError: it could lead elsewhere, or does not suit every file system.
+    """
+    if _CONTROL.search(path):
+        raise OutputPathError(path, "has control characters")
+    if "\\" in path or _DRIVE.match(path) or ":" in path:
+        raise OutputPathError(path, "has a drive letter, colon or backslash")
+    if path.startswith(("/", "~")):
+        raise OutputPathError(path, "is absolute")
+    parts = path.split("/")
+    if ".." in parts:
+        raise OutputPathError(path, "leads upwards")
+    for part in parts:
+        if not part.strip() or part != part.strip():
+            raise OutputPathError(path, "has an empty part or spaces around one")
+        if part.startswith((".", "_")):
+            raise OutputPathError(path, "has a part that begins with '.' or '_', which readers skip")
+        if len(part.encode()) > _LONGEST_PART:
+            raise OutputPathError(path, f"has a part longer than {_LONGEST_PART} bytes")
+    if not partitioned and not path.endswith(SUFFIX):
+        raise OutputPathError(path, f"does not end in {SUFFIX}")

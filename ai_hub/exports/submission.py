@@ -1,0 +1,171 @@
+"""New export jobs, and their cancellation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+from ai_hub.errors import ConflictError, NotFoundError
+from ai_hub.exports.database import transaction
+from ai_hub.exports.errors import PathTakenError, TooManyExportsError
+from ai_hub.exports.jobs import CANCELLED, Job, find
+from ai_hub.exports.places import check_place
+from ai_hub.features.registry import find_service
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from ai_hub.exports.request import Request
+    from ai_hub.settings import Settings
+
+# submissions of one tenant go one after another, so that none misses what another is about to insert
+_ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended('feature_exports ' || %s, 0))"
+_KEYLESS = """
+SELECT export_id FROM feature_exports
+WHERE tenant_id = %s AND status IN ('pending', 'running')
+    AND request_hash = %s AND idempotency_key IS NULL AND NOT cancel_requested
+ORDER BY created_at LIMIT 1
+"""
+_CANCEL = """
+UPDATE feature_exports SET
+    cancel_requested = true,
+    status = CASE status WHEN 'pending' THEN 'failed' ELSE status END,
+    error = CASE status WHEN 'pending' THEN %(error)s END,
+    completed_at = CASE status WHEN 'pending' THEN clock_timestamp() END
+WHERE tenant_id = %(tenant)s AND export_id = %(export_id)s AND status IN ('pending', 'running')
+"""
+# written before they were registered, readings have a span only
+_UNKNOWN_ASSETS = """
+SELECT asset_id FROM unnest(%(assets)s::text[]) AS asked (asset_id)
+WHERE NOT EXISTS (
+        SELECT FROM assets WHERE assets.tenant_id = %(tenant)s AND assets.asset_id = asked.asset_id
+    )
+    AND NOT EXISTS (
+        SELECT FROM asset_spans AS spans
+        WHERE spans.tenant_id = %(tenant)s AND spans.asset_id = asked.asset_id
+    )
+ORDER BY asset_id LIMIT 5
+"""
+# a file cannot be in the folder of another export either
+_AT_PATH = """
+SELECT export_id FROM feature_exports
+WHERE tenant_id = %(tenant)s AND status <> 'failed' AND (
+    output_path = %(path)s
+    OR starts_with(output_path, %(path)s || '/') OR starts_with(%(path)s, output_path || '/')
+)
+LIMIT 1
+"""
+_COUNT = "SELECT count(*) FROM feature_exports WHERE tenant_id = %s AND status IN ('pending', 'running')"
+
+
+def submit(
+    settings: Settings, request: Request, *, key: str | None = None, requested_by: str | None = None
+) -> Job:
+    """The job for a request: a new one, or the one that it is already.
+
+    With the same `key` the same request is the same job for ever. Without one, a request that equals that of
+    an unfinished job without a key is this job.
+
+    Raises:
+        BadInputError: window or path cannot be used.
+        NotFoundError: there is no such feature service, or the tenant lacks one of the assets.
+        ConflictError: the key belongs to another request, or the path to another job.
+        TooManyExportsError: the tenant has too many unfinished ones.
+        ServiceDownError: a server does not answer.
+    """
+    request.check()
+    check_place(settings, request)
+    if find_service(request.feature_set, settings) is None:
+        raise NotFoundError(
+            f"There is no feature set {request.feature_set!r}.",
+            hint="GET /ai/features/sets lists those there are.",
+        )
+    with transaction(settings, request.tenant) as connection:
+        connection.execute(_ONE_AT_A_TIME, [request.tenant])
+        if known := _known(connection, request, key):
+            return find(connection, request.tenant, known)
+        _check_assets(connection, request)
+        export_id = uuid4()
+        placed = replace(request, output_path=request.path(export_id))
+        _check_path(connection, placed)
+        _check_count(connection, request.tenant, settings.export_jobs_per_tenant)
+        connection.execute(
+            "INSERT INTO feature_exports (export_id, tenant_id, feature_set, start_time, end_time, asset_ids,"
+            " output_path, partition_by, idempotency_key, request_hash, requested_by)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                export_id,
+                request.tenant,
+                request.feature_set,
+                request.start,
+                request.end,
+                None if request.assets is None else list(request.assets),
+                placed.output_path,
+                request.partition_by,
+                key,
+                request.hash,
+                requested_by,
+            ],
+        )
+        return find(connection, request.tenant, export_id)
+
+
+def cancel(settings: Settings, tenant: str, export_id: UUID) -> Job:
+    """Cancel a job: one that waits at once, a running one as soon as its worker sees it, within seconds.
+
+    Raises:
+        NotFoundError: the tenant has no such job.
+        ConflictError: it has ended otherwise.
+        ServiceDownError: the database does not answer.
+    """
+    with transaction(settings, tenant) as connection:
+        connection.execute(_CANCEL, {"error": CANCELLED, "tenant": tenant, "export_id": export_id})
+        job = find(connection, tenant, export_id)
+    if job.is_finished and job.error != CANCELLED:
+        raise ConflictError(
+            f"Export {export_id} has ended already: {job.status}.",
+            hint="Only an unfinished export can be cancelled.",
+        )
+    return job
+
+
+def _known(connection: psycopg.Connection[Any], request: Request, key: str | None) -> UUID | None:
+    if key is None:
+        row = connection.execute(_KEYLESS, [request.tenant, request.hash]).fetchone()
+        return row[0] if row else None
+    row = connection.execute(
+        "SELECT export_id, request_hash FROM feature_exports WHERE tenant_id = %s AND idempotency_key = %s",
+        [request.tenant, key],
+    ).fetchone()
+    if row and row[1] != request.hash:
+        raise ConflictError(
+            f"The idempotency key {key!r} belongs to another request (export {row[0]}).",
+            hint="Repeat that request unchanged, or use another key.",
+        )
+    return row[0] if row else None
+
+
+def _check_assets(connection: psycopg.Connection[Any], request: Request) -> None:
+    if request.assets is None:
+        return
+    unknown = connection.execute(
+        _UNKNOWN_ASSETS, {"assets": list(request.assets), "tenant": request.tenant}
+    ).fetchall()
+    if unknown:
+        names = ", ".join(asset for (asset,) in unknown)
+        raise NotFoundError(
+            f"Tenant {request.tenant} has no asset {names}.", hint="`ai-hub asset list` shows those it has."
+        )
+
+
+def _check_path(connection: psycopg.Connection[Any], request: Request) -> None:
+    row = connection.execute(_AT_PATH, {"tenant": request.tenant, "path": request.output_path}).fetchone()
+    if row:
+        raise PathTakenError(str(request.output_path), f"export {row[0]}")
+
+
+def _check_count(connection: psycopg.Connection[Any], tenant: str, limit: int) -> None:
+    row = connection.execute(_COUNT, [tenant]).fetchone()
+    if row and row[0] >= limit:
+        raise TooManyExportsError(tenant, limit)
