@@ -49,6 +49,7 @@ from ai_hub.cli import (
     backfill,
     database,
     demo,
+    export,
     feature_server,
     features,
     gates,
