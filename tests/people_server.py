@@ -21,8 +21,8 @@ from pydantic import SecretStr
 
 from ai_hub import registry
 from ai_hub.registry import people
+from ai_hub.roles import Role
 from ai_hub.stack import mlflow_login as login
-from mlflow_plugins.people.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

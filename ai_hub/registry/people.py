@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.registry.server import NoSuchRouteError, call, connect, readable_errors
-from mlflow_plugins.people.roles import DESCRIPTIONS, GRANTS, Grant, Role
+from ai_hub.roles import DESCRIPTIONS, Role
+from mlflow_plugins.people.roles import GRANTS, Grant
 
 # MLflow's own client of these routes imports its whole server, which takes seconds.
 _USERS: Final = "/api/2.0/mlflow/users"

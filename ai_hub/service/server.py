@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import tempfile
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -30,6 +32,8 @@ def serve(host: str, port: int, *, workers: int, export_worker: bool) -> None:
 
     With `export_worker`, a process beside them runs export jobs, and is started again whenever it ends.
     """
+    # the web server passes a signal on when it has shut down; what follows here must still be done
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _metrics_folder(), supervised(EXPORT_WORKER) if export_worker else nullcontext():
         uvicorn.run(
             "ai_hub.service.server:create_logged_app",

@@ -6,8 +6,9 @@ versions their model. Creators manage what they created, as MLflow itself has it
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final, NamedTuple
+
+from ai_hub.roles import Role
 
 
 class Grant(NamedTuple):
@@ -16,14 +17,6 @@ class Grant(NamedTuple):
     resource_type: str
     permission: str
     resource_pattern: str = "*"
-
-
-class Role(StrEnum):
-    """What somebody may do in a tenant; each includes the ones before."""
-
-    VIEWER = "viewer"
-    ENGINEER = "engineer"
-    APPROVER = "approver"
 
 
 _CONTENT: Final = ("experiment", "registered_model", "prompt", "scorer")
@@ -36,10 +29,4 @@ GRANTS: Final[dict[Role, tuple[Grant, ...]]] = {
     Role.VIEWER: (_MEMBER, *(Grant(kind, "READ") for kind in _CONTENT)),
     Role.ENGINEER: (_MEMBER, *(Grant(kind, "EDIT") for kind in _CONTENT)),
     Role.APPROVER: (_MEMBER, *(Grant(kind, "EDIT") for kind in _CONTENT), APPROVAL),
-}
-
-DESCRIPTIONS: Final = {
-    Role.VIEWER: "Reads everything of the tenant and changes nothing.",
-    Role.ENGINEER: "Logs runs, registers versions, archives and restores those not in Production.",
-    Role.APPROVER: "An engineer who also moves versions into and out of Production.",
 }

@@ -1,0 +1,63 @@
+"""`ai-hub serve` as people run it: one process or several, with and without the servers it needs."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+from service_process import free_port, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def nowhere() -> dict[str, str]:
+    """Settings that lead to servers which are all down."""
+    port = free_port()
+    return {
+        "TIMESCALE_DSN": f"postgresql://nobody:hush@127.0.0.1:{port}/none",
+        "REDIS_URL": f"redis://:hush@127.0.0.1:{port}/0",
+        "MINIO_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "MINIO_ACCESS_KEY": "key",
+        "MINIO_SECRET_KEY": "hush",
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}",
+        "FEAST_REGISTRY_URI": f"postgresql+psycopg://nobody:hush@127.0.0.1:{port}/none",
+    }
+
+
+def test_serve__every_server_down__lives_says_so_and_leaks_no_secret(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with serving(nowhere(), "--no-export-worker", log=log) as (address, process):
+        ready = httpx.get(f"{address}/health/ready", timeout=20)
+        assert ready.status_code == 503
+        body = ready.json()
+        assert body["status"] == "unavailable"
+        assert {name: each["status"] for name, each in body["dependencies"].items()} == dict.fromkeys(
+            ("timescaledb", "redis", "s3", "mlflow"), "down"
+        )
+        started = time.monotonic()
+        asked = httpx.post(f"{address}/ai/features/get", headers={"X-API-Key": "hush-hush"}, timeout=20)
+        assert asked.status_code in {401, 503}
+        assert time.monotonic() - started < 5
+        process.terminate()
+        assert process.wait(20) == 0
+    lines = log.read_text().splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in lines)
+    assert "hush" not in log.read_text() + ready.text + asked.text
+
+
+def test_serve__with_two_processes__counts_the_requests_of_both(tmp_path: Path) -> None:
+    with serving(nowhere(), "--no-export-worker", "--workers=2", log=tmp_path / "log") as (address, _):
+        for _ in range(40):
+            assert httpx.get(f"{address}/health/live").status_code == 200
+        text = httpx.get(f"{address}/metrics").text
+    counted = re.findall(
+        r'ai_hub_http_requests_total\{method="GET",route="/health/live",status="200"\} (\d+)', text
+    )
+    # and those by which the test found out that it had started
+    assert int(counted[0]) >= 41
+    processes = {json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()}
+    assert "Started server process [" in " ".join(processes)
