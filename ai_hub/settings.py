@@ -78,6 +78,11 @@ class Settings(BaseSettings):
         None, description="http(s) address of the REST service (`ai-hub serve`)"
     )
     ai_hub_api_key: SecretStr | None = Field(None, description="key of the REST service, for its clients")
+    ai_hub_delegates: str = Field(
+        "",
+        description="accounts of MLflow's login, with commas between, that may name whom they act for (the "
+        "REST service does); only the MLflow server reads it",
+    )
     export_storage_path: str = Field("./exports", description="folder or s3:// URL for Parquet exports")
     export_jobs_per_tenant: int = Field(20, ge=1, description="unfinished exports a tenant may have")
 

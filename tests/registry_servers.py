@@ -38,11 +38,9 @@ def _send_routes(app: str, variables: dict[str, str], sending: Connection) -> No
 
     os.environ.update(variables)
     (point,) = entry_points(group="mlflow.app", name=app)
-    mounts = point.load()().routes
+    parts = point.load()().parts
     found = {(method, rule.rule) for rule in flask_app.url_map.iter_rules() for method in rule.methods or ()}
-    for mount in mounts:
-        paths = get_openapi(title="", version="", routes=mount.app.routes)["paths"]
-        found |= {
-            (method.upper(), mount.path + path) for path, methods in paths.items() for method in methods
-        }
+    for start, part in parts:
+        paths = get_openapi(title="", version="", routes=part.routes)["paths"]
+        found |= {(method.upper(), start + path) for path, methods in paths.items() for method in methods}
     sending.send(sorted(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ai_hub.errors import NotFoundError
 from ai_hub.registry.server import call, connect, model_path
@@ -14,6 +14,10 @@ from mlflow_plugins.lifecycle import rules
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+
+#: Seconds the server may take to read (or delete) every file of a version.
+_CHECK_S: Final = 300
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,9 @@ def promote(
     *,
     stage: str = rules.PRODUCTION,
     reason: str | None = None,
+    expected: str | None = None,
 ) -> Move:
-    """Move a version to `stage` (see `find_version` for `version`).
+    """Move a version to `stage` (see `find_version` for `version`), from `expected` if that is given.
 
     Raises:
         ConflictError: the registry refuses, with its reason.
@@ -41,7 +46,7 @@ def promote(
     """
     chosen = find_version(tenant, model, version)
     path = f"{model_path(model)}/versions/{chosen.version}/stage"
-    return _move(tenant, model, path, {"stage": stage, "reason": reason})
+    return _move(tenant, model, path, {"stage": stage, "reason": reason, "expected": expected})
 
 
 def rollback(tenant: str, model: str, *, version: str | int | None = None, reason: str | None = None) -> Move:
@@ -68,7 +73,8 @@ def delete(
     chosen = find_version(tenant, model, version)
     parameters = {"force": str(force).lower(), **({"reason": reason} if reason else {})}
     with tenant_scope(tenant):
-        answer = call("DELETE", f"{model_path(model)}/versions/{chosen.version}", params=parameters)
+        path = f"{model_path(model)}/versions/{chosen.version}"
+        answer = call("DELETE", path, params=parameters, timeout=_CHECK_S)
     return list(answer["files_deleted"])
 
 
@@ -98,5 +104,7 @@ def production_at(tenant: str, model: str, at: datetime) -> Transition | None:
 
 def _move(tenant: str, model: str, path: str, wish: dict[str, Any]) -> Move:
     with tenant_scope(tenant):
-        own, *displaced = (Transition.from_row(row) for row in call("POST", path, json=wish)["transitions"])
+        own, *displaced = (
+            Transition.from_row(row) for row in call("POST", path, json=wish, timeout=_CHECK_S)["transitions"]
+        )
     return Move(model, own, tuple(displaced))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
@@ -16,6 +17,8 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.lifecycle import rules, semver
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mlflow import MlflowClient
 
 LATEST = "latest"
@@ -41,6 +44,7 @@ class ModelVersion:
     tags: dict[str, str]
     #: of its run; filled by `list_versions`
     metrics: dict[str, float]
+    description: str | None = None
 
     @property
     def manifest_sha256(self) -> str | None:
@@ -114,7 +118,7 @@ def _matches(item: ModelVersion, wanted: str) -> bool:
 def _versions(client: MlflowClient, tenant: str, model: str) -> list[ModelVersion]:
     # a search does not tell aliases
     aliases = client.get_registered_model(model).aliases
-    return [_model_version(tenant, item, aliases) for item in _search(client, model)]
+    return [read_version(tenant, item, aliases) for item in _search(client, model)]
 
 
 def _search(client: MlflowClient, model: str | None) -> list[Any]:
@@ -129,7 +133,8 @@ def _search(client: MlflowClient, model: str | None) -> list[Any]:
             return found
 
 
-def _model_version(tenant: str, item: Any, aliases: dict[str, Any]) -> ModelVersion:
+def read_version(tenant: str, item: Any, aliases: Mapping[str, Any] = MappingProxyType({})) -> ModelVersion:
+    """A version from MLflow's own entity; `aliases` are those of its model, by name."""
     return ModelVersion(
         tenant=tenant,
         model=item.name,
@@ -141,6 +146,7 @@ def _model_version(tenant: str, item: Any, aliases: dict[str, Any]) -> ModelVers
         registered_at=datetime.fromtimestamp(item.creation_timestamp / 1000, UTC),
         tags=dict(item.tags),
         metrics={},
+        description=item.description or None,
     )
 
 

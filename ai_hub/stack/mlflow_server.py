@@ -22,7 +22,7 @@ _HTTP_OK = 200
 _REGISTRY_SCHEME = "lifecycle+"
 _SETTINGS = (
     *("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET"),
-    *("FEAST_REGISTRY_URI", "PROMOTION_POLICY_PATH", "AUDIT_LOG_PATH"),
+    *("FEAST_REGISTRY_URI", "PROMOTION_POLICY_PATH", "AUDIT_LOG_PATH", "AI_HUB_DELEGATES"),
 )
 #: Client settings of the caller that would mislead a server. With S3 keys under their usual names MLflow
 #: would read whatever `s3://` location some client makes up, other tenants' folders included.

@@ -130,8 +130,28 @@ def _first(dialect: str) -> Sequence[str]:
     return (*(text.replace("{key}", _KEYS[dialect]) for text in _TABLES), *_APPEND_ONLY[dialect])
 
 
+def _delegated(dialect: str) -> Sequence[str]:
+    """Let `actor_source` be `delegated` as well."""
+    allowed = "CHECK (actor_source IN ('authenticated', 'delegated', 'claimed', 'unknown'))"
+    if dialect == "postgresql":
+        table = "ALTER TABLE lifecycle_transitions"
+        name = "lifecycle_transitions_actor_source_check"
+        return (f"{table} DROP CONSTRAINT {name}", f"{table} ADD CONSTRAINT {name} {allowed}")
+    # SQLite changes no constraint of a table, so it is made anew; triggers and indexes go with the old one
+    released = "CHECK (actor_source IN ('authenticated', 'claimed', 'unknown'))"
+    made, index = (text.replace("{key}", _KEYS[dialect]) for text in _TABLES[2:])
+    return (
+        "ALTER TABLE lifecycle_transitions RENAME TO lifecycle_transitions_before",
+        made.replace(released, allowed),
+        "INSERT INTO lifecycle_transitions SELECT * FROM lifecycle_transitions_before ORDER BY id",
+        "DROP TABLE lifecycle_transitions_before",
+        index,
+        *_APPEND_ONLY[dialect],
+    )
+
+
 #: Statements of each migration in order; the position is the version. Released ones never change.
-MIGRATIONS: Final = (_first,)
+MIGRATIONS: Final = (_first, _delegated)
 
 _ADVISORY_LOCK: Final = 7_303_014_201  # any number nobody else locks on
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from urllib.parse import unquote
 
 import flask
 
+from ai_hub.settings import Settings
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Header in which our own client names its user; proof of nothing, so it is recorded as a claim.
+#: Header in which our own client names its user. Proof of nothing, so it is recorded as a claim, unless a
+#: logged-in account sends it that may speak for others (`AI_HUB_DELEGATES`).
 HEADER: Final = "X-AI-Hub-User"
 #: Version tags that the next transition consumes: the way to say it in a page that sends no header.
 REASON_TAG: Final = "promotion.reason"
@@ -24,26 +28,33 @@ _LONGEST: Final = 256
 
 #: Whom our own routes, which are not Flask's, have authenticated.
 _user: ContextVar[str | None] = ContextVar("authenticated_user", default=None)
+#: What the header of such a request says.
+_header: ContextVar[str | None] = ContextVar("user_header", default=None)
 
 
 class Actor(NamedTuple):
     """A name and how far it can be trusted."""
 
     name: str
-    source: Literal["authenticated", "claimed", "unknown"]
+    #: `delegated`: named by an account that may speak for others, which has authenticated it
+    source: Literal["authenticated", "delegated", "claimed", "unknown"]
 
 
 UNKNOWN: Final = Actor("unknown", "unknown")
 
 
 @contextmanager
-def logged_in(name: str) -> Iterator[None]:
-    """Everything in this block (and the threads it hands its context to) is done by user `name`."""
-    token = _user.set(name)
+def logged_in(name: str, header: str | None = None) -> Iterator[None]:
+    """Everything in this block (and the threads it hands its context to) is done by user `name`.
+
+    `header` is what the request's `HEADER` says, as it was sent.
+    """
+    user, said = _user.set(name), _header.set(header)
     try:
         yield
     finally:
-        _user.reset(token)
+        _user.reset(user)
+        _header.reset(said)
 
 
 def authenticated_user() -> str | None:
@@ -55,13 +66,27 @@ def authenticated_user() -> str | None:
 
 
 def current_actor(claim: str | None = None) -> Actor:
-    """The user of this request; `claim` counts only when nobody is logged in and no header names one."""
+    """The user of this request; `claim` counts only when nobody is logged in and no header names one.
+
+    Of an account that may speak for others, the header names the user.
+    """
     user = authenticated_user()
-    if user is not None:
-        return Actor(user[:_LONGEST], "authenticated")
+    said = _header.get()
     if flask.has_request_context():
-        claim = user_of_header(flask.request.headers.get(HEADER)) or claim
+        said = flask.request.headers.get(HEADER)
+    named = (user_of_header(said) or "").strip()
+    if user is not None:
+        if named and user in delegates():
+            return Actor(named[:_LONGEST], "delegated")
+        return Actor(user[:_LONGEST], "authenticated")
+    claim = named or claim
     return claimed(claim) if claim else UNKNOWN
+
+
+@lru_cache(maxsize=1)
+def delegates() -> frozenset[str]:
+    """Accounts of MLflow's login that may speak for others."""
+    return frozenset(name.strip() for name in Settings().ai_hub_delegates.split(",")) - {""}
 
 
 def claimed(name: str) -> Actor:

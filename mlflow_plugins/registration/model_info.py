@@ -25,6 +25,9 @@ MLMODEL: Final = "MLmodel"
 #: Version tag, run parameter or run tag that names the Feast service the model was trained on.
 FEATURE_SERVICE: Final = "feature_service"
 _GENERIC_FLAVOR: Final = "python_function"
+#: Bytes of an `MLmodel` file, and values in it.
+_LARGEST: Final = 4_000_000
+_MOST_NODES: Final = 200_000
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,48 @@ def read_mlmodel(folder: Folder, paths: Container[str]) -> dict[str, Any]:
     """The parsed `MLmodel` file at the root of `folder`, which holds `paths`; empty when there is none.
 
     Raises:
-        MlflowException: 400, it is not YAML.
+        MlflowException: 400, it is not what MLflow writes.
     """
     if MLMODEL not in paths:
         return {}
     try:
-        parsed = yaml.safe_load(b"".join(folder.read(MLMODEL)))
-    except yaml.YAMLError as error:
-        raise bad_input(f"{MLMODEL} of {folder} is not YAML: {error}") from error
-    return parsed if isinstance(parsed, dict) else {}
+        return parse_mlmodel(b"".join(folder.read(MLMODEL)))
+    except ValueError as error:
+        raise bad_input(f"{MLMODEL} of {folder} {error}") from error
+
+
+def parse_mlmodel(document: bytes) -> dict[str, Any]:
+    """The contents of an `MLmodel` file.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    if len(document) > _LARGEST:
+        raise ValueError(f"has {len(document)} bytes; {_LARGEST} are allowed.")
+    try:
+        parsed = yaml.safe_load(document)
+        if _size(parsed, {}) > _MOST_NODES:
+            raise ValueError(f"holds more than {_MOST_NODES} values once its references are followed.")
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
+        raise ValueError(f"is not YAML: {error}") from error
+    if not isinstance(parsed, dict):
+        return {}
+    try:
+        describe(parsed, RunFacts())
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"does not describe a model as MLflow does: {error}") from error
+    return parsed
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values there are when every reference is a copy: a small file can stand for billions."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MOST_NODES + 1  # what holds itself has no end
+        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]
 
 
 def run_facts(run_id: str | None, model_id: str | None) -> RunFacts:
@@ -76,20 +112,23 @@ def interface(mlmodel: dict[str, Any], tags: dict[str, str], facts: RunFacts) ->
     service = (
         tags.get(FEATURE_SERVICE) or facts.params.get(FEATURE_SERVICE) or facts.tags.get(FEATURE_SERVICE)
     )
-    signature = _signature(mlmodel)
-    digest = hashlib.sha256(canonical_json(signature)).hexdigest() if signature else None
+    columns = signature(mlmodel)
+    digest = hashlib.sha256(canonical_json(columns)).hexdigest() if columns else None
     return Interface(signature_sha256=digest, feature_service=service)
 
 
 def describe(mlmodel: dict[str, Any], facts: RunFacts) -> dict[str, Any]:
     """The model's part of `metadata.json`."""
-    flavors = [name for name in mlmodel.get("flavors", {}) if name != _GENERIC_FLAVOR]
-    signature = _signature(mlmodel)
-    inputs = signature.get("inputs") or []
+    known: dict[str, Any] = mlmodel.get("flavors") or {}
+    if not isinstance(known, dict):
+        raise TypeError("its flavors are no mapping")
+    flavors = [name for name in known if name != _GENERIC_FLAVOR]
+    columns = signature(mlmodel)
+    inputs = columns.get("inputs") or []
     return {
         "framework": flavors[0] if flavors else _GENERIC_FLAVOR if mlmodel else None,
-        "flavors": sorted(mlmodel.get("flavors", {})),
-        "signature": signature or None,
+        "flavors": sorted(known),
+        "signature": columns or None,
         "feature_names": [column["name"] for column in inputs if "name" in column],
         "hyperparameters": facts.params,
         "model_uuid": mlmodel.get("model_uuid"),
@@ -97,7 +136,10 @@ def describe(mlmodel: dict[str, Any], facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _signature(mlmodel: dict[str, Any]) -> dict[str, Any]:
+def signature(mlmodel: Any) -> dict[str, Any]:
+    """Inputs and outputs as parsed JSON; empty when the file says nothing about them."""
+    if not isinstance(mlmodel, dict):
+        return {}
     # MLmodel keeps each half as JSON text inside YAML
     halves = (mlmodel.get("signature") or {}).items()
     return {name: json.loads(text) if isinstance(text, str) else text for name, text in halves if text}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +12,7 @@ from mlflow_plugins.artifacts import manifest, parallel
 from mlflow_plugins.artifacts.folders import File, Folder
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.lifecycle.semver import Interface
+from mlflow_plugins.registration import cards
 from mlflow_plugins.registration.model_info import (
     RunFacts,
     describe,
@@ -84,6 +85,8 @@ def inspect(
         raise bad_input(f"The model has its own {', '.join(taken)}; the registry needs this name. Rename it.")
     mlmodel = read_mlmodel(folder, files)
     facts = run_facts(run_id, model_id)
+    # what is given for this version counts, also where its run says otherwise
+    facts = replace(facts, metrics={**facts.metrics, **cards.given_metrics(tags)})
     return Candidate(location, folder, files, promised, mlmodel, facts, interface(mlmodel, tags, facts))
 
 
@@ -103,6 +106,7 @@ def publish(candidate: Candidate, target: Folder, identity: dict[str, Any], extr
         **identity,
         **extra,
         **describe(candidate.mlmodel, candidate.facts),
+        "given": cards.document(extra["tags"], cards.METADATA_TAG) or None,
         "feature_service": candidate.interface.feature_service,
         "author": candidate.author,
         "source": candidate.source,

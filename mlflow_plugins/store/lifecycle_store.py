@@ -18,7 +18,7 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.gates import evaluation, situation
 from mlflow_plugins.lifecycle import audit, audit_log, rules, semver, stages, webhooks
-from mlflow_plugins.registration import publishing, records
+from mlflow_plugins.registration import cards, publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ _FIXED_TAGS: Final = {
     semver.TAG: "it names the folder of the version's artifacts",
     manifest.TAG: "it seals the version's artifacts",
     publishing.ORIGIN_TAG: "it says where the version came from",
+    cards.CARD_TAG: "it says what was registered",
+    cards.METADATA_TAG: "it says what was registered",
+    cards.METRICS_TAG: "it says what was registered",
 }
 
 
@@ -135,14 +138,23 @@ class LifecycleStore(RegisteringStore):
         archive_others: bool = False,
         reason: str | None = None,
         claim: str | None = None,
+        expected: str | None = None,
     ) -> list[Transition]:
-        """Move a version; returns its transition, then those of the versions it displaced."""
+        """Move a version; returns its transition, then those of the versions it displaced.
+
+        `expected` is the stage it must be in (default: any from which the rules let it move).
+        """
         cause = stages.Cause.of_request({}, reason=reason, claim=claim)
         with audit_log.refusals(self._get_active_workspace(), name, version, stage, claim):
             if stage == rules.PRODUCTION:
                 return self._promote(name, version, cause, archive_others=archive_others)
             with self._locked(name) as (session, model):
                 row = self._get_sql_model_version(session, name, version)
+                if expected not in {None, row.current_stage}:
+                    raise conflict(
+                        f"Version {row.version} of model {name} stays as it is. It is in {row.current_stage} "
+                        f"by now, no longer in {expected}. Look at it, then ask again."
+                    )
                 return stages.move(session, model, row, stage, archive_others=archive_others, cause=cause)
 
     def gates(

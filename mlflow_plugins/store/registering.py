@@ -15,7 +15,7 @@ from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.artifacts.layout import check_model_name
 from mlflow_plugins.errors import bad_input, conflict
 from mlflow_plugins.lifecycle import semver, stages
-from mlflow_plugins.registration import claims, owners, publishing, records, sources
+from mlflow_plugins.registration import cards, claims, owners, publishing, records, sources
 from mlflow_plugins.registration.publishing import Candidate
 from mlflow_plugins.registration.sources import Origin
 from mlflow_plugins.store.base import is_prompt_request
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.registration.records import Record
 
 #: Version tags that only this store writes.
-OWN_TAGS: Final = frozenset({manifest.TAG, publishing.ORIGIN_TAG})
+OWN_TAGS: Final = frozenset({manifest.TAG, publishing.ORIGIN_TAG, cards.CARD_TAG})
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ class RegisteringStore(DeletingStore):
                 with owners.renewing(lambda: self._renew(claimed)):
                     sealed = publishing.publish(request.candidate, target, identity, extra)
                 request.tags[manifest.TAG] = sealed.manifest_sha256
+                request.tags[cards.CARD_TAG] = cards.make(request.candidate, sealed)
             return self._insert(request, model, claimed, sealed)
         except BaseException:
             # what was copied stays for the next attempt

@@ -41,6 +41,8 @@ class StageChange(BaseModel):
 
     stage: str
     reason: str | None = Field(None, max_length=5000)
+    #: refuse when it is in another stage by now; not asked of a promotion, which the rules bind to Staging
+    expected: str | None = None
 
 
 class Rollback(BaseModel):
@@ -73,9 +75,10 @@ def read_production(name: str, at_ms: int) -> dict[str, Any]:
 def change_stage(name: str, version: int, change: StageChange, claim: Claim = None) -> dict[str, Any]:
     """Move a version; answers with its transition, then those of the versions it displaced."""
     stage = get_canonical_stage(change.stage)
-    return _transitions(
-        registry_store().move_version(name, version, stage, reason=change.reason, claim=claim)
+    moved = registry_store().move_version(
+        name, version, stage, reason=change.reason, claim=claim, expected=change.expected
     )
+    return _transitions(moved)
 
 
 @router.get("/versions/{version}/gates", dependencies=[_may("read")])

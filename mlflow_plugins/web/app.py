@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 from mlflow.environment_variables import MLFLOW_BASIC_AUTH_FAIL_CLOSED, MLFLOW_RBAC_SEED_DEFAULT_ROLES
 from mlflow.server.fastapi_app import add_fastapi_workspace_middleware, create_fastapi_app
 from mlflow.server.fastapi_security import init_fastapi_security
-from starlette.applications import Starlette
-from starlette.routing import Mount, Route
 
 from ai_hub.settings import Settings
 from mlflow_plugins.lifecycle import audit_log
 from mlflow_plugins.web.api import create_api
+from mlflow_plugins.web.beside import Beside
 from mlflow_plugins.web.lifecycle.app import create_page
 from mlflow_plugins.web.lifecycle.views import PREFIX
 from mlflow_plugins.web.origin import SameOrigin
@@ -79,14 +78,9 @@ def _one_at_a_time(database: str) -> Iterator[None]:
         yield
 
 
-def _beside(mlflow_app: Any, *, login: bool) -> Starlette:
+def _beside(mlflow_app: Any, *, login: bool) -> Beside:
     audit_log.start(Settings().audit_log_path)
     api, page = create_api(), create_page()
     for part in (api, page):
         guard(part, login=login)
-    # a mount would not answer its own path without a slash behind it
-    pages = [Route(path, page) for path in (PREFIX, f"{PREFIX}/{{rest:path}}")]
-    return Starlette(
-        routes=[Mount("/ai-hub", api), *pages, Mount("/", mlflow_app)],
-        lifespan=mlflow_app.router.lifespan_context,
-    )
+    return Beside(mlflow_app, mounted={"/ai-hub": api}, pages={PREFIX: page})

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from mlflow_plugins.errors import forbidden
 from mlflow_plugins.people import permissions
-from mlflow_plugins.people.actor import logged_in
+from mlflow_plugins.people.actor import HEADER, logged_in
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -48,7 +48,7 @@ class Login:
         if isinstance(outcome, Response):
             await outcome(scope, receive, send)
             return
-        with logged_in(outcome):
+        with logged_in(outcome, Headers(scope=scope).get(HEADER)):
             await self._app(scope, receive, send)
 
 

@@ -23,7 +23,8 @@ class ApproverGate(Gate):
 
     authenticated: bool = Field(
         default=False,
-        description="who promotes must be logged in; a name that only the client claims is refused",
+        description="who promotes must be logged in, here or at a service that may speak for its own "
+        "callers; a name that only the client claims is refused",
     )
 
     def check(self, candidacy: Candidacy) -> Verdict:
@@ -35,7 +36,7 @@ class ApproverGate(Gate):
             return refused(
                 "Nobody knows who asks.", "Log in, or promote with the ai-hub command.", **evidence
             )
-        if self.authenticated and actor.source != "authenticated":
+        if self.authenticated and actor.source == "claimed":
             return refused(f"{actor.name} is only claimed to ask.", "Log in to the registry.", **evidence)
         if not authors:
             return refused(

@@ -1,0 +1,228 @@
+"""Registering a version with what its maker says about it, from a run, a logged model or an upload."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError
+from ai_hub.registry import uploads
+from ai_hub.registry.server import call, connect, readable_errors
+from ai_hub.registry.tenants import tenant_scope
+from ai_hub.registry.versions import ModelVersion, read_version
+from mlflow_plugins.lifecycle import semver
+from mlflow_plugins.registration.cards import LONGEST, METADATA_TAG, METRICS_TAG, given_metrics
+from mlflow_plugins.registration.model_info import FEATURE_SERVICE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow import MlflowClient
+
+_CREATE: Final = "/api/2.0/mlflow/model-versions/create"
+#: Seconds the registry may take to copy a model's files and seal them.
+_COPY_S: Final = 300
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FromRun:
+    """Files of a run, or a model that was logged in it under this name."""
+
+    run_id: str
+    path: str
+
+
+@dataclass(frozen=True)
+class FromLoggedModel:
+    """A logged model of MLflow 3."""
+
+    model_id: str
+
+
+@dataclass(frozen=True)
+class FromFiles:
+    """Contents by path."""
+
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to register; `version` None stands for the next one."""
+
+    tenant: str
+    model: str
+    version: str | None
+    metadata: dict[str, Any]
+    metrics: dict[str, Any]
+    source: FromRun | FromLoggedModel | FromFiles
+    user: str
+
+
+@dataclass(frozen=True)
+class _Source:
+    address: str
+    run_id: str | None
+    model_id: str | None = None
+
+
+def register(wish: Wish) -> ModelVersion:
+    """Register a version in Staging. What fails leaves nothing behind, and may be repeated.
+
+    Raises:
+        BadInputError: these files cannot be a model.
+        NotFoundError: no such tenant, run or logged model in it.
+        ConflictError: the version is taken.
+    """
+    tags = _tags(wish)
+    if isinstance(wish.source, FromFiles):
+        uploads.check_files(wish.source.files)
+    client = connect()
+    with tenant_scope(wish.tenant), readable_errors():
+        _check_free(client, wish)
+        with _source(client, wish, tags) as source:
+            created = _create(client, wish, source, tags)
+        if source.run_id and not isinstance(wish.source, FromFiles):
+            _log_metrics(client, source.run_id, given_metrics(tags))
+    return created
+
+
+def _tags(wish: Wish) -> dict[str, str]:
+    tags = {METADATA_TAG: json.dumps(wish.metadata, sort_keys=True)}
+    if wish.metrics:
+        tags[METRICS_TAG] = json.dumps(wish.metrics, sort_keys=True)
+    for tag, text in tags.items():
+        if len(text) > LONGEST:
+            raise BadInputError(
+                f"{tag.removeprefix('ai_hub.')} has {len(text)} characters as JSON; {LONGEST} are allowed.",
+                hint="Keep long lists in a file of the model.",
+            )
+    if wish.version:
+        tags[semver.TAG] = wish.version
+    service = wish.metadata.get("training_config", {}).get(FEATURE_SERVICE)
+    if isinstance(service, str) and service:
+        tags[FEATURE_SERVICE] = service
+    return tags
+
+
+def _check_free(client: MlflowClient, wish: Wish) -> None:
+    """Spare everybody the copying; the registry itself decides, under its lock."""
+    if wish.version is None:
+        return
+    try:
+        present = client.get_model_version_by_alias(wish.model, wish.version)
+    except MlflowException as error:
+        if error.get_http_status_code() == HTTPStatus.NOT_FOUND:
+            # of a tenant that is not there, too, which is said when something is created
+            return
+        raise
+    raise ConflictError(
+        f"{wish.version} is version {present.version} of {wish.model} already, in {present.current_stage}.",
+        hint="Choose another version, or leave it out to get the next one.",
+    )
+
+
+@contextmanager
+def _source(client: MlflowClient, wish: Wish, tags: Mapping[str, str]) -> Iterator[_Source]:
+    source = wish.source
+    if isinstance(source, FromLoggedModel):
+        logged = client.get_logged_model(source.model_id)
+        yield _Source(f"models:/{source.model_id}", logged.source_run_id, source.model_id)
+    elif isinstance(source, FromRun):
+        yield _of_run(client, source)
+    else:
+        name = f"{wish.model} {wish.version or ''}".strip()
+        with uploads.uploaded(client, source.files, name, wish.user) as run:
+            _log_metrics(client, run.info.run_id, given_metrics(dict(tags)))
+            yield _Source(f"{run.info.artifact_uri}/{uploads.FOLDER}", run.info.run_id)
+
+
+def _of_run(client: MlflowClient, source: FromRun) -> _Source:
+    """The files at a path of a run; `log_model` of MLflow 3 puts them into a logged model of that name."""
+    path = source.path.strip("/")
+    if ".." in path.split("/") or "\\" in path or not path:
+        raise BadInputError(
+            f"{source.path!a} is no path in a run.", hint="Name a folder of it, such as model."
+        )
+    run = client.get_run(source.run_id)
+    if client.list_artifacts(source.run_id, path):
+        return _Source(f"{run.info.artifact_uri}/{path}", source.run_id)
+    names = []
+    for output in reversed((run.outputs.model_outputs if run.outputs else None) or []):
+        logged = client.get_logged_model(output.model_id)
+        if logged.name == path:
+            return _Source(f"models:/{logged.model_id}", source.run_id, str(logged.model_id))
+        names.append(logged.name)
+    folders = [item.path for item in client.list_artifacts(source.run_id) if item.is_dir]
+    raise NotFoundError(
+        f"Run {source.run_id} has no folder and no logged model {path}.",
+        hint=f"It has: {', '.join(sorted({*names, *folders})) or 'neither'}.",
+    )
+
+
+def _create(client: MlflowClient, wish: Wish, source: _Source, tags: Mapping[str, str]) -> ModelVersion:
+    made = _ensure_model(client, wish.model)
+    body = {
+        "name": wish.model,
+        "source": source.address,
+        "run_id": source.run_id,
+        "model_id": source.model_id,
+        "description": wish.metadata.get("description"),
+        "tags": [{"key": key, "value": value} for key, value in tags.items()],
+    }
+    given = {key: value for key, value in body.items() if value}
+    try:
+        # not repeated by itself: an answer that was lost may stand for a version that is there
+        answer = call("POST", _CREATE, json=given, timeout=_COPY_S, max_retries=0)
+    except AiHubError as error:
+        if made and not isinstance(error, ConflictError):
+            _remove_empty(client, wish.model)
+        raise
+    number = str(answer["model_version"]["version"])
+    return read_version(wish.tenant, client.get_model_version(wish.model, number))
+
+
+def _ensure_model(client: MlflowClient, name: str) -> bool:
+    """Create the registered model if it is missing; whether it was."""
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+        return False
+    return True
+
+
+def _remove_empty(client: MlflowClient, name: str) -> None:
+    try:
+        if not client.search_model_versions(f"name = '{name}'", max_results=1):
+            client.delete_registered_model(name)
+    except MlflowException:
+        _log.warning("Could not delete the empty model %s", name, exc_info=True)
+
+
+def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float]) -> None:
+    """Record on the run what it does not say yet, as the last value of each; the version has them anyway."""
+    try:
+        known = {metric.key: metric for metric in client.get_run(run_id).data._metric_objs}  # noqa: SLF001 - with steps
+        now = int(time.time() * 1000)
+        news = [
+            Metric(name, value, now, known[name].step if name in known else 0)
+            for name, value in metrics.items()
+            if name not in known or known[name].value != value
+        ]
+        if news:
+            client.log_batch(run_id, metrics=news)
+    except MlflowException:
+        _log.warning("Could not log metrics to run %s", run_id, exc_info=True)
