@@ -42,6 +42,5 @@ def parse(text: str) -> ModelId:
     shown = text if len(text) <= _LONGEST and text.isprintable() else f"{text[:40]!a}…"
     raise BadInputError(
         f"{shown} is not the id of a model version.",
-        hint=f"Ids are tenant:model:version, for example {_EXAMPLE}; the version may also be 1.2.0, or MLflow's "
-        "number.",
+        hint=f"Ids are tenant:model:version, for example {_EXAMPLE}; MLflow's number is a version, too.",
     )
