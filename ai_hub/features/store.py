@@ -39,6 +39,15 @@ def open_store(settings: Settings | None = None, *, known_at: datetime | None = 
     Raises:
         SettingMissingError: a server it needs is neither configured nor running.
     """
+    return FeatureStore(config=repo_config(settings, known_at=known_at))
+
+
+def repo_config(settings: Settings | None = None, *, known_at: datetime | None = None) -> RepoConfig:
+    """What `open_store` opens; no server is asked.
+
+    Raises:
+        SettingMissingError: a server it needs is neither configured nor running.
+    """
     folder = paths.resource("feature_repo")
     raw = yaml.safe_load((folder / "feature_store.yaml").read_text())
     variables = os.environ | (settings or Settings()).environment()
@@ -49,7 +58,7 @@ def open_store(settings: Settings | None = None, *, known_at: datetime | None = 
     config.repo_path = folder
     # SQLAlchemy's own dialects are announced at every start
     logging.getLogger("feast.infra.registry").setLevel(logging.WARNING)
-    return FeatureStore(config=config)
+    return config
 
 
 def _substitute(value: Any, variables: Mapping[str, str]) -> Any:

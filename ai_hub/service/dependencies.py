@@ -17,8 +17,8 @@ _API_KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="a key m
 _BEARER = HTTPBearer(auto_error=False, description="such a key, or a token of the OpenID provider")
 
 
-def caller(request: Request) -> Principal:
-    """Whom the middleware has authenticated."""
+async def caller(request: Request) -> Principal:
+    """Whom the middleware has authenticated; a coroutine, or each request would wait for a thread."""
     return cast("Principal", request.scope["state"]["principal"])
 
 

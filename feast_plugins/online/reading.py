@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from feast_plugins.online.answer import Column
+    from feast_plugins.online.layout import KeyGroup, Keys
     from feast_plugins.online.plan import Plan
 
 
@@ -34,6 +35,7 @@ class Read:
         }
         #: rows of each group, and how many hashes are read for them; fewer, if some are the same
         self._rows: list[tuple[list[bytes], int]] = []
+        self._read: list[Keys] = []
         payload = []
         for group in layout.groups:
             keys = group.keys(self._keys, self._count, project.encode())
@@ -41,14 +43,25 @@ class Read:
             if len(set(rows)) < len(rows):
                 keys = keys._replace(rows=list(dict.fromkeys(rows)))
             self._rows.append((rows, len(keys.rows)))
+            self._read.append(keys)
             payload.append(group.commands(keys))
         self.commands = Commands(b"".join(payload), sum(count for _, count in self._rows))
 
-    def answer(self, replies: Sequence[Any], *, view_metadata: bool) -> ColumnarResponse:
-        """The response to the request; `replies` are those to `commands`."""
+    @property
+    def groups(self) -> list[tuple[KeyGroup, Keys]]:
+        """What `commands` read: for each group of views the hashes, each once, in the order of the replies."""
+        return list(zip(self._layout.groups, self._read, strict=True))
+
+    def answer(
+        self, replies: Sequence[Any], *, view_metadata: bool, now: int | None = None
+    ) -> ColumnarResponse:
+        """The response to the request; `replies` are those to `commands`.
+
+        `now`: when ages are judged, in nanoseconds since 1970; default: the clock's time.
+        """
         plan, layout = self._plan, self._layout
         keys = [(name, answer.given(self._keys[column].values)) for column, name, _ in layout.join_keys]
-        stored = self._stored(replies)
+        stored = self._stored(replies, time.time_ns() if now is None else now)
         computed: dict[str, Column] = {}
         if plan.on_demand:
             inputs = [
@@ -64,7 +77,7 @@ class Read:
         metadata = _view_metadata(plan) if view_metadata else ()
         return ColumnarResponse(keys + features, plan.feature_types, metadata)
 
-    def _stored(self, replies: Sequence[Any]) -> list[list[Column]]:
+    def _stored(self, replies: Sequence[Any], now: int) -> list[list[Column]]:
         """Columns of each stored view."""
         fields, begin = [], 0
         for rows, count in self._rows:
@@ -74,7 +87,6 @@ class Read:
                 known = dict(zip(dict.fromkeys(rows), group, strict=True))
                 group = [known[row] for row in rows]
             fields.append(list(zip(*group, strict=True)))
-        now = time.time_ns()
         found = []
         for view, place in zip(self._plan.views, self._layout.views, strict=True):
             columns = fields[place.group]

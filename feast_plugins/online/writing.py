@@ -39,7 +39,7 @@ class Write:
         self._stamp_field = f"_ts:{self._name}".encode()
         self._ignore_age = config.online_store.skip_dedup
         self._expire_s = expiry(config.online_store.key_ttl_seconds, view)
-        stamps = {time: _stamp(time) for time in {time for _, _, time, _ in rows}}
+        stamps = {time: stamp_of(time) for time in {time for _, _, time, _ in rows}}
         project = config.project.encode()
         # the newest of an entity is written last; of the same time, the one that came last
         self._rows = sorted(
@@ -64,9 +64,9 @@ class Write:
         found = []
         for _, _, key, _ in self._rows:
             if not self._ignore_age:
-                found.append(_packed(b"HGET", key, self._stamp_field))
+                found.append(packed(b"HGET", key, self._stamp_field))
             if self._expire_s:
-                found.append(_packed(b"PTTL", key))
+                found.append(packed(b"PTTL", key))
         return Commands.of(found)
 
     def commands(self, answers: Sequence[Any]) -> Commands:
@@ -79,14 +79,14 @@ class Write:
         for nanos, stamp, key, values in self._rows:
             stored = None if self._ignore_age else next(rest)
             left = next(rest) if self._expire_s else 0
-            if stored is not None and nanos < _nanos(stored):
+            if stored is not None and nanos < nanos_of(stored):
                 continue
             pairs = [self._stamp_field, stamp]
             for name, value in values.items():
                 pairs += (_field(f"{self._name}:{name}"), value.SerializeToString())
-            found.append(_packed(b"HSET", key, *pairs))
+            found.append(packed(b"HSET", key, *pairs))
             if self._expire_s and left < self._expire_s * _MILLIS:
-                found.append(_packed(b"EXPIRE", key, b"%d" % self._expire_s))
+                found.append(packed(b"EXPIRE", key, b"%d" % self._expire_s))
         return Commands.of(found)
 
 
@@ -108,18 +108,20 @@ def _key(key: EntityKey) -> bytes:
     )
 
 
-def _stamp(time: datetime) -> tuple[int, bytes]:
+def stamp_of(time: datetime) -> tuple[int, bytes]:
+    """Nanoseconds since 1970, and the serialized `Timestamp`."""
     stamp = Timestamp()
     stamp.FromDatetime(utils.make_tzaware(time))
     return stamp.seconds * _NANOS + stamp.nanos, stamp.SerializeToString()
 
 
-def _nanos(stamp: bytes) -> int:
+def nanos_of(stamp: bytes) -> int:
+    """Nanoseconds since 1970 of a serialized `Timestamp`."""
     found = Timestamp.FromString(stamp)
     return int(found.seconds * _NANOS + found.nanos)
 
 
-def _packed(*arguments: bytes) -> bytes:
+def packed(*arguments: bytes) -> bytes:
     """A command in the protocol of Redis."""
     return b"".join(
         [b"*%d\r\n" % len(arguments), *[b"$%d\r\n%b\r\n" % (len(each), each) for each in arguments]]
