@@ -10,6 +10,7 @@ from ai_hub.access.authenticator import Authenticator, open_authenticator
 from ai_hub.exports.desk import ExportDesk, open_desk
 from ai_hub.service.health import Health
 from ai_hub.service.settings import ServiceSettings
+from ai_hub.serving.reader import FeatureReader, open_reader
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class State:
     authenticator: Authenticator
     health: Health
     exports: ExportDesk
+    features: FeatureReader
 
 
 @asynccontextmanager
@@ -33,4 +35,5 @@ async def open_state(options: ServiceSettings, settings: Settings) -> AsyncItera
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(options, settings))
         exports = await stack.enter_async_context(open_desk(settings))
-        yield State(options, settings, authenticator, Health(settings), exports)
+        features = await stack.enter_async_context(open_reader(options, settings))
+        yield State(options, settings, authenticator, Health(settings), exports, features)

@@ -1,1 +1,1 @@
-"""Features for inference: from Redis, else TimescaleDB, else the calendar alone."""
+"""The read path of inference: Redis, then TimescaleDB, then the calendar alone."""

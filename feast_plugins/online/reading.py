@@ -49,7 +49,7 @@ class Read:
 
     @property
     def groups(self) -> list[tuple[KeyGroup, Keys]]:
-        """What `commands` read: for each group of views the hashes, each once, in the order of the replies."""
+        """What `commands` read: of each group of views the hashes, each once, in the order of the replies."""
         return list(zip(self._layout.groups, self._read, strict=True))
 
     def answer(

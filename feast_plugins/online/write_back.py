@@ -47,10 +47,7 @@ def write_back(
 def marks(keys: Sequence[bytes], values: Sequence[bytes], seconds: int) -> Commands:
     """Commands that set plain keys, which vanish after so many seconds."""
     return Commands.of(
-        [
-            packed(b"SET", key, value, b"EX", b"%d" % seconds)
-            for key, value in zip(keys, values, strict=True)
-        ]
+        [packed(b"SET", key, value, b"EX", b"%d" % seconds) for key, value in zip(keys, values, strict=True)]
     )
 
 
@@ -66,4 +63,4 @@ def joined(commands: Sequence[Commands]) -> Commands:
 
 def is_written(reply: Any) -> bool:
     """Whether the row of a `write_back` was set."""
-    return reply == 1
+    return bool(reply == 1)

@@ -2,8 +2,93 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Any
 
-from ai_hub.service.dependencies import AUTHENTICATED
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from ai_hub.access.principal import Scope
+from ai_hub.features.store import feature_names
+from ai_hub.service import errors
+from ai_hub.service.dependencies import AUTHENTICATED, Caller, state_of
+from ai_hub.service.schemas.features import (
+    FeaturesBatchResponse,
+    FeatureSet,
+    FeatureSetsResponse,
+    FeaturesRequest,
+    FeaturesResponse,
+)
+from ai_hub.serving.reader import Asked
 
 router = APIRouter(prefix="/ai/features", tags=["features"], dependencies=AUTHENTICATED)
+
+_VIEW_STORAGE = "TimescaleDB view {views}; Redis"
+
+
+@router.post(
+    "/get",
+    response_model=FeaturesResponse | FeaturesBatchResponse,
+    responses=errors.responses(400, 401, 403, 404, 422, 503),
+)
+async def get_features(asked: FeaturesRequest, request: Request, caller: Caller) -> Response:
+    """Features of one asset, or of many, at a time."""
+    caller.require(Scope.FEATURES_READ, asked.tenant_id)
+    parts = state_of(request)
+    request.scope["state"]["tenant"] = asked.tenant_id
+    one = asked.asset_id is not None
+    assets = [asked.asset_id] if asked.asset_id is not None else asked.asset_ids or []
+    if len(assets) > (most := parts.options.max_assets):
+        raise errors.MalformedError(
+            f"asset_ids names {len(assets)} assets; at most {most} are answered at once.",
+            hint="Ask for them in several requests.",
+        )
+    answer = await parts.features.read(
+        Asked(
+            asked.tenant_id,
+            list(dict.fromkeys(assets)),
+            asked.timestamp,
+            asked.lookback_hours,
+            asked.feature_set,
+            asked.feature_names,
+            must_exist=one,
+        )
+    )
+    request.scope["state"]["feature_set"] = answer.label
+    head = {"tenant_id": asked.tenant_id, "timestamp": answer.timestamp}
+    body: dict[str, Any]
+    if one:
+        body = head | answer.results[0]
+    else:
+        found = {each["asset_id"]: each for each in answer.results}
+        results = [found[asset] for asset in assets]
+        body = head | {
+            "results": results,
+            "total": len(results),
+            "degraded": any(each["degraded"] for each in results),
+            "computed_at": answer.computed_at,
+        }
+    return Response(orjson.dumps(body, option=orjson.OPT_UTC_Z), media_type="application/json")
+
+
+@router.get("/sets", responses=errors.responses(401, 503))
+async def list_feature_sets(request: Request, caller: Caller) -> FeatureSetsResponse:
+    """Every feature set there is."""
+    del caller  # whoever is authenticated
+    services = await state_of(request).features.catalog.services()
+    sets = {}
+    for name, service in sorted(services.items()):
+        tags = service.tags or {}
+        views = dict.fromkeys(
+            source
+            for view in service.feature_view_projections
+            for source in state_of(request).features.catalog.stored_views(view.name)
+        )
+        sets[name] = FeatureSet(
+            name=name,
+            description=service.description or tags.get("description", ""),
+            features=feature_names(service),
+            use_cases=[case.strip() for case in tags.get("use_cases", "").split(",") if case.strip()],
+            latency=tags.get("latency", ""),
+            storage=_VIEW_STORAGE.format(views=", ".join(views)),
+        )
+    return FeatureSetsResponse(feature_sets=sets, total=len(sets))

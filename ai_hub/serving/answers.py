@@ -1,0 +1,112 @@
+"""Answers as the endpoint sends them, made from columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+
+from ai_hub.serving.current import HOUR_NS, time_of
+from feast_plugins.online import decode
+from feast_plugins.online.answer import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from ai_hub.serving.query import Feature, Query
+    from feast_plugins.online.answer import Column
+    from feast_plugins.online.response import ColumnarResponse
+
+REDIS, TIMESCALEDB, CALENDAR = "redis", "timescaledb", "calendar"
+OUTSIDE_LOOKBACK, UNAVAILABLE = "OUTSIDE_LOOKBACK", "UNAVAILABLE"
+_NAMES: dict[int, str] = {value.number: value.name for value in FieldStatus.DESCRIPTOR.values}
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where an asset's rows came from."""
+
+    source: str = REDIS
+    #: oldest time of its rows, in nanoseconds; None: some view has none
+    oldest: int | None = None
+    #: why it is less than usual: a word for metrics
+    degraded: str | None = None
+    #: places of views whose rows are lost; nothing but the calendar is known of them
+    lost: frozenset[int] = frozenset()
+    #: whether there is such an asset, as far as is known
+    is_known: bool = True
+    #: places of views without a row, and of those whose row is too old
+    without_row: frozenset[int] = frozenset()
+    too_old: frozenset[int] = frozenset()
+
+
+def results(
+    query: Query,
+    response: ColumnarResponse,
+    assets: Sequence[str],
+    origins: Sequence[Origin],
+    *,
+    lookback_hours: int,
+    computed_at: datetime,
+) -> list[dict[str, Any]]:
+    """The answer for each asset, in its place."""
+    columns = dict(response.columns)
+    values, statuses = [], []
+    for feature in query.features:
+        found, states = _column(query, feature, columns[feature.name], origins, lookback_hours)
+        values.append(found)
+        statuses.append(states)
+    names = query.names
+    return [
+        {
+            "asset_id": asset,
+            "features": dict(zip(names, row, strict=True)),
+            "feature_count": len(row) - row.count(None),
+            "status": dict(zip(names, states, strict=True)),
+            "hour": None if origin.oldest is None else time_of(origin.oldest - origin.oldest % HOUR_NS),
+            "source": origin.source,
+            "degraded": origin.degraded is not None,
+            "computed_at": computed_at,
+        }
+        for asset, origin, row, states in zip(
+            assets, origins, zip(*values, strict=True), zip(*statuses, strict=True), strict=True
+        )
+    ]
+
+
+def _column(
+    query: Query, feature: Feature, column: Column, origins: Sequence[Origin], lookback_hours: int
+) -> tuple[list[Any], list[str]]:
+    if feature.reach > lookback_hours:
+        return [None] * len(origins), [OUTSIDE_LOOKBACK] * len(origins)
+    values = decode.python_values(column.values, query.plan.feature_types.get(feature.name))
+    present = column.statuses.count(PRESENT)
+    if present == len(values) and _are_finite(values):
+        return values, [_NAMES[PRESENT]] * present
+    statuses = []
+    for place, origin in enumerate(origins):
+        state = column.statuses[place]
+        if isinstance(value := values[place], float) and not isfinite(value):
+            values[place], state = None, NULL_VALUE
+        statuses.append(_status(feature, state, origin))
+    return values, statuses
+
+
+def _status(feature: Feature, state: int, origin: Origin) -> str:
+    if state == PRESENT:
+        return _NAMES[state]
+    if origin.lost.intersection(feature.views):
+        return UNAVAILABLE
+    if feature.is_computed and state == NULL_VALUE:  # from what its views have
+        if origin.without_row.intersection(feature.views):
+            state = NOT_FOUND
+        elif origin.too_old.intersection(feature.views):
+            state = OUTSIDE_MAX_AGE
+    return _NAMES[state]
+
+
+def _are_finite(values: Sequence[Any]) -> bool:
+    return not any(isinstance(value, float) and not isfinite(value) for value in values)

@@ -1,0 +1,81 @@
+"""Which assets a tenant has, and their time zones: as they were read last, for when nothing can be read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psycopg
+import structlog
+
+from ai_hub.serving.breaker import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ai_hub.serving.database import Connection, Database
+
+_log = structlog.get_logger(__name__)
+_HOLDS_S = 600.0
+_RETRY_S = 5.0
+_MOST_OF_TENANT = 50_000
+_MOST_TENANTS = 500
+_QUERY = "SELECT asset_id, timezone FROM assets WHERE tenant_id = %s ORDER BY asset_id LIMIT %s"
+
+
+class Assets:
+    """Time zone of each asset, by tenant; read in the background when a tenant is first seen."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: OrderedDict[str, tuple[float, Mapping[str, str]]] = OrderedDict()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def zones(self, tenant: str) -> Mapping[str, str]:
+        """What is known now."""
+        known = self._known.get(tenant)
+        return known[1] if known else {}
+
+    def note(self, tenant: str) -> None:
+        """The tenant asks: read its assets unless that was done a short while ago."""
+        known = self._known.get(tenant)
+        if (known is None or time.monotonic() > known[0]) and tenant not in self._tasks:
+            task = asyncio.create_task(self._read(tenant), name="assets")
+            self._tasks[tenant] = task
+            task.add_done_callback(lambda _: self._tasks.pop(tenant, None))
+
+    async def read(self, tenant: str) -> Mapping[str, str]:
+        """What is known, after reading it now if it never was."""
+        self.note(tenant)
+        if tenant not in self._known and (task := self._tasks.get(tenant)) is not None:
+            await asyncio.shield(task)
+        return self.zones(tenant)
+
+    async def aclose(self) -> None:
+        """Give up what is being read."""
+        for task in list(self._tasks.values()):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _read(self, tenant: str) -> None:
+        async def work(connection: Connection) -> dict[str, str]:
+            cursor = await connection.execute(_QUERY, [tenant, _MOST_OF_TENANT], prepare=True)
+            return {str(asset): str(zone) for asset, zone in await cursor.fetchall()}
+
+        holds, found = _RETRY_S, self.zones(tenant)
+        try:
+            async with self._database.turn():
+                found = await self._database.run(tenant, work)
+            holds = _HOLDS_S
+        except UnavailableError:
+            pass
+        except psycopg.Error:
+            _log.exception("assets_not_read")
+        self._known[tenant] = time.monotonic() + holds, found
+        self._known.move_to_end(tenant)
+        while len(self._known) > _MOST_TENANTS:
+            self._known.popitem(last=False)

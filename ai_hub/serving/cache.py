@@ -1,0 +1,143 @@
+"""Redis for requests: rows are read with short time limits, and put back after the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from ai_hub.serving import metrics
+from ai_hub.serving.breaker import UnavailableError, open_breaker
+from feast_plugins.online.connection import Connections
+from feast_plugins.online.write_back import get_marks, is_written, joined, marks, write_back
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from feast import RepoConfig
+
+    from ai_hub.service.settings import ServiceSettings
+    from ai_hub.serving.breaker import Breaker
+    from ai_hub.serving.query import View
+    from ai_hub.serving.rows import Row
+    from feast_plugins.online.connection import ConnectionConfig
+    from feast_plugins.online.exchange import Commands
+
+_log = structlog.get_logger(__name__)
+SERVER = "redis"
+#: Write-backs under way at once; more are left out, and the next miss tries again.
+_MOST_PENDING = 256
+#: Values of marks.
+KNOWN, UNKNOWN = b"known", b"unknown"
+
+
+class Cache:
+    """The online store, with time limits and connections of a service."""
+
+    def __init__(self, options: ServiceSettings, breaker: Breaker, mark_s: int) -> None:
+        self._options = options
+        self._breaker = breaker
+        self._mark_s = mark_s
+        self._connections = Connections()
+        self._config: RepoConfig | None = None
+        self._online: ConnectionConfig | None = None
+        self._pending: dict[bytes, asyncio.Task[None]] = {}
+
+    async def ask(self, config: RepoConfig, commands: Commands) -> list[Any]:
+        """Replies to the commands.
+
+        Raises:
+            UnavailableError: the server does not answer in time, or is left alone.
+        """
+        try:
+            async with self._breaker.asked():
+                return await self._connections.exchange_async(self._options_of(config), commands)
+        except (RedisError, OSError) as error:
+            reason = "timeout" if "Timeout" in type(error).__name__ else "down"
+            _log.warning("redis", reason=reason, error=str(error))
+            raise UnavailableError(SERVER, reason) from error
+
+    async def marks(self, config: RepoConfig, keys: Sequence[bytes]) -> list[bytes | None]:
+        """What is noted of rows that were looked for in vain a moment ago; see `mark_key`."""
+        return await self.ask(config, get_marks(keys))
+
+    def put_back(
+        self, config: RepoConfig, view: View, rows: Sequence[tuple[bytes, Row, bytes | None]]
+    ) -> None:
+        """Write rows (key, row, the time that was read there) after the answer."""
+        for key, row, read in rows:
+            command = write_back(config, view.stored, key, row.fields, read)
+            self._start(config, view.name.encode() + key, command, is_row=True)
+
+    def mark(self, config: RepoConfig, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Note after the answer that nothing newer was found; it holds for `FEATURE_CACHE_TTL`."""
+        if keys:
+            self._start(config, keys[0], marks(keys, values, self._mark_s), is_row=False)
+
+    async def settle(self) -> None:
+        """Wait for what is being written."""
+        while self._pending:
+            await asyncio.gather(*self._pending.values(), return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Give what is being written a moment, and close the connections."""
+        try:
+            async with asyncio.timeout(self._options.redis_timeout_s):
+                await self.settle()
+        except TimeoutError:
+            for task in self._pending.values():
+                task.cancel()
+        await self._connections.aclose()
+
+    def _start(self, config: RepoConfig, key: bytes, command: Commands, *, is_row: bool) -> None:
+        if key in self._pending:  # another request found the same
+            return
+        if len(self._pending) >= _MOST_PENDING:
+            metrics.write_backs("dropped").inc()
+            return
+        task = asyncio.create_task(self._write(config, command, is_row=is_row), name="write-back")
+        self._pending[key] = task
+        task.add_done_callback(lambda _: self._pending.pop(key, None))
+
+    async def _write(self, config: RepoConfig, command: Commands, *, is_row: bool) -> None:
+        try:
+            replies = await self.ask(config, joined([command]))
+        except UnavailableError:
+            metrics.write_backs("failed").inc()
+            return
+        if is_row:
+            for reply in replies:
+                metrics.write_backs("written" if is_written(reply) else "refused").inc()
+
+    def _options_of(self, config: RepoConfig) -> ConnectionConfig:
+        if self._config is not config or self._online is None:
+            limit = self._options.redis_timeout_s
+            self._config = config
+            self._online = config.online_store.model_copy(
+                update={
+                    "timeout_seconds": limit,
+                    "connect_timeout_seconds": limit,
+                    "retries": 0,  # TimescaleDB is the second try
+                    "max_connections": self._options.max_in_flight + _MOST_PENDING,
+                }
+            )
+        return self._online
+
+
+def mark_key(config: RepoConfig, view: View, tenant: str, asset: str) -> bytes:
+    """Key of the note about an asset's row; neither tenants nor views have a `:` in their names."""
+    return f"ai_hub:looked:{config.project}:{view.name}:{tenant}:{asset}".encode()
+
+
+@asynccontextmanager
+async def open_cache(options: ServiceSettings, mark_s: int) -> AsyncIterator[Cache]:
+    """A cache that connects when it is first asked."""
+    breaker = await open_breaker(SERVER, options.breaker_failures, options.breaker_pause_s)
+    cache = Cache(options, breaker, mark_s)
+    try:
+        yield cache
+    finally:
+        await cache.aclose()

@@ -1,0 +1,76 @@
+"""When a request is about, and when a stored row still answers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from ai_hub.errors import BadInputError
+
+HOUR_NS = 3600 * 10**9
+_SKEW = timedelta(minutes=5)
+_MICRO_NS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The time that features are asked for."""
+
+    time: datetime
+    #: the same in nanoseconds since 1970, and the start of its hour
+    nanos: int
+    hour: int
+    #: rows from this time on are current; None: the time is past, only history answers
+    current_since: int | None
+    #: it was given: rows after it must not be seen
+    is_given: bool
+
+    def is_current(self, stamp: int | None) -> bool:
+        """Whether a row of this time (ns), None: no row, answers as it is."""
+        since = self.current_since
+        return (
+            since is not None
+            and stamp is not None
+            and since <= stamp
+            and (stamp <= self.nanos or not self.is_given)
+        )
+
+    def is_seen(self, stamp: int) -> bool:
+        """Whether a row of this time (ns) was there already."""
+        return stamp <= self.nanos or not self.is_given
+
+
+def moment(asked: datetime | None, now: datetime, grace_s: int) -> Moment:
+    """The moment that a request at `now` is about.
+
+    A time in the hour of `now` is the present; so is one up to five minutes ahead, for clocks differ. While
+    the hour is younger than `grace_s`, the row of the hour before is current, too: whoever materializes needs
+    a moment.
+
+    Raises:
+        BadInputError: it lies further ahead.
+    """
+    present = asked is None or now < asked <= now + _SKEW
+    time = now if asked is None or present else asked
+    if time > now:
+        raise BadInputError(
+            f"timestamp {time.isoformat()} lies in the future; the service's clock says {now.isoformat()}.",
+            hint="Leave timestamp out for the present, or give a time in the past.",
+        )
+    nanos, now_ns = nanos_of(time), nanos_of(now)
+    hour, this_hour = nanos - nanos % HOUR_NS, now_ns - now_ns % HOUR_NS
+    since = None
+    if hour == this_hour:
+        since = hour - HOUR_NS if now_ns - this_hour < grace_s * 10**9 else hour
+    return Moment(time, nanos, hour, since, not present)
+
+
+def nanos_of(time: datetime) -> int:
+    """Nanoseconds since 1970."""
+    since = time - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds) * _MICRO_NS
+
+
+def time_of(nanos: int) -> datetime:
+    """The time so many nanoseconds after 1970."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanos // _MICRO_NS)

@@ -1,0 +1,184 @@
+"""TimescaleDB for requests: few connections, each use with a time limit, and none where there is no hope."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import deque
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import psycopg
+import structlog
+
+from ai_hub.serving import metrics
+from ai_hub.serving.breaker import UnavailableError, open_breaker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from typing import TypeVar
+
+    from psycopg.rows import TupleRow
+
+    from ai_hub.service.settings import ServiceSettings
+    from ai_hub.serving.breaker import Breaker
+    from ai_hub.settings import Settings
+
+    Connection = psycopg.AsyncConnection[TupleRow]
+    Result = TypeVar("Result")
+
+_log = structlog.get_logger(__name__)
+SERVER = "timescaledb"
+_LEAST_CONNECT_S = 2
+_MS = 1000
+#: Of this transaction. The plan of a prepared statement is made once, not with each use: to plan takes longer
+#: than to run.
+_SETTINGS = (
+    "SELECT set_config('ai_hub.tenant', %s, true), set_config('statement_timeout', %s, true),"
+    " set_config('plan_cache_mode', 'force_generic_plan', true)"
+)
+
+
+class Database:
+    """Runs short read-only transactions; at most so many at once, and so many that wait."""
+
+    def __init__(self, dsn: str | None, options: ServiceSettings, breaker: Breaker) -> None:
+        self._dsn = dsn
+        self._timeout_s = options.database_timeout_s
+        self._turns = asyncio.Semaphore(options.database_connections)
+        self._may_wait = options.database_queue
+        self._waiting = 0
+        self._breaker = breaker
+        self._idle: deque[Connection] = deque()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for one's turn.
+
+        Raises:
+            UnavailableError: too many wait already.
+        """
+        if self._turns.locked():
+            if self._waiting >= self._may_wait:
+                raise UnavailableError(SERVER, "queue_full")
+            self._waiting += 1
+            try:
+                await self._turns.acquire()
+            finally:
+                self._waiting -= 1
+        else:
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    async def run(self, tenant: str, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """What `work` reads in one transaction of `tenant`; the caller has its turn.
+
+        Raises:
+            UnavailableError: the server does not answer in time, or is left alone.
+            psycopg.Error: the query is wrong.
+        """
+        started = time.perf_counter()
+        result = "failed"
+        try:
+            async with self._breaker.asked():
+                found = await self._within_limit(tenant, work)
+            result = "done"
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError, OSError) as error:
+            reason = "timeout" if isinstance(error, TimeoutError | psycopg.errors.QueryCanceled) else "down"
+            _log.warning("database", reason=reason, error=_first_line(error))
+            raise UnavailableError(SERVER, reason) from error
+        finally:
+            metrics.queries(result).observe(time.perf_counter() - started)
+        return found
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _within_limit(self, tenant: str, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        while True:
+            connection, is_fresh = await self._connect(deadline)
+            try:
+                return await self._use(connection, tenant, work, deadline)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                # an idle one was cut meanwhile, which is no failure yet
+                if is_fresh or not connection.broken or _is_past(deadline):
+                    if _is_past(deadline):
+                        raise TimeoutError("the query took too long") from error
+                    raise
+
+    async def _connect(self, deadline: float) -> tuple[Connection, bool]:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection, False
+        if self._dsn is None:
+            raise UnavailableError(SERVER, "unset")
+        async with asyncio.timeout_at(deadline):
+            fresh = await psycopg.AsyncConnection.connect(
+                self._dsn,
+                application_name="ai-hub-serving",
+                connect_timeout=max(_LEAST_CONNECT_S, round(self._timeout_s)),
+                options="-c TimeZone=UTC -c client_min_messages=warning",
+                autocommit=True,
+            )
+        return fresh, True
+
+    async def _use(
+        self,
+        connection: Connection,
+        tenant: str,
+        work: Callable[[Connection], Awaitable[Result]],
+        deadline: float,
+    ) -> Result:
+        loop = asyncio.get_running_loop()
+        # cancelling would ask a server that does not answer, and wait for it
+        timer = loop.call_at(deadline, _cut, connection)
+        kept = False
+        try:
+            async with connection.transaction():
+                left_ms = max(1, round((deadline - loop.time()) * _MS))
+                await connection.execute(_SETTINGS, [tenant, str(left_ms)], prepare=True)
+                found = await work(connection)
+            kept = not connection.closed
+        finally:
+            timer.cancel()
+            if kept:
+                self._idle.append(connection)
+            else:
+                with suppress(psycopg.Error, OSError):
+                    connection.pgconn.finish()
+        return found
+
+
+def _cut(connection: Connection) -> None:
+    """Shut the connection's socket down: whoever waits for it reads its end."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as other:
+        other.shutdown(socket.SHUT_RDWR)
+
+
+def _is_past(deadline: float) -> bool:
+    return asyncio.get_running_loop().time() >= deadline
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+@asynccontextmanager
+async def open_database(options: ServiceSettings, settings: Settings) -> AsyncIterator[Database]:
+    """A database that connects when it is first asked."""
+    dsn = settings.timescale_dsn.get_secret_value() if settings.timescale_dsn else None
+    breaker = await open_breaker(SERVER, options.breaker_failures, options.breaker_pause_s)
+    database = Database(dsn, options, breaker)
+    try:
+        yield database
+    finally:
+        await database.aclose()

@@ -1,0 +1,137 @@
+"""What was read of each asset and view, and what may be done with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from feast.value_type import ValueType
+
+from ai_hub.serving.answers import CALENDAR, TIMESCALEDB, Origin
+from ai_hub.serving.current import Moment, time_of
+from ai_hub.serving.query import Query
+from feast_plugins.online.on_demand import encode
+from feast_plugins.online.writing import nanos_of, stamp_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ai_hub.serving.rows import Row
+
+
+@dataclass(slots=True)
+class Stored:
+    """Replies of Redis, one an asset; rows found elsewhere are put into them."""
+
+    query: Query
+    moment: Moment
+    replies: list[list[Any]]
+    #: of each view, of each asset, in nanoseconds
+    times: list[list[int | None]] = field(init=False)
+    origins: list[Origin] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.times = []
+        known: dict[bytes | None, int | None] = {None: None}
+        for place in self.query.stamps:
+            stamps = [reply[place] for reply in self.replies]
+            for stamp in set(stamps) - known.keys():
+                known[stamp] = nanos_of(stamp)
+            self.times.append([known[stamp] for stamp in stamps])
+        self.origins = [Origin() for _ in self.replies]
+
+    @classmethod
+    def nothing(cls, query: Query, moment: Moment, count: int) -> Stored:
+        """Nothing is known of any of `count` assets."""
+        return cls(query, moment, [[None] * len(query.fields) for _ in range(count)])
+
+    def wanting(self) -> dict[int, list[int]]:
+        """Places of the views, and for each of the assets, whose rows are not current."""
+        is_current = self.moment.is_current
+        found = {}
+        for place, (view, times) in enumerate(zip(self.query.views, self.times, strict=True)):
+            if view.source is None:  # Redis is all there is
+                continue
+            states = {time: is_current(time) for time in set(times)}
+            if not all(states.values()):
+                found[place] = [asset for asset, time in enumerate(times) if not states[time]]
+        return found
+
+    def stamp(self, view: int, asset: int) -> bytes | None:
+        """Time of a row as it is stored."""
+        stamp: bytes | None = self.replies[asset][self.query.stamps[view]]
+        return stamp
+
+    def is_usable(self, view: int, asset: int) -> bool:
+        """Whether there is a row that is no newer than the moment and no older than it may be."""
+        time, ttl = self.times[view][asset], self.query.views[view].stored.ttl
+        return (
+            time is not None
+            and self.moment.is_seen(time)
+            and (ttl is None or time >= self.moment.nanos - ttl)
+        )
+
+    def is_seen(self, view: int, asset: int) -> bool:
+        """Whether there is no row, or one that is no newer than the moment."""
+        time = self.times[view][asset]
+        return time is None or self.moment.is_seen(time)
+
+    def put(self, view: int, asset: int, row: Row | None) -> bool:
+        """Use what TimescaleDB has, unless what is there is newer; tells whether the row is newer."""
+        time, origin = self.times[view][asset], self.origins[asset]
+        is_seen = self.is_seen(view, asset)
+        if row is None:
+            if time is None or not is_seen:
+                origin.source = TIMESCALEDB
+                self._set(view, asset, {}, None)
+            return False
+        if time is None or row.nanos >= time or not is_seen:
+            origin.source = TIMESCALEDB
+            self._set(view, asset, row.fields, row.nanos)
+        return time is None or row.nanos > time
+
+    def keep_old(self, asset: int, reason: str) -> None:
+        """Use the rows that are there, although one is not current."""
+        self.origins[asset].degraded = reason
+
+    def lose(self, view: int, asset: int, reason: str, zone: str | None) -> None:
+        """Use nothing but the calendar of the moment's hour on the asset's wall clock."""
+        origin = self.origins[asset]
+        origin.degraded, origin.source = reason, CALENDAR
+        origin.lost |= {view}
+        hour = time_of(self.moment.hour)
+        fields = {self.query.views[view].stored.stamp_field: stamp_of(hour)[1]}
+        if (local_time := self.query.views[view].local_time) is not None:
+            wall = hour.astimezone(_zone(zone)).replace(tzinfo=UTC)
+            (fields[local_time],) = encode([round(wall.timestamp())], ValueType.INT64)
+        self._set(view, asset, fields, self.moment.hour)
+
+    def judged(self) -> list[Origin]:
+        """Where the rows of each asset came from, with their times."""
+        for place, (view, times) in enumerate(zip(self.query.views, self.times, strict=True)):
+            ttl = view.stored.ttl
+            since = None if ttl is None else self.moment.nanos - ttl
+            for origin, time in zip(self.origins, times, strict=True):
+                if time is None:
+                    origin.without_row |= {place}
+                    continue
+                if origin.oldest is None or time < origin.oldest:
+                    origin.oldest = time
+                if since is not None and time < since:
+                    origin.too_old |= {place}
+        return self.origins
+
+    def _set(self, view: int, asset: int, fields: Mapping[bytes, bytes], time: int | None) -> None:
+        reply = self.replies[asset]
+        for place, name in self.query.places[view]:
+            reply[place] = fields.get(name)
+        self.times[view][asset] = time
+
+
+def _zone(name: str | None) -> ZoneInfo:
+    try:
+        return ZoneInfo(name or "UTC")
+    except (ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo("UTC")
