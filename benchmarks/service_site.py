@@ -1,0 +1,113 @@
+"""What the service is measured on: its settings, meters of two tenants, Feast's registry, and keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping  # dataclass fields
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ai_hub import paths
+from ai_hub.database import connect
+from ai_hub.settings import Settings
+from benchmarks import history
+from benchmarks.history import HOUR, History, this_hour
+from benchmarks.servers import PAUSE_JOBS
+
+TENANTS = (history.TENANT, "other")
+_FOREIGN_PREFIXES = ("PG", "AI_HUB_", "AWS_", "MLFLOW_", "FEAST_", "REDIS")
+#: The second tenant has the same meters.
+_COPY = (
+    """
+    INSERT INTO assets (tenant_id, asset_id, kind, unit, weather_asset_id)
+    SELECT %(to)s, asset_id, kind, unit, weather_asset_id FROM assets WHERE tenant_id = %(from)s
+    """,
+    """
+    INSERT INTO weather_features
+        (tenant_id, asset_id, "timestamp", available_at, temperature, humidity, solar_irradiance)
+    SELECT %(to)s, asset_id, "timestamp", available_at, temperature, humidity, solar_irradiance
+    FROM weather_features WHERE tenant_id = %(from)s
+    """,
+    """
+    INSERT INTO timeseries_data (tenant_id, asset_id, "timestamp", value)
+    SELECT %(to)s, asset_id, "timestamp", value FROM timeseries_data WHERE tenant_id = %(from)s
+    """,
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Settings that lead to the servers, as variables, and a folder for everything else."""
+
+    folder: Path
+    variables: Mapping[str, str]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of a process that shall use these servers and no others."""
+        foreign = {name.upper() for name in Settings.model_fields}
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in foreign and not name.startswith(_FOREIGN_PREFIXES)
+        }
+        defaults = {
+            "AI_HUB_STATE_DIR": str(self.folder / "state"),
+            "FEAST_REGISTRY_URI": f"sqlite:///{self.folder / 'feast-registry.db'}",
+            "EXPORT_STORAGE_PATH": str(self.folder / "exports"),
+        }
+        return own | defaults | dict(self.variables)
+
+    def run(self, program: str, *arguments: str) -> str:
+        """What a command of the product prints.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name(program)), *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            cwd=self.folder,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} {' '.join(arguments)}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def fill(self, assets: int, days: int) -> History:
+        """Readings of `assets` meters of each tenant for `days` days, through the hour before this one."""
+        series = History(assets, days, this_hour() - HOUR)
+        dsn = self.variables["TIMESCALE_DSN"]
+        with connect(dsn, autocommit=True) as connection:
+            connection.execute(PAUSE_JOBS)
+            series.add_assets(connection)
+            history.write(connection, series.rows())
+            for statement in _COPY:
+                for tenant in TENANTS[1:]:
+                    connection.execute(statement, {"from": TENANTS[0], "to": tenant})
+        self.run("ai-hub", "refresh")
+        with connect(dsn, autocommit=True) as connection:
+            connection.execute("ANALYZE")
+        return series
+
+    def apply(self) -> None:
+        """Register the product's feature services, and put the newest features into Redis."""
+        repository = str(paths.resource("feature_repo"))
+        variables: dict[str, Any] = json.loads(self.run("ai-hub", "env", "--json"))
+        Site(self.folder, {**self.variables, **variables}).run("feast", "-c", repository, "apply")
+        self.materialize()
+
+    def materialize(self) -> None:
+        """Put the newest features into Redis."""
+        self.run("ai-hub", "materialize")
+
+    def key(self, tenant: str) -> str:
+        """A new API key of a tenant, for everything."""
+        answer = json.loads(self.run("ai-hub", "keys", "create", "bench", "--tenant", tenant, "--json"))
+        return str(answer["key"])
