@@ -15,6 +15,8 @@ class AiHubError(Exception):
     retryable = False
     #: Exit status of the command line.
     exit_code = 1
+    #: Of the request that the service answered with it, as in the service's log.
+    request_id: str | None = None
 
     def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
         self.message = message or inspect.cleandoc(type(self).__doc__ or "")

@@ -83,6 +83,7 @@ class Settings(BaseSettings):
         description="accounts of MLflow's login, with commas between, that may name whom they act for (the "
         "REST service does); only the MLflow server reads it",
     )
+    ai_hub_tenant: str | None = Field(None, description="whose features and models `ai_hub.Client` asks for")
     export_storage_path: str = Field("./exports", description="folder or s3:// URL for Parquet exports")
     export_jobs_per_tenant: int = Field(20, ge=1, description="unfinished exports a tenant may have")
 

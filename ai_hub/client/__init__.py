@@ -1,1 +1,21 @@
-"""What inference services use: features, the production model, predictions."""
+"""For inference services: features, the production model, and predictions; see docs/client.md."""
+
+from ai_hub.client.asynchronous import AsyncClient, AsyncModel
+from ai_hub.client.errors import DegradedError, ExportFailedError, KeyRefusedError, UnavailableError
+from ai_hub.client.models.live import LiveModel
+from ai_hub.client.models.loaded import LoadedModel
+from ai_hub.client.predictions import Prediction
+from ai_hub.client.synchronous import Client
+
+__all__ = [
+    "AsyncClient",
+    "AsyncModel",
+    "Client",
+    "DegradedError",
+    "ExportFailedError",
+    "KeyRefusedError",
+    "LiveModel",
+    "LoadedModel",
+    "Prediction",
+    "UnavailableError",
+]

@@ -1,0 +1,109 @@
+"""The service's endpoints as values: what to send, and what the answer is; nothing is sent here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ai_hub.errors import AiHubError
+from ai_hub.service.schemas.exports import ExportJob, ExportList
+from ai_hub.service.schemas.features import FeaturesBatchResponse, FeatureSetsResponse, FeaturesResponse
+from ai_hub.service.schemas.models import ModelList
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+_FEATURES = "/ai/features/get"
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Call(Generic[Answer]):
+    """A request that may be repeated: it only reads, or carries a key that makes the repetition the same."""
+
+    method: str
+    path: str
+    answer: type[Answer]
+    query: dict[str, Any] = field(default_factory=dict)
+    body: dict[str, Any] | None = None
+    #: seconds the service may wait before it answers
+    waits_s: float = 0.0
+
+    def parse(self, content: bytes) -> Answer:
+        """The answer's body as a value.
+
+        Raises:
+            AiHubError: it is not what this version of the client understands.
+        """
+        try:
+            return self.answer.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "body"
+            raise AiHubError(
+                f"{self.method} {self.path} was answered with what this client cannot read: "
+                f"{place}: {first['msg']}.",
+                hint="Is it the address of AI Hub, and of the same version?",
+            ) from error
+
+
+def features(
+    tenant: str,
+    assets: str | Sequence[str],
+    feature_set: str | None,
+    *,
+    names: Sequence[str] | None,
+    at: datetime | None,
+    lookback_hours: int | None,
+) -> Call[FeaturesResponse] | Call[FeaturesBatchResponse]:
+    """Features of one asset (`FeaturesResponse`), or of many (`FeaturesBatchResponse`)."""
+    one = isinstance(assets, str)
+    body = {
+        "tenant_id": tenant,
+        "asset_id" if one else "asset_ids": assets if one else list(assets),
+        "feature_set": feature_set,
+        "feature_names": None if names is None else list(names),
+        "timestamp": None if at is None else at.isoformat(),
+        "lookback_hours": lookback_hours,
+    }
+    if one:
+        return Call("POST", _FEATURES, FeaturesResponse, body=_given(body))
+    return Call("POST", _FEATURES, FeaturesBatchResponse, body=_given(body))
+
+
+def feature_sets() -> Call[FeatureSetsResponse]:
+    """Every feature service."""
+    return Call("GET", "/ai/features/sets", FeatureSetsResponse)
+
+
+def export(tenant: str, wait_s: float, **fields: Any) -> Call[ExportJob]:
+    """Start an export; `fields` are those of `ExportRequest`, `idempotency_key` among them."""
+    body = {"tenant_id": tenant, **fields}
+    return Call(
+        "POST", "/ai/features/export", ExportJob, {"wait_s": wait_s}, body=_given(body), waits_s=wait_s
+    )
+
+
+def export_job(tenant: str, export_id: UUID) -> Call[ExportJob]:
+    """Where an export is."""
+    return Call("GET", f"/ai/features/exports/{export_id}", ExportJob, {"tenant_id": tenant})
+
+
+def exports(tenant: str, feature_set: str | None, status: str | None, limit: int) -> Call[ExportList]:
+    """The tenant's exports."""
+    query = {"tenant_id": tenant, "feature_set": feature_set, "status_filter": status, "limit": limit}
+    return Call("GET", "/ai/features/exports", ExportList, _given(query))
+
+
+def models(tenant: str, model: str | None, stage: str | None, limit: int) -> Call[ModelList]:
+    """The tenant's model versions."""
+    query = {"tenant_id": tenant, "model_name": model, "stage": stage, "limit": limit}
+    return Call("GET", "/ai/models/", ModelList, _given(query))
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

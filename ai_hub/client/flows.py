@@ -1,0 +1,98 @@
+"""What takes more than one request, as generators: they yield what to do and are sent what came of it.
+
+The sync client does each step at once, the async one awaits it; the order of the steps is told here alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from pydantic import BaseModel
+
+from ai_hub.client import calls, predictions
+from ai_hub.client.calls import Call
+from ai_hub.client.errors import ExportFailedError
+from ai_hub.service.schemas.exports import ExportStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from datetime import datetime
+
+    from ai_hub.client.models.live import LiveModel
+    from ai_hub.client.models.shelf import Shelf
+    from ai_hub.client.predictions import OnDegraded, Prediction
+    from ai_hub.service.schemas.exports import ExportJob
+    from ai_hub.service.schemas.features import AssetFeatures
+
+_ANSWER_WAIT_S = 30.0
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait so long."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something that computes or blocks: files, the registry, the model."""
+
+    do: Callable[[], Any]
+
+
+Step: TypeAlias = Call[Any] | Pause | Work
+T = TypeVar("T")
+Answer = TypeVar("Answer", bound=BaseModel)
+Flow: TypeAlias = "Generator[Step, Any, T]"
+
+
+def ask(call: Call[Answer]) -> Flow[Answer]:
+    """One request."""
+    answer: Answer = yield call
+    return answer
+
+
+def model(shelf: Shelf, name: str) -> Flow[LiveModel]:
+    """Open a model."""
+    found: LiveModel = yield Work(lambda: shelf.get(name))
+    return found
+
+
+def predict(
+    shelf: Shelf,
+    tenant: str,
+    name: str,
+    assets: str | Sequence[str],
+    *,
+    at: datetime | None,
+    on_degraded: OnDegraded,
+) -> Flow[list[Prediction]]:
+    """Features for the version of the moment, and what it says to them."""
+    live = yield from model(shelf, name)
+    current = live.current
+    names = predictions.wanted(current)
+    many = [assets] if isinstance(assets, str) else assets
+    answer = yield calls.features(
+        tenant, many, current.feature_service, names=names, at=at, lookback_hours=None
+    )
+    rows: list[AssetFeatures] = answer.results
+    found: list[Prediction] = yield Work(lambda: predictions.predict(live, current, rows, on_degraded))
+    return found
+
+
+def export(tenant: str, *, wait: bool, **fields: Any) -> Flow[ExportJob]:
+    """Start an export and, if asked, wait until it has ended."""
+    # a repeated request must not start a second job
+    fields["idempotency_key"] = fields.get("idempotency_key") or secrets.token_hex(16)
+    job: ExportJob = yield calls.export(tenant, _ANSWER_WAIT_S if wait else 0.0, **fields)
+    while wait and job.status in {ExportStatus.PENDING, ExportStatus.RUNNING}:
+        yield Pause(_POLL_S)
+        job = yield calls.export_job(tenant, job.export_id)
+    if wait and job.status == ExportStatus.FAILED:
+        raise ExportFailedError(job)
+    return job

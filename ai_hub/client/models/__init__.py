@@ -1,0 +1,1 @@
+"""The production model: found in the registry, kept on disk, verified, loaded, swapped when it changes."""

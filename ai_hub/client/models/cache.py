@@ -1,0 +1,183 @@
+"""A model's versions on disk, for all processes of a machine.
+
+::
+
+    {cache}/{tenant}/{model}/{version}/…       complete and verified, or absent
+    {cache}/{tenant}/{model}/production.json   the version last seen in Production; its mtime: when it was
+    {cache}/{tenant}/{model}/.partial-…        a download, locked by its process while that lives
+    {cache}/{tenant}/{model}/.lock             shared while a version is read, exclusive while folders change
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from ai_hub.client.models import seal
+from ai_hub.client.models.production import Production
+from ai_hub.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_VARIABLE = "AI_HUB_CACHE_DIR"
+_POINTER = "production.json"
+_PARTIAL = ".partial-"
+_KEPT = 2
+
+
+def default_folder() -> Path:
+    """`models` in AI_HUB_CACHE_DIR, or in the user's cache folder."""
+    if configured := os.environ.get(_VARIABLE):
+        return Path(configured).expanduser() / "models"
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "ai-hub" / "models"
+
+
+class Cache:
+    """Versions of one model of one tenant."""
+
+    def __init__(self, root: Path, tenant: str, model: str) -> None:
+        self.folder = root / _part(tenant) / _part(model)
+        try:
+            # what is in it decides about the answers of this user's processes
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInputError(
+                f"The model cache {self.folder} cannot be made: {error.strerror}.",
+                hint=f"Give cache_dir=…, or set {_VARIABLE}, to a folder that can be written.",
+            ) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """No version goes away during the block."""
+        with self._lock(fcntl.LOCK_SH):
+            yield
+
+    def place(self, version: Production) -> Path:
+        """Where a version is, if it is there."""
+        return self.folder / _part(version.label)
+
+    def last(self) -> Production | None:
+        """The version last seen in Production; None: none was, or nobody can tell any more."""
+        try:
+            return Production(**json.loads((self.folder / _POINTER).read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def checked_at(self) -> datetime | None:
+        """When the version that `last` tells was last seen in Production."""
+        try:
+            return datetime.fromtimestamp((self.folder / _POINTER).stat().st_mtime, UTC)
+        except FileNotFoundError:
+            return None
+
+    def remember(self, version: Production) -> None:
+        """Note that `version`, which is here and verified, is in Production now."""
+        if version == self.last():
+            os.utime(self.folder / _POINTER)
+            return
+        document = json.dumps(asdict(version), indent=2, sort_keys=True)
+        with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".pointer-", delete=False) as file:
+            file.write(document + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(self.folder / _POINTER)
+        _fsync(self.folder)
+        # `prune` keeps what was used last
+        os.utime(self.place(version))
+
+    def install(self, version: Production, download: Callable[[Path], object]) -> None:
+        """Fetch a version, verify it and put it in its place; a good copy that is there stays.
+
+        Raises:
+            ConflictError: a file is not what was registered.
+        """
+        with self._partial() as partial:
+            download(partial)
+            seal.verify(partial, version.manifest_sha256)
+            for path in sorted(partial.rglob("*"), reverse=True):
+                _fsync(path)
+            _fsync(partial)
+            with self._lock(fcntl.LOCK_EX):
+                place = self.place(version)
+                with suppress(seal.TamperedError):
+                    seal.verify(place, version.manifest_sha256)
+                    return
+                _remove(place)
+                partial.rename(place)
+                _fsync(self.folder)
+
+    def prune(self, *current: Production | None) -> None:
+        """Remove what killed downloads left, and all versions but `current` and the one used before it."""
+        kept = {self.place(version) for version in current if version}
+        with self._lock(fcntl.LOCK_EX):
+            versions = [path for path in self.folder.iterdir() if path.is_dir() and path.name[0] != "."]
+            others = sorted(set(versions) - kept, key=lambda path: path.stat().st_mtime, reverse=True)
+            for path in others[max(_KEPT - len(kept), 0) :]:
+                _remove(path)
+            for path in self.folder.glob(f"{_PARTIAL}*"):
+                if _is_abandoned(path):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def _partial(self) -> Iterator[Path]:
+        with self._lock(fcntl.LOCK_EX):  # `prune` must not see it before it is locked
+            path = Path(tempfile.mkdtemp(dir=self.folder, prefix=_PARTIAL))
+            descriptor = os.open(path, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(descriptor)
+
+    @contextmanager
+    def _lock(self, kind: int) -> Iterator[None]:
+        with (self.folder / ".lock").open("a") as file:
+            fcntl.flock(file, kind)
+            yield
+
+
+def _part(name: str) -> str:
+    """A name as one folder's name: nothing in it leads elsewhere."""
+    part = quote(name, safe=" ")
+    if not part or part.startswith("."):
+        raise BadInputError(f"{name!r} cannot be a name in the model cache.")
+    return part
+
+
+def _is_abandoned(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _remove(place: Path) -> None:
+    """Remove a version as a whole: under its name it is complete or absent at any time."""
+    if place.exists():
+        doomed = Path(tempfile.mkdtemp(dir=place.parent, prefix=_PARTIAL))
+        place.rename(doomed / place.name)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

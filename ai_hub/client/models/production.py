@@ -1,0 +1,157 @@
+"""Which version is in Production: one small request, without MLflow, whose import takes seconds."""
+
+from __future__ import annotations
+
+import configparser
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from ai_hub.errors import (
+    AiHubError,
+    BadInputError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    NotLoggedInError,
+    ServiceDownError,
+)
+from ai_hub.settings import Settings
+
+_ALIAS_PATH = "/api/2.0/mlflow/registered-models/alias"
+#: always mirrors the stage, see docs/registry.md
+_ALIAS = "production"
+_WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"
+_SEAL_TAG = "manifest_sha256"
+_TIMEOUT = httpx.Timeout(5.0, connect=2.0)
+
+
+@dataclass(frozen=True)
+class Production:
+    """A version that is, or was, in Production."""
+
+    version: int
+    semantic_version: str | None
+    #: SHA-256 of the manifest that seals its files
+    manifest_sha256: str
+    tags: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """Its name for people, and of its folder."""
+        return self.semantic_version or str(self.version)
+
+    def is_same(self, other: Production | None) -> bool:
+        """Whether `other` is this version with these files; tags may change."""
+        return other is not None and (self.version, self.manifest_sha256) == (
+            other.version,
+            other.manifest_sha256,
+        )
+
+
+class Registry:
+    """The MLflow server, asked for production versions; connections are kept."""
+
+    def __init__(self, tenant: str, url: str | None = None) -> None:
+        self._tenant = tenant
+        self._url = (url or Settings().require("mlflow_tracking_uri")).rstrip("/")
+        self._http = httpx.Client(base_url=self._url, timeout=_TIMEOUT, verify=_verify(), **_login())
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def production(self, model: str) -> Production:
+        """The version in Production now.
+
+        Raises:
+            ConflictError: its files have no seal.
+            NotFoundError: there is none, or no such model.
+            ServiceDownError: the registry does not answer.
+        """
+        try:
+            response = self._http.get(
+                _ALIAS_PATH,
+                params={"name": model, "alias": _ALIAS},
+                headers={_WORKSPACE_HEADER: self._tenant},
+            )
+        except httpx.HTTPError as error:
+            raise ServiceDownError("MLflow", self._shown, str(error) or type(error).__name__) from error
+        if response.status_code != HTTPStatus.OK:
+            raise self._error(response, model)
+        return self._version(response, model)
+
+    def _version(self, response: httpx.Response, model: str) -> Production:
+        try:
+            found = response.json()["model_version"]
+            tags = {str(tag["key"]): str(tag.get("value", "")) for tag in found.get("tags", ())}
+            version = int(found["version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServiceDownError("MLflow", self._shown, "what answers there is no registry") from error
+        if _SEAL_TAG not in tags:
+            raise ConflictError(
+                f"Version {version} of {model} has no manifest, so its files cannot be checked.",
+                hint="Register the model anew from its run.",
+            )
+        return Production(version, tags.get("semantic_version"), tags[_SEAL_TAG], tags)
+
+    def _error(self, response: httpx.Response, model: str) -> AiHubError:
+        body = _body(response)
+        text = str(body.get("message") or response.reason_phrase)
+        promote = f"Promote one with `ai-hub promote {model} --tenant {self._tenant}`."
+        match response.status_code:
+            case HTTPStatus.NOT_FOUND:
+                hint = promote if "error_code" in body else "See MLFLOW_TRACKING_URI."
+                return NotFoundError(text, hint=hint)
+            case HTTPStatus.BAD_REQUEST if f"alias {_ALIAS}" in text:
+                return NotFoundError(
+                    f"No version of {model} (tenant {self._tenant}) is in Production.", hint=promote
+                )
+            case HTTPStatus.BAD_REQUEST:
+                return BadInputError(text)
+            case HTTPStatus.UNAUTHORIZED:
+                return NotLoggedInError(self._shown)
+            case HTTPStatus.FORBIDDEN:
+                return ForbiddenError(text, hint="Ask for a role in the tenant (see docs/people.md).")
+        return ServiceDownError("MLflow", self._shown, f"{response.status_code} {text}")
+
+    @property
+    def _shown(self) -> str:
+        """Its address without a login."""
+        parts = urlsplit(self._url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _body(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _login() -> dict[str, Any]:
+    """The login that MLflow's own client would use: of the environment, else of its file."""
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"headers": {"Authorization": f"Bearer {token}"}}
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(Path.home() / ".mlflow/credentials")
+    known = dict(parser["mlflow"]) if parser.has_section("mlflow") else {}
+    name, password = (
+        os.environ.get(variable) or known.get(variable.lower())
+        for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    )
+    return {"auth": (name, password)} if name and password else {}
+
+
+def _verify() -> bool | str:
+    """How MLflow's own client would check the server's certificate."""
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in {"true", "1"}:
+        return False
+    return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
