@@ -59,7 +59,7 @@ def features(
     names: Sequence[str] | None,
     at: datetime | None,
     lookback_hours: int | None,
-) -> Call[FeaturesResponse] | Call[FeaturesBatchResponse]:
+) -> Call[Any]:
     """Features of one asset (`FeaturesResponse`), or of many (`FeaturesBatchResponse`)."""
     one = isinstance(assets, str)
     body = {

@@ -80,7 +80,9 @@ def predict(
     answer = yield calls.features(
         tenant, many, current.feature_service, names=names, at=at, lookback_hours=None
     )
-    rows: list[AssetFeatures] = answer.results
+    # the answer names each asset once
+    by_asset: dict[str, AssetFeatures] = {row.asset_id: row for row in answer.results}
+    rows = [by_asset[asset] for asset in many]
     found: list[Prediction] = yield Work(lambda: predictions.predict(live, current, rows, on_degraded))
     return found
 

@@ -64,18 +64,20 @@ def predict(
     Raises:
         DegradedError: one is degraded, and `on_degraded` is "raise".
     """
-    known = [row for row in rows if any(row.features.get(name) is not None for name in model.columns)]
-    inputs = [{name: row.features.get(name) for name in model.columns} for row in known]
-    values = dict(zip(map(id, known), model.values(inputs) if inputs else (), strict=True))
+    inputs = [{name: row.features.get(name) for name in model.columns} for row in rows]
+    known = [
+        place for place, given in enumerate(inputs) if any(value is not None for value in given.values())
+    ]
+    answers = model.values([inputs[place] for place in known]) if known else ()
+    values = dict(zip(known, map(float, answers), strict=True))
     stale = live.stale or live.version != model.version
     found = []
-    for row in rows:
-        missing = tuple(name for name in model.columns if row.features.get(name) is None)
-        value = values.get(id(row))
+    for place, row in enumerate(rows):
+        missing = tuple(name for name, value in inputs[place].items() if value is None)
         found.append(
             Prediction(
                 asset_id=row.asset_id,
-                value=None if value is None else float(value),
+                value=values.get(place),
                 hour=row.hour,
                 version=model.version,
                 semantic_version=model.semantic_version,
