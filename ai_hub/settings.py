@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
 
     timescale_dsn: SecretStr | None = Field(None, description="postgresql://user:password@host:port/database")
+    service_timescale_dsn: SecretStr | None = Field(
+        None,
+        description="the same database with the login of the REST service",
+    )
     redis_url: SecretStr | None = Field(None, description="redis://[:password@]host:port/db")
     minio_endpoint_url: str | None = Field(None, description="S3 endpoint that holds model artifacts")
     minio_access_key: SecretStr | None = None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
 
+from ai_hub.access import api_key
+from ai_hub.access.key_ring import KeyRing
 from ai_hub.access.principal import DEVELOPER, Principal
+from ai_hub.database.tenant_wall import service_dsn
 from ai_hub.errors import AiHubError
 
 if TYPE_CHECKING:
@@ -13,34 +18,76 @@ if TYPE_CHECKING:
     from ai_hub.service.settings import ServiceSettings
     from ai_hub.settings import Settings
 
-from contextlib import asynccontextmanager
+_CREATE: Final = "Ask your administrator for a key (`ai-hub keys create`)."
 
 
 class UnauthenticatedError(AiHubError):
     """The request carries no key or token that is valid."""
 
 
+#: By what is wrong. An unknown id and a wrong secret read the same.
+_UNKNOWN: Final = ("This API key is not known.", _CREATE)
+_REASONS: Final = {
+    "unknown": _UNKNOWN,
+    "wrong": _UNKNOWN,
+    "revoked": ("This API key was revoked.", _CREATE),
+    "expired": ("This API key has expired.", _CREATE),
+}
+
+
 class Authenticator:
     """Tells who asks."""
 
-    def __init__(self, options: ServiceSettings) -> None:
+    def __init__(self, options: ServiceSettings, ring: KeyRing) -> None:
         self._options = options
+        self._ring = ring
 
-    async def authenticate(self, api_key: str | None, bearer: str | None) -> Principal:
+    async def authenticate(self, key: str | None, bearer: str | None) -> Principal:
         """The caller that a key (header `X-API-Key`) or a bearer token stands for.
 
         Raises:
             UnauthenticatedError: neither is valid.
             ServiceDownError: that cannot be found out now.
         """
-        del api_key, bearer
         if self._options.auth == "off":
             return DEVELOPER
-        raise UnauthenticatedError
+        given = key or bearer
+        if not given:
+            raise UnauthenticatedError(
+                "This request carries no key.", hint=f"Send one in the header X-API-Key. {_CREATE}"
+            )
+        if key is None and not given.startswith(api_key.PREFIX):
+            raise UnauthenticatedError("This bearer token is not an API key.", hint=_CREATE)
+        return await self._by_key(given)
+
+    async def _by_key(self, given: str) -> Principal:
+        key = api_key.parse(given)
+        if key is None:
+            raise UnauthenticatedError(
+                "This is not the text of an API key.", hint="It begins with aih_ and has 60 characters."
+            )
+        principal, problem = self._ring.find(key)
+        if problem == "unknown":
+            await self._ring.look_again()
+            principal, problem = self._ring.find(key)
+        if principal is None:
+            message, hint = _REASONS[problem]
+            raise UnauthenticatedError(message, hint=hint)
+        return principal
 
 
 @asynccontextmanager
 async def open_authenticator(options: ServiceSettings, settings: Settings) -> AsyncIterator[Authenticator]:
     """An authenticator that keeps itself up to date until it is closed."""
-    del settings
-    yield Authenticator(options)
+    ring = KeyRing(lambda: service_dsn(settings), every_s=options.keys_refresh_s)
+    if options.auth == "off":
+        yield Authenticator(options, ring)
+        return
+    keeping = asyncio.create_task(ring.keep())
+    try:
+        yield Authenticator(options, ring)
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+        await ring.close()

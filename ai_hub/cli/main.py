@@ -54,6 +54,7 @@ from ai_hub.cli import (
     features,
     gates,
     ingest,
+    keys,
     people,
     provision,
     registry,

@@ -1,0 +1,113 @@
+# ruff: noqa: PLC0415 - database clients load only when a command runs
+"""`ai-hub keys`: who may use the REST service."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+
+from ai_hub.access.principal import Scope  # noqa: TC001 - typer reads it
+from ai_hub.access.roles import SCOPES, KeyRole
+from ai_hub.cli.main import app
+from ai_hub.errors import BadInputError
+
+if TYPE_CHECKING:
+    from ai_hub.access.key_store import ApiKey
+
+keys_app = typer.Typer(
+    name="keys", no_args_is_help=True, help="Keys of the REST service, each of some tenants."
+)
+app.add_typer(keys_app)
+
+_PERIOD = re.compile(r"(\d{1,5})([dhm])")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@keys_app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="who will use it, for logs and lists", show_default=False)],
+    *,
+    tenant: Annotated[list[str], typer.Option("--tenant", "-t", help="for whose data; may be repeated")],
+    role: Annotated[
+        KeyRole | None, typer.Option("--role", help="the scopes of viewers, engineers or approvers")
+    ] = None,
+    scope: Annotated[
+        list[Scope] | None, typer.Option("--scope", help="a single scope; may be repeated")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="in 90d, 12h or 30m; default: never")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and show it, this once."""
+    from ai_hub.access import key_store
+
+    scopes = {*(scope or ()), *(SCOPES[role] if role else ())}
+    key, text = key_store.create(
+        name, tenant, scopes, expires_in=_period(expires), created_by=getpass.getuser()
+    )
+    if as_json:
+        typer.echo(json.dumps({"key": str(text), **_plain(key)}))
+        return
+    typer.echo(text)
+    # apart from the key, so that `KEY=$(ai-hub keys create …)` holds nothing else
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    until = f"until {key.expires_at:%Y-%m-%d %H:%M} UTC" if key.expires_at else "until it is revoked"
+    console.print(f"{key.name} may {', '.join(key.scopes)} in {', '.join(key.tenants)}, {until}.")
+    console.print("Keep it now: only its SHA-256 is stored, and it cannot be shown again.")
+
+
+@keys_app.command("list")
+def list_keys(
+    *,
+    tenant: Annotated[str | None, typer.Option("--tenant", "-t", help="only those of this tenant")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show every key, without its secret."""
+    from ai_hub.access import key_store
+
+    found = key_store.keys(tenant)
+    if as_json:
+        typer.echo(json.dumps([_plain(key) for key in found], indent=2))
+        return
+    wide = (Column(title, overflow="fold") for title in ("tenants", "scopes"))
+    table = Table("id", "name", *wide, "state", "expires", box=SIMPLE_HEAD)
+    for key in found:
+        expires = f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "never"
+        table.add_row(key.key_id, key.name, ", ".join(key.tenants), ", ".join(key.scopes), key.state, expires)
+    Console().print(table if found else "There are no keys.")
+
+
+@keys_app.command("revoke")
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="id of the key, as `list` shows it", show_default=False)],
+) -> None:
+    """End a key; a running service refuses it within seconds (AI_HUB_API_KEYS_REFRESH_S)."""
+    from ai_hub.access import api_key, key_store
+
+    pasted = api_key.parse(key_id)
+    key, was_active = key_store.revoke(pasted.key_id if pasted else key_id)
+    typer.echo(f"{key.key_id} ({key.name}): {'revoked' if was_active else f'was {key.state} already'}")
+
+
+def _period(text: str | None) -> timedelta | None:
+    if text is None:
+        return None
+    found = _PERIOD.fullmatch(text)
+    if found is None or int(found[1]) == 0:
+        raise BadInputError(f"{text!r} is not a period.", hint="Write 90d, 12h or 30m.")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _plain(key: ApiKey) -> dict[str, object]:
+    plain = asdict(key)
+    times = ("created_at", "expires_at", "revoked_at")
+    return plain | {name: plain[name].isoformat() if plain[name] else None for name in times}

@@ -1,0 +1,100 @@
+"""Transactions that see one tenant's rows only, whatever SQL runs in them (`sql/code/070_tenant_wall.sql`).
+
+Everything is set for one transaction alone, so connections of a pool carry nothing over. Names need no
+schema: the wall's views have those of the tables and come first in the search path.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final, LiteralString
+
+from psycopg.pq import TransactionStatus
+
+from ai_hub.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    import psycopg
+    from adbc_driver_manager import dbapi
+
+    from ai_hub.settings import Settings
+
+#: Role of the service, and the one that all logins of tenants have.
+SERVICE_ROLE: Final = "ai_hub_service"
+TENANT_ROLE: Final = "ai_hub_tenant"
+SEARCH_PATH: Final = "tenant_wall, public"
+#: Enters the wall in the present transaction; parameter: the tenant. For clients that send SQL their own way.
+ENTER: Final[LiteralString] = (
+    "SELECT set_config('ai_hub.tenant', %s, true), set_config('search_path', 'tenant_wall, public', true),"
+    " set_config('role', 'ai_hub_service', true)"
+)
+_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+def service_dsn(settings: Settings) -> str:
+    """Address the service connects to: `SERVICE_TIMESCALE_DSN`, else `TIMESCALE_DSN`.
+
+    Raises:
+        SettingMissingError: neither is set.
+    """
+    own = settings.service_timescale_dsn is not None
+    return settings.require("service_timescale_dsn" if own else "timescale_dsn")
+
+
+def check_tenant(tenant: str) -> str:
+    """The name, if a tenant can have it.
+
+    Raises:
+        BadInputError: it cannot.
+    """
+    if _TENANT.fullmatch(tenant) is None:
+        raise BadInputError(
+            f"{tenant[:80]!r} cannot be a tenant.",
+            hint="Use lower-case letters, digits and hyphens, for example city-works.",
+        )
+    return tenant
+
+
+@contextmanager
+def as_tenant(connection: psycopg.Connection, tenant: str) -> Iterator[psycopg.Connection]:
+    """A transaction of `connection` inside the wall; committed at the end, rolled back on an error."""
+    _check(connection, tenant)
+    with connection.transaction():
+        connection.execute(ENTER, [tenant])
+        yield connection
+
+
+@asynccontextmanager
+async def as_tenant_async(
+    connection: psycopg.AsyncConnection, tenant: str
+) -> AsyncIterator[psycopg.AsyncConnection]:
+    """The same for an asynchronous connection."""
+    _check(connection, tenant)
+    async with connection.transaction():
+        await connection.execute(ENTER, [tenant])
+        yield connection
+
+
+@contextmanager
+def as_tenant_adbc(connection: dbapi.Connection, tenant: str) -> Iterator[dbapi.Cursor]:
+    """A cursor in a transaction of an ADBC connection without autocommit, inside the wall."""
+    enter = ENTER.replace("%s", f"'{check_tenant(tenant)}'")
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(enter)
+            cursor.fetchall()
+            yield cursor
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.commit()
+
+
+def _check(connection: psycopg.Connection | psycopg.AsyncConnection, tenant: str) -> None:
+    check_tenant(tenant)
+    # in a transaction of somebody else, its later statements would be inside the wall, too
+    if connection.info.transaction_status != TransactionStatus.IDLE:
+        raise RuntimeError("a transaction is open already")

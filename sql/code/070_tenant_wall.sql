@@ -1,0 +1,88 @@
+-- The second wall between tenants: views of the same names that hold one tenant's rows, and roles that can read
+-- nothing else, whatever SQL they send. Continuous aggregates and the columnstore take no row-level security.
+
+-- Roles belong to the whole server, so another database's migration may be making the same ones now.
+DO $$
+DECLARE
+    wanted name;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['ai_hub_service', 'ai_hub_tenant'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Nobody but the owner makes anything here, not even for a session.
+DO $$ BEGIN EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()); END $$;
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+
+CREATE SCHEMA tenant_wall;
+GRANT USAGE ON SCHEMA tenant_wall TO ai_hub_service, ai_hub_tenant;
+
+-- Of the service: the tenant it has named for the transaction. Of any other login: the one it is bound to, which
+-- SQL cannot change, because session_user is who logged in. No tenant, no rows.
+CREATE FUNCTION tenant_wall.current_tenant() RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF pg_has_role(session_user, 'ai_hub_service', 'MEMBER') THEN
+        RETURN nullif(current_setting('ai_hub.tenant', true), '');
+    END IF;
+    RETURN (SELECT tenant_id FROM public.sql_logins WHERE login = session_user);
+END
+$$;
+
+-- How far a continuous aggregate is materialized. TimescaleDB asks whether the caller may read the aggregate itself.
+CREATE FUNCTION tenant_wall.watermark(materialization integer) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT _timescaledb_functions.cagg_watermark(materialization)
+$$;
+
+-- A barrier: no function of a query meets a row before the tenant is compared, unless it is known not to leak.
+-- As a subquery the tenant is found out once a query, and can be an index condition.
+DO $$
+DECLARE
+    relation   name;
+    definition text;
+BEGIN
+    FOREACH relation IN ARRAY ARRAY[
+        'assets', 'timeseries_data', 'weather_features', 'hourly_features', 'daily_features', 'ai_features',
+        'ai_feature_versions', 'asset_spans', 'feature_rows', 'dated_feature_rows', 'dated_feature_versions',
+        'forecast_basic_features', 'forecast_basic_feature_versions',
+        'forecast_advanced_features', 'forecast_advanced_feature_versions',
+        'anomaly_detection_features', 'anomaly_detection_feature_versions',
+        'quarantined_rows', 'data_findings', 'feature_exports'
+    ] LOOP
+        definition := format('SELECT * FROM public.%I', relation);
+        IF relation IN ('hourly_features', 'daily_features') THEN
+            definition := format('SELECT * FROM (%s) AS aggregate', regexp_replace(
+                rtrim(pg_get_viewdef(format('public.%I', relation)::regclass), ';'),
+                '_timescaledb_functions\.cagg_watermark\((\d+)\)', 'tenant_wall.watermark(\1)', 'g'
+            ));
+        END IF;
+        EXECUTE format(
+            'CREATE VIEW tenant_wall.%I WITH (security_barrier) AS
+                %s WHERE tenant_id = (SELECT tenant_wall.current_tenant())',
+            relation, definition
+        );
+        EXECUTE format('GRANT SELECT ON tenant_wall.%I TO ai_hub_service, ai_hub_tenant', relation);
+    END LOOP;
+END
+$$;
+-- the same for everybody
+CREATE VIEW tenant_wall.feature_hours AS SELECT hour FROM public.feature_hours;
+GRANT SELECT ON tenant_wall.feature_hours TO ai_hub_service, ai_hub_tenant;
+
+-- The service's only writes: export jobs, each of the tenant of its transaction.
+ALTER VIEW tenant_wall.feature_exports SET (check_option = local);
+GRANT INSERT, UPDATE ON tenant_wall.feature_exports TO ai_hub_service;
+ALTER TABLE feature_exports ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own_tenant ON feature_exports USING (tenant_id = (SELECT tenant_wall.current_tenant()));
+
+-- Hashes, to compare keys with.
+GRANT SELECT ON api_keys TO ai_hub_service;
