@@ -3,14 +3,107 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
-from typing import Annotated
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from ai_hub.cli.main import app
+from ai_hub.cli.times import parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ai_hub.exports.jobs import Job
+
+_LOOK_S = 0.5
+_INTERRUPTED = 130
+_FAILED = 1
+_MEGABYTE = 1e6
+
+Tenant = Annotated[str, typer.Option("--tenant", help="whose features")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+
+
+class PartitionBy(StrEnum):
+    """How an export can be divided."""
+
+    MONTH = "month"
+
+
+@app.command("export")
+def export_command(
+    *,
+    tenant: Tenant,
+    feature_set: Annotated[
+        str, typer.Option("--feature-set", help="feature service, such as forecast_advanced")
+    ],
+    start: Annotated[str, typer.Option("--start", help="first hour, such as 2026-01-01")],
+    end: Annotated[str, typer.Option("--end", help="end, not included")],
+    asset: Annotated[
+        list[str] | None, typer.Option("--asset", help="only this one; may be repeated (default: all)")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", help="path below the tenant's folder of EXPORT_STORAGE_PATH")
+    ] = None,
+    partition_by: Annotated[
+        PartitionBy | None, typer.Option("--partition-by", help="a folder with one file a month")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export a feature service's rows as Parquet. Ctrl-C cancels the export."""
+    from ai_hub.exports.request import Request
+    from ai_hub.exports.submission import submit
+    from ai_hub.settings import Settings
+
+    settings = Settings()
+    request = Request(
+        tenant,
+        feature_set,
+        parse_time(start, "--start"),
+        parse_time(end, "--end"),
+        tuple(asset) if asset else None,
+        output,
+        None if partition_by is None else "month",
+    )
+    job = submit(settings, request, requested_by="ai-hub export")
+    with _interruptible() as stop, _bar(quiet=as_json) as on_progress:
+        job = _follow(job, stop, on_progress)
+    typer.echo(json.dumps(_as_dict(job)) if as_json else _line(job))
+    if stop.is_set():
+        raise typer.Exit(_INTERRUPTED)
+    if job.status != "completed":
+        raise typer.Exit(_FAILED)
+
+
+@app.command("exports")
+def exports_command(
+    *,
+    tenant: Tenant,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="the newest so many")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List a tenant's exports, newest first."""
+    from ai_hub.exports.database import transaction
+    from ai_hub.exports.jobs import newest
+    from ai_hub.settings import Settings
+
+    with transaction(Settings(), tenant) as connection:
+        found, total = newest(connection, tenant, limit=limit)
+    if as_json:
+        typer.echo(json.dumps([_as_dict(job) for job in found]))
+        return
+    for job in found:
+        typer.echo(_line(job))
+    if total > len(found):
+        typer.echo(f"… and {total - len(found)} older ones (--limit)")
 
 
 @app.command("export-worker")
@@ -24,15 +117,81 @@ def export_worker_command(
     """Work through the export jobs of all tenants until stopped; SIGTERM gives a job under way back."""
     from ai_hub.exports.worker import run
 
+    with _interruptible() as stop:
+        if while_stdin_open:
+            threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
+        run(stop, once=once)
+
+
+def _follow(job: Job, stop: threading.Event, on_progress: Callable[[float], None]) -> Job:
+    """Do the job here, or watch the worker that has it, until it has ended; a stop cancels it."""
+    from ai_hub.errors import ConflictError
+    from ai_hub.exports import claims, jobs, submission, worker
+    from ai_hub.exports.attempt import Attempts
+    from ai_hub.exports.database import transaction
+    from ai_hub.settings import Settings
+
+    settings, me = Settings(), worker.name()
+    here = Attempts(settings, stop, on_chunk=lambda done, total: on_progress(done / total))
+    while not job.is_finished:
+        if stop.is_set():
+            try:
+                return submission.cancel(settings, job.tenant_id, job.export_id)
+            except ConflictError:
+                pass  # it has ended at the same moment
+        elif mine := claims.claim(settings, me, job.export_id):
+            here.make(mine)
+        with transaction(settings, job.tenant_id) as connection:
+            job = jobs.find(connection, job.tenant_id, job.export_id)
+        if not job.is_finished:
+            on_progress(job.progress)
+            stop.wait(_LOOK_S)
+    return job
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set."""
     stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
-    if while_stdin_open:
-        threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
-    run(stop, once=once)
+    before = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Callable[[float], None]]:
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("export", total=1.0)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _stop_at_end_of_input(stop: threading.Event) -> None:
     while sys.stdin.buffer.read(4096):
         pass
     stop.set()
+
+
+def _line(job: Job) -> str:
+    window = f"{job.start_time:%Y-%m-%d %H:%M} to {job.end_time:%Y-%m-%d %H:%M}"
+    line = f"{job.export_id}  {job.feature_set}  {window}  {job.message}"
+    if job.storage_path and job.file_size_bytes is not None:
+        line += f" {job.file_size_bytes / _MEGABYTE:.1f} MB in {job.storage_path}"
+    return line
+
+
+def _as_dict(job: Job) -> dict[str, object]:
+    from ai_hub.service.schemas.exports import ExportJob
+
+    return ExportJob.of(job).model_dump(mode="json")

@@ -1,0 +1,87 @@
+"""How an export is cut: into months if asked for, and each into groups of assets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_HOUR: Final = timedelta(hours=1)
+#: Feature rows go on for so long after the last reading.
+_TAIL: Final = timedelta(hours=25)
+
+
+@dataclass(frozen=True)
+class Span:
+    """An asset, and the hours of its first and last reading; of one without readings, none."""
+
+    asset: str
+    first: datetime | None
+    last: datetime | None
+
+    def rows(self, start: datetime, end: datetime) -> int:
+        """How many hourly rows in [start, end) it has at most; where that is not known, as for all hours."""
+        if self.first is not None and self.last is not None:
+            start, end = max(start, self.first), min(end, self.last + _TAIL)
+        return max(0, -((start - end) // _HOUR))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of some assets, in order, in [start, end)."""
+
+    assets: tuple[str, ...]
+    start: datetime
+    end: datetime
+
+    @property
+    def month(self) -> str:
+        """Month that it begins in, in UTC."""
+        return f"{self.start:%Y-%m}"
+
+
+def chunks(
+    spans: Sequence[Span], start: datetime, end: datetime, *, rows: int, by_month: bool
+) -> list[Chunk]:
+    """Chunks of about `rows` rows at most, in the order that the files have: month, asset.
+
+    Args:
+        spans: in the order of the assets.
+        start: the first hour.
+        end: not included.
+        rows: of one asset there can be more.
+        by_month: no chunk reaches over the end of a month in UTC.
+    """
+    return [
+        Chunk(tuple(assets), first, last)
+        for first, last in (months(start, end) if by_month else [(start, end)])
+        for assets in _groups(spans, first, last, rows)
+    ]
+
+
+def months(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """[start, end) month by month."""
+    while start < end:
+        following = (
+            start.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + timedelta(days=32)
+        ).replace(day=1)
+        yield start, min(following, end)
+        start = following
+
+
+def _groups(spans: Sequence[Span], start: datetime, end: datetime, rows: int) -> Iterator[list[str]]:
+    group: list[str] = []
+    filled = 0
+    for span in spans:
+        # other sources can have rows where there are no readings
+        count = max(1, span.rows(start, end))
+        if group and filled + count > rows:
+            yield group
+            group, filled = [], 0
+        group.append(span.asset)
+        filled += count
+    if group:
+        yield group

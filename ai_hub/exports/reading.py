@@ -1,0 +1,221 @@
+"""Rows of an export, as Arrow tables that each fit into memory."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from adbc_driver_manager import dbapi
+from feast.repo_config import RepoConfig
+from psycopg import sql
+
+from ai_hub.exports.chunks import Chunk, Span, chunks
+from ai_hub.exports.plan import ASSET, CREATED, TENANT, TIME, Computed, Plan
+from ai_hub.exports.request import Request
+from feast_plugins.history import point_in_time
+from feast_plugins.history.entities import Entities
+from feast_plugins.history.knowledge import Knowledge
+from feast_plugins.history.times import microseconds
+from feast_plugins.postgres import reads, session
+from feast_plugins.postgres import types as postgres_types
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Rows read at once. Where sessions share one backend, others wait for as long.
+CHUNK_ROWS: Final = 131_072
+SHORT_CHUNK_ROWS: Final = 16_384
+_ASSETS = """
+SELECT asset_id, first_hour, last_hour FROM assets FULL JOIN asset_spans USING (tenant_id, asset_id)
+WHERE tenant_id = {tenant}
+"""
+
+
+class Interrupt:
+    """Ends the query under way from another thread."""
+
+    def __init__(self) -> None:
+        self._connection: dbapi.Connection | None = None
+        self.requested = False
+
+    def request(self) -> None:
+        """End it, and every later one."""
+        self.requested = True
+        if self._connection is not None:
+            self._connection.adbc_cancel()
+
+    @contextmanager
+    def watching(self, connection: dbapi.Connection) -> Iterator[None]:
+        """What is asked of `connection` in this block can be ended."""
+        self._connection = connection
+        try:
+            if self.requested:
+                raise InterruptedError
+            yield
+        finally:
+            self._connection = None
+
+
+@dataclass
+class Reader:
+    """Reads what a request asks for, by a plan; see `open_reader`."""
+
+    config: RepoConfig
+    plan: Plan
+    request: Request
+    interrupt: Interrupt
+    #: one for all chunks, or none: then each chunk has its own
+    snapshot: dbapi.Connection | None
+    schema: pa.Schema
+    chunks: list[Chunk]
+
+    def read(self, chunk: Chunk) -> pa.Table:
+        """Rows of a chunk in the order of asset and time, with the columns of `schema`."""
+        if self.snapshot is not None:
+            return self._read(self.snapshot, chunk)
+        with _connected(self.config, self.request, self.interrupt) as connection:
+            return self._read(connection, chunk)
+
+    def _read(self, connection: dbapi.Connection, chunk: Chunk) -> pa.Table:
+        base = self.plan.base
+        rows = reads.fetch(connection, base.select(_conditions(self.plan, self.request, chunk)))
+        rows = rows.combine_chunks()
+        times = microseconds(rows[base.time])
+        ranks = pc.index_in(rows[base.keys[ASSET]], value_set=pa.array(chunk.assets)).to_numpy()
+        created = microseconds(rows[base.created]) if base.created else np.zeros(len(rows), np.int64)
+        order = np.lexsort((created, times, ranks))
+        # of rows with the same asset and time the one created last counts, as in Feast
+        last = np.append(
+            (np.diff(ranks[order]) != 0) | (np.diff(times[order]) != 0), [True] * (len(order) > 0)
+        )
+        rows = rows.take(pa.array(order[last.astype(bool)]))
+        columns = _renamed(self.plan, self.request.tenant, rows)
+        self._join(connection, columns)
+        for each in self.plan.computed:
+            columns |= computed(each, columns)
+        return pa.table([columns[field.name].cast(field.type) for field in self.schema], self.schema)
+
+    def _join(self, connection: dbapi.Connection, columns: dict[str, pa.ChunkedArray]) -> None:
+        if not self.plan.others:
+            return
+        entities = Entities(pa.table({name: columns[name] for name in (TENANT, ASSET, TIME)}), TIME)
+        joined = point_in_time.join(
+            connection,
+            entities,
+            self.plan.others,
+            Knowledge(),
+            strategy=self.config.offline_store.join_strategy,
+            full_feature_names=False,
+        )
+        columns |= {name: joined[name] for name in joined.column_names if name not in columns}
+
+
+@contextmanager
+def open_reader(
+    config: RepoConfig,
+    plan: Plan,
+    request: Request,
+    interrupt: Interrupt,
+    *,
+    by_month: bool,
+    shared_backend: bool,
+) -> Iterator[Reader]:
+    """A reader for the block, of one state of the database.
+
+    Where sessions share one backend, it is the state at each chunk, so that nobody waits for longer than one.
+    """
+    with _connected(config, request, interrupt) as connection:
+        spans = _spans(connection, request)
+        schema = _schema(connection, plan)
+        rows = SHORT_CHUNK_ROWS if shared_backend else CHUNK_ROWS
+        parts = chunks(spans, request.start, request.end, rows=rows, by_month=by_month)
+        reader = Reader(config, plan, request, interrupt, connection, schema, parts)
+        if not shared_backend:
+            yield reader
+            return
+    reader.snapshot = None
+    yield reader
+
+
+@contextmanager
+def _connected(config: RepoConfig, request: Request, interrupt: Interrupt) -> Iterator[dbapi.Connection]:
+    store = config.offline_store
+    del request
+    with (
+        session.connect(store, store.statement_timeout_s) as connection,
+        interrupt.watching(connection),
+    ):
+        yield connection
+
+
+def _spans(connection: dbapi.Connection, request: Request) -> list[Span]:
+    """The assets in question, and which hours can have rows."""
+    query = sql.SQL(_ASSETS).format(tenant=sql.Literal(request.tenant))
+    found = reads.fetch(connection, query).to_pylist()
+    wanted = None if request.assets is None else set(request.assets)
+    return [
+        Span(row["asset_id"], row["first_hour"], row["last_hour"])
+        for row in sorted(found, key=lambda row: str(row["asset_id"]))
+        if wanted is None or row["asset_id"] in wanted
+    ]
+
+
+def _schema(connection: dbapi.Connection, plan: Plan) -> pa.Schema:
+    """Columns of the export: time, keys, the features in the service's order, and when a row was created."""
+    known: dict[str, pa.DataType] = {}
+    for read in (plan.base, *plan.others):
+        fields, _ = postgres_types.conform(reads.schema(connection, read.select([sql.SQL("true")])))
+        known |= {name: fields.field(column).type for column, name in read.outputs(False).items()}
+    for each in plan.computed:
+        known |= each.outputs
+    fields = [(TIME, postgres_types.TIME), (TENANT, pa.string()), (ASSET, pa.string())]
+    fields += [(name, known[name]) for name in plan.features]
+    if plan.base.created:
+        fields.append((CREATED, postgres_types.TIME))
+    return pa.schema(fields)
+
+
+def _conditions(plan: Plan, request: Request, chunk: Chunk) -> list[sql.Composable]:
+    keys, time = plan.base.keys, sql.Identifier(plan.base.time)
+    return [
+        sql.SQL("{} = {}").format(sql.Identifier(keys[TENANT]), sql.Literal(request.tenant)),
+        sql.SQL("{} = ANY({})").format(sql.Identifier(keys[ASSET]), sql.Literal(list(chunk.assets))),
+        sql.SQL("{} >= {}").format(time, sql.Literal(chunk.start)),
+        sql.SQL("{} < {}").format(time, sql.Literal(chunk.end)),
+    ]
+
+
+def _renamed(plan: Plan, tenant: str, rows: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Columns under the names that the export has for them, and inputs of on-demand features."""
+    base = plan.base
+    columns: dict[str, Any] = {name: rows[column] for column, name in base.outputs(False).items()}
+    columns |= {TIME: rows[base.time], ASSET: rows[base.keys[ASSET]]}
+    columns[TENANT] = pa.chunked_array([pa.repeat(pa.scalar(tenant), len(rows))])
+    if base.created:
+        columns[CREATED] = rows[base.created]
+    return columns
+
+
+def computed(each: Computed, columns: dict[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
+    """On-demand features of rows with these columns, by Feast's own transformation.
+
+    Of a single input it is done once for each value that occurs: a feature depends on its row alone, offline
+    as online.
+    """
+    if len(each.inputs) != 1:
+        given = pa.table({name: columns[name] for name in each.inputs})
+        found = each.view.transform_arrow(given)
+        return {name: found[name].cast(kind) for name, kind in each.outputs.items()}
+    (name,) = each.inputs
+    encoded = columns[name].combine_chunks().dictionary_encode("encode")
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = pa.concat_arrays(encoded.unify_dictionaries().chunks)
+    found = each.view.transform_arrow(pa.table({name: encoded.dictionary}))
+    return {
+        output: pa.chunked_array([found[output].combine_chunks().cast(kind).take(encoded.indices)])
+        for output, kind in each.outputs.items()
+    }

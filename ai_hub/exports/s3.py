@@ -1,0 +1,170 @@
+"""Exports in a bucket: multipart uploads that are completed only when every byte is there."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from ai_hub.exports.errors import PathTakenError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.places import Bucket
+    from ai_hub.exports.targets import Sink
+    from ai_hub.settings import Settings
+
+_PART_BYTES: Final = 8 << 20
+#: Name of the export in the metadata of each object.
+_EXPORT_ID: Final = "export-id"
+_GONE: Final = {"NoSuchUpload", "NoSuchKey", "404", "NotFound"}
+
+
+def client_of(settings: Settings) -> S3Client:
+    """Client of the store at `MINIO_ENDPOINT_URL`.
+
+    Raises:
+        SettingMissingError: the endpoint or a key is not set.
+    """
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.require("minio_endpoint_url"),
+        aws_access_key_id=settings.require("minio_access_key"),
+        aws_secret_access_key=settings.require("minio_secret_key"),
+        region_name="us-east-1",
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            retries={"mode": "standard", "max_attempts": 4},
+            connect_timeout=5,
+            read_timeout=30,
+            # S3 look-alikes do not all know the checksum trailers newer botocore sends by default
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+class S3Target:
+    """See `targets.Target`."""
+
+    def __init__(self, settings: Settings, bucket: Bucket, job: Job) -> None:
+        self._client = client_of(settings)
+        self._bucket = bucket.name
+        self._key = bucket.prefix + job.output_path
+        self._manifest = f"{self._key}.manifest.json"
+        self._metadata = {_EXPORT_ID: str(job.export_id)}
+        self._path = job.output_path
+        self._uploads: list[_Upload] = []
+
+    def clean(self) -> None:
+        """Open uploads and objects of this job."""
+        self._abort_uploads()
+        for key in self._keys():
+            if self._is_ours(key):
+                self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[Sink]:
+        """All parts are there when the block ends; the object appears with `publish`."""
+        key = f"{self._key}/{path}" if path else self._key
+        started = self._client.create_multipart_upload(Bucket=self._bucket, Key=key, Metadata=self._metadata)
+        upload = _Upload(self._client, self._bucket, key, started["UploadId"])
+        self._uploads.append(upload)
+        yield upload
+        upload.flush()
+
+    def publish(self, manifest: bytes | None) -> str:
+        """The manifest of a folder is last: when it is there, everything is."""
+        if any(not self._is_ours(key) for key in self._keys()):
+            raise PathTakenError(self._path, "something that is no export of the hub")
+        for upload in self._uploads:
+            upload.complete()
+        self._uploads = []
+        if manifest is not None:
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._manifest, Body=manifest, Metadata=self._metadata
+            )
+        return f"s3://{self._bucket}/{self._key}"
+
+    def abandon(self) -> None:
+        """Also finished objects, if they are this job's."""
+        self.clean()
+
+    def _abort_uploads(self) -> None:
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._key
+        )
+        for page in pages:
+            for each in page.get("Uploads", []):
+                if self._belongs(each["Key"]):
+                    self._abort(each["Key"], each["UploadId"])
+
+    def _abort(self, key: str, upload_id: str) -> None:
+        try:
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+        except ClientError as error:
+            if _code(error) not in _GONE:
+                raise
+
+    def _keys(self) -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._key)
+        return [
+            each["Key"] for page in pages for each in page.get("Contents", []) if self._belongs(each["Key"])
+        ]
+
+    def _belongs(self, key: str) -> bool:
+        return key in {self._key, self._manifest} or key.startswith(f"{self._key}/")
+
+    def _is_ours(self, key: str) -> bool:
+        try:
+            found = self._client.head_object(Bucket=self._bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in _GONE:
+                return False
+            raise
+        return found["Metadata"].get(_EXPORT_ID) == self._metadata[_EXPORT_ID]
+
+
+class _Upload:
+    """One object in parts."""
+
+    def __init__(self, client: S3Client, bucket: str, key: str, upload_id: str) -> None:
+        self._client = client
+        self._where: dict[str, Any] = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
+        self._buffer = bytearray()
+        self._parts: list[CompletedPartTypeDef] = []
+
+    def write(self, data: memoryview) -> None:
+        """Send full parts."""
+        self._buffer += data
+        while len(self._buffer) >= _PART_BYTES:
+            self._send(bytes(self._buffer[:_PART_BYTES]))
+            del self._buffer[:_PART_BYTES]
+
+    def flush(self) -> None:
+        """Send the last part."""
+        if self._buffer:
+            self._send(bytes(self._buffer))
+            self._buffer.clear()
+
+    def complete(self) -> None:
+        """Make the object appear."""
+        self._client.complete_multipart_upload(**self._where, MultipartUpload={"Parts": self._parts})
+
+    def _send(self, part: bytes) -> None:
+        number = len(self._parts) + 1
+        sent = self._client.upload_part(**self._where, PartNumber=number, Body=part)
+        self._parts.append({"ETag": sent["ETag"], "PartNumber": number})
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))

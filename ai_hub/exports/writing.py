@@ -1,0 +1,152 @@
+"""Parquet files of an export, hashed while they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ai_hub.exports.plan import ASSET, TIME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ai_hub.exports.targets import Sink, Target
+
+#: Of a row group; the last one of a file may have fewer.
+GROUP_ROWS: Final = 131_072
+_LEVEL: Final = 3
+
+
+@dataclass(frozen=True)
+class File:
+    """One complete file."""
+
+    path: str
+    rows: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export has become."""
+
+    rows: int
+    size: int
+    sha256: str
+    storage_path: str
+
+
+class _Hashed:
+    """What pyarrow writes to: counts and hashes on the way to the sink."""
+
+    closed = False
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink: Sink | None = sink
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self.digest.update(view)
+        self.size += view.nbytes
+        if self.sink is not None:
+            self.sink.write(view)
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing: the sink is closed at the end."""
+
+    def close(self) -> None:
+        """Nothing: whoever opened the sink closes it."""
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+class Writer:
+    """Gathers rows into row groups of one file."""
+
+    def __init__(self, path: str, sink: Sink, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._path = path
+        self._hashed = _Hashed(sink)
+        self._waiting: list[pa.Table] = []
+        names = schema.names
+        self._parquet = pq.ParquetWriter(
+            pa.PythonFile(self._hashed, mode="w"),
+            schema,
+            compression="zstd",
+            compression_level=_LEVEL,
+            # numbers measured seldom repeat
+            use_dictionary=[field.name for field in schema if not pa.types.is_floating(field.type)],
+            sorting_columns=[pq.SortingColumn(names.index(name)) for name in (ASSET, TIME)],
+            write_page_index=True,
+        )
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows, which come in the order of asset and time."""
+        self._waiting.append(rows)
+        self.rows += len(rows)
+        if sum(map(len, self._waiting)) >= GROUP_ROWS:
+            self._flush()
+
+    def finish(self) -> File:
+        """Write what is left, and the footer."""
+        self._flush()
+        self._parquet.close()
+        return File(self._path, self.rows, self._hashed.size, self._hashed.digest.hexdigest())
+
+    def discard(self) -> None:
+        """Forget the file: pyarrow insists on a footer, which goes nowhere."""
+        self._hashed.sink = None
+        self._parquet.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._parquet.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
+            self._waiting = []
+
+
+@contextmanager
+def file(target: Target, path: str, schema: pa.Schema, files: list[File]) -> Iterator[Writer]:
+    """A writer of one file of the target; at the end it is complete, and in `files`."""
+    with target.create(path) as sink:
+        writer = Writer(path, sink, schema)
+        try:
+            yield writer
+            files.append(writer.finish())
+        except BaseException:
+            writer.discard()
+            raise
+
+
+def manifest(files: list[File]) -> bytes:
+    """Canonical list of the files of a partitioned export; its SHA-256 is that of the export."""
+    listed = [
+        {"path": each.path, "rows": each.rows, "sha256": each.sha256, "size": each.size}
+        for each in sorted(files, key=lambda each: each.path)
+    ]
+    return json.dumps({"files": listed}, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def summary(files: list[File], storage_path: str, *, partitioned: bool) -> Written:
+    """The files together."""
+    sha256 = hashlib.sha256(manifest(files)).hexdigest() if partitioned else files[0].sha256
+    return Written(sum(each.rows for each in files), sum(each.size for each in files), sha256, storage_path)
