@@ -74,7 +74,7 @@ def plan_of(store: FeatureStore, name: str, span: tuple[datetime, datetime]) -> 
     complete = [read for read in reads if set(read.keys) == {TENANT, ASSET}]
     if not complete or any(not {TENANT} <= set(read.keys) <= {TENANT, ASSET} for read in reads):
         raise BadInputError(
-            f"Feature service {name} cannot be exported: its views must have the keys tenant_id and asset_id.",
+            f"Feature service {name} cannot be exported: its views need the keys tenant_id and asset_id.",
             hint="Give every view of it the entities tenant and asset.",
         )
     base = complete[0]
