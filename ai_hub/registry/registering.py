@@ -156,14 +156,15 @@ def _of_run(client: MlflowClient, source: FromRun) -> _Source:
             f"{source.path!a} is no path in a run.", hint="Name a folder of it, such as model."
         )
     run = client.get_run(source.run_id)
-    if client.list_artifacts(source.run_id, path):
-        return _Source(f"{run.info.artifact_uri}/{path}", source.run_id)
     names = []
     for output in reversed((run.outputs.model_outputs if run.outputs else None) or []):
         logged = client.get_logged_model(output.model_id)
         if logged.name == path:
             return _Source(f"models:/{logged.model_id}", source.run_id, str(logged.model_id))
         names.append(logged.name)
+    # only now, because MLflow lists the files of logged models as if they were the run's
+    if client.list_artifacts(source.run_id, path):
+        return _Source(f"{run.info.artifact_uri}/{path}", source.run_id)
     folders = [item.path for item in client.list_artifacts(source.run_id) if item.is_dir]
     raise NotFoundError(
         f"Run {source.run_id} has no folder and no logged model {path}.",

@@ -40,6 +40,10 @@ class ServiceSettings(BaseSettings):
     #: computations under way at once in one worker process, and how many may wait for their turn
     database_connections: int = Field(4, ge=1)
     database_queue: int = Field(64, ge=0)
+    #: seconds MLflow may take for an answer (copying and checking files may take longer), and questions to it
+    #: under way at once in one worker process
+    registry_timeout_s: float = Field(5.0, gt=0)
+    registry_calls: int = Field(8, ge=1)
     #: failures in a row after which a server is left alone, and for how many seconds
     breaker_failures: int = Field(5, ge=1)
     breaker_pause_s: float = Field(5.0, gt=0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ai_hub.access.authenticator import Authenticator, open_authenticator
 from ai_hub.exports.desk import ExportDesk, open_desk
 from ai_hub.service.health import Health
+from ai_hub.service.model_registry import ModelRegistry, open_model_registry
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.serving.reader import FeatureReader, open_reader
 from ai_hub.settings import Settings
@@ -27,6 +28,7 @@ class State:
     health: Health
     exports: ExportDesk
     features: FeatureReader
+    models: ModelRegistry
 
 
 @asynccontextmanager
@@ -36,4 +38,5 @@ async def open_state(options: ServiceSettings, settings: Settings) -> AsyncItera
         authenticator = await stack.enter_async_context(open_authenticator(options, settings))
         exports = await stack.enter_async_context(open_desk(settings))
         features = await stack.enter_async_context(open_reader(options, settings))
-        yield State(options, settings, authenticator, Health(settings), exports, features)
+        models = await stack.enter_async_context(open_model_registry(options))
+        yield State(options, settings, authenticator, Health(settings), exports, features, models)

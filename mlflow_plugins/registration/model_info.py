@@ -26,8 +26,12 @@ MLMODEL: Final = "MLmodel"
 FEATURE_SERVICE: Final = "feature_service"
 _GENERIC_FLAVOR: Final = "python_function"
 #: Bytes of an `MLmodel` file, and values in it.
-_LARGEST: Final = 4_000_000
+_LARGEST: Final = 2_000_000
 _MOST_NODES: Final = 200_000
+
+
+#: The one in C is ten times as fast.
+_Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def parse_mlmodel(document: bytes) -> dict[str, Any]:
     if len(document) > _LARGEST:
         raise ValueError(f"has {len(document)} bytes; {_LARGEST} are allowed.")
     try:
-        parsed = yaml.safe_load(document)
+        parsed = yaml.load(document, _Loader)  # noqa: S506 - a safe one
         if _size(parsed, {}) > _MOST_NODES:
             raise ValueError(f"holds more than {_MOST_NODES} values once its references are followed.")
     except (yaml.YAMLError, RecursionError, UnicodeError) as error:

@@ -2,8 +2,127 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from ai_hub.service.dependencies import AUTHENTICATED
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from ai_hub.access.principal import Principal, Scope
+from ai_hub.service import errors, model_ids
+from ai_hub.service.dependencies import AUTHENTICATED, Caller, state_of
+from ai_hub.service.model_ids import PRODUCTION, ModelId, stage_of
+from ai_hub.service.schemas.common import ModelName, TenantId
+from ai_hub.service.schemas.models import (
+    DeleteResponse,
+    ModelList,
+    ModelResponse,
+    PromoteRequest,
+    PromoteResponse,
+    RegisterRequest,
+    RegisterResponse,
+    Stage,
+)
 
 router = APIRouter(prefix="/ai/models", tags=["models"], dependencies=AUTHENTICATED)
+
+_Tenant = Annotated[TenantId, Query(examples=["city-works"])]
+_Model = Annotated[ModelName | None, Query(description="default: every model")]
+_Stage = Annotated[Stage | None, Query(description="default: every stage")]
+_Id = Annotated[str, Path(description="tenant:model:version", examples=["city-works:demand-forecast:v1.2.0"])]
+
+
+@router.post(
+    "/register",
+    status_code=201,
+    response_model=RegisterResponse,
+    responses=errors.responses(400, 401, 403, 404, 409, 413, 422, 429, 503),
+)
+async def register_model(
+    caller: Caller, request: Request, response: Response, body: RegisterRequest
+) -> RegisterResponse:
+    """Register a version of a model, from a run, a logged model or files in the request."""
+    caller.require(Scope.MODELS_REGISTER, body.tenant_id)
+    target = stage_of(body.stage)
+    if target == PRODUCTION:
+        caller.require(Scope.MODELS_PROMOTE, body.tenant_id)
+    registered = await state_of(request).models.ask(caller, lambda desk: desk.register(body, target))
+    response.headers["Location"] = f"{router.prefix}/{registered.model_id}"
+    return registered
+
+
+@router.get("", include_in_schema=False)
+@router.get("/", response_model=ModelList, responses=errors.responses(400, 401, 403, 404, 422, 429, 503))
+async def list_models(
+    *,
+    caller: Caller,
+    request: Request,
+    tenant_id: _Tenant,
+    model_name: _Model = None,
+    stage: _Stage = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> ModelList:
+    """A tenant's versions, newest first."""
+    caller.require(Scope.MODELS_READ, tenant_id)
+    wanted = None if stage is None else stage_of(stage)
+    return await state_of(request).models.ask(
+        caller, lambda desk: desk.search(tenant_id, model_name, wanted, limit)
+    )
+
+
+@router.get(
+    "/{model_id}",
+    response_model=ModelResponse,
+    responses=errors.responses(400, 401, 403, 404, 422, 429, 503),
+)
+async def get_model(caller: Caller, request: Request, model_id: _Id) -> ModelResponse:
+    """One version: what it is, how good it was, and its stage."""
+    wanted = _require(caller, Scope.MODELS_READ, model_id)
+    return await state_of(request).models.ask(caller, lambda desk: desk.find(wanted))
+
+
+@router.put(
+    "/{model_id}/promote",
+    response_model=PromoteResponse,
+    responses=errors.responses(400, 401, 403, 404, 409, 422, 429, 503),
+)
+async def promote_model(
+    caller: Caller, request: Request, model_id: _Id, body: PromoteRequest
+) -> PromoteResponse:
+    """Move a version to another stage, by the rules and the promotion gates.
+
+    Into and out of production takes the scope `models:promote`; `models:register` is enough to archive a
+    version in staging and to restore an archived one.
+    """
+    target = stage_of(body.target_stage)
+    enough = Scope.MODELS_REGISTER
+    if target == PRODUCTION or enough not in caller.scopes:
+        enough = Scope.MODELS_PROMOTE
+    wanted = _require(caller, enough, model_id)
+
+    def require_promoter() -> None:
+        caller.require(Scope.MODELS_PROMOTE, wanted.tenant)
+
+    return await state_of(request).models.ask(
+        caller, lambda desk: desk.move(wanted, target, body.reason, require_promoter)
+    )
+
+
+@router.delete(
+    "/{model_id}",
+    response_model=DeleteResponse,
+    responses=errors.responses(400, 401, 403, 404, 409, 422, 429, 503),
+)
+async def delete_model(
+    caller: Caller,
+    request: Request,
+    model_id: _Id,
+    force: Annotated[bool, Query(description="also one that is not archived")] = False,
+) -> DeleteResponse:
+    """Delete an archived version with its files; with `force`, one in any stage."""
+    wanted = _require(caller, Scope.MODELS_DELETE, model_id)
+    return await state_of(request).models.ask(caller, lambda desk: desk.delete(wanted, force=force))
+
+
+def _require(caller: Principal, scope: Scope, model_id: str) -> ModelId:
+    wanted = model_ids.parse(model_id)
+    caller.require(scope, wanted.tenant)
+    return wanted

@@ -1,4 +1,4 @@
-"""`tenant:model:version`: how the REST service names a version."""
+"""What requests about models name: `tenant:model:version`, and stages. Does not import MLflow."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}")
 _EXAMPLE: Final = "city-works:demand-forecast:v1.2.0"
 _LONGEST: Final = 240
+
+#: As the registry writes it.
+PRODUCTION: Final = "Production"
+_STAGES: Final = {stage.lower(): stage for stage in ("Staging", PRODUCTION, "Archived")}
 
 
 class ModelId(NamedTuple):
@@ -44,3 +48,17 @@ def parse(text: str) -> ModelId:
         f"{shown} is not the id of a model version.",
         hint=f"Ids are tenant:model:version, for example {_EXAMPLE}; MLflow's number is a version, too.",
     )
+
+
+def stage_of(text: str) -> str:
+    """A stage as the registry writes it, from any case.
+
+    Raises:
+        BadInputError: there is no such stage.
+    """
+    try:
+        return _STAGES[text.lower()]
+    except KeyError:
+        raise BadInputError(
+            f"There is no stage {text[:40]!a}.", hint=f"Stages are {', '.join(_STAGES)}."
+        ) from None

@@ -1,0 +1,141 @@
+"""The REST service beside a real MLflow, called by people whose keys are their names.
+
+with running(servers.start("s3"), folder, KEYS) as service:
+    service.register("rita", upload(ACME, "demand"))
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import yaml
+from mlflow import MlflowClient
+from service_server import running_service
+
+from ai_hub import registry
+from ai_hub.access.authenticator import UnauthenticatedError
+from ai_hub.access.principal import ALL_SCOPES, Principal, Scope
+from ai_hub.registry.uploads import EXPERIMENT
+from ai_hub.service import state
+from ai_hub.service.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+ACME = "acme-by-rest"
+MLMODEL = {
+    "flavors": {
+        "lightgbm": {"data": "data/model.lgb"},
+        "python_function": {"loader_module": "mlflow.lightgbm"},
+    },
+    "signature": {"inputs": '[{"name": "lag_1h", "type": "double"}]', "outputs": '[{"type": "double"}]'},
+}
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """An authenticator for which a person's name is their key."""
+
+    people: Mapping[str, Principal]
+
+    async def authenticate(self, api_key: str | None, bearer: str | None) -> Principal:
+        del bearer
+        if api_key not in self.people:
+            raise UnauthenticatedError
+        return self.people[api_key]
+
+
+@dataclass(frozen=True)
+class ModelService:
+    """A running service and the MLflow it asks."""
+
+    url: str
+    mlflow_url: str
+
+    def call(self, person: str, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """A request with the key of a person; `path` is below `/ai/models`."""
+        return httpx.request(
+            method, f"{self.url}/ai/models{path}", headers={"X-API-Key": person}, timeout=60, **arguments
+        )
+
+    def register(self, person: str, body: Any) -> httpx.Response:
+        """Register a version."""
+        return self.call(person, "POST", "/register", json=body)
+
+    def promote(
+        self, person: str, model_id: str, stage: str, reason: str | None = "it is better"
+    ) -> httpx.Response:
+        """Move a version."""
+        return self.call(
+            person, "PUT", f"/{model_id}/promote", json={"target_stage": stage, "reason": reason}
+        )
+
+    def client(self) -> MlflowClient:
+        """MLflow's own client."""
+        return MlflowClient(self.mlflow_url, self.mlflow_url)
+
+
+def _principal(name: str, tenants: set[str], scopes: set[Scope]) -> Principal:
+    return Principal(name, frozenset(tenants), frozenset(scopes))
+
+
+#: By name, which is their key. `nowhere` is no workspace of MLflow.
+PEOPLE: dict[str, Principal] = {
+    "olga": _principal("olga", {ACME, "nowhere"}, set(ALL_SCOPES)),
+    "rita": _principal("rita", {ACME}, {Scope.MODELS_READ, Scope.MODELS_REGISTER}),
+    "paul": _principal("paul", {ACME}, {Scope.MODELS_READ, Scope.MODELS_PROMOTE}),
+    "dora": _principal("dora", {ACME}, {Scope.MODELS_DELETE}),
+    "vera": _principal("vera", {ACME}, {Scope.MODELS_READ}),
+    "noah": _principal("noah", {ACME}, {Scope.FEATURES_READ}),
+    "bert": _principal("bert", {"beta"}, set(ALL_SCOPES)),
+}
+
+
+def upload(tenant: str, model: str, **more: Any) -> dict[str, Any]:
+    """Body of a registration with files."""
+    files = {"MLmodel": yaml.safe_dump(MLMODEL).encode(), "data/model.lgb": b"tree"}
+    return {
+        "tenant_id": tenant,
+        "model_name": model,
+        "metadata": {"model_type": "demand_forecast"},
+        "artifact": {"type": "upload", "files": encoded(files)},
+        **more,
+    }
+
+
+def encoded(files: Mapping[str, bytes]) -> list[dict[str, str]]:
+    """Files as a request carries them."""
+    return [{"path": path, "content": base64.b64encode(data).decode()} for path, data in files.items()]
+
+
+def uploads(service: ModelService, tenant: str, model: str) -> list[Any]:
+    """Runs of uploads of a model that are there."""
+    with registry.tenant_scope(tenant):
+        client = service.client()
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        runs = client.search_runs([experiment.experiment_id]) if experiment else []
+    return [run for run in runs if run.info.run_name.startswith(model)]
+
+
+@contextmanager
+def running(
+    mlflow_url: str, people: Mapping[str, Principal], options: Mapping[str, Any] | None = None
+) -> Iterator[ModelService]:
+    """A service for these people, on the MLflow of the environment."""
+
+    @asynccontextmanager
+    async def keys(*_: Any) -> AsyncIterator[_Keys]:
+        yield _Keys(people)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "open_authenticator", keys)
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
+        patch.setenv("MLFLOW_REGISTRY_URI", mlflow_url)
+        with running_service(options=ServiceSettings(**(options or {}))) as url:
+            yield ModelService(url, mlflow_url)
