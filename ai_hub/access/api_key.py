@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 PREFIX: Final = "aih_"
 _ID_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -18,7 +19,8 @@ _SECRET_BYTES: Final = 32
 _FORM: Final = re.compile(r"aih_([a-z0-9]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
 
 
-class KeyText(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class KeyText:
     """A key in clear text: only ever in the hands of its owner."""
 
     key_id: str

@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from ai_hub.access import api_key
+from ai_hub.access.errors import UnauthenticatedError
 from ai_hub.access.key_ring import KeyRing
 from ai_hub.access.principal import DEVELOPER, Principal
+from ai_hub.access.provider_keys import ProviderKeys, provider_url
+from ai_hub.access.tokens import Tokens
 from ai_hub.database.tenant_wall import service_dsn
-from ai_hub.errors import AiHubError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,10 +21,6 @@ if TYPE_CHECKING:
     from ai_hub.settings import Settings
 
 _CREATE: Final = "Ask your administrator for a key (`ai-hub keys create`)."
-
-
-class UnauthenticatedError(AiHubError):
-    """The request carries no key or token that is valid."""
 
 
 #: By what is wrong. An unknown id and a wrong secret read the same.
@@ -38,9 +36,10 @@ _REASONS: Final = {
 class Authenticator:
     """Tells who asks."""
 
-    def __init__(self, options: ServiceSettings, ring: KeyRing) -> None:
+    def __init__(self, options: ServiceSettings, ring: KeyRing, tokens: Tokens | None = None) -> None:
         self._options = options
         self._ring = ring
+        self._tokens = tokens
 
     async def authenticate(self, key: str | None, bearer: str | None) -> Principal:
         """The caller that a key (header `X-API-Key`) or a bearer token stands for.
@@ -57,7 +56,9 @@ class Authenticator:
                 "This request carries no key.", hint=f"Send one in the header X-API-Key. {_CREATE}"
             )
         if key is None and not given.startswith(api_key.PREFIX):
-            raise UnauthenticatedError("This bearer token is not an API key.", hint=_CREATE)
+            if self._tokens is None:
+                raise UnauthenticatedError("This bearer token is not an API key.", hint=_CREATE)
+            return await self._tokens.principal(given)
         return await self._by_key(given)
 
     async def _by_key(self, given: str) -> Principal:
@@ -83,10 +84,14 @@ async def open_authenticator(options: ServiceSettings, settings: Settings) -> As
     if options.auth == "off":
         yield Authenticator(options, ring)
         return
+    url = provider_url(options)
+    provider = None if url is None else ProviderKeys(url)
     keeping = asyncio.create_task(ring.keep())
     try:
-        yield Authenticator(options, ring)
+        yield Authenticator(options, ring, None if provider is None else Tokens(options, provider))
     finally:
+        if provider is not None:
+            await provider.close()
         keeping.cancel()
         with suppress(asyncio.CancelledError):
             await keeping

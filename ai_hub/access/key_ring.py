@@ -147,8 +147,8 @@ class KeyRing:
 
 
 def _entry(row: Any) -> _Entry:
-    _, sha256, name, tenants, scopes, expires_at, revoked = row
+    key_id, sha256, name, tenants, scopes, expires_at, revoked = row
     # a scope this version does not know grants nothing
     known = frozenset(_SCOPES[scope] for scope in scopes if scope in _SCOPES)
-    principal = Principal(name, frozenset(tenants), known)
+    principal = Principal(name, frozenset(tenants), known, identity=key_id)
     return _Entry(bytes(sha256), principal, float("inf") if expires_at is None else expires_at, revoked)

@@ -31,6 +31,8 @@ class Principal:
     name: str
     tenants: frozenset[str]
     scopes: frozenset[Scope]
+    #: tells callers of one name apart; never a secret
+    identity: str = ""
     #: only of the development setting that switches authentication off
     every_tenant: bool = False
 

@@ -10,6 +10,8 @@ from fastapi_offline import FastAPIOffline
 
 from ai_hub.service import errors
 from ai_hub.service.middleware.authentication import Authentication
+from ai_hub.service.middleware.body_limit import BodyLimit
+from ai_hub.service.middleware.rate_limit import Limiter, RateLimit
 from ai_hub.service.middleware.requests import Requests
 from ai_hub.service.observability import tracing
 from ai_hub.service.routes import exports, features, health, models
@@ -53,7 +55,12 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     for module in (features, exports, models, health):
         app.include_router(module.router)
     # the last added is the first that a request meets
-    app.add_middleware(Authentication)
+    limiter = Limiter(options.rate_limit_per_s, options.unauthenticated_per_s)
+    app.add_middleware(RateLimit, limiter=limiter)
+    app.add_middleware(Authentication, limiter=limiter)
+    app.add_middleware(
+        BodyLimit, most_bytes=options.max_body_bytes, most_upload_bytes=options.max_upload_bytes
+    )
     app.add_middleware(Requests, most=options.max_in_flight)
     tracing.install(app)
     return app

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from ai_hub.access.authenticator import UnauthenticatedError
+from ai_hub.access.errors import UnauthenticatedError
 from ai_hub.errors import (
     AiHubError,
     BadInputError,

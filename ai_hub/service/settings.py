@@ -29,6 +29,8 @@ class ServiceSettings(BaseSettings):
     keys_refresh_s: float = Field(5.0, gt=0)
     #: requests a second of one caller, for each worker process; and how many may come at once
     rate_limit_per_s: int = Field(1000, ge=1)
+    #: requests a second without a valid key, from one client address
+    unauthenticated_per_s: int = Field(100, ge=1)
     #: bytes of a request; of one that uploads a model
     max_body_bytes: int = Field(1_000_000, ge=1)
     max_upload_bytes: int = Field(64_000_000, ge=1)

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 
+from ai_hub.access.errors import UnauthenticatedError
 from ai_hub.errors import AiHubError
-from ai_hub.service.errors import answer, request_id_of
+from ai_hub.service.errors import TooManyRequestsError, answer, request_id_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from ai_hub.service.middleware.rate_limit import Limiter
     from ai_hub.service.state import State
 
 #: What is open; everything else needs a key.
@@ -24,8 +26,9 @@ _BEARER = "bearer "
 class Authentication:
     """Sets `scope["state"]["principal"]`, or answers 401."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
         self._app = app
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -39,7 +42,16 @@ class Authentication:
         try:
             principal = await parts.authenticator.authenticate(headers.get("x-api-key"), bearer)
         except AiHubError as error:
-            await answer(error, request_id_of(scope))(scope, receive, send)
+            problem = self._counted(error, scope) if isinstance(error, UnauthenticatedError) else error
+            await answer(problem, request_id_of(scope))(scope, receive, send)
             return
         scope.setdefault("state", {})["principal"] = principal
         await self._app(scope, receive, send)
+
+    def _counted(self, error: AiHubError, scope: Scope) -> AiHubError:
+        """The same error, or that there were too many of its kind."""
+        try:
+            self._limiter.check_address(scope)
+        except TooManyRequestsError as many:
+            return many
+        return error
