@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ai_hub.settings import Settings
 
     Wanting = dict[int, list[int]]
+    Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class FeatureReader:
         assets: Assets,
         *,
         cache_s: int,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock,
     ) -> None:
         self.catalog = catalog
         self.cache = cache
@@ -238,8 +239,10 @@ def _count(label: str, at: Moment, origins: Sequence[answers.Origin]) -> None:
 
 
 @asynccontextmanager
-async def open_reader(options: ServiceSettings, settings: Settings) -> AsyncIterator[FeatureReader]:
-    """A reader whose servers may be down: they are found later."""
+async def open_reader(
+    options: ServiceSettings, settings: Settings, clock: Clock = lambda: datetime.now(UTC)
+) -> AsyncIterator[FeatureReader]:
+    """A reader whose servers may be down: they are found later. `clock` tells the present."""
     async with AsyncExitStack() as stack:
         catalog = await stack.enter_async_context(open_catalog(settings))
         database = await stack.enter_async_context(open_database(options, settings))
@@ -248,4 +251,6 @@ async def open_reader(options: ServiceSettings, settings: Settings) -> AsyncIter
         stack.push_async_callback(loader.aclose)
         assets = Assets(database)
         stack.push_async_callback(assets.aclose)
-        yield FeatureReader(catalog, cache, loader, assets, cache_s=settings.feature_cache_ttl)
+        yield FeatureReader(
+            catalog, cache, loader, assets, cache_s=settings.feature_cache_ttl, clock=clock
+        )
