@@ -251,6 +251,4 @@ async def open_reader(
         stack.push_async_callback(loader.aclose)
         assets = Assets(database)
         stack.push_async_callback(assets.aclose)
-        yield FeatureReader(
-            catalog, cache, loader, assets, cache_s=settings.feature_cache_ttl, clock=clock
-        )
+        yield FeatureReader(catalog, cache, loader, assets, cache_s=settings.feature_cache_ttl, clock=clock)
