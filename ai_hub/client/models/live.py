@@ -6,21 +6,22 @@ import logging
 import random
 import threading
 import time
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ai_hub.client.models.loaded import LoadedModel, load
-from ai_hub.client.models.seal import TamperedError, verify
+from ai_hub.client.models.loaded import LoadedModel
+from ai_hub.client.models.production import Production
+from ai_hub.client.models.supply import Supply
 from ai_hub.errors import AiHubError, ConflictError, ServiceDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     import pandas as pd
 
     from ai_hub.client.models.cache import Cache
-    from ai_hub.client.models.production import Production, Registry
+    from ai_hub.client.models.production import Registry
 
 _log = logging.getLogger("ai_hub.client")
 _JITTER = 0.2
@@ -28,6 +29,28 @@ _LONGEST_PAUSE_S = 600.0
 #: What a start waits for a newer version while an older one is at hand.
 _PATIENCE_S = 30.0
 _JOIN_S = 1.0
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is known at one moment; replaced as a whole, so whoever reads it sees what belongs together."""
+
+    loaded: LoadedModel | None = None
+    version: Production | None = None
+    #: whether the last look found `version` in Production
+    confirmed: bool = False
+    checked_at: datetime | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A version that could not be used."""
+
+    version: Production
+    times: int
+    #: on the monotonic clock
+    again_at: float
 
 
 class LiveModel:
@@ -49,19 +72,13 @@ class LiveModel:
     ) -> None:
         self.tenant = tenant
         self.name = name
-        #: why the last look at the registry, or the last swap, failed; None: it did not
-        self.last_error: Exception | None = None
-        #: when the version in use was last seen in Production
-        self.checked_at: datetime | None = None
         self._registry = registry
         self._cache = cache
+        self._supply = Supply(cache, tenant, name)
         self._refresh_s = refresh_s
         self._on_error = on_error
-        self._current: LoadedModel | None = None
-        self._version: Production | None = None
-        self._confirmed = False
-        #: a version that could not be used, how often, and when to try again
-        self._failed: tuple[Production, int, float] | None = None
+        self._state = _State()
+        self._failed: _Failed | None = None
         self._turn = threading.Lock()
         self._tried = threading.Event()
         self._closed = threading.Event()
@@ -76,7 +93,7 @@ class LiveModel:
             ServiceDownError: the registry does not answer, and the cache has no version.
         """
         damage = self._take_from_cache()
-        if self._current is None:
+        if self._state.loaded is None:
             self._tried.set()
             try:
                 self._refresh()
@@ -84,9 +101,10 @@ class LiveModel:
                 raise (damage or error) from error
         self._thread.start()
         self._tried.wait(_PATIENCE_S)
-        if isinstance(self.last_error, AiHubError) and not _leaves_the_old_in_use(self.last_error):
+        refusal = self.last_error
+        if isinstance(refusal, AiHubError) and not _leaves_the_old_in_use(refusal):
             self.close()
-            raise self.last_error
+            raise refusal
 
     def close(self) -> None:
         """Stop following the registry; predictions under way end as they began."""
@@ -97,9 +115,9 @@ class LiveModel:
     @property
     def current(self) -> LoadedModel:
         """The version in use, as a value."""
-        if self._current is None:
+        if self._state.loaded is None:
             raise ConflictError(f"Model {self.name} is not open.")
-        return self._current
+        return self._state.loaded
 
     @property
     def version(self) -> int:
@@ -114,7 +132,17 @@ class LiveModel:
     @property
     def stale(self) -> bool:
         """Whether the last look did not find this version in Production: see `checked_at`, `last_error`."""
-        return not self._confirmed
+        return not self._state.confirmed
+
+    @property
+    def checked_at(self) -> datetime | None:
+        """When the version in use was last seen in Production."""
+        return self._state.checked_at
+
+    @property
+    def last_error(self) -> Exception | None:
+        """Why the last look at the registry, or the last swap, failed; None: it did not."""
+        return self._state.error
 
     def predict(self, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Any:
         """What the version in use answers to `rows`.
@@ -130,8 +158,7 @@ class LiveModel:
         return self._attempt()
 
     def __repr__(self) -> str:
-        label = "closed" if self._current is None else self.semantic_version or self.version
-        return f"<LiveModel {self.tenant}/{self.name} {label}{' stale' if self.stale else ''}>"
+        return f"<LiveModel {self.tenant}/{self.name} {self._label()}{' stale' if self.stale else ''}>"
 
     def _follow(self) -> None:
         if not self._tried.is_set():
@@ -152,7 +179,7 @@ class LiveModel:
         if type(error) is not type(self.last_error) or str(error) != str(self.last_error):
             text = "model %s of tenant %s stays at %s: %s"
             _log.warning(text, self.name, self.tenant, self._label(), error)
-        self.last_error, self._confirmed = error, False
+        self._state = replace(self._state, confirmed=False, error=error)
         if self._on_error is not None:
             try:
                 self._on_error(self, error)
@@ -163,51 +190,42 @@ class LiveModel:
         """Look at the registry, and swap if Production is another version than the one in use."""
         with self._turn:
             found = self._registry.production(self.name)
-            if not found.is_same(self._version):
-                self._confirmed = False
-                if self._is_put_off(found):
-                    return
-                self._swap(found)
-            self._cache.remember(found)
-            self.checked_at = datetime.now(UTC)
-            self.last_error, self._confirmed = None, True
+            if found.is_same(self._state.version):
+                self._confirm(self._state.loaded, found)
+                return
+            self._state = replace(self._state, confirmed=False)
+            if self._is_put_off(found):
+                return
+            before, loaded = self._label(), self._try(found)
+            self._confirm(loaded, found)
+            _log.info("model %s of tenant %s: %s after %s", self.name, self.tenant, found.label, before)
+
+    def _try(self, found: Production) -> LoadedModel:
+        try:
+            return self._supply.get(found)
+        except Exception:
+            before = self._failed
+            times = before.times + 1 if before and found.is_same(before.version) else 1
+            pause = min(self._refresh_s * 2**times, _LONGEST_PAUSE_S)
+            self._failed = _Failed(found, times, time.monotonic() + pause)
+            raise
 
     def _is_put_off(self, found: Production) -> bool:
         """Whether this version has failed, and it is too early to try again."""
-        if self._failed is None or not found.is_same(self._failed[0]):
-            return False
-        return time.monotonic() < self._failed[2]
+        failed = self._failed
+        return failed is not None and found.is_same(failed.version) and time.monotonic() < failed.again_at
 
-    def _swap(self, found: Production) -> None:
-        try:
-            loaded = self._load(found)
-        except Exception:
-            times = self._failed[1] + 1 if self._failed and found.is_same(self._failed[0]) else 1
-            pause = min(self._refresh_s * 2**times, _LONGEST_PAUSE_S)
-            self._failed = found, times, time.monotonic() + pause
-            raise
-        before = self._label()
+    def _confirm(self, loaded: LoadedModel | None, found: Production) -> None:
+        is_new = loaded is not self._state.loaded
         # one assignment: whoever predicts has the old version or the new one
-        self._current, self._version, self._failed = loaded, found, None
-        _log.info("model %s of tenant %s: %s after %s", self.name, self.tenant, found.label, before)
-        self._cache.remember(found)
-        self._cache.prune(found)
-
-    def _load(self, version: Production) -> LoadedModel:
-        """Load a version from the cache; what is missing or damaged there is fetched anew."""
+        self._state, self._failed = _State(loaded, found, confirmed=True, checked_at=datetime.now(UTC)), None
         try:
-            return self._verified(version)
-        except TamperedError as error:
-            if self._cache.place(version).exists():
-                _log.warning("%s It is fetched anew.", error)
-        self._cache.install(version, lambda folder: _download(self.tenant, self.name, version, folder))
-        return self._verified(version)
-
-    def _verified(self, version: Production) -> LoadedModel:
-        with self._cache.reading():
-            place = self._cache.place(version)
-            verify(place, version.manifest_sha256)
-            return load(place, self.tenant, self.name, version)
+            self._cache.remember(found)
+            if is_new:
+                self._cache.prune(found)
+        except OSError as error:
+            # a full disk, say: the version is in memory and right
+            _log.warning("model cache %s: %s", self._cache.folder, error)
 
     def _take_from_cache(self) -> Exception | None:
         """Use the last verified version until the registry says which it is; returns why that failed."""
@@ -215,36 +233,17 @@ class LiveModel:
         if last is None:
             return None
         try:
-            self._current = self._verified(last)
+            loaded = self._supply.cached(last)
         except Exception as error:  # noqa: BLE001  # the registry may still have a good copy
-            _log.warning("model %s of tenant %s is not in the cache: %s", self.name, self.tenant, error)
+            _log.warning("model %s of tenant %s, from the cache: %s", self.name, self.tenant, error)
             return error
-        self._version = last
-        self.checked_at = self._cache.checked_at()
+        self._state = _State(loaded, last, checked_at=self._cache.checked_at())
         return None
 
     def _label(self) -> str:
-        return self._version.label if self._version else "nothing"
+        return self._state.version.label if self._state.version else "nothing"
 
 
 def _leaves_the_old_in_use(error: AiHubError) -> bool:
     """Whether a start may go on with the cached version: the registry is away, or the newer one is bad."""
     return isinstance(error, ServiceDownError | ConflictError)
-
-
-def _download(tenant: str, model: str, version: Production, folder: Path) -> None:
-    from ai_hub.registry import ModelVersion, download_version  # noqa: PLC0415  # MLflow takes seconds
-
-    wanted = ModelVersion(
-        tenant=tenant,
-        model=model,
-        version=version.version,
-        semantic_version=version.semantic_version,
-        stage="Production",
-        aliases=("production",),
-        run_id=None,
-        registered_at=datetime.now(UTC),
-        tags=dict(version.tags),
-        metrics={},
-    )
-    download_version(wanted, folder)

@@ -1,0 +1,70 @@
+"""Brings a version into memory: from the cache, or from the registry through the cache; always verified."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ai_hub.client.models.loaded import LoadedModel, load
+from ai_hub.client.models.seal import TamperedError, verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ai_hub.client.models.cache import Cache
+    from ai_hub.client.models.production import Production
+
+_log = logging.getLogger("ai_hub.client")
+
+
+class Supply:
+    """Versions of one model."""
+
+    def __init__(self, cache: Cache, tenant: str, name: str) -> None:
+        self._cache = cache
+        self._tenant = tenant
+        self._name = name
+
+    def get(self, version: Production) -> LoadedModel:
+        """Load a version; what is missing or damaged in the cache is fetched anew.
+
+        Raises:
+            ConflictError: a file is not what was registered.
+            ServiceDownError: the registry does not hand it out.
+        """
+        try:
+            return self.cached(version)
+        except TamperedError as error:
+            if self._cache.place(version).exists():
+                _log.warning("%s", error)
+        self._cache.install(version, lambda folder: self._download(version, folder))
+        return self.cached(version)
+
+    def cached(self, version: Production) -> LoadedModel:
+        """Load a version from the cache.
+
+        Raises:
+            TamperedError: it is not there, or a file is not what was registered.
+        """
+        with self._cache.reading():
+            place = self._cache.place(version)
+            verify(place, version.manifest_sha256)
+            return load(place, self._tenant, self._name, version)
+
+    def _download(self, version: Production, folder: Path) -> None:
+        from ai_hub.registry import ModelVersion, download_version  # noqa: PLC0415  # MLflow takes seconds
+
+        wanted = ModelVersion(
+            tenant=self._tenant,
+            model=self._name,
+            version=version.version,
+            semantic_version=version.semantic_version,
+            stage="Production",
+            aliases=("production",),
+            run_id=None,
+            registered_at=datetime.now(UTC),
+            tags=dict(version.tags),
+            metrics={},
+        )
+        download_version(wanted, folder)
