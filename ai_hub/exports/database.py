@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from ai_hub.database.connection import connect
+from ai_hub.database.tenant_wall import ENTER, check_tenant, service_dsn
 from ai_hub.errors import ServiceDownError
 from ai_hub.settings import postgres_environment
 
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def transaction(settings: Settings, tenant: str | None = None) -> Iterator[psycopg.Connection[TupleRow]]:
-    """One short transaction; for `tenant`, or without one for jobs of all tenants.
+    """One short transaction: one that sees the rows of `tenant` only, or without it the owner's.
 
     Raises:
         ServiceDownError: the server does not answer, or went away.
     """
-    del tenant
-    dsn = settings.require("timescale_dsn")
+    dsn = settings.require("timescale_dsn") if tenant is None else service_dsn(settings)
     try:
         with connect(dsn, application_name="ai-hub exports") as connection:
+            if tenant is not None:
+                connection.execute(ENTER, [check_tenant(tenant)])
             yield connection
     except psycopg.OperationalError as error:
         where = postgres_environment(dsn)

@@ -36,7 +36,8 @@ class ExportDesk:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._limiter = anyio.CapacityLimiter(_THREADS)
-        self._waiting: dict[UUID, list[asyncio.Future[Job]]] = {}
+        #: by tenant and job
+        self._waiting: dict[str, dict[UUID, list[asyncio.Future[Job]]]] = {}
         self._somebody = asyncio.Event()
 
     async def submit(self, request: Request, key: str | None, requested_by: str) -> Job:
@@ -69,7 +70,7 @@ class ExportDesk:
         if job.is_finished or seconds <= 0:
             return job
         finished: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(job.export_id, []).append(finished)
+        self._waiting.setdefault(job.tenant_id, {}).setdefault(job.export_id, []).append(finished)
         self._somebody.set()
         try:
             return await asyncio.wait_for(finished, seconds)
@@ -79,11 +80,7 @@ class ExportDesk:
                 return await self.find(job.tenant_id, job.export_id)
             return job
         finally:
-            others = self._waiting.get(job.export_id, [])
-            if finished in others:
-                others.remove(finished)
-            if not others:
-                self._waiting.pop(job.export_id, None)
+            self._forget(job, finished)
 
     async def poll(self) -> None:
         """Tell those who wait what has finished, for ever."""
@@ -95,25 +92,37 @@ class ExportDesk:
                 await self._somebody.wait()
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _POLL_S[1])
+            wanted = {tenant: list(waiting) for tenant, waiting in self._waiting.items()}
             try:
-                found = await self._run(partial(self._find_each, list(self._waiting)))
+                found = await self._run(partial(self._find_each, wanted))
             except AiHubError as error:
                 _log.warning("exports_not_read", reason=error.message)
                 continue
             for job in found:
                 if job.is_finished:
                     pause = _POLL_S[0]
-                    for future in self._waiting.pop(job.export_id, []):
+                    for future in self._waiting.get(job.tenant_id, {}).get(job.export_id, ()):
                         if not future.done():
                             future.set_result(job)
+
+    def _forget(self, job: Job, finished: asyncio.Future[Job]) -> None:
+        waiting = self._waiting[job.tenant_id]
+        waiting[job.export_id].remove(finished)
+        if not waiting[job.export_id]:
+            del waiting[job.export_id]
+        if not waiting:
+            del self._waiting[job.tenant_id]
 
     def _find(self, tenant: str, export_id: UUID) -> Job:
         with transaction(self._settings, tenant) as connection:
             return jobs.find(connection, tenant, export_id)
 
-    def _find_each(self, export_ids: list[UUID]) -> list[Job]:
-        with transaction(self._settings) as connection:
-            return jobs.find_each(connection, export_ids)
+    def _find_each(self, wanted: dict[str, list[UUID]]) -> list[Job]:
+        found: list[Job] = []
+        for tenant, export_ids in wanted.items():
+            with transaction(self._settings, tenant) as connection:
+                found += jobs.find_each(connection, export_ids)
+        return found
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)

@@ -108,7 +108,7 @@ def find(connection: psycopg.Connection[Any], tenant: str, export_id: UUID) -> J
 
 
 def find_each(connection: psycopg.Connection[Any], export_ids: Sequence[UUID]) -> list[Job]:
-    """Jobs with these ids, of any tenant."""
+    """Jobs with these ids, of all tenants that the connection sees."""
     query = f"SELECT {COLUMNS} FROM feature_exports WHERE export_id = ANY(%s)"  # noqa: S608
     with connection.cursor(row_factory=class_row(Job)) as cursor:
         return cursor.execute(query, [list(export_ids)]).fetchall()

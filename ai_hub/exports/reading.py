@@ -13,6 +13,7 @@ from adbc_driver_manager import dbapi
 from feast.repo_config import RepoConfig
 from psycopg import sql
 
+from ai_hub.database.tenant_wall import ENTER, check_tenant
 from ai_hub.exports.chunks import Chunk, Span, chunks
 from ai_hub.exports.plan import ASSET, CREATED, TENANT, TIME, Computed, Plan
 from ai_hub.exports.request import Request
@@ -143,12 +144,14 @@ def open_reader(
 
 @contextmanager
 def _connected(config: RepoConfig, request: Request, interrupt: Interrupt) -> Iterator[dbapi.Connection]:
+    """A transaction that sees the rows of the request's tenant only."""
     store = config.offline_store
-    del request
+    enter = sql.SQL(ENTER.replace("%s", "{}")).format(sql.Literal(check_tenant(request.tenant)))
     with (
         session.connect(store, store.statement_timeout_s) as connection,
         interrupt.watching(connection),
     ):
+        reads.fetch(connection, enter)
         yield connection
 
 
