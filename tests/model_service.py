@@ -29,6 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 ACME = "acme-by-rest"
+#: Model `guarded` takes four eyes, and an error below two.
+POLICY = f"""
+defaults:
+  manifest: true
+tenants:
+  {ACME}:
+    models:
+      guarded:
+        approver_is_not_author: true
+        required_metrics: {{metrics: {{mae: {{max: 2}}}}}}
+"""
 MLMODEL = {
     "flavors": {
         "lightgbm": {"data": "data/model.lgb"},
@@ -60,9 +71,8 @@ class ModelService:
 
     def call(self, person: str, method: str, path: str, **arguments: Any) -> httpx.Response:
         """A request with the key of a person; `path` is below `/ai/models`."""
-        return httpx.request(
-            method, f"{self.url}/ai/models{path}", headers={"X-API-Key": person}, timeout=60, **arguments
-        )
+        headers = {"X-API-Key": person, **arguments.pop("headers", {})}
+        return httpx.request(method, f"{self.url}/ai/models{path}", headers=headers, timeout=60, **arguments)
 
     def register(self, person: str, body: Any) -> httpx.Response:
         """Register a version."""

@@ -24,17 +24,23 @@ CUSTOM: Final = "custom_metrics"
 #: MLflow takes 100,000 characters in a tag.
 LONGEST: Final = 90_000
 
+#: Levels of JSON inside JSON that every reader takes.
+_DEEPEST: Final = 64
+
 #: What goes first from a card that would be too long.
 _SPARED: Final = ("hyperparameters", "metrics", "feature_names")
 
 
 def document(tags: dict[str, str], tag: str) -> dict[str, Any]:
-    """The JSON object in a tag; empty when there is none, or something else."""
+    """The JSON object in a tag; empty when there is none, or something else: any client may write tags."""
+    text = tags.get(tag, "{}")
     try:
-        found = json.loads(tags.get(tag, "{}"))
+        found = json.loads(text, parse_constant=_refuse)
+        json.dumps(found, ensure_ascii=False).encode()  # no half of a character
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    deep = max(text.count("{"), text.count("[")) > _DEEPEST and _depth(found) > _DEEPEST
+    return found if isinstance(found, dict) and not deep else {}
 
 
 def given_metrics(tags: dict[str, str]) -> dict[str, float]:
@@ -62,6 +68,15 @@ def make(candidate: Candidate, sealed: Sealed) -> str:
             return text
         del card[name]
     return json.dumps(card, sort_keys=True)
+
+
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, parts), default=0)
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"JSON has no {name}")
 
 
 def _is_number(value: Any) -> bool:

@@ -46,6 +46,35 @@ def test_migrate__from_nothing_at_once__happens_once(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_migrate__from_the_first_version__keeps_the_trail(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if empty_database.startswith("sqlite"):
+        empty_database += ".old"
+    engine = sa.create_engine(empty_database)
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+    schema.migrate(engine)
+    row = {"workspace": "acme", "name": "demand", "model_created": 1, "version": 1, "to_stage": "Staging"}
+    row |= {"actor": "ada", "evidence": "{}", "at_ms": 1}
+    with engine.begin() as connection:
+        connection.execute(sa.insert(schema.transitions).values(**row, actor_source="claimed"))
+        with pytest.raises(sa.exc.IntegrityError), connection.begin_nested():
+            connection.execute(sa.insert(schema.transitions).values(**row, actor_source="delegated"))
+    monkeypatch.undo()
+    assert schema.migrate(engine) == len(schema.MIGRATIONS)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(schema.transitions).values(**row, actor_source="delegated"))
+        with pytest.raises(sa.exc.IntegrityError), connection.begin_nested():
+            connection.execute(sa.insert(schema.transitions).values(**row, actor_source="sworn"))
+        with pytest.raises(sa.exc.DBAPIError, match="append-only"), connection.begin_nested():
+            connection.execute(sa.delete(schema.transitions))
+        kept = connection.execute(sa.select(schema.transitions).order_by(schema.transitions.c.id)).all()
+    assert kept[0].id == 1
+    assert [each.actor_source for each in kept] == ["claimed", "delegated"]
+    assert kept[1].id > kept[0].id
+    engine.dispose()
+
+
 def test_migrate__another_database__is_refused() -> None:
     with pytest.raises(MlflowException, match="SQLite and PostgreSQL"):
         schema.migrate(sa.create_mock_engine("mysql://", lambda *_: None))

@@ -9,7 +9,7 @@ import model_service
 import pytest
 import registry_servers
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
-from model_service import ACME, PEOPLE, ModelService
+from model_service import ACME, PEOPLE, POLICY, ModelService
 
 from ai_hub import registry
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
@@ -17,18 +17,6 @@ from mlflow_plugins.store.lifecycle_store import LifecycleStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-#: Model `guarded` takes four eyes, and an error below two.
-POLICY = f"""
-defaults:
-  manifest: true
-tenants:
-  {ACME}:
-    models:
-      guarded:
-        approver_is_not_author: true
-        required_metrics: {{metrics: {{mae: {{max: 2}}}}}}
-"""
 
 
 @pytest.fixture(scope="session")

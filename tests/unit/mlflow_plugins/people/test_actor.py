@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+from typing import TYPE_CHECKING
 
 import flask
 import pytest
 
 from mlflow_plugins.people import actor
 from mlflow_plugins.people.actor import Actor
-from mlflow_plugins.people.user_header import UserHeaderProvider
+from mlflow_plugins.people.user_header import UserHeaderProvider, speaking_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def _login(name: str) -> dict[str, str]:
@@ -73,3 +77,41 @@ def test_user_header__of_a_process_without_a_user__is_not_sent(monkeypatch: pyte
 
     monkeypatch.setattr("getpass.getuser", nobody)
     assert not UserHeaderProvider().in_context()
+
+
+@pytest.fixture
+def delegates(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Account `service` may speak for others."""
+    monkeypatch.setenv("AI_HUB_DELEGATES", " service ,other")
+    actor.delegates.cache_clear()
+    yield
+    actor.delegates.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("user", "header", "expected"),
+    [
+        ("service", "J%C3%BCrgen", Actor("J\u00fcrgen", "delegated")),
+        ("service", None, Actor("service", "authenticated")),
+        ("service", "%20", Actor("service", "authenticated")),
+        ("ada", "grace", Actor("ada", "authenticated")),
+        ("Service", "grace", Actor("Service", "authenticated")),
+    ],
+)
+@pytest.mark.usefixtures("delegates")
+def test_current_actor__of_an_account_that_speaks_for_others__is_whom_it_names(
+    user: str, header: str | None, expected: Actor
+) -> None:
+    with actor.logged_in(user, header):
+        assert actor.current_actor("mallory") == expected
+    app = flask.Flask(__name__)
+    with app.test_request_context(headers={} if header is None else {actor.HEADER: header}):
+        flask.g.mlflow_authenticated_user = user
+        assert actor.current_actor("mallory") == expected
+
+
+def test_user_header__of_a_block_that_speaks_for_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    with speaking_for("J\u00fcrgen"):
+        assert UserHeaderProvider().request_headers() == {actor.HEADER: "J%C3%BCrgen"}
+    assert UserHeaderProvider().request_headers() == {actor.HEADER: "ada"}
