@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 export UV_SYSTEM_CERTS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo demo-down test bench screenshots lint format clean
+.PHONY: help install lock demo demo-down test bench faults screenshots lint format clean
 
 help: ## Show every target and what it does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,13 +42,18 @@ demo-down: $(STAMP) ## Stop the demo's servers and delete their data
 test: $(STAMP) lint ## Lint, type-check and run every test against real embedded servers
 	@$(BIN)/pytest $(PYTEST_WORKERS)
 
-bench: $(STAMP) ## Measure features, backfills, Feast stores and registry, into docs/benchmarks (SMALL=1: a try of minutes)
+bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service and exports, into docs/benchmarks (SMALL=1: a try of minutes)
 	@$(BIN)/python -m benchmarks.features $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.backfill $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.offline $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.materialize $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.online $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.registry $(if $(SMALL),--small)
+	@$(BIN)/python -m benchmarks.service $(if $(SMALL),--small)
+	@$(BIN)/python -m benchmarks.exports $(if $(SMALL),--small)
+
+faults: $(STAMP) ## Kill and disturb every server under load and see what clients notice, into docs/benchmarks (SMALL=1: shorter)
+	@$(BIN)/python -m benchmarks.faults $(if $(SMALL),--small)
 
 screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
 	@$(BIN)/python tests/screenshots.py

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping  # dataclass fields
+from collections.abc import Mapping, Sequence  # dataclass fields
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,16 @@ _COPY = (
 )
 
 
+def clean_environment() -> dict[str, str]:
+    """Variables of this process but for those that could lead to a server."""
+    foreign = {name.upper() for name in Settings.model_fields}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in foreign and not name.startswith(_FOREIGN_PREFIXES)
+    }
+
+
 @dataclass(frozen=True)
 class Site:
     """Settings that lead to the servers, as variables, and a folder for everything else."""
@@ -49,18 +59,12 @@ class Site:
     @property
     def environment(self) -> dict[str, str]:
         """Variables of a process that shall use these servers and no others."""
-        foreign = {name.upper() for name in Settings.model_fields}
-        own = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in foreign and not name.startswith(_FOREIGN_PREFIXES)
-        }
         defaults = {
             "AI_HUB_STATE_DIR": str(self.folder / "state"),
             "FEAST_REGISTRY_URI": f"sqlite:///{self.folder / 'feast-registry.db'}",
             "EXPORT_STORAGE_PATH": str(self.folder / "exports"),
         }
-        return own | defaults | dict(self.variables)
+        return clean_environment() | defaults | dict(self.variables)
 
     def run(self, program: str, *arguments: str) -> str:
         """What a command of the product prints.
@@ -80,7 +84,7 @@ class Site:
             raise RuntimeError(f"{program} {' '.join(arguments)}: {done.stderr or done.stdout}")
         return done.stdout
 
-    def fill(self, assets: int, days: int) -> History:
+    def fill(self, assets: int, days: int, tenants: Sequence[str] = TENANTS) -> History:
         """Readings of `assets` meters of each tenant for `days` days, through the hour before this one."""
         series = History(assets, days, this_hour() - HOUR)
         dsn = self.variables["TIMESCALE_DSN"]
@@ -89,7 +93,7 @@ class Site:
             series.add_assets(connection)
             history.write(connection, series.rows())
             for statement in _COPY:
-                for tenant in TENANTS[1:]:
+                for tenant in tenants[1:]:
                     connection.execute(statement, {"from": TENANTS[0], "to": tenant})
         self.run("ai-hub", "refresh")
         with connect(dsn, autocommit=True) as connection:
@@ -107,7 +111,7 @@ class Site:
         """Put the newest features into Redis."""
         self.run("ai-hub", "materialize")
 
-    def key(self, tenant: str) -> str:
-        """A new API key of a tenant, for everything."""
-        answer = json.loads(self.run("ai-hub", "keys", "create", "bench", "--tenant", tenant, "--json"))
-        return str(answer["key"])
+    def key(self, tenant: str, role: str = "engineer") -> str:
+        """A new API key of a tenant."""
+        options = ("--tenant", tenant, "--role", role, "--json")
+        return str(json.loads(self.run("ai-hub", "keys", "create", f"bench-{role}", *options))["key"])

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable  # a dataclass field
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ class Postgres:
     pid: int
     user: str = "admin"
     database: str = "postgres"
+    #: starts it again once it was killed, and gives its first process
+    restart: Callable[[], int] | None = None
+
+    def start(self) -> int:
+        """Start it again after it was killed, where it was; its first process."""
+        if self.restart is None:
+            raise RuntimeError("this server is somebody else's")
+        return self.restart()
 
     @property
     def dsn(self) -> str:
@@ -94,10 +103,14 @@ def postgres(*settings: str) -> Iterator[Postgres]:
                 *settings,
             )
         )
-        _run(folder, control, data, "--wait", f"--log={folder / 'log'}", f"--options={options}", "start")
+
+        def start() -> int:
+            _run(folder, control, data, "--wait", f"--log={folder / 'log'}", f"--options={options}", "start")
+            return int((folder / "data" / "postmaster.pid").read_text().split()[0])
+
+        pid = start()
         try:
-            pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
-            yield Postgres(port, password, pid)
+            yield Postgres(port, password, pid, restart=start)
         finally:
             _run(folder, control, data, "--wait", "--mode=immediate", "stop")
 

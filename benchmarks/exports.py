@@ -1,0 +1,257 @@
+"""Exports of feature rows to Parquet: the worker's time and memory beside a binary COPY of the same rows.
+
+    python -m benchmarks.exports [--small] [--server embedded|native] [--output FOLDER]
+
+Four years of features are computed first, by `ai-hub refresh`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from psycopg import sql
+
+from ai_hub.database import connect
+from ai_hub.exports import jobs, submission
+from ai_hub.exports.request import Request
+from ai_hub.settings import Settings
+from benchmarks import exports_report, results, servers
+from benchmarks.comparison import FLOOR, OURS
+from benchmarks.exports_report import BY_ASSET
+from benchmarks.history import HOUR, TENANT, this_hour
+from benchmarks.measure import Times, paired_ratio
+from benchmarks.service_site import Site
+from benchmarks.stores import valkey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ai_hub.exports.jobs import Job
+
+BENCHMARK = "exports"
+FEATURE_SET = "forecast_advanced"
+_COLUMNS = (
+    *("event_timestamp", "tenant_id", "asset_id"),
+    *("hour_of_day", "day_of_week", "day_of_month", "month", "is_weekend"),
+    *("historical_avg_24h", "historical_std_24h", "lag_1h", "lag_24h", "lag_168h"),
+    *("temperature", "humidity", "solar_irradiance", "created_timestamp"),
+)
+_SAMPLE_S = 0.02
+_BUCKET = "exports"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is exported; fixed, so that runs can be compared."""
+
+    assets: int
+    #: of the shorter window; the longer one is four times as long
+    days: int
+    turns: int
+
+
+FULL = Size(assets=100, days=365, turns=3)
+SMALL = Size(assets=20, days=15, turns=1)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Hours that are exported."""
+
+    name: str
+    start: datetime
+    end: datetime
+
+
+def main() -> None:
+    """Measure and write results and table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exports", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="few rows: shows that it works, in a minute")
+    parser.add_argument("--server", choices=servers.available(), action="append", help="just this one")
+    parser.add_argument("--dsn", help="a database that an earlier run has filled, for more runs")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
+    given = parser.parse_args()
+    servers.clean_up_when_terminated()
+    size = SMALL if given.small else FULL
+    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    found = []
+    # a year of the embedded server's features takes ten minutes to compute
+    for server in given.server or servers.available()[-1:]:
+        with ExitStack() as stack:
+            dsn = given.dsn or stack.enter_context(servers.databases(server, (BENCHMARK,)))[BENCHMARK].dsn
+            keys = stack.enter_context(valkey())
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix="exports-"))
+            s3 = stack.enter_context(servers.stack("s3"))[0]
+            store = {name: value for name, value in s3.items() if name.startswith("MINIO_")}
+            url = f"redis://127.0.0.1:{keys.port}/0"
+            site = Site(Path(name), {"TIMESCALE_DSN": dsn, "REDIS_URL": url, **store})
+            if not given.dsn:
+                _say(f"{server}: readings and features")
+                site.fill(size.assets, 4 * size.days + 1, (TENANT,))
+            site.apply()
+            _make_bucket(site)
+            common = {
+                "benchmark": BENCHMARK,
+                "server": server,
+                "command": "make bench SMALL=1" if given.small else "make bench",
+                "versions": servers.versions(dsn) | {"pyarrow": pa.__version__},
+            } | results.circumstances()
+            found += [common | record for record in _measure(site, size)]
+    results.store(folder, found)
+    exports_report.write(folder, found)
+    print(f"written to {folder}")
+
+
+def _measure(site: Site, size: Size) -> Iterator[dict[str, Any]]:
+    end = this_hour()
+    day = timedelta(days=1)
+    short = Window(f"{size.days} days", end - size.days * day, end)
+    long = Window(f"{4 * size.days} days", end - 4 * size.days * day, end)
+    to_s3 = Site(site.folder, {**site.variables, "EXPORT_STORAGE_PATH": f"s3://{_BUCKET}/benchmark"})
+    yield _compare(site, short, size, size.turns, "a folder")
+    yield _compare(to_s3, short, size, 1, "S3", whole=False)
+    # a single COPY of four years would take many minutes
+    yield _compare(site, long, size, 1, "a folder", whole=False)
+
+
+def _compare(
+    site: Site, window: Window, size: Size, turns: int, where: str, *, whole: bool = True
+) -> dict[str, Any]:
+    works = {FLOOR: lambda: _copy(site, window), BY_ASSET: lambda: _copy_by_asset(site, window)}
+    if not whole:
+        del works[FLOOR]
+    times = {variant: Times() for variant in (OURS, *works)}
+    processes, peaks = [], []
+    job: Job | None = None
+    for turn in range(turns):
+        for variant in list(times)[:: -1 if turn % 2 else 1]:
+            _say(f"{window.name} to {where}: {variant}")
+            if variant in works:
+                times[variant].measure(works[variant])
+                continue
+            job, seconds, peak = _export(site, window)
+            processes.append(seconds)
+            peaks.append(peak)
+            if job.started_at is None or job.completed_at is None:
+                raise RuntimeError(f"the export {job.status}: {job.error}")
+            times[OURS].runs.append((job.completed_at - job.started_at).total_seconds())
+    copied = _copy_by_asset(site, window)
+    rows = size.assets * int((window.end - window.start) / HOUR)
+    if job is None or job.row_count != rows or not _is_whole(job, where):
+        raise RuntimeError(f"{rows:,} rows expected: {job}")
+    return {
+        "work": f"export of {rows:,} rows to {where}",
+        "sizes": {"rows": rows, "file_bytes": job.file_size_bytes, "copied_bytes": copied},
+        "window": window.name,
+        "where": where,
+        "seconds": {variant: found.record() for variant, found in times.items()},
+        "process_seconds": round(sorted(processes)[len(processes) // 2], 2),
+        "ratios": {
+            f"ours to {variant}": round(paired_ratio(times[OURS], times[variant]), 3) for variant in works
+        },
+        "peak_mib": {"worker": max(peaks)},
+    }
+
+
+def _export(site: Site, window: Window) -> tuple[Job, float, int]:
+    """A finished job, seconds of the worker's process, and its peak memory in MiB."""
+    settings = Settings(**{name.lower(): value for name, value in site.environment.items()})
+    request = Request(TENANT, FEATURE_SET, window.start, window.end, None, None, None)
+    job = submission.submit(settings, request)
+    program = str(Path(sys.executable).with_name("ai-hub"))
+    begun, peak = time.perf_counter(), 0
+    with subprocess.Popen(
+        [program, "export-worker", "--once"], env=site.environment, cwd=site.folder, stdin=subprocess.DEVNULL
+    ) as worker:
+        while worker.poll() is None:
+            peak = max(peak, _peak_kib(worker.pid))
+            time.sleep(_SAMPLE_S)
+    seconds = time.perf_counter() - begun
+    with connect(site.variables["TIMESCALE_DSN"]) as connection:
+        return jobs.find(connection, TENANT, job.export_id), seconds, peak >> 10
+
+
+def _peak_kib(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return int(status.partition("VmHWM:")[2].split()[0]) if "VmHWM:" in status else 0
+
+
+def _query(window: Window, asset: str | None = None) -> sql.Composed:
+    conditions = sql.SQL(
+        "tenant_id = {tenant} AND event_timestamp >= {start} AND event_timestamp < {end}"
+    ).format(tenant=TENANT, start=window.start, end=window.end)
+    if asset is not None:
+        conditions += sql.SQL(" AND asset_id = {}").format(asset)
+    return sql.SQL("SELECT {columns} FROM forecast_advanced_features WHERE {conditions}").format(
+        columns=sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)), conditions=conditions
+    )
+
+
+def _copy(site: Site, window: Window, asset: str | None = None) -> int:
+    """Bytes of the rows as the server's binary COPY sends them, which nobody keeps."""
+    size = 0
+    statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(_query(window, asset))
+    with (
+        connect(site.variables["TIMESCALE_DSN"]) as connection,
+        connection.cursor().copy(statement) as chunks,
+    ):
+        for chunk in chunks:
+            size += len(chunk)
+    return size
+
+
+def _copy_by_asset(site: Site, window: Window) -> int:
+    """The same in statements that name one asset each, which the planner answers several times as fast."""
+    with connect(site.variables["TIMESCALE_DSN"]) as connection:
+        query = "SELECT asset_id FROM asset_spans WHERE tenant_id = %s ORDER BY asset_id"
+        assets = [asset for (asset,) in connection.execute(query, [TENANT]).fetchall()]
+    return sum(_copy(site, window, asset) for asset in assets)
+
+
+def _is_whole(job: Job, where: str) -> bool:
+    """Whether the file is what the job says."""
+    if where == "S3":
+        return True
+    path = Path(str(job.storage_path).removeprefix("file://"))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return (
+        digest == job.sha256
+        and path.stat().st_size == job.file_size_bytes
+        and pq.read_metadata(path).num_rows == job.row_count
+    )
+
+
+def _make_bucket(site: Site) -> None:
+    import boto3  # noqa: PLC0415  # a second of imports
+
+    boto3.client(
+        "s3",
+        endpoint_url=site.variables["MINIO_ENDPOINT_URL"],
+        aws_access_key_id=site.variables["MINIO_ACCESS_KEY"],
+        aws_secret_access_key=site.variables["MINIO_SECRET_KEY"],
+        region_name="us-east-1",
+    ).create_bucket(Bucket=_BUCKET)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
