@@ -1,5 +1,6 @@
 """How a feature view over a TimescaleDB view is made."""
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -28,6 +29,15 @@ WEATHER = {
     "solar_irradiance": "Solar irradiance in W/m²",
 }
 
+#: Tag of a field: how many hours the feature looks back. Whoever asks for fewer hours is not given it.
+LOOKBACK_TAG = "lookback_hours"
+
+
+def lookback(name: str) -> dict[str, str]:
+    """The tag of a feature, whose name ends with its hours; weather and calendar are of the hour itself."""
+    hours = re.search(r"_(\d+)h$", name)
+    return {LOOKBACK_TAG: hours[1] if hours else "0"}
+
 
 def hourly_view(name: str, features: Mapping[str, str], description: str) -> FeatureView:
     """Feature view over the database view of the same `name`; `features` maps a column to its description."""
@@ -35,7 +45,10 @@ def hourly_view(name: str, features: Mapping[str, str], description: str) -> Fea
         name=name,
         entities=[tenant, asset],
         schema=[
-            *(Field(name=feature, dtype=Float64, description=text) for feature, text in features.items()),
+            *(
+                Field(name=feature, dtype=Float64, description=text, tags=lookback(feature))
+                for feature, text in features.items()
+            ),
             LOCAL_TIME,
         ],
         source=view_source(name, list(features), description),

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _CONNECT_TIMEOUT_S = 5
 _STATEMENT_TIMEOUT_MS = 10_000
-_FIRST_WAIT_S = 3.0
+_FIRST_WAIT_S = 10.0
 _RETRY_S = 1.0
 _MOST = 1000
 DEFAULT_SET = "forecast_basic"

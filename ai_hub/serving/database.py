@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import psycopg
 import structlog
 
+from ai_hub.database.tenant_wall import ENTER, check_tenant, service_dsn
+from ai_hub.errors import SettingMissingError
 from ai_hub.serving import metrics
 from ai_hub.serving.breaker import UnavailableError, open_breaker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from typing import TypeVar
+    from typing import LiteralString, TypeVar
 
     from psycopg.rows import TupleRow
 
@@ -33,11 +35,11 @@ _log = structlog.get_logger(__name__)
 SERVER = "timescaledb"
 _LEAST_CONNECT_S = 2
 _MS = 1000
-#: Of this transaction. The plan of a prepared statement is made once, not with each use: to plan takes longer
-#: than to run.
-_SETTINGS = (
-    "SELECT set_config('ai_hub.tenant', %s, true), set_config('statement_timeout', %s, true),"
-    " set_config('plan_cache_mode', 'force_generic_plan', true)"
+#: Of this transaction: inside the tenant's wall. The plan of a prepared statement is made once, not with each
+#: use: to plan takes longer than to run.
+_BEGIN: LiteralString = (
+    ENTER
+    + ", set_config('statement_timeout', %s, true), set_config('plan_cache_mode', 'force_generic_plan', true)"
 )
 
 
@@ -145,7 +147,7 @@ class Database:
         try:
             async with connection.transaction():
                 left_ms = max(1, round((deadline - loop.time()) * _MS))
-                await connection.execute(_SETTINGS, [tenant, str(left_ms)], prepare=True)
+                await connection.execute(_BEGIN, [check_tenant(tenant), str(left_ms)], prepare=True)
                 found = await work(connection)
             kept = not connection.closed
         finally:
@@ -175,7 +177,10 @@ def _first_line(error: BaseException) -> str:
 @asynccontextmanager
 async def open_database(options: ServiceSettings, settings: Settings) -> AsyncIterator[Database]:
     """A database that connects when it is first asked."""
-    dsn = settings.timescale_dsn.get_secret_value() if settings.timescale_dsn else None
+    try:
+        dsn = service_dsn(settings)
+    except SettingMissingError:
+        dsn = None
     breaker = await open_breaker(SERVER, options.breaker_failures, options.breaker_pause_s)
     database = Database(dsn, options, breaker)
     try:
