@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _MOST = 1000
+_LINGERS_S = 0.5
 
 
 class _What(NamedTuple):
@@ -115,12 +116,19 @@ class Loader:
             failure = UnavailableError(SERVER, "query_failed")
         finally:
             self._close(what, batch)
-            for asset, future in batch.answers.items():
+            self._end(what, batch, found, failure)
+
+    def _end(
+        self, what: _What, batch: _Batch, found: dict[str, Found], failure: BaseException | None
+    ) -> None:
+        for asset, future in batch.answers.items():
+            if failure is not None:
                 self._under_way.pop((what, asset), None)
-                if failure is not None:
-                    future.set_exception(failure)
-                else:
-                    future.set_result(found[asset])
+                future.set_exception(failure)
+            else:
+                future.set_result(found[asset])
+                # who looked into Redis before the row was put back asks here after the query has ended
+                asyncio.get_running_loop().call_later(_LINGERS_S, self._under_way.pop, (what, asset), None)
 
     def _close(self, what: _What, batch: _Batch) -> None:
         if self._open.get(what) is batch:

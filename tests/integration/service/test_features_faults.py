@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 
 ZONE = "Asia/Kolkata"
 NOW = floor_hour(datetime.now(UTC)) + timedelta(minutes=10)
-HASTY = {"database_timeout_s": 0.4, "redis_timeout_s": 0.2, "breaker_pause_s": 0.3, "breaker_failures": 2}
+DATABASE_S = 1.0
+HASTY = {
+    "database_timeout_s": DATABASE_S,
+    "redis_timeout_s": 0.5,
+    "breaker_pause_s": 0.3,
+    "breaker_failures": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +55,14 @@ def grid(energy: Energy) -> str:
 
 
 @pytest.fixture
-def database(dsn: str) -> Iterator[Proxy]:
+def timescaledb(dsn: str) -> Iterator[Proxy]:
     """A way to TimescaleDB that can be disturbed."""
     with proxied(*place(dsn)) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[Proxy]:
+def valkey(redis_url: str) -> Iterator[Proxy]:
     """A way to Redis that can be disturbed."""
     with proxied(*place(redis_url)) as proxy:
         yield proxy
@@ -174,7 +180,7 @@ def test_write_back__materialized_meanwhile__never_replaces_it(
 
 
 def test_redis_stalled__timescaledb_answers__and_after_some_failures_nobody_waits(
-    grid: str, redis: Proxy, redis_url: str
+    grid: str, valkey: Proxy, redis_url: str
 ) -> None:
     options = PATIENT.model_copy(
         update={"redis_timeout_s": 0.3, "breaker_failures": 2, "breaker_pause_s": 60}
@@ -183,8 +189,8 @@ def test_redis_stalled__timescaledb_answers__and_after_some_failures_nobody_wait
     async def work(reader: FeatureReader) -> None:
         assert sources(await ask(reader, grid, "m2", feature_set="anomaly_detection")) == ["timescaledb"]
         assert sources(await ask(reader, grid, "m2", feature_set="anomaly_detection")) == ["redis"]
-        accepted = redis.accepted
-        redis.stall()
+        accepted = valkey.accepted
+        valkey.stall()
         for _ in range(2):
             (result,), seconds = await timed(reader, grid, "m2", feature_set="anomaly_detection")
             assert (result["features"]["lag_1h"], result["source"], result["degraded"]) == (
@@ -195,13 +201,13 @@ def test_redis_stalled__timescaledb_answers__and_after_some_failures_nobody_wait
             assert seconds > 0.3
         for _ in range(5):
             await ask(reader, grid, "m2", feature_set="anomaly_detection")
-        assert redis.accepted <= accepted + 2  # it was left alone
+        assert valkey.accepted <= accepted + 2  # it was left alone
 
-    run(work, Clock(NOW), options=options, redis_url=through(redis_url, redis.port))
+    run(work, Clock(NOW), options=options, redis_url=through(redis_url, valkey.port))
 
 
 def test_database_gone__old_row_then_calendar__and_values_when_it_is_back(
-    grid: str, database: Proxy, dsn: str
+    grid: str, timescaledb: Proxy, dsn: str
 ) -> None:
     clock = Clock(NOW)
     options = PATIENT.model_copy(update={"breaker_failures": 2, "breaker_pause_s": 0.3})
@@ -209,7 +215,7 @@ def test_database_gone__old_row_then_calendar__and_values_when_it_is_back(
     async def work(reader: FeatureReader) -> None:
         await ask(reader, grid, "m3", "m4")
         await reader._assets.read(grid)
-        database.cut()
+        timescaledb.cut()
         (hit,) = await ask(reader, grid, "m3")
         assert (hit["source"], hit["degraded"]) == ("redis", False)
         clock.time = NOW + HOUR
@@ -224,24 +230,24 @@ def test_database_gone__old_row_then_calendar__and_values_when_it_is_back(
         (result,) = await ask(reader, grid, "m3", timestamp=past, must_exist=True)
         assert_calendar_alone(result, past, ZONE)
         clock.time = NOW
-        database.heal()
+        timescaledb.heal()
         await asyncio.sleep(0.4)
         (back,) = await ask(reader, grid, "m37")
         assert (back["features"]["lag_1h"], back["source"]) == (37.0, "timescaledb")
         assert not back["degraded"]
 
-    run(work, clock, options=options, timescale_dsn=through(dsn, database.port))
+    run(work, clock, options=options, timescale_dsn=through(dsn, timescaledb.port))
 
 
 def test_database_stalled__misses_end_in_time__and_hits_do_not_notice(
-    grid: str, database: Proxy, dsn: str
+    grid: str, timescaledb: Proxy, dsn: str
 ) -> None:
     async def fill(reader: FeatureReader) -> None:
         await ask(reader, grid, "m7")
 
     async def work(reader: FeatureReader) -> None:
         await ask(reader, grid, "m7")
-        database.stall()
+        timescaledb.stall()
         misses = [
             asyncio.create_task(timed(reader, grid, f"m{number}", feature_set=name))
             for number in range(8, 28)
@@ -250,50 +256,50 @@ def test_database_stalled__misses_end_in_time__and_hits_do_not_notice(
         for _ in range(20):
             (hit,), seconds = await timed(reader, grid, "m7")
             assert hit["source"] == "redis"
-            assert seconds < 0.3
+            assert seconds < 0.8 * DATABASE_S
         for (result,), seconds in await asyncio.gather(*misses):
             assert result["degraded"]
-            assert seconds < 1.5
+            assert seconds < 2.5 * DATABASE_S
         (again,), seconds = await timed(reader, grid, "m9", feature_set="anomaly_detection")
         assert again["degraded"]
-        assert seconds < 0.3  # the server is left alone
+        assert seconds < 0.8 * DATABASE_S  # the server is left alone
 
     run(fill, Clock(NOW))
     options = PATIENT.model_copy(update=HASTY | {"breaker_failures": 1, "breaker_pause_s": 60})
-    run(work, Clock(NOW), options=options, timescale_dsn=through(dsn, database.port))
+    run(work, Clock(NOW), options=options, timescale_dsn=through(dsn, timescaledb.port))
 
 
-def test_database_busy__queue_full__answered_at_once(grid: str, database: Proxy, dsn: str) -> None:
+def test_database_busy__queue_full__answered_at_once(grid: str, timescaledb: Proxy, dsn: str) -> None:
     options = PATIENT.model_copy(update=HASTY | {"database_connections": 1, "database_queue": 0})
 
     async def work(reader: FeatureReader) -> None:
         await reader.catalog.services()
-        database.stall()
+        timescaledb.stall()
         first = asyncio.create_task(ask(reader, grid, "m30", feature_set="forecast_advanced"))
         await asyncio.sleep(0.1)
         (second,), seconds = await timed(reader, grid, "m30", feature_set="anomaly_detection")
         assert (second["source"], second["degraded"]) == ("calendar", True)
-        assert seconds < 0.2
+        assert seconds < 0.8 * DATABASE_S
         await first
 
-    run(work, Clock(NOW), options=options, timescale_dsn=through(dsn, database.port))
+    run(work, Clock(NOW), options=options, timescale_dsn=through(dsn, timescaledb.port))
 
 
 def test_both_down__calendar_in_utc__and_without_the_registry_nothing(
-    grid: str, database: Proxy, redis: Proxy, dsn: str, redis_url: str
+    grid: str, timescaledb: Proxy, valkey: Proxy, dsn: str, redis_url: str
 ) -> None:
     async def main() -> None:
         servers = {
-            "timescale_dsn": through(dsn, database.port),
-            "redis_url": through(redis_url, redis.port),
+            "timescale_dsn": through(dsn, timescaledb.port),
+            "redis_url": through(redis_url, valkey.port),
         }
-        database.cut()
-        redis.cut()
+        timescaledb.cut()
+        valkey.cut()
         async with reading(Clock(NOW), **servers) as reader:
             for _ in range(2):
                 (result,) = await ask(reader, grid, "m1", feature_set="forecast_advanced", must_exist=True)
                 assert_calendar_alone(result, NOW, "UTC")
-        registry = f"postgresql+psycopg://nobody:hush@127.0.0.1:{database.port}/none"
+        registry = f"postgresql+psycopg://nobody:hush@127.0.0.1:{timescaledb.port}/none"
         async with reading(Clock(NOW), **servers, feast_registry_uri=registry) as reader:
             with pytest.raises(ServiceDownError, match="Feast's registry") as refused:
                 await ask(reader, grid, "m1")
