@@ -98,6 +98,21 @@ def revoke(
     typer.echo(f"{key.key_id} ({key.name}): {'revoked' if was_active else f'was {key.state} already'}")
 
 
+@keys_app.command("sql-login")
+def sql_login(
+    tenant: Annotated[str, typer.Argument(help="whose rows it reads", show_default=False)],
+    *,
+    revoke_it: Annotated[bool, typer.Option("--revoke", help="delete the tenant's login")] = False,
+) -> None:
+    """Give a tenant a login that reads its own rows by SQL; prints its address with a new password."""
+    from ai_hub.access import sql_logins
+
+    if revoke_it:
+        typer.echo(f"{sql_logins.revoke(tenant)}: deleted")
+        return
+    typer.echo(sql_logins.grant(tenant).dsn)
+
+
 def _period(text: str | None) -> timedelta | None:
     if text is None:
         return None

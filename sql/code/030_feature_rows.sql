@@ -57,6 +57,9 @@ LANGUAGE sql STABLE AS $$
     LIMIT 1
 $$;
 
+-- A name of its own for the functions that the planner inlines: see 070_tenant_wall.sql.
+CREATE OR REPLACE VIEW hourly_state AS SELECT * FROM hourly_features;
+
 -- The features of one row, inlined by the planner into every query that computes single rows.
 -- Windows and lags are by time. Buckets before the row's hour hold only readings before it. States merge
 -- in the order of time, here and in features_between(), so that both give the same bits.
@@ -89,13 +92,13 @@ LANGUAGE sql STABLE AS $$
             min(avg_value) FILTER (WHERE hour = at_hour - INTERVAL '1 hour') AS lag_1h,
             min(avg_value) FILTER (WHERE hour = at_hour - INTERVAL '24 hours') AS lag_24h,
             max(last_ingested_at) AS ingested_at
-        FROM hourly_features
+        FROM hourly_state
         WHERE tenant_id = tenant AND asset_id = asset
             AND hour >= at_hour - INTERVAL '24 hours' AND hour < at_hour
     ) AS day
     LEFT JOIN (
         SELECT avg_value, last_ingested_at
-        FROM hourly_features
+        FROM hourly_state
         WHERE tenant_id = tenant AND asset_id = asset AND hour = at_hour - INTERVAL '168 hours'
     ) AS week ON true
     LEFT JOIN weather_at(tenant, weather_asset, at_hour, at_hour - INTERVAL '6 hours', at_hour) AS weather ON true

@@ -37,7 +37,8 @@ BEGIN
 END
 $$;
 
--- How far a continuous aggregate is materialized. TimescaleDB asks whether the caller may read the aggregate itself.
+-- How far a continuous aggregate is materialized. The planner puts a constant for it; where it comes from a function
+-- inlined later, TimescaleDB asks whether the caller may read the aggregate itself. So hourly_state asks as its owner.
 CREATE FUNCTION tenant_wall.watermark(materialization integer) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT _timescaledb_functions.cagg_watermark(materialization)
@@ -51,17 +52,17 @@ DECLARE
     definition text;
 BEGIN
     FOREACH relation IN ARRAY ARRAY[
-        'assets', 'timeseries_data', 'weather_features', 'hourly_features', 'daily_features', 'ai_features',
-        'ai_feature_versions', 'asset_spans', 'feature_rows', 'dated_feature_rows', 'dated_feature_versions',
+        'assets', 'timeseries_data', 'weather_features', 'hourly_features', 'daily_features', 'hourly_state',
+        'ai_features', 'ai_feature_versions', 'asset_spans', 'feature_rows', 'dated_feature_rows', 'dated_feature_versions',
         'forecast_basic_features', 'forecast_basic_feature_versions',
         'forecast_advanced_features', 'forecast_advanced_feature_versions',
         'anomaly_detection_features', 'anomaly_detection_feature_versions',
         'quarantined_rows', 'data_findings', 'feature_exports'
     ] LOOP
         definition := format('SELECT * FROM public.%I', relation);
-        IF relation IN ('hourly_features', 'daily_features') THEN
+        IF relation = 'hourly_state' THEN
             definition := format('SELECT * FROM (%s) AS aggregate', regexp_replace(
-                rtrim(pg_get_viewdef(format('public.%I', relation)::regclass), ';'),
+                rtrim(pg_get_viewdef('public.hourly_features'::regclass), ';'),
                 '_timescaledb_functions\.cagg_watermark\((\d+)\)', 'tenant_wall.watermark(\1)', 'g'
             ));
         END IF;
