@@ -21,6 +21,16 @@ $$;
 -- Nobody but the owner makes anything here, not even for a session.
 DO $$ BEGIN EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()); END $$;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+DO $$
+DECLARE
+    job_maker regprocedure;
+BEGIN
+    -- TimescaleDB lets everybody run jobs in the background
+    FOR job_maker IN SELECT oid FROM pg_proc WHERE proname = 'add_job' AND pronamespace = 'public'::regnamespace LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', job_maker);
+    END LOOP;
+END
+$$;
 
 CREATE SCHEMA tenant_wall;
 GRANT USAGE ON SCHEMA tenant_wall TO ai_hub_service, ai_hub_tenant;
