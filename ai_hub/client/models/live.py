@@ -171,7 +171,8 @@ class LiveModel:
         try:
             self._refresh()
         except Exception as error:  # noqa: BLE001  # whatever it is, the version in use goes on
-            self._report(error)
+            if not self._closed.is_set():
+                self._report(error)
             return False
         return True
 

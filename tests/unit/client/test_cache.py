@@ -1,0 +1,170 @@
+"""The cache of models on disk: complete or absent, checked whenever loaded, never over two versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai_hub.client.models.cache import Cache
+from ai_hub.client.models.production import Production
+from ai_hub.client.models.seal import TamperedError, verify
+from ai_hub.errors import BadInputError
+from mlflow_plugins.artifacts import manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+FILES = {"MLmodel": b"flavors: {}", "data/model.bin": b"weights", "metadata.json": b"{}"}
+
+
+def _fill(folder: Path, note: str = "") -> str:
+    """Write a version's files with the manifest the registry would write; returns its SHA-256."""
+    files = {}
+    for name, content in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    document = manifest.canonical_json({"format": 1, "note": note, "files": files})
+    (folder / manifest.MANIFEST).write_bytes(document)
+    return hashlib.sha256(document).hexdigest()
+
+
+def _version(folder: Path, number: int) -> Production:
+    return Production(number, f"v1.0.{number}", _fill(folder / f"source-{number}", str(number)), {"a": "b"})
+
+
+def _install(cache: Cache, folder: Path, number: int) -> Production:
+    version = _version(folder, number)
+    cache.install(version, lambda target: _fill(target, str(number)))
+    cache.remember(version)
+    cache.prune(version)
+    return version
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache", "city-works", "demand-forecast")
+
+
+def _change(folder: Path) -> str:
+    (folder / "data/model.bin").write_bytes(b"weightz")
+    return "data/model.bin was changed"
+
+
+def _remove(folder: Path) -> str:
+    (folder / "data/model.bin").unlink()
+    return "data/model.bin is missing"
+
+
+def _add(folder: Path) -> str:
+    (folder / "code").mkdir()
+    (folder / "code/evil.py").write_text("import os")
+    return "code/evil.py was added"
+
+
+def _link(folder: Path) -> str:
+    """The same bytes, which somebody else can change after the check."""
+    (folder.parent / "elsewhere").write_bytes(FILES["data/model.bin"])
+    (folder / "data/model.bin").unlink()
+    (folder / "data/model.bin").symlink_to(folder.parent / "elsewhere")
+    return "data/model.bin was changed"
+
+
+def _link_a_folder(folder: Path) -> str:
+    (folder / "code").symlink_to(folder.parent)
+    return "code was added"
+
+
+def _forge(folder: Path) -> str:
+    """A manifest that fits the changed file."""
+    _change(folder)
+    document = json.loads((folder / "manifest.json").read_bytes())
+    document["files"]["data/model.bin"]["sha256"] = hashlib.sha256(b"weightz").hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(document))
+    return "manifest.json was changed"
+
+
+def _remove_manifest(folder: Path) -> str:
+    (folder / "manifest.json").unlink()
+    return "manifest.json is missing"
+
+
+@pytest.mark.parametrize("tamper", [_change, _remove, _add, _link, _link_a_folder, _forge, _remove_manifest])
+def test_version__tampered_with__is_refused_by_the_files_name_and_replaced(
+    cache: Cache, tmp_path: Path, tamper: Callable[[Path], str]
+) -> None:
+    version = _install(cache, tmp_path, 1)
+    place = cache.place(version)
+    verify(place, version.manifest_sha256)
+    says = tamper(place)
+    with pytest.raises(TamperedError, match=says):
+        verify(place, version.manifest_sha256)
+    cache.install(version, lambda target: _fill(target, "1"))
+    verify(place, version.manifest_sha256)
+
+
+def test_install__of_what_is_not_the_version__leaves_nothing(cache: Cache, tmp_path: Path) -> None:
+    version = _version(tmp_path, 1)
+    with pytest.raises(TamperedError, match=r"manifest\.json was changed"):
+        cache.install(version, lambda target: _fill(target, "another"))
+    with pytest.raises(ZeroDivisionError):
+        cache.install(version, lambda target: (_fill(target, "1"), 1 / 0))
+    assert [path.name for path in cache.folder.iterdir()] == [".lock"]
+
+
+def test_prune__keeps_the_version_in_production_and_the_one_before(cache: Cache, tmp_path: Path) -> None:
+    def kept() -> set[str]:
+        return {path.name for path in cache.folder.iterdir() if path.is_dir()}
+
+    first = _install(cache, tmp_path, 1)
+    _install(cache, tmp_path, 2)
+    assert kept() == {"v1.0.1", "v1.0.2"}
+    cache.remember(first)  # rolled back
+    cache.prune(first)
+    third = _install(cache, tmp_path, 3)
+    assert kept() == {"v1.0.1", "v1.0.3"}
+    assert cache.last() == third
+
+
+def test_prune__touches_no_download_under_way_and_removes_abandoned_ones(
+    cache: Cache, tmp_path: Path
+) -> None:
+    (cache.folder / ".partial-of-a-killed-process").mkdir()
+    version = _version(tmp_path, 1)
+
+    def download(target: Path) -> None:
+        cache.prune()
+        assert target.is_dir()
+        assert not (cache.folder / ".partial-of-a-killed-process").exists()
+        _fill(target, "1")
+
+    cache.install(version, download)
+    assert cache.place(version).is_dir()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"version": 1, "extra": 2}'])
+def test_pointer__damaged__is_as_if_there_were_none(cache: Cache, content: str) -> None:
+    (cache.folder / "production.json").write_text(content)
+    assert cache.last() is None
+
+
+@pytest.mark.parametrize("name", ["../other", "..", ".lock", "", "a/b"])
+def test_names__lead_nowhere_else(tmp_path: Path, name: str) -> None:
+    try:
+        found = Cache(tmp_path, "city-works", name).folder
+    except BadInputError:
+        return
+    assert found.parent == tmp_path / "city-works"
+
+
+def test_folder__is_the_users_alone_and_its_absence_has_a_remedy(cache: Cache, tmp_path: Path) -> None:
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInputError, match="AI_HUB_CACHE_DIR"):
+        Cache(tmp_path / "file", "city-works", "demand-forecast")
