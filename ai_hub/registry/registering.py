@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _CREATE: Final = "/api/2.0/mlflow/model-versions/create"
 #: Seconds the registry may take to copy a model's files and seal them.
 _COPY_S: Final = 300
+_SERVICE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _log: Final = logging.getLogger(__name__)
 
 
@@ -111,7 +113,7 @@ def _tags(wish: Wish) -> dict[str, str]:
     if wish.version:
         tags[semver.TAG] = wish.version
     service = wish.metadata.get("training_config", {}).get(FEATURE_SERVICE)
-    if isinstance(service, str) and service:
+    if isinstance(service, str) and _SERVICE_NAME.fullmatch(service):
         tags[FEATURE_SERVICE] = service
     return tags
 
@@ -179,7 +181,8 @@ def _create(client: MlflowClient, wish: Wish, source: _Source, tags: Mapping[str
         "source": source.address,
         "run_id": source.run_id,
         "model_id": source.model_id,
-        "description": wish.metadata.get("description"),
+        # PostgreSQL has no character of code 0
+        "description": (wish.metadata.get("description") or "").replace("\0", "\ufffd"),
         "tags": [{"key": key, "value": value} for key, value in tags.items()],
     }
     given = {key: value for key, value in body.items() if value}

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ai_hub.errors import AiHubError, BadInputError, ForbiddenError, NotFoundError, ServiceDownError
+from ai_hub.errors import (
+    AiHubError,
+    BadInputError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    ServiceDownError,
+)
 from ai_hub.registry import lifecycle
 from ai_hub.registry.cards import UNKNOWN, card_of
 from ai_hub.registry.catalogue import find, search
 from ai_hub.registry.registering import FromFiles, FromLoggedModel, FromRun, Wish, register
 from ai_hub.service.model_ids import ModelId
 from ai_hub.service.schemas import models as schemas
+from ai_hub.stack.status import without_secrets
 from mlflow_plugins.lifecycle import rules
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ _NO_ANSWER = "API request to"
 #: How our login refuses whoever has no role in a tenant, and MLflow a tenant that is not there.
 _NO_ROLE = "You have no role in tenant"
 _NO_WORKSPACE = "Workspace '"
+_LONGEST_REASON = 300
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -114,7 +123,10 @@ class ModelDesk:
         """Delete a version and its files."""
         with _about(wanted.tenant):
             version = find(*wanted)
-            files = lifecycle.delete(version.tenant, version.model, version.version, force=force)
+            try:
+                files = lifecycle.delete(version.tenant, version.model, version.version, force=force)
+            except ConflictError as error:
+                raise ConflictError(error.message, hint="By REST, force is `?force=true`.") from error
         identity = _id(version)
         return schemas.DeleteResponse(
             model_id=str(identity),
@@ -149,12 +161,18 @@ def _about(tenant: str) -> Iterator[None]:
             raise missing from error
         raise
     except ServiceDownError as error:
-        if _NO_ANSWER not in error.message:
-            raise
-        hint = "Ask again; /health/ready says when it is back."
-        raise ServiceDownError(
-            "MLflow", error.endpoint, "it took too long, or broke off", hint=hint
-        ) from error
+        raise _down(error) from error
+
+
+def _down(error: ServiceDownError) -> ServiceDownError:
+    """The same without what is for the operator alone: logs, passwords in addresses, long texts."""
+    reason = error.message.partition(" does not answer: ")[2] or error.message
+    if _NO_ANSWER in reason:
+        reason = "it took too long, or broke off"
+    hint = "Ask again; /health/ready says when it is back."
+    return ServiceDownError(
+        error.service, without_secrets(error.endpoint), reason.splitlines()[0][:_LONGEST_REASON], hint=hint
+    )
 
 
 def _source(artifact: schemas.Artifact) -> FromRun | FromLoggedModel | FromFiles:

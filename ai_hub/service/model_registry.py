@@ -41,18 +41,16 @@ class ModelRegistry:
             AiHubError: what the registry says.
         """
         turn = object()
-        with anyio.move_on_after(self._wait_s):
+        with anyio.move_on_after(self._wait_s) as waiting:
             await self._turns.acquire_on_behalf_of(turn)
-            try:
-                with anyio.CancelScope(shield=True):
-                    return await anyio.to_thread.run_sync(
-                        _answer, caller.name, question, limiter=self._threads
-                    )
-            finally:
-                self._turns.release_on_behalf_of(turn)
-        raise OverloadedError(
-            "MLflow is slow, and others wait for it already.", hint="Ask again in a few seconds."
-        )
+        if waiting.cancelled_caught:
+            raise OverloadedError(
+                "MLflow is slow, and others wait for it already.", hint="Ask again in a few seconds."
+            )
+        try:
+            return await anyio.to_thread.run_sync(_answer, caller.name, question, limiter=self._threads)
+        finally:
+            self._turns.release_on_behalf_of(turn)
 
 
 @asynccontextmanager

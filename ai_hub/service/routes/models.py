@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 
 from ai_hub.access.principal import Principal, Scope
 from ai_hub.service import errors, model_ids
@@ -47,6 +47,12 @@ async def register_model(
     registered = await state_of(request).models.ask(caller, lambda desk: desk.register(body, target))
     response.headers["Location"] = f"{router.prefix}/{registered.model_id}"
     return registered
+
+
+@router.api_route("/register", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+async def register_by_another_method() -> None:
+    """Not the version of this id, which is none."""
+    raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
 
 
 @router.get("", include_in_schema=False)

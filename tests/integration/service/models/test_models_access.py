@@ -88,6 +88,12 @@ def test_an_id_that_is_none__gets_400_and_an_example(without_mlflow: ModelServic
         assert "city-works:demand-forecast:v1.2.0" in answer.json()["hint"]
 
 
+def test_register_by_another_method__gets_405(without_mlflow: ModelService) -> None:
+    for method in ("GET", "DELETE"):
+        answer = without_mlflow.call("olga", method, "/register")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
 def test_a_stage_that_is_none__gets_400(without_mlflow: ModelService) -> None:
     for method, path, arguments in [
         ("POST", "/register", {"json": upload(ACME, "demand", stage="prod")}),
