@@ -14,6 +14,7 @@ import structlog
 from ai_hub.errors import AiHubError
 from ai_hub.exports import jobs, submission
 from ai_hub.exports.database import transaction
+from ai_hub.exports.metrics import JobCounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -35,6 +36,8 @@ class ExportDesk:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        #: for Prometheus; asks the database, so not for the event loop
+        self.counts = JobCounts(settings)
         self._limiter = anyio.CapacityLimiter(_THREADS)
         #: by tenant and job
         self._waiting: dict[str, dict[UUID, list[asyncio.Future[Job]]]] = {}

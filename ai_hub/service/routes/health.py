@@ -64,6 +64,6 @@ async def ready(request: Request, response: Response) -> Ready:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def prometheus() -> Response:
+def prometheus(request: Request) -> Response:
     """Metrics of every process of this service, for Prometheus; none names a tenant."""
-    return Response(metrics.exposition(), media_type=_METRICS_TYPE)
+    return Response(metrics.exposition(state_of(request).exports.counts), media_type=_METRICS_TYPE)

@@ -1,0 +1,25 @@
+"""See `ExportLab`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from export_lab import ExportLab
+
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from energy import Energy
+
+
+@pytest.fixture
+def lab(energy: Energy, tmp_path: Path) -> Iterator[ExportLab]:
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    found = ExportLab(energy, Settings(export_storage_path=str(folder)), folder)
+    yield found
+    found.forget()

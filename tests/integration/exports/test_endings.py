@@ -1,0 +1,246 @@
+"""How jobs end that do not go well: cancelled, killed, stopped, lost, refused, out of space."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from export_lab import ExportLab, selected
+
+from ai_hub.errors import ConflictError
+from ai_hub.exports import claims, submission
+from ai_hub.exports.jobs import CANCELLED
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ai_hub.exports.jobs import Job
+
+#: A worker that is slow enough to be met midway, and whose lease is short.
+SLOW_WORKER = """
+import threading, time
+from ai_hub.exports import claims, reading
+claims.LEASE_S = 3.0
+reading.SHORT_CHUNK_ROWS = 1
+read = reading.Reader.read
+reading.Reader.read = lambda *given: (time.sleep(0.3), read(*given))[1]
+from ai_hub.cli.export import export_worker_command
+export_worker_command(once=False, while_stdin_open=False)
+"""
+
+
+@pytest.fixture
+def slow_job(lab: ExportLab) -> Iterator[tuple[Job, subprocess.Popen[bytes]]]:
+    """A job, and the process that is in the middle of it."""
+    job = lab.submit(lab.request(hours=24 * 35, partition_by="month", output_path="slow"))
+    environment = os.environ | lab.energy.environment | {"EXPORT_STORAGE_PATH": str(lab.folder)}
+    with subprocess.Popen([sys.executable, "-c", SLOW_WORKER], env=environment) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not any(".partial/" in name for name in lab.files()):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield job, process
+        finally:
+            process.kill()
+
+
+def test_killed_worker__another_takes_the_job_up_and_removes_its_leftovers(
+    lab: ExportLab, slow_job: tuple[Job, subprocess.Popen[bytes]]
+) -> None:
+    job, process = slow_job
+    process.kill()
+    process.wait()
+    assert lab.claim(job) is None
+    assert lab.find(job).status == "running"
+    assert any(".partial/" in name for name in lab.files())
+    deadline = time.monotonic() + 10
+    while (claimed := lab.claim(job)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert claimed.attempts == 2
+    done = lab.make(claimed)
+    assert done.status == "completed"
+    assert done.row_count == len(selected(lab.settings, job.request))
+    assert all(name.startswith(f"{job.tenant_id}/slow/year_month=") for name in lab.files())
+
+
+def test_terminated_worker__gives_the_job_back_at_once(
+    lab: ExportLab, slow_job: tuple[Job, subprocess.Popen[bytes]]
+) -> None:
+    job, process = slow_job
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    found = lab.find(job)
+    assert (found.status, found.attempts, found.worker) == ("pending", 0, None)
+    assert lab.files() == set()
+    assert lab.work(job).status == "completed"
+
+
+def test_cancelled_while_running__leaves_nothing(lab: ExportLab) -> None:
+    job = lab.submit(lab.request())
+    seen: list[Job] = []
+
+    def cancel(done: int, total: int) -> None:
+        del done, total
+        seen.append(submission.cancel(lab.settings, job.tenant_id, job.export_id))
+
+    done = lab.work(job, cancel)
+    assert seen[0].status == "running"
+    assert seen[0].message == "It is being cancelled."
+    assert (done.status, done.error) == ("failed", CANCELLED)
+    assert lab.files() == set()
+    # cancelled is cancelled, and its path is free again
+    assert submission.cancel(lab.settings, job.tenant_id, job.export_id).error == CANCELLED
+    assert lab.export(lab.request()).export_id != job.export_id
+
+
+def test_cancelled_after_it_was_published__leaves_nothing(
+    lab: ExportLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = lab.submit(lab.request())
+    complete = claims.complete
+
+    def cancelled_before(*given: object) -> bool:
+        assert len(lab.files()) == 1
+        submission.cancel(lab.settings, job.tenant_id, job.export_id)
+        return complete(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(claims, "complete", cancelled_before)
+    assert lab.work(job).error == CANCELLED
+    assert lab.files() == set()
+
+
+def test_completed_job__cannot_be_cancelled(lab: ExportLab) -> None:
+    job = lab.export(lab.request())
+    with pytest.raises(ConflictError, match="has ended already: completed"):
+        submission.cancel(lab.settings, job.tenant_id, job.export_id)
+    assert len(lab.files()) == 1
+
+
+def test_worker_that_lost_its_job__touches_nothing_of_the_next_attempt(lab: ExportLab) -> None:
+    job = lab.submit(lab.request(output_path="once.parquet"))
+    first = lab.claim(job, "first")
+    assert first is not None
+    ends: list[Job] = []
+
+    def overtaken(done: int, total: int) -> None:
+        if done < total or ends:
+            return
+        lab.change(job, "lease_until = now() - interval '1 second'")
+        second = lab.claim(job, "second")
+        assert second is not None
+        ends.append(ExportLab(lab.energy, lab.settings, lab.folder).make(second))
+
+    done = lab.make(first, overtaken)
+    assert done == ends[0]
+    assert (done.status, done.attempts) == ("completed", 2)
+    assert lab.files() == {f"{job.tenant_id}/once.parquet"}
+    assert lab.table(done).num_rows == done.row_count
+
+
+def test_job_whose_workers_die_three_times__fails_and_says_so(lab: ExportLab) -> None:
+    job = lab.submit(lab.request())
+    lab.change(job, "status = 'running', worker = 'dead', attempts = 3, lease_until = now() - interval '1 s'")
+    done = lab.work(job)
+    assert done.status == "failed"
+    assert done.error == "Its workers ended 3 times before it was done; their logs may say why."
+
+
+def test_published_but_not_recorded__is_done_again(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = lab.submit(lab.request(output_path="again.parquet"))
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            lab.work(job)
+    assert len(lab.files()) == 1
+    lab.change(job, "lease_until = now() - interval '1 second'")
+    done = lab.work(job)
+    assert (done.status, done.attempts) == ("completed", 2)
+    assert lab.table(done).num_rows == done.row_count
+
+
+def test_something_else_at_the_path__stays_and_the_job_fails(lab: ExportLab) -> None:
+    place = lab.folder / lab.energy.main / "mine.parquet"
+    place.parent.mkdir()
+    place.write_text("precious")
+    job = lab.work(lab.submit(lab.request(output_path="mine.parquet")))
+    assert job.status == "failed"
+    assert "is taken by something that is no export" in str(job.error)
+    assert place.read_text() == "precious"
+    assert lab.files() == {f"{lab.energy.main}/mine.parquet"}
+
+
+def test_link_made_after_submission__is_not_followed(lab: ExportLab, tmp_path: Path) -> None:
+    job = lab.submit(lab.request(output_path="sub/file.parquet"))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (lab.folder / lab.energy.main).mkdir()
+    (lab.folder / lab.energy.main / "sub").symlink_to(outside)
+    done = lab.work(job)
+    assert done.status == "failed"
+    assert "leads out of the tenant's folder" in str(done.error)
+    assert not any(outside.iterdir())
+
+
+def test_feature_service_gone_meanwhile__fails_and_says_so(lab: ExportLab) -> None:
+    job = lab.submit(lab.request())
+    lab.change(job, "feature_set = 'gone'")
+    done = lab.work(job)
+    assert (done.status, done.error) == ("failed", "There is no feature service 'gone'.")
+
+
+def test_full_disk__fails_and_leaves_nothing(lab: ExportLab, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(small)], check=False, capture_output=True
+    )
+    if made.returncode:
+        pytest.skip(f"no file system of its own: {made.stderr.decode().strip()}")
+    try:
+        full = ExportLab(lab.energy, Settings(export_storage_path=str(small)), small, submitted=lab.submitted)
+        job = full.work(full.submit(full.request(hours=24 * 30)))
+        assert (job.status, job.error) == ("failed", "No space is left where exports are stored.")
+        assert full.files() == set()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_nothing_is_visible__before_it_is_complete(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ai_hub.exports.reading.SHORT_CHUNK_ROWS", 1)
+    visible: set[str] = set()
+
+    def look(done: int, total: int) -> None:
+        del done, total
+        visible.update(name for name in lab.files() if "/." not in name)
+
+    for partition_by, path in ((None, "whole.parquet"), ("month", "whole")):
+        request = lab.request(hours=24 * 35, partition_by=partition_by, output_path=path)
+        assert lab.work(lab.submit(request), look).status == "completed"
+        assert not {name for name in visible if f"/{path}" in name}
+
+
+def test_jobs_of_many_tenants__take_turns(lab: ExportLab) -> None:
+    many = [lab.submit(lab.request(hours=hours)) for hours in (3, 4, 5)]
+    other = lab.submit(lab.request(hours=3, tenant=lab.energy.twin))
+    ours = {job.export_id for job in (*many, other)}
+    order = []
+    while len(order) < len(ours):
+        job = claims.claim(lab.settings, "lab")
+        assert job is not None
+        if job.export_id in ours:
+            order.append(job.export_id)
+        assert lab.make(job).is_finished
+    assert order.index(other.export_id) < 2
+    assert [each for each in order if each != other.export_id] == [job.export_id for job in many]
+    assert lab.energy.now - timedelta(hours=3) == other.start_time

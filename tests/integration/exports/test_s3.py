@@ -1,0 +1,128 @@
+"""Exports into a bucket, also while the store fails."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+from botocore.exceptions import EndpointConnectionError
+from export_lab import ExportLab, selected
+from s3_faults import faults
+
+from ai_hub.exports import s3
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from energy import Energy
+    from mypy_boto3_s3 import S3Client
+
+BUCKET = "ml-models"
+
+
+@pytest.fixture
+def client(energy: Energy) -> S3Client:
+    del energy
+    return s3.client_of(Settings())
+
+
+@pytest.fixture
+def lab(
+    energy: Energy, tmp_path: Path, client: S3Client, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ExportLab]:
+    monkeypatch.setattr(s3, "client_of", lambda _settings: client)
+    settings = Settings(export_storage_path=f"s3://{BUCKET}/exports/{tmp_path.name}")
+    found = ExportLab(energy, settings, tmp_path)
+    yield found
+    found.forget()
+
+
+def _keys(client: S3Client, lab: ExportLab) -> list[str]:
+    found = client.list_objects_v2(Bucket=BUCKET, Prefix=f"exports/{lab.folder.name}/")
+    return [each["Key"].removeprefix(f"exports/{lab.folder.name}/") for each in found.get("Contents", [])]
+
+
+def _uploads(client: S3Client, lab: ExportLab) -> list[Any]:
+    found = client.list_multipart_uploads(Bucket=BUCKET)
+    return [each for each in found.get("Uploads", []) if f"exports/{lab.folder.name}/" in each["Key"]]
+
+
+def _body(client: S3Client, place: str) -> bytes:
+    return client.get_object(Bucket=BUCKET, Key=place.removeprefix(f"s3://{BUCKET}/"))["Body"].read()
+
+
+def test_object__appears_only_when_it_is_complete(lab: ExportLab, client: S3Client) -> None:
+    request = lab.request(output_path="a.parquet")
+    before: list[list[str]] = []
+    job = lab.work(lab.submit(request), lambda _done, _total: before.append(_keys(client, lab)))
+    assert job.status == "completed", job.error
+    assert before == [[]]
+    assert _keys(client, lab) == [f"{request.tenant}/a.parquet"]
+    body = _body(client, str(job.storage_path))
+    assert (len(body), hashlib.sha256(body).hexdigest()) == (job.file_size_bytes, job.sha256)
+    assert pq.read_table(io.BytesIO(body)).num_rows == len(selected(lab.settings, request)) == job.row_count
+    assert _uploads(client, lab) == []
+
+
+def test_partitions__end_with_a_manifest(lab: ExportLab, client: S3Client) -> None:
+    request = lab.request(hours=24 * 35, partition_by="month", output_path="by-month")
+    job = lab.export(request)
+    manifest = _body(client, f"{job.storage_path}.manifest.json")
+    assert hashlib.sha256(manifest).hexdigest() == job.sha256
+    files = json.loads(manifest)["files"]
+    for each in files:
+        body = _body(client, f"{job.storage_path}/{each['path']}")
+        assert hashlib.sha256(body).hexdigest() == each["sha256"]
+    names = {f"{request.tenant}/by-month/{each['path']}" for each in files}
+    assert set(_keys(client, lab)) == {*names, f"{request.tenant}/by-month.manifest.json"}
+
+
+@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
+def test_store_that_goes_away_midway__gets_the_whole_object_later(
+    lab: ExportLab, client: S3Client, operation: str
+) -> None:
+    job = lab.submit(lab.request(hours=24 * 35, partition_by="month", output_path="by-month"))
+    # the second month finds it away, and so does the cleaning up
+    with faults(client, operation, after=1), faults(client, "ListMultipartUploads", after=1):
+        found = lab.work(job)
+    assert (found.status, found.attempts) == ("pending", 1)
+    assert lab.claim(job) is None  # not at once
+    lab.change(job, "lease_until = NULL")
+    done = lab.work(job)
+    assert (done.status, done.attempts) == ("completed", 2)
+    assert _uploads(client, lab) == []
+    assert not [name for name in _keys(client, lab) if "by-month" not in name]
+
+
+def test_store_that_stays_away__fails_the_job_after_three_attempts(lab: ExportLab, client: S3Client) -> None:
+    job = lab.submit(lab.request())
+    with faults(client, "CreateMultipartUpload"):
+        for _ in range(3):
+            lab.change(job, "lease_until = NULL")
+            found = lab.work(job)
+    assert (found.status, found.error) == ("failed", "The S3 store does not answer: EndpointConnectionError.")
+    assert EndpointConnectionError.__name__ in str(found.error)
+
+
+def test_bucket_that_is_missing__fails_the_job_at_once(lab: ExportLab) -> None:
+    away = ExportLab(lab.energy, Settings(export_storage_path="s3://no-such-bucket/x"), lab.folder)
+    away.submitted = lab.submitted
+    job = away.work(away.submit(away.request()))
+    assert job.status == "failed"
+    assert str(job.error).startswith("The S3 store refused: NoSuchBucket")
+
+
+def test_object_of_somebody_else__stays(lab: ExportLab, client: S3Client) -> None:
+    key = f"exports/{lab.folder.name}/{lab.energy.main}/mine.parquet"
+    client.put_object(Bucket=BUCKET, Key=key, Body=b"precious")
+    job = lab.work(lab.submit(lab.request(output_path="mine.parquet")))
+    assert job.status == "failed"
+    assert "is taken by something that is no export" in str(job.error)
+    assert _body(client, key) == b"precious"
+    assert _uploads(client, lab) == []

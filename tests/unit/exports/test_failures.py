@@ -1,0 +1,52 @@
+"""What workers make of errors."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+
+from ai_hub.errors import BadInputError, ServiceDownError
+from ai_hub.exports.failures import is_defect, may_pass, reason
+
+SECRET = "postgresql://ai_hub:hunter2@db/ai_hub"
+
+
+def _s3(status: int, code: str) -> ClientError:
+    return ClientError(
+        {"Error": {"Code": code, "Message": "text"}, "ResponseMetadata": {"HTTPStatusCode": status}},
+        "PutObject",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "passes", "defect", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space"), False, False, "No space is left"),
+        (OSError(errno.EDQUOT, "Quota"), False, False, "No space is left"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/srv/secret"),
+            False,
+            False,
+            "Permission denied.",
+        ),
+        (OSError(f"libpq: {SECRET}"), True, False, "database ended the connection"),
+        (_s3(503, "SlowDown"), True, False, "SlowDown"),
+        (_s3(403, "AccessDenied"), False, False, "AccessDenied"),
+        (EndpointConnectionError(endpoint_url="http://s3"), True, False, "does not answer"),
+        (NoCredentialsError(), True, False, "does not answer"),
+        (ServiceDownError("TimescaleDB", "db:5432", "refused"), True, False, "TimescaleDB at db:5432"),
+        (BadInputError("wrong"), False, False, "wrong"),
+        (KeyError(SECRET), False, True, "KeyError; the worker's log"),
+    ],
+    ids=range(11),
+)
+def test_error__passes_or_not_and_is_told_without_secrets(
+    error: Exception, passes: bool, defect: bool, text: str
+) -> None:
+    assert may_pass(error) is passes
+    assert is_defect(error) is defect
+    assert text in reason(error)
+    assert "hunter2" not in reason(error)
+    assert "/srv" not in reason(error)
