@@ -1,0 +1,105 @@
+"""What the registry's answers mean, and as whom it is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from ai_hub.client.models import production
+from ai_hub.client.models.production import Registry
+from ai_hub.errors import (
+    AiHubError,
+    BadInputError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    NotLoggedInError,
+    ServiceDownError,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEALED = [{"key": "manifest_sha256", "value": "ab" * 32}, {"key": "semantic_version", "value": "v1.2.0"}]
+
+
+def _ask(answer: httpx.Response | Exception) -> Any:
+    """What `production` makes of an answer."""
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        assert request.headers["X-MLFLOW-WORKSPACE"] == "city-works"
+        assert dict(request.url.params) == {"name": "demand-forecast", "alias": "production"}
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    registry = Registry("city-works", "http://me:secret@mlflow.test/")
+    registry._http = httpx.Client(base_url=registry._url, transport=httpx.MockTransport(respond))
+    return registry.production("demand-forecast")
+
+
+def test_answer__is_the_version_with_its_seal() -> None:
+    found = _ask(httpx.Response(200, json={"model_version": {"version": "7", "tags": SEALED}}))
+    assert (found.version, found.label, found.manifest_sha256) == (7, "v1.2.0", "ab" * 32)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "says"),
+    [
+        (httpx.Response(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no model"}),
+         NotFoundError, "no model\nPromote one with `ai-hub promote demand-forecast --tenant city-works`"),
+        (httpx.Response(404, text="<html>"), NotFoundError, "See MLFLOW_TRACKING_URI"),
+        (httpx.Response(400, json={"message": "Registered model alias production not found."}),
+         NotFoundError, "No version of demand-forecast .tenant city-works. is in Production"),
+        (httpx.Response(400, json={"message": "bad name"}), BadInputError, "bad name"),
+        (httpx.Response(401, text="who?"), NotLoggedInError, "MLFLOW_TRACKING_USERNAME"),
+        (httpx.Response(403, json={"message": "Permission denied"}), ForbiddenError, "docs/people"),
+        (httpx.Response(500, text="oops"), ServiceDownError, "500 Internal Server Error"),
+        (httpx.Response(503, json=["odd"]), ServiceDownError, "503"),
+        (httpx.Response(200, text="<html>"), ServiceDownError, "no registry"),
+        (httpx.Response(200, json={"model_version": {}}), ServiceDownError, "no registry"),
+        (httpx.Response(200, json={"model_version": {"version": "7"}}), ConflictError, "has no manifest"),
+        (httpx.ConnectError("refused"), ServiceDownError, "http://mlflow.test does not answer: refused"),
+        (httpx.ReadTimeout(""), ServiceDownError, "ReadTimeout"),
+    ],
+)  # fmt: skip
+def test_answer__of_another_kind__is_an_error_without_the_login(
+    answer: httpx.Response | Exception, kind: type[AiHubError], says: str
+) -> None:
+    with pytest.raises(kind, match=says) as refusal:
+        _ask(answer)
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("TOKEN", "USERNAME", "PASSWORD", "INSECURE_TLS", "SERVER_CERT_PATH"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    (tmp_path / ".mlflow").mkdir()
+    return tmp_path
+
+
+def test_login__is_that_of_mlflows_own_client(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert production._login() == {}
+    file = home / ".mlflow/credentials"
+    file.write_text("[mlflow]\nmlflow_tracking_username = anna\nmlflow_tracking_password = 50%off\n")
+    assert production._login() == {"auth": ("anna", "50%off")}
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "vera")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "other")
+    assert production._login() == {"auth": ("vera", "other")}
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")
+    assert production._login() == {"headers": {"Authorization": "Bearer abc"}}
+
+
+def test_certificate__is_checked_as_mlflows_own_client_does(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del home
+    assert production._verify() is True
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "/ca.pem")
+    assert production._verify() == "/ca.pem"
+    monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
+    assert production._verify() is False
