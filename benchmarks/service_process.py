@@ -18,7 +18,7 @@ from benchmarks.stores import HOST, free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_START_S = 90
+_START_S = 240
 _STOP_S = 30
 
 
