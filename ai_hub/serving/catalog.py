@@ -174,6 +174,9 @@ def _down(settings: Settings, reason: str) -> ServiceDownError:
 async def open_catalog(settings: Settings) -> AsyncIterator[Catalog]:
     """A catalog that is kept up to date until it is closed."""
     catalog = Catalog(settings)
+    with suppress(AiHubError):  # a setting that is missing is told to whoever asks
+        # the classes it names are imported now, while nobody waits
+        _ = catalog.config.online_store, catalog.config.offline_store
     task = asyncio.create_task(catalog.keep_up(), name="registry")
     try:
         yield catalog
