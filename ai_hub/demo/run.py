@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ai_hub.demo import data
+from ai_hub.demo import data, service
 from ai_hub.demo.steps import Steps
 from ai_hub.settings import Settings
 
@@ -54,6 +54,7 @@ def run(console: Console) -> list[Forecaster]:
     _promote(steps, forecasters)
     _refuse(steps, forecasters[0])
     _predict(steps, forecasters)
+    _serve(steps, forecasters[0], series, hour)
     _summarize(console, steps, forecasters)
     return forecasters
 
@@ -162,6 +163,26 @@ def _predict(steps: Steps, forecasters: list[Forecaster]) -> None:
     steps.end("forecasts from get_online_features and the production versions")
 
 
+def _serve(steps: Steps, forecaster: Forecaster, series: list[data.DemoSeries], hour: datetime) -> None:
+    # a model's name ends in the kind of its meters
+    assets = [
+        each.asset
+        for each in series
+        if each.tenant == forecaster.tenant
+        and each.role == "readings"
+        and forecaster.model.endswith(each.kind)
+    ]
+    other = next(each.tenant for each in series if each.tenant != forecaster.tenant)
+    service.ask(
+        steps,
+        tenant=forecaster.tenant,
+        other_tenant=other,
+        model=forecaster.model,
+        assets=assets,
+        hour=hour,
+    )
+
+
 def _summarize(console: Console, steps: Steps, forecasters: list[Forecaster]) -> None:
     console.print()
     table = Table(title="What happened", show_lines=False)
@@ -190,6 +211,9 @@ def _summarize(console: Console, steps: Steps, forecasters: list[Forecaster]) ->
 
     address = Settings().require("mlflow_tracking_uri")
     console.print("Look at it:", style="bold")
+    console.print(
+        f"  the REST service: {Settings().require('ai_hub_api_url')}/docs", soft_wrap=True, highlight=False
+    )
     for tenant in sorted({each.tenant for each in forecasters}):
         console.print(
             f"  models of {tenant}: {address}/#/models?workspace={tenant}", soft_wrap=True, highlight=False
