@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastapi_offline import FastAPIOffline
 
-from ai_hub.service import errors
+from ai_hub.service import errors, online_path
 from ai_hub.service.middleware.authentication import Authentication
 from ai_hub.service.middleware.body_limit import BodyLimit
 from ai_hub.service.middleware.rate_limit import Limiter, RateLimit
@@ -54,6 +54,7 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     errors.install(app)
     for module in (features, exports, models, health):
         app.include_router(module.router)
+    online_path.install(app)
     # the last added is the first that a request meets
     limiter = Limiter(options.rate_limit_per_s, options.unauthenticated_per_s)
     app.add_middleware(RateLimit, limiter=limiter)

@@ -108,8 +108,21 @@ def answer(error: AiHubError, request_id: str | None) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if error.retryable:
         headers["Retry-After"] = _RETRY_AFTER_S
-    problem = Problem(error=kind, message=error.message, hint=error.hint, request_id=request_id)
+    message, hint = error.message, error.hint
+    if kind == "unavailable":
+        # where the server is and what it said is for the log
+        _log.warning("unavailable", reason=message)
+        message, hint = _down(error)
+    problem = Problem(error=kind, message=message, hint=hint, request_id=request_id)
     return JSONResponse(problem.model_dump(exclude_none=True), status, headers)
+
+
+def _down(error: AiHubError) -> tuple[str, str]:
+    if isinstance(error, ServiceDownError):
+        return f"{error.service} does not answer.", "Try again in a moment; /health/ready tells what is down."
+    if isinstance(error, NotLoggedInError):
+        return "MLflow does not accept the service's login.", "Tell the administrator; the log says more."
+    return "The service lacks a setting.", "Tell the administrator; the log names it."
 
 
 def internal(request_id: str | None) -> JSONResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -20,21 +20,23 @@ from ai_hub.service.schemas.features import (
 )
 from ai_hub.serving.reader import Asked
 
+if TYPE_CHECKING:
+    from ai_hub.access.principal import Principal
+    from ai_hub.service.state import State
+
 router = APIRouter(prefix="/ai/features", tags=["features"], dependencies=AUTHENTICATED)
 
 _VIEW_STORAGE = "TimescaleDB view {views}; Redis"
 
 
-@router.post(
-    "/get",
-    response_model=FeaturesResponse | FeaturesBatchResponse,
-    responses=errors.responses(400, 401, 403, 404, 422, 503),
-)
-async def get_features(asked: FeaturesRequest, request: Request, caller: Caller) -> Response:
-    """Features of one asset, or of many, at a time."""
+async def answer(asked: FeaturesRequest, caller: Principal, parts: State, noted: dict[str, Any]) -> bytes:
+    """The answer as JSON; `noted` gets what logs and metrics tell of the request.
+
+    Raises:
+        AiHubError: there is none.
+    """
     caller.require(Scope.FEATURES_READ, asked.tenant_id)
-    parts = state_of(request)
-    request.scope["state"]["tenant"] = asked.tenant_id
+    noted["tenant"] = asked.tenant_id
     one = asked.asset_id is not None
     assets = [asked.asset_id] if asked.asset_id is not None else asked.asset_ids or []
     if len(assets) > (most := parts.options.max_assets):
@@ -42,7 +44,7 @@ async def get_features(asked: FeaturesRequest, request: Request, caller: Caller)
             f"asset_ids names {len(assets)} assets; at most {most} are answered at once.",
             hint="Ask for them in several requests.",
         )
-    answer = await parts.features.read(
+    read = await parts.features.read(
         Asked(
             asked.tenant_id,
             list(dict.fromkeys(assets)),
@@ -53,21 +55,32 @@ async def get_features(asked: FeaturesRequest, request: Request, caller: Caller)
             must_exist=one,
         )
     )
-    request.scope["state"]["feature_set"] = answer.label
-    head = {"tenant_id": asked.tenant_id, "timestamp": answer.timestamp}
+    noted["feature_set"] = read.label
+    head = {"tenant_id": asked.tenant_id, "timestamp": read.timestamp}
     body: dict[str, Any]
     if one:
-        body = head | answer.results[0]
+        body = head | read.results[0]
     else:
-        found = {each["asset_id"]: each for each in answer.results}
+        found = {each["asset_id"]: each for each in read.results}
         results = [found[asset] for asset in assets]
         body = head | {
             "results": results,
             "total": len(results),
             "degraded": any(each["degraded"] for each in results),
-            "computed_at": answer.computed_at,
+            "computed_at": read.computed_at,
         }
-    return Response(orjson.dumps(body, option=orjson.OPT_UTC_Z), media_type="application/json")
+    return orjson.dumps(body, option=orjson.OPT_UTC_Z)
+
+
+@router.post(
+    "/get",
+    response_model=FeaturesResponse | FeaturesBatchResponse,
+    responses=errors.responses(400, 401, 403, 404, 422, 503),
+)
+async def get_features(asked: FeaturesRequest, request: Request, caller: Caller) -> Response:
+    """Features of one asset, or of many, at a time."""
+    content = await answer(asked, caller, state_of(request), request.scope["state"])
+    return Response(content, media_type="application/json")
 
 
 @router.get("/sets", responses=errors.responses(401, 503))

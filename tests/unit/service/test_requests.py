@@ -163,10 +163,19 @@ def test_metrics__count_by_endpoint__never_by_what_the_caller_makes_up() -> None
     assert "BREW" not in text
 
 
+def test_server_down__says_which__and_neither_where_it_is_nor_what_it_said() -> None:
+    down = errors.ServiceDownError("TimescaleDB", "10.1.2.3:5432", "password of ai_hub is wrong")
+    answer = errors.answer(down, "id")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert json.loads(answer.body)["message"] == "TimescaleDB does not answer."  # type: ignore[arg-type]
+    assert b"10.1.2.3" not in answer.body
+    assert b"password" not in answer.body
+
+
 def test_kinds__every_error_has_a_status_below_600_and_a_body() -> None:
     for known, status, kind in errors.KINDS:
         assert 400 <= status < 600
-        if known.__init__ is errors.AiHubError.__init__:
+        if known.__init__ is errors.AiHubError.__init__ and kind != "unavailable":
             answer = errors.answer(known("what", hint="do"), "id")
             assert json.loads(answer.body) == {  # type: ignore[arg-type]
                 "error": kind,
