@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -22,6 +23,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; an `AiHubError` becomes a message on stderr and its exit status."""
+    # MLflow's clients would report their use, and its thread for that can break the call beside it
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         app()
     except AiHubError as error:

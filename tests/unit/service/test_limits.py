@@ -136,4 +136,4 @@ def test_rate__addresses__are_limited_by_network_and_take_no_memory() -> None:
     assert refused("10.0.0.1")
     for number in range(20_000):
         refused(f"10.1.{number >> 8}.{number & 255}")
-    assert len(limiter._windows.storage.storage) <= 3 * 4096
+    assert len(limiter._addresses._arrival) <= 4096 + 1
