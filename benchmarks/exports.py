@@ -29,7 +29,6 @@ from ai_hub.exports.request import Request
 from ai_hub.settings import Settings
 from benchmarks import exports_report, results, servers
 from benchmarks.comparison import FLOOR, OURS
-from benchmarks.exports_report import BY_ASSET
 from benchmarks.history import HOUR, TENANT, this_hour
 from benchmarks.measure import Times, paired_ratio
 from benchmarks.service_site import Site
@@ -121,25 +120,20 @@ def _measure(site: Site, size: Size) -> Iterator[dict[str, Any]]:
     long = Window(f"{4 * size.days} days", end - 4 * size.days * day, end)
     to_s3 = Site(site.folder, {**site.variables, "EXPORT_STORAGE_PATH": f"s3://{_BUCKET}/benchmark"})
     yield _compare(site, short, size, size.turns, "a folder")
-    yield _compare(to_s3, short, size, 1, "S3", whole=False)
-    # a single COPY of four years would take many minutes
-    yield _compare(site, long, size, 1, "a folder", whole=False)
+    yield _compare(to_s3, short, size, 1, "S3")
+    yield _compare(site, long, size, 1, "a folder")
 
 
-def _compare(
-    site: Site, window: Window, size: Size, turns: int, where: str, *, whole: bool = True
-) -> dict[str, Any]:
-    works = {FLOOR: lambda: _copy(site, window), BY_ASSET: lambda: _copy_by_asset(site, window)}
-    if not whole:
-        del works[FLOOR]
-    times = {variant: Times() for variant in (OURS, *works)}
+def _compare(site: Site, window: Window, size: Size, turns: int, where: str) -> dict[str, Any]:
+    times = {variant: Times() for variant in (OURS, FLOOR)}
     processes, peaks = [], []
+    sizes: list[int] = []
     job: Job | None = None
     for turn in range(turns):
         for variant in list(times)[:: -1 if turn % 2 else 1]:
             _say(f"{window.name} to {where}: {variant}")
-            if variant in works:
-                times[variant].measure(works[variant])
+            if variant == FLOOR:
+                times[variant].measure(lambda: sizes.append(_copy(site, window)))
                 continue
             job, seconds, peak = _export(site, window)
             processes.append(seconds)
@@ -147,20 +141,17 @@ def _compare(
             if job.started_at is None or job.completed_at is None:
                 raise RuntimeError(f"the export {job.status}: {job.error}")
             times[OURS].runs.append((job.completed_at - job.started_at).total_seconds())
-    copied = _copy_by_asset(site, window)
     rows = size.assets * int((window.end - window.start) / HOUR)
     if job is None or job.row_count != rows or not _is_whole(job, where):
         raise RuntimeError(f"{rows:,} rows expected: {job}")
     return {
         "work": f"export of {rows:,} rows to {where}",
-        "sizes": {"rows": rows, "file_bytes": job.file_size_bytes, "copied_bytes": copied},
+        "sizes": {"rows": rows, "file_bytes": job.file_size_bytes, "copied_bytes": sizes[-1]},
         "window": window.name,
         "where": where,
         "seconds": {variant: found.record() for variant, found in times.items()},
         "process_seconds": round(sorted(processes)[len(processes) // 2], 2),
-        "ratios": {
-            f"ours to {variant}": round(paired_ratio(times[OURS], times[variant]), 3) for variant in works
-        },
+        "ratios": {"ours to floor": round(paired_ratio(times[OURS], times[FLOOR]), 3)},
         "peak_mib": {"worker": max(peaks)},
     }
 
@@ -191,21 +182,19 @@ def _peak_kib(pid: int) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) if "VmHWM:" in status else 0
 
 
-def _query(window: Window, asset: str | None = None) -> sql.Composed:
+def _query(window: Window) -> sql.Composed:
     conditions = sql.SQL(
         "tenant_id = {tenant} AND event_timestamp >= {start} AND event_timestamp < {end}"
     ).format(tenant=TENANT, start=window.start, end=window.end)
-    if asset is not None:
-        conditions += sql.SQL(" AND asset_id = {}").format(asset)
     return sql.SQL("SELECT {columns} FROM forecast_advanced_features WHERE {conditions}").format(
         columns=sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)), conditions=conditions
     )
 
 
-def _copy(site: Site, window: Window, asset: str | None = None) -> int:
+def _copy(site: Site, window: Window) -> int:
     """Bytes of the rows as the server's binary COPY sends them, which nobody keeps."""
     size = 0
-    statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(_query(window, asset))
+    statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(_query(window))
     with (
         connect(site.variables["TIMESCALE_DSN"]) as connection,
         connection.cursor().copy(statement) as chunks,
@@ -213,14 +202,6 @@ def _copy(site: Site, window: Window, asset: str | None = None) -> int:
         for chunk in chunks:
             size += len(chunk)
     return size
-
-
-def _copy_by_asset(site: Site, window: Window) -> int:
-    """The same in statements that name one asset each, which the planner answers several times as fast."""
-    with connect(site.variables["TIMESCALE_DSN"]) as connection:
-        query = "SELECT asset_id FROM asset_spans WHERE tenant_id = %s ORDER BY asset_id"
-        assets = [asset for (asset,) in connection.execute(query, [TENANT]).fetchall()]
-    return sum(_copy(site, window, asset) for asset in assets)
 
 
 def _is_whole(job: Job, where: str) -> bool:

@@ -16,9 +16,8 @@ _INTRO = """# Exports
 Rows of `forecast_advanced` with their keys and times, written to Parquet by the process that `ai-hub serve`
 keeps for exports (zstd, sorted, with SHA-256), beside a binary
 `COPY (SELECT the same columns FROM forecast_advanced_features WHERE …) TO STDOUT` of the same rows that is
-thrown away as it arrives: in one statement, or in one for each asset, which the planner answers several times
-as fast. A job's time is from the moment the worker takes it up until the file is in place; memory is the peak
-of the worker's resident set, its libraries included.
+thrown away as it arrives. A job's time is from the moment the worker takes it up until the file is in place;
+memory is the peak of the worker's resident set, its libraries included.
 
 Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}, with other work on the machine; {versions}.
 Code {commit}, {measured_at}.
@@ -26,11 +25,9 @@ Code {commit}, {measured_at}.
 """
 _COLUMNS = (
     *("server", "window", "to", "rows", "export", "rows/s"),
-    *("one COPY", "export / that", "COPY by asset", "export / that"),
-    *("worker's peak", "file", "COPY's bytes"),
+    *("COPY", "export / COPY", "worker's peak", "file", "COPY's bytes"),
 )
 _MIB = 1 << 20
-BY_ASSET = "copy by asset"
 
 
 def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -61,18 +58,10 @@ def _row(record: dict[str, Any]) -> str:
         f"{sizes['rows']:,}",
         format_time(ours),
         f"{sizes['rows'] / ours:,.0f}",
-        *_beside(record, FLOOR),
-        *_beside(record, BY_ASSET),
+        format_time(seconds[FLOOR]["median"]),
+        f"**{record['ratios']['ours to floor']:.2f}**",
         f"{record['peak_mib']['worker']} MiB",
         f"{sizes['file_bytes'] / _MIB:.1f} MiB",
         f"{sizes['copied_bytes'] / _MIB:.1f} MiB",
     )
     return f"| {' | '.join(cells)} |\n"
-
-
-def _beside(record: dict[str, Any], variant: str) -> tuple[str, str]:
-    if variant not in record["seconds"]:
-        return "", ""
-    return format_time(
-        record["seconds"][variant]["median"]
-    ), f"**{record['ratios'][f'ours to {variant}']:.2f}**"

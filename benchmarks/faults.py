@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BENCHMARK = "faults"
 ASSETS, DAYS = 50, 20
-FULL, SMALL = Plan(), Plan(before=2, after=6, rate=50)
+FULL, SMALL = Plan(), Plan(before=2, after=5, rate=50)
 _S3 = {"EXPORT_STORAGE_PATH": f"s3://{BUCKET}/faults"}
 _DISK_MIB = 24
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"

@@ -33,6 +33,7 @@ _ADDRESSES = {
 }
 _TAKEN = (*_ADDRESSES.values(), "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET")
 BUCKET = "exports"
+_OPEN = "import sys; from ai_hub.registry import ensure_tenant; [*map(ensure_tenant, sys.argv[1:])]"
 
 
 @dataclass
@@ -102,14 +103,15 @@ class Ground:
                 " WHERE tenant_id = ANY(%s) GROUP BY 1 ORDER BY 1",
                 [list(TENANTS)],
             ).fetchall()
-        return {"features": features, "readings": readings, "models": self._models(service)}
+        return {"features": features, "readings": readings}
 
-    def _models(self, service: Service) -> Any:
-        found = {}
-        for tenant in TENANTS:
-            status, answer = service.ask("GET", f"/ai/models/?tenant_id={tenant}", key=self.keys[tenant])
-            found[tenant] = answer.get("models") if status == HTTPStatus.OK else status
-        return found
+    def versions(self, service: Service, model: str) -> list[str]:
+        """Versions of a model of the first tenant."""
+        path = f"/ai/models/?tenant_id={TENANTS[0]}&model_name={model}&limit=1000"
+        status, answer = service.ask("GET", path, key=self.keys[TENANTS[0]])
+        if status != HTTPStatus.OK:
+            raise RuntimeError(f"{status}: {answer}")
+        return [str(each["version"]) for each in answer["models"]]
 
 
 @contextmanager
@@ -134,6 +136,7 @@ def prepared(folder: Path, timescaledb: str, assets: int, days: int) -> Iterator
         direct.apply()
         ground = Ground(timescaledb, direct, site, servers, proxies, series.names, days)
         ground.keys = {tenant: direct.key(tenant) for tenant in TENANTS}
+        direct.run("python", "-c", _OPEN, *TENANTS)
         ground.bucket().create_bucket(Bucket=BUCKET)
         yield ground
 

@@ -14,20 +14,29 @@ _INTRO = """# Faults
 
 Each fault is made for real while `ai-hub serve` (one worker, keys, its export worker) answers {rate:.0f}
 requests a second for the newest features of {assets} meters of two tenants, a tenth of that for features at a
-past time, lists models, and takes an export a second; a further client stores readings. A TCP proxy in Python
-stands between the service and each server. Killed is SIGKILL to all processes of a server; the harness starts
-it again as a supervisor would. Nobody does anything else.
+past time, lists models, and takes a registration and an export a second; a further client stores readings.
+A TCP proxy in Python stands between the service and each server. Killed is SIGKILL to all processes of a
+server; the harness starts it again as a supervisor would. Nobody does anything else.
 
 What clients saw counts answers from the moment of the fault on. Healthy is how long after the fault was over
 the last answer came that was not a full 200, or `/health/ready` did not say `ready`. Lost compares the served
-features of every meter, all readings, every confirmed reading of the writing client, the models, and of each
-accepted export its job, row count and SHA-256 before and after.
+features of every meter and all readings before and after, and looks for every confirmed reading of the
+writing client, every registered version, and of each accepted export its job, row count and SHA-256.
 
 Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}, with other work on the machine. Code {commit},
 {measured_at}.
 """
 _HEAD = (
-    *("fault", "newest features", "past features", "models", "exports", "p99 before", "p99 during"),
+    *(
+        "fault",
+        "newest features",
+        "past features",
+        "models",
+        "registrations",
+        "exports",
+        "p99 before",
+        "p99 during",
+    ),
     *("longest gap", "restart took", "healthy after", "lost"),
 )
 
@@ -57,7 +66,7 @@ def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
             f"## {server.title()} TimescaleDB\n",
             f"PostgreSQL {software['postgresql']}, TimescaleDB {software['timescaledb']}.\n",
             f"| {' | '.join(_HEAD)} |",
-            f"|---|{'---|' * 4}{'---:|' * 5}---|",
+            f"|---|{'---|' * 5}{'---:|' * 5}---|",
             *(_row(record) for record in chosen),
             "",
         ]
@@ -72,6 +81,7 @@ def _row(record: dict[str, Any]) -> str:
     cells = [
         record["work"],
         *(_stream(streams[name]) for name in ("features", "past features", "models")),
+        _registrations(record["registrations"]),
         _exports(record["exports"]),
         *(
             "" if seconds[when] is None else format_time(seconds[when]["p99"])
@@ -93,6 +103,16 @@ def _stream(found: dict[str, Any]) -> str:
     if found["degraded"]:
         parts.append(f"{found['degraded']} of {total} degraded")
     return ", ".join(parts) or f"all {total} 200"
+
+
+def _registrations(found: dict[str, int]) -> str:
+    good = found.get("201", 0)
+    others = [
+        f"{count} unanswered" if status == "0" else f"{count} answered {status}"
+        for status, count in found.items()
+        if status != "201"
+    ]
+    return ", ".join([f"{good} of {sum(found.values())} done", *others])
 
 
 def _exports(found: dict[str, Any]) -> str:

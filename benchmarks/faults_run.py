@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -50,7 +51,7 @@ class Plan:
     """How long load runs before a fault and after it is over, and how much."""
 
     before: float = 4.0
-    after: float = 14.0
+    after: float = 10.0
     rate: float = 100.0
 
 
@@ -84,10 +85,12 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
         stack.enter_context(service_process.running(service))
         before = ground.facts(service)
         exports, writer, watcher = Exports(ground, service), Writer(ground), Watcher(service)
+        registrar = Registrar(ground, service)
         known = set(ground.jobs())
         load = stack.enter_context(Load(service.port, _streams(ground, fault, plan)))
         with (
             _Repeating(exports.submit, 1.0),
+            _Repeating(registrar.register, 1.0),
             _Repeating(writer.write, 0.1),
             _Repeating(watcher.look, 0.2),
         ):
@@ -115,7 +118,8 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
             "gap_s": round(_gap(outcomes[FAST]), 3),
             "healthy_s": round(_healthy(outcomes, watcher, healed), 2),
             "exports": exports.record(jobs) | {"all done after": round(max(0.0, finished - healed), 1)},
-            "lost": [*differing(before, after), *exports.lost(jobs), *writer.lost()],
+            "registrations": registrar.statuses,
+            "lost": [*differing(before, after), *exports.lost(jobs), *writer.lost(), *registrar.lost()],
         }
 
 
@@ -216,6 +220,41 @@ class Exports:
                 elif self._ground.digest(job["storage_path"]) != job["sha256"]:
                     found.append(f"export {name} has other bytes")
         return found
+
+
+class Registrar:
+    """Registers versions of a model, and remembers those that the service has confirmed."""
+
+    def __init__(self, ground: Ground, service: Service) -> None:
+        self._ground, self._service = ground, service
+        self._model = f"model-{uuid4().hex[:12]}"
+        self._confirmed: list[str] = []
+        self.statuses: dict[str, int] = {}
+
+    def register(self) -> None:
+        """Register one more, with a file of its own."""
+        content = base64.b64encode(uuid4().bytes).decode()
+        wanted = {
+            "tenant_id": TENANTS[0],
+            "model_name": self._model,
+            "metadata": {"model_type": "demand_forecast"},
+            "artifact": {"type": "upload", "files": [{"path": "weights.bin", "content": content}]},
+        }
+        status, answer = 0, None
+        try:
+            status, answer = self._service.ask(
+                "POST", "/ai/models/register", wanted, key=self._ground.keys[TENANTS[0]], patience=20
+            )
+        finally:
+            self.statuses[str(status)] = self.statuses.get(str(status), 0) + 1
+        if status == HTTPStatus.CREATED:
+            self._confirmed.append(answer["version"])
+
+    def lost(self) -> list[str]:
+        """Confirmed versions that are not there."""
+        found = self._ground.versions(self._service, self._model) if self._confirmed else []
+        missing = set(self._confirmed) - set(found)
+        return [f"{len(missing)} of {len(self._confirmed)} registered versions"] if missing else []
 
 
 class Writer:

@@ -61,7 +61,7 @@ class Size:
 
 
 FULL = Size(assets=100, days=30, seconds=10, turns=3)
-SMALL = Size(assets=20, days=8, seconds=1, turns=1)
+SMALL = Size(assets=100, days=8, seconds=2, turns=1)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ import numpy as np
 
 from benchmarks.results import ROOT
 
+#: First line of the process that sends.
+BEGUN = "begun"
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -85,6 +88,9 @@ class Load:
                 text=True,
                 cwd=ROOT,
             )
+        # so that whoever has it knows that requests leave from now on
+        if self._process.stdout is None or self._process.stdout.readline().strip() != BEGUN:
+            raise RuntimeError("the load did not begin")
 
     def __enter__(self) -> Self:
         return self

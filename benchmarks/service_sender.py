@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
-from benchmarks.service_load import Outcome
+from benchmarks.service_load import BEGUN, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,6 +159,7 @@ def _requests(plan: dict[str, Any]) -> Iterator[bytes]:
 
 
 async def _send(plan: dict[str, Any]) -> dict[str, Any]:
+    print(BEGUN, flush=True)
     senders = {stream["name"]: _Sender(plan["port"], stream) for stream in plan["streams"]}
     await asyncio.gather(*(sender.run() for sender in senders.values()))
     return {name: asdict(sender.outcome) for name, sender in senders.items()}
