@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 export UV_SYSTEM_CERTS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo demo-down test bench faults screenshots lint format clean
+.PHONY: help install lock demo demo-down test bench faults screenshots lint audit format clean
 
 help: ## Show every target and what it does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+audit: $(STAMP) ## Look for known vulnerabilities in what a server runs, and for secrets in tracked files
+	@$(BIN)/python .ci/audit.py
 
 format: $(STAMP) ## Format the code and apply safe lint fixes
 	@$(BIN)/ruff check --fix .

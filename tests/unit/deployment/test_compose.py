@@ -210,6 +210,7 @@ def test_feast__gets_what_follows_from_the_settings(name: str, monkeypatch: pyte
 def test_cli__has_every_setting_of_a_client() -> None:
     expected = {name.upper() for name in Settings.model_fields} - {
         "MLFLOW_BACKEND_STORE_URI",
+        "SERVICE_TIMESCALE_DSN",
         "AUDIT_LOG_PATH",
     }
     assert expected <= SERVICES["cli"]["environment"].keys()
