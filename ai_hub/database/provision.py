@@ -11,6 +11,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ai_hub.database.connection import connect
+from ai_hub.database.tenant_wall import SERVICE_ROLE
 from ai_hub.errors import BadInputError
 from ai_hub.settings import Settings, postgres_environment
 
@@ -68,9 +69,30 @@ def provision_databases(settings: Settings | None = None) -> list[Provisioned]:
             created = _ensure_database(connection, database, owner=url.username or here["PGUSER"])
             ours[name] = url
             done.append(Provisioned(name.upper(), database, "created" if created else "present"))
+        if settings.service_timescale_dsn is not None:
+            done.append(_ensure_service_login(connection, settings.require("service_timescale_dsn"), here))
         if ours.keys() == set(_SETTINGS):
             _let_mlflow_read(admin, connection, *(ours[name] for name in _SETTINGS))
     return done
+
+
+def _ensure_service_login(connection: psycopg.Connection, address: str, here: dict[str, str]) -> Provisioned:
+    """The REST service's login: a member of its role, which has rights inside the tenant wall only."""
+    name = "SERVICE_TIMESCALE_DSN"
+    there = postgres_environment(address)
+    if (there["PGHOST"], there["PGPORT"]) != (here["PGHOST"], here["PGPORT"]):
+        return Provisioned(name, there["PGDATABASE"], "outside")
+    login = there["PGUSER"]
+    if login == here["PGUSER"]:
+        raise BadInputError(
+            f"{name} has the login of TIMESCALE_DSN.", hint="Name another one; it will be made."
+        )
+    existed = _exists(connection, "SELECT FROM pg_roles WHERE rolname = %s", login)
+    _ensure_login(connection, login, there["PGPASSWORD"] or None)
+    if not _exists(connection, "SELECT FROM pg_roles WHERE rolname = %s", SERVICE_ROLE):
+        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(SERVICE_ROLE)))
+    connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(SERVICE_ROLE), sql.Identifier(login)))
+    return Provisioned(name, there["PGDATABASE"], "present" if existed else "created")
 
 
 def _parse(setting: str, address: str) -> URL:
