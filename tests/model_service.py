@@ -147,5 +147,5 @@ def running(
         patch.setattr(state, "open_authenticator", keys)
         patch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
         patch.setenv("MLFLOW_REGISTRY_URI", mlflow_url)
-        with running_service(options=ServiceSettings(**(options or {}))) as url:
+        with running_service(options=ServiceSettings(**{"registry_timeout_s": 60, **(options or {})})) as url:
             yield ModelService(url, mlflow_url)

@@ -44,7 +44,7 @@ class ServiceSettings(BaseSettings):
     database_queue: int = Field(64, ge=0)
     #: seconds MLflow may take for an answer (copying and checking files may take longer), and questions to it
     #: under way at once in one worker process
-    registry_timeout_s: float = Field(5.0, gt=0)
+    registry_timeout_s: float = Field(10.0, gt=0)
     registry_calls: int = Field(8, ge=1)
     #: failures in a row after which a server is left alone, and for how many seconds
     breaker_failures: int = Field(5, ge=1)
