@@ -136,7 +136,17 @@ def _streams(ground: Ground, fault: Fault, plan: Plan) -> list[Stream]:
     get = "/ai/features/get"
     return [
         Stream(FAST, "POST", get, now, seconds, rate=plan.rate, headers=headers, marks=_MARKS, patience=10),
-        Stream(PAST, "POST", get, past, seconds, rate=plan.rate / 10, headers=headers, patience=10),
+        Stream(
+            PAST,
+            "POST",
+            get,
+            past,
+            seconds,
+            rate=plan.rate / 10,
+            headers=headers,
+            marks=_MARKS,
+            patience=10,
+        ),
         Stream(
             MODELS,
             "GET",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ class ApiService(Service):
         try:
             with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310  # from the settings
                 status = response.status
-        except (urllib.error.URLError, TimeoutError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise NotReadyError(str(error)) from error
         if status != _HTTP_OK:
             raise NotReadyError(f"{url} answered {status}")
