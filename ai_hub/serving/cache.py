@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from ai_hub.serving import metrics
 from ai_hub.serving.breaker import UnavailableError, open_breaker
@@ -135,7 +135,10 @@ def mark_key(config: RepoConfig, view: View, tenant: str, asset: str) -> bytes:
 @asynccontextmanager
 async def open_cache(options: ServiceSettings, mark_s: int) -> AsyncIterator[Cache]:
     """A cache that connects when it is first asked."""
-    breaker = await open_breaker(SERVER, options.breaker_failures, options.breaker_pause_s)
+    # a server that is full refuses writes, and still answers reads
+    breaker = await open_breaker(
+        SERVER, options.breaker_failures, options.breaker_pause_s, harmless=[ResponseError]
+    )
     cache = Cache(options, breaker, mark_s)
     try:
         yield cache

@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 SERVER = "timescaledb"
 _LEAST_CONNECT_S = 2
+#: Errors of one query; a view that is wrong must not take the others with it.
+_HARMLESS = (
+    psycopg.ProgrammingError,
+    psycopg.DataError,
+    psycopg.InternalError,
+    psycopg.IntegrityError,
+    psycopg.NotSupportedError,
+)
 _MS = 1000
 #: Of this transaction: inside the tenant's wall. The plan of a prepared statement is made once, not with each
 #: use: to plan takes longer than to run.
@@ -181,7 +189,9 @@ async def open_database(options: ServiceSettings, settings: Settings) -> AsyncIt
         dsn = service_dsn(settings)
     except SettingMissingError:
         dsn = None
-    breaker = await open_breaker(SERVER, options.breaker_failures, options.breaker_pause_s)
+    breaker = await open_breaker(
+        SERVER, options.breaker_failures, options.breaker_pause_s, harmless=_HARMLESS
+    )
     database = Database(dsn, options, breaker)
     try:
         yield database

@@ -84,10 +84,15 @@ class FeaturesRequest(BaseModel):
 class AssetFeatures(BaseModel):
     """Features of one asset."""
 
-    asset_id: str
-    features: dict[str, float | int | str | bool | None]
+    asset_id: str = Field(examples=["meter-008"])
+    features: dict[str, float | int | str | bool | None] = Field(
+        examples=[{"hour_of_day": 9, "lag_1h": 5.2186, "lag_24h": None}]
+    )
     feature_count: int = Field(description="features with a value")
-    status: dict[str, FeatureStatus] = Field(description="of each feature")
+    status: dict[str, FeatureStatus] = Field(
+        description="of each feature",
+        examples=[{"hour_of_day": "PRESENT", "lag_1h": "PRESENT", "lag_24h": "NULL_VALUE"}],
+    )
     hour: datetime | None = Field(description="start of the hour the features describe; none: not known")
     source: FeatureSource
     degraded: bool = Field(description="servers are down: some features are missing or older than usual")

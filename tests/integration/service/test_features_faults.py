@@ -285,6 +285,29 @@ def test_database_busy__queue_full__answered_at_once(grid: str, timescaledb: Pro
     run(work, Clock(NOW), options=options, timescale_dsn=through(dsn, timescaledb.port))
 
 
+def test_view_is_wrong__its_features_are_missing_and_the_others_are_not(
+    grid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = rows.newest
+
+    async def broken(connection: Any, view: Any, tenant: str, assets: list[str], at: int) -> Any:
+        if "anomaly_detection" in view.name:
+            await connection.execute("SELECT * FROM dropped")
+        return await newest(connection, view, tenant, assets, at)
+
+    monkeypatch.setattr(rows, "newest", broken)
+
+    async def work(reader: FeatureReader) -> None:
+        await reader._assets.read(grid)
+        for number in (31, 32):
+            (result,) = await ask(reader, grid, f"m{number}", feature_set="anomaly_detection")
+            assert_calendar_alone(result, NOW, ZONE)
+            (result,) = await ask(reader, grid, f"m{number}", feature_set="forecast_basic")
+            assert (result["features"]["lag_1h"], result["degraded"]) == (float(number), False)
+
+    run(work, Clock(NOW), options=PATIENT.model_copy(update={"breaker_failures": 1, "breaker_pause_s": 60}))
+
+
 def test_both_down__calendar_in_utc__and_without_the_registry_nothing(
     grid: str, timescaledb: Proxy, valkey: Proxy, dsn: str, redis_url: str
 ) -> None:

@@ -76,3 +76,13 @@ def test_asked__cancelled__no_failure_of_the_server() -> None:
         assert not await refused(breaker)
 
     asyncio.run(run())
+
+
+def test_asked__harmless_errors__say_nothing_against_the_server() -> None:
+    async def run() -> None:
+        breaker = await open_breaker("redis", 1, PAUSE_S, harmless=[DownError])
+        for _ in range(3):
+            await fail(breaker)
+        assert not await refused(breaker)
+
+    asyncio.run(run())
