@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
 import subprocess
-import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,52 +13,63 @@ import pytest
 from export_lab import ExportLab, selected
 
 from ai_hub.errors import ConflictError
-from ai_hub.exports import claims, submission
+from ai_hub.cli.export import export_worker_command
+from ai_hub.exports import claims, reading, submission
 from ai_hub.exports.jobs import CANCELLED
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.process import BaseProcess
     from pathlib import Path
 
+    import pyarrow as pa
+
+    from ai_hub.exports.chunks import Chunk
     from ai_hub.exports.jobs import Job
 
-#: A worker that is slow enough to be met midway, and whose lease is short.
-SLOW_WORKER = """
-import threading, time
-from ai_hub.exports import claims, reading
-claims.LEASE_S = 3.0
-reading.SHORT_CHUNK_ROWS = 1
-read = reading.Reader.read
-reading.Reader.read = lambda *given: (time.sleep(0.3), read(*given))[1]
-from ai_hub.cli.export import export_worker_command
-export_worker_command(once=False, while_stdin_open=False)
-"""
+
+def _slow_worker(folder: str) -> None:
+    """A worker that is slow enough to be met midway, and whose lease is short."""
+    os.environ["EXPORT_STORAGE_PATH"] = folder
+    claims.LEASE_S = 3.0
+    reading.SHORT_CHUNK_ROWS = 1
+    read = reading.Reader.read
+
+    def slowly(reader: reading.Reader, chunk: Chunk) -> pa.Table:
+        time.sleep(0.3)
+        return read(reader, chunk)
+
+    reading.Reader.read = slowly
+    export_worker_command(once=False, while_stdin_open=False)
 
 
 @pytest.fixture
-def slow_job(lab: ExportLab) -> Iterator[tuple[Job, subprocess.Popen[bytes]]]:
+def slow_job(lab: ExportLab) -> Iterator[tuple[Job, BaseProcess]]:
     """A job, and the process that is in the middle of it."""
     job = lab.submit(lab.request(hours=24 * 35, partition_by="month", output_path="slow"))
-    environment = os.environ | lab.energy.environment | {"EXPORT_STORAGE_PATH": str(lab.folder)}
-    with subprocess.Popen([sys.executable, "-c", SLOW_WORKER], env=environment) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while not any(".partial/" in name for name in lab.files()):
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            yield job, process
-        finally:
-            process.kill()
+    # forked: a fresh interpreter would import for seconds
+    process = multiprocessing.get_context("fork").Process(target=_slow_worker, args=(str(lab.folder),))
+    process.start()
+    try:
+        deadline = time.monotonic() + 120
+        while not any(".partial/" in name for name in lab.files()):
+            assert process.exitcode is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield job, process
+    finally:
+        process.kill()
+        process.join()
+        process.close()
 
 
 def test_killed_worker__another_takes_the_job_up_and_removes_its_leftovers(
-    lab: ExportLab, slow_job: tuple[Job, subprocess.Popen[bytes]]
+    lab: ExportLab, slow_job: tuple[Job, BaseProcess]
 ) -> None:
     job, process = slow_job
     process.kill()
-    process.wait()
+    process.join()
     assert lab.claim(job) is None
     assert lab.find(job).status == "running"
     assert any(".partial/" in name for name in lab.files())
@@ -75,11 +85,12 @@ def test_killed_worker__another_takes_the_job_up_and_removes_its_leftovers(
 
 
 def test_terminated_worker__gives_the_job_back_at_once(
-    lab: ExportLab, slow_job: tuple[Job, subprocess.Popen[bytes]]
+    lab: ExportLab, slow_job: tuple[Job, BaseProcess]
 ) -> None:
     job, process = slow_job
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 0
     found = lab.find(job)
     assert (found.status, found.attempts, found.worker) == ("pending", 0, None)
     assert lab.files() == set()
@@ -219,15 +230,16 @@ def test_full_disk__fails_and_leaves_nothing(lab: ExportLab, tmp_path: Path) -> 
 def test_nothing_is_visible__before_it_is_complete(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ai_hub.exports.reading.SHORT_CHUNK_ROWS", 1)
     visible: set[str] = set()
+    path = ""
 
     def look(done: int, total: int) -> None:
         del done, total
-        visible.update(name for name in lab.files() if "/." not in name)
+        visible.update(name for name in lab.files() if "/." not in name and f"/{path}" in name)
 
-    for partition_by, path in ((None, "whole.parquet"), ("month", "whole")):
+    for partition_by, path in ((None, "one.parquet"), ("month", "months")):
         request = lab.request(hours=24 * 35, partition_by=partition_by, output_path=path)
         assert lab.work(lab.submit(request), look).status == "completed"
-        assert not {name for name in visible if f"/{path}" in name}
+        assert not visible
 
 
 def test_jobs_of_many_tenants__take_turns(lab: ExportLab) -> None:
