@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from export_lab import ExportLab, selected
 
-from ai_hub.errors import ConflictError
 from ai_hub.cli.export import export_worker_command
+from ai_hub.errors import ConflictError
 from ai_hub.exports import claims, reading, submission
 from ai_hub.exports.jobs import CANCELLED
 from ai_hub.settings import Settings
