@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, LiteralString
 from urllib.parse import quote, urlsplit
 
 from psycopg import sql
+from psycopg.errors import DuplicateObject, UniqueViolation
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -90,7 +92,8 @@ def _ensure_service_login(connection: psycopg.Connection, address: str, here: di
     existed = _exists(connection, "SELECT FROM pg_roles WHERE rolname = %s", login)
     _ensure_login(connection, login, there["PGPASSWORD"] or None)
     if not _exists(connection, "SELECT FROM pg_roles WHERE rolname = %s", SERVICE_ROLE):
-        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(SERVICE_ROLE)))
+        with suppress(DuplicateObject, UniqueViolation):  # `ai-hub migrate` makes it, too
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(SERVICE_ROLE)))
     connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(SERVICE_ROLE), sql.Identifier(login)))
     return Provisioned(name, there["PGDATABASE"], "present" if existed else "created")
 
