@@ -90,7 +90,8 @@ class AsyncBulkConnection(AsyncConnection):
         except TimeoutError as error:
             await self.disconnect(nowait=True)
             raise RedisTimeoutError(f"Timeout reading from {self.host}:{self.port}") from error
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # uvloop raises the latter when the other side has reset the connection
             await self.disconnect(nowait=True)
             raise RedisConnectionError(
                 f"Error while reading from {self.host}:{self.port}: {error}"

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+import uvloop
 from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from online_repo import NOW, OURS, Pair, open_store, view
 from valkey_servers import HOST, cluster, free_port, sentinel, server
+
+from feast_plugins.online.bulk import AsyncBulkConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -267,3 +270,18 @@ def test_sentinel__names_another_master__which_is_asked_from_then_on(folder: Pat
         assert read(store, "5") == [5.0]
         assert redis.Redis(HOST, replica).dbsize() == len(ASSETS)
         store.provider.online_store.teardown(store.config, [], [])
+
+
+def test_ask__uvloop_has_closed_the_transport__is_a_connection_error_and_connects_anew(port: int) -> None:
+    async def run() -> list[Any]:
+        connection = AsyncBulkConnection(host=HOST, port=port)
+        assert await connection.ask(b"PING\r\n", 1) == [b"PONG"]
+        connection._writer.transport.abort()  # type: ignore[union-attr]  # connected
+        await asyncio.sleep(0.01)
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await connection.ask(b"PING\r\n", 1)
+        replies = await connection.ask(b"PING\r\n", 1)
+        await connection.disconnect()
+        return replies
+
+    assert uvloop.run(run()) == [b"PONG"]
