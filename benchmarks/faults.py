@@ -88,7 +88,7 @@ def _faults(disk: Path | None) -> list[Fault]:
         Fault("S3 killed for 5 s, exports go there", _kill("s3"), _start("s3"), _S3),
         Fault("export worker killed", _kill_worker),
         Fault("export worker killed, exports go to S3", _kill_worker, variables=_S3),
-        Fault("service killed", _kill_service, _start_service, seconds=1.0),
+        Fault("service killed", _kill_service, _start_service, seconds=0.0, longer=15.0),
     ]
     for name, title in _TITLES.items():
         if name == "mlflow":

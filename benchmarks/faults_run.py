@@ -43,6 +43,8 @@ class Fault:
     variables: Mapping[str, str] = field(default_factory=dict)
     #: seconds between the two
     seconds: float = 5.0
+    #: seconds of load more than usual, for what takes long to come back
+    longer: float = 0.0
     note: str = ""
 
 
@@ -124,7 +126,7 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
 
 
 def _streams(ground: Ground, fault: Fault, plan: Plan) -> list[Stream]:
-    seconds = plan.before + fault.seconds + plan.after
+    seconds = plan.before + fault.seconds + plan.after + fault.longer
     hour = this_hour() - timedelta(hours=30)
     pairs = [(asset, tenant) for asset in ground.assets for tenant in TENANTS]
     headers = [{"x-api-key": ground.keys[tenant]} for _, tenant in pairs]
@@ -359,9 +361,10 @@ def _times(outcome: Outcome, since: float, until: float) -> dict[str, Any] | Non
 
 
 def _gap(outcome: Outcome) -> float:
-    """Longest time without an answer of 200."""
-    good = np.sort(_ends(outcome)[np.array(outcome.status) == _OK])
-    return float(np.diff(good).max()) if len(good) > 1 else float("inf")
+    """Longest time without an answer of 200, from the first request to the last answer."""
+    ends = _ends(outcome)
+    good = ends[np.array(outcome.status) == _OK]
+    return float(np.diff(np.sort([min(outcome.due), *good, ends.max()])).max())
 
 
 def _healthy(outcomes: Mapping[str, Outcome], watcher: Watcher, healed: float) -> float:
