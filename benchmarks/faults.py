@@ -192,7 +192,9 @@ def _empty(disk: Path) -> None:
 
 
 def _clock(offset: str) -> dict[str, str]:
-    return {"LD_PRELOAD": _FAKETIME, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    # file times stay as they are, or Python would compile every module anew
+    kept = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+    return {"LD_PRELOAD": _FAKETIME, "FAKETIME": offset} | kept
 
 
 def _say(text: str) -> None:
