@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BENCHMARK = "faults"
 ASSETS, DAYS = 50, 20
-FULL, SMALL = Plan(), Plan(before=2, after=5, rate=50)
+FULL, SMALL = Plan(), Plan(before=2, after=4, rate=50)
 _S3 = {"EXPORT_STORAGE_PATH": f"s3://{BUCKET}/faults"}
 _DISK_MIB = 24
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
@@ -49,7 +49,6 @@ def main() -> None:
     plan = SMALL if given.small else FULL
     folder = given.output or (results.SCRATCH if given.small else results.DOCS)
     kind = given.timescaledb or kinds[0]
-    found = []
     with ExitStack() as stack:
         name = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
         if os.geteuid() == 0:
@@ -64,19 +63,21 @@ def main() -> None:
             record = faults_run.run(ground, fault, plan)
             _say(f"  {record['streams']} exports {record['exports']}")
             _say(f"  healthy {record['healthy_s']} s, gap {record['gap_s']} s, lost {record['lost']}")
-            found.append(
-                {
-                    "benchmark": BENCHMARK,
-                    "server": kind,
-                    "command": "make faults SMALL=1" if given.small else "make faults",
-                    "sizes": {"assets": ASSETS, "days": DAYS, "rate": plan.rate},
-                    "versions": servers.versions(ground.direct.variables["TIMESCALE_DSN"]),
-                }
-                | record
-                | results.circumstances()
+            every = results.store(
+                folder,
+                [
+                    {
+                        "benchmark": BENCHMARK,
+                        "server": kind,
+                        "command": "make faults SMALL=1" if given.small else "make faults",
+                        "sizes": {"assets": ASSETS, "days": DAYS, "rate": plan.rate},
+                        "versions": servers.versions(ground.direct.variables["TIMESCALE_DSN"]),
+                    }
+                    | record
+                    | results.circumstances()
+                ],
             )
-    every = results.select(results.store(folder, found), BENCHMARK)
-    faults_report.write(folder, every)
+            faults_report.write(folder, results.select(every, BENCHMARK))
     print(f"written to {folder}")
 
 

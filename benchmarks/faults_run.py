@@ -52,8 +52,8 @@ class Fault:
 class Plan:
     """How long load runs before a fault and after it is over, and how much."""
 
-    before: float = 4.0
-    after: float = 10.0
+    before: float = 3.0
+    after: float = 6.0
     rate: float = 100.0
 
 

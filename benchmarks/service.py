@@ -60,8 +60,8 @@ class Size:
     turns: int
 
 
-FULL = Size(assets=100, days=30, seconds=10, turns=3)
-SMALL = Size(assets=100, days=8, seconds=2, turns=1)
+FULL = Size(assets=100, days=30, seconds=6, turns=2)
+SMALL = Size(assets=100, days=8, seconds=1, turns=1)
 
 
 @dataclass(frozen=True)
