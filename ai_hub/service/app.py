@@ -50,6 +50,8 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        # short names for the functions of generated clients
+        generate_unique_id_function=lambda route: route.name,
     )
     errors.install(app)
     for module in (features, exports, models, health):

@@ -69,7 +69,13 @@ async def list_exports(
     tenant_id: _Tenant,
     feature_set: Annotated[FeatureSetName | None, Query()] = None,
     status_filter: Annotated[
-        str | None, Query(description=f"one of {', '.join(STATUSES)}", examples=["completed"])
+        str | None,
+        # another value is answered with 400, not with 422
+        Query(
+            description=f"one of {', '.join(STATUSES)}",
+            examples=["completed"],
+            json_schema_extra={"anyOf": [{"type": "string", "enum": list(STATUSES)}, {"type": "null"}]},
+        ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> ExportList:

@@ -50,7 +50,17 @@ class FeaturesRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 {"tenant_id": "city-works", "asset_id": "meter-008", "feature_set": "forecast_basic"},
-            ]
+            ],
+            "oneOf": [
+                {
+                    "required": [this],
+                    "properties": {this: {"type": kind}, other: {"type": "null"}},
+                }
+                for this, kind, other in (
+                    ("asset_id", "string", "asset_ids"),
+                    ("asset_ids", "array", "asset_id"),
+                )
+            ],
         },
     )
 

@@ -1,0 +1,101 @@
+"""Two tenants with meters and keys in a running service: what the examples of OpenAPI name is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from energy import HOUR
+from service_server import running_service
+
+from ai_hub.access import key_store
+from ai_hub.access.principal import ALL_SCOPES
+from ai_hub.database.connection import connect
+from ai_hub.database.refresh import refresh
+from ai_hub.exports.jobs import CANCELLED
+from ai_hub.service.settings import ServiceSettings
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from energy import Energy
+
+TENANT = "city-works"
+OTHER = "other-works"
+ASSETS = ("meter-008", "meter-081")
+#: The export id of the examples.
+EXPORT = "0f2c6a52-9b1e-4a0e-8a50-3f4f0a6f7d55"
+_HISTORY = timedelta(days=9)
+
+
+@dataclass(frozen=True)
+class CityWorks:
+    """A service, and who may ask it."""
+
+    address: str
+    settings: Settings
+    #: of `TENANT` and of `OTHER`, each with every scope
+    key: str
+    other_key: str
+    #: local files of exports
+    exports: Path
+
+    def client(self) -> httpx.Client:
+        """A client with the key of `TENANT`."""
+        return httpx.Client(base_url=self.address, headers={"X-API-Key": self.key}, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def city_works(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CityWorks]:
+    """See `CityWorks`; the feature repository is applied, and the features are computed."""
+    del energy
+    folder = tmp_path_factory.mktemp("city-works")
+    settings = Settings(export_storage_path=str(folder / "exports"))
+    dsn = settings.require("timescale_dsn")
+    add_meters(dsn)
+    add_export(dsn)
+    keys = [
+        str(key_store.create("test", [tenant], ALL_SCOPES, created_by="test", dsn=dsn)[1])
+        for tenant in (TENANT, OTHER)
+    ]
+    with running_service(settings, ServiceSettings()) as address:
+        yield CityWorks(address, settings, *keys, folder / "exports")
+
+
+def add_meters(dsn: str) -> None:
+    """Each meter with hourly readings up to now, and its features."""
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    times = [now - step * HOUR for step in range(1, int(_HISTORY / HOUR))]
+    with connect(dsn) as connection:
+        for tenant in (TENANT, OTHER):
+            for asset in ASSETS:
+                connection.execute(
+                    "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)"
+                    " VALUES (%s, %s, 'electricity', 'kWh', 'Europe/Berlin') ON CONFLICT DO NOTHING",
+                    [tenant, asset],
+                )
+                connection.execute(
+                    'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value)'
+                    " SELECT time, %s, %s, extract(hour FROM time) FROM unnest(%s::timestamptz[]) AS r (time)"
+                    " ON CONFLICT DO NOTHING",
+                    [tenant, asset, times],
+                )
+    refresh(dsn=dsn)
+
+
+def add_export(dsn: str) -> None:
+    """The export of the examples: one that was cancelled, so that it can be cancelled again."""
+    hour = datetime(2026, 10, 1, tzinfo=UTC)
+    with connect(dsn) as connection:
+        connection.execute(
+            "INSERT INTO feature_exports (export_id, tenant_id, feature_set, start_time, end_time, status,"
+            " error, output_path, request_hash, cancel_requested, created_at, completed_at)"
+            " VALUES (%s, %s, 'forecast_basic', %s, %s, 'failed',"
+            " %s, 'example.parquet', 'example', true, now(), now()) ON CONFLICT DO NOTHING",
+            [EXPORT, TENANT, hour, hour + HOUR, CANCELLED],
+        )

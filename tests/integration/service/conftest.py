@@ -1,0 +1,7 @@
+"""A service with two tenants."""
+
+from __future__ import annotations
+
+from city_works import city_works
+
+__all__ = ["city_works"]
