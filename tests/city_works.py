@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from energy import HOUR
+from openid_provider import running_provider
 from service_server import running_service
 
+from ai_hub import registry
 from ai_hub.access import key_store
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.exports.jobs import CANCELLED
-from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ OTHER = "other-works"
 ASSETS = ("meter-008", "meter-081")
 #: The export id of the examples.
 EXPORT = "0f2c6a52-9b1e-4a0e-8a50-3f4f0a6f7d55"
+#: Limits of rates have tests of their own.
+_GENEROUS = {"rate_limit_per_s": 100_000, "unauthenticated_per_s": 100_000}
 _HISTORY = timedelta(days=9)
 
 
@@ -59,11 +62,16 @@ def city_works(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iter
     dsn = settings.require("timescale_dsn")
     add_meters(dsn)
     add_export(dsn)
+    for tenant in (TENANT, OTHER):
+        registry.ensure_tenant(tenant)
     keys = [
         str(key_store.create("test", [tenant], ALL_SCOPES, created_by="test", dsn=dsn)[1])
         for tenant in (TENANT, OTHER)
     ]
-    with running_service(settings, ServiceSettings()) as address:
+    with (
+        running_provider() as provider,
+        running_service(settings, provider.options(**_GENEROUS)) as address,
+    ):
         yield CityWorks(address, settings, *keys, folder / "exports")
 
 

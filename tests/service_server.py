@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from ai_hub.service.app import create_app
+from ai_hub.service.http_protocol import BoundedProtocol
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
 
@@ -28,7 +29,7 @@ def running_service(
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     app = create_app(options or ServiceSettings(), settings or Settings())
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", http=BoundedProtocol)
     server = uvicorn.Server(config)
     thread = threading.Thread(
         target=lambda: asyncio.run(server.serve(sockets=[listener])), name="service", daemon=True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from ai_hub.service.http_protocol import BoundedProtocol
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.service.supervisor import supervised
 
@@ -43,6 +44,7 @@ def serve(host: str, port: int, *, workers: int, export_worker: bool) -> None:
             workers=workers,
             access_log=False,
             log_config=None,
+            http=BoundedProtocol,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_SHUTDOWN_S,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from ai_hub.access.principal import Principal, Scope
 from ai_hub.service import errors, model_ids
 from ai_hub.service.dependencies import AUTHENTICATED, Caller, state_of
+from ai_hub.service.links import links
 from ai_hub.service.model_ids import PRODUCTION, ModelId, stage_of
 from ai_hub.service.schemas.common import ModelName, TenantId
 from ai_hub.service.schemas.models import (
@@ -34,7 +35,8 @@ _Id = Annotated[str, Path(description="tenant:model:version", examples=["city-wo
     "/register",
     status_code=201,
     response_model=RegisterResponse,
-    responses=errors.responses(400, 401, 403, 404, 409, 413, 422, 429, 503),
+    responses=errors.responses(400, 401, 403, 404, 409, 413, 422, 429, 503)
+    | {201: links("get_model", "promote_model", "delete_model", model_id="model_id")},
 )
 async def register_model(
     caller: Caller, request: Request, response: Response, body: RegisterRequest

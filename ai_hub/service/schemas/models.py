@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -148,6 +149,12 @@ class UploadedArtifact(BaseModel):
 Artifact = Annotated[RunArtifact | LoggedModelArtifact | UploadedArtifact, Field(discriminator="type")]
 
 
+_EXAMPLE_MLMODEL = base64.b64encode(
+    b"flavors:\n  lightgbm: {data: data/model.lgb}\n  python_function: {loader_module: mlflow.lightgbm}\n"
+    b'signature: {inputs: \'[{"name": "lag_1h", "type": "double"}]\', outputs: \'[{"type": "double"}]\'}\n'
+).decode()
+
+
 class RegisterRequest(BaseModel):
     """A new version of a model."""
 
@@ -161,13 +168,27 @@ class RegisterRequest(BaseModel):
                     "model_name": "demand-forecast",
                     "version": "v1.2.0",
                     "metadata": {"model_type": "demand_forecast", "target_variable": "demand_kw"},
+                    "metrics": {"mae": 1.7},
+                    "artifact": {
+                        "type": "upload",
+                        "files": [
+                            {"path": "MLmodel", "content": _EXAMPLE_MLMODEL},
+                            {"path": "data/model.lgb", "content": "dHJlZQo="},
+                        ],
+                    },
+                },
+                {
+                    "tenant_id": "city-works",
+                    "model_name": "demand-forecast",
+                    "version": "v1.2.0",
+                    "metadata": {"model_type": "demand_forecast", "target_variable": "demand_kw"},
                     "metrics": {"mae": 1.7, "custom_metrics": {"bias": 0.1}},
                     "artifact": {
                         "type": "run",
                         "run_id": "0f0a5b8e6d1c4f1f9a3a5d6b7c8d9e0f",
                         "path": "model",
                     },
-                }
+                },
             ]
         },
     )

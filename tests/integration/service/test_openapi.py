@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[3]
 METHODS = ("get", "put", "post", "patch", "delete", "head", "options", "trace")
+#: Nobody waits here; the example of a promotion has brought the version to production.
+BESIDE_THE_EXAMPLE = {"create_export": {"wait_s": 0}, "delete_model": {"force": True}}
 OPENAPI = create_app().openapi()
 
 
@@ -96,7 +98,9 @@ def test_operation__has_an_example_of_all_it_needs(operation: dict[str, Any]) ->
 
 def test_examples__taken_literally__work(city_works: CityWorks) -> None:
     with city_works.client() as client:
-        answers = {named(each): send(client, *rest, each) for *rest, each in operations()}
+        # what is deleted is deleted last
+        order = sorted(operations(), key=lambda each: each[0] == "delete")
+        answers = {named(each): send(client, *rest, each) for *rest, each in order}
     failed = {name: answer.text for name, answer in answers.items() if not answer.is_success}
     assert failed == {}
 
@@ -109,8 +113,7 @@ def send(client: httpx.Client, method: str, path: str, operation: dict[str, Any]
             path = path.replace(f"{{{parameter['name']}}}", quote(str(value), safe=":"))
         elif parameter["in"] == "query" and value is not None:
             query[parameter["name"]] = value
-    if operation["operationId"] == "create_export":
-        query["wait_s"] = 0
+    query |= BESIDE_THE_EXAMPLE.get(named(operation), {})
     schema = body_schema(operation)
     body = schema["examples"][0] if schema else None
     return client.request(method, path, params=query, json=body)

@@ -1,0 +1,70 @@
+"""Each hostile request gets its 4xx with a readable body, and changes nothing that is stored."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from city_works import TENANT
+from hostile_inputs import HOSTILE, MODEL_ID, Hostile, upload
+from hostile_world import Answer, Record, credentials_of, exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from city_works import CityWorks
+
+_AT_LEAST = 100
+_CREATED = 201
+_CONFLICT = 409
+
+
+class World:
+    """The service, what may be sent to it, and what is stored behind it."""
+
+    def __init__(self, works: CityWorks) -> None:
+        self.works = works
+        self.credentials = credentials_of(works)
+        self.record = Record(works)
+        self.before = self.record.all()
+
+    def send(self, hostile: Hostile) -> Answer:
+        return exchange(self.works.address, hostile.request, self.credentials)
+
+
+@pytest.fixture(scope="module")
+def world(city_works: CityWorks) -> Iterator[World]:
+    folder = city_works.exports / TENANT
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "link").symlink_to("/etc")
+    tenant, name, version = MODEL_ID.split(":")
+    request = upload(tenant_id=tenant, model_name=name, version=version)
+    made = exchange(city_works.address, request, {"good": city_works.key})
+    assert made.status in {_CREATED, _CONFLICT}, made.body
+    world = World(city_works)
+    yield world
+    after = world.record.all()
+    world.record.close()
+    changed = {name for name in world.before | after if world.before.get(name) != after.get(name)}
+    assert changed == set()
+
+
+def test_table__is_long__and_each_id_is_its_own() -> None:
+    assert len(HOSTILE) >= _AT_LEAST
+    assert len({each.id for each in HOSTILE}) == len(HOSTILE)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=[each.id for each in HOSTILE])
+def test_hostile_request__is_refused__and_writes_nothing(world: World, hostile: Hostile) -> None:
+    before = world.record.writes()
+    answer = world.send(hostile)
+    assert answer.status == hostile.status, answer
+    problem = json.loads(answer.body)
+    assert problem["message"]
+    assert problem["hint"]
+    assert answer.headers["content-type"] == "application/json"
+    assert not re.search(rb"Traceback|File \\?\"|psycopg|sqlalchemy", answer.body)
+    assert "set-cookie" not in answer.headers
+    assert world.record.writes() == before
