@@ -159,7 +159,7 @@ class Record:
         mlflow = Path(self._settings.require("mlflow_backend_store_uri").partition(":///")[2])
         return {
             "timescaledb": row[0],
-            "redis": int(self._redis.info("persistence")["rdb_changes_since_last_save"]),
+            "redis": sum(each["keys"] - each["expires"] for each in self._redis.info("keyspace").values()),
             "mlflow": mlflow.stat().st_mtime_ns,
             "exports": len(list(self._exports.rglob("*"))) if self._exports.exists() else 0,
         }
@@ -181,6 +181,9 @@ class Record:
     def _keys(self) -> str:
         found = hashlib.sha256()
         for key in sorted(self._redis.scan_iter(count=1_000)):
+            # that there is no such asset is remembered for a moment
+            if self._redis.pttl(key) > 0:
+                continue
             found.update(key + b"\0" + (self._redis.dump(key) or b""))
         return found.hexdigest()
 

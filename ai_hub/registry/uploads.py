@@ -116,9 +116,13 @@ def _ensure_experiment(client: MlflowClient) -> str:
     return str(present.experiment_id)
 
 
+#: Of Windows, and of encoded or home-relative paths, which MLflow refuses or somebody may expand.
+_SPECIAL = frozenset("\\:%~")
+
+
 def _check_path(path: str) -> None:
     parts = path.split("/")
-    plain = path.isprintable() and "\\" not in path and ":" not in path and len(path) <= _LONGEST_PATH
+    plain = path.isprintable() and not _SPECIAL & set(path) and len(path) <= _LONGEST_PATH
     if not plain or any(part in {"", ".", ".."} or part != part.strip() for part in parts):
         raise BadInputError(
             f"{path[:_LONGEST_PATH]!a} is no path of a file.",

@@ -82,6 +82,14 @@ KINDS: tuple[tuple[type[AiHubError], HTTPStatus, str], ...] = (
     (NotLoggedInError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
     (SettingMissingError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
 )
+#: Where whoever raised the error knew none, such as MLflow.
+_HINTS = {
+    HTTPStatus.BAD_REQUEST: "Correct it, and ask again; see the endpoint in /docs.",
+    HTTPStatus.UNAUTHORIZED: "Send a valid key in the header X-API-Key.",
+    HTTPStatus.FORBIDDEN: "Ask the administrator for a key with that scope and tenant.",
+    HTTPStatus.NOT_FOUND: "List what there is, and check the name.",
+    HTTPStatus.CONFLICT: "Change first what the message names.",
+}
 _RETRY_AFTER_S = "1"
 
 
@@ -113,7 +121,7 @@ def answer(error: AiHubError, request_id: str | None) -> JSONResponse:
         # where the server is and what it said is for the log
         _log.warning("unavailable", reason=message)
         message, hint = _down(error)
-    problem = Problem(error=kind, message=message, hint=hint, request_id=request_id)
+    problem = Problem(error=kind, message=message, hint=hint or _HINTS.get(status), request_id=request_id)
     return JSONResponse(problem.model_dump(exclude_none=True), status, headers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -24,9 +25,12 @@ SemanticVersion = Annotated[
 ]
 
 
+_TIME = re.compile(r"\d{4}-.{6,44}$", re.ASCII)
+
+
 def _text_only(value: Any) -> Any:
-    # pydantic would take numbers for seconds since 1970
-    if isinstance(value, datetime | str):
+    # pydantic would take numbers, as text too, for seconds since 1970, and fractions of any length
+    if isinstance(value, datetime) or (isinstance(value, str) and _TIME.match(value)):
         return value
     raise ValueError("must be text such as 2026-11-25T14:00:00Z")
 
