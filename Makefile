@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 export UV_SYSTEM_CERTS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo demo-down test bench faults screenshots lint audit format clean
+.PHONY: help install lock demo demo-down test bench fuzz faults screenshots lint audit format clean
 
 help: ## Show every target and what it does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service 
 
 faults: $(STAMP) ## Kill and disturb every server under load and see what clients notice, into docs/benchmarks (SMALL=1: shorter)
 	@$(BIN)/python -m benchmarks.faults $(if $(SMALL),--small)
+
+fuzz: $(STAMP) ## Let schemathesis try the REST service for some ten minutes
+	@AI_HUB_FUZZ_EXAMPLES=400 AI_HUB_FUZZ_TIMEOUT_S=3600 $(BIN)/pytest --timeout=3700 -k schemathesis \
+	  tests/integration/service/test_openapi.py
 
 screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
 	@$(BIN)/python tests/screenshots.py

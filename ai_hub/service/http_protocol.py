@@ -83,8 +83,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, message: str, hint: str) -> None:
         self._stop_timer()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()  # an answer to an earlier request is under way
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()  # an answer is half sent
             return
         body = json.dumps({"error": status.name.lower(), "message": message, "hint": hint}).encode()
         head = (

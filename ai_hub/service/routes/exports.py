@@ -63,7 +63,7 @@ async def create_export(
     return ExportJob.of(await desk.wait(job, wait_s))
 
 
-@router.get("/exports", response_model=ExportList, responses=errors.responses(400, 401, 403, 422, 503))
+@router.get("/exports", response_model=ExportList, responses=errors.responses(400, 401, 403, 422, 429, 503))
 async def list_exports(
     *,
     caller: Caller,
@@ -92,7 +92,7 @@ async def list_exports(
 
 
 @router.get(
-    "/exports/{export_id}", response_model=ExportJob, responses=errors.responses(401, 403, 404, 422, 503)
+    "/exports/{export_id}", response_model=ExportJob, responses=errors.responses(401, 403, 404, 422, 429, 503)
 )
 async def get_export(caller: Caller, request: Request, export_id: _ExportId, tenant_id: _Tenant) -> ExportJob:
     """One export of a tenant."""
@@ -103,7 +103,7 @@ async def get_export(caller: Caller, request: Request, export_id: _ExportId, ten
 @router.post(
     "/exports/{export_id}/cancel",
     response_model=ExportJob,
-    responses=errors.responses(401, 403, 404, 409, 422, 503),
+    responses=errors.responses(401, 403, 404, 409, 422, 429, 503),
 )
 async def cancel_export(
     caller: Caller, request: Request, export_id: _ExportId, tenant_id: _Tenant

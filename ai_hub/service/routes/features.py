@@ -75,7 +75,7 @@ async def answer(asked: FeaturesRequest, caller: Principal, parts: State, noted:
 @router.post(
     "/get",
     response_model=FeaturesResponse | FeaturesBatchResponse,
-    responses=errors.responses(400, 401, 403, 404, 422, 503),
+    responses=errors.responses(400, 401, 403, 404, 413, 422, 429, 503),
 )
 async def get_features(asked: FeaturesRequest, request: Request, caller: Caller) -> Response:
     """Features of one asset, or of many, at a time."""
@@ -83,7 +83,7 @@ async def get_features(asked: FeaturesRequest, request: Request, caller: Caller)
     return Response(content, media_type="application/json")
 
 
-@router.get("/sets", responses=errors.responses(401, 503))
+@router.get("/sets", responses=errors.responses(401, 429, 503))
 async def list_feature_sets(request: Request, caller: Caller) -> FeatureSetsResponse:
     """Every feature set there is."""
     del caller  # whoever is authenticated

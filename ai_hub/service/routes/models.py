@@ -90,7 +90,7 @@ async def get_model(caller: Caller, request: Request, model_id: _Id) -> ModelRes
 @router.put(
     "/{model_id}/promote",
     response_model=PromoteResponse,
-    responses=errors.responses(400, 401, 403, 404, 409, 422, 429, 503),
+    responses=errors.responses(400, 401, 403, 404, 409, 413, 422, 429, 503),
 )
 async def promote_model(
     caller: Caller, request: Request, model_id: _Id, body: PromoteRequest

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from city_works import TENANT
-from hostile_inputs import HOSTILE, MODEL_ID, Hostile, upload
+from hostile_inputs import HOSTILE, MODEL_ID, Hostile, ask, upload
 from hostile_world import Answer, Record, credentials_of, exchange
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 _AT_LEAST = 100
 _CREATED = 201
 _CONFLICT = 409
+_SOON_S = 10
 
 
 class World:
@@ -68,3 +73,23 @@ def test_hostile_request__is_refused__and_writes_nothing(world: World, hostile: 
     assert not re.search(rb"Traceback|File \\?\"|psycopg|sqlalchemy", answer.body)
     assert "set-cookie" not in answer.headers
     assert world.record.writes() == before
+
+
+def test_partial_requests__left_hanging__hold_up_nobody(world: World) -> None:
+    parts = urlsplit(world.works.address)
+    beginnings = (
+        b"POST /ai/feat",
+        b"GET / HTTP/1.1\r\nX-A: b\r\n",
+        ask("/ai/features/get", b"{", method="POST", key=world.works.key, Content_Length="900"),
+    )
+    with ExitStack() as stack, world.works.client() as client:
+        for beginning in beginnings * 20:
+            hanging = stack.enter_context(socket.create_connection((parts.hostname, parts.port), 10))
+            hanging.sendall(beginning)
+        started = time.monotonic()
+        answers = [
+            client.get("/ai/features/sets"),
+            client.post("/ai/features/get", json={"tenant_id": TENANT, "asset_id": "meter-008"}),
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert time.monotonic() - started < _SOON_S

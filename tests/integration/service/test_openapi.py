@@ -79,9 +79,11 @@ def test_operation__documents_the_errors_it_has(path: str, operation: dict[str, 
     if "security" not in operation:
         assert path.startswith("/health/") or path == "/metrics"
         return
-    expected = {"401", "503"}
+    expected = {"401", "429", "503"}
     if "tenant_id" in json.dumps([operation.get("parameters"), body_schema(operation)]):
         expected |= {"403", "422"}
+    if "requestBody" in operation:
+        expected |= {"413"}
     assert expected <= set(operation["responses"])
 
 
