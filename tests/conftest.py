@@ -94,8 +94,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def stack(servers: Stack) -> dict[str, str]:
-    """Settings of the run's embedded stack with all its servers."""
-    return servers.start()
+    """Settings of the run's embedded stack with all that the REST service needs, but without the service."""
+    return servers.start("timescaledb", "redis", "s3", "mlflow")
 
 
 @pytest.fixture

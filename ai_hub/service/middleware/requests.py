@@ -12,6 +12,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from ai_hub.service.errors import OverloadedError, answer, internal
 from ai_hub.service.observability import metrics
+from ai_hub.service.observability.logging import REQUEST
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -110,8 +111,8 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
     if feature_set:
         event["feature_set"] = feature_set
     if status >= _FAILED:
-        _log.error("request", **event)
+        _log.error(REQUEST, **event)
     elif route in _ALWAYS:
-        _log.debug("request", **event)
+        _log.debug(REQUEST, **event)
     else:
-        _log.info("request", **event)
+        _log.info(REQUEST, **event)

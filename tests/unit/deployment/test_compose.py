@@ -21,6 +21,7 @@ from ai_hub.stack import mlflow_login, mlflow_server
 PASSWORDS = {
     "POSTGRES_PASSWORD": "pw1",
     "MLFLOW_DB_PASSWORD": "pw2",
+    "SERVICE_DB_PASSWORD": "pw8",
     "REDIS_PASSWORD": "pw3",
     "MINIO_ACCESS_KEY": "key4",
     "MINIO_SECRET_KEY": "pw5",
@@ -105,7 +106,7 @@ def test_health_checks__ask_the_port_that_is_published() -> None:
 
 
 def test_servers__listen_on_the_port_that_is_published() -> None:
-    for name in ("mlflow", "feature-server"):
+    for name in ("mlflow", "feature-server", "api"):
         assert f"--port={TARGETS[name][0]}" in SERVICES[name]["command"]
         assert "--host=0.0.0.0" in SERVICES[name]["command"]
     metrics = {f"--metrics-port={TARGETS['materializer'][0]}", "--metrics-host=0.0.0.0"}

@@ -49,15 +49,27 @@ def test_log__one_json_line_an_event__of_ours_and_of_libraries() -> None:
 
 
 @pytest.mark.usefixtures("untouched")
+def test_log__secrets_are_masked() -> None:
+    stream = io.StringIO()
+    service_logging.configure(ServiceSettings(log_format="json"), stream)
+    structlog.get_logger("ours").info("connecting", to="postgresql://ai_hub:hush@db:5432/ai_hub")
+    logging.getLogger("library").warning("password=hush was refused")
+    assert "hush" not in stream.getvalue()
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+@pytest.mark.usefixtures("untouched")
 def test_log__of_a_failure__has_its_traceback_in_the_line() -> None:
     stream = io.StringIO()
     service_logging.configure(ServiceSettings(log_format="json"), stream)
+    hidden = "hush".upper()
     try:
         int("broken")
     except ValueError:
         structlog.get_logger("ours").exception("failed")
     [line] = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert line["exception"][0]["exc_value"].endswith("'broken'")
+    assert hidden not in stream.getvalue(), "local variables may be secrets"
 
 
 class _Collector(BaseHTTPRequestHandler):
