@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import httpx
-from service_process import free_port, serving
+from service_process import CLI, free_port, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +49,19 @@ def test_serve__every_server_down__lives_says_so_and_leaks_no_secret(tmp_path: P
     lines = log.read_text().splitlines()
     assert all(isinstance(json.loads(line), dict) for line in lines)
     assert "hush" not in log.read_text() + ready.text + asked.text
+
+
+def test_serve__without_authentication__stays_on_this_machine() -> None:
+    done = subprocess.run(
+        [CLI, "serve", "--host=0.0.0.0", f"--port={free_port()}"],
+        env={**os.environ, **nowhere(), "AI_HUB_API_AUTH": "off"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "AI_HUB_API_AUTH=off would open every tenant's data" in done.stderr
 
 
 def test_serve__with_two_processes__counts_the_requests_of_both(tmp_path: Path) -> None:
