@@ -108,8 +108,7 @@ def main() -> None:
                 "versions": servers.versions(dsn) | {"pyarrow": pa.__version__},
             } | results.circumstances()
             found += [common | record for record in _measure(site, size)]
-    results.store(folder, found)
-    exports_report.write(folder, found)
+    exports_report.write(folder, results.select(results.store(folder, found), BENCHMARK))
     print(f"written to {folder}")
 
 

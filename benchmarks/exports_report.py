@@ -32,6 +32,7 @@ _MIB = 1 << 20
 
 def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write `exports.md`."""
+    records = sorted(records, key=lambda record: (record["server"], record["sizes"]["rows"]), reverse=True)
     first = records[0]
     machine = first["machine"]
     text = _INTRO.format(
