@@ -113,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few requests: shows that it works")
     parser.add_argument("--server", choices=servers.available(), help="where TimescaleDB runs")
+    parser.add_argument("--only", action="append", help="works with these words in their names; repeatable")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
     given = parser.parse_args()
     servers.clean_up_when_terminated()
@@ -130,7 +131,12 @@ def main() -> None:
         series = site.fill(size.assets, size.days)
         site.apply()
         with _serving(site, keys) as variants:
-            found = _measure(site, keys, variants, _works(series.names), size)
+            works = [
+                work
+                for work in _works(series.names)
+                if not given.only or any(words in work.name for words in given.only)
+            ]
+            found = _measure(site, keys, variants, works, size)
         common = {
             "benchmark": BENCHMARK,
             "server": server,
@@ -144,8 +150,8 @@ def main() -> None:
             },
         } | results.circumstances()
     records = [common | record for record in found]
-    results.store(folder, records)
-    service_report.write(folder, records)
+    every = results.select(results.store(folder, records), BENCHMARK)
+    service_report.write(folder, [record for record in every if record["server"] == server])
     print(f"written to {folder}")
 
 
