@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BENCHMARK = "faults"
 ASSETS, DAYS = 50, 20
-FULL, SMALL = Plan(), Plan(before=2, after=4, rate=50)
+FULL, SMALL = Plan(), Plan(before=2, after=8, rate=50)
 _S3 = {"EXPORT_STORAGE_PATH": f"s3://{BUCKET}/faults"}
 _DISK_MIB = 24
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
@@ -89,7 +89,7 @@ def _faults(disk: Path | None) -> list[Fault]:
         Fault("S3 killed for 5 s, exports go there", _kill("s3"), _start("s3"), _S3),
         Fault("export worker killed", _kill_worker),
         Fault("export worker killed, exports go to S3", _kill_worker, variables=_S3),
-        Fault("service killed", _kill_service, _start_service, seconds=0.0, longer=15.0),
+        Fault("service killed", _kill_service, _start_service, seconds=0.0),
     ]
     for name, title in _TITLES.items():
         if name == "mlflow":

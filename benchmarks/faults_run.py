@@ -29,6 +29,8 @@ FAST, PAST, MODELS = "features", "past features", "models"
 _MARKS = ('"degraded":true',)
 _WRITER = "writer"
 _DONE_S = 120
+#: Load ends some time after the fault, or then.
+_LONGEST_S = 300
 _OK = HTTPStatus.OK
 
 
@@ -43,8 +45,6 @@ class Fault:
     variables: Mapping[str, str] = field(default_factory=dict)
     #: seconds between the two
     seconds: float = 5.0
-    #: seconds of load more than usual, for what takes long to come back
-    longer: float = 0.0
     note: str = ""
 
 
@@ -53,7 +53,7 @@ class Plan:
     """How long load runs before a fault and after it is over, and how much."""
 
     before: float = 3.0
-    after: float = 6.0
+    after: float = 12.0
     rate: float = 100.0
 
 
@@ -89,7 +89,7 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
         exports, writer, watcher = Exports(ground, service), Writer(ground), Watcher(service)
         registrar = Registrar(ground, service)
         known = set(ground.jobs())
-        load = stack.enter_context(Load(service.port, _streams(ground, fault, plan)))
+        load = stack.enter_context(Load(service.port, _streams(ground, plan)))
         with (
             _Repeating(exports.submit, 1.0),
             _Repeating(registrar.register, 1.0),
@@ -103,6 +103,8 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
             over = time.monotonic()
             fault.heal(ground, service)
             healed = time.monotonic()
+            time.sleep(plan.after)
+            load.stop()
             outcomes = load.outcomes()
         finished = exports.wait()
         after = ground.facts(service)
@@ -125,8 +127,8 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
         }
 
 
-def _streams(ground: Ground, fault: Fault, plan: Plan) -> list[Stream]:
-    seconds = plan.before + fault.seconds + plan.after + fault.longer
+def _streams(ground: Ground, plan: Plan) -> list[Stream]:
+    seconds = _LONGEST_S
     hour = this_hour() - timedelta(hours=30)
     pairs = [(asset, tenant) for asset in ground.assets for tenant in TENANTS]
     headers = [{"x-api-key": ground.keys[tenant]} for _, tenant in pairs]

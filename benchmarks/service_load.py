@@ -99,6 +99,10 @@ class Load:
         self._process.kill()
         self._process.wait()
 
+    def stop(self) -> None:
+        """Send no more of what has a rate; what is under way is waited for."""
+        self._process.terminate()
+
     def outcomes(self) -> dict[str, Outcome]:
         """What became of it, by stream, once all is sent and answered."""
         out, _ = self._process.communicate()

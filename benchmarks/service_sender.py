@@ -11,6 +11,7 @@ import gc
 import itertools
 import json
 import selectors
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -78,8 +79,9 @@ class _Connection(asyncio.Protocol):
 
 
 class _Sender:
-    def __init__(self, port: int, plan: dict[str, Any]) -> None:
+    def __init__(self, port: int, plan: dict[str, Any], stopping: asyncio.Event) -> None:
         self._port = port
+        self._stopping = stopping
         self._plan = plan
         self._requests = itertools.cycle(list(_requests(plan)))
         self._marks = [mark.encode() for mark in plan["marks"]]
@@ -94,6 +96,8 @@ class _Sender:
             return
         loop, under_way, period = asyncio.get_running_loop(), set(), 1 / self._plan["rate"]
         for number in range(round(self._plan["rate"] * seconds)):
+            if self._stopping.is_set():
+                break
             due = begun + number * period
             if (wait := due - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
@@ -159,8 +163,10 @@ def _requests(plan: dict[str, Any]) -> Iterator[bytes]:
 
 
 async def _send(plan: dict[str, Any]) -> dict[str, Any]:
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     print(BEGUN, flush=True)
-    senders = {stream["name"]: _Sender(plan["port"], stream) for stream in plan["streams"]}
+    senders = {stream["name"]: _Sender(plan["port"], stream, stopping) for stream in plan["streams"]}
     await asyncio.gather(*(sender.run() for sender in senders.values()))
     return {name: asdict(sender.outcome) for name, sender in senders.items()}
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import service_load
 from benchmarks.faults_proxy import proxied
-from benchmarks.service_load import Stream
+from benchmarks.service_load import Load, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +78,15 @@ def test_load__refused_and_unanswered__each_is_counted_by_how_it_ended() -> None
     outcome = service_load.run(port, Stream("s", "POST", "/", ["{}"], 0.2, rate=50))["s"]
     assert outcome.statuses() == {0: 10}
     assert outcome.failures == {"refused": 10}
+
+
+def test_load__stopped__tells_of_what_it_has_sent() -> None:
+    with _server() as port, Load(port, [Stream("s", "POST", "/", ["{}"], 60, rate=50)]) as load:
+        time.sleep(0.2)
+        load.stop()
+        outcome = load.outcomes()["s"]
+    assert set(outcome.statuses()) == {200}
+    assert 1 <= len(outcome.seconds) < 60
 
 
 def test_proxy__reset_and_stall__what_a_client_sees() -> None:
