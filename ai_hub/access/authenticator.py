@@ -55,7 +55,7 @@ class Authenticator:
             raise UnauthenticatedError(
                 "This request carries no key.", hint=f"Send one in the header X-API-Key. {_CREATE}"
             )
-        if key is None and not given.startswith(api_key.PREFIX):
+        if not key and not given.startswith(api_key.PREFIX):
             if self._tokens is None:
                 raise UnauthenticatedError("This bearer token is not an API key.", hint=_CREATE)
             return await self._tokens.principal(given)
