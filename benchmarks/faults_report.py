@@ -21,7 +21,9 @@ server; the harness starts it again as a supervisor would. Nobody does anything 
 What clients saw counts answers from the moment of the fault on. Healthy is how long after the fault was over
 the last answer came that was not a full 200, or `/health/ready` did not say `ready`. Lost compares the served
 features of every meter and all readings before and after, and looks for every confirmed reading of the
-writing client, every registered version, and of each accepted export its job, row count and SHA-256.
+writing client, every registered version, and of each accepted export its job, row count and SHA-256. Before
+the fault are the first seconds after the service's start, in which it loads the registry and its libraries;
+restarts took as long as they did because the machine was busy.
 
 Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}, with other work on the machine. Code {commit},
 {measured_at}.
@@ -79,7 +81,7 @@ def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
 def _row(record: dict[str, Any]) -> str:
     streams, seconds = record["streams"], record["seconds"]
     cells = [
-        record["work"],
+        f"{record['work']} ({record['note']})" if record["note"] else record["work"],
         *(_stream(streams[name]) for name in ("features", "past features", "models")),
         _registrations(record["registrations"]),
         _exports(record["exports"]),
