@@ -116,7 +116,10 @@ def export_worker_command(
 ) -> None:
     """Work through the export jobs of all tenants until stopped; SIGTERM gives a job under way back."""
     from ai_hub.exports.worker import run
+    from ai_hub.service.observability import logging
+    from ai_hub.service.settings import ServiceSettings
 
+    logging.configure(ServiceSettings())
     with _interruptible() as stop:
         if while_stdin_open:
             threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()

@@ -37,7 +37,9 @@ def ask(
     say = steps.console.print
     with Client(service, api_key=key, tenant=tenant) as client:
         for each in client.features(list(assets), "forecast_basic").results:
-            values = ", ".join(f"{name} {value}" for name, value in list(each.features.items())[:_SHOWN])
+            values = ", ".join(
+                f"{name} {_short(value)}" for name, value in list(each.features.items())[:_SHOWN]
+            )
             say(f"POST /ai/features/get    {each.asset_id} from {each.source}: {values}, …", highlight=False)
         for prediction in client.predict(model, list(assets)):
             say(
@@ -58,3 +60,7 @@ def ask(
     steps.end(
         f"features, {len(assets)} predictions and {job.row_count:,} exported rows; {other_tenant} refused"
     )
+
+
+def _short(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
