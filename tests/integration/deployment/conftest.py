@@ -113,6 +113,7 @@ def containers(
     passwords = {
         "POSTGRES_PASSWORD": secrets.token_hex(8),
         "MLFLOW_DB_PASSWORD": secrets.token_hex(8),
+        "SERVICE_DB_PASSWORD": secrets.token_hex(8),
         "REDIS_PASSWORD": str(urlsplit(stack["REDIS_URL"]).password),
         "MINIO_ACCESS_KEY": stack["MINIO_ACCESS_KEY"],
         "MINIO_SECRET_KEY": stack["MINIO_SECRET_KEY"],

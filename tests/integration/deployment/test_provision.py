@@ -21,6 +21,7 @@ def test_provision__creates_what_is_missing_once(provisioned: Containers) -> Non
     assert again.stdout.splitlines() == [
         "database mlflow (MLFLOW_BACKEND_STORE_URI): present",
         "database feast (FEAST_REGISTRY_URI): present",
+        "database ai_hub (SERVICE_TIMESCALE_DSN): present",
         f"bucket {provisioned.passwords['MODEL_STORAGE_BUCKET']}: present",
     ]
     store = boto3.client(

@@ -10,6 +10,8 @@ import pytest
 import requests
 
 from ai_hub import registry
+from ai_hub.access import key_store
+from ai_hub.access.principal import Scope
 from ai_hub.database import connect
 from ai_hub.errors import NotLoggedInError
 from ai_hub.features.registry import find_service
@@ -122,3 +124,34 @@ def test_materializer__makes_a_pass_and_publishes_it(applied: Containers, databa
             assert time.monotonic() < deadline, text
             time.sleep(0.2)
     assert (applied.folder / "materializer.log").read_text().splitlines()[-1].endswith("stopped")
+
+
+def test_rest_service__answers_whoever_has_a_key(
+    applied: Containers, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIMESCALE_DSN", database)
+    _, key = key_store.create("containers", ["harbour"], [Scope.FEATURES_READ], created_by="test")
+    # the embedded TimescaleDB has one login
+    changed = {"TIMESCALE_DSN": database, "SERVICE_TIMESCALE_DSN": ""}
+    with applied.serve("api", "/health/live", **changed) as url:
+        sets = requests.get(f"{url}/ai/features/sets", headers={"X-API-Key": str(key)}, timeout=60)
+        nobody = requests.get(f"{url}/ai/features/sets", timeout=60)
+        foreign = requests.get(
+            f"{url}/ai/features/exports",
+            params={"tenant_id": "city-works"},
+            headers={"X-API-Key": str(key)},
+            timeout=60,
+        )
+    assert (sets.status_code, nobody.status_code, foreign.status_code) == (200, 401, 403)
+    assert set(sets.json()["feature_sets"]) == {"forecast_basic", "forecast_advanced", "anomaly_detection"}
+
+
+def test_login_of_the_rest_service__is_a_member_of_its_role_and_owns_nothing(applied: Containers) -> None:
+    server = applied.addresses["timescaledb:5432"]
+    login = f"ai_hub_api:{applied.passwords['SERVICE_DB_PASSWORD']}"
+    with psycopg.connect(f"postgresql://{login}@{server}/ai_hub") as connection:
+        roles = connection.execute(
+            "SELECT pg_has_role('ai_hub_service', 'MEMBER'), rolsuper FROM pg_roles"
+            " WHERE rolname = session_user"
+        ).fetchone()
+    assert roles == (True, False)

@@ -127,10 +127,8 @@ def test_addresses__lead_to_a_service_and_its_port() -> None:
     assert found > 10
 
 
-def test_port_of_the_rest_api__is_left_to_it() -> None:
-    published = {port for ports in TARGETS.values() for port in ports}
-    assert 8003 not in published
-    assert "profile `api` and on port 8003" in compose.FILE.read_text()
+def test_rest_service__is_at_the_port_its_users_know() -> None:
+    assert TARGETS["api"] == [8003]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +140,7 @@ def test_port_of_the_rest_api__is_left_to_it() -> None:
         ("mlflow", "mlflow server"),
         ("feature-server", "ai-hub feature-server"),
         ("materializer", "ai-hub materialize"),
+        ("api", "ai-hub serve"),
     ],
 )
 def test_command__is_one_its_program_knows(name: str, expected: str) -> None:
@@ -149,7 +148,7 @@ def test_command__is_one_its_program_knows(name: str, expected: str) -> None:
 
 
 def test_commands__are_all_tested_above() -> None:
-    assert {"init", "migrate", "apply", "mlflow", "feature-server", "materializer", "cli"} == OURS
+    assert {"init", "migrate", "apply", "mlflow", "feature-server", "materializer", "api", "cli"} == OURS
     assert SERVICES["cli"]["command"] == ["ai-hub", "--help"]
 
 
@@ -185,7 +184,12 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
     assert extra == {
         *("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
         *("MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD", mlflow_login.SECRET_KEY),
+        "AI_HUB_DELEGATES",
     }
+    assert (
+        service["environment"]["AI_HUB_DELEGATES"]
+        == SERVICES["api"]["environment"]["MLFLOW_TRACKING_USERNAME"]
+    )
     (config,) = service["configs"]
     assert config["target"] == service["environment"]["MLFLOW_AUTH_CONFIG_PATH"]
     database = service["environment"]["MLFLOW_BACKEND_STORE_URI"]
@@ -213,13 +217,19 @@ def test_cli__has_every_setting_of_a_client() -> None:
         "MLFLOW_BACKEND_STORE_URI",
         "SERVICE_TIMESCALE_DSN",
         "AUDIT_LOG_PATH",
+        "AI_HUB_DELEGATES",
     }
     assert expected <= SERVICES["cli"]["environment"].keys()
 
 
 def test_defaults__are_those_of_the_settings() -> None:
     environment = SERVICES["cli"]["environment"]
-    for name in ("model_storage_bucket", "feature_cache_ttl", "export_storage_path"):
+    for name in (
+        "model_storage_bucket",
+        "feature_cache_ttl",
+        "export_storage_path",
+        "export_jobs_per_tenant",
+    ):
         assert environment[name.upper()] == str(Settings.model_fields[name].default)
 
 

@@ -4,6 +4,7 @@ import re
 
 import compose
 
+from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
 from ai_hub.stack.ports import PortSettings
 
@@ -15,6 +16,7 @@ ENTRIES = dict(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]+)=(.*)$", TEXT, re.MULTILINE
 def test_every_setting__is_described() -> None:
     names = {name.upper() for name in Settings.model_fields}
     names |= {f"AI_HUB_{name.upper()}" for name in PortSettings.model_fields}
+    names |= {f"AI_HUB_API_{name.upper()}" for name in ServiceSettings.model_fields}
     assert names <= ENTRIES.keys()
 
 
@@ -23,9 +25,16 @@ def test_every_variable_of_the_compose_file__is_described() -> None:
     assert used <= ENTRIES.keys()
 
 
+def test_defaults_of_the_service__are_those_shown() -> None:
+    for name, field in ServiceSettings.model_fields.items():
+        if field.default is not None:
+            assert ENTRIES[f"AI_HUB_API_{name.upper()}"] == str(field.default), name
+
+
 def test_nothing_else__is_described() -> None:
     known = {name.upper() for name in Settings.model_fields}
     known |= {f"AI_HUB_{name.upper()}" for name in PortSettings.model_fields}
+    known |= {f"AI_HUB_API_{name.upper()}" for name in ServiceSettings.model_fields}
     known |= {match["name"] for match in compose.VARIABLE.finditer(compose.FILE.read_text())}
     assert ENTRIES.keys() <= known
 
