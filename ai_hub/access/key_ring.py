@@ -28,7 +28,7 @@ _KEYS: Final[LiteralString] = (
     " extract(epoch FROM expires_at)::float8, revoked_at IS NOT NULL FROM public.api_keys ORDER BY key_id"
 )
 #: Least seconds between two looks for an unknown key, and how long one may take.
-EXTRA_LOOK_S: Final = 1.0
+EXTRA_LOOK_S: Final = 0.25
 _LOOK_LIMIT_S: Final = 5.0
 _SCOPES: Final = {str(scope): scope for scope in Scope}
 
@@ -72,16 +72,15 @@ class KeyRing:
         return entry.principal, ""
 
     async def look_again(self) -> None:
-        """Look for keys made since the last look, at most once a second; a look under way is shared.
+        """Look for keys made since the last look; all who ask share one, which waits if it comes too soon.
 
         Raises:
             AiHubError: the keys were never read, and cannot be.
         """
-        if self._look is None and time.monotonic() - self._last_look >= EXTRA_LOOK_S:
-            self._look = asyncio.create_task(self._refresh())
+        if self._look is None:
+            self._look = asyncio.create_task(self._refresh_soon())
             self._look.add_done_callback(self._looked)
-        if self._look is not None:
-            await asyncio.shield(self._look)
+        await asyncio.shield(self._look)
         if not self.loaded:
             raise self._failure or ServiceDownError("TimescaleDB", "startup", "the keys are not read yet")
 
@@ -103,6 +102,10 @@ class KeyRing:
     def _looked(self, look: asyncio.Task[None]) -> None:
         del look
         self._look = None
+
+    async def _refresh_soon(self) -> None:
+        await asyncio.sleep(max(0.0, self._last_look + EXTRA_LOOK_S - time.monotonic()))
+        await self._refresh()
 
     async def _refresh(self) -> None:
         self._last_look = time.monotonic()

@@ -118,18 +118,24 @@ def _ensure_experiment(client: MlflowClient) -> str:
 
 #: Of Windows, and of encoded or home-relative paths, which MLflow refuses or somebody may expand.
 _SPECIAL = frozenset("\\:%~")
+#: Bytes of a name; file systems take 255.
+_LONGEST_NAME = 200
 
 
 def _check_path(path: str) -> None:
     parts = path.split("/")
     plain = path.isprintable() and not _SPECIAL & set(path) and len(path) <= _LONGEST_PATH
-    if not plain or any(part in {"", ".", ".."} or part != part.strip() for part in parts):
+    if not plain or not all(map(_is_name, parts)):
         raise BadInputError(
             f"{path[:_LONGEST_PATH]!a} is no path of a file.",
             hint="Use relative paths with `/`, without `.` and `..`: MLmodel, data/model.lgb.",
         )
     if path in RESERVED:
         raise BadInputError(f"The registry writes {path} itself.", hint="Rename the file.")
+
+
+def _is_name(part: str) -> bool:
+    return part not in {"", ".", ".."} and part == part.strip() and len(part.encode()) <= _LONGEST_NAME
 
 
 def _check_mlmodel(content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -170,13 +171,26 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _framework(request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
+        headers = dict(error.headers or {})
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            # the router knows the methods of one of the routes of this path only
+            headers["Allow"] = ", ".join(methods_of(app, request.url.path)) or headers.get("Allow", "")
         problem = Problem(
             error=status.name.lower(),
             message=f"{request.method} {request.url.path}: {error.detail}.",
             hint="See /docs for what there is.",
             request_id=request_id_of(request.scope),
         )
-        return JSONResponse(problem.model_dump(exclude_none=True), status, error.headers)
+        return JSONResponse(problem.model_dump(exclude_none=True), status, headers)
+
+
+def methods_of(app: FastAPI, path: str) -> list[str]:
+    """Methods that `app` documents for a path."""
+    paths = app.openapi()["paths"]
+    matching = [each for each in paths if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", each), path)]
+    # /ai/models/register is no id of a model
+    found = path if path in paths else matching[0] if matching else None
+    return [] if found is None else sorted(method.upper() for method in paths[found])
 
 
 def request_id_of(scope: Any) -> str | None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ai_hub.service.schemas.common import (
     AssetId,
@@ -42,6 +42,11 @@ class FeatureSource(StrEnum):
     CALENDAR = "calendar"
 
 
+def _whole(value: object) -> object:
+    # to JSON, 24.0 and 24 are the same number
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class FeaturesRequest(BaseModel):
     """Which features of which assets, and at what time."""
 
@@ -72,7 +77,7 @@ class FeaturesRequest(BaseModel):
     timestamp: Timestamp | None = Field(
         None, description="features as of this time, from readings before it alone; default: now"
     )
-    lookback_hours: int = Field(
+    lookback_hours: Annotated[int, BeforeValidator(_whole)] = Field(
         168,
         ge=1,
         le=_LONGEST_LOOKBACK_H,

@@ -96,7 +96,9 @@ class GivenMetrics(ModelMetrics):
 
     model_config = ConfigDict(extra="forbid")
 
-    custom_metrics: Annotated[dict[MetricName, Number], Field(max_length=900)] = {}
+    custom_metrics: Annotated[
+        dict[MetricName, Number], Field(max_length=900, json_schema_extra={"additionalProperties": False})
+    ] = {}
 
     @model_validator(mode="after")
     def _named_once(self) -> GivenMetrics:
