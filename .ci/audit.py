@@ -74,7 +74,8 @@ def judge(dependencies: list[dict[str, Any]]) -> tuple[list[str], str | None]:
 def audit() -> bool:
     """Whether no vulnerability is known; says so when nobody could be asked."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as canary:
-        canary.write("==".join(CANARY))
+        # nothing is fetched, but where the lock file has hashes all must have one
+        canary.write(f"{'=='.join(CANARY)} --hash=sha256:{'0' * 64}\n")
         canary.flush()
         command = [
             PIP_AUDIT,
