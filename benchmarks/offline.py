@@ -200,7 +200,7 @@ class _Process:
     def measure(self, comparison: Comparison, variant: str, work: Work) -> None:
         """Do the work once."""
         given = {"variant": variant, "work": asdict(work), "folder": str(self.folder)}
-        given["server"] = asdict(self.server)
+        given["server"] = {name: value for name, value in asdict(self.server).items() if name != "restart"}
         command = [sys.executable, "-m", "benchmarks.offline", "--child", json.dumps(given)]
         try:
             done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=self.limit_s)

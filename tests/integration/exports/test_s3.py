@@ -37,7 +37,7 @@ def lab(
     energy: Energy, tmp_path: Path, client: S3Client, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ExportLab]:
     monkeypatch.setattr(s3, "client_of", lambda _settings: client)
-    settings = Settings(export_storage_path=f"s3://{BUCKET}/exports/{tmp_path.name}")
+    settings = Settings(export_storage_path=f"s3://{BUCKET}/feature-exports/{tmp_path.name}")
     found = ExportLab(energy, settings, tmp_path)
     yield found
     found.forget()

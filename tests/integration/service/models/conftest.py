@@ -46,7 +46,7 @@ def mlflow_server(
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it changes what other services of this process ask
 def service(mlflow_server: registry_servers.Server) -> Iterator[ModelService]:
     """A service with the people above."""
     with model_service.running(mlflow_server.url, PEOPLE) as running:
