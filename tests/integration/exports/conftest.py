@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from export_lab import ExportLab
 
+from ai_hub.database import connect
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 def lab(energy: Energy, tmp_path: Path) -> Iterator[ExportLab]:
     folder = tmp_path / "exports"
     folder.mkdir()
+    # workers take whatever waits, also what tests of other files have left
+    with connect(energy.environment["TIMESCALE_DSN"]) as connection:
+        connection.execute(
+            "UPDATE feature_exports SET status = 'failed', error = 'left by another test',"
+            " completed_at = now() WHERE status IN ('pending', 'running')"
+        )
     found = ExportLab(energy, Settings(export_storage_path=str(folder)), folder)
     yield found
     found.forget()

@@ -44,13 +44,15 @@ def lab(
 
 
 def _keys(client: S3Client, lab: ExportLab) -> list[str]:
-    found = client.list_objects_v2(Bucket=BUCKET, Prefix=f"exports/{lab.folder.name}/")
-    return [each["Key"].removeprefix(f"exports/{lab.folder.name}/") for each in found.get("Contents", [])]
+    found = client.list_objects_v2(Bucket=BUCKET, Prefix=f"feature-exports/{lab.folder.name}/")
+    return [
+        each["Key"].removeprefix(f"feature-exports/{lab.folder.name}/") for each in found.get("Contents", [])
+    ]
 
 
 def _uploads(client: S3Client, lab: ExportLab) -> list[Any]:
     found = client.list_multipart_uploads(Bucket=BUCKET)
-    return [each for each in found.get("Uploads", []) if f"exports/{lab.folder.name}/" in each["Key"]]
+    return [each for each in found.get("Uploads", []) if f"feature-exports/{lab.folder.name}/" in each["Key"]]
 
 
 def _body(client: S3Client, place: str) -> bytes:
@@ -119,7 +121,7 @@ def test_bucket_that_is_missing__fails_the_job_at_once(lab: ExportLab) -> None:
 
 
 def test_object_of_somebody_else__stays(lab: ExportLab, client: S3Client) -> None:
-    key = f"exports/{lab.folder.name}/{lab.energy.main}/mine.parquet"
+    key = f"feature-exports/{lab.folder.name}/{lab.energy.main}/mine.parquet"
     client.put_object(Bucket=BUCKET, Key=key, Body=b"precious")
     job = lab.work(lab.submit(lab.request(output_path="mine.parquet")))
     assert job.status == "failed"
