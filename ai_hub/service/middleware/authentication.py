@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 #: What is open; everything else needs a key.
 OPEN = frozenset(
-    {"/health/live", "/health/ready", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+    {
+        *("/health/live", "/health/ready", "/metrics"),
+        *("/docs", "/docs/oauth2-redirect", "/openapi.json"),
+        *(f"/docs/static/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon.png")),
+    }
 )
 _BEARER = "bearer "
 
