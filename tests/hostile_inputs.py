@@ -1,166 +1,42 @@
-"""Hostile requests to the REST service, one a line: its id, the request, the status it must get.
-
-A request is the bytes that are sent, or a function that makes them piece by piece. `@name@` in a header
-stands for a credential of `hostile_world`.
-"""
+"""Hostile requests to the REST service, one a line: its id, the request, the status it must get."""
 
 from __future__ import annotations
 
 import gzip
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ASSET, TENANT, OTHER = "meter-008", "city-works", "other-works"
-MODEL_ID = f"{TENANT}:load-forecast:v2.0.0"
-_MLMODEL = b64encode(b"flavors: {lightgbm: {}}\n").decode()
-JSON = {"Content-Type": "application/json"}
-
-
-@dataclass(frozen=True)
-class Hostile:
-    """One hostile request."""
-
-    id: str
-    request: bytes | Callable[[], Iterable[bytes]]
-    status: int
-
-
-def ask(
-    target: str | bytes,
-    body: Any = b"",
-    *,
-    method: str = "GET",
-    key: str = "@good@",
-    version: str = "1.1",
-    **headers: str | bytes,
-) -> bytes:
-    """A request; `_` in names of headers is `-`, and JSON is made of what is no bytes."""
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
-    head: dict[str, str | bytes] = {"Host": "service", "Connection": "close"}
-    if key:
-        head["X-API-Key"] = key
-    if not isinstance(body, bytes):
-        body, head = json.dumps(body).encode(), head | JSON
-    if body:
-        head["Content-Length"] = str(len(body))
-    start = method.encode() + b" " + as_bytes(target) + f" HTTP/{version}".encode()
-    lines = [start, *(as_bytes(name) + b": " + as_bytes(value) for name, value in (head | given).items())]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
-def as_bytes(text: str | bytes) -> bytes:
-    return text if isinstance(text, bytes) else text.encode("latin-1")
-
-
-def get(path: str | bytes, **rest: Any) -> bytes:
-    return ask(path, **rest)
-
-
-def post(path: str, body: Any, **rest: Any) -> bytes:
-    return ask(path, body, method="POST", **JSON_HEADER | rest)
-
-
-JSON_HEADER = {"Content_Type": "application/json"}
-
-
-def features(**fields: Any) -> bytes:
-    body = {"tenant_id": TENANT, "asset_id": ASSET, "feature_set": "forecast_basic"} | fields
-    return post("/ai/features/get", body)
-
-
-def features_text(text: str | bytes, **headers: Any) -> bytes:
-    return post("/ai/features/get", text if isinstance(text, bytes) else text.encode(), **headers)
-
-
-def at(timestamp: Any) -> bytes:
-    return features(timestamp=timestamp)
-
-
-def asset(name: Any) -> bytes:
-    return features(asset_id=name)
-
-
-def export(query: str = "", **fields: Any) -> bytes:
-    body = {
-        "tenant_id": TENANT,
-        "feature_set": "forecast_basic",
-        "start_time": "2026-10-01T00:00:00Z",
-        "end_time": "2026-11-01T00:00:00Z",
-    } | fields
-    return post(f"/ai/features/export{query}", body)
-
-
-def place(path: Any) -> bytes:
-    return export(output_path=path)
-
-
-def exports(query: str) -> bytes:
-    return get(f"/ai/features/exports?{query}")
-
-
-def upload(**fields: Any) -> bytes:
-    body = {
-        "tenant_id": TENANT,
-        "model_name": "demand-forecast",
-        "metadata": {"model_type": "demand_forecast"},
-        "artifact": {"type": "upload", "files": [{"path": "MLmodel", "content": _MLMODEL}]},
-    } | fields
-    return post("/ai/models/register", body)
-
-
-def file(path: str, content: str = "Zmxhdm9yczoge30K") -> bytes:
-    files = [{"path": "MLmodel", "content": _MLMODEL}, {"path": path, "content": content}]
-    return upload(artifact={"type": "upload", "files": files})
-
-
-def model(text: str | bytes, **rest: Any) -> bytes:
-    return get(b"/ai/models/" + as_bytes(text), **rest)
-
-
-def promote(text: str = MODEL_ID, body: Any = None, **fields: Any) -> bytes:
-    body = body if body is not None else {"target_stage": "production", "reason": "better"} | fields
-    return ask(f"/ai/models/{text}/promote", body, method="PUT")
-
-
-def with_key(key: str, **headers: str) -> bytes:
-    return post("/ai/features/get", {"tenant_id": TENANT, "asset_id": ASSET}, key=key, **headers)
-
-
-def bearer(token: str) -> bytes:
-    return with_key("", Authorization=f"Bearer {token}")
-
-
-def nested(depth: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for _ in range(depth):
-        found = {"a": found}
-    return found
-
-
-def chunked(pieces: Iterable[bytes], path: str = "/ai/features/get") -> Callable[[], Iterator[bytes]]:
-    def send() -> Iterator[bytes]:
-        yield ask(path, method="POST", Transfer_Encoding="chunked", **JSON_HEADER)
-        for piece in pieces:
-            yield f"{len(piece):x}\r\n".encode() + piece + b"\r\n"
-
-    return send
-
-
-def stream(pieces: Iterable[bytes]) -> Callable[[], Iterator[bytes]]:
-    return lambda: iter(pieces)
-
-
-_SQL = "x'; DROP TABLE assets; --"
-_FOUND = '{"tenant_id":"city-works","asset_id":"meter-008"'
-_FILL = b" " * 65_536
-_HEAD = b"GET /ai/features/sets HTTP/1.1\r\nHost: service\r\nX-API-Key: @good@\r\n"
+from hostile_requests import (
+    FILL,
+    FOUND,
+    HEAD,
+    JSON_HEADER,
+    MODEL_ID,
+    OTHER,
+    SQL,
+    TENANT,
+    Hostile,
+    ask,
+    asset,
+    at,
+    bearer,
+    chunked,
+    export,
+    exports,
+    features,
+    features_text,
+    file,
+    get,
+    model,
+    nested,
+    place,
+    post,
+    promote,
+    stream,
+    upload,
+    with_key,
+)
 
 # fmt: off
 # ruff: noqa: E501, RUF001
@@ -171,7 +47,7 @@ TIMES = (
     Hostile("time-number-as-text", at("1764079200"), 422),
     Hostile("time-float", at(1764079200.5), 422),
     Hostile("time-true", at(True), 422),
-    Hostile("time-nan", features_text(_FOUND + ',"timestamp":NaN}'), 422),
+    Hostile("time-nan", features_text(FOUND + ',"timestamp":NaN}'), 422),
     Hostile("time-empty", at(""), 422),
     Hostile("time-blank", at(" "), 422),
     Hostile("time-now", at("now"), 422),
@@ -209,17 +85,17 @@ RANGES = (
     Hostile("lookback-0", features(lookback_hours=0), 422),
     Hostile("lookback-minus-1", features(lookback_hours=-1), 422),
     Hostile("lookback-8761", features(lookback_hours=8761), 422),
-    Hostile("lookback-1e99", features_text(_FOUND + ',"lookback_hours":1e99}'), 422),
-    Hostile("lookback-1e400", features_text(_FOUND + ',"lookback_hours":1e400}'), 422),
-    Hostile("lookback-5000-digits", features_text(_FOUND + ',"lookback_hours":' + "9" * 5_000 + "}"), 400),
-    Hostile("lookback-100000-digits", features_text(_FOUND + ',"lookback_hours":' + "9" * 100_000 + "}"), 400),
+    Hostile("lookback-1e99", features_text(FOUND + ',"lookback_hours":1e99}'), 422),
+    Hostile("lookback-1e400", features_text(FOUND + ',"lookback_hours":1e400}'), 422),
+    Hostile("lookback-5000-digits", features_text(FOUND + ',"lookback_hours":' + "9" * 5_000 + "}"), 400),
+    Hostile("lookback-100000-digits", features_text(FOUND + ',"lookback_hours":' + "9" * 100_000 + "}"), 400),
     Hostile("lookback-text", features(lookback_hours="168"), 422),
     Hostile("lookback-true", features(lookback_hours=True), 422),
     Hostile("lookback-null", features(lookback_hours=None), 422),
     Hostile("lookback-half", features(lookback_hours=1.5), 422),
 )
 NAMES = (
-    Hostile("feature-set-sql", features(feature_set=_SQL), 422),
+    Hostile("feature-set-sql", features(feature_set=SQL), 422),
     Hostile("feature-set-unknown", features(feature_set="forecast_perfect"), 404),
     Hostile("feature-set-10000-characters", features(feature_set="a" * 10_000), 422),
     Hostile("feature-set-cyrillic", features(feature_set="forecast_b\u0430sic"), 422),
@@ -238,7 +114,7 @@ NAMES = (
     Hostile("feature-names-none", features(feature_names=[]), 422),
     Hostile("feature-names-201", features(feature_names=["lag_1h"] * 201), 422),
     Hostile("feature-names-null-in-it", features(feature_names=[None]), 422),
-    Hostile("asset-sql", asset(_SQL), 404),
+    Hostile("asset-sql", asset(SQL), 404),
     Hostile("asset-union", asset("' UNION SELECT sha256 FROM api_keys --"), 404),
     Hostile("asset-control", asset("meter\x07"), 422),
     Hostile("asset-escape", asset("\x1b[2J"), 422),
@@ -259,11 +135,11 @@ NAMES = (
     Hostile("asset-none-at-all", features(asset_id=None), 422),
     Hostile("assets-1001", features(asset_id=None, asset_ids=["m"] * 1001), 422),
     Hostile("assets-none", features(asset_id=None, asset_ids=[]), 422),
-    Hostile("assets-unknown-of-export", export(asset_ids=["meter-008", _SQL]), 404),
+    Hostile("assets-unknown-of-export", export(asset_ids=["meter-008", SQL]), 404),
     Hostile("assets-10001-of-export", export(asset_ids=["m"] * 10_001), 422),
     Hostile("field-unknown", features(admin=True), 422),
-    Hostile("field-lone-surrogate", features_text(_FOUND + ',"\\ud800":1}'), 422),
-    Hostile("field-nul", features_text(_FOUND + ',"\\u0000":1}'), 422),
+    Hostile("field-lone-surrogate", features_text(FOUND + ',"\\ud800":1}'), 422),
+    Hostile("field-nul", features_text(FOUND + ',"\\u0000":1}'), 422),
     Hostile("field-proto", features(__proto__={"tenant_id": OTHER}), 422),
 )
 TENANTS = (
@@ -273,7 +149,7 @@ TENANTS = (
     Hostile("tenant-of-others-in-models", get(f"/ai/models/?tenant_id={OTHER}"), 403),
     Hostile("tenant-of-others-in-registration", upload(tenant_id=OTHER), 403),
     Hostile("tenant-twice", exports(f"tenant_id={TENANT}&tenant_id={OTHER}"), 403),
-    Hostile("tenant-twice-in-body", features_text(_FOUND + ',"tenant_id":"other-works"}'), 403),
+    Hostile("tenant-twice-in-body", features_text(FOUND + ',"tenant_id":"other-works"}'), 403),
     Hostile("tenant-unknown", features(tenant_id="nowhere"), 403),
     Hostile("tenant-upper-case", features(tenant_id="City-Works"), 422),
     Hostile("tenant-dot", features(tenant_id="city.works"), 422),
@@ -432,22 +308,22 @@ BODIES = (
     Hostile("json-text", features_text('"city-works"'), 422),
     Hostile("json-number", features_text("1"), 422),
     Hostile("json-null", features_text("null"), 422),
-    Hostile("json-cut", features_text(_FOUND), 422),
-    Hostile("json-two", features_text(_FOUND + "}" + _FOUND + "}"), 422),
+    Hostile("json-cut", features_text(FOUND), 422),
+    Hostile("json-two", features_text(FOUND + "}" + FOUND + "}"), 422),
     Hostile("json-single-quotes", features_text("{'tenant_id': 'city-works'}"), 422),
-    Hostile("json-comment", features_text(_FOUND + "/* x */}"), 422),
+    Hostile("json-comment", features_text(FOUND + "/* x */}"), 422),
     Hostile("json-invalid-utf-8", features_text(b'{"tenant_id":"city-works","asset_id":"\xff\xfe"}'), 400),
-    Hostile("json-utf-16", features_text((_FOUND + ',"admin":1}').encode("utf-16")), 422),
+    Hostile("json-utf-16", features_text((FOUND + ',"admin":1}').encode("utf-16")), 422),
     Hostile("json-nul", features_text("\0" * 1_000), 422),
-    Hostile("body-gzip", features_text(gzip.compress((_FOUND + "}").encode()), Content_Encoding="gzip"), 400),
+    Hostile("body-gzip", features_text(gzip.compress((FOUND + "}").encode()), Content_Encoding="gzip"), 400),
     Hostile("body-gzip-bomb", features_text(gzip.compress(b"0" * 10_000_000), Content_Encoding="gzip"), 400),
     Hostile("body-form", features_text("tenant_id=city-works", Content_Type="application/x-www-form-urlencoded"), 422),
     Hostile("body-multipart", features_text("--x\r\n\r\n--x--", Content_Type="multipart/form-data; boundary=x"), 422),
     Hostile("body-xml", features_text("<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>", Content_Type="application/xml"), 422),
-    Hostile("body-2-megabytes", features_text(_FOUND + " " * 2_000_000 + "}"), 413),
+    Hostile("body-2-megabytes", features_text(FOUND + " " * 2_000_000 + "}"), 413),
     Hostile("body-announced-terabyte", ask("/ai/features/get", method="POST", Content_Length=str(10**12), **JSON_HEADER), 413),
     Hostile("body-of-registration-terabyte", ask("/ai/models/register", method="POST", Content_Length=str(10**12), **JSON_HEADER), 413),
-    Hostile("body-chunked-without-end", chunked(repeat(_FILL, 1_000)), 413),
+    Hostile("body-chunked-without-end", chunked(repeat(FILL, 1_000)), 413),
     Hostile("body-with-get", ask("/ai/features/exports?tenant_id=other-works", {"tenant_id": TENANT}), 403),
 )
 CALLERS = (
@@ -512,17 +388,17 @@ HTTP = (
     Hostile("http-3.7", ask("/ai/features/sets", version="3.7"), 400),
     Hostile("http-tls-hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), 400),
     Hostile("http-garbage", bytes(range(256)) * 4, 400),
-    Hostile("header-without-colon", _HEAD + b"nonsense\r\n\r\n", 400),
-    Hostile("header-blank-before-colon", _HEAD + b"Content-Length : 5\r\n\r\nhello", 400),
-    Hostile("header-nul", _HEAD + b"X-Nul: a\0b\r\n\r\n", 400),
-    Hostile("content-length-twice", _HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", 400),
-    Hostile("content-length-negative", _HEAD + b"Content-Length: -5\r\n\r\nhello", 400),
-    Hostile("content-length-words", _HEAD + b"Content-Length: many\r\n\r\nhello", 400),
-    Hostile("content-length-and-chunked", _HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    Hostile("header-without-colon", HEAD + b"nonsense\r\n\r\n", 400),
+    Hostile("header-blank-before-colon", HEAD + b"Content-Length : 5\r\n\r\nhello", 400),
+    Hostile("header-nul", HEAD + b"X-Nul: a\0b\r\n\r\n", 400),
+    Hostile("content-length-twice", HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", 400),
+    Hostile("content-length-negative", HEAD + b"Content-Length: -5\r\n\r\nhello", 400),
+    Hostile("content-length-words", HEAD + b"Content-Length: many\r\n\r\nhello", 400),
+    Hostile("content-length-and-chunked", HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     Hostile("chunk-size-words", post("/ai/features/get", b"", Transfer_Encoding="chunked") + b"zz\r\nhello\r\n0\r\n\r\n", 400),
     Hostile("chunk-size-huge", post("/ai/features/get", b"", Transfer_Encoding="chunked") + b"ffffffffffffffffff\r\nhello", 400),
-    Hostile("header-bomb-many", stream([_HEAD, *(f"X-{i}: {'a' * 100}\r\n".encode() for i in range(2_000)), b"\r\n"]), 431),
-    Hostile("header-bomb-long", stream([_HEAD + b"X-Long: ", *repeat(b"a" * 65_536, 200), b"\r\n\r\n"]), 431),
+    Hostile("header-bomb-many", stream([HEAD, *(f"X-{i}: {'a' * 100}\r\n".encode() for i in range(2_000)), b"\r\n"]), 431),
+    Hostile("header-bomb-long", stream([HEAD + b"X-Long: ", *repeat(b"a" * 65_536, 200), b"\r\n\r\n"]), 431),
     Hostile("path-bomb", stream([b"GET /", *repeat(b"a" * 65_536, 200)]), 431),
 )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import hostile_inputs
-from hostile_inputs import HOSTILE, Hostile
+from hostile_inputs import HOSTILE
+from hostile_requests import Hostile
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "hostile-inputs.md"
 _SHOWN = 60

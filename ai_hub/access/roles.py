@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
 from ai_hub.access.principal import ALL_SCOPES, Scope
-
-
-class KeyRole(StrEnum):
-    """What the holder of a key is; each includes the ones before."""
-
-    VIEWER = "viewer"
-    ENGINEER = "engineer"
-    APPROVER = "approver"
-
+from ai_hub.roles import Role
 
 _READ: Final = frozenset({Scope.FEATURES_READ, Scope.EXPORTS_READ, Scope.MODELS_READ})
 SCOPES: Final = {
-    KeyRole.VIEWER: _READ,
-    KeyRole.ENGINEER: _READ | {Scope.EXPORTS_WRITE, Scope.MODELS_REGISTER},
-    KeyRole.APPROVER: ALL_SCOPES,
+    Role.VIEWER: _READ,
+    Role.ENGINEER: _READ | {Scope.EXPORTS_WRITE, Scope.MODELS_REGISTER},
+    Role.APPROVER: ALL_SCOPES,
 }

@@ -10,9 +10,8 @@ from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from ai_hub.cli import progress
 from ai_hub.cli.ingest import (
     AmbiguousPolicy,
     AsJson,
@@ -30,6 +29,8 @@ from ai_hub.errors import BadInputError
 from ai_hub.ingest.terms import Ambiguous, Nonexistent, TemperatureUnit
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ai_hub.ingest.backfill import Backfilled
 
 
@@ -102,16 +103,7 @@ def backfill_command(
             "There is no file to bring in.", hint="Name files of readings, or --weather FILE."
         )
     began = time.monotonic()
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=as_json or not console.is_terminal,
-    )
-    with bar:
+    with progress.bar(quiet=as_json) as bar:
         sizes = {path: path.stat().st_size if path.is_file() else 0 for path in wanted}
         done = backfill(
             files or [], weather or [], options, _Bars(bar, sizes), temperature_unit=temperature_unit

@@ -12,9 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from ai_hub.cli import progress
 from ai_hub.cli.main import app
 from ai_hub.cli.times import parse_time
 
@@ -166,16 +165,7 @@ def _interruptible() -> Iterator[threading.Event]:
 
 @contextmanager
 def _bar(*, quiet: bool) -> Iterator[Callable[[float], None]]:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=quiet or not console.is_terminal,
-    )
-    with bar:
+    with progress.bar(quiet=quiet) as bar:
         task = bar.add_task("export", total=1.0)
         yield lambda done: bar.update(task, completed=done)
 

@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ai_hub.access.principal import Scope  # noqa: TC001 - typer reads it
-from ai_hub.access.roles import SCOPES, KeyRole
+from ai_hub.access.roles import SCOPES
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
+from ai_hub.roles import Role  # noqa: TC001 - typer reads it
 
 if TYPE_CHECKING:
     from ai_hub.access.key_store import ApiKey
@@ -39,7 +40,7 @@ def create(
     *,
     tenant: Annotated[list[str], typer.Option("--tenant", "-t", help="for whose data; may be repeated")],
     role: Annotated[
-        KeyRole | None, typer.Option("--role", help="the scopes of viewers, engineers or approvers")
+        Role | None, typer.Option("--role", help="the scopes of viewers, engineers or approvers")
     ] = None,
     scope: Annotated[
         list[Scope] | None, typer.Option("--scope", help="a single scope; may be repeated")

@@ -7,7 +7,7 @@ schema: the wall's views have those of the tables and come first in the search p
 from __future__ import annotations
 
 import re
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, LiteralString
 
 from psycopg.pq import TransactionStatus
@@ -15,10 +15,9 @@ from psycopg.pq import TransactionStatus
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     import psycopg
-    from adbc_driver_manager import dbapi
 
     from ai_hub.settings import Settings
 
@@ -67,33 +66,7 @@ def as_tenant(connection: psycopg.Connection, tenant: str) -> Iterator[psycopg.C
         yield connection
 
 
-@asynccontextmanager
-async def as_tenant_async(
-    connection: psycopg.AsyncConnection, tenant: str
-) -> AsyncIterator[psycopg.AsyncConnection]:
-    """The same for an asynchronous connection."""
-    _check(connection, tenant)
-    async with connection.transaction():
-        await connection.execute(ENTER, [tenant])
-        yield connection
-
-
-@contextmanager
-def as_tenant_adbc(connection: dbapi.Connection, tenant: str) -> Iterator[dbapi.Cursor]:
-    """A cursor in a transaction of an ADBC connection without autocommit, inside the wall."""
-    enter = ENTER.replace("%s", f"'{check_tenant(tenant)}'")
-    with connection.cursor() as cursor:
-        try:
-            cursor.execute(enter)
-            cursor.fetchall()
-            yield cursor
-        except BaseException:
-            connection.rollback()
-            raise
-        connection.commit()
-
-
-def _check(connection: psycopg.Connection | psycopg.AsyncConnection, tenant: str) -> None:
+def _check(connection: psycopg.Connection, tenant: str) -> None:
     check_tenant(tenant)
     # in a transaction of somebody else, its later statements would be inside the wall, too
     if connection.info.transaction_status != TransactionStatus.IDLE:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from ai_hub.database.connection import connect
-from ai_hub.database.tenant_wall import ENTER, check_tenant, service_dsn
+from ai_hub.database.tenant_wall import as_tenant, service_dsn
 from ai_hub.errors import ServiceDownError
 from ai_hub.settings import postgres_environment
 
@@ -30,9 +30,11 @@ def transaction(settings: Settings, tenant: str | None = None) -> Iterator[psyco
     dsn = settings.require("timescale_dsn") if tenant is None else service_dsn(settings)
     try:
         with connect(dsn, application_name="ai-hub exports") as connection:
-            if tenant is not None:
-                connection.execute(ENTER, [check_tenant(tenant)])
-            yield connection
+            if tenant is None:
+                yield connection
+            else:
+                with as_tenant(connection, tenant):
+                    yield connection
     except psycopg.OperationalError as error:
         where = postgres_environment(dsn)
         reason = str(error).strip().partition("\n")[0]

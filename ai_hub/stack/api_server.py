@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import sys
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ai_hub.stack.http_check import require_ok
 from ai_hub.stack.mlflow_server import CLIENT_VARIABLES
 from ai_hub.stack.ports import LOOPBACK
-from ai_hub.stack.service import NotReadyError, Service, Site
+from ai_hub.stack.service import Service, Site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_HTTP_OK = 200
 #: What this service is a client of itself; those of S3 it takes from the MINIO_ settings.
 _ITS_OWN = frozenset({"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"})
 
@@ -55,11 +53,4 @@ class ApiService(Service):
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """`/health/live`."""
-        url = f"{settings[self.setting].rstrip('/')}/health/live"
-        try:
-            with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310  # from the settings
-                status = response.status
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NotReadyError(str(error)) from error
-        if status != _HTTP_OK:
-            raise NotReadyError(f"{url} answered {status}")
+        require_ok(f"{settings[self.setting].rstrip('/')}/health/live", timeout_s)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 import sys
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai_hub import paths
 from ai_hub.stack import mlflow_login
+from ai_hub.stack.http_check import require_ok
 from ai_hub.stack.mlflow_login import LoginSettings
 from ai_hub.stack.ports import LOOPBACK
-from ai_hub.stack.service import NotReadyError, Service, Site
+from ai_hub.stack.service import Service, Site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_HTTP_OK = 200
 #: The registry plugin's schemes are MLflow's own with this in front.
 _REGISTRY_SCHEME = "lifecycle+"
 _SETTINGS = (
@@ -106,11 +104,4 @@ class MlflowService(Service):
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """`/health`."""
-        url = f"{settings[self.setting].rstrip('/')}/health"
-        try:
-            with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310  # from the settings
-                status = response.status
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NotReadyError(str(error)) from error
-        if status != _HTTP_OK:
-            raise NotReadyError(f"{url} answered {status}")
+        require_ok(f"{settings[self.setting].rstrip('/')}/health", timeout_s)

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from city_works import TENANT
-from hostile_inputs import HOSTILE, MODEL_ID, Hostile, ask, upload
+from hostile_inputs import HOSTILE
+from hostile_requests import MODEL_ID, Hostile, ask, upload
 from hostile_world import Answer, Record, credentials_of, exchange
 
 if TYPE_CHECKING:
