@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hostile_inputs
 from hostile_inputs import HOSTILE
-from hostile_requests import Hostile
+
+if TYPE_CHECKING:
+    from hostile_requests import Hostile
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "hostile-inputs.md"
 _SHOWN = 60
