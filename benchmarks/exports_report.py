@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import results
 from benchmarks.comparison import FLOOR, OURS
 from benchmarks.report import format_time
 
@@ -34,16 +35,7 @@ def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write `exports.md`."""
     records = sorted(records, key=lambda record: (record["server"], record["sizes"]["rows"]), reverse=True)
     first = records[0]
-    machine = first["machine"]
-    text = _INTRO.format(
-        command=first["command"],
-        cpus=machine["cpus"],
-        memory=machine["memory_gib"],
-        system=machine["system"],
-        versions=", ".join(f"{what} {version}" for what, version in first["versions"].items()),
-        commit=first["commit"],
-        measured_at=first["measured_at"],
-    )
+    text = _INTRO.format(**results.facts(first))
     folder.mkdir(parents=True, exist_ok=True)
     text += f"| {' | '.join(_COLUMNS)} |\n|---|---|---|{'---:|' * (len(_COLUMNS) - 3)}\n"
     (folder / "exports.md").write_text(text + "".join(_row(record) for record in records))

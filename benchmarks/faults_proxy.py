@@ -25,6 +25,8 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target = target
         self.port = 0
+        #: connections that clients have made
+        self.accepted = 0
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
         self._refusing = False
@@ -81,6 +83,7 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         if self._refusing:
             self._abort(writer)
             return

@@ -44,6 +44,18 @@ def circumstances() -> dict[str, Any]:
     }
 
 
+def facts(record: dict[str, Any]) -> dict[str, Any]:
+    """What a report says of how a record was made, by the names of its placeholders."""
+    machine = record["machine"]
+    return {
+        "cpus": machine["cpus"],
+        "memory": machine["memory_gib"],
+        "system": machine["system"],
+        "versions": ", ".join(f"{what} {version}" for what, version in record["versions"].items()),
+        **{name: record[name] for name in ("command", "commit", "measured_at")},
+    }
+
+
 def load(folder: Path) -> list[dict[str, Any]]:
     """All records in `folder`."""
     try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from benchmarks import results
 from benchmarks.comparison import FLOOR, OURS, STOCK
 from benchmarks.report import format_time, save
 
@@ -38,17 +39,10 @@ have left until its answer is complete. A process of its own sends them, over ke
 def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write `service.md` and `service.svg`."""
     first = max(records, key=lambda record: str(record["measured_at"]))
-    machine = first["machine"]
     intro = _INTRO.format(
         **{name: first["sizes"][name] for name in ("tenants", "assets", "days")},
         server=first["server"],
-        command=first["command"],
-        cpus=machine["cpus"],
-        memory=machine["memory_gib"],
-        system=machine["system"],
-        versions=", ".join(f"{what} {version}" for what, version in first["versions"].items()),
-        commit=first["commit"],
-        measured_at=first["measured_at"],
+        **results.facts(first),
     )
     timed = [record for record in records if not record["connections"]]
     closed = [record for record in records if record["connections"]]

@@ -147,7 +147,9 @@ class _Upload:
         """Send full parts."""
         self._buffer += data
         while len(self._buffer) >= _PART_BYTES:
-            self._send(bytes(self._buffer[:_PART_BYTES]))
+            with memoryview(self._buffer) as buffer:
+                part = bytes(buffer[:_PART_BYTES])
+            self._send(part)
             del self._buffer[:_PART_BYTES]
 
     def flush(self) -> None:

@@ -15,20 +15,20 @@ import pytest
 from feature_reading import CALENDAR, PATIENT, Clock, ask, place, reading, run, sources, through
 from feature_tables import register, write
 from oracles.features import HOUR, floor_hour
-from tcp_proxy import proxied
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import ServiceDownError
 from ai_hub.serving import rows
+from benchmarks.faults_proxy import proxied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from energy import Energy
-    from tcp_proxy import Proxy
 
     from ai_hub.serving.reader import FeatureReader
+    from benchmarks.faults_proxy import Proxy
 
 ZONE = "Asia/Kolkata"
 NOW = floor_hour(datetime.now(UTC)) + timedelta(minutes=10)
@@ -57,14 +57,14 @@ def grid(energy: Energy) -> str:
 @pytest.fixture
 def timescaledb(dsn: str) -> Iterator[Proxy]:
     """A way to TimescaleDB that can be disturbed."""
-    with proxied(*place(dsn)) as proxy:
+    with proxied(place(dsn)[1]) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def valkey(redis_url: str) -> Iterator[Proxy]:
     """A way to Redis that can be disturbed."""
-    with proxied(*place(redis_url)) as proxy:
+    with proxied(place(redis_url)[1]) as proxy:
         yield proxy
 
 
@@ -215,7 +215,7 @@ def test_database_gone__old_row_then_calendar__and_values_when_it_is_back(
     async def work(reader: FeatureReader) -> None:
         await ask(reader, grid, "m3", "m4")
         await reader._assets.read(grid)
-        timescaledb.cut()
+        timescaledb.refuse()
         (hit,) = await ask(reader, grid, "m3")
         assert (hit["source"], hit["degraded"]) == ("redis", False)
         clock.time = NOW + HOUR
@@ -316,8 +316,8 @@ def test_both_down__calendar_in_utc__and_without_the_registry_nothing(
             "timescale_dsn": through(dsn, timescaledb.port),
             "redis_url": through(redis_url, valkey.port),
         }
-        timescaledb.cut()
-        valkey.cut()
+        timescaledb.refuse()
+        valkey.refuse()
         async with reading(Clock(NOW), **servers) as reader:
             for _ in range(2):
                 (result,) = await ask(reader, grid, "m1", feature_set="forecast_advanced", must_exist=True)

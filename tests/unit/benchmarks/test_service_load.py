@@ -106,8 +106,9 @@ def test_proxy__reset_and_stall__what_a_client_sees() -> None:
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
         proxy.refuse()
+        # the reset comes before the connection is known to stand, or after
         with (
-            socket.create_connection(("127.0.0.1", proxy.port), 5) as client,
             pytest.raises(ConnectionResetError),
+            socket.create_connection(("127.0.0.1", proxy.port), 5) as client,
         ):
             client.recv(1)
