@@ -28,7 +28,8 @@ SEARCH_PATH: Final = "tenant_wall, public"
 #: Enters the wall in the present transaction; parameter: the tenant. For clients that send SQL their own way.
 ENTER: Final[LiteralString] = (
     "SELECT set_config('ai_hub.tenant', %s, true), set_config('search_path', 'tenant_wall, public', true),"
-    " set_config('role', 'ai_hub_service', true)"
+    # compiling takes longer than these queries; a restored database has lost its own setting of this
+    " set_config('role', 'ai_hub_service', true), set_config('jit', 'off', true)"
 )
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
