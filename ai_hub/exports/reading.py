@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Rows read at once. Where sessions share one backend, others wait for as long.
-CHUNK_ROWS: Final = 131_072
+CHUNK_ROWS: Final = 65_536
 SHORT_CHUNK_ROWS: Final = 16_384
 _ASSETS = """
 SELECT asset_id, first_hour, last_hour FROM assets FULL JOIN asset_spans USING (tenant_id, asset_id)

@@ -50,7 +50,7 @@ LANGUAGE sql STABLE AS $$
     SELECT temperature, humidity, solar_irradiance, ingested_at
     FROM weather_features
     WHERE tenant_id = tenant AND asset_id = weather_asset
-        AND "timestamp" <= at_hour AND "timestamp" > at_hour - INTERVAL '6 hours'
+        AND "timestamp" <= at_hour AND "timestamp" > (SELECT at_hour - INTERVAL '6 hours')
         AND "timestamp" <= latest AND "timestamp" > earliest
         AND available_at <= at_hour
     ORDER BY "timestamp" DESC, available_at DESC
@@ -62,7 +62,8 @@ CREATE OR REPLACE VIEW hourly_state AS SELECT * FROM hourly_features;
 
 -- The features of one row, inlined by the planner into every query that computes single rows.
 -- Windows and lags are by time. Buckets before the row's hour hold only readings before it. States merge
--- in the order of time, here and in features_between(), so that both give the same bits.
+-- in the order of time, here and in features_between(), so that both give the same bits. Bounds are subqueries,
+-- because the wall between tenants lets no calculation reach an index (070_tenant_wall.sql), but its result.
 CREATE FUNCTION features_at(tenant text, asset text, weather_asset text, at_hour timestamptz)
 RETURNS TABLE (
     historical_avg_24h double precision, historical_std_24h double precision,
@@ -94,12 +95,12 @@ LANGUAGE sql STABLE AS $$
             max(last_ingested_at) AS ingested_at
         FROM hourly_state
         WHERE tenant_id = tenant AND asset_id = asset
-            AND hour >= at_hour - INTERVAL '24 hours' AND hour < at_hour
+            AND hour >= (SELECT at_hour - INTERVAL '24 hours') AND hour < at_hour
     ) AS day
     LEFT JOIN (
         SELECT avg_value, last_ingested_at
         FROM hourly_state
-        WHERE tenant_id = tenant AND asset_id = asset AND hour = at_hour - INTERVAL '168 hours'
+        WHERE tenant_id = tenant AND asset_id = asset AND hour = (SELECT at_hour - INTERVAL '168 hours')
     ) AS week ON true
     LEFT JOIN weather_at(tenant, weather_asset, at_hour, at_hour - INTERVAL '6 hours', at_hour) AS weather ON true
 $$;
