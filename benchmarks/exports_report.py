@@ -20,7 +20,7 @@ keeps for exports (zstd, sorted, with SHA-256), beside a binary
 thrown away as it arrives. A job's time is from the moment the worker takes it up until the file is in place;
 memory is the peak of the worker's resident set, its libraries included.
 
-Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}, with other work on the machine; {versions}.
+Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}; {versions}.
 Code {commit}, {measured_at}.
 
 """

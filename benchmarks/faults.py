@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ ASSETS, DAYS = 50, 20
 FULL, SMALL = Plan(), Plan(before=2, after=8, rate=50)
 _S3 = {"EXPORT_STORAGE_PATH": f"s3://{BUCKET}/faults"}
 _DISK_MIB = 24
-_FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+_CLOCK = Path(__file__).with_name("shifted_clock.c")
 _LEFT_BYTES = 200_000
 
 
@@ -56,7 +57,7 @@ def main() -> None:
         _say("servers, readings, features")
         ground = stack.enter_context(prepared(name, kind, ASSETS, DAYS))
         disk = stack.enter_context(_small_disk(name)) if os.geteuid() == 0 else None
-        for fault in _faults(disk):
+        for fault in [*_faults(disk), *_clocks(name)]:
             if given.only and not any(words in fault.name for words in given.only):
                 continue
             _say(fault.name)
@@ -92,8 +93,6 @@ def _faults(disk: Path | None) -> list[Fault]:
         Fault("service killed", _kill_service, _start_service, seconds=0.0),
     ]
     for name, title in _TITLES.items():
-        if name == "mlflow":
-            continue
         variables = _S3 if name == "s3" else {}
         found += [
             Fault(f"connections to {title} reset", _proxy(name, "reset"), variables=variables, seconds=1.0),
@@ -115,16 +114,6 @@ def _faults(disk: Path | None) -> list[Fault]:
                 seconds=8.0,
             )
         )
-    if Path(_FAKETIME).exists():
-        found += [
-            Fault(f"service's clock {title}", variables=_clock(offset), seconds=1.0)
-            for title, offset in (
-                ("3 min ahead", "+3m"),
-                ("3 min behind", "-3m"),
-                ("3 h ahead", "+3h"),
-                ("3 h behind", "-3h"),
-            )
-        ]
     return found
 
 
@@ -192,10 +181,22 @@ def _empty(disk: Path) -> None:
     (disk / "filler").unlink()
 
 
-def _clock(offset: str) -> dict[str, str]:
-    # file times stay as they are, or Python would compile every module anew
-    kept = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
-    return {"LD_PRELOAD": _FAKETIME, "FAKETIME": offset} | kept
+def _clocks(folder: Path) -> Iterator[Fault]:
+    """The service's clock is wrong from its start on; needs a C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        _say("no C compiler: clocks are not shifted")
+        return
+    library = folder / "shifted_clock.so"
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(_CLOCK), "-ldl"], check=True)
+    for title, shift in (
+        ("3 min ahead", 180),
+        ("3 min behind", -180),
+        ("3 h ahead", 10_800),
+        ("3 h behind", -10_800),
+    ):
+        variables = {"LD_PRELOAD": str(library), "CLOCK_SHIFT_S": str(shift)}
+        yield Fault(f"service's clock {title}", variables=variables, lasting=True)
 
 
 def _say(text: str) -> None:

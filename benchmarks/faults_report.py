@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import results
 from benchmarks.report import format_time
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ What clients saw counts answers from the moment of the fault on. Healthy is how 
 the last answer came that was not a full 200, or `/health/ready` did not say `ready`. Lost compares the served
 features of every meter and all readings before and after, and looks for every confirmed reading of the
 writing client, every registered version, and of each accepted export its job, row count and SHA-256. Before
-the fault are the first seconds after the service's start, in which it loads the registry and its libraries;
-restarts took as long as they did because the machine was busy.
+the fault are the first seconds after the service's start, in which it loads the registry and its libraries.
+A wrong clock is wrong from the service's start on, its worker's too, and stays so; readiness names S3 where
+it refuses signatures for their time, as S3 does from 15 minutes on.
 
-Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}, with other work on the machine. Code {commit},
+Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}. Code {commit},
 {measured_at}.
 """
 _HEAD = (
@@ -46,19 +48,8 @@ _HEAD = (
 def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write `faults.md`."""
     first = records[0]
-    machine, sizes = first["machine"], first["sizes"]
-    text = [
-        _INTRO.format(
-            rate=sizes["rate"],
-            assets=sizes["assets"],
-            command=first["command"],
-            cpus=machine["cpus"],
-            memory=machine["memory_gib"],
-            system=machine["system"],
-            commit=first["commit"],
-            measured_at=first["measured_at"],
-        )
-    ]
+    sizes = first["sizes"]
+    text = [_INTRO.format(rate=sizes["rate"], assets=sizes["assets"], **results.facts(first))]
     for server in ("native", "embedded"):
         chosen = [record for record in records if record["server"] == server]
         if not chosen:
@@ -81,7 +72,7 @@ def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
 def _row(record: dict[str, Any]) -> str:
     streams, seconds = record["streams"], record["seconds"]
     cells = [
-        f"{record['work']} ({record['note']})" if record["note"] else record["work"],
+        record["work"],
         *(_stream(streams[name]) for name in ("features", "past features", "models")),
         _registrations(record["registrations"]),
         _exports(record["exports"]),
@@ -91,10 +82,17 @@ def _row(record: dict[str, Any]) -> str:
         ),
         f"{record['gap_s']:.2f} s",
         f"{record['restart_s']:.1f} s" if record["restart_s"] > 0.1 else "",  # noqa: PLR2004  # a tenth
-        f"**{record['healthy_s']:.1f} s**",
+        _healthy(record),
         "; ".join(record["lost"]) or "nothing",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _healthy(record: dict[str, Any]) -> str:
+    if not record["lasting"]:
+        return f"**{record['healthy_s']:.1f} s**"
+    down = ", ".join(record["not ready"])
+    return f"not ready while it lasts: {down}" if down else "ready all the time"
 
 
 def _stream(found: dict[str, Any]) -> str:

@@ -45,7 +45,8 @@ class Fault:
     variables: Mapping[str, str] = field(default_factory=dict)
     #: seconds between the two
     seconds: float = 5.0
-    note: str = ""
+    #: it is there from the service's start on, and stays
+    lasting: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
         jobs = {name: job for name, job in ground.jobs().items() if name not in known}
         return {
             "work": fault.name,
-            "note": fault.note,
+            "lasting": fault.lasting,
             "streams": {name: _seen(each, hurt) for name, each in outcomes.items()},
             "seconds": {
                 "before": _times(outcomes[FAST], 0, hurt),
@@ -121,6 +122,7 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
             "restart_s": round(healed - over, 2),
             "gap_s": round(_gap(outcomes[FAST]), 3),
             "healthy_s": round(_healthy(outcomes, watcher, healed), 2),
+            "not ready": sorted(watcher.down),
             "exports": exports.record(jobs) | {"all done after": round(max(0.0, finished - healed), 1)},
             "registrations": registrar.statuses,
             "lost": [*differing(before, after), *exports.lost(jobs), *writer.lost(), *registrar.lost()],
@@ -309,6 +311,8 @@ class Watcher:
         self._service = service
         #: time, and whether all was well
         self.looks: list[tuple[float, bool]] = []
+        #: servers that it named
+        self.down: set[str] = set()
 
     def look(self) -> None:
         """Look once."""
@@ -316,6 +320,7 @@ class Watcher:
         try:
             status, answer = self._service.ask("GET", "/health/ready", patience=5)
             well = status == _OK and answer["status"] == "ready"
+            self.down |= {name for name, each in answer["dependencies"].items() if each["status"] != "ok"}
         finally:
             self.looks.append((time.monotonic(), well))
 

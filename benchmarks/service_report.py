@@ -24,7 +24,7 @@ _INTRO = """# The REST service
 rows of the same Valkey, same registry) and the floor (uvicorn sending one of our answers, always the same
 bytes) are asked in turns with it.
 
-Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}, with other work on the machine; {versions}.
+Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}; {versions}.
 Code {commit}, {measured_at}.
 
 ## At a fixed rate

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,12 +16,15 @@ from ai_hub.stack.service import NotReadyError, Service, Site
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
 
 _KEYS = ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 _BUCKET = "MODEL_STORAGE_BUCKET"
 _VOLUME_MB = 128
 _NOT_FOUND = {"404", "NoSuchBucket", "NotFound"}
+#: S3 refuses signatures made at a time further away than this.
+_CLOCK_TOLERANCE = timedelta(minutes=15)
 
 
 class S3MissingError(AiHubError):
@@ -94,7 +99,7 @@ class S3Service(Service):
             client(settings, timeout_s).head_bucket(Bucket=settings[_BUCKET])
         except ClientError as error:
             if error.response["Error"]["Code"] not in _NOT_FOUND:
-                raise NotReadyError(str(error)) from error
+                raise NotReadyError(_refusal(error)) from error
         except BotoCoreError as error:
             raise NotReadyError(str(error)) from error
 
@@ -134,11 +139,23 @@ def ensure_bucket(settings: Mapping[str, str]) -> None:
         store.head_bucket(Bucket=settings[_BUCKET])
     except ClientError as error:
         if error.response["Error"]["Code"] not in _NOT_FOUND:
-            raise NotReadyError(str(error)) from error
+            raise NotReadyError(_refusal(error)) from error
         try:
             store.create_bucket(Bucket=settings[_BUCKET])
         except (BotoCoreError, ClientError) as refused:
             raise NotReadyError(f"cannot create bucket {settings[_BUCKET]}: {refused}") from refused
+
+
+def _refusal(error: ClientError) -> str:
+    """What the store said, and where the clocks are too far apart for its signatures, that."""
+    date = error.response["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if date is not None:
+        ahead = datetime.now(UTC) - parsedate_to_datetime(date)
+        if abs(ahead) > _CLOCK_TOLERANCE:
+            side = "ahead of" if ahead > timedelta(0) else "behind"
+            minutes = abs(ahead) // timedelta(minutes=1)
+            return f"this machine's clock is {minutes} min {side} the store's, which refuses requests for it"
+    return str(error)
 
 
 def _program() -> Path:

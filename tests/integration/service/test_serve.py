@@ -48,6 +48,9 @@ def test_serve__every_server_down__lives_says_so_and_leaks_no_secret(tmp_path: P
         assert process.wait(20) == 0
     lines = log.read_text().splitlines()
     assert all(isinstance(json.loads(line), dict) for line in lines)
+    down = [found for line in lines if (found := json.loads(line)).get("event") == "dependency_down"]
+    assert {each["dependency"] for each in down} == {"timescaledb", "redis", "s3", "mlflow"}
+    assert all(each["reason"] for each in down)
     assert "hush" not in log.read_text() + ready.text + asked.text
 
 
