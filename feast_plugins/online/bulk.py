@@ -79,13 +79,21 @@ class AsyncBulkConnection(AsyncConnection):
     def __init__(self, **options: Any) -> None:
         super().__init__(**(options | {"parser_class": _AsyncParser}))
 
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """As redis-py's, whose error it raises where uvloop finds the connection reset."""
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"Error while writing to {self.host}:{self.port}: {error}") from error
+
     async def ask(self, payload: bytes, count: int) -> list[Any]:
         """As `BulkConnection.ask`."""
         try:
             async with asyncio.timeout(self.socket_timeout):
                 if not self.is_connected:
                     await self.connect()
-                await self.send_packed_command(payload)
+                await super().send_packed_command(payload)
                 return _checked(await self._parser.read_responses(count))  # type: ignore[attr-defined]  # ours
         except TimeoutError as error:
             await self.disconnect(nowait=True)

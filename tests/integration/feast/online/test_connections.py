@@ -285,3 +285,18 @@ def test_ask__uvloop_has_closed_the_transport__is_a_connection_error_and_connect
         return replies
 
     assert uvloop.run(run()) == [b"PONG"]
+
+
+def test_connect__uvloop_closes_the_transport_while_greeting__is_a_connection_error(port: int) -> None:
+    async def greet(connection: AsyncBulkConnection) -> None:
+        connection._writer.transport.abort()  # type: ignore[union-attr]  # as for a server that was killed
+        await asyncio.sleep(0.01)
+        await connection.send_command("PING")
+
+    async def run() -> None:
+        connection = AsyncBulkConnection(host=HOST, port=port, redis_connect_func=greet)
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await connection.connect()
+        await connection.disconnect()
+
+    uvloop.run(run())
