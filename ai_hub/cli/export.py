@@ -60,6 +60,8 @@ def export_command(
     """Export a feature service's rows as Parquet. Ctrl-C cancels the export."""
     from ai_hub.exports.request import Request
     from ai_hub.exports.submission import submit
+    from ai_hub.service.observability import logging
+    from ai_hub.service.settings import ServiceSettings
     from ai_hub.settings import Settings
 
     settings = Settings()
@@ -73,6 +75,8 @@ def export_command(
         None if partition_by is None else "month",
     )
     job = submit(settings, request, requested_by="ai-hub export")
+    # standard output is the result's
+    logging.configure(ServiceSettings(log_format="console", log_level="warning"), sys.stderr)
     with _interruptible() as stop, _bar(quiet=as_json) as on_progress:
         job = _follow(job, stop, on_progress)
     typer.echo(json.dumps(_as_dict(job)) if as_json else _line(job))

@@ -17,6 +17,7 @@ import boto3
 import httpx
 import pytest
 import redis
+from mlflow import MlflowClient
 from model_service import upload
 from service_server import running_service
 
@@ -24,7 +25,7 @@ from ai_hub.access import key_store
 from ai_hub.access.principal import ALL_SCOPES, Scope
 from ai_hub.database import connect
 from ai_hub.database.tenant_wall import as_tenant
-from ai_hub.registry import ensure_tenant
+from ai_hub.registry import ensure_tenant, tenant_scope
 from ai_hub.service.app import create_app
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
@@ -194,6 +195,22 @@ def registry(place: Place) -> Any:
     return place.call("owner", "GET", "/ai/models/", params={"tenant_id": place.victim}).json()
 
 
+def victims_run(place: Place) -> str:
+    """The run that the victim's version comes from."""
+    with tenant_scope(place.victim):
+        version = MlflowClient().get_model_version(place.model, "1")
+    return str(version.run_id)
+
+
+def foreign_paths(place: Place) -> list[str]:
+    """Ways to write into the victim's folder or prefix."""
+    victim = place.victim
+    return [
+        f"../{victim}/x.parquet", f"/{victim}/x.parquet", f"a/../../{victim}/x.parquet", f"..\\{victim}\\x.parquet",
+        f"s3://ml-models/{victim}/x.parquet", f"./../{victim}/x.parquet",
+    ]  # fmt: skip
+
+
 def test_matrix__has_every_operation_of_the_service() -> None:
     document = create_app().openapi()
     protected = {
@@ -253,6 +270,31 @@ def test_matrix__whoever_may_not__gets_nothing_and_changes_nothing(place: Place)
     assert everything() == before
     assert registry(place) == models
     assert count >= 80
+
+
+def test_matrix__foreign_runs_and_folders_under_ones_own_name__are_out_of_reach(place: Place) -> None:
+    before, models = everything(), registry(place)
+    run = victims_run(place)
+    artifacts = [{"type": "run", "run_id": run, **more} for more in ({}, {"path": "model"}, {"path": "data"})]
+    requests: list[tuple[str, str, dict[str, Any]]] = [
+        ("run", "/ai/models/register", upload(place.other, f"{place.model}-stolen", artifact=artifact))
+        for artifact in artifacts
+    ]
+    requests += [
+        (
+            "folder",
+            "/ai/features/export?wait_s=0",
+            {"tenant_id": place.other, "feature_set": "forecast_basic", "output_path": path, **WINDOW},
+        )
+        for path in foreign_paths(place)
+    ]
+    for what, path, body in requests:
+        answer = place.call("other", "POST", path, json=body)
+        assert answer.status_code == (404 if what == "run" else 400), (body, answer.text)
+        assert MARK not in answer.text
+    assert everything() == before
+    assert registry(place) == models
+    print(f"{len(requests)} requests for foreign runs and folders; 0 leaks")  # noqa: T201
 
 
 def test_stores__of_two_tenants__hold_each_its_own(place: Place) -> None:

@@ -1,0 +1,182 @@
+"""`ai-hub keys`, and what the service makes of the keys."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from service_process import free_port
+from service_server import running_service
+from typer.testing import CliRunner
+
+from ai_hub.access import key_store
+from ai_hub.access.api_key import digest, parse
+from ai_hub.access.principal import ALL_SCOPES
+from ai_hub.cli.main import app
+from ai_hub.database import connect
+from ai_hub.errors import BadInputError
+from ai_hub.service.settings import ServiceSettings
+from ai_hub.settings import Settings
+from benchmarks.faults_proxy import proxied
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from energy import Energy
+
+_SOON_S = 10
+SETS = "/ai/features/sets"
+
+
+def keys(energy: Energy, *arguments: str) -> Any:
+    """What `ai-hub keys` prints, as JSON."""
+    done = energy.run("ai-hub", "keys", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_commands__make_list_and_revoke__only_a_hash_is_stored(energy: Energy, tenant: str) -> None:
+    made = keys(energy, "create", "forecaster", "-t", tenant, "--role", "viewer", "--expires", "90d")
+    text = parse(made["key"])
+    assert text is not None
+    assert made["tenants"] == [tenant]
+    assert {scope.partition(":")[2] for scope in made["scopes"]} == {"read"}
+    with connect() as connection:
+        row = connection.execute(
+            "SELECT sha256, to_jsonb(k)::text FROM api_keys AS k WHERE key_id = %s", [text.key_id]
+        ).fetchone()
+    assert row is not None
+    assert bytes(row[0]) == digest(text.secret)
+    assert text.secret not in row[1]
+
+    (listed,) = keys(energy, "list", "-t", tenant)
+    assert (listed["key_id"], listed["state"]) == (text.key_id, "active")
+    assert text.secret not in str(listed)
+
+    again = energy.run("ai-hub", "keys", "create", "forecaster", "-t", tenant, "--role", "viewer")
+    assert again.returncode != 0
+    assert f"ai-hub keys revoke {text.key_id}" in again.stderr
+
+    # the whole key, as people paste it
+    revoked = energy.run("ai-hub", "keys", "revoke", made["key"])
+    assert (revoked.returncode, revoked.stdout.strip()) == (0, f"{text.key_id} (forecaster): revoked")
+    once_more = energy.run("ai-hub", "keys", "revoke", text.key_id)
+    assert once_more.stdout.strip() == f"{text.key_id} (forecaster): was revoked already"
+    # its name is free
+    assert (
+        keys(energy, "create", "forecaster", "-t", tenant, "--scope", "features:read")["key"] != made["key"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-t", "Ours"), "cannot be a tenant"),
+        (("-t", "ours"), "needs a tenant and a scope"),
+        (("-t", "ours", "--role", "viewer", "--expires", "soon"), "is not a period"),
+        (("-t", "ours", "--role", "viewer", "--expires", "0d"), "is not a period"),
+    ],
+    ids=["tenant", "no scope", "period", "no time"],
+)
+def test_create__bad_input__says_what_to_write(arguments: tuple[str, ...], said: str) -> None:
+    failed = CliRunner().invoke(app, ["keys", "create", "x", *arguments]).exception
+    assert isinstance(failed, BadInputError)
+    assert said in failed.message
+    assert failed.hint
+
+
+@pytest.fixture
+def key(energy: Energy, tenant: str) -> str:
+    del energy
+    return str(key_store.create("test", [tenant], ALL_SCOPES, created_by="test")[1])
+
+
+def ask(url: str, key: str, header: str = "X-API-Key") -> httpx.Response:
+    value = f"Bearer {key}" if header == "Authorization" else key
+    return httpx.get(f"{url}{SETS}", headers={header: value}, timeout=30)
+
+
+def until(url: str, key: str, status: int) -> httpx.Response:
+    """The first answer with this status."""
+    deadline = time.monotonic() + _SOON_S
+    while (answer := ask(url, key)).status_code != status:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.05)
+    return answer
+
+
+def test_running_service__new_keys_are_known_at_once__revoked_ones_refused_soon(
+    energy: Energy, key: str, tenant: str
+) -> None:
+    del energy
+    with running_service(options=ServiceSettings(keys_refresh_s=0.2)) as url:
+        assert ask(url, key).status_code == 200
+        assert ask(url, key, "Authorization").status_code == 200
+        made, text = key_store.create("later", [tenant], ALL_SCOPES, created_by="test")
+        assert ask(url, str(text)).status_code == 200
+        key_store.revoke(made.key_id)
+        answer = until(url, str(text), 401)
+        assert answer.json()["message"] == "This API key was revoked."
+        # right id, wrong secret: as if it were unknown
+        wrong = key[:-6] + ("aaaaaa" if not key.endswith("aaaaaa") else "bbbbbb")
+        nobody = f"aih_{'q' * 12}_{key[-43:]}"
+        answers = [ask(url, each) for each in (wrong, nobody)]
+        assert [each.status_code for each in answers] == [401, 401]
+        assert answers[0].json()["message"] == answers[1].json()["message"]
+
+
+@pytest.fixture
+def line(energy: Energy) -> Iterator[Any]:
+    """A line to the database that can be cut."""
+    dsn = energy.environment["TIMESCALE_DSN"]
+    port = int(dsn.rpartition(":")[2].partition("/")[0])
+    with proxied(port) as proxy:
+        yield dsn.replace(f":{port}/", f":{proxy.port}/"), proxy
+
+
+def test_database_away__keys_known_before_go_on__unknown_ones_wait_for_it(line: Any, key: str) -> None:
+    dsn, proxy = line
+    options = ServiceSettings(keys_refresh_s=0.2)
+    with running_service(Settings(timescale_dsn=dsn, service_timescale_dsn=None), options) as url:
+        assert ask(url, key).status_code == 200
+        proxy.stall()
+        try:
+            assert ask(url, key).status_code == 200
+        finally:
+            proxy.heal()
+        assert until(url, key, 200).status_code == 200
+
+
+def test_database_never_there__503_that_says_so(energy: Energy, key: str) -> None:
+    dsn = energy.environment["TIMESCALE_DSN"]
+    port = dsn.rpartition(":")[2].partition("/")[0]
+    nobody = dsn.replace(f":{port}/", f":{free_port()}/")
+    with running_service(Settings(timescale_dsn=nobody, service_timescale_dsn=None)) as url:
+        answer = ask(url, key)
+    assert answer.status_code == 503
+    assert "TimescaleDB" in answer.json()["message"]
+    assert answer.json()["hint"]
+    password = dsn.partition("@")[0].rpartition(":")[2]
+    assert password not in answer.text
+
+
+def test_many_unknown_keys__share_the_looks_at_the_database(energy: Energy) -> None:
+    del energy
+    with running_service(options=ServiceSettings(unauthenticated_per_s=10_000)) as url:
+        begun, answers = time.monotonic(), []
+
+        def one() -> None:
+            answers.append(ask(url, f"aih_{'z' * 12}_{'y' * 43}").status_code)
+
+        threads = [threading.Thread(target=one) for _ in range(20)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert answers == [401] * 20
+        # one after the other they would take a second each
+        assert time.monotonic() - begun < _SOON_S

@@ -1,0 +1,115 @@
+"""`ai-hub export` and `ai-hub exports` as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+from export_lab import selected
+from typer.testing import CliRunner
+
+from ai_hub.cli.main import app
+from ai_hub.errors import AiHubError
+from ai_hub.exports.database import transaction
+from ai_hub.exports.errors import PathTakenError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from export_lab import ExportLab
+
+CLI = str(Path(sys.executable).with_name("ai-hub"))
+_INTERRUPTED = 130
+
+
+@pytest.fixture
+def command(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """`export` of two days of the lab's tenant, into the lab's folder."""
+    monkeypatch.setenv("EXPORT_STORAGE_PATH", str(lab.folder))
+    request = lab.request()
+    window = ["--start", request.start.isoformat(), "--end", request.end.isoformat()]
+    yield ["export", "--tenant", request.tenant, "--feature-set", request.feature_set, *window]
+    with transaction(lab.settings) as connection:
+        connection.execute(
+            "UPDATE feature_exports SET status = 'failed', error = 'of a test' WHERE tenant_id = %s",
+            [request.tenant],
+        )
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_export__is_done_here__and_listed(lab: ExportLab, command: list[str]) -> None:
+    done = lab.energy.run("ai-hub", *command, "--output", "mine.parquet", "--json")
+    assert done.returncode == 0, done.stderr
+    job: dict[str, Any] = json.loads(done.stdout)
+    expected = selected(lab.settings, lab.request())
+    assert (job["status"], job["row_count"]) == ("completed", len(expected))
+    table = pq.read_table(job["storage_path"])
+    assert table["asset_id"].to_pylist() == [row["asset_id"] for row in expected]
+
+    with pytest.raises(PathTakenError, match=job["export_id"]):
+        run(*command, "--output", "mine.parquet")
+
+    listed = json.loads(run("exports", "--tenant", lab.energy.main, "--limit", "1", "--json"))
+    assert [each["export_id"] for each in listed] == [job["export_id"]]
+    (line, *_) = run("exports", "--tenant", lab.energy.main).splitlines()
+    assert line.startswith(job["export_id"])
+    assert job["storage_path"] in line
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("--feature-set", "nothing"), "nothing"),
+        (("--output", "../../etc/passwd"), "output_path"),
+        (("--end", "2020-01-01"), "end_time"),
+        (("--start", "yesterday-ish"), "--start"),
+        (("--asset", "nobody"), "nobody"),
+    ],
+    ids=["service", "path", "window", "time", "asset"],
+)
+def test_bad_input__says_what_is_wrong__and_leaves_no_job(
+    lab: ExportLab, command: list[str], changed: tuple[str, ...], said: str
+) -> None:
+    before = json.loads(run("exports", "--tenant", lab.energy.main, "--json"))
+    with pytest.raises(AiHubError, match=said):
+        run(*command, *changed)
+    assert json.loads(run("exports", "--tenant", lab.energy.main, "--json")) == before
+    assert lab.files() == set()
+
+
+def test_ctrl_c__cancels_the_export(lab: ExportLab, command: list[str]) -> None:
+    process = subprocess.Popen(
+        [CLI, *command, "--start", "2019-01-01", "--partition-by", "month", "--output", "long", "--json"],
+        env=os.environ | lab.energy.environment | {"EXPORT_STORAGE_PATH": str(lab.folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        deadline = time.monotonic() + 60
+        while not any(".partial/" in name for name in lab.files()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == _INTERRUPTED
+    job = json.loads(output)
+    assert job["status"] == "failed"
+    assert "Cancelled" in str(job)
+    assert lab.files() == set()
