@@ -36,7 +36,7 @@ lock: ## Resolve pyproject.toml anew into requirements.lock, and the part a serv
 demo: $(STAMP) ## Run the whole product end to end on real meter data (embedded servers, no Docker)
 	@$(BIN)/ai-hub demo
 
-demo-down: $(STAMP) ## Stop the demo's servers and delete their data
+demo-down: $(STAMP) ## Stop the demo's servers and delete their data; what was exported stays in exports/
 	@$(BIN)/ai-hub down --purge
 
 test: $(STAMP) lint ## Lint, type-check and run every test against real embedded servers

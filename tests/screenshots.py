@@ -52,6 +52,15 @@ def take_registry() -> None:
         pages.page.screenshot(path=FOLDER / "registry.png")
 
 
+def take_service() -> None:
+    """The pages of the REST service."""
+    with browser.opened() as chromium:
+        page = chromium.new_page(viewport={"width": 1200, "height": 1000})
+        page.goto(f"{Settings().require('ai_hub_api_url')}/docs")
+        expect(page.get_by_text("/ai/models/{model_id}/promote")).to_be_visible()
+        page.screenshot(path=FOLDER / "service-docs.png")
+
+
 def take_reviews() -> None:
     """Refusals in MLflow's pages, and our own page."""
     with ExitStack() as opened:
@@ -120,5 +129,6 @@ def _take_page(window: Callable[..., browser.Registry]) -> None:
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     take_reviews()
+    take_service()
     show_every_stage()
     take_registry()

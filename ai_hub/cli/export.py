@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.filesize import decimal
 
 from ai_hub.cli import progress
 from ai_hub.cli.main import app
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _LOOK_S = 0.5
 _INTERRUPTED = 130
 _FAILED = 1
-_MEGABYTE = 1e6
 
 Tenant = Annotated[str, typer.Option("--tenant", help="whose features")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
@@ -184,7 +184,7 @@ def _line(job: Job) -> str:
     window = f"{job.start_time:%Y-%m-%d %H:%M} to {job.end_time:%Y-%m-%d %H:%M}"
     line = f"{job.export_id}  {job.feature_set}  {window}  {job.message}"
     if job.storage_path and job.file_size_bytes is not None:
-        line += f" {job.file_size_bytes / _MEGABYTE:.1f} MB in {job.storage_path}"
+        line += f" {decimal(job.file_size_bytes)} in {job.storage_path}"
     return line
 
 

@@ -219,4 +219,4 @@ def _summarize(console: Console, steps: Steps, forecasters: list[Forecaster]) ->
             f"  models of {tenant}: {address}/#/models?workspace={tenant}", soft_wrap=True, highlight=False
         )
     console.print('  a shell with all settings: eval "$(ai-hub env)"; psql', highlight=False)
-    console.print("  stop and delete everything: make demo-down", highlight=False)
+    console.print("  stop it and delete its data: make demo-down", highlight=False)
