@@ -77,7 +77,7 @@ BUGS = [
     bug("weather before it was available", ROWS, ("AND available_at <= at_hour", "")),
     bug("< for <= where weather is available", ROWS, ("available_at <= at_hour", "available_at < at_hour")),
     bug("< for <= where weather is of the hour", ROWS, ('"timestamp" <= at_hour', '"timestamp" < at_hour')),
-    bug(">= for > where weather gets old", ROWS, ('"timestamp" > at_hour -', '"timestamp" >= at_hour -')),
+    bug(">= for > where weather gets old", ROWS, ('"timestamp" > (SELECT', '"timestamp" >= (SELECT')),
     bug("<= for < in rows not stored yet", ROWS, ("AND hour < at_hour\n", "AND hour <= at_hour\n")),
     bug("UTC for local time", VIEWS, ("AT TIME ZONE timezone", "AT TIME ZONE 'UTC'")),
     bug("Sunday is no weekend", VIEWS, (">= 6", "= 6")),

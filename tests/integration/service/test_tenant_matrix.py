@@ -197,8 +197,10 @@ def registry(place: Place) -> Any:
 
 def victims_run(place: Place) -> str:
     """The run that the victim's version comes from."""
+    # by its address: other tests of this process have set MLflow's own
+    url = Settings().require("mlflow_tracking_uri")
     with tenant_scope(place.victim):
-        version = MlflowClient().get_model_version(place.model, "1")
+        version = MlflowClient(url, url).get_model_version(place.model, "1")
     return str(version.run_id)
 
 
