@@ -26,6 +26,7 @@ from ai_hub.access.principal import ALL_SCOPES, Scope
 from ai_hub.database import connect
 from ai_hub.database.tenant_wall import as_tenant
 from ai_hub.registry import ensure_tenant, tenant_scope
+from ai_hub.registry.uploads import FOLDER
 from ai_hub.service.app import create_app
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
@@ -277,7 +278,7 @@ def test_matrix__whoever_may_not__gets_nothing_and_changes_nothing(place: Place)
 def test_matrix__foreign_runs_and_folders_under_ones_own_name__are_out_of_reach(place: Place) -> None:
     before, models = everything(), registry(place)
     run = victims_run(place)
-    artifacts = [{"type": "run", "run_id": run, **more} for more in ({}, {"path": "model"}, {"path": "data"})]
+    artifacts = [{"type": "run", "run_id": run, **more} for more in ({}, {"path": FOLDER}, {"path": "data"})]
     requests: list[tuple[str, str, dict[str, Any]]] = [
         ("run", "/ai/models/register", upload(place.other, f"{place.model}-stolen", artifact=artifact))
         for artifact in artifacts
@@ -296,6 +297,9 @@ def test_matrix__foreign_runs_and_folders_under_ones_own_name__are_out_of_reach(
         assert MARK not in answer.text
     assert everything() == before
     assert registry(place) == models
+    # the same run is a model to its owner
+    own = upload(place.victim, f"{place.model}-again", artifact=artifacts[1])
+    assert place.call("owner", "POST", "/ai/models/register", json=own).status_code == 201
     print(f"{len(requests)} requests for foreign runs and folders; 0 leaks")  # noqa: T201
 
 
