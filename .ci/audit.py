@@ -45,6 +45,7 @@ SETTINGS = {
         {"name": "JwtTokenDetector"},
         {"name": "KeywordDetector"},
         {"name": "PrivateKeyDetector"},
+        {"name": "SecretValueDetector", "path": f"file://{ROOT / '.ci' / 'secret_values.py'}"},
     ],
     "filters_used": [{"path": f"detect_secrets.filters.{name}"} for name in _FILTERS],
 }

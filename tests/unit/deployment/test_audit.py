@@ -57,6 +57,18 @@ def test_judge__report__is_never_taken_for_better_than_it_is(
     assert (bool(found), reason is None) == (vulnerable, asked)
 
 
+@pytest.mark.parametrize("first", ["", "-", "_", "+", "/", "9"])
+@pytest.mark.parametrize("assignment", ['password = "{}"', "MINIO_SECRET_KEY={}", "  api_key: '{}'"])
+def test_scan__random_secret__is_found_whatever_it_begins_with(
+    audit: ModuleType, tmp_path: Path, assignment: str, first: str
+) -> None:
+    planted = tmp_path / ("settings.py" if '"' in assignment else "settings.env")
+    tokens = [first + secrets.token_urlsafe(24) for _ in range(100)]
+    planted.write_text("\n".join(assignment.format(token) for token in tokens))
+    found = {line for *_, line in audit.secrets_in(str(planted))}
+    assert found == set(range(1, len(tokens) + 1))
+
+
 def test_scan__planted_secrets__are_found_by_their_lines(audit: ModuleType, tmp_path: Path) -> None:
     planted = tmp_path / "settings.py"
     lines = [
