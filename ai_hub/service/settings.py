@@ -50,7 +50,7 @@ class ServiceSettings(BaseSettings):
     breaker_failures: int = Field(5, ge=1)
     breaker_pause_s: float = Field(5.0, gt=0)
     #: assets of one request
-    max_assets: int = Field(1000, ge=1)
+    max_assets: int = Field(1000, ge=1, le=1000)  # as the schema has it
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     #: `json` for machines, `console` for people
     log_format: Literal["json", "console"] = "json"

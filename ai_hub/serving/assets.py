@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect
 from collections import OrderedDict
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 import structlog
@@ -14,7 +16,7 @@ import structlog
 from ai_hub.serving.breaker import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ai_hub.serving.database import Connection, Database
 
@@ -22,8 +24,18 @@ _log = structlog.get_logger(__name__)
 _HOLDS_S = 600.0
 _RETRY_S = 5.0
 _MOST_OF_TENANT = 50_000
+#: Names on either side that a wrong one is compared with, and seconds that a hint is worth.
+_NEIGHBOURS = 20
+_HINT_S = 0.25
 _MOST_TENANTS = 500
 _QUERY = "SELECT asset_id, timezone FROM assets WHERE tenant_id = %s ORDER BY asset_id LIMIT %s"
+
+
+class _Known(NamedTuple):
+    until: float
+    zones: Mapping[str, str]
+    #: sorted
+    names: Sequence[str]
 
 
 class Assets:
@@ -31,28 +43,34 @@ class Assets:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: OrderedDict[str, tuple[float, Mapping[str, str]]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def zones(self, tenant: str) -> Mapping[str, str]:
         """What is known now."""
         known = self._known.get(tenant)
-        return known[1] if known else {}
+        return known.zones if known else {}
 
     def note(self, tenant: str) -> None:
         """The tenant asks: read its assets unless that was done a short while ago."""
         known = self._known.get(tenant)
-        if (known is None or time.monotonic() > known[0]) and tenant not in self._tasks:
+        if (known is None or time.monotonic() > known.until) and tenant not in self._tasks:
             task = asyncio.create_task(self._read(tenant), name="assets")
             self._tasks[tenant] = task
             task.add_done_callback(lambda _: self._tasks.pop(tenant, None))
 
-    async def read(self, tenant: str) -> Mapping[str, str]:
-        """What is known, after reading it now if it never was."""
+    async def nearest(self, tenant: str, asset: str) -> str | None:
+        """The asset that a caller may have meant; None: nothing is known that is like it."""
         self.note(tenant)
         if tenant not in self._known and (task := self._tasks.get(tenant)) is not None:
-            await asyncio.shield(task)
-        return self.zones(tenant)
+            await asyncio.wait([task], timeout=_HINT_S)
+        known = self._known.get(tenant)
+        if known is None:
+            return None
+        # to compare with every one of thousands would keep everybody else waiting
+        place = bisect(known.names, asset)
+        neighbours = known.names[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]
+        return next(iter(get_close_matches(asset, neighbours, n=1)), None)
 
     async def aclose(self) -> None:
         """Give up what is being read."""
@@ -68,14 +86,14 @@ class Assets:
 
         holds, found = _RETRY_S, self.zones(tenant)
         try:
-            async with self._database.turn():
+            async with self._database.turn(tenant):
                 found = await self._database.run(tenant, work)
             holds = _HOLDS_S
         except UnavailableError:
             pass
         except psycopg.Error:
             _log.exception("assets_not_read")
-        self._known[tenant] = time.monotonic() + holds, found
+        self._known[tenant] = _Known(time.monotonic() + holds, found, sorted(found))
         self._known.move_to_end(tenant)
         while len(self._known) > _MOST_TENANTS:
             self._known.popitem(last=False)

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from ai_hub.serving import metrics
 from ai_hub.serving.breaker import UnavailableError, open_breaker
 from feast_plugins.online.connection import Connections
-from feast_plugins.online.write_back import get_marks, is_written, joined, marks, write_back
+from feast_plugins.online.write_back import computed_at, get_marks, is_written, joined, marks, write_back
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 SERVER = "redis"
-#: Write-backs under way at once; more are left out, and the next miss tries again.
-_MOST_PENDING = 256
+#: Rows that wait to be written at most; more are left out, and the next miss tries again.
+_MOST_PENDING = 10_000
+#: Commands of one exchange, so that it ends within the time limit of a read.
+_TOGETHER = 200
+#: Exchanges that write at once: reads go before.
+_MOST_WRITING = 4
 #: Values of marks.
 KNOWN, UNKNOWN = b"known", b"unknown"
 
@@ -44,7 +48,9 @@ class Cache:
         self._connections = Connections()
         self._config: RepoConfig | None = None
         self._online: ConnectionConfig | None = None
-        self._pending: dict[bytes, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pending = 0
+        self._writing = asyncio.Semaphore(_MOST_WRITING)
 
     async def ask(self, config: RepoConfig, commands: Commands) -> list[Any]:
         """Replies to the commands.
@@ -65,22 +71,30 @@ class Cache:
         return await self.ask(config, get_marks(keys))
 
     def put_back(
-        self, config: RepoConfig, view: View, rows: Sequence[tuple[bytes, Row, bytes | None]]
+        self, config: RepoConfig, view: View, rows: Sequence[tuple[bytes, Row, bytes | None]], computed: int
     ) -> None:
-        """Write rows (key, row, the time that was read there) after the answer."""
-        for key, row, read in rows:
-            command = write_back(config, view.stored, key, row.fields, read)
-            self._start(config, view.name.encode() + key, command, is_row=True)
+        """Write rows (key, row, the time that was read there) that were computed at that time (ns)."""
+        self._start(
+            config,
+            [
+                write_back(config, view.stored, key, _put_back_fields(view, row, computed), read)
+                for key, row, read in rows
+            ],
+            are_rows=True,
+        )
 
     def mark(self, config: RepoConfig, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Note after the answer that nothing newer was found; it holds for `FEATURE_CACHE_TTL`."""
-        if keys:
-            self._start(config, keys[0], marks(keys, values, self._mark_s), is_row=False)
+        """Note that nothing newer was found; it holds for `FEATURE_CACHE_TTL`."""
+        self._start(
+            config,
+            [marks([key], [value], self._mark_s) for key, value in zip(keys, values, strict=True)],
+            are_rows=False,
+        )
 
     async def settle(self) -> None:
         """Wait for what is being written."""
-        while self._pending:
-            await asyncio.gather(*self._pending.values(), return_exceptions=True)
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def aclose(self) -> None:
         """Give what is being written a moment, and close the connections."""
@@ -88,29 +102,39 @@ class Cache:
             async with asyncio.timeout(self._options.redis_timeout_s):
                 await self.settle()
         except TimeoutError:
-            for task in self._pending.values():
+            for task in self._tasks:
                 task.cancel()
         await self._connections.aclose()
 
-    def _start(self, config: RepoConfig, key: bytes, command: Commands, *, is_row: bool) -> None:
-        if key in self._pending:  # another request found the same
+    def _start(self, config: RepoConfig, commands: Sequence[Commands], *, are_rows: bool) -> None:
+        if not commands:
             return
-        if len(self._pending) >= _MOST_PENDING:
-            metrics.write_backs("dropped").inc()
+        if self._pending + len(commands) > _MOST_PENDING:
+            metrics.write_backs("dropped").inc(len(commands))
             return
-        task = asyncio.create_task(self._write(config, command, is_row=is_row), name="write-back")
-        self._pending[key] = task
-        task.add_done_callback(lambda _: self._pending.pop(key, None))
+        self._pending += len(commands)
+        task = asyncio.create_task(self._write(config, commands, are_rows=are_rows), name="write-back")
+        self._tasks.add(task)
 
-    async def _write(self, config: RepoConfig, command: Commands, *, is_row: bool) -> None:
-        try:
-            replies = await self.ask(config, joined([command]))
-        except UnavailableError:
-            metrics.write_backs("failed").inc()
-            return
-        if is_row:
-            for reply in replies:
-                metrics.write_backs("written" if is_written(reply) else "refused").inc()
+        def ended(_: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._pending -= len(commands)
+
+        task.add_done_callback(ended)
+
+    async def _write(self, config: RepoConfig, commands: Sequence[Commands], *, are_rows: bool) -> None:
+        for first in range(0, len(commands), _TOGETHER):
+            some = commands[first : first + _TOGETHER]
+            try:
+                async with self._writing:
+                    replies = await self.ask(config, joined(some))
+            except UnavailableError:
+                metrics.write_backs("failed").inc(len(commands) - first)
+                return
+            if are_rows:
+                written = sum(map(is_written, replies))
+                metrics.write_backs("written").inc(written)
+                metrics.write_backs("refused").inc(len(some) - written)
 
     def _options_of(self, config: RepoConfig) -> ConnectionConfig:
         if self._config is not config or self._online is None:
@@ -121,10 +145,15 @@ class Cache:
                     "timeout_seconds": limit,
                     "connect_timeout_seconds": limit,
                     "retries": 0,  # TimescaleDB is the second try
-                    "max_connections": self._options.max_in_flight + _MOST_PENDING,
+                    "max_connections": self._options.max_in_flight + _MOST_WRITING,
                 }
             )
         return self._online
+
+
+def _put_back_fields(view: View, row: Row, computed: int) -> dict[bytes, bytes]:
+    field = view.stored.stamp_field
+    return row.fields | {field: computed_at(row.fields[field], computed)}
 
 
 def mark_key(config: RepoConfig, view: View, tenant: str, asset: str) -> bytes:

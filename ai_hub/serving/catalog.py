@@ -128,6 +128,9 @@ class Catalog:
                     reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
                     self._failure = _down(self._settings, reason)
                     _log.warning("registry_not_read", reason=reason)
+                except Exception as error:  # noqa: BLE001  # what is known goes on being used, whatever it is
+                    self._failure = _down(self._settings, f"{type(error).__name__}: {error}")
+                    _log.exception("registry_not_read")
                 self._tried.set()
                 await asyncio.sleep(pause)
 

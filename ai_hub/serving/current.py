@@ -22,17 +22,25 @@ class Moment:
     hour: int
     #: rows from this time on are current; None: the time is past, only history answers
     current_since: int | None
+    #: of the request (ns), which differs from `nanos` where a time was given
+    now: int
+    #: rows put back count from when they were computed: before this time (ns) is too long ago
+    put_back_since: int
     #: it was given: rows after it must not be seen
     is_given: bool
 
-    def is_current(self, stamp: int | None) -> bool:
-        """Whether a row of this time (ns), None: no row, answers as it is."""
+    def is_current(self, stamp: int | None, computed: int | None = None) -> bool:
+        """Whether a row of this time (ns), None: no row, answers as it is.
+
+        `computed`: when it was put back (ns); None: it was materialized, or just computed.
+        """
         since = self.current_since
         return (
             since is not None
             and stamp is not None
             and since <= stamp
             and (stamp <= self.nanos or not self.is_given)
+            and (computed is None or self.put_back_since <= computed)
         )
 
     def is_seen(self, stamp: int) -> bool:
@@ -40,12 +48,12 @@ class Moment:
         return stamp <= self.nanos or not self.is_given
 
 
-def moment(asked: datetime | None, now: datetime, grace_s: int) -> Moment:
+def moment(asked: datetime | None, now: datetime, cache_s: int) -> Moment:
     """The moment that a request at `now` is about.
 
-    A time in the hour of `now` is the present; so is one up to five minutes ahead, for clocks differ. While
-    the hour is younger than `grace_s`, the row of the hour before is current, too: whoever materializes needs
-    a moment.
+    A time in the hour of `now` is the present; so is one up to five minutes ahead, for clocks differ. A row
+    that was put back is current for `cache_s`, one that was materialized for its hour. While the hour is
+    younger than `cache_s`, the row of the hour before is current, too: whoever materializes needs a moment.
 
     Raises:
         BadInputError: it lies further ahead.
@@ -61,8 +69,8 @@ def moment(asked: datetime | None, now: datetime, grace_s: int) -> Moment:
     hour, this_hour = nanos - nanos % HOUR_NS, now_ns - now_ns % HOUR_NS
     since = None
     if hour == this_hour:
-        since = hour - HOUR_NS if now_ns - this_hour < grace_s * 10**9 else hour
-    return Moment(time, nanos, hour, since, not present)
+        since = hour - HOUR_NS if now_ns - this_hour < cache_s * 10**9 else hour
+    return Moment(time, nanos, hour, since, now_ns, now_ns - cache_s * 10**9, not present)
 
 
 def nanos_of(time: datetime) -> int:

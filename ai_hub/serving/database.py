@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import deque
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -17,6 +17,7 @@ from ai_hub.database.tenant_wall import ENTER, check_tenant, service_dsn
 from ai_hub.errors import SettingMissingError
 from ai_hub.serving import metrics
 from ai_hub.serving.breaker import UnavailableError, open_breaker
+from ai_hub.serving.turns import FullError, Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from ai_hub.service.settings import ServiceSettings
     from ai_hub.serving.breaker import Breaker
+    from ai_hub.serving.turns import Patience
     from ai_hub.settings import Settings
 
     Connection = psycopg.AsyncConnection[TupleRow]
@@ -57,33 +59,28 @@ class Database:
     def __init__(self, dsn: str | None, options: ServiceSettings, breaker: Breaker) -> None:
         self._dsn = dsn
         self._timeout_s = options.database_timeout_s
-        self._turns = asyncio.Semaphore(options.database_connections)
-        self._may_wait = options.database_queue
-        self._waiting = 0
+        self._turns = Turns(options.database_connections, options.database_queue)
         self._breaker = breaker
         self._idle: deque[Connection] = deque()
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for one's turn.
+    async def turn(self, tenant: str, patience: Patience | None = None) -> AsyncIterator[None]:
+        """Wait for the tenant's turn, no longer than there is patience.
 
         Raises:
-            UnavailableError: too many wait already.
+            UnavailableError: too many wait already, or it did not come in time.
         """
-        if self._turns.locked():
-            if self._waiting >= self._may_wait:
-                raise UnavailableError(SERVER, "queue_full")
-            self._waiting += 1
-            try:
-                await self._turns.acquire()
-            finally:
-                self._waiting -= 1
-        else:
-            await self._turns.acquire()
+        try:
+            async with patience or nullcontext():
+                await self._turns.take(tenant)
+        except FullError:
+            raise UnavailableError(SERVER, "queue_full") from None
+        except TimeoutError:
+            raise UnavailableError(SERVER, "timeout") from None
         try:
             yield
         finally:
-            self._turns.release()
+            self._turns.give_back()
 
     async def run(self, tenant: str, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         """What `work` reads in one transaction of `tenant`; the caller has its turn.
@@ -92,11 +89,13 @@ class Database:
             UnavailableError: the server does not answer in time, or is left alone.
             psycopg.Error: the query is wrong.
         """
+        if self._dsn is None:
+            raise UnavailableError(SERVER, "unset")
         started = time.perf_counter()
         result = "failed"
         try:
             async with self._breaker.asked():
-                found = await self._within_limit(tenant, work)
+                found = await self._within_limit(self._dsn, tenant, work)
             result = "done"
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError, OSError) as error:
             reason = "timeout" if isinstance(error, TimeoutError | psycopg.errors.QueryCanceled) else "down"
@@ -111,10 +110,12 @@ class Database:
         while self._idle:
             await self._idle.pop().close()
 
-    async def _within_limit(self, tenant: str, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+    async def _within_limit(
+        self, dsn: str, tenant: str, work: Callable[[Connection], Awaitable[Result]]
+    ) -> Result:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         while True:
-            connection, is_fresh = await self._connect(deadline)
+            connection, is_fresh = await self._connect(dsn, deadline)
             try:
                 return await self._use(connection, tenant, work, deadline)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -124,16 +125,14 @@ class Database:
                         raise TimeoutError("the query took too long") from error
                     raise
 
-    async def _connect(self, deadline: float) -> tuple[Connection, bool]:
+    async def _connect(self, dsn: str, deadline: float) -> tuple[Connection, bool]:
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
                 return connection, False
-        if self._dsn is None:
-            raise UnavailableError(SERVER, "unset")
         async with asyncio.timeout_at(deadline):
             fresh = await psycopg.AsyncConnection.connect(
-                self._dsn,
+                dsn,
                 application_name="ai-hub-serving",
                 connect_timeout=max(_LEAST_CONNECT_S, round(self._timeout_s)),
                 options="-c TimeZone=UTC -c client_min_messages=warning",

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.errors import NotFoundError
 from ai_hub.serving import answers, metrics
 from ai_hub.serving.assets import Assets
 from ai_hub.serving.breaker import UnavailableError
-from ai_hub.serving.cache import KNOWN, UNKNOWN, mark_key, open_cache
+from ai_hub.serving.cache import UNKNOWN, mark_key, open_cache
 from ai_hub.serving.catalog import open_catalog
 from ai_hub.serving.current import moment
 from ai_hub.serving.database import open_database
 from ai_hub.serving.loader import Loader
+from ai_hub.serving.put_back import Place, PutBack
 from ai_hub.serving.stored import Stored
 from feast_plugins.online.reading import Read
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ai_hub.serving.catalog import Catalog
     from ai_hub.serving.current import Moment
     from ai_hub.serving.query import Query
-    from ai_hub.serving.rows import Found, Row
+    from ai_hub.serving.rows import Found
     from ai_hub.settings import Settings
 
     Wanting = dict[int, list[int]]
@@ -106,7 +106,7 @@ class FeatureReader:
             if cache_is_up:
                 wanting = await self._without_marked(config, stored, asked, wanting)
             if wanting:
-                await self._compute(config, stored, asked, wanting, read, cache_is_up=cache_is_up)
+                await self._compute(stored, asked, wanting, read, cache_is_up=cache_is_up)
         origins = stored.judged()
         if asked.must_exist and not origins[0].is_known and origins[0].degraded is None:
             raise await self._no_asset(asked.tenant, asked.assets[0])
@@ -157,53 +157,41 @@ class FeatureReader:
         return {view: assets for view, assets in rest.items() if assets}
 
     async def _compute(
-        self,
-        config: RepoConfig,
-        stored: Stored,
-        asked: Asked,
-        wanting: Wanting,
-        read: Read,
-        *,
-        cache_is_up: bool,
+        self, stored: Stored, asked: Asked, wanting: Wanting, read: Read, *, cache_is_up: bool
     ) -> None:
-        """Fill in what TimescaleDB has, or what is left without it; put the rows back after the answer."""
-        at = stored.moment
+        """Fill in what TimescaleDB has, or what is left without it."""
+        is_put_back = cache_is_up and stored.moment.current_since is not None
         found = await asyncio.gather(
-            *(self._load(stored, asked, view, assets) for view, assets in wanting.items())
+            *(
+                self._load(stored, asked, view, assets, read if is_put_back else None)
+                for view, assets in wanting.items()
+            )
         )
-        ((_, keys),) = read.groups
-        for (place, assets), loaded in zip(wanting.items(), found, strict=True):
+        for (view, assets), loaded in zip(wanting.items(), found, strict=True):
             if isinstance(loaded, UnavailableError):
-                self._do_without(stored, asked, place, assets, loaded.reason)
+                self._do_without(stored, asked, view, assets, loaded.reason)
                 continue
-            view = stored.query.views[place]
-            back: list[tuple[bytes, Row, bytes | None]] = []
-            marks: list[tuple[bytes, bytes]] = []
             for asset, each in zip(assets, loaded, strict=True):
-                stamp = stored.stamp(place, asset)
-                stored.origins[asset].is_known = each.is_known or stamp is not None
-                if stored.put(place, asset, each.row) and each.row is not None:
-                    back.append((keys.prefix + keys.rows[asset] + keys.suffix, each.row, stamp))
-                if not at.is_given and (each.row is None or not at.is_current(each.row.nanos)):
-                    key = mark_key(config, view, asked.tenant, asked.assets[asset])
-                    marks.append((key, KNOWN if each.is_known else UNKNOWN))
-            if cache_is_up and at.current_since is not None:
-                self.cache.put_back(config, view, back)
-                self.cache.mark(config, [key for key, _ in marks], [value for _, value in marks])
+                stored.origins[asset].is_known = each.is_known
+                stored.put(view, asset, each.row)
 
     async def _load(
-        self, stored: Stored, asked: Asked, view: int, assets: Sequence[int]
+        self, stored: Stored, asked: Asked, view: int, assets: Sequence[int], read: Read | None
     ) -> list[Found] | UnavailableError:
-        at = stored.moment
+        """Rows of the assets; `read`: where they belong in Redis."""
+        places: dict[str, Place | None]
+        if read is None:
+            places = dict.fromkeys(asked.assets[asset] for asset in assets)
+        else:
+            ((_, keys),) = read.groups
+            places = {
+                asked.assets[asset]: Place(
+                    keys.prefix + keys.rows[asset] + keys.suffix, stored.stamp(view, asset)
+                )
+                for asset in assets
+            }
         try:
-            return await self._loader.load(
-                stored.query.views[view],
-                asked.tenant,
-                [asked.assets[asset] for asset in assets],
-                at=at.nanos,
-                # who asks for the present shares with all who do in this hour
-                key=-at.hour if at.current_since is not None and not at.is_given else at.nanos,
-            )
+            return await self._loader.load(stored.query.views[view], asked.tenant, stored.moment, places)
         except UnavailableError as error:
             return error
 
@@ -218,12 +206,9 @@ class FeatureReader:
                 stored.lose(view, asset, reason, zones.get(asked.assets[asset]))
 
     async def _no_asset(self, tenant: str, asset: str) -> NotFoundError:
-        known = await self._assets.read(tenant)
-        near = get_close_matches(asset, known, n=1)
+        near = await self._assets.nearest(tenant, asset)
         hint = (
-            f"Did you mean {near[0]}?"
-            if near
-            else "Assets come with `ai-hub ingest`; it lists what it added."
+            f"Did you mean {near}?" if near else "Assets come with `ai-hub ingest`; it lists what it added."
         )
         return NotFoundError(f"Tenant {tenant} has no asset {asset}.", hint=hint)
 
@@ -247,7 +232,13 @@ async def open_reader(
         catalog = await stack.enter_async_context(open_catalog(settings))
         database = await stack.enter_async_context(open_database(options, settings))
         cache = await stack.enter_async_context(open_cache(options, settings.feature_cache_ttl))
-        loader = Loader(database, options.database_timeout_s)
+        loader = Loader(
+            database,
+            PutBack(catalog, cache),
+            patience_s=options.database_timeout_s,
+            # the other half is for requests that Redis answers
+            may_wait=options.max_in_flight // 2,
+        )
         stack.push_async_callback(loader.aclose)
         assets = Assets(database)
         stack.push_async_callback(assets.aclose)

@@ -13,7 +13,8 @@ from ai_hub.serving.answers import CALENDAR, TIMESCALEDB, Origin
 from ai_hub.serving.current import Moment, time_of
 from ai_hub.serving.query import Query
 from feast_plugins.online.on_demand import encode
-from feast_plugins.online.writing import nanos_of, stamp_of
+from feast_plugins.online.write_back import times_of
+from feast_plugins.online.writing import stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,15 +32,18 @@ class Stored:
     #: of each view, of each asset, in nanoseconds
     times: list[list[int | None]] = field(init=False)
     origins: list[Origin] = field(init=False)
+    _current: list[list[bool]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.times = []
-        known: dict[bytes | None, int | None] = {None: None}
+        self.times, self._current = [], []
+        known: dict[bytes | None, tuple[int | None, bool]] = {None: (None, False)}
         for place in self.query.stamps:
             stamps = [reply[place] for reply in self.replies]
             for stamp in set(stamps) - known.keys():
-                known[stamp] = nanos_of(stamp)
-            self.times.append([known[stamp] for stamp in stamps])
+                times = times_of(stamp)
+                known[stamp] = times.event, self.moment.is_current(*times)
+            self.times.append([known[stamp][0] for stamp in stamps])
+            self._current.append([known[stamp][1] for stamp in stamps])
         self.origins = [Origin() for _ in self.replies]
 
     @classmethod
@@ -49,15 +53,12 @@ class Stored:
 
     def wanting(self) -> dict[int, list[int]]:
         """Places of the views, and for each of the assets, whose rows are not current."""
-        is_current = self.moment.is_current
-        found = {}
-        for place, (view, times) in enumerate(zip(self.query.views, self.times, strict=True)):
-            if view.source is None:  # Redis is all there is
-                continue
-            states = {time: is_current(time) for time in set(times)}
-            if not all(states.values()):
-                found[place] = [asset for asset, time in enumerate(times) if not states[time]]
-        return found
+        return {
+            place: [asset for asset, is_current in enumerate(current) if not is_current]
+            for place, (view, current) in enumerate(zip(self.query.views, self._current, strict=True))
+            # where there is no source, Redis is all there is
+            if view.source is not None and not all(current)
+        }
 
     def stamp(self, view: int, asset: int) -> bytes | None:
         """Time of a row as it is stored."""
@@ -78,19 +79,17 @@ class Stored:
         time = self.times[view][asset]
         return time is None or self.moment.is_seen(time)
 
-    def put(self, view: int, asset: int, row: Row | None) -> bool:
-        """Use what TimescaleDB has, unless what is there is newer; tells whether the row is newer."""
+    def put(self, view: int, asset: int, row: Row | None) -> None:
+        """Use what TimescaleDB has, unless what is there is newer."""
         time, origin = self.times[view][asset], self.origins[asset]
         is_seen = self.is_seen(view, asset)
         if row is None:
             if time is None or not is_seen:
                 origin.source = TIMESCALEDB
                 self._set(view, asset, {}, None)
-            return False
-        if time is None or row.nanos >= time or not is_seen:
+        elif time is None or row.nanos >= time or not is_seen:
             origin.source = TIMESCALEDB
             self._set(view, asset, row.fields, row.nanos)
-        return time is None or row.nanos > time
 
     def keep_old(self, asset: int, reason: str) -> None:
         """Use the rows that are there, although one is not current."""
@@ -117,6 +116,7 @@ class Stored:
                 if time is None:
                     origin.without_row |= {place}
                     continue
+                origin.is_known = True
                 if origin.oldest is None or time < origin.oldest:
                     origin.oldest = time
                 if since is not None and time < since:

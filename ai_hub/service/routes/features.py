@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -69,7 +70,14 @@ async def answer(asked: FeaturesRequest, caller: Principal, parts: State, noted:
             "degraded": any(each["degraded"] for each in results),
             "computed_at": read.computed_at,
         }
-    return orjson.dumps(body, option=orjson.OPT_UTC_Z)
+    return orjson.dumps(body, default=_base64, option=orjson.OPT_UTC_Z)
+
+
+def _base64(value: Any) -> str:
+    """Features of the type Bytes, as Feast's feature server sends them."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} has no form in JSON")
+    return b64encode(value).decode()
 
 
 @router.post(

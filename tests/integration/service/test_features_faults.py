@@ -214,7 +214,7 @@ def test_database_gone__old_row_then_calendar__and_values_when_it_is_back(
 
     async def work(reader: FeatureReader) -> None:
         await ask(reader, grid, "m3", "m4")
-        await reader._assets.read(grid)
+        await reader._assets.nearest(grid, "m3")
         timescaledb.refuse()
         (hit,) = await ask(reader, grid, "m3")
         assert (hit["source"], hit["degraded"]) == ("redis", False)
@@ -298,7 +298,7 @@ def test_view_is_wrong__its_features_are_missing_and_the_others_are_not(
     monkeypatch.setattr(rows, "newest", broken)
 
     async def work(reader: FeatureReader) -> None:
-        await reader._assets.read(grid)
+        await reader._assets.nearest(grid, "m3")
         for number in (31, 32):
             (result,) = await ask(reader, grid, f"m{number}", feature_set="anomaly_detection")
             assert_calendar_alone(result, NOW, ZONE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from dataclasses import dataclass
@@ -111,9 +112,10 @@ def test_read__any_past_time__equals_the_oracle(meters: Meters) -> None:
     run(work, meters.clock)
 
 
-def test_read__hour_turned__grace_then_the_new_hour(meters: Meters) -> None:
-    """The last hour's row answers for `FEATURE_CACHE_TTL` seconds, then the new one is computed."""
+def test_read__put_back__answers_for_its_time_and_past_the_turn_of_the_hour(meters: Meters) -> None:
+    """A row put back answers for `FEATURE_CACHE_TTL` seconds; the last hour's no longer than that either."""
     name = next(iter(meters.assets))
+    ttl = timedelta(seconds=300)
     clock = Clock(meters.hour - timedelta(minutes=30))
 
     async def work(reader: FeatureReader) -> None:
@@ -126,11 +128,19 @@ def test_read__hour_turned__grace_then_the_new_hour(meters: Meters) -> None:
 
         # what an earlier test put back is of the hour to come
         await reader.cache._connections.async_client(reader.catalog.config.online_store).flushdb()
-        assert await hour_and_source() == (meters.hour - HOUR, "timescaledb")
-        assert await hour_and_source() == (meters.hour - HOUR, "redis")
-        clock.time = meters.hour + timedelta(seconds=299)
-        assert await hour_and_source() == (meters.hour - HOUR, "redis")
-        clock.time = meters.hour + timedelta(seconds=300)
+        before = meters.hour - HOUR
+        for _ in range(2):
+            assert await hour_and_source() == (before, "timescaledb")
+            clock.time += ttl
+            assert await hour_and_source() == (before, "redis")
+            clock.time += timedelta(microseconds=1)
+            # by the real clock: whoever asks at once shares the query before
+            await asyncio.sleep(0.6)
+        clock.time = meters.hour - timedelta(seconds=60)
+        assert await hour_and_source() == (before, "timescaledb")
+        clock.time = meters.hour + timedelta(seconds=240)
+        assert await hour_and_source() == (before, "redis")
+        clock.time += timedelta(seconds=1)
         assert await hour_and_source() == (meters.hour, "timescaledb")
         assert await hour_and_source() == (meters.hour, "redis")
 
@@ -248,6 +258,10 @@ def test_materialized__read_from_redis__equal_timescaledb(energy: Energy) -> Non
             past = await ask(reader, energy.main, *names, feature_set=name, timestamp=energy.now)
             assert sources(past) == ["timescaledb"] * 3
             assert [each["features"] for each in now] == [each["features"] for each in past]
+            # a materialized row answers for its whole hour, and a moment longer
+            for minutes, expected in ((59, "redis"), (64, "redis"), (65, "timescaledb")):
+                clock.time = floor_hour(energy.now) + timedelta(minutes=minutes)
+                assert sources(await ask(reader, energy.main, names[0], feature_set=name)) == [expected]
 
     names = ("1", "11", "fresh")
     views = [f"{name}_features" for name in SETS]

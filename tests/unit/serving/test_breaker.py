@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -83,6 +84,33 @@ def test_asked__harmless_errors__say_nothing_against_the_server() -> None:
         breaker = await open_breaker("redis", 1, PAUSE_S, harmless=[DownError])
         for _ in range(3):
             await fail(breaker)
+        assert not await refused(breaker)
+
+    asyncio.run(run())
+
+
+def test_asked__clock_set_back__pause_is_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        breaker = await open_breaker("redis", 1, PAUSE_S)
+        await fail(breaker)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now - 3600)
+        await asyncio.sleep(PAUSE_S * 1.2)
+        assert not await refused(breaker)
+
+    asyncio.run(run())
+
+
+def test_asked__try_given_up__is_no_sign_that_the_server_is_back() -> None:
+    async def run() -> None:
+        breaker = await open_breaker("redis", 1, PAUSE_S)
+        await fail(breaker)
+        await asyncio.sleep(PAUSE_S * 1.2)
+        with pytest.raises(asyncio.CancelledError):
+            async with breaker.asked():
+                raise asyncio.CancelledError
+        assert await refused(breaker)
+        await asyncio.sleep(PAUSE_S * 1.2)
         assert not await refused(breaker)
 
     asyncio.run(run())

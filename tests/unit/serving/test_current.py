@@ -35,6 +35,16 @@ def test_is_current__no_time_given__the_present_hour_and_a_grace(now: datetime, 
     assert moment(None, now, GRACE_S).is_current(nanos_of(row)) == is_current(now, row)
 
 
+@given(now=TIMES, back=SECONDS, computed_back=st.integers(-60, 2 * GRACE_S))
+@example(now=NOON, back=0, computed_back=GRACE_S)
+@example(now=NOON, back=0, computed_back=GRACE_S + 1)
+def test_is_current__put_back__no_longer_than_its_time(now: datetime, back: int, computed_back: int) -> None:
+    row, computed = now - timedelta(seconds=back), now - timedelta(seconds=computed_back)
+    assert moment(None, now, GRACE_S).is_current(nanos_of(row), nanos_of(computed)) == (
+        is_current(now, row) and computed_back <= GRACE_S
+    )
+
+
 @given(now=TIMES, back=SECONDS, row_back=SECONDS)
 def test_is_current__time_given__only_in_the_present_hour_and_never_a_later_row(
     now: datetime, back: int, row_back: int
