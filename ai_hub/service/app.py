@@ -50,6 +50,8 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        # ours is installed below, where somebody wants it; to look for it with each request takes time
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         # short names for the functions of generated clients
         generate_unique_id_function=lambda route: route.name,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
@@ -43,16 +43,18 @@ class Origin:
     too_old: frozenset[int] = frozenset()
 
 
-def results(
-    query: Query,
-    response: ColumnarResponse,
-    assets: Sequence[str],
-    origins: Sequence[Origin],
-    *,
-    lookback_hours: int,
-    computed_at: datetime,
-) -> list[dict[str, Any]]:
-    """The answer for each asset, in its place."""
+class Rendered(NamedTuple):
+    """Features of an asset as they are sent; nobody may change them."""
+
+    features: dict[str, Any]
+    feature_count: int
+    status: dict[str, str]
+
+
+def rendered(
+    query: Query, response: ColumnarResponse, origins: Sequence[Origin], *, lookback_hours: int
+) -> list[Rendered]:
+    """Features of each asset, in its place."""
     columns = dict(response.columns)
     values, statuses = [], []
     for feature in query.features:
@@ -61,19 +63,31 @@ def results(
         statuses.append(states)
     names = query.names
     return [
+        Rendered(
+            dict(zip(names, row, strict=True)),
+            len(row) - row.count(None),
+            dict(zip(names, states, strict=True)),
+        )
+        for row, states in zip(zip(*values, strict=True), zip(*statuses, strict=True), strict=True)
+    ]
+
+
+def results(
+    assets: Sequence[str], origins: Sequence[Origin], features: Sequence[Rendered], *, computed_at: datetime
+) -> list[dict[str, Any]]:
+    """The answer for each asset, in its place."""
+    return [
         {
             "asset_id": asset,
-            "features": dict(zip(names, row, strict=True)),
-            "feature_count": len(row) - row.count(None),
-            "status": dict(zip(names, states, strict=True)),
+            "features": each.features,
+            "feature_count": each.feature_count,
+            "status": each.status,
             "hour": None if origin.oldest is None else time_of(origin.oldest - origin.oldest % HOUR_NS),
             "source": origin.source,
             "degraded": origin.degraded is not None,
             "computed_at": computed_at,
         }
-        for asset, origin, row, states in zip(
-            assets, origins, zip(*values, strict=True), zip(*statuses, strict=True), strict=True
-        )
+        for asset, origin, each in zip(assets, origins, features, strict=True)
     ]
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 KEYS = ("tenant_id", "asset_id")
 LOOKBACK_TAG = "lookback_hours"
+#: Of an on-demand view; a function that uses the time or chance must not have it.
+DETERMINISTIC_TAG = "deterministic"
 LOCAL_TIME = "local_time"
 _REACH = re.compile(r"_(\d+)h$")
 
@@ -59,15 +61,20 @@ class Feature:
     is_computed: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Query:
-    """Features of one set, or of several."""
+    """Features of one set, or of several; equal to itself alone."""
 
     #: of the set, for metrics: `any` where none was named
     label: str
     plan: Plan
     views: tuple[View, ...]
     features: tuple[Feature, ...]
+
+    @cached_property
+    def is_deterministic(self) -> bool:
+        """Whether the same rows give the same features: every on-demand view says so of itself."""
+        return all((view.tags or {}).get(DETERMINISTIC_TAG) == "true" for view in self.plan.on_demand)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

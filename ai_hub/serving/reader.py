@@ -19,12 +19,13 @@ from ai_hub.serving.catalog import open_catalog
 from ai_hub.serving.current import moment
 from ai_hub.serving.database import open_database
 from ai_hub.serving.loader import Loader
+from ai_hub.serving.memo import Memo, row_keys
 from ai_hub.serving.put_back import Place, PutBack
 from ai_hub.serving.stored import Stored
 from feast_plugins.online.reading import Read
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Hashable
 
     from feast import RepoConfig
 
@@ -85,6 +86,8 @@ class FeatureReader:
         self._assets = assets
         self._cache_s = cache_s
         self._clock = clock
+        self._reads: Memo[Read] = Memo()
+        self._features: Memo[answers.Rendered] = Memo()
 
     async def read(self, asked: Asked) -> Answer:
         """The features asked for.
@@ -99,8 +102,7 @@ class FeatureReader:
         now = self._clock()
         at = moment(asked.timestamp, now, self._cache_s)
         self._assets.note(asked.tenant)
-        columns = {"tenant_id": [asked.tenant] * len(asked.assets), "asset_id": list(asked.assets)}
-        read = Read(query.plan, columns, config.project)
+        read = self._read(query, config, asked)
         stored, cache_is_up = await self._stored(query, config, at, read)
         if wanting := stored.wanting():
             if cache_is_up:
@@ -110,12 +112,43 @@ class FeatureReader:
         origins = stored.judged()
         if asked.must_exist and not origins[0].is_known and origins[0].degraded is None:
             raise await self._no_asset(asked.tenant, asked.assets[0])
-        response = read.answer(stored.replies, view_metadata=False, now=at.nanos)
         _count(query.label, at, origins)
-        results = answers.results(
-            query, response, asked.assets, origins, lookback_hours=asked.lookback_hours, computed_at=now
-        )
+        features = self._rendered(stored, asked, read, origins, is_stored=not wanting)
+        results = answers.results(asked.assets, origins, features, computed_at=now)
         return Answer(query.label, asked.timestamp or now, now, results)
+
+    def _read(self, query: Query, config: RepoConfig, asked: Asked) -> Read:
+        key = (query, asked.tenant, *asked.assets)
+        if (known := self._reads.get(key)) is not None:
+            return known
+        columns = {"tenant_id": [asked.tenant] * len(asked.assets), "asset_id": list(asked.assets)}
+        read = Read(query.plan, columns, config.project)
+        self._reads.put(key, read, assets=len(asked.assets))
+        return read
+
+    def _rendered(
+        self,
+        stored: Stored,
+        asked: Asked,
+        read: Read,
+        origins: Sequence[answers.Origin],
+        *,
+        is_stored: bool,
+    ) -> list[answers.Rendered]:
+        """Features as they are sent; `is_stored`: all rows are those that Redis has."""
+        query, hours = stored.query, asked.lookback_hours
+        is_kept = is_stored and query.is_deterministic
+        keys: list[Hashable] = []
+        if is_kept:
+            keys = row_keys(query, asked.tenant, asked.assets, stored.replies, origins, lookback_hours=hours)
+            if (known := self._features.all(keys)) is not None:
+                return known
+        response = read.answer(stored.replies, view_metadata=False, now=stored.moment.nanos)
+        found = answers.rendered(query, response, origins, lookback_hours=hours)
+        if is_kept:
+            for key, each in zip(keys, found, strict=True):
+                self._features.put(key, each)
+        return found
 
     async def _stored(self, query: Query, config: RepoConfig, at: Moment, read: Read) -> tuple[Stored, bool]:
         """What Redis has, and whether it answers."""

@@ -107,16 +107,19 @@ class Turns:
 
     def give_back(self) -> None:
         """The next one's turn."""
-        if not self._waiting:
-            self._left += 1
-            return
-        tenant, queue = self._waiting.popitem(last=False)
-        queue.popleft().set_result(None)
-        if queue:
-            self._waiting[tenant] = queue
+        while self._waiting:
+            tenant, queue = self._waiting.popitem(last=False)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[tenant] = queue
+            if not turn.done():  # or else it was cancelled, and has yet to notice
+                turn.set_result(None)
+                return
+        self._left += 1
 
     def _forget(self, tenant: str, turn: asyncio.Future[None]) -> None:
-        queue = self._waiting[tenant]
-        queue.remove(turn)
-        if not queue:
-            del self._waiting[tenant]
+        queue = self._waiting.get(tenant, deque())
+        if turn in queue:
+            queue.remove(turn)
+            if not queue:
+                del self._waiting[tenant]
