@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ai_hub.client.models.loaded import LoadedModel, load
 from ai_hub.client.models.seal import TamperedError, verify
+from ai_hub.errors import AiHubError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,4 +68,8 @@ class Supply:
             tags=dict(version.tags),
             metrics={},
         )
-        download_version(wanted, folder)
+        try:
+            download_version(wanted, folder)
+        except AiHubError as error:
+            # MLflow's own errors, which tracebacks would show, may quote the address with its login
+            raise error from None
