@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,14 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ai_hub.client.models import seal
+from ai_hub.client.models import private, seal
 from ai_hub.client.models.production import Production
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_VARIABLE = "AI_HUB_CACHE_DIR"
+_log = logging.getLogger("ai_hub.client")
 _POINTER = "production.json"
 _PARTIAL = ".partial-"
 _KEPT = 2
@@ -37,7 +38,7 @@ _KEPT = 2
 
 def default_folder() -> Path:
     """`models` in AI_HUB_CACHE_DIR, or in the user's cache folder."""
-    if configured := os.environ.get(_VARIABLE):
+    if configured := os.environ.get(private.VARIABLE):
         return Path(configured).expanduser() / "models"
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(caches).expanduser() / "ai-hub" / "models"
@@ -47,15 +48,15 @@ class Cache:
     """Versions of one model of one tenant."""
 
     def __init__(self, root: Path, tenant: str, model: str) -> None:
+        root = root.resolve()  # a link that others may turn leads elsewhere later
         self.folder = root / _part(tenant) / _part(model)
         try:
-            # what is in it decides about the answers of this user's processes
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.make(self.folder)
         except OSError as error:
-            raise BadInputError(
-                f"The model cache {self.folder} cannot be made: {error.strerror}.",
-                hint=f"Give cache_dir=…, or set {_VARIABLE}, to a folder that can be written.",
+            raise private.UnusableCacheError(
+                self.folder, f"cannot be made: {error.strerror or error}"
             ) from error
+        private.require(root, self.folder.parent, self.folder)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -67,10 +68,26 @@ class Cache:
         """Where a version is, if it is there."""
         return self.folder / _part(version.label)
 
+    def verified(self, version: Production) -> Path:
+        """Where a version is, after a look at each of its files.
+
+        Raises:
+            TamperedError: it is not there, or a file is not what was registered.
+        """
+        place = self.place(version)
+        if os.path.lexists(place) and private.flaw(place):
+            raise seal.TamperedError(place, "was opened to other users")
+        seal.verify(place, version.manifest_sha256)
+        return place
+
     def last(self) -> Production | None:
         """The version last seen in Production; None: none was, or nobody can tell any more."""
+        pointer = self.folder / _POINTER
         try:
-            return Production(**json.loads((self.folder / _POINTER).read_text()))
+            if says := private.flaw(pointer):
+                _log.warning("%s %s, so it is not believed", pointer, says)
+                return None
+            return Production(**json.loads(pointer.read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
@@ -111,7 +128,7 @@ class Cache:
             with self._lock(fcntl.LOCK_EX):
                 place = self.place(version)
                 with suppress(seal.TamperedError):
-                    seal.verify(place, version.manifest_sha256)
+                    self.verified(version)
                     return
                 _remove(place)
                 partial.rename(place)
@@ -169,7 +186,7 @@ def _is_abandoned(path: Path) -> bool:
 
 def _remove(place: Path) -> None:
     """Remove a version as a whole: under its name it is complete or absent at any time."""
-    if place.exists():
+    if os.path.lexists(place):
         doomed = Path(tempfile.mkdtemp(dir=place.parent, prefix=_PARTIAL))
         place.rename(doomed / place.name)
         shutil.rmtree(doomed, ignore_errors=True)

@@ -78,6 +78,7 @@ class LiveModel:
         self._refresh_s = refresh_s
         self._on_error = on_error
         self._state = _State()
+        self._writing = threading.Lock()
         self._failed: _Failed | None = None
         self._turn = threading.Lock()
         self._tried = threading.Event()
@@ -85,26 +86,30 @@ class LiveModel:
         self._thread = threading.Thread(target=self._follow, name=f"ai-hub-model-{name}", daemon=True)
 
     def open(self) -> None:
-        """Load the version in Production, or while the registry is out of reach the last verified one.
+        """Load the version in Production, or while that cannot be had the one last seen there.
+
+        The registry is asked first: what is in the cache is code, and is run only if that is the version in
+        Production, or nobody can tell.
 
         Raises:
             ConflictError: files are not what was registered, and no other version is at hand.
             NotFoundError: nothing is in Production.
             ServiceDownError: the registry does not answer, and the cache has no version.
         """
-        damage = self._take_from_cache()
-        if self._state.loaded is None:
+        last = self._cache.last()
+        if last is None:
+            self._refresh()
             self._tried.set()
-            try:
-                self._refresh()
-            except ServiceDownError as error:
-                raise (damage or error) from error
+            self._thread.start()
+            return
         self._thread.start()
-        self._tried.wait(_PATIENCE_S)
-        refusal = self.last_error
-        if isinstance(refusal, AiHubError) and not _leaves_the_old_in_use(refusal):
+        try:
+            self._tried.wait(_PATIENCE_S)
+            if self._state.loaded is None:
+                self._fall_back(last)
+        except BaseException:
             self.close()
-            raise refusal
+            raise
 
     def close(self) -> None:
         """Stop following the registry; predictions under way end as they began."""
@@ -180,7 +185,7 @@ class LiveModel:
         if type(error) is not type(self.last_error) or str(error) != str(self.last_error):
             text = "model %s of tenant %s stays at %s: %s"
             _log.warning(text, self.name, self.tenant, self._label(), error)
-        self._state = replace(self._state, confirmed=False, error=error)
+        self._set(confirmed=False, error=error)
         if self._on_error is not None:
             try:
                 self._on_error(self, error)
@@ -194,7 +199,7 @@ class LiveModel:
             if found.is_same(self._state.version):
                 self._confirm(self._state.loaded, found)
                 return
-            self._state = replace(self._state, confirmed=False)
+            self._set(confirmed=False)
             if self._is_put_off(found):
                 return
             before, loaded = self._label(), self._try(found)
@@ -218,8 +223,10 @@ class LiveModel:
 
     def _confirm(self, loaded: LoadedModel | None, found: Production) -> None:
         is_new = loaded is not self._state.loaded
-        # one assignment: whoever predicts has the old version or the new one
-        self._state, self._failed = _State(loaded, found, confirmed=True, checked_at=datetime.now(UTC)), None
+        now = datetime.now(UTC)
+        # one change: whoever predicts has the old version or the new one
+        self._set(loaded=loaded, version=found, confirmed=True, checked_at=now, error=None)
+        self._failed = None
         try:
             self._cache.remember(found)
             if is_new:
@@ -228,18 +235,30 @@ class LiveModel:
             # a full disk, say: the version is in memory and right
             _log.warning("model cache %s: %s", self._cache.folder, error)
 
-    def _take_from_cache(self) -> Exception | None:
-        """Use the last verified version until the registry says which it is; returns why that failed."""
-        last = self._cache.last()
-        if last is None:
-            return None
+    def _fall_back(self, last: Production) -> None:
+        """Use the version last seen in Production until that of now can be had."""
+        error = self.last_error
+        if isinstance(error, AiHubError) and not _leaves_the_old_in_use(error):
+            raise error
         try:
             loaded = self._supply.cached(last)
-        except Exception as error:  # noqa: BLE001  # the registry may still have a good copy
-            _log.warning("model %s of tenant %s, from the cache: %s", self.name, self.tenant, error)
-            return error
-        self._state = _State(loaded, last, checked_at=self._cache.checked_at())
-        return None
+        except Exception as damage:
+            self._tried.wait()  # nothing else can be had
+            error = self.last_error
+            if self._state.loaded is not None:
+                return
+            if error is None or isinstance(error, ServiceDownError):
+                raise damage from error
+            raise error from damage
+        checked_at = self._cache.checked_at()
+        with self._writing:
+            if self._state.loaded is None:  # still
+                self._state = replace(self._state, loaded=loaded, version=last, checked_at=checked_at)
+        _log.info("model %s of tenant %s: %s, from the cache", self.name, self.tenant, self._label())
+
+    def _set(self, **changes: Any) -> None:
+        with self._writing:  # or two changes at once would undo one
+            self._state = replace(self._state, **changes)
 
     def _label(self) -> str:
         return self._state.version.label if self._state.version else "nothing"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ai_hub.client.models.loaded import LoadedModel, load
-from ai_hub.client.models.seal import TamperedError, verify
+from ai_hub.client.models.seal import TamperedError
 from ai_hub.errors import AiHubError
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ class Supply:
             TamperedError: it is not there, or a file is not what was registered.
         """
         with self._cache.reading():
-            place = self._cache.place(version)
-            verify(place, version.manifest_sha256)
-            return load(place, self._tenant, self._name, version)
+            return load(self._cache.verified(version), self._tenant, self._name, version)
 
     def _download(self, version: Production, folder: Path) -> None:
         from ai_hub.registry import ModelVersion, download_version  # noqa: PLC0415  # MLflow takes seconds

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,6 @@ from mlflow_plugins.artifacts import manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 FILES = {"MLmodel": b"flavors: {}", "data/model.bin": b"weights", "metadata.json": b"{}"}
 
@@ -163,8 +164,54 @@ def test_names__lead_nowhere_else(tmp_path: Path, name: str) -> None:
     assert found.parent == tmp_path / "city-works"
 
 
-def test_folder__is_the_users_alone_and_its_absence_has_a_remedy(cache: Cache, tmp_path: Path) -> None:
-    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+def test_folders__that_are_made__are_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0)
+    try:
+        Cache(Path("a/b/cache"), "city-works", "demand-forecast")
+    finally:
+        os.umask(before)
+    made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
+    assert len(made) >= 5
+
+
+def test_folder__that_cannot_be_made__has_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInputError, match="AI_HUB_CACHE_DIR"):
         Cache(tmp_path / "file", "city-works", "demand-forecast")
+
+
+def _levels(cache: Cache, tmp_path: Path) -> list[Path]:
+    """From the model's folder up to the cache's own."""
+    levels = [cache.folder, *cache.folder.parents]
+    return levels[: levels.index(tmp_path)]
+
+
+def test_folder__that_others_can_write__is_not_used(cache: Cache, tmp_path: Path) -> None:
+    for folder in _levels(cache, tmp_path):
+        for mode in (0o777, 0o720, 0o702):
+            folder.chmod(mode)
+            with pytest.raises(BadInputError, match="can be written by other users") as refusal:
+                Cache(tmp_path / "cache", "city-works", "demand-forecast")
+            assert str(folder) in str(refusal.value)
+        folder.chmod(0o755)
+    Cache(tmp_path / "cache", "city-works", "demand-forecast")
+
+
+def test_folder__of_another_user__is_not_used(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del cache
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(BadInputError, match="belongs to another user"):
+        Cache(tmp_path / "cache", "city-works", "demand-forecast")
+
+
+def test_folder__that_is_a_link__is_not_used_but_as_the_whole_cache(cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    assert Cache(tmp_path / "link", "city-works", "demand-forecast").folder == cache.folder
+    cache.folder.rename(tmp_path / "elsewhere")
+    cache.folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInputError, match="is a link"):
+        Cache(tmp_path / "cache", "city-works", "demand-forecast")
