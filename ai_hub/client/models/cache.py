@@ -2,15 +2,17 @@
 
 ::
 
-    {cache}/{tenant}/{model}/{version}/…       complete and verified, or absent
-    {cache}/{tenant}/{model}/production.json   the version last seen in Production; its mtime: when it was
-    {cache}/{tenant}/{model}/.partial-…        a download, locked by its process while that lives
-    {cache}/{tenant}/{model}/.lock             shared while a version is read, exclusive while folders change
+    {cache}/{registry}/{tenant}/{model}/
+        {version}-{seal}/…   complete and verified, or absent
+        production.json      the version last seen in Production; its mtime: when it was
+        .partial-…           a download, locked by its process while that lives
+        .lock                shared while a version is read, exclusive while folders change
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -34,6 +36,8 @@ _log = logging.getLogger("ai_hub.client")
 _POINTER = "production.json"
 _PARTIAL = ".partial-"
 _KEPT = 2
+#: of a hash, so that folders differ by it
+_PREFIX = 12
 
 
 def default_folder() -> Path:
@@ -45,18 +49,19 @@ def default_folder() -> Path:
 
 
 class Cache:
-    """Versions of one model of one tenant."""
+    """Versions of one model of one tenant in the registry that has this address, without a login."""
 
-    def __init__(self, root: Path, tenant: str, model: str) -> None:
+    def __init__(self, root: Path, registry: str, tenant: str, model: str) -> None:
         root = root.resolve()  # a link that others may turn leads elsewhere later
-        self.folder = root / _part(tenant) / _part(model)
+        key = hashlib.sha256(registry.encode()).hexdigest()[:_PREFIX]
+        self.folder = root / key / _part(tenant) / _part(model)
         try:
             private.make(self.folder)
         except OSError as error:
             raise private.UnusableCacheError(
                 self.folder, f"cannot be made: {error.strerror or error}"
             ) from error
-        private.require(root, self.folder.parent, self.folder)
+        private.require(root, *reversed(self.folder.parents[:2]), self.folder)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -66,7 +71,7 @@ class Cache:
 
     def place(self, version: Production) -> Path:
         """Where a version is, if it is there."""
-        return self.folder / _part(version.label)
+        return self.folder / _part(f"{version.label}-{version.manifest_sha256[:_PREFIX]}")
 
     def verified(self, version: Production) -> Path:
         """Where a version is, after a look at each of its files.

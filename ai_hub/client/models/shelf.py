@@ -59,7 +59,7 @@ class Shelf:
                 self._registry.close()
 
     def _open(self, name: str, registry: Registry) -> LiveModel:
-        cache = Cache(self._folder, self._tenant, name)
+        cache = Cache(self._folder, registry.url, self._tenant, name)
         model = LiveModel(
             registry, cache, self._tenant, name, refresh_s=self._refresh_s, on_error=self._on_error
         )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from mlflow_plugins.artifacts import manifest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+REGISTRY = "http://mlflow.test"
 FILES = {"MLmodel": b"flavors: {}", "data/model.bin": b"weights", "metadata.json": b"{}"}
 
 
@@ -50,7 +52,7 @@ def _install(cache: Cache, folder: Path, number: int) -> Production:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache", "city-works", "demand-forecast")
+    return Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast")
 
 
 def _change(folder: Path) -> str:
@@ -121,7 +123,7 @@ def test_install__of_what_is_not_the_version__leaves_nothing(cache: Cache, tmp_p
 
 def test_prune__keeps_the_version_in_production_and_the_one_before(cache: Cache, tmp_path: Path) -> None:
     def kept() -> set[str]:
-        return {path.name for path in cache.folder.iterdir() if path.is_dir()}
+        return {path.name.split("-")[0] for path in cache.folder.iterdir() if path.is_dir()}
 
     first = _install(cache, tmp_path, 1)
     _install(cache, tmp_path, 2)
@@ -158,17 +160,17 @@ def test_pointer__damaged__is_as_if_there_were_none(cache: Cache, content: str) 
 @pytest.mark.parametrize("name", ["../other", "..", ".lock", "", "a/b"])
 def test_names__lead_nowhere_else(tmp_path: Path, name: str) -> None:
     try:
-        found = Cache(tmp_path, "city-works", name).folder
+        found = Cache(tmp_path, REGISTRY, "city-works", name).folder
     except BadInputError:
         return
-    assert found.parent == tmp_path / "city-works"
+    assert (found.parent.name, found.parents[2]) == ("city-works", tmp_path)
 
 
 def test_folders__that_are_made__are_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = os.umask(0)
     try:
-        Cache(Path("a/b/cache"), "city-works", "demand-forecast")
+        Cache(Path("a/b/cache"), REGISTRY, "city-works", "demand-forecast")
     finally:
         os.umask(before)
     made = [path for path in tmp_path.rglob("*") if path.is_dir()]
@@ -179,7 +181,30 @@ def test_folders__that_are_made__are_the_users_alone(tmp_path: Path, monkeypatch
 def test_folder__that_cannot_be_made__has_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInputError, match="AI_HUB_CACHE_DIR"):
-        Cache(tmp_path / "file", "city-works", "demand-forecast")
+        Cache(tmp_path / "file", REGISTRY, "city-works", "demand-forecast")
+
+
+def test_registries__with_a_tenant_and_model_of_the_same_names__stay_apart(
+    cache: Cache, tmp_path: Path
+) -> None:
+    other = Cache(tmp_path / "cache", "http://staging.test", "city-works", "demand-forecast")
+    version = _install(cache, tmp_path, 1)
+    assert (other.last(), other.place(version).exists()) == (None, False)
+    again = Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast")
+    assert (again.last(), again.verified(version)) == (version, cache.place(version))
+
+
+def test_versions__of_one_number_with_other_files__stay_apart(cache: Cache, tmp_path: Path) -> None:
+    first = _install(cache, tmp_path, 1)
+    second = replace(first, manifest_sha256=_fill(tmp_path / "source", "of a registry that was made anew"))
+    cache.install(second, lambda target: _fill(target, "of a registry that was made anew"))
+    assert cache.verified(first) != cache.verified(second)
+
+
+def test_version__that_names_another_folder__stays_in_the_models(cache: Cache, tmp_path: Path) -> None:
+    version = _version(tmp_path, 1)
+    for odd in (replace(version, manifest_sha256="/../../evil"), replace(version, semantic_version="a/../b")):
+        assert cache.place(odd).parent == cache.folder
 
 
 def _levels(cache: Cache, tmp_path: Path) -> list[Path]:
@@ -193,10 +218,10 @@ def test_folder__that_others_can_write__is_not_used(cache: Cache, tmp_path: Path
         for mode in (0o777, 0o720, 0o702):
             folder.chmod(mode)
             with pytest.raises(BadInputError, match="can be written by other users") as refusal:
-                Cache(tmp_path / "cache", "city-works", "demand-forecast")
+                Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast")
             assert str(folder) in str(refusal.value)
         folder.chmod(0o755)
-    Cache(tmp_path / "cache", "city-works", "demand-forecast")
+    Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast")
 
 
 def test_folder__of_another_user__is_not_used(
@@ -205,13 +230,13 @@ def test_folder__of_another_user__is_not_used(
     del cache
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(BadInputError, match="belongs to another user"):
-        Cache(tmp_path / "cache", "city-works", "demand-forecast")
+        Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast")
 
 
 def test_folder__that_is_a_link__is_not_used_but_as_the_whole_cache(cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "cache")
-    assert Cache(tmp_path / "link", "city-works", "demand-forecast").folder == cache.folder
+    assert Cache(tmp_path / "link", REGISTRY, "city-works", "demand-forecast").folder == cache.folder
     cache.folder.rename(tmp_path / "elsewhere")
     cache.folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BadInputError, match="is a link"):
-        Cache(tmp_path / "cache", "city-works", "demand-forecast")
+        Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast")

@@ -60,7 +60,7 @@ class World:
         self.download: Callable[[], object] = lambda: None
 
     def cache(self) -> Cache:
-        return Cache(self.root, "t-a", "m")
+        return Cache(self.root, "http://mlflow.test", "t-a", "m")
 
     def model(self, **more: Any) -> LiveModel:
         registry: Any = self.registry
