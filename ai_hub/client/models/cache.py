@@ -55,13 +55,7 @@ class Cache:
         root = root.resolve()  # a link that others may turn leads elsewhere later
         key = hashlib.sha256(registry.encode()).hexdigest()[:_PREFIX]
         self.folder = root / key / _part(tenant) / _part(model)
-        try:
-            private.make(self.folder)
-        except OSError as error:
-            raise private.UnusableCacheError(
-                self.folder, f"cannot be made: {error.strerror or error}"
-            ) from error
-        private.require(root, *reversed(self.folder.parents[:2]), self.folder)
+        self._levels = (root, *reversed(self.folder.parents[:2]), self.folder)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -80,34 +74,39 @@ class Cache:
             TamperedError: it is not there, or a file is not what was registered.
         """
         place = self.place(version)
-        if os.path.lexists(place) and private.flaw(place):
-            raise seal.TamperedError(place, "was opened to other users")
-        seal.verify(place, version.manifest_sha256)
+        with _told(place):
+            if os.path.lexists(place) and private.flaw(place):
+                raise seal.TamperedError(place, "was opened to other users")
+            seal.verify(place, version.manifest_sha256)
         return place
 
     def last(self) -> Production | None:
         """The version last seen in Production; None: none was, or nobody can tell any more."""
         pointer = self.folder / _POINTER
-        try:
+        with _told(pointer), suppress(FileNotFoundError, ValueError, TypeError):
+            self._prepare()
             if says := private.flaw(pointer):
                 _log.warning("%s %s, so it is not believed", pointer, says)
                 return None
             return Production(**json.loads(pointer.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
+        return None
 
     def checked_at(self) -> datetime | None:
         """When the version that `last` tells was last seen in Production."""
-        try:
-            return datetime.fromtimestamp((self.folder / _POINTER).stat().st_mtime, UTC)
-        except FileNotFoundError:
-            return None
+        pointer = self.folder / _POINTER
+        with _told(pointer), suppress(FileNotFoundError):
+            return datetime.fromtimestamp(pointer.stat().st_mtime, UTC)
+        return None
 
     def remember(self, version: Production) -> None:
-        """Note that `version`, which is here and verified, is in Production now."""
-        if version == self.last():
-            os.utime(self.folder / _POINTER)
-            return
+        """Note that `version`, which was verified, is in Production now; nothing, if it is no longer here."""
+        with _told(self.folder):
+            if version == self.last():
+                os.utime(self.folder / _POINTER)
+            elif self.place(version).exists():
+                self._point_to(version)
+
+    def _point_to(self, version: Production) -> None:
         document = json.dumps(asdict(version), indent=2, sort_keys=True)
         with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".pointer-", delete=False) as file:
             file.write(document + "\n")
@@ -124,7 +123,7 @@ class Cache:
         Raises:
             ConflictError: a file is not what was registered.
         """
-        with self._partial() as partial:
+        with _told(self.folder), self._partial() as partial:
             download(partial)
             seal.verify(partial, version.manifest_sha256)
             for path in sorted(partial.rglob("*"), reverse=True):
@@ -142,7 +141,7 @@ class Cache:
     def prune(self, *current: Production | None) -> None:
         """Remove what killed downloads left, and all versions but `current` and the one used before it."""
         kept = {self.place(version) for version in current if version}
-        with self._lock(fcntl.LOCK_EX):
+        with _told(self.folder), self._lock(fcntl.LOCK_EX):
             versions = [path for path in self.folder.iterdir() if path.is_dir() and path.name[0] != "."]
             others = sorted(set(versions) - kept, key=lambda path: path.stat().st_mtime, reverse=True)
             for path in others[max(_KEPT - len(kept), 0) :]:
@@ -165,9 +164,36 @@ class Cache:
 
     @contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
-        with (self.folder / ".lock").open("a") as file:
-            fcntl.flock(file, kind)
+        path = self.folder / ".lock"
+        # a cache that can only be read, can be read
+        flags = os.O_CREAT | (os.O_RDONLY if kind == fcntl.LOCK_SH else os.O_RDWR)
+        with _told(path):
+            self._prepare()
+            descriptor = os.open(path, flags, mode=0o600)
+        try:
+            with _told(path):
+                fcntl.flock(descriptor, kind)
             yield
+        finally:
+            os.close(descriptor)
+
+    def _prepare(self) -> None:
+        """Make the folder, which may have been removed, and make sure that no other user can write it."""
+        private.make(self.folder)
+        private.require(*self._levels)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an error that says what can be done."""
+    try:
+        yield
+    except OSError as error:
+        # HTTP libraries derive theirs from it, too
+        if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
+            raise
+        where = Path(error.filename) if isinstance(error.filename, str) else path
+        raise private.UnusableCacheError(where, f"cannot be used ({error.strerror})") from error
 
 
 def _part(name: str) -> str:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.client.models.loaded import LoadedModel
+from ai_hub.client.models.private import UnusableCacheError
 from ai_hub.client.models.production import Production
 from ai_hub.client.models.supply import Supply
 from ai_hub.errors import AiHubError, ConflictError, ServiceDownError
@@ -80,6 +81,7 @@ class LiveModel:
         self._state = _State()
         self._writing = threading.Lock()
         self._failed: _Failed | None = None
+        self._complaint = ""
         self._turn = threading.Lock()
         self._tried = threading.Event()
         self._closed = threading.Event()
@@ -95,6 +97,7 @@ class LiveModel:
             ConflictError: files are not what was registered, and no other version is at hand.
             NotFoundError: nothing is in Production.
             ServiceDownError: the registry does not answer, and the cache has no version.
+            UnusableCacheError: the cache cannot be used, or others can write it.
         """
         last = self._cache.last()
         if last is None:
@@ -231,9 +234,11 @@ class LiveModel:
             self._cache.remember(found)
             if is_new:
                 self._cache.prune(found)
-        except OSError as error:
+        except UnusableCacheError as error:
             # a full disk, say: the version is in memory and right
-            _log.warning("model cache %s: %s", self._cache.folder, error)
+            if str(error) != self._complaint:
+                _log.warning("model %s of tenant %s is not kept: %s", self.name, self.tenant, error)
+            self._complaint = str(error)
 
     def _fall_back(self, last: Production) -> None:
         """Use the version last seen in Production until that of now can be had."""
@@ -265,5 +270,5 @@ class LiveModel:
 
 
 def _leaves_the_old_in_use(error: AiHubError) -> bool:
-    """Whether a start may go on with the cached version: the registry is away, or the newer one is bad."""
-    return isinstance(error, ServiceDownError | ConflictError)
+    """Whether a start may go on with the cached version: the newer one cannot be had, kept, or trusted."""
+    return isinstance(error, ServiceDownError | ConflictError | UnusableCacheError)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from ai_hub.client.models import live, supply
 from ai_hub.client.models.cache import Cache
 from ai_hub.client.models.live import LiveModel
 from ai_hub.client.models.loaded import LoadedModel
+from ai_hub.client.models.private import UnusableCacheError
 from ai_hub.client.models.production import Production
 from ai_hub.client.models.seal import TamperedError
 from ai_hub.errors import ConflictError, ForbiddenError, ServiceDownError
@@ -194,3 +197,58 @@ def test_pointer__that_others_can_write__is_not_believed(
     with world.opened():
         pass
     assert pointer.stat().st_mode & 0o777 == 0o600
+
+
+def test_swap__after_the_cache_was_deleted__goes_on(world: World) -> None:
+    with world.opened() as model:
+        shutil.rmtree(world.root)
+        assert model.refresh()
+        world.registry.now = 2
+        assert model.refresh()
+        assert (model.version, model.stale, model.last_error) == (2, False, None)
+    assert world.cache().last() == _version(2)
+
+
+def test_swap__into_a_cache_that_others_can_write__waits_with_the_old_version(world: World) -> None:
+    with world.opened() as model:
+        world.root.chmod(0o777)
+        world.registry.now = 2
+        assert not model.refresh()
+        assert (model.version, model.stale) == (1, True)
+        assert isinstance(model.last_error, UnusableCacheError)
+        world.root.chmod(0o700)
+        assert model.refresh()
+        assert (model.version, model.last_error) == (2, None)
+
+
+def test_start__with_a_full_disk__runs_the_version_before(world: World) -> None:
+    world.registry.now = 2
+
+    def fill() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    world.download = fill
+    with world.opened() as model:
+        assert (model.version, model.stale) == (1, True)
+        assert "No space left" in str(model.last_error)
+
+
+def test_start__that_cannot_write_the_pointer__is_no_failure_and_is_told_once(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("os.utime", refuse)
+    with world.opened() as model:
+        assert model.refresh()
+        assert model.refresh()
+        assert (model.version, model.stale, model.last_error) == (1, False, None)
+    assert caplog.text.count("is not kept: The model cache is not used") == 1
+
+
+def test_start__without_a_cache__is_told_with_a_remedy(world: World) -> None:
+    shutil.rmtree(world.root)
+    world.root.touch()
+    with pytest.raises(UnusableCacheError, match=r"\(Not a directory\)\.\n.*AI_HUB_CACHE_DIR"):
+        world.model().open()
