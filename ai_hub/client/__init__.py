@@ -1,7 +1,13 @@
 """For inference services: features, the production model, and predictions; see docs/client.md."""
 
 from ai_hub.client.asynchronous import AsyncClient, AsyncModel
-from ai_hub.client.errors import DegradedError, ExportFailedError, KeyRefusedError, UnavailableError
+from ai_hub.client.errors import (
+    ClosedError,
+    DegradedError,
+    ExportFailedError,
+    KeyRefusedError,
+    UnavailableError,
+)
 from ai_hub.client.models.live import LiveModel
 from ai_hub.client.models.loaded import LoadedModel
 from ai_hub.client.predictions import Prediction
@@ -11,6 +17,7 @@ __all__ = [
     "AsyncClient",
     "AsyncModel",
     "Client",
+    "ClosedError",
     "DegradedError",
     "ExportFailedError",
     "KeyRefusedError",

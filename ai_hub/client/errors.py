@@ -50,6 +50,10 @@ class UnavailableError(ServiceDownError):
         self.endpoint = endpoint
 
 
+class ClosedError(ConflictError):
+    """The client is closed."""
+
+
 class ExportFailedError(AiHubError):
     """The export failed."""
 

@@ -101,7 +101,8 @@ class LiveModel:
         """
         last = self._cache.last()
         if last is None:
-            self._refresh()
+            with self._turn:
+                self._refresh()
             self._tried.set()
             self._thread.start()
             return
@@ -176,19 +177,29 @@ class LiveModel:
             self._attempt()
 
     def _attempt(self) -> bool:
-        try:
-            self._refresh()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the version in use goes on
-            if not self._closed.is_set():
-                self._report(error)
-            return False
-        return True
+        with self._turn:
+            try:
+                self._refresh()
+            except Exception as error:  # noqa: BLE001  # whatever it is, the version in use goes on
+                if self._closed.is_set():
+                    return False
+                # within the turn: a later success stands
+                self._note(error)
+                failure = error
+            else:
+                return True
+        # whoever is told may ask for this model, which may be just being opened
+        self._tried.set()
+        self._tell(failure)
+        return False
 
-    def _report(self, error: Exception) -> None:
+    def _note(self, error: Exception) -> None:
         if type(error) is not type(self.last_error) or str(error) != str(self.last_error):
             text = "model %s of tenant %s stays at %s: %s"
             _log.warning(text, self.name, self.tenant, self._label(), error)
         self._set(confirmed=False, error=error)
+
+    def _tell(self, error: Exception) -> None:
         if self._on_error is not None:
             try:
                 self._on_error(self, error)
@@ -197,17 +208,16 @@ class LiveModel:
 
     def _refresh(self) -> None:
         """Look at the registry, and swap if Production is another version than the one in use."""
-        with self._turn:
-            found = self._registry.production(self.name)
-            if found.is_same(self._state.version):
-                self._confirm(self._state.loaded, found)
-                return
-            self._set(confirmed=False)
-            if self._is_put_off(found):
-                return
-            before, loaded = self._label(), self._try(found)
-            self._confirm(loaded, found)
-            _log.info("model %s of tenant %s: %s after %s", self.name, self.tenant, found.label, before)
+        found = self._registry.production(self.name)
+        if found.is_same(self._state.version):
+            self._confirm(self._state.loaded, found)
+            return
+        self._set(confirmed=False)
+        if self._is_put_off(found):
+            return
+        before, loaded = self._label(), self._try(found)
+        self._confirm(loaded, found)
+        _log.info("model %s of tenant %s: %s after %s", self.name, self.tenant, found.label, before)
 
     def _try(self, found: Production) -> LoadedModel:
         try:

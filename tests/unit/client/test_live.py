@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import shutil
 import threading
 from contextlib import contextmanager
@@ -252,3 +253,42 @@ def test_start__without_a_cache__is_told_with_a_remedy(world: World) -> None:
     world.root.touch()
     with pytest.raises(UnusableCacheError, match=r"\(Not a directory\)\.\n.*AI_HUB_CACHE_DIR"):
         world.model().open()
+
+
+def test_failure__that_is_told_late__leaves_a_later_success_alone(world: World) -> None:
+    with world.opened() as model:
+        later = threading.Thread(target=model.refresh)
+
+        class Meanwhile(logging.Handler):
+            """Another thread looks successfully as soon as it may after the failure."""
+
+            def emit(self, _: logging.LogRecord) -> None:
+                world.registry.now = 1
+                later.start()
+                later.join(0.3)
+
+        handler = Meanwhile(logging.WARNING)
+        logging.getLogger("ai_hub.client").addHandler(handler)
+        world.registry.now = DOWN
+        try:
+            assert not model.refresh()
+        finally:
+            logging.getLogger("ai_hub.client").removeHandler(handler)
+        later.join()
+        assert (model.stale, model.last_error) == (False, None)
+
+
+def test_start__whose_failure_is_told__does_not_wait_for_who_is_told(world: World) -> None:
+    world.registry.now = DOWN
+    opened = threading.Event()
+    told = threading.Event()
+
+    def tell(*_: object) -> None:
+        # as if it asked for the model, which is there when the start has ended
+        if opened.wait(10):
+            told.set()
+
+    with world.opened(on_error=tell) as model:
+        opened.set()
+        assert told.wait(10)
+        assert (model.version, model.stale) == (1, True)
