@@ -2,6 +2,7 @@
 
 from ai_hub.client.asynchronous import AsyncClient, AsyncModel
 from ai_hub.client.errors import (
+    BusyError,
     ClosedError,
     DegradedError,
     ExportFailedError,
@@ -16,6 +17,7 @@ from ai_hub.client.synchronous import Client
 __all__ = [
     "AsyncClient",
     "AsyncModel",
+    "BusyError",
     "Client",
     "ClosedError",
     "DegradedError",

@@ -47,6 +47,8 @@ class AsyncModel:
         return self.live.current
 
     def __getattr__(self, name: str) -> Any:
+        if name == "live":  # `copy` and `pickle` ask before it is there
+            raise AttributeError(name)
         return getattr(self.live, name)
 
     def __repr__(self) -> str:
