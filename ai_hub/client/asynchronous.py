@@ -10,6 +10,7 @@ import httpx
 from tenacity import AsyncRetrying
 
 from ai_hub.client import calls, exchange, flows
+from ai_hub.client.errors import ClosedError
 from ai_hub.client.models.shelf import Shelf
 from ai_hub.client.options import resolve
 
@@ -46,6 +47,8 @@ class AsyncModel:
         return self.live.current
 
     def __getattr__(self, name: str) -> Any:
+        if name == "live":  # `copy` and `pickle` ask before it is there
+            raise AttributeError(name)
         return getattr(self.live, name)
 
     def __repr__(self) -> str:
@@ -216,6 +219,8 @@ class AsyncClient:
         return await AsyncRetrying(**exchange.retries())(self._exchange, step, secrets.token_hex(8))
 
     async def _exchange(self, call: calls.Call[Any], request_id: str) -> Any:
+        if self._http.is_closed:
+            raise ClosedError
         try:
             response = await self._http.request(**exchange.request(self._options, call, request_id))
         except httpx.HTTPError as error:

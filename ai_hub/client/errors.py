@@ -50,6 +50,10 @@ class UnavailableError(ServiceDownError):
         self.endpoint = endpoint
 
 
+class ClosedError(ConflictError):
+    """The client is closed."""
+
+
 class ExportFailedError(AiHubError):
     """The export failed."""
 
@@ -69,9 +73,12 @@ class DegradedError(AiHubError):
         #: what would have been returned
         self.predictions = list(predictions)
         first, *others = (each for each in predictions if each.degraded)
-        rest = f", and {len(others)} more assets" if others else ""
+        if first.missing:
+            text = f"Asset {first.asset_id} has no value for {', '.join(first.missing)}"
+        else:
+            text = f"Servers behind the features of asset {first.asset_id} are down"
         super().__init__(
-            f"Asset {first.asset_id} has no value for {', '.join(first.missing) or 'nothing newer'}{rest}.",
+            f"{text}, and {len(others)} more are degraded." if others else f"{text}.",
             hint='Wait for the servers or the readings, or accept such predictions with on_degraded="flag".',
         )
 
@@ -125,8 +132,16 @@ def _message(response: httpx.Response, problem: dict[str, Any]) -> str:
     if not text:
         start = response.text[:_LONGEST_TEXT].strip()
         return f"The service answered {response.status_code} {response.reason_phrase}: {start or 'no text'}"
-    details = [f"{each['field']}: {each['problem']}" for each in problem.get("details") or ()]
-    return "\n".join([str(text), *details])
+    return "\n".join([str(text), *_details(problem.get("details"))])
+
+
+def _details(listed: Any) -> list[str]:
+    """The fields and what is wrong with them, as the service tells it; a proxy may tell anything."""
+    return [
+        f"{each['field']}: {each['problem']}"
+        for each in (listed if isinstance(listed, list) else ())
+        if isinstance(each, dict) and {"field", "problem"} <= each.keys()
+    ]
 
 
 def _seconds(retry_after: str | None) -> float | None:

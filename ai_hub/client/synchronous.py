@@ -10,6 +10,7 @@ import httpx
 from tenacity import Retrying
 
 from ai_hub.client import calls, exchange, flows
+from ai_hub.client.errors import ClosedError
 from ai_hub.client.models.shelf import Shelf
 from ai_hub.client.options import resolve
 
@@ -223,6 +224,8 @@ class Client:
         return Retrying(**exchange.retries())(self._exchange, step, secrets.token_hex(8))
 
     def _exchange(self, call: calls.Call[Any], request_id: str) -> Any:
+        if self._http.is_closed:
+            raise ClosedError
         try:
             response = self._http.request(**exchange.request(self._options, call, request_id))
         except httpx.HTTPError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from ai_hub.errors import (
 )
 from ai_hub.settings import Settings
 from ai_hub.stack import health
+from ai_hub.stack.status import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +39,8 @@ _KINDS: dict[int, type[AiHubError]] = {
 }
 #: All that MLflow's login says.
 _BARE_REFUSAL = "Permission denied"
+#: Name and password in an address.
+_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 
 
 class NoSuchRouteError(NotFoundError):
@@ -110,10 +114,12 @@ def _error_of(response: requests.Response) -> AiHubError:
 
 
 def _error(status: int, message: str) -> AiHubError:
+    # MLflow's client quotes the address it asked, with a login that is in it
+    message = _LOGIN.sub("", message)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ServiceDownError("MLflow", tracking_uri(), message)
+        return ServiceDownError("MLflow", without_secrets(tracking_uri()), message)
     if status == HTTPStatus.UNAUTHORIZED:
-        return NotLoggedInError(tracking_uri())
+        return NotLoggedInError(without_secrets(tracking_uri()))
     if status == HTTPStatus.FORBIDDEN and _BARE_REFUSAL in message:
         return ForbiddenError(hint="Ask the administrator for a role in the tenant (see docs/people.md).")
     return _KINDS.get(status, AiHubError)(message)

@@ -2,16 +2,19 @@
 
 ::
 
-    {cache}/{tenant}/{model}/{version}/…       complete and verified, or absent
-    {cache}/{tenant}/{model}/production.json   the version last seen in Production; its mtime: when it was
-    {cache}/{tenant}/{model}/.partial-…        a download, locked by its process while that lives
-    {cache}/{tenant}/{model}/.lock             shared while a version is read, exclusive while folders change
+    {cache}/{registry}/{tenant}/{model}/
+        {version}-{seal}/…   complete and verified, or absent
+        production.json      the version last seen in Production; its mtime: when it was
+        .partial-…           a download, locked by its process while that lives
+        .lock                shared while a version is read, exclusive while folders change
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,40 +25,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ai_hub.client.models import seal
+from ai_hub.client.models import private, seal
 from ai_hub.client.models.production import Production
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_VARIABLE = "AI_HUB_CACHE_DIR"
+_log = logging.getLogger("ai_hub.client")
 _POINTER = "production.json"
 _PARTIAL = ".partial-"
 _KEPT = 2
+#: of a hash, so that folders differ by it
+_PREFIX = 12
 
 
 def default_folder() -> Path:
     """`models` in AI_HUB_CACHE_DIR, or in the user's cache folder."""
-    if configured := os.environ.get(_VARIABLE):
+    if configured := os.environ.get(private.VARIABLE):
         return Path(configured).expanduser() / "models"
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(caches).expanduser() / "ai-hub" / "models"
 
 
 class Cache:
-    """Versions of one model of one tenant."""
+    """Versions of one model of one tenant in the registry that has this address, without a login."""
 
-    def __init__(self, root: Path, tenant: str, model: str) -> None:
-        self.folder = root / _part(tenant) / _part(model)
-        try:
-            # what is in it decides about the answers of this user's processes
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInputError(
-                f"The model cache {self.folder} cannot be made: {error.strerror}.",
-                hint=f"Give cache_dir=…, or set {_VARIABLE}, to a folder that can be written.",
-            ) from error
+    def __init__(self, root: Path, registry: str, tenant: str, model: str) -> None:
+        root = root.resolve()  # a link that others may turn leads elsewhere later
+        key = hashlib.sha256(registry.encode()).hexdigest()[:_PREFIX]
+        self.folder = root / key / _part(tenant) / _part(model)
+        self._levels = (root, *reversed(self.folder.parents[:2]), self.folder)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -65,27 +65,48 @@ class Cache:
 
     def place(self, version: Production) -> Path:
         """Where a version is, if it is there."""
-        return self.folder / _part(version.label)
+        return self.folder / _part(f"{version.label}-{version.manifest_sha256[:_PREFIX]}")
+
+    def verified(self, version: Production) -> Path:
+        """Where a version is, after a look at each of its files.
+
+        Raises:
+            TamperedError: it is not there, or a file is not what was registered.
+        """
+        place = self.place(version)
+        with _told(place):
+            if os.path.lexists(place) and private.flaw(place):
+                raise seal.TamperedError(place, "was opened to other users")
+            seal.verify(place, version.manifest_sha256)
+        return place
 
     def last(self) -> Production | None:
         """The version last seen in Production; None: none was, or nobody can tell any more."""
-        try:
-            return Production(**json.loads((self.folder / _POINTER).read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
+        pointer = self.folder / _POINTER
+        with _told(pointer), suppress(FileNotFoundError, ValueError, TypeError):
+            self._prepare()
+            if says := private.flaw(pointer):
+                _log.warning("%s %s, so it is not believed", pointer, says)
+                return None
+            return Production(**json.loads(pointer.read_text()))
+        return None
 
     def checked_at(self) -> datetime | None:
         """When the version that `last` tells was last seen in Production."""
-        try:
-            return datetime.fromtimestamp((self.folder / _POINTER).stat().st_mtime, UTC)
-        except FileNotFoundError:
-            return None
+        pointer = self.folder / _POINTER
+        with _told(pointer), suppress(FileNotFoundError):
+            return datetime.fromtimestamp(pointer.stat().st_mtime, UTC)
+        return None
 
     def remember(self, version: Production) -> None:
-        """Note that `version`, which is here and verified, is in Production now."""
-        if version == self.last():
-            os.utime(self.folder / _POINTER)
-            return
+        """Note that `version`, which was verified, is in Production now; nothing, if it is no longer here."""
+        with _told(self.folder):
+            if version == self.last():
+                os.utime(self.folder / _POINTER)
+            elif self.place(version).exists():
+                self._point_to(version)
+
+    def _point_to(self, version: Production) -> None:
         document = json.dumps(asdict(version), indent=2, sort_keys=True)
         with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".pointer-", delete=False) as file:
             file.write(document + "\n")
@@ -102,7 +123,7 @@ class Cache:
         Raises:
             ConflictError: a file is not what was registered.
         """
-        with self._partial() as partial:
+        with _told(self.folder), self._partial() as partial:
             download(partial)
             seal.verify(partial, version.manifest_sha256)
             for path in sorted(partial.rglob("*"), reverse=True):
@@ -111,7 +132,7 @@ class Cache:
             with self._lock(fcntl.LOCK_EX):
                 place = self.place(version)
                 with suppress(seal.TamperedError):
-                    seal.verify(place, version.manifest_sha256)
+                    self.verified(version)
                     return
                 _remove(place)
                 partial.rename(place)
@@ -120,7 +141,7 @@ class Cache:
     def prune(self, *current: Production | None) -> None:
         """Remove what killed downloads left, and all versions but `current` and the one used before it."""
         kept = {self.place(version) for version in current if version}
-        with self._lock(fcntl.LOCK_EX):
+        with _told(self.folder), self._lock(fcntl.LOCK_EX):
             versions = [path for path in self.folder.iterdir() if path.is_dir() and path.name[0] != "."]
             others = sorted(set(versions) - kept, key=lambda path: path.stat().st_mtime, reverse=True)
             for path in others[max(_KEPT - len(kept), 0) :]:
@@ -143,9 +164,36 @@ class Cache:
 
     @contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
-        with (self.folder / ".lock").open("a") as file:
-            fcntl.flock(file, kind)
+        path = self.folder / ".lock"
+        # a cache that can only be read, can be read
+        flags = os.O_CREAT | (os.O_RDONLY if kind == fcntl.LOCK_SH else os.O_RDWR)
+        with _told(path):
+            self._prepare()
+            descriptor = os.open(path, flags, mode=0o600)
+        try:
+            with _told(path):
+                fcntl.flock(descriptor, kind)
             yield
+        finally:
+            os.close(descriptor)
+
+    def _prepare(self) -> None:
+        """Make the folder, which may have been removed, and make sure that no other user can write it."""
+        private.make(self.folder)
+        private.require(*self._levels)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an error that says what can be done."""
+    try:
+        yield
+    except OSError as error:
+        # HTTP libraries derive theirs from it, too
+        if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
+            raise
+        where = Path(error.filename) if isinstance(error.filename, str) else path
+        raise private.UnusableCacheError(where, f"cannot be used ({error.strerror})") from error
 
 
 def _part(name: str) -> str:
@@ -169,7 +217,7 @@ def _is_abandoned(path: Path) -> bool:
 
 def _remove(place: Path) -> None:
     """Remove a version as a whole: under its name it is complete or absent at any time."""
-    if place.exists():
+    if os.path.lexists(place):
         doomed = Path(tempfile.mkdtemp(dir=place.parent, prefix=_PARTIAL))
         place.rename(doomed / place.name)
         shutil.rmtree(doomed, ignore_errors=True)

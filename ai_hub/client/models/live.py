@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.client.models.loaded import LoadedModel
+from ai_hub.client.models.private import UnusableCacheError
 from ai_hub.client.models.production import Production
 from ai_hub.client.models.supply import Supply
 from ai_hub.errors import AiHubError, ConflictError, ServiceDownError
@@ -78,33 +79,41 @@ class LiveModel:
         self._refresh_s = refresh_s
         self._on_error = on_error
         self._state = _State()
+        self._writing = threading.Lock()
         self._failed: _Failed | None = None
+        self._complaint = ""
         self._turn = threading.Lock()
         self._tried = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._follow, name=f"ai-hub-model-{name}", daemon=True)
 
     def open(self) -> None:
-        """Load the version in Production, or while the registry is out of reach the last verified one.
+        """Load the version in Production, or while that cannot be had the one last seen there.
+
+        The registry is asked first: what is in the cache is code, and is run only if that is the version in
+        Production, or nobody can tell.
 
         Raises:
             ConflictError: files are not what was registered, and no other version is at hand.
             NotFoundError: nothing is in Production.
             ServiceDownError: the registry does not answer, and the cache has no version.
+            UnusableCacheError: the cache cannot be used, or others can write it.
         """
-        damage = self._take_from_cache()
-        if self._state.loaded is None:
-            self._tried.set()
-            try:
+        last = self._cache.last()
+        if last is None:
+            with self._turn:
                 self._refresh()
-            except ServiceDownError as error:
-                raise (damage or error) from error
+            self._tried.set()
+            self._thread.start()
+            return
         self._thread.start()
-        self._tried.wait(_PATIENCE_S)
-        refusal = self.last_error
-        if isinstance(refusal, AiHubError) and not _leaves_the_old_in_use(refusal):
+        try:
+            self._tried.wait(_PATIENCE_S)
+            if self._state.loaded is None:
+                self._fall_back(last)
+        except BaseException:
             self.close()
-            raise refusal
+            raise
 
     def close(self) -> None:
         """Stop following the registry; predictions under way end as they began."""
@@ -168,19 +177,29 @@ class LiveModel:
             self._attempt()
 
     def _attempt(self) -> bool:
-        try:
-            self._refresh()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the version in use goes on
-            if not self._closed.is_set():
-                self._report(error)
-            return False
-        return True
+        with self._turn:
+            try:
+                self._refresh()
+            except Exception as error:  # noqa: BLE001  # whatever it is, the version in use goes on
+                if self._closed.is_set():
+                    return False
+                # within the turn: a later success stands
+                self._note(error)
+                failure = error
+            else:
+                return True
+        # whoever is told may ask for this model, which may be just being opened
+        self._tried.set()
+        self._tell(failure)
+        return False
 
-    def _report(self, error: Exception) -> None:
+    def _note(self, error: Exception) -> None:
         if type(error) is not type(self.last_error) or str(error) != str(self.last_error):
             text = "model %s of tenant %s stays at %s: %s"
             _log.warning(text, self.name, self.tenant, self._label(), error)
-        self._state = replace(self._state, confirmed=False, error=error)
+        self._set(confirmed=False, error=error)
+
+    def _tell(self, error: Exception) -> None:
         if self._on_error is not None:
             try:
                 self._on_error(self, error)
@@ -189,17 +208,16 @@ class LiveModel:
 
     def _refresh(self) -> None:
         """Look at the registry, and swap if Production is another version than the one in use."""
-        with self._turn:
-            found = self._registry.production(self.name)
-            if found.is_same(self._state.version):
-                self._confirm(self._state.loaded, found)
-                return
-            self._state = replace(self._state, confirmed=False)
-            if self._is_put_off(found):
-                return
-            before, loaded = self._label(), self._try(found)
-            self._confirm(loaded, found)
-            _log.info("model %s of tenant %s: %s after %s", self.name, self.tenant, found.label, before)
+        found = self._registry.production(self.name)
+        if found.is_same(self._state.version):
+            self._confirm(self._state.loaded, found)
+            return
+        self._set(confirmed=False)
+        if self._is_put_off(found):
+            return
+        before, loaded = self._label(), self._try(found)
+        self._confirm(loaded, found)
+        _log.info("model %s of tenant %s: %s after %s", self.name, self.tenant, found.label, before)
 
     def _try(self, found: Production) -> LoadedModel:
         try:
@@ -218,33 +236,49 @@ class LiveModel:
 
     def _confirm(self, loaded: LoadedModel | None, found: Production) -> None:
         is_new = loaded is not self._state.loaded
-        # one assignment: whoever predicts has the old version or the new one
-        self._state, self._failed = _State(loaded, found, confirmed=True, checked_at=datetime.now(UTC)), None
+        now = datetime.now(UTC)
+        # one change: whoever predicts has the old version or the new one
+        self._set(loaded=loaded, version=found, confirmed=True, checked_at=now, error=None)
+        self._failed = None
         try:
             self._cache.remember(found)
             if is_new:
                 self._cache.prune(found)
-        except OSError as error:
+        except UnusableCacheError as error:
             # a full disk, say: the version is in memory and right
-            _log.warning("model cache %s: %s", self._cache.folder, error)
+            if str(error) != self._complaint:
+                _log.warning("model %s of tenant %s is not kept: %s", self.name, self.tenant, error)
+            self._complaint = str(error)
 
-    def _take_from_cache(self) -> Exception | None:
-        """Use the last verified version until the registry says which it is; returns why that failed."""
-        last = self._cache.last()
-        if last is None:
-            return None
+    def _fall_back(self, last: Production) -> None:
+        """Use the version last seen in Production until that of now can be had."""
+        error = self.last_error
+        if isinstance(error, AiHubError) and not _leaves_the_old_in_use(error):
+            raise error
         try:
             loaded = self._supply.cached(last)
-        except Exception as error:  # noqa: BLE001  # the registry may still have a good copy
-            _log.warning("model %s of tenant %s, from the cache: %s", self.name, self.tenant, error)
-            return error
-        self._state = _State(loaded, last, checked_at=self._cache.checked_at())
-        return None
+        except Exception as damage:
+            self._tried.wait()  # nothing else can be had
+            error = self.last_error
+            if self._state.loaded is not None:
+                return
+            if error is None or isinstance(error, ServiceDownError):
+                raise damage from error
+            raise error from damage
+        checked_at = self._cache.checked_at()
+        with self._writing:
+            if self._state.loaded is None:  # still
+                self._state = replace(self._state, loaded=loaded, version=last, checked_at=checked_at)
+        _log.info("model %s of tenant %s: %s, from the cache", self.name, self.tenant, self._label())
+
+    def _set(self, **changes: Any) -> None:
+        with self._writing:  # or two changes at once would undo one
+            self._state = replace(self._state, **changes)
 
     def _label(self) -> str:
         return self._state.version.label if self._state.version else "nothing"
 
 
 def _leaves_the_old_in_use(error: AiHubError) -> bool:
-    """Whether a start may go on with the cached version: the registry is away, or the newer one is bad."""
-    return isinstance(error, ServiceDownError | ConflictError)
+    """Whether a start may go on with the cached version: the newer one cannot be had, kept, or trusted."""
+    return isinstance(error, ServiceDownError | ConflictError | UnusableCacheError)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -60,8 +59,9 @@ class Registry:
 
     def __init__(self, tenant: str, url: str | None = None) -> None:
         self._tenant = tenant
-        self._url = (url or Settings().require("mlflow_tracking_uri")).rstrip("/")
-        self._http = httpx.Client(base_url=self._url, timeout=_TIMEOUT, verify=_verify(), **_login())
+        #: its address, without a login
+        self.url, login = _address(url or Settings().require("mlflow_tracking_uri"))
+        self._http = httpx.Client(base_url=self.url, timeout=_TIMEOUT, verify=_verify(), **login)
 
     def close(self) -> None:
         """Close its connections."""
@@ -82,7 +82,7 @@ class Registry:
                 headers={_WORKSPACE_HEADER: self._tenant},
             )
         except httpx.HTTPError as error:
-            raise ServiceDownError("MLflow", self._shown, str(error) or type(error).__name__) from error
+            raise ServiceDownError("MLflow", self.url, str(error) or type(error).__name__) from error
         if response.status_code != HTTPStatus.OK:
             raise self._error(response, model)
         return self._version(response, model)
@@ -93,7 +93,7 @@ class Registry:
             tags = {str(tag["key"]): str(tag.get("value", "")) for tag in found.get("tags", ())}
             version = int(found["version"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ServiceDownError("MLflow", self._shown, "what answers there is no registry") from error
+            raise ServiceDownError("MLflow", self.url, "what answers there is no registry") from error
         if _SEAL_TAG not in tags:
             raise ConflictError(
                 f"Version {version} of {model} has no manifest, so its files cannot be checked.",
@@ -116,16 +116,10 @@ class Registry:
             case HTTPStatus.BAD_REQUEST:
                 return BadInputError(text)
             case HTTPStatus.UNAUTHORIZED:
-                return NotLoggedInError(self._shown)
+                return NotLoggedInError(self.url)
             case HTTPStatus.FORBIDDEN:
                 return ForbiddenError(text, hint="Ask for a role in the tenant (see docs/people.md).")
-        return ServiceDownError("MLflow", self._shown, f"{response.status_code} {text}")
-
-    @property
-    def _shown(self) -> str:
-        """Its address without a login."""
-        parts = urlsplit(self._url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return ServiceDownError("MLflow", self.url, f"{response.status_code} {text}")
 
 
 def _body(response: httpx.Response) -> dict[str, Any]:
@@ -134,6 +128,25 @@ def _body(response: httpx.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _address(url: str) -> tuple[str, dict[str, Any]]:
+    """The address, without the login that httpx would log, and the login.
+
+    One in the address wins over others, as for MLflow's own client.
+
+    Raises:
+        BadInputError: it is no URL.
+    """
+    try:
+        found = httpx.URL(url)
+    except httpx.InvalidURL:
+        # its text may hold a part of the password
+        raise BadInputError("The registry's address is no URL.", hint="See MLFLOW_TRACKING_URI.") from None
+    bare = str(found.copy_with(userinfo=b"")).rstrip("/")
+    if found.username and found.password:
+        return bare, {"auth": (found.username, found.password)}
+    return bare, _login()
 
 
 def _login() -> dict[str, Any]:

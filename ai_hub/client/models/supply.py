@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ai_hub.client.models.loaded import LoadedModel, load
-from ai_hub.client.models.seal import TamperedError, verify
+from ai_hub.client.models.seal import TamperedError
+from ai_hub.errors import AiHubError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ai_hub.client.models.cache import Cache
     from ai_hub.client.models.production import Production
 
 _log = logging.getLogger("ai_hub.client")
+#: MLflow's own client would wait for minutes, again and again, and its caller with it
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 class Supply:
@@ -48,9 +55,7 @@ class Supply:
             TamperedError: it is not there, or a file is not what was registered.
         """
         with self._cache.reading():
-            place = self._cache.place(version)
-            verify(place, version.manifest_sha256)
-            return load(place, self._tenant, self._name, version)
+            return load(self._cache.verified(version), self._tenant, self._name, version)
 
     def _download(self, version: Production, folder: Path) -> None:
         from ai_hub.registry import ModelVersion, download_version  # noqa: PLC0415  # MLflow takes seconds
@@ -67,4 +72,41 @@ class Supply:
             tags=dict(version.tags),
             metrics={},
         )
-        download_version(wanted, folder)
+        try:
+            with _soon():
+                download_version(wanted, folder)
+        except AiHubError as error:
+            # MLflow's own errors, which tracebacks would show, may quote the address with its login
+            raise error from None
+
+
+class _Soon:
+    """MLflow's client gives up soon during the block, where nobody has set it otherwise.
+
+    It has no other place for that than the environment, which is the whole process's: so it is as before when
+    the last of several downloads has ended.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._downloads = 0
+        self._set: list[str] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._downloads:
+                self._set = [name for name in _PATIENCE if name not in os.environ]
+                os.environ.update({name: _PATIENCE[name] for name in self._set})
+            self._downloads += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._downloads -= 1
+                if not self._downloads:
+                    for name in self._set:
+                        os.environ.pop(name, None)
+
+
+_soon = _Soon()

@@ -1,18 +1,29 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import json
 import threading
 import traceback
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
 
 import ai_hub
-from ai_hub.client import ExportFailedError, KeyRefusedError, UnavailableError, exchange
+from ai_hub.client import (
+    AsyncModel,
+    BusyError,
+    DegradedError,
+    ExportFailedError,
+    KeyRefusedError,
+    UnavailableError,
+    exchange,
+)
+from ai_hub.client.predictions import Prediction
 from ai_hub.errors import (
     AiHubError,
     BadInputError,
@@ -21,6 +32,7 @@ from ai_hub.errors import (
     NotFoundError,
     ServiceDownError,
 )
+from ai_hub.service.schemas.features import FeatureSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +170,7 @@ def test_features__of_many__names_those_asked_for(service: Service, ask: Ask) ->
         (409, ConflictError),
         (413, BadInputError),
         (422, BadInputError),
-        (429, AiHubError),
+        (429, BusyError),
         (500, AiHubError),
     ],
 )
@@ -180,6 +192,40 @@ def test_refusal__of_a_form__tells_each_field(service: Service, ask: Ask) -> Non
     service.answers = [_answer(422, {"message": "The request is malformed.", "details": details})]
     with pytest.raises(BadInputError, match=r"malformed\.\nbody\.lookback_hours: Input should be less"):
         ask(lambda client: client.features("meter-008", lookback_hours=10_000))
+
+
+@pytest.mark.parametrize(
+    "details",
+    ["a text", 5, {"field": "a"}, [1, "text", None, {"field": "a"}, ["field", "problem"]]],
+    ids=["text", "number", "object", "list"],
+)
+def test_refusal__of_somebody_else__keeps_its_text(service: Service, ask: Ask, details: Any) -> None:
+    service.answers = [_answer(400, {"message": "No.", "details": details})]
+    with pytest.raises(BadInputError) as refusal:
+        ask(lambda client: client.features("meter-008"))
+    assert refusal.value.message == "No."
+
+
+@pytest.mark.parametrize(
+    ("missing", "more", "says"),
+    [
+        (("lag_1h", "lag_24h"), 0, "Asset a has no value for lag_1h, lag_24h."),
+        ((), 0, "Servers behind the features of asset a are down."),
+        ((), 2, "Servers behind the features of asset a are down, and 2 more are degraded."),
+    ],
+    ids=["missing", "servers-down", "several"],
+)
+def test_degradation__is_told_in_words(missing: tuple[str, ...], more: int, says: str) -> None:
+    first = Prediction("a", 1.0, NOON, 1, "v1.0.0", missing, True, False, FeatureSource.CALENDAR)
+    fine = replace(first, asset_id="b", degraded=False)
+    assert DegradedError([fine, first, *[first] * more]).message == says
+
+
+def test_async_model__can_be_copied() -> None:
+    model = AsyncModel(cast("Any", "a model"))
+    assert copy.copy(model).live == "a model"
+    with pytest.raises(AttributeError):
+        object.__new__(AsyncModel).anything  # noqa: B018
 
 
 @pytest.mark.parametrize(

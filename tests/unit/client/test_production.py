@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -36,7 +39,7 @@ def _ask(answer: httpx.Response | Exception) -> Any:
         return answer
 
     registry = Registry("city-works", "http://me:secret@mlflow.test/")
-    registry._http = httpx.Client(base_url=registry._url, transport=httpx.MockTransport(respond))
+    registry._http = httpx.Client(base_url=registry.url, transport=httpx.MockTransport(respond))
     return registry.production("demand-forecast")
 
 
@@ -71,6 +74,38 @@ def test_answer__of_another_kind__is_an_error_without_the_login(
     with pytest.raises(kind, match=says) as refusal:
         _ask(answer)
     assert "secret" not in str(refusal.value)
+
+
+def test_login_in_the_address__is_sent_and_is_in_no_log_or_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    sent: list[str | None] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            sent.append(self.headers["Authorization"])
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        registry = Registry("city-works", f"http://me:sec%40ret@127.0.0.1:{server.server_port}")
+        with pytest.raises(NotLoggedInError) as refusal:
+            registry.production("demand-forecast")
+        registry.close()
+        server.shutdown()
+    assert sent == ["Basic bWU6c2VjQHJldA=="]
+    assert "/registered-models/alias" in caplog.text, "httpx logs what it asks"
+    assert "sec" not in caplog.text + str(refusal.value) + registry.url
+
+
+def test_address__that_is_none__is_refused_without_its_password() -> None:
+    with pytest.raises(BadInputError, match="MLFLOW_TRACKING_URI") as refusal:
+        Registry("city-works", "http://me:sec/ret@mlflow.test")
+    assert "sec" not in str(refusal.value)
+    assert refusal.value.__suppress_context__, "httpx quotes a part of it"
 
 
 @pytest.fixture
