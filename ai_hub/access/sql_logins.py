@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final, LiteralString
 from urllib.parse import quote, urlsplit
 
+import psycopg
 from psycopg import sql
+from psycopg.errors import InsufficientPrivilege, InternalError_, LockNotAvailable
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
+from ai_hub.access import server_doors
 from ai_hub.database.connection import connect
 from ai_hub.database.tenant_wall import SEARCH_PATH, TENANT_ROLE, check_tenant
 from ai_hub.errors import BadInputError, NotFoundError, ServiceDownError
 from ai_hub.settings import Settings
 
-if TYPE_CHECKING:
-    import psycopg
-
 #: Such a login cannot take the server from others; a session may lower its time-out, and raise it.
 _CONNECTIONS: Final = 5
 _STATEMENT_TIMEOUT: Final = "60s"
+_LOCK: Final = "LOCK TABLE sql_logins IN SHARE ROW EXCLUSIVE MODE"
+_LOCK_TIMEOUT: Final = "2s"
+_TRIES: Final = 10
+_END_MS: Final = 5000
+_HOLDING: Final[LiteralString] = """
+SELECT DISTINCT datname FROM pg_shdepend JOIN pg_database ON pg_database.oid = dbid
+WHERE refclassid = 'pg_authid'::regclass AND refobjid = %s::regrole ORDER BY datname
+"""
 
 
 @dataclass(frozen=True)
 class SqlLogin:
-    """A login, and the address with its password."""
+    """A login, the address with its password, and what of the server stays open to it beside its rows."""
 
     login: str
     tenant: str
     dsn: str
+    left_open: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """A login that is shut out; `left` when it could not be deleted: why, and what to do."""
+
+    login: str
+    left: str = ""
 
 
 def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
@@ -43,7 +62,7 @@ def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
     dsn = dsn or Settings().require("timescale_dsn")
     password = secrets.token_urlsafe(24)
     with connect(dsn, application_name="ai-hub keys") as connection:
-        connection.execute("LOCK TABLE sql_logins IN SHARE ROW EXCLUSIVE MODE")
+        connection.execute(_LOCK)
         login = _existing(connection, tenant)
         if login is None:
             login = f"ai_hub_sql_{secrets.token_hex(6)}"
@@ -64,30 +83,72 @@ def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
             f"This server does not let the new login in: {error.message}",
             hint="The embedded TimescaleDB knows one login only; use a server of your own.",
         ) from error
-    return found
+    with connect(dsn, application_name="ai-hub keys") as connection:
+        return replace(found, left_open=tuple(server_doors.close(connection)))
 
 
-def revoke(tenant: str, *, dsn: str | None = None) -> str:
-    """Delete the tenant's login and end its sessions; returns its name.
+def revoke(tenant: str, *, dsn: str | None = None) -> Revoked:
+    """Shut the tenant's login out, end its sessions, and delete it as far as that is possible.
 
     Raises:
         NotFoundError: it has none.
     """
-    with connect(dsn, application_name="ai-hub keys") as connection:
+    dsn = dsn or Settings().require("timescale_dsn")
+    with connect(dsn, autocommit=True, application_name="ai-hub keys") as connection:
+        login = _shut_out(connection, tenant)
+        return Revoked(login, _delete(connection, login, dsn))
+
+
+@retry(
+    retry=retry_if_exception_type((LockNotAvailable, InternalError_)),
+    stop=stop_after_attempt(_TRIES),
+    reraise=True,
+)
+def _shut_out(connection: psycopg.Connection, tenant: str) -> str:
+    """Committed by itself: nothing that the tenant has left on the server can undo it."""
+    # a session that is changing its own password would hold us up
+    if login := _existing(connection, tenant):
+        with suppress(InsufficientPrivilege):
+            _end_sessions(connection, login, wait_ms=0)
+    with connection.transaction():
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+        connection.execute(_LOCK)
         login = _existing(connection, tenant)
         if login is None:
             raise NotFoundError(
                 f"Tenant {tenant[:63]} has no SQL login.", hint="Make one: `ai-hub keys sql-login`."
             )
-        role = sql.Identifier(login)
+        role, database = sql.Identifier(login), sql.Identifier(connection.info.dbname)
         connection.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(role))
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [login]
-        )
         connection.execute("DELETE FROM sql_logins WHERE login = %s", [login])
-        connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
-        connection.execute(sql.SQL("DROP ROLE {}").format(role))
+        connection.execute(sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(TENANT_ROLE), role))
+        connection.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM {}").format(database, role))
     return login
+
+
+def _delete(connection: psycopg.Connection, login: str, dsn: str) -> str:
+    """Delete a login that is shut out; if that fails, returns why, and what is left to do."""
+    role = sql.Identifier(login)
+    holding: list[str] = []
+    try:
+        _end_sessions(connection, login, wait_ms=_END_MS)
+        holding = [name for (name,) in connection.execute(_HOLDING, [login])]
+        for database in holding:
+            address = urlsplit(dsn)._replace(path=f"/{quote(database, safe='')}").geturl()
+            with connect(address, application_name="ai-hub keys") as there:
+                there.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+                there.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        connection.execute(sql.SQL("DROP ROLE {}").format(role))
+    except (psycopg.Error, ServiceDownError) as error:
+        first = f"in {', '.join(holding)}: DROP OWNED BY {login}; then " if holding else ""
+        return f"{str(error).strip().splitlines()[0]}. As a superuser, {first}DROP ROLE {login}"
+    return ""
+
+
+def _end_sessions(connection: psycopg.Connection, login: str, *, wait_ms: int) -> None:
+    connection.execute(
+        "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE usename = %s", [wait_ms, login]
+    )
 
 
 def _existing(connection: psycopg.Connection, tenant: str) -> str | None:

@@ -109,9 +109,16 @@ def sql_login(
     from ai_hub.access import sql_logins
 
     if revoke_it:
-        typer.echo(f"{sql_logins.revoke(tenant)}: deleted")
+        revoked = sql_logins.revoke(tenant)
+        state = f"shut out, but not deleted: {revoked.left}" if revoked.left else "deleted"
+        typer.echo(f"{revoked.login}: {state}")
         return
-    typer.echo(sql_logins.grant(tenant).dsn)
+    granted = sql_logins.grant(tenant)
+    typer.echo(granted.dsn)
+    if granted.left_open:
+        typer.echo(
+            f"{', '.join(granted.left_open)}: open to {granted.login}, and not ours to close", err=True
+        )
 
 
 def _period(text: str | None) -> timedelta | None:
