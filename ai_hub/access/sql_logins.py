@@ -16,7 +16,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt
 from ai_hub.access import server_doors
 from ai_hub.database.connection import connect
 from ai_hub.database.tenant_wall import SEARCH_PATH, TENANT_ROLE, check_tenant
-from ai_hub.errors import BadInputError, NotFoundError, ServiceDownError
+from ai_hub.errors import BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.settings import Settings
 
 #: Such a login cannot take the server from others; a session may lower its time-out, and raise it.
@@ -57,34 +57,55 @@ def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
 
     Raises:
         BadInputError: no tenant can have this name; or the server knows one login only.
+        ConflictError: somebody else is changing the login.
     """
     check_tenant(tenant)
     dsn = dsn or Settings().require("timescale_dsn")
     password = secrets.token_urlsafe(24)
+    try:
+        login, made = _set_password(tenant, password, dsn)
+    except LockNotAvailable as error:
+        raise ConflictError(
+            f"A session of tenant {tenant} or another call is changing its login.",
+            hint="Try again, or first end its sessions with `ai-hub keys sql-login --revoke`.",
+        ) from error
+    parts = urlsplit(dsn)
+    place = parts.netloc.rpartition("@")[2]
+    found = SqlLogin(login, tenant, parts._replace(netloc=f"{login}:{quote(password)}@{place}").geturl())
+    if made:
+        _try_out(found, dsn)
     with connect(dsn, application_name="ai-hub keys") as connection:
+        return replace(found, left_open=tuple(server_doors.close(connection)))
+
+
+def _set_password(tenant: str, password: str, dsn: str) -> tuple[str, bool]:
+    """The tenant's login, and whether it was made here."""
+    with connect(dsn, application_name="ai-hub keys") as connection:
+        # whoever waits here keeps all other calls waiting
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
         connection.execute(_LOCK)
-        login = _existing(connection, tenant)
-        if login is None:
-            login = f"ai_hub_sql_{secrets.token_hex(6)}"
+        existing = _existing(connection, tenant)
+        login = existing or f"ai_hub_sql_{secrets.token_hex(6)}"
+        if existing is None:
             _make(connection, login, tenant)
         # only the hash travels, so no statement log can hold the password
         hashed = connection.pgconn.encrypt_password(password.encode(), login.encode())
         connection.execute(
             sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(login), sql.Literal(hashed.decode()))
         )
-    parts = urlsplit(dsn)
-    place = parts.netloc.rpartition("@")[2]
-    found = SqlLogin(login, tenant, parts._replace(netloc=f"{login}:{quote(password)}@{place}").geturl())
+    return login, existing is None
+
+
+def _try_out(made: SqlLogin, dsn: str) -> None:
+    """Take a new login back that is of no use. One in use is not tried: its sessions may be all it has."""
     try:
-        connect(found.dsn, application_name="ai-hub keys").close()
+        connect(made.dsn, application_name="ai-hub keys").close()
     except ServiceDownError as error:
-        revoke(tenant, dsn=dsn)
+        revoke(made.tenant, dsn=dsn)
         raise BadInputError(
             f"This server does not let the new login in: {error.message}",
-            hint="The embedded TimescaleDB knows one login only; use a server of your own.",
+            hint="The embedded TimescaleDB knows one login only; with a server of your own, try again.",
         ) from error
-    with connect(dsn, application_name="ai-hub keys") as connection:
-        return replace(found, left_open=tuple(server_doors.close(connection)))
 
 
 def revoke(tenant: str, *, dsn: str | None = None) -> Revoked:

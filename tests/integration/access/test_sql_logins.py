@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,7 +15,9 @@ from walled_database import new_database, walled_database
 
 from ai_hub.access import server_doors, sql_logins
 from ai_hub.cli.main import app
-from ai_hub.errors import NotFoundError
+from ai_hub.database import connect
+from ai_hub.database.migrate import migrate
+from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +82,37 @@ def test_grant__databases_open_to_everybody__do_not_let_the_tenant_in(
     again = sql_logins.grant(granted.tenant, dsn=owner)
     assert again.left_open == ()
     assert "permission denied for database" in refused(at(again.dsn, name))
+
+
+def test_grant__pool_that_uses_every_connection__goes_on_and_gets_a_new_password(
+    owner: str, granted: SqlLogin
+) -> None:
+    with ExitStack() as stack:
+        pool = [stack.enter_context(psycopg.connect(granted.dsn)) for _ in range(5)]
+        again = sql_logins.grant(granted.tenant, dsn=owner)
+        assert again.login == granted.login
+        assert [each.execute("SELECT 1").fetchone() for each in pool] == [(1,)] * 5
+        assert "too many connections" in refused(again.dsn)
+    assert "password authentication failed" in refused(granted.dsn)
+
+
+def test_grant__session_that_is_changing_its_password__does_not_hold_others_up(
+    owner: str, granted: SqlLogin
+) -> None:
+    with psycopg.connect(granted.dsn) as theirs:
+        theirs.execute("SET TRANSACTION READ WRITE")
+        theirs.execute("ALTER ROLE CURRENT_USER PASSWORD 'mine'")
+        with pytest.raises(ConflictError):
+            sql_logins.grant(granted.tenant, dsn=owner)
+
+
+def test_grant__server_with_one_login__says_so_and_leaves_none(dsn: str, tenant: str) -> None:
+    migrate(dsn)
+    with pytest.raises(BadInputError, match="does not let the new login in"):
+        sql_logins.grant(tenant, dsn=dsn)
+    with connect(dsn) as connection:
+        left = connection.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'ai_hub_sql_%'").fetchall()
+    assert left == []
 
 
 def test_grant__logins_of_others__keep_what_everybody_had(owner: str, other: str, tenant: str) -> None:
