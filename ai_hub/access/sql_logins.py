@@ -19,9 +19,15 @@ from ai_hub.database.tenant_wall import SEARCH_PATH, TENANT_ROLE, check_tenant
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.settings import Settings
 
-#: Such a login cannot take the server from others; a session may lower its time-out, and raise it.
 _CONNECTIONS: Final = 5
-_STATEMENT_TIMEOUT: Final = "60s"
+#: What keeps a careless session from holding up others; it may set them otherwise.
+_SETTINGS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
+    ("search_path", SEARCH_PATH),
+    ("default_transaction_read_only", "on"),
+    ("statement_timeout", "'60s'"),
+    # its locks make migrations and the drop of old chunks wait, and those make everybody wait
+    ("idle_in_transaction_session_timeout", "'60s'"),
+)
 _LOCK: Final = "LOCK TABLE sql_logins IN SHARE ROW EXCLUSIVE MODE"
 _LOCK_TIMEOUT: Final = "2s"
 _TRIES: Final = 10
@@ -88,6 +94,12 @@ def _set_password(tenant: str, password: str, dsn: str) -> tuple[str, bool]:
         login = existing or f"ai_hub_sql_{secrets.token_hex(6)}"
         if existing is None:
             _make(connection, login, tenant)
+        for name, value in _SETTINGS:
+            connection.execute(
+                sql.SQL("ALTER ROLE {} SET {} = {}").format(
+                    sql.Identifier(login), sql.SQL(name), sql.SQL(value)
+                )
+            )
         # only the hash travels, so no statement log can hold the password
         hashed = connection.pgconn.encrypt_password(password.encode(), login.encode())
         connection.execute(
@@ -188,9 +200,6 @@ def _make(connection: psycopg.Connection, login: str, tenant: str) -> None:
         ).format(role, sql.Literal(_CONNECTIONS)),
         sql.SQL("GRANT {} TO {}").format(sql.Identifier(TENANT_ROLE), role),
         sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, role),
-        sql.SQL("ALTER ROLE {} SET search_path = {}").format(role, sql.SQL(SEARCH_PATH)),
-        sql.SQL("ALTER ROLE {} SET statement_timeout = {}").format(role, sql.Literal(_STATEMENT_TIMEOUT)),
-        sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(role),
     ):
         connection.execute(statement)
     connection.execute("INSERT INTO sql_logins (login, tenant_id) VALUES (%s, %s)", [login, tenant])

@@ -96,6 +96,20 @@ def test_grant__pool_that_uses_every_connection__goes_on_and_gets_a_new_password
     assert "password authentication failed" in refused(granted.dsn)
 
 
+def test_grant__every_time__limits_what_a_careless_session_holds(owner: str, granted: SqlLogin) -> None:
+    with psycopg.connect(granted.dsn, autocommit=True) as theirs:
+        theirs.execute("SET default_transaction_read_only = off")
+        theirs.execute("ALTER ROLE CURRENT_USER SET idle_in_transaction_session_timeout = 0")
+        theirs.execute("ALTER ROLE CURRENT_USER SET statement_timeout = 0")
+    again = sql_logins.grant(granted.tenant, dsn=owner)
+    with psycopg.connect(again.dsn) as theirs:
+        limits = [
+            theirs.execute(f"SHOW {name}").fetchone()
+            for name in ("statement_timeout", "idle_in_transaction_session_timeout")
+        ]
+    assert limits == [("1min",), ("1min",)]
+
+
 def test_grant__session_that_is_changing_its_password__does_not_hold_others_up(
     owner: str, granted: SqlLogin
 ) -> None:
