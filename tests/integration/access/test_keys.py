@@ -76,11 +76,13 @@ def test_commands__make_list_and_revoke__only_a_hash_is_stored(energy: Energy, t
     ("arguments", "said"),
     [
         (("-t", "Ours"), "cannot be a tenant"),
+        (("-t", "a"), "cannot be a tenant"),
+        (("-t", "ours-"), "cannot be a tenant"),
         (("-t", "ours"), "needs a tenant and a scope"),
         (("-t", "ours", "--role", "viewer", "--expires", "soon"), "is not a period"),
         (("-t", "ours", "--role", "viewer", "--expires", "0d"), "is not a period"),
     ],
-    ids=["tenant", "no scope", "period", "no time"],
+    ids=["tenant", "short tenant", "hyphen at the end", "no scope", "period", "no time"],
 )
 def test_create__bad_input__says_what_to_write(arguments: tuple[str, ...], said: str) -> None:
     failed = CliRunner().invoke(app, ["keys", "create", "x", *arguments]).exception
