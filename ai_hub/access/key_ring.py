@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
+import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, LiteralString, NamedTuple
 
 import psycopg
@@ -110,8 +113,7 @@ class KeyRing:
     async def _refresh(self) -> None:
         self._last_look = time.monotonic()
         try:
-            async with asyncio.timeout(_LOOK_LIMIT_S):
-                rows = await self._read()
+            rows = await self._read()
         except (psycopg.Error, OSError, TimeoutError, AiHubError) as error:
             await self._disconnect()
             if self._failure is None:
@@ -126,11 +128,22 @@ class KeyRing:
             self._rows = rows
 
     async def _read(self) -> Sequence[Any]:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LOOK_LIMIT_S
         if self._connection is None:
-            self._connection = await psycopg.AsyncConnection.connect(
-                self._dsn(), autocommit=True, prepare_threshold=None, application_name="ai-hub api keys"
-            )
-        return await (await self._connection.execute(_KEYS)).fetchall()
+            async with asyncio.timeout_at(until):
+                self._connection = await psycopg.AsyncConnection.connect(
+                    self._dsn(), autocommit=True, prepare_threshold=None, application_name="ai-hub api keys"
+                )
+        hanging_up = loop.call_at(until, _hang_up, self._connection)
+        try:
+            return await (await self._connection.execute(_KEYS)).fetchall()
+        except psycopg.OperationalError as error:
+            if loop.time() >= until:
+                raise TimeoutError from error
+            raise
+        finally:
+            hanging_up.cancel()
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -147,6 +160,12 @@ class KeyRing:
         where = postgres_environment(self._dsn())
         reason = (str(error).strip().splitlines() or ["no answer in time"])[-1]
         return ServiceDownError("TimescaleDB", f"{where['PGHOST']}:{where['PGPORT']}", reason)
+
+
+def _hang_up(connection: psycopg.AsyncConnection) -> None:
+    """End a query. Cancelled, psycopg would ask the server to end it, and wait ten more seconds for that."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def _entry(row: Any) -> _Entry:

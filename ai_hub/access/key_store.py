@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import sql
 
 from ai_hub.access.api_key import KeyText, digest, new_key
+from ai_hub.access.tenant_names import check_served
 from ai_hub.database.connection import connect
-from ai_hub.database.tenant_wall import check_tenant
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def create(
         BadInputError: no tenant, no scope, or a name that no tenant or key can have.
         ConflictError: one of the tenants has an active key of this name.
     """
-    wanted, may = sorted({check_tenant(tenant) for tenant in tenants}), sorted(set(scopes))
+    wanted, may = sorted({check_served(tenant) for tenant in tenants}), sorted(set(scopes))
     if not wanted or not may:
         raise BadInputError("A key needs a tenant and a scope.", hint="Add --tenant, and --role or --scope.")
     if not 0 < len(name) <= _NAME_LENGTH or not name.isprintable():

@@ -3,32 +3,57 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final, LiteralString
 from urllib.parse import quote, urlsplit
 
+import psycopg
 from psycopg import sql
+from psycopg.errors import InsufficientPrivilege, InternalError_, LockNotAvailable
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
+from ai_hub.access import server_doors
 from ai_hub.database.connection import connect
 from ai_hub.database.tenant_wall import SEARCH_PATH, TENANT_ROLE, check_tenant
-from ai_hub.errors import BadInputError, NotFoundError, ServiceDownError
+from ai_hub.errors import BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.settings import Settings
 
-if TYPE_CHECKING:
-    import psycopg
-
-#: Such a login cannot take the server from others; a session may lower its time-out, and raise it.
 _CONNECTIONS: Final = 5
-_STATEMENT_TIMEOUT: Final = "60s"
+#: What keeps a careless session from holding up others; it may set them otherwise.
+_SETTINGS: Final[tuple[tuple[LiteralString, LiteralString], ...]] = (
+    ("search_path", SEARCH_PATH),
+    ("default_transaction_read_only", "on"),
+    ("statement_timeout", "'60s'"),
+    # its locks make migrations and the drop of old chunks wait, and those make everybody wait
+    ("idle_in_transaction_session_timeout", "'60s'"),
+)
+_LOCK: Final = "LOCK TABLE sql_logins IN SHARE ROW EXCLUSIVE MODE"
+_LOCK_TIMEOUT: Final = "2s"
+_TRIES: Final = 10
+_END_MS: Final = 5000
+_HOLDING: Final[LiteralString] = """
+SELECT DISTINCT datname FROM pg_shdepend JOIN pg_database ON pg_database.oid = dbid
+WHERE refclassid = 'pg_authid'::regclass AND refobjid = %s::regrole ORDER BY datname
+"""
 
 
 @dataclass(frozen=True)
 class SqlLogin:
-    """A login, and the address with its password."""
+    """A login, the address with its password, and what of the server stays open to it beside its rows."""
 
     login: str
     tenant: str
     dsn: str
+    left_open: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """A login that is shut out; `left` when it could not be deleted: why, and what to do."""
+
+    login: str
+    left: str = ""
 
 
 def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
@@ -38,56 +63,125 @@ def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
 
     Raises:
         BadInputError: no tenant can have this name; or the server knows one login only.
+        ConflictError: somebody else is changing the login.
     """
     check_tenant(tenant)
     dsn = dsn or Settings().require("timescale_dsn")
     password = secrets.token_urlsafe(24)
+    try:
+        login, made = _set_password(tenant, password, dsn)
+    except LockNotAvailable as error:
+        raise ConflictError(
+            f"A session of tenant {tenant} or another call is changing its login.",
+            hint="Try again, or first end its sessions with `ai-hub keys sql-login --revoke`.",
+        ) from error
+    parts = urlsplit(dsn)
+    place = parts.netloc.rpartition("@")[2]
+    found = SqlLogin(login, tenant, parts._replace(netloc=f"{login}:{quote(password)}@{place}").geturl())
+    if made:
+        _try_out(found, dsn)
     with connect(dsn, application_name="ai-hub keys") as connection:
-        connection.execute("LOCK TABLE sql_logins IN SHARE ROW EXCLUSIVE MODE")
-        login = _existing(connection, tenant)
-        if login is None:
-            login = f"ai_hub_sql_{secrets.token_hex(6)}"
+        return replace(found, left_open=tuple(server_doors.close(connection)))
+
+
+def _set_password(tenant: str, password: str, dsn: str) -> tuple[str, bool]:
+    """The tenant's login, and whether it was made here."""
+    with connect(dsn, application_name="ai-hub keys") as connection:
+        # whoever waits here keeps all other calls waiting
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+        connection.execute(_LOCK)
+        existing = _existing(connection, tenant)
+        login = existing or f"ai_hub_sql_{secrets.token_hex(6)}"
+        if existing is None:
             _make(connection, login, tenant)
+        for name, value in _SETTINGS:
+            connection.execute(
+                sql.SQL("ALTER ROLE {} SET {} = {}").format(
+                    sql.Identifier(login), sql.SQL(name), sql.SQL(value)
+                )
+            )
         # only the hash travels, so no statement log can hold the password
         hashed = connection.pgconn.encrypt_password(password.encode(), login.encode())
         connection.execute(
             sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(login), sql.Literal(hashed.decode()))
         )
-    parts = urlsplit(dsn)
-    place = parts.netloc.rpartition("@")[2]
-    found = SqlLogin(login, tenant, parts._replace(netloc=f"{login}:{quote(password)}@{place}").geturl())
+    return login, existing is None
+
+
+def _try_out(made: SqlLogin, dsn: str) -> None:
+    """Take a new login back that is of no use. One in use is not tried: its sessions may be all it has."""
     try:
-        connect(found.dsn, application_name="ai-hub keys").close()
+        connect(made.dsn, application_name="ai-hub keys").close()
     except ServiceDownError as error:
-        revoke(tenant, dsn=dsn)
+        revoke(made.tenant, dsn=dsn)
         raise BadInputError(
             f"This server does not let the new login in: {error.message}",
-            hint="The embedded TimescaleDB knows one login only; use a server of your own.",
+            hint="The embedded TimescaleDB knows one login only; with a server of your own, try again.",
         ) from error
-    return found
 
 
-def revoke(tenant: str, *, dsn: str | None = None) -> str:
-    """Delete the tenant's login and end its sessions; returns its name.
+def revoke(tenant: str, *, dsn: str | None = None) -> Revoked:
+    """Shut the tenant's login out, end its sessions, and delete it as far as that is possible.
 
     Raises:
         NotFoundError: it has none.
     """
-    with connect(dsn, application_name="ai-hub keys") as connection:
+    dsn = dsn or Settings().require("timescale_dsn")
+    with connect(dsn, autocommit=True, application_name="ai-hub keys") as connection:
+        login = _shut_out(connection, tenant)
+        return Revoked(login, _delete(connection, login, dsn))
+
+
+@retry(
+    retry=retry_if_exception_type((LockNotAvailable, InternalError_)),
+    stop=stop_after_attempt(_TRIES),
+    reraise=True,
+)
+def _shut_out(connection: psycopg.Connection, tenant: str) -> str:
+    """Committed by itself: nothing that the tenant has left on the server can undo it."""
+    # a session that is changing its own password would hold us up
+    if login := _existing(connection, tenant):
+        with suppress(InsufficientPrivilege):
+            _end_sessions(connection, login, wait_ms=0)
+    with connection.transaction():
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+        connection.execute(_LOCK)
         login = _existing(connection, tenant)
         if login is None:
             raise NotFoundError(
                 f"Tenant {tenant[:63]} has no SQL login.", hint="Make one: `ai-hub keys sql-login`."
             )
-        role = sql.Identifier(login)
+        role, database = sql.Identifier(login), sql.Identifier(connection.info.dbname)
         connection.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(role))
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [login]
-        )
         connection.execute("DELETE FROM sql_logins WHERE login = %s", [login])
-        connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
-        connection.execute(sql.SQL("DROP ROLE {}").format(role))
+        connection.execute(sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(TENANT_ROLE), role))
+        connection.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM {}").format(database, role))
     return login
+
+
+def _delete(connection: psycopg.Connection, login: str, dsn: str) -> str:
+    """Delete a login that is shut out; if that fails, returns why, and what is left to do."""
+    role = sql.Identifier(login)
+    holding: list[str] = []
+    try:
+        _end_sessions(connection, login, wait_ms=_END_MS)
+        holding = [name for (name,) in connection.execute(_HOLDING, [login])]
+        for database in holding:
+            address = urlsplit(dsn)._replace(path=f"/{quote(database, safe='')}").geturl()
+            with connect(address, application_name="ai-hub keys") as there:
+                there.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+                there.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        connection.execute(sql.SQL("DROP ROLE {}").format(role))
+    except (psycopg.Error, ServiceDownError) as error:
+        first = f"in {', '.join(holding)}: DROP OWNED BY {login}; then " if holding else ""
+        return f"{str(error).strip().splitlines()[0]}. As a superuser, {first}DROP ROLE {login}"
+    return ""
+
+
+def _end_sessions(connection: psycopg.Connection, login: str, *, wait_ms: int) -> None:
+    connection.execute(
+        "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE usename = %s", [wait_ms, login]
+    )
 
 
 def _existing(connection: psycopg.Connection, tenant: str) -> str | None:
@@ -106,9 +200,6 @@ def _make(connection: psycopg.Connection, login: str, tenant: str) -> None:
         ).format(role, sql.Literal(_CONNECTIONS)),
         sql.SQL("GRANT {} TO {}").format(sql.Identifier(TENANT_ROLE), role),
         sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, role),
-        sql.SQL("ALTER ROLE {} SET search_path = {}").format(role, sql.SQL(SEARCH_PATH)),
-        sql.SQL("ALTER ROLE {} SET statement_timeout = {}").format(role, sql.Literal(_STATEMENT_TIMEOUT)),
-        sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(role),
     ):
         connection.execute(statement)
     connection.execute("INSERT INTO sql_logins (login, tenant_id) VALUES (%s, %s)", [login, tenant])

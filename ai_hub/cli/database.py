@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
 
@@ -55,7 +55,7 @@ def refresh(
         start = start if start.tzinfo else start.replace(tzinfo=UTC)
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=as_json, transient=True) as bar:
+    with Progress(*columns, console=plain.console(stderr=True), disable=as_json, transient=True) as bar:
         weeks = bar.add_task("aggregates", total=None)
         rows = bar.add_task("features", total=None)
         outcome = run(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 
 
@@ -12,4 +11,4 @@ def demo() -> None:
     """Run the whole product on sample meters: servers, ingest, features, training, promotion, prediction."""
     from ai_hub.demo.run import run  # noqa: PLC0415  # reads sample files; other commands never need it
 
-    run(Console())
+    run(plain.console())

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Column, Table
 
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.cli.times import duration, parse_time
 from ai_hub.errors import AiHubError, BadInputError
@@ -160,8 +160,8 @@ def freshness_command(
             _age(each.slowest_age(now)),
             f"{each.online}/{each.assets}",
         )
-    console = Console()
-    (console if console.is_terminal else Console(width=_PLAIN_WIDTH)).print(table)
+    console = plain.console()
+    (console if console.is_terminal else plain.console(width=_PLAIN_WIDTH)).print(table)
 
 
 def _as_json(each: ViewFreshness, now: datetime) -> dict[str, object]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.cli.registry import AsJson, Model, Reason, Tenant  # noqa: TC001 - typer reads them
 from ai_hub.errors import BadInputError
@@ -46,19 +46,19 @@ def gates_command(
         typer.echo(json.dumps(found.as_json(), indent=2))
     else:
         number = f"{found.version} ({found.semantic_version})" if found.semantic_version else found.version
-        console = Console()
+        console = plain.console()
         move = "back into" if found.rollback else "to"
         console.print(f"{model} {number} of {tenant}: from {found.stage} {move} Production", highlight=False)
         if found.results:
             table = Table("gate", "", Column("what it says", overflow="fold"), box=SIMPLE_HEAD)
             for each in found.results:
-                mark = "[green]passed[/]" if each.passed else "[bold red]refused[/]"
-                table.add_row(each.gate, mark, escape(each.text))
+                mark = Text("passed", "green") if each.passed else Text("refused", "bold red")
+                table.add_row(each.gate, mark, each.text)
             console.print(table)
         if found.skipped:
             console.print(f"Not asked of a rollback: {', '.join(found.skipped)}.", highlight=False)
         if found.refusal:
-            console.print(escape(found.refusal), highlight=False)
+            console.print(found.refusal, highlight=False)
     raise typer.Exit(0 if found.passed else 1)
 
 
@@ -106,9 +106,9 @@ def show(
     table = Table(Column("gate", no_wrap=True), "", "settings", "says so", box=SIMPLE_HEAD)
     for row in rows:
         settings = "\n".join(f"{name}: {json.dumps(value)}" for name, value in row["settings"].items())
-        mark = "[green]on[/]" if row["on"] else "[dim]off[/]"
-        table.add_row(row["gate"], mark, escape(settings), row["says_so"] or "-")
-    console = Console()
+        mark = Text("on", "green") if row["on"] else Text("off", "dim")
+        table.add_row(row["gate"], mark, settings, row["says_so"] or "-")
+    console = plain.console()
     console.print(f"Policy: {policy.source}", highlight=False)
     console.print(table)
 

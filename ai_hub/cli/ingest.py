@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.terms import Ambiguous, AssetKind, Epoch, Nonexistent, TemperatureUnit
@@ -210,7 +210,7 @@ def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
         capacity = "" if asset.capacity is None else f"{asset.capacity:g}"
         weather_from = asset.weather_asset_id or "itself"
         table.add_row(asset.asset_id, asset.kind, asset.unit or "", capacity, asset.timezone, weather_from)
-    Console().print(table)
+    plain.console().print(table)
 
 
 def ingest_options(
@@ -263,9 +263,9 @@ def _duration(text: str) -> timedelta:
 @contextmanager
 def _progress(file: Path, *, quiet: bool) -> Iterator[Callable[[float, Report], None]]:
     """A bar on a terminal; elsewhere nothing, so logs stay readable."""
-    console = Console(stderr=True)
+    console = plain.console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[rows]:,} rows"),

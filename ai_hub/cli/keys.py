@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Column, Table
 
 from ai_hub.access.principal import Scope  # noqa: TC001 - typer reads it
 from ai_hub.access.roles import SCOPES
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
 from ai_hub.roles import Role  # noqa: TC001 - typer reads it
@@ -60,7 +60,7 @@ def create(
         return
     typer.echo(text)
     # apart from the key, so that `KEY=$(ai-hub keys create …)` holds nothing else
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = plain.console(stderr=True, soft_wrap=True, highlight=False)
     until = f"until {key.expires_at:%Y-%m-%d %H:%M} UTC" if key.expires_at else "until it is revoked"
     console.print(f"{key.name} may {', '.join(key.scopes)} in {', '.join(key.tenants)}, {until}.")
     console.print("Keep it now: only its SHA-256 is stored, and it cannot be shown again.")
@@ -84,7 +84,7 @@ def list_keys(
     for key in found:
         expires = f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "never"
         table.add_row(key.key_id, key.name, ", ".join(key.tenants), ", ".join(key.scopes), key.state, expires)
-    Console().print(table if found else "There are no keys.")
+    plain.console().print(table if found else "There are no keys.")
 
 
 @keys_app.command("revoke")
@@ -109,9 +109,16 @@ def sql_login(
     from ai_hub.access import sql_logins
 
     if revoke_it:
-        typer.echo(f"{sql_logins.revoke(tenant)}: deleted")
+        revoked = sql_logins.revoke(tenant)
+        state = f"shut out, but not deleted: {revoked.left}" if revoked.left else "deleted"
+        typer.echo(f"{revoked.login}: {state}")
         return
-    typer.echo(sql_logins.grant(tenant).dsn)
+    granted = sql_logins.grant(tenant)
+    typer.echo(granted.dsn)
+    if granted.left_open:
+        typer.echo(
+            f"{', '.join(granted.left_open)}: open to {granted.login}, and not ours to close", err=True
+        )
 
 
 def _period(text: str | None) -> timedelta | None:

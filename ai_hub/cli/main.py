@@ -8,9 +8,9 @@ import sys
 from typing import NoReturn
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from ai_hub.cli import plain
 from ai_hub.errors import AiHubError
 
 app = typer.Typer(
@@ -39,11 +39,11 @@ def main() -> None:
 
 
 def _report(error: AiHubError) -> NoReturn:
-    console = Console(stderr=True, soft_wrap=True)
+    console = plain.console(stderr=True, soft_wrap=True)
     console.print(Text("Error: ", style="bold red"), end="")
-    console.print(error.message, highlight=False, markup=False)
+    console.print(error.message, highlight=False)
     if error.hint:
-        console.print(error.hint, highlight=False, markup=False)
+        console.print(error.hint, highlight=False)
     sys.exit(error.exit_code)
 
 

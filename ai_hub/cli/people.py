@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Column, Table
 
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.cli.registry import AsJson, Tenant  # noqa: TC001 - typer reads them
 from ai_hub.roles import DESCRIPTIONS, Role
@@ -96,7 +96,7 @@ def list_people(
     for person in found:
         roles = [f"{name} of {place}" for place, names in sorted(person.roles.items()) for name in names]
         table.add_row(person.name, ", ".join(["administrator"] * person.is_admin + roles) or "-")
-    Console().print(table if found else f"Nobody has a role in {tenant}.")
+    plain.console().print(table if found else f"Nobody has a role in {tenant}.")
 
 
 @people_app.command("s3-policy")

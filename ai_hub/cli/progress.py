@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from ai_hub.cli import plain
 
 
 def bar(*, quiet: bool) -> Progress:
     """What is done, how much of it, and for how long; on a terminal only, and not if `quiet`."""
-    console = Console(stderr=True)
+    console = plain.console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),

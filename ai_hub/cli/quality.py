@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from ai_hub.cli import plain
 from ai_hub.cli.ingest import AsJson, Tenant, ingest_app
 from ai_hub.errors import BadInputError
 
@@ -44,7 +44,7 @@ def findings_command(
     for each in found:
         resolved = each.resolved_at.strftime("%Y-%m-%d") if each.resolved_at else ""
         table.add_row(each.asset_id, each.finding.kind, describe(each.finding), resolved)
-    Console().print(table)
+    plain.console().print(table)
 
 
 @ingest_app.command("quarantine")
@@ -83,4 +83,4 @@ def quarantine_command(
     table = Table("file", "reason", "rows", "last", title=f"Quarantined rows of {tenant}")
     for name, reason, count, latest in counts:
         table.add_row(name, reason, f"{count:,}", latest.strftime("%Y-%m-%d %H:%M"))
-    Console().print(table)
+    plain.console().print(table)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.cli.times import parse_time
 from ai_hub.errors import NotFoundError
@@ -78,7 +79,9 @@ def delete(
     if as_json:
         _print_json({"files_deleted": files})
         return
-    Console(soft_wrap=True).print(f"Deleted {version} of {model} with {len(files)} files:", highlight=False)
+    plain.console(soft_wrap=True).print(
+        f"Deleted {version} of {model} with {len(files)} files:", highlight=False
+    )
     for path in files:
         typer.echo(f"  {path}")
 
@@ -103,7 +106,7 @@ def history(
     for row in rows:
         moved = f"{row.from_stage} → {row.to_stage}" if row.from_stage else row.to_stage
         table.add_row(f"{row.at:%Y-%m-%d %H:%M:%S}", _label(row), moved, _who(row), row.reason or "-")
-    Console().print(table if rows else f"Nothing is recorded about {model} of {tenant}.")
+    plain.console().print(table if rows else f"Nothing is recorded about {model} of {tenant}.")
 
 
 @app.command()
@@ -127,11 +130,11 @@ def production(
     if as_json:
         _print_json(asdict(found))
         return
-    console = Console(soft_wrap=True)
+    console = plain.console(soft_wrap=True)
     console.print(
         f"{model} {_label(found)}, in Production since {found.at:%Y-%m-%d %H:%M:%S} UTC", highlight=False
     )
-    console.print(f"by {_who(found)}: {found.reason or 'no reason given'}", highlight=False, markup=False)
+    console.print(f"by {_who(found)}: {found.reason or 'no reason given'}", highlight=False)
 
 
 @app.command()
@@ -162,17 +165,17 @@ def models(
             f"{item.registered_at:%Y-%m-%d}",
             style=styles.get(item.stage),
         )
-    Console().print(table if versions else f"Tenant {tenant} has no registered models.")
+    plain.console().print(table if versions else f"Tenant {tenant} has no registered models.")
 
 
 def _print_move(move: Move, *, as_json: bool) -> None:
     if as_json:
         _print_json(asdict(move))
         return
-    console = Console(soft_wrap=True)
+    console = plain.console(soft_wrap=True)
     for row in (move.own, *move.displaced):
         console.print(
-            f"{move.model} {_label(row)}: {row.from_stage} → [bold]{row.to_stage}[/bold]", highlight=False
+            f"{move.model} {_label(row)}: {row.from_stage} →", Text(row.to_stage, "bold"), highlight=False
         )
     if not move.displaced and move.own.to_stage == "Production":
         console.print("Nothing was in Production before.")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from ai_hub import paths
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.settings import Settings
 from ai_hub.stack import processes, services
@@ -31,6 +31,8 @@ from ai_hub.stack.up import up as start
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from rich.console import Console
 
     from ai_hub.stack.processes import Handle
     from ai_hub.stack.service import Service
@@ -51,7 +53,8 @@ class _Display:
         self._console = console
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("[bold]{task.fields[title]:<12}[/] {task.description}"),
+            TextColumn("{task.fields[title]:<12}", "bold", markup=False),
+            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             console=console,
         )
@@ -68,7 +71,7 @@ class _Display:
 
     def __call__(self, service: Service, text: str, *, done: bool = False) -> None:
         if not self._console.is_terminal:
-            self._console.print(f"{service.title}: {text}", markup=False, highlight=False)
+            self._console.print(f"{service.title}: {text}", highlight=False)
             return
         if service.name not in self._tasks:
             self._tasks[service.name] = self._progress.add_task(text, total=1, title=service.title)
@@ -83,7 +86,7 @@ def up(
 ) -> None:
     """Start the embedded servers that no setting replaces, and wait until each works."""
     chosen = services.select(only or [])
-    console = Console(stderr=True)
+    console = plain.console(stderr=True)
     # A termination or a closed terminal must undo a half-done start as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -116,7 +119,7 @@ def down(
     only: Only = None,
 ) -> None:
     """Stop the embedded servers."""
-    console = Console(stderr=True)
+    console = plain.console(stderr=True)
     stopped = stop(
         services.select(only or []),
         purge=purge,
@@ -152,9 +155,9 @@ def env(*, as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
 
 
 def _print_table(rows: list[ServiceStatus]) -> None:
-    console = Console()
+    console = plain.console()
     if not console.is_terminal:
-        console = Console(width=_PLAIN_WIDTH)
+        console = plain.console(width=_PLAIN_WIDTH)
     table = Table(
         box=box.SIMPLE, padding=(0, 1, 0, 0), caption=f"logs are in {_short(paths.state_dir() / LOGS)}"
     )

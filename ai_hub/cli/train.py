@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
@@ -59,7 +60,7 @@ def train_command(
     from ai_hub.features.store import open_store
     from ai_hub.training.train import plan, train_and_log
 
-    console = Console(stderr=True)
+    console = plain.console(stderr=True)
     knowledge = parse_time(known_at, "--known-at") if known_at else None
     if knowledge is not None and knowledge > datetime.now(UTC):
         raise BadInputError(
@@ -81,7 +82,7 @@ def train_command(
                     store,
                     window,
                     register=register,
-                    on_step=lambda step, name=wanted.model: status.update(f"{name}: {step}"),  # type: ignore[misc]
+                    on_step=lambda step, name=wanted.model: status.update(Text(f"{name}: {step}")),  # type: ignore[misc]
                 )
             )
     if as_json:
@@ -143,7 +144,7 @@ _ERROR_COLUMNS = ("MAE", "naive MAE", "better by", "RMSE", "WAPE", "MASE")
 
 
 def _show_training(tenant: str, trained: Trained, logged: Logged) -> None:
-    console = Console()
+    console = plain.console()
     window, unit = trained.window, f" ({trained.card.unit})" if trained.card.unit else ""
     table = Table(
         Column("meter", overflow="fold"),
@@ -205,7 +206,7 @@ _WHY = {
 
 
 def _show_forecasts(loaded: LoadedModel, forecasts: list[Forecast]) -> None:
-    console = Console()
+    console = plain.console()
     version = loaded.version
     table = Table(
         Column("meter", overflow="fold"),

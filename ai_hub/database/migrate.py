@@ -6,9 +6,9 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from psycopg.errors import DeadlockDetected
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
 from ai_hub import paths
@@ -22,10 +22,12 @@ _FILE_NAME = re.compile(r"(?P<version>\d{4})_[a-z0-9_]+\.sql")
 # any fixed number: two migrations at once wait for each other
 _LOCK = 7_236_451_181
 _COMMUNITY_LICENCE = "timescale"
-# a scheduled job may be at work in the same tables, in another order
-_despite_deadlocks = retry(
-    retry=retry_if_exception_type(DeadlockDetected),
-    stop=stop_after_attempt(5),
+# whoever waits for a table makes all later readers wait behind it, so never for long: a few minutes in all
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '2s'"
+# a scheduled job may be at work in the same tables, in another order; a reader may be idle in a transaction
+_despite_others = retry(
+    retry=retry_if_exception_type((DeadlockDetected, LockNotAvailable)),
+    stop=stop_after_attempt(100),
     wait=wait_random(0, 2),
     reraise=True,
 )
@@ -109,6 +111,7 @@ def migrate(dsn: str | None = None, *, sql: Path | None = None) -> Outcome:
     Raises:
         TimescaleLicenceError: not a TimescaleDB with the community features.
         EditedHistoryError: an applied migration's file differs or is gone.
+        ConflictError: others hold locks on what is to be changed, for minutes.
     """
     sql = sql or paths.resource("sql")
     wanted = migrations(sql / "migrations")
@@ -125,6 +128,11 @@ def migrate(dsn: str | None = None, *, sql: Path | None = None) -> Outcome:
             outcome.code_applied = _apply_code(
                 connection, sorted((sql / "code").glob("*.sql")), force=bool(outcome.applied)
             )
+        except LockNotAvailable as error:
+            raise ConflictError(
+                "Other sessions hold what is to be changed, and did not let go of it for minutes.",
+                hint="SELECT * FROM pg_stat_activity ORDER BY xact_start shows them. End them and try again.",
+            ) from error
         finally:
             connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
     return outcome
@@ -172,9 +180,10 @@ def _check_history(applied: list[tuple[int, str, str]], wanted: list[Migration])
             raise EditedHistoryError(name, "its file was edited")
 
 
-@_despite_deadlocks
+@_despite_others
 def _apply(connection: psycopg.Connection, migration: Migration) -> None:
     with connection.transaction():
+        connection.execute(_LOCK_TIMEOUT)
         connection.execute(migration.path.read_bytes())
         connection.execute(
             "INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)",
@@ -182,7 +191,7 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> None:
         )
 
 
-@_despite_deadlocks
+@_despite_others
 def _apply_code(connection: psycopg.Connection, files: list[Path], *, force: bool) -> bool:
     contents = [path.read_bytes() for path in files]
     sha256 = hashlib.sha256(b"\0".join(contents)).hexdigest()
@@ -190,6 +199,7 @@ def _apply_code(connection: psycopg.Connection, files: list[Path], *, force: boo
     if not force and known == (sha256,):
         return False
     with connection.transaction():
+        connection.execute(_LOCK_TIMEOUT)
         for content in contents:
             connection.execute(content)
         connection.execute(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi_offline import FastAPIOffline
 
 from ai_hub.service import errors, online_path
+from ai_hub.service.loopback_only import LoopbackOnly
 from ai_hub.service.middleware.authentication import Authentication
 from ai_hub.service.middleware.body_limit import BodyLimit
 from ai_hub.service.middleware.rate_limit import Limiter, RateLimit
@@ -66,6 +67,8 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     app.add_middleware(
         BodyLimit, most_bytes=options.max_body_bytes, most_upload_bytes=options.max_upload_bytes
     )
+    if options.auth == "off":
+        app.add_middleware(LoopbackOnly)
     app.add_middleware(Requests, most=options.max_in_flight)
     tracing.install(app)
     return app

@@ -23,11 +23,17 @@ DO $$ BEGIN EXECUTE format('REVOKE CREATE, TEMPORARY ON DATABASE %I FROM PUBLIC'
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 DO $$
 DECLARE
-    job_maker regprocedure;
+    open_to_all regprocedure;
 BEGIN
-    -- TimescaleDB lets everybody run jobs in the background
-    FOR job_maker IN SELECT oid FROM pg_proc WHERE proname = 'add_job' AND pronamespace = 'public'::regnamespace LOOP
-        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', job_maker);
+    -- TimescaleDB lets everybody run jobs in the background, PostgreSQL lets everybody keep large objects: up to version
+    -- 15 in sessions that are read-only, too. A superuser's functions are not to be changed by others.
+    FOR open_to_all IN
+        SELECT oid FROM pg_proc
+        WHERE (pronamespace = 'public'::regnamespace AND proname = 'add_job'
+                OR pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^(lo_.*|loread|lowrite)$')
+            AND pg_has_role(proowner, 'USAGE')
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', open_to_all);
     END LOOP;
 END
 $$;

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, StringConstraints, WithJsonSchema
 
+from ai_hub.access import tenant_names
+
 #: A workspace of MLflow and a key of every table.
-TenantId = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])$", min_length=2, max_length=63)
-]
+TenantId = Annotated[str, StringConstraints(pattern=f"^{tenant_names.PATTERN}$", min_length=2, max_length=63)]
 #: Any printable text; control characters are in no identifier.
 AssetId = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=256)]
 FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]

@@ -89,6 +89,12 @@ ATTEMPTS: dict[str, tuple[str, ...]] = {
     "files": ("SELECT pg_read_file('PG_VERSION')", "SELECT pg_ls_dir('base')"),
     "program": ("COPY (SELECT 1) TO PROGRAM 'cat'",),
     "large objects": ("SELECT lo_import('/etc/hostname')",),
+    # read-only sessions could make these up to PostgreSQL 15
+    "large objects, read-only": ("SELECT lo_creat(-1)", "SELECT lo_create(0)", "SELECT lo_from_bytea(0, 'x')"),
+    **{f"large objects, {name}": ("SET default_transaction_read_only = off", statement) for name, statement in {
+        "made": "SELECT lo_from_bytea(0, repeat('x', 1000)::bytea)", "made empty": "SELECT lo_creat(-1), lo_create(0)",
+        "written": "SELECT lowrite(lo_open(lo_create(0), 131072), 'x')", "put": "SELECT lo_put(lo_create(0), 0, 'x')",
+    }.items()},
     # what the server knows about tables
     "statistics": ("SELECT * FROM pg_stats WHERE tablename !~ '^pg_'",),
     "statistics, raw": ("SELECT * FROM pg_statistic",),
@@ -183,7 +189,8 @@ def contents(owner: str) -> object:
             "SELECT relname FROM pg_class WHERE relname IN ('evil', 'leak') UNION SELECT proname FROM pg_proc"
             " WHERE proname IN ('evil', 'leak')"
         ).fetchall()
-    return rows, roles, made
+        kept = connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
+    return rows, roles, made, kept
 
 
 def test_login__hostile_sql__sees_and_changes_nothing_foreign(owner: str, login: str) -> None:
