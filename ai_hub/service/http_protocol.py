@@ -1,4 +1,4 @@
-"""How the web server reads HTTP: heads have an end, and errors the form that every endpoint's have."""
+"""How the web server speaks HTTP: heads end, answers are read, and errors have the form that all have."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ if TYPE_CHECKING:
 #: Bytes of a request's line and headers, and seconds in which they must come.
 MOST_HEAD_BYTES: Final = 65_536
 HEAD_S: Final = 20.0
+#: Within so many seconds a client must make room for more of an answer, or read as many of its bytes.
+ANSWER_S: Final = 30.0
+LEAST_BYTES: Final = 1_000_000
+#: In the state of a request whose last byte has come: reading its body waits for nothing.
+WHOLE: Final = "whole"
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Holds no more than `MOST_HEAD_BYTES` of a head, for no longer than `HEAD_S`."""
+    """Holds no more than `MOST_HEAD_BYTES` of a head, for no longer than `HEAD_S`; no answer nobody reads."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes: int | None = 0  # None: it is complete
         self._head_timer: TimerHandle | None = None
+        self._answer_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client is there."""
@@ -32,6 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop_timer()
+        self._stop_answer_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -59,6 +66,21 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """The end of its body."""
+        self.scope["state"][WHOLE] = True
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered: whoever answers waits."""
+        super().pause_writing()
+        self._watch_answer()
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        self._stop_answer_timer()
+        super().resume_writing()
+
     def send_400_response(self, msg: str) -> None:
         """It is no HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg, "Send HTTP/1.1 requests, with a library for it.")
@@ -80,6 +102,22 @@ class BoundedProtocol(HttpToolsProtocol):
                 f"The request's headers did not come within {HEAD_S:.0f} seconds.",
                 "Send them at once.",
             )
+
+    def _watch_answer(self) -> None:
+        self._answer_timer = self.loop.call_later(
+            ANSWER_S, self._not_read, self.transport.get_write_buffer_size()
+        )
+
+    def _stop_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _not_read(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() > before - LEAST_BYTES:
+            self.transport.abort()  # closing would wait for the client
+        else:
+            self._watch_answer()
 
     def _refuse(self, status: HTTPStatus, message: str, hint: str) -> None:
         self._stop_timer()
