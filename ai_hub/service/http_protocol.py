@@ -27,6 +27,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes: int | None = 0  # None: it is complete
+        self._heads = 0
+        #: of a request that follows others which are not answered yet
+        self._refusal: bytes | None = None
         self._head_timer: TimerHandle | None = None
         self._answer_timer: TimerHandle | None = None
 
@@ -43,11 +46,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refusal is not None:
             return
+        heads = self._heads
         super().data_received(data)
         if self._head_bytes is not None and not self.transport.is_closing():
-            self._head_bytes += len(data)
+            # where a further head begins, the same bytes may end what came before it
+            if self._heads in {heads, 1}:
+                self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
                 self._refuse(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -58,6 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        self._heads += 1
         self._start_head()
 
     def on_headers_complete(self) -> None:
@@ -70,6 +77,13 @@ class BoundedProtocol(HttpToolsProtocol):
         """The end of its body."""
         self.scope["state"][WHOLE] = True
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A request is answered."""
+        super().on_response_complete()
+        if self._refusal is not None and self.cycle.response_complete and not self.transport.is_closing():
+            self.transport.write(self._refusal)
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is answered: whoever answers waits."""
@@ -121,13 +135,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, message: str, hint: str) -> None:
         self._stop_timer()
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.close()  # an answer is half sent
-            return
         body = json.dumps({"error": status.name.lower(), "message": message, "hint": hint}).encode()
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + body)
+        refusal = head.encode() + body
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(refusal)
+        elif self.pipeline or not self.cycle.more_body:
+            self._refusal = refusal  # its turn comes when the requests before it are answered
+            return
+        elif not self.cycle.response_started:
+            self.transport.write(refusal)
         self.transport.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import socket
 import time
 from contextlib import ExitStack
@@ -12,6 +14,7 @@ import httpx
 import pytest
 from service_process import free_port
 from service_server import running_app, running_service
+from starlette.requests import Request
 from starlette.responses import Response
 
 from ai_hub.service import http_protocol
@@ -21,6 +24,8 @@ from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from starlette.types import Receive, Scope, Send
 
 FULL = 4
 #: Some 45 KB; a request for it is anonymous.
@@ -112,3 +117,51 @@ def test_answer_read_slowly__is_read_to_its_end(monkeypatch: pytest.MonkeyPatch)
             time.sleep(len(data) / 4_000_000)
     assert received > size
     assert time.monotonic() - begun > 2
+
+
+async def unhurried(scope: Scope, receive: Receive, send: Send) -> None:
+    """Reads the body, and thinks a while."""
+    size = len(await Request(scope, receive).body())
+    await asyncio.sleep(0.5)
+    await Response(f"{size} bytes read")(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("following", "refusal"),
+    [
+        (b"GET /second HTTP/1.1\r\nHost:", b"HTTP/1.1 408 "),
+        (b"no HTTP at all\r\n\r\n", b"HTTP/1.1 400 "),
+    ],
+    ids=["late", "wrong"],
+)
+def test_refusal__of_a_pipelined_request__follows_the_answers_before_it(
+    following: bytes, refusal: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_S", 0.1)
+    with running_app(unhurried, "off") as address, connected(address) as client:
+        client.sendall(2 * GET_LARGE + following)
+        answers = read_all(client)
+    assert answers.startswith(b"HTTP/1.1 200 ")
+    first, second = answers.index(b"0 bytes read"), answers.rindex(b"0 bytes read")
+    assert first < second < answers.index(refusal)
+
+
+def test_head__of_a_pipelined_request__is_not_as_long_as_the_body_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_protocol, "MOST_HEAD_BYTES", 1000)
+    with running_app(unhurried, "off") as address, connected(address) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5001\r\n\r\n{")
+        time.sleep(0.1)
+        client.sendall(b"x" * 5000 + b"GET / HTTP/1.1\r\nHost: x\r\n")
+        time.sleep(0.1)
+        client.sendall(b"Connection: close\r\n\r\n")
+        answers = read_all(client)
+    assert re.findall(rb"\d+ bytes read", answers) == [b"5001 bytes read", b"0 bytes read"]
+
+
+def test_head__too_long__is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "MOST_HEAD_BYTES", 1000)
+    with running_app(unhurried, "off") as address, connected(address) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 1000)
+        assert read_all(client).startswith(b"HTTP/1.1 431 ")
