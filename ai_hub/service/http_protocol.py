@@ -36,7 +36,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client is there."""
         super().connection_made(transport)
-        self._start_head()
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
@@ -50,7 +50,10 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         heads = self._heads
         super().data_received(data)
-        if self._head_bytes is not None and not self.transport.is_closing():
+        if self._head_bytes is not None and not self.transport.is_closing() and self._refusal is None:
+            # most heads come whole, and need no timer
+            if self._head_timer is None:
+                self._start_timer()
             # where a further head begins, the same bytes may end what came before it
             if self._heads in {heads, 1}:
                 self._head_bytes += len(data)
@@ -65,7 +68,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """The first byte of a request."""
         super().on_message_begin()
         self._heads += 1
-        self._start_head()
+        self._head_bytes = 0
+        self._stop_timer()
 
     def on_headers_complete(self) -> None:
         """The end of its headers."""
@@ -99,9 +103,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """It is no HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg, "Send HTTP/1.1 requests, with a library for it.")
 
-    def _start_head(self) -> None:
-        self._head_bytes = 0
-        self._stop_timer()
+    def _start_timer(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_S, self._too_late)
 
     def _stop_timer(self) -> None:

@@ -65,6 +65,8 @@ class BodyLimit:
 class _Body:
     """What comes of one request; at a problem its endpoint stops reading, and what it answers is dropped."""
 
+    __slots__ = ("_due", "_most", "_receive", "_received", "_send", "_state", "answered", "problem")
+
     def __init__(self, state: dict[str, Any], receive: Receive, send: Send, most: int) -> None:
         self._state = state
         self._receive = receive
