@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import uvicorn
 
@@ -18,6 +18,8 @@ from ai_hub.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from starlette.types import ASGIApp
+
 _START_S = 30
 
 
@@ -26,10 +28,16 @@ def running_service(
     settings: Settings | None = None, options: ServiceSettings | None = None
 ) -> Iterator[str]:
     """Address of a service with these settings (default: the environment's), for the block."""
+    with running_app(create_app(options or ServiceSettings(), settings or Settings())) as address:
+        yield address
+
+
+@contextmanager
+def running_app(app: ASGIApp, lifespan: Literal["on", "off"] = "on") -> Iterator[str]:
+    """Address of an application behind the service's web server, for the block."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    app = create_app(options or ServiceSettings(), settings or Settings())
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", http=BoundedProtocol)
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan=lifespan, http=BoundedProtocol)
     server = uvicorn.Server(config)
     thread = threading.Thread(
         target=lambda: asyncio.run(server.serve(sockets=[listener])), name="service", daemon=True

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 _CREATE: Final = "Ask your administrator for a key (`ai-hub keys create`)."
 
 
-#: By what is wrong. An unknown id and a wrong secret read the same.
+#: An unknown id and a wrong secret read the same.
 _UNKNOWN: Final = ("This API key is not known.", _CREATE)
+#: By what is wrong.
 _REASONS: Final = {
-    "unknown": _UNKNOWN,
     "wrong": _UNKNOWN,
     "revoked": ("This API key was revoked.", _CREATE),
     "expired": ("This API key has expired.", _CREATE),
@@ -41,12 +41,13 @@ class Authenticator:
         self._ring = ring
         self._tokens = tokens
 
-    async def authenticate(self, key: str | None, bearer: str | None) -> Principal:
-        """The caller that a key (header `X-API-Key`) or a bearer token stands for.
+    def known(self, key: str | None, bearer: str | None) -> Principal | None:
+        """The caller that a key (header `X-API-Key`) or a bearer token stands for; waits for nothing.
+
+        None: what is in memory does not tell; `look_up` does.
 
         Raises:
             UnauthenticatedError: neither is valid.
-            ServiceDownError: that cannot be found out now.
         """
         if self._options.auth == "off":
             return DEVELOPER
@@ -58,20 +59,34 @@ class Authenticator:
         if not key and not given.startswith(api_key.PREFIX):
             if self._tokens is None:
                 raise UnauthenticatedError("This bearer token is not an API key.", hint=_CREATE)
-            return await self._tokens.principal(given)
-        return await self._by_key(given)
+            return self._tokens.known(given)
+        return self._by_key(given)
 
-    async def _by_key(self, given: str) -> Principal:
+    async def look_up(self, key: str | None, bearer: str | None) -> Principal:
+        """The caller that `known` did not know, by a look at the database or at the provider's keys.
+
+        Raises:
+            UnauthenticatedError: there is none.
+            ServiceDownError: that cannot be found out now.
+        """
+        given = key or bearer or ""
+        if self._tokens is not None and not key and not given.startswith(api_key.PREFIX):
+            return await self._tokens.principal(given)
+        await self._ring.look_again()
+        principal = self._by_key(given)
+        if principal is None:
+            message, hint = _UNKNOWN
+            raise UnauthenticatedError(message, hint=hint)
+        return principal
+
+    def _by_key(self, given: str) -> Principal | None:
         key = api_key.parse(given)
         if key is None:
             raise UnauthenticatedError(
                 "This is not the text of an API key.", hint="It begins with aih_ and has 60 characters."
             )
         principal, problem = self._ring.find(key)
-        if problem == "unknown":
-            await self._ring.look_again()
-            principal, problem = self._ring.find(key)
-        if principal is None:
+        if principal is None and problem != "unknown":
             message, hint = _REASONS[problem]
             raise UnauthenticatedError(message, hint=hint)
         return principal

@@ -36,6 +36,11 @@ class Principal:
     #: only of the development setting that switches authentication off
     every_tenant: bool = False
 
+    @property
+    def counted_as(self) -> str:
+        """What tells callers apart where requests are counted."""
+        return self.identity or self.name
+
     def require(self, scope: Scope, tenant: str) -> None:
         """Make sure that the caller has `scope` in `tenant`.
 

@@ -46,17 +46,21 @@ class ProviderKeys:
         self._read_at = -REFRESH_S
         self._reading: asyncio.Task[None] | None = None
 
+    def known(self, key_id: str) -> ProviderKey | None:
+        """The key of that id, if it is in memory; begins to read them anew when that is due."""
+        age = time.monotonic() - self._read_at
+        known = self._keys is not None and key_id in self._keys
+        if age >= (REFRESH_S if known else UNKNOWN_KEY_S if self._keys is not None else 1.0):
+            self._start()
+        return None if self._keys is None else self._keys.get(key_id)
+
     async def find(self, key_id: str) -> ProviderKey | None:
         """The key of that id; None when the provider has none.
 
         Raises:
             ServiceDownError: the keys were never read, and cannot be.
         """
-        age = time.monotonic() - self._read_at
-        known = self._keys is not None and key_id in self._keys
-        if age >= (REFRESH_S if known else UNKNOWN_KEY_S if self._keys is not None else 1.0):
-            self._start()
-        if not known and self._reading is not None:
+        if self.known(key_id) is None and self._reading is not None:
             await asyncio.shield(self._reading)
         if self._keys is None:
             raise ServiceDownError(

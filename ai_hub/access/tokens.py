@@ -14,7 +14,7 @@ from ai_hub.errors import BadInputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ai_hub.access.provider_keys import ProviderKeys
+    from ai_hub.access.provider_keys import ProviderKey, ProviderKeys
     from ai_hub.service.settings import ServiceSettings
 
 #: Asymmetric only: with HS256 whoever can check a token could make one, and `none` is no signature.
@@ -33,25 +33,27 @@ class Tokens:
         self._options = options
         self._keys = keys
 
+    def known(self, token: str) -> Principal | None:
+        """The caller; None: the token's key is not in memory, and `principal` must look for it.
+
+        Raises:
+            UnauthenticatedError: the token is not one of the provider for us, or not in force.
+        """
+        algorithm, key_id = _header(token)
+        key = self._keys.known(key_id)
+        return None if key is None else self._checked(token, algorithm, key)
+
     async def principal(self, token: str) -> Principal:
-        """The caller.
+        """The caller, also by a key the provider has just begun to use.
 
         Raises:
             UnauthenticatedError: the token is not one of the provider for us, or not in force.
             ServiceDownError: the provider's keys were never read, and cannot be.
         """
-        try:
-            header = jwt.get_unverified_header(token)
-        except jwt.InvalidTokenError as error:
-            raise UnauthenticatedError(
-                "This bearer token is neither a key nor a JWT.", hint=_NEW_TOKEN
-            ) from error
-        algorithm, key_id = header.get("alg"), header.get("kid")
-        if algorithm not in ALGORITHMS or not isinstance(key_id, str):
-            raise UnauthenticatedError(
-                f"This token is not signed with {', '.join(ALGORITHMS)} and a named key.", hint=_NEW_TOKEN
-            )
-        key = await self._keys.find(key_id)
+        algorithm, key_id = _header(token)
+        return self._checked(token, algorithm, await self._keys.find(key_id))
+
+    def _checked(self, token: str, algorithm: str, key: ProviderKey | None) -> Principal:
         # the key says which algorithm is right, never the token
         if key is None or key.algorithm != algorithm:
             raise UnauthenticatedError(
@@ -85,6 +87,22 @@ class Tokens:
         scopes = frozenset(_SCOPES[scope] for scope in wanted if scope in _SCOPES)
         subject = str(claims["sub"])
         return Principal(subject, tenants, scopes, identity=f"oidc:{subject}")
+
+
+def _header(token: str) -> tuple[str, str]:
+    """Algorithm and id of the key by which a token says it is signed."""
+    try:
+        header = jwt.get_unverified_header(token)
+    except jwt.InvalidTokenError as error:
+        raise UnauthenticatedError(
+            "This bearer token is neither a key nor a JWT.", hint=_NEW_TOKEN
+        ) from error
+    algorithm, key_id = header.get("alg"), header.get("kid")
+    if algorithm not in ALGORITHMS or not isinstance(key_id, str):
+        raise UnauthenticatedError(
+            f"This token is not signed with {', '.join(ALGORITHMS)} and a named key.", hint=_NEW_TOKEN
+        )
+    return algorithm, key_id
 
 
 def _texts(claim: Any, *, split: bool = False) -> list[str]:

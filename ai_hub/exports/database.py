@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -13,7 +13,7 @@ from ai_hub.errors import ServiceDownError
 from ai_hub.settings import postgres_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from psycopg.rows import TupleRow
 
@@ -39,3 +39,21 @@ def transaction(settings: Settings, tenant: str | None = None) -> Iterator[psyco
         where = postgres_environment(dsn)
         reason = str(error).strip().partition("\n")[0]
         raise ServiceDownError("TimescaleDB", f"{where['PGHOST']}:{where['PGPORT']}", reason) from error
+
+
+@asynccontextmanager
+async def brief_session(settings: Settings, limit_s: int) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+    """For statements of the owner that read; each, and connecting, fails after `limit_s`.
+
+    Raises:
+        SettingMissingError: no server is configured or running.
+        psycopg.Error: the server does not answer in time.
+    """
+    async with await psycopg.AsyncConnection.connect(
+        settings.require("timescale_dsn"),
+        autocommit=True,
+        application_name="ai-hub exports",
+        connect_timeout=limit_s,
+        options=f"-c statement_timeout={limit_s}s -c client_min_messages=warning",
+    ) as connection:
+        yield connection

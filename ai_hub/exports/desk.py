@@ -36,7 +36,7 @@ class ExportDesk:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        #: for Prometheus; asks the database, so not for the event loop
+        #: for Prometheus; read beside the scrapes
         self.counts = JobCounts(settings)
         self._limiter = anyio.CapacityLimiter(_THREADS)
         #: by tenant and job

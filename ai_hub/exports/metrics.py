@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
 import time
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -12,11 +13,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from ai_hub.errors import AiHubError
-from ai_hub.exports.database import transaction
+from ai_hub.exports.database import brief_session
 from ai_hub.exports.jobs import STATUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from ai_hub.settings import Settings
 
@@ -24,37 +25,56 @@ if TYPE_CHECKING:
 ATTEMPTS: Final = Counter(
     "ai_hub_export_attempts", "Attempts at export jobs, by what came of them", ["outcome"]
 )
-_KEPT_S: Final = 10.0
-_COUNT = "SELECT status, count(*) FROM feature_exports GROUP BY status"
+#: Seconds between two reads, and how long one may take: nobody waits for it.
+_EVERY_S: Final = 10.0
+_LIMIT_S: Final = 2
+_COUNT: Final = "SELECT status, count(*) FROM feature_exports GROUP BY status"
 
 
 class JobCounts(Collector):
-    """The gauge `ai_hub_export_jobs` of jobs by status; the database is asked every ten seconds at most."""
+    """Gauges of jobs by status and of the age of these numbers, which are read beside the scrapes."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._read_at = -math.inf
-        self._counts: dict[str, int] = {}
+        #: when the database last answered, and what; None: never
+        self._last: tuple[float, dict[str, int]] | None = None
 
-    def _read(self) -> None:
-        """Ask the database, if that is due; while it does not answer there are no numbers."""
-        if time.monotonic() - self._read_at < _KEPT_S:
-            return
-        self._read_at = time.monotonic()
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Read the numbers every few seconds in this block."""
+        keeping = asyncio.create_task(self._keep(), name="export counts")
         try:
-            with transaction(self._settings) as connection:
-                found = dict(connection.execute(_COUNT).fetchall())
-        except (AiHubError, psycopg.Error):
-            self._counts = {}
-        else:
-            self._counts = {status: int(found.get(status, 0)) for status in STATUSES}
+            yield
+        finally:
+            keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeping
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """What the database says, or said within the last seconds."""
-        self._read()
-        gauge = GaugeMetricFamily(
+        """What the database last said, and how long ago; asks nobody."""
+        jobs = GaugeMetricFamily(
             "ai_hub_export_jobs", "Export jobs of all tenants, by status", labels=["status"]
         )
-        for status, count in self._counts.items():
-            gauge.add_metric([status], count)
-        yield gauge
+        age = GaugeMetricFamily(
+            "ai_hub_export_jobs_age_seconds", "Seconds since the export jobs were counted", labels=[]
+        )
+        if self._last is not None:
+            read_at, counts = self._last
+            for status in STATUSES:
+                jobs.add_metric([status], counts.get(status, 0))
+            age.add_metric([], time.monotonic() - read_at)
+        yield jobs
+        yield age
+
+    async def _keep(self) -> None:
+        while True:
+            # the age tells of a database that does not answer, and the service's readiness why
+            with suppress(AiHubError, psycopg.Error, OSError, TimeoutError):
+                self._last = time.monotonic(), await self._read()
+            await asyncio.sleep(_EVERY_S)
+
+    async def _read(self) -> dict[str, int]:
+        # the limits within hold where the server is slow, this one where nothing comes back
+        async with asyncio.timeout(2 * _LIMIT_S), brief_session(self._settings, _LIMIT_S) as connection:
+            rows = await (await connection.execute(_COUNT)).fetchall()
+        return {status: int(count) for status, count in rows}

@@ -12,6 +12,7 @@ from ai_hub.service import errors, online_path
 from ai_hub.service.loopback_only import LoopbackOnly
 from ai_hub.service.middleware.authentication import Authentication
 from ai_hub.service.middleware.body_limit import BodyLimit
+from ai_hub.service.middleware.places import Places
 from ai_hub.service.middleware.rate_limit import Limiter, RateLimit
 from ai_hub.service.middleware.requests import Requests
 from ai_hub.service.observability import tracing
@@ -62,6 +63,7 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     online_path.install(app)
     # the last added is the first that a request meets
     limiter = Limiter(options.rate_limit_per_s, options.unauthenticated_per_s)
+    app.add_middleware(Places, most=options.max_in_flight)
     app.add_middleware(RateLimit, limiter=limiter)
     app.add_middleware(Authentication, limiter=limiter)
     app.add_middleware(
@@ -69,6 +71,6 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     )
     if options.auth == "off":
         app.add_middleware(LoopbackOnly)
-    app.add_middleware(Requests, most=options.max_in_flight)
+    app.add_middleware(Requests)
     tracing.install(app)
     return app

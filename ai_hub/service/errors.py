@@ -44,6 +44,10 @@ class TooLargeError(BadInputError):
     """The request is larger than this endpoint takes."""
 
 
+class TooSlowError(BadInputError):
+    """The request does not come in time."""
+
+
 class OverloadedError(AiHubError):
     """The service has as much to do as it can."""
 
@@ -72,6 +76,7 @@ KINDS: tuple[tuple[type[AiHubError], HTTPStatus, str], ...] = (
     (UnauthenticatedError, HTTPStatus.UNAUTHORIZED, "unauthenticated"),
     (ForbiddenError, HTTPStatus.FORBIDDEN, "forbidden"),
     (MalformedError, HTTPStatus.UNPROCESSABLE_ENTITY, "malformed"),
+    (TooSlowError, HTTPStatus.REQUEST_TIMEOUT, "request_timeout"),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
     (TooManyRequestsError, HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests"),
     (OverloadedError, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),

@@ -1,4 +1,4 @@
-"""How the web server reads HTTP: heads have an end, and errors the form that every endpoint's have."""
+"""How the web server speaks HTTP: heads end, answers are read, and errors have the form that all have."""
 
 from __future__ import annotations
 
@@ -14,33 +14,49 @@ if TYPE_CHECKING:
 #: Bytes of a request's line and headers, and seconds in which they must come.
 MOST_HEAD_BYTES: Final = 65_536
 HEAD_S: Final = 20.0
+#: Within so many seconds a client must make room for more of an answer, or read as many of its bytes.
+ANSWER_S: Final = 30.0
+LEAST_BYTES: Final = 1_000_000
+#: In the state of a request whose last byte has come: reading its body waits for nothing.
+WHOLE: Final = "whole"
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Holds no more than `MOST_HEAD_BYTES` of a head, for no longer than `HEAD_S`."""
+    """Holds no more than `MOST_HEAD_BYTES` of a head, for no longer than `HEAD_S`; no answer nobody reads."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes: int | None = 0  # None: it is complete
+        self._heads = 0
+        #: of a request that follows others which are not answered yet
+        self._refusal: bytes | None = None
         self._head_timer: TimerHandle | None = None
+        self._answer_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client is there."""
         super().connection_made(transport)
-        self._start_head()
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop_timer()
+        self._stop_answer_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refusal is not None:
             return
+        heads = self._heads
         super().data_received(data)
-        if self._head_bytes is not None and not self.transport.is_closing():
-            self._head_bytes += len(data)
+        if self._head_bytes is not None and not self.transport.is_closing() and self._refusal is None:
+            # most heads come whole, and need no timer
+            if self._head_timer is None:
+                self._start_timer()
+            # where a further head begins, the same bytes may end what came before it
+            if self._heads in {heads, 1}:
+                self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
                 self._refuse(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -51,7 +67,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._start_head()
+        self._heads += 1
+        self._head_bytes = 0
+        self._stop_timer()
 
     def on_headers_complete(self) -> None:
         """The end of its headers."""
@@ -59,13 +77,33 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """The end of its body."""
+        self.scope["state"][WHOLE] = True
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A request is answered."""
+        super().on_response_complete()
+        if self._refusal is not None and self.cycle.response_complete and not self.transport.is_closing():
+            self.transport.write(self._refusal)
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered: whoever answers waits."""
+        super().pause_writing()
+        self._watch_answer()
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        self._stop_answer_timer()
+        super().resume_writing()
+
     def send_400_response(self, msg: str) -> None:
         """It is no HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg, "Send HTTP/1.1 requests, with a library for it.")
 
-    def _start_head(self) -> None:
-        self._head_bytes = 0
-        self._stop_timer()
+    def _start_timer(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_S, self._too_late)
 
     def _stop_timer(self) -> None:
@@ -81,15 +119,35 @@ class BoundedProtocol(HttpToolsProtocol):
                 "Send them at once.",
             )
 
+    def _watch_answer(self) -> None:
+        self._answer_timer = self.loop.call_later(
+            ANSWER_S, self._not_read, self.transport.get_write_buffer_size()
+        )
+
+    def _stop_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _not_read(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() > before - LEAST_BYTES:
+            self.transport.abort()  # closing would wait for the client
+        else:
+            self._watch_answer()
+
     def _refuse(self, status: HTTPStatus, message: str, hint: str) -> None:
         self._stop_timer()
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.close()  # an answer is half sent
-            return
         body = json.dumps({"error": status.name.lower(), "message": message, "hint": hint}).encode()
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + body)
+        refusal = head.encode() + body
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(refusal)
+        elif self.pipeline or not self.cycle.more_body:
+            self._refusal = refusal  # its turn comes when the requests before it are answered
+            return
+        elif not self.cycle.response_started:
+            self.transport.write(refusal)
         self.transport.close()

@@ -55,8 +55,10 @@ def create_logged_app() -> FastAPI:
     """The service, with its logs where the settings say; each process calls this."""
     # imported here: what counts metrics must not be loaded before their folder is known
     from ai_hub.service.app import create_app  # noqa: PLC0415
-    from ai_hub.service.observability import logging  # noqa: PLC0415
+    from ai_hub.service.observability import logging, metrics  # noqa: PLC0415
 
+    # each worker that dies is followed by another
+    metrics.forget_the_dead()
     options = ServiceSettings()
     logging.configure(options)
     return create_app(options)

@@ -34,7 +34,7 @@ class ServiceSettings(BaseSettings):
     #: bytes of a request; of one that uploads a model
     max_body_bytes: int = Field(1_000_000, ge=1)
     max_upload_bytes: int = Field(64_000_000, ge=1)
-    #: requests under way at once in one worker process; more are refused with 503
+    #: requests under way at once in one worker process, half of them of one caller; more are refused
     max_in_flight: int = Field(256, ge=1)
     #: seconds Redis may take for one read, and TimescaleDB for one computation
     redis_timeout_s: float = Field(0.25, gt=0)

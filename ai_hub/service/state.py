@@ -37,6 +37,7 @@ async def open_state(options: ServiceSettings, settings: Settings) -> AsyncItera
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(options, settings))
         exports = await stack.enter_async_context(open_desk(settings))
+        await stack.enter_async_context(exports.counts.kept())
         features = await stack.enter_async_context(open_reader(options, settings))
         models = await stack.enter_async_context(open_model_registry(options))
         yield State(options, settings, authenticator, Health(settings), exports, features, models)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers
 
 from ai_hub.access.errors import UnauthenticatedError
 from ai_hub.errors import AiHubError
-from ai_hub.service.errors import TooManyRequestsError, answer, request_id_of
+from ai_hub.service.errors import OverloadedError, answer, request_id_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from ai_hub.access.authenticator import Authenticator
+    from ai_hub.access.principal import Principal
     from ai_hub.service.middleware.rate_limit import Limiter
     from ai_hub.service.state import State
 
@@ -25,6 +27,8 @@ OPEN = frozenset(
     }
 )
 _BEARER = "bearer "
+#: Requests that may wait, at once, for a look at the database or at the provider's keys.
+MOST_WAITING: Final = 64
 
 
 class Authentication:
@@ -33,6 +37,7 @@ class Authentication:
     def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
         self._app = app
         self._limiter = limiter
+        self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -42,20 +47,41 @@ class Authentication:
         headers = Headers(scope=scope)
         authorization = headers.get("authorization") or ""
         bearer = authorization[len(_BEARER) :].strip() if authorization.lower().startswith(_BEARER) else None
+        key = headers.get("x-api-key")
         parts: State = scope["app"].state.parts
         try:
-            principal = await parts.authenticator.authenticate(headers.get("x-api-key"), bearer)
+            principal = self._known(parts.authenticator, key, bearer, scope)
+            if principal is None:
+                principal = await self._looked_up(parts.authenticator, key, bearer)
         except AiHubError as error:
-            problem = self._counted(error, scope) if isinstance(error, UnauthenticatedError) else error
-            await answer(problem, request_id_of(scope))(scope, receive, send)
+            await answer(error, request_id_of(scope))(scope, receive, send)
             return
         scope.setdefault("state", {})["principal"] = principal
         await self._app(scope, receive, send)
 
-    def _counted(self, error: AiHubError, scope: Scope) -> AiHubError:
-        """The same error, or that there were too many of its kind."""
+    def _known(
+        self, authenticator: Authenticator, key: str | None, bearer: str | None, scope: Scope
+    ) -> Principal | None:
+        """The caller, if memory tells; whom it does not know is counted before anybody waits for more."""
         try:
+            principal = authenticator.known(key, bearer)
+        except UnauthenticatedError:
             self._limiter.check_address(scope)
-        except TooManyRequestsError as many:
-            return many
-        return error
+            raise
+        if principal is None:
+            self._limiter.check_address(scope)
+        return principal
+
+    async def _looked_up(
+        self, authenticator: Authenticator, key: str | None, bearer: str | None
+    ) -> Principal:
+        if self._waiting >= MOST_WAITING:
+            raise OverloadedError(
+                f"{self._waiting} requests with keys that are not known yet are waiting.",
+                hint="Try again in a second; a key that was known goes on meanwhile.",
+            )
+        self._waiting += 1
+        try:
+            return await authenticator.look_up(key, bearer)
+        finally:
+            self._waiting -= 1

@@ -37,7 +37,7 @@ class Limiter:
         Raises:
             TooManyRequestsError: it was one too many.
         """
-        if not self._callers.take(principal.identity or principal.name):
+        if not self._callers.take(principal.counted_as):
             raise TooManyRequestsError(
                 f"{principal.name} may ask {self._per_caller_s} times a second.",
                 hint="Ask for many assets in one request, or spread your requests.",

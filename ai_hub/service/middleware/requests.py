@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from ai_hub.service.errors import OverloadedError, answer, internal
+from ai_hub.service.errors import internal
 from ai_hub.service.observability import metrics
 from ai_hub.service.observability.logging import REQUEST
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 HEADER: Final = b"x-request-id"
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_ONLINE: Final = "/ai/features/get"
-#: Never refused: whoever watches must see that the service is full.
-_ALWAYS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
+#: Asked all the time by whoever watches.
+_WATCHED: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT: Final = 499
 _FAILED: Final = 500
@@ -29,12 +28,10 @@ _log = structlog.get_logger("ai_hub.requests")
 
 
 class Requests:
-    """Middleware; at most `most` requests of the online path, and as many of all others, are under way."""
+    """Middleware."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._most = most
-        self._under_way = {"online": 0, "other": 0}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -59,7 +56,7 @@ class Requests:
         clear_contextvars()
         bind_contextvars(request_id=request_id)
         try:
-            await self._pass(scope, receive, send_with_id, request_id)
+            await self._app(scope, receive, send_with_id)
         except Exception:
             _log.exception("failed", path=scope["path"])
             if status:  # the answer had begun
@@ -67,27 +64,6 @@ class Requests:
             await internal(request_id)(scope, receive, send_with_id)
         finally:
             _note(scope, status or _CLIENT_LEFT, time.perf_counter() - started)
-
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        path = scope["path"]
-        if path in _ALWAYS:
-            await self._app(scope, receive, send)
-            return
-        group = "online" if path == _ONLINE else "other"
-        if self._under_way[group] >= self._most:
-            metrics.REFUSED.labels(group).inc()
-            full = OverloadedError(
-                f"{self._most} requests are under way.", hint="Try again in a second, or run more workers."
-            )
-            await answer(full, request_id)(scope, receive, send)
-            return
-        self._under_way[group] += 1
-        metrics.IN_FLIGHT.inc()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._under_way[group] -= 1
-            metrics.IN_FLIGHT.dec()
 
 
 def _note(scope: Scope, status: int, seconds: float) -> None:
@@ -112,7 +88,7 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
         event["feature_set"] = feature_set
     if status >= _FAILED:
         _log.error(REQUEST, **event)
-    elif route in _ALWAYS:
+    elif route in _WATCHED:
         _log.debug(REQUEST, **event)
     else:
         _log.info(REQUEST, **event)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -17,6 +20,8 @@ _BUCKETS: Final = (
     *(0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
+#: Files of gauges that hold for as long as their process lives.
+_LIVE: Final = re.compile(r"gauge_live[a-z]*_(\d+)\.db")
 
 REQUESTS: Final = Counter(
     "ai_hub_http_requests", "Requests answered, by endpoint and status", ["method", "route", "status"]
@@ -43,6 +48,22 @@ def count(method: str, route: str, status: int) -> Counter:
 def latency(route: str, feature_set: str) -> Histogram:
     """The histogram of one endpoint and feature set."""
     return LATENCY.labels(route, feature_set)
+
+
+def forget_the_dead() -> None:
+    """Take back what processes that are gone said of their present: a worker that was killed could not."""
+    folder = os.environ.get(_DIRECTORY)
+    if not folder:
+        return
+    found = {int(match[1]) for each in Path(folder).iterdir() if (match := _LIVE.fullmatch(each.name))}
+    for process in found:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            with suppress(FileNotFoundError):  # another worker that starts does the same
+                mark_process_dead(process)  # type: ignore[no-untyped-call]
+        except PermissionError:
+            pass  # it lives, as somebody else
 
 
 def exposition(*collectors: Collector) -> bytes:

@@ -28,7 +28,7 @@ _ExportId = Annotated[UUID, Path(examples=["0f2c6a52-9b1e-4a0e-8a50-3f4f0a6f7d55
     "/export",
     status_code=202,
     response_model=ExportJob,
-    responses=errors.responses(400, 401, 403, 404, 409, 413, 422, 429, 503)
+    responses=errors.responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
     | {202: links("get_export", "cancel_export", export_id="export_id", tenant_id="tenant_id")},
 )
 async def create_export(

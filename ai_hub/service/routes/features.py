@@ -83,7 +83,7 @@ def _base64(value: Any) -> str:
 @router.post(
     "/get",
     response_model=FeaturesResponse | FeaturesBatchResponse,
-    responses=errors.responses(400, 401, 403, 404, 413, 422, 429, 503),
+    responses=errors.responses(400, 401, 403, 404, 408, 413, 422, 429, 503),
 )
 async def get_features(asked: FeaturesRequest, request: Request, caller: Caller) -> Response:
     """Features of one asset, or of many, at a time."""

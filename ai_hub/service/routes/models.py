@@ -35,7 +35,7 @@ _Id = Annotated[str, Path(description="tenant:model:version", examples=["city-wo
     "/register",
     status_code=201,
     response_model=RegisterResponse,
-    responses=errors.responses(400, 401, 403, 404, 409, 413, 422, 429, 503)
+    responses=errors.responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
     | {201: links("get_model", "promote_model", "delete_model", model_id="model_id")},
 )
 async def register_model(
@@ -90,7 +90,7 @@ async def get_model(caller: Caller, request: Request, model_id: _Id) -> ModelRes
 @router.put(
     "/{model_id}/promote",
     response_model=PromoteResponse,
-    responses=errors.responses(400, 401, 403, 404, 409, 413, 422, 429, 503),
+    responses=errors.responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503),
 )
 async def promote_model(
     caller: Caller, request: Request, model_id: _Id, body: PromoteRequest

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -20,6 +21,7 @@ from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.cli.main import app
 from ai_hub.database import connect
 from ai_hub.errors import BadInputError
+from ai_hub.service.middleware import authentication
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
 from benchmarks.faults_proxy import proxied
@@ -175,6 +177,31 @@ def test_database_silent__look_ends_in_time(line: Any, key: str, monkeypatch: py
 
     # asking the server to end the query would take ten seconds more
     assert asyncio.run(looks()) < 3
+
+
+def test_database_silent__unknown_keys_take_no_place_of_a_known_one__and_few_of_them_wait(
+    line: Any, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn, proxy = line
+    monkeypatch.setattr(authentication, "MOST_WAITING", 4)
+    options = ServiceSettings(keys_refresh_s=60, max_in_flight=4, unauthenticated_per_s=12)
+    with (
+        running_service(Settings(timescale_dsn=dsn, service_timescale_dsn=None), options) as url,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        assert ask(url, key).status_code == 200
+        proxy.stall()
+        try:
+            asked = [pool.submit(ask, url, f"aih_{'z' * 12}_{'y' * 43}") for _ in range(20)]
+            done, waiting = wait(asked, timeout=2)
+            statuses = sorted(each.result().status_code for each in done)
+            assert len(waiting) == 4
+            assert statuses == [429] * statuses.count(429) + [503] * statuses.count(503)
+            assert statuses.count(429) >= 6, "they are counted by address before they wait"
+            assert statuses.count(503) >= 4, "no more than a few wait"
+            assert ask(url, key).status_code == 200
+        finally:
+            proxy.heal()
 
 
 def test_database_never_there__503_that_says_so(energy: Energy, key: str) -> None:

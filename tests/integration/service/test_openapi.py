@@ -83,7 +83,7 @@ def test_operation__documents_the_errors_it_has(path: str, operation: dict[str, 
     if "tenant_id" in json.dumps([operation.get("parameters"), body_schema(operation)]):
         expected |= {"403", "422"}
     if "requestBody" in operation:
-        expected |= {"413"}
+        expected |= {"408", "413"}
     assert expected <= set(operation["responses"])
 
 

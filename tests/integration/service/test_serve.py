@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import httpx
+import psutil
 from service_process import CLI, free_port, serving
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -79,3 +84,44 @@ def test_serve__with_two_processes__counts_the_requests_of_both(tmp_path: Path) 
     assert int(counted[0]) >= 41
     processes = {json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()}
     assert "Started server process [" in " ".join(processes)
+
+
+def test_serve__worker_killed__is_followed_by_another_and_its_requests_are_not_under_way(
+    tmp_path: Path,
+) -> None:
+    """The killed one waits for the rest of a body."""
+    log = tmp_path / "log"
+    settings = nowhere() | {"AI_HUB_API_AUTH": "off"}
+    with serving(settings, "--no-export-worker", "--workers=2", log=log) as (address, process):
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
+            client.sendall(b"POST /ai/features/get HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            eventually(lambda: in_flight(address) == 1)
+            owner = next(
+                each
+                for each in psutil.Process(process.pid).children()
+                if any(
+                    line.raddr and line.raddr.port == client.getsockname()[1]
+                    for line in each.net_connections()
+                )
+            )
+            owner.send_signal(signal.SIGKILL)
+        eventually(lambda: log.read_text().count("Started server process") >= 3)
+        eventually(lambda: in_flight(address) == 0)
+
+
+def in_flight(address: str) -> float:
+    """Requests under way, as the metrics say."""
+    text = httpx.get(f"{address}/metrics", timeout=10).text
+    found = re.search(r"^ai_hub_http_requests_in_flight (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until it does."""
+    deadline = time.monotonic() + 60
+    while True:
+        with suppress(httpx.TransportError):
+            if holds():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from ai_hub.access.principal import DEVELOPER, Principal
+from ai_hub.service.middleware import body_limit
 from ai_hub.service.middleware.body_limit import BodyLimit
 from ai_hub.service.middleware.rate_limit import Limiter, RateLimit
 
@@ -79,6 +80,46 @@ def test_body__too_large__is_not_read_to_its_end() -> None:
 
     assert post(BodyLimit(count_bytes, MOST, MOST_UPLOAD), content=endless()).status_code == 413
     assert taken <= MOST // 100 + 2
+
+
+async def slowly(*sizes: int, pause_s: float = 0.05) -> AsyncIterator[bytes]:
+    for size in sizes:
+        yield b"x" * size
+        await asyncio.sleep(pause_s)
+
+
+def test_body__without_end__is_answered_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "BODY_S", 0.2)
+    app = BodyLimit(count_bytes, MOST, MOST_UPLOAD)
+    begun = time.monotonic()
+    answer = post(app, content=slowly(*[1] * 100, pause_s=0.1))
+    assert 0.2 <= time.monotonic() - begun < 2
+    assert (answer.status_code, answer.json()["error"]) == (408, "request_timeout")
+    assert answer.headers["connection"] == "close"
+
+
+def test_body__large_and_at_a_fair_rate__has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "BODY_S", 0.2)
+    monkeypatch.setattr(body_limit, "LEAST_BYTES_PER_S", 1000)
+    app = BodyLimit(count_bytes, MOST, MOST_UPLOAD)
+    begun = time.monotonic()
+    answer = post(app, "/ai/models/register", content=slowly(*[200] * 20))
+    assert time.monotonic() - begun > 0.5
+    assert (answer.status_code, answer.text) == (200, "4000")
+
+
+def test_body__that_has_come__leaves_the_endpoint_all_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "BODY_S", 0.1)
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(receive(), 0.3)
+        await PlainTextResponse("done")(scope, receive, send)
+
+    answer = post(BodyLimit(endpoint, MOST, MOST_UPLOAD), content=b"x")
+    assert (answer.status_code, answer.text) == (200, "done")
 
 
 def limited(principal: Principal | None, limiter: Limiter) -> ASGIApp:

@@ -16,8 +16,8 @@ from ai_hub.service.middleware.requests import Requests
 from ai_hub.service.observability import metrics
 
 
-def app_with(most: int = 8) -> tuple[FastAPI, asyncio.Event]:
-    app, gate = FastAPI(), asyncio.Event()
+def new_app() -> FastAPI:
+    app = FastAPI()
     errors.install(app)
 
     @app.get("/fine/{name}")
@@ -29,22 +29,8 @@ def app_with(most: int = 8) -> tuple[FastAPI, asyncio.Event]:
     async def broken() -> None:
         raise RuntimeError("hush: the password is 1234")
 
-    @app.post("/ai/features/get")
-    async def online() -> str:
-        await gate.wait()
-        return "features"
-
-    @app.get("/slow")
-    async def slow() -> str:
-        await gate.wait()
-        return "slow"
-
-    @app.get("/health/live")
-    async def live() -> str:
-        return "ok"
-
-    app.add_middleware(Requests, most=most)
-    return app, gate
+    app.add_middleware(Requests)
+    return app
 
 
 def client(app: FastAPI) -> httpx.AsyncClient:
@@ -62,7 +48,7 @@ def ask(app: FastAPI, path: str, **arguments: object) -> httpx.Response:
 
 
 def test_request__gets_an_id_that_is_in_its_answer_and_its_log_lines() -> None:
-    app, _ = app_with()
+    app = new_app()
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
         answer = ask(app, "/fine/one")
     request_id = answer.headers["x-request-id"]
@@ -80,13 +66,13 @@ def test_request__gets_an_id_that_is_in_its_answer_and_its_log_lines() -> None:
     [("order-17.b_2", True), ("x" * 64, True), ("x" * 65, False), ("a b", False), ("", False), ("ä", False)],
 )
 def test_request_id__of_the_caller__kept_if_it_is_harmless(given: str, kept: bool) -> None:
-    app, _ = app_with()
+    app = new_app()
     answer = ask(app, "/fine/one", headers={"X-Request-ID": given.encode()})
     assert (answer.headers["x-request-id"] == given) is kept
 
 
 def test_defect__is_a_readable_500_and_its_text_stays_in_the_log() -> None:
-    app, _ = app_with()
+    app = new_app()
     with capture_logs() as lines:
         answer = ask(app, "/broken")
     assert answer.status_code == 500
@@ -101,48 +87,15 @@ def test_defect__is_a_readable_500_and_its_text_stays_in_the_log() -> None:
 
 
 def test_unknown_path__is_a_problem_too() -> None:
-    app, _ = app_with()
+    app = new_app()
     answer = ask(app, "/nowhere")
     assert answer.status_code == 404
     assert answer.json()["error"] == "not_found"
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_full__refuses_with_503__and_neither_path_takes_the_places_of_the_other() -> None:
-    app, gate = app_with(most=2)
-
-    async def run() -> tuple[list[int], int, int, int, dict[str, str]]:
-        async with client(app) as http:
-            waiting = [asyncio.create_task(http.get("/slow")) for _ in range(2)]
-            await asyncio.sleep(0.05)
-            refused = await http.get("/slow")
-            live = await http.get("/health/live")
-            online = asyncio.create_task(http.post("/ai/features/get"))
-            await asyncio.sleep(0.05)
-            gate.set()
-            done = [(await task).status_code for task in waiting]
-            again = await http.get("/slow")
-            headers = dict(refused.headers)
-            assert refused.json()["error"] == "overloaded"
-            return (
-                done,
-                refused.status_code,
-                live.status_code,
-                again.status_code,
-                {
-                    **headers,
-                    "online": str((await online).status_code),
-                },
-            )
-
-    done, refused, live, again, headers = asyncio.run(run())
-    assert (done, refused, live, again) == ([200, 200], 503, 200, 200)
-    assert headers["retry-after"] == "1"
-    assert headers["online"] == "200"
-
-
 def test_metrics__count_by_endpoint__never_by_what_the_caller_makes_up() -> None:
-    app, _ = app_with()
+    app = new_app()
 
     def value(method: str, route: str, status: str) -> float:
         labels = {"method": method, "route": route, "status": status}
