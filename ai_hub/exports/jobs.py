@@ -25,7 +25,7 @@ STATUSES: Final = ("pending", "running", "completed", "failed")
 COLUMNS: Final = (
     "export_id, tenant_id, feature_set, start_time, end_time, asset_ids, status, row_count, file_size_bytes,"
     " sha256, storage_path, error, created_at, started_at, completed_at, output_path, partition_by,"
-    " idempotency_key, request_hash, progress, cancel_requested, attempts, worker, service_version"
+    " idempotency_key, request_hash, progress, cancel_requested, attempts, fence, worker, service_version"
 )
 
 
@@ -55,6 +55,8 @@ class Job:
     progress: float
     cancel_requested: bool
     attempts: int
+    #: of its last taking-up; a later one has a greater one
+    fence: int
     worker: str | None
     service_version: str | None
 

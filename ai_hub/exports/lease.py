@@ -40,7 +40,10 @@ class LostError(MustEndError):
 
 
 class Lease:
-    """In its block the job is renewed; the query under way is ended as soon as the work has to end."""
+    """In its block the job is renewed, also while it is being ended.
+
+    The query under way is ended as soon as the work has to end.
+    """
 
     def __init__(self, settings: Settings, job: Job, stop: threading.Event, interrupt: Interrupt) -> None:
         self.progress = 0.0
@@ -85,8 +88,9 @@ class Lease:
                 except AiHubError as error:
                     # while it does not answer, nobody else can take the job either
                     _log.warning("not_renewed", export_id=str(self._job.export_id), reason=error.message)
-            if self._stop.is_set() or self._reason is not None:
+            if (self._stop.is_set() or self._reason is not None) and not self._interrupt.requested:
                 self._interrupt.request()
+            if self._reason is LostError:
                 return
 
     def _judge(self, cancelled: bool | None) -> None:

@@ -82,6 +82,7 @@ def _path(chunk: Chunk, *, by_month: bool) -> str:
 def _metadata(job: Job, plan: Plan) -> dict[bytes, bytes]:
     facts = {
         "export_id": job.export_id,
+        "fence": job.fence,
         "tenant_id": job.tenant_id,
         "feature_service": plan.service,
         "feature_service_version": plan.version,

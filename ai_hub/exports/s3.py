@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from ai_hub.settings import Settings
 
 _PART_BYTES: Final = 8 << 20
-#: Name of the export in the metadata of each object.
+#: Names of the export and its fence in the metadata of each object.
 _EXPORT_ID: Final = "export-id"
+_FENCE: Final = "fence"
 _GONE: Final = {"NoSuchUpload", "NoSuchKey", "404", "NotFound"}
 
 
@@ -61,12 +62,13 @@ class S3Target:
         self._bucket = bucket.name
         self._key = bucket.prefix + job.output_path
         self._manifest = f"{self._key}.manifest.json"
-        self._metadata = {_EXPORT_ID: str(job.export_id)}
+        self._metadata = {_EXPORT_ID: str(job.export_id), _FENCE: str(job.fence)}
+        self._fence = job.fence
         self._path = job.output_path
         self._uploads: list[_Upload] = []
 
     def clean(self) -> None:
-        """Open uploads and objects of this job."""
+        """Open uploads, and objects that were not recorded any more."""
         self._abort_uploads()
         for key in self._keys():
             if self._is_ours(key):
@@ -75,7 +77,11 @@ class S3Target:
     @contextmanager
     def create(self, path: str) -> Iterator[Sink]:
         """All parts are there when the block ends; the object appears with `publish`."""
-        key = f"{self._key}/{path}" if path else self._key
+        with self._upload(f"{self._key}/{path}" if path else self._key) as upload:
+            yield upload
+
+    @contextmanager
+    def _upload(self, key: str) -> Iterator[_Upload]:
         started = self._client.create_multipart_upload(Bucket=self._bucket, Key=key, Metadata=self._metadata)
         upload = _Upload(self._client, self._bucket, key, started["UploadId"])
         self._uploads.append(upload)
@@ -86,17 +92,17 @@ class S3Target:
         """The manifest of a folder is last: when it is there, everything is."""
         if any(not self._is_ours(key) for key in self._keys()):
             raise PathTakenError(self._path, "something that is no export of the hub")
+        if manifest is not None:
+            # as an upload, it cannot come over a later attempt's either
+            with self._upload(self._manifest) as sink:
+                sink.write(memoryview(manifest))
         for upload in self._uploads:
             upload.complete()
         self._uploads = []
-        if manifest is not None:
-            self._client.put_object(
-                Bucket=self._bucket, Key=self._manifest, Body=manifest, Metadata=self._metadata
-            )
         return f"s3://{self._bucket}/{self._key}"
 
     def abandon(self) -> None:
-        """Also finished objects, if they are this job's."""
+        """Also finished objects."""
         self.clean()
 
     def _abort_uploads(self) -> None:
@@ -131,7 +137,9 @@ class S3Target:
             if _code(error) in _GONE:
                 return False
             raise
-        return found["Metadata"].get(_EXPORT_ID) == self._metadata[_EXPORT_ID]
+        metadata = found["Metadata"]
+        mine = metadata.get(_EXPORT_ID) == self._metadata[_EXPORT_ID]
+        return mine and int(metadata.get(_FENCE, 0)) <= self._fence
 
 
 class _Upload:

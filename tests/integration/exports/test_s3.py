@@ -14,6 +14,7 @@ from export_lab import ExportLab, selected
 from s3_faults import faults
 
 from ai_hub.exports import s3
+from ai_hub.exports.places import Bucket
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -100,6 +101,26 @@ def test_store_that_goes_away_midway__gets_the_whole_object_later(
     assert (done.status, done.attempts) == ("completed", 2)
     assert _uploads(client, lab) == []
     assert not [name for name in _keys(client, lab) if "by-month" not in name]
+
+
+@pytest.mark.parametrize("partition_by", [None, "month"])
+def test_late_clean_up__spares_the_objects_of_a_later_attempt(
+    lab: ExportLab, client: S3Client, partition_by: str | None
+) -> None:
+    path = "months" if partition_by else "once.parquet"
+    job = lab.submit(lab.request(output_path=path, partition_by=partition_by))
+    first = lab.claim(job, "first")
+    assert first is not None
+    late = s3.S3Target(
+        lab.settings, Bucket(BUCKET, f"feature-exports/{lab.folder.name}/{job.tenant_id}/"), first
+    )
+    lab.change(job, "lease_until = now() - interval '1 second'")
+    assert lab.work(job).status == "completed"
+    before = _keys(client, lab)
+    late.clean()
+    late.abandon()
+    assert _keys(client, lab) == before
+    assert before
 
 
 def test_store_that_stays_away__fails_the_job_after_three_attempts(lab: ExportLab, client: S3Client) -> None:
