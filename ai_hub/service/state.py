@@ -36,7 +36,7 @@ async def open_state(options: ServiceSettings, settings: Settings) -> AsyncItera
     """Open every part; none of them needs its servers to be up already."""
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(options, settings))
-        exports = await stack.enter_async_context(open_desk(settings))
+        exports = await stack.enter_async_context(open_desk(settings, options.max_in_flight))
         features = await stack.enter_async_context(open_reader(options, settings))
         models = await stack.enter_async_context(open_model_registry(options))
         yield State(options, settings, authenticator, Health(settings), exports, features, models)

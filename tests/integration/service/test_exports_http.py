@@ -102,6 +102,21 @@ def test_export__that_does_not_end_in_time__is_answered_as_it_is(
     assert answer.json()["storage_path"] is None
 
 
+def test_client_that_hangs_up__makes_room_for_others(settings: Settings, body: dict[str, Any]) -> None:
+    options = ServiceSettings(auth="off", max_in_flight=2)
+    with (
+        running_service(settings, options) as address,
+        httpx.Client(base_url=f"{address}/ai/features", timeout=60) as client,
+    ):
+        for _ in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/export", params={"wait_s": 300}, json=body, timeout=1)
+        answers = [client.get("/exports", params={"tenant_id": body["tenant_id"]}) for _ in range(4)]
+        assert {answer.status_code for answer in answers} == {200}
+        # nobody else waits, so this one may
+        assert post(client, body, wait_s=0.5).elapsed > timedelta(seconds=0.5)
+
+
 @pytest.mark.parametrize("key", [None, "a-key"])
 def test_equal_requests_at_once__are_one_job(
     service: httpx.Client, body: dict[str, Any], key: str | None
