@@ -9,6 +9,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from ai_hub.exports.chunks import files_by_month
 from ai_hub.exports.errors import PathTakenError
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class S3Target:
         self._metadata = {_EXPORT_ID: str(job.export_id), _FENCE: str(job.fence)}
         self._fence = job.fence
         self._path = job.output_path
+        request = job.request
+        self._upload_keys = [self._key]
+        if request.partition_by is not None:
+            parts = files_by_month(request.start, request.end)
+            self._upload_keys = [*(f"{self._key}/{part}" for part in parts), self._manifest]
         self._uploads: list[_Upload] = []
 
     def clean(self) -> None:
@@ -102,17 +108,19 @@ class S3Target:
         return f"s3://{self._bucket}/{self._key}"
 
     def abandon(self) -> None:
-        """Also finished objects."""
+        """Own uploads first, which are known without being listed."""
+        for upload in self._uploads:
+            self._abort(upload.key, upload.upload_id)
         self.clean()
 
     def _abort_uploads(self) -> None:
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(
-            Bucket=self._bucket, Prefix=self._key
-        )
-        for page in pages:
-            for each in page.get("Uploads", []):
-                if self._belongs(each["Key"]):
-                    self._abort(each["Key"], each["UploadId"])
+        listing = self._client.get_paginator("list_multipart_uploads")
+        # MinIO finds no uploads by the beginning of their key
+        for key in self._upload_keys:
+            for page in listing.paginate(Bucket=self._bucket, Prefix=key):
+                for each in page.get("Uploads", []):
+                    if each["Key"] == key:
+                        self._abort(key, each["UploadId"])
 
     def _abort(self, key: str, upload_id: str) -> None:
         try:
@@ -146,6 +154,8 @@ class _Upload:
     """One object in parts."""
 
     def __init__(self, client: S3Client, bucket: str, key: str, upload_id: str) -> None:
+        self.key = key
+        self.upload_id = upload_id
         self._client = client
         self._where: dict[str, Any] = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
         self._buffer = bytearray()

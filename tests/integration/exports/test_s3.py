@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError
 from export_lab import ExportLab, selected
-from s3_faults import faults
+from s3_faults import faults, uploads_by_exact_key
 
 from ai_hub.exports import s3
+from ai_hub.exports.chunks import files_by_month
 from ai_hub.exports.places import Bucket
 from ai_hub.settings import Settings
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from energy import Energy
     from mypy_boto3_s3 import S3Client
+
+    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.request import Request
 
 BUCKET = "ml-models"
 
@@ -54,6 +58,17 @@ def _keys(client: S3Client, lab: ExportLab) -> list[str]:
 def _uploads(client: S3Client, lab: ExportLab) -> list[Any]:
     found = client.list_multipart_uploads(Bucket=BUCKET)
     return [each for each in found.get("Uploads", []) if f"feature-exports/{lab.folder.name}/" in each["Key"]]
+
+
+def _listings(request: Request) -> int:
+    """How often uploads are listed before the work: for each month and the manifest."""
+    return len(files_by_month(request.start, request.end)) + 1
+
+
+def _target(lab: ExportLab, job: Job) -> s3.S3Target:
+    return s3.S3Target(
+        lab.settings, Bucket(BUCKET, f"feature-exports/{lab.folder.name}/{job.tenant_id}/"), job
+    )
 
 
 def _body(client: S3Client, place: str) -> bytes:
@@ -90,9 +105,13 @@ def test_partitions__end_with_a_manifest(lab: ExportLab, client: S3Client) -> No
 def test_store_that_goes_away_midway__gets_the_whole_object_later(
     lab: ExportLab, client: S3Client, operation: str
 ) -> None:
-    job = lab.submit(lab.request(hours=24 * 35, partition_by="month", output_path="by-month"))
+    request = lab.request(hours=24 * 35, partition_by="month", output_path="by-month")
+    job = lab.submit(request)
     # the second month finds it away, and so does the cleaning up
-    with faults(client, operation, after=1), faults(client, "ListMultipartUploads", after=1):
+    with (
+        faults(client, operation, after=1),
+        faults(client, "ListMultipartUploads", after=_listings(request)),
+    ):
         found = lab.work(job)
     assert (found.status, found.attempts) == ("pending", 1)
     assert lab.claim(job) is None  # not at once
@@ -111,9 +130,7 @@ def test_late_clean_up__spares_the_objects_of_a_later_attempt(
     job = lab.submit(lab.request(output_path=path, partition_by=partition_by))
     first = lab.claim(job, "first")
     assert first is not None
-    late = s3.S3Target(
-        lab.settings, Bucket(BUCKET, f"feature-exports/{lab.folder.name}/{job.tenant_id}/"), first
-    )
+    late = _target(lab, first)
     lab.change(job, "lease_until = now() - interval '1 second'")
     assert lab.work(job).status == "completed"
     before = _keys(client, lab)
@@ -121,6 +138,37 @@ def test_late_clean_up__spares_the_objects_of_a_later_attempt(
     late.abandon()
     assert _keys(client, lab) == before
     assert before
+
+
+def test_sleeper_on_minio__cannot_publish_its_months(lab: ExportLab, client: S3Client) -> None:
+    request = lab.request(hours=24 * 35, partition_by="month", output_path="by-month")
+    job = lab.submit(request)
+    first = lab.claim(job, "first")
+    assert first is not None
+    asleep = _target(lab, first)
+    for path in files_by_month(request.start, request.end):
+        with asleep.create(path) as sink:
+            sink.write(memoryview(b"stale"))
+    lab.change(job, "lease_until = now() - interval '1 second'")
+    second = lab.claim(job, "second")
+    assert second is not None
+    with uploads_by_exact_key(client):
+        _target(lab, second).clean()
+    assert _uploads(client, lab) == []
+    with pytest.raises(ClientError, match="NoSuchUpload"):
+        asleep.publish(b"{}")
+
+
+def test_attempt_that_breaks_off__aborts_its_uploads_unlisted(lab: ExportLab, client: S3Client) -> None:
+    def breaks_off(done: int, total: int) -> None:
+        if done == total:
+            raise ValueError
+
+    request = lab.request(hours=24 * 35, partition_by="month", output_path="by-month")
+    job = lab.submit(request)
+    with faults(client, "ListMultipartUploads", after=_listings(request)):
+        assert lab.work(job, breaks_off).status == "failed"
+    assert _uploads(client, lab) == []
 
 
 def test_store_that_stays_away__fails_the_job_after_three_attempts(lab: ExportLab, client: S3Client) -> None:
