@@ -32,6 +32,21 @@ def faults(client: S3Client, operation: str = "", after: int = 0) -> Iterator[Co
 
 
 @contextmanager
+def lost_completions(client: S3Client) -> Iterator[None]:
+    """Uploads are completed, and the answer is what AWS and MinIO say to the repetition when it was lost."""
+
+    def lose(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
+        http_response.status_code = 404
+        parsed["Error"] = {"Code": "NoSuchUpload", "Message": "The upload ID may be invalid."}
+
+    client.meta.events.register("after-call.s3.CompleteMultipartUpload", lose)
+    try:
+        yield
+    finally:
+        client.meta.events.unregister("after-call.s3.CompleteMultipartUpload", lose)
+
+
+@contextmanager
 def uploads_by_exact_key(client: S3Client) -> Iterator[None]:
     """Uploads are listed as MinIO does: those of exactly the key that is asked for."""
     asked: list[str] = []

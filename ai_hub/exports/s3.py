@@ -89,7 +89,7 @@ class S3Target:
     @contextmanager
     def _upload(self, key: str) -> Iterator[_Upload]:
         started = self._client.create_multipart_upload(Bucket=self._bucket, Key=key, Metadata=self._metadata)
-        upload = _Upload(self._client, self._bucket, key, started["UploadId"])
+        upload = _Upload(self._client, self._bucket, key, started["UploadId"], self._metadata)
         self._uploads.append(upload)
         yield upload
         upload.flush()
@@ -153,10 +153,14 @@ class S3Target:
 class _Upload:
     """One object in parts."""
 
-    def __init__(self, client: S3Client, bucket: str, key: str, upload_id: str) -> None:
+    def __init__(
+        self, client: S3Client, bucket: str, key: str, upload_id: str, metadata: dict[str, str]
+    ) -> None:
         self.key = key
         self.upload_id = upload_id
         self._client = client
+        self._metadata = metadata
+        self._size = 0
         self._where: dict[str, Any] = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
         self._buffer = bytearray()
         self._parts: list[CompletedPartTypeDef] = []
@@ -178,10 +182,25 @@ class _Upload:
 
     def complete(self) -> None:
         """Make the object appear."""
-        self._client.complete_multipart_upload(**self._where, MultipartUpload={"Parts": self._parts})
+        try:
+            self._client.complete_multipart_upload(**self._where, MultipartUpload={"Parts": self._parts})
+        except ClientError as error:
+            # so does a store refuse a repetition of what it has done, when its answer was lost
+            if _code(error) not in _GONE or not self._is_there():
+                raise
+
+    def _is_there(self) -> bool:
+        try:
+            found = self._client.head_object(Bucket=self._where["Bucket"], Key=self.key)
+        except ClientError as error:
+            if _code(error) in _GONE:
+                return False
+            raise
+        return found["ContentLength"] == self._size and found["Metadata"] == self._metadata
 
     def _send(self, part: bytes) -> None:
         number = len(self._parts) + 1
+        self._size += len(part)
         sent = self._client.upload_part(**self._where, PartNumber=number, Body=part)
         self._parts.append({"ETag": sent["ETag"], "PartNumber": number})
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from export_lab import ExportLab, selected
-from s3_faults import faults, uploads_by_exact_key
+from s3_faults import faults, lost_completions, uploads_by_exact_key
 
 from ai_hub.exports import s3
 from ai_hub.exports.chunks import files_by_month
@@ -138,6 +138,17 @@ def test_late_clean_up__spares_the_objects_of_a_later_attempt(
     late.abandon()
     assert _keys(client, lab) == before
     assert before
+
+
+@pytest.mark.parametrize("partition_by", [None, "month"])
+def test_completed_with_the_answer_lost__is_completed(
+    lab: ExportLab, client: S3Client, partition_by: str | None
+) -> None:
+    path = "months" if partition_by else "once.parquet"
+    with lost_completions(client):
+        job = lab.work(lab.submit(lab.request(output_path=path, partition_by=partition_by)))
+    assert (job.status, job.attempts) == ("completed", 1), job.error
+    assert _keys(client, lab)
 
 
 def test_sleeper_on_minio__cannot_publish_its_months(lab: ExportLab, client: S3Client) -> None:
