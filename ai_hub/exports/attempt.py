@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -108,14 +107,17 @@ class Attempts:
         return "given back" if mine else "lost"
 
     def _fail(self, job: Job, target: Target | None, why: str) -> str:
-        _abandon(target)
-        if not claims.fail(self.settings, job, why):
+        clean = _abandon(target)
+        if not claims.fail(self.settings, job, why, leaves_files=not clean):
             return "lost"
         return "cancelled" if why == CANCELLED else "failed"
 
 
-def _abandon(target: Target | None) -> None:
-    if target is not None:
-        # a store that is down keeps what it has until the next attempt, or its own clean-up of open uploads
-        with suppress(OSError, BotoCoreError, ClientError):
+def _abandon(target: Target | None) -> bool:
+    """Whether nothing is left there; otherwise the next attempt removes it, or `leftovers`."""
+    try:
+        if target is not None:
             target.abandon()
+    except (OSError, BotoCoreError, ClientError):
+        return False
+    return True

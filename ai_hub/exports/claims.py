@@ -54,7 +54,8 @@ UPDATE feature_exports SET
 """  # noqa: S608  # constants
 _FAIL = f"""
 UPDATE feature_exports SET
-    status = 'failed', error = %(error)s, worker = NULL, lease_until = NULL, completed_at = clock_timestamp()
+    status = 'failed', error = %(error)s, worker = NULL, lease_until = NULL, completed_at = clock_timestamp(),
+    clean_after = CASE WHEN %(leaves_files)s THEN clock_timestamp() END
 {_MINE} RETURNING true
 """  # noqa: S608  # constants
 _COMPLETE = f"""
@@ -108,9 +109,9 @@ def give_back(settings: Settings, job: Job, *, pause_s: float = 0, forgive: bool
 
 
 @_through_outage
-def fail(settings: Settings, job: Job, error: str) -> bool:
+def fail(settings: Settings, job: Job, error: str, *, leaves_files: bool = False) -> bool:
     """End it without a file; False if it is somebody else's by now."""
-    return _update(settings, _FAIL, job, error=error) is not None
+    return _update(settings, _FAIL, job, error=error, leaves_files=leaves_files) is not None
 
 
 @_through_outage

@@ -32,7 +32,9 @@ UPDATE feature_exports SET
     cancel_requested = true,
     status = CASE status WHEN 'pending' THEN 'failed' ELSE status END,
     error = CASE status WHEN 'pending' THEN %(error)s END,
-    completed_at = CASE status WHEN 'pending' THEN clock_timestamp() END
+    completed_at = CASE status WHEN 'pending' THEN clock_timestamp() END,
+    -- an attempt that was given back may have left files
+    clean_after = CASE WHEN status = 'pending' AND fence > 0 THEN clock_timestamp() END
 WHERE tenant_id = %(tenant)s AND export_id = %(export_id)s AND status IN ('pending', 'running')
 """
 # written before they were registered, readings have a span only

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -13,8 +14,10 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from export_lab import ExportLab, selected
 from s3_faults import faults, lost_completions, uploads_by_exact_key
 
-from ai_hub.exports import s3
+from ai_hub.exports import leftovers, s3, submission, worker
 from ai_hub.exports.chunks import files_by_month
+from ai_hub.exports.database import transaction
+from ai_hub.exports.jobs import CANCELLED
 from ai_hub.exports.places import Bucket
 from ai_hub.settings import Settings
 
@@ -180,6 +183,47 @@ def test_attempt_that_breaks_off__aborts_its_uploads_unlisted(lab: ExportLab, cl
     with faults(client, "ListMultipartUploads", after=_listings(request)):
         assert lab.work(job, breaks_off).status == "failed"
     assert _uploads(client, lab) == []
+
+
+@pytest.mark.parametrize("end", ["fails", "is cancelled"])
+def test_store_away_at_the_end__is_cleaned_when_it_is_back(
+    lab: ExportLab, client: S3Client, end: str
+) -> None:
+    request = lab.request(hours=24 * 35, partition_by="month", output_path="by-month")
+    job = lab.submit(request)
+    if end == "fails":
+        lab.change(job, "attempts = 2")
+    # one month is published, the other an open upload
+    with (
+        faults(client, "CompleteMultipartUpload", after=1),
+        faults(client, "ListMultipartUploads", after=_listings(request)),
+        faults(client, "AbortMultipartUpload"),
+    ):
+        found = lab.work(job)
+    if end == "fails":
+        assert found.status == "failed"
+    else:
+        assert found.status == "pending"
+        assert submission.cancel(lab.settings, job.tenant_id, job.export_id).error == CANCELLED
+    assert _keys(client, lab)
+    assert _uploads(client, lab)
+    with faults(client, "ListMultipartUploads"):
+        worker.run(threading.Event(), once=True, settings=lab.settings)
+    assert _keys(client, lab)
+    # a new job that has the path now keeps its uploads
+    lab.change(job, "clean_after = now()")
+    again = lab.submit(request)
+    leftovers.remove(lab.settings)
+    assert _keys(client, lab)
+    submission.cancel(lab.settings, again.tenant_id, again.export_id)
+    worker.run(threading.Event(), once=True, settings=lab.settings)
+    assert _keys(client, lab) == []
+    assert _uploads(client, lab) == []
+    with transaction(lab.settings) as connection:
+        row = connection.execute(
+            "SELECT clean_after FROM feature_exports WHERE export_id = %s", [job.export_id]
+        ).fetchone()
+    assert row == (None,)
 
 
 def test_store_that_stays_away__fails_the_job_after_three_attempts(lab: ExportLab, client: S3Client) -> None:
