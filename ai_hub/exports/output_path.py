@@ -8,6 +8,8 @@ from typing import Final
 from ai_hub.exports.errors import OutputPathError
 
 SUFFIX: Final = ".parquet"
+#: Folder of exports that nobody has named a path for; nobody can name one in it.
+UNNAMED: Final = "unnamed"
 #: Of a part, in bytes: file systems take 255, and temporary names are longer.
 _LONGEST_PART: Final = 160
 _CONTROL: Final = re.compile(
@@ -31,12 +33,20 @@ def check_output_path(path: str, *, partitioned: bool) -> None:
     parts = path.split("/")
     if ".." in parts:
         raise OutputPathError(path, "leads upwards")
-    for part in parts:
-        if not part.strip() or part != part.strip():
-            raise OutputPathError(path, "has an empty part or spaces around one")
-        if part.startswith((".", "_")):
-            raise OutputPathError(path, "has a part that begins with '.' or '_', which readers skip")
-        if len(part.encode()) > _LONGEST_PART:
-            raise OutputPathError(path, f"has a part longer than {_LONGEST_PART} bytes")
+    # some file systems take upper and lower case for the same
+    if parts[0].casefold() == UNNAMED:
+        raise OutputPathError(path, f"is in {UNNAMED}/, where exports without an output_path go")
+    if problem := next(filter(None, map(_problem, parts)), None):
+        raise OutputPathError(path, problem)
     if not partitioned and not path.endswith(SUFFIX):
         raise OutputPathError(path, f"does not end in {SUFFIX}")
+
+
+def _problem(part: str) -> str | None:
+    if not part.strip() or part != part.strip():
+        return "has an empty part or spaces around one"
+    if part.startswith((".", "_")):
+        return "has a part that begins with '.' or '_', which readers skip"
+    if len(part.encode()) > _LONGEST_PART:
+        return f"has a part longer than {_LONGEST_PART} bytes"
+    return None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from ai_hub.errors import AiHubError
 from ai_hub.exports.chunks import files_by_month
 from ai_hub.exports.errors import PathTakenError
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, HeadObjectOutputTypeDef
 
     from ai_hub.exports.jobs import Job
     from ai_hub.exports.places import Bucket
@@ -55,6 +57,19 @@ def client_of(settings: Settings) -> S3Client:
     )
 
 
+def is_gone(settings: Settings, storage_path: str) -> bool:
+    """Whether an export that was completed there is deleted; False if the store does not say."""
+    where = urlsplit(storage_path)
+    bucket, key = where.netloc, where.path.removeprefix("/")
+    try:
+        client = client_of(settings)
+        if _head(client, bucket, key) or _head(client, bucket, _manifest(key)):
+            return False
+        return not client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1).get("Contents")
+    except (AiHubError, BotoCoreError, ClientError):
+        return False
+
+
 class S3Target:
     """See `targets.Target`."""
 
@@ -62,7 +77,7 @@ class S3Target:
         self._client = client_of(settings)
         self._bucket = bucket.name
         self._key = bucket.prefix + job.output_path
-        self._manifest = f"{self._key}.manifest.json"
+        self._manifest = _manifest(self._key)
         self._metadata = {_EXPORT_ID: str(job.export_id), _FENCE: str(job.fence)}
         self._fence = job.fence
         self._path = job.output_path
@@ -139,12 +154,9 @@ class S3Target:
         return key in {self._key, self._manifest} or key.startswith(f"{self._key}/")
 
     def _is_ours(self, key: str) -> bool:
-        try:
-            found = self._client.head_object(Bucket=self._bucket, Key=key)
-        except ClientError as error:
-            if _code(error) in _GONE:
-                return False
-            raise
+        found = _head(self._client, self._bucket, key)
+        if found is None:
+            return False
         metadata = found["Metadata"]
         mine = metadata.get(_EXPORT_ID) == self._metadata[_EXPORT_ID]
         return mine and int(metadata.get(_FENCE, 0)) <= self._fence
@@ -190,19 +202,30 @@ class _Upload:
                 raise
 
     def _is_there(self) -> bool:
-        try:
-            found = self._client.head_object(Bucket=self._where["Bucket"], Key=self.key)
-        except ClientError as error:
-            if _code(error) in _GONE:
-                return False
-            raise
-        return found["ContentLength"] == self._size and found["Metadata"] == self._metadata
+        found = _head(self._client, self._where["Bucket"], self.key)
+        if found is None:
+            return False
+        return (found["Metadata"], found["ContentLength"]) == (self._metadata, self._size)
 
     def _send(self, part: bytes) -> None:
         number = len(self._parts) + 1
         self._size += len(part)
         sent = self._client.upload_part(**self._where, PartNumber=number, Body=part)
         self._parts.append({"ETag": sent["ETag"], "PartNumber": number})
+
+
+def _manifest(key: str) -> str:
+    return f"{key}.manifest.json"
+
+
+def _head(client: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef | None:
+    """What the store says of an object, if there is one."""
+    try:
+        return client.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if _code(error) in _GONE:
+            return None
+        raise
 
 
 def _code(error: ClientError) -> str:

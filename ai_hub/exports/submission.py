@@ -10,7 +10,7 @@ from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.exports.database import transaction
 from ai_hub.exports.errors import PathTakenError, TooManyExportsError
 from ai_hub.exports.jobs import CANCELLED, Job, find
-from ai_hub.exports.places import check_place
+from ai_hub.exports.places import check_place, is_gone
 from ai_hub.features.registry import find_service
 
 if TYPE_CHECKING:
@@ -51,13 +51,16 @@ ORDER BY asset_id LIMIT 5
 """
 # a file cannot be in the folder of another export either
 _AT_PATH = """
-SELECT export_id FROM feature_exports
+FROM feature_exports
 WHERE tenant_id = %(tenant)s AND status <> 'failed' AND (
     output_path = %(path)s
     OR starts_with(output_path, %(path)s || '/') OR starts_with(%(path)s, output_path || '/')
 )
-LIMIT 1
 """
+_TAKEN = f"""
+SELECT export_id {_AT_PATH} AND (status <> 'completed' OR storage_path <> ALL(%(gone)s)) LIMIT 1
+"""  # constants
+_PLACES = f"SELECT DISTINCT storage_path {_AT_PATH} AND status = 'completed' LIMIT 20"
 _COUNT = "SELECT count(*) FROM feature_exports WHERE tenant_id = %s AND status IN ('pending', 'running')"
 
 
@@ -83,6 +86,7 @@ def submit(
             f"There is no feature set {request.feature_set!r}.",
             hint="GET /ai/features/sets lists those there are.",
         )
+    gone = _gone(settings, request)
     with transaction(settings, request.tenant) as connection:
         connection.execute(_ONE_AT_A_TIME, [request.tenant])
         if known := _known(connection, request, key):
@@ -90,7 +94,7 @@ def submit(
         _check_assets(connection, request)
         export_id = uuid4()
         placed = replace(request, output_path=request.path(export_id))
-        _check_path(connection, placed)
+        _check_path(connection, placed, gone)
         _check_count(connection, request.tenant, settings.export_jobs_per_tenant)
         connection.execute(
             "INSERT INTO feature_exports (export_id, tenant_id, feature_set, start_time, end_time, asset_ids,"
@@ -161,8 +165,20 @@ def _check_assets(connection: psycopg.Connection[Any], request: Request) -> None
         )
 
 
-def _check_path(connection: psycopg.Connection[Any], request: Request) -> None:
-    row = connection.execute(_AT_PATH, {"tenant": request.tenant, "path": request.output_path}).fetchone()
+def _gone(settings: Settings, request: Request) -> list[str]:
+    """Places of completed exports in the way of this one, whose files have been deleted since."""
+    if request.output_path is None:
+        return []
+    with transaction(settings, request.tenant) as connection:
+        values = {"tenant": request.tenant, "path": request.output_path}
+        places = connection.execute(_PLACES.encode(), values).fetchall()
+    # looked for outside of the transaction: a store may take its time
+    return [place for (place,) in places if place is not None and is_gone(settings, place)]
+
+
+def _check_path(connection: psycopg.Connection[Any], request: Request, gone: list[str]) -> None:
+    values = {"tenant": request.tenant, "path": request.output_path, "gone": gone}
+    row = connection.execute(_TAKEN.encode(), values).fetchone()
     if row:
         raise PathTakenError(str(request.output_path), f"export {row[0]}")
 

@@ -60,7 +60,7 @@ class ExportRequest(BaseModel):
         None, description="default: every asset of the tenant"
     )
     output_path: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
-        None, description="name below the tenant's folder of EXPORT_STORAGE_PATH; default: one is made"
+        None, description="name below the tenant's folder of EXPORT_STORAGE_PATH; default: one in unnamed/"
     )
     partition_by: Literal["month"] | None = Field(None, description="a folder with one file a month")
     idempotency_key: IdempotencyKey | None = Field(

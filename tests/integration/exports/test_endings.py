@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,13 +17,13 @@ from export_lab import ExportLab, selected
 from ai_hub.cli.export import export_worker_command
 from ai_hub.errors import ConflictError
 from ai_hub.exports import claims, reading, submission
+from ai_hub.exports.errors import PathTakenError
 from ai_hub.exports.jobs import CANCELLED
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.process import BaseProcess
-    from pathlib import Path
 
     import pyarrow as pa
 
@@ -189,6 +191,32 @@ def test_something_else_at_the_path__stays_and_the_job_fails(lab: ExportLab) -> 
     assert "is taken by something that is no export" in str(job.error)
     assert place.read_text() == "precious"
     assert lab.files() == {f"{lab.energy.main}/mine.parquet"}
+
+
+@pytest.mark.parametrize("partition_by", [None, "month"])
+def test_path_of_a_completed_job__is_free_when_its_file_is_gone(
+    lab: ExportLab, partition_by: str | None
+) -> None:
+    path = "months" if partition_by else "again.parquet"
+    request = lab.request(output_path=path, partition_by=partition_by)
+    first = lab.export(request)
+    with pytest.raises(PathTakenError, match=str(first.export_id)):
+        lab.submit(request)
+    place = Path(str(first.storage_path))
+    if partition_by:
+        shutil.rmtree(place)
+    else:
+        place.unlink()
+    second = lab.export(request)
+    assert (second.storage_path, second.export_id) != (first.storage_path, first.export_id)
+    with pytest.raises(PathTakenError):
+        lab.submit(request)
+
+
+def test_folder_named_like_a_feature_set__is_in_nobodys_way(lab: ExportLab) -> None:
+    named = lab.request(output_path="forecast_basic", partition_by="month")
+    for request in (lab.request(), named, lab.request()):
+        lab.export(request)
 
 
 def test_link_made_after_submission__is_not_followed(lab: ExportLab, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from s3_faults import faults, lost_completions, uploads_by_exact_key
 from ai_hub.exports import leftovers, s3, submission, worker
 from ai_hub.exports.chunks import files_by_month
 from ai_hub.exports.database import transaction
+from ai_hub.exports.errors import PathTakenError
 from ai_hub.exports.jobs import CANCELLED
 from ai_hub.exports.places import Bucket
 from ai_hub.settings import Settings
@@ -234,6 +235,24 @@ def test_store_that_stays_away__fails_the_job_after_three_attempts(lab: ExportLa
             found = lab.work(job)
     assert (found.status, found.error) == ("failed", "The S3 store does not answer: EndpointConnectionError.")
     assert EndpointConnectionError.__name__ in str(found.error)
+
+
+@pytest.mark.parametrize("partition_by", [None, "month"])
+def test_path_of_a_completed_job__is_free_when_its_objects_are_gone(
+    lab: ExportLab, client: S3Client, partition_by: str | None
+) -> None:
+    path = "months" if partition_by else "again.parquet"
+    request = lab.request(output_path=path, partition_by=partition_by)
+    lab.export(request)
+    keys = _keys(client, lab)
+    for key in keys:
+        with pytest.raises(PathTakenError):
+            lab.submit(request)
+        client.delete_object(Bucket=BUCKET, Key=f"feature-exports/{lab.folder.name}/{key}")
+    lab.export(request)
+    assert _keys(client, lab) == keys
+    with faults(client, "HeadObject"), pytest.raises(PathTakenError):
+        lab.submit(request)
 
 
 def test_bucket_that_is_missing__fails_the_job_at_once(lab: ExportLab) -> None:
