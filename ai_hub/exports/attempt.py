@@ -14,7 +14,7 @@ from feast import FeatureStore
 from ai_hub.exports import claims, running, writing
 from ai_hub.exports.failures import is_defect, may_pass, reason
 from ai_hub.exports.jobs import CANCELLED
-from ai_hub.exports.lease import CancelledError, Lease, StoppedError
+from ai_hub.exports.lease import CancelledError, Lease, RanOutError, StoppedError
 from ai_hub.exports.reading import Interrupt
 from ai_hub.exports.targets import target_of
 from ai_hub.features.store import open_store
@@ -56,7 +56,9 @@ class Attempts:
                 written, version = self._write(job, target, interrupt, lease)
                 if not claims.complete(self.settings, job, written, version):
                     raise CancelledError  # noqa: TRY301  # at the last moment
-            except Exception as error:  # each has to be recorded
+            except Exception as raised:  # each has to be recorded
+                # and not what has become of an interrupted query
+                error = RanOutError() if lease.ran_out else raised
                 outcome = self._ended(job, target, error)
                 log.warning("export_not_completed", outcome=outcome, reason=reason(error))
                 if outcome == "failed" and is_defect(error):

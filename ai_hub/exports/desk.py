@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 import anyio.to_thread
+import psycopg
 import structlog
 
 from ai_hub.errors import AiHubError
@@ -110,12 +111,7 @@ class ExportDesk:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _POLL_S[1])
             wanted = {tenant: list(waiting) for tenant, waiting in self._waiting.items()}
-            try:
-                found = await self._run(partial(self._find_each, wanted))
-            except AiHubError as error:
-                _log.warning("exports_not_read", reason=error.message)
-                continue
-            for job in found:
+            for job in await self._run(partial(self._find_each, wanted)):
                 if job.is_finished:
                     pause = _POLL_S[0]
                     for future in self._waiting.get(job.tenant_id, {}).get(job.export_id, ()):
@@ -141,8 +137,12 @@ class ExportDesk:
     def _find_each(self, wanted: dict[str, list[UUID]]) -> list[Job]:
         found: list[Job] = []
         for tenant, export_ids in wanted.items():
-            with transaction(self._settings, tenant) as connection:
-                found += jobs.find_each(connection, export_ids)
+            try:
+                with transaction(self._settings, tenant) as connection:
+                    found += jobs.find_each(connection, export_ids)
+            except (AiHubError, psycopg.Error) as error:
+                # whatever it is, it is not for ever, and not for the other tenants
+                _log.warning("exports_not_read", tenant=tenant, reason=str(error))
         return found
 
     async def _run(self, work: Callable[[], _T]) -> _T:

@@ -8,6 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
+import psycopg
 import structlog
 
 from ai_hub.errors import ServiceDownError
@@ -48,10 +49,10 @@ def run(stop: threading.Event, *, once: bool = False, settings: Settings | None 
             if time.monotonic() >= clean_at:
                 clean_at = time.monotonic() + _CLEAN_S
                 leftovers.remove(settings)
-        except ServiceDownError as error:
+        except (ServiceDownError, psycopg.Error) as error:
             if once:
                 raise
-            _log.warning("waiting", reason=error.message)
+            _log.warning("waiting", reason=str(error))
             stop.wait(min(5 * pause, _LONGEST_OUTAGE_PAUSE_S))
         if once:
             return

@@ -6,17 +6,19 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from export_lab import ExportLab, selected
 
 from ai_hub.cli.export import export_worker_command
 from ai_hub.errors import ConflictError
-from ai_hub.exports import claims, reading, submission
+from ai_hub.exports import claims, lease, reading, submission
 from ai_hub.exports.errors import PathTakenError
 from ai_hub.exports.jobs import CANCELLED
 from ai_hub.settings import Settings
@@ -159,6 +161,22 @@ def test_worker_that_lost_its_job__touches_nothing_of_the_next_attempt(lab: Expo
     assert (done.status, done.attempts) == ("completed", 2)
     assert lab.files() == {f"{job.tenant_id}/once.parquet"}
     assert lab.table(done).num_rows == done.row_count
+
+
+def test_job_that_cannot_be_renewed__is_given_back(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "LEASE_S", 0.3)
+    monkeypatch.setattr(lease, "_RENEW_S", 0.1)
+    renew = claims.renew
+
+    def refused(*given: object) -> bool | None:
+        if threading.current_thread().name == "lease":
+            raise psycopg.errors.ReadOnlySqlTransaction
+        return renew(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(claims, "renew", refused)
+    job = lab.work(lab.submit(lab.request()), lambda _done, _total: time.sleep(1))
+    assert (job.status, job.attempts) == ("pending", 1)
+    assert lab.files() == set()
 
 
 def test_job_whose_workers_die_three_times__fails_and_says_so(lab: ExportLab) -> None:
