@@ -96,12 +96,13 @@ def exports_command(
     """List a tenant's exports, newest first."""
     from ai_hub.exports.database import transaction
     from ai_hub.exports.jobs import newest
+    from ai_hub.service.schemas.exports import ExportSummary
     from ai_hub.settings import Settings
 
     with transaction(Settings(), tenant) as connection:
         found, total = newest(connection, tenant, limit=limit)
     if as_json:
-        typer.echo(json.dumps([_as_dict(job) for job in found]))
+        typer.echo(json.dumps([ExportSummary.of(job).model_dump(mode="json") for job in found]))
         return
     for job in found:
         typer.echo(_line(job))

@@ -17,7 +17,7 @@ from ai_hub.service import errors
 from ai_hub.service.dependencies import AUTHENTICATED, Caller, state_of
 from ai_hub.service.links import links
 from ai_hub.service.schemas.common import FeatureSetName, TenantId
-from ai_hub.service.schemas.exports import ExportJob, ExportList, ExportRequest, IdempotencyKey
+from ai_hub.service.schemas.exports import ExportJob, ExportList, ExportRequest, ExportSummary, IdempotencyKey
 
 router = APIRouter(prefix="/ai/features", tags=["exports"], dependencies=AUTHENTICATED)
 
@@ -94,7 +94,7 @@ async def list_exports(
             f"status_filter {status_filter!r} is no status.", hint=f"Use one of {', '.join(STATUSES)}."
         )
     found, total = await state_of(request).exports.newest(tenant_id, feature_set, status_filter, limit)
-    return ExportList(exports=[ExportJob.of(job) for job in found], total=total)
+    return ExportList(exports=[ExportSummary.of(job) for job in found], total=total)
 
 
 @router.get(

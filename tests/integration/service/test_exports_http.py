@@ -225,6 +225,17 @@ def test_too_many_unfinished__are_refused_until_one_ends(
     assert one(LIMIT + 1).status_code == 202
 
 
+def test_list__counts_the_assets__and_one_job_names_them(service: httpx.Client, body: dict[str, Any]) -> None:
+    tenant = {"tenant_id": body["tenant_id"]}
+    for asset_ids, count in ((["1", "11"], 2), (None, None)):
+        made = post(service, body | {"asset_ids": asset_ids, "idempotency_key": str(uuid4())}).json()
+        assert (made["asset_ids"], made["asset_count"]) == (asset_ids, count)
+        one = service.get(f"/exports/{made['export_id']}", params=tenant).json()
+        assert one == made
+        (listed,) = service.get("/exports", params=tenant | {"limit": 1}).json()["exports"]
+        assert listed == {name: value for name, value in made.items() if name != "asset_ids"}
+
+
 def test_list__is_of_one_tenant_newest_first_and_filtered(
     service: httpx.Client, body: dict[str, Any], energy: Energy
 ) -> None:
