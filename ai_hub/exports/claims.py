@@ -87,6 +87,16 @@ def claim(settings: Settings, worker: str, export_id: UUID | None = None) -> Job
         return cursor.execute(query).fetchone()
 
 
+def is_overdue(settings: Settings, job: Job) -> bool:
+    """Whether a running job was not renewed in time."""
+    query = (
+        "SELECT FROM feature_exports WHERE export_id = %s AND status = 'running'"
+        " AND lease_until <= clock_timestamp()"
+    )
+    with transaction(settings) as connection:
+        return connection.execute(query, [job.export_id]).fetchone() is not None
+
+
 def renew(settings: Settings, job: Job, progress: float) -> bool | None:
     """Keep the job; whether its cancellation is asked for, or None if it is somebody else's by now."""
     row = _update(settings, _RENEW, job, lease=LEASE_S, progress=progress)

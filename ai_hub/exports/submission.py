@@ -65,12 +65,17 @@ _COUNT = "SELECT count(*) FROM feature_exports WHERE tenant_id = %s AND status I
 
 
 def submit(
-    settings: Settings, request: Request, *, key: str | None = None, requested_by: str | None = None
+    settings: Settings,
+    request: Request,
+    *,
+    key: str | None = None,
+    requested_by: str | None = None,
+    export_id: UUID | None = None,
 ) -> Job:
     """The job for a request: a new one, or the one that it is already.
 
     With the same `key` the same request is the same job for ever. Without one, a request that equals that of
-    an unfinished job without a key is this job.
+    an unfinished job without a key is this job. A new one gets `export_id`.
 
     Raises:
         BadInputError: window or path cannot be used.
@@ -92,7 +97,7 @@ def submit(
         if known := _known(connection, request, key):
             return find(connection, request.tenant, known)
         _check_assets(connection, request)
-        export_id = uuid4()
+        export_id = export_id or uuid4()
         placed = replace(request, output_path=request.path(export_id))
         _check_path(connection, placed, gone)
         _check_count(connection, request.tenant, settings.export_jobs_per_tenant)
