@@ -104,9 +104,9 @@ def renew(settings: Settings, job: Job, progress: float) -> bool | None:
 
 
 @_through_outage
-def renew_surely(settings: Settings, job: Job) -> bool | None:
-    """The same at the end of an attempt, when it must be known."""
-    return renew(settings, job, 0)
+def renew_surely(settings: Settings, job: Job, progress: float = 0) -> bool | None:
+    """The same where it must be known."""
+    return renew(settings, job, progress)
 
 
 @_through_outage

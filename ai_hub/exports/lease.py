@@ -86,7 +86,7 @@ class Lease:
     def confirm(self) -> None:
         """Make sure of the job once more, right before what cannot be undone; raises `MustEndError`."""
         self.check()
-        self._judge(claims.renew(self._settings, self._job, self.progress))
+        self._judge(claims.renew_surely(self._settings, self._job, self.progress))
         self.check()
 
     def _keep(self) -> None:

@@ -12,6 +12,8 @@ SUFFIX: Final = ".parquet"
 UNNAMED: Final = "unnamed"
 #: Of a part, in bytes: file systems take 255, and temporary names are longer.
 _LONGEST_PART: Final = 160
+#: Of all: keys in S3 take 1,024 bytes, with the tenant's prefix before and the name of a part behind.
+_LONGEST: Final = 512
 _CONTROL: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
@@ -26,6 +28,8 @@ def check_output_path(path: str, *, partitioned: bool) -> None:
     """
     if _CONTROL.search(path):
         raise OutputPathError(path, "has control or invisible characters")
+    if len(path.encode()) > _LONGEST:
+        raise OutputPathError(path, f"is longer than {_LONGEST} bytes")
     if "\\" in path or _DRIVE.match(path) or ":" in path:
         raise OutputPathError(path, "has a drive letter, colon or backslash")
     if path.startswith(("/", "~")):

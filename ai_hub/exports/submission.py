@@ -86,6 +86,11 @@ def submit(
     """
     request.check()
     check_place(settings, request)
+    if key is not None:
+        # a repetition is answered whatever has become of the feature set
+        with transaction(settings, request.tenant) as connection:
+            if known := _known(connection, request, key):
+                return find(connection, request.tenant, known)
     if find_service(request.feature_set, settings) is None:
         raise NotFoundError(
             f"There is no feature set {request.feature_set!r}.",

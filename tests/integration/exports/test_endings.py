@@ -11,23 +11,28 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import psycopg
 import pytest
 from export_lab import ExportLab, selected
 
 from ai_hub.cli.export import export_worker_command
-from ai_hub.errors import ConflictError
+from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
 from ai_hub.exports import claims, lease, reading, submission
 from ai_hub.exports.errors import PathTakenError
 from ai_hub.exports.jobs import CANCELLED
 from ai_hub.settings import Settings
+from feast_plugins.postgres import session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from multiprocessing.process import BaseProcess
 
     import pyarrow as pa
+    from adbc_driver_manager.dbapi import Connection
+    from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 
     from ai_hub.exports.chunks import Chunk
     from ai_hub.exports.jobs import Job
@@ -161,6 +166,45 @@ def test_worker_that_lost_its_job__touches_nothing_of_the_next_attempt(lab: Expo
     assert (done.status, done.attempts) == ("completed", 2)
     assert lab.files() == {f"{job.tenant_id}/once.parquet"}
     assert lab.table(done).num_rows == done.row_count
+
+
+def test_database_away_right_before_publishing__is_waited_for(
+    lab: ExportLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew, failures = claims.renew, [ServiceDownError("TimescaleDB", "db:5432", "restarting")]
+
+    def blip(*given: object) -> bool | None:
+        if threading.current_thread().name != "lease" and failures:
+            raise failures.pop()
+        return renew(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(claims, "renew", blip)
+    job = lab.work(lab.submit(lab.request()))
+    assert (job.status, job.attempts, failures) == ("completed", 1, [])
+
+
+def test_every_statement__has_a_time_limit(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, limits = session.connect, []
+
+    def connected(config: PostgreSQLConfig, timeout_s: float | None) -> AbstractContextManager[Connection]:
+        limits.append(timeout_s)
+        return connect(config, timeout_s)
+
+    monkeypatch.setattr(session, "connect", connected)
+    lab.export(lab.request())
+    assert limits
+    assert set(limits) == {reading.LONGEST_STATEMENT_S}
+
+
+def test_repetition_with_its_key__is_answered_without_the_feature_set(
+    lab: ExportLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = str(uuid4())
+    job = lab.submit(lab.request(), key)
+    monkeypatch.setattr(submission, "find_service", lambda *_: None)
+    assert lab.submit(lab.request(), key).export_id == job.export_id
+    with pytest.raises(NotFoundError):
+        lab.submit(lab.request(), str(uuid4()))
 
 
 def test_job_that_cannot_be_renewed__is_given_back(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
