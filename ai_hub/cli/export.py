@@ -7,9 +7,11 @@ import json
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
 
 import typer
 from rich.filesize import decimal
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ai_hub.exports.jobs import Job
+    from ai_hub.settings import Settings
 
 _LOOK_S = 0.5
+#: Where sessions share one backend, a renewal can wait behind the statement that this process waits for, too:
+#: another's job is taken over when it is found overdue for so long.
+_OVERDUE_S = 2.5
 _INTERRUPTED = 130
 _FAILED = 1
 
@@ -57,7 +63,7 @@ def export_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a feature service's rows as Parquet. Ctrl-C cancels the export."""
+    """Export a feature service's rows as Parquet. Ctrl-C cancels it, unless others had asked for it."""
     from ai_hub.exports.request import Request
     from ai_hub.exports.submission import submit
     from ai_hub.service.observability import logging
@@ -74,11 +80,12 @@ def export_command(
         output,
         None if partition_by is None else "month",
     )
-    job = submit(settings, request, requested_by="ai-hub export")
+    new = uuid4()
+    job = submit(settings, request, requested_by="ai-hub export", export_id=new)
     # standard output is the result's
     logging.configure(ServiceSettings(log_format="console", log_level="warning"), sys.stderr)
     with _interruptible() as stop, _bar(quiet=as_json) as on_progress:
-        job = _follow(job, stop, on_progress)
+        job = _follow(job, stop, on_progress, own=job.export_id == new)
     typer.echo(json.dumps(_as_dict(job)) if as_json else _line(job))
     if stop.is_set():
         raise typer.Exit(_INTERRUPTED)
@@ -96,12 +103,13 @@ def exports_command(
     """List a tenant's exports, newest first."""
     from ai_hub.exports.database import transaction
     from ai_hub.exports.jobs import newest
+    from ai_hub.service.schemas.exports import ExportSummary
     from ai_hub.settings import Settings
 
     with transaction(Settings(), tenant) as connection:
         found, total = newest(connection, tenant, limit=limit)
     if as_json:
-        typer.echo(json.dumps([_as_dict(job) for job in found]))
+        typer.echo(json.dumps([ExportSummary.of(job).model_dump(mode="json") for job in found]))
         return
     for job in found:
         typer.echo(_line(job))
@@ -129,8 +137,8 @@ def export_worker_command(
         run(stop, once=once)
 
 
-def _follow(job: Job, stop: threading.Event, on_progress: Callable[[float], None]) -> Job:
-    """Do the job here, or watch the worker that has it, until it has ended; a stop cancels it."""
+def _follow(job: Job, stop: threading.Event, on_progress: Callable[[float], None], *, own: bool) -> Job:
+    """Do the job here, or watch the worker that has it, until it has ended; a stop cancels an `own` one."""
     from ai_hub.errors import ConflictError
     from ai_hub.exports import claims, jobs, submission, worker
     from ai_hub.exports.attempt import Attempts
@@ -139,13 +147,16 @@ def _follow(job: Job, stop: threading.Event, on_progress: Callable[[float], None
 
     settings, me = Settings(), worker.name()
     here = Attempts(settings, stop, on_chunk=lambda done, total: on_progress(done / total))
+    turn = _Turn()
     while not job.is_finished:
         if stop.is_set():
+            if not own:
+                return job
             try:
                 return submission.cancel(settings, job.tenant_id, job.export_id)
             except ConflictError:
                 pass  # it has ended at the same moment
-        elif mine := claims.claim(settings, me, job.export_id):
+        elif turn.has_come(settings, job) and (mine := claims.claim(settings, me, job.export_id)):
             here.make(mine)
         with transaction(settings, job.tenant_id) as connection:
             job = jobs.find(connection, job.tenant_id, job.export_id)
@@ -153,6 +164,25 @@ def _follow(job: Job, stop: threading.Event, on_progress: Callable[[float], None
             on_progress(job.progress)
             stop.wait(_LOOK_S)
     return job
+
+
+class _Turn:
+    """Whether a job that is followed may be done here."""
+
+    def __init__(self) -> None:
+        self._overdue_since: float | None = None
+
+    def has_come(self, settings: Settings, job: Job) -> bool:
+        from ai_hub.exports import claims
+
+        if job.status == "pending":
+            return True
+        if not claims.is_overdue(settings, job):
+            self._overdue_since = None
+            return False
+        if self._overdue_since is None:
+            self._overdue_since = time.monotonic()
+        return time.monotonic() - self._overdue_since > _OVERDUE_S
 
 
 @contextmanager

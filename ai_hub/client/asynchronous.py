@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ai_hub.client.models.live import LiveModel
     from ai_hub.client.models.loaded import LoadedModel
     from ai_hub.client.predictions import OnDegraded, Prediction
-    from ai_hub.service.schemas.exports import ExportJob
+    from ai_hub.service.schemas.exports import ExportJob, ExportSummary
     from ai_hub.service.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
     from ai_hub.service.schemas.models import ModelResponse
 
@@ -169,7 +169,7 @@ class AsyncClient:
 
     async def exports(
         self, feature_set: str | None = None, *, status: str | None = None, limit: int = 100
-    ) -> list[ExportJob]:
+    ) -> list[ExportSummary]:
         """See `Client.exports`."""
         return (await self._run(flows.ask(calls.exports(self.tenant, feature_set, status, limit)))).exports
 

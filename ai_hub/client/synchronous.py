@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ai_hub.client.flows import Flow, Step
     from ai_hub.client.models.live import LiveModel
     from ai_hub.client.predictions import OnDegraded, Prediction
-    from ai_hub.service.schemas.exports import ExportJob
+    from ai_hub.service.schemas.exports import ExportJob, ExportSummary
     from ai_hub.service.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
     from ai_hub.service.schemas.models import ModelResponse
 
@@ -174,7 +174,7 @@ class Client:
 
     def exports(
         self, feature_set: str | None = None, *, status: str | None = None, limit: int = 100
-    ) -> list[ExportJob]:
+    ) -> list[ExportSummary]:
         """The tenant's exports, newest first."""
         return self._run(flows.ask(calls.exports(self.tenant, feature_set, status, limit))).exports
 

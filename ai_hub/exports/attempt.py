@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +14,7 @@ from feast import FeatureStore
 from ai_hub.exports import claims, running, writing
 from ai_hub.exports.failures import is_defect, may_pass, reason
 from ai_hub.exports.jobs import CANCELLED
-from ai_hub.exports.lease import CancelledError, Lease, StoppedError
+from ai_hub.exports.lease import CancelledError, Lease, RanOutError, StoppedError
 from ai_hub.exports.reading import Interrupt
 from ai_hub.exports.targets import target_of
 from ai_hub.features.store import open_store
@@ -45,8 +44,9 @@ class Attempts:
         log = _log.bind(export_id=str(job.export_id), tenant=job.tenant_id, attempt=job.attempts)
         interrupt = Interrupt()
         target: Target | None = None
-        try:
-            with Lease(self.settings, job, self.stop, interrupt) as lease:
+        # kept to the end: cleaning up can take longer than a lease
+        with Lease(self.settings, job, self.stop, interrupt) as lease:
+            try:
                 target = target_of(self.settings, job)
                 target.clean()
                 if job.cancel_requested:
@@ -54,14 +54,16 @@ class Attempts:
                 if job.attempts > claims.MOST_ATTEMPTS:
                     return self._fail(job, target, _DIED.format(attempts=claims.MOST_ATTEMPTS))
                 written, version = self._write(job, target, interrupt, lease)
-            if not claims.complete(self.settings, job, written, version):
-                raise CancelledError  # noqa: TRY301  # at the last moment
-        except Exception as error:  # each has to be recorded
-            outcome = self._ended(job, target, error)
-            log.warning("export_not_completed", outcome=outcome, reason=reason(error))
-            if outcome == "failed" and is_defect(error):
-                log.exception("export_failed")
-            return outcome
+                if not claims.complete(self.settings, job, written, version):
+                    raise CancelledError  # noqa: TRY301  # at the last moment
+            except Exception as raised:  # each has to be recorded
+                # and not what has become of an interrupted query
+                error = RanOutError() if lease.ran_out else raised
+                outcome = self._ended(job, target, error)
+                log.warning("export_not_completed", outcome=outcome, reason=reason(error))
+                if outcome == "failed" and is_defect(error):
+                    log.exception("export_failed")
+                return outcome
         log.info("export_completed", rows=written.rows, bytes=written.size)
         return "completed"
 
@@ -89,28 +91,35 @@ class Attempts:
         """Record how an attempt ended that did not complete the job."""
         cancelled = claims.renew_surely(self.settings, job)
         if cancelled is None:
-            # its files are those of the next attempt by now
+            # the next attempt has removed its files
             return "lost"
         if self.stop.is_set() or isinstance(error, StoppedError):
-            _abandon(target)
-            claims.give_back(self.settings, job, forgive=True)
-            return "given back"
+            return self._give_back(job, target, forgive=True)
         if cancelled:
             return self._fail(job, target, CANCELLED)
         if may_pass(error) and job.attempts < claims.MOST_ATTEMPTS:
-            _abandon(target)
-            claims.give_back(self.settings, job, pause_s=_PAUSES_S[job.attempts - 1])
-            return "given back"
+            return self._give_back(job, target, pause_s=_PAUSES_S[job.attempts - 1])
         return self._fail(job, target, reason(error))
 
-    def _fail(self, job: Job, target: Target | None, why: str) -> str:
+    def _give_back(
+        self, job: Job, target: Target | None, *, pause_s: float = 0, forgive: bool = False
+    ) -> str:
         _abandon(target)
-        claims.fail(self.settings, job, why)
+        mine = claims.give_back(self.settings, job, pause_s=pause_s, forgive=forgive)
+        return "given back" if mine else "lost"
+
+    def _fail(self, job: Job, target: Target | None, why: str) -> str:
+        clean = _abandon(target)
+        if not claims.fail(self.settings, job, why, leaves_files=not clean):
+            return "lost"
         return "cancelled" if why == CANCELLED else "failed"
 
 
-def _abandon(target: Target | None) -> None:
-    if target is not None:
-        # a store that is down keeps what it has until the next attempt, or its own clean-up of open uploads
-        with suppress(OSError, BotoCoreError, ClientError):
+def _abandon(target: Target | None) -> bool:
+    """Whether nothing is left there; otherwise the next attempt removes it, or `leftovers`."""
+    try:
+        if target is not None:
             target.abandon()
+    except (OSError, BotoCoreError, ClientError):
+        return False
+    return True

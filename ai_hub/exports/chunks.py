@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 _HOUR: Final = timedelta(hours=1)
 #: Feature rows go on for so long after the last reading.
 _TAIL: Final = timedelta(hours=25)
+#: Not `month`, which is a feature.
+_PARTITION: Final = "year_month"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class Chunk:
     def month(self) -> str:
         """Month that it begins in, in UTC."""
         return f"{self.start:%Y-%m}"
+
+
+def file_of_month(month: str) -> str:
+    """Where the rows of a month are, below the folder of the export."""
+    return f"{_PARTITION}={month}/part-0.parquet"
+
+
+def files_by_month(start: datetime, end: datetime) -> list[str]:
+    """Every file that [start, end) can have below the folder of the export."""
+    return [file_of_month(f"{first:%Y-%m}") for first, _ in months(start, end)]
 
 
 def chunks(

@@ -25,7 +25,7 @@ MOST_ATTEMPTS: Final = 3
 # Of tenants with waiting jobs the one whose turn was longest ago is next: nobody's many jobs hold up others.
 _CLAIM = """
 UPDATE feature_exports SET
-    status = 'running', worker = {worker}, attempts = attempts + 1, progress = 0,
+    status = 'running', worker = {worker}, attempts = attempts + 1, fence = fence + 1, progress = 0,
     lease_until = clock_timestamp() + {lease}, started_at = clock_timestamp()
 WHERE export_id = (
     SELECT export_id FROM feature_exports AS waiting
@@ -40,9 +40,7 @@ WHERE export_id = (
 )
 RETURNING {columns}
 """
-_MINE = """
-WHERE export_id = %(export_id)s AND worker = %(worker)s AND attempts = %(attempts)s AND status = 'running'
-"""
+_MINE = "WHERE export_id = %(export_id)s AND fence = %(fence)s AND status = 'running'"
 _RENEW = f"""
 UPDATE feature_exports SET
     lease_until = clock_timestamp() + %(lease)s * INTERVAL '1 second', progress = %(progress)s
@@ -52,12 +50,13 @@ _GIVE_BACK = f"""
 UPDATE feature_exports SET
     status = 'pending', worker = NULL, progress = 0, attempts = attempts - %(forgive)s,
     lease_until = clock_timestamp() + %(pause)s * INTERVAL '1 second'
-{_MINE}
+{_MINE} RETURNING true
 """  # noqa: S608  # constants
 _FAIL = f"""
 UPDATE feature_exports SET
-    status = 'failed', error = %(error)s, worker = NULL, lease_until = NULL, completed_at = clock_timestamp()
-{_MINE}
+    status = 'failed', error = %(error)s, worker = NULL, lease_until = NULL, completed_at = clock_timestamp(),
+    clean_after = CASE WHEN %(leaves_files)s THEN clock_timestamp() END
+{_MINE} RETURNING true
 """  # noqa: S608  # constants
 _COMPLETE = f"""
 UPDATE feature_exports SET
@@ -88,6 +87,16 @@ def claim(settings: Settings, worker: str, export_id: UUID | None = None) -> Job
         return cursor.execute(query).fetchone()
 
 
+def is_overdue(settings: Settings, job: Job) -> bool:
+    """Whether a running job was not renewed in time."""
+    query = (
+        "SELECT FROM feature_exports WHERE export_id = %s AND status = 'running'"
+        " AND lease_until <= clock_timestamp()"
+    )
+    with transaction(settings) as connection:
+        return connection.execute(query, [job.export_id]).fetchone() is not None
+
+
 def renew(settings: Settings, job: Job, progress: float) -> bool | None:
     """Keep the job; whether its cancellation is asked for, or None if it is somebody else's by now."""
     row = _update(settings, _RENEW, job, lease=LEASE_S, progress=progress)
@@ -95,21 +104,24 @@ def renew(settings: Settings, job: Job, progress: float) -> bool | None:
 
 
 @_through_outage
-def renew_surely(settings: Settings, job: Job) -> bool | None:
-    """The same at the end of an attempt, when it must be known."""
-    return renew(settings, job, 0)
+def renew_surely(settings: Settings, job: Job, progress: float = 0) -> bool | None:
+    """The same where it must be known."""
+    return renew(settings, job, progress)
 
 
 @_through_outage
-def give_back(settings: Settings, job: Job, *, pause_s: float = 0, forgive: bool = False) -> None:
-    """Let it be taken up again after a pause; with `forgive` this attempt does not count."""
-    _update(settings, _GIVE_BACK, job, pause=pause_s, forgive=int(forgive))
+def give_back(settings: Settings, job: Job, *, pause_s: float = 0, forgive: bool = False) -> bool:
+    """Let it be taken up again after a pause; with `forgive` this attempt does not count.
+
+    False if it is somebody else's by now.
+    """
+    return _update(settings, _GIVE_BACK, job, pause=pause_s, forgive=int(forgive)) is not None
 
 
 @_through_outage
-def fail(settings: Settings, job: Job, error: str) -> None:
-    """End it without a file."""
-    _update(settings, _FAIL, job, error=error)
+def fail(settings: Settings, job: Job, error: str, *, leaves_files: bool = False) -> bool:
+    """End it without a file; False if it is somebody else's by now."""
+    return _update(settings, _FAIL, job, error=error, leaves_files=leaves_files) is not None
 
 
 @_through_outage
@@ -129,10 +141,9 @@ def complete(settings: Settings, job: Job, written: Written, version: str) -> bo
 
 
 def _update(settings: Settings, query: str, job: Job, **values: Any) -> tuple[Any, ...] | None:
-    mine = {"export_id": job.export_id, "worker": job.worker, "attempts": job.attempts}
+    mine = {"export_id": job.export_id, "fence": job.fence}
     with transaction(settings) as connection:
-        cursor = connection.execute(query.encode(), mine | values)
-        return cursor.fetchone() if cursor.description else None
+        return connection.execute(query.encode(), mine | values).fetchone()
 
 
 def is_shared(settings: Settings) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 import anyio.to_thread
+import psycopg
 import structlog
 
 from ai_hub.errors import AiHubError
@@ -17,7 +18,7 @@ from ai_hub.exports.database import transaction
 from ai_hub.exports.metrics import JobCounts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from uuid import UUID
 
     from ai_hub.exports.jobs import Job
@@ -29,13 +30,18 @@ _T = TypeVar("_T")
 #: Database sessions of exports at once in one process.
 _THREADS: Final = 4
 _POLL_S: Final = (0.1, 1.0)
+#: Of the requests that may be under way: those that wait for jobs, and of these one tenant's.
+_WAITING_SHARE: Final = 2
+_TENANT_SHARE: Final = 8
 
 
 class ExportDesk:
     """Takes requests for exports, and tells how they are."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, max_in_flight: int) -> None:
         self._settings = settings
+        self._most_waiting = max(1, max_in_flight // _WAITING_SHARE)
+        self._most_of_tenant = max(1, max_in_flight // _TENANT_SHARE)
         #: for Prometheus; read beside the scrapes
         self.counts = JobCounts(settings)
         self._limiter = anyio.CapacityLimiter(_THREADS)
@@ -68,22 +74,31 @@ class ExportDesk:
 
         return await self._run(read)
 
-    async def wait(self, job: Job, seconds: float) -> Job:
-        """The job when it has finished, or as it is after some seconds."""
-        if job.is_finished or seconds <= 0:
+    async def wait(self, job: Job, seconds: float, left: Callable[[], Coroutine[None, None, None]]) -> Job:
+        """The job when it has finished, or as it is after some seconds.
+
+        At once where too many wait already, so that they leave room for other requests; and no longer than
+        until `left` ends, because then nobody is there for the answer.
+        """
+        if job.is_finished or seconds <= 0 or self._is_full(job.tenant_id):
             return job
         finished: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(job.tenant_id, {}).setdefault(job.export_id, []).append(finished)
         self._somebody.set()
+        leaving = asyncio.create_task(left())
         try:
-            return await asyncio.wait_for(finished, seconds)
-        except TimeoutError:
+            either: set[asyncio.Future[Any]] = {finished, leaving}
+            await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._forget(job, finished)
+            leaving.cancel()
+        if finished.done():
+            return finished.result()
+        if not leaving.done():
             # whoever has the job's id has what counts, should the database not answer now
             with suppress(AiHubError):
                 return await self.find(job.tenant_id, job.export_id)
-            return job
-        finally:
-            self._forget(job, finished)
+        return job
 
     async def poll(self) -> None:
         """Tell those who wait what has finished, for ever."""
@@ -96,17 +111,16 @@ class ExportDesk:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _POLL_S[1])
             wanted = {tenant: list(waiting) for tenant, waiting in self._waiting.items()}
-            try:
-                found = await self._run(partial(self._find_each, wanted))
-            except AiHubError as error:
-                _log.warning("exports_not_read", reason=error.message)
-                continue
-            for job in found:
+            for job in await self._run(partial(self._find_each, wanted)):
                 if job.is_finished:
                     pause = _POLL_S[0]
                     for future in self._waiting.get(job.tenant_id, {}).get(job.export_id, ()):
                         if not future.done():
                             future.set_result(job)
+
+    def _is_full(self, tenant: str) -> bool:
+        counts = {each: sum(map(len, waiting.values())) for each, waiting in self._waiting.items()}
+        return counts.get(tenant, 0) >= self._most_of_tenant or sum(counts.values()) >= self._most_waiting
 
     def _forget(self, job: Job, finished: asyncio.Future[Job]) -> None:
         waiting = self._waiting[job.tenant_id]
@@ -123,8 +137,12 @@ class ExportDesk:
     def _find_each(self, wanted: dict[str, list[UUID]]) -> list[Job]:
         found: list[Job] = []
         for tenant, export_ids in wanted.items():
-            with transaction(self._settings, tenant) as connection:
-                found += jobs.find_each(connection, export_ids)
+            try:
+                with transaction(self._settings, tenant) as connection:
+                    found += jobs.find_each(connection, export_ids)
+            except (AiHubError, psycopg.Error) as error:
+                # whatever it is, it is not for ever, and not for the other tenants
+                _log.warning("exports_not_read", tenant=tenant, reason=str(error))
         return found
 
     async def _run(self, work: Callable[[], _T]) -> _T:
@@ -132,9 +150,9 @@ class ExportDesk:
 
 
 @asynccontextmanager
-async def open_desk(settings: Settings) -> AsyncIterator[ExportDesk]:
-    """A desk that tells those who wait, until it is closed."""
-    desk = ExportDesk(settings)
+async def open_desk(settings: Settings, max_in_flight: int) -> AsyncIterator[ExportDesk]:
+    """A desk in a process that takes so many requests at once; tells those who wait until it is closed."""
+    desk = ExportDesk(settings, max_in_flight)
     polling = asyncio.create_task(desk.poll(), name="exports")
     try:
         yield desk

@@ -15,6 +15,10 @@ from feast_plugins.errors import QueryTimeoutError
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _SERVER_ERROR: Final = 500
+_PASSING_STATUSES: Final = {408, 429}
+#: With another status. An upload that is gone: somebody else's clean-up took it. A clock that differs: this
+#: process was asleep, and what it sent is old.
+_PASSING_CODES: Final = {"RequestTimeout", "RequestTimeTooSkewed", "NoSuchUpload"}
 #: Classes of SQLSTATE: connection, rollback, resources, operator's intervention.
 _PASSING_STATES: Final = ("08", "40", "53", "57")
 _AWAY = (BotoCoreError, HTTPClientError, OperationalError)
@@ -24,8 +28,9 @@ def may_pass(error: Exception) -> bool:
     """Whether the same may work later: a server was away or overloaded."""
     match error:
         case ClientError():
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return int(status) >= _SERVER_ERROR
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            code = error.response.get("Error", {}).get("Code")
+            return status >= _SERVER_ERROR or status in _PASSING_STATUSES or code in _PASSING_CODES
         case AiHubError():
             return error.retryable
         case dbapi.Error():

@@ -23,9 +23,10 @@ UNFINISHED: Final = frozenset({"pending", "running"})
 STATUSES: Final = ("pending", "running", "completed", "failed")
 
 COLUMNS: Final = (
-    "export_id, tenant_id, feature_set, start_time, end_time, asset_ids, status, row_count, file_size_bytes,"
+    "export_id, tenant_id, feature_set, start_time, end_time, asset_ids,"
+    " cardinality(asset_ids) AS asset_count, status, row_count, file_size_bytes,"
     " sha256, storage_path, error, created_at, started_at, completed_at, output_path, partition_by,"
-    " idempotency_key, request_hash, progress, cancel_requested, attempts, worker, service_version"
+    " idempotency_key, request_hash, progress, cancel_requested, attempts, fence, worker, service_version"
 )
 
 
@@ -39,6 +40,8 @@ class Job:
     start_time: datetime
     end_time: datetime
     asset_ids: list[str] | None
+    #: None: all
+    asset_count: int | None
     status: str
     row_count: int | None
     file_size_bytes: int | None
@@ -55,6 +58,8 @@ class Job:
     progress: float
     cancel_requested: bool
     attempts: int
+    #: of its last taking-up; a later one has a greater one
+    fence: int
     worker: str | None
     service_version: str | None
 
@@ -122,15 +127,16 @@ def newest(
     status: str | None = None,
     limit: int = 100,
 ) -> tuple[list[Job], int]:
-    """The tenant's jobs, newest first, and how many there are without `limit`."""
+    """The tenant's jobs, newest first, without their `asset_ids`, and how many there are without `limit`."""
     where = (
         "tenant_id = %(tenant)s"
         " AND (%(feature_set)s::text IS NULL OR feature_set = %(feature_set)s)"
         " AND (%(status)s::text IS NULL OR status = %(status)s)"
     )
     parameters = {"tenant": tenant, "feature_set": feature_set, "status": status, "limit": limit}
+    columns = COLUMNS.replace(" asset_ids,", " NULL::text[] AS asset_ids,")
     query = (
-        f"SELECT {COLUMNS} FROM feature_exports WHERE {where}"  # noqa: S608
+        f"SELECT {columns} FROM feature_exports WHERE {where}"  # noqa: S608
         " ORDER BY created_at DESC, export_id LIMIT %(limit)s"
     )
     count = f"SELECT count(*) FROM feature_exports WHERE {where}"  # noqa: S608

@@ -39,8 +39,17 @@ class LostError(MustEndError):
     """The job is somebody else's by now."""
 
 
+class RanOutError(MustEndError, AiHubError):
+    """The job may be somebody else's by now, because the database has not answered."""
+
+    retryable = True
+
+
 class Lease:
-    """In its block the job is renewed; the query under way is ended as soon as the work has to end."""
+    """In its block the job is renewed, also while it is being ended.
+
+    The query under way is ended as soon as the work has to end.
+    """
 
     def __init__(self, settings: Settings, job: Job, stop: threading.Event, interrupt: Interrupt) -> None:
         self.progress = 0.0
@@ -62,6 +71,11 @@ class Lease:
         self._done.set()
         self._thread.join()
 
+    @property
+    def ran_out(self) -> bool:
+        """Whether the work had to end because the job could not be renewed."""
+        return self._reason is RanOutError
+
     def check(self) -> None:
         """Raise `MustEndError` if the work has to end."""
         if self._stop.is_set():
@@ -72,21 +86,24 @@ class Lease:
     def confirm(self) -> None:
         """Make sure of the job once more, right before what cannot be undone; raises `MustEndError`."""
         self.check()
-        self._judge(claims.renew(self._settings, self._job, self.progress))
+        self._judge(claims.renew_surely(self._settings, self._job, self.progress))
         self.check()
 
     def _keep(self) -> None:
-        due = time.monotonic() + _RENEW_S
+        renewed = tried = time.monotonic()
         while not self._done.wait(_LOOK_S):
-            if time.monotonic() >= due:
-                due = time.monotonic() + _RENEW_S
+            if time.monotonic() >= tried + _RENEW_S:
+                tried = time.monotonic()
                 try:
                     self._judge(claims.renew(self._settings, self._job, self.progress))
-                except AiHubError as error:
-                    # while it does not answer, nobody else can take the job either
-                    _log.warning("not_renewed", export_id=str(self._job.export_id), reason=error.message)
-            if self._stop.is_set() or self._reason is not None:
+                    renewed = tried
+                except Exception as error:  # noqa: BLE001  # without this thread the job is soon lost
+                    _log.warning("not_renewed", export_id=str(self._job.export_id), reason=str(error))
+                    if time.monotonic() > renewed + claims.LEASE_S:
+                        self._reason = self._reason or RanOutError
+            if (self._stop.is_set() or self._reason is not None) and not self._interrupt.requested:
                 self._interrupt.request()
+            if self._reason is LostError:
                 return
 
     def _judge(self, cancelled: bool | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from ai_hub.exports.jobs import Job
     from ai_hub.exports.targets import Sink
 
-#: Name of the export in the metadata of each file.
+#: Names of the export and its fence in the metadata of each file.
 EXPORT_ID: Final = b"ai_hub.export_id"
+_FENCE: Final = b"ai_hub.fence"
 _PARTIAL: Final = ".partial"
 _FILE_MODE, _FOLDER_MODE = 0o640, 0o750
 _TAKEN: Final = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
@@ -33,11 +35,12 @@ class LocalTarget:
     def __init__(self, folder: Path, job: Job) -> None:
         self._job = job
         self._final = local_path(folder, job.output_path)
-        self._mark = f".{self._final.name}.{job.export_id.hex}."
-        self._partial = self._final.with_name(f"{self._mark}{job.attempts}{_PARTIAL}")
+        mark = f".{self._final.name}.{job.export_id.hex}."
+        self._partial = self._final.with_name(f"{mark}{job.fence}{_PARTIAL}")
+        self._partials = re.compile(rf"{re.escape(mark)}(\d+){re.escape(_PARTIAL)}")
 
     def clean(self) -> None:
-        """Unfinished files of this job, and a finished one that was not recorded any more."""
+        """Unfinished files, and a finished one that was not recorded any more."""
         for path in self._leftovers():
             _remove(path)
         if self._is_ours():
@@ -74,7 +77,7 @@ class LocalTarget:
         return str(self._final)
 
     def abandon(self) -> None:
-        """Also the finished file, if it is this job's."""
+        """Also the finished file."""
         self.clean()
 
     def _leftovers(self) -> list[Path]:
@@ -83,7 +86,7 @@ class LocalTarget:
                 return [
                     self._final.with_name(each.name)
                     for each in entries
-                    if each.name.startswith(self._mark) and each.name.endswith(_PARTIAL)
+                    if (match := self._partials.fullmatch(each.name)) and int(match[1]) <= self._job.fence
                 ]
         except FileNotFoundError:
             return []
@@ -91,16 +94,14 @@ class LocalTarget:
     def _is_ours(self) -> bool:
         try:
             files = self._final.rglob("*.parquet") if self._final.is_dir() else [self._final]
-            return any(
-                _metadata(path).get(EXPORT_ID, b"").decode() == str(self._job.export_id) for path in files
-            )
+            return any(map(self._wrote, files))
         except (OSError, ValueError):
             return False
 
-
-def _metadata(path: Path) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = pq.read_metadata(path).metadata or {}
-    return found
+    def _wrote(self, path: Path) -> bool:
+        found: dict[bytes, bytes] = pq.read_metadata(path).metadata or {}
+        mine = found.get(EXPORT_ID) == str(self._job.export_id).encode()
+        return mine and int(found.get(_FENCE, 0)) <= self._job.fence
 
 
 def _remove(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -59,6 +60,15 @@ def local_path(folder: Path, path: str) -> Path:
     if not inside:
         raise OutputPathError(path, "leads out of the tenant's folder by a link")
     return found
+
+
+def is_gone(settings: Settings, storage_path: str) -> bool:
+    """Whether nothing is any more where an export was stored, as far as it can be told from here."""
+    if not storage_path.startswith(f"{_S3}://"):
+        return not os.path.lexists(storage_path)
+    from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
+
+    return s3.is_gone(settings, storage_path)
 
 
 def check_place(settings: Settings, request: Request) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: Rows read at once. Where sessions share one backend, others wait for as long.
 CHUNK_ROWS: Final = 65_536
 SHORT_CHUNK_ROWS: Final = 16_384
+#: Where the offline store sets none: a statement that hangs would hold the worker for ever.
+LONGEST_STATEMENT_S: Final = 3600.0
 _ASSETS = """
 SELECT asset_id, first_hour, last_hour FROM assets FULL JOIN asset_spans USING (tenant_id, asset_id)
 WHERE tenant_id = {tenant}
@@ -148,7 +150,7 @@ def _connected(config: RepoConfig, request: Request, interrupt: Interrupt) -> It
     store = config.offline_store
     enter = sql.SQL(ENTER.replace("%s", "{}")).format(sql.Literal(check_tenant(request.tenant)))
     with (
-        session.connect(store, store.statement_timeout_s) as connection,
+        session.connect(store, store.statement_timeout_s or LONGEST_STATEMENT_S) as connection,
         interrupt.watching(connection),
     ):
         reads.fetch(connection, enter)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
 from ai_hub.errors import BadInputError
-from ai_hub.exports.output_path import SUFFIX, check_output_path
+from ai_hub.exports.output_path import SUFFIX, UNNAMED, check_output_path
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -78,4 +78,4 @@ class Request:
             return self.output_path
         window = f"{self.start:{_STAMP}}_{self.end:{_STAMP}}"
         suffix = "" if self.partition_by else SUFFIX
-        return f"{self.feature_set}/{window}_{export_id.hex}{suffix}"
+        return f"{UNNAMED}/{self.feature_set}/{window}_{export_id.hex}{suffix}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ai_hub.exports import writing
+from ai_hub.exports.chunks import file_of_month
 from ai_hub.exports.plan import plan_of
 from ai_hub.exports.reading import Interrupt, open_reader
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from ai_hub.exports.plan import Plan
     from ai_hub.exports.reading import Reader
     from ai_hub.exports.targets import Target
-
-#: Not `month`, which is a feature.
-PARTITION: Final = "year_month"
 
 
 def write(
@@ -58,7 +56,7 @@ def write(
                     on_chunk(done, len(reader.chunks))
         if not files:
             # nothing in the window: a file that says so
-            empty = f"{PARTITION}={request.start:%Y-%m}/part-0.parquet" if by_month else ""
+            empty = file_of_month(f"{request.start:%Y-%m}") if by_month else ""
             with writing.file(target, empty, schema, files):
                 pass
     return files, plan
@@ -76,12 +74,13 @@ def _tables(reader: Reader, chunks: list[Chunk]) -> Generator[pa.Table]:
 
 
 def _path(chunk: Chunk, *, by_month: bool) -> str:
-    return f"{PARTITION}={chunk.month}/part-0.parquet" if by_month else ""
+    return file_of_month(chunk.month) if by_month else ""
 
 
 def _metadata(job: Job, plan: Plan) -> dict[bytes, bytes]:
     facts = {
         "export_id": job.export_id,
+        "fence": job.fence,
         "tenant_id": job.tenant_id,
         "feature_service": plan.service,
         "feature_service_version": plan.version,

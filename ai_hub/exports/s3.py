@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from ai_hub.errors import AiHubError
+from ai_hub.exports.chunks import files_by_month
 from ai_hub.exports.errors import PathTakenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, HeadObjectOutputTypeDef
 
     from ai_hub.exports.jobs import Job
     from ai_hub.exports.places import Bucket
@@ -23,8 +26,9 @@ if TYPE_CHECKING:
     from ai_hub.settings import Settings
 
 _PART_BYTES: Final = 8 << 20
-#: Name of the export in the metadata of each object.
+#: Names of the export and its fence in the metadata of each object.
 _EXPORT_ID: Final = "export-id"
+_FENCE: Final = "fence"
 _GONE: Final = {"NoSuchUpload", "NoSuchKey", "404", "NotFound"}
 
 
@@ -53,6 +57,19 @@ def client_of(settings: Settings) -> S3Client:
     )
 
 
+def is_gone(settings: Settings, storage_path: str) -> bool:
+    """Whether an export that was completed there is deleted; False if the store does not say."""
+    where = urlsplit(storage_path)
+    bucket, key = where.netloc, where.path.removeprefix("/")
+    try:
+        client = client_of(settings)
+        if _head(client, bucket, key) or _head(client, bucket, _manifest(key)):
+            return False
+        return not client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1).get("Contents")
+    except (AiHubError, BotoCoreError, ClientError):
+        return False
+
+
 class S3Target:
     """See `targets.Target`."""
 
@@ -60,13 +77,19 @@ class S3Target:
         self._client = client_of(settings)
         self._bucket = bucket.name
         self._key = bucket.prefix + job.output_path
-        self._manifest = f"{self._key}.manifest.json"
-        self._metadata = {_EXPORT_ID: str(job.export_id)}
+        self._manifest = _manifest(self._key)
+        self._metadata = {_EXPORT_ID: str(job.export_id), _FENCE: str(job.fence)}
+        self._fence = job.fence
         self._path = job.output_path
+        request = job.request
+        self._upload_keys = [self._key]
+        if request.partition_by is not None:
+            parts = files_by_month(request.start, request.end)
+            self._upload_keys = [*(f"{self._key}/{part}" for part in parts), self._manifest]
         self._uploads: list[_Upload] = []
 
     def clean(self) -> None:
-        """Open uploads and objects of this job."""
+        """Open uploads, and objects that were not recorded any more."""
         self._abort_uploads()
         for key in self._keys():
             if self._is_ours(key):
@@ -75,9 +98,13 @@ class S3Target:
     @contextmanager
     def create(self, path: str) -> Iterator[Sink]:
         """All parts are there when the block ends; the object appears with `publish`."""
-        key = f"{self._key}/{path}" if path else self._key
+        with self._upload(f"{self._key}/{path}" if path else self._key) as upload:
+            yield upload
+
+    @contextmanager
+    def _upload(self, key: str) -> Iterator[_Upload]:
         started = self._client.create_multipart_upload(Bucket=self._bucket, Key=key, Metadata=self._metadata)
-        upload = _Upload(self._client, self._bucket, key, started["UploadId"])
+        upload = _Upload(self._client, self._bucket, key, started["UploadId"], self._metadata)
         self._uploads.append(upload)
         yield upload
         upload.flush()
@@ -86,27 +113,29 @@ class S3Target:
         """The manifest of a folder is last: when it is there, everything is."""
         if any(not self._is_ours(key) for key in self._keys()):
             raise PathTakenError(self._path, "something that is no export of the hub")
+        if manifest is not None:
+            # as an upload, it cannot come over a later attempt's either
+            with self._upload(self._manifest) as sink:
+                sink.write(memoryview(manifest))
         for upload in self._uploads:
             upload.complete()
         self._uploads = []
-        if manifest is not None:
-            self._client.put_object(
-                Bucket=self._bucket, Key=self._manifest, Body=manifest, Metadata=self._metadata
-            )
         return f"s3://{self._bucket}/{self._key}"
 
     def abandon(self) -> None:
-        """Also finished objects, if they are this job's."""
+        """Own uploads first, which are known without being listed."""
+        for upload in self._uploads:
+            self._abort(upload.key, upload.upload_id)
         self.clean()
 
     def _abort_uploads(self) -> None:
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(
-            Bucket=self._bucket, Prefix=self._key
-        )
-        for page in pages:
-            for each in page.get("Uploads", []):
-                if self._belongs(each["Key"]):
-                    self._abort(each["Key"], each["UploadId"])
+        listing = self._client.get_paginator("list_multipart_uploads")
+        # MinIO finds no uploads by the beginning of their key
+        for key in self._upload_keys:
+            for page in listing.paginate(Bucket=self._bucket, Prefix=key):
+                for each in page.get("Uploads", []):
+                    if each["Key"] == key:
+                        self._abort(key, each["UploadId"])
 
     def _abort(self, key: str, upload_id: str) -> None:
         try:
@@ -125,20 +154,25 @@ class S3Target:
         return key in {self._key, self._manifest} or key.startswith(f"{self._key}/")
 
     def _is_ours(self, key: str) -> bool:
-        try:
-            found = self._client.head_object(Bucket=self._bucket, Key=key)
-        except ClientError as error:
-            if _code(error) in _GONE:
-                return False
-            raise
-        return found["Metadata"].get(_EXPORT_ID) == self._metadata[_EXPORT_ID]
+        found = _head(self._client, self._bucket, key)
+        if found is None:
+            return False
+        metadata = found["Metadata"]
+        mine = metadata.get(_EXPORT_ID) == self._metadata[_EXPORT_ID]
+        return mine and int(metadata.get(_FENCE, 0)) <= self._fence
 
 
 class _Upload:
     """One object in parts."""
 
-    def __init__(self, client: S3Client, bucket: str, key: str, upload_id: str) -> None:
+    def __init__(
+        self, client: S3Client, bucket: str, key: str, upload_id: str, metadata: dict[str, str]
+    ) -> None:
+        self.key = key
+        self.upload_id = upload_id
         self._client = client
+        self._metadata = metadata
+        self._size = 0
         self._where: dict[str, Any] = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
         self._buffer = bytearray()
         self._parts: list[CompletedPartTypeDef] = []
@@ -160,12 +194,38 @@ class _Upload:
 
     def complete(self) -> None:
         """Make the object appear."""
-        self._client.complete_multipart_upload(**self._where, MultipartUpload={"Parts": self._parts})
+        try:
+            self._client.complete_multipart_upload(**self._where, MultipartUpload={"Parts": self._parts})
+        except ClientError as error:
+            # so does a store refuse a repetition of what it has done, when its answer was lost
+            if _code(error) not in _GONE or not self._is_there():
+                raise
+
+    def _is_there(self) -> bool:
+        found = _head(self._client, self._where["Bucket"], self.key)
+        if found is None:
+            return False
+        return (found["Metadata"], found["ContentLength"]) == (self._metadata, self._size)
 
     def _send(self, part: bytes) -> None:
         number = len(self._parts) + 1
+        self._size += len(part)
         sent = self._client.upload_part(**self._where, PartNumber=number, Body=part)
         self._parts.append({"ETag": sent["ETag"], "PartNumber": number})
+
+
+def _manifest(key: str) -> str:
+    return f"{key}.manifest.json"
+
+
+def _head(client: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef | None:
+    """What the store says of an object, if there is one."""
+    try:
+        return client.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if _code(error) in _GONE:
+            return None
+        raise
 
 
 def _code(error: ClientError) -> str:

@@ -10,7 +10,7 @@ from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.exports.database import transaction
 from ai_hub.exports.errors import PathTakenError, TooManyExportsError
 from ai_hub.exports.jobs import CANCELLED, Job, find
-from ai_hub.exports.places import check_place
+from ai_hub.exports.places import check_place, is_gone
 from ai_hub.features.registry import find_service
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ UPDATE feature_exports SET
     cancel_requested = true,
     status = CASE status WHEN 'pending' THEN 'failed' ELSE status END,
     error = CASE status WHEN 'pending' THEN %(error)s END,
-    completed_at = CASE status WHEN 'pending' THEN clock_timestamp() END
+    completed_at = CASE status WHEN 'pending' THEN clock_timestamp() END,
+    -- an attempt that was given back may have left files
+    clean_after = CASE WHEN status = 'pending' AND fence > 0 THEN clock_timestamp() END
 WHERE tenant_id = %(tenant)s AND export_id = %(export_id)s AND status IN ('pending', 'running')
 """
 # written before they were registered, readings have a span only
@@ -49,23 +51,31 @@ ORDER BY asset_id LIMIT 5
 """
 # a file cannot be in the folder of another export either
 _AT_PATH = """
-SELECT export_id FROM feature_exports
+FROM feature_exports
 WHERE tenant_id = %(tenant)s AND status <> 'failed' AND (
     output_path = %(path)s
     OR starts_with(output_path, %(path)s || '/') OR starts_with(%(path)s, output_path || '/')
 )
-LIMIT 1
 """
+_TAKEN = f"""
+SELECT export_id {_AT_PATH} AND (status <> 'completed' OR storage_path <> ALL(%(gone)s)) LIMIT 1
+"""  # constants
+_PLACES = f"SELECT DISTINCT storage_path {_AT_PATH} AND status = 'completed' LIMIT 20"
 _COUNT = "SELECT count(*) FROM feature_exports WHERE tenant_id = %s AND status IN ('pending', 'running')"
 
 
 def submit(
-    settings: Settings, request: Request, *, key: str | None = None, requested_by: str | None = None
+    settings: Settings,
+    request: Request,
+    *,
+    key: str | None = None,
+    requested_by: str | None = None,
+    export_id: UUID | None = None,
 ) -> Job:
     """The job for a request: a new one, or the one that it is already.
 
     With the same `key` the same request is the same job for ever. Without one, a request that equals that of
-    an unfinished job without a key is this job.
+    an unfinished job without a key is this job. A new one gets `export_id`.
 
     Raises:
         BadInputError: window or path cannot be used.
@@ -76,19 +86,25 @@ def submit(
     """
     request.check()
     check_place(settings, request)
+    if key is not None:
+        # a repetition is answered whatever has become of the feature set
+        with transaction(settings, request.tenant) as connection:
+            if known := _known(connection, request, key):
+                return find(connection, request.tenant, known)
     if find_service(request.feature_set, settings) is None:
         raise NotFoundError(
             f"There is no feature set {request.feature_set!r}.",
             hint="GET /ai/features/sets lists those there are.",
         )
+    gone = _gone(settings, request)
     with transaction(settings, request.tenant) as connection:
         connection.execute(_ONE_AT_A_TIME, [request.tenant])
         if known := _known(connection, request, key):
             return find(connection, request.tenant, known)
         _check_assets(connection, request)
-        export_id = uuid4()
+        export_id = export_id or uuid4()
         placed = replace(request, output_path=request.path(export_id))
-        _check_path(connection, placed)
+        _check_path(connection, placed, gone)
         _check_count(connection, request.tenant, settings.export_jobs_per_tenant)
         connection.execute(
             "INSERT INTO feature_exports (export_id, tenant_id, feature_set, start_time, end_time, asset_ids,"
@@ -159,8 +175,20 @@ def _check_assets(connection: psycopg.Connection[Any], request: Request) -> None
         )
 
 
-def _check_path(connection: psycopg.Connection[Any], request: Request) -> None:
-    row = connection.execute(_AT_PATH, {"tenant": request.tenant, "path": request.output_path}).fetchone()
+def _gone(settings: Settings, request: Request) -> list[str]:
+    """Places of completed exports in the way of this one, whose files have been deleted since."""
+    if request.output_path is None:
+        return []
+    with transaction(settings, request.tenant) as connection:
+        values = {"tenant": request.tenant, "path": request.output_path}
+        places = connection.execute(_PLACES.encode(), values).fetchall()
+    # looked for outside of the transaction: a store may take its time
+    return [place for (place,) in places if place is not None and is_gone(settings, place)]
+
+
+def _check_path(connection: psycopg.Connection[Any], request: Request, gone: list[str]) -> None:
+    values = {"tenant": request.tenant, "path": request.output_path, "gone": gone}
+    row = connection.execute(_TAKEN.encode(), values).fetchone()
     if row:
         raise PathTakenError(str(request.output_path), f"export {row[0]}")
 

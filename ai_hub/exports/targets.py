@@ -25,7 +25,10 @@ class Target(Protocol):
     """A file or a folder of files, in a folder or a bucket."""
 
     def clean(self) -> None:
-        """Remove what earlier attempts at the job have left; they cannot publish it any more."""
+        """Remove what this attempt and earlier ones have there; they cannot publish it any more.
+
+        What a later one has there stays: this process may have been asleep.
+        """
 
     def create(self, path: str) -> AbstractContextManager[Sink]:
         """A new file; `path` is below the export's folder, and empty where the export is one file."""
@@ -38,7 +41,7 @@ class Target(Protocol):
         """
 
     def abandon(self) -> None:
-        """Remove everything that this job has there, published or not."""
+        """The same at the end, published or not."""
 
 
 def target_of(settings: Settings, job: Job) -> Target:

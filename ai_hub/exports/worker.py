@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from typing import TYPE_CHECKING, Final
 
+import psycopg
 import structlog
 
 from ai_hub.errors import ServiceDownError
-from ai_hub.exports import claims
+from ai_hub.exports import claims, leftovers
 from ai_hub.exports.attempt import Attempts
 from ai_hub.exports.metrics import ATTEMPTS
 from ai_hub.settings import Settings
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _PAUSE_S: Final = (0.2, 2.0)
 _LONGEST_OUTAGE_PAUSE_S: Final = 10.0
+#: How often to look for files that failed jobs have left.
+_CLEAN_S: Final = 10.0
 _log = structlog.get_logger(__name__)
 
 
@@ -34,6 +38,7 @@ def run(stop: threading.Event, *, once: bool = False, settings: Settings | None 
     attempts = Attempts(settings, stop)
     me = name()
     pause = _PAUSE_S[0]
+    clean_at = 0.0
     while not stop.is_set():
         try:
             job = claims.claim(settings, me)
@@ -41,10 +46,13 @@ def run(stop: threading.Event, *, once: bool = False, settings: Settings | None 
                 ATTEMPTS.labels(attempts.make(job)).inc()
                 pause = _PAUSE_S[0]
                 continue
-        except ServiceDownError as error:
+            if time.monotonic() >= clean_at:
+                clean_at = time.monotonic() + _CLEAN_S
+                leftovers.remove(settings)
+        except (ServiceDownError, psycopg.Error) as error:
             if once:
                 raise
-            _log.warning("waiting", reason=error.message)
+            _log.warning("waiting", reason=str(error))
             stop.wait(min(5 * pause, _LONGEST_OUTAGE_PAUSE_S))
         if once:
             return

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ai_hub.exports.targets import Sink, Target
 
-#: Of a row group; the last one of a file may have fewer.
+#: Of each row group but the last one of a file.
 GROUP_ROWS: Final = 131_072
 _LEVEL: Final = 3
 
@@ -104,12 +104,13 @@ class Writer:
         """Add rows, which come in the order of asset and time."""
         self._waiting.append(rows)
         self.rows += len(rows)
-        if sum(map(len, self._waiting)) >= GROUP_ROWS:
-            self._flush()
+        waiting = sum(map(len, self._waiting))
+        if waiting >= GROUP_ROWS:
+            self._flush(waiting - waiting % GROUP_ROWS)
 
     def finish(self) -> File:
         """Write what is left, and the footer."""
-        self._flush()
+        self._flush(sum(map(len, self._waiting)))
         self._parquet.close()
         return File(self._path, self.rows, self._hashed.size, self._hashed.digest.hexdigest())
 
@@ -118,10 +119,12 @@ class Writer:
         self._hashed.sink = None
         self._parquet.close()
 
-    def _flush(self) -> None:
+    def _flush(self, count: int) -> None:
+        """Write so many rows, and keep the others."""
         if self._waiting:
-            self._parquet.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
-            self._waiting = []
+            rows = pa.concat_tables(self._waiting)
+            self._parquet.write_table(rows.slice(0, count), row_group_size=GROUP_ROWS)
+            self._waiting = [rows.slice(count)] if count < len(rows) else []
 
 
 @contextmanager

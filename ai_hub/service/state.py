@@ -36,7 +36,7 @@ async def open_state(options: ServiceSettings, settings: Settings) -> AsyncItera
     """Open every part; none of them needs its servers to be up already."""
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(options, settings))
-        exports = await stack.enter_async_context(open_desk(settings))
+        exports = await stack.enter_async_context(open_desk(settings, options.max_in_flight))
         await stack.enter_async_context(exports.counts.kept())
         features = await stack.enter_async_context(open_reader(options, settings))
         models = await stack.enter_async_context(open_model_registry(options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from ai_hub.service import errors
 from ai_hub.service.dependencies import AUTHENTICATED, Caller, state_of
 from ai_hub.service.links import links
 from ai_hub.service.schemas.common import FeatureSetName, TenantId
-from ai_hub.service.schemas.exports import ExportJob, ExportList, ExportRequest, IdempotencyKey
+from ai_hub.service.schemas.exports import ExportJob, ExportList, ExportRequest, ExportSummary, IdempotencyKey
 
 router = APIRouter(prefix="/ai/features", tags=["exports"], dependencies=AUTHENTICATED)
 
@@ -36,7 +37,12 @@ async def create_export(
     request: Request,
     body: ExportRequest,
     wait_s: Annotated[
-        float, Query(ge=0, le=300, description="seconds the answer may wait for the job to finish")
+        float,
+        Query(
+            ge=0,
+            le=300,
+            description="seconds the answer may wait for the job to finish; where many wait, none",
+        ),
     ] = 30,
     idempotency_key: Annotated[IdempotencyKey | None, Header(description="as in the body")] = None,
 ) -> ExportJob:
@@ -60,7 +66,7 @@ async def create_export(
         job = await desk.submit(wanted, body.idempotency_key or idempotency_key, caller.name)
     except TooManyExportsError as error:
         raise errors.TooManyRequestsError(error.message, hint=error.hint) from error
-    return ExportJob.of(await desk.wait(job, wait_s))
+    return ExportJob.of(await desk.wait(job, wait_s, partial(_left, request)))
 
 
 @router.get("/exports", response_model=ExportList, responses=errors.responses(400, 401, 403, 422, 429, 503))
@@ -88,7 +94,7 @@ async def list_exports(
             f"status_filter {status_filter!r} is no status.", hint=f"Use one of {', '.join(STATUSES)}."
         )
     found, total = await state_of(request).exports.newest(tenant_id, feature_set, status_filter, limit)
-    return ExportList(exports=[ExportJob.of(job) for job in found], total=total)
+    return ExportList(exports=[ExportSummary.of(job) for job in found], total=total)
 
 
 @router.get(
@@ -111,3 +117,9 @@ async def cancel_export(
     """Cancel an export that has not finished; it is then failed, with the error "Cancelled on request."."""
     caller.require(Scope.EXPORTS_WRITE, tenant_id)
     return ExportJob.of(await state_of(request).exports.cancel(tenant_id, export_id))
+
+
+async def _left(request: Request) -> None:
+    """Until the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

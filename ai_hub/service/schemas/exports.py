@@ -60,7 +60,7 @@ class ExportRequest(BaseModel):
         None, description="default: every asset of the tenant"
     )
     output_path: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
-        None, description="name below the tenant's folder of EXPORT_STORAGE_PATH; default: one is made"
+        None, description="name below the tenant's folder of EXPORT_STORAGE_PATH; default: one in unnamed/"
     )
     partition_by: Literal["month"] | None = Field(None, description="a folder with one file a month")
     idempotency_key: IdempotencyKey | None = Field(
@@ -68,15 +68,15 @@ class ExportRequest(BaseModel):
     )
 
 
-class ExportJob(BaseModel):
-    """A durable export job."""
+class ExportSummary(BaseModel):
+    """A durable export job without its list of assets, which can be long."""
 
     export_id: UUID
     tenant_id: str
     feature_set: str
     start_time: datetime
     end_time: datetime
-    asset_ids: list[str] | None = None
+    asset_count: int | None = Field(None, description="how many were asked for; null: every asset")
     status: ExportStatus
     progress: float = Field(ge=0, le=1, description="share of the work that is done")
     storage_path: str | None = Field(description="where the file is, once it is complete")
@@ -94,30 +94,19 @@ class ExportJob(BaseModel):
     def of(cls, job: Job) -> Self:
         """The job as the service answers it."""
         size = job.file_size_bytes
-        return cls(
-            export_id=job.export_id,
-            tenant_id=job.tenant_id,
-            feature_set=job.feature_set,
-            start_time=job.start_time,
-            end_time=job.end_time,
-            asset_ids=job.asset_ids,
-            status=ExportStatus(job.status),
-            progress=job.progress,
-            storage_path=job.storage_path,
-            row_count=job.row_count,
-            file_size_bytes=size,
-            file_size_mb=None if size is None else round(size / _MEGABYTE, 3),
-            sha256=job.sha256,
-            error=job.error,
-            message=job.message,
-            created_at=job.created_at,
-            started_at=job.started_at,
-            completed_at=job.completed_at,
-        )
+        megabytes = None if size is None else round(size / _MEGABYTE, 3)
+        facts = {name: getattr(job, name) for name in cls.model_fields if name != "file_size_mb"}
+        return cls.model_validate(facts | {"file_size_mb": megabytes})
+
+
+class ExportJob(ExportSummary):
+    """A durable export job."""
+
+    asset_ids: list[str] | None = Field(None, description="those that were asked for; null: every asset")
 
 
 class ExportList(BaseModel):
     """A tenant's export jobs, newest first."""
 
-    exports: list[ExportJob]
+    exports: list[ExportSummary]
     total: int

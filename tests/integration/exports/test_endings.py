@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
+import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
+import psycopg
 import pytest
 from export_lab import ExportLab, selected
 
 from ai_hub.cli.export import export_worker_command
-from ai_hub.errors import ConflictError
-from ai_hub.exports import claims, reading, submission
+from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
+from ai_hub.exports import claims, lease, reading, submission
+from ai_hub.exports.errors import PathTakenError
 from ai_hub.exports.jobs import CANCELLED
 from ai_hub.settings import Settings
+from feast_plugins.postgres import session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from multiprocessing.process import BaseProcess
-    from pathlib import Path
 
     import pyarrow as pa
+    from adbc_driver_manager.dbapi import Connection
+    from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 
     from ai_hub.exports.chunks import Chunk
     from ai_hub.exports.jobs import Job
@@ -159,6 +168,61 @@ def test_worker_that_lost_its_job__touches_nothing_of_the_next_attempt(lab: Expo
     assert lab.table(done).num_rows == done.row_count
 
 
+def test_database_away_right_before_publishing__is_waited_for(
+    lab: ExportLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew, failures = claims.renew, [ServiceDownError("TimescaleDB", "db:5432", "restarting")]
+
+    def blip(*given: object) -> bool | None:
+        if threading.current_thread().name != "lease" and failures:
+            raise failures.pop()
+        return renew(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(claims, "renew", blip)
+    job = lab.work(lab.submit(lab.request()))
+    assert (job.status, job.attempts, failures) == ("completed", 1, [])
+
+
+def test_every_statement__has_a_time_limit(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, limits = session.connect, []
+
+    def connected(config: PostgreSQLConfig, timeout_s: float | None) -> AbstractContextManager[Connection]:
+        limits.append(timeout_s)
+        return connect(config, timeout_s)
+
+    monkeypatch.setattr(session, "connect", connected)
+    lab.export(lab.request())
+    assert limits
+    assert set(limits) == {reading.LONGEST_STATEMENT_S}
+
+
+def test_repetition_with_its_key__is_answered_without_the_feature_set(
+    lab: ExportLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = str(uuid4())
+    job = lab.submit(lab.request(), key)
+    monkeypatch.setattr(submission, "find_service", lambda *_: None)
+    assert lab.submit(lab.request(), key).export_id == job.export_id
+    with pytest.raises(NotFoundError):
+        lab.submit(lab.request(), str(uuid4()))
+
+
+def test_job_that_cannot_be_renewed__is_given_back(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "LEASE_S", 0.3)
+    monkeypatch.setattr(lease, "_RENEW_S", 0.1)
+    renew = claims.renew
+
+    def refused(*given: object) -> bool | None:
+        if threading.current_thread().name == "lease":
+            raise psycopg.errors.ReadOnlySqlTransaction
+        return renew(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(claims, "renew", refused)
+    job = lab.work(lab.submit(lab.request()), lambda _done, _total: time.sleep(1))
+    assert (job.status, job.attempts) == ("pending", 1)
+    assert lab.files() == set()
+
+
 def test_job_whose_workers_die_three_times__fails_and_says_so(lab: ExportLab) -> None:
     job = lab.submit(lab.request())
     lab.change(job, "status = 'running', worker = 'dead', attempts = 3, lease_until = now() - interval '1 s'")
@@ -189,6 +253,32 @@ def test_something_else_at_the_path__stays_and_the_job_fails(lab: ExportLab) -> 
     assert "is taken by something that is no export" in str(job.error)
     assert place.read_text() == "precious"
     assert lab.files() == {f"{lab.energy.main}/mine.parquet"}
+
+
+@pytest.mark.parametrize("partition_by", [None, "month"])
+def test_path_of_a_completed_job__is_free_when_its_file_is_gone(
+    lab: ExportLab, partition_by: str | None
+) -> None:
+    path = "months" if partition_by else "again.parquet"
+    request = lab.request(output_path=path, partition_by=partition_by)
+    first = lab.export(request)
+    with pytest.raises(PathTakenError, match=str(first.export_id)):
+        lab.submit(request)
+    place = Path(str(first.storage_path))
+    if partition_by:
+        shutil.rmtree(place)
+    else:
+        place.unlink()
+    second = lab.export(request)
+    assert (second.storage_path, second.export_id) != (first.storage_path, first.export_id)
+    with pytest.raises(PathTakenError):
+        lab.submit(request)
+
+
+def test_folder_named_like_a_feature_set__is_in_nobodys_way(lab: ExportLab) -> None:
+    named = lab.request(output_path="forecast_basic", partition_by="month")
+    for request in (lab.request(), named, lab.request()):
+        lab.export(request)
 
 
 def test_link_made_after_submission__is_not_followed(lab: ExportLab, tmp_path: Path) -> None:

@@ -7,17 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pyarrow.parquet as pq
 import pytest
 from export_lab import selected
 from typer.testing import CliRunner
 
+from ai_hub.cli.export import _follow
 from ai_hub.cli.main import app
 from ai_hub.errors import AiHubError
+from ai_hub.exports import submission
 from ai_hub.exports.database import transaction
 from ai_hub.exports.errors import PathTakenError
 
@@ -89,6 +94,38 @@ def test_bad_input__says_what_is_wrong__and_leaves_no_job(
         run(*command, *changed)
     assert json.loads(run("exports", "--tenant", lab.energy.main, "--json")) == before
     assert lab.files() == set()
+
+
+@pytest.mark.parametrize("renewed", [True, False], ids=["renewed", "dead"])
+def test_job_of_another_worker__is_taken_over_only_if_it_stays_overdue(
+    lab: ExportLab, monkeypatch: pytest.MonkeyPatch, renewed: bool
+) -> None:
+    monkeypatch.setenv("EXPORT_STORAGE_PATH", str(lab.folder))
+    job = lab.submit(lab.request())
+    lab.change(job, "status = 'running', worker = 'other', fence = 1, lease_until = now() - interval '1 s'")
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(_follow, lab.find(job), threading.Event(), lambda _done: None, own=False)
+        if renewed:
+            time.sleep(1)
+            lab.change(job, "lease_until = now() + interval '1 hour'")
+            time.sleep(3)
+            lab.change(job, "status = 'failed', error = 'of the other'")
+        done = following.result(60)
+    expected = ("failed", "of the other", 1) if renewed else ("completed", None, 2)
+    assert (done.status, done.error, done.fence) == expected
+
+
+def test_ctrl_c__of_a_job_that_somebody_else_asked_for__goes_on(lab: ExportLab) -> None:
+    job = lab.submit(lab.request())
+    lab.change(
+        job, "status = 'running', worker = 'other', fence = 1, lease_until = now() + interval '1 hour'"
+    )
+    stop = threading.Event()
+    stop.set()
+    assert _follow(lab.find(job), stop, lambda _done: None, own=False).status == "running"
+    assert not lab.find(job).cancel_requested
+    again = submission.submit(lab.settings, lab.request(), export_id=uuid4())
+    assert again.export_id == job.export_id
 
 
 def test_ctrl_c__cancels_the_export(lab: ExportLab, command: list[str]) -> None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError
 from export_lab import ExportLab, selected
-from s3_faults import faults
+from s3_faults import faults, lost_completions, uploads_by_exact_key
 
-from ai_hub.exports import s3
+from ai_hub.exports import leftovers, s3, submission, worker
+from ai_hub.exports.chunks import files_by_month
+from ai_hub.exports.database import transaction
+from ai_hub.exports.errors import PathTakenError
+from ai_hub.exports.jobs import CANCELLED
+from ai_hub.exports.places import Bucket
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +28,9 @@ if TYPE_CHECKING:
 
     from energy import Energy
     from mypy_boto3_s3 import S3Client
+
+    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.request import Request
 
 BUCKET = "ml-models"
 
@@ -53,6 +62,17 @@ def _keys(client: S3Client, lab: ExportLab) -> list[str]:
 def _uploads(client: S3Client, lab: ExportLab) -> list[Any]:
     found = client.list_multipart_uploads(Bucket=BUCKET)
     return [each for each in found.get("Uploads", []) if f"feature-exports/{lab.folder.name}/" in each["Key"]]
+
+
+def _listings(request: Request) -> int:
+    """How often uploads are listed before the work: for each month and the manifest."""
+    return len(files_by_month(request.start, request.end)) + 1
+
+
+def _target(lab: ExportLab, job: Job) -> s3.S3Target:
+    return s3.S3Target(
+        lab.settings, Bucket(BUCKET, f"feature-exports/{lab.folder.name}/{job.tenant_id}/"), job
+    )
 
 
 def _body(client: S3Client, place: str) -> bytes:
@@ -89,9 +109,13 @@ def test_partitions__end_with_a_manifest(lab: ExportLab, client: S3Client) -> No
 def test_store_that_goes_away_midway__gets_the_whole_object_later(
     lab: ExportLab, client: S3Client, operation: str
 ) -> None:
-    job = lab.submit(lab.request(hours=24 * 35, partition_by="month", output_path="by-month"))
+    request = lab.request(hours=24 * 35, partition_by="month", output_path="by-month")
+    job = lab.submit(request)
     # the second month finds it away, and so does the cleaning up
-    with faults(client, operation, after=1), faults(client, "ListMultipartUploads", after=1):
+    with (
+        faults(client, operation, after=1),
+        faults(client, "ListMultipartUploads", after=_listings(request)),
+    ):
         found = lab.work(job)
     assert (found.status, found.attempts) == ("pending", 1)
     assert lab.claim(job) is None  # not at once
@@ -102,6 +126,107 @@ def test_store_that_goes_away_midway__gets_the_whole_object_later(
     assert not [name for name in _keys(client, lab) if "by-month" not in name]
 
 
+@pytest.mark.parametrize("partition_by", [None, "month"])
+def test_late_clean_up__spares_the_objects_of_a_later_attempt(
+    lab: ExportLab, client: S3Client, partition_by: str | None
+) -> None:
+    path = "months" if partition_by else "once.parquet"
+    job = lab.submit(lab.request(output_path=path, partition_by=partition_by))
+    first = lab.claim(job, "first")
+    assert first is not None
+    late = _target(lab, first)
+    lab.change(job, "lease_until = now() - interval '1 second'")
+    assert lab.work(job).status == "completed"
+    before = _keys(client, lab)
+    late.clean()
+    late.abandon()
+    assert _keys(client, lab) == before
+    assert before
+
+
+@pytest.mark.parametrize("partition_by", [None, "month"])
+def test_completed_with_the_answer_lost__is_completed(
+    lab: ExportLab, client: S3Client, partition_by: str | None
+) -> None:
+    path = "months" if partition_by else "once.parquet"
+    with lost_completions(client):
+        job = lab.work(lab.submit(lab.request(output_path=path, partition_by=partition_by)))
+    assert (job.status, job.attempts) == ("completed", 1), job.error
+    assert _keys(client, lab)
+
+
+def test_sleeper_on_minio__cannot_publish_its_months(lab: ExportLab, client: S3Client) -> None:
+    request = lab.request(hours=24 * 35, partition_by="month", output_path="by-month")
+    job = lab.submit(request)
+    first = lab.claim(job, "first")
+    assert first is not None
+    asleep = _target(lab, first)
+    for path in files_by_month(request.start, request.end):
+        with asleep.create(path) as sink:
+            sink.write(memoryview(b"stale"))
+    lab.change(job, "lease_until = now() - interval '1 second'")
+    second = lab.claim(job, "second")
+    assert second is not None
+    with uploads_by_exact_key(client):
+        _target(lab, second).clean()
+    assert _uploads(client, lab) == []
+    with pytest.raises(ClientError, match="NoSuchUpload"):
+        asleep.publish(b"{}")
+
+
+def test_attempt_that_breaks_off__aborts_its_uploads_unlisted(lab: ExportLab, client: S3Client) -> None:
+    def breaks_off(done: int, total: int) -> None:
+        if done == total:
+            raise ValueError
+
+    request = lab.request(hours=24 * 35, partition_by="month", output_path="by-month")
+    job = lab.submit(request)
+    with faults(client, "ListMultipartUploads", after=_listings(request)):
+        assert lab.work(job, breaks_off).status == "failed"
+    assert _uploads(client, lab) == []
+
+
+@pytest.mark.parametrize("end", ["fails", "is cancelled"])
+def test_store_away_at_the_end__is_cleaned_when_it_is_back(
+    lab: ExportLab, client: S3Client, end: str
+) -> None:
+    request = lab.request(hours=24 * 35, partition_by="month", output_path="by-month")
+    job = lab.submit(request)
+    if end == "fails":
+        lab.change(job, "attempts = 2")
+    # one month is published, the other an open upload
+    with (
+        faults(client, "CompleteMultipartUpload", after=1),
+        faults(client, "ListMultipartUploads", after=_listings(request)),
+        faults(client, "AbortMultipartUpload"),
+    ):
+        found = lab.work(job)
+    if end == "fails":
+        assert found.status == "failed"
+    else:
+        assert found.status == "pending"
+        assert submission.cancel(lab.settings, job.tenant_id, job.export_id).error == CANCELLED
+    assert _keys(client, lab)
+    assert _uploads(client, lab)
+    with faults(client, "ListMultipartUploads"):
+        worker.run(threading.Event(), once=True, settings=lab.settings)
+    assert _keys(client, lab)
+    # a new job that has the path now keeps its uploads
+    lab.change(job, "clean_after = now()")
+    again = lab.submit(request)
+    leftovers.remove(lab.settings)
+    assert _keys(client, lab)
+    submission.cancel(lab.settings, again.tenant_id, again.export_id)
+    worker.run(threading.Event(), once=True, settings=lab.settings)
+    assert _keys(client, lab) == []
+    assert _uploads(client, lab) == []
+    with transaction(lab.settings) as connection:
+        row = connection.execute(
+            "SELECT clean_after FROM feature_exports WHERE export_id = %s", [job.export_id]
+        ).fetchone()
+    assert row == (None,)
+
+
 def test_store_that_stays_away__fails_the_job_after_three_attempts(lab: ExportLab, client: S3Client) -> None:
     job = lab.submit(lab.request())
     with faults(client, "CreateMultipartUpload"):
@@ -110,6 +235,24 @@ def test_store_that_stays_away__fails_the_job_after_three_attempts(lab: ExportLa
             found = lab.work(job)
     assert (found.status, found.error) == ("failed", "The S3 store does not answer: EndpointConnectionError.")
     assert EndpointConnectionError.__name__ in str(found.error)
+
+
+@pytest.mark.parametrize("partition_by", [None, "month"])
+def test_path_of_a_completed_job__is_free_when_its_objects_are_gone(
+    lab: ExportLab, client: S3Client, partition_by: str | None
+) -> None:
+    path = "months" if partition_by else "again.parquet"
+    request = lab.request(output_path=path, partition_by=partition_by)
+    lab.export(request)
+    keys = _keys(client, lab)
+    for key in keys:
+        with pytest.raises(PathTakenError):
+            lab.submit(request)
+        client.delete_object(Bucket=BUCKET, Key=f"feature-exports/{lab.folder.name}/{key}")
+    lab.export(request)
+    assert _keys(client, lab) == keys
+    with faults(client, "HeadObject"), pytest.raises(PathTakenError):
+        lab.submit(request)
 
 
 def test_bucket_that_is_missing__fails_the_job_at_once(lab: ExportLab) -> None:

@@ -100,6 +100,21 @@ def test_export__that_does_not_end_in_time__is_answered_as_it_is(
     assert answer.json()["storage_path"] is None
 
 
+def test_client_that_hangs_up__makes_room_for_others(settings: Settings, body: dict[str, Any]) -> None:
+    options = ServiceSettings(auth="off", max_in_flight=2)
+    with (
+        running_service(settings, options) as address,
+        httpx.Client(base_url=f"{address}/ai/features", timeout=60) as client,
+    ):
+        for _ in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/export", params={"wait_s": 300}, json=body, timeout=1)
+        answers = [client.get("/exports", params={"tenant_id": body["tenant_id"]}) for _ in range(4)]
+        assert {answer.status_code for answer in answers} == {200}
+        # nobody else waits, so this one may
+        assert post(client, body, wait_s=0.5).elapsed > timedelta(seconds=0.5)
+
+
 @pytest.mark.parametrize("key", [None, "a-key"])
 def test_equal_requests_at_once__are_one_job(
     service: httpx.Client, body: dict[str, Any], key: str | None
@@ -206,6 +221,17 @@ def test_too_many_unfinished__are_refused_until_one_ends(
     place = f"/exports/{first[0].json()['export_id']}/cancel"
     assert service.post(place, params={"tenant_id": body["tenant_id"]}).status_code == 200
     assert one(LIMIT + 1).status_code == 202
+
+
+def test_list__counts_the_assets__and_one_job_names_them(service: httpx.Client, body: dict[str, Any]) -> None:
+    tenant = {"tenant_id": body["tenant_id"]}
+    for asset_ids, count in ((["1", "11"], 2), (None, None)):
+        made = post(service, body | {"asset_ids": asset_ids, "idempotency_key": str(uuid4())}).json()
+        assert (made["asset_ids"], made["asset_count"]) == (asset_ids, count)
+        one = service.get(f"/exports/{made['export_id']}", params=tenant).json()
+        assert one == made
+        (listed,) = service.get("/exports", params=tenant | {"limit": 1}).json()["exports"]
+        assert listed == {name: value for name, value in made.items() if name != "asset_ids"}
 
 
 def test_list__is_of_one_tenant_newest_first_and_filtered(

@@ -33,6 +33,12 @@ def _s3(status: int, code: str) -> ClientError:
         ),
         (OSError(f"libpq: {SECRET}"), True, False, "database ended the connection"),
         (_s3(503, "SlowDown"), True, False, "SlowDown"),
+        (_s3(429, "TooManyRequests"), True, False, "TooManyRequests"),
+        (_s3(408, ""), True, False, "refused"),
+        (_s3(400, "RequestTimeout"), True, False, "RequestTimeout"),
+        (_s3(403, "RequestTimeTooSkewed"), True, False, "RequestTimeTooSkewed"),
+        (_s3(404, "NoSuchUpload"), True, False, "NoSuchUpload"),
+        (_s3(404, "NoSuchBucket"), False, False, "NoSuchBucket"),
         (_s3(403, "AccessDenied"), False, False, "AccessDenied"),
         (EndpointConnectionError(endpoint_url="http://s3"), True, False, "does not answer"),
         (NoCredentialsError(), True, False, "does not answer"),
@@ -40,7 +46,7 @@ def _s3(status: int, code: str) -> ClientError:
         (BadInputError("wrong"), False, False, "wrong"),
         (KeyError(SECRET), False, True, "KeyError; the worker's log"),
     ],
-    ids=range(11),
+    ids=range(17),
 )
 def test_error__passes_or_not_and_is_told_without_secrets(
     error: Exception, passes: bool, defect: bool, text: str

@@ -21,9 +21,17 @@ HOSTILE = (
     *("a\0.parquet", "a\n.parquet", "a\r.parquet", "\x1b[2J.parquet", "a\x7f.parquet", "a\u2028.parquet"),
     *("", " ", "a//b.parquet", "a/", "a/ /b.parquet", " a.parquet", "a.parquet ", "a/b.parquet/"),
     *(".hidden.parquet", "a/.x.parquet", "_private/x.parquet", "x", "x.csv", "x.parquet.exe", "a.parquet/b"),
+    "/".join(["ü" * 70] * 4) + ".parquet",
+    *("unnamed/x.parquet", "Unnamed/x.parquet"),
     *("x" * 200 + ".parquet", "ü" * 90 + ".parquet"),
 )
-GOOD = ("a.parquet", "a/b/c-1_2.parquet", "Jänner 2026/Zähler.parquet", "a..b/c...parquet")
+GOOD = (
+    "a.parquet",
+    "a/b/c-1_2.parquet",
+    "Jänner 2026/Zähler.parquet",
+    "a..b/c...parquet",
+    "a/unnamed/x.parquet",
+)
 
 
 @pytest.mark.parametrize("path", HOSTILE, ids=range(len(HOSTILE)))

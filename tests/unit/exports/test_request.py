@@ -58,7 +58,7 @@ def test_any_difference__gives_another_hash() -> None:
 
 
 def test_path__is_made_up_where_none_is_given() -> None:
-    name = "forecast_basic/20260101T0000_20260102T0000_0f2c6a529b1e4a0e8a503f4f0a6f7d55"
+    name = "unnamed/forecast_basic/20260101T0000_20260102T0000_0f2c6a529b1e4a0e8a503f4f0a6f7d55"
     assert REQUEST.path(ID) == f"{name}.parquet"
     assert replace(REQUEST, partition_by="month").path(ID) == name
     assert replace(REQUEST, output_path="x.parquet").path(ID) == "x.parquet"
