@@ -1,4 +1,4 @@
-"""The REST service beside a real MLflow, called by people whose keys are their names.
+"""The REST service beside a real MLflow, called by people with tokens of an OpenID provider.
 
 with running(servers.start("s3"), folder, KEYS) as service:
     service.register("rita", upload(ACME, "demand"))
@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import openid_provider
 import pytest
 import yaml
 from mlflow import MlflowClient
 from service_server import running_service
 
 from ai_hub import registry
-from ai_hub.access.authenticator import UnauthenticatedError
 from ai_hub.access.principal import ALL_SCOPES, Principal, Scope
 from ai_hub.registry.uploads import EXPERIMENT
-from ai_hub.service import state
-from ai_hub.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
 ACME = "acme-by-rest"
 #: Model `guarded` takes four eyes, and an error below two.
@@ -50,28 +48,19 @@ MLMODEL = {
 
 
 @dataclass(frozen=True)
-class _Keys:
-    """An authenticator for which a person's name is their key."""
-
-    people: Mapping[str, Principal]
-
-    async def authenticate(self, api_key: str | None, bearer: str | None) -> Principal:
-        del bearer
-        if api_key not in self.people:
-            raise UnauthenticatedError
-        return self.people[api_key]
-
-
-@dataclass(frozen=True)
 class ModelService:
     """A running service and the MLflow it asks."""
 
     url: str
     mlflow_url: str
+    people: Mapping[str, Principal]
 
     def call(self, person: str, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """A request with the key of a person; `path` is below `/ai/models`."""
-        headers = {"X-API-Key": person, **arguments.pop("headers", {})}
+        """A request with a token of a person; `path` is below `/ai/models`."""
+        who = self.people[person]
+        claims = {"sub": who.name, "tenants": sorted(who.tenants), "scope": " ".join(sorted(who.scopes))}
+        bearer = openid_provider.token("EdDSA", **claims)
+        headers = {"Authorization": f"Bearer {bearer}", **arguments.pop("headers", {})}
         return httpx.request(method, f"{self.url}/ai/models{path}", headers=headers, timeout=60, **arguments)
 
     def register(self, person: str, body: Any) -> httpx.Response:
@@ -95,7 +84,7 @@ def _principal(name: str, tenants: set[str], scopes: set[Scope]) -> Principal:
     return Principal(name, frozenset(tenants), frozenset(scopes))
 
 
-#: By name, which is their key. `nowhere` is no workspace of MLflow.
+#: By name. `nowhere` is no workspace of MLflow.
 PEOPLE: dict[str, Principal] = {
     "olga": _principal("olga", {ACME, "nowhere"}, set(ALL_SCOPES)),
     "rita": _principal("rita", {ACME}, {Scope.MODELS_READ, Scope.MODELS_REGISTER}),
@@ -139,13 +128,9 @@ def running(
 ) -> Iterator[ModelService]:
     """A service for these people, on the MLflow of the environment."""
 
-    @asynccontextmanager
-    async def keys(*_: Any) -> AsyncIterator[_Keys]:
-        yield _Keys(people)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(state, "open_authenticator", keys)
+    with pytest.MonkeyPatch.context() as patch, openid_provider.running_provider() as provider:
         patch.setenv("MLFLOW_TRACKING_URI", mlflow_url)
         patch.setenv("MLFLOW_REGISTRY_URI", mlflow_url)
-        with running_service(options=ServiceSettings(**{"registry_timeout_s": 60, **(options or {})})) as url:
-            yield ModelService(url, mlflow_url)
+        chosen = {"registry_timeout_s": 60, **(options or {})}
+        with running_service(options=provider.options(**chosen)) as url:
+            yield ModelService(url, mlflow_url, people)

@@ -52,6 +52,14 @@ class Principal:
                 f"Your key or token is not for tenant {tenant}.",
                 hint="Use one of that tenant, or ask the administrator for one (`ai-hub keys create`).",
             )
+        self.require_scope(scope)
+
+    def require_scope(self, scope: Scope) -> None:
+        """Make sure that the caller has `scope` in its tenants.
+
+        Raises:
+            ForbiddenError: it has not.
+        """
         if scope not in self.scopes:
             raise ForbiddenError(
                 f"Your key or token lacks the scope {scope}.",

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from ai_hub.access.errors import UnauthenticatedError
 from ai_hub.errors import AiHubError
 from ai_hub.service.errors import OverloadedError, answer, request_id_of
+from ai_hub.service.middleware.paths import WATCHED
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 #: What is open; everything else needs a key.
 OPEN = frozenset(
     {
-        *("/health/live", "/health/ready", "/metrics"),
+        *WATCHED,
         *("/docs", "/docs/oauth2-redirect", "/openapi.json"),
         *(f"/docs/static/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon.png")),
     }

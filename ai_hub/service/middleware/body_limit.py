@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ai_hub.service.errors import MalformedError, TooLargeError, TooSlowError, answer, request_id_of
 from ai_hub.service.http_protocol import WHOLE
+from ai_hub.service.middleware.paths import UPLOAD
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from ai_hub.errors import AiHubError
 
-#: Where models are uploaded.
-UPLOAD: Final = ("POST", "/ai/models/register")
 #: A body must come within so many seconds, and one more for each so many bytes of it.
 BODY_S: Final = 20.0
 LEAST_BYTES_PER_S: Final = 50_000

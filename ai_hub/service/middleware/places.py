@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ai_hub.service.errors import OverloadedError, TooManyRequestsError, answer, request_id_of
+from ai_hub.service.middleware.paths import ONLINE, WATCHED
 from ai_hub.service.observability import metrics
 
 if TYPE_CHECKING:
@@ -13,10 +14,6 @@ if TYPE_CHECKING:
 
     from ai_hub.access.principal import Principal
     from ai_hub.errors import AiHubError
-
-_ONLINE: Final = "/ai/features/get"
-#: Never refused: whoever watches must see that the service is full.
-_ALWAYS: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
 class Places:
@@ -35,10 +32,10 @@ class Places:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in _ALWAYS:
+        if scope["type"] != "http" or scope["path"] in WATCHED:
             await self._app(scope, receive, send)
             return
-        group = "online" if scope["path"] == _ONLINE else "other"
+        group = "online" if scope["path"] == ONLINE else "other"
         principal: Principal | None = scope.get("state", {}).get("principal")
         caller = group, "" if principal is None else principal.counted_as
         if (refused := self._refused(caller, principal)) is not None:

@@ -7,6 +7,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
 from ai_hub.service.errors import TooManyRequestsError, answer, request_id_of
+from ai_hub.service.middleware.paths import WATCHED
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +30,7 @@ class Limiter:
     def __init__(self, per_caller_s: int, per_address_s: int) -> None:
         self._callers = _Rate(per_caller_s)
         self._addresses = _Rate(per_address_s)
+        self._watchers = _Rate(per_address_s)
         self._per_caller_s = per_caller_s
 
     def check_caller(self, principal: Principal) -> None:
@@ -46,10 +48,13 @@ class Limiter:
     def check_address(self, scope: Scope) -> None:
         """Count a request of nobody known.
 
+        Whoever watches the service is counted apart, for behind a proxy all have one address.
+
         Raises:
             TooManyRequestsError: it was one too many.
         """
-        if not self._addresses.take(_counter(scope)):
+        rate = self._watchers if scope["path"] in WATCHED else self._addresses
+        if not rate.take(_counter(scope)):
             raise TooManyRequestsError(
                 "Too many requests without a valid key.", hint="Wait, and use a valid key."
             )

@@ -11,6 +11,7 @@ import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from ai_hub.service.errors import internal
+from ai_hub.service.middleware.paths import WATCHED
 from ai_hub.service.observability import metrics
 from ai_hub.service.observability.logging import REQUEST
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 HEADER: Final = b"x-request-id"
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-#: Asked all the time by whoever watches.
-_WATCHED: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT: Final = 499
 _FAILED: Final = 500
@@ -88,7 +87,7 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
         event["feature_set"] = feature_set
     if status >= _FAILED:
         _log.error(REQUEST, **event)
-    elif route in _WATCHED:
+    elif route in WATCHED:
         _log.debug(REQUEST, **event)
     else:
         _log.info(REQUEST, **event)

@@ -22,8 +22,10 @@ from ai_hub.service.schemas.models import (
     RegisterResponse,
     Stage,
 )
+from ai_hub.service.uploads import UploadRoute
 
 router = APIRouter(prefix="/ai/models", tags=["models"], dependencies=AUTHENTICATED)
+_uploads = APIRouter(route_class=UploadRoute)
 
 _Tenant = Annotated[TenantId, Query(examples=["city-works"])]
 _Model = Annotated[ModelName | None, Query(description="default: every model")]
@@ -31,7 +33,7 @@ _Stage = Annotated[Stage | None, Query(description="default: every stage")]
 _Id = Annotated[str, Path(description="tenant:model:version", examples=["city-works:demand-forecast:v1.2.0"])]
 
 
-@router.post(
+@_uploads.post(
     "/register",
     status_code=201,
     response_model=RegisterResponse,
@@ -49,6 +51,9 @@ async def register_model(
     registered = await state_of(request).models.ask(caller, lambda desk: desk.register(body, target))
     response.headers["Location"] = f"{router.prefix}/{registered.model_id}"
     return registered
+
+
+router.include_router(_uploads)
 
 
 @router.api_route("/register", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)

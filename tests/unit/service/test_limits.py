@@ -165,7 +165,7 @@ def test_rate__addresses__are_limited_by_network_and_take_no_memory() -> None:
     def refused(address: str) -> bool:
         app = RateLimit(count_bytes, limiter)
         try:
-            limiter.check_address({"client": (address, 1)})
+            limiter.check_address({"client": (address, 1), "path": "/ai/features/get"})
         except Exception:  # noqa: BLE001
             return True
         del app
@@ -178,3 +178,12 @@ def test_rate__addresses__are_limited_by_network_and_take_no_memory() -> None:
     for number in range(20_000):
         refused(f"10.1.{number >> 8}.{number & 255}")
     assert len(limiter._addresses._arrival) <= 4096 + 1
+
+
+def test_rate__strangers_behind_the_same_proxy__watching_goes_on() -> None:
+    app = RateLimit(count_bytes, Limiter(1, 3))
+    assert [post(app).status_code for _ in range(5)].count(429) >= 2
+    assert [post(app, path).status_code for path in ("/health/live", "/health/ready", "/metrics")] == [
+        200
+    ] * 3
+    assert post(app, "/metrics").status_code == 429
