@@ -94,7 +94,7 @@ def test_serve__worker_killed__is_followed_by_another_and_its_requests_are_not_u
     settings = nowhere() | {"AI_HUB_API_AUTH": "off"}
     with serving(settings, "--no-export-worker", "--workers=2", log=log) as (address, process):
         with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
-            client.sendall(b"POST /ai/features/get HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            client.sendall(b"POST /ai/features/get HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{")
             eventually(lambda: in_flight(address) == 1)
             owner = next(
                 each
