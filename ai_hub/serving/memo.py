@@ -17,35 +17,51 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept")
 
-#: Assets, counted for each feature set; a row takes one to three kilobytes, its commands half of one.
-MOST_ASSETS: Final = 10_000
+#: Where what is kept is seldom asked for again, nothing is kept for so many times as many assets.
+_REST: Final = 10
 
 
 class Memo(Generic[Kept]):
     """Keeps things for so many assets; when there are more it begins anew."""
 
-    def __init__(self, most: int = MOST_ASSETS) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
         self._assets = 0
+        self._hits = 0
+        self._resting = 0
         self._known: dict[Hashable, Kept] = {}
 
-    def get(self, key: Hashable) -> Kept | None:
-        """What was kept by this key."""
-        return self._known.get(key)
+    def is_worth(self, assets: int) -> bool:
+        """Whether to look for so many assets here, and to keep what is made of them."""
+        if self._resting > 0:
+            self._resting -= assets
+            return False
+        return self._most > 0
+
+    def get(self, key: Hashable, *, assets: int = 1) -> Kept | None:
+        """What was kept of so many assets by this key."""
+        found = self._known.get(key)
+        if found is not None:
+            self._hits += assets
+        return found
 
     def all(self, keys: Sequence[Hashable]) -> list[Kept] | None:
         """What was kept by each key; None: not all of it is there."""
         known = self._known
         try:
-            return [known[key] for key in keys]
+            found = [known[key] for key in keys]
         except KeyError:
             return None
+        self._hits += len(keys)
+        return found
 
     def put(self, key: Hashable, kept: Kept, *, assets: int = 1) -> None:
         """Keep something of so many assets."""
         if self._assets + assets > self._most:
+            # keeping must be worth its while, or it takes more time than it saves
+            self._resting = 0 if self._hits > self._assets else _REST * self._most
             self._known.clear()
-            self._assets = 0
+            self._assets = self._hits = 0
         if key not in self._known:
             self._assets += assets
         self._known[key] = kept
@@ -61,7 +77,9 @@ def row_keys(
     lookback_hours: int,
 ) -> list[Hashable]:
     """Everything that the features of each asset follow from; `replies` are those of Redis."""
+    # whoever looks further back than that sees the same
+    reach = query.reach_within(lookback_hours)
     return [
-        (query, lookback_hours, tenant, asset, *reply, origin.without_row, origin.too_old)
+        (query, reach, tenant, asset, *reply, origin.without_row, origin.too_old)
         for asset, reply, origin in zip(assets, replies, origins, strict=True)
     ]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -75,6 +76,15 @@ class Query:
     def is_deterministic(self) -> bool:
         """Whether the same rows give the same features: every on-demand view says so of itself."""
         return all((view.tags or {}).get(DETERMINISTIC_TAG) == "true" for view in self.plan.on_demand)
+
+    def reach_within(self, lookback_hours: int) -> int:
+        """Hours that the features look back of which a request may see."""
+        place = bisect(self._reaches, lookback_hours)
+        return self._reaches[place - 1] if place else 0
+
+    @cached_property
+    def _reaches(self) -> list[int]:
+        return sorted({feature.reach for feature in self.features})
 
     @cached_property
     def names(self) -> tuple[str, ...]:

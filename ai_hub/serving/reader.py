@@ -78,6 +78,7 @@ class FeatureReader:
         assets: Assets,
         *,
         cache_s: int,
+        kept_assets: int,
         clock: Clock,
     ) -> None:
         self.catalog = catalog
@@ -86,8 +87,8 @@ class FeatureReader:
         self._assets = assets
         self._cache_s = cache_s
         self._clock = clock
-        self._reads: Memo[Read] = Memo()
-        self._features: Memo[answers.Rendered] = Memo()
+        self._reads: Memo[Read] = Memo(kept_assets)
+        self._features: Memo[answers.Rendered] = Memo(kept_assets)
 
     async def read(self, asked: Asked) -> Answer:
         """The features asked for.
@@ -118,12 +119,15 @@ class FeatureReader:
         return Answer(query.label, asked.timestamp or now, now, results)
 
     def _read(self, query: Query, config: RepoConfig, asked: Asked) -> Read:
-        key = (query, asked.tenant, *asked.assets)
-        if (known := self._reads.get(key)) is not None:
+        count = len(asked.assets)
+        is_kept = self._reads.is_worth(count)
+        key = (query, asked.tenant, *asked.assets) if is_kept else None
+        if is_kept and (known := self._reads.get(key, assets=count)) is not None:
             return known
-        columns = {"tenant_id": [asked.tenant] * len(asked.assets), "asset_id": list(asked.assets)}
+        columns = {"tenant_id": [asked.tenant] * count, "asset_id": list(asked.assets)}
         read = Read(query.plan, columns, config.project)
-        self._reads.put(key, read, assets=len(asked.assets))
+        if is_kept:
+            self._reads.put(key, read, assets=count)
         return read
 
     def _rendered(
@@ -137,7 +141,7 @@ class FeatureReader:
     ) -> list[answers.Rendered]:
         """Features as they are sent; `is_stored`: all rows are those that Redis has."""
         query, hours = stored.query, asked.lookback_hours
-        is_kept = is_stored and query.is_deterministic
+        is_kept = is_stored and query.is_deterministic and self._features.is_worth(len(asked.assets))
         keys: list[Hashable] = []
         if is_kept:
             keys = row_keys(query, asked.tenant, asked.assets, stored.replies, origins, lookback_hours=hours)
@@ -275,4 +279,12 @@ async def open_reader(
         stack.push_async_callback(loader.aclose)
         assets = Assets(database)
         stack.push_async_callback(assets.aclose)
-        yield FeatureReader(catalog, cache, loader, assets, cache_s=settings.feature_cache_ttl, clock=clock)
+        yield FeatureReader(
+            catalog,
+            cache,
+            loader,
+            assets,
+            cache_s=settings.feature_cache_ttl,
+            kept_assets=options.kept_assets,
+            clock=clock,
+        )

@@ -22,3 +22,23 @@ def test_memo__any_order__what_was_put_last_and_never_too_much(steps: list[tuple
         assert len(there) <= 8
         assert memo.all(there) == [expected[each] for each in there]
         assert memo.all([*there, "never"]) is None
+
+
+def test_memo__nothing_is_asked_for_again__rests_and_tries_again() -> None:
+    memo: Memo[int] = Memo(most=10)
+    kept = 0
+    for number in range(400):
+        if memo.is_worth(1):
+            assert memo.all([number]) is None
+            memo.put(number, number)
+            kept += 1
+    assert 20 <= kept <= 60
+
+
+def test_memo__asked_for_again__keeps_on() -> None:
+    memo: Memo[int] = Memo(most=10)
+    for number in range(400):
+        assert memo.is_worth(1)
+        memo.put(number, number)
+        assert memo.all([number]) == [number]
+        assert memo.get(number) == number
