@@ -34,9 +34,10 @@ class UnavailableError(Exception):
 class Breaker:
     """The breaker of one server: after the pause one request tries, the others do not wait for it."""
 
-    def __init__(self, server: str, breaker: AsyncCircuitBreaker, pause_s: float) -> None:
+    def __init__(self, server: str, pause_s: float) -> None:
         self.server = server
-        self._breaker = breaker
+        #: set by `open_breaker`, before anybody asks
+        self.breaker: AsyncCircuitBreaker
         self._pause_s = pause_s
         self._opened_at = 0.0
         self._trying = 0
@@ -44,11 +45,20 @@ class Breaker:
     @property
     def state(self) -> str:
         """`closed`, `half-opened` or `opened`."""
-        return str(self._breaker.context.state)
+        return str(self.breaker.context.state)
 
-    def note_opened(self) -> None:
-        """The pause begins; the library measures it by the wall clock, which may be set back."""
-        self._opened_at = time.monotonic()
+    def says_nothing(self, _: BaseException) -> bool:
+        """Whether a request that was given up tells nothing; a try has not shown that the server is back."""
+        return self.state != HALF_OPENED
+
+    def note(self, name: str, what: str, event: Any) -> None:
+        """Something happened to the library's breaker."""
+        if what == "state_changed" and isinstance(event, ContextChanged):
+            if event.state == OPENED:
+                # the library measures the pause by the wall clock, which may be set back
+                self._opened_at = time.monotonic()
+            metrics.note_breaker(name, event.state)
+            _log.warning("breaker", server=name, state=event.state)
 
     @asynccontextmanager
     async def asked(self) -> AsyncIterator[None]:
@@ -58,12 +68,12 @@ class Breaker:
             UnavailableError: it is left alone now.
         """
         if self.state == OPENED and time.monotonic() - self._opened_at >= self._pause_s:
-            self._breaker.context.set_state(HalfOpenedState())
+            self.breaker.context.set_state(HalfOpenedState())
         if self.state == OPENED or (self.state == HALF_OPENED and self._trying):
             raise UnavailableError(self.server, "breaker_open")
         self._trying += 1
         try:
-            async with self._breaker:
+            async with self.breaker:
                 yield
         finally:
             self._trying -= 1
@@ -73,23 +83,10 @@ async def open_breaker(
     server: str, failures: int, pause_s: float, *, harmless: Sequence[type[BaseException]] = ()
 ) -> Breaker:
     """A closed breaker; `harmless` are errors that say nothing against the server."""
-    found: list[Breaker] = []
-
-    def says_nothing(_: BaseException) -> bool:
-        # a try that was given up has not shown that the server is back
-        return not found or found[0].state != HALF_OPENED
-
-    cancelled = (asyncio.CancelledError, says_nothing)
+    made = Breaker(server, pause_s)
+    cancelled = (asyncio.CancelledError, made.says_nothing)
     factory = AsyncCircuitBreakerFactory(failures, pause_s, exclude=[cancelled, *harmless])
-
-    def changed(name: str, what: str, event: Any) -> None:
-        if what == "state_changed" and isinstance(event, ContextChanged):
-            if event.state == OPENED and found:
-                found[0].note_opened()
-            metrics.note_breaker(name, event.state)
-            _log.warning("breaker", server=name, state=event.state)
-
-    factory.add_listener(changed)
+    factory.add_listener(made.note)
     metrics.note_breaker(server, "closed")
-    found.append(Breaker(server, await factory.get_breaker(server), pause_s))
-    return found[0]
+    made.breaker = await factory.get_breaker(server)
+    return made

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from ai_hub.serving import metrics
 from ai_hub.serving.breaker import UnavailableError, open_breaker
 from feast_plugins.online.connection import Connections
-from feast_plugins.online.write_back import computed_at, get_marks, is_written, joined, marks, write_back
+from feast_plugins.online.write_back import computed_at, get_marks, is_written, joined, mark, write_back
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -83,13 +83,9 @@ class Cache:
             are_rows=True,
         )
 
-    def mark(self, config: RepoConfig, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Note that nothing newer was found; it holds for `FEATURE_CACHE_TTL`."""
-        self._start(
-            config,
-            [marks([key], [value], self._mark_s) for key, value in zip(keys, values, strict=True)],
-            are_rows=False,
-        )
+    def mark(self, config: RepoConfig, noted: Sequence[tuple[bytes, bytes]]) -> None:
+        """Note (key, value) that nothing newer was found; it holds for `FEATURE_CACHE_TTL`."""
+        self._start(config, [mark(key, value, self._mark_s) for key, value in noted], are_rows=False)
 
     async def settle(self) -> None:
         """Wait for what is being written."""

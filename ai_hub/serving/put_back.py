@@ -50,7 +50,7 @@ class PutBack:
             if not moment.is_given and (row is None or not moment.is_current(row.nanos)):
                 marks.append((mark_key(config, view, tenant, asset), KNOWN if is_known else UNKNOWN))
         self._cache.put_back(config, view, rows, moment.now)
-        self._cache.mark(config, [key for key, _ in marks], [value for _, value in marks])
+        self._cache.mark(config, marks)
 
 
 def _belongs(row: Row, stamp: bytes | None) -> bool:

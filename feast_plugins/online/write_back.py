@@ -79,11 +79,9 @@ def write_back(
     )
 
 
-def marks(keys: Sequence[bytes], values: Sequence[bytes], seconds: int) -> Commands:
-    """Commands that set plain keys, which vanish after so many seconds."""
-    return Commands.of(
-        [packed(b"SET", key, value, b"EX", b"%d" % seconds) for key, value in zip(keys, values, strict=True)]
-    )
+def mark(key: bytes, value: bytes, seconds: int) -> Commands:
+    """Command that sets a plain key, which vanishes after so many seconds."""
+    return Commands.of([packed(b"SET", key, value, b"EX", b"%d" % seconds)])
 
 
 def get_marks(keys: Sequence[bytes]) -> Commands:
