@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 # Trust whom the machine trusts: many companies sign what passes their proxy.
 export UV_SYSTEM_CERTS := true
+# Without bytecode on disk every process compiles Feast and MLflow anew, which doubles its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock demo demo-down test bench fuzz faults screenshots lint audit format clean
