@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import machine
+import properties
 import psycopg
 import pytest
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from ai_hub.stack.service import Service
+
+properties.register()
 
 #: What could lead a test to a server of somebody else.
 _FOREIGN = (

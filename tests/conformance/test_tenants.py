@@ -13,8 +13,9 @@ from conformance.compare import column
 from conformance.online import client, read
 from conformance.rows import HOUR, T0
 from conformance.stores import JOINS
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,9 +66,7 @@ _NAMES = st.lists(st.sampled_from(_PARTS), max_size=3).map("".join) | st.text(
 )
 _LONG = "x" * 100_000
 COLLIDING = [("1", "11"), ("11", "1"), ("111", ""), ("", "111"), ("1", "1"), ("", "")]
-PROPERTY = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+PROPERTY = settings(max_examples=examples(12))
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from feature_tables import assert_views_equal, now, register, write, write_weather
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles.features import HOUR, Asset, Weather, floor_hour, same
+from properties import examples
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 
 # a failing example is small anyway, and shrinking it would refresh the database for minutes
 PROPERTY = settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=examples(15),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 

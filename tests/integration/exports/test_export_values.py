@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from export_lab import selected
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from ai_hub.exports import reading, writing
 from ai_hub.features.store import get_service
@@ -90,7 +91,7 @@ def test_window_without_rows__gives_a_file_without_rows(lab: ExportLab) -> None:
         assert "lag_24h" in pq.read_table(job.storage_path).column_names
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8))
 @given(
     start=st.integers(0, 14 * 24 * 60),
     length=st.integers(1, 3 * 24 * 60),

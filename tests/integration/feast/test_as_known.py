@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from ai_hub.database import connect
 from ai_hub.features.store import open_store
@@ -23,9 +24,7 @@ TTL = timedelta(hours=3)
 # the night clocks go back in Berlin, long past the retention of stored rows
 START = datetime(2025, 10, 26, 0, tzinfo=UTC)
 PROPERTY = settings(
-    max_examples=8,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=examples(8),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 MINUTES = st.integers(0, 16).map(lambda step: START + timedelta(minutes=30 * step))

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles.features import Asset, floor_hour, same
+from properties import examples
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 
 # a failing example is small anyway, and shrinking it would refresh the database for minutes
 PROPERTY = settings(
-    max_examples=8,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=examples(8),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 SERVICES = ("forecast_basic", "forecast_advanced", "anomaly_detection")

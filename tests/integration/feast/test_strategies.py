@@ -13,6 +13,7 @@ import pytest
 from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from feast_plugins.errors import EntityKeysError, EntityTypeError
 from feast_plugins.history import as_query, date_range, point_in_time, strategy
@@ -41,7 +42,7 @@ ROWS = st.lists(
 )
 ENTITIES = st.lists(st.tuples(KEYS, TIMES), min_size=1, max_size=20)
 TTLS = st.sampled_from([None, 30, 90])
-PROPERTY = settings(max_examples=80, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+PROPERTY = settings(max_examples=examples(80), phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 READ = {"source": "rows", "time": "time", "names": {"position": "position"}, "features": ("position",)}
 BOTH = {"t": "tenant_id", "a": "asset_id"}

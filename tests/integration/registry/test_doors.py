@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import people_server
 import pytest
 import yaml
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -26,6 +26,7 @@ from mlflow import MlflowClient
 from oracles.doors import DELETE_DOORS, ROLLBACK_DOORS, STAGE_DOORS, Person
 from oracles.lifecycle import STAGES, Model
 from people_server import PeopleServer
+from properties import examples
 
 from ai_hub import registry
 from mlflow_plugins.artifacts.s3 import s3_client
@@ -260,12 +261,9 @@ def test_doors__any_calls_by_anybody_in_any_order(site: Site) -> None:
     Doors.site = site
     Doors.outcomes = set()
     relaxed: Any = settings(
-        max_examples=4,
+        max_examples=examples(4),
         stateful_step_count=5,
-        deadline=None,
-        derandomize=True,
         phases=[Phase.generate],  # shrinking a failure would take minutes
-        suppress_health_check=[HealthCheck.too_slow],
     )
     run_state_machine_as_test(Doors, settings=relaxed)
     # the calls were worth something: each door let somebody in and refused somebody, and so was each person

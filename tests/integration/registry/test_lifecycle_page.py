@@ -15,12 +15,13 @@ import requests
 import sqlalchemy as sa
 import uvicorn
 from html_pages import Parsed
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.entities.model_registry import RegisteredModelTag
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model
+from properties import examples
 
 from mlflow_plugins.people import actor
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
@@ -298,7 +299,7 @@ def _plain(page: Page) -> requests.Response:
     return page.model("plain")
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8))
 @given(
     st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 )

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
+from properties import examples
 from s3_faults import faults, small_pages
 
 from mlflow_plugins.artifacts import manifest, s3_copy, s3_folder
@@ -171,7 +172,7 @@ def test_delete__that_the_store_refuses__is_a_503(client: S3Client, source: S3Fo
     assert _contents(source) == FILES
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6))
 @given(
     names=st.sets(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=5), page=st.integers(1, 3)
 )

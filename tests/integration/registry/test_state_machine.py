@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 )
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import STAGES, Model, refused
+from properties import examples
 
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
@@ -132,11 +133,8 @@ class Life(RuleBasedStateMachine):
 def test_life__any_order_of_calls(sqlite_template: Path) -> None:
     Life.template = sqlite_template
     relaxed: Any = settings(
-        max_examples=8,
+        max_examples=examples(8),
         stateful_step_count=20,
-        deadline=None,
-        derandomize=True,
         phases=[Phase.generate],  # shrinking a failure would take minutes
-        suppress_health_check=[HealthCheck.too_slow],
     )
     run_state_machine_as_test(Life, settings=relaxed)

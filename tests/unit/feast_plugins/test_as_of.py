@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from feast_plugins.history.as_of import Asked, newest_rows
 from feast_plugins.history.entities import Entities
@@ -79,7 +80,6 @@ def join(entities: list[Any], rows: list[Any], read: ViewRead, *, as_known: bool
     return positions
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(ENTITIES, st.lists(st.tuples(KEYS, MINUTES, MINUTES, st.none()), max_size=40), TTLS, st.booleans())
 def test_newest_rows__any_keys_and_times__equal_a_search_row_by_row(
     entities: list[Any], rows: list[Any], ttl: int | None, created: bool
@@ -124,7 +124,7 @@ def histories(draw: st.DrawFn) -> list[Any]:
     return draw(st.permutations(rows))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(ENTITIES, histories(), TTLS)
 def test_newest_rows__as_known__equal_a_search_among_what_was_not_superseded(
     entities: list[Any], rows: list[Any], ttl: int | None
@@ -149,7 +149,7 @@ def test_newest_rows__as_known__equal_a_search_among_what_was_not_superseded(
 PLAIN = st.lists(st.tuples(FEW_KEYS, MINUTES, st.none() | MINUTES, st.none()), max_size=40)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(ENTITIES, PLAIN, TTLS)
 def test_newest_rows__as_known_without_ends__equal_a_search_among_what_was_created(
     entities: list[Any], rows: list[Any], ttl: int | None

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles.ingest.series import Series, expected, plain
 
@@ -73,7 +73,6 @@ class Memory(series.Series):
         )
 
 
-@settings(deadline=None)
 @given(meters(), KINDS, st.integers(1, 50))
 def test_detector__any_series_in_any_parts__finds_what_the_plain_loops_find(
     readings: Series, rule: KindRule, page_rows: int
@@ -86,7 +85,6 @@ def test_detector__any_series_in_any_parts__finds_what_the_plain_loops_find(
     assert as_plain(detector.finish()) == expected(readings, rule)
 
 
-@settings(deadline=None)
 @given(meters(), KINDS, st.data())
 def test_check__readings_in_any_pieces_and_order__ends_with_the_findings_of_the_whole(
     readings: Series, rule: KindRule, data: st.DataObject

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_hub.ingest import timestamps
@@ -78,7 +78,6 @@ CHANGES = {zone: clock_changes(zone, range(2023, 2025)) for zone in ("Europe/Ber
 STEPS = st.sampled_from([timedelta(minutes=15), timedelta(minutes=30), timedelta(hours=1)])
 
 
-@settings(deadline=None)
 @given(
     zone=st.sampled_from(sorted(CHANGES)),
     change=st.integers(0, 3),

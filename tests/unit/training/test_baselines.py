@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_hub.training.baselines import daily_change, naive_forecasts
@@ -29,7 +29,6 @@ def table(readings: dict[tuple[str, int], float]) -> pd.DataFrame:
     )
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(READINGS)
 def test_naive_forecasts__gaps_and_several_assets__equal_a_lookup_by_time(
     readings: dict[tuple[str, int], float],
@@ -42,7 +41,6 @@ def test_naive_forecasts__gaps_and_several_assets__equal_a_lookup_by_time(
         np.testing.assert_array_equal(found[name].to_numpy(float), np.array(expected, float))
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(READINGS)
 def test_daily_change__is_the_mean_over_pairs_a_day_apart(readings: dict[tuple[str, int], float]) -> None:
     pairs = [

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_hub.training.metrics import errors
@@ -11,7 +11,6 @@ from ai_hub.training.metrics import errors
 VALUE = st.floats(-1e6, 1e6)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.tuples(VALUE, VALUE), min_size=1, max_size=50), st.floats(1e-3, 1e6))
 def test_errors__equal_the_textbook_sums(pairs: list[tuple[float, float]], scale: float) -> None:
     actual, forecast = [a for a, _ in pairs], [f for _, f in pairs]

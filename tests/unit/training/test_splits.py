@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_hub.errors import BadInputError
@@ -22,7 +22,6 @@ def frame(times: list[datetime]) -> pd.DataFrame:
     return pd.DataFrame({"event_timestamp": pd.to_datetime(times, utc=True), "row": range(len(times))})
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     weeks=st.integers(3, 60),
     holdout=st.integers(1, 8),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Set, String, UnixTimestamp
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from materialize_lab import DAY, NOW, OURS, STOCK, view
+from properties import examples
 from single_precision import SINGLES
 
 if TYPE_CHECKING:
@@ -72,12 +73,7 @@ def both(lab: Lab) -> tuple[FeatureStore, FeatureStore]:
     return stock, lab.store(*views, db=2, online=TTL, offline=NOT_LATE, engine={"batch_rows": 3})
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    phases=[Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=examples(25), phases=[Phase.generate])
 @given(rows=ROWS)
 def test_materialize__any_rows__as_feast_does(
     lab: Lab, both: tuple[FeatureStore, FeatureStore], rows: list[tuple[Any, ...]]

@@ -11,6 +11,7 @@ from feast import ValueType
 from feast.type_map import python_values_to_proto_values
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from properties import examples
 from single_precision import SINGLES
 
 from feast_plugins.materialize import resp, values
@@ -50,7 +51,7 @@ def feasts(column: pa.Array, kind: ValueType) -> list[bytes]:
 
 
 @pytest.mark.parametrize("case", sorted(CASES, key=str), ids=str)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data(), skipped=st.integers(0, 3))
 def test_encode__scalars__equal_feasts(
     data: st.DataObject, case: tuple[ValueType, pa.DataType], skipped: int
