@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,46 +12,13 @@ import pandas as pd
 from ai_hub.ingest.detect import to_instant
 from ai_hub.ingest.findings import Finding
 from ai_hub.ingest.terms import FindingKind
+from ai_hub.ingest.zones import Transitions, transitions
 
 if TYPE_CHECKING:
     from ai_hub.ingest.cadence import Micros
 
 _DAY = 86_400_000_000
 _NEVER = np.iinfo(np.int64).max // 2
-
-
-class Transitions(NamedTuple):
-    """Changes of a zone's offset, in order; all in microseconds."""
-
-    at: Micros
-    #: Offset until then.
-    before: Micros
-    #: How far the clock went forward.
-    delta: Micros
-
-
-@cache
-def transitions(zone: str, first_year: int, last_year: int) -> Transitions:
-    """Changes of a zone's offset in these years."""
-    hours = np.arange(
-        np.datetime64(f"{first_year}-01-01T00", "m"), np.datetime64(f"{last_year + 1}-01-02T00", "m"), 60
-    )
-    within = _changes(hours, zone)
-    minutes = np.unique((hours[within, None] + np.arange(-60, 1)).ravel())
-    exact = _changes(minutes, zone) if len(minutes) else np.empty(0, dtype=np.int64)
-    offsets = _offsets(minutes, zone)
-    at = minutes[exact].astype("datetime64[us]").astype(np.int64)
-    return Transitions(at, offsets[exact - 1], offsets[exact] - offsets[exact - 1])
-
-
-def _changes(minutes: Any, zone: str) -> Any:
-    return np.flatnonzero(np.diff(_offsets(minutes, zone))) + 1
-
-
-def _offsets(minutes: Any, zone: str) -> Micros:
-    utc = pd.DatetimeIndex(minutes.astype("datetime64[us]"), tz="UTC")
-    local: Micros = utc.tz_convert(zone).tz_localize(None).asi8
-    return local - utc.asi8
 
 
 @dataclass

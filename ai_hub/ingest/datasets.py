@@ -13,6 +13,7 @@ from ai_hub.ingest import rules, timestamps
 from ai_hub.ingest.columns import ASSET_ID, TIMESTAMP, Field
 from ai_hub.ingest.terms import UNKNOWN, AssetKind, TemperatureUnit
 from ai_hub.ingest.timestamps import TimestampFormat
+from ai_hub.ingest.zones import localize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,7 +158,7 @@ class Weather(Dataset):
         reason = instants.reason.replace(timestamps.MISSING, "")
         utc = instants.wall.dt.tz_localize("UTC").copy()
         for zone, rows in instants.wall[instants.is_local].groupby(zones[instants.is_local], sort=False):
-            earliest, latest = timestamps.localize(rows, str(zone))
+            earliest, latest = localize(rows, str(zone))
             utc.loc[rows.index] = earliest
             reason[rows.index[earliest.isna()]] = timestamps.NONEXISTENT
             reason[rows.index[earliest.notna() & (earliest != latest)]] = timestamps.AMBIGUOUS

@@ -11,6 +11,7 @@ from ai_hub.ingest import timestamps
 from ai_hub.ingest.clock_changes import ClockChanges, shift_forward
 from ai_hub.ingest.terms import Ambiguous, Nonexistent
 from ai_hub.ingest.timestamps import TimestampFormat
+from ai_hub.ingest.zones import localize, next_change
 
 
 @dataclass
@@ -39,7 +40,7 @@ class TimePlacer:
         reason = instants.reason
         local = instants.is_local
         for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
-            earliest, latest = timestamps.localize(wall, str(zone))
+            earliest, latest = localize(wall, str(zone))
             self.changes.note(wall, asset_ids, str(zone), earliest, latest)
             utc.loc[wall.index] = self._choose(earliest, latest)
             absent = wall.index[earliest.isna()]
@@ -53,11 +54,11 @@ class TimePlacer:
                 reason.loc[twice] = timestamps.AMBIGUOUS
                 self.changes.note_rejected(asset_ids[twice], wall[twice])
             elif self.ambiguous is Ambiguous.INFER and len(twice):
-                self._held.append(
-                    pd.DataFrame(
-                        {"asset_id": asset_ids, "wall": wall, "earliest": earliest, "latest": latest}
-                    ).loc[twice]
+                held = pd.DataFrame(
+                    {"asset_id": asset_ids, "wall": wall, "earliest": earliest, "latest": latest}
                 )
+                held = held.loc[twice]
+                self._held.append(held.assign(change=next_change(held["earliest"], str(zone))))
         self._note_ends(utc, asset_ids)
         return utc, reason
 

@@ -125,18 +125,6 @@ def _instants(
     return Instants(wall, is_local & wall.notna(), reason)
 
 
-def localize(wall: pd.Series[Any], zone: str) -> tuple[pd.Series[Any], pd.Series[Any]]:
-    """Earliest and latest instant of each local time, in UTC; NaT where it never occurred."""
-    bounds = [
-        wall.dt.tz_localize(zone, ambiguous=np.full(len(wall), dst), nonexistent="NaT")
-        .dt.tz_convert("UTC")
-        .astype("datetime64[us, UTC]")
-        for dst in (True, False)
-    ]
-    first, second = bounds
-    return first.where(first <= second, second), second.where(first <= second, first)
-
-
 def infer_order(held: pd.DataFrame, descending: set[str]) -> pd.Series[str]:
     """For rows whose local time occurred twice: `earliest`, `latest`, or empty where order does not tell.
 
@@ -145,13 +133,11 @@ def infer_order(held: pd.DataFrame, descending: set[str]) -> pd.Series[str]:
     again is a duplicate.
 
     Args:
-        held: `asset_id` and naive `wall`, in the order of the file.
+        held: `asset_id`, naive `wall` and instant of the clock `change`, in the order of the file.
         descending: Assets whose rows run from new to old.
     """
-    # From noon to noon, because some zones put the clock back across midnight.
-    night = (held["wall"] - pd.Timedelta(hours=12)).dt.floor("D")
     answer = pd.Series("", index=held.index, dtype=object)
-    for (asset, _), rows in held["wall"].groupby([held["asset_id"], night], sort=False):
+    for (asset, _), rows in held["wall"].groupby([held["asset_id"], held["change"]], sort=False):
         ordered = rows[::-1] if asset in descending else rows
         steps = ordered.diff().dt.total_seconds().to_numpy()
         back = steps <= 0 if (ordered == ordered.iloc[0]).all() else steps < 0

@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import pytest
 
-from ai_hub.ingest.clock_changes import transitions
 from ai_hub.ingest.detect import to_instant
 from ai_hub.ingest.placement import TimePlacer
 from ai_hub.ingest.terms import Ambiguous, FindingKind, Nonexistent
 from ai_hub.ingest.timestamps import TimestampFormat
+from ai_hub.ingest.zones import transitions
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_hub.ingest import timestamps
+from ai_hub.ingest import timestamps, zones
 from ai_hub.ingest.placement import TimePlacer
 from ai_hub.ingest.terms import Ambiguous, Epoch
 from ai_hub.ingest.timestamps import TimestampFormat
@@ -57,7 +57,7 @@ def test_parse__times_with_offsets__are_the_instants_datetime_reads(
 def test_localize__any_local_time__gives_the_instants_zoneinfo_gives(
     walls: list[datetime], zone: str
 ) -> None:
-    earliest, latest = timestamps.localize(pd.Series(walls).astype("datetime64[us]"), zone)
+    earliest, latest = zones.localize(pd.Series(walls).astype("datetime64[us]"), zone)
     for wall, first, last in zip(walls, earliest, latest, strict=True):
         instants = oracle(wall, zone)
         if instants:
