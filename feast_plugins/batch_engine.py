@@ -22,6 +22,7 @@ from feast_plugins.errors import ColumnTypesError
 from feast_plugins.materialize.checkpoint import key_of
 from feast_plugins.materialize.stop import Stop
 from feast_plugins.materialize.task import WriteOptions, client_of, materialization, way_of
+from feast_plugins.postgres.serving import serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,12 +91,14 @@ class ArrowComputeEngine(LocalComputeEngine):
         self,
         project: str,
         views_to_delete: Sequence[FeatureView],
+        views_to_keep: Sequence[Any],
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Forget how far materializations of deleted views came: their rows are gone."""
-        super().update(project, views_to_delete, *args, **kwargs)
+        """Let the service read what the views read; forget how far materializations of deleted views came."""
+        super().update(project, views_to_delete, views_to_keep, *args, **kwargs)
         self._forget(project, views_to_delete)
+        serve(self.repo_config, views_to_keep, args[1])
 
     def teardown_infra(self, project: str, fvs: Sequence[FeatureView], *args: Any, **kwargs: Any) -> None:
         """Forget how far materializations came."""

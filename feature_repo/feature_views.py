@@ -55,4 +55,6 @@ def hourly_view(name: str, features: Mapping[str, str], description: str) -> Fea
         ttl=ROW_TTL,
         online=True,
         description=description,
+        # a row is served until the next one can be there
+        tags={"step": "1h"},
     )

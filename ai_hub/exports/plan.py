@@ -15,6 +15,7 @@ from feast.infra.offline_stores import offline_utils
 from feast.types import from_feast_to_pyarrow_type
 
 from ai_hub.errors import BadInputError
+from ai_hub.features.lookups import Lookup, lookup_of
 from ai_hub.features.store import feature_names, feature_references, get_service
 from feast_plugins.history.knowledge import Knowledge
 from feast_plugins.history.view_read import ViewRead
@@ -52,6 +53,8 @@ class Plan:
     base: ViewRead
     #: joined to them as of their time
     others: tuple[ViewRead, ...]
+    #: where the keys of others are found that are neither tenant nor asset
+    lookups: tuple[Lookup, ...]
     computed: tuple[Computed, ...]
 
 
@@ -72,18 +75,26 @@ def plan_of(store: FeatureStore, name: str, span: tuple[datetime, datetime]) -> 
     stored, on_demand = _views(store, service)
     reads = _reads(store, stored, [each.view for each in on_demand], feature_references(service), span)
     complete = [read for read in reads if set(read.keys) == {TENANT, ASSET}]
-    if not complete or any(not {TENANT} <= set(read.keys) <= {TENANT, ASSET} for read in reads):
+    if not complete or not all(read.keys for read in reads):
         raise BadInputError(
-            f"Feature service {name} cannot be exported: its views need the keys tenant_id and asset_id.",
-            hint="Give every view of it the entities tenant and asset.",
+            f"Feature service {name} cannot be exported: no view of it is keyed by tenant_id and asset_id.",
+            hint="Give one view of it the entities tenant and asset: its rows are those of the export.",
         )
     base = complete[0]
+    keys = {key for read in reads for key in read.keys} - {TENANT, ASSET}
+    entities = {each.join_key: each for each in store.list_entities()} if keys else {}
+    if unknown := keys - set(entities):
+        raise BadInputError(
+            f"Feature service {name} cannot be exported: it renames the key {min(unknown)}.",
+            hint="Leave `with_join_key_map` out of the service.",
+        )
     return Plan(
         service=name,
         version=_version(service, [*stored, *(each.view for each in on_demand)]),
         features=features,
         base=base,
         others=tuple(read for read in reads if read is not base),
+        lookups=tuple(lookup_of(entities[key]) for key in sorted(keys)),
         computed=tuple(on_demand),
     )
 

@@ -27,6 +27,8 @@ from feast_plugins.postgres import types as postgres_types
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ai_hub.features.lookups import Lookup
+
 #: Rows read at once. Where sessions share one backend, others wait for as long.
 CHUNK_ROWS: Final = 65_536
 SHORT_CHUNK_ROWS: Final = 16_384
@@ -105,7 +107,10 @@ class Reader:
     def _join(self, connection: dbapi.Connection, columns: dict[str, pa.ChunkedArray]) -> None:
         if not self.plan.others:
             return
-        entities = Entities(pa.table({name: columns[name] for name in (TENANT, ASSET, TIME)}), TIME)
+        rows = {name: columns[name] for name in (TENANT, ASSET, TIME)}
+        for lookup in self.plan.lookups:
+            rows[lookup.key] = self._looked_up(connection, lookup, rows[ASSET])
+        entities = Entities(pa.table(rows), TIME)
         joined = point_in_time.join(
             connection,
             entities,
@@ -115,6 +120,15 @@ class Reader:
             full_feature_names=False,
         )
         columns |= {name: joined[name] for name in joined.column_names if name not in columns}
+
+    def _looked_up(
+        self, connection: dbapi.Connection, lookup: Lookup, assets: pa.ChunkedArray
+    ) -> pa.ChunkedArray:
+        """The key of each row's asset; null where it has none, or several."""
+        wanted = sql.Literal(assets.unique().to_pylist())
+        found = reads.fetch(connection, lookup.query(sql.Literal(self.request.tenant), wanted))
+        places = pc.index_in(assets, value_set=found[ASSET].combine_chunks())
+        return pa.chunked_array([found[lookup.key].combine_chunks().take(places.combine_chunks())])
 
 
 @contextmanager

@@ -83,6 +83,7 @@ def results(
             "feature_count": each.feature_count,
             "status": each.status,
             "hour": None if origin.oldest is None else time_of(origin.oldest - origin.oldest % HOUR_NS),
+            "event_timestamp": None if origin.oldest is None else time_of(origin.oldest),
             "source": origin.source,
             "degraded": origin.degraded is not None,
             "computed_at": computed_at,

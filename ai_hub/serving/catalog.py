@@ -1,6 +1,7 @@
-"""Which features there are: Feast's registry as it was read last, read again in a thread.
+"""Which features there are: Feast's registry as `feast apply` last left it, looked at twice a second.
 
-Requests never wait for the registry's database: they use what is known, however old, until it answers again.
+Requests never wait for the registry's database: they use the state that is known, however old, until it
+answers again. A state is used as a whole: no request meets the service of one and the view of another.
 """
 
 # mypy: allow-untyped-calls
@@ -9,22 +10,22 @@ Requests never wait for the registry's database: they use what is known, however
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from feast.errors import FeastError
-from feast.infra.registry.sql import FeastRegistrySchemaError, SqlRegistry, SqlRegistryConfig
+from feast.infra.registry.sql import FeastRegistrySchemaError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from ai_hub.errors import AiHubError, BadInputError, ServiceDownError
 from ai_hub.features.store import repo_config
 from ai_hub.serving import choose
 from ai_hub.serving.query import Query, resolve
+from ai_hub.serving.registry import RegistryReader
 from feast_plugins.online.plan import Plans
 
 if TYPE_CHECKING:
@@ -35,12 +36,86 @@ if TYPE_CHECKING:
     from ai_hub.settings import Settings
 
 _log = structlog.get_logger(__name__)
-_CONNECT_TIMEOUT_S = 5
-_STATEMENT_TIMEOUT_MS = 10_000
-_FIRST_WAIT_S = 10.0
-_RETRY_S = 1.0
-_MOST = 1000
-DEFAULT_SET = "forecast_basic"
+_FIRST_WAIT_S: Final = 10.0
+_RETRY_S: Final = 1.0
+#: Seconds between two looks; while somebody writes they are closer.
+_LOOK_S: Final = 0.4
+_LOOK_AGAIN_S: Final = 0.1
+#: How long a state in which services lack their views is not used: an apply may have been interrupted.
+_INCOMPLETE_S: Final = 5.0
+_MOST: Final = 1000
+DEFAULT_SET: Final = "forecast_basic"
+#: Of a view: what a materialization changes.
+_OF_RUNS: Final = ("materialization_intervals", "last_updated_timestamp", "state")
+#: Feast keeps what it listed last in variables of its own, which threads would mix up.
+_RESOLVING: Final = threading.Lock()
+
+
+class _State:
+    """One state of the registry: its feature services, and the queries of them."""
+
+    def __init__(self, config: RepoConfig, registry: Any) -> None:
+        self._config = config
+        self._registry = registry
+        self._plans = Plans()
+        with _RESOLVING:
+            listed = registry.list_feature_services(config.project, allow_cache=True)
+        self.services: dict[str, FeatureService] = {service.name: service for service in listed}
+        self._meanings = choose.meanings(self.services)
+        self.queries: dict[tuple[str | None, tuple[str, ...] | None], Query] = {}
+        #: of each service the stored views behind it; those that Feast cannot resolve are not in it
+        self.stored_views: dict[str, list[str]] = {}
+        for name, service in self.services.items():
+            with suppress(FeastError), _RESOLVING:
+                self.stored_views[name] = self._stored_views(service)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every service has its views."""
+        return len(self.stored_views) == len(self.services)
+
+    def equals(self, other: _State) -> bool:
+        """Whether the definitions are the same, whatever was materialized since."""
+        return bool(_definitions(self._registry) == _definitions(other._registry))
+
+    def query(self, feature_set: str | None, names: tuple[str, ...] | None) -> Query:
+        """See `Catalog.query`."""
+        key = feature_set, names
+        if (known := self.queries.get(key)) is not None:
+            return known
+        chosen = choose.features(self.services, self._meanings, feature_set, names, default=DEFAULT_SET)
+        try:
+            with _RESOLVING:
+                plan = self._plans.get(
+                    self._config, self._registry, self._config.project, chosen, full_names=False
+                )
+                entities = {
+                    entity.join_key: entity
+                    for entity in self._registry.list_entities(self._config.project, allow_cache=True)
+                }
+        except FeastError as error:
+            raise BadInputError(
+                f"These features cannot be asked for together: {error}",
+                hint="Name a feature_set, or fewer features.",
+            ) from error
+        # a set that was found for names is nobody's label: names are the caller's
+        label = feature_set or (DEFAULT_SET if names is None else "any")
+        found = resolve(self._config, plan, label, names, entities)
+        if len(self.queries) >= _MOST:
+            self.queries.clear()
+        self.queries[key] = found
+        return found
+
+    def _stored_views(self, service: FeatureService) -> list[str]:
+        found: dict[str, None] = {}
+        for projection in service.feature_view_projections:
+            view = self._registry.get_any_feature_view(
+                projection.name, self._config.project, allow_cache=True
+            )
+            sources = getattr(view, "source_feature_view_projections", None)
+            names = [projection.name] if sources is None else sorted({each.name for each in sources.values()})
+            found |= dict.fromkeys(names)
+        return list(found)
 
 
 class Catalog:
@@ -48,11 +123,9 @@ class Catalog:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._registry: Any = None
         self._config: RepoConfig | None = None
-        self._plans = Plans()
-        self._services: dict[str, FeatureService] = {}
-        self._queries: dict[tuple[str | None, tuple[str, ...] | None], Query] = {}
+        self._reader: RegistryReader | None = None
+        self._state: _State | None = None
         self._tried = asyncio.Event()
         self._failure: AiHubError | None = None
 
@@ -63,6 +136,11 @@ class Catalog:
             self._config = repo_config(self._settings)
         return self._config
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the registry was ever read."""
+        return self._state is not None
+
     async def services(self) -> dict[str, FeatureService]:
         """Every feature service by its name.
 
@@ -70,102 +148,97 @@ class Catalog:
             ServiceDownError: the registry was never read.
             SettingMissingError: there is none.
         """
-        if self._registry is None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._tried.wait(), _FIRST_WAIT_S)
-            if self._registry is None:
-                raise self._failure or _down(self._settings, "it was not read yet")
-        return self._services
+        return (await self._known()).services
 
-    def stored_views(self, name: str) -> list[str]:
-        """The stored feature views behind a view: itself, or those an on-demand view computes from."""
-        view = self._registry.get_any_feature_view(name, self.config.project, allow_cache=True)
-        sources = getattr(view, "source_feature_view_projections", None)
-        return [name] if sources is None else sorted({each.name for each in sources.values()})
+    async def sets(self) -> list[tuple[FeatureService, list[str]]]:
+        """Every feature service in the order of the names, and the stored views behind it.
+
+        Raises:
+            ServiceDownError: the registry was never read.
+            SettingMissingError: there is none.
+        """
+        state = await self._known()
+        return [
+            (service, state.stored_views.get(name, [])) for name, service in sorted(state.services.items())
+        ]
 
     async def query(self, feature_set: str | None, names: Sequence[str] | None) -> Query:
         """What a request asks for.
 
         Raises:
             NotFoundError: there is no such set, or it has no such features; names those there are.
-            BadInputError: this set cannot be answered.
+            BadInputError: this set cannot be answered, or sets differ in what a name means.
             ServiceDownError: the registry was never read.
         """
-        key = (feature_set, None if names is None else tuple(names))
-        queries = self._queries  # of one state of the registry: another one has others
-        if (known := queries.get(key)) is not None:
+        key = None if names is None else tuple(names)
+        state = self._state or await self._known()
+        if (known := state.queries.get((feature_set, key))) is not None:
             return known
-        services = await self.services()
-        chosen = choose.features(services, feature_set, key[1], default=DEFAULT_SET)
-        try:
-            plan = self._plans.get(self.config, self._registry, self.config.project, chosen, full_names=False)
-        except FeastError as error:
-            raise BadInputError(
-                f"These features cannot be asked for together: {error}",
-                hint="Name a feature_set, or fewer features.",
-            ) from error
-        # a set that was found for names is nobody's label: names are the caller's
-        label = feature_set or (DEFAULT_SET if names is None else "any")
-        found = resolve(self.config, plan, label, key[1])
-        if len(queries) >= _MOST:
-            queries.clear()
-        queries[key] = found
-        return found
+        return state.query(feature_set, key)
 
     async def keep_up(self) -> None:
-        """Read the registry again and again."""
+        """Look at the registry again and again."""
         # one thread of its own: the others are for requests
         with ThreadPoolExecutor(1, "registry") as pool:
             while True:
                 pause = _RETRY_S
                 try:
-                    await asyncio.get_running_loop().run_in_executor(pool, self._read)
+                    pause = await asyncio.get_running_loop().run_in_executor(pool, self._look)
                     self._failure = None
-                    pause = float(self.config.registry.cache_ttl_seconds)
                 except AiHubError as error:
                     self._failure = error
-                except (SQLAlchemyError, FeastRegistrySchemaError) as error:
+                except (SQLAlchemyError, FeastRegistrySchemaError, OSError) as error:
                     reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-                    self._failure = _down(self._settings, reason)
-                    _log.warning("registry_not_read", reason=reason)
+                    self._failed(reason)
                 except Exception as error:  # noqa: BLE001  # what is known goes on being used, whatever it is
-                    self._failure = _down(self._settings, f"{type(error).__name__}: {error}")
                     _log.exception("registry_not_read")
-                self._tried.set()
+                    self._failure = _down(self._settings, f"{type(error).__name__}: {error}")
+                if self._state is not None or self._failure is not None:
+                    self._tried.set()
                 await asyncio.sleep(pause)
 
-    def _read(self) -> None:
-        if self._registry is None:
-            self._open()
-            return
-        proto = self._registry.proto()
-        if proto != self._registry.cached_registry_proto:
-            self._registry.cached_registry_proto = proto
-            self._registry.cached_registry_proto_created = datetime.now(UTC)
-            self._list(self._registry)
+    async def _known(self) -> _State:
+        if self._state is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._tried.wait(), _FIRST_WAIT_S)
+            if self._state is None:
+                raise self._failure or _down(self._settings, "it was not read yet")
+        return self._state
 
-    def _open(self) -> None:
-        config = self.config
-        url = self._settings.require("feast_registry_uri")
-        options: dict[str, Any] = {"poolclass": NullPool}
-        if make_url(url).get_backend_name() == "postgresql":
-            limits = f"-c statement_timeout={_STATEMENT_TIMEOUT_MS}"
-            options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S, "options": limits}
-        registry = SqlRegistry(
-            # 0: it is never due, so nothing that uses it reads it by itself
-            SqlRegistryConfig(
-                path=url, schema_mode="verify", cache_ttl_seconds=0, sqlalchemy_config_kwargs=options
-            ),
-            config.project,
-            None,
-        )
-        self._list(registry)
-        self._registry = registry
+    def _look(self) -> float:
+        """Use a new state if there is one; returns the seconds until the next look."""
+        if self._reader is None:
+            url = self._settings.require("feast_registry_uri")
+            self._reader = RegistryReader(url, self.config.project)
+        reader = self._reader
+        registry = reader.poll()
+        if registry is None:
+            return _LOOK_AGAIN_S if reader.is_changing else _LOOK_S
+        state = _State(self.config, registry)
+        if not state.is_complete and self._state is not None and reader.changed_s < _INCOMPLETE_S:
+            reader.reread()
+            return _LOOK_S
+        if self._state is None or not state.equals(self._state):
+            self._state = state
+        return _LOOK_S
 
-    def _list(self, registry: Any) -> None:
-        listed = registry.list_feature_services(self.config.project, allow_cache=True)
-        self._services = {service.name: service for service in listed}
-        self._queries = {}
+    def _failed(self, reason: str) -> None:
+        failure = _down(self._settings, reason)
+        if self._failure is None or self._failure.message != failure.message:
+            _log.warning("registry_not_read", reason=reason)
+        self._failure = failure
+
+
+def _definitions(registry: Any) -> Any:
+    """What the registry says of features, without what changes as they are materialized."""
+    proto = type(registry.cached_registry_proto)()
+    proto.CopyFrom(registry.cached_registry_proto)
+    proto.ClearField("last_updated")
+    for objects in (proto.feature_views, proto.stream_feature_views):
+        for each in objects:
+            for name in _OF_RUNS:
+                each.meta.ClearField(name)
+    return proto
 
 
 def _down(settings: Settings, reason: str) -> ServiceDownError:

@@ -1,36 +1,58 @@
-"""Which feature services answer a request."""
+"""Which features answer a request."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
-from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ai_hub.errors import BadInputError, NotFoundError
-from ai_hub.features.store import feature_names, feature_references
+from ai_hub.features.store import feature_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from feast import FeatureService
 
-#: More services than this for one request are no request of a model.
-_MOST_TOGETHER = 3
+
+class Meaning(NamedTuple):
+    """What a name stands for in a feature service."""
+
+    #: the view, with its version if the service names one
+    view: str
+    #: how the service renames join keys of the view
+    join_keys: tuple[tuple[str, str], ...]
+
+
+#: By name of a feature and by meaning, the services in which it has it.
+Meanings = dict[str, dict[Meaning, list[str]]]
+
+
+def meanings(services: Mapping[str, FeatureService]) -> Meanings:
+    """What each name of a feature means in each service."""
+    found: Meanings = {}
+    for name, service in services.items():
+        for projection in service.feature_view_projections:
+            version = getattr(projection, "version_tag", None)
+            view = projection.name if version is None else f"{projection.name}@v{version}"
+            meaning = Meaning(view, tuple(sorted((projection.join_key_map or {}).items())))
+            for feature in projection.features:
+                found.setdefault(feature.name, {}).setdefault(meaning, []).append(name)
+    return found
 
 
 def features(
     services: Mapping[str, FeatureService],
+    known: Meanings,
     feature_set: str | None,
     names: Sequence[str] | None,
     *,
     default: str,
 ) -> FeatureService | list[str]:
-    """The service that has the features, or references of them where no single one does.
-
-    Names alone are looked for in as few services as possible, and of those in the smallest.
+    """The service that has the features, or for names alone references of them.
 
     Raises:
         NotFoundError: there is no such set, or it has no such features.
+        BadInputError: a name alone means different things in different sets.
     """
     if feature_set is not None or names is None:
         name = feature_set or default
@@ -39,28 +61,34 @@ def features(
         if unknown := _missing(names or (), feature_names(found)):
             raise _unknown(unknown, feature_names(found), f"Feature set {name} does not have")
         return found
-    every = {name: set(feature_names(service)) for name, service in services.items()}
-    if unknown := _missing(names, set().union(*every.values())):
-        raise _unknown(unknown, set().union(*every.values()), "No feature set has")
-    chosen = _fewest(every, set(names))
-    if len(chosen) == 1:
-        return services[chosen[0]]
-    places: dict[str, str] = {}
-    for service in chosen:
-        for reference in feature_references(services[service]):
-            places.setdefault(reference.partition(":")[2], reference)
-    return [places[name] for name in dict.fromkeys(names)]
+    if unknown := _missing(names, known):
+        raise _unknown(unknown, known, "No feature set has")
+    wanted = list(dict.fromkeys(names))
+    if ambiguous := [name for name in wanted if len(known[name]) > 1]:
+        raise _ambiguous(ambiguous, wanted, known)
+    return [f"{_reference(name, known)}:{name}" for name in wanted]
 
 
-def _fewest(every: Mapping[str, set[str]], wanted: set[str]) -> tuple[str, ...]:
-    ordered = sorted(every, key=lambda name: (len(every[name]), name))
-    for count in range(1, _MOST_TOGETHER + 1):
-        for chosen in combinations(ordered, count):
-            if wanted <= set().union(*(every[name] for name in chosen)):
-                return chosen
-    raise BadInputError(
-        f"These features lie in more than {_MOST_TOGETHER} feature sets.", hint="Ask for fewer at once."
+def _reference(name: str, known: Meanings) -> str:
+    ((meaning, sets),) = known[name].items()
+    if meaning.join_keys:
+        raise BadInputError(
+            f"{name} is of other keys in feature set {sets[0]}.", hint=f"Name the feature_set: {sets[0]}."
+        )
+    return meaning.view
+
+
+def _ambiguous(ambiguous: Sequence[str], wanted: Sequence[str], known: Meanings) -> BadInputError:
+    having = {name: sorted({each for sets in known[name].values() for each in sets}) for name in wanted}
+    complete = set.intersection(*map(set, having.values()))
+    listed = "; ".join(f"{name} in {', '.join(having[name])}" for name in ambiguous)
+    one = "It is" if len(ambiguous) == 1 else "They are"
+    hint = (
+        f"Name one as feature_set: {', '.join(sorted(complete))}."
+        if complete
+        else "Name the feature_set, and ask for the features of each set by themselves."
     )
+    return BadInputError(f"{one} from different views in different feature sets: {listed}.", hint=hint)
 
 
 def _missing(names: Iterable[str], known: Iterable[str]) -> list[str]:

@@ -76,7 +76,9 @@ class Loader:
             UnavailableError: it cannot be found out.
         """
         is_shared = moment.current_since is not None and not moment.is_given
-        what = _What(tenant, view.name, -moment.hour if is_shared else moment.nanos)
+        # a time that was given is its own key
+        key = moment.nanos % view.window - moment.nanos if is_shared else moment.nanos
+        what = _What(tenant, view.name, key)
         try:
             with self._waiting.held(tenant):
                 futures = [self._join(what, view, moment, *each) for each in places.items()]

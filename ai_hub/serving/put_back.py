@@ -22,6 +22,8 @@ class Place(NamedTuple):
 
     key: bytes
     stamp: bytes | None
+    #: what is there lacks a feature
+    is_partial: bool = False
 
 
 class PutBack:
@@ -45,9 +47,11 @@ class PutBack:
         marks: list[tuple[bytes, bytes]] = []
         for asset, place in places.items():
             row, is_known = found[asset].row, found[asset].is_known
-            if row is not None and _belongs(row, place.stamp):
+            computed = None
+            if row is not None and (place.is_partial or _belongs(row, place.stamp)):
                 rows.append((place.key, row, place.stamp))
-            if not moment.is_given and (row is None or not moment.is_current(row.nanos)):
+                computed = moment.now
+            if not moment.is_given and (row is None or not view.is_current(moment, row.nanos, computed)):
                 marks.append((mark_key(config, view, tenant, asset), KNOWN if is_known else UNKNOWN))
         self._cache.put_back(config, view, rows, moment.now)
         self._cache.mark(config, marks)

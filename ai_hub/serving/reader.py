@@ -223,7 +223,9 @@ class FeatureReader:
             ((_, keys),) = read.groups
             places = {
                 asked.assets[asset]: Place(
-                    keys.prefix + keys.rows[asset] + keys.suffix, stored.stamp(view, asset)
+                    keys.prefix + keys.rows[asset] + keys.suffix,
+                    stored.stamp(view, asset),
+                    stored.is_partial(view, asset),
                 )
                 for asset in assets
             }

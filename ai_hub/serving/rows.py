@@ -15,6 +15,7 @@ from feast_plugins.online.writing import stamp_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ai_hub.features.lookups import Lookup
     from ai_hub.serving.database import Connection
     from ai_hub.serving.query import View
     from feast_plugins.postgres.pulls import Source
@@ -26,7 +27,15 @@ FROM {relation} AS source
 WHERE source.{tenant} = %(tenant)s AND source.{asset} = ANY(%(assets)s)
     AND source.{time} >= %(since)s AND source.{time} <= %(at)s
 ORDER BY source.{asset}, source.{time} DESC{created}"""
-_REGISTERED = "SELECT asset_id FROM assets WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s)"
+# of views with other keys than the asset: the newest row by the keys that each asset has
+_NEWEST_BY_KEYS = """\
+SELECT asset_id, source.{time}, {features}
+FROM {keys} CROSS JOIN LATERAL (
+    SELECT * FROM {relation} AS source
+    WHERE {conditions} AND source.{time} >= %(since)s AND source.{time} <= %(at)s
+    ORDER BY source.{time} DESC{created} LIMIT 1
+) AS source"""
+_ASSETS = "SELECT asset_id FROM assets WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ async def newest(
         known |= set(older)
         asked["assets"] = [asset for asset in rest if asset not in older]
         if asked["assets"]:
-            cursor = await connection.execute(_REGISTERED, asked, prepare=True)
+            cursor = await connection.execute(_ASSETS, asked, prepare=True)
             known.update(asset for (asset,) in await cursor.fetchall())
     return {asset: Found(rows.get(asset), asset in known) for asset in assets}
 
@@ -99,18 +108,42 @@ def _statement(view: View) -> sql.Composed:
     if plan is None:
         raise TypeError(f"{view.name} has no source in TimescaleDB")
     features = tuple(plan.column(name) for name in plan.features)
-    return _composed(plan.source, plan.column("tenant_id"), plan.column("asset_id"), features)
+    keys = tuple((name, plan.column(name)) for name in plan.keys)
+    return _composed(plan.source, keys, features, view.lookups, view.is_of_asset)
 
 
 @lru_cache(maxsize=256)
-def _composed(source: Source, tenant: str, asset: str, features: tuple[str, ...]) -> sql.Composed:
+def _composed(
+    source: Source,
+    keys: tuple[tuple[str, str], ...],
+    features: tuple[str, ...],
+    lookups: tuple[Lookup, ...],
+    is_of_asset: bool,
+) -> sql.Composed:
+    columns = dict(keys)
     newest_version = "" if source.created is None else ", source.{} DESC NULLS LAST"
-    return sql.SQL(_NEWEST).format(
+    parts: dict[str, sql.Composable] = {
         # a relation or query of the feature repository
-        relation=sql.SQL(source.relation),
-        tenant=sql.Identifier(tenant),
-        asset=sql.Identifier(asset),
-        time=sql.Identifier(source.time),
-        created=sql.SQL(newest_version).format(sql.Identifier(source.created or "")),
-        features=sql.SQL(", ").join([sql.SQL("source.{}").format(sql.Identifier(name)) for name in features]),
-    )
+        "relation": sql.SQL(source.relation),
+        "time": sql.Identifier(source.time),
+        "created": sql.SQL(newest_version).format(sql.Identifier(source.created or "")),
+        "features": sql.SQL(", ").join(
+            [sql.SQL("source.{}").format(sql.Identifier(name)) for name in features]
+        ),
+    }
+    if is_of_asset:
+        keyed = {name: sql.Identifier(columns[f"{name}_id"]) for name in ("tenant", "asset")}
+        return sql.SQL(_NEWEST).format(**keyed, **parts)
+    tenant, assets = sql.SQL("%(tenant)s"), sql.SQL("%(assets)s")
+    relations: list[sql.Composable] = [
+        sql.SQL("({}) AS {}").format(lookup.query(tenant, assets), sql.Identifier(f"of_{lookup.key}"))
+        for lookup in lookups
+    ] or [sql.SQL("({}) AS assets").format(sql.SQL(_ASSETS))]
+    values: dict[str, sql.Composable] = {"tenant_id": tenant, "asset_id": sql.SQL("asset_id")} | {
+        lookup.key: sql.Identifier(f"of_{lookup.key}", lookup.key) for lookup in lookups
+    }
+    conditions = [
+        sql.SQL("source.{} = {}").format(sql.Identifier(column), values[name]) for name, column in keys
+    ]
+    joined = sql.SQL(" NATURAL JOIN ").join(relations)
+    return sql.SQL(_NEWEST_BY_KEYS).format(keys=joined, conditions=sql.SQL(" AND ").join(conditions), **parts)

@@ -17,7 +17,7 @@ from feast_plugins.online.write_back import times_of
 from feast_plugins.online.writing import stamp_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ai_hub.serving.rows import Row
 
@@ -33,17 +33,22 @@ class Stored:
     times: list[list[int | None]] = field(init=False)
     origins: list[Origin] = field(init=False)
     _current: list[list[bool]] = field(init=False)
+    #: (view, asset) of rows that lack a feature which their view has got since
+    _partial: set[tuple[int, int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.times, self._current = [], []
-        known: dict[bytes | None, tuple[int | None, bool]] = {None: (None, False)}
-        for place in self.query.stamps:
+        self.times, self._current, self._partial = [], [], set()
+        for view, place in zip(self.query.views, self.query.stamps, strict=True):
+            known: dict[bytes | None, tuple[int | None, bool]] = {None: (None, False)}
             stamps = [reply[place] for reply in self.replies]
             for stamp in set(stamps) - known.keys():
                 times = times_of(stamp)
-                known[stamp] = times.event, self.moment.is_current(*times)
+                known[stamp] = times.event, view.is_current(self.moment, *times)
             self.times.append([known[stamp][0] for stamp in stamps])
             self._current.append([known[stamp][1] for stamp in stamps])
+        for asset, reply in enumerate(self.replies):
+            if None in reply:
+                self._find_partial(asset, reply)
         self.origins = [Origin() for _ in self.replies]
 
     @classmethod
@@ -64,6 +69,10 @@ class Stored:
         """Time of a row as it is stored."""
         stamp: bytes | None = self.replies[asset][self.query.stamps[view]]
         return stamp
+
+    def is_partial(self, view: int, asset: int) -> bool:
+        """Whether the row in Redis was written before its view had all its features."""
+        return (view, asset) in self._partial
 
     def is_usable(self, view: int, asset: int) -> bool:
         """Whether there is a row that is no newer than the moment and no older than it may be."""
@@ -122,6 +131,13 @@ class Stored:
                 if since is not None and time < since:
                     origin.too_old |= {place}
         return self.origins
+
+    def _find_partial(self, asset: int, reply: Sequence[Any]) -> None:
+        for view, places in enumerate(self.query.places):
+            # an empty feature is there, without a value
+            if self._current[view][asset] and any(reply[place] is None for place, _ in places):
+                self._current[view][asset] = False
+                self._partial.add((view, asset))
 
     def _set(self, view: int, asset: int, fields: Mapping[bytes, bytes], time: int | None) -> None:
         reply = self.replies[asset]

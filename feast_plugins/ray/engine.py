@@ -20,6 +20,7 @@ from feast.infra.compute_engines.ray.job import RayMaterializationJob
 from feast_plugins.errors import ColumnTypesError
 from feast_plugins.materialize.latest import part_of
 from feast_plugins.materialize.task import WriteOptions, materialization, way_of
+from feast_plugins.postgres.serving import serve
 from feast_plugins.ray.nodes import StrictRayFeatureBuilder
 from feast_plugins.ray.workers import count_workers, finished
 
@@ -40,6 +41,12 @@ class TimescaleRayComputeEngineConfig(WriteOptions, RayComputeEngineConfig):
 
 class TimescaleRayComputeEngine(RayComputeEngine):
     """Ray engine whose failures are failures, and whose rows are those of the local engine."""
+
+    def update(self, project: str, *args: Any, **kwargs: Any) -> None:
+        """Let the service read what the views read."""
+        super().update(project, *args, **kwargs)
+        _, views, _, entities = args
+        serve(self.repo_config, views, entities)
 
     def _materialize_one(
         self,

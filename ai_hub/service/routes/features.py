@@ -95,17 +95,11 @@ async def get_features(asked: FeaturesRequest, request: Request, caller: Caller)
 async def list_feature_sets(request: Request, caller: Caller) -> FeatureSetsResponse:
     """Every feature set there is."""
     del caller  # whoever is authenticated
-    services = await state_of(request).features.catalog.services()
     sets = {}
-    for name, service in sorted(services.items()):
+    for service, views in await state_of(request).features.catalog.sets():
         tags = service.tags or {}
-        views = dict.fromkeys(
-            source
-            for view in service.feature_view_projections
-            for source in state_of(request).features.catalog.stored_views(view.name)
-        )
-        sets[name] = FeatureSet(
-            name=name,
+        sets[service.name] = FeatureSet(
+            name=service.name,
             description=service.description or tags.get("description", ""),
             features=feature_names(service),
             use_cases=[case.strip() for case in tags.get("use_cases", "").split(",") if case.strip()],

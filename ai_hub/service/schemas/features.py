@@ -108,7 +108,11 @@ class AssetFeatures(BaseModel):
         description="of each feature",
         examples=[{"hour_of_day": "PRESENT", "lag_1h": "PRESENT", "lag_24h": "NULL_VALUE"}],
     )
-    hour: datetime | None = Field(description="start of the hour the features describe; none: not known")
+    event_timestamp: datetime | None = Field(
+        None,
+        description="time of the row the features are from, of several views the oldest; none: not known",
+    )
+    hour: datetime | None = Field(description="start of the hour that `event_timestamp` is in")
     source: FeatureSource
     degraded: bool = Field(description="servers are down: some features are missing or older than usual")
     computed_at: datetime

@@ -196,14 +196,14 @@ def test_read__lookback__features_that_look_further_are_empty(
     run(work, meters.clock)
 
 
-def test_read__names__in_their_order_and_from_as_few_sets_as_hold_them(meters: Meters) -> None:
+def test_read__names__in_their_order_and_from_the_sets_that_have_them(meters: Meters) -> None:
     asset = next(iter(meters.assets))
-    names = ["lag_168h", "is_weekend", "historical_min_24h", "lag_168h", "temperature"]
+    names = ["lag_168h", "month", "historical_min_24h", "lag_168h", "temperature"]
     want = meters.assets[asset].row(meters.hour)
 
     async def work(reader: FeatureReader) -> None:
         (result,) = await ask(reader, meters.tenant, asset, feature_names=names)
-        assert list(result["features"]) == ["lag_168h", "is_weekend", "historical_min_24h", "temperature"]
+        assert list(result["features"]) == ["lag_168h", "month", "historical_min_24h", "temperature"]
         for name, value in result["features"].items():
             assert value == (pytest.approx(want[name]) if want[name] is not None else None)
         (result,) = await ask(
@@ -222,6 +222,8 @@ def test_read__names__in_their_order_and_from_as_few_sets_as_hold_them(meters: M
                 feature_set="forecast_basic",
                 feature_names=["historical_min_24h"],
             )
+        with pytest.raises(BadInputError, match="lag_1h in anomaly_detection, forecast_advanced"):
+            await ask(reader, meters.tenant, asset, feature_names=["lag_1h"])
         with pytest.raises(BadInputError, match="future"):
             await ask(reader, meters.tenant, asset, timestamp=meters.clock.time + timedelta(minutes=6))
 

@@ -6,7 +6,7 @@ import pytest
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Float64
 
-from ai_hub.errors import NotFoundError
+from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.serving import choose
 
 ASSET = Entity(name="asset", join_keys=["asset_id"], value_type=ValueType.STRING)
@@ -22,39 +22,55 @@ def service(name: str, *features: str) -> FeatureService:
     return FeatureService(name=name, features=[view])
 
 
+SMALL = service("small", "lag_1h", "lag_24h")
 SERVICES = {
     each.name: each
     for each in (
-        service("small", "lag_1h", "lag_24h"),
-        service("large", "lag_1h", "lag_24h", "lag_168h", "temperature"),
-        service("range", "lag_1h", "historical_min_24h"),
+        SMALL,
+        service("large", "lag_1h", "lag_168h", "temperature"),
         service("other", "price"),
     )
 }
+# somebody's selection of the same view
+SERVICES["again"] = FeatureService(name="again", features=[*SMALL._features])
 
 
 def chosen(feature_set: str | None, *names: str) -> object:
-    found = choose.features(SERVICES, feature_set, names or None, default="small")
+    known = choose.meanings(SERVICES)
+    found = choose.features(SERVICES, known, feature_set, names or None, default="small")
     return found if isinstance(found, list) else found.name
 
 
 @pytest.mark.parametrize(
     ("names", "found"),
     [
-        (["lag_1h"], "range"),
-        (["lag_24h", "lag_1h"], "small"),
-        (["lag_168h", "lag_1h"], "large"),
-        (["historical_min_24h"], "range"),
-        (["price"], "other"),
-        (
-            ["temperature", "lag_1h", "historical_min_24h"],
-            ["large_view:temperature", "range_view:lag_1h", "range_view:historical_min_24h"],
-        ),
+        (["lag_24h"], ["small_view:lag_24h"]),
+        (["temperature", "lag_24h"], ["large_view:temperature", "small_view:lag_24h"]),
         (["price", "price", "lag_168h"], ["other_view:price", "large_view:lag_168h"]),
     ],
 )
-def test_features__names_alone__fewest_sets_then_the_smallest(names: list[str], found: object) -> None:
+def test_features__names_alone__from_the_one_view_that_has_them(names: list[str], found: object) -> None:
     assert chosen(None, *names) == found
+
+
+def test_features__name_of_two_views__lists_the_sets() -> None:
+    with pytest.raises(BadInputError, match=r"lag_1h in again, large, small") as refused:
+        chosen(None, "lag_1h", "lag_24h")
+    assert "again, small" in str(refused.value.hint)
+    with pytest.raises(BadInputError) as refused:
+        chosen(None, "lag_1h", "price")
+    assert "each set by themselves" in str(refused.value.hint)
+
+
+def test_features__new_service__changes_no_answer_of_others() -> None:
+    before = chosen(None, "temperature")
+    SERVICES["new"] = service("new", "temperature")
+    try:
+        with pytest.raises(BadInputError, match="large, new"):
+            chosen(None, "temperature")
+    finally:
+        del SERVICES["new"]
+    assert chosen(None, "temperature") == before
 
 
 def test_features__nothing_named__the_default() -> None:
@@ -64,7 +80,7 @@ def test_features__nothing_named__the_default() -> None:
 @pytest.mark.parametrize(
     ("feature_set", "names", "message", "hint"),
     [
-        ("smal", [], "no feature set smal", "large, other, range, small"),
+        ("smal", [], "no feature set smal", "again, large, other, small"),
         ("small", ["lag_1h", "temperature"], "small does not have temperature", "lag_1h, lag_24h"),
         ("small", ["lag_2h"], "small does not have lag_2h", "Did you mean lag_1h"),
         (
