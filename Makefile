@@ -10,7 +10,7 @@ export UV_SYSTEM_CERTS := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo demo-down test bench fuzz faults screenshots lint audit format clean
+.PHONY: help install lock demo demo-down test tests test-long bench fuzz faults screenshots lint audit format clean
 
 help: ## Show every target and what it does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@touch $@
 
 # Two sets of servers side by side; the first file, in which the demo runs, takes longest.
-PYTEST_WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make lock" pyproject.toml
@@ -41,8 +41,15 @@ demo: $(STAMP) ## Run the whole product end to end on real meter data (embedded 
 demo-down: $(STAMP) ## Stop the demo's servers and delete their data; what was exported stays in exports/
 	@$(BIN)/ai-hub down --purge
 
-test: $(STAMP) lint ## Lint, type-check and run every test against real embedded servers
-	@$(BIN)/pytest $(PYTEST_WORKERS)
+test: $(STAMP) ## Lint, type-check and run every test against real embedded servers
+	@$(MAKE) --no-print-directory --jobs=2 lint tests
+
+tests:
+	@$(PYTEST) --durations=40 --durations-min=3
+
+test-long: $(STAMP) lint ## The same with many new examples, more kills and fuzzing, and every benchmark tried (hours)
+	@AI_HUB_FUZZ_EXAMPLES=400 AI_HUB_FUZZ_TIMEOUT_S=3600 $(PYTEST) -m "long or not long" --timeout=7200 --hypothesis-profile=long
+	@$(MAKE) --no-print-directory bench faults SMALL=1
 
 bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service and exports, into docs/benchmarks (SMALL=1: a try of minutes)
 	@$(BIN)/python -m benchmarks.features $(if $(SMALL),--small)

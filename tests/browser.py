@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +42,10 @@ expect.set_options(timeout=30_000)
 def opened() -> Iterator[Browser]:
     """A browser without a window."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=_FLAGS)
+        program, variables = chromium()
+        browser = playwright.chromium.launch(
+            executable_path=program, headless=True, args=_FLAGS, env={**os.environ, **variables}
+        )
         yield browser
         browser.close()
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ai_hub.stack.service import Service
 
 properties.register()
+# As many workers run as there are cores; LightGBM's threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: What could lead a test to a server of somebody else.
 _FOREIGN = (

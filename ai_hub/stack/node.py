@@ -46,13 +46,17 @@ def node() -> Path:
     raise NodeMissingError
 
 
-def packages(say: Say) -> Path:
+def packages(say: Say, sources: Path = SOURCES) -> Path:
     """Folder with `node_modules` as in `package-lock.json`; installed on first use, shared by all stacks.
+
+    Args:
+        say: where to say what takes time.
+        sources: folder with `package.json` and its lock file.
 
     Raises:
         PackagesMissingError: npm failed.
     """
-    lock_file = SOURCES / "package-lock.json"
+    lock_file = sources / "package-lock.json"
     digest = hashlib.sha256(lock_file.read_bytes()).hexdigest()[:16]
     cache = _cache_dir()
     target = cache / digest
@@ -64,14 +68,14 @@ def packages(say: Say) -> Path:
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not target.is_dir():
             say("installing Node packages (first run)")
-            _install(target)
+            _install(target, sources)
     return target
 
 
-def _install(target: Path) -> None:
+def _install(target: Path, sources: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         for name in ("package.json", "package-lock.json"):
-            shutil.copy(SOURCES / name, scratch)
+            shutil.copy(sources / name, scratch)
         npm = [*_npm(), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--no-progress"]
         environment = {
             **os.environ,

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import random
-import secrets
 import threading
 import time
 from contextlib import suppress
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import properties
 import pytest
 import registry_servers
 import requests
@@ -125,9 +125,7 @@ class Life:
 def life(
     empty_database: str, servers: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Life]:
-    seed = int(os.environ.get("AI_HUB_TEST_SEED") or secrets.randbits(32))
-    print(f"AI_HUB_TEST_SEED={seed}")  # noqa: T201  # what repeats a failure
-    dice = random.Random(seed)  # noqa: S311  # no secret
+    dice = random.Random(properties.seed())  # noqa: S311  # no secret
     with registry_servers.running(empty_database, servers.start("s3"), tmp_path) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
         acme = new_tenant(server.url)
@@ -137,7 +135,9 @@ def life(
         logged = S3Folder(s3_client(), BUCKET, f"{runs}/model")
         parallel.each(lambda path: logged.write(path, FILES[path]), FILES)
         source = {"source": f"{run.artifact_uri}/model", "run_id": run.run_id}
-        yield Life(server, acme, source, dice, DATABASES[urlsplit(empty_database).scheme])
+        registrations, deletions = DATABASES[urlsplit(empty_database).scheme]
+        kills = properties.examples(registrations), properties.examples(deletions)
+        yield Life(server, acme, source, dice, kills)
 
 
 def test_registration__killed_anywhere__leaves_no_version_without_its_files__and_can_be_repeated(
