@@ -41,6 +41,11 @@ class Authenticator:
         self._ring = ring
         self._tokens = tokens
 
+    @property
+    def loaded(self) -> bool:
+        """Whether callers can be told apart: the keys were read, or nobody needs one."""
+        return self._options.auth == "off" or self._ring.loaded
+
     def known(self, key: str | None, bearer: str | None) -> Principal | None:
         """The caller that a key (header `X-API-Key`) or a bearer token stands for; waits for nothing.
 

@@ -1,16 +1,31 @@
-"""How the servers are that the service uses, asked as a client does."""
+"""How the servers are that the service uses, each checked with the login that answers requests."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import math
+import os
 import time
-from collections.abc import Mapping
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, Literal, LiteralString
 
+import psycopg
 import structlog
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
-from ai_hub.errors import SettingMissingError
+from ai_hub.database.tenant_wall import ENTER, service_dsn
+from ai_hub.errors import AiHubError, SettingMissingError
+from ai_hub.exports.places import Bucket, tenant_place
+from ai_hub.stack.http_check import require_ok
+from ai_hub.stack.s3 import require_bucket
 from ai_hub.stack.service import NotReadyError
 from ai_hub.stack.services import SERVICES
 
@@ -18,8 +33,13 @@ if TYPE_CHECKING:
     from ai_hub.settings import Settings
 
 _log = structlog.get_logger(__name__)
-_NAMES = ("timescaledb", "redis", "s3", "mlflow")
-_TIMEOUT_S = 2.0
+_TIMEOUT_S: Final = 2.0
+#: Any tenant's rows will do: what is checked is that the login may read them, and the keys.
+_TENANT: Final = "health"
+_KEYS: Final[LiteralString] = "SELECT FROM public.api_keys LIMIT 1"
+_ROWS: Final[LiteralString] = "SELECT FROM assets LIMIT 1"
+#: Answers to any account, and to no other; not known where the server has no login.
+_ACCOUNT: Final = "/api/2.0/mlflow/users/current"
 #: For all of a check: its parts may take that long each, and a silent network ends none of them.
 _PATIENCE_S = 3.0
 #: How long a finding holds: whoever asks all the time costs nothing.
@@ -45,10 +65,14 @@ class Finding:
 
 
 class Health:
-    """Checks the servers side by side, each within three seconds."""
+    """Checks the servers side by side, each within three seconds.
 
-    def __init__(self, settings: Settings) -> None:
+    `loaded` says whether the keys and the feature sets were ever read: until then nothing is answered.
+    """
+
+    def __init__(self, settings: Settings, loaded: Callable[[], bool] = lambda: True) -> None:
         self._settings = settings
+        self._loaded = loaded
         self._lock = asyncio.Lock()
         self._asking: dict[str, asyncio.Task[Dependency]] = {}
         self._last: tuple[float, Finding] | None = None
@@ -63,12 +87,13 @@ class Health:
             return self._last[1]
 
     async def _find_out(self) -> Finding:
-        found = await asyncio.gather(*(self._ask(name) for name in _NAMES))
-        dependencies = dict(zip(_NAMES, found, strict=True))
+        found = await asyncio.gather(*(self._ask(name) for name in _CHECKS))
+        dependencies = dict(zip(_CHECKS, found, strict=True))
         self._log_changes(dependencies)
-        if all(each.status == "ok" for each in found):
+        loaded = self._loaded()
+        if loaded and all(each.status == "ok" for each in found):
             return Finding("ready", dependencies)
-        answers = any(dependencies[name].status == "ok" for name in ("timescaledb", "redis"))
+        answers = loaded and any(dependencies[name].status == "ok" for name in ("timescaledb", "redis"))
         return Finding("degraded" if answers else "unavailable", dependencies)
 
     def _log_changes(self, found: Mapping[str, Dependency]) -> None:
@@ -91,13 +116,89 @@ class Health:
             return Dependency("down", _PATIENCE_S, f"no answer within {_PATIENCE_S:.0f} s")
 
     def _one(self, name: str) -> Dependency:
-        service = SERVICES[name]
         started = time.monotonic()
         try:
-            self._settings.require(service.setting.lower())
-            service.check(self._settings.environment(), _TIMEOUT_S)
-        except NotReadyError as error:
-            return Dependency("down", time.monotonic() - started, str(error))
+            _CHECKS[name](self._settings)
         except SettingMissingError:
             return Dependency("unset")
+        except (NotReadyError, AiHubError) as error:
+            return Dependency("down", time.monotonic() - started, str(error))
         return Dependency("ok", time.monotonic() - started)
+
+
+def _timescaledb(settings: Settings) -> None:
+    """The service's login reads the keys, and rows inside the tenant scope."""
+    try:
+        with psycopg.connect(
+            service_dsn(settings), connect_timeout=math.ceil(_TIMEOUT_S), application_name="ai-hub health"
+        ) as connection:
+            connection.execute(_KEYS)
+            connection.execute(ENTER, [_TENANT])
+            connection.execute(_ROWS)
+    except psycopg.Error as error:
+        raise NotReadyError(_first_line(error)) from error
+
+
+def _redis(settings: Settings) -> None:
+    """`PING`, with the password."""
+    settings.require("redis_url")
+    SERVICES["redis"].check(settings.environment(), _TIMEOUT_S)
+
+
+def _feast_registry(settings: Settings) -> None:
+    """The registry has feature services."""
+    url = make_url(settings.require("feast_registry_uri"))
+    limit: dict[str, Any] = {}
+    if url.get_backend_name() == "postgresql":
+        limit = {"connect_timeout": math.ceil(_TIMEOUT_S)}
+    try:
+        engine = create_engine(url, poolclass=NullPool, connect_args=limit)
+        with engine.connect() as connection:
+            row = connection.execute(text("SELECT 1 FROM feature_services LIMIT 1")).first()
+    except SQLAlchemyError as error:
+        raise NotReadyError(_first_line(getattr(error, "orig", None) or error)) from error
+    if row is None:
+        raise NotReadyError("it has no feature services: run `feast apply`")
+
+
+def _s3(settings: Settings) -> None:
+    """The keys reach the bucket of models, and that of exports where they go to one."""
+    settings.require("minio_endpoint_url")
+    environment = settings.environment()
+    SERVICES["s3"].check(environment, _TIMEOUT_S)
+    place = tenant_place(settings, _TENANT)
+    if isinstance(place, Bucket):
+        require_bucket(environment, place.name, _TIMEOUT_S)
+
+
+def _mlflow(settings: Settings) -> None:
+    """The server answers, and where it has a login, takes the service's account."""
+    base = settings.require("mlflow_tracking_uri").rstrip("/")
+    require_ok(f"{base}/health", _TIMEOUT_S)
+    request = urllib.request.Request(f"{base}{_ACCOUNT}")  # noqa: S310  # from the settings
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    if (login := [os.environ.get(name, "") for name in names])[0]:
+        request.add_header("Authorization", f"Basic {base64.b64encode(':'.join(login).encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310  # as above
+            pass
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.NOT_FOUND:  # a server without a login does not know the address
+            raise NotReadyError(
+                f"MLflow answers {error.code} to the account in {names[0]}: check it and {names[1]}"
+            ) from error
+    except OSError as error:
+        raise NotReadyError(str(error)) from error
+
+
+_CHECKS: Final[Mapping[str, Callable[[Settings], None]]] = {
+    "timescaledb": _timescaledb,
+    "redis": _redis,
+    "feast_registry": _feast_registry,
+    "s3": _s3,
+    "mlflow": _mlflow,
+}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -40,4 +40,5 @@ async def open_state(options: ServiceSettings, settings: Settings) -> AsyncItera
         await stack.enter_async_context(exports.counts.kept())
         features = await stack.enter_async_context(open_reader(options, settings))
         models = await stack.enter_async_context(open_model_registry(options))
-        yield State(options, settings, authenticator, Health(settings), exports, features, models)
+        health = Health(settings, lambda: authenticator.loaded and features.catalog.loaded)
+        yield State(options, settings, authenticator, health, exports, features, models)

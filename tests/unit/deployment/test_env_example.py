@@ -1,16 +1,55 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 import compose
+import pytest
 
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
+from ai_hub.stack.mlflow_login import LoginSettings
 from ai_hub.stack.ports import PortSettings
 
 TEXT = compose.EXAMPLE.read_text()
 #: Every variable of the file, set or commented out, with its value.
 ENTRIES = dict(re.findall(r"^(?:# )?([A-Z][A-Z0-9_]+)=(.*)$", TEXT, re.MULTILINE))
+
+SERVICES = compose.raw()["services"]
+#: Settings that a container does without, and why.
+NOT_IN_CONTAINERS: Final = {
+    "AUDIT_LOG_PATH": "containers log to standard output, which Docker keeps",
+    "AI_HUB_API_LOG_PATH": "containers log to standard output, which Docker keeps",
+}
+NOT_IN_API: Final = {
+    "MLFLOW_BACKEND_STORE_URI": "MLflow's server and `init` alone read it",
+    "PROMOTION_POLICY_PATH": "MLflow's server and `ai-hub policy` alone read it",
+    "AI_HUB_DELEGATES": "MLflow's server alone reads it",
+    "AI_HUB_API_URL": "clients read it",
+    "AI_HUB_API_KEY": "clients read it",
+    "AI_HUB_TENANT": "clients read it",
+}
+#: By class of settings: the containers that read it, and what each leaves out.
+READERS: Final = [
+    (Settings, "", "api", NOT_IN_API),
+    (Settings, "", "cli", {"AI_HUB_DELEGATES": "MLflow's server alone reads it"}),
+    (ServiceSettings, "AI_HUB_API_", "api", {}),
+    (LoginSettings, "MLFLOW_AUTH_", "mlflow", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "prefix", "service", "without"), READERS)
+def test_every_setting__reaches_the_container_that_reads_it(
+    kind: type[Settings], prefix: str, service: str, without: dict[str, str]
+) -> None:
+    names = {f"{prefix}{name.upper()}" for name in kind.model_fields} - NOT_IN_CONTAINERS.keys()
+    assert names - SERVICES[service]["environment"].keys() == set(without)
+
+
+def test_every_variable__is_used_by_a_container_or_has_a_reason() -> None:
+    used = {match["name"] for match in compose.VARIABLE.finditer(compose.FILE.read_text())}
+    given = {name for service in SERVICES.values() for name in service.get("environment", {})}
+    assert ENTRIES.keys() - used - given == NOT_IN_CONTAINERS.keys()
 
 
 def test_every_setting__is_described() -> None:
@@ -52,5 +91,6 @@ def test_copy__sets_passwords_only_and_marks_them_as_examples() -> None:
 
 def test_defaults__are_those_of_the_compose_file() -> None:
     for match in compose.VARIABLE.finditer(compose.FILE.read_text()):
-        if match["rule"] == "-" and match["name"] != "MLFLOW_PUBLIC_HOST":
+        # an empty one leaves it to the program
+        if match["rule"] == "-" and match["text"] and match["name"] != "MLFLOW_PUBLIC_HOST":
             assert ENTRIES[match["name"]] == match["text"]

@@ -53,6 +53,7 @@ def settings(port: int) -> Settings:
             "minio_access_key": "key",
             "minio_secret_key": "secret",
             "mlflow_tracking_uri": f"http://127.0.0.1:{port}",
+            "feast_registry_uri": f"postgresql+psycopg://nobody:x@127.0.0.1:{port}/none?sslmode=disable",
         }
     )
 
@@ -67,5 +68,10 @@ def test_check__servers_that_reset_or_keep_silent__are_down_in_time(resets: bool
         assert accepted
     assert found.status == "unavailable"
     assert {name: each.status for name, each in found.dependencies.items()} == dict.fromkeys(
-        ("timescaledb", "redis", "s3", "mlflow"), "down"
+        ("timescaledb", "redis", "feast_registry", "s3", "mlflow"), "down"
     )
+
+
+def test_check__nothing_was_read_yet__is_unavailable() -> None:
+    found = asyncio.run(Health(Settings.model_validate({}), lambda: False).check())
+    assert found.status == "unavailable"

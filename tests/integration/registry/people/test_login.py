@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from people_server import MODEL, password
 from ai_hub import registry
 from ai_hub.errors import NotLoggedInError
 from ai_hub.registry import people
+from ai_hub.service.health import Health
+from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from people_server import PeopleServer, Tenant
@@ -112,3 +115,17 @@ def test_a_changed_password__counts_at_once(server: PeopleServer) -> None:
             assert people.remove("tess")
             assert session.get("/version").status_code == 401
         assert people.remove("tess") is False
+
+
+def test_readiness__uses_the_account_of_the_service(
+    server: PeopleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.model_validate({"mlflow_tracking_uri": server.url})
+    found = {}
+    for name, secret in (("noor", password("noor")), ("noor", "stale-password"), ("", "")):
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", secret)
+        found[name, secret] = asyncio.run(Health(settings).check()).dependencies["mlflow"]
+    assert [each.status for each in found.values()] == ["ok", "down", "down"]
+    assert all("MLflow answers 401" in each.reason for each in list(found.values())[1:])
+    assert "stale" not in str(found.values())
