@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ai_hub.cli import plain
 from ai_hub.errors import AiHubError
+from ai_hub.imports import skip_type_checks
 
 app = typer.Typer(
     name="ai-hub",
@@ -25,6 +26,7 @@ def main() -> None:
     """Run the command line; an `AiHubError` becomes a message on stderr and its exit status."""
     # MLflow's clients would report their use, and its thread for that can break the call beside it
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    skip_type_checks()
     try:
         app()
     except AiHubError as error:

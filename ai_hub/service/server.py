@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from ai_hub.imports import skip_type_checks
 from ai_hub.service.http_protocol import BoundedProtocol
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.service.supervisor import supervised
@@ -54,6 +55,7 @@ def serve(host: str, port: int, *, workers: int, export_worker: bool) -> None:
 
 def create_logged_app() -> FastAPI:
     """The service, with its logs where the settings say; each process calls this."""
+    skip_type_checks()
     # imported here: what counts metrics must not be loaded before their folder is known
     from ai_hub.service.app import create_app  # noqa: PLC0415
     from ai_hub.service.observability import logging, metrics  # noqa: PLC0415
