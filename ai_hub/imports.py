@@ -18,9 +18,9 @@ T = TypeVar("T")
 def skip_type_checks() -> None:
     """Import Feast without the run-time type checks of its constructors.
 
-    Feast decorates its classes with `typeguard.typechecked`, which compiles each of them anew: two thirds of the
-    time that importing Feast takes. The commands of `ai-hub` declare no feature views; `feast apply`, which reads
-    what users declare, is a process of its own and keeps the checks.
+    Feast decorates its classes with `typeguard.typechecked`, which compiles each of them anew: two thirds of
+    the time that importing Feast takes. The commands of `ai-hub` declare no feature views; `feast apply`,
+    which reads what users declare, is a process of its own and keeps the checks.
     """
     if module := sys.modules.get("typeguard"):
         _leave_unchecked(module)

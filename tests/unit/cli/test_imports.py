@@ -25,7 +25,7 @@ _SKIP = "from ai_hub.imports import skip_type_checks as skip; skip(); skip()"
     [("", "TypeCheckError"), (_SKIP, "unchecked"), (f"import typeguard; {_SKIP}", "unchecked")],
     ids=["feast alone", "before typeguard", "after typeguard"],
 )
-def test_skip_type_checks__leaves_feast_unchecked_and_the_rest_of_typeguard(before: str, outcome: str) -> None:
+def test_skip_type_checks__leaves_only_feast_unchecked(before: str, outcome: str) -> None:
     code = f"{before}\n{_ENTITY}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [outcome, "5"]
