@@ -6,16 +6,24 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from psycopg.errors import DeadlockDetected, LockNotAvailable
+from psycopg.errors import (
+    DeadlockDetected,
+    DependentObjectsStillExist,
+    FeatureNotSupported,
+    LockNotAvailable,
+)
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
 from ai_hub import paths
+from ai_hub.database import dependents
 from ai_hub.database.connection import connect
 from ai_hub.errors import BadInputError, ConflictError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
 
 _FILE_NAME = re.compile(r"(?P<version>\d{4})_[a-z0-9_]+\.sql")
@@ -56,6 +64,33 @@ class TimescaleLicenceError(ConflictError):
         )
 
 
+@dataclass
+class Outcome:
+    """What a call did."""
+
+    applied: list[str] = field(default_factory=list)
+    code_applied: bool = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether the database was changed."""
+        return bool(self.applied) or self.code_applied
+
+
+class _Step(Protocol):
+    """Statements that are applied together, and noted as applied."""
+
+    @property
+    def texts(self) -> list[str]:
+        """The statements."""
+
+    def apply(self, connection: psycopg.Connection) -> None:
+        """Run them in the present transaction."""
+
+    def report(self, outcome: Outcome) -> None:
+        """Add them to what was done."""
+
+
 @dataclass(frozen=True)
 class Migration:
     """One run-once file."""
@@ -68,18 +103,53 @@ class Migration:
         """Checksum of the file's bytes."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
+    @property
+    def texts(self) -> list[str]:
+        """The file's statements."""
+        return [self.path.read_text()]
 
-@dataclass
-class Outcome:
-    """What a call did."""
+    def apply(self, connection: psycopg.Connection) -> None:
+        """Run the file and note it."""
+        connection.execute(self.path.read_bytes())
+        connection.execute(
+            "INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)",
+            [self.version, self.path.name, self.sha256],
+        )
 
-    applied: list[str] = field(default_factory=list)
-    code_applied: bool = False
+    def report(self, outcome: Outcome) -> None:
+        """Add its name."""
+        outcome.applied.append(self.path.name)
+
+
+@dataclass(frozen=True)
+class Code:
+    """The re-runnable files, applied together."""
+
+    files: list[Path]
 
     @property
-    def changed(self) -> bool:
-        """Whether the database was changed."""
-        return bool(self.applied) or self.code_applied
+    def sha256(self) -> str:
+        """Checksum of all files."""
+        return hashlib.sha256(b"\0".join(path.read_bytes() for path in self.files)).hexdigest()
+
+    @property
+    def texts(self) -> list[str]:
+        """The files' statements."""
+        return [path.read_text() for path in self.files]
+
+    def apply(self, connection: psycopg.Connection) -> None:
+        """Run the files and note them."""
+        for path in self.files:
+            connection.execute(path.read_bytes())
+        connection.execute(
+            "INSERT INTO schema_code (sha256) VALUES (%s)"
+            " ON CONFLICT (one) DO UPDATE SET sha256 = excluded.sha256, applied_at = now()",
+            [self.sha256],
+        )
+
+    def report(self, outcome: Outcome) -> None:
+        """Say that it was applied."""
+        outcome.code_applied = True
 
 
 def migrations(folder: Path) -> list[Migration]:
@@ -106,15 +176,20 @@ def migrations(folder: Path) -> list[Migration]:
 def migrate(dsn: str | None = None, *, sql: Path | None = None) -> Outcome:
     """Bring the database at `dsn` (default: setting `TIMESCALE_DSN`) to the state of `sql` (default: ours).
 
-    Every migration is one transaction, so a killed call is safe to repeat.
+    Every migration is one transaction, so a killed call is safe to repeat. Users' views on ours, and their
+    grants on ours, stay. Where there are such views, all is one transaction: one that no longer fits changes
+    nothing.
 
     Raises:
         TimescaleLicenceError: not a TimescaleDB with the community features.
         EditedHistoryError: an applied migration's file differs or is gone.
-        ConflictError: others hold locks on what is to be changed, for minutes.
+        ConflictError: others hold locks on what is to be changed, for minutes, or what a user built on it
+            cannot be kept.
     """
     sql = sql or paths.resource("sql")
     wanted = migrations(sql / "migrations")
+    files = sorted((sql / "code").glob("*.sql"))
+    ours = dependents.own_names(path.read_text() for path in (*(each.path for each in wanted), *files))
     outcome = Outcome()
     with connect(dsn, autocommit=True, application_name="ai-hub migrate") as connection:
         check_licence(connection)
@@ -122,16 +197,27 @@ def migrate(dsn: str | None = None, *, sql: Path | None = None) -> Outcome:
         try:
             applied = _applied(connection)
             _check_history(applied, wanted)
-            for migration in wanted[len(applied) :]:
-                _apply(connection, migration)
-                outcome.applied.append(migration.path.name)
-            outcome.code_applied = _apply_code(
-                connection, sorted((sql / "code").glob("*.sql")), force=bool(outcome.applied)
-            )
+            steps: list[_Step] = [*wanted[len(applied) :]]
+            code = Code(files)
+            if steps or code.sha256 != _applied_code(connection):
+                steps.append(code)
+            changes = dependents.Changes.of(text for step in steps for text in step.texts)
+            kept = bool(steps) and dependents.exist(connection, changes, ours)
+            for transaction in [steps] if kept else [[step] for step in steps]:
+                _apply(connection, transaction, ours)
+                for step in transaction:
+                    step.report(outcome)
         except LockNotAvailable as error:
             raise ConflictError(
                 "Other sessions hold what is to be changed, and did not let go of it for minutes.",
                 hint="SELECT * FROM pg_stat_activity ORDER BY xact_start shows them. End them and try again.",
+            ) from error
+        except (DependentObjectsStillExist, FeatureNotSupported) as error:
+            if not error.diag.message_detail:
+                raise
+            raise ConflictError(
+                f"{error.diag.message_primary}: {'; '.join(error.diag.message_detail.splitlines())}.",
+                hint="Drop what depends on it, run `ai-hub migrate` again, and create it anew.",
             ) from error
         finally:
             connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
@@ -180,31 +266,18 @@ def _check_history(applied: list[tuple[int, str, str]], wanted: list[Migration])
             raise EditedHistoryError(name, "its file was edited")
 
 
-@_despite_others
-def _apply(connection: psycopg.Connection, migration: Migration) -> None:
-    with connection.transaction():
-        connection.execute(_LOCK_TIMEOUT)
-        connection.execute(migration.path.read_bytes())
-        connection.execute(
-            "INSERT INTO schema_migrations (version, name, sha256) VALUES (%s, %s, %s)",
-            [migration.version, migration.path.name, migration.sha256],
-        )
+def _applied_code(connection: psycopg.Connection) -> str | None:
+    row = connection.execute("SELECT sha256 FROM schema_code").fetchone()
+    return row[0] if row else None
 
 
 @_despite_others
-def _apply_code(connection: psycopg.Connection, files: list[Path], *, force: bool) -> bool:
-    contents = [path.read_bytes() for path in files]
-    sha256 = hashlib.sha256(b"\0".join(contents)).hexdigest()
-    known = connection.execute("SELECT sha256 FROM schema_code").fetchone()
-    if not force and known == (sha256,):
-        return False
+def _apply(connection: psycopg.Connection, steps: Sequence[_Step], ours: frozenset[str]) -> None:
+    """Apply `steps` in one transaction, and keep what users built on the views that they replace."""
+    changes = dependents.Changes.of(text for step in steps for text in step.texts)
     with connection.transaction():
         connection.execute(_LOCK_TIMEOUT)
-        for content in contents:
-            connection.execute(content)
-        connection.execute(
-            "INSERT INTO schema_code (sha256) VALUES (%s)"
-            " ON CONFLICT (one) DO UPDATE SET sha256 = excluded.sha256, applied_at = now()",
-            [sha256],
-        )
-    return True
+        kept = dependents.set_aside(connection, changes, ours)
+        for step in steps:
+            step.apply(connection)
+        dependents.put_back(connection, kept)
