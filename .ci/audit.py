@@ -27,7 +27,14 @@ PIP_AUDIT = Path(sys.executable).with_name("pip-audit")
 CANARY = ("django", "1.2")
 _LIMIT_S = 60
 #: Hashes of packages, pictures and measured numbers are random, too.
-NO_TEXT = (".lock", "package-lock.json", ".png", ".svg", "docs/benchmarks/results.json", ".ci/secrets.baseline")
+NO_TEXT = (
+    ".lock",
+    "package-lock.json",
+    ".png",
+    ".svg",
+    "docs/benchmarks/results.json",
+    ".ci/secrets.baseline",
+)
 _FILTERS = (
     "allowlist.is_line_allowlisted",
     "heuristic.is_indirect_reference",
