@@ -1,4 +1,4 @@
-"""Thirty-two promotions of one model at once, over HTTP to two servers of a database, ten times on each."""
+"""Thirty-two promotions of one model at once, over HTTP to two servers of a database, several times each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import mlflow
+import properties
 import pytest
 import registry_servers
 from oracles.lifecycle import Model
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _VERSIONS = 32
-_RUNS = 10
+_RUNS = 3
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_promotions__thirty_two_at_once__leave_one_in_production(
 
     with registry.tenant_scope(tenant[0].name), ThreadPoolExecutor(_VERSIONS) as pool:
         model = Model(store, MODEL)
-        for _ in range(_RUNS):
+        for _ in range(properties.examples(_RUNS)):
             answers = dict(zip(versions, pool.map(promote, versions), strict=True))
             assert set(answers.values()) <= {200, 409}, answers
             stages = model.stages()
