@@ -24,8 +24,9 @@ $(STAMP): pyproject.toml requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements.lock --editable .
 	@touch $@
 
-# Two sets of servers side by side; the first file, in which the demo runs, takes longest.
-PYTEST = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# As many sets of servers side by side; the first file, in which the demo runs, takes longest.
+WORKERS ?= 2
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make lock" pyproject.toml
