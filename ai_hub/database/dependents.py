@@ -90,6 +90,10 @@ LEFT JOIN _timescaledb_catalog.continuous_agg AS aggregate ON (schema.nspname, r
     (aggregate.direct_view_schema, aggregate.direct_view_name)
 )
 WHERE built.catalog <> 'pg_type'::regclass
+    -- a table's own constraints go and stay with it
+    AND NOT (built.catalog = 'pg_constraint'::regclass AND EXISTS (
+        SELECT FROM pg_constraint AS own JOIN roots ON roots.oid = own.conrelid WHERE own.oid = built.oid
+    ))
 GROUP BY 1, 2, 4, 5, 6, 7, 8, 9, 10, 11
 ORDER BY distance, oid
 """

@@ -18,17 +18,21 @@ _PARTITION: Final = "year_month"
 
 @dataclass(frozen=True)
 class Span:
-    """An asset, and the hours of its first and last reading; of one without readings, none."""
+    """An asset, and the hours of the first and last reading of each period; None: it has no readings."""
 
     asset: str
-    first: datetime | None
-    last: datetime | None
+    periods: tuple[tuple[datetime, datetime], ...] | None
 
     def rows(self, start: datetime, end: datetime) -> int:
         """How many hourly rows in [start, end) it has at most; where that is not known, as for all hours."""
-        if self.first is not None and self.last is not None:
-            start, end = max(start, self.first), min(end, self.last + _TAIL)
-        return max(0, -((start - end) // _HOUR))
+        if self.periods is None:
+            return _hours(start, end)
+        return sum(_hours(max(start, first), min(end, last + _TAIL)) for first, last in self.periods)
+
+
+def _hours(start: datetime, end: datetime) -> int:
+    """Hours that [start, end) touches."""
+    return max(0, -((start - end) // _HOUR))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from feast_plugins.postgres import types as postgres_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from ai_hub.features.lookups import Lookup
 
@@ -35,8 +36,17 @@ SHORT_CHUNK_ROWS: Final = 16_384
 #: Where the offline store sets none: a statement that hangs would hold the worker for ever.
 LONGEST_STATEMENT_S: Final = 3600.0
 _ASSETS = """
-SELECT asset_id, first_hour, last_hour FROM assets FULL JOIN asset_spans USING (tenant_id, asset_id)
-WHERE tenant_id = {tenant}
+SELECT
+    asset_id,
+    -- Python's times go no further
+    CASE WHEN period IS NOT NULL THEN greatest(lower(period), TIMESTAMPTZ '1000-01-01Z') END AS first_hour,
+    CASE
+        WHEN period IS NOT NULL THEN least(upper(period) - INTERVAL '168 hours', TIMESTAMPTZ '9000-01-01Z')
+    END AS last_hour
+FROM assets
+FULL JOIN asset_spans USING (tenant_id, asset_id)
+LEFT JOIN LATERAL unnest(periods) AS period ON true
+WHERE tenant_id = {tenant} ORDER BY period
 """
 
 
@@ -176,10 +186,15 @@ def _spans(connection: dbapi.Connection, request: Request) -> list[Span]:
     query = sql.SQL(_ASSETS).format(tenant=sql.Literal(request.tenant))
     found = reads.fetch(connection, query).to_pylist()
     wanted = None if request.assets is None else set(request.assets)
+    periods: dict[str, list[tuple[datetime, datetime]]] = {}
+    for row in found:
+        known = periods.setdefault(row["asset_id"], [])
+        if row["first_hour"] is not None:
+            known.append((row["first_hour"], row["last_hour"]))
     return [
-        Span(row["asset_id"], row["first_hour"], row["last_hour"])
-        for row in sorted(found, key=lambda row: str(row["asset_id"]))
-        if wanted is None or row["asset_id"] in wanted
+        Span(asset, tuple(known) if known else None)
+        for asset, known in sorted(periods.items())
+        if wanted is None or asset in wanted
     ]
 
 

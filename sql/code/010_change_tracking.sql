@@ -3,47 +3,54 @@
 
 CREATE OR REPLACE FUNCTION note_reading_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
-    SELECT 'readings', tenant_id, asset_id, min(hour), max(hour)
-    FROM (
-        SELECT
-            tenant_id, asset_id, hour,
-            hour - row_number() OVER (PARTITION BY tenant_id, asset_id ORDER BY hour) * INTERVAL '1 hour' AS island
-        FROM (SELECT DISTINCT tenant_id, asset_id, time_bucket(INTERVAL '1 hour', "timestamp") AS hour FROM changed) AS hours
-    ) AS islands
-    GROUP BY tenant_id, asset_id, island;
-
+    WITH islands AS (
+        SELECT tenant_id, asset_id, min(hour) AS first_hour, max(hour) AS last_hour
+        FROM (
+            SELECT
+                tenant_id, asset_id, hour,
+                hour - row_number() OVER (PARTITION BY tenant_id, asset_id ORDER BY hour) * INTERVAL '1 hour' AS island
+            FROM (
+                SELECT DISTINCT tenant_id, asset_id, time_bucket(INTERVAL '1 hour', "timestamp") AS hour
+                FROM changed WHERE isfinite("timestamp")
+            ) AS hours
+        ) AS numbered
+        GROUP BY tenant_id, asset_id, island
+    ),
+    noted AS (
+        INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
+        SELECT 'readings', tenant_id, asset_id, first_hour, last_hour FROM islands
+    )
     -- sorted, so that two writers lock the spans in the same order; unchanged spans are not locked
-    INSERT INTO asset_spans AS spans (tenant_id, asset_id, first_hour, last_hour)
-    SELECT tenant_id, asset_id, first_hour, last_hour
+    INSERT INTO asset_spans AS spans (tenant_id, asset_id, first_hour, last_hour, periods)
+    SELECT tenant_id, asset_id, first_hour, last_hour, periods
     FROM (
         SELECT
-            tenant_id, asset_id,
-            time_bucket(INTERVAL '1 hour', min("timestamp")) AS first_hour,
-            time_bucket(INTERVAL '1 hour', max("timestamp")) AS last_hour
-        FROM changed
+            tenant_id, asset_id, min(first_hour) AS first_hour, max(last_hour) AS last_hour,
+            range_agg(tstzrange(first_hour, last_hour + INTERVAL '168 hours', '[]')) AS periods
+        FROM islands
         GROUP BY tenant_id, asset_id
     ) AS written
     WHERE NOT EXISTS (
         SELECT FROM asset_spans AS known
         WHERE known.tenant_id = written.tenant_id AND known.asset_id = written.asset_id
-            AND known.first_hour <= written.first_hour AND known.last_hour >= written.last_hour
+            AND known.periods @> written.periods
     )
     ORDER BY tenant_id, asset_id
     ON CONFLICT (tenant_id, asset_id) DO UPDATE SET
         first_hour = least(spans.first_hour, excluded.first_hour),
-        last_hour = greatest(spans.last_hour, excluded.last_hour);
+        last_hour = greatest(spans.last_hour, excluded.last_hour),
+        periods = spans.periods + excluded.periods;
     RETURN NULL;
 END
 $$;
 
--- Row by row: a table in the columnstore has no transition table for deletes. The asset's span is
--- narrowed by the next refresh.
+-- Row by row: a table in the columnstore has no transition table for deletes. The next refresh measures the
+-- asset's periods anew.
 CREATE OR REPLACE FUNCTION note_reading_deletion() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
     SELECT 'deletion', OLD.tenant_id, OLD.asset_id, hour, hour
-    FROM time_bucket(INTERVAL '1 hour', OLD."timestamp") AS hour;
+    FROM time_bucket(INTERVAL '1 hour', OLD."timestamp") AS hour WHERE isfinite(hour);
     RETURN NULL;
 END
 $$;
@@ -67,8 +74,8 @@ $$;
 CREATE OR REPLACE FUNCTION note_weather_source_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
-    SELECT 'readings', tenant_id, asset_id, first_hour, last_hour
-    FROM asset_spans WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
+    SELECT 'readings', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
+    FROM asset_spans, unnest(periods) AS period WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
     RETURN NULL;
 END
 $$;

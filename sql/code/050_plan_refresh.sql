@@ -5,6 +5,8 @@
 -- repeated: a killed refresh is taken up by the next.
 
 DROP FUNCTION IF EXISTS plan_feature_refresh(timestamptz);
+DROP FUNCTION IF EXISTS narrow_asset_span(text, text);
+DROP FUNCTION IF EXISTS bury_feature_rows(text, text, timestamptz, timestamptz);
 
 -- Turns queued changes, hours that have begun since the last plan, and what an earlier refresh left, into
 -- ranges of rows to compute. With `since`, every row from then on is planned. Returns the plan and the number
@@ -14,35 +16,39 @@ LANGUAGE plpgsql AS $$
 DECLARE
     this_plan bigint := nextval('feature_plans');
     this_hour timestamptz := time_bucket(INTERVAL '1 hour', now());
-    deletions bigint[];
+    measured  bigint[];
 BEGIN
-    deletions := ARRAY(SELECT change_id FROM feature_changes WHERE source = 'deletion');
-    PERFORM narrow_asset_span(tenant_id, asset_id)
-    FROM (SELECT DISTINCT tenant_id, asset_id FROM feature_changes WHERE change_id = ANY (deletions)) AS assets;
-    PERFORM extend_feature_hours();
+    measured := measure_changed_periods();
 
     WITH changes AS (
-        -- a deletion committed after the spans were narrowed waits for the next refresh
-        DELETE FROM feature_changes WHERE source <> 'deletion' OR change_id = ANY (deletions)
+        -- a deletion committed after the periods were measured waits for the next refresh
+        DELETE FROM feature_changes AS changes
+        WHERE change_id = ANY (measured) OR source = 'weather' OR source = 'readings' AND EXISTS (
+            SELECT FROM asset_spans AS spans
+            WHERE spans.tenant_id = changes.tenant_id AND spans.asset_id = changes.asset_id
+                AND spans.periods @> tstzrange(changes.first_hour, changes.last_hour + INTERVAL '168 hours', '[]')
+        )
         RETURNING source, tenant_id, asset_id, first_hour, last_hour
     ),
     pending AS (
         DELETE FROM feature_refresh_ranges RETURNING tenant_id, asset_id, first_hour, end_hour
     ),
-    spans AS (
-        SELECT
-            tenant_id, asset_id, first_hour + INTERVAL '1 hour' AS first_row,
-            least(last_hour + INTERVAL '24 hours', this_hour) AS last_row, stored_from, stored_through
+    spans AS (  -- and the rows that exist by now
+        SELECT tenant_id, asset_id, stored, existing.rows
         FROM asset_spans
+        CROSS JOIN LATERAL (
+            SELECT range_agg(tstzrange(
+                lower(period) + INTERVAL '1 hour', least(upper(period) - INTERVAL '143 hours', this_hour + INTERVAL '1 hour')
+            )) AS rows
+            FROM unnest(periods) AS period WHERE lower(period) < this_hour
+        ) AS existing
+        WHERE existing.rows IS NOT NULL
     ),
     touched AS (
         SELECT tenant_id, asset_id, first_hour, end_hour FROM pending
         UNION ALL
-        -- rows whose first computation is due: newer than the stored ones, or older
-        SELECT tenant_id, asset_id, coalesce(stored_through + INTERVAL '1 hour', first_row), last_row + INTERVAL '1 hour'
-        FROM spans
-        UNION ALL
-        SELECT tenant_id, asset_id, first_row, stored_from FROM spans
+        -- rows whose first computation is due
+        SELECT tenant_id, asset_id, lower(due), upper(due) FROM spans CROSS JOIN LATERAL unnest(rows - stored) AS due
         UNION ALL  -- a reading is in the 24 h windows and lags of the next 24 rows
         SELECT tenant_id, asset_id, first_hour + INTERVAL '1 hour', last_hour + INTERVAL '25 hours'
         FROM changes WHERE source IN ('readings', 'deletion')
@@ -52,40 +58,30 @@ BEGIN
         UNION ALL
         SELECT spans.tenant_id, spans.asset_id, changes.first_hour, changes.last_hour + INTERVAL '7 hours'
         FROM changes
-        JOIN asset_spans AS spans ON spans.tenant_id = changes.tenant_id
+        JOIN spans ON spans.tenant_id = changes.tenant_id
         LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
         WHERE changes.source = 'weather' AND coalesce(assets.weather_asset_id, spans.asset_id) = changes.asset_id
         UNION ALL
-        SELECT tenant_id, asset_id, time_bucket(INTERVAL '1 hour', since), last_hour + INTERVAL '25 hours'
-        FROM asset_spans WHERE since IS NOT NULL
+        SELECT tenant_id, asset_id, time_bucket(INTERVAL '1 hour', since), 'infinity' FROM spans WHERE since IS NOT NULL
     ),
     merged AS (
-        SELECT
-            tenant_id, asset_id, first_row, stored_from, stored_through,
-            unnest(range_agg(tstzrange(greatest(first_hour, first_row), least(end_hour, last_row + INTERVAL '1 hour')))) AS part
+        SELECT tenant_id, asset_id, unnest(range_agg(tstzrange(first_hour, end_hour)) * rows) AS part
         FROM touched
         JOIN spans USING (tenant_id, asset_id)
-        WHERE greatest(first_hour, first_row) < least(end_hour, last_row + INTERVAL '1 hour')
-        GROUP BY tenant_id, asset_id, first_row, stored_from, stored_through
+        GROUP BY tenant_id, asset_id, rows
     ),
     pieces AS (  -- of at most a month, which bounds a batch
-        SELECT
-            tenant_id, asset_id, first_row, stored_from, stored_through,
-            piece_start, least(upper(part), piece_start + INTERVAL '744 hours') AS piece_end
+        SELECT tenant_id, asset_id, piece_start, least(upper(part), piece_start + INTERVAL '744 hours') AS piece_end
         FROM merged
         CROSS JOIN LATERAL generate_series(lower(part), upper(part) - INTERVAL '1 hour', INTERVAL '744 hours') AS piece_start
     )
     INSERT INTO feature_refresh_ranges (tenant_id, asset_id, first_hour, end_hour, plan_id, place)
     SELECT
         tenant_id, asset_id, piece_start, piece_end, this_plan,
-        row_number() OVER (
-            -- the stored rows of an asset grow from their ends, so they never have a hole
-            ORDER BY
-                CASE WHEN piece_end <= stored_from THEN stored_from - piece_end
-                ELSE piece_start - coalesce(stored_through + INTERVAL '1 hour', first_row) END,
-                tenant_id, asset_id
-        )
+        -- the newest rows first, for they are read most
+        row_number() OVER (ORDER BY piece_end DESC, tenant_id, asset_id)
     FROM pieces;
+    PERFORM extend_feature_hours();
 
     RETURN QUERY
     SELECT this_plan, coalesce(sum(extract(epoch FROM end_hour - first_hour) / 3600), 0)::bigint
@@ -93,52 +89,128 @@ BEGIN
 END
 $$;
 
--- Readings were deleted: forgets the rows that no longer exist.
-CREATE OR REPLACE FUNCTION narrow_asset_span(tenant text, asset text) RETURNS void LANGUAGE plpgsql AS $$
+-- Measures the periods around deleted readings, and around written ones that the asset's periods lack: a writer leaves
+-- alone a period that holds its hours, while a deletion may just be taking them out of it. Returns the changes that
+-- are seen to.
+CREATE OR REPLACE FUNCTION measure_changed_periods() RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
-    earliest timestamptz;
-    latest   timestamptz;
-    first    timestamptz;
-    last     timestamptz;
+    measured bigint[];
+    changed  record;
 BEGIN
-    SELECT "timestamp" INTO earliest FROM timeseries_data
-    WHERE tenant_id = tenant AND asset_id = asset ORDER BY "timestamp" LIMIT 1;
-    SELECT "timestamp" INTO latest FROM timeseries_data
-    WHERE tenant_id = tenant AND asset_id = asset ORDER BY "timestamp" DESC LIMIT 1;
-    IF earliest IS NULL THEN
-        DELETE FROM asset_spans WHERE tenant_id = tenant AND asset_id = asset;
-        PERFORM bury_feature_rows(tenant, asset, 'infinity', 'infinity');
-        RETURN;
+    measured := ARRAY(
+        SELECT change_id FROM feature_changes AS changes
+        WHERE source IN ('deletion', 'periods') OR source = 'readings' AND NOT EXISTS (
+            SELECT FROM asset_spans AS spans
+            WHERE spans.tenant_id = changes.tenant_id AND spans.asset_id = changes.asset_id
+                AND spans.periods @> tstzrange(changes.first_hour, changes.last_hour + INTERVAL '168 hours', '[]')
+        )
+    );
+    IF cardinality(measured) = 0 THEN
+        RETURN measured;
     END IF;
-    first := time_bucket(INTERVAL '1 hour', earliest);
-    last := time_bucket(INTERVAL '1 hour', latest);
-    UPDATE asset_spans SET
-        first_hour = first,
-        last_hour = last,
-        stored_from = greatest(stored_from, first + INTERVAL '1 hour'),
-        stored_through = least(stored_through, last + INTERVAL '24 hours')
-    WHERE tenant_id = tenant AND asset_id = asset;
-    PERFORM bury_feature_rows(tenant, asset, first, last + INTERVAL '24 hours');
+    -- a batch that is being computed may be about to store rows that stop to exist
+    LOCK TABLE feature_refresh_ranges IN EXCLUSIVE MODE;
+    FOR changed IN  -- sorted, as writers lock them
+        SELECT tenant_id, asset_id, range_agg(tstzrange(first_hour, last_hour + INTERVAL '168 hours', '[]')) AS hours
+        FROM feature_changes WHERE change_id = ANY (measured)
+        GROUP BY tenant_id, asset_id ORDER BY tenant_id, asset_id
+    LOOP
+        PERFORM measure_asset_span(changed.tenant_id, changed.asset_id, changed.hours);
+    END LOOP;
+    RETURN measured;
 END
 $$;
 
--- Rows outside (after, until] stop to exist; what they were stays known.
-CREATE OR REPLACE FUNCTION bury_feature_rows(tenant text, asset text, after timestamptz, until timestamptz)
+-- Brings an asset's span in line with its readings, where only those up to 168 hours before the end of one of these
+-- ranges may have changed, and ends the rows that no longer exist.
+CREATE OR REPLACE FUNCTION measure_asset_span(tenant text, asset text, changed tstzmultirange)
 RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    known    asset_spans;
+    measured tstzmultirange;
+    existing tstzmultirange;
 BEGIN
-    DELETE FROM ai_features WHERE tenant_id = tenant AND asset_id = asset AND (hour <= after OR hour > until);
-    PERFORM supersede_feature_versions(tenant, asset, ARRAY(
-        SELECT hour FROM ai_feature_versions
-        WHERE tenant_id = tenant AND asset_id = asset AND (hour <= after OR hour > until) AND superseded_at IS NULL
-        ORDER BY hour
-    ), feature_stamp());
+    SELECT * INTO known FROM asset_spans WHERE tenant_id = tenant AND asset_id = asset FOR UPDATE;
+    SELECT coalesce(known.periods, '{}') - changed + coalesce(range_agg(period), '{}') INTO measured
+    FROM unnest(changed) AS part
+    CROSS JOIN LATERAL unnest(reading_periods(tenant, asset, lower(part) - INTERVAL '168 hours', upper(part))) AS period;
+    IF isempty(measured) THEN
+        DELETE FROM asset_spans WHERE tenant_id = tenant AND asset_id = asset;
+        PERFORM end_feature_rows(tenant, asset, known.stored);
+        RETURN;
+    END IF;
+    SELECT range_agg(tstzrange(lower(period) + INTERVAL '1 hour', upper(period) - INTERVAL '143 hours')) INTO existing
+    FROM unnest(measured) AS period;
+    INSERT INTO asset_spans AS spans (tenant_id, asset_id, first_hour, last_hour, periods)
+    VALUES (tenant, asset, lower(measured), upper(measured) - INTERVAL '168 hours', measured)
+    ON CONFLICT (tenant_id, asset_id) DO UPDATE SET
+        first_hour = excluded.first_hour, last_hour = excluded.last_hour,
+        periods = excluded.periods, stored = spans.stored * existing;
+    PERFORM end_feature_rows(tenant, asset, known.stored - existing);
+END
+$$;
+
+-- The periods of an asset's readings in these hours: a few index probes a week of them.
+CREATE OR REPLACE FUNCTION reading_periods(tenant text, asset text, first_hour timestamptz, last_hour timestamptz)
+RETURNS tstzmultirange LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found    tstzmultirange := '{}';
+    after    timestamptz := first_hour;
+    reading  timestamptz;
+    earliest timestamptz;
+    latest   timestamptz;
+BEGIN
+    LOOP
+        SELECT "timestamp" INTO reading FROM timeseries_data
+        WHERE tenant_id = tenant AND asset_id = asset
+            AND "timestamp" >= after AND "timestamp" < last_hour + INTERVAL '1 hour' AND isfinite("timestamp")
+        ORDER BY "timestamp" LIMIT 1;
+        EXIT WHEN reading IS NULL;
+        earliest := time_bucket(INTERVAL '1 hour', reading);
+        WHILE reading IS NOT NULL LOOP
+            latest := time_bucket(INTERVAL '1 hour', reading);
+            SELECT "timestamp" INTO reading FROM timeseries_data
+            WHERE tenant_id = tenant AND asset_id = asset
+                AND "timestamp" >= latest + INTERVAL '1 hour'
+                AND "timestamp" < least(latest + INTERVAL '169 hours', last_hour + INTERVAL '1 hour')
+            ORDER BY "timestamp" DESC LIMIT 1;
+        END LOOP;
+        found := found + tstzmultirange(tstzrange(earliest, latest + INTERVAL '168 hours', '[]'));
+        after := latest + INTERVAL '169 hours';
+    END LOOP;
+    RETURN found;
+END
+$$;
+
+-- Rows of these hours stop to exist; what they were stays known.
+CREATE OR REPLACE FUNCTION end_feature_rows(tenant text, asset text, hours tstzmultirange)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    piece record;
+BEGIN
+    FOR piece IN
+        SELECT start, least(upper(part), start + INTERVAL '744 hours') AS until
+        FROM unnest(hours) AS part
+        CROSS JOIN LATERAL generate_series(lower(part), upper(part) - INTERVAL '1 hour', INTERVAL '744 hours') AS start
+    LOOP
+        DELETE FROM ai_features
+        WHERE tenant_id = tenant AND asset_id = asset AND hour >= piece.start AND hour < piece.until;
+        PERFORM supersede_feature_versions(tenant, asset, ARRAY(
+            SELECT hour FROM ai_feature_versions
+            WHERE tenant_id = tenant AND asset_id = asset AND hour >= piece.start AND hour < piece.until
+                AND superseded_at IS NULL
+            ORDER BY hour
+        ), feature_stamp());
+    END LOOP;
 END
 $$;
 
 -- Ends the present versions of these hours. Literals, because only they let the columnstore open no more than
 -- the asset's own batches.
 CREATE OR REPLACE FUNCTION supersede_feature_versions(tenant text, asset text, hours timestamptz[], stamp timestamptz)
-RETURNS void LANGUAGE plpgsql AS $$
+RETURNS void LANGUAGE plpgsql
+SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0  -- a refresh that stops half-way stops for ever
+AS $$
 BEGIN
     EXECUTE format(
         'UPDATE ai_feature_versions SET superseded_at = %L WHERE tenant_id = %L AND asset_id = %L'
@@ -148,13 +220,11 @@ BEGIN
 END
 $$;
 
--- Readings outside the hour axis are rare, and extend it.
+-- Rows outside the hour axis are rare, and extend it by their own hours.
 CREATE OR REPLACE FUNCTION extend_feature_hours() RETURNS void LANGUAGE sql AS $$
     INSERT INTO feature_hours
-    SELECT generate_series(bounds.first_hour, known.first_hour - INTERVAL '1 hour', INTERVAL '1 hour')
-    FROM (SELECT min(first_hour) AS first_hour FROM asset_spans) AS bounds, (SELECT min(hour) AS first_hour FROM feature_hours) AS known
-    UNION ALL
-    SELECT generate_series(known.last_hour + INTERVAL '1 hour', bounds.last_hour + INTERVAL '25 hours', INTERVAL '1 hour')
-    FROM (SELECT max(last_hour) AS last_hour FROM asset_spans) AS bounds, (SELECT max(hour) AS last_hour FROM feature_hours) AS known
-    ON CONFLICT DO NOTHING;
+    SELECT hour FROM feature_refresh_ranges
+    CROSS JOIN LATERAL generate_series(first_hour - INTERVAL '24 hours', end_hour + INTERVAL '24 hours', INTERVAL '1 hour') AS hour
+    WHERE first_hour < TIMESTAMPTZ '2015-01-02 00:00+00' OR end_hour > TIMESTAMPTZ '2039-12-30 00:00+00'
+    ON CONFLICT DO NOTHING
 $$;

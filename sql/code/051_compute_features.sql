@@ -143,17 +143,12 @@ BEGIN
     END LOOP;
 
     -- last, because it locks the spans against writers of new readings
-    UPDATE asset_spans AS spans SET
-        stored_from = least(spans.stored_from, ranges.first_hour),
-        stored_through = greatest(spans.stored_through, ranges.last_hour)
+    UPDATE asset_spans AS spans SET stored = spans.stored + done.hours
     FROM (
-        SELECT tenant_id, asset_id, min(first_hour) AS first_hour, max(end_hour) - INTERVAL '1 hour' AS last_hour
+        SELECT tenant_id, asset_id, range_agg(tstzrange(first_hour, end_hour)) AS hours
         FROM unnest(batch) GROUP BY tenant_id, asset_id
-    ) AS ranges
-    WHERE spans.tenant_id = ranges.tenant_id AND spans.asset_id = ranges.asset_id
-        AND (
-            spans.stored_from IS NULL OR spans.stored_from > ranges.first_hour OR spans.stored_through < ranges.last_hour
-        );
+    ) AS done
+    WHERE spans.tenant_id = done.tenant_id AND spans.asset_id = done.asset_id AND NOT spans.stored @> done.hours;
     RETURN NEXT;
 END
 $$;

@@ -56,12 +56,15 @@ class Asset:
         return max(usable, key=lambda w: (w.valid_at, w.available_at)).temperature if usable else None
 
     def hours(self, now: datetime) -> list[datetime]:
-        """Hours that have a feature row."""
-        if not self.readings:
-            return []
-        first, last = floor_hour(min(self.readings)), floor_hour(max(self.readings))
-        count = int((min(last + 24 * HOUR, now) - first) / HOUR)
-        return [first + step * HOUR for step in range(1, count + 1)]
+        """Hours that have a feature row: 24 after each reading, and those to the next one within a week."""
+        read = sorted({floor_hour(time) for time in self.readings if time <= now + 200 * HOUR})
+        found = set()
+        for hour, following in zip(read, [*read[1:], None], strict=True):
+            is_near = following is not None and following - hour <= 168 * HOUR
+            until = following if is_near else hour + 24 * HOUR
+            assert until is not None
+            found |= {hour + step * HOUR for step in range(1, int((until - hour) / HOUR) + 1)}
+        return sorted(hour for hour in found if hour <= now)
 
     def row(self, hour: datetime) -> dict[str, Value]:
         """The features of one hour."""

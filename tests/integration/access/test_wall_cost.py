@@ -52,8 +52,9 @@ def _record(dsn: str, connection: psycopg.Connection, tenant: str, asset: str, d
             [tenant, asset, oldest],
         )
     connection.execute(
-        "UPDATE asset_spans SET stored_through = %s WHERE tenant_id = %s AND asset_id = %s",
-        [oldest - HOUR, tenant, asset],
+        "UPDATE asset_spans SET stored = stored * tstzmultirange(tstzrange(NULL, %s))"
+        " WHERE tenant_id = %s AND asset_id = %s",
+        [oldest, tenant, asset],
     )
     return end
 

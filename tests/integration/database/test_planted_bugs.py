@@ -83,7 +83,11 @@ BUGS = [
     bug("Sunday is no weekend", VIEWS, (">= 6", "= 6")),
     bug("late readings do not reach lag_168h", PLAN, (WEEK_LAG, f"{WEEK_LAG} AND false")),
     bug("late readings reach 23 rows", PLAN, (DAY_AFTER, DAY_AFTER.replace("25", "24"))),
-    bug("rows of deleted readings stay", PLAN, ("PERFORM bury_feature_rows(tenant, asset, first,", "--")),
+    bug(
+        "rows of deleted readings stay",
+        PLAN,
+        ("PERFORM end_feature_rows(tenant, asset, known.stored - existing)", "--"),
+    ),
     bug(
         "a superseded version stays present",
         COMPUTE,

@@ -258,3 +258,84 @@ def test_refresh__clock_that_was_put_back__keeps_versions_in_order(database: str
             assert_views_equal(connection, tenant, "meter", asset)
         finally:
             connection.execute("DELETE FROM feature_refreshes WHERE finished_at > clock_timestamp()")
+
+
+def test_refresh__readings_far_from_the_rest__cost_their_own_rows(database: str, tenant: str) -> None:
+    start = this_hour() - 3 * DAY
+    gap = start - 730 * DAY
+    asset = Asset(readings=series(start, 72) | series(gap, 30))
+    outliers = [
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(2090, 5, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, tzinfo=UTC),
+    ]
+    hours = "SELECT count(*) FROM feature_hours"
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        refresh(dsn=database)
+        assert_views_equal(connection, tenant, "meter", asset)
+        ((axis,),) = rows(connection, hours)
+        for at in outliers:
+            asset.readings[at] = 5.0
+            write(connection, tenant, "meter", {at: 5.0})
+            done = refresh(dsn=database)
+            assert done.rows <= 25 + 5  # and the hours that others wait for
+        ((longer,),) = rows(connection, hours)
+        assert longer - axis <= 100
+        assert_views_equal(connection, tenant, "meter", asset)
+        assert len(stored(connection, tenant)) == 24 + (30 + 23) + 72
+        then, known = now(connection), deepcopy(asset)
+        del asset.readings[outliers[0]]
+        connection.execute(
+            'DELETE FROM timeseries_data WHERE tenant_id = %s AND "timestamp" = %s', [tenant, outliers[0]]
+        )
+        refresh(dsn=database)
+        assert_views_equal(connection, tenant, "meter", asset)
+        assert_views_equal(connection, tenant, "meter", known, known_at=then)
+        assert_settled(connection)
+
+
+def test_refresh__rows_of_an_older_release_between_periods__end(database: str, tenant: str) -> None:
+    start = this_hour() - 40 * DAY
+    asset = Asset(readings={start: 1.0, this_hour() - DAY: 2.0})
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        # as the migration finds them: one period, and a row for each of its hours
+        connection.execute(
+            "UPDATE asset_spans SET periods ="
+            " tstzmultirange(tstzrange(first_hour, last_hour + INTERVAL '168 hours', '[]'))"
+            " WHERE tenant_id = %s",
+            [tenant],
+        )
+        refresh(dsn=database)
+        assert len(stored(connection, tenant)) == 40 * 24
+        connection.execute(
+            "INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)"
+            " SELECT 'periods', tenant_id, asset_id, first_hour, last_hour FROM asset_spans"
+            " WHERE tenant_id = %s",
+            [tenant],
+        )
+        refresh(dsn=database)
+        assert_views_equal(connection, tenant, "meter", asset)
+        assert len(stored(connection, tenant)) == 24 + 24
+        assert_settled(connection)
+
+
+def test_refresh__reading_written_while_its_period_goes__has_its_rows(database: str, tenant: str) -> None:
+    start = this_hour() - 20 * DAY
+    asset = Asset(readings={start + 2 * HOUR: 3.0, this_hour() - DAY: 2.0})
+    forget = (
+        "UPDATE asset_spans SET periods = periods - tstzmultirange(tstzrange(NULL, %s)),"
+        " first_hour = last_hour WHERE tenant_id = %s"
+    )
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        refresh(dsn=database)
+        # what a refresh leaves that measured the periods before the writer's transaction had ended
+        connection.execute(forget, [this_hour() - 10 * DAY, tenant])
+        write(connection, tenant, "meter", {start + 2 * HOUR: 4.0})
+        connection.execute(forget, [this_hour() - 10 * DAY, tenant])
+        asset.readings[start + 2 * HOUR] = 4.0
+        refresh(dsn=database)
+        assert_views_equal(connection, tenant, "meter", asset)
+        assert_settled(connection)

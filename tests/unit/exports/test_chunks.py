@@ -29,7 +29,7 @@ def test_chunks__hold_every_asset_and_time_once_in_the_order_of_the_files(
     spans: list[list[int] | None], start: int, length: int, rows: int, by_month: bool
 ) -> None:
     assets = [
-        Span(f"{number:02}", _at(span[0]), _at(span[1])) if span else Span(f"{number:02}", None, None)
+        Span(f"{number:02}", ((_at(span[0]), _at(span[1])),) if span else None)
         for number, span in enumerate(spans)
     ]
     first, end = _at(start), _at(start + length)
@@ -57,7 +57,9 @@ def test_months__end_where_calendars_do() -> None:
 
 
 def test_rows__are_counted_inside_the_span() -> None:
-    span = Span("a", EPOCH, EPOCH + timedelta(hours=9))
+    span = Span("a", ((EPOCH, EPOCH + timedelta(hours=9)),))
     assert span.rows(EPOCH - timedelta(days=9), EPOCH + timedelta(days=9)) == 34
     assert span.rows(EPOCH + timedelta(days=5), EPOCH + timedelta(days=9)) == 0
-    assert Span("a", None, None).rows(EPOCH, EPOCH + timedelta(hours=3)) == 3
+    apart = Span("a", ((EPOCH, EPOCH), (EPOCH + timedelta(days=9000), EPOCH + timedelta(days=9000, hours=1))))
+    assert apart.rows(EPOCH - timedelta(days=9), EPOCH + timedelta(days=9999)) == 25 + 26
+    assert Span("a", None).rows(EPOCH, EPOCH + timedelta(hours=3)) == 3
