@@ -89,6 +89,13 @@ class Settings(BaseSettings):
     )
     ai_hub_tenant: str | None = Field(None, description="whose features and models `ai_hub.Client` asks for")
     export_storage_path: str = Field("./exports", description="folder or s3:// URL for Parquet exports")
+    export_expiry_days: int | None = Field(
+        None, ge=1, description="days after which the files of a completed export are removed; default: never"
+    )
+    export_download_redirect: bool = Field(
+        False,
+        description="answer downloads of exports in S3 with an address of the store, valid for 5 minutes",
+    )
     export_jobs_per_tenant: int = Field(20, ge=1, description="unfinished exports a tenant may have")
 
     @classmethod

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import httpx
 import pytest
 from energy import HOUR
 from openid_provider import running_provider
+from psycopg.errors import UniqueViolation
 from service_server import running_service
 
 from ai_hub import registry
@@ -18,7 +22,10 @@ from ai_hub.access import key_store
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
+from ai_hub.exports import claims, submission
+from ai_hub.exports.attempt import Attempts
 from ai_hub.exports.jobs import CANCELLED
+from ai_hub.exports.request import Request
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +38,8 @@ OTHER = "other-works"
 ASSETS = ("meter-008", "meter-081")
 #: The export id of the examples.
 EXPORT = "0f2c6a52-9b1e-4a0e-8a50-3f4f0a6f7d55"
+#: The same where it must be completed.
+DONE = "7d1c9a54-2f60-4c1b-9d35-0b8a6c1f2e90"
 #: Limits of rates have tests of their own.
 _GENEROUS = {"rate_limit_per_s": 100_000, "unauthenticated_per_s": 100_000}
 _HISTORY = timedelta(days=9)
@@ -62,6 +71,7 @@ def city_works(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iter
     dsn = settings.require("timescale_dsn")
     add_meters(dsn)
     add_export(dsn)
+    write_export(settings)
     for tenant in (TENANT, OTHER):
         registry.ensure_tenant(tenant)
     keys = [
@@ -107,3 +117,14 @@ def add_export(dsn: str) -> None:
             " %s, 'example.parquet', 'example', true, now(), now()) ON CONFLICT DO NOTHING",
             [EXPORT, TENANT, hour, hour + HOUR, CANCELLED],
         )
+
+
+def write_export(settings: Settings) -> None:
+    """The completed one."""
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    request = Request(TENANT, "forecast_basic", hour - 4 * HOUR, hour, output_path="done.parquet")
+    with suppress(UniqueViolation):
+        job = submission.submit(settings, request, export_id=UUID(DONE))
+        claimed = claims.claim(settings, "city-works", job.export_id)
+        assert claimed is not None
+        assert Attempts(settings, threading.Event()).make(claimed) == "completed"

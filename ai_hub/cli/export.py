@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
 import time
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import typer
 from rich.filesize import decimal
@@ -33,6 +35,9 @@ _OVERDUE_S = 2.5
 _INTERRUPTED = 130
 _FAILED = 1
 
+exports_app = typer.Typer()
+app.add_typer(exports_app, name="exports")
+ExportId = Annotated[UUID, typer.Argument(help="as `ai-hub exports` lists it")]
 Tenant = Annotated[str, typer.Option("--tenant", help="whose features")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
@@ -93,28 +98,66 @@ def export_command(
         raise typer.Exit(_FAILED)
 
 
-@app.command("exports")
+@exports_app.callback(invoke_without_command=True)
 def exports_command(
+    context: typer.Context,
     *,
-    tenant: Tenant,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="whose exports")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="the newest so many")] = 20,
+    offset: Annotated[int, typer.Option("--offset", min=0, help="leave out so many of them")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """List a tenant's exports, newest first."""
+    """List a tenant's exports, newest first; fetch or delete one."""
+    if context.invoked_subcommand is not None:
+        return
+    if tenant is None:
+        raise typer.BadParameter("Whose exports? Give --tenant.", param_hint="--tenant")
     from ai_hub.exports.database import transaction
     from ai_hub.exports.jobs import newest
     from ai_hub.service.schemas.exports import ExportSummary
     from ai_hub.settings import Settings
 
     with transaction(Settings(), tenant) as connection:
-        found, total = newest(connection, tenant, limit=limit)
+        found, total = newest(connection, tenant, limit=limit, offset=offset)
     if as_json:
         typer.echo(json.dumps([ExportSummary.of(job).model_dump(mode="json") for job in found]))
         return
     for job in found:
         typer.echo(_line(job))
-    if total > len(found):
-        typer.echo(f"… and {total - len(found)} older ones (--limit)")
+    if (older := total - offset - len(found)) > 0:
+        typer.echo(f"… and {older} older ones (--limit, --offset)")
+
+
+@exports_app.command("download")
+def download_command(
+    export_id: ExportId,
+    *,
+    tenant: Tenant,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="file, or folder of a partitioned one (default: its own name)"),
+    ] = None,
+) -> None:
+    """Copy the files of a completed export here, from wherever EXPORT_STORAGE_PATH leads to."""
+    from ai_hub.exports import files, jobs
+    from ai_hub.exports.database import transaction
+    from ai_hub.settings import Settings
+
+    settings = Settings()
+    with transaction(settings, tenant) as connection:
+        job = jobs.find(connection, tenant, export_id)
+    for place in files.copied(settings, job, output or Path(Path(job.output_path).name)):
+        typer.echo(str(place))
+
+
+@exports_app.command("delete")
+def delete_command(export_id: ExportId, *, tenant: Tenant) -> None:
+    """Delete an export that has ended, with its files."""
+    from ai_hub.exports import files
+    from ai_hub.settings import Settings
+
+    _, removed = files.delete(Settings(), tenant, export_id)
+    typer.echo(f"{export_id}: deleted with {len(removed)} files")
 
 
 @app.command("export-worker")
@@ -205,7 +248,8 @@ def _bar(*, quiet: bool) -> Iterator[Callable[[float], None]]:
 
 
 def _stop_at_end_of_input(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(4096):
+    # not through Python's buffer, whose lock a thread that waits holds when the process ends
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     stop.set()
 

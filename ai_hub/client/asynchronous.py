@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from uuid import UUID
 
 import httpx
 from tenacity import AsyncRetrying
 
-from ai_hub.client import calls, exchange, flows
-from ai_hub.client.errors import ClosedError
+from ai_hub.client import calls, downloads, exchange, flows
+from ai_hub.client.errors import ClosedError, of_answer
 from ai_hub.client.models.shelf import Shelf
 from ai_hub.client.options import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
     from types import TracebackType
 
     import pandas as pd
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ai_hub.client.models.live import LiveModel
     from ai_hub.client.models.loaded import LoadedModel
     from ai_hub.client.predictions import OnDegraded, Prediction
+    from ai_hub.service.schemas.assets import Asset
     from ai_hub.service.schemas.exports import ExportJob, ExportSummary
     from ai_hub.service.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
     from ai_hub.service.schemas.models import ModelResponse
@@ -168,16 +170,37 @@ class AsyncClient:
         )
 
     async def exports(
-        self, feature_set: str | None = None, *, status: str | None = None, limit: int = 100
+        self,
+        feature_set: str | None = None,
+        *,
+        status: str | None = None,
+        limit: int = 100,
+        offset: int = 0,
     ) -> list[ExportSummary]:
         """See `Client.exports`."""
-        return (await self._run(flows.ask(calls.exports(self.tenant, feature_set, status, limit)))).exports
+        return (
+            await self._run(flows.ask(calls.exports(self.tenant, feature_set, status, limit, offset)))
+        ).exports
+
+    async def download(self, export: ExportSummary | UUID, to: str | Path) -> list[Path]:
+        """See `Client.download`."""
+        export_id = export if isinstance(export, UUID) else export.export_id
+        return await self._run(flows.download(self.tenant, export_id, Path(to)))
+
+    async def delete_export(self, export: ExportSummary | UUID) -> None:
+        """See `Client.delete_export`."""
+        export_id = export if isinstance(export, UUID) else export.export_id
+        await self._run(flows.ask(calls.delete_export(self.tenant, export_id)))
+
+    async def assets(self, kind: str | None = None, *, limit: int = 1000, offset: int = 0) -> list[Asset]:
+        """See `Client.assets`."""
+        return (await self._run(flows.ask(calls.assets(self.tenant, kind, limit, offset)))).assets
 
     async def models(
-        self, name: str | None = None, *, stage: str | None = None, limit: int = 100
+        self, name: str | None = None, *, stage: str | None = None, limit: int = 100, offset: int = 0
     ) -> list[ModelResponse]:
         """See `Client.models`."""
-        return (await self._run(flows.ask(calls.models(self.tenant, name, stage, limit)))).models
+        return (await self._run(flows.ask(calls.models(self.tenant, name, stage, limit, offset)))).models
 
     async def aclose(self) -> None:
         """See `Client.close`."""
@@ -216,6 +239,9 @@ class AsyncClient:
             return None
         if isinstance(step, flows.Work):
             return await asyncio.to_thread(step.do)
+        if isinstance(step, calls.Download):
+            retries = AsyncRetrying(**exchange.retries())
+            return await retries(self._download, step, secrets.token_hex(8))
         return await AsyncRetrying(**exchange.retries())(self._exchange, step, secrets.token_hex(8))
 
     async def _exchange(self, call: calls.Call[Any], request_id: str) -> Any:
@@ -226,3 +252,17 @@ class AsyncClient:
         except httpx.HTTPError as error:
             raise exchange.failure(self._options, error, request_id) from error
         return exchange.answer(self._options, call, response, request_id)
+
+    async def _download(self, wanted: calls.Download, request_id: str) -> None:
+        if self._http.is_closed:
+            raise ClosedError
+        try:
+            async with self._http.stream(**downloads.request(self._options, wanted, request_id)) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise of_answer(response, self._options.url, request_id)
+                with downloads.receiving(wanted, response) as take:
+                    async for data in response.aiter_bytes():
+                        take(data)
+        except httpx.HTTPError as error:
+            raise exchange.failure(self._options, error, request_id) from error

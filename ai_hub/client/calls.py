@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path  # of a dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ai_hub.errors import AiHubError
-from ai_hub.service.schemas.exports import ExportJob, ExportList
+from ai_hub.service.schemas.assets import AssetList
+from ai_hub.service.schemas.exports import ExportDeleted, ExportFiles, ExportJob, ExportList
 from ai_hub.service.schemas.features import FeaturesBatchResponse, FeatureSetsResponse, FeaturesResponse
 from ai_hub.service.schemas.models import ModelList
 
@@ -49,6 +51,17 @@ class Call(Generic[Answer]):
                 f"{place}: {first['msg']}.",
                 hint="Is it the address of AI Hub, and of the same version?",
             ) from error
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file to be fetched; it appears at `to` when all of it is there."""
+
+    path: str
+    query: dict[str, Any]
+    to: Path
+    #: of its bytes; None: not known
+    sha256: str | None
 
 
 def features(
@@ -93,16 +106,39 @@ def export_job(tenant: str, export_id: UUID) -> Call[ExportJob]:
     return Call("GET", f"/ai/features/exports/{export_id}", ExportJob, {"tenant_id": tenant})
 
 
-def exports(tenant: str, feature_set: str | None, status: str | None, limit: int) -> Call[ExportList]:
+def exports(
+    tenant: str, feature_set: str | None, status: str | None, limit: int, offset: int
+) -> Call[ExportList]:
     """The tenant's exports."""
-    query = {"tenant_id": tenant, "feature_set": feature_set, "status_filter": status, "limit": limit}
-    return Call("GET", "/ai/features/exports", ExportList, _given(query))
+    query = {"tenant_id": tenant, "feature_set": feature_set, "status_filter": status}
+    return Call("GET", "/ai/features/exports", ExportList, _given(query) | _page(limit, offset))
 
 
-def models(tenant: str, model: str | None, stage: str | None, limit: int) -> Call[ModelList]:
+def export_files(tenant: str, export_id: UUID) -> Call[ExportFiles]:
+    """Files of a completed export; there are at most as many as months of ten years."""
+    query = {"tenant_id": tenant, "limit": 1000}
+    return Call("GET", f"/ai/features/exports/{export_id}/files", ExportFiles, query)
+
+
+def delete_export(tenant: str, export_id: UUID) -> Call[ExportDeleted]:
+    """Delete an export with its files."""
+    return Call("DELETE", f"/ai/features/exports/{export_id}", ExportDeleted, {"tenant_id": tenant})
+
+
+def assets(tenant: str, kind: str | None, limit: int, offset: int) -> Call[AssetList]:
+    """The tenant's assets."""
+    query = {"tenant_id": tenant, "kind": kind}
+    return Call("GET", "/ai/assets", AssetList, _given(query) | _page(limit, offset))
+
+
+def models(tenant: str, model: str | None, stage: str | None, limit: int, offset: int) -> Call[ModelList]:
     """The tenant's model versions."""
-    query = {"tenant_id": tenant, "model_name": model, "stage": stage, "limit": limit}
-    return Call("GET", "/ai/models/", ModelList, _given(query))
+    query = {"tenant_id": tenant, "model_name": model, "stage": stage}
+    return Call("GET", "/ai/models/", ModelList, _given(query) | _page(limit, offset))
+
+
+def _page(limit: int, offset: int) -> dict[str, int]:
+    return {"limit": limit, "offset": offset} if offset else {"limit": limit}
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -15,16 +15,19 @@ from pydantic import BaseModel
 from ai_hub.client import calls, predictions
 from ai_hub.client.calls import Call
 from ai_hub.client.errors import ExportFailedError
+from ai_hub.errors import AiHubError
 from ai_hub.service.schemas.exports import ExportStatus
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from datetime import datetime
+    from pathlib import Path
+    from uuid import UUID
 
     from ai_hub.client.models.live import LiveModel
     from ai_hub.client.models.shelf import Shelf
     from ai_hub.client.predictions import OnDegraded, Prediction
-    from ai_hub.service.schemas.exports import ExportJob
+    from ai_hub.service.schemas.exports import ExportFiles, ExportJob
     from ai_hub.service.schemas.features import AssetFeatures
 
 _ANSWER_WAIT_S = 30.0
@@ -45,7 +48,7 @@ class Work:
     do: Callable[[], Any]
 
 
-Step: TypeAlias = Call[Any] | Pause | Work
+Step: TypeAlias = Call[Any] | calls.Download | Pause | Work
 T = TypeVar("T")
 Answer = TypeVar("Answer", bound=BaseModel)
 Flow: TypeAlias = "Generator[Step, Any, T]"
@@ -98,3 +101,17 @@ def export(tenant: str, *, wait: bool, **fields: Any) -> Flow[ExportJob]:
     if wait and job.status == ExportStatus.FAILED:
         raise ExportFailedError(job)
     return job
+
+
+def download(tenant: str, export_id: UUID, to: Path) -> Flow[list[Path]]:
+    """Fetch the files of an export: one to `to`, those of a partitioned one below it."""
+    found: ExportFiles = yield calls.export_files(tenant, export_id)
+    fetched = []
+    for file in found.files:
+        place = to / file.path if file.path else to
+        if not place.resolve().is_relative_to(to.resolve()):
+            raise AiHubError(f"The service names a file outside of {to}: {file.path!r}.")
+        query = {"tenant_id": tenant} | ({"path": file.path} if file.path else {})
+        yield calls.Download(f"/ai/features/exports/{export_id}/download", query, place, file.sha256 or None)
+        fetched.append(place)
+    return fetched

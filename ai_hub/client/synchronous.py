@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import secrets
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from uuid import UUID
 
 import httpx
 from tenacity import Retrying
 
-from ai_hub.client import calls, exchange, flows
-from ai_hub.client.errors import ClosedError
+from ai_hub.client import calls, downloads, exchange, flows
+from ai_hub.client.errors import ClosedError, of_answer
 from ai_hub.client.models.shelf import Shelf
 from ai_hub.client.options import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
-    from pathlib import Path
     from types import TracebackType
 
     from pydantic import SecretStr
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ai_hub.client.flows import Flow, Step
     from ai_hub.client.models.live import LiveModel
     from ai_hub.client.predictions import OnDegraded, Prediction
+    from ai_hub.service.schemas.assets import Asset
     from ai_hub.service.schemas.exports import ExportJob, ExportSummary
     from ai_hub.service.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
     from ai_hub.service.schemas.models import ModelResponse
@@ -173,16 +175,40 @@ class Client:
         )
 
     def exports(
-        self, feature_set: str | None = None, *, status: str | None = None, limit: int = 100
+        self,
+        feature_set: str | None = None,
+        *,
+        status: str | None = None,
+        limit: int = 100,
+        offset: int = 0,
     ) -> list[ExportSummary]:
         """The tenant's exports, newest first."""
-        return self._run(flows.ask(calls.exports(self.tenant, feature_set, status, limit))).exports
+        return self._run(flows.ask(calls.exports(self.tenant, feature_set, status, limit, offset))).exports
+
+    def download(self, export: ExportSummary | UUID, to: str | Path) -> list[Path]:
+        """Fetch an export to the file `to`, or a partitioned one into the folder `to`; returns the files.
+
+        Raises:
+            NotFoundError: its files are gone.
+            ConflictError: it is not completed.
+        """
+        export_id = export if isinstance(export, UUID) else export.export_id
+        return self._run(flows.download(self.tenant, export_id, Path(to)))
+
+    def delete_export(self, export: ExportSummary | UUID) -> None:
+        """Delete an export that has ended, with its files."""
+        export_id = export if isinstance(export, UUID) else export.export_id
+        self._run(flows.ask(calls.delete_export(self.tenant, export_id)))
+
+    def assets(self, kind: str | None = None, *, limit: int = 1000, offset: int = 0) -> list[Asset]:
+        """The tenant's assets, by id."""
+        return self._run(flows.ask(calls.assets(self.tenant, kind, limit, offset))).assets
 
     def models(
-        self, name: str | None = None, *, stage: str | None = None, limit: int = 100
+        self, name: str | None = None, *, stage: str | None = None, limit: int = 100, offset: int = 0
     ) -> list[ModelResponse]:
         """The tenant's model versions, newest first."""
-        return self._run(flows.ask(calls.models(self.tenant, name, stage, limit))).models
+        return self._run(flows.ask(calls.models(self.tenant, name, stage, limit, offset))).models
 
     def close(self) -> None:
         """Close connections, and stop following the registry."""
@@ -221,6 +247,9 @@ class Client:
             return None
         if isinstance(step, flows.Work):
             return step.do()
+        if isinstance(step, calls.Download):
+            retries = Retrying(**exchange.retries())
+            return retries(self._download, step, secrets.token_hex(8))
         return Retrying(**exchange.retries())(self._exchange, step, secrets.token_hex(8))
 
     def _exchange(self, call: calls.Call[Any], request_id: str) -> Any:
@@ -231,3 +260,17 @@ class Client:
         except httpx.HTTPError as error:
             raise exchange.failure(self._options, error, request_id) from error
         return exchange.answer(self._options, call, response, request_id)
+
+    def _download(self, wanted: calls.Download, request_id: str) -> None:
+        if self._http.is_closed:
+            raise ClosedError
+        try:
+            with self._http.stream(**downloads.request(self._options, wanted, request_id)) as response:
+                if not response.is_success:
+                    response.read()
+                    raise of_answer(response, self._options.url, request_id)
+                with downloads.receiving(wanted, response) as take:
+                    for data in response.iter_bytes():
+                        take(data)
+        except httpx.HTTPError as error:
+            raise exchange.failure(self._options, error, request_id) from error

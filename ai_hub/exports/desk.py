@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from uuid import UUID
 
+    from ai_hub.exports.files import File, Opened
     from ai_hub.exports.jobs import Job
     from ai_hub.exports.request import Request
     from ai_hub.settings import Settings
@@ -59,18 +60,56 @@ class ExportDesk:
         """See `submission.cancel`."""
         return await self._run(lambda: submission.cancel(self._settings, tenant, export_id))
 
+    async def files(self, tenant: str, export_id: UUID) -> tuple[Job, list[File]]:
+        """The job, and the files it has written; see `files.listed`."""
+
+        def read() -> tuple[Job, list[File]]:
+            from ai_hub.exports import files  # noqa: PLC0415  # libraries for files load when one is asked for
+
+            job = self._find(tenant, export_id)
+            return job, files.listed(self._settings, job)
+
+        return await self._run(read)
+
+    async def opened(self, tenant: str, export_id: UUID, path: str, part: str | None) -> Opened:
+        """One file, to be sent; see `files.opened`."""
+
+        def read() -> Opened:
+            from ai_hub.exports import files  # noqa: PLC0415  # see above
+
+            return files.opened(self._settings, self._find(tenant, export_id), path, part)
+
+        return await self._run(read)
+
+    async def delete(self, tenant: str, export_id: UUID) -> tuple[Job, list[str]]:
+        """See `files.delete`."""
+
+        def work() -> tuple[Job, list[str]]:
+            from ai_hub.exports import files  # noqa: PLC0415  # see above
+
+            return files.delete(self._settings, tenant, export_id)
+
+        return await self._run(work)
+
     async def find(self, tenant: str, export_id: UUID) -> Job:
         """See `jobs.find`."""
         return await self._run(partial(self._find, tenant, export_id))
 
     async def newest(
-        self, tenant: str, feature_set: str | None, status: str | None, limit: int
+        self, tenant: str, feature_set: str | None, status: str | None, limit: int, offset: int = 0
     ) -> tuple[list[Job], int]:
         """See `jobs.newest`."""
 
         def read() -> tuple[list[Job], int]:
             with transaction(self._settings, tenant) as connection:
-                return jobs.newest(connection, tenant, feature_set=feature_set, status=status, limit=limit)
+                return jobs.newest(
+                    connection,
+                    tenant,
+                    feature_set=feature_set,
+                    status=status,
+                    limit=limit,
+                    offset=offset,
+                )
 
         return await self._run(read)
 

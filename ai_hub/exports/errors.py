@@ -16,6 +16,10 @@ class OutputPathError(BadInputError):
         )
 
 
+class RangeError(BadInputError):
+    """The file has no such part."""
+
+
 class TooManyExportsError(AiHubError):
     """The tenant has as many unfinished exports as it may."""
 

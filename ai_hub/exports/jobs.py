@@ -26,7 +26,8 @@ COLUMNS: Final = (
     "export_id, tenant_id, feature_set, start_time, end_time, asset_ids,"
     " cardinality(asset_ids) AS asset_count, status, row_count, file_size_bytes,"
     " sha256, storage_path, error, created_at, started_at, completed_at, output_path, partition_by,"
-    " idempotency_key, request_hash, progress, cancel_requested, attempts, fence, worker, service_version"
+    " idempotency_key, request_hash, progress, cancel_requested, attempts, fence, worker, service_version,"
+    " expired_at"
 )
 
 
@@ -62,6 +63,8 @@ class Job:
     fence: int
     worker: str | None
     service_version: str | None
+    #: when its files were removed, some days after it was completed
+    expired_at: datetime | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -85,6 +88,8 @@ class Job:
     @property
     def message(self) -> str:
         """Where it is, for a reader."""
+        if self.expired_at is not None:
+            return f"Expired: its files were removed on {self.expired_at:%Y-%m-%d}."
         if self.status == "completed":
             return f"Completed: {self.row_count:,} rows."
         if self.status == "failed":
@@ -126,6 +131,7 @@ def newest(
     feature_set: str | None = None,
     status: str | None = None,
     limit: int = 100,
+    offset: int = 0,
 ) -> tuple[list[Job], int]:
     """The tenant's jobs, newest first, without their `asset_ids`, and how many there are without `limit`."""
     where = (
@@ -133,11 +139,17 @@ def newest(
         " AND (%(feature_set)s::text IS NULL OR feature_set = %(feature_set)s)"
         " AND (%(status)s::text IS NULL OR status = %(status)s)"
     )
-    parameters = {"tenant": tenant, "feature_set": feature_set, "status": status, "limit": limit}
+    parameters = {
+        "tenant": tenant,
+        "feature_set": feature_set,
+        "status": status,
+        "limit": limit,
+        "offset": offset,
+    }
     columns = COLUMNS.replace(" asset_ids,", " NULL::text[] AS asset_ids,")
     query = (
         f"SELECT {columns} FROM feature_exports WHERE {where}"  # noqa: S608
-        " ORDER BY created_at DESC, export_id LIMIT %(limit)s"
+        " ORDER BY created_at DESC, export_id LIMIT %(limit)s OFFSET %(offset)s"
     )
     count = f"SELECT count(*) FROM feature_exports WHERE {where}"  # noqa: S608
     with connection.cursor(row_factory=class_row(Job)) as cursor:

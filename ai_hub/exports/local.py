@@ -17,6 +17,7 @@ from ai_hub.exports.places import local_path
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from uuid import UUID
 
     from ai_hub.exports.jobs import Job
     from ai_hub.exports.targets import Sink
@@ -102,6 +103,15 @@ class LocalTarget:
         found: dict[bytes, bytes] = pq.read_metadata(path).metadata or {}
         mine = found.get(EXPORT_ID) == str(self._job.export_id).encode()
         return mine and int(found.get(_FENCE, 0)) <= self._job.fence
+
+
+def is_of(path: Path, export_id: UUID) -> bool:
+    """Whether this export has written the file."""
+    try:
+        found: dict[bytes, bytes] = pq.read_metadata(path).metadata or {}
+    except (OSError, ValueError):
+        return False
+    return found.get(EXPORT_ID) == str(export_id).encode()
 
 
 def _remove(path: Path) -> None:

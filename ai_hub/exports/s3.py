@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -16,9 +16,10 @@ from ai_hub.exports.errors import PathTakenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from uuid import UUID
 
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, HeadObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
     from ai_hub.exports.jobs import Job
     from ai_hub.exports.places import Bucket
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 _PART_BYTES: Final = 8 << 20
 #: Names of the export and its fence in the metadata of each object.
-_EXPORT_ID: Final = "export-id"
+EXPORT_ID: Final = "export-id"
 _FENCE: Final = "fence"
+_NO_BUCKET: Final = {"NoSuchBucket", "404", "NotFound"}
 _GONE: Final = {"NoSuchUpload", "NoSuchKey", "404", "NotFound"}
 
 
@@ -59,8 +61,8 @@ def client_of(settings: Settings) -> S3Client:
 
 def is_gone(settings: Settings, storage_path: str) -> bool:
     """Whether an export that was completed there is deleted; False if the store does not say."""
-    where = urlsplit(storage_path)
-    bucket, key = where.netloc, where.path.removeprefix("/")
+    # a key may have any character of a URL
+    bucket, _, key = storage_path.removeprefix("s3://").partition("/")
     try:
         client = client_of(settings)
         if _head(client, bucket, key) or _head(client, bucket, _manifest(key)):
@@ -68,6 +70,47 @@ def is_gone(settings: Settings, storage_path: str) -> bool:
         return not client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1).get("Contents")
     except (AiHubError, BotoCoreError, ClientError):
         return False
+
+
+def objects(settings: Settings, bucket: Bucket, path: str) -> dict[str, int]:
+    """Size of each object at `path` or below it, by its name there; empty: of the object itself.
+
+    Raises:
+        BotoCoreError, ClientError: the store does not answer, or refuses.
+    """
+    key = bucket.prefix + path
+    pages = client_of(settings).get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=key)
+    return {
+        each["Key"][len(key) :].removeprefix("/"): each["Size"]
+        for page in pages
+        for each in page.get("Contents", [])
+        if each["Key"] == key or each["Key"].startswith(f"{key}/")
+    }
+
+
+def is_of(settings: Settings, bucket: Bucket, path: str, export_id: UUID) -> bool:
+    """Whether this export has written the object."""
+    found = _head(client_of(settings), bucket.name, bucket.prefix + path)
+    return found is not None and found["Metadata"].get(EXPORT_ID) == str(export_id)
+
+
+def checksums(settings: Settings, bucket: Bucket, path: str) -> dict[str, str]:
+    """SHA-256 of each file of a partitioned export, as its manifest has them."""
+    key = _manifest(bucket.prefix + path)
+    content = client_of(settings).get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    return {each["path"]: each["sha256"] for each in json.loads(content)["files"]}
+
+
+def get(settings: Settings, bucket: Bucket, path: str, part: str | None) -> GetObjectOutputTypeDef:
+    """The content of an object, or the part of it that an HTTP Range names."""
+    extra: Any = {"Range": part} if part else {}
+    return client_of(settings).get_object(Bucket=bucket.name, Key=bucket.prefix + path, **extra)
+
+
+def signed_url(settings: Settings, bucket: Bucket, path: str, seconds: int) -> str:
+    """Address from which anybody can read the object for so long."""
+    where = {"Bucket": bucket.name, "Key": bucket.prefix + path}
+    return client_of(settings).generate_presigned_url("get_object", Params=where, ExpiresIn=seconds)
 
 
 class S3Target:
@@ -78,7 +121,7 @@ class S3Target:
         self._bucket = bucket.name
         self._key = bucket.prefix + job.output_path
         self._manifest = _manifest(self._key)
-        self._metadata = {_EXPORT_ID: str(job.export_id), _FENCE: str(job.fence)}
+        self._metadata = {EXPORT_ID: str(job.export_id), _FENCE: str(job.fence)}
         self._fence = job.fence
         self._path = job.output_path
         request = job.request
@@ -89,7 +132,8 @@ class S3Target:
         self._uploads: list[_Upload] = []
 
     def clean(self) -> None:
-        """Open uploads, and objects that were not recorded any more."""
+        """Open uploads, and objects that were not recorded any more; makes the bucket if there is none."""
+        self._make_bucket()
         self._abort_uploads()
         for key in self._keys():
             if self._is_ours(key):
@@ -128,6 +172,19 @@ class S3Target:
             self._abort(upload.key, upload.upload_id)
         self.clean()
 
+    def _make_bucket(self) -> None:
+        try:
+            self._client.head_bucket(Bucket=self._bucket)
+        except ClientError as error:
+            if _code(error) not in _NO_BUCKET:
+                raise
+            try:
+                self._client.create_bucket(Bucket=self._bucket)
+            except ClientError as refused:
+                # another worker has made it in this moment
+                if _code(refused) != "BucketAlreadyOwnedByYou":
+                    raise
+
     def _abort_uploads(self) -> None:
         listing = self._client.get_paginator("list_multipart_uploads")
         # MinIO finds no uploads by the beginning of their key
@@ -158,7 +215,7 @@ class S3Target:
         if found is None:
             return False
         metadata = found["Metadata"]
-        mine = metadata.get(_EXPORT_ID) == self._metadata[_EXPORT_ID]
+        mine = metadata.get(EXPORT_ID) == self._metadata[EXPORT_ID]
         return mine and int(metadata.get(_FENCE, 0)) <= self._fence
 
 

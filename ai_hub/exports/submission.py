@@ -52,7 +52,7 @@ ORDER BY asset_id LIMIT 5
 # a file cannot be in the folder of another export either
 _AT_PATH = """
 FROM feature_exports
-WHERE tenant_id = %(tenant)s AND status <> 'failed' AND (
+WHERE tenant_id = %(tenant)s AND status <> 'failed' AND expired_at IS NULL AND (
     output_path = %(path)s
     OR starts_with(output_path, %(path)s || '/') OR starts_with(%(path)s, output_path || '/')
 )

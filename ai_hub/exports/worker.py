@@ -12,7 +12,7 @@ import psycopg
 import structlog
 
 from ai_hub.errors import ServiceDownError
-from ai_hub.exports import claims, leftovers
+from ai_hub.exports import claims, files, leftovers
 from ai_hub.exports.attempt import Attempts
 from ai_hub.exports.metrics import ATTEMPTS
 from ai_hub.settings import Settings
@@ -49,6 +49,7 @@ def run(stop: threading.Event, *, once: bool = False, settings: Settings | None 
             if time.monotonic() >= clean_at:
                 clean_at = time.monotonic() + _CLEAN_S
                 leftovers.remove(settings)
+                files.expire(settings)
         except (ServiceDownError, psycopg.Error) as error:
             if once:
                 raise

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 
 from ai_hub.service import errors, online_path
 from ai_hub.service.loopback_only import LoopbackOnly
 from ai_hub.service.middleware.authentication import Authentication
 from ai_hub.service.middleware.body_limit import BodyLimit
+from ai_hub.service.middleware.paths import templates_of
 from ai_hub.service.middleware.places import Places
 from ai_hub.service.middleware.rate_limit import Limiter, RateLimit
 from ai_hub.service.middleware.requests import Requests
 from ai_hub.service.observability import tracing
-from ai_hub.service.routes import exports, features, health, models
+from ai_hub.service.routes import assets, exports, features, health, models
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.service.state import open_state
 from ai_hub.settings import Settings
@@ -34,6 +36,39 @@ or a bearer token. Every error is a JSON body that says what to do next.
 """
 
 
+#: Of requests and of answers, what pages of other sites may send and read.
+_SENT = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Range",
+    "X-API-Key",
+    "X-Request-ID",
+)
+_READ = (
+    "Accept-Ranges",
+    "Content-Disposition",
+    "Content-Range",
+    "ETag",
+    "Location",
+    "Retry-After",
+    "X-Request-ID",
+)
+_CORS_AGE_S = 600
+
+
+def _cors(options: ServiceSettings) -> dict[str, Any]:
+    """Keys are sent in headers, never in cookies, so no page borrows anybody's."""
+    return {
+        "allow_origins": [each.strip() for each in options.cors_origins.split(",") if each.strip()],
+        "allow_methods": ["GET", "POST", "PUT", "DELETE"],
+        "allow_headers": _SENT,
+        "expose_headers": _READ,
+        "max_age": _CORS_AGE_S,
+    }
+
+
 def create_app(options: ServiceSettings | None = None, settings: Settings | None = None) -> FastAPI:
     """The service with these settings; default: those of the environment."""
     options = options or ServiceSettings()
@@ -43,6 +78,7 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_state(options, settings) as parts:
             app.state.parts = parts
+            templates_of(app)  # while nobody waits for it
             yield
 
     app = FastAPIOffline(
@@ -58,7 +94,7 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         generate_unique_id_function=lambda route: route.name,
     )
     errors.install(app)
-    for module in (features, exports, models, health):
+    for module in (features, exports, assets, models, health):
         app.include_router(module.router)
     online_path.install(app)
     # the last added is the first that a request meets
@@ -71,6 +107,8 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     )
     if options.auth == "off":
         app.add_middleware(LoopbackOnly)
+    if options.cors_origins:
+        app.add_middleware(CORSMiddleware, **_cors(options))
     app.add_middleware(Requests)
     tracing.install(app)
     return app

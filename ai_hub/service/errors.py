@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,8 @@ from ai_hub.errors import (
     ServiceDownError,
     SettingMissingError,
 )
+from ai_hub.exports.errors import RangeError
+from ai_hub.service.middleware.paths import templates_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -77,6 +78,7 @@ KINDS: tuple[tuple[type[AiHubError], HTTPStatus, str], ...] = (
     (ForbiddenError, HTTPStatus.FORBIDDEN, "forbidden"),
     (MalformedError, HTTPStatus.UNPROCESSABLE_ENTITY, "malformed"),
     (TooSlowError, HTTPStatus.REQUEST_TIMEOUT, "request_timeout"),
+    (RangeError, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "range_not_satisfiable"),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large"),
     (TooManyRequestsError, HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests"),
     (OverloadedError, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
@@ -97,6 +99,7 @@ _HINTS = {
     HTTPStatus.CONFLICT: "Change first what the message names.",
 }
 _RETRY_AFTER_S = "1"
+_LONGEST_REASON = 500
 
 
 def status_and_kind(error: AiHubError) -> tuple[HTTPStatus, str]:
@@ -112,11 +115,13 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
-def answer(error: AiHubError, request_id: str | None) -> JSONResponse:
-    """The response to a request that ended in `error`."""
+def answer(error: AiHubError, scope: Any) -> JSONResponse:
+    """The response to the request of `scope`, which ended in `error`; its line in the log gets the reason."""
     status, kind = status_and_kind(error)
+    request_id = request_id_of(scope)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return internal(request_id)
+    note_reason(scope, kind, error.message)
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -155,7 +160,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(AiHubError)
     async def _ours(request: Request, error: AiHubError) -> JSONResponse:
-        return answer(error, request_id_of(request.scope))
+        return answer(error, request.scope)
 
     @app.exception_handler(RequestValidationError)
     async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -164,10 +169,12 @@ def install(app: FastAPI) -> None:
             for each in error.errors()
         ]
         named = ", ".join(dict.fromkeys(each.field for each in details))
+        problems = "; ".join(f"{each.field}: {each.problem}" for each in details)
+        note_reason(request.scope, "malformed", problems)
         problem = Problem(
             error="malformed",
             message=f"The request is malformed: {named}.",
-            hint="See `details`, and the endpoint in /docs.",
+            hint=_hint(request),
             details=details,
             request_id=request_id_of(request.scope),
         )
@@ -177,9 +184,10 @@ def install(app: FastAPI) -> None:
     async def _framework(request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
         headers = dict(error.headers or {})
+        note_reason(request.scope, status.name.lower(), str(error.detail))
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             # the router knows the methods of one of the routes of this path only
-            headers["Allow"] = ", ".join(methods_of(app, request.url.path)) or headers.get("Allow", "")
+            headers["Allow"] = ", ".join(methods_of(app, request.scope)) or headers.get("Allow", "")
         problem = Problem(
             error=status.name.lower(),
             message=f"{request.method} {request.url.path}: {error.detail}.",
@@ -189,13 +197,23 @@ def install(app: FastAPI) -> None:
         return JSONResponse(problem.model_dump(exclude_none=True), status, headers)
 
 
-def methods_of(app: FastAPI, path: str) -> list[str]:
-    """Methods that `app` documents for a path."""
-    paths = app.openapi()["paths"]
-    matching = [each for each in paths if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", each), path)]
-    # /ai/models/register is no id of a model
-    found = path if path in paths else matching[0] if matching else None
-    return [] if found is None else sorted(method.upper() for method in paths[found])
+def methods_of(app: FastAPI, scope: Any) -> list[str]:
+    """Methods that `app` documents for the path of a request."""
+    template = templates_of(app).of(scope["path"])
+    return sorted(method.upper() for method in app.openapi()["paths"].get(template, ()))
+
+
+def _hint(request: Request) -> str:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    if has_body and kind != "application/json" and not kind.endswith("+json"):
+        return "Send the body with the header Content-Type: application/json."
+    return "See `details`, and the endpoint in /docs."
+
+
+def note_reason(scope: Any, kind: str, reason: str) -> None:
+    """Say in the log's line about the request why it was refused."""
+    scope.setdefault("state", {})["reason"] = f"{kind}: {reason}"[:_LONGEST_REASON]
 
 
 def request_id_of(scope: Any) -> str | None:

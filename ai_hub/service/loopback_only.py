@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ai_hub.access.provider_keys import is_loopback
 from ai_hub.errors import ForbiddenError
-from ai_hub.service.errors import answer, request_id_of
+from ai_hub.service.errors import answer
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,7 +29,7 @@ class LoopbackOnly:
                 "AI_HUB_API_AUTH=off: this service answers requests of its own machine, to localhost, only.",
                 hint="Leave AI_HUB_API_AUTH out and use keys (`ai-hub keys create`).",
             )
-            await answer(refused, request_id_of(scope))(scope, receive, send)
+            await answer(refused, scope)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

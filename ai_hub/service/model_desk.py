@@ -77,13 +77,15 @@ class ModelDesk:
         with _about(wanted.tenant):
             return _response(find(*wanted))
 
-    def search(self, tenant: str, model: str | None, stage: str | None, limit: int) -> schemas.ModelList:
+    def search(
+        self, tenant: str, model: str | None, stage: str | None, limit: int, offset: int
+    ) -> schemas.ModelList:
         """Versions of a tenant, newest first."""
         with _about(tenant):
             found = search(tenant, model)
         if stage is not None:
             found = [version for version in found if version.stage == stage]
-        shown = [_response(version) for version in found[:limit]]
+        shown = [_response(version) for version in found[offset : offset + limit]]
         return schemas.ModelList(models=shown, total=len(found), tenant_id=tenant)
 
     def move(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import glob
 import os
+import shutil
 import signal
+import socket
 import sys
 import tempfile
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +77,33 @@ def create_logged_app() -> FastAPI:
 @contextmanager
 def _metrics_folder() -> Iterator[None]:
     """Where the processes put their metrics, so that each of them can show all."""
-    with tempfile.TemporaryDirectory(prefix="ai-hub-metrics-") as folder:
+    _remove_orphans()
+    with tempfile.TemporaryDirectory(prefix=f"{_prefix()}{os.getpid()}-") as folder:
         for name in _METRICS_VARIABLES:
             os.environ[name] = str(Path(folder))
         yield
+
+
+def _prefix() -> str:
+    # processes of other machines and containers may share the folder, and their numbers mean nothing here
+    return f"ai-hub-metrics-{socket.gethostname()}-"
+
+
+def _remove_orphans() -> None:
+    """Remove what services of this user left in the temporary folder when they were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{glob.escape(_prefix())}*"):
+        process = folder.name.removeprefix(_prefix()).partition("-")[0]
+        with suppress(OSError):
+            is_ours = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
+            if process.isdecimal() and is_ours and not _lives(int(process)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

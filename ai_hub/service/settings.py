@@ -53,6 +53,8 @@ class ServiceSettings(BaseSettings):
     kept_assets: int = Field(10_000, ge=0)
     #: assets of one request
     max_assets: int = Field(1000, ge=1, le=1000)  # as the schema has it
+    #: origins, with commas between, whose pages may ask from a browser; `*`: all; none: browsers ask for none
+    cors_origins: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     #: `json` for machines, `console` for people
     log_format: Literal["json", "console"] = "json"

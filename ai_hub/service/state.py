@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ai_hub.access.authenticator import Authenticator, open_authenticator
 from ai_hub.exports.desk import ExportDesk, open_desk
+from ai_hub.service.asset_list import AssetPages
 from ai_hub.service.health import Health
 from ai_hub.service.model_registry import ModelRegistry, open_model_registry
 from ai_hub.service.settings import ServiceSettings
@@ -29,6 +30,7 @@ class State:
     exports: ExportDesk
     features: FeatureReader
     models: ModelRegistry
+    assets: AssetPages
 
 
 @asynccontextmanager
@@ -41,4 +43,5 @@ async def open_state(options: ServiceSettings, settings: Settings) -> AsyncItera
         features = await stack.enter_async_context(open_reader(options, settings))
         models = await stack.enter_async_context(open_model_registry(options))
         health = Health(settings, lambda: authenticator.loaded and features.catalog.loaded)
-        yield State(options, settings, authenticator, health, exports, features, models)
+        assets = AssetPages(settings)
+        yield State(options, settings, authenticator, health, exports, features, models, assets)

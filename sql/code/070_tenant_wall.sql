@@ -97,7 +97,7 @@ GRANT SELECT ON tenant_wall.feature_hours TO ai_hub_service, ai_hub_tenant;
 
 -- The service's only writes: export jobs, each of the tenant of its transaction.
 ALTER VIEW tenant_wall.feature_exports SET (check_option = local);
-GRANT INSERT, UPDATE ON tenant_wall.feature_exports TO ai_hub_service;
+GRANT INSERT, UPDATE, DELETE ON tenant_wall.feature_exports TO ai_hub_service;
 ALTER TABLE feature_exports ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON feature_exports USING (tenant_id = (SELECT tenant_wall.current_tenant()));
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers
 
+from ai_hub.access import api_key
 from ai_hub.access.errors import UnauthenticatedError
 from ai_hub.errors import AiHubError
-from ai_hub.service.errors import OverloadedError, answer, request_id_of
+from ai_hub.service.errors import OverloadedError, answer
 from ai_hub.service.middleware.paths import WATCHED
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class Authentication:
             if principal is None:
                 principal = await self._looked_up(parts.authenticator, key, bearer)
         except AiHubError as error:
-            await answer(error, request_id_of(scope))(scope, receive, send)
+            if (parsed := api_key.parse(key or bearer or "")) is not None:
+                scope.setdefault("state", {})["key_id"] = parsed.key_id
+            await answer(error, scope)(scope, receive, send)
             return
         scope.setdefault("state", {})["principal"] = principal
         await self._app(scope, receive, send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from ai_hub.service.errors import MalformedError, TooLargeError, TooSlowError, answer, request_id_of
+from ai_hub.service.errors import MalformedError, TooLargeError, TooSlowError, answer
 from ai_hub.service.http_protocol import WHOLE
 from ai_hub.service.middleware.paths import UPLOAD
 
@@ -43,7 +43,7 @@ class BodyLimit:
         elif len(announced) > len(str(most)) or int(announced) > most:
             error = _too_large(most)
         if error is not None:
-            await answer(error, request_id_of(scope))(scope, receive, send)
+            await answer(error, scope)(scope, receive, send)
             return
         await self._counted(scope, receive, send, most)
 
@@ -55,7 +55,7 @@ class BodyLimit:
             if body.problem is None:
                 raise
         if body.problem is not None and not body.answered:
-            response = answer(body.problem, request_id_of(scope))
+            response = answer(body.problem, scope)
             if isinstance(body.problem, TooSlowError):
                 response.headers["Connection"] = "close"  # the rest may never come
             await response(scope, receive, send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ai_hub.service.errors import OverloadedError, TooManyRequestsError, answer, request_id_of
+from ai_hub.service.errors import OverloadedError, TooManyRequestsError, answer
 from ai_hub.service.middleware.paths import ONLINE, WATCHED
 from ai_hub.service.observability import metrics
 
@@ -40,7 +40,7 @@ class Places:
         caller = group, "" if principal is None else principal.counted_as
         if (refused := self._refused(caller, principal)) is not None:
             metrics.REFUSED.labels(group).inc()
-            await answer(refused, request_id_of(scope))(scope, receive, send)
+            await answer(refused, scope)(scope, receive, send)
             return
         self._under_way[group] += 1
         self._of_callers[caller] += 1

@@ -6,7 +6,7 @@ import time
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
-from ai_hub.service.errors import TooManyRequestsError, answer, request_id_of
+from ai_hub.service.errors import TooManyRequestsError, answer
 from ai_hub.service.middleware.paths import WATCHED
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class RateLimit:
                 elif not principal.every_tenant:
                     self._limiter.check_caller(principal)
             except TooManyRequestsError as error:
-                await answer(error, request_id_of(scope))(scope, receive, send)
+                await answer(error, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -11,7 +11,7 @@ import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from ai_hub.service.errors import internal
-from ai_hub.service.middleware.paths import WATCHED
+from ai_hub.service.middleware.paths import WATCHED, templates_of
 from ai_hub.service.observability import metrics
 from ai_hub.service.observability.logging import REQUEST
 
@@ -22,7 +22,9 @@ HEADER: Final = b"x-request-id"
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT: Final = 499
+_REFUSED: Final = 400
 _FAILED: Final = 500
+_LONGEST_PATH: Final = 300
 _log = structlog.get_logger("ai_hub.requests")
 
 
@@ -65,9 +67,16 @@ class Requests:
             _note(scope, status or _CLIENT_LEFT, time.perf_counter() - started)
 
 
+def _route(scope: Scope) -> str:
+    """The whole template of the path, also where a request was refused before it met its endpoint."""
+    templates = templates_of(scope["app"])
+    route: str | None = getattr(scope.get("route"), "path", None)
+    return route if route is not None and templates.has(route) else templates.of(scope["path"])
+
+
 def _note(scope: Scope, status: int, seconds: float) -> None:
     state = scope["state"]
-    route = getattr(scope.get("route"), "path", None) or "none"
+    route = _route(scope)
     feature_set = state.get("feature_set", "")
     # whoever asks can make methods up
     method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -80,11 +89,18 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
         "status": status,
         "ms": round(seconds * 1000, 2),
         "caller": principal.name if principal else None,
+        "key_id": (principal.identity or None) if principal else state.get("key_id"),
+        "client": client[0] if (client := scope.get("client")) else None,
     }
     if tenant := state.get("tenant"):
         event["tenant"] = tenant
     if feature_set:
         event["feature_set"] = feature_set
+    # of a request that changes something: what
+    event |= state.get("named", {})
+    if status >= _REFUSED:
+        # its text may be the caller's: whoever writes the log masks secrets in it
+        event |= {"path": scope["path"][:_LONGEST_PATH], "reason": state.get("reason")}
     if status >= _FAILED:
         _log.error(REQUEST, **event)
     elif route in WATCHED:

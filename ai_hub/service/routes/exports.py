@@ -6,22 +6,36 @@ from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from ai_hub.access.principal import Scope
+from ai_hub.access.principal import Principal, Scope
 from ai_hub.errors import BadInputError
 from ai_hub.exports.errors import TooManyExportsError
 from ai_hub.exports.jobs import STATUSES
 from ai_hub.exports.request import Request as Wanted
-from ai_hub.service import errors
-from ai_hub.service.dependencies import AUTHENTICATED, Caller, state_of
+from ai_hub.service import downloads, errors
+from ai_hub.service.dependencies import AUTHENTICATED, Caller, Limit, Offset, own_tenant, permit, state_of
 from ai_hub.service.links import links
 from ai_hub.service.schemas.common import FeatureSetName, TenantId
-from ai_hub.service.schemas.exports import ExportJob, ExportList, ExportRequest, ExportSummary, IdempotencyKey
+from ai_hub.service.schemas.exports import (
+    ExportDeleted,
+    ExportFile,
+    ExportFiles,
+    ExportJob,
+    ExportList,
+    ExportRequest,
+    ExportSummary,
+    IdempotencyKey,
+)
 
 router = APIRouter(prefix="/ai/features", tags=["exports"], dependencies=AUTHENTICATED)
 
-_Tenant = Annotated[TenantId, Query(examples=["city-works"])]
+_Tenant = Annotated[
+    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
+]
+_PARQUET = downloads.MEDIA_TYPE
+_BINARY = {"type": "string", "format": "binary"}
+_DoneId = Annotated[UUID, Path(examples=["7d1c9a54-2f60-4c1b-9d35-0b8a6c1f2e90"])]
 _ExportId = Annotated[UUID, Path(examples=["0f2c6a52-9b1e-4a0e-8a50-3f4f0a6f7d55"])]
 
 
@@ -30,7 +44,11 @@ _ExportId = Annotated[UUID, Path(examples=["0f2c6a52-9b1e-4a0e-8a50-3f4f0a6f7d55
     status_code=202,
     response_model=ExportJob,
     responses=errors.responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
-    | {202: links("get_export", "cancel_export", export_id="export_id", tenant_id="tenant_id")},
+    | {
+        202: links(
+            "get_export", "cancel_export", "delete_export", export_id="export_id", tenant_id="tenant_id"
+        )
+    },
 )
 async def create_export(
     caller: Caller,
@@ -47,7 +65,7 @@ async def create_export(
     idempotency_key: Annotated[IdempotencyKey | None, Header(description="as in the body")] = None,
 ) -> ExportJob:
     """Export a feature set's rows in a window of time as Parquet."""
-    caller.require(Scope.EXPORTS_WRITE, body.tenant_id)
+    permit(request, caller, Scope.EXPORTS_WRITE, body.tenant_id, feature_set=body.feature_set)
     if None not in {idempotency_key, body.idempotency_key} and idempotency_key != body.idempotency_key:
         raise BadInputError(
             "The header Idempotency-Key and the field idempotency_key differ.", hint="Send one of them."
@@ -66,6 +84,7 @@ async def create_export(
         job = await desk.submit(wanted, body.idempotency_key or idempotency_key, caller.name)
     except TooManyExportsError as error:
         raise errors.TooManyRequestsError(error.message, hint=error.hint) from error
+    request.scope["state"]["named"]["export_id"] = str(job.export_id)
     return ExportJob.of(await desk.wait(job, wait_s, partial(_left, request)))
 
 
@@ -74,7 +93,7 @@ async def list_exports(
     *,
     caller: Caller,
     request: Request,
-    tenant_id: _Tenant,
+    tenant_id: _Tenant = None,
     feature_set: Annotated[FeatureSetName | None, Query()] = None,
     status_filter: Annotated[
         str | None,
@@ -85,38 +104,126 @@ async def list_exports(
             json_schema_extra={"anyOf": [{"type": "string", "enum": list(STATUSES)}, {"type": "null"}]},
         ),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Limit = 100,
+    offset: Offset = 0,
 ) -> ExportList:
     """A tenant's exports, newest first."""
-    caller.require(Scope.EXPORTS_READ, tenant_id)
+    tenant = own_tenant(caller, tenant_id)
+    permit(request, caller, Scope.EXPORTS_READ, tenant)
     if status_filter is not None and status_filter not in STATUSES:
         raise BadInputError(
             f"status_filter {status_filter!r} is no status.", hint=f"Use one of {', '.join(STATUSES)}."
         )
-    found, total = await state_of(request).exports.newest(tenant_id, feature_set, status_filter, limit)
+    found, total = await state_of(request).exports.newest(tenant, feature_set, status_filter, limit, offset)
     return ExportList(exports=[ExportSummary.of(job) for job in found], total=total)
 
 
 @router.get(
-    "/exports/{export_id}", response_model=ExportJob, responses=errors.responses(401, 403, 404, 422, 429, 503)
+    "/exports/{export_id}",
+    response_model=ExportJob,
+    responses=errors.responses(400, 401, 403, 404, 422, 429, 503),
 )
-async def get_export(caller: Caller, request: Request, export_id: _ExportId, tenant_id: _Tenant) -> ExportJob:
+async def get_export(
+    caller: Caller, request: Request, export_id: _ExportId, tenant_id: _Tenant = None
+) -> ExportJob:
     """One export of a tenant."""
-    caller.require(Scope.EXPORTS_READ, tenant_id)
-    return ExportJob.of(await state_of(request).exports.find(tenant_id, export_id))
+    tenant = _permit(request, caller, Scope.EXPORTS_READ, tenant_id, export_id)
+    return ExportJob.of(await state_of(request).exports.find(tenant, export_id))
+
+
+@router.get(
+    "/exports/{export_id}/files",
+    response_model=ExportFiles,
+    responses=errors.responses(400, 401, 403, 404, 409, 422, 429, 503),
+)
+async def list_export_files(
+    *,
+    caller: Caller,
+    request: Request,
+    export_id: _DoneId,
+    tenant_id: _Tenant = None,
+    limit: Limit = 1000,
+    offset: Offset = 0,
+) -> ExportFiles:
+    """Files of a completed export: one, or one a month."""
+    tenant = _permit(request, caller, Scope.EXPORTS_READ, tenant_id, export_id)
+    job, found = await state_of(request).exports.files(tenant, export_id)
+    return ExportFiles(
+        export_id=job.export_id,
+        tenant_id=job.tenant_id,
+        files=[
+            ExportFile(path=each.path, size_bytes=each.size, sha256=each.sha256)
+            for each in found[offset : offset + limit]
+        ],
+        total=len(found),
+    )
+
+
+@router.get(
+    "/exports/{export_id}/download",
+    response_class=Response,
+    responses=errors.responses(400, 401, 403, 404, 409, 416, 422, 429, 503)
+    | {
+        200: {"description": "The file", "content": {_PARQUET: {"schema": _BINARY}}},
+        206: {"description": "The part that Range names", "content": {_PARQUET: {"schema": _BINARY}}},
+        304: {"description": "It is the file of If-None-Match"},
+        307: {"description": "Where the file is, with EXPORT_DOWNLOAD_REDIRECT"},
+    },
+)
+async def download_export(
+    *,
+    caller: Caller,
+    request: Request,
+    export_id: _DoneId,
+    tenant_id: _Tenant = None,
+    path: Annotated[str, Query(max_length=512, description="of a partitioned export: one of its files")] = "",
+    byte_range: Annotated[
+        str | None, Header(alias="Range", description="bytes=…: a part of the file")
+    ] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A file of a completed export; its ETag is the SHA-256 of the export."""
+    tenant = _permit(request, caller, Scope.EXPORTS_READ, tenant_id, export_id)
+    found = await state_of(request).exports.opened(tenant, export_id, path, byte_range)
+    return downloads.response(found, if_none_match)
+
+
+@router.delete(
+    "/exports/{export_id}",
+    response_model=ExportDeleted,
+    responses=errors.responses(400, 401, 403, 404, 409, 422, 429, 503),
+)
+async def delete_export(
+    caller: Caller, request: Request, export_id: _DoneId, tenant_id: _Tenant = None
+) -> ExportDeleted:
+    """Delete an export that has ended, with its files."""
+    tenant = _permit(request, caller, Scope.EXPORTS_WRITE, tenant_id, export_id)
+    job, removed = await state_of(request).exports.delete(tenant, export_id)
+    return ExportDeleted(
+        export_id=job.export_id,
+        tenant_id=job.tenant_id,
+        files_deleted=removed,
+        message=f"Export {job.export_id} is gone with {len(removed)} files.",
+    )
 
 
 @router.post(
     "/exports/{export_id}/cancel",
     response_model=ExportJob,
-    responses=errors.responses(401, 403, 404, 409, 422, 429, 503),
+    responses=errors.responses(400, 401, 403, 404, 409, 422, 429, 503),
 )
 async def cancel_export(
-    caller: Caller, request: Request, export_id: _ExportId, tenant_id: _Tenant
+    caller: Caller, request: Request, export_id: _ExportId, tenant_id: _Tenant = None
 ) -> ExportJob:
     """Cancel an export that has not finished; it is then failed, with the error "Cancelled on request."."""
-    caller.require(Scope.EXPORTS_WRITE, tenant_id)
-    return ExportJob.of(await state_of(request).exports.cancel(tenant_id, export_id))
+    tenant = _permit(request, caller, Scope.EXPORTS_WRITE, tenant_id, export_id)
+    return ExportJob.of(await state_of(request).exports.cancel(tenant, export_id))
+
+
+def _permit(request: Request, caller: Principal, scope: Scope, tenant_id: str | None, export_id: UUID) -> str:
+    tenant = own_tenant(caller, tenant_id)
+    permit(request, caller, scope, tenant, export_id=str(export_id))
+    return tenant
 
 
 async def _left(request: Request) -> None:

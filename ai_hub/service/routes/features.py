@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from ai_hub.access.principal import Scope
 from ai_hub.features.store import feature_names
 from ai_hub.service import errors
-from ai_hub.service.dependencies import AUTHENTICATED, Caller, state_of
+from ai_hub.service.dependencies import AUTHENTICATED, Caller, Limit, Offset, state_of
 from ai_hub.service.schemas.features import (
     FeaturesBatchResponse,
     FeatureSet,
@@ -36,8 +36,8 @@ async def answer(asked: FeaturesRequest, caller: Principal, parts: State, noted:
     Raises:
         AiHubError: there is none.
     """
-    caller.require(Scope.FEATURES_READ, asked.tenant_id)
     noted["tenant"] = asked.tenant_id
+    caller.require(Scope.FEATURES_READ, asked.tenant_id)
     one = asked.asset_id is not None
     assets = [asked.asset_id] if asked.asset_id is not None else asked.asset_ids or []
     if len(assets) > (most := parts.options.max_assets):
@@ -91,12 +91,15 @@ async def get_features(asked: FeaturesRequest, request: Request, caller: Caller)
     return Response(content, media_type="application/json")
 
 
-@router.get("/sets", responses=errors.responses(401, 429, 503))
-async def list_feature_sets(request: Request, caller: Caller) -> FeatureSetsResponse:
-    """Every feature set there is."""
+@router.get("/sets", responses=errors.responses(401, 422, 429, 503))
+async def list_feature_sets(
+    request: Request, caller: Caller, limit: Limit = 1000, offset: Offset = 0
+) -> FeatureSetsResponse:
+    """Every feature set there is, by name."""
     del caller  # whoever is authenticated
+    every = await state_of(request).features.catalog.sets()
     sets = {}
-    for service, views in await state_of(request).features.catalog.sets():
+    for service, views in every[offset : offset + limit]:
         tags = service.tags or {}
         sets[service.name] = FeatureSet(
             name=service.name,
@@ -106,4 +109,4 @@ async def list_feature_sets(request: Request, caller: Caller) -> FeatureSetsResp
             latency=tags.get("latency", ""),
             storage=_VIEW_STORAGE.format(views=", ".join(views)),
         )
-    return FeatureSetsResponse(feature_sets=sets, total=len(sets))
+    return FeatureSetsResponse(feature_sets=sets, total=len(every))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 
 from ai_hub.access.principal import Principal, Scope
 from ai_hub.service import errors, model_ids
-from ai_hub.service.dependencies import AUTHENTICATED, Caller, state_of
+from ai_hub.service.dependencies import AUTHENTICATED, Caller, Limit, Offset, own_tenant, permit, state_of
 from ai_hub.service.links import links
 from ai_hub.service.model_ids import PRODUCTION, ModelId, stage_of
 from ai_hub.service.schemas.common import ModelName, TenantId
@@ -27,7 +27,9 @@ from ai_hub.service.uploads import UploadRoute
 router = APIRouter(prefix="/ai/models", tags=["models"], dependencies=AUTHENTICATED)
 _uploads = APIRouter(route_class=UploadRoute)
 
-_Tenant = Annotated[TenantId, Query(examples=["city-works"])]
+_Tenant = Annotated[
+    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
+]
 _Model = Annotated[ModelName | None, Query(description="default: every model")]
 _Stage = Annotated[Stage | None, Query(description="default: every stage")]
 _Id = Annotated[str, Path(description="tenant:model:version", examples=["city-works:demand-forecast:v1.2.0"])]
@@ -44,11 +46,13 @@ async def register_model(
     caller: Caller, request: Request, response: Response, body: RegisterRequest
 ) -> RegisterResponse:
     """Register a version of a model, from a run, a logged model or files in the request."""
-    caller.require(Scope.MODELS_REGISTER, body.tenant_id)
+    model = ":".join(filter(None, (body.tenant_id, body.model_name, body.version)))
+    permit(request, caller, Scope.MODELS_REGISTER, body.tenant_id, model=model, stage=body.stage)
     target = stage_of(body.stage)
     if target == PRODUCTION:
         caller.require(Scope.MODELS_PROMOTE, body.tenant_id)
     registered = await state_of(request).models.ask(caller, lambda desk: desk.register(body, target))
+    request.scope["state"]["named"]["model"] = registered.model_id
     response.headers["Location"] = f"{router.prefix}/{registered.model_id}"
     return registered
 
@@ -68,16 +72,18 @@ async def list_models(
     *,
     caller: Caller,
     request: Request,
-    tenant_id: _Tenant,
+    tenant_id: _Tenant = None,
     model_name: _Model = None,
     stage: _Stage = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Limit = 100,
+    offset: Offset = 0,
 ) -> ModelList:
     """A tenant's versions, newest first."""
-    caller.require(Scope.MODELS_READ, tenant_id)
+    tenant = own_tenant(caller, tenant_id)
+    permit(request, caller, Scope.MODELS_READ, tenant)
     wanted = None if stage is None else stage_of(stage)
     return await state_of(request).models.ask(
-        caller, lambda desk: desk.search(tenant_id, model_name, wanted, limit)
+        caller, lambda desk: desk.search(tenant, model_name, wanted, limit, offset)
     )
 
 
@@ -88,7 +94,7 @@ async def list_models(
 )
 async def get_model(caller: Caller, request: Request, model_id: _Id) -> ModelResponse:
     """One version: what it is, how good it was, and its stage."""
-    wanted = _require(caller, Scope.MODELS_READ, model_id)
+    wanted = _require(request, caller, Scope.MODELS_READ, model_id)
     return await state_of(request).models.ask(caller, lambda desk: desk.find(wanted))
 
 
@@ -109,7 +115,7 @@ async def promote_model(
     enough = Scope.MODELS_REGISTER
     if target == PRODUCTION or enough not in caller.scopes:
         enough = Scope.MODELS_PROMOTE
-    wanted = _require(caller, enough, model_id)
+    wanted = _require(request, caller, enough, model_id, stage=body.target_stage)
 
     def require_promoter() -> None:
         caller.require(Scope.MODELS_PROMOTE, wanted.tenant)
@@ -131,11 +137,11 @@ async def delete_model(
     force: Annotated[bool, Query(description="also one that is not archived")] = False,
 ) -> DeleteResponse:
     """Delete an archived version with its files; with `force`, one in any stage."""
-    wanted = _require(caller, Scope.MODELS_DELETE, model_id)
+    wanted = _require(request, caller, Scope.MODELS_DELETE, model_id, force=force)
     return await state_of(request).models.ask(caller, lambda desk: desk.delete(wanted, force=force))
 
 
-def _require(caller: Principal, scope: Scope, model_id: str) -> ModelId:
+def _require(request: Request, caller: Principal, scope: Scope, model_id: str, **named: object) -> ModelId:
     wanted = model_ids.parse(model_id)
-    caller.require(scope, wanted.tenant)
+    permit(request, caller, scope, wanted.tenant, model=model_id, **named)
     return wanted

@@ -24,7 +24,6 @@ SemanticVersion = Annotated[
     StringConstraints(pattern=r"^v?(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})$", max_length=32),
 ]
 
-
 _TIME = re.compile(r"\d{4}-.{6,44}$", re.ASCII)
 
 

@@ -89,6 +89,7 @@ class ExportSummary(BaseModel):
     created_at: datetime
     started_at: datetime | None = None
     completed_at: datetime | None = None
+    expired_at: datetime | None = Field(None, description="when the files of a completed export were removed")
 
     @classmethod
     def of(cls, job: Job) -> Self:
@@ -110,3 +111,30 @@ class ExportList(BaseModel):
 
     exports: list[ExportSummary]
     total: int
+
+
+class ExportFile(BaseModel):
+    """A file of an export."""
+
+    path: str = Field(description="for `?path=` of the download; empty: the export is one file")
+    size_bytes: int
+    sha256: str | None = Field(description="null: that of all files together is known alone")
+
+
+class ExportFiles(BaseModel):
+    """Files of a completed export, by path."""
+
+    export_id: UUID
+    tenant_id: str
+    files: list[ExportFile]
+    total: int
+
+
+class ExportDeleted(BaseModel):
+    """An export that is no more."""
+
+    export_id: UUID
+    tenant_id: str
+    status: Literal["deleted"] = "deleted"
+    files_deleted: list[str]
+    message: str

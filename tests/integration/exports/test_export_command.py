@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from ai_hub.cli.export import _follow
 from ai_hub.cli.main import app
-from ai_hub.errors import AiHubError
+from ai_hub.errors import AiHubError, ConflictError, NotFoundError
 from ai_hub.exports import submission
 from ai_hub.exports.database import transaction
 from ai_hub.exports.errors import PathTakenError
@@ -150,3 +150,46 @@ def test_ctrl_c__cancels_the_export(lab: ExportLab, command: list[str]) -> None:
     assert job["status"] == "failed"
     assert "Cancelled" in str(job)
     assert lab.files() == set()
+
+
+def test_exports__fetched_and_deleted(
+    lab: ExportLab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EXPORT_STORAGE_PATH", str(lab.folder))
+    monkeypatch.chdir(tmp_path)
+    one = lab.export(lab.request(output_path="one.parquet"))
+    months = lab.export(lab.request(hours=40 * 24, output_path="months", partition_by="month"))
+    tenant = ["--tenant", lab.energy.main]
+    run("exports", "download", str(one.export_id), *tenant)
+    assert (tmp_path / "one.parquet").read_bytes() == Path(str(one.storage_path)).read_bytes()
+    with pytest.raises(ConflictError, match="already"):
+        run("exports", "download", str(one.export_id), *tenant)
+    lines = run("exports", "download", str(months.export_id), *tenant, "--output", "here").splitlines()
+    assert len(lines) >= 2
+    assert sum(pq.ParquetFile(line).metadata.num_rows for line in lines) == months.row_count
+    for job in (one, months):
+        with pytest.raises(NotFoundError):
+            run("exports", "delete", str(job.export_id), "--tenant", lab.energy.twin)
+        assert "deleted" in run("exports", "delete", str(job.export_id), *tenant)
+    assert lab.files() == set()
+
+
+def test_worker__sigterm_while_standard_input_is_open__ends_cleanly(lab: ExportLab) -> None:
+    process = subprocess.Popen(
+        [CLI, "export-worker", "--while-stdin-open"],
+        env=os.environ | lab.energy.environment | {"EXPORT_STORAGE_PATH": str(lab.folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        job = lab.submit(lab.request(hours=4))
+        deadline = time.monotonic() + 60
+        while not lab.find(job).is_finished:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""

@@ -7,17 +7,20 @@ import io
 import json
 import threading
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from export_lab import ExportLab, selected
 from s3_faults import faults, lost_completions, uploads_by_exact_key
 
-from ai_hub.exports import leftovers, s3, submission, worker
+from ai_hub.errors import NotFoundError
+from ai_hub.exports import files, leftovers, s3, submission, worker
 from ai_hub.exports.chunks import files_by_month
 from ai_hub.exports.database import transaction
-from ai_hub.exports.errors import PathTakenError
+from ai_hub.exports.errors import PathTakenError, RangeError
 from ai_hub.exports.jobs import CANCELLED
 from ai_hub.exports.places import Bucket
 from ai_hub.settings import Settings
@@ -255,14 +258,6 @@ def test_path_of_a_completed_job__is_free_when_its_objects_are_gone(
         lab.submit(request)
 
 
-def test_bucket_that_is_missing__fails_the_job_at_once(lab: ExportLab) -> None:
-    away = ExportLab(lab.energy, Settings(export_storage_path="s3://no-such-bucket/x"), lab.folder)
-    away.submitted = lab.submitted
-    job = away.work(away.submit(away.request()))
-    assert job.status == "failed"
-    assert str(job.error).startswith("The S3 store refused: NoSuchBucket")
-
-
 def test_object_of_somebody_else__stays(lab: ExportLab, client: S3Client) -> None:
     key = f"feature-exports/{lab.folder.name}/{lab.energy.main}/mine.parquet"
     client.put_object(Bucket=BUCKET, Key=key, Body=b"precious")
@@ -271,3 +266,71 @@ def test_object_of_somebody_else__stays(lab: ExportLab, client: S3Client) -> Non
     assert "is taken by something that is no export" in str(job.error)
     assert _body(client, key) == b"precious"
     assert _uploads(client, lab) == []
+
+
+def test_path_with_characters_of_a_url__is_taken_by_the_completed_export(lab: ExportLab) -> None:
+    for path in ("a#1.parquet", "b?c=d.parquet", "50%20.parquet"):
+        job = lab.export(lab.request(hours=4, output_path=path))
+        with pytest.raises(PathTakenError, match=str(job.export_id)):
+            lab.submit(lab.request(hours=5, output_path=path))
+
+
+def test_bucket_that_is_missing__is_made(
+    energy: Energy, tmp_path: Path, client: S3Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "client_of", lambda _settings: client)
+    bucket = f"exports-{uuid4()}"
+    lab = ExportLab(energy, Settings(export_storage_path=f"s3://{bucket}/x"), tmp_path)
+    job = lab.export(lab.request(hours=4))
+    assert str(job.storage_path).startswith(f"s3://{bucket}/x/{energy.main}/")
+    files.delete(lab.settings, job.tenant_id, job.export_id)
+    client.delete_bucket(Bucket=bucket)
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_files__listed_sent_and_deleted(lab: ExportLab, client: S3Client, partitioned: bool) -> None:
+    options: dict[str, Any] = {"partition_by": "month"} if partitioned else {}
+    path = "some/months" if partitioned else "some/one.parquet"
+    job = lab.export(lab.request(hours=40 * 24, output_path=path, **options))
+    listed = files.listed(lab.settings, job)
+    assert len(listed) > 1 if partitioned else len(listed) == 1
+    assert sum(each.size for each in listed) == job.file_size_bytes
+    for each in listed:
+        content = files.opened(lab.settings, job, each.path, None).answer["Body"].read()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (each.size, each.sha256)
+        part = files.opened(lab.settings, job, each.path, "bytes=3-9").answer
+        assert (part["Body"].read(), part["ContentRange"]) == (content[3:10], f"bytes 3-9/{each.size}")
+        with pytest.raises(RangeError):
+            files.opened(lab.settings, job, each.path, f"bytes={each.size}-")
+        redirecting = lab.settings.model_copy(update={"export_download_redirect": True})
+        url = files.opened(redirecting, job, each.path, None).url
+        assert httpx.get(str(url)).content == content
+    with pytest.raises(NotFoundError):
+        files.opened(lab.settings, job, "year_month=1999-01/part-0.parquet", None)
+    _, removed = files.delete(lab.settings, job.tenant_id, job.export_id)
+    assert len(removed) == len(listed)
+    assert _keys(client, lab) == []
+    with pytest.raises(NotFoundError):
+        lab.find(job)
+
+
+def test_expiry__removes_the_files_of_old_exports_and_frees_their_path_and_key(
+    lab: ExportLab, client: S3Client
+) -> None:
+    old, young = (
+        lab.work(lab.submit(lab.request(hours=4, output_path=f"{name}.parquet"), key=f"{lab.folder}-{name}"))
+        for name in ("old", "young")
+    )
+    lab.change(old, "completed_at = now() - INTERVAL '8 days'")
+    files.expire(lab.settings)
+    assert len(_keys(client, lab)) == 2
+    files.expire(lab.settings.model_copy(update={"export_expiry_days": 7}))
+    assert _keys(client, lab) == [f"{lab.energy.main}/young.parquet"]
+    found = lab.find(old)
+    assert (found.status, found.storage_path, found.expired_at is not None) == ("completed", None, True)
+    assert found.message.startswith("Expired")
+    assert lab.find(young).expired_at is None
+    with pytest.raises(NotFoundError, match="Expired"):
+        files.listed(lab.settings, found)
+    again = lab.submit(lab.request(hours=4, output_path="old.parquet"), key=f"{lab.folder}-old")
+    assert again.export_id != old.export_id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 from service_server import running_service
 
@@ -256,3 +259,119 @@ def test_list__is_of_one_tenant_newest_first_and_filtered(
     for place in (f"/exports/{made[0]['export_id']}", f"/exports/{uuid4()}"):
         assert service.get(place, params=other).status_code == 404
         assert service.post(f"{place}/cancel", params=other).status_code == 404
+
+
+@pytest.fixture(scope="module")
+def completed(service: httpx.Client, settings: Settings, energy: Energy) -> dict[str, dict[str, Any]]:
+    """An export that is one file, and one that is a folder."""
+    made = {}
+    for name, options in (
+        ("one", {"output_path": "downloads/one ö.parquet"}),
+        ("months", {"output_path": "months", "partition_by": "month"}),
+    ):
+        body = {
+            "tenant_id": energy.main,
+            "feature_set": "forecast_basic",
+            "start_time": (energy.now - timedelta(days=40)).isoformat(),
+            "end_time": energy.now.isoformat(),
+        }
+        made[name] = post(service, body | options).json()
+    worker.run(threading.Event(), once=True, settings=settings)
+    return {
+        name: service.get(f"/exports/{job['export_id']}", params={"tenant_id": energy.main}).json()
+        for name, job in made.items()
+    }
+
+
+def test_download__whole_or_a_part_or_not_again(
+    service: httpx.Client, completed: dict[str, dict[str, Any]], energy: Energy
+) -> None:
+    job = completed["one"]
+    content = Path(job["storage_path"]).read_bytes()
+    place, tenant = f"/exports/{job['export_id']}/download", {"tenant_id": energy.main}
+    whole = service.get(place, params=tenant)
+    assert (whole.status_code, whole.content) == (200, content)
+    assert hashlib.sha256(whole.content).hexdigest() == job["sha256"]
+    assert whole.headers["etag"] == f'"{job["sha256"]}"'
+    assert int(whole.headers["content-length"]) == len(content)
+    assert whole.headers["content-disposition"].endswith("one%20%C3%B6.parquet")
+    part = service.get(place, params=tenant, headers={"Range": "bytes=5-99"})
+    assert (part.status_code, part.content) == (206, content[5:100])
+    beyond = service.get(place, params=tenant, headers={"Range": f"bytes={len(content)}-"})
+    assert beyond.status_code == 416
+    again = service.get(place, params=tenant, headers={"If-None-Match": whole.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    files = service.get(f"/exports/{job['export_id']}/files", params=tenant).json()
+    assert files["files"] == [{"path": "", "size_bytes": len(content), "sha256": job["sha256"]}]
+
+
+def test_download__of_a_folder__file_by_file(
+    service: httpx.Client, completed: dict[str, dict[str, Any]], energy: Energy
+) -> None:
+    job, tenant = completed["months"], {"tenant_id": energy.main}
+    place = f"/exports/{job['export_id']}"
+    listed = service.get(f"{place}/files", params=tenant).json()
+    paths = [each["path"] for each in listed["files"]]
+    assert len(paths) == listed["total"] >= 2
+    rows = 0
+    for path in paths:
+        answer = service.get(f"{place}/download", params=tenant | {"path": path})
+        assert answer.content == (Path(job["storage_path"]) / path).read_bytes()
+        rows += pq.read_table(io.BytesIO(answer.content)).num_rows
+    assert rows == job["row_count"]
+    assert service.get(f"{place}/download", params=tenant).status_code == 400
+    for path in ("year_month=2001-01/part-0.parquet", "../one.parquet", "/etc/passwd", "..", "a\0", "a//b"):
+        assert service.get(f"{place}/download", params=tenant | {"path": path}).status_code == 404
+    second = service.get(f"{place}/files", params=tenant | {"limit": 1, "offset": 1}).json()
+    assert [each["path"] for each in second["files"]] == paths[1:2]
+
+
+def test_delete__files_and_job__of_this_tenant_alone(
+    service: httpx.Client, completed: dict[str, dict[str, Any]], body: dict[str, Any], energy: Energy
+) -> None:
+    tenant, other = {"tenant_id": energy.main}, {"tenant_id": energy.twin}
+    for job in completed.values():
+        place = f"/exports/{job['export_id']}"
+        for method, suffix in (("GET", "/files"), ("GET", "/download"), ("DELETE", "")):
+            assert service.request(method, place + suffix, params=other).status_code == 404
+        assert Path(job["storage_path"]).exists()
+        gone = service.delete(place, params=tenant)
+        assert gone.status_code == 200, gone.text
+        assert gone.json()["files_deleted"]
+        assert not Path(job["storage_path"]).exists()
+        assert service.get(place, params=tenant).status_code == 404
+        assert service.delete(place, params=tenant).status_code == 404
+    waiting = post(service, body).json()
+    refused = service.delete(f"/exports/{waiting['export_id']}", params=tenant)
+    assert (refused.status_code, refused.json()["error"]) == (409, "conflict")
+    assert service.get(f"/exports/{waiting['export_id']}/download", params=tenant).status_code == 409
+
+
+def test_lists__page_by_page(service: httpx.Client, body: dict[str, Any], energy: Energy) -> None:
+    for _ in range(3):
+        post(service, body | {"idempotency_key": str(uuid4())})
+    tenant = {"tenant_id": energy.main}
+    every = service.get("/exports", params=tenant).json()
+    pages = [service.get("/exports", params=tenant | {"limit": 2, "offset": at}).json() for at in (0, 2)]
+    ids = [each["export_id"] for each in every["exports"]]
+    assert [each["export_id"] for page in pages for each in page["exports"]] == ids[:4]
+    assert {page["total"] for page in pages} == {every["total"]}
+    sets = service.get("/sets", params={"limit": 1, "offset": 1}).json()
+    everything = service.get("/sets").json()
+    assert list(sets["feature_sets"]) == list(everything["feature_sets"])[1:2]
+    assert sets["total"] == everything["total"]
+
+
+def test_assets__by_kind_and_page__of_one_tenant(service: httpx.Client, energy: Energy) -> None:
+    def listed(**options: Any) -> dict[str, Any]:
+        answer = service.get(str(service.base_url).replace("/features/", "/assets"), params=options)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    every = listed(tenant_id=energy.main)
+    assert [each["asset_id"] for each in every["assets"]] == ["1", "11", "fresh"]
+    assert every["assets"][0]["timezone"] == "Asia/Kolkata"
+    assert listed(tenant_id=energy.main, limit=1, offset=1)["assets"] == every["assets"][1:2]
+    assert listed(tenant_id=energy.main, kind="gas") == {"assets": [], "total": 0, "tenant_id": energy.main}
+    assert [each["asset_id"] for each in listed(tenant_id=energy.twin)["assets"]] == ["1"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import secrets
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable  # a field of a dataclass
@@ -25,6 +26,7 @@ from ai_hub.access import key_store
 from ai_hub.access.principal import ALL_SCOPES, Scope
 from ai_hub.database import connect
 from ai_hub.database.tenant_wall import as_tenant
+from ai_hub.exports import worker
 from ai_hub.registry import ensure_tenant, tenant_scope
 from ai_hub.registry.uploads import FOLDER
 from ai_hub.service.app import create_app
@@ -52,6 +54,8 @@ class Place:
     keys: dict[str, str]
     model: str = f"model-{secrets.token_hex(4)}"
     export_id: str = ""
+    #: a completed one
+    done_id: str = ""
     run_id: str = ""
     tried: Counter[str] = field(default_factory=Counter)
 
@@ -72,6 +76,12 @@ def _export(place: Place, tenant: str, suffix: str = "") -> tuple[str, str, dict
     return "GET", f"/ai/features/exports/{place.export_id}{suffix}", {"params": {"tenant_id": tenant}}
 
 
+def _done(
+    place: Place, tenant: str, suffix: str = "", method: str = "GET"
+) -> tuple[str, str, dict[str, Any]]:
+    return method, f"/ai/features/exports/{place.done_id}{suffix}", {"params": {"tenant_id": tenant}}
+
+
 def _model(
     place: Place, tenant: str, method: str, suffix: str = "", **more: Any
 ) -> tuple[str, str, dict[str, Any]]:
@@ -90,6 +100,15 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         Scope.EXPORTS_READ, lambda _, tenant: ("GET", "/ai/features/exports", {"params": {"tenant_id": tenant}})
     ),
     ("GET", "/ai/features/exports/{export_id}"): Operation(Scope.EXPORTS_READ, _export),
+    ("GET", "/ai/features/exports/{export_id}/files"): Operation(
+        Scope.EXPORTS_READ, lambda p, t: _done(p, t, "/files")
+    ),
+    ("GET", "/ai/features/exports/{export_id}/download"): Operation(
+        Scope.EXPORTS_READ, lambda p, t: _done(p, t, "/download")
+    ),
+    ("GET", "/ai/assets"): Operation(
+        Scope.FEATURES_READ, lambda _, tenant: ("GET", "/ai/assets", {"params": {"tenant_id": tenant}})
+    ),
     ("GET", "/ai/models/"): Operation(
         Scope.MODELS_READ, lambda _, tenant: ("GET", "/ai/models/", {"params": {"tenant_id": tenant}})
     ),
@@ -103,6 +122,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/ai/features/exports/{export_id}/cancel"): Operation(
         Scope.EXPORTS_WRITE, lambda p, t: ("POST", *_export(p, t, "/cancel")[1:])
+    ),
+    ("DELETE", "/ai/features/exports/{export_id}"): Operation(
+        Scope.EXPORTS_WRITE, lambda p, t: _done(p, t, method="DELETE")
     ),
     ("POST", "/ai/models/register"): Operation(
         Scope.MODELS_REGISTER,
@@ -151,12 +173,15 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         body["metadata"]["description"] = MARK
         made = found.call("owner", "POST", "/ai/models/register", json=body)
         assert made.status_code == 201, made.text
-        made = found.call(
-            "owner", "POST", "/ai/features/export?wait_s=0",
-            json={"tenant_id": found.victim, "feature_set": "forecast_basic", "output_path": f"{MARK}.parquet", **WINDOW},
-        )  # fmt: skip
-        assert made.status_code == 202, made.text
-        found.export_id = made.json()["export_id"]
+        for name in ("done_id", "export_id"):
+            made = found.call(
+                "owner", "POST", "/ai/features/export?wait_s=0",
+                json={"tenant_id": found.victim, "feature_set": "forecast_basic", "output_path": f"{name}-{MARK}.parquet", **WINDOW},
+            )  # fmt: skip
+            assert made.status_code == 202, made.text
+            setattr(found, name, made.json()["export_id"])
+            if name == "done_id":
+                worker.run(threading.Event(), once=True, settings=settings)
         yield found
 
 
@@ -258,7 +283,7 @@ def test_matrix__whoever_may_not__gets_nothing_and_changes_nothing(place: Place)
             # the other tenant's own name, and what the victim has
             method, path, arguments = operation.request(place, place.other)
             expect(f"foreign id: {name}", place.call("other", method, path, **arguments), 404)
-    for name in (("GET", "/ai/features/exports"), ("GET", "/ai/models/")):
+    for name in (("GET", "/ai/features/exports"), ("GET", "/ai/models/"), ("GET", "/ai/assets")):
         method, path, arguments = OPERATIONS[name].request(place, place.other)
         listed = place.call("other", method, path, **arguments)
         expect(f"own list: {name}", listed, 200)

@@ -7,13 +7,20 @@ import re
 import httpx
 import pytest
 import structlog
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from ai_hub.access.principal import Principal, Scope
 from ai_hub.service import errors
+from ai_hub.service.app import create_app
+from ai_hub.service.dependencies import permit
 from ai_hub.service.middleware.requests import Requests
 from ai_hub.service.observability import metrics
+from ai_hub.service.settings import ServiceSettings
+from ai_hub.settings import Settings
+
+SCOPE = {"state": {"request_id": "id"}}
 
 
 def new_app() -> FastAPI:
@@ -118,7 +125,7 @@ def test_metrics__count_by_endpoint__never_by_what_the_caller_makes_up() -> None
 
 def test_server_down__says_which__and_neither_where_it_is_nor_what_it_said() -> None:
     down = errors.ServiceDownError("TimescaleDB", "10.1.2.3:5432", "password of ai_hub is wrong")
-    answer = errors.answer(down, "id")
+    answer = errors.answer(down, SCOPE)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert json.loads(answer.body)["message"] == "TimescaleDB does not answer."  # type: ignore[arg-type]
     assert b"10.1.2.3" not in answer.body
@@ -129,10 +136,105 @@ def test_kinds__every_error_has_a_status_below_600_and_a_body() -> None:
     for known, status, kind in errors.KINDS:
         assert 400 <= status < 600
         if known.__init__ is errors.AiHubError.__init__ and kind != "unavailable":
-            answer = errors.answer(known("what", hint="do"), "id")
+            answer = errors.answer(known("what", hint="do"), SCOPE)
             assert json.loads(answer.body) == {  # type: ignore[arg-type]
                 "error": kind,
                 "message": "what",
                 "hint": "do",
                 "request_id": "id",
             }
+
+
+def test_log__of_a_refused_request__says_who_what_and_why() -> None:
+    app = FastAPI()
+    errors.install(app)
+    router = APIRouter(prefix="/ai/things")
+
+    @router.delete("/{name}")
+    async def delete(request: Request, name: str) -> None:
+        caller = Principal("trainer", frozenset({"city-works"}), frozenset(), identity="k2x7ab3wq9dz")
+        request.scope["state"]["principal"] = caller
+        permit(request, caller, Scope.MODELS_DELETE, "city-works", model=name, stage=None)
+
+    app.include_router(router)
+    app.add_middleware(Requests)
+    with capture_logs() as lines:
+        asyncio.run(_deleted(app, "/ai/things/one"))
+        asyncio.run(_deleted(app, "/ai/things"))
+    refused, unknown = lines
+    assert refused["route"] == "/ai/things/{name}"
+    assert {name: refused[name] for name in ("tenant", "model", "caller", "key_id", "client", "path")} == {
+        "tenant": "city-works",
+        "model": "one",
+        "caller": "trainer",
+        "key_id": "k2x7ab3wq9dz",
+        "client": "127.0.0.1",
+        "path": "/ai/things/one",
+    }
+    assert "stage" not in refused
+    assert refused["reason"] == "forbidden: Your key or token lacks the scope models:delete."
+    assert (unknown["route"], unknown["reason"]) == ("none", "not_found: Not Found")
+
+
+async def _deleted(app: FastAPI, path: str) -> None:
+    async with client(app) as http:
+        await http.delete(path)
+
+
+def test_log__of_a_request_refused_before_its_endpoint__has_the_key_id_and_the_whole_route() -> None:
+    app = create_app(ServiceSettings(), Settings())
+    key = f"aih_{'a' * 12}_{'b' * 43}"
+
+    async def run() -> None:
+        async with app.router.lifespan_context(app), client(app) as http:
+            await http.get("/ai/models/city-works:demand:v1.2.0", headers={"X-API-Key": f"{key}x"})
+            await http.get("/ai/models/city-works:demand:v1.2.0", headers={"X-API-Key": key})
+
+    with capture_logs() as lines:
+        asyncio.run(run())
+    malformed, unknown = (line for line in lines if line["event"] == "request")
+    assert malformed["route"] == unknown["route"] == "/ai/models/{model_id}"
+    assert (malformed["key_id"], unknown["key_id"]) == (None, "a" * 12)
+    assert malformed["reason"].startswith("unauthenticated: ")
+    assert key not in str(lines)
+
+
+def test_cors__only_the_origins_of_the_setting__and_before_any_key() -> None:
+    def asked(origins: str, origin: str) -> httpx.Response:
+        app = create_app(ServiceSettings(cors_origins=origins), Settings())
+        headers = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "x-api-key,content-type",
+        }
+
+        async def run() -> httpx.Response:
+            async with app.router.lifespan_context(app), client(app) as http:
+                return await http.options("/ai/features/get", headers=headers)
+
+        return asyncio.run(run())
+
+    allowed = asked("https://a.example, https://b.example", "https://b.example")
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://b.example")
+    for origins in ("https://a.example", ""):
+        assert "access-control-allow-origin" not in asked(origins, "https://b.example").headers
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_body_of_another_type__hint_names_the_header(kind: str) -> None:
+    app = FastAPI()
+    errors.install(app)
+
+    @app.post("/things")
+    async def post(body: dict[str, str]) -> None:
+        del body
+
+    async def run() -> httpx.Response:
+        async with client(app) as http:
+            return await http.post(
+                "/things", content=b'{"a": "b"}', headers={"Content-Type": kind} if kind else {}
+            )
+
+    answer = asyncio.run(run())
+    assert answer.status_code == 422
+    assert "Content-Type: application/json" in answer.json()["hint"]

@@ -1,0 +1,310 @@
+"""The files of completed exports: listed, opened to be sent, removed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+from psycopg.rows import class_row
+
+from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError, ServiceDownError
+from ai_hub.exports.database import transaction
+from ai_hub.exports.errors import RangeError
+from ai_hub.exports.failures import reason
+from ai_hub.exports.jobs import COLUMNS, Job, find
+from ai_hub.exports.local import is_of
+from ai_hub.exports.places import local_path, tenant_place
+from ai_hub.exports.targets import target_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from ai_hub.settings import Settings
+
+_log = structlog.get_logger(__name__)
+#: Of HTTP: one part, from a byte on, up to another, or the last so many.
+_RANGE: Final = re.compile(r"bytes=(\d{1,18}-\d{0,18}|-\d{1,18})", re.ASCII)
+_LINK_S: Final = 300
+_CHUNK: Final = 1 << 20
+_GONE: Final = frozenset({"NoSuchKey", "404", "NotFound", "NoSuchBucket"})
+_OUT_OF_RANGE: Final = frozenset({"InvalidRange", "416"})
+# taken for ten minutes: a worker that dies with it leaves it to the next
+_TAKE_EXPIRED: Final = f"""
+UPDATE feature_exports SET clean_after = clock_timestamp() + INTERVAL '10 minutes'
+WHERE export_id = (
+    SELECT export_id FROM feature_exports AS old
+    WHERE status = 'completed' AND expired_at IS NULL
+        AND completed_at <= clock_timestamp() - %s * INTERVAL '1 day'
+        AND (clean_after IS NULL OR clean_after <= clock_timestamp())
+        AND NOT EXISTS (
+            SELECT FROM feature_exports AS other
+            WHERE other.tenant_id = old.tenant_id AND other.output_path = old.output_path
+                AND other.status IN ('pending', 'running')
+        )
+    ORDER BY completed_at LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+RETURNING {COLUMNS}
+"""  # noqa: S608  # constants
+# the same request is a new export from now on, also with its key
+# open uploads are known by their path alone: those of another job must stay
+_AT_WORK: Final = """
+SELECT export_id FROM feature_exports
+WHERE tenant_id = %s AND output_path = %s AND status IN ('pending', 'running') LIMIT 1
+"""
+_EXPIRE: Final = """
+UPDATE feature_exports SET
+    expired_at = clock_timestamp(), storage_path = NULL, clean_after = NULL, idempotency_key = NULL
+WHERE export_id = %s
+"""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file, by its path below the export; empty: the export is this file."""
+
+    path: str
+    size: int
+    #: None: only that of all files together is known
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file that can be sent: on disk, as an address, or as what the S3 store answers."""
+
+    name: str
+    etag: str
+    local: Path | None = None
+    url: str | None = None
+    answer: Any = None
+
+
+def listed(settings: Settings, job: Job) -> list[File]:
+    """Files of a completed export, by path.
+
+    Raises:
+        ConflictError: it is not completed.
+        NotFoundError: it has none, or they are gone.
+        ServiceDownError: the S3 store does not answer.
+    """
+    _check(job)
+    place = tenant_place(settings, job.tenant_id)
+    if isinstance(place, Path):
+        sizes, checksums = _local_sizes(local_path(place, job.output_path), job), dict[str, str]()
+    else:
+        from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
+
+        with _answering():
+            sizes = s3.objects(settings, place, job.output_path)
+            first = "/".join(filter(None, (job.output_path, next(iter(sizes), ""))))
+            if sizes and not s3.is_of(settings, place, first, job.export_id):
+                sizes = {}
+            known = bool(sizes) and job.partition_by is not None
+            checksums = s3.checksums(settings, place, job.output_path) if known else {}
+    if job.partition_by is None:
+        checksums = {"": job.sha256 or ""}
+        sizes = {path: size for path, size in sizes.items() if not path}
+    if not sizes:
+        raise _gone(job)
+    return [File(path, size, checksums.get(path)) for path, size in sorted(sizes.items())]
+
+
+def opened(settings: Settings, job: Job, path: str, part: str | None) -> Opened:
+    """One file of a completed export.
+
+    Args:
+        settings: `EXPORT_DOWNLOAD_REDIRECT` says whether a file in S3 is sent, or its address.
+        job: the export.
+        path: as `listed` has it.
+        part: HTTP's header Range; a wrong one counts as none, as HTTP has it.
+
+    Raises:
+        ConflictError: the export is not completed.
+        NotFoundError: there is no such file.
+        BadInputError: a partitioned export has no single one.
+        RangeError: the file has no such part.
+        ServiceDownError: the S3 store does not answer.
+    """
+    _check(job)
+    if job.partition_by is not None and not path:
+        raise BadInputError(
+            f"Export {job.export_id} is a folder of files.",
+            hint="GET …/files lists them; name one as ?path=….",
+        )
+    if path and (job.partition_by is None or _is_odd(path)):
+        raise _gone(job, path)
+    output = "/".join(filter(None, (job.output_path, path)))
+    name = output.rpartition("/")[2] if not path else f"{job.export_id}-{path.replace('/', '-')}"
+    etag = f'"{job.sha256}{"-" + path if path else ""}"'
+    place = tenant_place(settings, job.tenant_id)
+    if isinstance(place, Path):
+        file = local_path(place, output)
+        if not file.is_file() or not is_of(file, job.export_id):
+            raise _gone(job, path)
+        return Opened(name, etag, local=file)
+    return _in_store(settings, job, path, Opened(name, etag), part=part)
+
+
+def copied(settings: Settings, job: Job, to: Path) -> Iterator[Path]:
+    """Copy the files of a completed export, one to `to`, those of a partitioned one below it; yields each.
+
+    Raises:
+        AiHubError: see `listed`; or something is there already.
+    """
+    for file in listed(settings, job):
+        place = to / file.path if file.path else to
+        if place.exists():
+            raise ConflictError(f"{place} is there already.", hint="Choose another --output.")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        found = opened(settings.model_copy(update={"export_download_redirect": False}), job, file.path, None)
+        partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("xb") as copy, _answering(), _reading(found) as source:
+                shutil.copyfileobj(source, copy, _CHUNK)
+            partial.replace(place)
+        finally:
+            partial.unlink(missing_ok=True)
+        yield place
+
+
+def delete(settings: Settings, tenant: str, export_id: UUID) -> tuple[Job, list[str]]:
+    """Remove the files of an ended export, then the job; returns it and the paths of the files.
+
+    Killed midway, it can be repeated.
+
+    Raises:
+        NotFoundError: the tenant has no such export.
+        ConflictError: it has not ended.
+        ServiceDownError: a server does not answer; the job is still there.
+    """
+    with transaction(settings, tenant) as connection:
+        job = find(connection, tenant, export_id)
+        other = connection.execute(_AT_WORK, [tenant, job.output_path]).fetchone()
+    if job.is_finished and other is not None:
+        raise ConflictError(
+            f"Export {other[0]} is writing to the path of export {export_id}.",
+            hint="Try again when it has ended.",
+        )
+    if not job.is_finished:
+        raise ConflictError(
+            f"Export {export_id} has not ended: it is {job.status}.", hint="Cancel it first (POST …/cancel)."
+        )
+    removed: list[str] = []
+    if job.status == "completed" and job.expired_at is None:
+        with suppress(NotFoundError):  # somebody has removed them already
+            removed = [file.path or job.output_path for file in listed(settings, job)]
+    with _answering():
+        target_of(settings, job).clean()
+    with transaction(settings, tenant) as connection:
+        connection.execute(
+            "DELETE FROM feature_exports WHERE tenant_id = %s AND export_id = %s AND fence = %s"
+            " AND status IN ('completed', 'failed')",
+            [tenant, export_id, job.fence],
+        )
+    return job, removed
+
+
+def expire(settings: Settings) -> None:
+    """Remove the files of exports that were completed longer ago than `EXPORT_EXPIRY_DAYS`; the jobs stay."""
+    if settings.export_expiry_days is None:
+        return
+    while (job := _take_expired(settings, settings.export_expiry_days)) is not None:
+        log = _log.bind(export_id=str(job.export_id), tenant=job.tenant_id)
+        try:
+            target_of(settings, job).clean()
+        except (AiHubError, OSError, BotoCoreError, ClientError) as error:
+            log.warning("export_not_expired", reason=reason(error))
+            return
+        with transaction(settings) as connection:
+            connection.execute(_EXPIRE, [job.export_id])
+        log.info("export_expired")
+
+
+def _take_expired(settings: Settings, days: int) -> Job | None:
+    with transaction(settings) as connection, connection.cursor(row_factory=class_row(Job)) as cursor:
+        return cursor.execute(_TAKE_EXPIRED.encode(), [days]).fetchone()
+
+
+def _in_store(settings: Settings, job: Job, path: str, found: Opened, *, part: str | None) -> Opened:
+    from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
+
+    bucket = tenant_place(settings, job.tenant_id)
+    if isinstance(bucket, Path):
+        raise TypeError("exports are in a folder")
+    output = "/".join(filter(None, (job.output_path, path)))
+    if settings.export_download_redirect:
+        if path not in {file.path for file in listed(settings, job)}:
+            raise _gone(job, path)
+        return Opened(found.name, found.etag, url=s3.signed_url(settings, bucket, output, _LINK_S))
+    part = part if part and _RANGE.fullmatch(part) else None
+    with _answering():
+        try:
+            answer = s3.get(settings, bucket, output, part)
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in _GONE:
+                raise _gone(job, path) from error
+            if code in _OUT_OF_RANGE:
+                raise RangeError(f"The file has no part {part}.", hint="Ask without Range.") from error
+            raise
+    if answer["Metadata"].get(s3.EXPORT_ID) != str(job.export_id):
+        answer["Body"].close()
+        raise _gone(job, path)
+    return Opened(found.name, found.etag, answer=answer)
+
+
+@contextmanager
+def _reading(found: Opened) -> Iterator[Any]:
+    if found.local is not None:
+        with found.local.open("rb") as file:
+            yield file
+    else:
+        with closing(found.answer["Body"]) as body:
+            yield body
+
+
+def _check(job: Job) -> None:
+    if job.status != "completed":
+        raise ConflictError(
+            f"Export {job.export_id} has no file: it is {job.status}.",
+            hint="Wait until it is completed." if not job.is_finished else "Its error says why.",
+        )
+    if job.expired_at is not None:
+        raise NotFoundError(f"Export {job.export_id}: {job.message}", hint="Export it again.")
+
+
+def _gone(job: Job, path: str = "") -> NotFoundError:
+    what = f"file {path[:200]!r}" if path else "file any more"
+    return NotFoundError(f"Export {job.export_id} has no {what}.", hint="GET …/files lists those it has.")
+
+
+def _local_sizes(final: Path, job: Job) -> dict[str, int]:
+    files = [final] if final.is_file() else [file for file in final.rglob("*.parquet") if file.is_file()]
+    # another export may have taken the path of one whose files were removed
+    if not files or not is_of(files[0], job.export_id):
+        return {}
+    return {"" if file == final else str(file.relative_to(final)): file.stat().st_size for file in files}
+
+
+def _is_odd(path: str) -> bool:
+    parts = path.split("/")
+    return "\0" in path or "\\" in path or any(part in {"", ".", ".."} for part in parts)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Say of the S3 store what the service says of a server that is down."""
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise ServiceDownError("The S3 store", "EXPORT_STORAGE_PATH", reason(error)) from error
+    except OSError as error:
+        raise ServiceDownError("The folder of exports", "EXPORT_STORAGE_PATH", reason(error)) from error

@@ -1,0 +1,40 @@
+"""Which assets a tenant has."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from ai_hub.access.principal import Scope
+from ai_hub.service import errors
+from ai_hub.service.dependencies import AUTHENTICATED, Caller, Limit, Offset, own_tenant, permit, state_of
+from ai_hub.service.schemas.assets import Asset, AssetList
+from ai_hub.service.schemas.common import TenantId
+
+router = APIRouter(prefix="/ai/assets", tags=["assets"], dependencies=AUTHENTICATED)
+
+_Tenant = Annotated[
+    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
+]
+_Kind = Annotated[
+    str | None,
+    Query(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=200, description="default: every kind"),
+]
+
+
+@router.get("", response_model=AssetList, responses=errors.responses(400, 401, 403, 422, 429, 503))
+async def list_assets(
+    *,
+    caller: Caller,
+    request: Request,
+    tenant_id: _Tenant = None,
+    kind: _Kind = None,
+    limit: Limit = 100,
+    offset: Offset = 0,
+) -> AssetList:
+    """A tenant's assets, by id."""
+    tenant = own_tenant(caller, tenant_id)
+    permit(request, caller, Scope.FEATURES_READ, tenant)
+    found, total = await state_of(request).assets.page(tenant, kind, limit, offset)
+    return AssetList(assets=[Asset.model_validate(each) for each in found], total=total, tenant_id=tenant)
