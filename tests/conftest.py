@@ -14,6 +14,7 @@ import properties
 import psycopg
 import pytest
 
+from ai_hub.imports import skip_type_checks
 from ai_hub.settings import Settings
 from ai_hub.stack.down import down
 from ai_hub.stack.services import SERVICES, select
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 properties.register()
 # As many workers run as there are cores; LightGBM's threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Programs that tests start, and `make test-long`, keep the checks.
+if not os.environ.get("AI_HUB_TEST_TYPE_CHECKS"):
+    skip_type_checks()
 
 #: What could lead a test to a server of somebody else.
 _FOREIGN = (
