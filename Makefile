@@ -10,7 +10,7 @@ export UV_SYSTEM_CERTS := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo demo-down test tests test-long bench fuzz faults screenshots lint audit format clean
+.PHONY: help install lock demo demo-down test tests test-long bench fuzz sweep faults screenshots lint audit format clean
 
 help: ## Show every target and what it does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ faults: $(STAMP) ## Kill and disturb every server under load and see what client
 fuzz: $(STAMP) ## Let schemathesis try the REST service for some ten minutes
 	@AI_HUB_FUZZ_EXAMPLES=400 AI_HUB_FUZZ_TIMEOUT_S=3600 $(BIN)/pytest --timeout=3700 -k schemathesis \
 	  tests/integration/service/test_openapi.py
+
+sweep: $(STAMP) ## Try every command of ai-hub with every hostile argument (some minutes)
+	@AI_HUB_SWEEP=1 $(BIN)/pytest tests/unit/cli/test_sweep.py
 
 screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
 	@$(BIN)/python tests/screenshots.py

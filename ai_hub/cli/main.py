@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.text import Text
 
 from ai_hub.cli import plain
-from ai_hub.errors import AiHubError
 from ai_hub.imports import skip_type_checks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ai_hub.errors import AiHubError
 
 app = typer.Typer(
     name="ai-hub",
@@ -27,17 +33,31 @@ def main() -> None:
     # MLflow's clients would report their use, and its thread for that can break the call beside it
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     skip_type_checks()
-    try:
-        app()
-    except AiHubError as error:
-        _report(error)
-    except Exception as error:
-        # Imported late: only a failure pays for looking at the servers.
-        from ai_hub.stack.health import translate  # noqa: PLC0415
+    run(app)
 
-        if (down := translate(error)) is None:
+
+def run(command: Callable[[], object]) -> None:
+    """Run a command line; failures become a message on stderr and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # a name from a file or an argument may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read this has enough. What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if os.environ.get("AI_HUB_TRACEBACK"):
             raise
-        _report(down)
+        # Imported late: only a failure pays for it.
+        from ai_hub.cli.failures import explain  # noqa: PLC0415
+
+        _report(explain(error))
 
 
 def _report(error: AiHubError) -> NoReturn:

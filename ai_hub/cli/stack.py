@@ -19,7 +19,7 @@ from ai_hub import paths
 from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.settings import Settings
-from ai_hub.stack import processes, services
+from ai_hub.stack import plan, processes, record, services
 from ai_hub.stack.down import down as stop
 from ai_hub.stack.health import diagnose
 from ai_hub.stack.mlflow_login import LoginSettings
@@ -94,6 +94,8 @@ def up(
     try:
         with _Display(console) as display:
             started = start(chosen, display)
+        if any(service.name == "timescaledb" for service in chosen):
+            _migrate_own(console)
         _print_table(inspect(chosen))
         if LoginSettings().admin_password and any(service.name == "mlflow" for service in chosen):
             console.print(
@@ -173,6 +175,16 @@ def _print_table(rows: list[ServiceStatus]) -> None:
 def _short(path: Path) -> str:
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _migrate_own(console: Console) -> None:
+    """Bring the embedded database up to date; an outside one is its owner's."""
+    from ai_hub.database.migrate import migrate  # noqa: PLC0415  # psycopg only where needed
+
+    if plan.outside(services.SERVICES["timescaledb"], record.load()) is None:
+        outcome = migrate()
+        if outcome.changed:
+            console.print("TimescaleDB: migrated", highlight=False)
 
 
 def _stay(started: dict[str, Handle], console: Console) -> None:

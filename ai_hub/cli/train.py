@@ -20,8 +20,12 @@ from ai_hub.errors import BadInputError
 from ai_hub.training.terms import NAIVE_HOURS
 
 if TYPE_CHECKING:
+    from ai_hub.errors import AiHubError
     from ai_hub.training.predict import Forecast, LoadedModel
     from ai_hub.training.tracking import Logged, Trained
+
+#: Exit status when some kinds of meters were trained and others were not.
+_PARTLY = 4
 
 Tenant = Annotated[str, typer.Option("--tenant", help="whose data and models")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
@@ -56,7 +60,11 @@ def train_command(
     register: Annotated[bool, typer.Option("--register/--no-register", help="register the model")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Train a load forecast for each kind of meter, compare it with naive forecasts, and register it."""
+    """Train a load forecast for each kind of meter, compare it with naive forecasts, and register it.
+
+    A kind that cannot be trained is named with its meters; the others are trained, and the exit status is 4.
+    """
+    from ai_hub.cli.failures import explain
     from ai_hub.features.store import open_store
     from ai_hub.training.train import plan, train_and_log
 
@@ -66,10 +74,11 @@ def train_command(
         raise BadInputError(
             f"--known-at {known_at} is in the future.", hint="What will be known then may still change."
         )
+    failures: dict[str, AiHubError] = {}
+    results = []
     with console.status("planning") as status:
         plans = plan(tenant, service, kind=kind, assets=asset or (), model=model, known_at=knowledge)
         store = open_store(known_at=knowledge)
-        results = []
         for wanted in plans:
             window = replace(
                 wanted,
@@ -77,19 +86,28 @@ def train_command(
                 holdout_weeks=holdout_weeks,
                 until=until.replace(tzinfo=UTC) if until else None,
             )
-            results.append(
-                train_and_log(
-                    store,
-                    window,
-                    register=register,
-                    on_step=lambda step, name=wanted.model: status.update(Text(f"{name}: {step}")),  # type: ignore[misc]
+            try:
+                results.append(
+                    train_and_log(
+                        store,
+                        window,
+                        register=register,
+                        on_step=lambda step, name=wanted.model: status.update(Text(f"{name}: {step}")),  # type: ignore[misc]
+                    )
                 )
-            )
+            except Exception as error:  # noqa: BLE001  # one kind's data says nothing of the others
+                failures[f"{wanted.kind} ({', '.join(wanted.assets)})"] = explain(error)
     if as_json:
         typer.echo(json.dumps([_summary(tenant, *result) for result in results], indent=2))
-        return
-    for trained, logged in results:
-        _show_training(tenant, trained, logged)
+    else:
+        for trained, logged in results:
+            _show_training(tenant, trained, logged)
+    for name, failure in failures.items():
+        console.print(f"Not trained: {name}: {failure.message}", style="red", highlight=False, soft_wrap=True)
+        if failure.hint:
+            console.print(failure.hint, highlight=False, soft_wrap=True)
+    if failures:
+        raise typer.Exit(_PARTLY if results else next(iter(failures.values())).exit_code)
 
 
 @app.command("predict")
