@@ -1,5 +1,5 @@
 # One image for every program of ours: `mlflow server`, `feast`, `ai-hub`; docker-compose.yml says which.
-ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+ARG PYTHON_IMAGE=python:3.11.14-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
 ARG UV_VERSION=0.13.9
@@ -24,10 +24,10 @@ LABEL org.opencontainers.image.title="AI Hub" \
       org.opencontainers.image.description="Feature store and model registry for multi-tenant energy management" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# LightGBM's wheel leaves OpenMP to the system.
+# LightGBM's wheel leaves OpenMP to the system; `ai-hub backup` needs the client programs of the server's version.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libgomp1 \
+    && apt-get install --yes --no-install-recommends libgomp1 postgresql-client-17 \
     && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin ai-hub \
     && install --directory --owner=ai-hub --group=ai-hub /app /app/exports

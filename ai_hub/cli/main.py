@@ -72,6 +72,7 @@ def _report(error: AiHubError) -> NoReturn:
 # Command groups register themselves on `app`.
 from ai_hub.cli import (
     backfill,
+    backup,
     database,
     demo,
     export,

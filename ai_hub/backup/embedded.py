@@ -1,0 +1,137 @@
+"""The embedded TimescaleDB: its folder, copied while its one backend rests.
+
+`pg_dump` of PostgreSQL 17 is on few machines, and the server takes no `COPY … FROM STDIN`. It has no
+background processes, so while a transaction of ours is open nothing writes to the folder: a copy is what a
+crash would leave.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tarfile
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from ai_hub import paths
+from ai_hub.backup import facts
+from ai_hub.backup.manifest import Database, describe
+from ai_hub.backup.postgres import refuse_if_filled, server_major
+from ai_hub.database.connection import connect
+from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.stack import plan, record
+from ai_hub.stack.down import down
+from ai_hub.stack.services import SERVICES, select
+from ai_hub.stack.up import up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: The server ends a transaction that idles for a minute while others wait.
+_AWAKE_S: Final = 10.0
+#: Of a running server: its successor would take it for another one's.
+_LEFT_OUT: Final = {"postmaster.pid", "postmaster.opts"}
+_FOLDER: Final = "data"
+
+
+def is_embedded(service: str) -> bool:
+    """Whether the service is one of the embedded stack."""
+    known = record.load()
+    return service in known.services and plan.outside(SERVICES[service], known) is None
+
+
+def dump(name: str, dsn: str, folder: Path) -> Database:
+    """Copy the server's folder into `folder` as `name`.tar; other sessions wait meanwhile.
+
+    Raises:
+        ServiceDownError: the server does not answer.
+    """
+    source = paths.state_dir() / "timescaledb" / _FOLDER
+    file = folder / f"{name}.tar"
+    with connect(dsn, application_name="ai-hub backup") as connection:
+        facts.use_plain_text(connection)
+        found = facts.gather(connection)
+        version, major = facts.timescaledb_version(connection), server_major(connection)
+        connection.execute("CHECKPOINT")
+        awake = time.monotonic()
+        with tarfile.open(file, "w") as archive:
+            for path in sorted(source.rglob("*")):
+                if path.name not in _LEFT_OUT:
+                    archive.add(path, str(path.relative_to(source)), recursive=False)
+                if time.monotonic() - awake > _AWAKE_S:
+                    connection.execute("SELECT")
+                    awake = time.monotonic()
+        # fails if the server ended the transaction, and with it the rest
+        connection.execute("SELECT")
+    return Database(
+        kind="folder", file=describe(file, file.name), facts=found, server_major=major, timescaledb=version
+    )
+
+
+def check(name: str, dsn: str, kept: Database) -> None:
+    """Make sure that the embedded server is empty, and of the backup's versions.
+
+    Raises:
+        ConflictError: it is not.
+        BadInputError: the server is none of ours.
+    """
+    if not is_embedded("timescaledb"):
+        raise BadInputError(
+            "This is a backup of embedded servers, and TIMESCALE_DSN names a server outside of them.",
+            hint="`unset TIMESCALE_DSN`, run `ai-hub up --detach`, and restore again.",
+        )
+    with connect(dsn, autocommit=True, application_name="ai-hub restore") as connection:
+        here = (server_major(connection), facts.timescaledb_version(connection))
+        if here != (kept.server_major, kept.timescaledb):
+            raise ConflictError(
+                f"The backup is of PostgreSQL {kept.server_major} with TimescaleDB {kept.timescaledb}; "
+                f"the embedded server has {here[0]} and {here[1]}.",
+                hint="Restore with the version of ai-hub that made the backup.",
+            )
+        refuse_if_filled(name, connection)
+
+
+def restore(archive: Path) -> None:
+    """Put the folder in the place of the empty server's, which is started again.
+
+    Killed midway, the next call finds an empty server as this one did.
+    """
+    home = paths.state_dir() / "timescaledb"
+    fresh, data, old = home / "restored.partial", home / _FOLDER, home / "empty.partial"
+    for folder in (fresh, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    with tarfile.open(archive) as content:
+        content.extractall(fresh, filter="data")
+    fresh.chmod(0o700)
+    with stopped("timescaledb"):
+        data.rename(old)
+        fresh.rename(data)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def stopped(service: str) -> Iterator[None]:
+    """In this block the embedded server is stopped; afterwards it works again."""
+    services = select([service])
+    down(services, purge=False, on_wait=lambda: None)
+    try:
+        # its threads may let go of the folder a moment after it has ended
+        with (paths.state_dir() / service / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    finally:
+        up(services, _quiet)
+
+
+def compare(name: str, dsn: str, kept: Database) -> list[str]:
+    """What is not as it was in the backup."""
+    with connect(dsn, application_name="ai-hub restore") as connection:
+        facts.use_plain_text(connection)
+        found = facts.gather(connection)
+    return [f"{name}: {line}" for line in facts.differences(kept.facts, found, same_major=True)]
+
+
+def _quiet(*_: object, **__: object) -> None:
+    """Nobody watches."""

@@ -1,0 +1,173 @@
+"""What is in a PostgreSQL database, in a form that can be compared: rows, rights and definitions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, LiteralString
+
+from psycopg import sql
+
+from ai_hub.backup.manifest import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    import psycopg
+
+#: Plain tables and hypertables, with those behind continuous aggregates; chunks are read through them.
+_TABLES: Final[LiteralString] = """
+SELECT nspname, relname
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE relkind IN ('r', 'm')
+    AND (nspname !~ '^(pg_|_timescaledb_|timescaledb_)' AND nspname <> 'information_schema'
+        OR nspname = '_timescaledb_internal' AND relname ~ '^_materialized_hypertable_\\d+$')
+    AND NOT EXISTS (
+        SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e'
+    )
+ORDER BY 1, 2
+"""
+#: Schemas that are somebody's, and what an extension has brought.
+_SCOPE: Final[LiteralString] = """
+WITH n AS (
+    SELECT oid, nspname, nspowner, nspacl FROM pg_namespace
+    WHERE nspname !~ '^(pg_|_timescaledb_|timescaledb_)' AND nspname <> 'information_schema'
+), extended AS (SELECT objid FROM pg_depend WHERE deptype = 'e')
+"""
+#: Each line is one right; `-` is PUBLIC. What its owner has by being the owner is left out: the owner's name
+#: may change.
+_RIGHTS: Final[LiteralString] = """
+SELECT format('relation %s.%s: %s to %s', nspname, relname, privilege_type, grantee::regrole)
+FROM pg_class JOIN n ON n.oid = relnamespace, aclexplode(relacl) WHERE grantee <> relowner
+UNION ALL
+SELECT format('column %s.%s.%s: %s to %s', nspname, relname, attname, privilege_type, grantee::regrole)
+FROM pg_attribute JOIN pg_class c ON c.oid = attrelid JOIN n ON n.oid = relnamespace, aclexplode(attacl)
+UNION ALL
+SELECT format('schema %s: %s to %s', nspname, privilege_type, grantee::regrole)
+FROM n, aclexplode(coalesce(nspacl, acldefault('n', nspowner))) WHERE grantee <> nspowner
+UNION ALL
+SELECT format('function %s: %s to %s', p.oid::regprocedure, privilege_type, grantee::regrole)
+FROM pg_proc p JOIN n ON n.oid = pronamespace, aclexplode(coalesce(proacl, acldefault('f', proowner)))
+WHERE grantee <> proowner
+UNION ALL
+SELECT format('function %s: nothing to -', p.oid::regprocedure)
+FROM pg_proc p LEFT JOIN pg_init_privs i ON i.objoid = p.oid AND i.classoid = 'pg_proc'::regclass
+WHERE pronamespace = 'pg_catalog'::regnamespace AND proacl IS DISTINCT FROM i.initprivs
+    AND NOT EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0)
+UNION ALL
+SELECT format('row security of %s.%s: forced %s', nspname, relname, relforcerowsecurity)
+FROM pg_class JOIN n ON n.oid = relnamespace WHERE relrowsecurity
+UNION ALL
+SELECT format('policy %s on %s.%s: %s %s to %s using (%s) check (%s)', policyname, schemaname, tablename,
+    permissive, cmd, roles, qual, with_check) FROM pg_policies
+UNION ALL
+SELECT format('sequence %s.%s at %s', schemaname, sequencename, last_value)
+FROM pg_sequences JOIN n ON nspname = schemaname
+UNION ALL
+SELECT format('extension %s %s', extname, extversion) FROM pg_extension
+"""
+_JOBS: Final[LiteralString] = """
+SELECT format('job %s: %s.%s every %s, at most %s, on %s, scheduled %s, with %s', job_id, proc_schema,
+    proc_name, schedule_interval, max_runtime, hypertable_name, scheduled, config)
+FROM timescaledb_information.jobs WHERE job_id >= 1000
+UNION ALL
+SELECT format('chunks of %s.%s: %s, compressed %s', hypertable_schema, hypertable_name, count(*),
+    count(*) FILTER (WHERE is_compressed))
+FROM timescaledb_information.chunks GROUP BY hypertable_schema, hypertable_name
+"""
+#: Of a check only its name: PostgreSQL writes a list of texts in another way once it was read again.
+_DEFINITIONS: Final[LiteralString] = """
+SELECT format('function %s: %s', p.oid::regprocedure, md5(pg_get_functiondef(p.oid)))
+FROM pg_proc p JOIN n ON n.oid = pronamespace
+WHERE prokind IN ('f', 'p') AND p.oid NOT IN (SELECT objid FROM extended)
+UNION ALL
+SELECT format('view %s.%s: %s', nspname, relname, md5(pg_get_viewdef(c.oid)))
+FROM pg_class c JOIN n ON n.oid = relnamespace
+WHERE relkind IN ('v', 'm') AND c.oid NOT IN (SELECT objid FROM extended)
+UNION ALL
+SELECT format('index %s', indexdef) FROM pg_indexes JOIN n ON nspname = schemaname
+UNION ALL
+SELECT format('constraint %s on %s: %s', conname, conrelid::regclass,
+    CASE contype WHEN 'c' THEN 'CHECK' ELSE pg_get_constraintdef(k.oid) END)
+FROM pg_constraint k JOIN n ON n.oid = connamespace WHERE conrelid <> 0
+UNION ALL
+SELECT format('column %s.%s.%s: %s%s', nspname, relname, attname, format_type(atttypid, atttypmod),
+    CASE WHEN attnotnull THEN ' not null' END)
+FROM pg_attribute JOIN pg_class c ON c.oid = attrelid JOIN n ON n.oid = relnamespace
+WHERE attnum > 0 AND NOT attisdropped AND relkind IN ('r', 'v', 'm', 'p')
+UNION ALL
+SELECT format('trigger %s', pg_get_triggerdef(t.oid))
+FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid JOIN n ON n.oid = relnamespace WHERE NOT tgisinternal
+"""
+#: One hash of each row, added up: rows come back in another order.
+_CONTENT: Final[LiteralString] = (
+    "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text FROM {table} AS t"
+)
+
+
+def use_plain_text(connection: psycopg.Connection[Any]) -> None:
+    """Make the rest of this transaction write values and names the same way on every server."""
+    connection.execute(
+        "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO', true),"
+        " set_config('IntervalStyle', 'postgres', true), set_config('extra_float_digits', '1', true),"
+        " set_config('bytea_output', 'hex', true), set_config('search_path', '', true),"
+        " set_config('statement_timeout', '0', true), set_config('row_security', 'off', true),"
+        " set_config('idle_in_transaction_session_timeout', '0', true)"
+    )
+
+
+def gather(connection: psycopg.Connection[Any]) -> Facts:
+    """The facts as the connection's present transaction sees them, which `use_plain_text` was called in."""
+    tables = {
+        f"{schema}.{name}": _content(connection, schema, name) for schema, name in relations(connection)
+    }
+    rights = [*_lines(connection, _SCOPE, _RIGHTS)]
+    if timescaledb_version(connection) is not None:
+        rights += _lines(connection, _JOBS)
+    return Facts(
+        tables=tables,
+        rights=sorted(set(rights)),
+        definitions=sorted(_lines(connection, _SCOPE, _DEFINITIONS)),
+    )
+
+
+def relations(connection: psycopg.Connection[Any]) -> list[tuple[str, str]]:
+    """Schema and name of each table that is somebody's, not an extension's."""
+    return [(str(schema), str(name)) for schema, name in connection.execute(_TABLES).fetchall()]
+
+
+def timescaledb_version(connection: psycopg.Connection[Any]) -> str | None:
+    """Version of the extension in this database; None without it."""
+    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'").fetchone()
+    return None if row is None else str(row[0])
+
+
+def differences(before: Facts, after: Facts, *, same_major: bool) -> Iterator[str]:
+    """What is not as it was; definitions are compared if the same PostgreSQL version wrote them."""
+    for name in sorted(before.tables.keys() | after.tables.keys()):
+        was, now = before.tables.get(name), after.tables.get(name)
+        if was != now:
+            yield f"table {name}: {_count(was)} in the backup, {_count(now)} here" + (
+                ", with other content" if was and now and was[0] == now[0] else ""
+            )
+    pairs = [(before.rights, after.rights)]
+    if same_major:
+        pairs.append((before.definitions, after.definitions))
+    for first, second in pairs:
+        yield from (f"missing here: {line}" for line in sorted(set(first) - set(second)))
+        yield from (f"not in the backup: {line}" for line in sorted(set(second) - set(first)))
+
+
+def _count(fact: tuple[int, str] | None) -> str:
+    return "no such table" if fact is None else f"{fact[0]:,} rows"
+
+
+def _content(connection: psycopg.Connection[Any], schema: str, name: str) -> tuple[int, str]:
+    row = connection.execute(sql.SQL(_CONTENT).format(table=sql.Identifier(schema, name))).fetchone()
+    if row is None:
+        raise AssertionError("an aggregate returns one row")
+    return int(row[0]), str(row[1])
+
+
+def _lines(connection: psycopg.Connection[Any], *query: LiteralString) -> list[str]:
+    statement = sql.SQL("").join(map(sql.SQL, query))
+    return [str(line) for (line,) in connection.execute(statement).fetchall()]

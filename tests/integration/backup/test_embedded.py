@@ -1,0 +1,130 @@
+"""A drill on embedded servers: everything into a backup, from it into new servers, and compared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from backup_drill import Silent, a_database_file, content, dump, fill, s3, stored
+from conftest import isolated
+
+from ai_hub.backup.create import backup
+from ai_hub.backup.restore import RestoredDifferentlyError, restore
+from ai_hub.database.migrate import migrate
+from ai_hub.errors import BadInputError, ConflictError, NotFoundError
+from ai_hub.settings import Settings
+from ai_hub.stack.down import down
+from ai_hub.stack.services import select
+from ai_hub.stack.up import up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECRETS = ("timescale_password", "MINIO_SECRET_KEY", "redis_password")
+
+
+class Servers:
+    """An embedded stack in a folder, and files of SQLite for MLflow and Feast."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        patch.setenv("EXPORT_STORAGE_PATH", str(folder / "exports"))
+        patch.setenv("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        up(select(["timescaledb", "s3"]), lambda *_, **__: None)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return Settings().environment()
+
+    @property
+    def dsn(self) -> str:
+        return self.environment["TIMESCALE_DSN"]
+
+    def state(self) -> dict[str, Any]:
+        """All there is."""
+        return {
+            "tables": content(self.dsn),
+            "mlflow": dump(self.folder / "mlflow.db"),
+            "feast": dump(self.folder / "state" / "feast-registry.db"),
+            "models": stored(s3(self.environment), "ml-models"),
+            "exports": {
+                str(path.relative_to(self.folder)): path.read_bytes()
+                for path in (self.folder / "exports").rglob("*")
+                if path.is_file()
+            },
+        }
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A backup, and what was there."""
+    with isolated(tmp_path / "a" / "state") as patch:
+        servers = Servers(tmp_path / "a", patch)
+        try:
+            migrate()
+            fill(servers.dsn)
+            a_database_file(servers.folder / "mlflow.db")
+            a_database_file(servers.folder / "state" / "feast-registry.db")
+            client = s3(servers.environment)
+            for key, body in {
+                "acme/demand/v1.0.0/model": b"x" * 70_000,
+                "acme/ü ?/a": b"",
+                "b": b"x",
+            }.items():
+                client.put_object(Bucket="ml-models", Key=key, Body=body, Metadata={"fence": "7"})
+            (servers.folder / "exports" / "acme").mkdir(parents=True)
+            (servers.folder / "exports" / "acme" / "a.parquet").write_bytes(b"rows")
+            backup(str(tmp_path / "kept"), Silent())
+            credentials = json.loads((tmp_path / "a" / "state" / "stack.json").read_text())["credentials"]
+            for file in (tmp_path / "kept").glob("*.*"):
+                text = b"" if file.suffix == ".tar" else file.read_bytes()
+                assert not [name for name in SECRETS if credentials.get(name, "none").encode() in text], file
+            yield tmp_path / "kept", servers.state()
+        finally:
+            down(select([]), purge=True, on_wait=lambda: None)
+
+
+def test_drill__everything_comes_back_and_a_second_restore_into_used_servers_is_refused(
+    kept: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    place, before = kept
+    with isolated(tmp_path / "b" / "state") as patch:
+        servers = Servers(tmp_path / "b", patch)
+        try:
+            with pytest.raises(ConflictError, match="has a backup already"):
+                backup(str(place), Silent())
+            damaged = tmp_path / "damaged"
+            shutil.copytree(place, damaged)
+            (damaged / "mlflow.sqlite").write_bytes(b"other")
+            with pytest.raises(BadInputError, match=r"mlflow\.sqlite is damaged"):
+                restore(str(damaged), Silent())
+            (damaged / "manifest.json").unlink()
+            with pytest.raises(NotFoundError, match="no finished backup"):
+                restore(str(damaged), Silent())
+            assert not content(servers.dsn)
+            assert not stored(s3(servers.environment), "ml-models")
+
+            restore(str(place), Silent())
+            assert servers.state() == before
+            # as after a kill: what is there already stays
+            s3(servers.environment).delete_object(Bucket="ml-models", Key="b")
+            restore(str(place), Silent())
+            assert servers.state() == before
+
+            with psycopg.connect(servers.dsn) as connection:
+                connection.execute("DELETE FROM timeseries_data WHERE tenant_id = 'beta'")
+            with pytest.raises(ConflictError, match=r"is not empty: it has .*ai_features"):
+                restore(str(place), Silent())
+            assert content(servers.dsn)["timeseries_data"][0] == 400
+        finally:
+            down(select([]), purge=True, on_wait=lambda: None)
+
+
+def test_differences__are_shown_with_what_to_do() -> None:
+    error = RestoredDifferentlyError([f"table t{number}" for number in range(20)])
+    assert "20 things are not as they were" in error.message
+    assert error.message.endswith("and 8 more")

@@ -1,0 +1,197 @@
+"""A drill on native servers: into a cluster that has nothing, every table, right and object compared."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx
+import psycopg
+import pytest
+from backup_drill import Silent, content, fill, s3, stored
+
+from ai_hub.access import key_store, sql_logins
+from ai_hub.access.principal import Scope
+from ai_hub.backup.create import backup
+from ai_hub.backup.postgres import address
+from ai_hub.backup.restore import restore
+from ai_hub.backup.tools import ToolMissingError, find
+from ai_hub.database.migrate import migrate
+from ai_hub.database.provision import provision_databases
+from ai_hub.database.refresh import refresh
+from ai_hub.errors import ConflictError
+from ai_hub.service.app import create_app
+from ai_hub.service.settings import ServiceSettings
+from ai_hub.settings import Settings
+from benchmarks.stores import postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: Grants, written by `psql`'s own functions rather than by the backup's queries.
+RIGHTS = """
+SELECT nspname, relname, relacl::text FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+WHERE nspname IN ('public', 'tenant_wall') AND relacl IS NOT NULL
+UNION ALL SELECT 'schema', nspname, nspacl::text FROM pg_namespace WHERE nspname = 'tenant_wall'
+UNION ALL SELECT 'function', p.oid::regprocedure::text, proacl::text FROM pg_proc p
+WHERE pronamespace::regnamespace::text IN ('public', 'tenant_wall') AND proacl IS NOT NULL OR proname ~ '^lo_'
+UNION ALL SELECT 'job', job_id::text, concat(proc_name, schedule_interval, config)
+FROM timescaledb_information.jobs WHERE job_id >= 1000
+UNION ALL SELECT 'policy', policyname, qual FROM pg_policies
+UNION ALL SELECT 'source', p.oid::regprocedure::text, md5(prosrc) FROM pg_proc p
+WHERE pronamespace::regnamespace::text IN ('public', 'tenant_wall')
+UNION ALL SELECT 'member', member::regrole::text, roleid::regrole::text FROM pg_auth_members
+WHERE roleid = 'ai_hub_tenant'::regrole AND member::regrole::text IN (SELECT login FROM sql_logins)
+ORDER BY 1, 2, 3
+"""
+
+
+def rights(dsn: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(RIGHTS).fetchall()
+
+
+def at(server: str, database: str, login: str | None = None) -> str:
+    parts = urlsplit(server)._replace(path=f"/{database}")
+    if login is not None:
+        parts = parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}")
+    return parts.geturl()
+
+
+NAMES = {"data": "data", "mlflow": "mlflow", "feast": "feast", "api": "ai_hub_api"}
+_OPTIONS = ("shared_preload_libraries=timescaledb", "max_locks_per_transaction=512")
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """A server with an empty database."""
+    with postgres(*_OPTIONS) as server:
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE data TEMPLATE template0")
+        yield server.dsn
+
+
+@pytest.fixture
+def source() -> Iterator[str]:
+    """The server whose data is kept; roles are the whole server's, so it is none that others use."""
+    with cluster() as dsn:
+        yield dsn
+
+
+async def statuses(key: str, *tenants: str) -> list[int]:
+    """What the service answers to a key that asks for exports of each tenant."""
+    app = create_app(ServiceSettings(), Settings())
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service", timeout=60) as client,
+    ):
+        return [
+            (
+                await client.get(f"/ai/features/exports?tenant_id={name}", headers={"X-API-Key": key})
+            ).status_code
+            for name in tenants
+        ]
+
+
+def use(patch: pytest.MonkeyPatch, server: str, bucket: str, exports: Path) -> None:
+    patch.setenv("TIMESCALE_DSN", at(server, NAMES["data"]))
+    patch.setenv("SERVICE_TIMESCALE_DSN", at(server, NAMES["data"], f"{NAMES['api']}:hush"))
+    patch.setenv("MLFLOW_BACKEND_STORE_URI", at(server, NAMES["mlflow"], f"{NAMES['mlflow']}:hush"))
+    patch.setenv(
+        "FEAST_REGISTRY_URI", at(server, NAMES["feast"]).replace("postgresql", "postgresql+psycopg", 1)
+    )
+    patch.setenv("MODEL_STORAGE_BUCKET", bucket)
+    patch.setenv("EXPORT_STORAGE_PATH", str(exports))
+
+
+def test_drill__into_an_empty_cluster__every_table_right_and_object_is_as_it_was(
+    stack: dict[str, str], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buckets = [f"drill-{secrets.token_hex(4)}" for _ in range(2)]
+    use(monkeypatch, source, buckets[0], tmp_path / "exports")
+    client = s3(stack)
+    client.create_bucket(Bucket=buckets[0])
+    for number in range(25):
+        body = bytes([number]) * number * 1000
+        client.put_object(
+            Bucket=buckets[0], Key=f"acme/m/v1.0.{number}/f", Body=body, Metadata={"n": str(number)}
+        )
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports" / "a.parquet").write_bytes(b"rows")
+
+    provision_databases()
+    dsn = os.environ["TIMESCALE_DSN"]
+    migrate()
+    fill(dsn)
+    refresh()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SELECT compress_chunk(c) FROM show_chunks('timeseries_data') AS c")
+    login = sql_logins.grant("acme")
+    _, api_key = key_store.create("drill", ["acme"], [Scope.FEATURES_READ], created_by="test")
+    for url in (os.environ["MLFLOW_BACKEND_STORE_URI"], address(os.environ["FEAST_REGISTRY_URI"])):
+        with psycopg.connect(url) as connection:
+            connection.execute("CREATE TABLE registered_models (name text PRIMARY KEY, made_at timestamptz)")
+            connection.execute("INSERT INTO registered_models VALUES ('load', now()), ('demand', null)")
+
+    place = str(tmp_path / "kept")
+    manifest = backup(place, Silent())
+    assert manifest.databases["timescaledb"].facts.tables["public.timeseries_data"][0] == 800
+    before = content(dsn), rights(dsn)
+
+    with cluster() as target:
+        use(monkeypatch, target, buckets[1], tmp_path / "restored")
+        restored = os.environ["TIMESCALE_DSN"]
+        restore(place, Silent())
+
+        assert (content(restored), rights(restored)) == before
+        assert stored(client, buckets[1]) == stored(client, buckets[0])
+        assert (tmp_path / "restored" / "a.parquet").read_bytes() == b"rows"
+        assert not migrate().changed
+        # the tenant's login has its password, and sees its own rows alone
+        with psycopg.connect(
+            at(target, NAMES["data"], urlsplit(login.dsn).netloc.rpartition("@")[0])
+        ) as mine:
+            assert mine.execute("SELECT DISTINCT tenant_id FROM timeseries_data").fetchall() == [("acme",)]
+        with psycopg.connect(os.environ["MLFLOW_BACKEND_STORE_URI"]) as owner:
+            assert owner.execute("SELECT count(*) FROM registered_models").fetchone() == (2,)
+        with pytest.raises(ConflictError, match="is not empty"):
+            restore(place, Silent())
+        assert asyncio.run(statuses(str(api_key), "acme", "beta")) == [200, 403]
+
+
+def test_restore__killed_before_the_comparison__goes_on(
+    stack: dict[str, str], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stack
+    use(monkeypatch, source, "ml-models", tmp_path / "exports")
+    migrate()
+    fill(os.environ["TIMESCALE_DSN"])
+    others = ("mlflow", "mlflow-login", "feast", "models", "exports")
+    provision_databases()
+    backup(str(tmp_path / "kept"), Silent(), without=others)
+    before = content(os.environ["TIMESCALE_DSN"])
+
+    class Killed(Silent):
+        def start(self, part: str) -> None:
+            if part == "comparison":
+                raise KeyboardInterrupt
+
+    with cluster() as target:
+        use(monkeypatch, target, "ml-models", tmp_path / "exports")
+        with pytest.raises(KeyboardInterrupt):
+            restore(str(tmp_path / "kept"), Killed())
+        restore(str(tmp_path / "kept"), Silent())
+        assert content(os.environ["TIMESCALE_DSN"]) == before
+        with psycopg.connect(os.environ["TIMESCALE_DSN"]) as connection:
+            assert connection.execute("SHOW timescaledb.restoring").fetchone() == ("off",)
+
+
+def test_pg_dump__older_than_the_server__is_named() -> None:
+    with pytest.raises(ToolMissingError, match=r"pg_dump of PostgreSQL 99 or newer is needed"):
+        find("pg_dump", 99)
