@@ -133,7 +133,7 @@ def test_drill__into_an_empty_cluster__every_table_right_and_object_is_as_it_was
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT compress_chunk(c) FROM show_chunks('timeseries_data') AS c")
     login = sql_logins.grant("acme")
-    _, api_key = key_store.create("drill", ["acme"], [Scope.FEATURES_READ], created_by="test")
+    _, api_key = key_store.create("drill", ["acme"], list(Scope), created_by="test")
     for url in (os.environ["MLFLOW_BACKEND_STORE_URI"], address(os.environ["FEAST_REGISTRY_URI"])):
         with psycopg.connect(url) as connection:
             connection.execute("CREATE TABLE registered_models (name text PRIMARY KEY, made_at timestamptz)")
