@@ -64,7 +64,12 @@ def at(server: str, database: str, login: str | None = None) -> str:
 
 
 NAMES = {"data": "data", "mlflow": "mlflow", "feast": "feast", "api": "ai_hub_api"}
-_OPTIONS = ("shared_preload_libraries=timescaledb", "max_locks_per_transaction=512")
+#: No background jobs: they would change what is compared.
+_OPTIONS = (
+    "shared_preload_libraries=timescaledb",
+    "timescaledb.max_background_workers=0",
+    "max_locks_per_transaction=512",
+)
 
 
 @contextmanager
