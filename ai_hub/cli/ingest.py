@@ -145,7 +145,7 @@ def ingest_weather_command(
             file,
             options,
             temperature_unit=temperature_unit,
-            available_after=_duration(available_after),
+            available_after=duration_option(available_after, "--available-after"),
             reject_file=reject_file,
             on_progress=on_progress,
         )
@@ -248,7 +248,12 @@ def ingest_options(
     )
 
 
-def _duration(text: str) -> timedelta:
+def duration_option(text: str, option: str) -> timedelta:
+    """A duration as pandas reads it.
+
+    Raises:
+        BadInputError: it is none, or negative.
+    """
     import pandas as pd
 
     try:
@@ -256,7 +261,7 @@ def _duration(text: str) -> timedelta:
     except ValueError as error:
         raise BadInputError(f"{text!r} is not a duration.", hint="Write 30min, 1h or 2d.") from error
     if not duration >= pd.Timedelta(0):
-        raise BadInputError("--available-after is negative.", hint="Nothing can be read before it happened.")
+        raise BadInputError(f"{option} is negative.", hint="Write 0h or more.")
     return duration.to_pytimedelta()
 
 

@@ -83,6 +83,7 @@ from ai_hub.cli import (
     keys,
     people,
     provision,
+    readings,
     registry,
     serve,
     stack,

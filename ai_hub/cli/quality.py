@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from ai_hub.cli import plain
-from ai_hub.cli.ingest import AsJson, Tenant, ingest_app
+from ai_hub.cli.ingest import AsJson, Tenant, duration_option, ingest_app
+from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
 
 CsvFile = Annotated[
@@ -84,3 +85,28 @@ def quarantine_command(
     for name, reason, count, latest in counts:
         table.add_row(name, reason, f"{count:,}", latest.strftime("%Y-%m-%d %H:%M"))
     plain.console().print(table)
+
+
+@ingest_app.command("bounds")
+def bounds_command(
+    *,
+    tenant: Tenant,
+    earliest: Annotated[
+        str | None, typer.Option("--earliest", help="take no reading before this time")
+    ] = None,
+    ahead: Annotated[
+        str | None, typer.Option("--ahead", help="nor one so far ahead of the clock, such as 1d")
+    ] = None,
+) -> None:
+    """Show or change which times of readings are taken."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import bounds
+
+    with connect() as connection:
+        if earliest is None and ahead is None:
+            found = bounds.find(connection, tenant)
+        else:
+            time = None if earliest is None else parse_time(earliest, "--earliest")
+            lead = None if ahead is None else duration_option(ahead, "--ahead")
+            found = bounds.put(connection, tenant, earliest=time, ahead=lead)
+    typer.echo(f"{tenant}: readings from {found.earliest.isoformat()} to {found.ahead} ahead of the clock")

@@ -16,7 +16,7 @@ from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.features.materialize import Pass, materialize
 from ai_hub.features.newest import Scope
-from ai_hub.ingest import assets, rules
+from ai_hub.ingest import assets, bounds, rules
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -59,6 +59,7 @@ def check(reading: Reading) -> pd.DataFrame:
     """
     with connect() as connection:
         known = assets.find(connection, reading.tenant)
+        taken = bounds.find(connection, reading.tenant)
     if (asset := known.get(reading.asset)) is None:
         near = get_close_matches(reading.asset, known, n=1)
         raise NotFoundError(
@@ -76,7 +77,7 @@ def check(reading: Reading) -> pd.DataFrame:
             "capacity": [float("nan") if asset.capacity is None else asset.capacity],
         }
     )
-    schema = rules.readings_schema(asset.kind, now, rated=True)
+    schema = rules.readings_schema(asset.kind, now, rated=True, bounds=taken)
     if reasons := list(rules.violations(schema, row)):
         raise BadInputError(f"Not a reading of {reading.asset}: {'; '.join(reasons)}.")
     return row.drop(columns="capacity").assign(

@@ -67,6 +67,7 @@ class Readings(Dataset):
     """Meter readings into `timeseries_data`."""
 
     now: pd.Timestamp
+    bounds: rules.Bounds = rules.BOUNDS
     table = "timeseries_data"
     fields = (TIMESTAMP, ASSET_ID, Field("value"), Field("quality"))
     required = ("timestamp", "value")
@@ -93,7 +94,7 @@ class Readings(Dataset):
 
     def schema(self, kind: str, *, rated: bool) -> pa.DataFrameSchema:
         """Rules of the kind of meter."""
-        return rules.readings_schema(kind, self.now, rated=rated)
+        return rules.readings_schema(kind, self.now, rated=rated, bounds=self.bounds)
 
 
 @dataclass

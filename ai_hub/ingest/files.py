@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ai_hub.database import connect
+from ai_hub.ingest import bounds
 from ai_hub.ingest.datasets import Readings, Weather
 from ai_hub.ingest.pipeline import OnProgress, ingest, no_progress
 from ai_hub.ingest.terms import TemperatureUnit
@@ -66,6 +68,8 @@ def _ingest(
     on_progress: OnProgress,
 ) -> Report:
     with connect(autocommit=True) as connection:
+        if isinstance(dataset, Readings):
+            dataset = replace(dataset, bounds=bounds.find(connection, options.tenant))
         return ingest(
             connection,
             path,

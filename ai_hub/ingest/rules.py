@@ -23,6 +23,22 @@ AHEAD = pd.Timedelta(days=1)
 HORIZON = pd.Timedelta(days=366)
 
 
+#: A clock that was reset counts from 1970 or 2000 on.
+EARLIEST = pd.Timestamp("2005-01-01", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Times of readings that are taken; see `ai-hub ingest bounds`."""
+
+    earliest: pd.Timestamp = EARLIEST
+    #: how far ahead of the clock
+    ahead: pd.Timedelta = AHEAD
+
+
+BOUNDS = Bounds()
+
+
 @dataclass(frozen=True)
 class WeatherRange:
     """Physical bounds of one weather variable."""
@@ -45,17 +61,26 @@ WEATHER: Mapping[str, WeatherRange] = {
 }
 
 
-def _instant(name: str, latest: pd.Timestamp, too_late: str) -> pa.Column:
+def _instant(
+    name: str,
+    latest: pd.Timestamp,
+    too_late: str,
+    *,
+    oldest: pd.Timestamp = OLDEST,
+    too_early: str = "before 1970",
+) -> pa.Column:
     return pa.Column(
         "datetime64[us, UTC]",
         [
-            pa.Check.ge(OLDEST, error=f"{name} is before 1970"),
+            pa.Check.ge(oldest, error=f"{name} is {too_early}"),
             pa.Check.le(latest, error=f"{name} is {too_late}"),
         ],
     )
 
 
-def readings_schema(kind: str, now: pd.Timestamp, *, rated: bool = False) -> pa.DataFrameSchema:
+def readings_schema(
+    kind: str, now: pd.Timestamp, *, rated: bool = False, bounds: Bounds = BOUNDS
+) -> pa.DataFrameSchema:
     """Schema of parsed readings of one kind; `rated`: with the asset's `capacity`, NaN where unknown."""
     rule = rule_of(kind)
     checks = [pa.Check(np.isfinite, ignore_na=False, error="value is missing or not a finite number")]
@@ -65,7 +90,15 @@ def readings_schema(kind: str, now: pd.Timestamp, *, rated: bool = False) -> pa.
         )
     return pa.DataFrameSchema(
         {
-            "timestamp": _instant("timestamp", now + AHEAD, "more than a day in the future"),
+            "timestamp": _instant(
+                "timestamp",
+                now + bounds.ahead,
+                "more than a day in the future"
+                if bounds.ahead == AHEAD
+                else f"more than {bounds.ahead} in the future (see `ai-hub ingest bounds`)",
+                oldest=bounds.earliest,
+                too_early=f"before {bounds.earliest:%Y-%m-%d} (see `ai-hub ingest bounds`)",
+            ),
             "value": pa.Column("float64", checks, nullable=True),
             "quality": pa.Column(
                 "object", pa.Check.isin(QUALITIES, error=f"quality is not one of {', '.join(QUALITIES)}")

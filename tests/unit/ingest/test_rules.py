@@ -38,7 +38,8 @@ def readings(value: float = 1.0, quality: str = "good", timestamp: str = "2025-0
         (readings(-0.1), "below 0, impossible for gas"),
         (readings(quality="great"), "quality is not one of"),
         (readings(timestamp="2026-01-02T00:00:01"), "future"),
-        (readings(timestamp="1969-12-31"), "before 1970"),
+        (readings(timestamp="1970-01-01"), "before 2005-01-01"),
+        (readings(timestamp="2000-01-01"), "before 2005-01-01"),
     ],
 )
 def test_readings_schema__bad_row__is_named_and_the_good_one_is_not(rows: pd.DataFrame, reason: str) -> None:

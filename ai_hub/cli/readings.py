@@ -1,0 +1,149 @@
+# ruff: noqa: PLC0415 - the database client and Feast load only in the commands that need them
+"""`ai-hub readings` and `ai-hub asset remove`: take out what should not be there."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ai_hub.cli import plain
+from ai_hub.cli.ingest import AsJson, Tenant, asset_app
+from ai_hub.cli.main import app
+from ai_hub.cli.times import parse_time
+from ai_hub.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ai_hub.ingest.removal import Preview
+
+readings_app = typer.Typer(no_args_is_help=True, help="Remove readings, and see what was removed.")
+app.add_typer(readings_app, name="readings")
+
+Reason = Annotated[str, typer.Option("--reason", help="why; kept with who and when")]
+Yes = Annotated[bool, typer.Option("--yes", help="do it; without, only show what would go")]
+
+
+@readings_app.command("delete")
+def readings_delete(
+    *,
+    tenant: Tenant,
+    asset: Annotated[
+        list[str] | None, typer.Option("--asset", help="only of this asset; may be repeated")
+    ] = None,
+    start: Annotated[str | None, typer.Option("--from", help="first time, UTC if naive")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="not included, UTC if naive")] = None,
+    reason: Reason,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete readings; features, aggregates, findings and Redis follow, and what was known stays known."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import removal
+
+    if start is None and end is None:
+        raise BadInputError("Give --from, --to or both.", hint="`ai-hub asset remove` removes a whole asset.")
+    selection = removal.Selection(
+        tenant,
+        asset or None,
+        None if start is None else parse_time(start, "--from"),
+        None if end is None else parse_time(end, "--to"),
+    )
+    with connect(autocommit=True) as connection:
+        if yes:
+            done = removal.delete_readings(connection, selection, reason)
+        else:
+            done = removal.preview_readings(connection, selection)
+    if yes:
+        _renew(tenant, sorted({*done.readings, *(asset or ())}))
+    _show(done, yes=yes, as_json=as_json)
+
+
+@readings_app.command("log")
+def readings_log(*, tenant: Tenant, as_json: AsJson = False) -> None:
+    """List what was removed, by whom and why."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import removal
+
+    with connect() as connection:
+        found = removal.history(connection, tenant)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    if not found:
+        typer.echo("Nothing was removed.")
+        return
+    table = Table("at", "what", "assets", "from", "to", "by", "reason", title=f"Removals of {tenant}")
+    for each in found:
+        assets = "all" if each["assets"] is None else ", ".join(each["assets"])
+        what = f"{each['kind']} {each['step']}"
+        table.add_row(each["at"][:19], what, assets, each["from"], each["to"], each["by"], each["reason"])
+    plain.console().print(table)
+
+
+@asset_app.command("remove")
+def asset_remove(
+    *,
+    tenant: Tenant,
+    asset: Annotated[str, typer.Option("--asset", help="the asset")],
+    reason: Reason,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove an asset with its readings, weather, features, versions, findings and rows in Redis."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import removal
+
+    with connect(autocommit=True) as connection:
+        if yes:
+            done = removal.remove_asset(connection, tenant, asset, reason)
+        else:
+            done = removal.preview_asset(connection, tenant, asset)
+    if yes:
+        _renew(tenant, [asset], is_gone=True)
+    _show(done, yes=yes, as_json=as_json)
+
+
+def _renew(tenant: str, assets: Sequence[str], *, is_gone: bool = False) -> None:
+    """Redis shows what is left."""
+    from ai_hub.errors import NotFoundError, SettingMissingError
+    from ai_hub.features.forget import forget
+    from ai_hub.features.materialize import materialize
+    from ai_hub.features.newest import Scope
+    from ai_hub.features.store import open_store
+
+    if not assets:
+        return
+    try:
+        store = open_store()
+        forget(store, tenant, assets)
+        if not is_gone:
+            materialize(store, Scope([tenant], list(assets)))
+    except (NotFoundError, SettingMissingError) as error:
+        typer.echo(f"Redis was left alone: {error.message}", err=True)
+
+
+def _show(done: Preview, *, yes: bool, as_json: bool) -> None:
+    if as_json:
+        readings = {
+            asset: {"readings": rows, "hours": hours} for asset, (rows, hours) in done.readings.items()
+        }
+        counts = {
+            "deleted": yes,
+            "counts": dict(done.counts),
+            "assets": readings,
+            "exports": list(done.exports),
+        }
+        typer.echo(json.dumps(counts))
+        return
+    for asset, (rows, hours) in done.readings.items():
+        typer.echo(f"  {asset}: {rows:,} readings in {hours:,} hours")
+    what = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in done.counts.items() if count)
+    typer.echo(f"{'Removed' if yes else 'Would remove'}: {what or 'nothing'}")
+    for path in done.exports:
+        typer.echo(f"Stays: export {path}")
+    if not yes:
+        typer.echo("Nothing was removed. Add --yes to do it.")

@@ -1,0 +1,31 @@
+"""Takes assets' rows out of Redis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from feast.infra.online_stores.helpers import _redis_key
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+from ai_hub.features.online import JOIN_KEYS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from feast import FeatureStore
+
+
+def forget(store: FeatureStore, tenant: str, assets: Iterable[str]) -> None:
+    """Delete what every feature view of the project has stored of these assets."""
+    online: Any = store._get_provider().online_store  # noqa: SLF001  # Feast has no public way to it
+    client = online._get_client(store.config.online_store)  # noqa: SLF001
+    with client.pipeline(transaction=False) as pipe:
+        for asset in assets:
+            key = EntityKey(
+                join_keys=list(JOIN_KEYS), entity_values=[Value(string_val=tenant), Value(string_val=asset)]
+            )
+            pipe.unlink(_redis_key(store.project, key, store.config.entity_key_serialization_version))
+            for view in store.list_feature_views():
+                pipe.unlink(f"ai_hub:looked:{store.project}:_ts:{view.name}:{tenant}:{asset}")
+        pipe.execute()
