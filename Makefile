@@ -49,7 +49,7 @@ tests:
 	@$(PYTEST) --durations=40 --durations-min=3
 
 test-long: $(STAMP) lint ## The same with many new examples, more kills and fuzzing, and every benchmark tried (hours)
-	@AI_HUB_TEST_TYPE_CHECKS=1 AI_HUB_EVERY_ZONE=1 AI_HUB_FUZZ_EXAMPLES=400 AI_HUB_FUZZ_TIMEOUT_S=3600 \
+	@AI_HUB_TEST_TYPE_CHECKS=1 AI_HUB_EVERY_ZONE=1 AI_HUB_SWEEP=1 AI_HUB_FUZZ_EXAMPLES=400 AI_HUB_FUZZ_TIMEOUT_S=3600 \
 	  $(PYTEST) -m "long or not long" --timeout=7200 --hypothesis-profile=long
 	@$(MAKE) --no-print-directory bench faults SMALL=1
 

@@ -30,6 +30,11 @@ def missing(program: str, package: str, reason: object = "") -> NoReturn:
     pytest.fail(f"{program} is not installed: apt-get install {package}. {reason}".rstrip(), pytrace=False)
 
 
+def has_timescaledb() -> bool:
+    """Whether the native PostgreSQL has TimescaleDB, which neither Debian nor a package registry gives."""
+    return any(Path("/usr/share/postgresql").glob("*/extension/timescaledb.control"))
+
+
 def chromium() -> tuple[str, dict[str, str]]:
     """Path of Chromium, and the variables it needs besides this process's."""
     if found := shutil.which("chromium") or shutil.which("chromium-browser"):

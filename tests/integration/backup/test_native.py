@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
+import machine
 import psycopg
 import pytest
 from backup_drill import Silent, content, fill, s3, stored
@@ -63,6 +64,8 @@ def at(server: str, database: str, login: str | None = None) -> str:
     return parts.geturl()
 
 
+# Where it is missing, `make test` has the drill on embedded servers, and `make test-long` asks for it.
+pytestmark = [] if machine.has_timescaledb() else [pytest.mark.long]
 NAMES = {"data": "data", "mlflow": "mlflow", "feast": "feast", "api": "ai_hub_api"}
 #: No background jobs: they would change what is compared.
 _OPTIONS = (
