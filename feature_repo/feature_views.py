@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 
-from calendar_features import LOCAL_TIME
+from calendar_features import HOURLY_ROWS, LOCAL_TIME, MEANING_TAG
 from entities import asset, tenant
 from feast import FeatureView, Field
 from feast.types import Float64
@@ -33,10 +33,10 @@ WEATHER = {
 LOOKBACK_TAG = "lookback_hours"
 
 
-def lookback(name: str) -> dict[str, str]:
-    """The tag of a feature, whose name ends with its hours; weather and calendar are of the hour itself."""
+def feature_tags(name: str) -> dict[str, str]:
+    """Tags of a feature, whose name ends with the hours it looks back; weather is of the hour itself."""
     hours = re.search(r"_(\d+)h$", name)
-    return {LOOKBACK_TAG: hours[1] if hours else "0"}
+    return {LOOKBACK_TAG: hours[1] if hours else "0", MEANING_TAG: HOURLY_ROWS}
 
 
 def hourly_view(name: str, features: Mapping[str, str], description: str) -> FeatureView:
@@ -46,7 +46,7 @@ def hourly_view(name: str, features: Mapping[str, str], description: str) -> Fea
         entities=[tenant, asset],
         schema=[
             *(
-                Field(name=feature, dtype=Float64, description=text, tags=lookback(feature))
+                Field(name=feature, dtype=Float64, description=text, tags=feature_tags(feature))
                 for feature, text in features.items()
             ),
             LOCAL_TIME,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.features.store import feature_names
@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from feast import FeatureService
 
 
+#: Tag of a field: features of one name with the same value of it are the same feature, whatever their view.
+MEANING_TAG: Final = "meaning"
+
+
 class Meaning(NamedTuple):
     """What a name stands for in a feature service."""
 
-    #: the view, with its version if the service names one
-    view: str
+    #: the tag of the field, else the view, with its version if the service names one
+    origin: str
     #: how the service renames join keys of the view
     join_keys: tuple[tuple[str, str], ...]
 
 
-#: By name of a feature and by meaning, the services in which it has it.
-Meanings = dict[str, dict[Meaning, list[str]]]
+#: By name of a feature and by meaning, the services in which it has it, each with the view it comes from.
+Meanings = dict[str, dict[Meaning, dict[str, str]]]
 
 
 def meanings(services: Mapping[str, FeatureService]) -> Meanings:
@@ -34,9 +38,10 @@ def meanings(services: Mapping[str, FeatureService]) -> Meanings:
         for projection in service.feature_view_projections:
             version = getattr(projection, "version_tag", None)
             view = projection.name if version is None else f"{projection.name}@v{version}"
-            meaning = Meaning(view, tuple(sorted((projection.join_key_map or {}).items())))
+            join_keys = tuple(sorted((projection.join_key_map or {}).items()))
             for feature in projection.features:
-                found.setdefault(feature.name, {}).setdefault(meaning, []).append(name)
+                meaning = Meaning(feature.tags.get(MEANING_TAG, view), join_keys)
+                found.setdefault(feature.name, {}).setdefault(meaning, {})[name] = view
     return found
 
 
@@ -66,16 +71,28 @@ def features(
     wanted = list(dict.fromkeys(names))
     if ambiguous := [name for name in wanted if len(known[name]) > 1]:
         raise _ambiguous(ambiguous, wanted, known)
-    return [f"{_reference(name, known)}:{name}" for name in wanted]
+    views = {name: _views(name, known) for name in wanted}
+    # from the set that has most of them, so that few views are read; of equal ones the smallest
+    ranked = sorted(
+        {each for sets in views.values() for each in sets},
+        key=lambda each: (
+            -sum(each in sets for sets in views.values()),
+            len(feature_names(services[each])),
+            each,
+        ),
+    )
+    return [f"{next(sets[each] for each in ranked if each in sets)}:{name}" for name, sets in views.items()]
 
 
-def _reference(name: str, known: Meanings) -> str:
-    ((meaning, sets),) = known[name].items()
+def _views(name: str, known: Meanings) -> dict[str, str]:
+    """The view of a feature that means the same in all services, by service."""
+    ((meaning, views),) = known[name].items()
     if meaning.join_keys:
+        named = min(views)
         raise BadInputError(
-            f"{name} is of other keys in feature set {sets[0]}.", hint=f"Name the feature_set: {sets[0]}."
+            f"{name} is of other keys in feature set {named}.", hint=f"Name the feature_set: {named}."
         )
-    return meaning.view
+    return views
 
 
 def _ambiguous(ambiguous: Sequence[str], wanted: Sequence[str], known: Meanings) -> BadInputError:

@@ -12,11 +12,11 @@ from ai_hub.serving import choose
 ASSET = Entity(name="asset", join_keys=["asset_id"], value_type=ValueType.STRING)
 
 
-def service(name: str, *features: str) -> FeatureService:
+def service(name: str, *features: str, tags: dict[str, str] | None = None) -> FeatureService:
     view = FeatureView(
         name=f"{name}_view",
         entities=[ASSET],
-        schema=[Field(name=feature, dtype=Float64) for feature in features],
+        schema=[Field(name=feature, dtype=Float64, tags=tags) for feature in features],
         source=FileSource(path=str(Path(name)), timestamp_field="at"),
     )
     return FeatureService(name=name, features=[view])
@@ -60,6 +60,24 @@ def test_features__name_of_two_views__lists_the_sets() -> None:
     with pytest.raises(BadInputError) as refused:
         chosen(None, "lag_1h", "price")
     assert "each set by themselves" in str(refused.value.hint)
+
+
+def test_features__name_with_one_meaning__from_the_set_with_most_of_them_then_the_smallest() -> None:
+    tagged = {
+        name: service(name, *features, tags={"meaning": "rows"})
+        for name, features in {"c": ("x", "y", "z"), "b": ("x", "y"), "a": ("x", "w", "v")}.items()
+    }
+    known = choose.meanings(tagged)
+    for names, found in {
+        ("x",): ["b_view:x"],
+        ("x", "y"): ["b_view:x", "b_view:y"],
+        ("x", "z"): ["c_view:x", "c_view:z"],
+        ("w", "y", "x"): ["a_view:w", "b_view:y", "b_view:x"],
+    }.items():
+        assert choose.features(tagged, known, None, names, default="a") == found
+    known = choose.meanings(tagged | {"d": service("d", "x")})
+    with pytest.raises(BadInputError, match="x in a, b, c, d"):
+        choose.features(tagged, known, None, ["x"], default="a")
 
 
 def test_features__new_service__changes_no_answer_of_others() -> None:
