@@ -10,15 +10,17 @@ engine.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 from feast.infra.common.materialization_job import MaterializationJobStatus
 from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.online_stores.redis import RedisOnlineStore, _versioned_fv_name
+from feast.utils import make_tzaware
 from pydantic import Field
 
-from feast_plugins.errors import ColumnTypesError
+from feast_plugins.errors import ColumnTypesError, MaterializationEndError
 from feast_plugins.materialize.checkpoint import key_of
 from feast_plugins.materialize.stop import Stop
 from feast_plugins.materialize.task import WriteOptions, client_of, materialization, way_of
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from feast.infra.registry.base_registry import BaseRegistry
 
     from feast_plugins.materialize.plan import ViewPlan
+
+
+#: How far the clocks of those who ask may be ahead of this one.
+_CLOCK_DIFFERENCE: Final = timedelta(minutes=5)
 
 
 class ArrowComputeEngineConfig(WriteOptions, LocalComputeEngineConfig):
@@ -68,8 +74,17 @@ class ArrowComputeEngine(LocalComputeEngine):
         tasks: MaterializationTask | list[MaterializationTask],
         **kwargs: Any,
     ) -> list[MaterializationJob]:
-        """Materialize the tasks, some at the same time; one's failure ends none of the others."""
+        """Materialize the tasks, some at the same time; one's failure ends none of the others.
+
+        Raises:
+            MaterializationEndError: a task ends in the future, or begins after its end. Nothing is written.
+        """
         every = tasks if isinstance(tasks, list) else [tasks]
+        latest = datetime.now(UTC) + _CLOCK_DIFFERENCE
+        for task in every:
+            start, end = make_tzaware(task.start_time), make_tzaware(task.end_time)
+            if end > latest or start > end + _CLOCK_DIFFERENCE:
+                raise MaterializationEndError(task.feature_view.name, start, end)
         stop = Stop()
         fast = {at: way for at, task in enumerate(every) if (way := self._way(task, registry))}
         if fast:

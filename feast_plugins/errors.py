@@ -8,10 +8,29 @@ from feast.errors import FeastError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
 
 class HistoryNotKnownError(FeastError):
     """A request for rows as they were known at some time cannot be answered."""
+
+
+class MaterializationEndError(FeastError):
+    """A materialization would end in the future, or begin after its end."""
+
+    def __init__(self, view: str, start: datetime, end: datetime) -> None:
+        self.view = view
+        self.start = start
+        self.end = end
+        since, until = f"{start:%Y-%m-%dT%H:%M:%S} UTC", f"{end:%Y-%m-%dT%H:%M:%S} UTC"
+        text = (
+            f"{view} would be materialized from {since} to {until}, which writes nothing. If an earlier run "
+            "ended in the future, `feast materialize START END` writes what is missing."
+            if start > end
+            else f"{until} is in the future: the next incremental run would begin there and miss what comes "
+            "before. End now: `feast materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)`."
+        )
+        super().__init__(text)
 
 
 class WriteColumnsError(FeastError):

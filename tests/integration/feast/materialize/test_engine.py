@@ -12,7 +12,7 @@ from feast.types import Float64, String
 from materialize_lab import DAY, ENTITIES, NOW, OURS, SCHEMA, STOCK, view
 
 from feast_plugins.batch_engine import ArrowComputeEngine
-from feast_plugins.errors import HistoryNotKnownError, QueryTimeoutError
+from feast_plugins.errors import HistoryNotKnownError, MaterializationEndError, QueryTimeoutError
 from feast_plugins.materialize.run import Materialization
 
 if TYPE_CHECKING:
@@ -53,6 +53,20 @@ def test_materialize__corrections_replace__older_rows_do_not(meters: Lab) -> Non
     meters.execute(INSERT, [now - timedelta(hours=2), now, 3.0])
     store.materialize(now - DAY, now)
     assert load(store) == 2.0
+
+
+def test_materialize__end_in_the_future__is_refused_and_leaves_no_trace(meters: Lab) -> None:
+    now = datetime.now(UTC)
+    store = meters.store(view())
+    meters.execute(INSERT, [now - timedelta(hours=1), now, 1.0])
+    for end in (now + timedelta(hours=1), (now + DAY).replace(tzinfo=None)):
+        with pytest.raises(MaterializationEndError, match="is in the future"):
+            store.materialize_incremental(end)
+    assert load(store) is None
+    store.materialize_incremental(now)
+    assert load(store) == 1.0
+    with pytest.raises(MaterializationEndError, match="writes nothing"):
+        store.materialize_incremental(now - timedelta(hours=1))
 
 
 def test_materialize__rows_stored_after_a_gap__are_found(meters: Lab) -> None:
