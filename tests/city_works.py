@@ -93,8 +93,8 @@ def add_meters(dsn: str) -> None:
         for tenant in (TENANT, OTHER):
             for asset in ASSETS:
                 connection.execute(
-                    "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)"
-                    " VALUES (%s, %s, 'electricity', 'kWh', 'Europe/Berlin') ON CONFLICT DO NOTHING",
+                    "INSERT INTO assets (tenant_id, asset_id, kind, unit, interval_seconds, timezone)"
+                    " VALUES (%s, %s, 'electricity', 'kWh', 3600, 'Europe/Berlin') ON CONFLICT DO NOTHING",
                     [tenant, asset],
                 )
                 connection.execute(

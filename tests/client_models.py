@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FEATURES = ["hour_of_day", "lag_1h", "lag_24h"]
 ROWS = [{"hour_of_day": hour, "lag_1h": 1.0, "lag_24h": 2.0} for hour in range(3)]
-_CARD = ModelCard("forecast_basic", FEATURES, ["lag_24h"], "demand", ["meter-001"], "kWh")
+_CARD = ModelCard("forecast_basic", FEATURES, ["lag_24h"], "demand", ["meter-001"], "kW")
 #: so that a test can end a process in the middle of a download
 _FILES_BEFORE_THE_END = 3
 

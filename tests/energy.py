@@ -102,7 +102,7 @@ def _add(
     with connect() as connection:
         connection.execute(
             "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)"
-            " VALUES (%s, %s, 'electricity', 'kWh', %s)",
+            " VALUES (%s, %s, 'electricity', 'kW', %s)",
             [tenant, asset, zone],
         )
         connection.execute(

@@ -21,7 +21,8 @@ VIEWS = {
     ),
     "forecast_advanced": (
         *("hour_of_day", "day_of_week", "day_of_month", "month", "is_weekend"),
-        *("historical_avg_24h", "historical_std_24h", "lag_1h", "lag_24h", "lag_168h", "temperature"),
+        *("historical_avg_24h", "historical_std_24h", "lag_1h", "lag_24h", "lag_168h"),
+        *("temperature", "humidity", "solar_irradiance"),
     ),
     "anomaly_detection": (
         *("hour_of_day", "day_of_week", "historical_avg_24h", "historical_std_24h"),
@@ -41,12 +42,17 @@ def write(connection: psycopg.Connection, tenant: str, asset: str, readings: dic
 
 
 def write_weather(connection: psycopg.Connection, tenant: str, asset: str, rows: list[Weather]) -> None:
-    columns = zip(*((row.valid_at, row.available_at, row.temperature) for row in rows), strict=True)
+    columns = zip(
+        *(
+            (row.valid_at, row.available_at, row.temperature, row.humidity, row.solar_irradiance)
+            for row in rows
+        ),
+        strict=True,
+    )
+    names = '"timestamp", available_at, temperature, humidity, solar_irradiance'
     connection.execute(
-        'INSERT INTO weather_features ("timestamp", available_at, temperature, tenant_id, asset_id)'
-        " SELECT valid_at, available_at, temperature, %s, %s"
-        " FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::float8[])"
-        " AS w (valid_at, available_at, temperature)"
+        f"INSERT INTO weather_features ({names}, tenant_id, asset_id) SELECT w.*, %s, %s"  # noqa: S608  # constants
+        " FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::float8[], %s::float8[], %s::float8[]) AS w"
         " ON CONFLICT DO NOTHING",
         [tenant, asset, *map(list, columns)],
     )

@@ -139,6 +139,7 @@ def _fill(dsn: str) -> None:
                 " VALUES (%s, gen_random_uuid(), 'timeseries_data', 'f', 1, %s, '{}')",
                 [tenant, asset],
             )
+            here.execute("INSERT INTO quality_policies VALUES (%s, 'suspect', true)", [tenant])
             here.execute(
                 "INSERT INTO data_findings (tenant_id, asset_id, kind, first_timestamp, last_timestamp, detail)"
                 " VALUES (%s, %s, 'gap', now(), now(), '{}')",

@@ -18,10 +18,13 @@ from ai_hub.cli.ingest import (
     AssetId,
     Columns,
     EpochUnit,
+    Interval,
     NonexistentPolicy,
+    ReadingOption,
     Tenant,
     TimestampForm,
     Timezone,
+    Unit,
     ingest_options,
 )
 from ai_hub.cli.main import app
@@ -70,9 +73,9 @@ def backfill_command(
     asset: AssetId = None,
     timezone: Timezone = None,
     columns: Columns = None,
-    unit: Annotated[
-        str | None, typer.Option("--unit", help="unit of the values; must be the assets'")
-    ] = None,
+    unit: Unit = None,
+    reading: ReadingOption = None,
+    interval: Interval = None,
     timestamp_format: TimestampForm = None,
     epoch: EpochUnit = None,
     ambiguous: AmbiguousPolicy = Ambiguous.INFER,
@@ -96,6 +99,8 @@ def backfill_command(
         ambiguous=ambiguous,
         nonexistent=nonexistent,
         unit=unit,
+        reading=reading,
+        interval=interval,
     )
     wanted = [*(weather or []), *(files or [])]
     if not wanted:

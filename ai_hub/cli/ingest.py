@@ -16,7 +16,7 @@ from rich.table import Table
 from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.terms import Ambiguous, AssetKind, Epoch, Nonexistent, TemperatureUnit
+from ai_hub.ingest.terms import Ambiguous, AssetKind, Epoch, Nonexistent, Reading, TemperatureUnit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +62,20 @@ NonexistentPolicy = Annotated[
 RejectPath = Annotated[
     Path | None, typer.Option("--reject-file", help="where rejected rows go (default: ./FILE.rejected.csv)")
 ]
+Unit = Annotated[
+    str | None,
+    typer.Option("--unit", help="unit of the values, such as kWh or kW; converted to the asset's"),
+]
+ReadingOption = Annotated[
+    Reading | None,
+    typer.Option("--reading", help="energy per interval or mean power (default: by the unit)"),
+]
+Interval = Annotated[
+    str | None,
+    typer.Option(
+        "--interval", metavar="15m", help="that a reading covers (default: the asset's, or told by the file)"
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="exit with status 1 if any row is rejected")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
@@ -74,9 +88,9 @@ def ingest_readings_command(
     asset: AssetId = None,
     timezone: Timezone = None,
     columns: Columns = None,
-    unit: Annotated[
-        str | None, typer.Option("--unit", help="unit of the values; must be the asset's")
-    ] = None,
+    unit: Unit = None,
+    reading: ReadingOption = None,
+    interval: Interval = None,
     timestamp_format: TimestampForm = None,
     epoch: EpochUnit = None,
     ambiguous: AmbiguousPolicy = Ambiguous.INFER,
@@ -98,6 +112,8 @@ def ingest_readings_command(
         ambiguous=ambiguous,
         nonexistent=nonexistent,
         unit=unit,
+        reading=reading,
+        interval=interval,
     )
     with _progress(file, quiet=as_json) as on_progress:
         report = ingest_readings(file, options, reject_file=reject_file, on_progress=on_progress)
@@ -138,7 +154,6 @@ def ingest_weather_command(
         epoch=epoch,
         ambiguous=ambiguous,
         nonexistent=nonexistent,
-        unit=None,
     )
     with _progress(file, quiet=as_json) as on_progress:
         report = ingest_weather(
@@ -159,6 +174,11 @@ def asset_add(
     tenant: Tenant,
     kind: Annotated[AssetKind | None, typer.Option("--kind", help="what it measures")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="unit of its values, such as kWh")] = None,
+    reading: ReadingOption = None,
+    interval: Annotated[
+        str | None,
+        typer.Option("--interval", metavar="15m", help="that a reading covers, if it does not say so"),
+    ] = None,
     timezone: Annotated[str | None, typer.Option("--timezone", help="such as Europe/London")] = None,
     weather_from: Annotated[
         str | None, typer.Option("--weather-from", help="asset whose weather it uses")
@@ -177,6 +197,8 @@ def asset_add(
     given = {
         "kind": kind and kind.value,
         "unit": unit,
+        "reading": reading and reading.value,
+        "interval_seconds": interval and round(whole_interval(interval).total_seconds()),
         "timezone": timezone,
         "weather_asset_id": weather_from,
         "latitude": latitude,
@@ -189,7 +211,10 @@ def asset_add(
     if as_json:
         typer.echo(json.dumps(stored.model_dump()))
     else:
-        typer.echo(f"{tenant}/{asset}: {stored.kind}, {stored.unit or 'no unit'}, {stored.timezone}")
+        parts = [stored.kind, stored.unit or "no unit", stored.timezone]
+        parts += [stored.reading.value] if stored.reading else []
+        parts += [f"every {stored.interval_seconds / 60:g} min"] if stored.interval_seconds else []
+        typer.echo(f"{tenant}/{asset}: {', '.join(parts)}")
 
 
 @asset_app.command("list")
@@ -204,12 +229,17 @@ def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
         typer.echo(json.dumps([asset.model_dump() for asset in found]))
         return
     table = Table(
-        "asset", "kind", "unit", "capacity", "timezone", "weather from", title=f"Assets of {tenant}"
+        *("asset", "kind", "unit", "reading", "interval", "capacity", "timezone", "weather from"),
+        title=f"Assets of {tenant}",
     )
     for asset in found:
         capacity = "" if asset.capacity is None else f"{asset.capacity:g}"
         weather_from = asset.weather_asset_id or "itself"
-        table.add_row(asset.asset_id, asset.kind, asset.unit or "", capacity, asset.timezone, weather_from)
+        interval = f"{asset.interval_seconds / 60:g} min" if asset.interval_seconds else ""
+        table.add_row(
+            *(asset.asset_id, asset.kind, asset.unit or "", asset.reading or "", interval, capacity),
+            *(asset.timezone, weather_from),
+        )
     plain.console().print(table)
 
 
@@ -223,7 +253,9 @@ def ingest_options(
     epoch: Epoch | None,
     ambiguous: Ambiguous,
     nonexistent: Nonexistent,
-    unit: str | None,
+    unit: str | None = None,
+    reading: Reading | None = None,
+    interval: str | None = None,
 ) -> Options:
     """What the options say of a file.
 
@@ -242,6 +274,8 @@ def ingest_options(
         timezone=timezone,
         columns=parse_mapping(columns),
         unit=unit,
+        reading=reading,
+        interval=None if interval is None else whole_interval(interval),
         timestamp_format=TimestampFormat(timestamp_format, epoch),
         ambiguous=ambiguous,
         nonexistent=nonexistent,
@@ -263,6 +297,20 @@ def duration_option(text: str, option: str) -> timedelta:
     if not duration >= pd.Timedelta(0):
         raise BadInputError(f"{option} is negative.", hint="Write 0h or more.")
     return duration.to_pytimedelta()
+
+
+def whole_interval(text: str) -> timedelta:
+    """The interval of a reading.
+
+    Raises:
+        BadInputError: not a positive number of whole seconds.
+    """
+    duration = duration_option(text, "--interval")
+    if duration.total_seconds() < 1 or duration.microseconds:
+        raise BadInputError(
+            f"--interval {text} is not a positive number of whole seconds.", hint="Write 15m, 30m or 1h."
+        )
+    return duration
 
 
 @contextmanager

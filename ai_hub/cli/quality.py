@@ -14,6 +14,7 @@ from ai_hub.cli import plain
 from ai_hub.cli.ingest import AsJson, Tenant, duration_option, ingest_app
 from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
+from ai_hub.ingest.terms import Use
 
 CsvFile = Annotated[
     Path | None, typer.Option("--csv", help="write them like a reject file, to correct and ingest")
@@ -46,6 +47,34 @@ def findings_command(
         resolved = each.resolved_at.strftime("%Y-%m-%d") if each.resolved_at else ""
         table.add_row(each.asset_id, each.finding.kind, describe(each.finding), resolved)
     plain.console().print(table)
+
+
+@ingest_app.command("quality")
+def quality_command(
+    *,
+    tenant: Tenant,
+    suspect: Annotated[Use | None, typer.Option("--suspect", help="readings that may be wrong")] = None,
+    estimated: Annotated[
+        Use | None, typer.Option("--estimated", help="readings made up for missing ones")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show or set whether features use suspect and estimated readings of a tenant."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import quality_policy
+
+    given = {"suspect": suspect, "estimated": estimated}
+    policy = {quality: use is Use.USE for quality, use in given.items() if use is not None}
+    with connect(autocommit=True) as connection:
+        changed = quality_policy.put(connection, tenant, policy) if policy else 0
+        present = quality_policy.read(connection, tenant)
+    if as_json:
+        typer.echo(json.dumps({"in_features": present, "readings_changed": changed}))
+        return
+    for quality, used in present.items():
+        typer.echo(f"{quality}: {'used' if used else 'left out'}")
+    if changed:
+        typer.echo(f"{changed:,} readings changed; `ai-hub refresh` computes their features.")
 
 
 @ingest_app.command("quarantine")

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.ingest.kinds import check_unit
-from ai_hub.ingest.terms import UNKNOWN
+from ai_hub.ingest.terms import UNKNOWN, Reading
+from ai_hub.ingest.units import agrees
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,6 +59,10 @@ class Asset(BaseModel):
     asset_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(_check_id)]
     kind: str = UNKNOWN
     unit: str | None = None
+    #: None: the unit decides
+    reading: Reading | None = None
+    #: Of readings that do not say their own.
+    interval_seconds: Annotated[int, Field(gt=0)] | None = None
     timezone: Annotated[str, AfterValidator(check_zone)] = "UTC"
     latitude: Annotated[float, Field(ge=-90, le=90)] | None = None
     longitude: Annotated[float, Field(ge=-180, le=180)] | None = None
@@ -100,7 +105,7 @@ def put(connection: Connection[Any], asset: Asset) -> Asset:
 
     Raises:
         NotFoundError: the weather comes from an asset that is not registered.
-        BadInputError: the unit is not one of the asset's kind.
+        BadInputError: the unit is not one of the asset's kind, or not one of what a reading is.
     """
     if asset.weather_asset_id and not find(connection, asset.tenant_id, [asset.weather_asset_id]):
         known = list(find(connection, asset.tenant_id))
@@ -115,7 +120,12 @@ def put(connection: Connection[Any], asset: Asset) -> Asset:
     stored = before.model_copy(update=asset.model_dump(exclude_unset=True)) if before else asset
     if stored.unit is not None:
         stored = stored.model_copy(update={"unit": check_unit(stored.kind, stored.unit)})
-    values = stored.model_dump()
+    if not agrees(stored.unit, stored.reading):
+        raise BadInputError(
+            f"{stored.unit} is not a unit of {stored.reading}.",
+            hint="Energy is in kWh, m3 or the like, power is in kW: see --unit and --reading.",
+        )
+    values = stored.model_dump(mode="json")
     names = [name for name in values if name not in {"tenant_id", "asset_id"}]
     statement = sql.SQL(
         "INSERT INTO assets ({names}) VALUES ({values})"
@@ -132,12 +142,14 @@ def put(connection: Connection[Any], asset: Asset) -> Asset:
 
 
 def register(connection: Connection[Any], assets: Sequence[Asset]) -> None:
-    """Register assets that rows arrived for; of one that is known, only a missing unit is filled."""
-    names = ("tenant_id", "asset_id", "kind", "unit", "timezone")
+    """Register assets that rows arrived for; of one that is known, only what it does not say is filled."""
+    names = ("tenant_id", "asset_id", "kind", "unit", "timezone", "reading", "interval_seconds")
     connection.execute(
-        "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)"
+        "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone, reading, interval_seconds)"
         " SELECT * FROM unnest(%(tenant_id)s::text[], %(asset_id)s::text[], %(kind)s::text[],"
-        " %(unit)s::text[], %(timezone)s::text[])"
-        " ON CONFLICT (tenant_id, asset_id) DO UPDATE SET unit = COALESCE(assets.unit, excluded.unit)",
-        {name: [getattr(asset, name) for asset in assets] for name in names},
+        " %(unit)s::text[], %(timezone)s::text[], %(reading)s::text[], %(interval_seconds)s::integer[])"
+        " ON CONFLICT (tenant_id, asset_id) DO UPDATE SET unit = COALESCE(assets.unit, excluded.unit),"
+        " reading = COALESCE(assets.reading, excluded.reading),"
+        " interval_seconds = COALESCE(assets.interval_seconds, excluded.interval_seconds)",
+        {name: [asset.model_dump(mode="json")[name] for asset in assets] for name in names},
     )

@@ -69,9 +69,10 @@ def backfill(
         raise NotFoundError(f"There is no file {', '.join(missing)}.", hint="Nothing was written.")
     done = Backfilled()
     read_weather = partial(ingest_weather, temperature_unit=temperature_unit)
-    # a unit of readings is none of the weather's
+    # what readings are is not said of the weather
+    weather_options = replace(options, unit=None, reading=None, interval=None)
     steps: list[tuple[Path, str, Callable[..., Report], Options]] = [
-        (path, f"weather {temperature_unit}", read_weather, replace(options, unit=None)) for path in weather
+        (path, f"weather {temperature_unit}", read_weather, weather_options) for path in weather
     ]
     steps += [(path, "readings", ingest_readings, options) for path in readings]
     for path, how, ingest, reading in steps:

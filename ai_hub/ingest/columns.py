@@ -20,6 +20,8 @@ class Field:
 
 
 TIMESTAMP = Field("timestamp", ("time", "start", "dt", "datetime", "date_time"))
+#: Where the interval ends that begins at the timestamp.
+INTERVAL_END = Field("interval_end")
 ASSET_ID = Field("asset_id", ("asset", "meter", "meter_id"))
 
 

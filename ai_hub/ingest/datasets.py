@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
 from ai_hub.errors import BadInputError
 from ai_hub.ingest import rules, timestamps
-from ai_hub.ingest.columns import ASSET_ID, TIMESTAMP, Field
+from ai_hub.ingest.columns import ASSET_ID, INTERVAL_END, TIMESTAMP, Field
 from ai_hub.ingest.terms import UNKNOWN, AssetKind, TemperatureUnit
 from ai_hub.ingest.timestamps import TimestampFormat
+from ai_hub.ingest.units import spelling
 from ai_hub.ingest.zones import localize
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import pandera.pandas as pa
 
@@ -68,29 +70,65 @@ class Readings(Dataset):
 
     now: pd.Timestamp
     bounds: rules.Bounds = rules.BOUNDS
+    form: TimestampFormat = field(default_factory=TimestampFormat)
+    #: Quality of each flag of the file.
+    qualities: Mapping[str, str] = field(default_factory=dict)
     table = "timeseries_data"
-    fields = (TIMESTAMP, ASSET_ID, Field("value"), Field("quality"))
+    fields = (
+        TIMESTAMP,
+        ASSET_ID,
+        Field("value"),
+        Field("quality"),
+        Field("unit", ("units", "uom")),
+        INTERVAL_END,
+    )
     required = ("timestamp", "value")
     key = ("asset_id", "timestamp")
     new_kind = UNKNOWN
     is_series = True
 
     def __post_init__(self) -> None:
-        self.measures = {"value": "float8", "quality": "text"}
+        self.measures = {"value": "float8", "quality": "text", "interval_seconds": "integer"}
 
     def choose(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
         """Nothing to choose: a value is required and a quality has a default."""
         del mapping, available
 
     def convert(self, cells: pd.DataFrame, rows: pd.DataFrame, zones: pd.Series[str]) -> pd.Series[str]:
-        """Value and quality; a reading without one is good."""
-        del zones
+        """Value, quality (good without one), unit and, where the file has its end, the interval."""
         rows["value"], reason = numbers(cells["value"], "value")
         rows["quality"] = "good"
         if "quality" in cells:
-            given = cells["quality"].astype("string").str.strip().str.casefold()
+            flags = cells["quality"].astype("string").str.strip()
+            given = flags.map(
+                {**{each: each.casefold() for each in flags.dropna().unique()}, **self.qualities}
+            )
             rows["quality"] = given.where(given != "").fillna("good").astype(object)
+        rows["unit"] = ""
+        if "unit" in cells:
+            units = cells["unit"].astype("string").str.strip().fillna("")
+            rows["unit"] = units.map({unit: spelling(unit) for unit in units.unique()}).astype(object)
+        rows["interval_seconds"] = pd.Series(pd.NA, index=rows.index, dtype="Int64")
+        if INTERVAL_END.name in cells:
+            length, ended = self._lengths(cells[INTERVAL_END.name], rows["timestamp"], zones)
+            rows["interval_seconds"] = length
+            reason = reason.where(reason != "", ended)
         return reason
+
+    def _lengths(
+        self, column: pd.Series[Any], begin: pd.Series[Any], zones: pd.Series[str]
+    ) -> tuple[pd.Series[Any], pd.Series[str]]:
+        """Seconds from `begin` to the end in `column`; of a local end that occurred twice, the first."""
+        instants = timestamps.parse(column, self.form)
+        reason = instants.reason.replace(timestamps.MISSING, "")
+        end = instants.wall.dt.tz_localize("UTC").copy()
+        for zone, local in instants.wall[instants.is_local].groupby(zones[instants.is_local], sort=False):
+            earliest, latest = localize(local, str(zone))
+            end.loc[local.index] = earliest.where(earliest > begin[local.index], latest)
+            reason[local.index[earliest.isna()]] = timestamps.NONEXISTENT
+        seconds = (end - begin).dt.total_seconds().round()
+        reason = reason.where((reason != "") | ~(seconds <= 0), "the interval ends before it begins")
+        return seconds.astype("Int64"), reason.where(reason == "", f"{INTERVAL_END.name}: " + reason)
 
     def schema(self, kind: str, *, rated: bool) -> pa.DataFrameSchema:
         """Rules of the kind of meter."""

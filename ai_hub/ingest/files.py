@@ -28,7 +28,10 @@ def ingest_readings(
     on_progress: OnProgress = no_progress,
 ) -> Report:
     """Ingest meter readings (columns timestamp, value, asset_id, quality); see `pipeline.ingest`."""
-    return _ingest(path, Readings(now=pd.Timestamp.now("UTC")), options, reject_file, on_progress)
+    readings = Readings(
+        now=pd.Timestamp.now("UTC"), form=options.timestamp_format, qualities=options.quality_map
+    )
+    return _ingest(path, readings, options, reject_file, on_progress)
 
 
 def ingest_weather(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.terms import AssetKind
+from ai_hub.ingest.units import spelling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,7 @@ class KindRule:
     may_idle: bool = True
 
 
-_ENERGY = ("Wh", "kWh", "MWh", "W", "kW", "MW")
+_ENERGY = ("Wh", "kWh", "MWh", "GWh", "W", "kW", "MW", "GW")
 _VOLUME = ("m3", "l", "ft3", "ccf", "gal")
 _HEAT = (*_ENERGY, "MJ", "GJ", "BTU")
 # Meters that count in coarse steps show one small value for long.
@@ -60,7 +61,7 @@ def check_unit(kind: str, unit: str) -> str:
     """
     units = rule_of(kind).units
     if not units:
-        return unit
+        return spelling(unit)
     usual = next((known for known in units if known.casefold() == unit.casefold()), None)
     if usual is None:
         raise BadInputError(f"{unit!r} is not a unit of {kind}.", hint=f"Use one of {', '.join(units)}.")

@@ -9,12 +9,14 @@ import pandas as pd
 from ai_hub.errors import BadInputError
 from ai_hub.ingest import assets, columns, ledger
 from ai_hub.ingest.check import check
+from ai_hub.ingest.meaning import Meaning
 from ai_hub.ingest.placement import TimePlacer
 from ai_hub.ingest.quarantine import Quarantine
 from ai_hub.ingest.rejects import RejectFile, Rejects
 from ai_hub.ingest.report import Options, Report
 from ai_hub.ingest.roster import Roster
 from ai_hub.ingest.source import open_source
+from ai_hub.ingest.units import is_amount
 from ai_hub.ingest.upsert import upsert
 from ai_hub.ingest.validation import validate
 
@@ -72,7 +74,7 @@ def ingest(
         with RejectFile(reject_file, mapping) as file:
             quarantine = Quarantine(connection, options.tenant, dataset.table, path.name, mapping)
             run = _Run(connection, dataset, options, Rejects(file, quarantine), on_progress)
-            run.check_unit()
+            run.check_options()
             for block in source.blocks(list(mapping.values())):
                 run.take_malformed(block.malformed)
                 run.take(block.cells.rename(columns={column: name for name, column in mapping.items()}))
@@ -118,19 +120,23 @@ class _Run:
             options.tenant,
             new_kind=dataset.new_kind,
             timezone=options.timezone,
-            unit=options.unit,
         )
+        self._meaning = Meaning(self._roster, options)
+        #: Rows whose interval the file has not told yet, with their cells.
+        self._waiting: list[tuple[pd.DataFrame, pd.DataFrame]] = []
 
-    def check_unit(self) -> None:
-        """Refuse a unit that is not that of the one asset the file is about.
+    def check_options(self) -> None:
+        """Refuse options that contradict what is registered of the one asset the file is about.
 
         Raises:
-            BadInputError: it is not.
+            BadInputError: they do.
         """
         if asset_id := self._options.asset:
             asset = self._roster.look_up([asset_id])[asset_id]
-            if conflict := self._roster.unit_conflict(asset):
-                raise BadInputError(conflict, hint="Correct --unit, or the asset with `ai-hub asset add`.")
+            if conflict := self._meaning.conflict(asset):
+                raise BadInputError(
+                    conflict, hint="Correct --unit or --reading, or the asset with `ai-hub asset add`."
+                )
 
     def take_malformed(self, lines: list[Malformed]) -> None:
         """Reject lines that are no rows."""
@@ -147,7 +153,7 @@ class _Run:
         cells = cells.assign(asset_id=cells["asset_id"].map(clean))
         cells = self._keep(cells, pd.Series("", index=cells.index).mask(cells["asset_id"].isna(), _NO_ASSET))
         known = self._roster.look_up(cells["asset_id"].unique())
-        conflicts = {asset_id: self._roster.unit_conflict(asset) for asset_id, asset in known.items()}
+        conflicts = {asset_id: self._meaning.conflict(asset) for asset_id, asset in known.items()}
         cells = self._keep(cells, cells["asset_id"].map(conflicts))
         utc, reasons = self._placer.place(cells["timestamp"], cells["asset_id"], self._zones(cells))
         if (held := utc.isna() & (reasons == "")).any():
@@ -160,6 +166,8 @@ class _Run:
         if self._held:
             self._finish(self._keep(pd.concat(self._held), reasons), utc)
             self._held.clear()
+        if self._waiting:
+            self._store(*self._with_waiting(), is_last=True)
         self._rejects.flush()
 
     def check(self) -> None:
@@ -185,6 +193,12 @@ class _Run:
         self.report.reasons = dict(file.reasons.most_common())
         self.report.reject_file = str(file.path) if file.reasons else None
         self.report.new_assets = self._roster.new
+        if self._dataset.is_series:
+            written = self._roster.look_up(self._roster.written)
+            self.report.without_unit = sorted(
+                name for name, asset in written.items() if is_amount(asset.unit, asset.reading) is None
+            )
+            self.report.intervals = self._meaning.filled
         self._on_progress(1.0, self.report)
         return self.report
 
@@ -207,7 +221,25 @@ class _Run:
         cells = cells.loc[utc[cells.index].notna()]
         rows = pd.DataFrame({"asset_id": cells["asset_id"], "timestamp": utc[cells.index]})
         cells = self._keep(cells, self._dataset.convert(cells, rows, self._zones(cells)))
-        rows = rows.loc[cells.index]
+        self._store(cells, rows.loc[cells.index])
+
+    def _with_waiting(self, *block: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The rows that wait, before those of the block, as they were in the file."""
+        both = [*self._waiting, block] if block else self._waiting
+        cells, rows = (pd.concat(parts) for parts in zip(*both, strict=True))
+        self._waiting = []
+        return cells, rows
+
+    def _store(self, cells: pd.DataFrame, rows: pd.DataFrame, *, is_last: bool = False) -> None:
+        if self._dataset.is_series and len(rows):
+            if self._waiting:
+                cells, rows = self._with_waiting(cells, rows)
+            resolved = rows.copy()
+            reasons, waits = self._meaning.apply(resolved, is_last=is_last)
+            if waits.any():
+                self._waiting.append((cells[waits], rows[waits]))
+            cells = self._keep(cells[~waits], reasons[~waits])
+            rows = resolved.loc[cells.index]
         reasons = validate(self._dataset, rows, self._roster.look_up(rows["asset_id"].unique()))
         cells = self._keep(cells, reasons)
         rows = self._without_duplicates(cells, rows.loc[cells.index])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from ai_hub.ingest.findings import Finding
-from ai_hub.ingest.terms import Ambiguous, Nonexistent
+from ai_hub.ingest.terms import Ambiguous, Nonexistent, Reading, Stamps
 from ai_hub.ingest.timestamps import TimestampFormat
 
 
@@ -22,7 +23,15 @@ class Options:
     timezone: str | None = None
     #: Column of a field, where its name does not say so.
     columns: Mapping[str, str] = field(default_factory=dict)
+    #: Of the values, where no column says it; converted to the asset's.
     unit: str | None = None
+    #: What a reading is: energy per interval or mean power; by default the asset's.
+    reading: Reading | None = None
+    #: That every reading covers.
+    interval: timedelta | None = None
+    stamps: Stamps = Stamps.START
+    #: Quality (good, estimated or suspect) of each flag in the file; others are read as they are.
+    quality_map: Mapping[str, str] = field(default_factory=dict)
     timestamp_format: TimestampFormat = field(default_factory=TimestampFormat)
     ambiguous: Ambiguous = Ambiguous.INFER
     nonexistent: Nonexistent = Nonexistent.REJECT
@@ -43,6 +52,10 @@ class Report:
     reject_file: str | None = None
     #: Assets registered because rows arrived for them.
     new_assets: list[str] = field(default_factory=list)
+    #: Assets of this file whose unit nobody said.
+    without_unit: list[str] = field(default_factory=list)
+    #: Intervals that the steps of the file told, in seconds, by asset that did not say its own.
+    intervals: dict[str, int] = field(default_factory=dict)
     #: Oddities nobody knew of, by asset.
     findings: list[tuple[str, Finding]] = field(default_factory=list)
     #: Oddities that are no longer so, such as gaps these rows filled.

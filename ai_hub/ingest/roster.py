@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ai_hub.errors import BadInputError
 from ai_hub.ingest import assets
-from ai_hub.ingest.kinds import check_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from psycopg import Connection
 
@@ -26,14 +24,13 @@ class Roster:
         *,
         new_kind: str,
         timezone: str | None,
-        unit: str | None,
     ) -> None:
         self._connection = connection
         self._tenant = tenant
         self._defaults = {"kind": new_kind, "timezone": timezone or "UTC"}
-        self._unit = unit
         self._assets: dict[str, Asset] = {}
         self._unregistered: set[str] = set()
+        self._changed: set[str] = set()
         #: Assets registered by this run.
         self.new: list[str] = []
         #: Assets this run had good rows of.
@@ -51,31 +48,21 @@ class Roster:
                 )
         return {asset_id: self._assets[asset_id] for asset_id in wanted}
 
-    def unit_conflict(self, asset: Asset) -> str:
-        """Why the run's unit does not fit the asset; empty where it does."""
-        if self._unit is None:
-            return ""
-        try:
-            unit = check_unit(asset.kind, self._unit)
-        except BadInputError as error:
-            return error.message
-        if asset.unit is None or asset.unit == unit:
-            return ""
-        return f"asset {asset.asset_id} is registered in {asset.unit}, not {unit}"
+    def adopt(self, asset_id: str, changes: Mapping[str, object]) -> None:
+        """Fill in what the register does not say of an asset; stored with its next good row."""
+        if changes:
+            self._assets[asset_id] = self._assets[asset_id].model_copy(update=dict(changes))
+            self._changed.add(asset_id)
 
     def register(self, asset_ids: Iterable[str]) -> None:
-        """Make sure these assets are in the register, with the run's unit where they had none."""
+        """Make sure these assets are in the register, with what was adopted for them."""
         self.written.update(asset_ids)
-        changed = []
-        for asset_id in sorted(set(asset_ids)):
-            asset = self._assets[asset_id]
-            if self._unit is not None and asset.unit is None:
-                asset = asset.model_copy(update={"unit": check_unit(asset.kind, self._unit)})
-            if asset is not self._assets[asset_id] or asset_id in self._unregistered:
-                changed.append(asset)
-        if not changed:
+        due = [
+            asset_id for asset_id in sorted(set(asset_ids)) if asset_id in self._changed | self._unregistered
+        ]
+        if not due:
             return
-        assets.register(self._connection, changed)
-        self._assets |= {asset.asset_id: asset for asset in changed}
-        self.new += [asset.asset_id for asset in changed if asset.asset_id in self._unregistered]
-        self._unregistered -= {asset.asset_id for asset in changed}
+        assets.register(self._connection, [self._assets[asset_id] for asset_id in due])
+        self.new += [asset_id for asset_id in due if asset_id in self._unregistered]
+        self._unregistered -= set(due)
+        self._changed -= set(due)

@@ -21,6 +21,27 @@ class AssetKind(StrEnum):
     UNKNOWN = UNKNOWN
 
 
+class Reading(StrEnum):
+    """What a reading of an asset is."""
+
+    ENERGY = "energy"
+    POWER = "power"
+
+
+class Stamps(StrEnum):
+    """Which end of its interval a reading's timestamp is."""
+
+    START = "start"
+    END = "end"
+
+
+class Use(StrEnum):
+    """Whether features use readings of a quality."""
+
+    USE = "use"
+    LEAVE_OUT = "leave-out"
+
+
 class Ambiguous(StrEnum):
     """What a local time that occurred twice means."""
 

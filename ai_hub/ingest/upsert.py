@@ -73,6 +73,14 @@ _NOTE_CHECKS = sql.SQL(
 )
 
 
+def _offered(name: str) -> sql.Composable:
+    """The value a row is to have; an interval that is known stays where a file does not tell it."""
+    offered = sql.Identifier("excluded", name)
+    if name != "interval_seconds":
+        return offered
+    return sql.SQL("coalesce({}, {})").format(offered, sql.Identifier("stored", name))
+
+
 def _statement(
     table: str, key: tuple[str, ...], measures: Mapping[str, str], *, note_checks: bool
 ) -> sql.Composed:
@@ -105,8 +113,8 @@ def _statement(
         arrays=comma.join(arrays),
         key=comma.join(map(sql.Identifier, key)),
         assignments=comma.join(
-            sql.SQL("{name} = excluded.{name}").format(name=sql.Identifier(name)) for name in measures
+            sql.SQL("{} = {}").format(sql.Identifier(name), _offered(name)) for name in measures
         ),
         stored=comma.join(sql.Identifier("stored", name) for name in measures),
-        offered=comma.join(sql.Identifier("excluded", name) for name in measures),
+        offered=comma.join(map(_offered, measures)),
     )

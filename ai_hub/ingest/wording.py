@@ -37,6 +37,16 @@ def report_lines(report: Report, options: Options) -> Iterator[str]:
             f"Registered {len(new)} new asset(s) in zone {options.timezone or 'UTC'}:"
             f" {', '.join(new[:NAMED])}{more}. Say what they are with `ai-hub asset add --kind …`."
         )
+    if report.intervals:
+        every = Counter(report.intervals.values())
+        lengths = ", ".join(f"{_interval(seconds)} ({count} asset(s))" for seconds, count in every.items())
+        yield f"Interval of a reading, told by the steps of the file: {lengths}"
+    if unsaid := report.without_unit:
+        more = f" and {len(unsaid) - NAMED}" if len(unsaid) > NAMED else ""
+        yield (
+            f"Nothing says what the readings of {', '.join(unsaid[:NAMED])}{more} are:"
+            " features average them as they are. For energy or power say --unit kWh or kW."
+        )
 
 
 def describe(finding: Finding) -> str:

@@ -23,7 +23,7 @@ class ModelCard:
     optional: list[str]
     kind: str
     assets: list[str]
-    #: unit of readings and forecasts, if the meters share one
+    #: unit of the hours and forecasts, such as kW; None: nobody said it
     unit: str | None
     #: ISO time whose knowledge it was trained with; None: that of the time of training
     known_at: str | None = None

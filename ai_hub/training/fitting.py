@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import lightgbm as lgb
 import pandas as pd
 
-from ai_hub.training.model_input import model_input
+from ai_hub.training.model_input import model_input, without_last_digits
 from ai_hub.training.terms import TARGET
 
 if TYPE_CHECKING:
@@ -58,4 +58,5 @@ def fit(split: Split, features: Sequence[str]) -> Fitted:
 
 
 def _dataset(rows: pd.DataFrame, features: Sequence[str]) -> lgb.Dataset:
-    return lgb.Dataset(model_input(rows, features), label=rows[TARGET].to_numpy(), free_raw_data=True)
+    label = without_last_digits(rows[TARGET]).to_numpy()
+    return lgb.Dataset(model_input(rows, features), label=label, free_raw_data=True)

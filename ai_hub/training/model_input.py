@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def model_input(rows: pd.DataFrame | Sequence[Mapping[str, Any]], features: Sequence[str]) -> pd.DataFrame:
-    """Matrix of `features` in their order, float64; a missing value is NaN.
+    """Matrix of `features` in their order, float64 without their last digits; a missing value is NaN.
 
     Raises:
         KeyError: a feature is not a column of `rows`.
@@ -19,4 +19,15 @@ def model_input(rows: pd.DataFrame | Sequence[Mapping[str, Any]], features: Sequ
     frame = pd.DataFrame(rows)
     if absent := [name for name in features if name not in frame.columns]:
         raise KeyError(f"not among the columns: {', '.join(absent)}")
-    return frame[list(features)].astype("float64").reset_index(drop=True)
+    return frame[list(features)].astype("float64").apply(without_last_digits).reset_index(drop=True)
+
+
+def without_last_digits(values: pd.Series[float]) -> pd.Series[float]:
+    """`values` rounded to 32 bits of their mantissa, more than nine digits.
+
+    The digits after them are rounding errors, which depend on the unit and interval of a meter, and on which
+    a tree must not split.
+    """
+    bits = values.to_numpy("float64").view("int64")
+    rounded = (bits + (1 << 19)) & -(1 << 20)
+    return pd.Series(rounded.view("float64"), index=values.index)

@@ -13,6 +13,7 @@ from mlflow.models import Model
 from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.features.online import OnlineRow, read_online
 from ai_hub.features.store import feature_names, get_service
+from ai_hub.ingest.units import is_amount
 from ai_hub.registry import ModelVersion, list_versions, load_production
 from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard
 from ai_hub.training.model_input import model_input
@@ -57,7 +58,8 @@ def load(tenant: str, model: str) -> LoadedModel:
     """The model in production.
 
     Raises:
-        ConflictError: it does not say what it was trained with, or its files were changed.
+        ConflictError: it does not say what it was trained with, or that was averages of energy, or its files
+            were changed.
         NotFoundError: nothing is in production; says how to promote.
     """
     try:
@@ -73,6 +75,12 @@ def load(tenant: str, model: str) -> LoadedModel:
         raise ConflictError(
             f"{model} {version.semantic_version} does not say which features it was trained with.",
             hint="Only models made by `ai-hub train` can be asked this way.",
+        )
+    if is_amount(card.unit, None):
+        raise ConflictError(
+            f"{model} {version.semantic_version} was trained on averaged readings in {card.unit};"
+            " features are mean power or flow now.",
+            hint=f"Train it anew with `ai-hub train --tenant {tenant}`.",
         )
     return LoadedModel(booster, card, version)
 

@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 
 # `local_time` is what the feature row of that very hour carries, see feature_repo/sources.py.
 _HOURS = """
-SELECT hourly.tenant_id, hourly.asset_id, hourly.hour AS event_timestamp, hourly.avg_value,
+SELECT hourly.tenant_id, hourly.asset_id, hourly.hour AS event_timestamp, hourly.value,
     extract(epoch FROM hourly.hour AT TIME ZONE assets.timezone)::bigint AS expected_local_time
-FROM hourly_features AS hourly
+FROM hourly_values AS hourly
 JOIN assets ON assets.tenant_id = hourly.tenant_id AND assets.asset_id = hourly.asset_id
 WHERE hourly.tenant_id = %(tenant)s AND hourly.asset_id = ANY(%(assets)s)
-    AND hourly.hour >= %(start)s AND hourly.hour < %(end)s
+    AND hourly.hour >= %(start)s AND hourly.hour < %(end)s AND hourly.value IS NOT NULL
 ORDER BY hourly.hour, hourly.asset_id
 """
 _LAST_HOUR = """
-SELECT max(hour) FROM hourly_features
+SELECT max(hour) FROM hourly_values
 WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s) AND hour < date_trunc('hour', now())
+    AND value IS NOT NULL
 """
-# The mean of an hour is `lag_1h` of the feature row one hour later, so the versions of the feature rows hold
+# The value of an hour is `lag_1h` of the feature row one hour later, so the versions of the feature rows hold
 # what was known of the targets, too.
 _KNOWN_HOURS = """
 SELECT versions.tenant_id, versions.asset_id, hours.hour AS event_timestamp, versions.lag_1h,

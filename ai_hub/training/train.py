@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Share of training hours without a feature from which a model is trusted to do without it. The first day of
 # every meter lacks yesterday's value, which teaches nothing.
 _LEARNED_GAPS = 0.05
+#: Meters of one unit that an error names.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ def train(store: FeatureStore, wanted: TrainingPlan, on_step: Callable[[str], No
     What counts is what was known at the time the store is open at, see `open_store`.
 
     Raises:
-        BadInputError: too little data.
+        BadInputError: too little data, or meters that measure different things.
         NotFoundError: no such feature service or no readings.
     """
     service = get_service(store, wanted.service)
+    unit = _unit(wanted)
     known_at = store.config.offline_store.known_at
     end = wanted.until or end_of_data(wanted.tenant, wanted.assets, known_at)
     window = Window.ending(end, weeks=wanted.weeks, holdout_weeks=wanted.holdout_weeks)
@@ -95,7 +98,7 @@ def train(store: FeatureStore, wanted: TrainingPlan, on_step: Callable[[str], No
         optional=[name for name in data.features if known[name].isna().mean() >= _LEARNED_GAPS],
         kind=wanted.kind,
         assets=sorted(wanted.assets),
-        unit=_unit(wanted),
+        unit=unit,
         known_at=known_at.isoformat() if known_at else None,
     )
     return Trained(
@@ -121,8 +124,25 @@ def train_and_log(
 
 
 def _unit(wanted: TrainingPlan) -> str | None:
-    """The meters' unit if they share one."""
-    query = "SELECT DISTINCT unit FROM assets WHERE tenant_id = %s AND asset_id = ANY(%s)"
+    """Unit of the meters' hours, see `reading_scale` in the database; None: not said of any.
+
+    Raises:
+        BadInputError: the meters measure different things, which one model must not mix.
+    """
+    query = (
+        "SELECT feature_unit, is_amount IS NULL, array_agg(asset_id ORDER BY asset_id) FROM assets"
+        " WHERE tenant_id = %s AND asset_id = ANY(%s) GROUP BY 1, 2 ORDER BY 1, 2"
+    )
     with connect() as connection:
-        units = [row[0] for row in connection.execute(query, [wanted.tenant, list(wanted.assets)]).fetchall()]
-    return units[0] if len(units) == 1 else None
+        groups = connection.execute(query, [wanted.tenant, list(wanted.assets)]).fetchall()
+    if len(groups) > 1:
+        parts = [
+            f"{', '.join(assets[:_NAMED])}{' and others' if len(assets) > _NAMED else ''}"
+            f" in {unit or 'no known unit'}{', averaged as they are' if is_plain else ''}"
+            for unit, is_plain, assets in groups
+        ]
+        raise BadInputError(
+            f"The {wanted.kind} meters of {wanted.tenant} cannot be trained together: {'; '.join(parts)}.",
+            hint="Say what they are with `ai-hub asset add ASSET --unit kWh`, or choose some with --asset.",
+        )
+    return groups[0][0] if groups else None

@@ -70,13 +70,46 @@ BEGIN
 END
 $$;
 
--- An asset that is pointed at other weather needs its weather features anew.
-CREATE OR REPLACE FUNCTION note_weather_source_change() RETURNS trigger LANGUAGE plpgsql AS $$
+-- An asset that is pointed at other weather, or whose readings mean something else, needs its features anew.
+CREATE OR REPLACE FUNCTION note_asset_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
     SELECT 'readings', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
     FROM asset_spans, unnest(periods) AS period WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
     RETURN NULL;
+END
+$$;
+
+-- Features leave suspect readings out and use estimated ones, unless the tenant's policy says otherwise.
+CREATE OR REPLACE FUNCTION quality_in_features(tenant text, quality text) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        (SELECT in_features FROM quality_policies AS policies WHERE policies.tenant_id = $1 AND policies.quality = $2),
+        $2 <> 'suspect'
+    )
+$$;
+
+CREATE OR REPLACE FUNCTION apply_quality_policy() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.in_features := quality_in_features(NEW.tenant_id, NEW.quality);
+    RETURN NEW;
+END
+$$;
+
+-- Brings a tenant's readings of [start, until) in line with its policy; how many changed. They queue their hours.
+CREATE OR REPLACE FUNCTION reapply_quality_policy(tenant text, start timestamptz, until timestamptz)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    changed bigint;
+BEGIN
+    UPDATE timeseries_data AS readings SET in_features = policy.in_features
+    FROM (
+        SELECT quality, quality_in_features(tenant, quality) AS in_features
+        FROM (VALUES ('estimated'), ('suspect')) AS named (quality)
+    ) AS policy
+    WHERE readings.tenant_id = tenant AND readings."timestamp" >= start AND readings."timestamp" < until
+        AND readings.quality = policy.quality AND readings.in_features <> policy.in_features;
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    RETURN changed;
 END
 $$;
 
@@ -94,6 +127,18 @@ REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_weathe
 CREATE OR REPLACE TRIGGER weather_deleted AFTER DELETE ON weather_features
 REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_weather_changes();
 
-CREATE OR REPLACE TRIGGER weather_source_changed AFTER UPDATE OF weather_asset_id ON assets
-FOR EACH ROW WHEN (OLD.weather_asset_id IS DISTINCT FROM NEW.weather_asset_id)
-EXECUTE FUNCTION note_weather_source_change();
+-- good readings pay no more than the comparison
+CREATE OR REPLACE TRIGGER readings_judged BEFORE INSERT OR UPDATE ON timeseries_data
+FOR EACH ROW WHEN (NEW.quality <> 'good' OR NOT NEW.in_features) EXECUTE FUNCTION apply_quality_policy();
+
+DROP TRIGGER IF EXISTS weather_source_changed ON assets;
+DROP FUNCTION IF EXISTS note_weather_source_change();
+CREATE OR REPLACE TRIGGER asset_changed AFTER UPDATE ON assets
+FOR EACH ROW WHEN (
+    (OLD.weather_asset_id, OLD.is_amount, OLD.unit_factor, OLD.interval_seconds)
+    IS DISTINCT FROM (NEW.weather_asset_id, NEW.is_amount, NEW.unit_factor, NEW.interval_seconds)
+)
+EXECUTE FUNCTION note_asset_change();
+-- readings may have come before their asset
+CREATE OR REPLACE TRIGGER asset_added AFTER INSERT ON assets
+FOR EACH ROW WHEN (NEW.is_amount IS NOT NULL OR NEW.weather_asset_id IS NOT NULL) EXECUTE FUNCTION note_asset_change();

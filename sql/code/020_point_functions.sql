@@ -1,5 +1,5 @@
 -- Point-in-time reads for one asset, from hourly state. `at_time` counts as its hour, the stamp of the
--- feature row it belongs to: only readings before that hour are used.
+-- feature row it belongs to: only readings before that hour are used. Values are those of hour_value().
 
 CREATE OR REPLACE FUNCTION get_lag_features(tenant text, asset text, at_time timestamptz, lags integer[])
 RETURNS TABLE (lag_hour integer, lag_value double precision)
@@ -10,9 +10,9 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A lag below 1 would read the hour to be predicted.';
     END IF;
     RETURN QUERY
-    SELECT wanted.lag, hourly.avg_value
+    SELECT wanted.lag, hourly.value
     FROM unnest(lags) WITH ORDINALITY AS wanted (lag, place)
-    LEFT JOIN hourly_features AS hourly
+    LEFT JOIN hourly_values AS hourly
         ON hourly.tenant_id = tenant AND hourly.asset_id = asset
         AND hourly.hour = time_bucket(INTERVAL '1 hour', at_time) - wanted.lag * INTERVAL '1 hour'
     ORDER BY wanted.place;
@@ -37,9 +37,9 @@ BEGIN
         merged.min_value, merged.max_value, merged.readings
     FROM (
         SELECT
-            stats_merge(value_stats) AS stats, min(min_value) AS min_value, max(max_value) AS max_value,
+            stats_merge(stats) AS stats, min(least_value) AS min_value, max(greatest_value) AS max_value,
             coalesce(sum(sample_count), 0)::bigint AS readings
-        FROM hourly_features
+        FROM hourly_values
         WHERE tenant_id = tenant AND asset_id = asset
             AND hour >= time_bucket(INTERVAL '1 hour', at_time) - window_hours * INTERVAL '1 hour'
             AND hour < time_bucket(INTERVAL '1 hour', at_time)

@@ -6,6 +6,10 @@ DROP VIEW IF EXISTS
 DROP VIEW IF EXISTS dated_feature_rows, dated_feature_versions;
 DROP VIEW IF EXISTS feature_rows, computed_features, feature_keys;
 DROP FUNCTION IF EXISTS features_at(text, text, text, timestamptz);
+DROP FUNCTION IF EXISTS features_at(text, text, text, timestamptz, boolean, double precision, integer);
+DROP FUNCTION IF EXISTS features_between(
+    text, text, text, timestamptz, timestamptz, timestamptz, timestamptz, boolean, double precision, integer
+);
 DROP FUNCTION IF EXISTS features_between(text, text, text, timestamptz, timestamptz);
 DROP FUNCTION IF EXISTS features_between(text, text, text, timestamptz, timestamptz, timestamptz, timestamptz);
 DROP FUNCTION IF EXISTS weather_at(text, text, timestamptz);
@@ -46,9 +50,10 @@ CROSS JOIN LATERAL unstored_rows(spans.periods, spans.stored) AS missing
 JOIN feature_hours AS hours ON hours.hour >= missing.first_hour AND hours.hour < missing.end_hour
 WHERE hours.hour <= now();
 
--- Weather of one row: the newest that is valid at the hour or up to six hours before it, and was available
--- by then: a forecast for the hour if one was issued in time, else the latest observation. All of a query's
--- weather lies in (earliest, latest], see features_between().
+-- Weather of one row: of each variable the newest value that is valid at the hour or up to six hours before it, and was
+-- available by then: a forecast for the hour if one was issued in time, else the latest observation. Most rows have every
+-- variable, so only where the newest one does not are the others read. All of a query's weather lies in
+-- (earliest, latest], see features_between().
 CREATE FUNCTION weather_at(
     tenant text, weather_asset text, at_hour timestamptz, earliest timestamptz, latest timestamptz
 )
@@ -57,24 +62,47 @@ RETURNS TABLE (
     ingested_at timestamptz
 )
 LANGUAGE sql STABLE AS $$
-    SELECT temperature, humidity, solar_irradiance, ingested_at
-    FROM weather_features
-    WHERE tenant_id = tenant AND asset_id = weather_asset
-        AND "timestamp" <= at_hour AND "timestamp" > (SELECT at_hour - INTERVAL '6 hours')
-        AND "timestamp" <= latest AND "timestamp" > earliest
-        AND available_at <= at_hour
-    ORDER BY "timestamp" DESC, available_at DESC
-    LIMIT 1
+    SELECT
+        coalesce(newest.temperature, earlier.temperature),
+        coalesce(newest.humidity, earlier.humidity),
+        coalesce(newest.solar_irradiance, earlier.solar_irradiance),
+        greatest(newest.ingested_at, earlier.ingested_at)
+    FROM (
+        SELECT temperature, humidity, solar_irradiance, ingested_at
+        FROM weather_features
+        WHERE tenant_id = tenant AND asset_id = weather_asset
+            AND "timestamp" <= at_hour AND "timestamp" > (SELECT at_hour - INTERVAL '6 hours')
+            AND "timestamp" <= latest AND "timestamp" > earliest
+            AND available_at <= at_hour
+        ORDER BY "timestamp" DESC, available_at DESC
+        LIMIT 1
+    ) AS newest
+    LEFT JOIN LATERAL (
+        SELECT
+            (array_agg(temperature ORDER BY "timestamp" DESC, available_at DESC) FILTER (WHERE temperature IS NOT NULL))[1]
+                AS temperature,
+            (array_agg(humidity ORDER BY "timestamp" DESC, available_at DESC) FILTER (WHERE humidity IS NOT NULL))[1]
+                AS humidity,
+            (array_agg(solar_irradiance ORDER BY "timestamp" DESC, available_at DESC)
+                FILTER (WHERE solar_irradiance IS NOT NULL))[1] AS solar_irradiance,
+            max(ingested_at) AS ingested_at
+        FROM weather_features
+        WHERE tenant_id = tenant AND asset_id = weather_asset
+            AND "timestamp" <= at_hour AND "timestamp" > (SELECT at_hour - INTERVAL '6 hours')
+            AND "timestamp" <= latest AND "timestamp" > earliest
+            AND available_at <= at_hour
+            AND (newest.temperature IS NULL OR newest.humidity IS NULL OR newest.solar_irradiance IS NULL)
+    ) AS earlier ON true
 $$;
 
--- A name of its own for the functions that the planner inlines: see 070_tenant_wall.sql.
-CREATE OR REPLACE VIEW hourly_state AS SELECT * FROM hourly_features;
-
 -- The features of one row, inlined by the planner into every query that computes single rows.
--- Windows and lags are by time. Buckets before the row's hour hold only readings before it. States merge
+-- Windows and lags are by time, over hours as hour_value() makes them. Buckets before the row's hour hold only readings before it. States merge
 -- in the order of time, here and in features_between(), so that both give the same bits. Bounds are subqueries,
 -- because the wall between tenants lets no calculation reach an index (070_tenant_wall.sql), but its result.
-CREATE FUNCTION features_at(tenant text, asset text, weather_asset text, at_hour timestamptz)
+CREATE FUNCTION features_at(
+    tenant text, asset text, weather_asset text, at_hour timestamptz,
+    is_amount boolean DEFAULT NULL, factor double precision DEFAULT NULL, interval_seconds integer DEFAULT NULL
+)
 RETURNS TABLE (
     historical_avg_24h double precision, historical_std_24h double precision,
     historical_min_24h double precision, historical_max_24h double precision,
@@ -90,26 +118,34 @@ LANGUAGE sql STABLE AS $$
         day.max_value,
         day.lag_1h,
         day.lag_24h,
-        week.avg_value,
+        week.value,
         weather.temperature,
         weather.humidity,
         weather.solar_irradiance,
         greatest(day.ingested_at, week.last_ingested_at, weather.ingested_at)
     FROM (
         SELECT
-            stats_merge(value_stats ORDER BY hour) AS stats,
-            min(min_value) AS min_value,
-            max(max_value) AS max_value,
-            min(avg_value) FILTER (WHERE hour = at_hour - INTERVAL '1 hour') AS lag_1h,
-            min(avg_value) FILTER (WHERE hour = at_hour - INTERVAL '24 hours') AS lag_24h,
+            stats_merge(hours.stats ORDER BY hour) AS stats,
+            min(hours.least_value) AS min_value,
+            max(hours.greatest_value) AS max_value,
+            min(hours.value) FILTER (WHERE hour = at_hour - INTERVAL '1 hour') AS lag_1h,
+            min(hours.value) FILTER (WHERE hour = at_hour - INTERVAL '24 hours') AS lag_24h,
             max(last_ingested_at) AS ingested_at
-        FROM hourly_state
+        FROM hourly_state AS hourly
+        CROSS JOIN LATERAL hour_value(
+            is_amount, factor, interval_seconds, hourly.avg_value, hourly.min_value, hourly.max_value,
+            hourly.value_stats, hourly.known_seconds, hourly.unknown_count, hourly.value_seconds
+        ) AS hours
         WHERE tenant_id = tenant AND asset_id = asset
             AND hour >= (SELECT at_hour - INTERVAL '24 hours') AND hour < at_hour
     ) AS day
     LEFT JOIN (
-        SELECT avg_value, last_ingested_at
-        FROM hourly_state
+        SELECT hours.value, last_ingested_at
+        FROM hourly_state AS hourly
+        CROSS JOIN LATERAL hour_value(
+            is_amount, factor, interval_seconds, hourly.avg_value, hourly.min_value, hourly.max_value,
+            hourly.value_stats, hourly.known_seconds, hourly.unknown_count, hourly.value_seconds
+        ) AS hours
         WHERE tenant_id = tenant AND asset_id = asset AND hour = (SELECT at_hour - INTERVAL '168 hours')
     ) AS week ON true
     LEFT JOIN weather_at(tenant, weather_asset, at_hour, at_hour - INTERVAL '6 hours', at_hour) AS weather ON true
@@ -119,7 +155,8 @@ $$;
 -- query reads, a week back, lies in [earliest, latest): plain constants, so that the planner leaves chunks out.
 CREATE FUNCTION features_between(
     tenant text, asset text, weather_asset text, first_hour timestamptz, end_hour timestamptz,
-    earliest timestamptz, latest timestamptz
+    earliest timestamptz, latest timestamptz,
+    is_amount boolean DEFAULT NULL, factor double precision DEFAULT NULL, interval_seconds integer DEFAULT NULL
 )
 RETURNS TABLE (
     hour timestamptz,
@@ -137,33 +174,47 @@ LANGUAGE sql STABLE AS $$
         day.max_value,
         day.lag_1h,
         day.lag_24h,
-        week.avg_value,
+        week.value,
         weather.temperature,
         weather.humidity,
         weather.solar_irradiance
     FROM (
         SELECT
             hours.hour,
-            stats_merge(hourly.value_stats) OVER last_day AS stats,
-            min(hourly.min_value) OVER last_day AS min_value,
-            max(hourly.max_value) OVER last_day AS max_value,
-            min(hourly.avg_value) OVER hour_before AS lag_1h,
-            min(hourly.avg_value) OVER day_before AS lag_24h
+            stats_merge(hourly.stats) OVER last_day AS stats,
+            min(hourly.least_value) OVER last_day AS min_value,
+            max(hourly.greatest_value) OVER last_day AS max_value,
+            min(hourly.value) OVER hour_before AS lag_1h,
+            min(hourly.value) OVER day_before AS lag_24h
         FROM feature_hours AS hours
-        LEFT JOIN hourly_features AS hourly
-            ON hourly.tenant_id = tenant AND hourly.asset_id = asset AND hourly.hour = hours.hour
-            AND hourly.hour >= first_hour - INTERVAL '24 hours' AND hourly.hour < end_hour
-            AND hourly.hour >= earliest AND hourly.hour < latest
+        LEFT JOIN (
+            SELECT state.hour, meaning.*
+            FROM hourly_features AS state
+            CROSS JOIN LATERAL hour_value(
+                is_amount, factor, interval_seconds, state.avg_value, state.min_value, state.max_value,
+                state.value_stats, state.known_seconds, state.unknown_count, state.value_seconds
+            ) AS meaning
+            WHERE state.tenant_id = tenant AND state.asset_id = asset
+                AND state.hour >= first_hour - INTERVAL '24 hours' AND state.hour < end_hour
+                AND state.hour >= earliest AND state.hour < latest
+        ) AS hourly ON hourly.hour = hours.hour
         WHERE hours.hour >= first_hour - INTERVAL '24 hours' AND hours.hour < end_hour
         WINDOW
             last_day AS (ORDER BY hours.hour RANGE BETWEEN INTERVAL '24 hours' PRECEDING AND INTERVAL '1 hour' PRECEDING),
             hour_before AS (ORDER BY hours.hour RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND INTERVAL '1 hour' PRECEDING),
             day_before AS (ORDER BY hours.hour RANGE BETWEEN INTERVAL '24 hours' PRECEDING AND INTERVAL '24 hours' PRECEDING)
     ) AS day
-    LEFT JOIN hourly_features AS week
-        ON week.tenant_id = tenant AND week.asset_id = asset AND week.hour = day.hour - INTERVAL '168 hours'
-        AND week.hour >= first_hour - INTERVAL '168 hours' AND week.hour < end_hour - INTERVAL '168 hours'
-        AND week.hour >= earliest AND week.hour < latest
+    LEFT JOIN (
+        SELECT state.hour, meaning.value
+        FROM hourly_features AS state
+        CROSS JOIN LATERAL hour_value(
+            is_amount, factor, interval_seconds, state.avg_value, state.min_value, state.max_value,
+            state.value_stats, state.known_seconds, state.unknown_count, state.value_seconds
+        ) AS meaning
+        WHERE state.tenant_id = tenant AND state.asset_id = asset
+            AND state.hour >= first_hour - INTERVAL '168 hours' AND state.hour < end_hour - INTERVAL '168 hours'
+            AND state.hour >= earliest AND state.hour < latest
+    ) AS week ON week.hour = day.hour - INTERVAL '168 hours'
     LEFT JOIN LATERAL weather_at(tenant, weather_asset, day.hour, earliest, latest) AS weather ON true
     WHERE day.hour >= first_hour
 $$;
@@ -187,7 +238,8 @@ SELECT
 FROM feature_keys AS keys
 LEFT JOIN assets ON assets.tenant_id = keys.tenant_id AND assets.asset_id = keys.asset_id
 CROSS JOIN LATERAL features_at(
-    keys.tenant_id, keys.asset_id, coalesce(assets.weather_asset_id, keys.asset_id), keys.hour
+    keys.tenant_id, keys.asset_id, coalesce(assets.weather_asset_id, keys.asset_id), keys.hour,
+    assets.is_amount, assets.unit_factor, assets.interval_seconds
 ) AS features;
 
 -- Every row once: from ai_features as far as its retention goes, older ones from their present version, and

@@ -54,7 +54,8 @@ BEGIN
         LEFT JOIN assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
         CROSS JOIN LATERAL features_between(
             ranges.tenant_id, ranges.asset_id, coalesce(assets.weather_asset_id, ranges.asset_id),
-            ranges.first_hour, ranges.end_hour, earliest, highest
+            ranges.first_hour, ranges.end_hour, earliest, highest,
+            assets.is_amount, assets.unit_factor, assets.interval_seconds
         ) AS features
     ),
     known AS (

@@ -11,7 +11,7 @@ LANGUAGE sql STABLE AS $$
         SELECT readings."timestamp"
         FROM timeseries_data AS readings
         WHERE readings.tenant_id = asked.tenant_id AND readings.asset_id = asked.asset_id
-            AND readings."timestamp" < asked.hour AND readings."timestamp" >= asked.hour - INTERVAL '168 hours'
+            AND readings.in_features AND readings."timestamp" < asked.hour AND readings."timestamp" >= asked.hour - INTERVAL '168 hours'
         ORDER BY readings."timestamp" DESC
         LIMIT 1
     ) AS newest ON true

@@ -68,12 +68,12 @@ DECLARE
     definition text;
 BEGIN
     FOREACH relation IN ARRAY ARRAY[
-        'assets', 'timeseries_data', 'weather_features', 'hourly_features', 'daily_features', 'hourly_state',
+        'assets', 'timeseries_data', 'weather_features', 'hourly_features', 'daily_features', 'hourly_state', 'hourly_values',
         'ai_features', 'ai_feature_versions', 'asset_spans', 'feature_rows', 'dated_feature_rows', 'dated_feature_versions',
         'forecast_basic_features', 'forecast_basic_feature_versions',
         'forecast_advanced_features', 'forecast_advanced_feature_versions',
         'anomaly_detection_features', 'anomaly_detection_feature_versions',
-        'quarantined_rows', 'data_findings', 'feature_exports'
+        'quality_policies', 'quarantined_rows', 'data_findings', 'feature_exports'
     ] LOOP
         definition := format('SELECT * FROM public.%I', relation);
         IF relation = 'hourly_state' THEN

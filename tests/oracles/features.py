@@ -18,7 +18,9 @@ class Weather:
 
     valid_at: datetime
     available_at: datetime
-    temperature: float
+    temperature: float | None = None
+    humidity: float | None = None
+    solar_irradiance: float | None = None
 
 
 @dataclass
@@ -50,10 +52,17 @@ class Asset:
         deviation = statistics.stdev(values) if len(values) >= 2 else None
         return statistics.mean(values), deviation, min(values), max(values), len(values)
 
-    def temperature(self, hour: datetime) -> Value:
-        """Of what was available at `hour` and valid in the six hours up to it, the newest."""
-        usable = [w for w in self.weather if hour - 6 * HOUR < w.valid_at <= hour and w.available_at <= hour]
-        return max(usable, key=lambda w: (w.valid_at, w.available_at)).temperature if usable else None
+    def forecast(self, hour: datetime, name: str) -> Value:
+        """Newest value that was available at `hour` and valid in the six hours up to it."""
+        usable = [
+            w
+            for w in self.weather
+            if hour - 6 * HOUR < w.valid_at <= hour
+            and w.available_at <= hour
+            and getattr(w, name) is not None
+        ]
+        newest = max(usable, key=lambda w: (w.valid_at, w.available_at), default=None)
+        return None if newest is None else getattr(newest, name)
 
     def hours(self, now: datetime) -> list[datetime]:
         """Hours that have a feature row: 24 after each reading, and those to the next one within a week."""
@@ -83,7 +92,7 @@ class Asset:
             "lag_1h": self.lag(hour, 1),
             "lag_24h": self.lag(hour, 24),
             "lag_168h": self.lag(hour, 168),
-            "temperature": self.temperature(hour),
+            **{name: self.forecast(hour, name) for name in ("temperature", "humidity", "solar_irradiance")},
         }
 
 

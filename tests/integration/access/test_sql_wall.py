@@ -20,11 +20,13 @@ RELATIONS = (
     *("dated_feature_versions", "forecast_basic_features", "forecast_basic_feature_versions"),
     *("forecast_advanced_features", "forecast_advanced_feature_versions", "anomaly_detection_features"),
     *("anomaly_detection_feature_versions", "quarantined_rows", "data_findings", "feature_exports"),
+    *("hourly_values", "quality_policies"),
 )
 #: Tables with tenants in them that are in nobody's wall: what the database itself works with.
 OUTSIDE = {
     "feature_changes", "feature_refresh_ranges", "data_checks_due", "backfill_files", "sql_logins",
     "feature_keys", "computed_features", "hourly_features_stored",
+    "removals", "reading_bounds",
 }  # fmt: skip
 SNEAKY = "CREATE FUNCTION {}leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$"
 

@@ -231,7 +231,8 @@ def test_migrate__aggregates_are_made_anew__views_on_them_stay(users: Users, dsn
         """
     )
     before, ours = users.state(), users.oid("hourly_features")
-    aggregates = (files / "migrations" / "0002_aggregates.sql").read_text()
+    aggregates = (files / "migrations" / "0019_hours_by_meaning.sql").read_text()
+    aggregates = aggregates[aggregates.index("CREATE MATERIALIZED VIEW") : aggregates.index("SELECT add_")]
     ours_on_them = users.connection.execute(
         "SELECT relname FROM pg_class WHERE relkind = 'v' AND relnamespace = 'public'::regnamespace"
         " AND relname ~ 'feature|hourly' AND relname NOT IN ('hourly_features', 'daily_features')"
@@ -245,7 +246,7 @@ def test_migrate__aggregates_are_made_anew__views_on_them_stay(users: Users, dsn
                 *(f"DROP VIEW IF EXISTS {view};" for (view,) in ours_on_them),
                 "DROP MATERIALIZED VIEW daily_features;",
                 "DROP MATERIALIZED VIEW hourly_features;",
-                aggregates[aggregates.index("-- Real-time") :],
+                aggregates,
             ]
         ),
     )

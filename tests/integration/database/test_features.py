@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Anchor = Callable[[], datetime]
     Offsets = dict[timedelta, float]
-    Forecasts = dict[tuple[timedelta, int], float]
+    Forecasts = dict[tuple[timedelta, int], tuple[float | None, float | None, float | None]]
 
 # a failing example is small anyway, and shrinking it would refresh the database for minutes
 PROPERTY = settings(
@@ -46,7 +46,10 @@ OFFSETS = st.builds(lambda step, jump: timedelta(minutes=5 * step) + jump, st.in
 VALUES = st.floats(-1e3, 1e3, allow_subnormal=False) | st.floats(1e9, 1e9 + 1)
 READINGS = st.dictionaries(OFFSETS, VALUES, min_size=1, max_size=30)
 WEATHER = st.dictionaries(
-    st.tuples(OFFSETS, st.integers(-30, 5)), st.floats(-40, 50, allow_subnormal=False), max_size=8
+    st.tuples(OFFSETS, st.integers(-30, 5)),
+    # temperature, humidity, irradiance: a row may lack any of them
+    st.tuples(*[st.none() | st.floats(0, 50, allow_subnormal=False)] * 3),
+    max_size=8,
 )
 ZONES = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"])
 
@@ -82,8 +85,8 @@ def test_views__late_corrected_deleted_readings__equal_the_oracle(
 
     def forecasts(rows: Forecasts) -> list[Weather]:
         return [
-            Weather(start + offset, start + offset + lead * HOUR, value)
-            for (offset, lead), value in rows.items()
+            Weather(start + offset, start + offset + lead * HOUR, *values)
+            for (offset, lead), values in rows.items()
         ]
 
     with connect(database, autocommit=True) as connection:

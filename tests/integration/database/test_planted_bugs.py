@@ -49,6 +49,11 @@ WEEK_LAG = """last_hour + INTERVAL '169 hours'
         FROM changes WHERE source IN ('readings', 'deletion')"""
 DAY_AFTER = """last_hour + INTERVAL '25 hours'
         FROM changes"""
+DAY_OF = "            SELECT state.hour, meaning.*"
+OF_TENANT = "WHERE state.tenant_id = tenant AND state.asset_id = asset\n           "
+OF_ASSET = "WHERE state.asset_id = asset\n           "
+DAY_BACK = "AND state.hour >= first_hour - INTERVAL '24 hours'"
+WEEK_BACK = "AND state.hour >= first_hour - INTERVAL '168 hours'"
 ROWS, VIEWS, POINT = "030_feature_rows.sql", "040_feature_views.sql", "020_point_functions.sql"
 PLAN, COMPUTE = "050_plan_refresh.sql", "051_compute_features.sql"
 
@@ -59,11 +64,14 @@ BUGS = [
         "a window of rows, not of time",
         ROWS,
         (LAST_DAY, "ROWS BETWEEN 24 PRECEDING AND 1 PRECEDING"),
-        ("LEFT JOIN hourly_features AS hourly\n", "JOIN hourly_features AS hourly\n"),
+        (f"LEFT JOIN (\n{DAY_OF}", f"JOIN (\n{DAY_OF}"),
     ),
     bug("population deviation", ROWS, ("float8_stddev_samp", "float8_stddev_pop")),
-    bug("windows of all tenants", ROWS, ("hourly.tenant_id = tenant AND hourly.asset_id", "hourly.asset_id")),
-    bug("lags of all tenants", ROWS, ("week.tenant_id = tenant AND week.asset_id", "week.asset_id")),
+    bug("windows of all tenants", ROWS, (f"{OF_TENANT}     {DAY_BACK}", f"{OF_ASSET}     {DAY_BACK}")),
+    bug("lags of all tenants", ROWS, (f"{OF_TENANT} {WEEK_BACK}", f"{OF_ASSET} {WEEK_BACK}")),
+    bug(
+        "weather of one row only", ROWS, ("(newest.temperature, earlier.temperature)", "(newest.temperature)")
+    ),
     bug(
         "weather of all tenants",
         ROWS,
@@ -121,6 +129,7 @@ class Energy:
         for step, (lead, value) in enumerate([(0, 5.0), (-3, 6.0), (2, 7.0), (0, 8.0), (-1, 9.0)]):
             valid_at = START + (2 + 9 * step) * HOUR
             self.mine.weather.append(Weather(valid_at, valid_at + lead * HOUR, value))
+            self.mine.weather.append(Weather(valid_at + 3 * HOUR, valid_at, None, 40.0, 100.0))
             self.theirs.weather.append(Weather(valid_at + HOUR, valid_at, value + 1000))
 
     def problems(self) -> Iterator[str]:

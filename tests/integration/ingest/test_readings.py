@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,10 +208,11 @@ def test_ingest_readings__rules_follow_the_kind_of_each_asset(tenant: str, csv_f
     file = csv_file(
         "m.csv", "timestamp,value,asset", [(START.isoformat(), -1, "g"), (START.isoformat(), -1, "e")]
     )
-    report = ingest_readings(file, Options(tenant=tenant))
+    options = Options(tenant=tenant, interval=timedelta(hours=1))
+    report = ingest_readings(file, options)
     assert counts(report) == (1, 0, 0, 0, 1)
     assert list(report.reasons) == ["value is below 0, impossible for gas"]
-    assert counts(ingest_readings(file, Options(tenant=tenant, unit="kWh"))) == (0, 0, 1, 0, 1)
+    assert counts(ingest_readings(file, replace(options, unit="kWh"))) == (0, 0, 1, 0, 1)
 
 
 def test_ingest_readings__unit_of_the_asset__is_checked_and_filled_in(
@@ -220,8 +222,8 @@ def test_ingest_readings__unit_of_the_asset__is_checked_and_filled_in(
     ingest_readings(file, Options(tenant=tenant, asset="m"))
     ingest_readings(file, Options(tenant=tenant, asset="m", unit="kWh"))
     assert rows("SELECT unit FROM assets WHERE tenant_id = %s", tenant) == [("kWh",)]
-    with pytest.raises(BadInputError, match="registered in kWh, not MWh"):
-        ingest_readings(file, Options(tenant=tenant, asset="m", unit="MWh"))
+    with pytest.raises(BadInputError, match="registered in kWh, not kW"):
+        ingest_readings(file, Options(tenant=tenant, asset="m", unit="kW"))
 
 
 def test_ingest_readings__nothing_usable__registers_no_asset(

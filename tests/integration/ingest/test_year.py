@@ -161,7 +161,8 @@ def test_ingest__year_with_every_oddity__reports_each_once_and_drops_nothing(
 def _compare_features(tenant: str, meter: Meter, middle: datetime, rows: Rows) -> None:
     """Two days from the day before on: windows and lags that reach over the oddity."""
     start = middle - timedelta(hours=12)
-    near = {at: value for at, value in meter.readings.items() if start - 2 * DAY <= at < start + 3 * DAY}
+    # the energy of a quarter-hour as its mean power
+    near = {at: 4 * value for at, value in meter.readings.items() if start - 2 * DAY <= at < start + 3 * DAY}
     oracle = Asset("Europe/Berlin", near)
     names = ("hour_of_day", "day_of_week", "is_weekend", "historical_avg_24h", "lag_1h", "lag_24h")
     found = rows(

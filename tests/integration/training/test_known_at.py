@@ -42,7 +42,7 @@ def register(tenant: str, asset: str) -> None:
     with connect() as connection:
         connection.execute(
             "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone, weather_asset_id)"
-            " VALUES (%s, %s, 'electricity', 'kWh', 'Europe/Berlin', 'station')",
+            " VALUES (%s, %s, 'electricity', 'kW', 'Europe/Berlin', 'station')",
             [tenant, asset],
         )
 

@@ -10,7 +10,7 @@ from ai_hub.training.predict import _status
 
 HOUR = datetime(2026, 3, 1, 14, tzinfo=UTC)
 TTL = timedelta(hours=3)
-CARD = ModelCard("forecast_basic", ["lag_1h", "humidity"], ["humidity"], "electricity", ["a"], "kWh")
+CARD = ModelCard("forecast_basic", ["lag_1h", "humidity"], ["humidity"], "electricity", ["a"], "kW")
 
 
 def row(hour: datetime | None = HOUR, ttl: timedelta | None = TTL, **values: float | None) -> OnlineRow:

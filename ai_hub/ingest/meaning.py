@@ -1,0 +1,131 @@
+"""What the readings of a file are: brought to the unit of their asset, each with the interval it covers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ai_hub.errors import BadInputError
+from ai_hub.ingest.intervals import Intervals
+from ai_hub.ingest.kinds import check_unit
+from ai_hub.ingest.terms import Stamps
+from ai_hub.ingest.units import agrees, conversion, is_amount
+
+if TYPE_CHECKING:
+    from ai_hub.ingest.assets import Asset
+    from ai_hub.ingest.report import Options
+    from ai_hub.ingest.roster import Roster
+
+NO_INTERVAL = (
+    "the interval that the reading covers cannot be told: say it with --interval 15m (or as long as it is),"
+    " or `ai-hub asset add --interval`"
+)
+OVERLAP = "readings are nearer to each other than the interval that they cover (see --interval)"
+
+
+class Meaning:
+    """Applies what the options, the assets and the file itself say of its readings."""
+
+    def __init__(self, roster: Roster, options: Options) -> None:
+        self._roster = roster
+        self._options = options
+        self._intervals = Intervals(options.stamps)
+        #: Intervals of assets that did not say theirs, as the steps of the file told them, in seconds.
+        self.filled: dict[str, int] = {}
+
+    def conflict(self, asset: Asset) -> str:
+        """Why what the options say does not fit the asset; empty where it does."""
+        unit, reading = self._options.unit, self._options.reading
+        if unit is not None:
+            try:
+                unit = check_unit(asset.kind, unit)
+            except BadInputError as error:
+                return error.message
+            if asset.unit is not None and conversion(unit, asset.unit) is None:
+                return f"asset {asset.asset_id} is registered in {asset.unit}, not {unit}"
+        if reading is not None and asset.reading not in {None, reading}:
+            return f"readings of asset {asset.asset_id} are registered as {asset.reading}, not {reading}"
+        if not agrees(asset.unit or unit, reading or asset.reading):
+            return f"{asset.unit or unit} is not a unit of {reading or asset.reading}"
+        return ""
+
+    def apply(self, rows: pd.DataFrame, *, is_last: bool) -> tuple[pd.Series[str], pd.Series[bool]]:
+        """Convert `rows` in place; the reasons of those that cannot be, and which wait for more of the file.
+
+        `rows` has `asset_id`, `timestamp`, `value`, `unit` (empty: not said) and `interval_seconds` (NA: not
+        said). With `is_last` no row waits.
+        """
+        self._adopt(rows)
+        reasons = self._convert(rows)
+        told, steady = self._intervals.tell(rows["asset_id"], rows["timestamp"])
+        known = self._roster.look_up(rows["asset_id"].unique())
+        default = rows["asset_id"].map({name: asset.interval_seconds for name, asset in known.items()})
+        usual = default.astype("float64").to_numpy()
+        own = rows["interval_seconds"].astype("float64").to_numpy()
+        if (given := self._options.interval) is not None:
+            own = np.where(np.isnan(own), given.total_seconds(), own)
+            nearer = steady & (told < own - 1) & (reasons == "").to_numpy()
+            reasons = reasons.mask(pd.Series(nearer, index=rows.index), OVERLAP)
+        # a steady file is right where the meter changed and its default is that of before
+        by_file = rows["asset_id"].isin(self._intervals.steady).to_numpy() | np.isnan(usual)
+        seconds = np.where(by_file & ~np.isnan(told), told, usual)
+        seconds = np.where(np.isnan(own), seconds, own)
+        amounts = {name: bool(is_amount(asset.unit, asset.reading)) for name, asset in known.items()}
+        needed = rows["asset_id"].map(amounts).to_numpy(dtype=bool) | (self._options.stamps is Stamps.END)
+        untold = pd.Series(needed & np.isnan(seconds), index=rows.index) & (reasons == "")
+        rows["interval_seconds"] = pd.Series(seconds, index=rows.index).round().astype("Int64")
+        if is_last:
+            reasons = reasons.mask(untold, NO_INTERVAL)
+            untold[:] = False
+        self._fill_intervals(known)
+        if self._options.stamps is Stamps.END:
+            length = pd.to_timedelta(rows["interval_seconds"].astype("float64"), unit="s")
+            shifted = rows["timestamp"] - length.astype("timedelta64[us]")
+            rows["timestamp"] = rows["timestamp"].where(untold | (reasons != ""), shifted)
+        return reasons, untold
+
+    def _adopt(self, rows: pd.DataFrame) -> None:
+        """Take over what an asset does not say: reading, and unit, from the options or its first row."""
+        first = rows["unit"].mask(rows["unit"] == "").groupby(rows["asset_id"], sort=False).first()
+        for asset_id, asset in self._roster.look_up(rows["asset_id"].unique()).items():
+            changes: dict[str, object] = {}
+            unit = self._options.unit or first.get(asset_id)
+            if asset.unit is None and isinstance(unit, str):
+                try:
+                    changes["unit"] = check_unit(asset.kind, unit)
+                except BadInputError:  # the rows are rejected with the reason
+                    continue
+            if asset.reading is None and self._options.reading is not None:
+                changes["reading"] = self._options.reading
+            self._roster.adopt(asset_id, changes)
+
+    def _convert(self, rows: pd.DataFrame) -> pd.Series[str]:
+        reasons = pd.Series("", index=rows.index, dtype=object)
+        given = rows["unit"].mask(rows["unit"] == "", self._options.unit or "")
+        for (asset_name, given_unit), group in rows.groupby([rows["asset_id"], given], sort=False):
+            asset_id, unit = str(asset_name), str(given_unit)
+            asset = self._roster.look_up([asset_id])[asset_id]
+            if unit in {"", asset.unit}:
+                continue
+            factor = conversion(unit, asset.unit) if asset.unit else None
+            if factor is None:
+                reasons[group.index] = (
+                    f"unit {unit} does not convert to {asset.unit or 'one of ' + asset.kind}"
+                )
+            else:
+                rows.loc[group.index, "value"] = group["value"] * factor[0] / factor[1]
+        return reasons
+
+    def _fill_intervals(self, known: dict[str, Asset]) -> None:
+        """An asset without an interval takes that of the options, or of a steady stretch of the file."""
+        given = self._options.interval
+        for asset_id, asset in known.items():
+            if asset.interval_seconds is not None:
+                continue
+            if given is not None:
+                self._roster.adopt(asset_id, {"interval_seconds": round(given.total_seconds())})
+            elif asset_id in self._intervals.steady:
+                self.filled[asset_id] = self._intervals.learned[asset_id]
+                self._roster.adopt(asset_id, {"interval_seconds": self.filled[asset_id]})

@@ -1,0 +1,80 @@
+"""Units of readings: which quantity they measure, and how one converts to another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ai_hub.ingest.terms import Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit; those of the same quantity convert to each other."""
+
+    #: `energy` and `volume` are amounts over an interval, `power` is a rate.
+    quantity: str
+    #: In joules, watts or litres.
+    size: float
+
+
+#: The same units as in the function `reading_scale` of the database.
+UNITS: Mapping[str, Unit] = {
+    "Wh": Unit("energy", 3_600),
+    "kWh": Unit("energy", 3_600_000),
+    "MWh": Unit("energy", 3_600_000_000),
+    "GWh": Unit("energy", 3_600_000_000_000),
+    "MJ": Unit("energy", 1_000_000),
+    "GJ": Unit("energy", 1_000_000_000),
+    "BTU": Unit("energy", 1055.05585262),
+    "therm": Unit("energy", 105_505_585.262),
+    "W": Unit("power", 1),
+    "kW": Unit("power", 1_000),
+    "MW": Unit("power", 1_000_000),
+    "GW": Unit("power", 1_000_000_000),
+    "l": Unit("volume", 1),
+    "m3": Unit("volume", 1_000),
+    "ft3": Unit("volume", 28.316846592),
+    "ccf": Unit("volume", 2831.6846592),
+    "gal": Unit("volume", 3.785411784),
+}
+_BY_FOLDED = {name.casefold(): name for name in UNITS}
+
+
+def spelling(unit: str) -> str:
+    """`unit` in its usual spelling; one that is not known as it is."""
+    return _BY_FOLDED.get(unit.strip().casefold(), unit.strip())
+
+
+def is_amount(unit: str | None, reading: str | None) -> bool | None:
+    """Whether readings are amounts over an interval, so that their interval must be known; None: not said."""
+    if reading is not None:
+        return reading != Reading.POWER
+    known = UNITS.get(spelling(unit)) if unit is not None else None
+    return None if known is None else known.quantity != "power"
+
+
+def agrees(unit: str | None, reading: str | None) -> bool:
+    """Whether a series in this unit can be this reading."""
+    known = UNITS.get(spelling(unit)) if unit is not None else None
+    return known is None or reading is None or (known.quantity != "power") == (reading != Reading.POWER)
+
+
+def conversion(source: str, target: str) -> tuple[float, float] | None:
+    """Multiplier and divisor that turn values in `source` into `target`; None where they do not convert.
+
+    Two numbers, because multiplying by 0.001 rounds where dividing by 1000 does not.
+    """
+    source, target = spelling(source), spelling(target)
+    if source == target:
+        return 1.0, 1.0
+    given, wanted = UNITS.get(source), UNITS.get(target)
+    if given is None or wanted is None or given.quantity != wanted.quantity:
+        return None
+    large, small = max(given.size, wanted.size), min(given.size, wanted.size)
+    if large % small == 0:
+        return (large / small, 1.0) if given.size >= wanted.size else (1.0, large / small)
+    return given.size, wanted.size
