@@ -20,11 +20,15 @@ from ai_hub.cli.ingest import (
     EpochUnit,
     Interval,
     NonexistentPolicy,
+    ProfileName,
+    QualityMap,
     ReadingOption,
+    StampsOption,
     Tenant,
     TimestampForm,
     Timezone,
     Unit,
+    file_format,
     ingest_options,
 )
 from ai_hub.cli.main import app
@@ -76,6 +80,9 @@ def backfill_command(
     unit: Unit = None,
     reading: ReadingOption = None,
     interval: Interval = None,
+    profile: ProfileName = None,
+    stamps: StampsOption = None,
+    quality_map: QualityMap = None,
     timestamp_format: TimestampForm = None,
     epoch: EpochUnit = None,
     ambiguous: AmbiguousPolicy = Ambiguous.INFER,
@@ -101,6 +108,9 @@ def backfill_command(
         unit=unit,
         reading=reading,
         interval=interval,
+        profile=profile,
+        quality_map=quality_map,
+        form=file_format(stamps=stamps),
     )
     wanted = [*(weather or []), *(files or [])]
     if not wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,35 +17,161 @@ class Field:
     """One field a file may carry, and the column names that obviously mean it."""
 
     name: str
+    #: The first that a column has is taken.
     aliases: tuple[str, ...] = ()
+    #: Whether two columns with such names are refused: nothing tells which one is meant.
+    sole: bool = False
 
 
-TIMESTAMP = Field("timestamp", ("time", "start", "dt", "datetime", "date_time"))
+DATE = Field(
+    "date",
+    (
+        *("datum", "tag", "day", "settlement date", "reading date", "read date", "interval date"),
+        *("consumption date", "trading date", "usage date", "fecha"),
+    ),
+)
+TIME_OF_DAY = Field(
+    "time", ("zeit", "uhrzeit", "start time", "time of day", "von", "from", "interval time", "hora")
+)
+PERIOD = Field("period", ("settlement period", "trading period", "sp"))
+TIMESTAMP = Field(
+    "timestamp",
+    (
+        *("time", "start", "dt", "datetime", "date time", "zeitstempel", "zeitpunkt", "datum zeit"),
+        *("datum/zeit", "datum uhrzeit", "datum/uhrzeit", "date/time", "datum von", "von", "from", "mtu"),
+        *("interval start", "start time", "start date", "period start", "timestamp utc", "utc timestamp"),
+        *(
+            "datetime utc",
+            "time stamp",
+            "messzeitpunkt",
+            "beginn",
+            "ab",
+            "horodate",
+            "  index level 0  ",
+            "index",
+        ),
+        *DATE.aliases,
+        "date",
+    ),
+)
 #: Where the interval ends that begins at the timestamp.
-INTERVAL_END = Field("interval_end")
-ASSET_ID = Field("asset_id", ("asset", "meter", "meter_id"))
+INTERVAL_END = Field(
+    "interval_end",
+    ("end", "end time", "end date", "interval end", "period end", "bis", "datum bis", "ende", "to"),
+)
+ASSET_ID = Field(
+    "asset_id",
+    (
+        *("asset", "meter", "meter id", "nmi", "mpan", "mpan core", "mprn", "esi id", "metering point"),
+        *(
+            "usage point",
+            "zählpunkt",
+            "zählpunktbezeichnung",
+            "messlokation",
+            "melo id",
+            "malo id",
+            "melo",
+            "malo",
+            "cups",
+            "prm",
+        ),
+    ),
+)
+VALUE = Field(
+    "value",
+    (
+        *(
+            "usage",
+            "consumption",
+            "kwh",
+            "wh",
+            "mwh",
+            "kw",
+            "mw",
+            "verbrauch",
+            "wert",
+            "messwert",
+            "leistung",
+        ),
+        *("actual total load", "energy", "power", "zählerstand", "generation", "load", "menge", "lastgang"),
+        *("energy consumption", "kwh/hh per half hour", "valeur", "consumo", "consumption value", "netzlast"),
+    ),
+    sole=True,
+)
+WEATHER = (
+    Field("temperature", ("temperature 2m", "temp", "air temperature", "temperatur", "t2m")),
+    Field(
+        "humidity", ("relative humidity 2m", "relative humidity", "relativehumidity 2m", "rh", "luftfeuchte")
+    ),
+    Field("wind_speed", ("wind speed 10m", "windspeed 10m", "windspeed", "windgeschwindigkeit")),
+    Field("wind_direction", ("wind direction 10m", "winddirection 10m", "windrichtung")),
+    Field("solar_irradiance", ("shortwave radiation", "ghi", "global radiation", "globalstrahlung")),
+    Field("cloud_cover", ("cloudcover", "bedeckung")),
+    Field("precipitation", ("rainfall", "niederschlag")),
+    Field("pressure", ("surface pressure", "pressure msl", "luftdruck")),
+)
+QUALITY = Field("quality", ("quality flag", "quality method", "quality code", "reading quality"))
+UNIT = Field("unit", ("units", "uom", "einheit"))
+_UNIT_IN_NAME = re.compile(r"\[([^\]]+)\]|\(([^()]+)\)\s*$")
 
 
-def parse_mapping(text: str | None) -> dict[str, str]:
+def parse_mapping(text: str | None, option: str = "--columns") -> dict[str, str]:
     """`timestamp=start,value=kwh` as a dictionary from field to column.
 
     Raises:
         BadInputError: a part is not `field=column`, or a field is named twice.
     """
     mapping: dict[str, str] = {}
+    example = {"--columns": "timestamp=start,value=kwh", "--where": "register=E1"}.get(
+        option, "A=good,E52=estimated"
+    )
     for part in (text or "").split(","):
         if not part.strip():
             continue
         field, separator, column = (piece.strip() for piece in part.partition("="))
         if not separator or not field or not column:
             raise BadInputError(
-                f"--columns has {part.strip()!r}, which is not FIELD=COLUMN.",
-                hint="Example: --columns timestamp=start,value=kwh",
+                f"{option} has {part.strip()!r}, which is not NAME=VALUE."
+                if option != "--columns"
+                else f"--columns has {part.strip()!r}, which is not FIELD=COLUMN.",
+                hint=f"Example: {option} {example}",
             )
         if field in mapping:
-            raise BadInputError(f"--columns names {field} twice.")
+            raise BadInputError(f"{option} names {field} twice.")
         mapping[field] = column
     return mapping
+
+
+def bare(column: str) -> str:
+    """A column's name without its unit, in lower case, with blanks between words."""
+    name = re.sub(r"\[[^\]]*\]", " ", column)
+    name = re.sub(r"\([^()]*\)\s*$", " ", name)
+    return re.sub(r"\s+", " ", re.sub(r"[_\-.]", " ", name)).strip().casefold() or column.strip().casefold()
+
+
+def unit_in(column: str) -> str | None:
+    """The unit that a column's name says: in brackets, or as its last word where it is one."""
+    if found := _UNIT_IN_NAME.search(column):
+        return (found[1] or found[2]).strip()
+    return None
+
+
+def recognised(field: Field, available: Sequence[str]) -> list[str]:
+    """Columns with the field's name, else with an alias: in the order of the aliases."""
+    names = {column: bare(column) for column in available}
+    whole = [
+        column
+        for column in available
+        if column.strip().casefold() in {field.name, field.name.replace("_", " ")}
+    ]
+    if whole:
+        return whole
+    wanted = [field.name.replace("_", " "), *field.aliases]
+    rank = {
+        bare(alias) if alias.strip() == alias else alias.strip(): place for place, alias in enumerate(wanted)
+    }
+    found = [column for column in available if names[column] in rank]
+    return sorted(found, key=lambda column: rank[names[column]])
 
 
 def resolve(
@@ -67,13 +194,14 @@ def resolve(
         raise BadInputError(f"The file has no column {', '.join(map(repr, absent))}.", hint=listing)
     found = dict(given)
     for field in fields:
-        if field.name not in found and (column := _guess(field, available, set(found.values()))):
+        if field.name not in found and (column := _guess(field, available, set(found.values()), listing)):
             found[field.name] = column
     if missing := [name for name in required if name not in found]:
         example = ",".join(f"{name}=COLUMN" for name in missing)
         raise BadInputError(
             f"No column of the file is recognised as {', '.join(missing)}.",
-            hint=f"{listing} Name the right one with --columns {example}.",
+            hint=f"{listing} Name the right one with --columns {example}"
+            " (is that the header? see --header and --profile).",
         )
     for column in found.values():
         if available.count(column) > 1:
@@ -81,7 +209,12 @@ def resolve(
     return dict(sorted(found.items(), key=lambda pair: available.index(pair[1])))
 
 
-def _guess(field: Field, available: Sequence[str], taken: set[str]) -> str | None:
+def _guess(field: Field, available: Sequence[str], taken: set[str], listing: str) -> str | None:
     """The one column with the field's name or an alias, by that order of preference."""
-    by_name = {column.strip().casefold(): column for column in reversed(available) if column not in taken}
-    return next((by_name[name] for name in (field.name, *field.aliases) if name in by_name), None)
+    found = [column for column in recognised(field, available) if column not in taken]
+    if field.sole and len(set(found)) > 1 and found[0].strip().casefold() != field.name:
+        raise BadInputError(
+            f"More than one column could be the {field.name}: {', '.join(found)}.",
+            hint=f"{listing} Name the right one with --columns {field.name}=COLUMN.",
+        )
+    return found[0] if found else None

@@ -11,16 +11,17 @@ import pandas as pd
 
 from ai_hub.errors import BadInputError
 from ai_hub.ingest import rules, timestamps
-from ai_hub.ingest.columns import ASSET_ID, INTERVAL_END, TIMESTAMP, Field
+from ai_hub.ingest.columns import ASSET_ID, INTERVAL_END, QUALITY, TIMESTAMP, UNIT, VALUE, WEATHER, Field
 from ai_hub.ingest.terms import UNKNOWN, AssetKind, TemperatureUnit
 from ai_hub.ingest.timestamps import TimestampFormat
 from ai_hub.ingest.units import spelling
-from ai_hub.ingest.zones import localize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandera.pandas as pa
+
+    from ai_hub.ingest.report import Options
 
 
 class Dataset(ABC):
@@ -35,8 +36,14 @@ class Dataset(ABC):
     new_kind: ClassVar[str]
     #: Whether gaps and stuck meters are looked for in what was stored.
     is_series: ClassVar[bool]
+    #: How the file writes its timestamps.
+    form: TimestampFormat
     #: Other columns the file fills, with their SQL types; a row is unchanged where all are equal.
     measures: dict[str, str]
+
+    def adopt(self, options: Options) -> None:
+        """Take over what is known of the file once it is open."""
+        self.form = options.timestamp_format
 
     @abstractmethod
     def choose(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
@@ -77,9 +84,9 @@ class Readings(Dataset):
     fields = (
         TIMESTAMP,
         ASSET_ID,
-        Field("value"),
-        Field("quality"),
-        Field("unit", ("units", "uom")),
+        VALUE,
+        QUALITY,
+        UNIT,
         INTERVAL_END,
     )
     required = ("timestamp", "value")
@@ -89,6 +96,11 @@ class Readings(Dataset):
 
     def __post_init__(self) -> None:
         self.measures = {"value": "float8", "quality": "text", "interval_seconds": "integer"}
+
+    def adopt(self, options: Options) -> None:
+        """Take over what is known of the file, also what its quality flags mean."""
+        super().adopt(options)
+        self.qualities = options.quality_map
 
     def choose(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
         """Nothing to choose: a value is required and a quality has a default."""
@@ -119,13 +131,9 @@ class Readings(Dataset):
         self, column: pd.Series[Any], begin: pd.Series[Any], zones: pd.Series[str]
     ) -> tuple[pd.Series[Any], pd.Series[str]]:
         """Seconds from `begin` to the end in `column`; of a local end that occurred twice, the first."""
-        instants = timestamps.parse(column, self.form)
-        reason = instants.reason.replace(timestamps.MISSING, "")
-        end = instants.wall.dt.tz_localize("UTC").copy()
-        for zone, local in instants.wall[instants.is_local].groupby(zones[instants.is_local], sort=False):
-            earliest, latest = localize(local, str(zone))
-            end.loc[local.index] = earliest.where(earliest > begin[local.index], latest)
-            reason[local.index[earliest.isna()]] = timestamps.NONEXISTENT
+        ends = timestamps.bounds(column, self.form, zones, ends=True)
+        reason = ends.reason.replace(timestamps.MISSING, "")
+        end = ends.earliest.where(ends.earliest > begin, ends.latest)
         seconds = (end - begin).dt.total_seconds().round()
         reason = reason.where((reason != "") | ~(seconds <= 0), "the interval ends before it begins")
         return seconds.astype("Int64"), reason.where(reason == "", f"{INTERVAL_END.name}: " + reason)
@@ -149,7 +157,7 @@ class Weather(Dataset):
         TIMESTAMP,
         ASSET_ID,
         Field("available_at", ("issued_at", "issue_time")),
-        *(Field(name) for name in rules.WEATHER),
+        *WEATHER,
     )
     required = ("timestamp",)
     key = ("asset_id", "timestamp", "available_at")
@@ -193,15 +201,10 @@ class Weather(Dataset):
         self, column: pd.Series[Any], zones: pd.Series[str]
     ) -> tuple[pd.Series[Any], pd.Series[str]]:
         """Instants of the issue times; an empty one is no error, a local one that occurred twice is."""
-        instants = timestamps.parse(column, self.form)
-        reason = instants.reason.replace(timestamps.MISSING, "")
-        utc = instants.wall.dt.tz_localize("UTC").copy()
-        for zone, rows in instants.wall[instants.is_local].groupby(zones[instants.is_local], sort=False):
-            earliest, latest = localize(rows, str(zone))
-            utc.loc[rows.index] = earliest
-            reason[rows.index[earliest.isna()]] = timestamps.NONEXISTENT
-            reason[rows.index[earliest.notna() & (earliest != latest)]] = timestamps.AMBIGUOUS
-        return utc, reason.where(reason == "", "available_at: " + reason)
+        issued = timestamps.bounds(column, self.form, zones)
+        reason = issued.reason.replace(timestamps.MISSING, "")
+        reason[issued.earliest.notna() & (issued.earliest != issued.latest)] = timestamps.AMBIGUOUS
+        return issued.earliest, reason.where(reason == "", "available_at: " + reason)
 
     def schema(self, kind: str, *, rated: bool) -> pa.DataFrameSchema:
         """Physical ranges, whoever measured."""

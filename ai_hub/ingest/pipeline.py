@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import pandas as pd
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest import assets, columns, ledger
+from ai_hub.ingest import assets, ledger
 from ai_hub.ingest.check import check
+from ai_hub.ingest.layout import open_layout
 from ai_hub.ingest.meaning import Meaning
 from ai_hub.ingest.placement import TimePlacer
 from ai_hub.ingest.quarantine import Quarantine
-from ai_hub.ingest.rejects import RejectFile, Rejects
+from ai_hub.ingest.rejects import SAMPLE, RejectFile, Rejects, RejectsSample
 from ai_hub.ingest.report import Options, Report
 from ai_hub.ingest.roster import Roster
-from ai_hub.ingest.source import open_source
+from ai_hub.ingest.terms import Stamps
 from ai_hub.ingest.units import is_amount
 from ai_hub.ingest.upsert import upsert
 from ai_hub.ingest.validation import validate
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
+    from ai_hub.ingest.blocks import Malformed
     from ai_hub.ingest.datasets import Dataset
-    from ai_hub.ingest.source import Malformed, Source
+    from ai_hub.ingest.layout import Layout, Readout
 
 #: Called with the share of the file done, 0 to 1, and the counts so far.
 OnProgress: TypeAlias = "Callable[[float, Report], None]"
@@ -69,61 +72,99 @@ def ingest(
         raise BadInputError("The reject file is the input file.", hint="Name another with --reject-file.")
     if not reject_file.parent.is_dir():
         raise BadInputError(f"There is no folder {reject_file.parent} for the reject file.")
-    with open_source(path) as source:
-        mapping = _mapping(source, dataset, options)
-        with RejectFile(reject_file, mapping) as file:
-            quarantine = Quarantine(connection, options.tenant, dataset.table, path.name, mapping)
+    with open_layout(path, dataset, options) as layout:
+        options = layout.options
+        dataset.adopt(options)
+        with RejectFile(reject_file, layout.originals) as file:
+            quarantine = Quarantine(connection, options.tenant, dataset.table, path.name, layout.originals)
             run = _Run(connection, dataset, options, Rejects(file, quarantine), on_progress)
-            run.check_options()
-            for block in source.blocks(list(mapping.values())):
-                run.take_malformed(block.malformed)
-                run.take(block.cells.rename(columns={column: name for name, column in mapping.items()}))
-                run.advance(block.fraction)
-            run.settle()
+            run.read(layout)
         run.check()
     return run.finish()
 
 
-def _mapping(source: Source, dataset: Dataset, options: Options) -> dict[str, str]:
-    fields, required = list(dataset.fields), list(dataset.required)
-    if options.asset is None:
-        required.append(columns.ASSET_ID.name)
-    else:
-        fields.remove(columns.ASSET_ID)
-    mapping = columns.resolve(fields, source.columns, options.columns, required=required)
-    dataset.choose(mapping, source.columns)
-    return mapping
+@dataclass
+class Preview:
+    """What a dry run shows: nothing is written."""
+
+    report: Report
+    #: First rows as they would be stored, with `interval_seconds`, `unit` and `timezone`.
+    rows: pd.DataFrame
+    #: First rejected rows: line, reason and what they say.
+    rejected: list[tuple[int, str, str]]
+
+
+def preview(connection: Connection[Any] | None, path: Path, dataset: Dataset, options: Options) -> Preview:
+    """Read a whole file as `ingest` would and write nothing.
+
+    Args:
+        connection: To look registered assets up; without one no asset is known.
+        path: The file.
+        dataset: `Readings` or `Weather`.
+        options: What the file does not say itself.
+
+    Raises:
+        BadInputError: the file, its columns or an option is not usable.
+    """
+    assets.check(
+        tenant_id=options.tenant, asset_id=options.asset or "any", timezone=options.timezone or "UTC"
+    )
+    with open_layout(path, dataset, options) as layout:
+        dataset.adopt(layout.options)
+        rejects = RejectsSample(layout.originals)
+        run = _DryRun(connection, dataset, layout.options, rejects, no_progress)
+        run.read(layout)
+    return Preview(run.finish(), run.sample(), rejects.first)
 
 
 class _Run:
     """The steps of one run over the blocks of a file."""
 
+    read_only = False
+
     def __init__(
         self,
-        connection: Connection[Any],
+        connection: Connection[Any] | None,
         dataset: Dataset,
         options: Options,
-        rejects: Rejects,
+        rejects: Rejects | RejectsSample,
         on_progress: OnProgress,
     ) -> None:
         self.report = Report()
-        self._connection = connection
+        # A dry run may have none: it neither writes nor checks what is stored.
+        self._connection = cast("Connection[Any]", connection)
         self._dataset = dataset
         self._options = options
         self._rejects = rejects
         self._on_progress = on_progress
         self._fraction = 0.0
-        self._placer = TimePlacer(options.timestamp_format, options.ambiguous, options.nonexistent)
+        self._placer = TimePlacer(
+            options.timestamp_format,
+            options.ambiguous,
+            options.nonexistent,
+            ends=options.stamps is Stamps.END,
+        )
         self._held: list[pd.DataFrame] = []
         self._roster = Roster(
             connection,
             options.tenant,
             new_kind=dataset.new_kind,
             timezone=options.timezone,
+            read_only=self.read_only,
         )
         self._meaning = Meaning(self._roster, options)
         #: Rows whose interval the file has not told yet, with their cells.
         self._waiting: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+
+    def read(self, layout: Layout) -> None:
+        """Ingest every block of a file."""
+        self.check_options()
+        self.report.understood = layout.notes
+        for block in layout.blocks():
+            self.take_malformed(block.malformed)
+            self.take(block)
+            self.advance(block.fraction)
+        self.settle()
 
     def check_options(self) -> None:
         """Refuse options that contradict what is registered of the one asset the file is about.
@@ -144,9 +185,12 @@ class _Run:
         self.report.rejected += len(lines)
         self._rejects.add_malformed(lines)
 
-    def take(self, cells: pd.DataFrame) -> None:
+    def take(self, block: Readout) -> None:
         """Ingest a block, except rows whose instant only the rest of the file tells."""
+        cells = block.cells
+        self.report.missing += block.missing
         self.report.rows += len(cells)
+        cells = self._keep(cells, block.reasons)
         if options_asset := self._options.asset:
             cells = cells.assign(asset_id=options_asset)
         clean = {name: _clean_id(name) for name in cells["asset_id"].unique()}
@@ -189,9 +233,7 @@ class _Run:
 
     def finish(self) -> Report:
         """The report, complete."""
-        file = self._rejects.file
-        self.report.reasons = dict(file.reasons.most_common())
-        self.report.reject_file = str(file.path) if file.reasons else None
+        self._rejects.note_in(self.report)
         self.report.new_assets = self._roster.new
         if self._dataset.is_series:
             written = self._roster.look_up(self._roster.written)
@@ -273,6 +315,31 @@ class _Run:
             self.report.updated += written.updated
             self.report.unchanged += written.unchanged
             self._on_progress(self._fraction, self.report)
+
+
+class _DryRun(_Run):
+    """The same steps without writing."""
+
+    read_only = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._sample: list[pd.DataFrame] = []
+
+    def _write(self, rows: pd.DataFrame) -> None:
+        self.report.inserted += len(rows)
+        # Few are shown, but a row whose instant the rest of the file tells comes late.
+        self._sample.append(rows.sort_index().head(SAMPLE))
+
+    def sample(self) -> pd.DataFrame:
+        """First rows of the file that are no rejects."""
+        if not self._sample:
+            return pd.DataFrame()
+        rows = pd.concat(self._sample).sort_index().head(SAMPLE)
+        known = self._roster.look_up(rows["asset_id"].unique())
+        zones = self._zones(rows)
+        units = rows["asset_id"].map({name: asset.unit or "" for name, asset in known.items()})
+        return rows.assign(timezone=zones, unit=units)
 
 
 def _clean_id(value: object) -> str | None:

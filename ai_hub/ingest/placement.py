@@ -13,6 +13,9 @@ from ai_hub.ingest.terms import Ambiguous, Nonexistent
 from ai_hub.ingest.timestamps import TimestampFormat
 from ai_hub.ingest.zones import localize, next_change
 
+#: So that a time at a clock change is in the hour before it.
+_BEFORE = pd.Timedelta(microseconds=1)
+
 
 @dataclass
 class TimePlacer:
@@ -25,6 +28,8 @@ class TimePlacer:
     form: TimestampFormat
     ambiguous: Ambiguous
     nonexistent: Nonexistent = Nonexistent.REJECT
+    #: Whether timestamps are the ends of intervals.
+    ends: bool = False
     #: What the rows placed so far show of clock changes.
     changes: ClockChanges = field(default_factory=ClockChanges)
     _held: list[pd.DataFrame] = field(default_factory=list)
@@ -38,12 +43,14 @@ class TimePlacer:
         instants = timestamps.parse(column, self.form)
         utc = instants.wall.dt.tz_localize("UTC").copy()
         reason = instants.reason
-        local = instants.is_local
+        local = timestamps.unnamed(instants, zones, utc, utc, reason)
         for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
-            earliest, latest = localize(wall, str(zone))
-            self.changes.note(wall, asset_ids, str(zone), earliest, latest)
+            earliest, latest = localize(wall, str(zone), ends=self.ends)
+            counted = localize(wall, str(zone)) if self.ends else (earliest, latest)
+            self.changes.note(wall, asset_ids, str(zone), *counted)
+            timestamps.choose_turn(instants.marks, earliest, latest, reason)
             utc.loc[wall.index] = self._choose(earliest, latest)
-            absent = wall.index[earliest.isna()]
+            absent = wall.index[earliest.isna() & (reason[wall.index] == "")]
             if self.nonexistent is Nonexistent.SHIFT_FORWARD:
                 utc.loc[absent] = shift_forward(wall[absent], str(zone))
             else:
@@ -58,7 +65,7 @@ class TimePlacer:
                     {"asset_id": asset_ids, "wall": wall, "earliest": earliest, "latest": latest}
                 )
                 held = held.loc[twice]
-                self._held.append(held.assign(change=next_change(held["earliest"], str(zone))))
+                self._held.append(held.assign(change=next_change(held["earliest"] - _BEFORE, str(zone))))
         self._note_ends(utc, asset_ids)
         return utc, reason
 
@@ -69,8 +76,11 @@ class TimePlacer:
         held = pd.concat(self._held)
         self._held.clear()
         descending = {asset for asset, (first, last) in self._ends.items() if last < first}
-        order = timestamps.infer_order(held, descending)
+        order = timestamps.infer_order(held, descending, ends=self.ends)
         utc = held["earliest"].where(order == "earliest", held["latest"].where(order == "latest"))
+        if self.ends:  # the end of the hour, which comes once after it where it does not come twice
+            at_change = held["earliest"].astype("int64") == held["change"]
+            utc = utc.where(utc.notna() | ~at_change, held["latest"])
         untold = utc.isna()
         self.changes.note_rejected(held.loc[untold, "asset_id"], held.loc[untold, "wall"])
         return utc, pd.Series("", index=held.index, dtype=object).mask(untold, timestamps.AMBIGUOUS)

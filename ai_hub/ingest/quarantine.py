@@ -13,6 +13,7 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from ai_hub.errors import BadInputError
+from ai_hub.ingest.blocks import as_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from psycopg import Connection
 
-    from ai_hub.ingest.source import Malformed
+    from ai_hub.ingest.blocks import Malformed
 
 CHUNK_ROWS = 1_000
 
@@ -60,8 +61,8 @@ class Quarantine:
 
     def add(self, cells: pd.DataFrame, reasons: pd.Series[str]) -> None:
         """Keep these rows, each for its reason."""
-        given = cells[self._fields].itertuples(index=False, name=None)
-        for line, reason, row in zip(reasons.index, reasons, given, strict=True):
+        lines, given = as_written(cells, self._fields)
+        for line, reason, row in zip(lines, reasons, given, strict=True):
             texts = ("" if cell is None else str(cell) for cell in row)
             self._put(int(line), reason, dict(zip(self._columns, texts, strict=True)))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from ai_hub.errors import BadInputError
+from ai_hub.ingest.blocks import as_written
 from ai_hub.ingest.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from ai_hub.ingest.source import Malformed
+    from ai_hub.ingest.blocks import Malformed
+    from ai_hub.ingest.report import Report
+
+
+#: Rows a dry run shows.
+SAMPLE = 10
 
 
 class RejectFile:
@@ -55,10 +61,8 @@ class RejectFile:
 
     def add(self, cells: pd.DataFrame, reasons: pd.Series[str]) -> None:
         """Keep these rows, each for its reason."""
-        given = cells[self._fields].itertuples(index=False, name=None)
-        self._write(
-            (line, reason, *row, "") for line, reason, row in zip(reasons.index, reasons, given, strict=True)
-        )
+        lines, given = as_written(cells, self._fields)
+        self._write((line, reason, *row, "") for line, reason, row in zip(lines, reasons, given, strict=True))
         self.reasons.update(reasons.tolist())
 
     def add_malformed(self, lines: Iterable[Malformed]) -> None:
@@ -101,3 +105,46 @@ class Rejects:
     def flush(self) -> None:
         """Write what is still in memory to the database."""
         self.quarantine.flush()
+
+    def note_in(self, report: Report) -> None:
+        """Say in the report how many rows were rejected and where they are."""
+        report.reasons = dict(self.file.reasons.most_common())
+        report.reject_file = str(self.file.path) if self.file.reasons else None
+
+
+class RejectsSample:
+    """Takes rejected rows of a dry run: their reasons are counted, the first ones kept."""
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        """`fields` gives the input's column of each field."""
+        self._fields = fields
+        self._reasons: Counter[str] = Counter()
+        #: Line, reason and what the row says.
+        self.first: list[tuple[int, str, str]] = []
+
+    def add(self, cells: pd.DataFrame, reasons: pd.Series[str]) -> None:
+        """Count these rows, each for its reason."""
+        self._reasons.update(reasons.tolist())
+        lines, given = as_written(cells.head(SAMPLE), list(self._fields))
+        for line, reason, row in zip(lines, reasons, given, strict=False):
+            shown = ", ".join(
+                f"{column}={cell}" for column, cell in zip(self._fields.values(), row, strict=True)
+            )
+            self._keep(int(line), reason, shown)
+
+    def add_malformed(self, lines: Sequence[Malformed]) -> None:
+        """Count lines that are no rows."""
+        self._reasons.update(bad.reason for bad in lines)
+        for bad in lines[:SAMPLE]:
+            self._keep(bad.line, bad.reason, bad.text[:200])
+
+    def _keep(self, line: int, reason: str, text: str) -> None:
+        if len(self.first) < SAMPLE:
+            self.first.append((line, reason, text))
+
+    def flush(self) -> None:
+        """Nothing is written."""
+
+    def note_in(self, report: Report) -> None:
+        """Say in the report how many rows would be rejected."""
+        report.reasons = dict(self._reasons.most_common())

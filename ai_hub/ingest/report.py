@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from ai_hub.ingest.findings import Finding
+from ai_hub.ingest.formats import FileFormat
 from ai_hub.ingest.terms import Ambiguous, Nonexistent, Reading, Stamps
 from ai_hub.ingest.timestamps import TimestampFormat
 
@@ -33,6 +34,10 @@ class Options:
     #: Quality (good, estimated or suspect) of each flag in the file; others are read as they are.
     quality_map: Mapping[str, str] = field(default_factory=dict)
     timestamp_format: TimestampFormat = field(default_factory=TimestampFormat)
+    #: Name of what the file's format leaves unsaid; see `profiles`.
+    profile: str | None = None
+    #: How the file is written, where that is known.
+    form: FileFormat = field(default_factory=FileFormat)
     ambiguous: Ambiguous = Ambiguous.INFER
     nonexistent: Nonexistent = Nonexistent.REJECT
 
@@ -47,6 +52,10 @@ class Report:
     unchanged: int = 0
     duplicates: int = 0
     rejected: int = 0
+    #: Rows that say there is no value, such as N/A; not among `rows`.
+    missing: int = 0
+    #: How the file was understood, where that was not given.
+    understood: list[str] = field(default_factory=list)
     #: Number of rejected rows by reason, the commonest first.
     reasons: dict[str, int] = field(default_factory=dict)
     reject_file: str | None = None

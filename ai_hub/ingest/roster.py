@@ -19,12 +19,15 @@ class Roster:
 
     def __init__(
         self,
-        connection: Connection[Any],
+        connection: Connection[Any] | None,
         tenant: str,
         *,
         new_kind: str,
         timezone: str | None,
+        read_only: bool = False,
     ) -> None:
+        """Without a connection no asset is known; with `read_only` none is registered."""
+        self._read_only = read_only
         self._connection = connection
         self._tenant = tenant
         self._defaults = {"kind": new_kind, "timezone": timezone or "UTC"}
@@ -40,7 +43,7 @@ class Roster:
         """Assets by id; one that is not registered has the run's defaults."""
         wanted = set(asset_ids)
         if missing := wanted - self._assets.keys():
-            found = assets.find(self._connection, self._tenant, missing)
+            found = assets.find(self._connection, self._tenant, missing) if self._connection else {}
             self._unregistered |= missing - found.keys()
             for asset_id in missing:
                 self._assets[asset_id] = found.get(asset_id) or assets.check(
@@ -62,7 +65,8 @@ class Roster:
         ]
         if not due:
             return
-        assets.register(self._connection, [self._assets[asset_id] for asset_id in due])
+        if self._connection is not None and not self._read_only:
+            assets.register(self._connection, [self._assets[asset_id] for asset_id in due])
         self.new += [asset_id for asset_id in due if asset_id in self._unregistered]
         self._unregistered -= set(due)
         self._changed -= set(due)

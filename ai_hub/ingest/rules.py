@@ -101,7 +101,10 @@ def readings_schema(
             ),
             "value": pa.Column("float64", checks, nullable=True),
             "quality": pa.Column(
-                "object", pa.Check.isin(QUALITIES, error=f"quality is not one of {', '.join(QUALITIES)}")
+                "object",
+                pa.Check.isin(
+                    QUALITIES, error=f"quality is not one of {', '.join(QUALITIES)} (see --quality-map)"
+                ),
             ),
         },
         checks=_within_capacity(rule.over_capacity) if rated else None,

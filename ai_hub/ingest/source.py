@@ -1,13 +1,11 @@
-"""Read CSV and Parquet files block by block, so memory does not grow with the file."""
+"""Open a file for reading block by block, so memory does not grow with it."""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,85 +14,124 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from ai_hub.errors import BadInputError, NotFoundError
+from ai_hub.ingest import blocks, excel, green_button
+from ai_hub.ingest.blocks import Block, Malformed, Source
+from ai_hub.ingest.excel import ExcelSource
+from ai_hub.ingest.formats import FileFormat
+from ai_hub.ingest.green_button import GreenButtonSource
+from ai_hub.ingest.heads import encoding_of, read_head
+from ai_hub.ingest.nem12 import Nem12Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-# About 100,000 rows of a narrow CSV: large enough to work on columns, small enough to hold many times over.
-BLOCK_BYTES = 4 << 20
-BLOCK_ROWS = 100_000
-_HEADER_BYTES = 1 << 20
-_DAMAGED = (pa.ArrowInvalid, pa.ArrowIOError, gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError)
-_DELIMITERS = ",;\t|"
-
-
-@dataclass(frozen=True)
-class Malformed:
-    """A line that does not have the header's number of fields."""
-
-    line: int
-    reason: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows under the file's own column names, indexed by line (Parquet: row) number."""
-
-    cells: pd.DataFrame
-    malformed: list[Malformed]
-    #: Share of the file read so far, 0 to 1.
-    fraction: float
-
-
-class Source(Protocol):
-    """A file opened for one pass."""
-
-    columns: list[str]
-
-    def blocks(self, columns: list[str]) -> Iterator[Block]:
-        """Yield the file's rows with these columns."""
+_HEAD_BYTES = 1 << 20
+_DAMAGED = (
+    *(pa.ArrowInvalid, pa.ArrowIOError, gzip.BadGzipFile, zlib.error, EOFError, UnicodeError),
+    *(*excel.DAMAGED, *green_button.DAMAGED),
+)
+_PARQUET = (".parquet", ".pq")
+_EXCEL = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+_TEXT = tuple(ending + packed for ending in (".csv", ".tsv", ".txt", ".xml") for packed in ("", ".gz"))
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[Source]:
-    """Open a `.csv`, `.csv.gz` or `.parquet` file.
+def open_source(
+    path: Path,
+    form: FileFormat | None = None,
+    *,
+    reader: str = "table",
+    recognises: Callable[[Sequence[str]], bool] | None = None,
+) -> Iterator[Source]:
+    """Open a text, Parquet or Excel file.
+
+    Args:
+        path: The file.
+        form: What is known of how it is written.
+        reader: `table`, or the format that is none: `nem12`, `green-button`.
+        recognises: Whether these fields are the names of columns; tells the header from lines before it.
 
     Raises:
         NotFoundError: no such file.
         BadInputError: not a format we read, or damaged.
     """
-    if not path.is_file():
-        raise NotFoundError(f"There is no file {path}.")
-    name = path.name.casefold()
+    form = form or FileFormat()
+    name = _check_name(path)
     try:
         with path.open("rb") as raw:
-            if name.endswith((".parquet", ".pq")):
+            if name.endswith(_PARQUET):
                 yield _ParquetSource(raw)
-            elif name.endswith((".csv", ".csv.gz")):
-                yield _CsvSource(raw, compressed=name.endswith(".gz"), size=path.stat().st_size)
+            elif name.endswith(_EXCEL):
+                yield ExcelSource(raw, form, recognises)
             else:
-                raise BadInputError(
-                    f"{path.name} is not a format we read.", hint="Use .csv, .csv.gz or .parquet."
-                )
+                stream = _unpacked(raw, name)
+                size = path.stat().st_size
+                if reader == "nem12":
+                    head = stream.read(_HEAD_BYTES)
+                    yield Nem12Source(stream, form.encoding or encoding_of(head)[0], size)
+                elif reader == "green-button":
+                    yield GreenButtonSource(stream, size)
+                else:
+                    yield _CsvSource(raw, stream, form, recognises, size)
     except _DAMAGED as error:
         raise BadInputError(
             f"{path.name} cannot be read: {error}",
-            hint="CSV must be UTF-8 with one header line. Rows before the damage may be stored already.",
+            hint="Is it complete? A CSV file that is not UTF-8 needs --encoding. "
+            "Rows before the damage may be stored already.",
         ) from error
 
 
+def beginning(path: Path, size: int = 4096) -> str:
+    """First characters of a text file; empty where it is none or not readable.
+
+    Raises:
+        NotFoundError: no such file.
+        BadInputError: not a format we read.
+    """
+    name = _check_name(path)
+    if not name.endswith(_TEXT):
+        return ""
+    try:
+        with path.open("rb") as raw:
+            head = _unpacked(raw, name).read(size)
+            return head.decode(encoding_of(head)[0], errors="replace").removeprefix("\ufeff")
+    except (*_DAMAGED, BadInputError):
+        return ""  # opening it says what is wrong
+
+
+def _check_name(path: Path) -> str:
+    if not path.is_file():
+        raise NotFoundError(f"There is no file {path}.")
+    name = path.name.casefold()
+    if not name.endswith((*_PARQUET, *_EXCEL, *_TEXT)):
+        raise BadInputError(
+            f"{path.name} is not a format we read.",
+            hint="Use .csv, .tsv, .txt or .xml (also with .gz), .parquet, .xlsx, .xls or .ods.",
+        )
+    return name
+
+
+def _unpacked(raw: IO[bytes], name: str) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if name.endswith(".gz") else raw
+
+
 class _ParquetSource:
+    delimiter = None
+    meters: list[str] | None = None
+
     def __init__(self, raw: IO[bytes]) -> None:
         self._file = pq.ParquetFile(raw)
         self.columns: list[str] = list(self._file.schema_arrow.names)
+        self.preamble: list[list[str]] = []
+        self.notes: list[str] = []
 
     def blocks(self, columns: list[str]) -> Iterator[Block]:
         total = max(self._file.metadata.num_rows, 1)
         done = 0
-        for batch in self._file.iter_batches(batch_size=BLOCK_ROWS, columns=columns):
-            cells = batch.to_pandas()
+        for batch in self._file.iter_batches(batch_size=blocks.BLOCK_ROWS, columns=columns):
+            # What pandas notes of its index would make a column of the file the index.
+            cells = batch.to_pandas(ignore_metadata=True)
             coded = [name for name, dtype in cells.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)]
             cells = cells.astype(dict.fromkeys(coded, object))
             cells.index = pd.RangeIndex(done + 1, done + 1 + len(cells), name="line")
@@ -105,26 +142,29 @@ class _ParquetSource:
 class _CsvSource:
     """Every cell stays text, so a rejected row can be given back as it was written."""
 
-    def __init__(self, raw: IO[bytes], *, compressed: bool, size: int) -> None:
+    meters: list[str] | None = None
+
+    def __init__(
+        self,
+        raw: IO[bytes],
+        stream: IO[bytes],
+        form: FileFormat,
+        recognises: Callable[[Sequence[str]], bool] | None,
+        size: int,
+    ) -> None:
         self._raw = raw
-        self._compressed = compressed
+        self._stream = stream
         self._size = max(size, 1)
-        head = self._open().read(_HEADER_BYTES).decode("utf-8-sig", errors="ignore")
-        header = head.splitlines()
-        if not header:
-            raise BadInputError("The file is empty.", hint="A CSV file starts with a line of column names.")
-        self._delimiter = max(_DELIMITERS, key=header[0].count)
-        self.columns = next(csv.reader([header[0]], delimiter=self._delimiter))
-
-        self._has_rows = header[0] != head
-
-    def _open(self) -> IO[bytes] | gzip.GzipFile:
-        self._raw.seek(0)
-        return gzip.GzipFile(fileobj=self._raw) if self._compressed else self._raw
+        start = stream.read(_HEAD_BYTES)
+        self._head = read_head(start, form, recognises, complete=len(start) < _HEAD_BYTES)
+        self.columns = self._head.columns
+        self.delimiter: str | None = self._head.delimiter
+        self.preamble = self._head.preamble
+        self.notes = self._head.notes
 
     def blocks(self, columns: list[str]) -> Iterator[Block]:
         malformed: list[Malformed] = []
-        if not self._has_rows:
+        if not self._head.has_rows:
             return
 
         def note(row: Any) -> str:
@@ -132,24 +172,34 @@ class _CsvSource:
             malformed.append(Malformed(row.number, reason, row.text))
             return "skip"
 
+        self._stream.seek(0)
+        # Numbers as names for the reader: those of the file may occur twice.
+        names = [str(i) for i, _ in enumerate(self.columns)]
         reader = pacsv.open_csv(
-            self._open(),
+            self._stream,
             # Line numbers of malformed rows are only known to a single-threaded reader.
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            read_options=pacsv.ReadOptions(
+                use_threads=False,
+                block_size=blocks.BLOCK_BYTES,
+                skip_rows=self._head.skipped,
+                column_names=names,
+                encoding=self._head.encoding,
+            ),
             parse_options=pacsv.ParseOptions(
-                delimiter=self._delimiter, ignore_empty_lines=False, invalid_row_handler=note
+                delimiter=self._head.delimiter, ignore_empty_lines=False, invalid_row_handler=note
             ),
             convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(self.columns, pa.string()),
+                column_types=dict.fromkeys(names, pa.string()),
                 strings_can_be_null=False,
             ),
         )
-        next_line = 2
+        next_line = self._head.skipped + 1
         for batch in reader:
             skipped = [bad.line for bad in malformed]
             lines = np.arange(next_line, next_line + len(batch) + len(skipped))
             lines = lines[~np.isin(lines, skipped)][: len(batch)]
-            cells = batch.select(columns).to_pandas()
+            cells = batch.select([names[self.columns.index(name)] for name in columns]).to_pandas()
+            cells.columns = pd.Index(columns)
             cells.index = pd.Index(lines, name="line")
             if len(batch):
                 next_line = int(lines[-1]) + 1

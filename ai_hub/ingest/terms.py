@@ -58,6 +58,8 @@ class Epoch(StrEnum):
     MILLISECONDS = "ms"
     MICROSECONDS = "us"
     NANOSECONDS = "ns"
+    #: Days since 30 December 1899, in local time.
+    EXCEL = "excel"
 
 
 class TemperatureUnit(StrEnum):
@@ -81,3 +83,18 @@ class FindingKind(StrEnum):
     STUCK = "stuck"
     SKIPPED_HOUR = "skipped_hour"
     REPEATED_HOUR = "repeated_hour"
+
+
+class DateOrder(StrEnum):
+    """Which part of a date such as 01/02/2026 comes first."""
+
+    DAY = "dmy"
+    MONTH = "mdy"
+    YEAR = "ymd"
+
+
+class DecimalMark(StrEnum):
+    """Between the whole part of a number and its fraction."""
+
+    POINT = "."
+    COMMA = ","

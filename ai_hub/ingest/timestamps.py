@@ -1,4 +1,4 @@
-"""Timestamps of a file to UTC: ISO 8601 or a given format, with an offset or local, through clock changes.
+"""Timestamps of a file to UTC, as the trade writes them: with an offset or local, through clock changes.
 
 A local time that occurs twice (clocks went back) is told by its order within the asset's series; one that
 never occurred (clocks went forward) is refused.
@@ -6,7 +6,7 @@ never occurred (clocks went forward) is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ai_hub.ingest.terms import Epoch
+from ai_hub.ingest.terms import DateOrder, Epoch
+from ai_hub.ingest.zones import localize, named_offset
 
 MISSING = "timestamp is missing"
-UNREADABLE = "timestamp is not a possible ISO 8601 date and time (see --timestamp-format)"
+UNREADABLE = "timestamp is not a possible date and time (see --timestamp-format)"
 OUT_OF_RANGE = "timestamp is not between the years 1900 and 2200"
-NUMBER = "timestamp is a bare number (say what it counts since 1970 with --epoch s|ms|us|ns)"
+NUMBER = "timestamp is a bare number (say what it counts with --epoch s|ms|us|ns|excel)"
+DAY_OR_MONTH = "the day or the month of the date could come first (say --date-format dmy or mdy)"
+ZONE_NAME = "the name of the time zone means different times (say --timezone)"
+NOT_REPEATED = "local time is marked A or B but did not occur twice (check --timezone)"
 NONEXISTENT = "local time never occurred: clocks went forward (check --timezone, see --nonexistent)"
 AMBIGUOUS = (
     "local time occurred twice: clocks went back, and the order of rows does not tell (see --ambiguous)"
@@ -32,14 +36,39 @@ _ISO = (
 # Dates that stay far from what the types and time zones can hold.
 _RANGE = (pd.Timestamp("1900-01-01"), pd.Timestamp("2200-01-01"))
 _BARE_NUMBER = r"^[+-]?\d{9,}(?:\.\d+)?$"
+_EXCEL_ZERO = pd.Timestamp("1899-12-30")
+# Serial days from 1950 to 2200; smaller and larger numbers are something else.
+_EXCEL_DAYS = (18_264, 109_575)
+# As in 31.12.2026 24:00, 1/10/2026 1:30 PM, 01-Oct-2026 00:30, 25.10.2026 02:00A, 2A:15, 02:00 MESZ
+_WRITTEN = (
+    r"^(?:[A-Za-z]{2,3}\.?,? )?(?P<first>\d{1,4})(?P<mark>[-./ ])(?P<second>\d{1,2}|[A-Za-z]{3,9})[-./ ]"
+    r"(?P<third>\d{4}|\d{1,2})"
+    r"(?:(?:T|,? +|,)(?P<hour>\d{1,2})(?: ?(?P<turn>[AaBb])\b)?(?::(?P<minute>\d{2}))?"
+    r"(?::(?P<seconds>\d{2}(?:[.,]\d+)?))?(?: ?(?P<later_turn>[AB])\b)?(?: ?(?P<half>[AaPp])\.?[Mm]\.?)?)?"
+    r"(?: ?\(?(?P<zone>Z|[A-Za-z]{3,5}|(?:UTC|GMT)?[+-](?:\d{1,2}:\d{2}|\d{4}|\d{1,2}))\)?)?$"
+)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+#: Months in German, where they differ in their first three letters.
+_MONTH_NUMBERS = {name: number for number, name in enumerate(_MONTHS, 1)} | {
+    "mär": 3,
+    "mrz": 3,
+    "mai": 5,
+    "okt": 10,
+    "dez": 12,
+}
+_MARKED = r"^(?P<body>.*?\d) ?\(?(?P<zone>[A-Za-z]{3,5}|[AB])\)?$"
 
 
 @dataclass(frozen=True)
 class TimestampFormat:
-    """How a file writes its timestamps; ISO 8601 when nothing is given."""
+    """How a file writes its timestamps; without any of these as ISO 8601 and the trade write them."""
 
     strptime: str | None = None
     epoch: Epoch | None = None
+    #: Of dates with `/` or `-` that do not begin with the year.
+    order: DateOrder | None = None
+    #: Offset of timestamps that say none, such as +01:00; without it they are local times.
+    offset: str | None = None
 
 
 @dataclass
@@ -53,25 +82,202 @@ class Instants:
     is_local: pd.Series[bool]
     #: Why a row has none; empty where it has one.
     reason: pd.Series[str]
+    #: What the rows say beside their local time: the name of its zone, or A or B in a repeated hour.
+    marks: pd.Series[str] = field(default_factory=lambda: pd.Series(dtype=object))
+
+
+@dataclass
+class Bounds:
+    """Earliest and latest instant of timestamps in UTC; NaT where there is none."""
+
+    earliest: pd.Series[Any]
+    latest: pd.Series[Any]
+    reason: pd.Series[str]
+
+
+def bounds(
+    column: pd.Series[Any], form: TimestampFormat, zones: pd.Series[str], *, ends: bool = False
+) -> Bounds:
+    """Instants of a column whose local times are those of `zones`, by row; `ends`: see `localize`."""
+    instants = parse(column, form)
+    earliest = instants.wall.dt.tz_localize("UTC").copy()
+    latest, reason = earliest.copy(), instants.reason
+    local = unnamed(instants, zones, earliest, latest, reason)
+    for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
+        first, last = localize(wall, str(zone), ends=ends)
+        choose_turn(instants.marks, first, last, reason)
+        earliest.loc[wall.index], latest.loc[wall.index] = first, last
+        reason.loc[wall.index[first.isna() & (reason[wall.index] == "")]] = NONEXISTENT
+    return Bounds(earliest, latest, reason)
+
+
+def unnamed(
+    instants: Instants,
+    zones: pd.Series[str],
+    earliest: pd.Series[Any],
+    latest: pd.Series[Any],
+    reason: pd.Series[str],
+) -> pd.Series[bool]:
+    """Which rows are local without the name of a zone; the instants of the others are filled in."""
+    local = instants.is_local.copy()
+    names = instants.marks[instants.marks.str.len() > 1]
+    for (name, zone), rows in names.groupby([names, zones[names.index]], sort=False):
+        offset = named_offset(str(name), str(zone))
+        local[rows.index] = False
+        utc = instants.wall[rows.index] - pd.Timedelta(minutes=offset or 0)
+        known = utc.dt.tz_localize("UTC").where(pd.Series(offset is not None, index=rows.index))
+        if offset is None:
+            reason[rows.index] = ZONE_NAME
+        earliest.loc[rows.index], latest.loc[rows.index] = known, known
+    return local
+
+
+def choose_turn(
+    marks: pd.Series[str], earliest: pd.Series[Any], latest: pd.Series[Any], reason: pd.Series[str]
+) -> None:
+    """Keep the first pass through a repeated hour where a row is marked A, the second where B."""
+    turns = marks[marks.index.isin(earliest.index) & (marks.str.len() == 1)]
+    if turns.empty:
+        return
+    twice = (earliest != latest)[turns.index]
+    first, second = turns.index[turns.eq("A") & twice], turns.index[turns.eq("B") & twice]
+    latest[first], earliest[second] = earliest[first], latest[second]
+    wrong = turns.index[~twice]
+    reason[wrong] = NOT_REPEATED
+    earliest[wrong] = latest[wrong] = pd.NaT
 
 
 def parse(column: pd.Series[Any], form: TimestampFormat) -> Instants:
     """Read a column of text, numbers, dates or timestamps."""
+    instants = _parse(column, form)
+    if form.offset is not None:
+        shift = pd.Timedelta(minutes=_offset_minutes(form.offset))
+        instants.wall = instants.wall.where(~instants.is_local, instants.wall - shift)
+        instants.is_local = pd.Series(data=False, index=instants.wall.index)
+    return instants
+
+
+def _parse(column: pd.Series[Any], form: TimestampFormat) -> Instants:
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         return _instants(column.dt.tz_convert("UTC").dt.tz_localize(None), local=False)
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return _instants(column, local=True)
+    if form.epoch is Epoch.EXCEL:
+        days = pd.to_numeric(column, errors="coerce").astype("float64")
+        seconds = (days.where(days.between(*_EXCEL_DAYS)) * 86_400).round()
+        return _instants(_EXCEL_ZERO + pd.to_timedelta(seconds, unit="s"), local=True, was=column)
     if form.epoch is not None:
         numbers = pd.to_numeric(column, errors="coerce")
-        return _instants(
-            pd.to_datetime(numbers, unit=form.epoch.value, errors="coerce"), local=False, was=column
-        )
+        unit: Any = form.epoch.value
+        return _instants(pd.to_datetime(numbers, unit=unit, errors="coerce"), local=False, was=column)
     trimmed = pc.utf8_trim_whitespace(pa.array(column.astype("string"), type=pa.string()))
     text = pd.Series(trimmed.to_numpy(zero_copy_only=False), index=column.index)
-    return _parse_strptime(text, form.strptime) if form.strptime else _parse_iso(text)
+    return _parse_strptime(text, form.strptime) if form.strptime else _parse_text(text, form)
+
+
+def _parse_text(text: pd.Series[Any], form: TimestampFormat) -> Instants:
+    instants = _parse_iso(text)
+    other = instants.reason == UNREADABLE
+    if not other.any():
+        return instants
+    written = _parse_written(text[other], form)
+    wall = instants.wall.copy()
+    wall[other] = written.wall
+    instants.reason[other] = written.reason
+    is_number = other & text.str.match(_BARE_NUMBER).fillna(value=False).astype(bool)
+    instants.reason[is_number] = NUMBER
+    instants.is_local.loc[other] = written.is_local.to_numpy(dtype=bool)
+    return Instants(wall, instants.is_local, instants.reason, written.marks)
+
+
+def _parse_written(text: pd.Series[Any], form: TimestampFormat) -> Instants:
+    """Dates and times that are not ISO 8601, and what is written behind them."""
+    parts = pc.extract_regex(pa.array(text, type=pa.string()), _WRITTEN)
+    part = {
+        name.name: pd.Series(parts.field(name.name).to_numpy(zero_copy_only=False), index=text.index)
+        for name in parts.type
+    }
+    year, month, day, untold = _date(part, form.order)
+    hour, minute = _number(part["hour"]).fillna(0), _number(part["minute"]).fillna(0)
+    second = _number(part["seconds"].str.replace(",", ".")).fillna(0)
+    half = part["half"].str.upper().fillna("")
+    twelve = (half != "") & hour.between(1, 12)
+    hour = hour.where(~twelve, hour % 12 + 12 * (half == "P"))
+    hour = hour.where(twelve | (half == ""))
+    # 24:00 is the end of its day.
+    possible = ((hour < 24) | ((hour == 24) & (minute == 0) & (second == 0))) & (minute < 60) & (second < 60)  # noqa: PLR2004 - hours of a day, minutes of an hour
+    days = pd.DataFrame({"year": year, "month": month, "day": day})
+    date: pd.Series[Any] = pd.to_datetime(days, errors="coerce")
+    wall = date.where(possible).astype("datetime64[us]")
+    wall += pd.to_timedelta((hour * 60 + minute).fillna(0) * 60 + second, unit="s").astype("timedelta64[us]")
+    zone = part["zone"].fillna("").str.upper()
+    offsets = zone.str.replace("^(?:UTC|GMT)(?=[+-])", "", regex=True)
+    offsets = offsets.str.replace(r"^([+-])(\d)(?=:|$)", r"\g<1>0\2", regex=True)
+    fixed = offsets.str.match("[+-]|Z$")
+    known = {offset: _offset_minutes(offset) for offset in offsets[fixed].unique()}
+    shift = pd.to_timedelta(offsets.map(known).where(fixed, 0).astype("float64"), unit="min")
+    turn = part["turn"].fillna("") + part["later_turn"].fillna("")
+    instants = _instants(wall - shift.astype("timedelta64[us]"), local=~fixed.astype(bool), was=text)
+    instants.reason[untold & (instants.reason == UNREADABLE)] = DAY_OR_MONTH
+    marks = turn.str.upper().where(turn != "", zone.where(~fixed, ""))
+    instants.marks = marks[(marks != "") & instants.wall.notna()]
+    return instants
+
+
+def _date(
+    part: dict[str, pd.Series[Any]], order: DateOrder | None
+) -> tuple[pd.Series[Any], pd.Series[Any], pd.Series[Any], pd.Series[bool]]:
+    """Year, month and day, and where only an option can tell them."""
+    first, third = part["first"].fillna(""), part["third"].fillna("")
+    named = part["second"].str[:3].str.lower().map(_MONTH_NUMBERS)
+    second = _number(part["second"]).where(named.isna(), named)
+    year_first = (first.str.len() == 4) | ((order is DateOrder.YEAR) & (third.str.len() < 3))  # noqa: PLR2004 - digits
+    sure = year_first | (part["mark"] == ".") | named.notna()
+    month_first = (order is DateOrder.MONTH) & ~sure
+    untold = ~sure & (order is None) & first.ne("")
+    year = _number(first.where(year_first, third))
+    year = year.where(year > 99, year + 2000).mask(untold)  # noqa: PLR2004 - years of two digits are of this century
+    rest = _number(first).where(~year_first, _number(third))
+    return year, second.where(~month_first, rest), rest.where(~month_first, second), untold
+
+
+def date_orders(text: pd.Series[Any]) -> tuple[bool, bool, bool]:
+    """Whether a column has dates that need an order; that show the day first; that show the month first."""
+    column = pa.array(text.astype("string"), type=pa.string(), from_pandas=True)
+    parts = pc.extract_regex(
+        pc.utf8_trim_whitespace(column), r"^(?P<a>\d{1,2})[/-](?P<b>\d{1,2})[/-]\d{2,4}"
+    ).drop_null()
+    a, b = (pc.cast(parts.field(name), pa.int64()).to_numpy(zero_copy_only=False) for name in ("a", "b"))
+    return len(parts) > 0, bool((a > 12).any()), bool((b > 12).any())  # noqa: PLR2004 - months of a year
+
+
+def _number(text: pd.Series[Any]) -> pd.Series[Any]:
+    return pd.to_numeric(text.where(text != ""), errors="coerce").astype("float64")
 
 
 def _parse_strptime(text: pd.Series[Any], form: str) -> Instants:
+    """The given form; beside it 24:00 and a mark behind: the name of a zone, A or B."""
+    instants = _strptime(text, form)
+    other = text[instants.reason == UNREADABLE]
+    if other.empty:
+        return instants
+    parts = pc.extract_regex(pa.array(other, type=pa.string()), _MARKED)
+    body, mark = (
+        pd.Series(parts.field(name).to_numpy(zero_copy_only=False), index=other.index)
+        for name in ("body", "zone")
+    )
+    body = body.where(body.notna() & (body != ""), other)
+    late = body.str.contains(r"\b24:?00(?::?00)?$", regex=True)
+    again = _strptime(body.str.replace(r"\b24(:?00(?::?00)?)$", r"00\1", regex=True), form)
+    instants.wall[other.index] = again.wall + pd.to_timedelta(late.astype(int), unit="D")
+    instants.reason[other.index] = again.reason
+    instants.is_local.loc[other.index] = again.is_local.to_numpy(dtype=bool)
+    mark = mark.fillna("").str.upper()
+    instants.marks = mark[(mark != "") & again.wall.notna() & again.is_local]
+    return instants
+
+
+def _strptime(text: pd.Series[Any], form: str) -> Instants:
     aware = "%z" in form
     parsed = pd.to_datetime(text, format=form, utc=aware, errors="coerce")
     return _instants(parsed.dt.tz_localize(None) if aware else parsed, local=not aware, was=text)
@@ -88,10 +294,7 @@ def _parse_iso(text: pd.Series[Any]) -> Instants:
     minutes = np.array([_offset_minutes(offset) for offset in known])[codes]
     local = pd.Series(np.array([offset == "" for offset in known])[codes], index=text.index)
     shift = pd.to_timedelta(pd.Series(minutes, index=text.index), unit="min").astype("timedelta64[us]")
-    instants = _instants(_microseconds(parsed) - shift, local=local, was=text)
-    unreadable = text[instants.reason == UNREADABLE]
-    instants.reason[unreadable.index[unreadable.str.match(_BARE_NUMBER)]] = NUMBER
-    return instants
+    return _instants(_microseconds(parsed) - shift, local=local, was=text)
 
 
 def _offset_minutes(offset: str) -> float:
@@ -125,7 +328,7 @@ def _instants(
     return Instants(wall, is_local & wall.notna(), reason)
 
 
-def infer_order(held: pd.DataFrame, descending: set[str]) -> pd.Series[str]:
+def infer_order(held: pd.DataFrame, descending: set[str], *, ends: bool = False) -> pd.Series[str]:
     """For rows whose local time occurred twice: `earliest`, `latest`, or empty where order does not tell.
 
     The clock going back within one asset's rows separates the first pass through the hour from the second.
@@ -135,12 +338,14 @@ def infer_order(held: pd.DataFrame, descending: set[str]) -> pd.Series[str]:
     Args:
         held: `asset_id`, naive `wall` and instant of the clock `change`, in the order of the file.
         descending: Assets whose rows run from new to old.
+        ends: Whether timestamps are ends of intervals: then both edges of the hour are in it.
     """
+    most = 2 if ends else 1
     answer = pd.Series("", index=held.index, dtype=object)
     for (asset, _), rows in held["wall"].groupby([held["asset_id"], held["change"]], sort=False):
         ordered = rows[::-1] if asset in descending else rows
         steps = ordered.diff().dt.total_seconds().to_numpy()
-        back = steps <= 0 if (ordered == ordered.iloc[0]).all() else steps < 0
+        back = steps <= 0 if ordered.nunique() <= most else steps < 0
         if back.sum() == 1:
             answer.loc[ordered.index] = np.where(np.cumsum(back) == 0, "earliest", "latest")
     return answer

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import pandas as pd
 
 from ai_hub.ingest.terms import FindingKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from ai_hub.ingest.findings import Finding
+    from ai_hub.ingest.pipeline import Preview
     from ai_hub.ingest.report import Options, Report
 
 #: New assets, or findings of one kind, that are named before they are only counted.
@@ -20,10 +24,14 @@ NAMED = 5
 
 def report_lines(report: Report, options: Options) -> Iterator[str]:
     """A run in a few lines, however large its file was."""
+    for note in report.understood:
+        yield f"Read as: {note}"
     yield (
         f"{report.rows:,} rows: {report.inserted:,} inserted, {report.updated:,} updated,"
         f" {report.unchanged:,} unchanged, {report.duplicates:,} duplicate, {report.rejected:,} rejected"
     )
+    if report.missing:
+        yield f"  {report.missing:,} more without a value"
     for reason, count in report.reasons.items():
         yield f"  rejected {count:,}: {reason}"
     if report.reject_file:
@@ -47,6 +55,75 @@ def report_lines(report: Report, options: Options) -> Iterator[str]:
             f"Nothing says what the readings of {', '.join(unsaid[:NAMED])}{more} are:"
             " features average them as they are. For energy or power say --unit kWh or kW."
         )
+
+
+def preview_lines(shown: Preview) -> Iterator[str]:
+    """What a dry run found, in lines."""
+    report = shown.report
+    for note in report.understood:
+        yield f"Read as: {note}"
+    yield (
+        f"{report.rows:,} rows: {report.inserted:,} would be stored, {report.duplicates:,} duplicate,"
+        f" {report.rejected:,} rejected, {report.missing:,} more without a value. Nothing is written."
+    )
+    for reason, count in report.reasons.items():
+        yield f"  rejected {count:,}: {reason}"
+    for line, reason, text in shown.rejected:
+        yield f"  line {line}: {text} ({reason})"
+    yield from _preview_notes(report)
+
+
+def preview_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The first rows of a dry run: asset, interval in UTC and in local time, and what was measured."""
+    shown = []
+    for row in rows.to_dict("records"):
+        start = row["timestamp"]
+        length = row.get("interval_seconds")
+        end = None if length is None or pd.isna(length) else start + pd.Timedelta(seconds=int(length))
+        times = {"start_utc": start.isoformat(), "end_utc": None if end is None else end.isoformat()}
+        zone = row["timezone"]
+        local = {
+            "start_local": start.tz_convert(ZoneInfo(zone)).isoformat(),
+            "end_local": None if end is None else end.tz_convert(ZoneInfo(zone)).isoformat(),
+        }
+        others = {
+            str(name): None
+            if pd.isna(value)
+            else value.isoformat()
+            if isinstance(value, pd.Timestamp)
+            else value
+            for name, value in row.items()
+            if name not in {"asset_id", "timestamp", "interval_seconds", "timezone", "capacity"}
+        }
+        shown.append({"asset_id": row["asset_id"], **times, **local, "timezone": zone, **others})
+    return shown
+
+
+def preview_row_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows of `preview_table`, one a line: asset, interval in UTC and local, what was measured."""
+    if rows:
+        yield "First rows as understood:"
+    times = ("asset_id", "start_utc", "end_utc", "start_local", "end_local", "timezone")
+    for row in rows:
+        utc, local = (_span(row[f"start_{kind}"], row[f"end_{kind}"]) for kind in ("utc", "local"))
+        others = ", ".join(
+            f"{name} {value}" for name, value in row.items() if name not in times and value not in {None, ""}
+        )
+        yield f"  {row['asset_id']}: {utc}, in {row['timezone']} {local}: {others}"
+
+
+def _span(start: str, end: str | None) -> str:
+    begin = start.replace("T", " ").replace("+00:00", "Z")
+    if end is None:
+        return begin
+    return f"{begin} to {end.replace('T', ' ').replace('+00:00', 'Z')[11:]}"
+
+
+def _preview_notes(report: Report) -> Iterator[str]:
+    if report.intervals:
+        every = Counter(report.intervals.values())
+        lengths = ", ".join(f"{_interval(seconds)} ({count} asset(s))" for seconds, count in every.items())
+        yield f"Interval of a reading, told by the steps of the file: {lengths}"
 
 
 def describe(finding: Finding) -> str:

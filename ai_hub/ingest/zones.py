@@ -41,6 +41,39 @@ class LocalTimes(NamedTuple):
     exists: Flags
 
 
+#: Names that mean one offset (in minutes) wherever they are used.
+_NAMED = (
+    {"UTC": 0, "GMT": 0, "WET": 0, "CET": 60, "EET": 120, "WEST": 60, "CEST": 120, "EEST": 180}
+    | {"EDT": -240, "MDT": -360, "PDT": -420, "AKDT": -480, "HST": -600}
+    | {"AEST": 600, "AEDT": 660, "ACST": 570, "ACDT": 630, "AWST": 480, "NZST": 720, "NZDT": 780}
+    | {"JST": 540, "KST": 540, "SAST": 120, "MSK": 180}
+)
+_GERMAN = {
+    "MEZ": "CET",
+    "MESZ": "CEST",
+    "WEZ": "WET",
+    "WESZ": "WEST",
+    "OEZ": "EET",
+    "OESZ": "EEST",
+    "Z": "UTC",
+}
+
+
+@cache
+def named_offset(name: str, zone: str) -> int | None:
+    """Minutes east of UTC that `name` (such as CEST) means to people in `zone`.
+
+    None where the zone has no such time and the name means different offsets elsewhere, as CST does.
+    """
+    name = _GERMAN.get(name.upper(), name.upper())
+    changes = transitions(zone, 1990, 2040)
+    for second in (at // SECOND + step for at in changes.at.tolist() or [0] for step in (-1, 0)):
+        local = datetime.fromtimestamp(second, _zone(zone))
+        if local.tzname() == name:
+            return _offset(zone, second) // 60
+    return _NAMED.get(name)
+
+
 @cache
 def transitions(zone: str, first_year: int, last_year: int) -> Transitions:
     """Changes of a zone's offset in these years and a day around them."""
@@ -50,10 +83,17 @@ def transitions(zone: str, first_year: int, last_year: int) -> Transitions:
     return Transitions(at, before, after - before)
 
 
-def localize(wall: pd.Series[Any], zone: str) -> tuple[pd.Series[Any], pd.Series[Any]]:
-    """Earliest and latest instant of each local time, in UTC; NaT where it never occurred."""
+def localize(wall: pd.Series[Any], zone: str, *, ends: bool = False) -> tuple[pd.Series[Any], pd.Series[Any]]:
+    """Earliest and latest instant of each local time, in UTC; NaT where it never occurred.
+
+    With `ends` a time at which clocks change is that change, too: 02:00 for an interval that ends when they
+    go from there to 03:00, and 03:00 for one that ends when they go back from there.
+    """
     known = wall.notna()
-    found = local_times(wall.where(known, pd.Timestamp(0)).astype("datetime64[us]").astype("int64"), zone)
+    local = wall.where(known, pd.Timestamp(0)).astype("datetime64[us]").astype("int64")
+    found = local_times(local, zone)
+    if ends and len(local):
+        found = _with_ends(found, np.asarray(local, dtype=np.int64), zone)
     bounds = (
         pd.Series(instants.astype("datetime64[us]"), index=wall.index)
         .where(known & found.exists)
@@ -61,7 +101,19 @@ def localize(wall: pd.Series[Any], zone: str) -> tuple[pd.Series[Any], pd.Series
         for instants in (found.earliest, found.latest)
     )
     earliest, latest = bounds
-    return earliest, latest
+    return earliest.copy(), latest.copy()
+
+
+def _with_ends(found: LocalTimes, local: Micros, zone: str) -> LocalTimes:
+    first, last = (np.datetime64(int(edge), "us").item().year for edge in (local.min(), local.max()))
+    changes = transitions(zone, first - 1, last + 1)
+    earliest, latest, exists = found.earliest.copy(), found.latest.copy(), found.exists.copy()
+    for at, before, delta in zip(*(part.tolist() for part in changes), strict=True):
+        here = local == at + before
+        earliest[here] = at
+        if delta > 0:
+            latest[here], exists[here] = at, True
+    return LocalTimes(earliest, latest, exists)
 
 
 def next_change(instants: pd.Series[Any], zone: str) -> Micros:
@@ -69,7 +121,8 @@ def next_change(instants: pd.Series[Any], zone: str) -> Micros:
     if not len(instants):
         return np.empty(0, dtype=np.int64)
     changes = transitions(zone, instants.min().year - 1, instants.max().year + 1)
-    following = np.searchsorted(changes.at, instants.astype("int64").to_numpy(), side="right")
+    at = instants.astype("datetime64[us, UTC]").astype("int64").to_numpy()
+    following = np.searchsorted(changes.at, at, side="right")
     found: Micros = np.append(changes.at, _NEVER)[following]
     return found
 

@@ -23,14 +23,14 @@ COMMAND = [sys.executable, "-c", "from ai_hub.cli import main; main()"]
 def test_ingest__report__names_what_happened_and_where_rejects_are(
     tenant: str, csv_file: CsvFile, ai_hub: AiHub
 ) -> None:
-    file = csv_file("m.csv", "when;kwh", []).parent / "m.csv"
-    file.write_text("when;kwh\n2025-03-01;1\n2025-03-01 01:00;x\n")
+    file = csv_file("m.csv", "when;amount", []).parent / "m.csv"
+    file.write_text("when;amount\n2025-03-01;1\n2025-03-01 01:00;x\n")
     arguments = ("ingest", "readings", file, "--tenant", tenant, "--asset", "m")
     unmapped = ai_hub(*arguments)
     assert unmapped.returncode == 2
-    assert "when, kwh" in unmapped.stderr
+    assert "when, amount" in unmapped.stderr
     assert "Traceback" not in unmapped.stderr
-    mapping = ("--columns", "timestamp=when,value=kwh")
+    mapping = ("--columns", "timestamp=when,value=amount")
     done = ai_hub(*arguments, *mapping)
     assert done.returncode == 0, done.stderr
     assert "2 rows: 1 inserted, 0 updated, 0 unchanged, 0 duplicate, 1 rejected" in done.stdout

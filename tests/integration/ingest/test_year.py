@@ -62,7 +62,7 @@ def meter(name: str, seed: int, *, odd: bool) -> Meter:
             made.lost.add(at)
         elif odd and at in {UNREADABLE, TOO_LARGE}:
             made.lost.add(at)
-            made.write(at, "n/a" if at == UNREADABLE else 5.6)
+            made.write(at, "broken" if at == UNREADABLE else 5.6)
         else:
             made.readings[at] = value
             made.write(at, value)
@@ -109,7 +109,7 @@ def test_ingest__year_with_every_oddity__reports_each_once_and_drops_nothing(
     }
     assert readings_of(tenant) == measured
     quarantined = json.loads(ai_hub("ingest", "quarantine", "--tenant", tenant, "--json").stdout)
-    assert Counter(row["cells"]["value"] for row in quarantined) == {"1.0": 2, "n/a": 1, "5.6": 1}
+    assert Counter(row["cells"]["value"] for row in quarantined) == {"1.0": 2, "broken": 1, "5.6": 1}
 
     # every oddity is reported once
     findings: list[dict[str, Any]] = report["findings"]

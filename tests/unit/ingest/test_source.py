@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_hub.errors import BadInputError, NotFoundError
-from ai_hub.ingest import source
+from ai_hub.ingest import blocks
 from ai_hub.ingest.source import open_source
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read(path: Path, columns: list[str] | None = None) -> tuple[dict[int, tuple[
 
 @pytest.fixture(params=[1 << 20, 64], ids=["one block", "many blocks"])
 def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(source, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", request.param)
     return int(request.param)
 
 
@@ -109,7 +109,7 @@ def test_csv__quoted_text__comes_back_as_written(
 def test_parquet__column_subset__is_read_with_row_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 3)
     pd.DataFrame({"a": range(10), "b": range(10, 20)}).to_parquet(tmp_path / "x.parquet")
     rows, malformed = read(tmp_path / "x.parquet", ["b"])
     assert rows == {i + 1: (i + 10,) for i in range(10)}
@@ -119,12 +119,13 @@ def test_parquet__column_subset__is_read_with_row_numbers(
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("x.xlsx", b"PK", "not a format"),
+        ("x.docx", b"PK", "not a format"),
+        ("x.xlsx", b"PK", "cannot be read"),
         ("x.csv", b"", "empty"),
         ("x.csv.gz", b"not gzip", "cannot be read"),
         ("x.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 9, mtime=0)[:-9], "cannot be read"),
         ("x.parquet", b"not parquet", "cannot be read"),
-        ("x.csv", b"a,b\n1,\xff\xfe\n", "cannot be read"),
+        ("x.csv", b"a,b\n1,\x81\xfe\n", "cannot be read"),
     ],
 )
 def test_open_source__unusable_file__is_refused(tmp_path: Path, name: str, content: bytes, text: str) -> None:

@@ -135,6 +135,20 @@ def test_place__clock_put_back_across_midnight__gives_both_passes() -> None:
     assert utc.tolist() == pd.date_range("2026-11-01T03:00Z", periods=7, freq="30min").tolist()
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_place__several_clock_changes_in_one_file__are_told_apart(ends: bool) -> None:
+    instants = pd.date_range("2023-10-01T00:00Z", "2025-11-30T00:00Z", freq="15min")
+    local = instants.tz_convert("Europe/Berlin").strftime("%Y-%m-%d %H:%M")
+    column = pd.Series(local, dtype=object)
+    ids, names = (pd.Series(text, index=column.index) for text in ("a", "Europe/Berlin"))
+    placer = TimePlacer(timestamps.TimestampFormat(), Ambiguous.INFER, ends=ends)
+    utc, reason = placer.place(column, ids, names)
+    settled, why = placer.settle()
+    utc.loc[settled.index] = settled
+    assert set(reason) | set(why) == {""}
+    assert utc.tolist() == instants.tolist()
+
+
 def test_localize__years_without_any_clock_change_or_rows__are_read() -> None:
     assert zones.localize(pd.Series([], dtype="datetime64[us]"), "Europe/Berlin")[0].empty
     (instant,), _ = zones.localize(pd.Series([pd.Timestamp("2026-05-01 12:00")]), "Asia/Kolkata")

@@ -1,0 +1,213 @@
+"""Numbers as files write them: decimal point or comma, digits in groups of three."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ai_hub.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: What separates groups of digits and can be nothing else: blanks, apostrophes.
+_BLANKS = " \u00a0\u202f'\u2019"
+_OTHER = {".": ",", ",": "."}
+_AMBIGUOUS = r"^[+-]?[1-9]\d{0,2}[.,]\d{3}$"
+_PLAIN_POINT = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$"
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """How the numbers of a file are written."""
+
+    decimal: str = "."
+    #: What is known to separate groups of three digits; empty where nothing shows it.
+    thousands: str = ""
+
+
+POINT = NumberFormat()
+
+
+class Evidence:
+    """What the cells of a file show of its numbers, block by block."""
+
+    def __init__(self) -> None:
+        #: A cell that can only have this decimal mark, by mark.
+        self.shown: dict[str, str] = {}
+        #: Separators of groups in cells that can only be read so.
+        self.grouped: set[str] = set()
+        #: A cell that could be either, by its separator.
+        self.ambiguous: dict[str, str] = {}
+
+    def note(self, column: pd.Series[Any]) -> None:
+        """Look at a column; only texts tell anything."""
+        if column.dtype != object and not isinstance(column.dtype, pd.StringDtype):
+            return
+        try:
+            cells = pa.array(column, type=pa.string(), from_pandas=True)
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            cells = pa.array(column[column.map(_is_text)], type=pa.string())
+        cells = pc.utf8_trim_whitespace(cells)
+        for _ in range(2):  # what one pass has matched it does not match again
+            cells = pc.replace_substring_regex(cells, rf"(\d)[{_BLANKS}](\d{{3}})", r"\1\2")
+        for mark in (".", ","):
+            cells_with = cells.filter(pc.match_substring(cells, mark))
+            if not len(cells_with):
+                continue
+            for shown, pattern in _shown(mark):
+                if match := _first(cells_with, pattern):
+                    self.shown.setdefault(shown, match)
+            if _first(cells_with, _grouped(mark)):
+                self.grouped.add(mark)
+            if match := _first(cells_with, _AMBIGUOUS):
+                self.ambiguous.setdefault(mark, match)
+
+
+def decide(
+    columns: Iterable[list[pd.Series[Any]]],
+    *,
+    delimiter: str | None,
+    decimal: str | None = None,
+    thousands: str | None = None,
+) -> NumberFormat:
+    """The one way to read the numbers of a file, from options or from its cells.
+
+    Args:
+        columns: The columns of numbers, block by block; read only as far as needed.
+        delimiter: Of the file; between commas a lone point is the decimal point.
+        decimal: As given, `.` or `,`.
+        thousands: As given.
+
+    Raises:
+        BadInputError: the cells do not tell, or contradict each other.
+    """
+    if decimal is not None:
+        return NumberFormat(decimal, _OTHER[decimal] if thousands is None else thousands)
+    evidence = Evidence()
+    for block in columns:
+        for column in block:
+            evidence.note(column)
+        if evidence.shown:
+            break
+    if len(evidence.shown) > 1:
+        raise BadInputError(
+            "The file has numbers with decimal comma and with decimal point:"
+            f" {evidence.shown[',']!r} and {evidence.shown['.']!r}.",
+            hint="Say --decimal ',' or --decimal '.': numbers of the other kind are then rejected.",
+        )
+    if evidence.shown:
+        mark = next(iter(evidence.shown))
+        group = _OTHER[mark] if _OTHER[mark] in evidence.grouped else ""
+        return NumberFormat(mark, group if thousands is None else thousands)
+    if thousands in _OTHER:
+        return NumberFormat(_OTHER[thousands], thousands)
+    lone_points = delimiter in {",", None} and set(evidence.ambiguous) == {"."}
+    if evidence.ambiguous and not lone_points:
+        cell = next(iter(evidence.ambiguous.values()))
+        whole, part = re.split("[.,]", cell)
+        raise BadInputError(
+            f"Nothing in the file tells whether {cell!r} is {whole}.{part} or {whole}{part}.",
+            hint="Say --decimal '.' or --decimal ',' .",
+        )
+    return NumberFormat(".", thousands or "")
+
+
+def are_plain(column: pd.Series[Any]) -> bool:
+    """Whether every cell is a number with a decimal point, or none at all is text."""
+    if column.dtype != object and not isinstance(column.dtype, pd.StringDtype):
+        return True
+    try:
+        cells = pa.array(column, type=pa.string(), from_pandas=True)
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return False
+    return bool(_matches(cells, _PLAIN_POINT).all())
+
+
+def to_plain(column: pd.Series[Any], form: NumberFormat, name: str) -> tuple[pd.Series[Any], pd.Series[str]]:
+    """Numbers with a decimal point and no groups, as text; and why a cell is not read.
+
+    What is no number in any format stays as it is.
+    """
+    reason = pd.Series("", index=column.index, dtype=object)
+    if column.dtype != object and not isinstance(column.dtype, pd.StringDtype):
+        return column, reason
+    try:
+        cells = pa.array(column, type=pa.string(), from_pandas=True)
+    except (pa.ArrowTypeError, pa.ArrowInvalid):  # a spreadsheet has numbers and texts in one column
+        texts = column[column.map(_is_text)]
+        plain, why = to_plain(texts, form, name)
+        reason.loc[why.index] = why
+        return column.where(~column.index.isin(plain.index), plain.reindex(column.index)), reason
+    if form.decimal == ".":
+        odd = ~_matches(cells, _PLAIN_POINT)
+        if not odd.any():
+            return column, reason
+        column = column.copy()
+        column[odd], reason[odd] = _odd_to_plain(column[odd], form, name)
+        return column, reason
+    return _odd_to_plain(column, form, name)
+
+
+def _odd_to_plain(
+    column: pd.Series[Any], form: NumberFormat, name: str
+) -> tuple[pd.Series[Any], pd.Series[str]]:
+    """As `to_plain`, by regular expressions over the whole column."""
+    mark, other = form.decimal, _OTHER[form.decimal]
+    cells = pc.utf8_trim_whitespace(pa.array(column, type=pa.string(), from_pandas=True))
+    cells = pc.replace_substring(cells, "\u2212", "-")
+    escaped = re.escape(mark)
+    plain = _matches(cells, rf"^[+-]?(?:\d+(?:{escaped}\d*)?|{escaped}\d+)(?:[eE][+-]?\d+)?$")
+    group = "[" + re.escape(other) + _BLANKS + "]"
+    grouped = _matches(cells, rf"^[+-]?\d{{1,3}}(?:{group}\d{{3}})+(?:{escaped}\d*)?$")
+    told = _matches(cells, rf"^[+-]?\d{{1,3}}(?:{group}\d{{3}}){{2,}}$|{escaped}|[{_BLANKS}]")
+    unsure = grouped & ~told & (form.thousands != other)
+    either = _matches(cells, _AMBIGUOUS)
+    foreign = _matches(cells, rf"^[+-]?\d*[.,\d{_BLANKS}]*\d$") & ~plain & ~grouped
+    read = pc.replace_substring_regex(cells, group, "")
+    read = pc.replace_substring(read, mark, ".") if mark != "." else read
+    result = column.copy()
+    taken = plain | (grouped & ~unsure)
+    result[taken] = pd.Series(read.to_numpy(zero_copy_only=False), index=column.index, dtype=object)[taken]
+    reason = pd.Series("", index=column.index, dtype=object)
+    what = "comma" if mark == "," else "point"
+    reason[foreign] = f"{name} is not a number with decimal {what} (see --decimal and --thousands)"
+    reason[unsure & either] = f"{name} could be a decimal number or a thousand (see --thousands {other})"
+    reason[unsure & ~either] = reason[foreign & either] = (
+        f"{name} has digits in groups that no other number of the file has (see --thousands {other})"
+    )
+    return result, reason
+
+
+def _shown(mark: str) -> list[tuple[str, str]]:
+    """Decimal mark that a cell containing `mark` shows, and its pattern."""
+    here, other = re.escape(mark), re.escape(_OTHER[mark])
+    decimal = (
+        rf"^[+-]?(?:\d{{4,}}{here}\d+|0\d*{here}\d+|{here}\d+|\d+{here}(?:\d{{1,2}}|\d{{4,}})"
+        rf"|\d{{1,3}}(?:{other}\d{{3}})+{here}\d+)(?:[eE][+-]?\d+)?$"
+    )
+    return [(mark, decimal), (_OTHER[mark], rf"^[+-]?\d{{1,3}}(?:{here}\d{{3}}){{2,}}(?:{other}\d+)?$")]
+
+
+def _grouped(mark: str) -> str:
+    """Cells in which `mark` can only separate groups."""
+    here, other = re.escape(mark), re.escape(_OTHER[mark])
+    return rf"^[+-]?\d{{1,3}}(?:(?:{here}\d{{3}})+{other}\d+|(?:{here}\d{{3}}){{2,}})$"
+
+
+def _matches(cells: pa.Array, pattern: str) -> Any:
+    return pc.match_substring_regex(cells, pattern).fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def _is_text(cell: object) -> bool:
+    return isinstance(cell, str)
+
+
+def _first(cells: pa.Array, pattern: str) -> str | None:
+    index = pc.index(pc.match_substring_regex(cells, pattern), True).as_py()
+    return None if index < 0 else str(cells[index].as_py())

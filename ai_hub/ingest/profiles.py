@@ -1,0 +1,152 @@
+"""Named formats of the trade: what their files leave unsaid, as data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from ai_hub.errors import BadInputError
+from ai_hub.ingest.formats import NO_VALUE, FileFormat
+from ai_hub.ingest.terms import DateOrder, Stamps
+
+if TYPE_CHECKING:
+    from ai_hub.ingest.report import Options
+
+_EMPTY = (*NO_VALUE, "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Options that suit every file of a format."""
+
+    summary: str
+    #: What reads it: `table`, or a format that is none.
+    reader: str = "table"
+    form: FileFormat = field(default_factory=FileFormat)
+    #: How a text file of this format begins, and no other.
+    begins: str | None = None
+    timezone: str | None = None
+    unit: str | None = None
+    order: DateOrder | None = None
+    quality_map: Mapping[str, str] = field(default_factory=dict)
+    #: Names of columns, by field, beside those every file may have.
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _methods(letters: str) -> dict[str, str]:
+    """NEM12 quality flags with the method of substitution behind them, such as S14."""
+    return {f"{letter}{method}": "estimated" for letter in letters for method in ("", *range(10, 100))}
+
+
+PROFILES: Mapping[str, Profile] = {
+    "german-load-profile": Profile(
+        summary="Lastgang: decimal comma, dd.mm.yyyy, stamps at the end of the interval",
+        form=FileFormat(decimal=",", thousands=".", no_value=_EMPTY, stamps=Stamps.END),
+        order=DateOrder.DAY,
+        columns={"quality": ("status", "messwertstatus", "kennung")},
+        quality_map={"W": "good", "E": "estimated", "V": "estimated", "G": "suspect", "F": "suspect"},
+    ),
+    "smard": Profile(
+        summary="SMARD of Bundesnetzagentur: from and to in columns, decimal comma",
+        form=FileFormat(decimal=",", thousands=".", no_value=_EMPTY),
+        timezone="Europe/Berlin",
+        order=DateOrder.DAY,
+    ),
+    "entsoe": Profile(
+        summary="ENTSO-E Transparency Platform: intervals as `from - to`, zone and unit in the header",
+        form=FileFormat(no_value=_EMPTY),
+        order=DateOrder.DAY,
+    ),
+    "nem12": Profile(
+        summary="NEM12 of Australia's market: records 200, 300 and 400, market time, quality by interval",
+        reader="nem12",
+        form=FileFormat(no_value=_EMPTY),
+        begins=r"\s*\"?100\"?,\"?NEM12",
+        quality_map={"A": "good", "N": "suspect", **_methods("EFS")},
+    ),
+    "green-button": Profile(
+        summary="Green Button XML (ESPI): unit, power of ten and quality from the file",
+        reader="green-button",
+        begins=r"(?s)\s*<.*http://naesb\.org/espi",
+        quality_map={
+            **dict.fromkeys(("0", "14", "17", "18", "19"), "good"),
+            **dict.fromkeys(("7", "8", "9", "11", "12", "13", "15", "16"), "estimated"),
+            "10": "suspect",
+        },
+    ),
+    "green-button-csv": Profile(
+        summary="Green Button CSV of US utilities: START TIME and END TIME, the last minute included",
+        form=FileFormat(no_value=_EMPTY),
+    ),
+    "open-meteo": Profile(
+        summary="Open-Meteo CSV: offset from the lines before the header, units in the header",
+        begins=r"latitude,longitude,(?:[a-z_]+,)*utc_offset_seconds",
+    ),
+    "datadis": Profile(
+        summary="Datadis of Spain: fecha and hora, 24:00, stamps at the end of the hour, Real or Estimada",
+        form=FileFormat(no_value=_EMPTY, stamps=Stamps.END),
+        timezone="Europe/Madrid",
+        columns={"quality": ("metodoobtencion", "metodo obtencion", "método obtención")},
+        quality_map={"Real": "good", "Estimada": "estimated"},
+    ),
+    "enedis": Profile(
+        summary="Enedis of France (Linky): Horodate and Valeur, mean power in W, stamps at the end",
+        form=FileFormat(no_value=_EMPTY, stamps=Stamps.END),
+        timezone="Europe/Paris",
+        unit="W",
+    ),
+    "uk-settlement": Profile(
+        summary="Great Britain, half-hourly: settlement date and period 1 to 46, 48 or 50, long or wide",
+        form=FileFormat(period=timedelta(minutes=30), no_value=_EMPTY),
+        timezone="Europe/London",
+        order=DateOrder.DAY,
+        quality_map={"A": "good", "E": "estimated"},
+    ),
+}
+
+
+def profile_of(options: Options, beginning: str) -> tuple[str | None, bool]:
+    """Name of a file's profile, as given or by how the file begins; and whether it was guessed.
+
+    Raises:
+        BadInputError: there is no such profile.
+    """
+    if options.profile is not None:
+        if options.profile not in PROFILES:
+            raise BadInputError(
+                f"There is no profile {options.profile!r}.",
+                hint=f"Profiles: {', '.join(PROFILES)} (`ai-hub ingest profiles`).",
+            )
+        return options.profile, False
+    for name, profile in PROFILES.items():
+        if profile.begins and re.match(profile.begins, beginning):
+            return name, True
+    return None, False
+
+
+def apply(profile: Profile, options: Options) -> Options:
+    """Options with those of the profile where nothing was given."""
+    ours, form = options.form, profile.form
+    stamp_form = options.timestamp_format
+    if stamp_form.order is None:
+        stamp_form = replace(stamp_form, order=profile.order)
+    return replace(
+        options,
+        timezone=options.timezone or profile.timezone,
+        unit=options.unit or profile.unit,
+        quality_map={**profile.quality_map, **options.quality_map},
+        timestamp_format=stamp_form,
+        form=replace(
+            ours,
+            encoding=ours.encoding or form.encoding,
+            delimiter=ours.delimiter or form.delimiter,
+            decimal=ours.decimal or form.decimal,
+            thousands=form.thousands if ours.thousands is None and ours.decimal is None else ours.thousands,
+            no_value=(*ours.no_value, *form.no_value),
+            period=ours.period or form.period,
+            stamps=ours.stamps or form.stamps,
+        ),
+    )
