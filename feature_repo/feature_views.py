@@ -33,10 +33,10 @@ WEATHER = {
 LOOKBACK_TAG = "lookback_hours"
 
 
-def feature_tags(name: str) -> dict[str, str]:
-    """Tags of a feature, whose name ends with the hours it looks back; weather is of the hour itself."""
+def lookback(name: str) -> dict[str, str]:
+    """The tag of a feature, whose name ends with its hours; weather and calendar are of the hour itself."""
     hours = re.search(r"_(\d+)h$", name)
-    return {LOOKBACK_TAG: hours[1] if hours else "0", MEANING_TAG: HOURLY_ROWS}
+    return {LOOKBACK_TAG: hours[1] if hours else "0"}
 
 
 def hourly_view(name: str, features: Mapping[str, str], description: str) -> FeatureView:
@@ -46,7 +46,7 @@ def hourly_view(name: str, features: Mapping[str, str], description: str) -> Fea
         entities=[tenant, asset],
         schema=[
             *(
-                Field(name=feature, dtype=Float64, description=text, tags=feature_tags(feature))
+                Field(name=feature, dtype=Float64, description=text, tags=lookback(feature))
                 for feature, text in features.items()
             ),
             LOCAL_TIME,
@@ -56,5 +56,5 @@ def hourly_view(name: str, features: Mapping[str, str], description: str) -> Fea
         online=True,
         description=description,
         # a row is served until the next one can be there
-        tags={"step": "1h"},
+        tags={"step": "1h", MEANING_TAG: HOURLY_ROWS},
     )

@@ -60,8 +60,10 @@ class _State:
         self._plans = Plans()
         with _RESOLVING:
             listed = registry.list_feature_services(config.project, allow_cache=True)
+            views = registry.list_all_feature_views(config.project, allow_cache=True)
         self.services: dict[str, FeatureService] = {service.name: service for service in listed}
-        self._meanings = choose.meanings(self.services)
+        tags = {view.name: tag for view in views if (tag := view.tags.get(choose.MEANING_TAG)) is not None}
+        self._meanings = choose.meanings(self.services, tags)
         self.queries: dict[tuple[str | None, tuple[str, ...] | None], Query] = {}
         #: of each service the stored views behind it; those that Feast cannot resolve are not in it
         self.stored_views: dict[str, list[str]] = {}

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from feast import FeatureService
 
 
-#: Tag of a field: features of one name with the same value of it are the same feature, whatever their view.
+#: Tag of a view: features of one name in views with the same value of it are the same feature.
 MEANING_TAG: Final = "meaning"
 
 
 class Meaning(NamedTuple):
     """What a name stands for in a feature service."""
 
-    #: the tag of the field, else the view, with its version if the service names one
+    #: the tag of the view, else the view, with its version if the service names one
     origin: str
     #: how the service renames join keys of the view
     join_keys: tuple[tuple[str, str], ...]
@@ -31,16 +31,16 @@ class Meaning(NamedTuple):
 Meanings = dict[str, dict[Meaning, dict[str, str]]]
 
 
-def meanings(services: Mapping[str, FeatureService]) -> Meanings:
-    """What each name of a feature means in each service."""
+def meanings(services: Mapping[str, FeatureService], tags: Mapping[str, str]) -> Meanings:
+    """What each name of a feature means in each service; `tags` has the tags `meaning` of views."""
     found: Meanings = {}
     for name, service in services.items():
         for projection in service.feature_view_projections:
             version = getattr(projection, "version_tag", None)
             view = projection.name if version is None else f"{projection.name}@v{version}"
             join_keys = tuple(sorted((projection.join_key_map or {}).items()))
+            meaning = Meaning(tags.get(projection.name, view) if version is None else view, join_keys)
             for feature in projection.features:
-                meaning = Meaning(feature.tags.get(MEANING_TAG, view), join_keys)
                 found.setdefault(feature.name, {}).setdefault(meaning, {})[name] = view
     return found
 

@@ -12,11 +12,11 @@ from ai_hub.serving import choose
 ASSET = Entity(name="asset", join_keys=["asset_id"], value_type=ValueType.STRING)
 
 
-def service(name: str, *features: str, tags: dict[str, str] | None = None) -> FeatureService:
+def service(name: str, *features: str) -> FeatureService:
     view = FeatureView(
         name=f"{name}_view",
         entities=[ASSET],
-        schema=[Field(name=feature, dtype=Float64, tags=tags) for feature in features],
+        schema=[Field(name=feature, dtype=Float64) for feature in features],
         source=FileSource(path=str(Path(name)), timestamp_field="at"),
     )
     return FeatureService(name=name, features=[view])
@@ -36,7 +36,7 @@ SERVICES["again"] = FeatureService(name="again", features=[*SMALL._features])
 
 
 def chosen(feature_set: str | None, *names: str) -> object:
-    known = choose.meanings(SERVICES)
+    known = choose.meanings(SERVICES, {})
     found = choose.features(SERVICES, known, feature_set, names or None, default="small")
     return found if isinstance(found, list) else found.name
 
@@ -64,10 +64,11 @@ def test_features__name_of_two_views__lists_the_sets() -> None:
 
 def test_features__name_with_one_meaning__from_the_set_with_most_of_them_then_the_smallest() -> None:
     tagged = {
-        name: service(name, *features, tags={"meaning": "rows"})
+        name: service(name, *features)
         for name, features in {"c": ("x", "y", "z"), "b": ("x", "y"), "a": ("x", "w", "v")}.items()
     }
-    known = choose.meanings(tagged)
+    tags = {f"{name}_view": "rows" for name in tagged}
+    known = choose.meanings(tagged, tags)
     for names, found in {
         ("x",): ["b_view:x"],
         ("x", "y"): ["b_view:x", "b_view:y"],
@@ -75,7 +76,7 @@ def test_features__name_with_one_meaning__from_the_set_with_most_of_them_then_th
         ("w", "y", "x"): ["a_view:w", "b_view:y", "b_view:x"],
     }.items():
         assert choose.features(tagged, known, None, names, default="a") == found
-    known = choose.meanings(tagged | {"d": service("d", "x")})
+    known = choose.meanings(tagged | {"d": service("d", "x")}, tags)
     with pytest.raises(BadInputError, match="x in a, b, c, d"):
         choose.features(tagged, known, None, ["x"], default="a")
 
