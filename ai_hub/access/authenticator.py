@@ -77,7 +77,8 @@ class Authenticator:
         given = key or bearer or ""
         if self._tokens is not None and not key and not given.startswith(api_key.PREFIX):
             return await self._tokens.principal(given)
-        await self._ring.look_again()
+        if (text := api_key.parse(given)) is not None:
+            await self._ring.look_up(text.key_id)
         principal = self._by_key(given)
         if principal is None:
             message, hint = _UNKNOWN

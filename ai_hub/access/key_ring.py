@@ -1,4 +1,4 @@
-"""The keys in force, in memory: no request waits for the database to learn who asks."""
+"""The keys that callers use, in memory: each is read by its id when it first comes and after a change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import hmac
 import os
 import socket
 import time
+from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, LiteralString, NamedTuple
 
 import psycopg
@@ -20,19 +22,25 @@ from ai_hub.settings import postgres_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
 
     from ai_hub.access.api_key import KeyText
 
 _log = structlog.get_logger(__name__)
 
-#: Expired ones as well: their owners are told so. Sorted, so that equal answers mean nothing has changed.
+#: Revoked and expired ones as well: their owners are told so.
 _KEYS: Final[LiteralString] = (
     "SELECT key_id, sha256, name, tenants, scopes,"
-    " extract(epoch FROM expires_at)::float8, revoked_at IS NOT NULL FROM public.api_keys ORDER BY key_id"
+    " extract(epoch FROM expires_at)::float8, revoked_at IS NOT NULL"
+    " FROM public.api_keys WHERE key_id = ANY(%s)"
 )
-#: Least seconds between two looks for an unknown key, and how long one may take.
+#: Differs after every change or deletion of a key; one row, however many keys there are.
+_REVISION: Final[LiteralString] = "SELECT revision FROM public.api_key_revision"
+#: Least seconds between two reads of unknown keys, and how long one read may take.
 EXTRA_LOOK_S: Final = 0.25
 _LOOK_LIMIT_S: Final = 5.0
+#: Keys that are held; of more, those that were used last.
+_MOST_HELD: Final = 10_000
 _SCOPES: Final = {str(scope): scope for scope in Scope}
 
 
@@ -43,23 +51,34 @@ class _Entry(NamedTuple):
     revoked: bool
 
 
-class KeyRing:
-    """Keys as they were at the last look; between looks and through outages, those go on."""
+@dataclass
+class _Look:
+    """A read of unknown keys that has not begun; requests join it."""
 
-    def __init__(self, dsn: Callable[[], str], *, every_s: float) -> None:
+    task: asyncio.Task[None]
+    key_ids: set[str] = field(default_factory=set)
+
+
+class KeyRing:
+    """Keys as they were read last; through outages, those go on."""
+
+    def __init__(self, dsn: Callable[[], str], *, every_s: float, most: int = _MOST_HELD) -> None:
         self._dsn = dsn
         self._every_s = every_s
-        self._rows: Sequence[Any] | None = None
-        self._entries: dict[str, _Entry] = {}
+        self._most = most
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._revision: int | None = None
         self._connection: psycopg.AsyncConnection | None = None
-        self._look: asyncio.Task[None] | None = None
+        #: one statement at a time on the connection
+        self._reading = asyncio.Lock()
+        self._look: _Look | None = None
         self._last_look = -EXTRA_LOOK_S
-        self._failure: AiHubError | None = None
+        self._is_failing = False
 
     @property
     def loaded(self) -> bool:
         """Whether the database has ever answered."""
-        return self._rows is not None
+        return self._revision is not None
 
     def find(self, key: KeyText) -> tuple[Principal | None, str]:
         """Whom a key stands for; else None and why not: `unknown`, `wrong`, `revoked` or `expired`."""
@@ -68,66 +87,82 @@ class KeyRing:
             return None, "unknown"
         if not hmac.compare_digest(entry.sha256, digest(key.secret)):
             return None, "wrong"
+        self._entries.move_to_end(key.key_id)
         if entry.revoked:
             return None, "revoked"
         if entry.expires_at <= time.time():
             return None, "expired"
         return entry.principal, ""
 
-    async def look_again(self) -> None:
-        """Look for keys made since the last look; all who ask share one, which waits if it comes too soon.
+    async def look_up(self, key_id: str) -> None:
+        """Read a key that is not held; requests of the same quarter of a second share one query.
 
         Raises:
-            AiHubError: the keys were never read, and cannot be.
+            AiHubError: it cannot be read now.
         """
         if self._look is None:
-            self._look = asyncio.create_task(self._refresh_soon())
-            self._look.add_done_callback(self._looked)
-        await asyncio.shield(self._look)
-        if not self.loaded:
-            raise self._failure or ServiceDownError("TimescaleDB", "startup", "the keys are not read yet")
+            task = asyncio.create_task(self._look_soon(), name="api keys")
+            # whoever waited may be gone
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._look = _Look(task)
+        self._look.key_ids.add(key_id)
+        await asyncio.shield(self._look.task)
 
     async def keep(self) -> None:
-        """Look every few seconds, until cancelled."""
+        """Every few seconds read the keys that are held again if any key has changed, until cancelled."""
         while True:
-            if self._look is None:
-                self._look = asyncio.create_task(self._refresh())
-                self._look.add_done_callback(self._looked)
-            await asyncio.shield(self._look)
+            with suppress(AiHubError):  # noted in the log
+                await self._follow_changes()
             await asyncio.sleep(self._every_s)
 
     async def close(self) -> None:
         """Let go of the database."""
         if self._look is not None:
-            self._look.cancel()
+            self._look.task.cancel()
         await self._disconnect()
 
-    def _looked(self, look: asyncio.Task[None]) -> None:
-        del look
-        self._look = None
-
-    async def _refresh_soon(self) -> None:
+    async def _look_soon(self) -> None:
         await asyncio.sleep(max(0.0, self._last_look + EXTRA_LOOK_S - time.monotonic()))
-        await self._refresh()
+        async with self._reading:
+            look, self._look = self._look, None
+            self._last_look = time.monotonic()
+            if look is not None:
+                await self._read_keys(look.key_ids)
 
-    async def _refresh(self) -> None:
-        self._last_look = time.monotonic()
+    async def _follow_changes(self) -> None:
+        async with self._reading:
+            ((revision,),) = await self._read(_REVISION)
+            if revision != self._revision:
+                await self._read_keys(set(self._entries))
+                self._revision = revision
+
+    async def _read_keys(self, key_ids: AbstractSet[str]) -> None:
+        if not key_ids:
+            return
+        rows = {row[0]: row for row in await self._read(_KEYS, [list(key_ids)])}
+        for key_id in key_ids:
+            if key_id in rows:
+                self._entries[key_id] = _entry(rows[key_id])
+            else:
+                self._entries.pop(key_id, None)
+        while len(self._entries) > self._most:
+            self._entries.popitem(last=False)
+
+    async def _read(self, query: LiteralString, parameters: Sequence[object] = ()) -> Sequence[Any]:
         try:
-            rows = await self._read()
+            rows = await self._execute(query, parameters)
         except (psycopg.Error, OSError, TimeoutError, AiHubError) as error:
             await self._disconnect()
-            if self._failure is None:
-                _log.warning("api_keys_not_refreshed", reason=type(error).__name__, keys=len(self._entries))
-            self._failure = self._described(error)
-            return
-        if self._failure is not None:
-            _log.info("api_keys_refreshed_again", keys=len(rows))
-        self._failure = None
-        if rows != self._rows:
-            self._entries = {row[0]: _entry(row) for row in rows}
-            self._rows = rows
+            if not self._is_failing:
+                _log.warning("api_keys_not_read", reason=type(error).__name__, keys=len(self._entries))
+            self._is_failing = True
+            raise self._described(error) from error
+        if self._is_failing:
+            _log.info("api_keys_read_again")
+        self._is_failing = False
+        return rows
 
-    async def _read(self) -> Sequence[Any]:
+    async def _execute(self, query: LiteralString, parameters: Sequence[object]) -> Sequence[Any]:
         loop = asyncio.get_running_loop()
         until = loop.time() + _LOOK_LIMIT_S
         if self._connection is None:
@@ -137,7 +172,7 @@ class KeyRing:
                 )
         hanging_up = loop.call_at(until, _hang_up, self._connection)
         try:
-            return await (await self._connection.execute(_KEYS)).fetchall()
+            return await (await self._connection.execute(query, parameters)).fetchall()
         except psycopg.OperationalError as error:
             if loop.time() >= until:
                 raise TimeoutError from error
@@ -155,7 +190,7 @@ class KeyRing:
             return error
         if isinstance(error, psycopg.errors.UndefinedTable):
             return ServiceDownError(
-                "TimescaleDB", "table api_keys", "it is missing", hint="Run `ai-hub migrate`."
+                "TimescaleDB", "the table of API keys", "it is missing", hint="Run `ai-hub migrate`."
             )
         where = postgres_environment(self._dsn())
         reason = (str(error).strip().splitlines() or ["no answer in time"])[-1]

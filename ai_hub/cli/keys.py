@@ -70,12 +70,16 @@ def create(
 def list_keys(
     *,
     tenant: Annotated[str | None, typer.Option("--tenant", "-t", help="only those of this tenant")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="so many at most, the newest")] = 1000,
     as_json: AsJson = False,
 ) -> None:
-    """Show every key, without its secret."""
+    """Show the keys, newest first, without their secrets."""
     from ai_hub.access import key_store
 
-    found = key_store.keys(tenant)
+    found = key_store.keys(tenant, limit=limit + 1)
+    if len(found) > limit:
+        found = found[:limit]
+        typer.echo(f"These are the newest {limit}; --limit shows more.", err=True)
     if as_json:
         typer.echo(json.dumps([_plain(key) for key in found], indent=2))
         return

@@ -6,7 +6,8 @@
 CREATE FUNCTION tenant_wall.is_served(relation name) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT relation NOT IN (
-        'api_keys', 'sql_logins', 'schema_migrations', 'schema_code', 'served_relations', 'feature_refreshes'
+        'api_keys', 'api_key_revision', 'sql_logins', 'schema_migrations', 'schema_code', 'served_relations',
+        'feature_refreshes'
     )
 $$;
 

@@ -20,7 +20,7 @@ from ai_hub.access.api_key import digest, parse
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.cli.main import app
 from ai_hub.database import connect
-from ai_hub.errors import BadInputError
+from ai_hub.errors import BadInputError, ServiceDownError
 from ai_hub.service.middleware import authentication
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
@@ -28,6 +28,7 @@ from benchmarks.faults_proxy import proxied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
 
     from energy import Energy
 
@@ -161,17 +162,18 @@ def test_database_silent__look_ends_in_time(line: Any, key: str, monkeypatch: py
     monkeypatch.setattr(key_ring, "_LOOK_LIMIT_S", 0.5)
 
     async def looks() -> float:
+        text = parse(key)
+        assert text is not None
         ring = key_ring.KeyRing(lambda: dsn, every_s=1)
-        await ring.look_again()
+        await ring.look_up(text.key_id)
         proxy.stall()
         begun = time.monotonic()
         try:
-            await ring.look_again()
+            with pytest.raises(ServiceDownError):
+                await ring.look_up("q" * 12)
         finally:
             proxy.heal()
             await ring.close()
-        text = parse(key)
-        assert text is not None
         assert ring.find(text)[0] is not None
         return time.monotonic() - begun
 
@@ -184,7 +186,7 @@ def test_database_silent__unknown_keys_take_no_place_of_a_known_one__and_few_of_
 ) -> None:
     dsn, proxy = line
     monkeypatch.setattr(authentication, "MOST_WAITING", 4)
-    options = ServiceSettings(keys_refresh_s=60, max_in_flight=4, unauthenticated_per_s=12)
+    options = ServiceSettings(keys_refresh_s=60, max_in_flight=4, unauthenticated_per_s=9)
     with (
         running_service(Settings(timescale_dsn=dsn, service_timescale_dsn=None), options) as url,
         ThreadPoolExecutor(20) as pool,
@@ -233,3 +235,42 @@ def test_many_unknown_keys__share_the_looks_at_the_database(energy: Energy) -> N
         assert answers == [401] * 60
         # one after the other they would take a quarter of a second each
         assert time.monotonic() - begun < _SOON_S
+
+
+def test_ring__many_keys__reads_those_that_come_and_those_again_after_any_change(
+    energy: Energy, tenant: str
+) -> None:
+    dsn = energy.environment["TIMESCALE_DSN"]
+    made = [key_store.create(f"k{number}", [tenant], ALL_SCOPES, created_by="test")[1] for number in range(4)]
+
+    async def main() -> None:
+        ring = key_ring.KeyRing(lambda: dsn, every_s=0.05, most=3)
+        read: list[set[str]] = []
+        read_keys = ring._read_keys
+
+        async def noted(key_ids: AbstractSet[str]) -> None:
+            read.append(set(key_ids))
+            await read_keys(key_ids)
+
+        ring._read_keys = noted  # type: ignore[method-assign]
+        await asyncio.gather(*(ring.look_up(text.key_id) for text in made[:3]), ring.look_up("z" * 12))
+        assert read == [{*(text.key_id for text in made[:3]), "z" * 12}], "one query for all"
+        keeping = asyncio.create_task(ring.keep())
+        await asyncio.sleep(0.3)
+        read.clear()
+        await asyncio.sleep(0.3)
+        assert read == [], "nothing has changed"
+        # whoever does it, and however
+        with connect(dsn, autocommit=True) as connection:
+            connection.execute("UPDATE api_keys SET revoked_at = now() WHERE key_id = %s", [made[0].key_id])
+            connection.execute("DELETE FROM api_keys WHERE key_id = %s", [made[1].key_id])
+        await asyncio.sleep(0.5)
+        assert [ring.find(text)[1] for text in made[:3]] == ["revoked", "unknown", ""]
+        # the one that was used longest ago makes room
+        await ring.look_up(made[3].key_id)
+        assert len(ring._entries) == 3
+        assert ring.find(made[3])[0] is not None
+        keeping.cancel()
+        await ring.close()
+
+    asyncio.run(main())
