@@ -11,6 +11,7 @@ from redis import Redis
 
 from ai_hub.database.connection import connect
 from ai_hub.errors import NotFoundError
+from ai_hub.features.followed import note_followed
 from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
 from ai_hub.settings import Settings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 # Two refreshes can overlap, so the oldest start counts. One that was killed left rows behind and no entry
 # here, so rows count from the end of the last refresh that was followed.
 _UNSEEN = """
-SELECT max(refresh_id), max(finished_at), min(started_at), count(*) FROM feature_refreshes
+SELECT max(refresh_id), max(finished_at), min(started_at), max(started_at), count(*) FROM feature_refreshes
 WHERE refresh_id > %s
 """
 # A reading is stamped when its transaction begins, and may be committed so much later.
@@ -68,6 +69,8 @@ class Follower:
         self._scope = scope
         #: None: read everything, first of all and after a failure
         self._seen: Seen | None = None
+        #: all rows that there were at this time are in Redis
+        self._through = datetime.now(UTC)
 
     def catch_up(self) -> Pass:
         """Write what the refreshes since the last call changed."""
@@ -77,22 +80,36 @@ class Follower:
             last = Seen(redis_run, *(connection.execute(_LAST).fetchone() or ()))
             # numbers that went back are those of another database, and a new run of Redis may be empty
             if before is None or last.refresh_id < before.refresh_id or redis_run != before.redis_run:
+                self._through = datetime.now(UTC)
                 done = _write(connection, self._store, self._scope, since=None, refreshes=None)
-                self._seen = last
+                self._end(last)
                 return done
-            newest, finished, since, count = connection.execute(_UNSEEN, [before.refresh_id]).fetchone() or ()
+            newest, finished, since, through, count = (
+                connection.execute(_UNSEEN, [before.refresh_id]).fetchone() or ()
+            )
             if not count:
-                self._seen = before
+                self._end(before)
                 return Pass(refreshes=0)
             since = min(since, before.finished_at or since)
             done = _write(connection, self._store, self._scope, since=since, refreshes=count)
-        self._seen = Seen(redis_run, newest, finished)
+        self._through = max(self._through, through)
+        self._end(Seen(redis_run, newest, finished))
         return done
+
+    def _end(self, seen: Seen) -> None:
+        self._seen = seen
+        if self._scope == EVERYBODY:
+            with _redis() as client:
+                note_followed(client, self._store.project, self._through)
+
+
+def _redis() -> Redis:
+    return Redis.from_url(Settings().require("redis_url"))
 
 
 def _redis_run() -> str:
     """What is different after each start of Redis."""
-    with Redis.from_url(Settings().require("redis_url")) as client:
+    with _redis() as client:
         return str(client.info("server")["run_id"])
 
 

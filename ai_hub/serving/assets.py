@@ -1,11 +1,13 @@
-"""Which assets a tenant has, and their time zones: as they were read last, for when nothing can be read."""
+"""Which assets a tenant has, and their time zones: as they were read last, for when nothing can be read.
+
+A list is read beside a computation for its tenant, or for a hint; answers that Redis has need none.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from bisect import bisect
-from collections import OrderedDict
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +29,8 @@ _MOST_OF_TENANT = 50_000
 #: Names on either side that a wrong one is compared with, and seconds that a hint is worth.
 _NEIGHBOURS = 20
 _HINT_S = 0.25
-_MOST_TENANTS = 500
+#: Of all tenants together.
+_MOST_ASSETS = 200_000
 _QUERY = "SELECT asset_id, timezone FROM assets WHERE tenant_id = %s ORDER BY asset_id LIMIT %s"
 
 
@@ -39,11 +42,13 @@ class _Known(NamedTuple):
 
 
 class Assets:
-    """Time zone of each asset, by tenant; read in the background when a tenant is first seen."""
+    """Time zone of each asset, by tenant; read in the background."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        #: those that were read longest ago come first
+        self._known: dict[str, _Known] = {}
+        self._count = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def zones(self, tenant: str) -> Mapping[str, str]:
@@ -52,7 +57,7 @@ class Assets:
         return known.zones if known else {}
 
     def note(self, tenant: str) -> None:
-        """The tenant asks: read its assets unless that was done a short while ago."""
+        """Read the tenant's assets unless that was done a short while ago."""
         known = self._known.get(tenant)
         if (known is None or time.monotonic() > known.until) and tenant not in self._tasks:
             task = asyncio.create_task(self._read(tenant), name="assets")
@@ -93,7 +98,12 @@ class Assets:
             pass
         except psycopg.Error:
             _log.exception("assets_not_read")
+        self._forget(tenant)
         self._known[tenant] = _Known(time.monotonic() + holds, found, sorted(found))
-        self._known.move_to_end(tenant)
-        while len(self._known) > _MOST_TENANTS:
-            self._known.popitem(last=False)
+        self._count += len(found) + 1
+        while self._count > _MOST_ASSETS and len(self._known) > 1:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, tenant: str) -> None:
+        known = self._known.pop(tenant, None)
+        self._count -= len(known.names) + 1 if known else 0

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.errors import NotFoundError
+from ai_hub.features.followed import followed_key
 from ai_hub.serving import answers, metrics
 from ai_hub.serving.assets import Assets
 from ai_hub.serving.breaker import UnavailableError
@@ -102,7 +103,6 @@ class FeatureReader:
         config = self.catalog.config
         now = self._clock()
         at = moment(asked.timestamp, now, self._cache_s)
-        self._assets.note(asked.tenant)
         read = self._read(query, config, asked)
         stored, cache_is_up = await self._stored(query, config, at, read)
         if wanting := stored.wanting():
@@ -166,24 +166,30 @@ class FeatureReader:
     async def _without_marked(
         self, config: RepoConfig, stored: Stored, asked: Asked, wanting: Wanting
     ) -> Wanting:
-        """Leave out the rows that were looked for a moment ago, when there was nothing newer."""
+        """Leave out the rows that have no newer ones yet.
+
+        Either they were looked for a moment ago, or the follower has not brought this hour's.
+        """
         places = [
             (view, asset)
             for view, assets in wanting.items()
             for asset in assets
             if stored.is_seen(view, asset)
         ]
+        if not places:
+            return wanting
         keys = [
             mark_key(config, stored.query.views[view], asked.tenant, asked.assets[asset])
             for view, asset in places
         ]
         try:
-            marks = await self.cache.marks(config, keys)
+            followed, *marks = await self.cache.marks(config, [followed_key(config.project), *keys])
         except UnavailableError:
             return wanting
+        is_behind = followed is not None and int(followed) * 10**9 < stored.moment.hour
         marked = set()
         for (view, asset), mark in zip(places, marks, strict=True):
-            if mark is not None:
+            if mark is not None or (is_behind and stored.awaits_successor(view, asset)):
                 marked.add((view, asset))
                 if mark == UNKNOWN and stored.times[view][asset] is None:
                     stored.origins[asset].is_known = False
@@ -197,6 +203,7 @@ class FeatureReader:
         self, stored: Stored, asked: Asked, wanting: Wanting, read: Read, *, cache_is_up: bool
     ) -> None:
         """Fill in what TimescaleDB has, or what is left without it."""
+        self._assets.note(asked.tenant)
         is_put_back = cache_is_up and stored.moment.current_since is not None
         found = await asyncio.gather(
             *(

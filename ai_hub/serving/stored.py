@@ -7,10 +7,11 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.value_type import ValueType
 
 from ai_hub.serving.answers import CALENDAR, TIMESCALEDB, Origin
-from ai_hub.serving.current import Moment, time_of
+from ai_hub.serving.current import HOUR_NS, Moment, time_of
 from ai_hub.serving.query import Query
 from feast_plugins.online.on_demand import encode
 from feast_plugins.online.write_back import times_of
@@ -88,6 +89,16 @@ class Stored:
         time = self.times[view][asset]
         return time is None or self.moment.is_seen(time)
 
+    def awaits_successor(self, view: int, asset: int) -> bool:
+        """Whether the row answers as it is while the follower brings the next one."""
+        stamp = self.stamp(view, asset)
+        return (
+            stamp is not None
+            and self.query.views[view].step == HOUR_NS
+            and not self.is_partial(view, asset)
+            and self.moment.awaits_successor(*times_of(stamp))
+        )
+
     def put(self, view: int, asset: int, row: Row | None) -> None:
         """Use what TimescaleDB has, unless what is there is newer."""
         time, origin = self.times[view][asset], self.origins[asset]
@@ -112,8 +123,10 @@ class Stored:
         hour = time_of(self.moment.hour)
         fields = {self.query.views[view].stored.stamp_field: stamp_of(hour)[1]}
         if (local_time := self.query.views[view].local_time) is not None:
-            wall = hour.astimezone(_zone(zone)).replace(tzinfo=UTC)
-            (fields[local_time],) = encode([round(wall.timestamp())], ValueType.INT64)
+            wall = hour.astimezone(_zone(zone)).replace(tzinfo=UTC).timestamp()
+            if zone is None:
+                wall += self._offset_s(view, asset, local_time)
+            (fields[local_time],) = encode([round(wall)], ValueType.INT64)
         self._set(view, asset, fields, self.moment.hour)
 
     def judged(self) -> list[Origin]:
@@ -138,6 +151,13 @@ class Stored:
             if self._current[view][asset] and any(reply[place] is None for place, _ in places):
                 self._current[view][asset] = False
                 self._partial.add((view, asset))
+
+    def _offset_s(self, view: int, asset: int, local_time: bytes) -> int:
+        """How far the wall clock was ahead of UTC in the hour of a row that is too old to be of other use."""
+        time, local = self.times[view][asset], self.replies[asset][self.query.fields.index(local_time)]
+        if time is None or local is None:
+            return 0
+        return int(Value.FromString(local).int64_val) - time // 10**9
 
     def _set(self, view: int, asset: int, fields: Mapping[bytes, bytes], time: int | None) -> None:
         reply = self.replies[asset]

@@ -45,6 +45,21 @@ def test_is_current__put_back__no_longer_than_its_time(now: datetime, back: int,
     )
 
 
+@given(now=TIMES, back=SECONDS, computed_back=st.none() | st.integers(-60, 2 * GRACE_S))
+@example(now=NOON + timedelta(minutes=30), back=3600, computed_back=None)
+@example(now=NOON + timedelta(minutes=30) - timedelta(microseconds=1), back=3600, computed_back=None)
+def test_awaits_successor__row_of_the_hour_before__until_half_past(
+    now: datetime, back: int, computed_back: int | None
+) -> None:
+    row, hour = now - timedelta(seconds=back), floor_hour(now)
+    computed = None if computed_back is None else nanos_of(now - timedelta(seconds=computed_back))
+    assert moment(None, now, GRACE_S).awaits_successor(nanos_of(row), computed) == (
+        now - hour < HOUR / 2 and row >= hour - HOUR and (computed_back is None or computed_back <= GRACE_S)
+    )
+    # a past time has none
+    assert not moment(now - 2 * HOUR, now, GRACE_S).awaits_successor(nanos_of(row), computed)
+
+
 @given(now=TIMES, back=SECONDS, row_back=SECONDS)
 def test_is_current__time_given__only_in_the_present_hour_and_never_a_later_row(
     now: datetime, back: int, row_back: int
