@@ -18,18 +18,24 @@ from ai_hub.errors import BadInputError
 def migrate(
     *, as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False
 ) -> None:
-    """Apply the SQL migrations, functions and views to TimescaleDB. Safe to repeat."""
+    """Apply SQL migrations, functions and views to TimescaleDB; fit new chunks to the rate of readings."""
+    from ai_hub.database.chunks import follow_rate  # noqa: PLC0415  # psycopg only where needed
     from ai_hub.database.migrate import migrate as apply  # noqa: PLC0415  # psycopg only where needed
 
     outcome = apply()
+    chunks = follow_rate()
     if as_json:
-        typer.echo(json.dumps({"applied": outcome.applied, "code_applied": outcome.code_applied}))
+        intervals = {name: after.total_seconds() for name, _, after in chunks}
+        done = {"applied": outcome.applied, "code_applied": outcome.code_applied}
+        typer.echo(json.dumps(done | {"chunk_seconds": intervals}))
         return
     for name in outcome.applied:
         typer.echo(f"applied {name}")
     if outcome.code_applied:
         typer.echo("applied functions and views")
-    if not outcome.changed:
+    for name, before, after in chunks:
+        typer.echo(f"new chunks of {name} hold {after} instead of {before}")
+    if not outcome.changed and not chunks:
         typer.echo("already up to date")
 
 

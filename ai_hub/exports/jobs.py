@@ -134,10 +134,10 @@ def newest(
     offset: int = 0,
 ) -> tuple[list[Job], int]:
     """The tenant's jobs, newest first, without their `asset_ids`, and how many there are without `limit`."""
-    where = (
-        "tenant_id = %(tenant)s"
-        " AND (%(feature_set)s::text IS NULL OR feature_set = %(feature_set)s)"
-        " AND (%(status)s::text IS NULL OR status = %(status)s)"
+    # only what is given, so that the tenant alone is counted in its index
+    given = {"feature_set": feature_set, "status": status}
+    where = " AND ".join(
+        ["tenant_id = %(tenant)s", *(f"{name} = %({name})s" for name, value in given.items() if value)]
     )
     parameters = {
         "tenant": tenant,
