@@ -91,7 +91,8 @@ def removed_after(state: Path) -> Iterator[None]:
 def start(state: Path, services: list[Service]) -> dict[str, str]:
     """Start what does not run yet in `state`, and return all settings that lead to its servers."""
     with isolated(state) as patch:
-        if _NATIVE and any(service.name == "timescaledb" for service in services):
+        is_needed = state in _native_databases or any(service.name == "timescaledb" for service in services)
+        if _NATIVE and is_needed:
             patch.setenv("TIMESCALE_DSN", _native_database(state, _NATIVE))
         up(services, lambda *_, **__: None)
         return Settings().environment()

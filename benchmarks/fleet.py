@@ -1,0 +1,409 @@
+"""How a fleet of 100,000 meters comes through the turn of an hour: native TimescaleDB, Valkey, service.
+
+    python -m benchmarks.fleet [--small] [--tenants N] [--label before] [--output FOLDER]
+
+Two shapes: 10 tenants with 10,000 meters each, and 1,000 with 100. The service and the follower run on a
+clock that is put back to just before the hour (`shifted_clock.c`), and `FEATURE_CACHE_TTL` is ten seconds, so
+that what five minutes after the hour bring is there ten seconds after it. At the hour a reading of each meter
+arrives; the features are refreshed, and the follower brings them into Redis. Reads go on all the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from ai_hub.access.api_key import KeyText, digest, new_key
+from ai_hub.database import connect
+from benchmarks import fleet_report, results, servers, service_load, service_process
+from benchmarks.history import HOUR, this_hour
+from benchmarks.service_load import Load, Stream
+from benchmarks.service_process import Service
+from benchmarks.service_site import Site
+from benchmarks.stores import Valkey, valkey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BENCHMARK = "fleet"
+SEED = 20_261_129
+_PATH = "/ai/features/get"
+_SET = "forecast_basic"
+_TTL_S = 10
+_MARKS = ('"source":"redis"', '"source":"timescaledb"', '"degraded":true')
+_CLOCK = Path(__file__).with_name("shifted_clock.c")
+#: Rows of one INSERT of new readings.
+_CHUNK = 10_000
+_TURN_LIMIT_S = 600
+
+#: The hours that features of this hour and of the last look at, up to the last but one.
+_HISTORY = """
+INSERT INTO timeseries_data (tenant_id, asset_id, "timestamp", value)
+SELECT tenant_id, asset_id, hour, round((2 + sin(extract(hour FROM hour)::float8) + random())::numeric, 3)
+FROM assets
+CROSS JOIN (
+    SELECT %(hour)s - number * INTERVAL '1 hour' AS hour
+    FROM generate_series(2, 170) AS number WHERE number <= 26 OR number >= 167
+) AS hours
+WHERE tenant_id = ANY(%(tenants)s)
+"""
+_ASSETS = """
+INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)
+SELECT 'fleet-' || tenant, 'meter-' || lpad(asset::text, 5, '0'), 'electricity', 'kWh', 'Europe/Berlin'
+FROM generate_series(0, %s - 1) AS tenant, generate_series(0, %s - 1) AS asset
+"""
+#: Rows of the last day, as if they had been computed hour by hour; of the last hour those that Redis gets.
+_STORED = (
+    """
+    INSERT INTO ai_features (hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h,
+        historical_min_24h, historical_max_24h, lag_1h, lag_24h, lag_168h, created_timestamp)
+    SELECT hour, tenant_id, asset_id, 2, 1, 1, 4, 2, 2, 2, hour
+    FROM asset_spans, generate_series(
+        %(hour)s - INTERVAL '24 hours', %(hour)s - INTERVAL '1 hour', INTERVAL '1 hour'
+    ) AS hour
+    """,
+    "INSERT INTO ai_feature_versions SELECT *, NULL FROM ai_features",
+    """
+    UPDATE asset_spans SET
+        stored_from = first_hour + INTERVAL '1 hour', stored_through = %(hour)s - INTERVAL '1 hour'
+    """,
+    "DELETE FROM feature_changes",
+)
+_READINGS = """
+INSERT INTO timeseries_data (tenant_id, asset_id, "timestamp", value)
+SELECT tenant_id, asset_id, %s, 3
+FROM (SELECT * FROM assets ORDER BY tenant_id, asset_id OFFSET %s LIMIT %s) AS meters
+"""
+_KEYS = (
+    "INSERT INTO api_keys (key_id, sha256, name, tenants, scopes, created_by)"
+    " SELECT key_id, sha256, key_id, ARRAY[tenant], ARRAY['features:read', 'exports:read'], 'bench'"
+    " FROM unnest(%s::text[], %s::bytea[], %s::text[]) AS keys (key_id, sha256, tenant)"
+)
+_MORE_KEYS = (
+    "INSERT INTO api_keys (key_id, sha256, name, tenants, scopes, created_by)"
+    " SELECT 'k' || lpad(number::text, 11, '0'), sha256(number::text::bytea), 'key ' || number,"
+    " ARRAY['other-' || number %% 1000], ARRAY['features:read'], 'bench'"
+    " FROM generate_series(1, %s) AS number"
+)
+_EXPORTS = (
+    "INSERT INTO feature_exports (tenant_id, feature_set, start_time, end_time, status, row_count,"
+    " output_path, request_hash, created_at)"
+    " SELECT %s, 'forecast_basic', now() - INTERVAL '1 day', now(), 'completed', 1,"
+    " number || '.parquet', number::text, now() - number * INTERVAL '1 second'"
+    " FROM generate_series(1, %s) AS number"
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """So many tenants with so many meters each."""
+
+    tenants: int
+    assets: int
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return f"{self.tenants:,} tenants of {self.assets:,} meters"
+
+    @property
+    def meters(self) -> int:
+        """All of them."""
+        return self.tenants * self.assets
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured; fixed, so that runs can be compared."""
+
+    shapes: tuple[Shape, ...]
+    keys: int
+    exports: int
+    #: requests a second, and for how long at rest
+    rate: int
+    rest_s: int
+    #: minutes of the hour that a shape takes at most
+    minutes: int
+
+
+FULL = Size((Shape(10, 10_000), Shape(1000, 100)), 100_000, 100_000, rate=100, rest_s=30, minutes=15)
+SMALL = Size((Shape(3, 50), Shape(30, 5)), 1000, 1000, rate=50, rest_s=3, minutes=3)
+
+
+def main() -> None:
+    """Measure and write results and table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="few meters: shows that it works")
+    parser.add_argument("--server", choices=servers.available(), help="where TimescaleDB runs")
+    parser.add_argument("--tenants", type=int, help="only the shape with so many tenants")
+    parser.add_argument("--label", default="after", help="column of the table that is measured anew")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
+    given = parser.parse_args()
+    servers.clean_up_when_terminated()
+    size = SMALL if given.small else FULL
+    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    server = given.server or servers.available()[-1]
+    records = []
+    for shape in size.shapes:
+        if given.tenants not in {None, shape.tenants}:
+            continue
+        _await_hour(size)
+        with (
+            servers.databases(server, (BENCHMARK,)) as databases,
+            valkey() as keys,
+            tempfile.TemporaryDirectory(prefix="fleet-") as name,
+        ):
+            dsn = databases[BENCHMARK].dsn
+            fleet = _Fleet(dsn, keys, shape, size, Path(name))
+            common = {
+                "benchmark": BENCHMARK,
+                "server": server,
+                "seed": SEED,
+                "work": f"{shape.name}, {given.label}",
+                "shape": shape.name,
+                "label": given.label,
+                "command": f"python -m benchmarks.fleet{' --small' if given.small else ''}",
+                "sizes": {"tenants": shape.tenants, "assets": shape.assets, "keys": size.keys},
+                "versions": servers.versions(dsn),
+            }
+            records.append(common | results.circumstances() | {"found": fleet.measure()})
+    every = results.select(results.store(folder, records), BENCHMARK)
+    fleet_report.write(folder, [record for record in every if record["server"] == server])
+    print(f"written to {folder}")
+
+
+def _await_hour(size: Size) -> None:
+    """Do not begin where the hour would end in the middle: TimescaleDB's own clock is right."""
+    left = this_hour() + HOUR - datetime.now(UTC)
+    if left < timedelta(minutes=size.minutes):
+        _say(f"the next hour begins in {left.total_seconds():.0f} s")
+        time.sleep(left.total_seconds() + 1)
+
+
+class _Fleet:
+    """One shape, from its readings to the table's numbers."""
+
+    def __init__(self, dsn: str, keys: Valkey, shape: Shape, size: Size, folder: Path) -> None:
+        self._dsn, self._valkey, self._shape, self._size = dsn, keys, shape, size
+        self._hour = this_hour()
+        self._tenants = [f"fleet-{number}" for number in range(shape.tenants)]
+        self._keys: dict[str, KeyText] = {tenant: new_key() for tenant in self._tenants}
+        url = f"redis://127.0.0.1:{keys.port}/0"
+        variables = {"TIMESCALE_DSN": dsn, "REDIS_URL": url, "FEATURE_CACHE_TTL": str(_TTL_S)}
+        self._library = _clock_library(folder)
+        self._site = Site(folder, variables)
+        self._streams = 0
+
+    def measure(self) -> dict[str, Any]:
+        """All numbers of the shape."""
+        self._fill()
+        found: dict[str, Any] = {}
+        at_rest = self._shifted(self._hour - timedelta(minutes=30))
+        site = Site(self._site.folder, {**self._site.variables, **at_rest})
+        _say("apply, materialize")
+        begun = time.monotonic()
+        site.apply()
+        taken = time.monotonic() - begun
+        found["apply and materialize all, s"] = round(taken, 1)
+        settings = {"AI_HUB_API_RATE_LIMIT_PER_S": "1000000"}
+        with service_process.running(Service(site, settings)) as service:
+            _say("at rest")
+            found |= self._at_rest(service)
+            found |= self._lists(service)
+        # the follower's first pass reads everything
+        turning = self._shifted(self._hour - timedelta(seconds=1.5 * taken + 20))
+        site = Site(self._site.folder, {**self._site.variables, **turning})
+        with service_process.running(Service(site, settings)) as service, self._following(site) as follower:
+            service_load.run(service.port, self._stream(2))
+            found |= self._turn(service, follower, site)
+        found["load of the machine, 5 min"] = round(os.getloadavg()[1], 1)
+        return found
+
+    def _fill(self) -> None:
+        _say(f"{self._shape.name}: readings")
+        hour = {"hour": self._hour}
+        with connect(self._dsn, autocommit=True) as connection:
+            connection.execute(servers.PAUSE_JOBS)
+            connection.execute(_ASSETS, [self._shape.tenants, self._shape.assets])
+            at_once = max(1, _CHUNK // 10 // self._shape.assets)
+            for first in range(0, len(self._tenants), at_once):
+                connection.execute(_HISTORY, hour | {"tenants": self._tenants[first : first + at_once]})
+            connection.execute("CALL refresh_feature_aggregates(NULL, NULL, false)")
+            for statement in _STORED:
+                connection.execute(statement, hour)
+            tenants, keys = list(self._keys), list(self._keys.values())
+            connection.execute(
+                _KEYS, [[key.key_id for key in keys], [digest(key.secret) for key in keys], tenants]
+            )
+            connection.execute(_MORE_KEYS, [self._size.keys])
+            connection.execute(_EXPORTS, [self._tenants[0], self._size.exports])
+            connection.execute("ANALYZE")
+
+    def _shifted(self, start: datetime) -> dict[str, str]:
+        """Variables of a process that starts now, and whose clock says `start`."""
+        back = datetime.now(UTC) - start
+        return {"LD_PRELOAD": str(self._library), "CLOCK_SHIFT_S": str(-round(back.total_seconds()))}
+
+    def _stream(self, seconds: float) -> Stream:
+        self._streams += 1
+        choice = random.Random(SEED + self._streams)  # noqa: S311  # no secret
+        bodies, headers = [], []
+        for _ in range(20_000):
+            tenant = choice.choice(self._tenants)
+            asset = f"meter-{choice.randrange(self._shape.assets):05}"
+            bodies.append(json.dumps({"tenant_id": tenant, "asset_id": asset, "feature_set": _SET}))
+            headers.append({"x-api-key": str(self._keys[tenant])})
+        return Stream(
+            "reads", "POST", _PATH, bodies, seconds, rate=self._size.rate, headers=headers, marks=_MARKS
+        )
+
+    def _at_rest(self, service: Service) -> dict[str, Any]:
+        process = _process(service)
+        service_load.run(service.port, self._stream(2))
+        before, used = self._transactions(), _cpu(process)
+        time.sleep(self._size.rest_s)
+        idle_cpu, idle = _cpu(process) - used, self._transactions() - before
+        before = self._transactions()
+        outcome = service_load.run(service.port, self._stream(self._size.rest_s))["reads"]
+        reads = self._transactions() - before
+        return {
+            "idle service, CPU s a minute": round(idle_cpu * 60 / self._size.rest_s, 2),
+            "idle service, transactions a minute": round(idle * 60 / self._size.rest_s),
+            "reads at rest, p50 ms": _ms(outcome.percentile(50)),
+            "reads at rest, p99 ms": _ms(outcome.percentile(99)),
+            "reads at rest, from Redis": f"{outcome.count(0)} of {len(outcome.status)}",
+            "transactions for 1,000 of them": round(max(0, reads - idle) * 1000 / len(outcome.status)),
+        }
+
+    def _lists(self, service: Service) -> dict[str, Any]:
+        key = str(self._keys[self._tenants[0]])
+        found = {}
+        for name, path in (
+            ("/metrics, ms", "/metrics"),
+            ("20 of 100,000 exports, ms", f"/ai/features/exports?tenant_id={self._tenants[0]}&limit=20"),
+        ):
+            taken = []
+            for _ in range(5):
+                begun = time.perf_counter()
+                status, answer = service.ask("GET", path, key=key)
+                taken.append(time.perf_counter() - begun)
+                if status != 200:  # noqa: PLR2004
+                    raise RuntimeError(f"{path}: {status} {answer}")
+            found[name] = _ms(sorted(taken)[2])
+        return found
+
+    @contextmanager
+    def _following(self, site: Site) -> Iterator[subprocess.Popen[str]]:
+        """A follower whose first pass is done."""
+        program = str(Path(sys.executable).with_name("ai-hub"))
+        with (site.folder / "follower.log").open("w") as log:
+            process = subprocess.Popen(
+                [program, "materialize", "--follow", "--interval", "1"],
+                stdout=log,
+                stderr=log,
+                env=site.environment,
+                cwd=site.folder,
+                text=True,
+            )
+        try:
+            self._await_line(site, process, "nothing new")
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+    def _await_line(self, site: Site, process: subprocess.Popen[str], words: str) -> None:
+        begun, log = time.monotonic(), site.folder / "follower.log"
+        while words not in log.read_text():
+            if time.monotonic() - begun > _TURN_LIMIT_S or process.poll() is not None:
+                raise RuntimeError(f"the follower does not come to {words!r}:\n{log.read_text()[-2000:]}")
+            time.sleep(0.2)
+
+    def _turn(self, service: Service, follower: subprocess.Popen[str], site: Site) -> dict[str, Any]:
+        """An hour turns over under load."""
+        shift = int(site.environment["CLOCK_SHIFT_S"])
+        wait = self._hour.timestamp() - (time.time() + shift)
+        if wait < 0:
+            _say(f"late by {-wait:.0f} s")
+        time.sleep(max(0.0, wait))
+        _say("the hour turns over")
+        database = self._transactions()
+        found: dict[str, Any] = {}
+        with Load(service.port, [self._stream(_TURN_LIMIT_S)]) as load:
+            begun = time.monotonic()
+            with connect(self._dsn, autocommit=True) as connection:
+                for first in range(0, self._shape.meters, _CHUNK):
+                    connection.execute(_READINGS, [self._hour - HOUR, first, _CHUNK])
+            arrived = time.monotonic()
+            # what comes next is five minutes later in real life: the last hour's rows were good for so long
+            time.sleep(max(0.0, begun + _TTL_S + 1 - arrived))
+            refreshing = time.monotonic()
+            self._site.run("ai-hub", "refresh")
+            refreshed = time.monotonic()
+            self._await_line(site, follower, "1 refresh in")
+            done = time.monotonic()
+            found["readings arrive, s"] = round(arrived - begun, 1)
+            found["refresh, s"] = round(refreshed - refreshing, 1)
+            found["then in Redis, s"] = round(done - refreshed, 1)
+            found["an hour turns over in, s"] = round(done - refreshing, 1)
+            load.stop()
+            outcome = load.outcomes()["reads"]
+        transactions = self._transactions() - database
+        return found | {
+            "reads meanwhile, p50 ms": _ms(outcome.percentile(50)),
+            "reads meanwhile, p99 ms": _ms(outcome.percentile(99)),
+            "reads meanwhile, from TimescaleDB": f"{outcome.count(1)} of {len(outcome.status)}",
+            "reads meanwhile, degraded or failed": outcome.count(2)
+            + sum(status != 200 for status in outcome.status),  # noqa: PLR2004
+            "transactions meanwhile": transactions,
+        }
+
+    def _transactions(self) -> int:
+        with connect(self._dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_stat_force_next_flush()")
+            row = connection.execute(
+                "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+
+def _clock_library(folder: Path) -> Path:
+    library = folder / "shifted_clock.so"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(_CLOCK), "-ldl"], check=True)
+    return library
+
+
+def _process(service: Service) -> psutil.Process:
+    if service.process is None:
+        raise RuntimeError("the service does not run")
+    return psutil.Process(service.process.pid)
+
+
+def _cpu(process: psutil.Process) -> float:
+    every = [process, *process.children(recursive=True)]
+    return sum(sum(each.cpu_times()[:2]) for each in every)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+def _say(text: str) -> None:
+    print(f"{datetime.now(UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
