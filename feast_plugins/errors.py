@@ -16,7 +16,7 @@ class HistoryNotKnownError(FeastError):
 
 
 class MaterializationEndError(FeastError):
-    """A materialization would end in the future, or begin after its end."""
+    """A materialization would end in the future, or an earlier one did."""
 
     def __init__(self, view: str, start: datetime, end: datetime) -> None:
         self.view = view
@@ -24,8 +24,8 @@ class MaterializationEndError(FeastError):
         self.end = end
         since, until = f"{start:%Y-%m-%dT%H:%M:%S} UTC", f"{end:%Y-%m-%dT%H:%M:%S} UTC"
         text = (
-            f"{view} would be materialized from {since} to {until}, which writes nothing. If an earlier run "
-            "ended in the future, `feast materialize START END` writes what is missing."
+            f"An earlier run materialized {view} until {since}, which is in the future, so this one would "
+            "write nothing. `feast materialize START END` writes what is missing."
             if start > end
             else f"{until} is in the future: the next incremental run would begin there and miss what comes "
             "before. End now: `feast materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)`."

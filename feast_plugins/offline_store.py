@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores import offline_utils
@@ -41,7 +41,7 @@ from feast_plugins.postgres.upsert import upsert
 from feast_plugins.retrieval.jobs import JoinJob, QueryJob, SavedRowsJob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import pandas as pd
     import pyarrow as pa
@@ -49,6 +49,10 @@ if TYPE_CHECKING:
     from feast.infra.offline_stores.offline_store import RetrievalJob
 
     from feast_plugins.postgres.reads import Query
+
+
+#: Tag of a source: columns, with commas between, that whoever writes rows leaves to the database.
+FILLED_TAG: Final = "filled_by_database"
 
 
 def _aware(time: datetime) -> datetime:
@@ -190,6 +194,14 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
             upsert(connection, feature_view, table)
         if progress:
             progress(table.num_rows)
+
+    def get_table_column_names_and_types_from_data_source(
+        self, config: RepoConfig, data_source: DataSource
+    ) -> Iterable[tuple[str, str]]:
+        """Columns that rows to be written must have: all but those of the tag `filled_by_database`."""
+        filled = data_source.tags.get(FILLED_TAG, "").split(",")
+        columns = super().get_table_column_names_and_types_from_data_source(config, data_source)
+        return [(name, kind) for name, kind in columns if name not in filled]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ readings = PushSource(
         timestamp_field="timestamp",
         created_timestamp_column="ingested_at",
         description="Readings as they were ingested",
+        tags={"filled_by_database": "interval_seconds,in_features"},
     ),
     description="A reading that must be online at once",
 )
