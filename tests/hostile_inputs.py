@@ -167,7 +167,6 @@ TENANTS = (
     Hostile("tenant-full-width", features(tenant_id="ｃity-works"), 422),
     Hostile("tenant-nul-in-query", exports("tenant_id=city-works%00"), 422),
     Hostile("tenant-invalid-utf-8-in-query", exports("tenant_id=%ff%fe"), 422),
-    Hostile("tenant-none-in-query", exports(""), 422),
 )
 MODELS = (
     Hostile("model-id-two-parts", model("city-works:demand-forecast"), 400),

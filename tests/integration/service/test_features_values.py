@@ -222,8 +222,11 @@ def test_read__names__in_their_order_and_from_the_sets_that_have_them(meters: Me
                 feature_set="forecast_basic",
                 feature_names=["historical_min_24h"],
             )
-        with pytest.raises(BadInputError, match="lag_1h in anomaly_detection, forecast_advanced"):
-            await ask(reader, meters.tenant, asset, feature_names=["lag_1h"])
+        # three sets have it, and it is the same in each
+        (result,) = await ask(reader, meters.tenant, asset, feature_names=["lag_1h", "hour_of_day"])
+        expected = want["lag_1h"]
+        assert result["features"]["lag_1h"] == (None if expected is None else pytest.approx(expected))
+        assert result["features"]["hour_of_day"] == want["hour_of_day"]
         with pytest.raises(BadInputError, match="future"):
             await ask(reader, meters.tenant, asset, timestamp=meters.clock.time + timedelta(minutes=6))
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import boto3
 import psycopg
 import pytest
+from service_process import free_port
 
 from ai_hub.service.health import Finding, Health
 from ai_hub.settings import Settings
@@ -65,7 +66,10 @@ def test_timescaledb__login_of_the_service_reads__is_ok(owner: str) -> None:
 def test_timescaledb__login_of_the_service_is_refused__is_down_though_the_owner_works(
     owner: str, login: str, password: str, reason: str
 ) -> None:
-    found = check(timescale_dsn=owner, service_timescale_dsn=as_login(owner, login, password))
+    nobody = f"redis://127.0.0.1:{free_port()}/0"
+    found = check(
+        timescale_dsn=owner, service_timescale_dsn=as_login(owner, login, password), redis_url=nobody
+    )
     assert found.status == "unavailable"
     assert found.dependencies["timescaledb"].status == "down"
     assert reason in found.dependencies["timescaledb"].reason
