@@ -1,4 +1,4 @@
-"""How far the follower has come, noted in Redis: until then the last hour's rows have no successors there."""
+"""Notes in Redis beside the rows: how far the follower has come, and which rows have nothing newer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def followed_key(project: str) -> bytes:
-    """Key of the note; its value is the start of the hour in seconds since 1970."""
+    """Key of the note how far; until then the last hour's rows have no successors. Seconds since 1970."""
     return f"ai_hub:followed:{project}".encode()
 
 
@@ -22,3 +22,8 @@ def note_followed(client: Redis, project: str, time: datetime) -> None:
     """All rows of hours that had begun at `time` are in Redis, as far as there are any."""
     seconds = round((time - _EPOCH).total_seconds())
     client.set(followed_key(project), seconds - seconds % 3600, ex=ALIVE_S)
+
+
+def mark_key(project: str, stamp_field: str, tenant: str, asset: str) -> bytes:
+    """Key of the note about an asset's row; neither tenants nor views have a `:` in their names."""
+    return f"ai_hub:looked:{project}:{stamp_field}:{tenant}:{asset}".encode()

@@ -8,6 +8,7 @@ from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
+from ai_hub.features.followed import mark_key
 from ai_hub.features.online import JOIN_KEYS
 
 if TYPE_CHECKING:
@@ -27,5 +28,5 @@ def forget(store: FeatureStore, tenant: str, assets: Iterable[str]) -> None:
             )
             pipe.unlink(_redis_key(store.project, key, store.config.entity_key_serialization_version))
             for view in store.list_feature_views():
-                pipe.unlink(f"ai_hub:looked:{store.project}:_ts:{view.name}:{tenant}:{asset}")
+                pipe.unlink(mark_key(store.project, f"_ts:{view.name}", tenant, asset))
         pipe.execute()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
+from ai_hub.features import followed
 from ai_hub.serving import metrics
 from ai_hub.serving.breaker import UnavailableError, open_breaker
 from feast_plugins.online.connection import Connections
@@ -153,8 +154,8 @@ def _put_back_fields(view: View, row: Row, computed: int) -> dict[bytes, bytes]:
 
 
 def mark_key(config: RepoConfig, view: View, tenant: str, asset: str) -> bytes:
-    """Key of the note about an asset's row; neither tenants nor views have a `:` in their names."""
-    return f"ai_hub:looked:{config.project}:{view.name}:{tenant}:{asset}".encode()
+    """Key of the note about an asset's row."""
+    return followed.mark_key(config.project, view.name, tenant, asset)
 
 
 @asynccontextmanager

@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis import Redis
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import NotFoundError
 from ai_hub.features import materialize as module
+from ai_hub.features.followed import mark_key
+from ai_hub.features.forget import forget
 from ai_hub.features.freshness import freshness
 from ai_hub.features.materialize import Follower, materialize
 from ai_hub.features.newest import Scope
@@ -186,3 +189,26 @@ def test_freshness__is_that_of_the_readings_behind_what_is_online(
     assert summary[VIEWS[0]]["slowest_asset"] == "slow"
     with pytest.raises(NotFoundError, match="has no readings"):
         freshness(store, "nobody")
+
+
+def test_forget__rows_and_notes_of_these_assets_alone(
+    store: FeatureStore, database: str, redis_url: str, tenant: str
+) -> None:
+    others = [(tenant, "kept"), (f"{tenant}-x", "gone")]
+    for owner, asset in [(tenant, "gone"), *others]:
+        write(owner, asset, {THIS_HOUR - HOUR: 1.0}, dsn=database)
+    refresh(dsn=database)
+    materialize(store, Scope([tenant, f"{tenant}-x"]))
+    notes = [
+        mark_key(store.project, f"_ts:{VIEWS[0]}", owner, asset)
+        for owner, asset in [(tenant, "gone"), *others]
+    ]
+    before = [online(store, owner, asset) for owner, asset in others]
+    assert online(store, tenant, "gone") == values(1.0, 1.0)
+    with Redis.from_url(redis_url) as client:
+        client.mset(dict.fromkeys(notes, "1"))
+        forget(store, tenant, ["gone"])
+        assert client.mget(notes) == [None, b"1", b"1"]
+        client.delete(*notes)
+    assert online(store, tenant, "gone") == values(None, None)
+    assert [online(store, owner, asset) for owner, asset in others] == before
