@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # a failing example is small anyway, and shrinking it would refresh the database for minutes
 PROPERTY = settings(
-    max_examples=examples(8),
+    max_examples=examples(4),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 SERVICES = ("forecast_basic", "forecast_advanced", "anomaly_detection")

@@ -7,15 +7,17 @@ import shutil
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+import pytest
+
 from benchmarks import registry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from conftest import Stack
 
 
+@pytest.mark.long
 def test_registry__small__writes_numbers_table_and_plot(
     servers: Stack, sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

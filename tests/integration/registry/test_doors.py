@@ -257,6 +257,9 @@ def site(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "empty_database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True
+)
 def test_doors__any_calls_by_anybody_in_any_order(site: Site) -> None:
     Doors.site = site
     Doors.outcomes = set()

@@ -121,7 +121,7 @@ def send(client: httpx.Client, method: str, path: str, operation: dict[str, Any]
     return client.request(method, path, params=query, json=body)
 
 
-def test_schemathesis__every_phase_and_check__finds_nothing(city_works: CityWorks, tmp_path: Path) -> None:
+def test_schemathesis__every_check__finds_nothing(city_works: CityWorks, tmp_path: Path) -> None:
     keys = {"city-works": city_works.key, "other-works": city_works.other_key}
     users = [
         {"name": name, "fixedHeaders": [{"name": "X-API-Key", "value": key}]} for name, key in keys.items()
@@ -132,14 +132,12 @@ def test_schemathesis__every_phase_and_check__finds_nothing(city_works: CityWork
     if examples:
         _run(city_works, tmp_path, examples)
         return
-    said = _run(city_works, tmp_path, "8", "--seed=1", "--phases=examples,fuzzing,stateful")
+    # the boundaries of every field take longer than all else together: `make fuzz` tries them, too
+    said = _run(city_works, tmp_path, "5", "--seed=1", "--phases=examples,fuzzing,stateful")
     assert f"Tested: {count}\n" in said
-    # the boundaries of a registration's fields take longer than all others together: `make fuzz` has them
-    rest = ("--phases=coverage", "--exclude-operation-id=register_model")
-    said += _run(city_works, tmp_path, "8", "--seed=1", *rest)
-    for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
+    for phase in ("Examples", "Fuzzing", "Stateful"):
         assert f"✅ {phase}\n" in said.replace("  ", " ")
-    assert sum(map(int, re.findall(r"(\d+) generated", said))) > 30 * count
+    assert sum(map(int, re.findall(r"(\d+) generated", said))) > 5 * count
 
 
 def _run(city_works: CityWorks, tmp_path: Path, examples: str, *arguments: str) -> str:
