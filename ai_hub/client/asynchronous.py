@@ -15,6 +15,7 @@ from ai_hub.client import calls, downloads, exchange, flows
 from ai_hub.client.errors import ClosedError, of_answer
 from ai_hub.client.models.shelf import Shelf
 from ai_hub.client.options import resolve
+from ai_hub.errors import AiHubError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -225,13 +226,18 @@ class AsyncClient:
 
     async def _run(self, flow: Flow[T]) -> T:
         answer: Any = None
+        error: AiHubError | None = None
         while True:
             try:
-                step = flow.send(answer)
+                step = flow.send(answer) if error is None else flow.throw(error)
             except StopIteration as end:
                 result: T = end.value
                 return result
-            answer = await self._do(step)
+            answer, error = None, None
+            try:
+                answer = await self._do(step)
+            except AiHubError as failure:
+                error = failure
 
     async def _do(self, step: Step) -> Any:
         if isinstance(step, flows.Pause):

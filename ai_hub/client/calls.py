@@ -131,6 +131,12 @@ def assets(tenant: str, kind: str | None, limit: int, offset: int) -> Call[Asset
     return Call("GET", "/ai/assets", AssetList, _given(query) | _page(limit, offset))
 
 
+def units(tenant: str, assets: Sequence[str]) -> Call[AssetList]:
+    """Some of the tenant's assets, at most a hundred."""
+    query = {"tenant_id": tenant, "asset_id": list(assets), "limit": len(assets)}
+    return Call("GET", "/ai/assets", AssetList, query)
+
+
 def models(tenant: str, model: str | None, stage: str | None, limit: int, offset: int) -> Call[ModelList]:
     """The tenant's model versions."""
     query = {"tenant_id": tenant, "model_name": model, "stage": stage}

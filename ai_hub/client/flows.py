@@ -5,6 +5,7 @@ The sync client does each step at once, the async one awaits it; the order of th
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 from ai_hub.client import calls, predictions
 from ai_hub.client.calls import Call
 from ai_hub.client.errors import ExportFailedError
-from ai_hub.errors import AiHubError
+from ai_hub.errors import AiHubError, ServiceDownError
 from ai_hub.service.schemas.exports import ExportStatus
 
 if TYPE_CHECKING:
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
 
     from ai_hub.client.models.live import LiveModel
     from ai_hub.client.models.shelf import Shelf
+    from ai_hub.client.models.units import Units
     from ai_hub.client.predictions import OnDegraded, Prediction
     from ai_hub.service.schemas.exports import ExportFiles, ExportJob
     from ai_hub.service.schemas.features import AssetFeatures
 
 _ANSWER_WAIT_S = 30.0
 _POLL_S = 1.0
+_ASSETS_AT_ONCE = 100
+_log = logging.getLogger("ai_hub.client")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,11 @@ def predict(
     at: datetime | None,
     on_degraded: OnDegraded,
 ) -> Flow[list[Prediction]]:
-    """Features for the version of the moment, and what it says to them."""
+    """Features for the version of the moment, and what it says to them.
+
+    Raises:
+        ConflictError: features of an asset are no longer in the unit that the model was trained in.
+    """
     live = yield from model(shelf, name)
     current = live.current
     names = predictions.wanted(current)
@@ -86,8 +94,24 @@ def predict(
     # the answer names each asset once
     by_asset: dict[str, AssetFeatures] = {row.asset_id: row for row in answer.results}
     rows = [by_asset[asset] for asset in many]
+    if current.card is not None:
+        current.check_units((yield from _units(shelf.units, tenant, many)))
     found: list[Prediction] = yield Work(lambda: predictions.predict(live, current, rows, on_degraded))
     return found
+
+
+def _units(known: Units, tenant: str, assets: Sequence[str]) -> Flow[dict[str, str | None]]:
+    """Units of the features of these assets; of those that cannot be had, what was known last."""
+    due = known.due(assets)
+    for at in range(0, len(due), _ASSETS_AT_ONCE):
+        part = due[at : at + _ASSETS_AT_ONCE]
+        try:
+            answer = yield calls.units(tenant, part)
+        except ServiceDownError as error:
+            _log.warning("units of the assets are not checked: %s", error)
+            break
+        known.put(part, {asset.asset_id: asset.feature_unit for asset in answer.assets})
+    return known.get(assets)
 
 
 def export(tenant: str, *, wait: bool, **fields: Any) -> Flow[ExportJob]:

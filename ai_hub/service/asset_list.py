@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from ai_hub.settings import Settings
 
 _THREADS: Final = 2
-_WHERE: Final = "WHERE tenant_id = %(tenant)s AND (%(kind)s::text IS NULL OR kind = %(kind)s)"
+_WHERE: Final = (
+    "WHERE tenant_id = %(tenant)s AND (%(kind)s::text IS NULL OR kind = %(kind)s)"
+    " AND (%(assets)s::text[] IS NULL OR asset_id = ANY (%(assets)s))"
+)
 _PAGE: Final = f"""
-SELECT asset_id, kind, unit, timezone, latitude, longitude, capacity
+SELECT asset_id, kind, unit, feature_unit, timezone, latitude, longitude, capacity
 FROM assets {_WHERE} ORDER BY asset_id LIMIT %(limit)s OFFSET %(offset)s
 """  # noqa: S608  # constants
 _COUNT: Final = f"SELECT count(*) FROM assets {_WHERE}"  # noqa: S608  # constants
@@ -30,14 +33,14 @@ class AssetPages:
         self._limiter = anyio.CapacityLimiter(_THREADS)
 
     async def page(
-        self, tenant: str, kind: str | None, limit: int, offset: int
+        self, tenant: str, kind: str | None, assets: list[str] | None, limit: int, offset: int
     ) -> tuple[list[dict[str, Any]], int]:
-        """Assets by id, and how many there are in all.
+        """Assets by id (of `assets`, or all), and how many there are in all.
 
         Raises:
             ServiceDownError: the database does not answer.
         """
-        values = {"tenant": tenant, "kind": kind, "limit": limit, "offset": offset}
+        values = {"tenant": tenant, "kind": kind, "assets": assets, "limit": limit, "offset": offset}
 
         def read() -> tuple[list[dict[str, Any]], int]:
             with transaction(self._settings, tenant) as connection:

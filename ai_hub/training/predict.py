@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import lightgbm as lgb
 from mlflow.models import Model
 
+from ai_hub.database.connection import connect
 from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.features.online import OnlineRow, read_online
 from ai_hub.features.store import feature_names, get_service
-from ai_hub.ingest.units import is_amount
 from ai_hub.registry import ModelVersion, list_versions, load_production
-from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard
+from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard, check_units, require_card
 from ai_hub.training.model_input import model_input
 from mlflow_plugins.lifecycle.rules import PRODUCTION
 
@@ -71,16 +71,11 @@ def load(tenant: str, model: str) -> LoadedModel:
             f"Promote one with `ai-hub promote {model} --tenant {tenant}`, or train one with "
             f"`ai-hub train --tenant {tenant} --service forecast_basic`.",
         ) from error
+    require_card(f"{model} {version.semantic_version}", tenant, card, version.tags)
     if card is None:
         raise ConflictError(
             f"{model} {version.semantic_version} does not say which features it was trained with.",
             hint="Only models made by `ai-hub train` can be asked this way.",
-        )
-    if is_amount(card.unit, None):
-        raise ConflictError(
-            f"{model} {version.semantic_version} was trained on averaged readings in {card.unit};"
-            " features are mean power or flow now.",
-            hint=f"Train it anew with `ai-hub train --tenant {tenant}`.",
         )
     return LoadedModel(booster, card, version)
 
@@ -115,7 +110,8 @@ def predict(
     """Forecast `assets` (default: those the model was trained on) from their newest online features.
 
     Raises:
-        ConflictError: the feature service no longer gives what the model was trained with.
+        ConflictError: the feature service no longer gives what the model was trained with, or an asset's
+            features are no longer in its unit.
     """
     card = model.card
     service = get_service(store, card.feature_service)
@@ -125,7 +121,11 @@ def predict(
             f"which {model.version.model} {model.version.semantic_version} was trained with.",
             hint="Restore the features and run `feast apply`, or train the model anew.",
         )
-    rows = read_online(store, service, model.version.tenant, assets or card.assets)
+    tenant, wanted = model.version.tenant, assets or card.assets
+    check_units(
+        f"{model.version.model} {model.version.semantic_version}", tenant, card, _units(tenant, wanted)
+    )
+    rows = read_online(store, service, tenant, wanted)
     now = now or datetime.now(UTC)
     statuses = [_status(row, card, now) for row in rows]
     usable = [row for row, status in zip(rows, statuses, strict=True) if status in {"ok", "late"}]
@@ -143,6 +143,16 @@ def predict(
         )
         for row, status in zip(rows, statuses, strict=True)
     ]
+
+
+def _units(tenant: str, assets: Sequence[str]) -> dict[str, str | None]:
+    """What the features of these assets are in; one that is not registered is not among them."""
+    with connect() as connection:
+        rows = connection.execute(
+            "SELECT asset_id, feature_unit FROM assets WHERE tenant_id = %s AND asset_id = ANY(%s)",
+            [tenant, list(assets)],
+        )
+        return dict(rows.fetchall())
 
 
 def _status(row: OnlineRow, card: ModelCard, now: datetime) -> str:

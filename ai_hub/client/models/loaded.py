@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ai_hub.errors import BadInputError, ConflictError
-from ai_hub.training.card import ModelCard
+from ai_hub.training.card import ModelCard, check_units, require_card
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +44,17 @@ class LoadedModel:
     #: where its columns come from, if it says so
     feature_service: str | None
     _ask: Callable[[Any], Any] = field(repr=False)
+    #: what `ai-hub train` says of it; None: it is another's model
+    card: ModelCard | None = field(default=None, repr=False)
+
+    def check_units(self, units: Mapping[str, str | None]) -> None:
+        """Refuse assets whose features, in these units by asset, are not in the model's.
+
+        Raises:
+            ConflictError: some are not.
+        """
+        if self.card is not None:
+            check_units(f"{self.name} {self.semantic_version or self.version}", self.tenant, self.card, units)
 
     def predict(self, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Any:
         """What the model answers to `rows`: for models of `ai-hub train`, a float a row.
@@ -71,10 +82,15 @@ class LoadedModel:
 
 
 def load(folder: Path, tenant: str, name: str, version: Production) -> LoadedModel:
-    """Load the verified files in `folder`: a LightGBM booster as such, anything else by `mlflow.pyfunc`."""
+    """Load the verified files in `folder`: a LightGBM booster as such, anything else by `mlflow.pyfunc`.
+
+    Raises:
+        ConflictError: `ai-hub train` made it before features had units.
+    """
     description = yaml.safe_load((folder / _DESCRIPTION).read_text())
     inputs = _inputs(description)
     card = ModelCard.from_metadata(description.get("metadata"))
+    require_card(f"{name} {version.semantic_version or version.version}", tenant, card, version.tags)
     flavor = description.get("flavors", {}).get("lightgbm", {})
     if flavor.get("model_class", _BOOSTER) == _BOOSTER and "data" in flavor:
         columns, ask = _booster(folder / flavor["data"], list(card.features) if card else list(inputs))
@@ -91,6 +107,7 @@ def load(folder: Path, tenant: str, name: str, version: Production) -> LoadedMod
         optional=frozenset(card.optional if card else ()),
         feature_service=card.feature_service if card else service,
         _ask=ask,
+        card=card,
     )
 
 

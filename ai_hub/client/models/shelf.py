@@ -10,6 +10,7 @@ from ai_hub.client.errors import ClosedError
 from ai_hub.client.models.cache import Cache, default_folder
 from ai_hub.client.models.live import LiveModel
 from ai_hub.client.models.production import Registry
+from ai_hub.client.models.units import Units
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,8 @@ class Shelf:
         refresh_s: float,
         on_error: Callable[[LiveModel, Exception], None] | None,
     ) -> None:
+        #: of the tenant's assets, for all its models
+        self.units = Units()
         self._tenant = tenant
         self._folder = cache_dir or default_folder()
         self._refresh_s = refresh_s

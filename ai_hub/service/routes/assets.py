@@ -10,7 +10,7 @@ from ai_hub.access.principal import Scope
 from ai_hub.service import errors
 from ai_hub.service.dependencies import AUTHENTICATED, Caller, Limit, Offset, own_tenant, permit, state_of
 from ai_hub.service.schemas.assets import Asset, AssetList
-from ai_hub.service.schemas.common import TenantId
+from ai_hub.service.schemas.common import AssetId, TenantId
 
 router = APIRouter(prefix="/ai/assets", tags=["assets"], dependencies=AUTHENTICATED)
 
@@ -22,6 +22,11 @@ _Kind = Annotated[
     Query(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=200, description="default: every kind"),
 ]
 
+_Ids = Annotated[
+    list[AssetId] | None,
+    Query(max_length=100, description="only these; may be repeated", examples=[["meter-008"]]),
+]
+
 
 @router.get("", response_model=AssetList, responses=errors.responses(400, 401, 403, 422, 429, 503))
 async def list_assets(
@@ -30,11 +35,12 @@ async def list_assets(
     request: Request,
     tenant_id: _Tenant = None,
     kind: _Kind = None,
+    asset_id: _Ids = None,
     limit: Limit = 100,
     offset: Offset = 0,
 ) -> AssetList:
     """A tenant's assets, by id."""
     tenant = own_tenant(caller, tenant_id)
     permit(request, caller, Scope.FEATURES_READ, tenant)
-    found, total = await state_of(request).assets.page(tenant, kind, limit, offset)
+    found, total = await state_of(request).assets.page(tenant, kind, asset_id, limit, offset)
     return AssetList(assets=[Asset.model_validate(each) for each in found], total=total, tenant_id=tenant)

@@ -11,6 +11,9 @@ class Asset(BaseModel):
     asset_id: str = Field(examples=["meter-008"])
     kind: str | None = Field(examples=["electricity"])
     unit: str | None = Field(examples=["kWh"])
+    feature_unit: str | None = Field(
+        None, description="what its features and forecasts are in; none: nobody said it", examples=["kW"]
+    )
     timezone: str = Field(examples=["Europe/Berlin"])
     latitude: float | None
     longitude: float | None

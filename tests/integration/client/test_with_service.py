@@ -22,7 +22,8 @@ from ai_hub import registry
 from ai_hub.access import key_store
 from ai_hub.access.principal import Scope
 from ai_hub.client import DegradedError, KeyRefusedError
-from ai_hub.errors import ForbiddenError, NotFoundError
+from ai_hub.database import connect
+from ai_hub.errors import ConflictError, ForbiddenError, NotFoundError
 from ai_hub.service.schemas.features import FeatureSource
 
 if TYPE_CHECKING:
@@ -81,6 +82,35 @@ def test_predict__is_the_production_model_on_the_services_features(
         (listed,) = client.models(MODEL, stage="production")
         assert listed.version == "v1.0.0"
         assert "forecast_advanced" in client.feature_sets()
+
+
+def test_predict__features_in_another_unit_than_the_models__are_refused(
+    service: str, key: str, tenant: Tenant, tmp_path: Path
+) -> None:
+    """The unit is corrected after the training."""
+    arguments = {"api_key": key, "tenant": tenant.name, "cache_dir": tmp_path}
+
+    async def ask() -> list[Prediction]:
+        async with ai_hub.AsyncClient(service, **arguments) as client:
+            return await client.predict(MODEL, ["1", "nobody"])
+
+    statement = "UPDATE assets SET unit = %s WHERE tenant_id = %s AND asset_id = '1'"
+    with connect() as connection:
+        ((unit,),) = connection.execute(
+            "SELECT unit FROM assets WHERE tenant_id = %s AND asset_id = '1'", [tenant.name]
+        ).fetchall()
+        connection.execute(statement, ["m3", tenant.name])
+    try:
+        with (
+            ai_hub.Client(service, **arguments) as client,
+            pytest.raises(ConflictError, match="trained in kW, but features are now of 1 in m3/h"),
+        ):
+            client.predict(MODEL, ["1", "11"])
+        with pytest.raises(ConflictError, match="1 in m3/h"):
+            asyncio.run(ask())
+    finally:
+        with connect() as connection:
+            connection.execute(statement, [unit, tenant.name])
 
 
 def test_async__answers_the_same(service: str, key: str, tenant: Tenant, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.registry import ModelVersion
 from ai_hub.training import predict
-from ai_hub.training.card import ModelCard
+from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard
 from ai_hub.training.targets import read_hours
 from ai_hub.training.terms import TARGET
 from ai_hub.training.train import TrainingPlan, train
@@ -100,7 +101,28 @@ def test_load__model_made_from_averaged_energy__is_refused(
 
     class Version:
         semantic_version = "v1.0.0"
+        tags = {MAKER_TAG: MAKER}  # noqa: RUF012
 
     monkeypatch.setattr(predict, "load_production", lambda *_: ((None, card), Version()))
     with pytest.raises(ConflictError, match="averaged readings in kWh"):
         predict.load("tenant", "demand")
+    monkeypatch.setattr(predict, "load_production", lambda *_: ((None, None), Version()))
+    with pytest.raises(ConflictError, match="does not say the unit"):
+        predict.load("tenant", "demand")
+
+
+def test_predict__asset_in_another_unit_than_the_models__is_refused(energy: Energy, tenant: str) -> None:
+    add(tenant, "m", "kWh", 60, energy.now)
+    refresh()
+    trained = train(energy.store, plan_of(tenant, "m"), lambda _: None)
+    version = ModelVersion(
+        tenant, "demand", 1, "v1.0.0", "Production", ("production",), None, energy.now, {}, {}
+    )
+    model = predict.LoadedModel(trained.booster, trained.card, version)
+    assert [each.status for each in predict.predict(energy.store, model)] == ["unknown"]
+    with connect() as connection:
+        connection.execute(
+            "UPDATE assets SET unit = 'm3', kind = 'gas' WHERE tenant_id = %s AND asset_id = 'm'", [tenant]
+        )
+    with pytest.raises(ConflictError, match=r"demand v1\.0\.0 was trained in kW, but .* of m in m3/h"):
+        predict.predict(energy.store, model)

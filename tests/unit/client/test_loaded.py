@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import lightgbm as lgb
@@ -16,12 +17,14 @@ from sklearn.linear_model import LinearRegression
 from ai_hub.client.models.loaded import LoadedModel, load
 from ai_hub.client.models.production import Production
 from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 COLUMNS = ["hour_of_day", "lag_1h"]
 FRAME = pd.DataFrame({"hour_of_day": np.arange(24), "lag_1h": np.arange(24) / 2.0})
+CARD_IN_KW = ModelCard("forecast_basic", COLUMNS, [], "electricity", ["a"], "kW")
 TARGET = 2.0 * FRAME["hour_of_day"] + FRAME["lag_1h"]
 
 
@@ -77,3 +80,34 @@ def test_values__of_a_model_that_answers_more_than_a_number__are_refused() -> No
     )
     with pytest.raises(ConflictError, match="one number a row"):
         model.values([{"a": 1}])
+
+
+def _boosted(folder: Path, card: ModelCard | None, **tags: str) -> LoadedModel:
+    data = lgb.Dataset(pd.concat([FRAME.astype(float)] * 10), np.full(240, 7.0))
+    booster = lgb.train({"verbose": -1, "num_threads": 1}, data, 1)
+    metadata = card.as_metadata() if card else {"feature_service": "forecast_basic", "features": COLUMNS}
+    mlflow.lightgbm.save_model(booster, str(folder), pip_requirements=["lightgbm"], metadata=metadata)
+    return _load(folder, **tags)
+
+
+def test_model_of_training_before_units__is_refused(tmp_path: Path) -> None:
+    tags = {MAKER_TAG: MAKER}
+    with pytest.raises(
+        ConflictError, match=r"demand-forecast v1.2.0 does not say the unit .*\n.*ai-hub train"
+    ):
+        _boosted(tmp_path / "without", None, **tags)
+    with pytest.raises(ConflictError, match="averaged readings in MWh"):
+        _boosted(tmp_path / "averages", replace(CARD_IN_KW, unit="MWh"), **tags)
+
+
+def test_check_units__assets_in_another_unit__are_refused(tmp_path: Path) -> None:
+    model = _boosted(tmp_path / "model", CARD_IN_KW, **{MAKER_TAG: MAKER})
+    model.check_units({"a": "kW", "b": "kW"})
+    with pytest.raises(ConflictError, match=r"trained in kW, but .* of b in m3/h, c in no known unit\."):
+        model.check_units({"a": "kW", "b": "m3/h", "c": None})
+    unsaid = _boosted(tmp_path / "unsaid", replace(CARD_IN_KW, unit=None), **{MAKER_TAG: MAKER})
+    unsaid.check_units({"a": None})
+    with pytest.raises(ConflictError, match=r"no known unit, but .* of a in kW"):
+        unsaid.check_units({"a": "kW"})
+    # another's model says nothing of units, so there is nothing to compare
+    _boosted(tmp_path / "foreign", None).check_units({"a": "m3/h"})
