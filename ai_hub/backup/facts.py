@@ -26,12 +26,15 @@ WHERE relkind IN ('r', 'm')
     )
 ORDER BY 1, 2
 """
-#: Schemas that are somebody's, and what an extension has brought.
+#: Schemas that are somebody's, and what an extension has brought. PostgreSQL sets other brackets and casts
+#: once it has read its own text again: definitions are compared without them.
 _SCOPE: Final[LiteralString] = """
 WITH n AS (
     SELECT oid, nspname, nspowner, nspacl FROM pg_namespace
     WHERE nspname !~ '^(pg_|_timescaledb_|timescaledb_)' AND nspname <> 'information_schema'
-), extended AS (SELECT objid FROM pg_depend WHERE deptype = 'e')
+), extended AS (
+    SELECT objid FROM pg_depend WHERE deptype = 'e'
+), form AS (SELECT '[()]|::[a-z ]+(\\[\\])?' AS brackets)
 """
 #: Each line is one right; `-` is PUBLIC. What its owner has by being the owner is left out: the owner's name
 #: may change.
@@ -58,7 +61,9 @@ SELECT format('row security of %s.%s: forced %s', nspname, relname, relforcerows
 FROM pg_class JOIN n ON n.oid = relnamespace WHERE relrowsecurity
 UNION ALL
 SELECT format('policy %s on %s.%s: %s %s to %s using (%s) check (%s)', policyname, schemaname, tablename,
-    permissive, cmd, roles, qual, with_check) FROM pg_policies
+    permissive, cmd, roles,
+    regexp_replace(qual, brackets, '', 'g'), regexp_replace(with_check, brackets, '', 'g'))
+FROM pg_policies, form
 UNION ALL
 SELECT format('sequence %s.%s at %s', schemaname, sequencename, last_value)
 FROM pg_sequences JOIN n ON nspname = schemaname
@@ -74,29 +79,31 @@ SELECT format('chunks of %s.%s: %s, compressed %s', hypertable_schema, hypertabl
     count(*) FILTER (WHERE is_compressed))
 FROM timescaledb_information.chunks GROUP BY hypertable_schema, hypertable_name
 """
-#: Of a check only its name: PostgreSQL writes a list of texts in another way once it was read again.
 _DEFINITIONS: Final[LiteralString] = """
 SELECT format('function %s: %s', p.oid::regprocedure, md5(pg_get_functiondef(p.oid)))
 FROM pg_proc p JOIN n ON n.oid = pronamespace
 WHERE prokind IN ('f', 'p') AND p.oid NOT IN (SELECT objid FROM extended)
 UNION ALL
-SELECT format('view %s.%s: %s', nspname, relname, md5(pg_get_viewdef(c.oid)))
-FROM pg_class c JOIN n ON n.oid = relnamespace
+SELECT format('view %s.%s: %s', nspname, relname,
+    md5(regexp_replace(pg_get_viewdef(c.oid), brackets, '', 'g')))
+FROM form, pg_class c JOIN n ON n.oid = relnamespace
 WHERE relkind IN ('v', 'm') AND c.oid NOT IN (SELECT objid FROM extended)
 UNION ALL
-SELECT format('index %s', indexdef) FROM pg_indexes JOIN n ON nspname = schemaname
+SELECT format('index %s', regexp_replace(indexdef, brackets, '', 'g'))
+FROM form, pg_indexes JOIN n ON nspname = schemaname
 UNION ALL
 SELECT format('constraint %s on %s: %s', conname, conrelid::regclass,
-    CASE contype WHEN 'c' THEN 'CHECK' ELSE pg_get_constraintdef(k.oid) END)
-FROM pg_constraint k JOIN n ON n.oid = connamespace WHERE conrelid <> 0
+    regexp_replace(pg_get_constraintdef(k.oid), brackets, '', 'g'))
+FROM form, pg_constraint k JOIN n ON n.oid = connamespace WHERE conrelid <> 0
 UNION ALL
 SELECT format('column %s.%s.%s: %s%s', nspname, relname, attname, format_type(atttypid, atttypmod),
     CASE WHEN attnotnull THEN ' not null' END)
 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid JOIN n ON n.oid = relnamespace
 WHERE attnum > 0 AND NOT attisdropped AND relkind IN ('r', 'v', 'm', 'p')
 UNION ALL
-SELECT format('trigger %s', pg_get_triggerdef(t.oid))
-FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid JOIN n ON n.oid = relnamespace WHERE NOT tgisinternal
+SELECT format('trigger %s', regexp_replace(pg_get_triggerdef(t.oid), brackets, '', 'g'))
+FROM form, pg_trigger t JOIN pg_class c ON c.oid = tgrelid JOIN n ON n.oid = relnamespace
+WHERE NOT tgisinternal
 """
 #: One hash of each row, added up: rows come back in another order.
 _CONTENT: Final[LiteralString] = (

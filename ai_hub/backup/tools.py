@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Debian's folders of the programs; elsewhere they are on the path.
 _FOLDERS: Final = Path("/usr/lib/postgresql")
-_LAST_LINES: Final = 6
+_LINES: Final = 6
 
 
 class ToolMissingError(AiHubError):
@@ -41,7 +41,9 @@ class ToolFailedError(AiHubError):
     def __init__(self, name: str, output: str) -> None:
         self.output = output
         lines = [line for line in output.strip().splitlines() if ": warning:" not in line]
-        super().__init__(f"{name} failed: " + "\n".join(lines[-_LAST_LINES:]))
+        # the error first: the statement that it quotes can be long
+        first = next((number for number, line in enumerate(lines) if ": error:" in line), 0)
+        super().__init__(f"{name} failed: " + "\n".join(lines[first : first + _LINES]))
 
 
 def find(name: str, major: int) -> tuple[Path, int]:

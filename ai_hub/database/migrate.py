@@ -17,7 +17,7 @@ from psycopg.errors import (
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
 from ai_hub import paths
-from ai_hub.database import dependents
+from ai_hub.database import dependents, rights
 from ai_hub.database.connection import connect
 from ai_hub.errors import BadInputError, ConflictError
 
@@ -176,6 +176,7 @@ def migrations(folder: Path) -> list[Migration]:
 def migrate(dsn: str | None = None, *, sql: Path | None = None) -> Outcome:
     """Bring the database at `dsn` (default: setting `TIMESCALE_DSN`) to the state of `sql` (default: ours).
 
+    Rights that the code grants and that are gone, for example after a restore without them, are granted anew.
     Every migration is one transaction, so a killed call is safe to repeat. Users' views on ours, and their
     grants on ours, stay. Where there are such views, all is one transaction: one that no longer fits changes
     nothing.
@@ -199,7 +200,7 @@ def migrate(dsn: str | None = None, *, sql: Path | None = None) -> Outcome:
             _check_history(applied, wanted)
             steps: list[_Step] = [*wanted[len(applied) :]]
             code = Code(files)
-            if steps or code.sha256 != _applied_code(connection):
+            if steps or code.sha256 != _applied_code(connection) or rights.are_missing(connection):
                 steps.append(code)
             changes = dependents.Changes.of(text for step in steps for text in step.texts)
             kept = bool(steps) and dependents.exist(connection, changes, ours)
@@ -281,3 +282,5 @@ def _apply(connection: psycopg.Connection, steps: Sequence[_Step], ours: frozens
         for step in steps:
             step.apply(connection)
         dependents.put_back(connection, kept)
+        if any(isinstance(step, Code) for step in steps):
+            rights.note(connection)

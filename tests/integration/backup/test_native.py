@@ -17,10 +17,10 @@ from backup_drill import Silent, content, fill, s3, stored
 
 from ai_hub.access import key_store, sql_logins
 from ai_hub.access.principal import Scope
+from ai_hub.backup import tools
 from ai_hub.backup.create import backup
 from ai_hub.backup.postgres import address
 from ai_hub.backup.restore import restore
-from ai_hub.backup.tools import ToolMissingError, find
 from ai_hub.database.migrate import migrate
 from ai_hub.database.provision import provision_databases
 from ai_hub.database.refresh import refresh
@@ -55,6 +55,21 @@ ORDER BY 1, 2, 3
 def rights(dsn: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn) as connection:
         return connection.execute(RIGHTS).fetchall()
+
+
+def database_rights(dsn: str) -> list[tuple[Any, ...]]:
+    """Who may do what with the database as a whole."""
+    query = """
+        SELECT grantee::regrole::text, privilege_type FROM pg_database, aclexplode(datacl)
+        WHERE datname = current_database() ORDER BY 1, 2
+    """
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(query).fetchall()
+
+
+def without_notes(tables: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """Without when the code was applied."""
+    return {name: rows for name, rows in tables.items() if name != "schema_code"}
 
 
 def at(server: str, database: str, login: str | None = None) -> str:
@@ -200,6 +215,39 @@ def test_restore__killed_before_the_comparison__goes_on(
             assert connection.execute("SHOW timescaledb.restoring").fetchone() == ("off",)
 
 
+def test_migrate__after_somebodys_pg_restore_without_roles_and_rights__grants_anew(
+    stack: dict[str, str], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stack
+    use(monkeypatch, source, "ml-models", tmp_path / "exports")
+    provision_databases()
+    migrate()
+    dsn, dump = os.environ["TIMESCALE_DSN"], tmp_path / "theirs.dump"
+    fill(dsn)
+    refresh()
+    before = content(dsn), rights(dsn), database_rights(dsn)
+    with psycopg.connect(dsn) as connection:
+        major = connection.info.server_version // 10_000
+    tools.run(tools.find("pg_dump", major)[0], ["--format=custom", f"--file={dump}"], dsn)
+
+    with cluster() as target:
+        use(monkeypatch, target, "ml-models", tmp_path / "exports")
+        restored = os.environ["TIMESCALE_DSN"]
+        with psycopg.connect(restored, autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION timescaledb")
+            connection.execute("SELECT timescaledb_pre_restore()")
+            tools.run(tools.find("pg_restore", major)[0], ["--no-owner", "--no-acl", str(dump)], restored)
+            connection.execute("SELECT timescaledb_post_restore()")
+        assert migrate().code_applied
+        provision_databases()
+        after = content(restored), rights(restored), database_rights(restored)
+        assert without_notes(after[0]) == without_notes(before[0])
+        assert after[1:] == before[1:]
+        _, api_key = key_store.create("drill", ["acme"], list(Scope), created_by="test")
+        assert asyncio.run(statuses(str(api_key), "acme", "beta")) == [200, 403]
+        assert not migrate().changed
+
+
 def test_pg_dump__older_than_the_server__is_named() -> None:
-    with pytest.raises(ToolMissingError, match=r"pg_dump of PostgreSQL 99 or newer is needed"):
-        find("pg_dump", 99)
+    with pytest.raises(tools.ToolMissingError, match=r"pg_dump of PostgreSQL 99 or newer is needed"):
+        tools.find("pg_dump", 99)

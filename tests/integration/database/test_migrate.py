@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from psycopg.sql import SQL as sql_of  # noqa: N811 - `sql` is the folder here
+from psycopg.sql import Identifier
 
 from ai_hub import paths
 from ai_hub.database import connect
@@ -94,3 +96,69 @@ def test_schema__objects__are_as_named(database: str) -> None:
     assert sum(proc == "policy_refresh_continuous_aggregate" for proc, *_ in jobs) == 2
     assert sum(proc == "policy_compression" for proc, *_ in jobs) == 2
     assert sum(proc == "refresh_features_job" for proc, *_ in jobs) == 1
+
+
+def test_migrate__after_a_restore_without_rights__grants_anew(blank_database: str) -> None:
+    def rights(connection: Any) -> list[Any]:
+        query = """
+            SELECT oid::regclass::text AS name, relacl::text FROM pg_class WHERE relacl IS NOT NULL
+                AND relnamespace::regnamespace::text IN ('public', 'tenant_wall')
+            UNION ALL SELECT nspname, nspacl::text FROM pg_namespace
+            WHERE nspname IN ('public', 'tenant_wall')
+            UNION ALL SELECT oid::regprocedure::text, proacl::text FROM pg_proc
+            WHERE pronamespace::regnamespace::text IN ('public', 'tenant_wall')
+            UNION ALL SELECT 'database', datacl::text FROM pg_database WHERE datname = current_database()
+            ORDER BY 1
+        """
+        return connection.execute(query).fetchall()  # type: ignore[no-any-return]
+
+    migrate(blank_database)
+    with connect(blank_database) as connection:
+        before = rights(connection)
+        connection.execute(
+            "REVOKE ALL ON ALL TABLES IN SCHEMA tenant_wall FROM ai_hub_service, ai_hub_tenant"
+        )
+        connection.execute("REVOKE ALL ON api_keys FROM ai_hub_service")
+        connection.execute("REVOKE USAGE ON SCHEMA tenant_wall FROM ai_hub_service, ai_hub_tenant")
+        connection.execute("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tenant_wall TO PUBLIC")
+        connection.execute(
+            sql_of("GRANT CREATE, TEMPORARY ON DATABASE {} TO PUBLIC").format(
+                Identifier(connection.info.dbname)
+            )
+        )
+        connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        assert rights(connection) != before
+    outcome = migrate(blank_database)
+    assert (outcome.applied, outcome.code_applied) == ([], True)
+    with connect(blank_database) as connection:
+        assert rights(connection) == before
+        # what others grant besides is theirs, and no reason to apply anything
+        connection.execute("GRANT SELECT ON assets TO ai_hub_service")
+    assert not migrate(blank_database).changed
+
+
+def test_schema__tables__can_be_made_with_no_schema_in_the_search_path(blank_database: str) -> None:
+    """As `pg_restore` makes them: from the text of their columns and checks."""
+    migrate(blank_database)
+    with connect(blank_database) as connection:
+        connection.execute("SET search_path = ''")
+        tables = connection.execute(
+            """
+            SELECT c.relname, array_agg(format('%I %s %s', attname, format_type(atttypid, atttypmod), format(
+                    CASE attgenerated WHEN 's' THEN 'GENERATED ALWAYS AS (%s) STORED' ELSE 'DEFAULT %s' END,
+                    coalesce(pg_get_expr(adbin, adrelid), 'NULL')))
+                ORDER BY attnum) || ARRAY(
+                    SELECT pg_get_constraintdef(oid) FROM pg_constraint
+                    WHERE conrelid = c.oid AND contype = 'c'
+                )
+            FROM pg_class c JOIN pg_attribute ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+            LEFT JOIN pg_attrdef ON adrelid = c.oid AND adnum = attnum
+            WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' GROUP BY c.oid, relname
+            """
+        ).fetchall()
+        assert "assets" in {name for name, _ in tables}
+        for _, parts in tables:
+            connection.execute(
+                sql_of("CREATE TABLE public.as_restored ({})").format(sql_of(", ".join(parts)))
+            )
+            connection.execute("DROP TABLE public.as_restored")
