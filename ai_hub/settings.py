@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ai_hub import paths
 from ai_hub.errors import BadInputError, SettingMissingError
+from feast_plugins.online.address import Address
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -61,7 +62,10 @@ class Settings(BaseSettings):
         None,
         description="the same database with the login of the REST service",
     )
-    redis_url: SecretStr | None = Field(None, description="redis://[:password@]host:port/db")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis://[:password@]host:port/db, or of several servers redis+sentinel:// or redis+cluster://",
+    )
     minio_endpoint_url: str | None = Field(None, description="S3 endpoint that holds model artifacts")
     minio_access_key: SecretStr | None = None
     minio_secret_key: SecretStr | None = None
@@ -170,11 +174,36 @@ def postgres_environment(dsn: str) -> dict[str, str]:
 
 
 def feast_redis_connection(url: str) -> str:
-    """Feast's own notation (`host:port,db=0,password=…`) for a `redis://` URL."""
-    parts = urlsplit(url)
-    options = [f"{parts.hostname}:{parts.port or 6379}", f"db={parts.path.lstrip('/') or 0}"]
-    if parts.password:
-        options.append(f"password={unquote(parts.password)}")
-    if parts.scheme == "rediss":
-        options.append("ssl=True")
-    return ",".join(options)
+    """Address of the online store: in Feast's own notation where that can say it, else the URL itself.
+
+    Feast's notation (`host:port,db=0,password=…`) is what stores other than ours read. It knows no user and
+    no sentinels, and misreads a password that is a number or has a comma.
+
+    Raises:
+        BadInputError: it is no address of Redis.
+    """
+    try:
+        address = Address.of(url)
+    except ValueError as error:
+        raise BadInputError(
+            f"REDIS_URL is no address of Redis: {error}.",
+            hint="Use redis://[:password@]host:port/db, redis+sentinel://[:password@]host:port,…/master or "
+            "redis+cluster://[:password@]host:port,….",
+        ) from error
+    options = dict(address.options)
+    database, password = options.pop("db", 0), options.pop("password", "")
+    tls = options.pop("ssl", None)
+    ((host, port), *_) = address.nodes
+    if address.is_cluster or address.master or options or ":" in host or _is_misread(password):
+        return url
+    parts = [f"{host}:{port}", f"db={database}"]
+    return ",".join(parts + [f"password={password}"] * bool(password) + ["ssl=True"] * bool(tls))
+
+
+def _is_misread(password: str) -> bool:
+    """Whether Feast's notation would change it: values are read as JSON where they can be."""
+    try:
+        json.loads(password)
+    except ValueError:
+        return "," in password
+    return True

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 
+def online_client(store: FeatureStore) -> Any:
+    """The store's own client of Redis, whatever kind of servers there is."""
+    online: Any = store._get_provider().online_store  # noqa: SLF001  # Feast has no public way to it
+    return online._get_client(store.config.online_store)  # noqa: SLF001
+
+
 def forget(store: FeatureStore, tenant: str, assets: Iterable[str]) -> None:
     """Delete what every feature view of the project has stored of these assets."""
-    online: Any = store._get_provider().online_store  # noqa: SLF001  # Feast has no public way to it
-    client = online._get_client(store.config.online_store)  # noqa: SLF001
-    with client.pipeline(transaction=False) as pipe:
+    with online_client(store).pipeline(transaction=False) as pipe:
         for asset in assets:
             key = EntityKey(
                 join_keys=list(JOIN_KEYS), entity_values=[Value(string_val=tenant), Value(string_val=asset)]

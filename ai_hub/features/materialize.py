@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from redis import Redis
+from redis import RedisCluster
 
 from ai_hub.database.connection import connect
 from ai_hub.errors import NotFoundError
 from ai_hub.features.followed import note_followed
+from ai_hub.features.forget import online_client
 from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
-from ai_hub.settings import Settings
 from feast_plugins.postgres import session
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Follower:
     def catch_up(self) -> Pass:
         """Write what the refreshes since the last call changed."""
         before, self._seen = self._seen, None
-        redis_run = _redis_run()
+        redis_run = _redis_run(self._store)
         with connect(application_name="ai-hub materialize") as connection:
             last = Seen(redis_run, *(connection.execute(_LAST).fetchone() or ()))
             # numbers that went back are those of another database, and a new run of Redis may be empty
@@ -99,18 +99,22 @@ class Follower:
     def _end(self, seen: Seen) -> None:
         self._seen = seen
         if self._scope == EVERYBODY:
-            with _redis() as client:
-                note_followed(client, self._store.project, self._through)
+            note_followed(online_client(self._store), self._store.project, self._through)
 
 
-def _redis() -> Redis:
-    return Redis.from_url(Settings().require("redis_url"))
-
-
-def _redis_run() -> str:
-    """What is different after each start of Redis."""
-    with _redis() as client:
-        return str(client.info("server")["run_id"])
+def _redis_run(store: FeatureStore) -> str:
+    """What is different after each start of Redis, or when others have become masters."""
+    client = online_client(store)
+    if isinstance(client, RedisCluster):
+        runs: Any = client.info("server", target_nodes=RedisCluster.PRIMARIES)
+        # of one master redis-py returns it alone
+        masters = [runs] if "run_id" in runs else runs.values()
+        return " ".join(sorted(each["run_id"] for each in masters))
+    server = client.info()
+    if server["role"] != "master":  # no more; sentinels say who is, to a new connection
+        client.connection_pool.disconnect()
+        server = client.info()
+    return str(server["run_id"])
 
 
 def _write(

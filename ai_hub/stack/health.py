@@ -24,6 +24,10 @@ _DEFAULT_PORTS = {
     "postgres": 5432,
     "redis": 6379,
     "rediss": 6379,
+    "redis+cluster": 6379,
+    "rediss+cluster": 6379,
+    "redis+sentinel": 26379,
+    "rediss+sentinel": 26379,
 }
 #: Exceptions that may mean a server is away, by the module that defines them.
 _CONNECTION_ERRORS = {
@@ -52,11 +56,19 @@ def require(*names: str, settings: Settings | None = None) -> None:
     for name in names:
         service = SERVICES[name]
         address = settings.require(service.setting.lower())
-        parts = urlsplit(address)
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 80)
-        if error := ports.answers(parts.hostname or ports.LOOPBACK, port, _TIMEOUT_S):
+        errors = [ports.answers(host, port, _TIMEOUT_S) for host, port in _places(address)]
+        # of several servers one is enough to find the others
+        if (error := errors[0]) and all(errors):
             reason = error.strerror or str(error)
             raise ServiceDownError(service.title, without_secrets(address), reason, hint=diagnose(name))
+
+
+def _places(address: str) -> list[tuple[str, int]]:
+    """Host and port of each server that an address names."""
+    parts = urlsplit(address)
+    nodes = [urlsplit(f"//{node}") for node in parts.netloc.rpartition("@")[2].split(",")]
+    default = _DEFAULT_PORTS.get(parts.scheme, 80)
+    return [(node.hostname or ports.LOOPBACK, node.port or default) for node in nodes]
 
 
 def diagnose(name: str) -> str:

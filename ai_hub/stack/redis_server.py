@@ -68,13 +68,15 @@ class RedisService(Service):
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
+        from feast_plugins.online.address import Address
+
         once = Retry(NoBackoff(), 0)
         try:
-            with redis.Redis.from_url(
-                settings[self.setting], socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once
+            with Address.of(settings[self.setting]).client(
+                socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once
             ) as client:
                 client.ping()
-        except redis.RedisError as error:
+        except (redis.RedisError, ValueError) as error:
             raise NotReadyError(str(error)) from error
 
 

@@ -81,6 +81,6 @@ def _health(service: Service, settings: Mapping[str, str]) -> str:
 
 
 def without_secrets(address: str) -> str:
-    """The address without user and password."""
+    """The address without user and password, and without options, which may be passwords."""
     parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -8,11 +8,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence  # noqa: TC003  # fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt  # noqa: TC002  # fields
+from pydantic import (
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from redis import Redis, RedisCluster, Sentinel
 from redis import asyncio as redis_asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -20,6 +27,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry
 
+from feast_plugins.online.address import Address
 from feast_plugins.online.bulk import AsyncBulkConnection, BulkConnection, use_bulk_connections
 from feast_plugins.online.cluster import exchange_in_cluster, exchange_in_cluster_async
 from feast_plugins.online.exchange import Idle, exchange, exchange_async
@@ -34,7 +42,9 @@ if TYPE_CHECKING:
 class ConnectionConfig(RedisOnlineStoreConfig):
     """Options of the stock Redis store, and how long to wait for a server.
 
-    Its `connection_string` goes first: `max_connections`, `socket_timeout`, `socket_connect_timeout`.
+    `connection_string` may be a URL (see `address`), which then says what kind of servers there are: options
+    `redis_type` and `sentinel_master` go with Feast's own notation. What it says goes first:
+    `max_connections`, `socket_timeout`, `socket_connect_timeout`.
     """
 
     max_connections: PositiveInt = 64
@@ -54,6 +64,17 @@ class ConnectionConfig(RedisOnlineStoreConfig):
 
     retry_wait_limit_seconds: NonNegativeFloat = 1.0
     """The longest such wait."""
+
+    # errors would repeat the password
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    @model_validator(mode="after")
+    def _check_address(self) -> Self:
+        try:
+            _address(self)
+        except ValueError as error:
+            raise ValueError(f"connection_string is no address of Redis: {error}") from error
+        return self
 
 
 class _OfThreads(NamedTuple):
@@ -132,20 +153,26 @@ class Connections:
         return found
 
 
-def _nodes(config: ConnectionConfig) -> list[tuple[str, int]]:
-    nodes, _ = RedisOnlineStore._parse_connection_string(config.connection_string)  # noqa: SLF001  # its format
-    return [(node["host"], int(node["port"])) for node in nodes]
+def _address(config: ConnectionConfig) -> Address:
+    """What the configuration names, as a URL or in Feast's own notation."""
+    if "://" in config.connection_string:
+        return Address.of(config.connection_string)
+    nodes, options = RedisOnlineStore._parse_connection_string(config.connection_string)  # noqa: SLF001  # its format
+    return Address(
+        [(node["host"], int(node["port"])) for node in nodes],
+        options,
+        config.redis_type == RedisType.redis_cluster,
+        config.sentinel_master if config.redis_type == RedisType.redis_sentinel else None,
+    )
 
 
-def _options(config: ConnectionConfig) -> dict[str, Any]:
-    given: dict[str, Any]
-    _, given = RedisOnlineStore._parse_connection_string(config.connection_string)  # noqa: SLF001  # its format
+def _options(config: ConnectionConfig, address: Address) -> dict[str, Any]:
     ours = {
         "max_connections": config.max_connections,
         "socket_timeout": config.timeout_seconds,
         "socket_connect_timeout": config.connect_timeout_seconds,
     }
-    return ours | given
+    return ours | dict(address.options)
 
 
 def _backoff(config: ConnectionConfig) -> ExponentialWithJitterBackoff:
@@ -153,33 +180,35 @@ def _backoff(config: ConnectionConfig) -> ExponentialWithJitterBackoff:
 
 
 def _connect(config: ConnectionConfig) -> _OfThreads:
-    nodes = _nodes(config)
-    options = _options(config) | {"retry": Retry(_backoff(config), config.retries)}
-    if config.redis_type == RedisType.redis_cluster:
-        cluster_nodes = [ClusterNode(host, port) for host, port in nodes]
-        return _OfThreads(RedisCluster(startup_nodes=cluster_nodes, **options), None)
-    if config.redis_type == RedisType.redis_sentinel:
-        sentinel = Sentinel(nodes, **options)
-        client = sentinel.master_for(config.sentinel_master)
+    address = _address(config)
+    options = _options(config, address) | {"retry": Retry(_backoff(config), config.retries)}
+    if address.is_cluster:
+        nodes = [ClusterNode(host, port) for host, port in address.nodes]
+        return _OfThreads(RedisCluster(startup_nodes=nodes, **options), None)
+    if address.master is not None:
+        sentinel = address.sentinel(Sentinel, options)
+        client = sentinel.master_for(address.master)
         use_bulk_connections(client, BulkConnection)
         # its pool is to know of each connection: it drops those to a server that is the master no more
         return _OfThreads(client, None, sentinel.sentinels)
-    client = Redis(host=nodes[0][0], port=nodes[0][1], **options)
+    ((host, port), *_) = address.nodes
+    client = Redis(host=host, port=port, **options)
     use_bulk_connections(client, BulkConnection)
     return _OfThreads(client, Idle())
 
 
 def _connect_loop(config: ConnectionConfig) -> _OfLoop:
-    nodes = _nodes(config)
-    options = _options(config) | {"retry": AsyncRetry(_backoff(config), config.retries)}
-    if config.redis_type == RedisType.redis_cluster:
-        cluster_nodes = [redis_asyncio.cluster.ClusterNode(host, port) for host, port in nodes]
-        return _OfLoop(redis_asyncio.RedisCluster(startup_nodes=cluster_nodes, **options), None)
-    if config.redis_type == RedisType.redis_sentinel:
-        sentinel = redis_asyncio.Sentinel(nodes, **options)
-        client = sentinel.master_for(config.sentinel_master)
+    address = _address(config)
+    options = _options(config, address) | {"retry": AsyncRetry(_backoff(config), config.retries)}
+    if address.is_cluster:
+        nodes = [redis_asyncio.cluster.ClusterNode(host, port) for host, port in address.nodes]
+        return _OfLoop(redis_asyncio.RedisCluster(startup_nodes=nodes, **options), None)
+    if address.master is not None:
+        sentinel = address.sentinel(redis_asyncio.Sentinel, options)
+        client = sentinel.master_for(address.master)
         use_bulk_connections(client, AsyncBulkConnection)
         return _OfLoop(client, None, sentinel.sentinels)
-    client = redis_asyncio.Redis(host=nodes[0][0], port=nodes[0][1], **options)
+    ((host, port), *_) = address.nodes
+    client = redis_asyncio.Redis(host=host, port=port, **options)
     use_bulk_connections(client, AsyncBulkConnection)
     return _OfLoop(client, Idle())

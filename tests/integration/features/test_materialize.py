@@ -156,7 +156,7 @@ def test_follower__redis_was_started_anew__reads_everything(
     follower = Follower(store, Scope([tenant]))
     follower.catch_up()
     assert follower.catch_up().refreshes == 0
-    monkeypatch.setattr(module, "_redis_run", lambda: "another")
+    monkeypatch.setattr(module, "_redis_run", lambda _: "another")
     assert follower.catch_up().refreshes is None
     assert follower.catch_up().refreshes == 0
 
