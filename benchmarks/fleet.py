@@ -61,8 +61,8 @@ CROSS JOIN (
 WHERE tenant_id = ANY(%(tenants)s)
 """
 _ASSETS = """
-INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)
-SELECT 'fleet-' || tenant, 'meter-' || lpad(asset::text, 5, '0'), 'electricity', 'kWh', 'Europe/Berlin'
+INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone, interval_seconds)
+SELECT 'fleet-' || tenant, 'meter-' || lpad(asset::text, 5, '0'), 'electricity', 'kWh', 'Europe/Berlin', 3600
 FROM generate_series(0, %s - 1) AS tenant, generate_series(0, %s - 1) AS asset
 """
 #: Rows of the last day, as if they had been computed hour by hour; of the last hour those that Redis gets.
@@ -77,8 +77,8 @@ _STORED = (
     """,
     "INSERT INTO ai_feature_versions SELECT *, NULL FROM ai_features",
     """
-    UPDATE asset_spans SET
-        stored_from = first_hour + INTERVAL '1 hour', stored_through = %(hour)s - INTERVAL '1 hour'
+    UPDATE asset_spans SET stored = periods * tstzmultirange(tstzrange(NULL, %(hour)s))
+        - tstzmultirange(tstzrange(first_hour, first_hour + INTERVAL '1 hour'))
     """,
     "DELETE FROM feature_changes",
 )

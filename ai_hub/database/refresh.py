@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 #: Feature rows computed in one transaction: bounds memory and how long others wait.
 BATCH_ROWS = 5_000
-# statistics go stale in one go after a bulk load; small refreshes leave them to autovacuum
-_ANALYZE_FROM_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,16 +49,14 @@ def refresh(
             if aggregating:
                 aggregating(number, len(windows))
         connection.execute("SELECT release_feature_plan(%s)", [plan])
-        if total >= _ANALYZE_FROM_ROWS:
-            connection.execute("SELECT analyze_features()")
+        connection.execute("SELECT analyze_features(%s)", [total])
         done = changed = 0
         while (batch := _row(connection, "SELECT * FROM compute_feature_batch(%s)", [BATCH_ROWS]))[0]:
             done, changed = done + batch[0], changed + batch[1]
             if progress:
                 progress(done, max(total, done))
         connection.execute("SELECT record_feature_refresh(%s, %s, %s)", [started, done, changed])
-        if total >= _ANALYZE_FROM_ROWS:
-            connection.execute("SELECT analyze_features()")
+        connection.execute("SELECT analyze_features(%s)", [total])
         connection.execute("SELECT pg_advisory_unlock(feature_refresh_lock())")
     return Refreshed(done, changed)
 

@@ -7,6 +7,9 @@ DROP VIEW IF EXISTS dated_feature_rows, dated_feature_versions;
 DROP VIEW IF EXISTS feature_rows, computed_features, feature_keys;
 DROP FUNCTION IF EXISTS features_at(text, text, text, timestamptz);
 DROP FUNCTION IF EXISTS features_at(text, text, text, timestamptz, boolean, double precision, integer);
+DROP FUNCTION IF EXISTS features_at(
+    text, text, text, timestamptz, boolean, double precision, integer, timestamptz, timestamptz
+);
 DROP FUNCTION IF EXISTS features_between(
     text, text, text, timestamptz, timestamptz, timestamptz, timestamptz, boolean, double precision, integer
 );
@@ -99,9 +102,11 @@ $$;
 -- Windows and lags are by time, over hours as hour_value() makes them. Buckets before the row's hour hold only readings before it. States merge
 -- in the order of time, here and in features_between(), so that both give the same bits. Bounds are subqueries,
 -- because the wall between tenants lets no calculation reach an index (070_tenant_wall.sql), but its result.
+-- A query of many rows says what they all read, [earliest, latest), see features_between().
 CREATE FUNCTION features_at(
     tenant text, asset text, weather_asset text, at_hour timestamptz,
-    is_amount boolean DEFAULT NULL, factor double precision DEFAULT NULL, interval_seconds integer DEFAULT NULL
+    is_amount boolean DEFAULT NULL, factor double precision DEFAULT NULL, interval_seconds integer DEFAULT NULL,
+    earliest timestamptz DEFAULT '-infinity', latest timestamptz DEFAULT 'infinity'
 )
 RETURNS TABLE (
     historical_avg_24h double precision, historical_std_24h double precision,
@@ -138,21 +143,24 @@ LANGUAGE sql STABLE AS $$
         ) AS hours
         WHERE tenant_id = tenant AND asset_id = asset
             AND hour >= (SELECT at_hour - INTERVAL '24 hours') AND hour < at_hour
+            AND hour >= earliest AND hour < latest
     ) AS day
-    LEFT JOIN (
-        SELECT hours.value, last_ingested_at
+    CROSS JOIN (
+        SELECT min(hours.value) AS value, max(last_ingested_at) AS last_ingested_at
         FROM hourly_state AS hourly
         CROSS JOIN LATERAL hour_value(
             is_amount, factor, interval_seconds, hourly.avg_value, hourly.min_value, hourly.max_value,
             hourly.value_stats, hourly.known_seconds, hourly.unknown_count, hourly.value_seconds
         ) AS hours
         WHERE tenant_id = tenant AND asset_id = asset AND hour = (SELECT at_hour - INTERVAL '168 hours')
-    ) AS week ON true
+            AND hour >= earliest AND hour < latest
+    ) AS week
     LEFT JOIN weather_at(tenant, weather_asset, at_hour, at_hour - INTERVAL '6 hours', at_hour) AS weather ON true
 $$;
 
 -- The same for every hour in [first_hour, end_hour) of one asset, in one pass over its hourly state. All that a
--- query reads, a week back, lies in [earliest, latest): plain constants, so that the planner leaves chunks out.
+-- query reads, from a week before the first hour to the last hour, lies in [earliest, latest): plain constants, so
+-- that the planner leaves chunks out, and the readings where all of it is materialized.
 CREATE FUNCTION features_between(
     tenant text, asset text, weather_asset text, first_hour timestamptz, end_hour timestamptz,
     earliest timestamptz, latest timestamptz,
@@ -195,7 +203,7 @@ LANGUAGE sql STABLE AS $$
                 state.value_stats, state.known_seconds, state.unknown_count, state.value_seconds
             ) AS meaning
             WHERE state.tenant_id = tenant AND state.asset_id = asset
-                AND state.hour >= first_hour - INTERVAL '24 hours' AND state.hour < end_hour
+                AND state.hour >= first_hour - INTERVAL '24 hours' AND state.hour < end_hour - INTERVAL '1 hour'
                 AND state.hour >= earliest AND state.hour < latest
         ) AS hourly ON hourly.hour = hours.hour
         WHERE hours.hour >= first_hour - INTERVAL '24 hours' AND hours.hour < end_hour

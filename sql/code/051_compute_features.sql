@@ -13,23 +13,25 @@ CREATE FUNCTION compute_feature_batch(max_rows integer DEFAULT 20000)
 RETURNS TABLE (computed bigint, changed bigint)
 LANGUAGE plpgsql
 SET enable_mergejoin = off  -- it would merge known rows by asset only, and compare all hours of each
+SET plan_cache_mode = force_custom_plan  -- only constants leave chunks out
 AS $$
 DECLARE
     batch         feature_refresh_ranges[];
     oldest        timestamptz := features_stored_since();
     stamp         timestamptz := feature_stamp();
-    -- the batch's hours and how far they look back: let the planner leave out chunks
+    -- the batch's hours, and those that they look at: let the planner leave out chunks
     lowest        timestamptz;
     highest       timestamptz;
     earliest      timestamptz;
+    latest        timestamptz;
     -- nothing newer is in the columnstore, see its policy
     in_rows       timestamptz := now() - INTERVAL '89 days';
     replaced_keys feature_key[];
     replaced      record;
 BEGIN
-    WITH due AS (
+    WITH due AS (  -- of those that nobody else computes just now
         SELECT tenant_id, asset_id, first_hour, place, extract(epoch FROM end_hour - first_hour) / 3600 AS rows
-        FROM feature_refresh_ranges WHERE aggregated ORDER BY place LIMIT max_rows
+        FROM feature_refresh_ranges WHERE aggregated ORDER BY place LIMIT max_rows FOR UPDATE SKIP LOCKED
     ),
     sized AS (
         SELECT *, sum(rows) OVER (ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS rows_before FROM due
@@ -41,30 +43,52 @@ BEGIN
         RETURNING ranges.*
     )
     SELECT array_agg(taken::feature_refresh_ranges), sum(extract(epoch FROM end_hour - first_hour) / 3600)::bigint,
-        min(first_hour), max(end_hour), min(first_hour) - INTERVAL '168 hours'
-    INTO batch, computed, lowest, highest, earliest FROM taken;
+        min(first_hour), max(end_hour), min(first_hour) - INTERVAL '168 hours', max(end_hour) - INTERVAL '1 hour'
+    INTO batch, computed, lowest, highest, earliest, latest FROM taken;
     IF batch IS NULL THEN
         RETURN QUERY SELECT 0::bigint, 0::bigint;
         RETURN;
     END IF;
 
-    WITH computed_rows AS (
-        SELECT ranges.tenant_id, ranges.asset_id, features.*
+    WITH due AS (
+        SELECT
+            ranges.*, coalesce(assets.weather_asset_id, ranges.asset_id) AS weather_asset,
+            assets.is_amount, assets.unit_factor, assets.interval_seconds
         FROM unnest(batch) AS ranges
         LEFT JOIN assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
+    ),
+    computed_rows AS (
+        SELECT due.tenant_id, due.asset_id, features.*
+        FROM due
         CROSS JOIN LATERAL features_between(
-            ranges.tenant_id, ranges.asset_id, coalesce(assets.weather_asset_id, ranges.asset_id),
-            ranges.first_hour, ranges.end_hour, earliest, highest,
-            assets.is_amount, assets.unit_factor, assets.interval_seconds
+            due.tenant_id, due.asset_id, due.weather_asset, due.first_hour, due.end_hour, earliest, latest,
+            due.is_amount, due.unit_factor, due.interval_seconds
         ) AS features
+        WHERE due.end_hour > due.first_hour + INTERVAL '1 hour'
+        UNION ALL  -- single hours, which most are: windows would cost as much as reading them
+        SELECT
+            due.tenant_id, due.asset_id, due.first_hour,
+            features.historical_avg_24h, features.historical_std_24h,
+            features.historical_min_24h, features.historical_max_24h,
+            features.lag_1h, features.lag_24h, features.lag_168h,
+            features.temperature, features.humidity, features.solar_irradiance
+        FROM due
+        CROSS JOIN LATERAL features_at(
+            due.tenant_id, due.asset_id, due.weather_asset, due.first_hour,
+            due.is_amount, due.unit_factor, due.interval_seconds, earliest, latest
+        ) AS features
+        WHERE due.end_hour = due.first_hour + INTERVAL '1 hour'
     ),
     known AS (
-        SELECT versions.*
+        SELECT present.*
         FROM unnest(batch) AS ranges
-        JOIN ai_feature_versions AS versions
-            ON versions.tenant_id = ranges.tenant_id AND versions.asset_id = ranges.asset_id
-            AND versions.hour >= ranges.first_hour AND versions.hour < ranges.end_hour
-        WHERE versions.hour >= lowest AND versions.hour < highest AND versions.superseded_at IS NULL
+        CROSS JOIN LATERAL (
+            SELECT * FROM ai_feature_versions AS versions
+            WHERE versions.tenant_id = ranges.tenant_id AND versions.asset_id = ranges.asset_id
+                AND versions.hour >= ranges.first_hour AND versions.hour < ranges.end_hour
+                AND versions.hour >= lowest AND versions.hour < highest AND versions.superseded_at IS NULL
+            OFFSET 0  -- an index probe each: the statistics do not know the newest hour, and would have all of it read
+        ) AS present
     ),
     fresh AS (
         SELECT
@@ -143,7 +167,10 @@ BEGIN
         PERFORM supersede_feature_versions(replaced.tenant_id, replaced.asset_id, replaced.hours, stamp);
     END LOOP;
 
-    -- last, because it locks the spans against writers of new readings
+    -- last, because it locks the spans against writers of new readings; sorted, as those lock them
+    PERFORM FROM asset_spans AS spans
+    JOIN (SELECT DISTINCT tenant_id, asset_id FROM unnest(batch)) AS done USING (tenant_id, asset_id)
+    ORDER BY spans.tenant_id, spans.asset_id FOR NO KEY UPDATE OF spans;
     UPDATE asset_spans AS spans SET stored = spans.stored + done.hours
     FROM (
         SELECT tenant_id, asset_id, range_agg(tstzrange(first_hour, end_hour)) AS hours

@@ -23,16 +23,36 @@ LANGUAGE sql STABLE AS $$
     SELECT NULL, NULL
 $$;
 
--- Materializes the buckets of a window that are out of date, all of them with `anew`, up to the running hour.
+-- Whether an hour of the aggregate is about to be materialized by a session that has not committed it: a refresh of
+-- another session skips such hours and returns.
+CREATE OR REPLACE FUNCTION hours_being_materialized() RETURNS boolean LANGUAGE sql VOLATILE AS $$
+    SELECT EXISTS (
+        SELECT FROM _timescaledb_catalog.continuous_aggs_materialization_ranges
+        WHERE lowest_modified_value < greatest_modified_value
+            AND lowest_modified_value < _timescaledb_functions.to_unix_microseconds(time_bucket(INTERVAL '1 hour', now()))
+            AND materialization_id = (
+                SELECT mat_hypertable_id FROM _timescaledb_catalog.continuous_agg
+                WHERE user_view_schema = 'public' AND user_view_name = 'hourly_features'
+            )
+    )
+$$;
+
+-- Materializes the buckets of a window that are out of date, all of them with `anew`, up to the running hour. With no
+-- bounds it also waits for those that TimescaleDB's own policy is at: features would be computed from the old ones.
 CREATE OR REPLACE PROCEDURE refresh_feature_aggregates(window_start timestamptz, window_end timestamptz, anew boolean)
 LANGUAGE plpgsql AS $$
 BEGIN
     -- separate ranges stay separate: by default more than ten are merged into one that spans the history
     PERFORM set_config('timescaledb.materializations_per_refresh_window', '1000', false);
-    CALL refresh_continuous_aggregate(
-        'hourly_features', window_start, least(window_end, time_bucket(INTERVAL '1 hour', now())), force => anew
-    );
-    COMMIT;  -- the daily aggregate sees what the hourly one invalidated only after this
+    LOOP
+        CALL refresh_continuous_aggregate(
+            'hourly_features', window_start, least(window_end, time_bucket(INTERVAL '1 hour', now())), force => anew
+        );
+        COMMIT;  -- the daily aggregate sees what the hourly one invalidated only after this
+        EXIT WHEN window_start IS NOT NULL OR NOT hours_being_materialized();
+        PERFORM pg_sleep(0.1);
+        COMMIT;
+    END LOOP;
     CALL refresh_continuous_aggregate(
         'daily_features', window_start, least(window_end, time_bucket(INTERVAL '1 day', now())), force => anew
     );
@@ -53,11 +73,17 @@ LANGUAGE sql AS $$
     SELECT started, feature_stamp(), computed, changed WHERE computed > 0
 $$;
 
--- After a bulk load; small refreshes leave statistics to autovacuum. An aggregate's are those of its own table.
-CREATE OR REPLACE FUNCTION analyze_features() RETURNS void LANGUAGE plpgsql AS $$
+DROP FUNCTION IF EXISTS analyze_features();
+
+-- After so many rows of what was a small table: another hour of many assets is left to autovacuum, as it would have all
+-- of history sampled. An aggregate's statistics are those of its own table.
+CREATE OR REPLACE FUNCTION analyze_features(rows bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     materialized regclass;
 BEGIN
+    IF rows < greatest(10000, 0.2 * approximate_row_count('ai_feature_versions')) THEN
+        RETURN;
+    END IF;
     FOR materialized IN
         SELECT format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)::regclass
         FROM timescaledb_information.continuous_aggregates
