@@ -33,6 +33,29 @@ class MaterializationEndError(FeastError):
         super().__init__(text)
 
 
+class SharedRegistryError(FeastError):
+    """A teardown would delete other projects of the registry."""
+
+    def __init__(self, project: str, others: Iterable[str]) -> None:
+        self.project = project
+        self.others = sorted(others)
+        super().__init__(
+            f"FeatureStore.teardown would also delete {', '.join(self.others)} from the registry, so nothing "
+            f"was deleted. For {project} alone: feast_plugins.projects.teardown(store), or AI Hub's "
+            "`feast teardown`."
+        )
+
+
+class ProtectedProjectError(FeastError):
+    """A project that is managed elsewhere cannot be torn down."""
+
+    def __init__(self, project: str) -> None:
+        self.project = project
+        super().__init__(
+            f"The project {project} is protected: it is managed elsewhere, and Feast does not tear it down."
+        )
+
+
 class WriteColumnsError(FeastError):
     """Rows to be written do not have the columns of the table of the batch source."""
 

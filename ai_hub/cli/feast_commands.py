@@ -1,0 +1,268 @@
+"""Commands of `feast`: Feast's, and other ones in place of those that Feast 0.67 gets wrong.
+
+- `teardown` and `projects delete` touch no other project of the registry, and `apply` works afterwards;
+- `plan` lists what was declared anew, not when it was last registered;
+- `registry-dump` knows on-demand views in python mode;
+- `endpoint` says something.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from feast import FeatureStore
+from feast.cli.cli import cli as stock
+from feast.diff.property_diff import PropertyDiff, TransitionType
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.protos.feast.core.DataSource_pb2 import DataSource
+from feast.repo_config import load_repo_config
+from feast.repo_operations import _get_repo_contents, cli_check_repo, create_feature_store
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from ai_hub.cli.failures import UnexpectedError, explain, first_line
+from ai_hub.errors import AiHubError, BadInputError
+from feast_plugins import projects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from feast import RepoConfig
+    from feast.diff.registry_diff import RegistryDiff
+
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
+_SOURCE_TIMES: Final = DataSource.SourceMeta.DESCRIPTOR.full_name
+
+
+class _Feast(click.Group):
+    """Feast's options; failures are one of our errors each."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        level = ctx.params["log_level"].upper()
+        if level not in _LEVELS:
+            raise click.BadParameter(f"one of {', '.join(_LEVELS)}", ctx, param_hint="--log-level")
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get("AI_HUB_TRACEBACK"):
+                raise
+            raise _explain(error, ctx.obj["CHDIR"], ctx.obj["FS_YAML_FILE"]) from error
+
+
+def _explain(error: Exception, repository: Path, settings: Path) -> AiHubError:
+    """`error` as a message: what is not set, where in the repository it is, or what Feast says."""
+    known = explain(error)
+    unset = [name for name in _variables(settings) if name not in os.environ]
+    if unset:
+        return BadInputError(
+            f"{settings} names variables that are not set: {', '.join(unset)}.",
+            hint='Run `eval "$(ai-hub env)"` in this shell, then the same command again.',
+        )
+    if not isinstance(known, UnexpectedError):
+        return known
+    if place := _place_in(repository, error):
+        return BadInputError(f"{place}: {type(error).__name__}: {first_line(error)}", hint=_WHOLE)
+    return known
+
+
+_WHOLE: Final = "AI_HUB_TRACEBACK=1 before the same command shows how it got there."
+
+
+def _variables(settings: Path) -> list[str]:
+    lines = settings.read_text().splitlines() if settings.is_file() else []
+    text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    return list(dict.fromkeys(_VARIABLE.findall(text)))
+
+
+def _place_in(repository: Path, error: Exception) -> str | None:
+    """File and line of the repository at which an exception was raised."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    root = repository.resolve()
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if Path(frame.filename).resolve().is_relative_to(root):
+            return f"{frame.filename}:{frame.lineno}"
+    return None
+
+
+def _config(ctx: click.Context) -> RepoConfig:
+    cli_check_repo(ctx.obj["CHDIR"], ctx.obj["FS_YAML_FILE"])
+    return load_repo_config(ctx.obj["CHDIR"], ctx.obj["FS_YAML_FILE"])
+
+
+def _in_place_of(command: click.Command) -> Callable[[Callable[..., None]], click.Command]:
+    """A command with the name, arguments and help of one of Feast's."""
+    return click.command(command.name, cls=type(command), params=command.params, help=command.help)
+
+
+@_in_place_of(stock.commands["apply"])
+@click.pass_context
+def apply(ctx: click.Context, /, **options: Any) -> None:
+    """Feast's, on a registry without versions that a deleted project left."""
+    config = _config(ctx)
+    projects.forget_versions(FeatureStore(config=config).registry, config.project)
+    ctx.invoke(stock.commands["apply"], **options)
+
+
+@_in_place_of(stock.commands["plan"])
+@click.pass_context
+def plan(ctx: click.Context, skip_source_validation: bool, skip_feature_view_validation: bool) -> None:
+    """Print what `feast apply` would change."""
+    config = _config(ctx)
+    os.chdir(ctx.obj["CHDIR"])
+    contents = _get_repo_contents(ctx.obj["CHDIR"], config.project, config)
+    store = FeatureStore(config=config)
+    if not skip_source_validation:
+        for view in contents.feature_views:
+            if view.batch_source is not None:
+                store.provider.validate_data_source(store.config, view.batch_source)
+    changes, infrastructure, _ = store.plan(
+        contents, skip_feature_view_validation=skip_feature_view_validation
+    )
+    leave_out_times(changes)
+    click.echo(changes.to_string())  # type: ignore[no-untyped-call]
+    click.echo(infrastructure.to_string())  # type: ignore[no-untyped-call]
+
+
+def leave_out_times(changes: RegistryDiff) -> None:
+    """Take from `changes` the times at which sources were registered; what is left is what was declared."""
+    for change in changes.feast_object_diffs:
+        if change.transition_type != TransitionType.UPDATE:
+            continue
+        pairs = [
+            (each.property_name, _without_times(each.val_existing), _without_times(each.val_declared))
+            for each in change.feast_object_property_diffs
+        ]
+        change.feast_object_property_diffs = [
+            PropertyDiff(name, old, new) for name, old, new in pairs if old != new
+        ]
+        if not change.feast_object_property_diffs:
+            change.transition_type = TransitionType.UNCHANGED
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, Message):
+        kept = type(value)()
+        kept.CopyFrom(value)
+        _clear_times(kept)
+        return kept
+    if isinstance(value, Mapping):
+        return {key: _without_times(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_without_times(each) for each in value]
+    return value
+
+
+def _clear_times(message: Message) -> None:
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if field.message_type.full_name == _SOURCE_TIMES:
+            message.ClearField(field.name)
+        elif isinstance(value, Message):
+            _clear_times(value)
+        else:
+            for each in value.values() if isinstance(value, Mapping) else value:
+                if isinstance(each, Message):
+                    _clear_times(each)
+
+
+@_in_place_of(stock.commands["teardown"])
+@click.pass_context
+def teardown(ctx: click.Context) -> None:
+    """Tear down this project; others in the registry stay."""
+    store = FeatureStore(config=_config(ctx))
+    projects.teardown(store)
+    click.echo(f"Tore down project {store.project}.")
+
+
+@_in_place_of(stock.commands["projects"].commands["delete"])  # type: ignore[attr-defined]  # a group
+@click.pass_context
+def delete_project(ctx: click.Context, name: str, yes: bool) -> None:
+    """Delete a project from the registry; its online rows stay."""
+    store = create_feature_store(ctx)
+    store.get_project(name)
+    if not yes:
+        click.confirm(f"Delete project '{name}' and all that the registry holds of it?", abort=True)
+    projects.delete_project(store, name)
+    click.echo(f"Project '{name}' deleted successfully.")
+
+
+class _OtherObjects:
+    """A registry without its on-demand views: `to_dict` knows those in pandas mode only."""
+
+    def __init__(self, registry: BaseRegistry) -> None:
+        self._registry = registry
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._registry, name)
+
+    def list_on_demand_feature_views(self, project: str) -> list[Any]:
+        del project
+        return []
+
+
+@_in_place_of(stock.commands["registry-dump"])
+@click.pass_context
+def registry_dump(ctx: click.Context) -> None:
+    """Print the project's part of the registry as JSON."""
+    store = FeatureStore(config=_config(ctx))
+    registry: Any = store.registry
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what Feast itself calls
+        found = BaseRegistry.to_dict(_OtherObjects(registry), store.project)  # type: ignore[arg-type]
+    views = sorted(registry.list_on_demand_feature_views(store.project), key=lambda view: view.name)
+    found["onDemandFeatureViews"] = [_on_demand_view(view) for view in views]
+    click.echo(json.dumps(found, indent=2, sort_keys=True))
+
+
+def _on_demand_view(view: Any) -> dict[str, Any]:
+    """The view's message, with the text of its function where the message has a pickle."""
+    found: dict[str, Any] = MessageToDict(view.to_proto())
+    transformation = found["spec"].get("featureTransformation", {})
+    if "userDefinedFunction" in transformation:
+        transformation["userDefinedFunction"]["body"] = view.feature_transformation.udf_string
+    return found
+
+
+@_in_place_of(stock.commands["endpoint"])
+@click.pass_context
+def endpoint(ctx: click.Context) -> None:
+    """Print the address of the feature server that the provider deployed, if any."""
+    address = create_feature_store(ctx).get_feature_server_endpoint()
+    click.echo(
+        address
+        or "Feast has deployed no feature server. `feast serve` starts one, `ai-hub serve` the REST service."
+    )
+
+
+def _with(group: Any, *replacements: click.Command) -> dict[str, click.Command]:
+    return {**group.commands, **{str(each.name): each for each in replacements}}
+
+
+commands = _Feast(
+    name="feast",
+    params=stock.params,
+    callback=stock.callback,
+    help=stock.help,
+    commands=_with(
+        stock,
+        *(apply, plan, teardown, registry_dump, endpoint),
+        click.Group(
+            "projects",
+            commands=_with(stock.commands["projects"], delete_project),
+            help=stock.commands["projects"].help,
+        ),
+    ),
+)

@@ -1,0 +1,21 @@
+"""Entry point of `feast`: Feast's own command line, where each command works here or says what to do."""
+
+from __future__ import annotations
+
+import sys
+
+from ai_hub.cli.main import run
+from ai_hub.imports import skip_type_checks
+
+#: They read what users declare, so they keep Feast's checks of its constructors.
+_DECLARING = frozenset({"apply", "plan"})
+
+
+def main() -> None:
+    """Run the command line; a failure becomes a message on stderr and an exit status."""
+    if _DECLARING.isdisjoint(sys.argv):
+        skip_type_checks()
+    # Imported late: it imports Feast.
+    from ai_hub.cli.feast_commands import commands  # noqa: PLC0415
+
+    run(commands)

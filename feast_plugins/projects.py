@@ -1,0 +1,110 @@
+"""Several projects in one registry: what is torn down or deleted is one of them.
+
+Feast's `FeatureStore.teardown` deletes every project of the registry, and deleting a project leaves the
+versions of its views, which then keep the views from being applied again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from feast import FeatureStore
+from feast.constants import PROTECTED_PROJECT_TAG
+from feast.infra.passthrough_provider import PassthroughProvider
+from feast.infra.registry import sql
+from sqlalchemy import delete, select, union_all
+
+from feast_plugins.errors import ProtectedProjectError, SharedRegistryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from feast import Entity, FeatureView
+    from feast.infra.registry.base_registry import BaseRegistry
+
+
+class ProjectProvider(PassthroughProvider):
+    """Feast's local provider, whose teardown deletes no other project.
+
+    `feature_store.yaml` names it: `provider: feast_plugins.projects.ProjectProvider`.
+    """
+
+    def teardown_infra(self, project: str, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Delete the project, as the first step of `FeatureStore.teardown`.
+
+        Raises:
+            SharedRegistryError: the registry holds other projects, which the next step would delete.
+        """
+        store = FeatureStore(config=self.repo_config)
+        others = {each.name for each in store.registry.list_projects(allow_cache=False)} - {project}
+        if others:
+            raise SharedRegistryError(project, others)
+        super().teardown_infra(project, tables, entities)
+        _delete(store.registry, project)
+
+
+def teardown(store: FeatureStore) -> None:
+    """Delete the store's project: its rows in the online store and its part of the registry.
+
+    Raises:
+        ProtectedProjectError: the project is managed elsewhere.
+    """
+    _refuse_protected(store.registry, store.project)
+    views = [
+        *store.list_feature_views(),
+        *store.list_stream_feature_views(),
+        *store.list_label_views(),
+    ]
+    provider: Any = store.provider
+    if isinstance(provider, ProjectProvider):
+        provider = super(ProjectProvider, provider)
+    provider.teardown_infra(store.project, views, store.list_entities())
+    _delete(store.registry, store.project)
+    if (lineage := store.openlineage_emitter) is not None:
+        lineage.teardown_project(store.project)
+
+
+def delete_project(store: FeatureStore, project: str) -> None:
+    """Delete a project from the registry, with the versions of its views; its online rows stay.
+
+    Raises:
+        ProjectObjectNotFoundException: there is no such project.
+        ProtectedProjectError: the project is managed elsewhere.
+    """
+    store.get_project(project)
+    _refuse_protected(store.registry, project)
+    _delete(store.registry, project)
+
+
+def _refuse_protected(registry: BaseRegistry, project: str) -> None:
+    for each in registry.list_projects(allow_cache=False):
+        if each.name == project and each.tags.get(PROTECTED_PROJECT_TAG) == "true":
+            raise ProtectedProjectError(project)
+
+
+def _delete(registry: BaseRegistry, project: str) -> None:
+    if any(each.name == project for each in registry.list_projects(allow_cache=False)):
+        registry.delete_project(project)
+    forget_versions(registry, project)
+
+
+def forget_versions(registry: BaseRegistry, project: str) -> None:
+    """Delete what an SQL registry keeps of views that the project no longer has."""
+    if not isinstance(registry, sql.SqlRegistry):
+        return
+    history = sql.feature_view_version_history
+    views = union_all(
+        *(
+            select(table.c.feature_view_name).where(table.c.project_id == project)
+            for table in (
+                sql.feature_views,
+                sql.stream_feature_views,
+                sql.on_demand_feature_views,
+                sql.label_views,
+            )
+        )
+    )
+    with registry.write_engine.begin() as connection:
+        connection.execute(
+            delete(history).where(history.c.project_id == project, history.c.feature_view_name.not_in(views))
+        )
