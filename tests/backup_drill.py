@@ -8,7 +8,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import httpx
 import psycopg
+
+from ai_hub.service.app import create_app
+from ai_hub.service.settings import ServiceSettings
+from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,3 +95,18 @@ def stored(client: Any, bucket: str) -> dict[str, tuple[bytes, dict[str, str]]]:
     keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
     answers = {key: client.get_object(Bucket=bucket, Key=key) for key in keys}
     return {key: (answer["Body"].read(), answer["Metadata"]) for key, answer in answers.items()}
+
+
+async def ask(key: str, *requests: tuple[str, str, Any]) -> list[httpx.Response]:
+    """What the service of the present settings answers to method, path and JSON."""
+    app = create_app(ServiceSettings(), Settings())
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://service", timeout=60
+        ) as client,
+    ):
+        return [
+            await client.request(method, path, json=body, headers={"X-API-Key": key})
+            for method, path, body in requests
+        ]

@@ -11,19 +11,19 @@ import fcntl
 import shutil
 import tarfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from ai_hub import paths
 from ai_hub.backup import facts
 from ai_hub.backup.manifest import Database, describe
-from ai_hub.backup.postgres import refuse_if_filled, server_major
+from ai_hub.backup.postgres import server_major
 from ai_hub.database.connection import connect
 from ai_hub.errors import BadInputError, ConflictError
 from ai_hub.stack import plan, record
 from ai_hub.stack.down import down
 from ai_hub.stack.services import SERVICES, select
-from ai_hub.stack.up import up
+from ai_hub.stack.up import recorded_handle, up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,14 @@ _AWAKE_S: Final = 10.0
 #: Of a running server: its successor would take it for another one's.
 _LEFT_OUT: Final = {"postmaster.pid", "postmaster.opts"}
 _FOLDER: Final = "data"
+#: Tables that `ai-hub up` fills before anybody has used the server.
+_FRESH: Final = {
+    "public.api_key_revision",
+    "public.feature_hours",
+    "public.schema_code",
+    "public.schema_migrations",
+}
+_SHOWN: Final = 5
 
 
 def is_embedded(service: str) -> bool:
@@ -90,7 +98,17 @@ def check(name: str, dsn: str, kept: Database) -> None:
                 f"the embedded server has {here[0]} and {here[1]}.",
                 hint="Restore with the version of ai-hub that made the backup.",
             )
-        refuse_if_filled(name, connection)
+        facts.use_plain_text(connection)
+        if used := [
+            table
+            for table, (rows, _) in facts.gather(connection).tables.items()
+            if rows and table not in _FRESH
+        ]:
+            raise ConflictError(
+                f"The embedded server ({name}) is not empty: it has rows in {', '.join(used[:_SHOWN])}.",
+                hint="A restore goes into empty servers only: `ai-hub down --purge`, `ai-hub up --detach`, "
+                "and restore again. Or name another folder by AI_HUB_STATE_DIR.",
+            )
 
 
 def restore(archive: Path) -> None:
@@ -111,15 +129,25 @@ def restore(archive: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def is_running(service: str) -> bool:
+    """Whether the service is one of the embedded stack, and runs."""
+    return is_embedded(service) and recorded_handle(record.load(), SERVICES[service]) is not None
+
+
 @contextmanager
-def stopped(service: str) -> Iterator[None]:
-    """In this block the embedded server is stopped; afterwards it works again."""
-    services = select([service])
+def stopped(*names: str) -> Iterator[None]:
+    """In this block these embedded servers are stopped; afterwards they work again."""
+    if not names:
+        yield
+        return
+    services = select(list(names))
     down(services, purge=False, on_wait=lambda: None)
     try:
-        # its threads may let go of the folder a moment after it has ended
-        with (paths.state_dir() / service / "lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with ExitStack() as locks:
+            for name in names:
+                # its threads may let go of the folder a moment after it has ended
+                lock = locks.enter_context((paths.state_dir() / name / "lock").open("ab"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     finally:
         up(services, _quiet)

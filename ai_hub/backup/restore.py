@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -111,12 +110,10 @@ class _Restore:
             self._note_filled("timescaledb")  # before anything is made on a server that is in use
             provision_databases(self._settings)
         files = self._check()
-        mlflow = [
-            name
-            for name, part in self._parts.items()
-            if part.path and name.startswith("mlflow") and name in files and name not in self._present
-        ]
-        with embedded.stopped("mlflow") if mlflow and embedded.is_embedded("mlflow") else nullcontext():
+        # both keep files of SQLite open, which are replaced
+        replaced = any(self._parts[name].path and name not in self._present for name in files)
+        readers = [name for name in ("mlflow", "api") if replaced and embedded.is_running(name)]
+        with embedded.stopped(*readers):
             for name, kept in self._manifest.databases.items():
                 self._report.start(name)
                 if name not in self._present:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ai_hub.backup.manifest import checksum
@@ -120,8 +121,10 @@ class S3Storage:
     def _readable_errors(self) -> Iterator[None]:
         try:
             yield
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
+        except (ClientError, S3UploadFailedError) as error:
+            # of an upload, boto3 keeps the cause as the context alone
+            cause = error if isinstance(error, ClientError) else error.__context__
+            code = cause.response.get("Error", {}).get("Code", "") if isinstance(cause, ClientError) else ""
             if code in _GONE:
                 raise NotFoundError(
                     f"s3://{self._name}/{self._prefix} has no such file, or no such bucket."

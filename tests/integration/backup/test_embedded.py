@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
-from typing import TYPE_CHECKING, Any
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 import pytest
-from backup_drill import Silent, a_database_file, content, dump, fill, s3, stored
+from backup_drill import Silent, a_database_file, ask, content, dump, fill, s3, stored
 from conftest import isolated
+from energy import ROOT
 
+from ai_hub.access import key_store
+from ai_hub.access.principal import Scope
 from ai_hub.backup.create import backup
 from ai_hub.backup.restore import RestoredDifferentlyError, restore
 from ai_hub.database.migrate import migrate
+from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
+from ai_hub.features.materialize import materialize
+from ai_hub.features.store import open_store
 from ai_hub.settings import Settings
 from ai_hub.stack.down import down
 from ai_hub.stack.services import select
@@ -22,7 +33,6 @@ from ai_hub.stack.up import up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SECRETS = ("timescale_password", "MINIO_SECRET_KEY", "redis_password")
 
@@ -34,7 +44,8 @@ class Servers:
         self.folder = folder
         patch.setenv("EXPORT_STORAGE_PATH", str(folder / "exports"))
         patch.setenv("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        up(select(["timescaledb", "s3"]), lambda *_, **__: None)
+        up(select(["timescaledb", "redis", "s3"]), lambda *_, **__: None)
+        migrate()  # as the command `up` does
 
     @property
     def environment(self) -> dict[str, str]:
@@ -59,39 +70,63 @@ class Servers:
         }
 
 
+class Kept(NamedTuple):
+    """A backup, what was there, and what the service answered to a key."""
+
+    place: Path
+    state: dict[str, Any]
+    key: str
+    features: list[dict[str, Any]]
+
+
+def features(key: str) -> list[dict[str, Any]]:
+    """What the service answers of each feature set, and where from."""
+    requests = [
+        ("POST", "/ai/features/get", {"tenant_id": "acme", "asset_id": "meter", "feature_set": name})
+        for name in ("forecast_basic", "forecast_advanced", "anomaly_detection")
+    ]
+    answers = [answer.json() for answer in asyncio.run(ask(key, *requests))]
+    return [{name: answer[name] for name in ("features", "hour", "source")} for answer in answers]
+
+
 @pytest.fixture
-def kept(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A backup, and what was there."""
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    """See `Kept`."""
     with isolated(tmp_path / "a" / "state") as patch:
         servers = Servers(tmp_path / "a", patch)
         try:
-            migrate()
             fill(servers.dsn)
+            refresh()
             a_database_file(servers.folder / "mlflow.db")
-            a_database_file(servers.folder / "state" / "feast-registry.db")
+            feast = Path(sys.executable).with_name("feast")
+            subprocess.run([feast, "apply"], cwd=ROOT, env=os.environ | servers.environment, check=True)
+            materialize(open_store())
+            _, key = key_store.create("drill", ["acme"], list(Scope), created_by="test")
             client = s3(servers.environment)
-            for key, body in {
+            for path, body in {
                 "acme/demand/v1.0.0/model": b"x" * 70_000,
                 "acme/ü ?/a": b"",
                 "b": b"x",
             }.items():
-                client.put_object(Bucket="ml-models", Key=key, Body=body, Metadata={"fence": "7"})
+                client.put_object(Bucket="ml-models", Key=path, Body=body, Metadata={"fence": "7"})
             (servers.folder / "exports" / "acme").mkdir(parents=True)
             (servers.folder / "exports" / "acme" / "a.parquet").write_bytes(b"rows")
+            answers = features(str(key))
+            assert {answer["source"] for answer in answers} == {"redis"}
             backup(str(tmp_path / "kept"), Silent())
             credentials = json.loads((tmp_path / "a" / "state" / "stack.json").read_text())["credentials"]
             for file in (tmp_path / "kept").glob("*.*"):
                 text = b"" if file.suffix == ".tar" else file.read_bytes()
                 assert not [name for name in SECRETS if credentials.get(name, "none").encode() in text], file
-            yield tmp_path / "kept", servers.state()
+            yield Kept(tmp_path / "kept", servers.state(), str(key), answers)
         finally:
             down(select([]), purge=True, on_wait=lambda: None)
 
 
 def test_drill__everything_comes_back_and_a_second_restore_into_used_servers_is_refused(
-    kept: tuple[Path, dict[str, Any]], tmp_path: Path
+    kept: Kept, tmp_path: Path
 ) -> None:
-    place, before = kept
+    place = kept.place
     with isolated(tmp_path / "b" / "state") as patch:
         servers = Servers(tmp_path / "b", patch)
         try:
@@ -105,20 +140,28 @@ def test_drill__everything_comes_back_and_a_second_restore_into_used_servers_is_
             (damaged / "manifest.json").unlink()
             with pytest.raises(NotFoundError, match="no finished backup"):
                 restore(str(damaged), Silent())
-            assert not content(servers.dsn)
+            assert content(servers.dsn)["timeseries_data"][0] == 0
             assert not stored(s3(servers.environment), "ml-models")
 
             restore(str(place), Silent())
-            assert servers.state() == before
+            assert servers.state() == kept.state
             # as after a kill: what is there already stays
             s3(servers.environment).delete_object(Bucket="ml-models", Key="b")
             restore(str(place), Silent())
-            assert servers.state() == before
+            assert servers.state() == kept.state
+
+            # one command fills Redis, which is in no backup
+            assert sum(materialize(open_store()).rows.values()) == 8
+            answers = features(kept.key)
+            assert {answer["source"] for answer in answers} == {"redis"}
+            # unless another hour has begun meanwhile
+            assert answers == kept.features or answers[0]["hour"] > kept.features[0]["hour"]
 
             with psycopg.connect(servers.dsn) as connection:
                 connection.execute("DELETE FROM timeseries_data WHERE tenant_id = 'beta'")
-            with pytest.raises(ConflictError, match=r"is not empty: it has .*ai_features"):
+            with pytest.raises(ConflictError, match=r"is not empty: it has rows in .*ai_feature") as refusal:
                 restore(str(place), Silent())
+            assert "--purge" in str(refusal.value.hint)
             assert content(servers.dsn)["timeseries_data"][0] == 400
         finally:
             down(select([]), purge=True, on_wait=lambda: None)

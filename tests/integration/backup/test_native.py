@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httpx
 import machine
 import psycopg
 import pytest
-from backup_drill import Silent, content, fill, s3, stored
+from backup_drill import Silent, ask, content, fill, s3, stored
 
 from ai_hub.access import key_store, sql_logins
 from ai_hub.access.principal import Scope
@@ -25,9 +24,6 @@ from ai_hub.database.migrate import migrate
 from ai_hub.database.provision import provision_databases
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import ConflictError
-from ai_hub.service.app import create_app
-from ai_hub.service.settings import ServiceSettings
-from ai_hub.settings import Settings
 from benchmarks.stores import postgres
 
 if TYPE_CHECKING:
@@ -106,20 +102,10 @@ def source() -> Iterator[str]:
         yield dsn
 
 
-async def statuses(key: str, *tenants: str) -> list[int]:
+def statuses(key: str, *tenants: str) -> list[int]:
     """What the service answers to a key that asks for exports of each tenant."""
-    app = create_app(ServiceSettings(), Settings())
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://service", timeout=60) as client,
-    ):
-        return [
-            (
-                await client.get(f"/ai/features/exports?tenant_id={name}", headers={"X-API-Key": key})
-            ).status_code
-            for name in tenants
-        ]
+    requests = [("GET", f"/ai/features/exports?tenant_id={name}", None) for name in tenants]
+    return [answer.status_code for answer in asyncio.run(ask(key, *requests))]
 
 
 def use(patch: pytest.MonkeyPatch, server: str, bucket: str, exports: Path) -> None:
@@ -185,7 +171,7 @@ def test_drill__into_an_empty_cluster__every_table_right_and_object_is_as_it_was
             assert owner.execute("SELECT count(*) FROM registered_models").fetchone() == (2,)
         with pytest.raises(ConflictError, match="is not empty"):
             restore(place, Silent())
-        assert asyncio.run(statuses(str(api_key), "acme", "beta")) == [200, 403]
+        assert statuses(str(api_key), "acme", "beta") == [200, 403]
 
 
 def test_restore__killed_before_the_comparison__goes_on(
@@ -244,7 +230,7 @@ def test_migrate__after_somebodys_pg_restore_without_roles_and_rights__grants_an
         assert without_notes(after[0]) == without_notes(before[0])
         assert after[1:] == before[1:]
         _, api_key = key_store.create("drill", ["acme"], list(Scope), created_by="test")
-        assert asyncio.run(statuses(str(api_key), "acme", "beta")) == [200, 403]
+        assert statuses(str(api_key), "acme", "beta") == [200, 403]
         assert not migrate().changed
 
 
