@@ -12,7 +12,7 @@ from machine import chromium
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from playwright.sync_api import Browser
 
@@ -128,6 +128,22 @@ class Registry:
         self.page.keyboard.press("Enter")
         dialog.get_by_role("button", name="Save aliases").click()
         return dialog
+
+    def swap_aliases(self, version: int, *, removed: Iterable[str], added: Iterable[str]) -> str:
+        """Take off and type chips in the dialog and save; returns the refusal that it shows, or nothing."""
+        self.version_row(version).get_by_role("button").last.click()
+        dialog = self.page.get_by_role("dialog")
+        for alias in removed:
+            dialog.get_by_role("status").filter(has_text=alias).get_by_role("button").click()
+        for alias in added:
+            dialog.get_by_role("combobox").fill(alias)
+            self.page.keyboard.press("Enter")
+        # that another version has the alias is told in a box, too
+        told = dialog.get_by_role("alert").count()
+        dialog.get_by_role("button", name="Save aliases").click()
+        while dialog.is_visible() and dialog.get_by_role("alert").count() == told:
+            self.page.wait_for_timeout(100)
+        return dialog.get_by_role("alert").nth(told).inner_text() if dialog.is_visible() else ""
 
     def add_tag(self, version: int, key: str, value: str) -> None:
         """Add a version tag in the dialog of the model's table."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 properties.register()
 # As many workers run as there are cores; LightGBM's threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# MLflow's usage reports change the environment from a thread of their own.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Programs that tests start, and `make test-long`, keep the checks.
 if not os.environ.get("AI_HUB_TEST_TYPE_CHECKS"):
     skip_type_checks()

@@ -54,6 +54,17 @@ def announced_by_handler(alias: str) -> Iterator[None]:
         _set_by_hand.reset(token)
 
 
+def leave_unannounced() -> None:
+    """This request has changed nothing: MLflow's handler, which announces all the same, finds no webhooks."""
+    if flask.has_request_context():
+        flask.g.ai_hub_unannounced = True
+
+
+def is_unannounced() -> bool:
+    """Whether this request has said that it changed nothing."""
+    return flask.has_request_context() and "ai_hub_unannounced" in flask.g
+
+
 def announce(store: AbstractStore, model: str, changes: list[AliasChange]) -> None:
     """Send the events of committed changes to the webhooks of the active workspace; never fails."""
     for alias, version in changes:

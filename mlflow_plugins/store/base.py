@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES, MLFLOW_WEBHOOK_CACHE_TTL
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
+from mlflow.store.entities import PagedList
 from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelTag
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
@@ -18,6 +19,7 @@ from mlflow_plugins.lifecycle import stages, webhooks
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mlflow.entities.webhook import Webhook, WebhookEvent
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.lifecycle.audit import ModelKey
@@ -29,9 +31,9 @@ class BaseStore(WorkspaceAwareSqlAlchemyStore):
     """MLflow's SQL registry, with and without workspaces, plus our tables."""
 
     def __init__(self, store_uri: str) -> None:
-        if MLFLOW_ENABLE_WORKSPACES.get():
-            # MLflow keeps webhooks by event, not by workspace: one tenant would hear of another's models
-            MLFLOW_WEBHOOK_CACHE_TTL.set(0)
+        # MLflow keeps webhooks by event alone: one tenant would hear of another's models, and a request that
+        # is not announced would silence the next one
+        MLFLOW_WEBHOOK_CACHE_TTL.set(0)
         super().__init__(store_uri.removeprefix(SCHEME_PREFIX))
         migrate(self.engine)
         self._sessions = JoiningSessionMaker(self.ManagedSessionMaker)
@@ -50,6 +52,14 @@ class BaseStore(WorkspaceAwareSqlAlchemyStore):
             yield session, stages.lock_model(session, workspace, name)
             changes = webhooks.noted(session)
         webhooks.announce(self, name, changes)
+
+    def list_webhooks_by_event(
+        self, event: WebhookEvent, max_results: int | None = None, page_token: str | None = None
+    ) -> PagedList[Webhook]:
+        """Webhooks that hear of an event; none where the request has changed nothing."""
+        if webhooks.is_unannounced():
+            return PagedList([], None)
+        return super().list_webhooks_by_event(event, max_results, page_token)
 
     def _is_prompt(self, name: str) -> bool:
         with self._sessions() as session:

@@ -17,7 +17,7 @@ from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.gates import evaluation, situation
-from mlflow_plugins.lifecycle import audit, audit_log, rules, semver, stages, webhooks
+from mlflow_plugins.lifecycle import alias_dialog, audit, audit_log, rules, semver, stages, webhooks
 from mlflow_plugins.registration import cards, publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
@@ -70,21 +70,39 @@ class LifecycleStore(RegisteringStore):
             return
         current = self.get_model_version(name, version)
         if alias.lower() in current.aliases:
-            return  # the pages set every alias of a version again when one changes
-        with webhooks.announced_by_handler(alias):
+            webhooks.leave_unannounced()
+            return
+        with (
+            alias_dialog.moving(self._version_key(name, version), target),
+            webhooks.announced_by_handler(alias),
+        ):
             self.move_version(name, version, target)
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
-        """Delete an alias, unless it mirrors a stage."""
+        """Delete an alias, unless it mirrors a stage.
+
+        A request that names a version, as those of MLflow's pages do, takes the alias from that version only.
+        """
+        version = alias_dialog.version_of_request()
         stage = rules.ALIAS_STAGES.get(alias.lower())
-        if stage is not None and not self._is_prompt(name):
-            if alias.lower() in self.get_registered_model(name).aliases:
-                raise conflict(
-                    f"Alias {alias} shows which version of {name} entered {stage} last, "
-                    f"so it cannot be removed by itself. {_HOW_TO_MOVE[stage]}"
-                )
+        if stage is None or self._is_prompt(name):
+            if version is None or self._holder(name, alias) in {None, version}:
+                super().delete_registered_model_alias(name, alias)
+            else:
+                webhooks.leave_unannounced()
             return
-        super().delete_registered_model_alias(name, alias)
+        if version is None:
+            is_removed = self._holder(name, alias) is None
+        else:
+            key = self._version_key(name, version)
+            is_removed = alias_dialog.comes_true(key, lambda: self._holder(name, alias) != version)
+        if is_removed:
+            webhooks.leave_unannounced()
+            return
+        raise conflict(
+            f"Alias {alias} shows which version of {name} entered {stage} last, "
+            f"so it cannot be removed by itself. {_HOW_TO_MOVE[stage]}"
+        )
 
     def get_latest_versions(self, name: str, stages: Sequence[str] | None = None) -> list[ModelVersion]:
         """The newest version of each stage; a semantic version in `stages` stands for that version.
@@ -221,6 +239,16 @@ class LifecycleStore(RegisteringStore):
         if record is None or record.version is None or record.state != records.REGISTERED:
             raise missing(f"Model {name} has no version {number}.")
         return self.get_model_version(name, record.version)
+
+    def _holder(self, name: str, alias: str) -> int | None:
+        """The version that has an alias, which for a stage's alias may be spelled in any case."""
+        aliases = self.get_registered_model(name).aliases
+        lower = alias.lower()
+        found = aliases.get(lower if lower in rules.ALIAS_STAGES and alias not in aliases else alias)
+        return None if found is None else int(found)
+
+    def _version_key(self, name: str, version: int | str) -> alias_dialog.Version:
+        return alias_dialog.Version(self._get_active_workspace(), name, int(version))
 
     def _model_key(self, session: Session, name: str) -> audit.ModelKey:
         model = self._get_registered_model(session, name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import lightgbm
@@ -140,3 +141,58 @@ def test_stage_menu__says_why_a_move_is_refused(stages_page: Registry, model: Mo
     expect(notice).to_contain_text("Production → Staging is not allowed.")
     expect(stages_page.stage("Production")).to_be_visible()
     assert model.stages() == {1: "Production", 2: "Staging"}
+
+
+ALIASES = ("staging", "production", "archived")
+#: Chips that version 2, which is in Staging, gets instead of `staging`, and the stage it is in afterwards.
+SWAPS = {("production",): "Production", ("archived",): "Archived", (): "Staging"}
+
+
+@pytest.mark.parametrize("added", SWAPS)
+def test_alias_dialog__chip_for_chip__shows_what_happened(
+    aliases_page: Registry, model: Model, added: tuple[str, ...]
+) -> None:
+    aliases_page.open_model(model.tenant, model.name)
+    refusal = aliases_page.swap_aliases(2, removed=["staging"], added=added)
+    assert ("cannot be removed by itself" in refusal) == (not added)
+    assert model.stages()[2] == SWAPS[added]
+    aliases_page.page.reload()
+    expect(aliases_page.label(2, SWAPS[added].lower())).to_be_visible()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("start", ALIASES)
+def test_alias_dialog__any_chips__shows_what_happened(
+    aliases_page: Registry, stack: dict[str, str], tenant: str, files: Path, start: str
+) -> None:
+    """As tests/integration/registry/test_alias_dialog.py, by hand."""
+    uri = stack["MLFLOW_TRACKING_URI"]
+    client = mlflow.MlflowClient(uri, uri)
+    registry.ensure_tenant(tenant)
+    drafts = [draft for count in range(4) for draft in combinations(ALIASES, count) if draft != (start,)]
+    for number, draft in enumerate(drafts):
+        name = f"model-{number}"
+        with registry.tenant_scope(tenant):
+            run = client.create_run(client.create_experiment(name)).info.run_id
+            client.log_artifacts(run, str(files), "model")
+            client.create_registered_model(name)
+            client.create_model_version(name, f"runs:/{run}/model", run)
+        if start != "staging":
+            registry.promote(tenant, name, 1, stage=start.capitalize(), reason="to begin with")
+        before = len(registry.history(tenant, name))
+        aliases_page.open_model(tenant, name)
+        refusal = aliases_page.swap_aliases(
+            1, removed={start} - {*draft}, added=[alias for alias in draft if alias != start]
+        )
+        moves = registry.history(tenant, name)[: len(registry.history(tenant, name)) - before]
+        stage = moves[0].to_stage if moves else start.capitalize()
+        wanted = {*draft} - {start}
+        # green: all that was typed happened; red: the text is of what did not
+        if not refusal:
+            assert {move.to_stage.lower() for move in moves} == wanted, draft
+        elif len(wanted) < 2:
+            assert not moves, (draft, refusal)
+        aliases_page.page.reload()
+        expect(aliases_page.label(1, stage.lower())).to_be_visible()
+        expect(aliases_page.version_row(1).get_by_role("status").filter(has_text="@")).to_have_count(1)

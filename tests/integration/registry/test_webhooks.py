@@ -122,6 +122,23 @@ def test_webhooks__every_door__tell_each_promotion_once_and_only_its_tenant(
     ]
 
 
+def test_webhooks__nothing_changed__tells_nothing(tenants: tuple[Tenant, Tenant], receiver: Receiver) -> None:
+    first, _ = tenants
+    first.stage(1, "Production")
+    receiver.take(1)
+    assert first.alias("production", 1).status_code == 200
+    # a page that was loaded before the promotion
+    body = {"name": MODEL, "alias": "staging", "version": "1"}
+    answer = first.call("DELETE", "/ajax-api/2.0/mlflow/registered-models/alias", json=body)
+    assert answer.status_code == 200, answer.text
+    assert receiver.take(0) == []
+    first.stage(1, "Archived")
+    assert receiver.take(2) == [
+        ("/first", "created", "archived", "1"),
+        ("/first", "deleted", "production", None),
+    ]
+
+
 def test_webhooks__refused_promotion__tells_nothing(
     tenants: tuple[Tenant, Tenant], receiver: Receiver
 ) -> None:
