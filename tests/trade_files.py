@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ai_hub.ingest.formats import FileFormat
-from ai_hub.ingest.terms import DateOrder, Epoch, Stamps
+from ai_hub.ingest.terms import DateOrder, Epoch, Reading, Stamps
 from ai_hub.ingest.timestamps import TimestampFormat
 
 END = FileFormat(stamps=Stamps.END)
@@ -309,9 +309,41 @@ INPUTS = [
     ),
     Input(
         "Green Button XML, a register that counts on",
+        espi(
+            reading_type(1, 72, 0, behaviour=3),
+            espi_reading(1790812800, 45000, 0) + espi_reading(1790816400, 45385, 0),
+        ),
+        [("2026-10-01 00:00", 45000.0, None, "Wh"), ("2026-10-01 01:00", 45385.0, None, "Wh")],
+        file="x.xml",
+        note="a register that counts on",
+    ),
+    Input(
+        "Green Button XML, a register that was read at the end of its intervals",
+        espi(reading_type(1, 72, 0, behaviour=1), espi_reading(1790812800, 45000)),
+        [("2026-10-01 01:00", 45000.0, None, "Wh")],
+        {"form": END},
+        file="x.xml",
+    ),
+    Input(
+        "Green Button XML, a register with intervals",
         espi(reading_type(1, 72, 0, behaviour=3), espi_reading(1790812800, 45000)),
         file="x.xml",
-        refused="register that counts on",
+        rejected={"say with --stamps start or end": 1},
+    ),
+    Input(
+        "Green Button XML, a register that is said to be energy",
+        espi(reading_type(1, 72, 0, behaviour=3), espi_reading(1790812800, 45000, 0)),
+        options={"reading": Reading.ENERGY},
+        file="x.xml",
+        refused="not energy",
+    ),
+    Input(
+        "Zählerstände: a register at the end of quarters, below 0 and with too many digits",
+        "Datum;Zeit;Zählerstand [kWh]\n01.10.2026;00:15;4.711,5\n01.10.2026;00:30;4.712,0\n"
+        "01.10.2026;00:45;-1,0\n01.10.2026;01:00;100.000,0\n",
+        [("2026-09-30 22:15", 4711.5, None, "kWh"), ("2026-09-30 22:30", 4712.0, None, "kWh")],
+        {**BERLIN, "profile": "german-load-profile", "reading": Reading.REGISTER, "digits": 5},
+        rejected={"below 0": 1, "more digits than the register": 1},
     ),
     Input(
         "Green Button XML, document type",

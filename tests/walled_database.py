@@ -139,6 +139,15 @@ def _fill(dsn: str) -> None:
                 " VALUES (%s, gen_random_uuid(), 'timeseries_data', 'f', 1, %s, '{}')",
                 [tenant, asset],
             )
+            here.execute(
+                "INSERT INTO assets (tenant_id, asset_id, reading) VALUES (%s, 'register', 'register')",
+                [tenant],
+            )
+            here.execute(
+                'INSERT INTO register_readings ("timestamp", tenant_id, asset_id, value)'
+                " VALUES (now() - INTERVAL '2 hours', %s, 'register', %s)",
+                [tenant, value],
+            )
             here.execute("INSERT INTO quality_policies VALUES (%s, 'suspect', true)", [tenant])
             here.execute(
                 "INSERT INTO data_findings (tenant_id, asset_id, kind, first_timestamp, last_timestamp, detail)"

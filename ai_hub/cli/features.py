@@ -194,7 +194,9 @@ def push_command(
     at = parse_time(time, "--time") if time else datetime.now(UTC)
     reading = Reading(tenant, asset, at, value, quality)
     done = push(open_store(), reading)
-    if done.online_time > at:
+    if done.online_time is None:
+        typer.echo("stored; a register has counted nothing before its second reading")
+    elif done.online_time > at:
         typer.echo(f"stored; online stays the newer reading of {done.online_time:%Y-%m-%d %H:%M:%SZ}")
     else:
         typer.echo(f"latest_reading is online after {duration(done.online_s)}")

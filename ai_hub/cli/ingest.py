@@ -84,7 +84,16 @@ Unit = Annotated[
 ]
 ReadingOption = Annotated[
     Reading | None,
-    typer.Option("--reading", help="energy per interval or mean power (default: by the unit)"),
+    typer.Option(
+        "--reading",
+        help="energy per interval, mean power, or a register that counts on (default: by the unit)",
+    ),
+]
+Digits = Annotated[
+    int | None,
+    typer.Option(
+        "--digits", min=1, max=15, help="whole digits of a register, after which it begins at 0 again"
+    ),
 ]
 Interval = Annotated[
     str | None,
@@ -150,6 +159,7 @@ def ingest_readings_command(
     columns: Columns = None,
     unit: Unit = None,
     reading: ReadingOption = None,
+    digits: Digits = None,
     interval: Interval = None,
     profile: ProfileName = None,
     stamps: StampsOption = None,
@@ -188,6 +198,7 @@ def ingest_readings_command(
         nonexistent=nonexistent,
         unit=unit,
         reading=reading,
+        digits=digits,
         interval=interval,
         quality_map=quality_map,
         profile=profile,
@@ -317,6 +328,7 @@ def asset_add(
     kind: Annotated[AssetKind | None, typer.Option("--kind", help="what it measures")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="unit of its values, such as kWh")] = None,
     reading: ReadingOption = None,
+    digits: Digits = None,
     interval: Annotated[
         str | None,
         typer.Option("--interval", metavar="15m", help="that a reading covers, if it does not say so"),
@@ -340,6 +352,7 @@ def asset_add(
         "kind": kind and kind.value,
         "unit": unit,
         "reading": reading and reading.value,
+        "register_digits": digits,
         "interval_seconds": interval and round(whole_interval(interval).total_seconds()),
         "timezone": timezone,
         "weather_asset_id": weather_from,
@@ -355,6 +368,7 @@ def asset_add(
     else:
         parts = [stored.kind, stored.unit or "no unit", stored.timezone]
         parts += [stored.reading.value] if stored.reading else []
+        parts += [f"{stored.register_digits} digits"] if stored.register_digits else []
         parts += [f"every {stored.interval_seconds / 60:g} min"] if stored.interval_seconds else []
         typer.echo(f"{tenant}/{asset}: {', '.join(parts)}")
 
@@ -397,6 +411,7 @@ def ingest_options(
     nonexistent: Nonexistent,
     unit: str | None = None,
     reading: Reading | None = None,
+    digits: int | None = None,
     interval: str | None = None,
     quality_map: str | None = None,
     profile: str | None = None,
@@ -422,6 +437,7 @@ def ingest_options(
         columns=parse_mapping(columns),
         unit=unit,
         reading=reading,
+        digits=digits,
         interval=None if interval is None else whole_interval(interval),
         timestamp_format=TimestampFormat(timestamp_format, epoch, date_format),
         quality_map=qualities(quality_map),

@@ -49,7 +49,10 @@ FROM n WHERE NOT EXISTS (
 
 def note(connection: psycopg.Connection[Any]) -> None:
     """Write down what the code that was just applied has granted."""
-    connection.execute("UPDATE schema_code SET rights = %s", [_present(connection)])
+    # a folder of earlier migrations has no column for it
+    row = connection.execute("SELECT to_jsonb(code) ? 'rights' FROM schema_code AS code").fetchone()
+    if row and row[0]:
+        connection.execute("UPDATE schema_code SET rights = %s", [_present(connection)])
 
 
 def are_missing(connection: psycopg.Connection[Any]) -> bool:

@@ -16,10 +16,15 @@ from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.features.materialize import Pass, materialize
 from ai_hub.features.newest import Scope
-from ai_hub.ingest import assets, bounds, rules
+from ai_hub.ingest import assets, bounds
+from ai_hub.ingest.datasets import Readings
+from ai_hub.ingest.terms import Reading as ReadingKind
+from ai_hub.ingest.validation import validate
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+    from ai_hub.ingest.assets import Asset
 
 #: Push source and the view over it, see feature_repo/.
 SOURCE = "readings"
@@ -43,15 +48,16 @@ class Pushed:
 
     #: seconds until `latest_reading` gave the reading
     online_s: float
-    #: time of the reading that is online: that of a newer one, if there is one
-    online_time: datetime
+    #: time of the reading that is online: that of a newer one, if there is one; None: a register's first
+    #: reading, which counts nothing yet
+    online_time: datetime | None
     #: seconds until the asset's newest feature rows were online
     features_s: float
     features: Pass
 
 
-def check(reading: Reading) -> pd.DataFrame:
-    """The reading as a row of `timeseries_data`, if it meets the rules of its asset's kind.
+def check(reading: Reading) -> tuple[pd.DataFrame, Asset]:
+    """The reading as a row of `timeseries_data`, or of `register_readings`, if it meets its asset's rules.
 
     Raises:
         BadInputError: it breaks one; says which.
@@ -74,15 +80,14 @@ def check(reading: Reading) -> pd.DataFrame:
             "timestamp": pd.to_datetime([reading.time], utc=True).as_unit("us"),
             "value": [float(reading.value)],
             "quality": pd.Series([reading.quality], dtype=object),
-            "capacity": [float("nan") if asset.capacity is None else asset.capacity],
         }
     )
-    schema = rules.readings_schema(asset.kind, now, rated=True, bounds=taken)
-    if reasons := list(rules.violations(schema, row)):
-        raise BadInputError(f"Not a reading of {reading.asset}: {'; '.join(reasons)}.")
-    return row.drop(columns="capacity").assign(
-        tenant_id=reading.tenant, asset_id=reading.asset, ingested_at=now.as_unit("us")
-    )
+    row["asset_id"] = reading.asset
+    dataset = Readings(now=now, bounds=taken)
+    reasons = validate(dataset, row, {reading.asset: asset})
+    if reason := reasons.iloc[0]:
+        raise BadInputError(f"Not a reading of {reading.asset}: {reason}.")
+    return row.assign(tenant_id=reading.tenant, ingested_at=now.as_unit("us")), asset
 
 
 def push(store: FeatureStore, reading: Reading) -> Pushed:
@@ -92,16 +97,44 @@ def push(store: FeatureStore, reading: Reading) -> Pushed:
         BadInputError: the reading breaks the rules of its asset's kind.
         NotFoundError: the asset is not registered.
     """
-    row = check(reading)
+    row, asset = check(reading)
     started = time.monotonic()
     # stored first: what is online is in the table, too
-    for mode in (PushMode.OFFLINE, PushMode.ONLINE):
-        store.push(SOURCE, row, to=mode)
+    if asset.reading is ReadingKind.REGISTER:
+        row = _store_register(row)
+    else:
+        store.push(SOURCE, row, to=PushMode.OFFLINE)
+    if len(row):
+        store.push(SOURCE, row, to=PushMode.ONLINE)
     answer = store.get_online_features(
         features=[f"{VIEW}:value"], entity_rows=[{"tenant_id": reading.tenant, "asset_id": reading.asset}]
     )
-    online_time = answer.proto.results[-1].event_timestamps[0].ToDatetime(UTC)
+    stamp = answer.proto.results[-1].event_timestamps[0]
+    online_time = stamp.ToDatetime(UTC) if stamp.seconds else None
     online_s = time.monotonic() - started
     refresh()
     features = materialize(store, Scope([reading.tenant], [reading.asset]))
     return Pushed(online_s, online_time, time.monotonic() - started, features)
+
+
+def _store_register(row: pd.DataFrame) -> pd.DataFrame:
+    """Store a reading of a register; the newest amount that follows from all of them, if there is one."""
+    values = {str(name): value for name, value in row.iloc[0].items()}
+    with connect(autocommit=True) as connection:
+        connection.execute(
+            'INSERT INTO register_readings ("timestamp", tenant_id, asset_id, value, quality)'
+            " VALUES (%(timestamp)s, %(tenant_id)s, %(asset_id)s, %(value)s, %(quality)s)"
+            ' ON CONFLICT (tenant_id, asset_id, "timestamp")'
+            " DO UPDATE SET value = excluded.value, quality = excluded.quality, ingested_at = now()",
+            values | {"timestamp": values["timestamp"].to_pydatetime()},
+        )
+        found = connection.execute(
+            'SELECT "timestamp", value, quality, ingested_at FROM timeseries_data'
+            " WHERE tenant_id = %(tenant_id)s AND asset_id = %(asset_id)s"
+            ' ORDER BY "timestamp" DESC LIMIT 1',
+            values,
+        ).fetchall()
+    amounts = pd.DataFrame(found, columns=["timestamp", "value", "quality", "ingested_at"])
+    for name in ("timestamp", "ingested_at"):
+        amounts[name] = pd.to_datetime(amounts[name], utc=True).astype("datetime64[us, UTC]")
+    return amounts.assign(tenant_id=values["tenant_id"], asset_id=values["asset_id"])

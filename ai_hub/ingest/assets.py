@@ -63,6 +63,8 @@ class Asset(BaseModel):
     reading: Reading | None = None
     #: Of readings that do not say their own.
     interval_seconds: Annotated[int, Field(gt=0)] | None = None
+    #: Whole digits of a register, in `unit`.
+    register_digits: Annotated[int, Field(ge=1, le=15)] | None = None
     timezone: Annotated[str, AfterValidator(check_zone)] = "UTC"
     latitude: Annotated[float, Field(ge=-90, le=90)] | None = None
     longitude: Annotated[float, Field(ge=-180, le=180)] | None = None
@@ -125,6 +127,8 @@ def put(connection: Connection[Any], asset: Asset) -> Asset:
             f"{stored.unit} is not a unit of {stored.reading}.",
             hint="Energy is in kWh, m3 or the like, power is in kW: see --unit and --reading.",
         )
+    if stored.register_digits is not None and stored.reading is not Reading.REGISTER:
+        raise BadInputError("--digits are those of a register.", hint="Say --reading register.")
     values = stored.model_dump(mode="json")
     names = [name for name in values if name not in {"tenant_id", "asset_id"}]
     statement = sql.SQL(
@@ -143,13 +147,19 @@ def put(connection: Connection[Any], asset: Asset) -> Asset:
 
 def register(connection: Connection[Any], assets: Sequence[Asset]) -> None:
     """Register assets that rows arrived for; of one that is known, only what it does not say is filled."""
-    names = ("tenant_id", "asset_id", "kind", "unit", "timezone", "reading", "interval_seconds")
+    names = (
+        *("tenant_id", "asset_id", "kind", "unit", "timezone", "reading", "interval_seconds"),
+        "register_digits",
+    )
     connection.execute(
-        "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone, reading, interval_seconds)"
+        "INSERT INTO assets"
+        " (tenant_id, asset_id, kind, unit, timezone, reading, interval_seconds, register_digits)"
         " SELECT * FROM unnest(%(tenant_id)s::text[], %(asset_id)s::text[], %(kind)s::text[],"
-        " %(unit)s::text[], %(timezone)s::text[], %(reading)s::text[], %(interval_seconds)s::integer[])"
+        " %(unit)s::text[], %(timezone)s::text[], %(reading)s::text[], %(interval_seconds)s::integer[],"
+        " %(register_digits)s::integer[])"
         " ON CONFLICT (tenant_id, asset_id) DO UPDATE SET unit = COALESCE(assets.unit, excluded.unit),"
         " reading = COALESCE(assets.reading, excluded.reading),"
+        " register_digits = COALESCE(assets.register_digits, excluded.register_digits),"
         " interval_seconds = COALESCE(assets.interval_seconds, excluded.interval_seconds)",
         {name: [asset.model_dump(mode="json")[name] for asset in assets] for name in names},
     )

@@ -70,7 +70,7 @@ def backfill(
     done = Backfilled()
     read_weather = partial(ingest_weather, temperature_unit=temperature_unit)
     # what readings are is not said of the weather
-    weather_options = replace(options, unit=None, reading=None, interval=None)
+    weather_options = replace(options, unit=None, reading=None, interval=None, digits=None)
     steps: list[tuple[Path, str, Callable[..., Report], Options]] = [
         (path, f"weather {temperature_unit}", read_weather, weather_options) for path in weather
     ]

@@ -11,14 +11,17 @@ from ai_hub.ingest.cadence import BLOCK
 from ai_hub.ingest.detect import Detector, to_instant, to_micros
 from ai_hub.ingest.findings import Finding, reconcile
 from ai_hub.ingest.kinds import rule_of
+from ai_hub.ingest.rising import Rising
 from ai_hub.ingest.series import Series
-from ai_hub.ingest.terms import FindingKind
+from ai_hub.ingest.terms import FindingKind, Reading
+from ai_hub.ingest.units import is_amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from psycopg import Connection
 
+    from ai_hub.ingest.assets import Asset
     from ai_hub.ingest.kinds import KindRule
 
 #: Assets whose findings are stored in one transaction.
@@ -43,27 +46,48 @@ class Outcome:
     resolved: list[tuple[str, Finding]] = field(default_factory=list)
 
 
-def check(connection: Connection[Any], tenant: str, asset_ids: Iterable[str]) -> Outcome:
+def check(
+    connection: Connection[Any], tenant: str, asset_ids: Iterable[str], *, since: datetime | None = None
+) -> Outcome:
     """Check what was written to these assets since they were last checked, also by a run that was killed.
 
     An asset another run writes to meanwhile is left to that run. The connection must be in autocommit mode.
+    With `since`, what the database has found by itself since then is part of the outcome.
     """
     outcome = Outcome()
+    asset_ids = list(asset_ids)
     due = ledger.due(connection, tenant, asset_ids)
-    kinds = {
-        name: asset.kind for name, asset in assets.find(connection, tenant, [d.asset_id for d in due]).items()
-    }
+    known = assets.find(connection, tenant, [each.asset_id for each in due])
+    ledger.review_intervals(connection, tenant, [each.asset_id for each in due])
     for batch in _batches(due):
         checked = [
-            examine(Series(connection, tenant, each.asset_id), each, rule_of(kinds.get(each.asset_id, "")))
+            examine(
+                Series(connection, tenant, each.asset_id),
+                each,
+                rule_of(known[each.asset_id].kind if each.asset_id in known else ""),
+                is_register=_is_register(known.get(each.asset_id)),
+            )
             for each in batch
         ]
         with connection.transaction():
             _settle(connection, tenant, checked, outcome)
+    if since is not None:
+        new, resolved = ledger.of_database(connection, tenant, asset_ids, since)
+        outcome.new += new
+        outcome.resolved += resolved
     return outcome
 
 
-def examine(series: Series, due: ledger.Due, rule: KindRule) -> Checked:
+def _is_register(asset: Asset | None) -> bool | None:
+    """Whether an asset is a register; None: it may be one, and nobody said so."""
+    if asset is not None and (
+        asset.reading is Reading.REGISTER or is_amount(asset.unit, asset.reading) is False
+    ):
+        return asset.reading is Reading.REGISTER
+    return None
+
+
+def examine(series: Series, due: ledger.Due, rule: KindRule, *, is_register: bool | None = False) -> Checked:
     """Find what the series shows in and next to the blocks that were written to.
 
     Whole blocks are read, those of the neighbouring readings, too, and more while a run of one value that
@@ -76,10 +100,13 @@ def examine(series: Series, due: ledger.Due, rule: KindRule) -> Checked:
     left = _block(before.at) if before else start
     right = _block(after.at) + BLOCK if after else end
     while True:
-        detector = Detector(rule)
+        detector, rising = Detector(rule, is_register=bool(is_register)), Rising()
         for times, values in series.parts(left, right):
             detector.feed(times, values)
+            rising.feed(times, values)
         found = detector.finish()
+        if is_register is None and rising.longest is not None:
+            found.append(rising.longest)
         opening, closing = detector.opening, detector.closing
         reach = right - left
         previous = (
@@ -111,17 +138,24 @@ def _settle(connection: Connection[Any], tenant: str, checked: list[Checked], ou
     stored = ledger.open_series_findings(
         connection, tenant, {each.due.asset_id: (each.start, each.end) for each in checked}
     )
-    changes = {
-        each.due.asset_id: reconcile(
-            [one for one in stored.get(each.due.asset_id, []) if is_within(one, each.start, each.end)],
-            each.found,
-        )
-        for each in checked
-    }
+    changes = {}
+    for each in checked:
+        before = [one for one in stored.get(each.due.asset_id, []) if is_within(one, each.start, each.end)]
+        changes[each.due.asset_id] = reconcile(before, [_grown(one, before) for one in each.found])
     ledger.apply(connection, tenant, changes)
     for asset_id, change in changes.items():
         outcome.new += [(asset_id, one) for one in change.new]
         outcome.resolved += [(asset_id, one) for one in change.resolved]
+
+
+def _grown(found: Finding, stored: list[Finding]) -> Finding:
+    """A stretch that looks like a register's, with what is known of it from parts that were not read now."""
+    if found.kind is not FindingKind.LOOKS_LIKE_REGISTER:
+        return found
+    for one in stored:
+        if one.overlaps(found) and one.first < found.first:
+            found = Finding(found.kind, one.first, found.last, {**found.detail, "from": one.detail["from"]})
+    return found
 
 
 def _block(at: int) -> int:

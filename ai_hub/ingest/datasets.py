@@ -58,7 +58,7 @@ class Dataset(ABC):
         """Fill `rows` (with `asset_id`, `timestamp`) from `cells`; the reasons of those that cannot be."""
 
     @abstractmethod
-    def schema(self, kind: str, *, rated: bool) -> pa.DataFrameSchema:
+    def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
         """Rules for rows of this kind of asset; `rated`: the rows have a column `capacity`."""
 
 
@@ -138,9 +138,9 @@ class Readings(Dataset):
         reason = reason.where((reason != "") | ~(seconds <= 0), "the interval ends before it begins")
         return seconds.astype("Int64"), reason.where(reason == "", f"{INTERVAL_END.name}: " + reason)
 
-    def schema(self, kind: str, *, rated: bool) -> pa.DataFrameSchema:
+    def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
         """Rules of the kind of meter."""
-        return rules.readings_schema(kind, self.now, rated=rated, bounds=self.bounds)
+        return rules.readings_schema(kind, self.now, rated=rated, is_register=is_register, bounds=self.bounds)
 
 
 @dataclass
@@ -206,7 +206,7 @@ class Weather(Dataset):
         reason[issued.earliest.notna() & (issued.earliest != issued.latest)] = timestamps.AMBIGUOUS
         return issued.earliest, reason.where(reason == "", "available_at: " + reason)
 
-    def schema(self, kind: str, *, rated: bool) -> pa.DataFrameSchema:
+    def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
         """Physical ranges, whoever measured."""
-        del kind, rated
+        del kind, rated, is_register
         return rules.weather_schema(self.measures, self.now)

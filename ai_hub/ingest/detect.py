@@ -44,13 +44,15 @@ class Run:
 class Detector:
     """Finds gaps and stuck runs; how the series is cut into parts makes no difference."""
 
-    def __init__(self, rule: KindRule) -> None:
+    def __init__(self, rule: KindRule, *, is_register: bool = False) -> None:
         self.found: list[Finding] = []
         #: The run the fed readings begin with, once it has ended.
         self.opening: Run | None = None
         #: The run they end with.
         self.closing: Run | None = None
         self._may_idle = rule.may_idle
+        # one that counts as much as before is not stuck
+        self._only_idle = is_register
         self._stuck_after = rule.stuck_after // timedelta(microseconds=1)
         self._context: Micros = np.empty(0, dtype=np.int64)
 
@@ -75,7 +77,7 @@ class Detector:
 
     def idles(self, run: Run) -> bool:
         """Whether the run is nothing worth mentioning, however long it is."""
-        return self._may_idle and run.value == 0
+        return self._may_idle if run.value == 0 else self._only_idle
 
     def _note_gaps(self, times: Micros, is_gap: Flags, interval: Micros, seen: int) -> None:
         for index in np.flatnonzero(is_gap[seen:]) + seen:

@@ -20,7 +20,7 @@ from ai_hub.ingest.columns import DATE, INTERVAL_END, PERIOD, TIME_OF_DAY, TIMES
 from ai_hub.ingest.numerals import NumberFormat
 from ai_hub.ingest.report import Options
 from ai_hub.ingest.source import beginning, open_source
-from ai_hub.ingest.terms import DateOrder, TemperatureUnit
+from ai_hub.ingest.terms import DateOrder, Reading, TemperatureUnit
 from ai_hub.ingest.timestamps import TimestampFormat, date_orders
 from ai_hub.ingest.units import UNITS, spelling
 from ai_hub.ingest.wide import NO_PERIOD, is_wide, melt, start_of_periods
@@ -404,10 +404,13 @@ def _meters(layout: Layout) -> None:
     if layout.options.asset is None:
         layout.notes.append(f"asset: meter and register or flow, such as {meters[0]} (--asset, --where)")
     if getattr(layout.source, "is_register", False):
-        raise BadInputError(
-            "The values are those of a register that counts on, not of intervals.",
-            hint="Download interval data (ESPI accumulationBehaviour 4), or give the differences.",
-        )
+        if layout.options.reading not in {None, Reading.REGISTER}:
+            raise BadInputError(
+                f"The values are those of a register that counts on, not {layout.options.reading}.",
+                hint="Leave --reading out, or download interval data (ESPI accumulationBehaviour 4).",
+            )
+        layout.options = replace(layout.options, reading=Reading.REGISTER)
+        layout.notes.append("reading: a register that counts on, by accumulationBehaviour")
 
 
 def _open_meteo(layout: Layout) -> None:

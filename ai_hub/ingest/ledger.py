@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-_SERIES = [FindingKind.GAP.value, FindingKind.STUCK.value]
+_SERIES = [FindingKind.GAP.value, FindingKind.STUCK.value, FindingKind.LOOKS_LIKE_REGISTER.value]
+#: Those that the database finds itself, whoever writes readings.
+_OF_DATABASE = [
+    *(FindingKind.REGISTER_FAULT.value, FindingKind.REGISTER_GAP.value),
+    FindingKind.UNKNOWN_INTERVAL.value,
+]
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,42 @@ def open_series_findings(
     for asset_id, kind, first, last, detail in rows:
         found[asset_id].append(Finding(FindingKind(kind), first, last, detail))
     return found
+
+
+def clock(connection: Connection[Any]) -> datetime:
+    """The database's time."""
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM has a row
+    time: datetime = row[0]
+    return time
+
+
+def of_database(
+    connection: Connection[Any], tenant: str, asset_ids: Iterable[str], since: datetime
+) -> tuple[list[tuple[str, Finding]], list[tuple[str, Finding]]]:
+    """What the database has found of these assets, and what is no longer so, since an instant."""
+    rows = connection.execute(
+        "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, resolved_at IS NULL"
+        " FROM data_findings WHERE tenant_id = %s AND asset_id = ANY (%s::text[]) AND kind = ANY (%s::text[])"
+        " AND (detected_at >= %s) = (resolved_at IS NULL) AND coalesce(resolved_at, detected_at) >= %s"
+        " ORDER BY asset_id, first_timestamp",
+        [tenant, list(asset_ids), _OF_DATABASE, since, since],
+    ).fetchall()
+    found = [
+        (is_open, (asset_id, Finding(FindingKind(kind), first, last, detail)))
+        for asset_id, kind, first, last, detail, is_open in rows
+    ]
+    return [one for is_open, one in found if is_open], [one for is_open, one in found if not is_open]
+
+
+def review_intervals(connection: Connection[Any], tenant: str, asset_ids: Iterable[str]) -> None:
+    """Look again at readings whose interval was not known."""
+    connection.execute(
+        "SELECT review_unknown_interval(tenant_id, asset_id) FROM data_findings"
+        " WHERE tenant_id = %s AND asset_id = ANY (%s::text[]) AND kind = 'unknown_interval'"
+        " AND resolved_at IS NULL",
+        [tenant, list(asset_ids)],
+    )
 
 
 def apply(connection: Connection[Any], tenant: str, changes: Mapping[str, Changes]) -> None:

@@ -10,10 +10,12 @@ import pandas as pd
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.intervals import Intervals
 from ai_hub.ingest.kinds import check_unit
-from ai_hub.ingest.terms import Stamps
+from ai_hub.ingest.terms import Reading, Stamps
 from ai_hub.ingest.units import agrees, conversion, is_amount
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from ai_hub.ingest.assets import Asset
     from ai_hub.ingest.report import Options
     from ai_hub.ingest.roster import Roster
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 NO_INTERVAL = (
     "the interval that the reading covers cannot be told: say it with --interval 15m (or as long as it is),"
     " or `ai-hub asset add --interval`"
+)
+NO_INSTANT = (
+    "the row has an interval, and a register is read at an instant:"
+    " say with --stamps start or end which it is"
 )
 OVERLAP = "readings are nearer to each other than the interval that they cover (see --interval)"
 
@@ -49,6 +55,21 @@ class Meaning:
             return f"readings of asset {asset.asset_id} are registered as {asset.reading}, not {reading}"
         if not agrees(asset.unit or unit, reading or asset.reading):
             return f"{asset.unit or unit} is not a unit of {reading or asset.reading}"
+        return self._register_conflict(asset)
+
+    def _register_conflict(self, asset: Asset) -> str:
+        """Why what the options say of registers does not fit the asset; empty where it does."""
+        is_register = (self._options.reading or asset.reading) is Reading.REGISTER
+        if is_register and asset.reading is None and self._roster.has_amounts(asset.asset_id):
+            return (
+                f"asset {asset.asset_id} has readings that were not stored as a register's:"
+                " `ai-hub asset add --reading register` says what they are"
+            )
+        digits = self._options.digits
+        if digits is not None and not is_register:
+            return "--digits are those of a register: say --reading register"
+        if digits is not None and asset.register_digits not in {None, digits}:
+            return f"the register {asset.asset_id} is registered with {asset.register_digits} digits"
         return ""
 
     def apply(self, rows: pd.DataFrame, *, is_last: bool) -> tuple[pd.Series[str], pd.Series[bool]]:
@@ -64,9 +85,11 @@ class Meaning:
         default = rows["asset_id"].map({name: asset.interval_seconds for name, asset in known.items()})
         usual = default.astype("float64").to_numpy()
         own = rows["interval_seconds"].astype("float64").to_numpy()
+        registers = rows["asset_id"].isin(self._roster.registers(known)).to_numpy()
+        reasons = reasons.where(~registers | (reasons != ""), self._place_registers(rows, registers))
         if (given := self._options.interval) is not None:
             own = np.where(np.isnan(own), given.total_seconds(), own)
-            nearer = steady & (told < own - 1) & (reasons == "").to_numpy()
+            nearer = steady & (told < own - 1) & (reasons == "").to_numpy() & ~registers
             reasons = reasons.mask(pd.Series(nearer, index=rows.index), OVERLAP)
         # a steady file is right where the meter changed and its default is that of before
         by_file = rows["asset_id"].isin(self._intervals.steady).to_numpy() | np.isnan(usual)
@@ -74,7 +97,8 @@ class Meaning:
         seconds = np.where(np.isnan(own), seconds, own)
         amounts = {name: bool(is_amount(asset.unit, asset.reading)) for name, asset in known.items()}
         needed = rows["asset_id"].map(amounts).to_numpy(dtype=bool) | (self._options.stamps is Stamps.END)
-        untold = pd.Series(needed & np.isnan(seconds), index=rows.index) & (reasons == "")
+        seconds[registers] = np.nan
+        untold = pd.Series(needed & ~registers & np.isnan(seconds), index=rows.index) & (reasons == "")
         rows["interval_seconds"] = pd.Series(seconds, index=rows.index).round().astype("Int64")
         if is_last:
             reasons = reasons.mask(untold, NO_INTERVAL)
@@ -83,8 +107,19 @@ class Meaning:
         if self._options.stamps is Stamps.END:
             length = pd.to_timedelta(rows["interval_seconds"].astype("float64"), unit="s")
             shifted = rows["timestamp"] - length.astype("timedelta64[us]")
-            rows["timestamp"] = rows["timestamp"].where(untold | (reasons != ""), shifted)
+            rows["timestamp"] = rows["timestamp"].where(untold | registers | (reasons != ""), shifted)
         return reasons, untold
+
+    def _place_registers(self, rows: pd.DataFrame, registers: npt.NDArray[np.bool_]) -> pd.Series[str]:
+        """Bring register readings of rows that have an interval to its end, where the options say so."""
+        spans = pd.Series(registers, index=rows.index) & (rows["interval_seconds"].fillna(0) > 0)
+        if self._options.form.stamps is None:
+            return pd.Series("", index=rows.index, dtype=object).mask(spans, NO_INSTANT)
+        if self._options.form.stamps is Stamps.END:
+            length = pd.to_timedelta(rows["interval_seconds"].astype("float64"), unit="s")
+            ends = rows["timestamp"] + length.astype("timedelta64[us]")
+            rows["timestamp"] = rows["timestamp"].mask(spans, ends)
+        return pd.Series("", index=rows.index, dtype=object)
 
     def _adopt(self, rows: pd.DataFrame) -> None:
         """Take over what an asset does not say: reading, and unit, from the options or its first row."""
@@ -99,6 +134,8 @@ class Meaning:
                     continue
             if asset.reading is None and self._options.reading is not None:
                 changes["reading"] = self._options.reading
+            if asset.register_digits is None and self._options.digits is not None:
+                changes["register_digits"] = self._options.digits
             self._roster.adopt(asset_id, changes)
 
     def _convert(self, rows: pd.DataFrame) -> pd.Series[str]:

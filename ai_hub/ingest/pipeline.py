@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import pandas as pd
@@ -23,7 +24,7 @@ from ai_hub.ingest.upsert import upsert
 from ai_hub.ingest.validation import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from psycopg import Connection
@@ -153,6 +154,7 @@ class _Run:
             read_only=self.read_only,
         )
         self._meaning = Meaning(self._roster, options)
+        self._began = ledger.clock(connection) if connection is not None and not self.read_only else None
         #: Rows whose interval the file has not told yet, with their cells.
         self._waiting: list[tuple[pd.DataFrame, pd.DataFrame]] = []
 
@@ -222,7 +224,7 @@ class _Run:
                 self._connection, tenant, self._placer.changes.findings()
             )
         if self._dataset.is_series:
-            outcome = check(self._connection, tenant, self._roster.written)
+            outcome = check(self._connection, tenant, self._roster.written, since=self._began)
             self.report.findings += outcome.new
             self.report.resolved += outcome.resolved
 
@@ -301,20 +303,32 @@ class _Run:
         return rows[~earlier]
 
     def _write(self, rows: pd.DataFrame) -> None:
-        written_chunks = upsert(
-            self._connection,
-            self._dataset.table,
-            self._options.tenant,
-            rows,
-            key=self._dataset.key,
-            measures=self._dataset.measures,
-            note_checks=self._dataset.is_series,
+        written_chunks = chain.from_iterable(
+            upsert(
+                self._connection,
+                table,
+                self._options.tenant,
+                part,
+                key=self._dataset.key,
+                measures=measures,
+                note_checks=self._dataset.is_series,
+            )
+            for table, part, measures in self._by_table(rows)
         )
         for written in written_chunks:
             self.report.inserted += written.inserted
             self.report.updated += written.updated
             self.report.unchanged += written.unchanged
             self._on_progress(self._fraction, self.report)
+
+    def _by_table(self, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, str]]]:
+        """Rows with their table and its columns: readings of registers have one of their own."""
+        table, measures = self._dataset.table, self._dataset.measures
+        registers = self._roster.registers(rows["asset_id"].unique()) if self._dataset.is_series else ()
+        of_registers = rows["asset_id"].isin(registers)
+        yield table, rows[~of_registers], measures
+        as_read = {name: kind for name, kind in measures.items() if name != "interval_seconds"}
+        yield "register_readings", rows[of_registers], as_read
 
 
 class _DryRun(_Run):

@@ -16,6 +16,7 @@ from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.ingest import assets
 from ai_hub.ingest.check import check
+from ai_hub.ingest.terms import Reading
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -28,7 +29,15 @@ _TABLES: Final = (
     *("data_checks_due", "feature_changes", "feature_refresh_ranges", "asset_spans", "assets"),
 )
 _COUNT = """
-SELECT asset_id, count(*), count(DISTINCT time_bucket(INTERVAL '1 hour', "timestamp")) FROM timeseries_data
+SELECT asset_id, count(*), count(DISTINCT time_bucket(INTERVAL '1 hour', "timestamp"))
+FROM (
+    SELECT amounts.tenant_id, amounts.asset_id, amounts."timestamp"
+    FROM timeseries_data AS amounts
+    LEFT JOIN assets ON assets.tenant_id = amounts.tenant_id AND assets.asset_id = amounts.asset_id
+    WHERE assets.reading IS DISTINCT FROM 'register'
+    UNION ALL
+    SELECT tenant_id, asset_id, "timestamp" FROM register_readings
+) AS readings
 WHERE tenant_id = %(tenant)s AND (%(assets)s::text[] IS NULL OR asset_id = ANY (%(assets)s))
     AND "timestamp" >= %(start)s AND "timestamp" < %(end)s
 GROUP BY asset_id ORDER BY asset_id
@@ -41,14 +50,14 @@ WHERE tenant_id = %(tenant)s AND asset_id = ANY (%(assets)s) AND superseded_at I
 # times as text: Python's end with the year 9999
 _BATCH_END = """
 SELECT max("timestamp")::text FROM (
-    SELECT "timestamp" FROM timeseries_data
+    SELECT "timestamp" FROM {table}
     WHERE tenant_id = {tenant} AND asset_id = {asset} AND "timestamp" >= {start} AND "timestamp" < {end}
     ORDER BY "timestamp" LIMIT {limit}
 ) AS batch
 """
 # literals, because only they let the columnstore open no more than the asset's own batches of these times
 _DELETE = """
-DELETE FROM timeseries_data
+DELETE FROM {table}
 WHERE tenant_id = {tenant} AND asset_id = {asset} AND "timestamp" >= {start} AND "timestamp" <= {last}
 """
 _CHECK_DUE = """
@@ -200,9 +209,13 @@ def history(connection: Connection[Any], tenant: str) -> list[dict[str, Any]]:
 
 
 def _delete(connection: Connection[Any], selection: Selection, asset: str) -> None:
+    """Delete readings as they were read; what follows from a register's goes with them."""
     values = selection.values()
     start: Any = values["start"]
+    known = assets.find(connection, selection.tenant, [asset]).get(asset)
+    is_register = known is not None and known.reading is Reading.REGISTER
     given = {
+        "table": sql.Identifier("register_readings" if is_register else "timeseries_data"),
         "tenant": sql.Literal(selection.tenant),
         "asset": sql.Literal(asset),
         "end": sql.SQL("{}::timestamptz").format(sql.Literal(values["end"])),

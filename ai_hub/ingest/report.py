@@ -26,10 +26,12 @@ class Options:
     columns: Mapping[str, str] = field(default_factory=dict)
     #: Of the values, where no column says it; converted to the asset's.
     unit: str | None = None
-    #: What a reading is: energy per interval or mean power; by default the asset's.
+    #: What a reading is: energy per interval, mean power or a register; by default the asset's.
     reading: Reading | None = None
     #: That every reading covers.
     interval: timedelta | None = None
+    #: Whole digits of registers.
+    digits: int | None = None
     stamps: Stamps = Stamps.START
     #: Quality (good, estimated or suspect) of each flag in the file; others are read as they are.
     quality_map: Mapping[str, str] = field(default_factory=dict)

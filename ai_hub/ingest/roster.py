@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.ingest import assets
+from ai_hub.ingest.terms import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,6 +35,7 @@ class Roster:
         self._assets: dict[str, Asset] = {}
         self._unregistered: set[str] = set()
         self._changed: set[str] = set()
+        self._with_amounts: dict[str, bool] = {}
         #: Assets registered by this run.
         self.new: list[str] = []
         #: Assets this run had good rows of.
@@ -50,6 +52,24 @@ class Roster:
                     tenant_id=self._tenant, asset_id=asset_id, **self._defaults
                 )
         return {asset_id: self._assets[asset_id] for asset_id in wanted}
+
+    def has_amounts(self, asset_id: str) -> bool:
+        """Whether readings were stored of an asset before this run that nobody said to be a register."""
+        if asset_id not in self._with_amounts:
+            found = (
+                self._connection
+                and self._connection.execute(
+                    "SELECT FROM timeseries_data WHERE tenant_id = %s AND asset_id = %s LIMIT 1",
+                    [self._tenant, asset_id],
+                ).fetchone()
+            )
+            self._with_amounts[asset_id] = found is not None
+        return self._with_amounts[asset_id]
+
+    def registers(self, asset_ids: Iterable[str]) -> set[str]:
+        """Those of the assets that are registers."""
+        known = self.look_up(asset_ids)
+        return {asset_id for asset_id, asset in known.items() if asset.reading is Reading.REGISTER}
 
     def adopt(self, asset_id: str, changes: Mapping[str, object]) -> None:
         """Fill in what the register does not say of an asset; stored with its next good row."""

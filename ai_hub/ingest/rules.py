@@ -37,6 +37,7 @@ class Bounds:
 
 
 BOUNDS = Bounds()
+TOO_MANY_DIGITS = "value has more digits than the register (see --digits)"
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,22 @@ def _instant(
 
 
 def readings_schema(
-    kind: str, now: pd.Timestamp, *, rated: bool = False, bounds: Bounds = BOUNDS
+    kind: str,
+    now: pd.Timestamp,
+    *,
+    rated: bool = False,
+    is_register: bool = False,
+    bounds: Bounds = BOUNDS,
 ) -> pa.DataFrameSchema:
-    """Schema of parsed readings of one kind; `rated`: with the asset's `capacity`, NaN where unknown."""
+    """Schema of parsed readings of one kind; `rated`: with the asset's `capacity`, NaN where unknown.
+
+    What a register counts between two readings is held against the capacity by the database.
+    """
     rule = rule_of(kind)
     checks = [pa.Check(np.isfinite, ignore_na=False, error="value is missing or not a finite number")]
-    if rule.minimum is not None:
+    if is_register:
+        checks.append(pa.Check.ge(0, error="value is below 0, impossible for a register"))
+    elif rule.minimum is not None:
         checks.append(
             pa.Check.ge(rule.minimum, error=f"value is below {rule.minimum:g}, impossible for {kind}")
         )
@@ -107,7 +118,7 @@ def readings_schema(
                 ),
             ),
         },
-        checks=_within_capacity(rule.over_capacity) if rated else None,
+        checks=_within_capacity(rule.over_capacity) if rated and not is_register else None,
     )
 
 

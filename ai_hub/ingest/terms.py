@@ -26,6 +26,8 @@ class Reading(StrEnum):
 
     ENERGY = "energy"
     POWER = "power"
+    #: What a meter has counted since it was made.
+    REGISTER = "register"
 
 
 class Stamps(StrEnum):
@@ -83,6 +85,12 @@ class FindingKind(StrEnum):
     STUCK = "stuck"
     SKIPPED_HOUR = "skipped_hour"
     REPEATED_HOUR = "repeated_hour"
+    #: Two readings of a register between which nothing can be said.
+    REGISTER_FAULT = "register_fault"
+    #: Two readings of a register that are too far apart.
+    REGISTER_GAP = "register_gap"
+    LOOKS_LIKE_REGISTER = "looks_like_register"
+    UNKNOWN_INTERVAL = "unknown_interval"
 
 
 class DateOrder(StrEnum):

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from ai_hub.ingest.pipeline import Preview
     from ai_hub.ingest.report import Options, Report
 
+_FAULTS = {
+    "fell": "register fell {move}: what was counted is not known (changed meter? a new round needs --digits)",
+    "back": "register rose {move}, where it was before it fell: not counted",
+    "falls": "register rose {move} and fell again: not counted",
+    "capacity": "register rose {move}, more than the asset's capacity allows: not counted",
+    "digits": "register went {move}, which has more digits than it can show (see --digits)",
+}
 #: New assets, or findings of one kind, that are named before they are only counted.
 NAMED = 5
 
@@ -146,6 +153,33 @@ def describe(finding: Finding) -> str:
         case FindingKind.REPEATED_HOUR:
             twice = f"{detail['local_from']} to {detail['local_until'][-5:]} {detail['zone']} occurred twice"
             return f"{twice}: {_claims(finding, 'in it')}"
+        case _:
+            return _describe_meaning(finding)
+
+
+def _describe_meaning(finding: Finding) -> str:
+    """A finding about what readings are."""
+    detail = finding.detail
+    first, last = _time(finding.first), _time(finding.last)
+    match finding.kind:
+        case FindingKind.REGISTER_FAULT:
+            move = f"from {detail['before']:.15g} to {detail['after']:.15g} between {first} and {last}"
+            return _FAULTS[detail["reason"]].format(move=move)
+        case FindingKind.REGISTER_GAP:
+            return (
+                f"{detail['amount']:.15g} in the {detail['hours']:g} h from {first} to {last} is not spread"
+                " over them; for a register that is read so seldom say `ai-hub asset add ASSET --interval 1d`"
+            )
+        case FindingKind.LOOKS_LIKE_REGISTER:
+            return (
+                f"never falls from {detail['from']:.15g} at {first} to {detail['to']:.15g} at {last}:"
+                " if it is a register, say `ai-hub asset add ASSET --reading register`"
+            )
+        case _:
+            return (
+                f"amounts from {first} to {last} do not say their interval and have no value:"
+                " say it with `ai-hub asset add ASSET --interval 15m`"
+            )
 
 
 def _findings_lines(findings: Sequence[tuple[str, Finding]]) -> Iterator[str]:

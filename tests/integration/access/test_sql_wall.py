@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RELATIONS = (
-    *("assets", "timeseries_data", "weather_features", "hourly_features", "daily_features", "hourly_state"),
+    *(
+        "assets",
+        "timeseries_data",
+        "register_readings",
+        "weather_features",
+        "hourly_features",
+        "daily_features",
+        "hourly_state",
+    ),
     *("ai_features", "ai_feature_versions", "asset_spans", "feature_rows", "dated_feature_rows"),
     *("dated_feature_versions", "forecast_basic_features", "forecast_basic_feature_versions"),
     *("forecast_advanced_features", "forecast_advanced_feature_versions", "anomaly_detection_features"),

@@ -78,7 +78,10 @@ def test_schema__objects__are_as_named(database: str) -> None:
             return {row[0] for row in connection.execute(query)}  # type: ignore[arg-type]
 
         hypertables = names("SELECT hypertable_name FROM timescaledb_information.hypertables")
-        assert hypertables == {"timeseries_data", "weather_features", "ai_features", "ai_feature_versions"}
+        assert hypertables == {
+            *("timeseries_data", "register_readings", "weather_features"),
+            *("ai_features", "ai_feature_versions"),
+        }
         aggregates = names("SELECT view_name FROM timescaledb_information.continuous_aggregates")
         assert aggregates == {"hourly_features", "daily_features"}
         views = names("SELECT viewname FROM pg_views WHERE schemaname = 'public'")

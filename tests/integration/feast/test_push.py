@@ -6,11 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import psycopg
 import pytest
 from feast.data_source import PushMode
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from ai_hub.database import connect
+from ai_hub.errors import BadInputError
+from ai_hub.features.push import Reading, push
 
 if TYPE_CHECKING:
     from energy import Energy
@@ -91,3 +94,26 @@ def test_latest_reading__materialized_and_past_its_time(store: FeatureStore, ten
     entities = pd.DataFrame({"tenant_id": tenant, "asset_id": "m", "event_timestamp": [at, NOW]})
     found = store.get_historical_features(entities, FEATURES).to_df()
     assert found["value"].to_list() == [2.0, 2.0]
+
+
+def test_push__of_a_register__is_what_it_counted(store: FeatureStore, tenant: str) -> None:
+    with connect() as connection:
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, unit, reading) VALUES (%s, 'm', 'kWh', 'register')",
+            [tenant],
+        )
+    at = NOW - timedelta(hours=2)
+    first = push(store, Reading(tenant, "m", at, 45_000.0))
+    assert (first.online_time, online(store, tenant)) == (None, (None, "NOT_FOUND"))
+    second = push(store, Reading(tenant, "m", at + timedelta(hours=1), 45_003.0))
+    assert second.online_time == at
+    assert online(store, tenant) == (3.0, "PRESENT")
+    assert [(time, value) for time, value, *_ in stored(tenant)] == [(at, 3.0)]
+    with pytest.raises(BadInputError, match="below 0, impossible for a register"):
+        push(store, Reading(tenant, "m", NOW, -1.0))
+    # Feast's own push knows one table; the database refuses what does not belong there
+    with pytest.raises(
+        psycopg.errors.CheckViolation, match="Write its readings to the table register_readings"
+    ):
+        store.push("readings", reading(tenant, 45_006.0), to=PushMode.OFFLINE)
+    assert [(time, value) for time, value, *_ in stored(tenant)] == [(at, 3.0)]

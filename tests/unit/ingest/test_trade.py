@@ -19,7 +19,7 @@ from ai_hub.ingest.datasets import Readings, Weather
 from ai_hub.ingest.numerals import NumberFormat
 from ai_hub.ingest.pipeline import Preview, preview
 from ai_hub.ingest.report import Options
-from ai_hub.ingest.terms import DateOrder, TemperatureUnit
+from ai_hub.ingest.terms import DateOrder, Reading, TemperatureUnit
 from ai_hub.ingest.timestamps import TimestampFormat
 from ai_hub.ingest.wording import preview_lines, preview_table
 
@@ -122,6 +122,11 @@ FLAGS = {"A": "good", "E52": "estimated", "S14": "estimated", "W": "suspect"}
         ("wh.csv", {}, [("2026-10-01 00:00", 385.0, 60, "Wh"), ("2026-10-01 01:00", 400.0, 60, "Wh")]),
         ("y1970.csv", {}, [("2026-11-29 14:00", 5.0)]),  # the other one is out of bounds
         ("cumul.csv", {}, [("2026-10-01 00:00", 45000.0), ("2026-10-01 01:00", 45003.0)]),
+        (
+            "cumul.csv",
+            {"reading": Reading.REGISTER, "unit": "kWh"},
+            [("2026-10-01 00:00", 45000.0, None, "kWh"), ("2026-10-01 01:00", 45003.0, None, "kWh")],
+        ),
     ],
 )
 def test_file__of_the_cases__has_the_right_values(
