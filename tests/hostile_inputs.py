@@ -238,7 +238,7 @@ UPLOADS = (
     Hostile("upload-empty-name", file(""), 422),
     Hostile("upload-257-characters", file("a" * 257), 422),
     Hostile("upload-dot", file("."), 400),
-    Hostile("upload-manifest", file("manifest.json"), 400),
+    Hostile("upload-manifest", file(".ai-hub/manifest.json"), 400),
     Hostile("upload-twice", file("MLmodel"), 400),
     Hostile("upload-bad-base64", file("x", "!!!!"), 400),
     Hostile("upload-base64-padding", file("x", "QQ"), 400),

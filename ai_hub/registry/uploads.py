@@ -14,7 +14,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from ai_hub.errors import AiHubError, BadInputError
 from ai_hub.registry.server import readable_errors, tracking_uri
-from mlflow_plugins.artifacts.manifest import RESERVED
+from mlflow_plugins.artifacts.manifest import ASIDE
 from mlflow_plugins.registration.model_info import MLMODEL, parse_mlmodel
 from mlflow_plugins.registration.publishing import RUN_USER_TAG
 
@@ -130,8 +130,8 @@ def _check_path(path: str) -> None:
             f"{path[:_LONGEST_PATH]!a} is no path of a file.",
             hint="Use relative paths with `/`, without `.` and `..`: MLmodel, data/model.lgb.",
         )
-    if path in RESERVED:
-        raise BadInputError(f"The registry writes {path} itself.", hint="Rename the file.")
+    if parts[0] == ASIDE:
+        raise BadInputError(f"The folder {ASIDE} is the registry's.", hint=f"Rename {path}.")
 
 
 def _is_name(part: str) -> bool:

@@ -1,4 +1,8 @@
-"""The manifest of a version: size and SHA-256 of every file; checked at promotion and at loading."""
+"""The manifest of a version: size and SHA-256 of every file; checked at promotion and at loading.
+
+It, `metadata.json` and `metrics.json` are added to the model's files, in the folder `.ai-hub` where the model
+has one of the same name. Which file is the manifest tells its SHA-256, never its name.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,22 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mlflow_plugins.artifacts import parallel
-from mlflow_plugins.errors import conflict, unavailable
+from mlflow_plugins.errors import bad_input, conflict, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Container, Iterable, Mapping
 
     from mlflow.exceptions import MlflowException
 
-    from mlflow_plugins.artifacts.folders import Folder
+    from mlflow_plugins.artifacts.folders import File, Folder
     from mlflow_plugins.artifacts.witnesses import Witness
 
 METADATA: Final = "metadata.json"
 METRICS: Final = "metrics.json"
 MANIFEST: Final = "manifest.json"
 RESERVED: Final = frozenset({METADATA, METRICS, MANIFEST})
+#: Folder of those of ours whose names the model has taken; no file of a model is in it.
+ASIDE: Final = ".ai-hub"
 TAG: Final = "manifest_sha256"
 _FORMAT: Final = 1
 
@@ -38,13 +44,51 @@ class Sealed:
     size_bytes: int
 
 
+def place(files: Container[str], name: str) -> str:
+    """The path of our file `name` among the `files` of a version."""
+    aside = f"{ASIDE}/{name}"
+    return aside if aside in files else name
+
+
+def places(model_files: Collection[str]) -> dict[str, str]:
+    """Where our files go beside these of a model, by name.
+
+    Raises:
+        MlflowException: 400, the model has files in the one folder that is ours.
+    """
+    if taken := sorted(path for path in model_files if path == ASIDE or path.startswith(f"{ASIDE}/")):
+        raise bad_input(f"The model has {taken[0]}, but the folder {ASIDE} is the registry's. Rename it.")
+    return {name: f"{ASIDE}/{name}" if name in model_files else name for name in sorted(RESERVED)}
+
+
+def added(folder: Folder, files: Mapping[str, File]) -> frozenset[str]:
+    """Those of `files` that an earlier registration has added, told by what is in them.
+
+    A manifest of ours lists the other two as they are; any other file of that name is the model's.
+    """
+    for path in (f"{ASIDE}/{MANIFEST}", MANIFEST):
+        if path in files:
+            listed = _listed(b"".join(folder.read(path)))
+            others = {place(listed, METADATA), place(listed, METRICS)}
+            if others <= listed.keys() & files.keys():
+                found = _fingerprints(folder, others, {})
+                if all(found[name] == listed[name] for name in others):
+                    return frozenset({path, *others})
+    return frozenset()
+
+
+def own_files(listed: Fingerprints) -> frozenset[str]:
+    """The paths of ours among what a verified manifest lists, itself included."""
+    return frozenset(place(listed, name) for name in RESERVED)
+
+
 def seal(
     folder: Folder, facts: dict[str, Any], witnesses: Mapping[str, Witness], promised: Fingerprints
 ) -> Sealed:
     """Hash every file of `folder` and write its manifest.
 
     Args:
-        folder: holds copies, `metadata.json` and `metrics.json`.
+        folder: holds copies, and `metadata.json` and `metrics.json` in their `places`.
         facts: what the manifest says beside the files.
         witnesses: what proves that the copies are their sources.
         promised: what some of the files must be.
@@ -53,14 +97,15 @@ def seal(
         MlflowException: 409, a file is not as promised; 503, a copy failed, which a repetition mends.
     """
     paths = folder.files().keys()
-    if unexpected := sorted(paths ^ (witnesses.keys() | {METADATA, METRICS})):
+    own = places(witnesses.keys())
+    if unexpected := sorted(paths ^ (witnesses.keys() | {own[METADATA], own[METRICS]})):
         raise unavailable(f"{folder}{unexpected[0]} appeared or vanished meanwhile. Register again.")
     files = _fingerprints(folder, paths, witnesses)
     for path in promised.keys() & files.keys():
         if files[path] != promised[path]:
             raise tampered(folder, path, "was changed")
     document = canonical_json({"format": _FORMAT, **facts, "files": files})
-    folder.write(MANIFEST, document)
+    folder.write(own[MANIFEST], document)
     return Sealed(
         manifest_sha256=hashlib.sha256(document).hexdigest(),
         file_count=len(files) + 1,
@@ -74,15 +119,20 @@ def read(folder: Folder, manifest_sha256: str) -> Fingerprints:
     Raises:
         MlflowException: 409, the manifest is not the one with this SHA-256; 404, there is none.
     """
-    return parse(folder, b"".join(folder.read(MANIFEST)), manifest_sha256)
-
-
-def parse(folder: Folder, document: bytes, manifest_sha256: str) -> Fingerprints:
-    """What `folder` must hold by its manifest `document`; see `read`."""
+    path, document = MANIFEST, b"".join(folder.read(MANIFEST))
     if hashlib.sha256(document).hexdigest() != manifest_sha256:
-        raise tampered(folder, MANIFEST, "was changed")
+        # the model's own, or a changed one
+        path = place(folder.files(), MANIFEST)
+        document = b"".join(folder.read(path))
+    return parse(folder, path, document, manifest_sha256)
+
+
+def parse(folder: Folder, path: str, document: bytes, manifest_sha256: str) -> Fingerprints:
+    """What `folder` must hold by its manifest `document`, which is at `path`; see `read`."""
+    if hashlib.sha256(document).hexdigest() != manifest_sha256:
+        raise tampered(folder, path, "was changed")
     own = {"size": len(document), "sha256": manifest_sha256}
-    return {**json.loads(document)["files"], MANIFEST: own}
+    return {**json.loads(document)["files"], path: own}
 
 
 def verify(folder: Folder, manifest_sha256: str) -> dict[str, Any]:
@@ -99,7 +149,7 @@ def verify(folder: Folder, manifest_sha256: str) -> dict[str, Any]:
         raise tampered(folder, MANIFEST, "is missing")
     listed = read(folder, manifest_sha256)
     check_listing(folder, listed, sizes)
-    del sizes[MANIFEST]
+    del sizes[place(listed, MANIFEST)]
     for path, entry in _fingerprints(folder, sizes, {}).items():
         if entry != listed[path]:
             raise tampered(folder, path, "was changed")
@@ -135,6 +185,16 @@ def tampered(folder: Folder, path: str, what: str) -> MlflowException:
         f"Artifact {path} of {folder} {what} since registration. "
         "Register the model anew from its run; this version cannot be used."
     )
+
+
+def _listed(document: bytes) -> Fingerprints:
+    """What a manifest of ours lists; nothing where the document is none."""
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError):
+        return {}
+    files = found.get("files") if isinstance(found, dict) and found.get("format") == _FORMAT else None
+    return files if isinstance(files, dict) else {}
 
 
 def _fingerprints(folder: Folder, paths: Iterable[str], witnesses: Mapping[str, Witness]) -> Fingerprints:

@@ -53,9 +53,10 @@ def _sealed_folder(model: ModelKey, version: Registered) -> tuple[Folder, str] |
     return destination.folder(version.location, model.workspace), version.manifest_sha256
 
 
-def sealed_document(folder: Folder, manifest_sha256: str, path: str) -> dict[str, Any]:
-    """A JSON file of the folder, checked on the way, because not every policy checks the whole folder."""
+def sealed_document(folder: Folder, manifest_sha256: str, name: str) -> dict[str, Any]:
+    """One of our JSON files, checked on the way, because not every policy checks the whole folder."""
     listed = manifest.read(folder, manifest_sha256)
+    path = manifest.place(listed, name)
     content = b"".join(folder.read(path))
     if hashlib.sha256(content).hexdigest() != listed[path]["sha256"]:
         raise manifest.tampered(folder, path, "was changed")

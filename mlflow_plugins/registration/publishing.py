@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlflow_plugins.artifacts import manifest, parallel
 from mlflow_plugins.artifacts.folders import File, Folder
-from mlflow_plugins.errors import bad_input, conflict, missing
+from mlflow_plugins.errors import conflict, missing
 from mlflow_plugins.lifecycle.semver import Interface
 from mlflow_plugins.registration import cards
 from mlflow_plugins.registration.model_info import (
@@ -24,6 +24,7 @@ from mlflow_plugins.registration.model_info import (
 if TYPE_CHECKING:
     from mlflow_plugins.artifacts.destination import Destination
     from mlflow_plugins.artifacts.manifest import Sealed
+    from mlflow_plugins.registration.sources import Origin
 
 #: Tag of the run (set by MLflow's client) that names the model's author.
 RUN_USER_TAG: Final = "mlflow.user"
@@ -37,7 +38,9 @@ class Candidate:
 
     source: str
     folder: Folder | None
+    #: without what an earlier registration has added
     files: Mapping[str, File]
+    added: frozenset[str]
     #: what the files must be, where they are a registered version's
     promised: manifest.Fingerprints
     mlmodel: dict[str, Any]
@@ -50,44 +53,37 @@ class Candidate:
         return self.facts.tags.get(RUN_USER_TAG)
 
 
-def inspect(
-    destination: Destination | None,
-    location: str,
-    tenant: str,
-    *,
-    run_id: str | None,
-    model_id: str | None,
-    manifest_sha256: str | None,
-    tags: dict[str, str],
-) -> Candidate:
-    """Look at the files at `location` before anything is reserved or copied.
+def inspect(destination: Destination | None, origin: Origin, tenant: str, tags: dict[str, str]) -> Candidate:
+    """Look at the files of `origin` before anything is reserved or copied.
 
     Args:
         destination: of this server.
-        location: where the files are.
+        origin: where the files are, and what they are.
         tenant: to whom they must belong.
-        run_id: the run they come from.
-        model_id: the logged model they are.
-        manifest_sha256: the seal of the registered version they are.
         tags: of the new version.
 
     Raises:
         MlflowException: 400 or 404, these files cannot be registered; 409, they are not what was registered.
     """
+    location = origin.location
     if destination is None:
-        return Candidate(location, None, {}, {}, {}, RunFacts(), interface({}, tags, RunFacts()))
+        return Candidate(location, None, {}, frozenset(), {}, {}, RunFacts(), interface({}, tags, RunFacts()))
     folder = destination.folder(location, tenant)
-    files = _model_files(folder)
-    if not files:
+    present = folder.files()
+    if not present:
         raise missing(f"There are no files at {location}. Log the model first, then register it.")
-    promised = _promised(folder, files, manifest_sha256) if manifest_sha256 else {}
-    if taken := sorted(manifest.RESERVED & files.keys()):
-        raise bad_input(f"The model has its own {', '.join(taken)}; the registry needs this name. Rename it.")
+    listed = _listed(folder, present, origin.manifest_sha256) if origin.manifest_sha256 else {}
+    added = manifest.own_files(listed) if listed else manifest.added(folder, present)
+    promised = {path: entry for path, entry in listed.items() if path not in added}
+    files = {path: file for path, file in sorted(present.items()) if path not in added}
+    manifest.places(files)
     mlmodel = read_mlmodel(folder, files)
-    facts = run_facts(run_id, model_id)
+    facts = run_facts(origin.run_id, origin.model_id)
     # what is given for this version counts, also where its run says otherwise
     facts = replace(facts, metrics={**facts.metrics, **cards.given_metrics(tags)})
-    return Candidate(location, folder, files, promised, mlmodel, facts, interface(mlmodel, tags, facts))
+    return Candidate(
+        location, folder, files, added, promised, mlmodel, facts, interface(mlmodel, tags, facts)
+    )
 
 
 def publish(candidate: Candidate, target: Folder, identity: dict[str, Any], extra: dict[str, Any]) -> Sealed:
@@ -100,7 +96,7 @@ def publish(candidate: Candidate, target: Folder, identity: dict[str, Any], extr
     if candidate.folder is None:
         raise ValueError("There is no destination to publish to.")
     witnesses = target.copy_from(candidate.folder, candidate.files)
-    _check_unchanged(candidate.folder, candidate.files)
+    _check_unchanged(candidate.folder, candidate)
     registered_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     metadata = {
         **identity,
@@ -112,37 +108,30 @@ def publish(candidate: Candidate, target: Folder, identity: dict[str, Any], extr
         "source": candidate.source,
         "registered_at": registered_at,
     }
+    own = manifest.places(candidate.files)
     documents = {
-        manifest.METADATA: manifest.canonical_json(metadata),
-        manifest.METRICS: manifest.canonical_json(_finite(candidate.facts.metrics)),
+        own[manifest.METADATA]: manifest.canonical_json(metadata),
+        own[manifest.METRICS]: manifest.canonical_json(_finite(candidate.facts.metrics)),
     }
     parallel.each(lambda path: target.write(path, documents[path]), documents)
     facts = {**identity, "registered_at": registered_at}
     return manifest.seal(target, facts, witnesses, candidate.promised)
 
 
-def _model_files(folder: Folder) -> dict[str, File]:
-    """The files of the model; what an earlier registration added is not part of it."""
-    files = folder.files()
-    added = manifest.RESERVED if manifest.MANIFEST in files else frozenset[str]()
-    return {path: file for path, file in sorted(files.items()) if path not in added}
-
-
-def _promised(folder: Folder, files: Mapping[str, File], manifest_sha256: str) -> manifest.Fingerprints:
+def _listed(folder: Folder, files: Mapping[str, File], manifest_sha256: str) -> manifest.Fingerprints:
     """What a registered version's files must be; the copies are compared with it when they are sealed."""
-    if manifest.MANIFEST not in folder.files():
+    if manifest.MANIFEST not in files:
         raise manifest.tampered(folder, manifest.MANIFEST, "is missing")
     listed = manifest.read(folder, manifest_sha256)
-    promised = {path: entry for path, entry in listed.items() if path not in manifest.RESERVED}
-    manifest.check_listing(folder, promised, {path: file.size for path, file in files.items()})
-    return promised
+    manifest.check_listing(folder, listed, {path: file.size for path, file in files.items()})
+    return listed
 
 
-def _check_unchanged(folder: Folder, files: Mapping[str, File]) -> None:
+def _check_unchanged(folder: Folder, candidate: Candidate) -> None:
     """All copies must be of one state of the source, also where every single one is right."""
-    present = _model_files(folder)
-    for path in sorted(present.keys() | files.keys()):
-        if present.get(path) != files.get(path):
+    present = {path: file for path, file in folder.files().items() if path not in candidate.added}
+    for path in sorted(present.keys() | candidate.files.keys()):
+        if present.get(path) != candidate.files.get(path):
             raise conflict(
                 f"Artifact {path} of {folder} was changed while the model was being registered. "
                 "Register again when nobody writes to it."

@@ -69,6 +69,24 @@ def resolve(
     return Origin(source, run_id, model_id)
 
 
+def logged_by_run(source: str) -> Origin | None:
+    """The logged model that `runs:/RUN/NAME` stands for where the run has no files of its own by that name.
+
+    Since MLflow 3 a run's models are apart from its files. Of several, the one of the latest step.
+    """
+    if urlsplit(source).scheme != "runs":
+        return None
+    run_id, name = RunsArtifactRepository.parse_runs_uri(source)
+    client = MlflowClient()
+    outputs = client.get_run(run_id).outputs
+    latest = sorted(outputs.model_outputs if outputs else [], key=lambda output: output.step, reverse=True)
+    for output in latest:
+        logged = client.get_logged_model(output.model_id)
+        if logged.name == name:
+            return Origin(logged.artifact_location, run_id, logged.model_id)
+    return None
+
+
 def _registered_version(store: AbstractStore, tenant: str, source: str) -> str | None:
     """The address by name and number of a registered version that is addressed by its folder."""
     path = proxied_path(source)

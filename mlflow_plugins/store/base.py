@@ -14,15 +14,20 @@ from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwar
 
 from mlflow_plugins.database.schema import migrate
 from mlflow_plugins.database.transactions import JoiningSessionMaker
+from mlflow_plugins.errors import missing
 from mlflow_plugins.lifecycle import stages, webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from mlflow.entities.webhook import Webhook, WebhookEvent
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.lifecycle.audit import ModelKey
+
+#: What MLflow's column of version numbers holds.
+LARGEST_VERSION: Final = 2**31 - 1
 
 SCHEME_PREFIX: Final = "lifecycle+"
 
@@ -44,6 +49,14 @@ class BaseStore(WorkspaceAwareSqlAlchemyStore):
             # refuses to start without workspaces on a database that has models in several
             SqlAlchemyStore._initialize_store_state(self)  # noqa: SLF001 - skips the parent's variant of this method
 
+    def sessions(self) -> AbstractContextManager[Session]:
+        """A session for reading, or the one of the transaction this thread is in."""
+        return self._sessions()
+
+    def transaction(self) -> AbstractContextManager[Session]:
+        """Everything this thread does inside, by whichever method, commits together or not at all."""
+        return self._sessions.transaction()
+
     @contextmanager
     def _locked(self, name: str) -> Iterator[tuple[Session, ModelKey]]:
         """One transaction in which nobody else changes model `name`; the parent's methods join it."""
@@ -61,10 +74,24 @@ class BaseStore(WorkspaceAwareSqlAlchemyStore):
             return PagedList([], None)
         return super().list_webhooks_by_event(event, max_results, page_token)
 
+    def _get_sql_model_version(
+        self, session: Session, name: str, version: int | str, eager: bool = False
+    ) -> Any:
+        """The row of a version; MLflow's answer to a number no column holds is a 500."""
+        if is_too_large(version):
+            raise missing(f"Model Version (name={name}, version={version}) not found")
+        return super()._get_sql_model_version(session, name, version, eager)
+
     def _is_prompt(self, name: str) -> bool:
         with self._sessions() as session:
             tag = session.get(SqlRegisteredModelTag, (self._get_active_workspace(), IS_PROMPT_TAG_KEY, name))
             return tag is not None and str(tag.value) == "true"
+
+
+def is_too_large(version: int | str) -> bool:
+    """Whether it is a number that no version has."""
+    digits = str(version).lstrip("0")
+    return digits.isdecimal() and (len(digits) > len(str(LARGEST_VERSION)) or int(digits) > LARGEST_VERSION)
 
 
 def is_prompt_request(tags: Sequence[Any] | None) -> bool:

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
+from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.artifacts.layout import check_model_name
-from mlflow_plugins.errors import bad_input, conflict
+from mlflow_plugins.errors import bad_input, conflict, is_missing
 from mlflow_plugins.lifecycle import semver, stages
 from mlflow_plugins.registration import cards, claims, owners, publishing, records, sources
 from mlflow_plugins.registration.publishing import Candidate
 from mlflow_plugins.registration.sources import Origin
-from mlflow_plugins.store.base import is_prompt_request
+from mlflow_plugins.store.base import is_prompt_request, is_too_large
 from mlflow_plugins.store.deleting import DeletingStore
 
 if TYPE_CHECKING:
@@ -101,15 +102,14 @@ class RegisteringStore(DeletingStore):
         if origin.copied_from:
             given[publishing.ORIGIN_TAG] = origin.copied_from
         destination = current_destination()
-        candidate = publishing.inspect(
-            destination,
-            origin.location,
-            workspace,
-            run_id=origin.run_id,
-            model_id=origin.model_id,
-            manifest_sha256=origin.manifest_sha256,
-            tags=given,
-        )
+        try:
+            candidate = publishing.inspect(destination, origin, workspace, given)
+        except MlflowException as error:
+            logged = sources.logged_by_run(source) if is_missing(error) else None
+            if logged is None:
+                raise
+            origin = logged
+            candidate = publishing.inspect(destination, origin, workspace, given)
 
         def locate(number: str) -> str | None:
             return destination.uri(workspace, name, number) if destination else None
@@ -188,7 +188,7 @@ class RegisteringStore(DeletingStore):
 
     def get_model_version_download_uri(self, name: str, version: int | str) -> str:
         """Where a version's files are; two columns, as whoever loads a model waits for the answer."""
-        if str(version).isdecimal():
+        if str(version).isdecimal() and not is_too_large(version):
             query: Any = sa.select(SqlModelVersion.storage_location, SqlModelVersion.source).where(
                 SqlModelVersion.workspace == self._get_active_workspace(),
                 SqlModelVersion.name == name,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANIFEST = "manifest.json"
+#: Where it is instead when the model has a file of that name itself.
+ASIDE = ".ai-hub"
 
 
 class TamperedError(ConflictError):
@@ -35,7 +37,9 @@ def verify(folder: Path, manifest_sha256: str) -> None:
     Raises:
         TamperedError: names the first file that is missing, changed or not listed.
     """
-    own = folder / MANIFEST
+    own = folder / ASIDE / MANIFEST
+    if not own.is_file():
+        own = folder / MANIFEST
     if not own.is_file():
         raise TamperedError(own, "is missing")
     document = own.read_bytes()

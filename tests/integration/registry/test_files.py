@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -192,17 +193,48 @@ def test_register__without_files_or_with_ours__is_refused(model: Model, root: Pa
         _register(model, "mlflow-artifacts:/1/nowhere")
     assert refusal.value.get_http_status_code() == 404
     source = _logged(root, "run1")
-    (root / "1/run1/artifacts/model/metrics.json").write_text("{}")
-    with pytest.raises(MlflowException, match=r"metrics\.json") as refusal:
+    (root / "1/run1/artifacts/model/.ai-hub").mkdir()
+    (root / "1/run1/artifacts/model/.ai-hub/notes").write_text("{}")
+    with pytest.raises(MlflowException, match=r"\.ai-hub/notes") as refusal:
         _register(model, source)
     assert refusal.value.get_http_status_code() == 400
-    (root / "1/run1/artifacts/model/metrics.json").unlink()
+    shutil.rmtree(root / "1/run1/artifacts/model/.ai-hub")
     (root / "1/run1/artifacts/model/MLmodel").write_text("{ not yaml")
     with pytest.raises(MlflowException, match="not YAML") as refusal:
         _register(model, source)
     assert refusal.value.get_http_status_code() == 400
     assert not model.stages()
     assert not (root / ".models").exists()
+
+
+def test_register__a_model_with_files_of_our_names__loses_none(model: Model, root: Path) -> None:
+    source = _logged(root, "run1")
+    logged = root / "1/run1/artifacts/model"
+    for name in sorted(manifest.RESERVED):
+        (logged / name).write_text(f"{name} of the model")
+    mine = {path: (logged / path).read_bytes() for path in _files(logged)}
+    ours = {f".ai-hub/{name}" for name in manifest.RESERVED}
+
+    def check(folder: Path) -> None:
+        assert _files(folder) == mine.keys() | ours
+        assert {path: (folder / path).read_bytes() for path in mine} == mine
+
+    version = _register(model, source)
+    check(root / ".models/demand/v1.0.0")
+    model.move(version, "Production")
+    # a copy of the version, and the version's files logged to another run
+    _register(model, "models:/demand/1")
+    check(root / ".models/demand/v1.0.1")
+    shutil.copytree(root / ".models/demand/v1.0.0", root / "1/run2/artifacts/model")
+    _register(model, "mlflow-artifacts:/1/run2/artifacts/model")
+    check(root / ".models/demand/v1.0.2")
+
+
+def test_register__files_of_a_version_logged_to_a_run__are_not_doubled(model: Model, root: Path) -> None:
+    _register(model, _logged(root, "run1"))
+    shutil.copytree(root / ".models/demand/v1.0.0", root / "1/run2/artifacts/model")
+    _register(model, "mlflow-artifacts:/1/run2/artifacts/model")
+    assert _files(root / ".models/demand/v1.0.1") == _files(root / ".models/demand/v1.0.0")
 
 
 @pytest.mark.parametrize("following", ["the same", "another number", "another model", "a day later"])

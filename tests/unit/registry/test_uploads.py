@@ -29,7 +29,7 @@ saved_input_example_info: {artifact_path: input_example.json}
     "path",
     [
         *("..", "a/../b", "/a", "a/", "./a", "a//b", "C:/a", "a\\b", "a\0b", "a\nb", " a", "a "),
-        *("manifest.json", "x" * 257),
+        *(".ai-hub/manifest.json", "x" * 257),
     ],
     ids=ascii,
 )

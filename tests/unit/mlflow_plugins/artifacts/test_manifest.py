@@ -115,3 +115,42 @@ def _seal(folder: RepositoryFolder, **others: Witness) -> Sealed:
 def _witnesses(folder: RepositoryFolder) -> dict[str, Witness]:
     copied = folder.files().keys() - manifest.RESERVED
     return {path: Sha256Witness(sha256_of(folder.read(path))) for path in copied}
+
+
+@pytest.mark.parametrize(
+    "taken", [{"manifest.json"}, {"metrics.json", "metadata.json"}, set(manifest.RESERVED)]
+)
+def test_seal__a_model_with_files_of_our_names__keeps_them(tmp_path: Path, taken: set[str]) -> None:
+    folder = RepositoryFolder(LocalArtifactRepository(str(tmp_path)))
+    model = {"MLmodel": b"flavors: {}"} | {name: f"{name} of the model".encode() for name in taken}
+    for path, content in model.items():
+        folder.write(path, content)
+    witnesses = {path: Sha256Witness(sha256_of([content])) for path, content in model.items()}
+    own = manifest.places(model)
+    assert {name for name, path in own.items() if path != name} == taken
+    for name in (manifest.METADATA, manifest.METRICS):
+        folder.write(own[name], b"{}")
+    sealed = manifest.seal(folder, {}, witnesses, {})
+    assert manifest.verify(folder, sealed.manifest_sha256)["file_count"] == len(model) + 3
+    listed = manifest.read(folder, sealed.manifest_sha256)
+    assert manifest.own_files(listed) == set(own.values()) == manifest.added(folder, folder.files())
+    assert {path: b"".join(folder.read(path)) for path in model} == model
+    (tmp_path / own["manifest.json"]).write_bytes(b"{}")
+    with pytest.raises(MlflowException, match="was changed"):
+        manifest.verify(folder, sealed.manifest_sha256)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b"", b"\xff", b"[]", b"{}", b'{"format": 1}', b'{"format": 1, "files": []}',
+     b'{"format": 1, "files": {"metadata.json": {"size": 2}, "metrics.json": {"size": 2}}}', b"[" * 10**5],
+)  # fmt: skip
+def test_added__only_ours_by_content(folder: RepositoryFolder, document: bytes) -> None:
+    folder.write("manifest.json", document)
+    assert manifest.added(folder, folder.files()) == frozenset()
+
+
+def test_places__our_folder__is_no_models() -> None:
+    with pytest.raises(MlflowException, match=r"\.ai-hub/x") as refusal:
+        manifest.places(["MLmodel", ".ai-hub/x"])
+    assert refusal.value.get_http_status_code() == 400
