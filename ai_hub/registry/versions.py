@@ -84,11 +84,19 @@ def find_version(tenant: str, model: str, wanted: str | int) -> ModelVersion:
     matching = [item for item in present if _matches(item, str(wanted))]
     if matching:
         return max(matching, key=lambda item: item.version)
-    known = ", ".join(f"{item.version} ({item.semantic_version or '-'}, {item.stage})" for item in present)
+    if str(wanted) == LATEST:
+        raise NoSuchVersionError(
+            f"Model {model} of tenant {tenant} has no version in Staging, so there is no candidate.",
+            hint=f"Name a version: --version. {_present(present)}",
+        )
     raise NoSuchVersionError(
-        f"Model {model} of tenant {tenant} has no version {str(wanted)!r}.",
-        hint=f"It has: {known or 'no versions yet; train and register one first'}.",
+        f"Model {model} of tenant {tenant} has no version {str(wanted)!r}.", hint=_present(present)
     )
+
+
+def _present(present: list[ModelVersion]) -> str:
+    known = ", ".join(f"{item.version} ({item.semantic_version or '-'}, {item.stage})" for item in present)
+    return f"It has: {known or 'no versions yet; train and register one first'}."
 
 
 def production_version(tenant: str, model: str) -> ModelVersion:

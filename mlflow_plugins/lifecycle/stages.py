@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
 from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
@@ -14,7 +14,7 @@ from mlflow.store.model_registry.dbmodels.models import (
 )
 from mlflow.utils.time import get_current_time_millis
 
-from mlflow_plugins.errors import conflict, missing
+from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.lifecycle import audit, rules, semver, webhooks
 from mlflow_plugins.lifecycle.webhooks import AliasChange
 from mlflow_plugins.people.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.lifecycle.audit import ModelKey, Transition
+
+
+#: What a reason may have in the audit trail.
+LONGEST_REASON: Final = 5000
 
 
 class Cause(NamedTuple):
@@ -37,8 +41,12 @@ class Cause(NamedTuple):
     def of_request(
         cls, evidence: dict[str, Any], *, reason: str | None = None, claim: str | None = None
     ) -> Cause:
-        """The cause of what this request does; `claim` is whom the caller says it acts for."""
-        return cls(current_actor(claim), reason or None, evidence)
+        """The cause of what this request does; `claim` is whom the caller says it acts for.
+
+        Raises:
+            MlflowException: 400, no audit trail could hold the reason.
+        """
+        return cls(current_actor(claim), checked("The reason", reason or None, LONGEST_REASON), evidence)
 
 
 class VersionRow(Protocol):
@@ -53,6 +61,8 @@ class VersionRow(Protocol):
     user_id: str | None
     last_updated_time: int
 
+
+Text = TypeVar("Text", str, str | None)
 
 _ACTIVE: Final = (rules.STAGING, rules.PRODUCTION)
 
@@ -225,7 +235,21 @@ def with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
     reason = _tag(session, version, REASON_TAG)
     claim = _tag(session, version, ACTOR_TAG)
     actor = claimed(claim) if claim and cause.actor == UNKNOWN else cause.actor
-    return cause._replace(actor=actor, reason=cause.reason or reason)
+    reason = cause.reason or checked(f"Tag {REASON_TAG}", reason, LONGEST_REASON)
+    return cause._replace(actor=actor, reason=reason)
+
+
+def checked(what: str, text: Text, longest: int) -> Text:
+    """The text, if a column of so many characters can hold it.
+
+    Raises:
+        MlflowException: 400, with what to do.
+    """
+    if text is not None and len(text) > longest:
+        raise bad_input(f"{what} has {len(text)} characters; at most {longest} can be kept. Shorten it.")
+    if text is not None and "\x00" in text:
+        raise bad_input(f"{what} contains the character NUL, which no database keeps. Remove it.")
+    return text
 
 
 def _using_up_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:

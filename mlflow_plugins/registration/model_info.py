@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MLMODEL: Final = "MLmodel"
 #: Version tag, run parameter or run tag that names the Feast service the model was trained on.
 FEATURE_SERVICE: Final = "feature_service"
+_LONGEST_SERVICE: Final = 256
 _GENERIC_FLAVOR: Final = "python_function"
 #: Bytes of an `MLmodel` file, and values in it.
 _LARGEST: Final = 2_000_000
@@ -116,6 +117,10 @@ def interface(mlmodel: dict[str, Any], tags: dict[str, str], facts: RunFacts) ->
     service = (
         tags.get(FEATURE_SERVICE) or facts.params.get(FEATURE_SERVICE) or facts.tags.get(FEATURE_SERVICE)
     )
+    if service is not None and len(service) > _LONGEST_SERVICE:
+        raise bad_input(
+            f"{FEATURE_SERVICE} has {len(service)} characters; at most {_LONGEST_SERVICE} can be kept."
+        )
     columns = signature(mlmodel)
     digest = hashlib.sha256(canonical_json(columns)).hexdigest() if columns else None
     return Interface(signature_sha256=digest, feature_service=service)

@@ -11,7 +11,7 @@ from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.errors import conflict, is_missing
 from mlflow_plugins.lifecycle import audit_log, rules, stages
 from mlflow_plugins.registration import leftovers, owners
-from mlflow_plugins.store.base import BaseStore
+from mlflow_plugins.store.base import BaseStore, is_too_large
 
 if TYPE_CHECKING:
     from mlflow_plugins.lifecycle.audit import ModelKey
@@ -52,7 +52,7 @@ class DeletingStore(BaseStore):
                     super().delete_model_version(name, version)
                     stages.mirror_aliases(session, model)
             except MlflowException as error:
-                marked = self._interrupted(error, name, me, int(version))
+                marked = self._interrupted(error, name, me, version)
             deleted = self._delete_files(marked)
         self._clean_up(name)
         return deleted
@@ -78,12 +78,18 @@ class DeletingStore(BaseStore):
         self._clean_up(name)
 
     def _interrupted(
-        self, error: MlflowException, name: str, owner: str, version: int | None = None
+        self, error: MlflowException, name: str, owner: str, version: int | str | None = None
     ) -> list[Record]:
         """What an interrupted deletion left of what is not there any more; else raises `error`."""
-        if is_missing(error):
+        if is_missing(error) and not is_too_large(version or 0):
             with self._sessions.transaction() as session:
-                left = leftovers.resume(session, self._get_active_workspace(), name, owner, version)
+                left = leftovers.resume(
+                    session,
+                    self._get_active_workspace(),
+                    name,
+                    owner,
+                    None if version is None else int(version),
+                )
             if left:
                 return left
         raise error

@@ -38,6 +38,7 @@ class ReasonGate(Gate):
         if not reason:
             return refused("No reason was given.", _WAY_OUT, length=0)
         if len(reason) < self.min_length:
-            found = f"The reason {reason!r} has {len(reason)} characters; it takes {self.min_length}."
+            characters = "1 character" if len(reason) == 1 else f"{len(reason)} characters"
+            found = f"The reason {reason!r} has {characters}; it takes {self.min_length}."
             return refused(found, _WAY_OUT, length=len(reason))
         return passed("A reason was given.", length=len(reason))

@@ -10,10 +10,9 @@ from urllib.parse import parse_qs
 from fastapi import Depends, Request
 
 from mlflow_plugins.errors import bad_input
+from mlflow_plugins.lifecycle.stages import LONGEST_REASON, checked
 
 ACTIONS: Final = ("promote", "reject", "restore", "rollback")
-#: As much as the audit trail holds.
-LONGEST_REASON: Final = 5000
 LONGEST_NAME: Final = 256
 _LONGEST_BODY: Final = 100_000
 _LARGEST: Final = 2**31 - 1
@@ -45,12 +44,7 @@ class Wish:
             ("The reason", self.reason, LONGEST_REASON),
             ("The name", self.claim, LONGEST_NAME),
         ):
-            if len(text) > longest:
-                raise bad_input(
-                    f"{what} has {len(text)} characters; at most {longest} can be kept. Shorten it."
-                )
-            if "\x00" in text:
-                raise bad_input(f"{what} contains the character NUL, which no database keeps. Remove it.")
+            checked(what, text, longest)
 
 
 async def _wish(request: Request) -> Wish:

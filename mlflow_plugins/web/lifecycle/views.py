@@ -14,11 +14,12 @@ from pydantic import BaseModel, Field
 
 from mlflow_plugins.errors import missing
 from mlflow_plugins.lifecycle import audit
+from mlflow_plugins.lifecycle.stages import LONGEST_REASON
 from mlflow_plugins.people import permissions
 from mlflow_plugins.people.actor import authenticated_user
-from mlflow_plugins.web.api import registry_store
+from mlflow_plugins.store.current import registry_store
 from mlflow_plugins.web.lifecycle import access, assessments, model_page, moves, overview, plot, render
-from mlflow_plugins.web.lifecycle.forms import LONGEST_REASON, Sent, Wish
+from mlflow_plugins.web.lifecycle.forms import Sent, Wish  # noqa: TC001 - FastAPI reads them
 
 PREFIX: Final = "/lifecycle"
 TRAIL_PAGE: Final = 25
