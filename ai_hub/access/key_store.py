@@ -11,6 +11,7 @@ from psycopg import sql
 from ai_hub.access.api_key import KeyText, digest, new_key
 from ai_hub.access.tenant_names import check_served
 from ai_hub.database.connection import connect
+from ai_hub.database.retired import require_in_use
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def create(
         )
     text = new_key()
     with connect(dsn, application_name="ai-hub keys") as connection:
+        for tenant in wanted:
+            require_in_use(connection, tenant)
         # two keys of one name made at once would not see each other; reading goes on
         connection.execute("LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE")
         taken = connection.execute(

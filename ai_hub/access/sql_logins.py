@@ -15,6 +15,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from ai_hub.access import server_doors
 from ai_hub.database.connection import connect
+from ai_hub.database.retired import require_in_use
 from ai_hub.database.tenant_wall import SEARCH_PATH, TENANT_ROLE, check_tenant
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.settings import Settings
@@ -87,6 +88,7 @@ def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
 def _set_password(tenant: str, password: str, dsn: str) -> tuple[str, bool]:
     """The tenant's login, and whether it was made here."""
     with connect(dsn, application_name="ai-hub keys") as connection:
+        require_in_use(connection, tenant)
         # whoever waits here keeps all other calls waiting
         connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
         connection.execute(_LOCK)

@@ -87,5 +87,6 @@ from ai_hub.cli import (
     registry,
     serve,
     stack,
+    tenants,
     train,
 )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ai_hub.settings import Settings
 
 _PART_BYTES: Final = 8 << 20
+_DELETED_AT_ONCE: Final = 1000  # S3's limit
 #: Names of the export and its fence in the metadata of each object.
 EXPORT_ID: Final = "export-id"
 _FENCE: Final = "fence"
@@ -86,6 +87,38 @@ def objects(settings: Settings, bucket: Bucket, path: str) -> dict[str, int]:
         for each in page.get("Contents", [])
         if each["Key"] == key or each["Key"].startswith(f"{key}/")
     }
+
+
+def all_objects(settings: Settings, bucket: Bucket) -> dict[str, int]:
+    """Size of every object of the tenant, by its key; nothing where there is no such bucket."""
+    pages = client_of(settings).get_paginator("list_objects_v2")
+    try:
+        return {
+            each["Key"]: each["Size"]
+            for page in pages.paginate(Bucket=bucket.name, Prefix=bucket.prefix)
+            for each in page.get("Contents", [])
+        }
+    except ClientError as error:
+        if _code(error) in _NO_BUCKET:
+            return {}
+        raise
+
+
+def delete_all(settings: Settings, bucket: Bucket) -> None:
+    """Delete every object of the tenant, and uploads that have not ended."""
+    client = client_of(settings)
+    keys = sorted(all_objects(settings, bucket))
+    for start in range(0, len(keys), _DELETED_AT_ONCE):
+        batch: Any = {"Objects": [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]}
+        answer = client.delete_objects(Bucket=bucket.name, Delete=batch)
+        if failed := answer.get("Errors"):
+            raise AiHubError(f"Could not delete {failed[0].get('Key')}: {failed[0].get('Message')}")
+    if not keys:
+        return
+    for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket.name):
+        for each in page.get("Uploads", []):
+            if each["Key"].startswith(bucket.prefix):
+                client.abort_multipart_upload(Bucket=bucket.name, Key=each["Key"], UploadId=each["UploadId"])
 
 
 def is_of(settings: Settings, bucket: Bucket, path: str, export_id: UUID) -> bool:

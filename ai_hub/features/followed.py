@@ -27,3 +27,8 @@ def note_followed(client: Redis, project: str, time: datetime) -> None:
 def mark_key(project: str, stamp_field: str, tenant: str, asset: str) -> bytes:
     """Key of the note about an asset's row; neither tenants nor views have a `:` in their names."""
     return f"ai_hub:looked:{project}:{stamp_field}:{tenant}:{asset}".encode()
+
+
+def mark_pattern(project: str, tenant: str) -> bytes:
+    """Pattern for SCAN of the notes about all of a tenant's rows."""
+    return f"ai_hub:looked:{project}:_ts:*:{tenant}:*".encode()

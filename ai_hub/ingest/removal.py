@@ -197,12 +197,19 @@ def remove_asset(connection: Connection[Any], tenant: str, asset: str, reason: s
     return preview
 
 
+def delete_all_readings(connection: Connection[Any], tenant: str, asset: str) -> None:
+    """Delete every reading of an asset in short transactions; what follows from them is the caller's."""
+    _delete(connection, Selection(tenant, [asset]), asset)
+
+
 def history(connection: Connection[Any], tenant: str) -> list[dict[str, Any]]:
-    """What was removed of a tenant, the latest first."""
+    """What was removed of a tenant, the latest first; nothing of a former tenant of the same name."""
     rows = connection.execute(
         "SELECT noted_at, kind, step, asset_ids, start_time::text, end_time::text, removed_by, reason, counts"
-        " FROM removals WHERE tenant_id = %s ORDER BY removal_id DESC",
-        [tenant],
+        " FROM removals WHERE tenant_id = %(tenant)s AND removal_id > coalesce((SELECT max(removal_id)"
+        " FROM removals WHERE tenant_id = %(tenant)s AND kind = 'tenant' AND step = 'finished'), 0)"
+        " ORDER BY removal_id DESC",
+        {"tenant": tenant},
     ).fetchall()
     names = ("at", "kind", "step", "assets", "from", "to", "by", "reason", "counts")
     return [dict(zip(names, (row[0].isoformat(), *row[1:]), strict=True)) for row in rows]

@@ -94,6 +94,8 @@ def call(method: str, path: str, **arguments: Any) -> dict[str, Any]:
         )
     if response.status_code == HTTPStatus.OK:
         return dict(response.json())
+    if response.status_code == HTTPStatus.NO_CONTENT:
+        return {}
     raise _error_of(response)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -11,11 +12,17 @@ from mlflow.store.workspace.abstract_store import WorkspaceNameValidator
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
-from ai_hub.errors import BadInputError
-from ai_hub.registry.server import connect, readable_errors, tracking_uri
+from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.registry.server import call, connect, readable_errors, tracking_uri
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+
+_OURS: Final = "/ai-hub/api/tenants"
+_WORKSPACES: Final = "/api/3.0/mlflow/workspaces"
+#: Seconds the server may take to list or delete every file of a tenant.
+_FILES_S: Final = 3600
 
 
 def ensure_tenant(tenant: str) -> None:
@@ -33,6 +40,87 @@ def ensure_tenant(tenant: str) -> None:
         # with a login, this is what people may ask about tenants: which are theirs
         if tenant not in {workspace.name for workspace in client.list_workspaces()}:
             _create(client, tenant)
+
+
+def create_tenant(tenant: str) -> None:
+    """Create a tenant nobody has had yet, or whose former bearer is wholly gone.
+
+    Raises:
+        BadInputError: no workspace can have this name.
+        ConflictError: there is one, or something of a former one is left.
+        ForbiddenError: only the administrator makes new ones.
+    """
+    check_name(tenant)
+    client = connect()
+    if tenant in list_tenants():
+        raise ConflictError(f"Tenant {tenant} exists.", hint="`ai-hub tenants list` shows all.")
+    with readable_errors():
+        client.create_workspace(tenant)
+
+
+def list_tenants() -> list[str]:
+    """Tenants of the registry by name (with a login: yours); `default` is none."""
+    client = connect()
+    with readable_errors():
+        names = {str(workspace.name) for workspace in client.list_workspaces()}
+    return sorted(names - {DEFAULT_WORKSPACE_NAME})
+
+
+@dataclass(frozen=True)
+class RegisteredTenant:
+    """What MLflow's server has of a tenant, and the last step of its removal."""
+
+    exists: bool
+    counts: dict[str, int]
+    in_production: list[str]
+    removal: dict[str, Any] | None
+
+    @property
+    def step(self) -> str | None:
+        """The last step of its removal; None when there was none, or the name is free again."""
+        return self.removal["step"] if self.removal and self.removal["reserved"] else None
+
+
+def registered_tenant(tenant: str) -> RegisteredTenant:
+    """Look at a tenant that may be removed, or is.
+
+    Raises:
+        ForbiddenError: only the administrator may.
+    """
+    check_name(tenant)
+    if tenant == DEFAULT_WORKSPACE_NAME:
+        raise BadInputError(f"{tenant} is the server's own tenant, which can neither be removed nor renamed.")
+    connect()
+    found = call("GET", f"{_OURS}/{tenant}", timeout=_FILES_S)
+    counts = {**found["tables"], **found["counts"]}
+    return RegisteredTenant(
+        found["exists"],
+        {name: count for name, count in counts.items() if count},
+        found["in_production"],
+        found["removal"],
+    )
+
+
+def removed_tenants() -> list[dict[str, Any]]:
+    """The last step of the removal of each tenant that was removed."""
+    connect()
+    return list(call("GET", _OURS)["removals"])
+
+
+def remove_tenant(tenant: str, *, reason: str, force: bool, keep: bool) -> None:
+    """Remove a tenant from MLflow's server; killed midway, the same call goes on.
+
+    Raises:
+        ConflictError: something is in production, and `force` is off.
+        NotFoundError: there is none.
+    """
+    wish = {"mode": "CASCADE", "force": str(force).lower(), "keep": str(keep).lower(), "reason": reason}
+    call("DELETE", f"{_WORKSPACES}/{tenant}", params=wish, timeout=_FILES_S)
+
+
+def release_tenant(tenant: str, reason: str) -> None:
+    """Let the name of a removed tenant be used again."""
+    call("POST", f"{_OURS}/{tenant}/release", json={"reason": reason})
 
 
 def tenant_scope(tenant: str) -> AbstractContextManager[str | None]:

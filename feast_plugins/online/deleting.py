@@ -32,6 +32,30 @@ def delete_entities(client: Client, project: str, join_keys: Iterable[Sequence[s
     return count
 
 
+def keys_of_value(
+    client: Client, project: str, join_keys: Iterable[Sequence[str]], name: str, value: str
+) -> Iterator[bytes]:
+    """Keys of the project's entities whose join key `name` has this text; one may come twice."""
+    text = value.encode()
+    for names in {tuple(sorted(each)) for each in join_keys if name in each}:
+        for batch in _batches(client, project, names):
+            yield from (key for key in batch if keys.take_apart(key)[0][name] == text)
+
+
+def delete_of_value(
+    client: Client, project: str, join_keys: Iterable[Sequence[str]], name: str, value: str
+) -> int:
+    """Delete whatever is stored of such entities (see `keys_of_value`); returns of how many."""
+    count = 0
+    found = keys_of_value(client, project, join_keys, name, value)
+    while batch := list(islice(found, _BATCH)):
+        with client.pipeline(transaction=False) as pipe:
+            for key in batch:
+                pipe.unlink(key)
+            count += sum(pipe.execute())
+    return count
+
+
 def delete_view(client: Client, config: RepoConfig, view: FeatureView) -> int:
     """Delete the view's rows and leave what others have stored of the same entities; returns how many.
 

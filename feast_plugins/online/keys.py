@@ -85,6 +85,16 @@ def parse(key: bytes) -> tuple[tuple[str, ...], str]:
     Raises:
         NotOurKeyError: it is none.
     """
+    values, project = take_apart(key)
+    return tuple(values), project
+
+
+def take_apart(key: bytes) -> tuple[dict[str, bytes], str]:
+    """The value of each join key, as the key has it, in the order of their names; and the project.
+
+    Raises:
+        NotOurKeyError: it is none.
+    """
     try:
         (count,) = _NUMBER.unpack_from(key)
         place = _NUMBER.size
@@ -96,12 +106,15 @@ def parse(key: bytes) -> tuple[tuple[str, ...], str]:
                 raise NotOurKeyError(key)
             names.append(key[place : place + length].decode())
             place += length
-        for _ in range(count):
+        values = {}
+        for name in names:
             _, length = _PAIR.unpack_from(key, place)
-            place += _PAIR.size + length
+            place += _PAIR.size
+            values[name] = key[place : place + length]
+            place += length
         if place > len(key):
             raise NotOurKeyError(key)
-        return tuple(names), key[place:].decode()
+        return values, key[place:].decode()
     except (struct.error, UnicodeDecodeError) as error:
         raise NotOurKeyError(key) from error
 

@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.workspace.abstract_store import WorkspaceNameValidator
 from mlflow.utils.uri import append_to_uri_path, resolve_uri_if_local
+from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
 from mlflow_plugins.artifacts.folders import RepositoryFolder
-from mlflow_plugins.artifacts.layout import parse_proxy_path, proxied_path, version_path
+from mlflow_plugins.artifacts.layout import parse_proxy_path, proxied_path, tenant_path, version_path
 from mlflow_plugins.artifacts.repository import SCHEME
 from mlflow_plugins.artifacts.s3 import s3_client
 from mlflow_plugins.artifacts.s3_folder import S3Folder
@@ -37,6 +39,9 @@ ARTIFACT_ROOT: Final = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 
 class Destination(Protocol):
     """Finds the folder of a registered version and of what it is registered from."""
+
+    def tenant_folder(self, tenant: str) -> Folder:
+        """The folder of all that is a tenant's (not `default`): runs, logged models, versions."""
 
     def uri(self, tenant: str, model: str, semantic_version: str) -> str:
         """Where clients download the version from."""
@@ -68,6 +73,9 @@ class _Bucket:
 
     bucket: str
 
+    def tenant_folder(self, tenant: str) -> S3Folder:
+        return S3Folder(s3_client(), self.bucket, _checked(tenant))
+
     def uri(self, tenant: str, model: str, semantic_version: str) -> str:
         return f"mlflow-artifacts:/{version_path(tenant, model, semantic_version)}"
 
@@ -82,6 +90,9 @@ class _Proxied:
 
     root: str
 
+    def tenant_folder(self, tenant: str) -> RepositoryFolder:
+        return _repository_folder(append_to_uri_path(self.root, tenant_path(_checked(tenant))))
+
     def uri(self, tenant: str, model: str, semantic_version: str) -> str:
         return f"mlflow-artifacts:/{version_path(tenant, model, semantic_version)}"
 
@@ -95,12 +106,23 @@ class _Direct:
 
     root: str
 
+    def tenant_folder(self, tenant: str) -> RepositoryFolder:
+        return _repository_folder(append_to_uri_path(self.root, tenant_path(_checked(tenant))))
+
     def uri(self, tenant: str, model: str, semantic_version: str) -> str:
         return str(append_to_uri_path(self.root, version_path(tenant, model, semantic_version)))
 
     def folder(self, uri: str, tenant: str) -> RepositoryFolder:
         del tenant  # MLflow checked that the source belongs to the run or model it was registered from
         return _repository_folder(uri)
+
+
+def _checked(tenant: str) -> str:
+    """The name of a tenant that has a folder of its own; any other would name somebody else's."""
+    if tenant == DEFAULT_WORKSPACE_NAME:
+        raise bad_input(f"Tenant {tenant} has no folder of its own.")
+    WorkspaceNameValidator.validate(tenant)
+    return tenant
 
 
 def _repository_folder(uri: str) -> RepositoryFolder:

@@ -56,6 +56,11 @@ def check_model_name(name: str) -> None:
         )
 
 
+def tenant_path(tenant: str) -> str:
+    """The proxy path of all that is a tenant's (not `default`)."""
+    return f"{WORKSPACES_DIR_NAME}/{tenant}"
+
+
 def version_path(tenant: str, model: str, semantic_version: str) -> str:
     """The proxy path of a registered version's folder."""
     check_model_name(model)

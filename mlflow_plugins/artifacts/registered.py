@@ -11,7 +11,7 @@ from mlflow.entities import FileInfo
 
 from mlflow_plugins.artifacts.layout import VERSION_DEPTH
 from mlflow_plugins.artifacts.seals import SealedFolder
-from mlflow_plugins.errors import missing, unavailable
+from mlflow_plugins.errors import missing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,15 +59,6 @@ def _sealed_folder(bucket: str, located: ProxyPath) -> SealedFolder | None:
 
 
 def _registry() -> LifecycleStore:
-    # These import this package, and MLflow's the whole application, which is there when a request is.
-    from mlflow.server.handlers import _get_model_registry_store  # noqa: PLC0415
+    from mlflow_plugins.store.current import registry_store  # noqa: PLC0415 - imports this package
 
-    from mlflow_plugins.store.lifecycle_store import LifecycleStore  # noqa: PLC0415
-
-    store = _get_model_registry_store()
-    if not isinstance(store, LifecycleStore):
-        raise unavailable(
-            "This server's registry does not know which files were registered. "
-            "Start it with --registry-store-uri lifecycle+sqlite:///… or lifecycle+postgresql://…"
-        )
-    return store
+    return registry_store()

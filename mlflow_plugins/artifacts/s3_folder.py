@@ -104,7 +104,8 @@ class S3Folder:
         """Delete everything below, unfinished uploads included; returns the paths of the files."""
         self._abort_uploads()
         present = self._objects()
-        self._delete(present)
+        # some stores keep empty folders, and list their names
+        self._delete({*present, *(f"{folder}/" for path in present for folder in _parents(path)), ""})
         return sorted(path for path in present if not path.endswith("/"))
 
     def delete_file(self, path: str) -> None:
@@ -150,7 +151,8 @@ class S3Folder:
                 )
 
     def _delete(self, paths: Collection[str]) -> None:
-        keys = sorted(self._prefix + path for path in paths)
+        # what is inside a folder before the folder
+        keys = sorted((self._prefix + path for path in paths), reverse=True)
         with s3_errors(str(self)):
             for start in range(0, len(keys), _DELETE_BATCH):
                 answer = self._client.delete_objects(
@@ -159,6 +161,12 @@ class S3Folder:
                 )
                 if failed := answer.get("Errors"):
                     raise unavailable(f"Could not delete {failed[0].get('Key')}: {failed[0].get('Message')}")
+
+
+def _parents(path: str) -> list[str]:
+    """The folders a path leads through."""
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: length + 1]) for length in range(len(parts))]
 
 
 def _witness(source: S3Folder, path: str, file: File) -> Witness:

@@ -58,6 +58,21 @@ transitions = sa.Table(
     sa.Column("at_ms", sa.BigInteger, nullable=False),
 )
 
+#: Tenants that were removed: one row a step, never changed.
+removals = sa.Table(
+    "lifecycle_removals",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True),
+    sa.Column("workspace", sa.Text, nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("actor_source", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("counts", sa.Text, nullable=False),
+    sa.Column("last_transition", sa.BigInteger, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+)
+
 _KEYS: Final = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "postgresql": "BIGSERIAL PRIMARY KEY"}
 
 _TABLES: Final = (
@@ -106,28 +121,48 @@ _TABLES: Final = (
     "CREATE INDEX lifecycle_transitions_by_model ON lifecycle_transitions (workspace, name, id)",
 )
 
-_APPEND_ONLY: Final = {
-    "sqlite": tuple(
-        f"CREATE TRIGGER lifecycle_transitions_no_{action.lower()} BEFORE {action} ON lifecycle_transitions "
-        "BEGIN SELECT RAISE(ABORT, 'lifecycle_transitions is append-only'); END"
-        for action in ("UPDATE", "DELETE")
-    ),
-    "postgresql": (
-        """
-        CREATE FUNCTION lifecycle_transitions_append_only() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN RAISE EXCEPTION 'lifecycle_transitions is append-only'; END $$
+_REMOVALS: Final = (
+    """
+    CREATE TABLE lifecycle_removals (
+        id {key},
+        workspace VARCHAR(63) NOT NULL,
+        step VARCHAR(12) NOT NULL CHECK (step IN ('started', 'removed', 'kept', 'released')),
+        actor VARCHAR(256) NOT NULL,
+        actor_source VARCHAR(20) NOT NULL
+            CHECK (actor_source IN ('authenticated', 'delegated', 'claimed', 'unknown')),
+        reason VARCHAR(5000),
+        counts TEXT NOT NULL,
+        last_transition BIGINT NOT NULL,
+        at_ms BIGINT NOT NULL
+    )
+    """,
+    "CREATE INDEX lifecycle_removals_by_workspace ON lifecycle_removals (workspace, id)",
+)
+
+
+def _append_only(table: str, dialect: str) -> Sequence[str]:
+    if dialect == "sqlite":
+        return tuple(
+            f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            for action in ("UPDATE", "DELETE")
+        )
+    return (
+        f"""
+        CREATE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$
         """,
-        """
-        CREATE TRIGGER lifecycle_transitions_append_only
-        BEFORE UPDATE OR DELETE OR TRUNCATE ON lifecycle_transitions
-        FOR EACH STATEMENT EXECUTE FUNCTION lifecycle_transitions_append_only()
+        f"""
+        CREATE TRIGGER {table}_append_only
+        BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
+        FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()
         """,
-    ),
-}
+    )
 
 
 def _first(dialect: str) -> Sequence[str]:
-    return (*(text.replace("{key}", _KEYS[dialect]) for text in _TABLES), *_APPEND_ONLY[dialect])
+    tables = (text.replace("{key}", _KEYS[dialect]) for text in _TABLES)
+    return (*tables, *_append_only("lifecycle_transitions", dialect))
 
 
 def _delegated(dialect: str) -> Sequence[str]:
@@ -146,12 +181,17 @@ def _delegated(dialect: str) -> Sequence[str]:
         "INSERT INTO lifecycle_transitions SELECT * FROM lifecycle_transitions_before ORDER BY id",
         "DROP TABLE lifecycle_transitions_before",
         index,
-        *_APPEND_ONLY[dialect],
+        *_append_only("lifecycle_transitions", dialect),
     )
 
 
+def _removed_tenants(dialect: str) -> Sequence[str]:
+    tables = (text.replace("{key}", _KEYS[dialect]) for text in _REMOVALS)
+    return (*tables, *_append_only("lifecycle_removals", dialect))
+
+
 #: Statements of each migration in order; the position is the version. Released ones never change.
-MIGRATIONS: Final = (_first, _delegated)
+MIGRATIONS: Final = (_first, _delegated, _removed_tenants)
 
 _ADVISORY_LOCK: Final = 7_303_014_201  # any number nobody else locks on
 

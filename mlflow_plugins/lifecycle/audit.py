@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.database.schema import transitions as table
-from mlflow_plugins.lifecycle import audit_log, rules
+from mlflow_plugins.lifecycle import audit_log, removals, rules
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -102,7 +102,7 @@ def history(
 
     `before` is the id of a transition: only older ones, which is how to turn pages.
     """
-    query = sa.select(table).where(table.c.workspace == workspace, table.c.name == name)
+    query = sa.select(table).where(_of_model(workspace, name))
     if version is not None:
         query = query.where(table.c.version == version)
     if before is not None:
@@ -116,7 +116,7 @@ def production_at(session: Session, workspace: str, name: str, at_ms: int) -> Tr
     touches_production = sa.or_(table.c.to_stage == rules.PRODUCTION, table.c.from_stage == rules.PRODUCTION)
     query = (
         sa.select(table)
-        .where(table.c.workspace == workspace, table.c.name == name, table.c.at_ms <= at_ms)
+        .where(_of_model(workspace, name), table.c.at_ms <= at_ms)
         .where(touches_production)
         .order_by(table.c.id.desc())
         .limit(1)
@@ -127,7 +127,7 @@ def production_at(session: Session, workspace: str, name: str, at_ms: int) -> Tr
 
 def same_move(session: Session, workspace: str, name: str, own: int) -> list[Transition]:
     """A transition by its id, then those of whom it displaced; empty when it is not of this model."""
-    of_model = sa.and_(table.c.workspace == workspace, table.c.name == name)
+    of_model = _of_model(workspace, name)
     moment = sa.select(table.c.at_ms).where(of_model, table.c.id == own).scalar_subquery()
     query = sa.select(table).where(of_model, table.c.at_ms == moment, table.c.id <= own)
     rows = [_transition(row) for row in session.execute(query.order_by(table.c.id.desc())).mappings()]
@@ -138,7 +138,7 @@ def last_promotions(session: Session, workspace: str) -> dict[str, Transition]:
     """The last promotion of each of a workspace's models, by name."""
     newest = (
         sa.select(sa.func.max(table.c.id))
-        .where(table.c.workspace == workspace, table.c.to_stage == rules.PRODUCTION)
+        .where(_of_tenant(workspace), table.c.to_stage == rules.PRODUCTION)
         .group_by(table.c.name)
     )
     rows = session.execute(sa.select(table).where(table.c.id.in_(newest))).mappings()
@@ -192,6 +192,15 @@ def last_entries(model: ModelKey, stage: str) -> sa.Subquery:
 def as_json(transition: Transition) -> dict[str, Any]:
     """The transition as plain values."""
     return asdict(transition)
+
+
+def _of_tenant(workspace: str) -> sa.ColumnElement[bool]:
+    """Condition for the rows of a tenant, and of no former one of the same name."""
+    return sa.and_(table.c.workspace == workspace, table.c.id > removals.end_of_former(workspace))
+
+
+def _of_model(workspace: str, name: str) -> sa.ColumnElement[bool]:
+    return sa.and_(_of_tenant(workspace), table.c.name == name)
 
 
 def _moment(session: Session, model: ModelKey) -> int:

@@ -3,6 +3,9 @@
 Every line has `event` (`transition`, or `refused`), `at` (UTC, ISO 8601), `workspace`, `name` (the model),
 `version`, `to_stage`, `actor` and `actor_source`. A transition adds what its row in the database says:
 `semantic_version`, `from_stage`, `reason`, `evidence`. A refusal adds `status` (HTTP) and `message`.
+
+The end of a tenant is a `tenant_removal` for each `step` (with `reason` and `counts`), or a
+`refused_tenant_removal`; both have `workspace`, `actor` and `actor_source`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from mlflow_plugins.people.actor import current_actor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 NAME: Final = "ai_hub.audit"
@@ -47,24 +51,31 @@ def write(text: str) -> None:
     _log.info("%s", text)
 
 
-@contextmanager
 def refusals(
     workspace: str, name: str, version: int | str, to_stage: str, claim: str | None
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Whatever this block refuses is an event, too."""
+    about = {"workspace": workspace, "name": name, "version": version, "to_stage": to_stage}
+    return _refusals("refused", about, claim)
+
+
+def refused_removals(workspace: str) -> AbstractContextManager[None]:
+    """Whatever this block refuses of a tenant's removal is an event, too."""
+    return _refusals("refused_tenant_removal", {"workspace": workspace}, None)
+
+
+@contextmanager
+def _refusals(event: str, about: dict[str, Any], claim: str | None) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
         actor = current_actor(claim)
         fields = {
-            "workspace": workspace,
-            "name": name,
-            "version": version,
-            "to_stage": to_stage,
+            **about,
             "actor": actor.name,
             "actor_source": actor.source,
             "status": error.get_http_status_code(),
             "message": error.message,
         }
-        write(line("refused", int(datetime.now(UTC).timestamp() * 1000), fields))
+        write(line(event, int(datetime.now(UTC).timestamp() * 1000), fields))
         raise

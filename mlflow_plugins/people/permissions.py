@@ -98,6 +98,14 @@ def require_admin() -> None:
         raise forbidden("Only the administrator of the platform may do that.")
 
 
+def forget(tenant: str) -> None:
+    """Take every role in a tenant away: nobody of a former one is anybody in the next of that name."""
+    auth = _login()
+    if auth is not None:
+        auth.store.delete_workspace_permissions_for_workspace(tenant)
+        auth.store.delete_roles_for_workspace(tenant)
+
+
 def visible_tenants(tenants: Iterable[str]) -> list[str]:
     """Those of `tenants` in which the user has a role (all without login, and for the administrator)."""
     auth = _login()

@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.exceptions import MlflowException
-from mlflow.server.handlers import _get_model_registry_store  # the one store of this process
 from mlflow.server.mlflow_response import mlflow_exception_response
+from mlflow.server.workspace_helpers import _get_workspace_store  # the one of this process
+from mlflow.store.workspace.abstract_store import WorkspaceNameValidator
 from pydantic import BaseModel, Field
 
-from mlflow_plugins.errors import missing, unavailable
-from mlflow_plugins.lifecycle import audit
+from mlflow_plugins.errors import missing
+from mlflow_plugins.lifecycle import audit, stages
 from mlflow_plugins.people import actor, permissions
-from mlflow_plugins.store.lifecycle_store import LifecycleStore
+from mlflow_plugins.store.base import LARGEST_VERSION
+from mlflow_plugins.store.current import registry_store
+from mlflow_plugins.store.tenants import Tenants
 
 if TYPE_CHECKING:
     from fastapi.params import Depends as Dependency
 
 router = APIRouter(prefix="/api/models/{name}")
+tenants_router = APIRouter(prefix="/api/tenants", dependencies=[Depends(permissions.require_admin)])
 
 
 def _claim(header: Annotated[str | None, Header(alias=actor.HEADER)] = None) -> str | None:
@@ -40,22 +44,28 @@ class StageChange(BaseModel):
     """A wish to move a version."""
 
     stage: str
-    reason: str | None = Field(None, max_length=5000)
+    reason: str | None = Field(None, max_length=stages.LONGEST_REASON)
     #: refuse when it is in another stage by now; not asked of a promotion, which the rules bind to Staging
     expected: str | None = None
+
+
+class Release(BaseModel):
+    """A wish to let a name be used again."""
+
+    reason: str | None = Field(None, max_length=stages.LONGEST_REASON)
 
 
 class Rollback(BaseModel):
     """A wish to put an earlier version back into Production."""
 
     version: int | None = None
-    reason: str | None = Field(None, max_length=5000)
+    reason: str | None = Field(None, max_length=stages.LONGEST_REASON)
 
 
 @router.get("/transitions", dependencies=[_may("read")])
 def read_transitions(
     name: str,
-    version: int | None = None,
+    version: Annotated[int | None, Query(ge=0, le=LARGEST_VERSION)] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> dict[str, Any]:
     """Changes of stage of a model, newest first."""
@@ -63,7 +73,7 @@ def read_transitions(
 
 
 @router.get("/production", dependencies=[_may("read")])
-def read_production(name: str, at_ms: int) -> dict[str, Any]:
+def read_production(name: str, at_ms: Annotated[int, Query(ge=0, lt=2**63)]) -> dict[str, Any]:
     """The promotion that put into Production what was there at `at_ms` (UTC milliseconds)."""
     transition = registry_store().production_at(name, at_ms)
     if transition is None:
@@ -102,27 +112,42 @@ def delete_version(
     return {"files_deleted": deleted}
 
 
+@tenants_router.get("")
+def read_removals() -> dict[str, Any]:
+    """Removed tenants with the last step of each one's removal."""
+    return {"removals": [row.as_json() for row in Tenants(registry_store()).removals()]}
+
+
+@tenants_router.get("/{tenant}")
+def read_tenant(tenant: str) -> dict[str, Any]:
+    """What removing a tenant would take from MLflow's server, and how far its removal is."""
+    WorkspaceNameValidator.validate(tenant)
+    tenants, workspaces = Tenants(registry_store()), _get_workspace_store()
+    contents, removal = tenants.contents(tenant), tenants.removal(tenant)
+    return {
+        "tenant": tenant,
+        "exists": workspaces.exists(tenant),
+        "counts": contents.counts,
+        "tables": workspaces.contents(tenant),
+        "in_production": contents.in_production,
+        "removal": removal.as_json() if removal else None,
+    }
+
+
+@tenants_router.post("/{tenant}/release")
+def release_tenant(tenant: str, wish: Release, claim: Claim = None) -> dict[str, Any]:
+    """Let the name of a removed tenant be used again, once nothing else has anything of it either."""
+    cause = stages.Cause.of_request({}, reason=wish.reason, claim=claim)
+    return Tenants(registry_store()).release(tenant, cause).as_json()
+
+
 def create_api() -> FastAPI:
     """The application of these routes; errors have MLflow's shape."""
     app = FastAPI(title="AI Hub model lifecycle", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(MlflowException, _mlflow_error)
     app.include_router(router)
+    app.include_router(tenants_router)
     return app
-
-
-def registry_store() -> LifecycleStore:
-    """The registry of this server.
-
-    Raises:
-        MlflowException: 503, the server runs MLflow's own.
-    """
-    store = _get_model_registry_store()
-    if not isinstance(store, LifecycleStore):
-        raise unavailable(
-            "This server runs MLflow's own registry. "
-            "Start it with --registry-store-uri lifecycle+sqlite:///… or lifecycle+postgresql://…"
-        )
-    return store
 
 
 def _transitions(rows: list[audit.Transition]) -> dict[str, Any]:

@@ -13,11 +13,14 @@ from psycopg import sql
 from typer.testing import CliRunner
 from walled_database import new_database, walled_database
 
-from ai_hub.access import server_doors, sql_logins
+from ai_hub.access import key_store, server_doors, sql_logins
+from ai_hub.access.roles import SCOPES
 from ai_hub.cli.main import app
 from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
+from ai_hub.roles import Role
+from ai_hub.tenants import rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,3 +219,18 @@ def test_revoke__session_that_is_changing_its_password__does_not_hold_it_up(
             theirs.execute("SELECT 1")
         theirs.close()
     refused(granted.dsn)
+
+
+def test_shut_out__ends_the_login_and_the_keys_of_a_tenant(owner: str, granted: SqlLogin) -> None:
+    mine, theirs = granted.tenant, f"{granted.tenant}-x"
+    both, _ = key_store.create("both", [mine, theirs], SCOPES[Role.VIEWER], created_by="test", dsn=owner)
+    alone, _ = key_store.create("alone", [mine], SCOPES[Role.VIEWER], created_by="test", dsn=owner)
+    psycopg.connect(granted.dsn).close()
+    with connect(owner, autocommit=True) as connection:
+        assert rows.shut_out(connection, mine, owner) == ""
+        assert rows.shut_out(connection, mine, owner) == ""
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(granted.dsn)
+    keys = {key.key_id: key for key in (*key_store.keys(mine, dsn=owner), *key_store.keys(theirs, dsn=owner))}
+    assert (keys[both.key_id].tenants, keys[both.key_id].state) == ([theirs], "active")
+    assert keys[alone.key_id].state == "revoked"

@@ -1,0 +1,151 @@
+# ruff: noqa: PLC0415 - MLflow, the database client and Feast load only when a command runs
+"""`ai-hub tenants`: make tenants, and end them wherever they have something."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
+
+from ai_hub.cli import plain
+from ai_hub.cli.main import app
+
+if TYPE_CHECKING:
+    from ai_hub.tenants.removal import Contents
+
+tenants_app = typer.Typer(
+    name="tenants",
+    no_args_is_help=True,
+    help="Tenants: make them, and end them wherever they have something.",
+)
+app.add_typer(tenants_app)
+
+Name = Annotated[str, typer.Argument(help="name of the tenant", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+RegistryOnly = Annotated[
+    bool,
+    typer.Option("--registry-only", help="for a registry without TimescaleDB, Redis and exports beside it"),
+]
+
+
+@tenants_app.command("list")
+def list_tenants(*, as_json: AsJson = False) -> None:
+    """Show the tenants of the registry and of TimescaleDB, and names that removed ones still hold."""
+    from ai_hub.errors import ForbiddenError, SettingMissingError
+    from ai_hub.registry import tenants as registry
+    from ai_hub.tenants.removal import data_tenants
+
+    registered = registry.list_tenants()
+    try:
+        with_data = data_tenants()
+    except SettingMissingError:
+        with_data = []
+    try:
+        removals = {each["workspace"]: each for each in registry.removed_tenants() if each["reserved"]}
+    except ForbiddenError:  # of the administrator alone
+        removals = {}
+    found = [
+        {
+            "tenant": name,
+            "in_registry": name in registered,
+            "has_data": name in with_data,
+            "removal": removals.get(name),
+        }
+        for name in sorted({*registered, *with_data, *removals})
+    ]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table("tenant", "registry", "data", Column("removal", overflow="fold"), box=SIMPLE_HEAD)
+    for name in sorted({*registered, *with_data, *removals}):
+        removal = removals.get(name)
+        state = f"{removal['step']} by {removal['actor']}: {removal['reason'] or '-'}" if removal else ""
+        table.add_row(name, "yes" if name in registered else "-", "yes" if name in with_data else "-", state)
+    plain.console().print(table if found else "There are no tenants.")
+
+
+@tenants_app.command("create")
+def create(name: Name) -> None:
+    """Make a tenant in the registry; a name that was used begins with nothing."""
+    from ai_hub.registry import tenants as registry
+
+    registry.create_tenant(name)
+    typer.echo(
+        f"{name}: created. Give people a role in it: `ai-hub people grant USER --tenant {name} --role …`"
+    )
+
+
+@tenants_app.command("remove")
+def remove(
+    name: Name,
+    *,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="why; kept with who and when")],
+    force: Annotated[bool, typer.Option("--force", help="also when a version is in Production")] = False,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="shut everybody out, and keep files, readings, features and exports"),
+    ] = False,
+    registry_only: RegistryOnly = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do it; without, only show what would go")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """End a tenant: models, runs, files, roles, keys, SQL login, readings, features, exports and Redis.
+
+    Shows what it has; with --yes it goes. Killed midway, the same command goes on.
+    """
+    from ai_hub.settings import Settings
+    from ai_hub.tenants import removal
+
+    settings = Settings()
+    if not yes:
+        _show(name, removal.contents(settings, name, registry_only=registry_only), as_json=as_json)
+        return
+    done = removal.remove(
+        settings,
+        name,
+        reason=reason,
+        force=force,
+        keep=keep,
+        registry_only=registry_only,
+        done=lambda step: typer.echo(f"  {step}", err=True),
+    )
+    if as_json:
+        typer.echo(json.dumps({"tenant": name, "removed": not keep, "kept": keep, "counts": done.counts}))
+        return
+    outcome = "is shut out; its data stays, and nobody gets its name" if keep else "is gone; its name is free"
+    typer.echo(f"{name} {outcome}. It had: {_text(done.counts)}")
+
+
+@tenants_app.command("rename")
+def rename(name: Name, new_name: Annotated[str, typer.Argument(help="what it shall be called")]) -> None:
+    """Rename a tenant that has nothing yet; anything else carries its name for good, and says so."""
+    from ai_hub.settings import Settings
+    from ai_hub.tenants import removal
+
+    removal.rename(Settings(), name, new_name)
+    typer.echo(f"{name}: is {new_name} now. Roles of people were not moved.")
+
+
+def _show(name: str, found: Contents, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"tenant": name, "removed": False, "counts": found.counts, **asdict(found)}))
+        return
+    for title, counts in (
+        ("registry", found.registry.counts),
+        ("TimescaleDB", found.database),
+        ("exports and Redis", found.elsewhere),
+    ):
+        typer.echo(f"  {title}: {_text(counts)}")
+    if found.registry.in_production:
+        typer.echo(f"  in Production: {', '.join(found.registry.in_production)} (needs --force)")
+    if step := found.registry.step:
+        typer.echo(f"  its removal has begun: {step}")
+    typer.echo("Nothing was removed. Add --yes to do it.")
+
+
+def _text(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts.items()) or "nothing"

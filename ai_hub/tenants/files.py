@@ -1,0 +1,75 @@
+"""What else a tenant has outside the databases: files of exports, and rows in Redis."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ai_hub.exports.places import tenant_place
+from ai_hub.features.followed import mark_pattern
+from ai_hub.features.forget import online_client
+from feast_plugins.online.deleting import delete_of_value, keys_of_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from feast import FeatureStore
+
+    from ai_hub.exports.places import Bucket
+    from ai_hub.settings import Settings
+
+_BATCH = 1000
+
+
+def count_exports(settings: Settings, tenant: str) -> dict[str, int]:
+    """Files of exports and their bytes."""
+    place = tenant_place(settings, tenant)
+    if isinstance(place, Path):
+        sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()] if place.is_dir() else []
+    else:
+        sizes = list(_objects(settings, place).values())
+    return {"export_files": len(sizes), "export_bytes": sum(sizes)}
+
+
+def delete_exports(settings: Settings, tenant: str) -> None:
+    """Delete the tenant's whole folder of EXPORT_STORAGE_PATH."""
+    place = tenant_place(settings, tenant)
+    if isinstance(place, Path):
+        if place.is_symlink():
+            place.unlink()
+        elif place.is_dir():
+            shutil.rmtree(place)
+        return
+    from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
+
+    s3.delete_all(settings, place)
+
+
+def count_online(store: FeatureStore, tenant: str) -> int:
+    """Keys in Redis: rows of entities, and notes about them."""
+    return sum(1 for _ in _keys(store, tenant))
+
+
+def delete_online(store: FeatureStore, tenant: str) -> None:
+    """Delete every key of the tenant in Redis, whichever asset it names."""
+    client = online_client(store)
+    delete_of_value(client, store.project, _join_keys(store), "tenant_id", tenant)
+    for key in list(client.scan_iter(match=mark_pattern(store.project, tenant), count=_BATCH)):
+        client.unlink(key)
+
+
+def _keys(store: FeatureStore, tenant: str) -> Iterator[bytes]:
+    client = online_client(store)
+    yield from keys_of_value(client, store.project, _join_keys(store), "tenant_id", tenant)
+    yield from client.scan_iter(match=mark_pattern(store.project, tenant), count=_BATCH)
+
+
+def _join_keys(store: FeatureStore) -> list[list[str]]:
+    return [view.join_keys for view in store.list_feature_views()]
+
+
+def _objects(settings: Settings, place: Bucket) -> dict[str, int]:
+    from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
+
+    return s3.all_objects(settings, place)

@@ -1,0 +1,125 @@
+"""What TimescaleDB has of a tenant: counted, and deleted."""
+
+from __future__ import annotations
+
+import getpass
+from typing import TYPE_CHECKING, Any, Final
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from ai_hub.access import sql_logins
+from ai_hub.database.refresh import refresh
+from ai_hub.database.retired import KEPT, REMOVED
+from ai_hub.errors import NotFoundError
+from ai_hub.ingest import removal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from psycopg import Connection
+
+#: Tables with rows of tenants, in the order in which they are emptied; `removals` and the logins are apart.
+#: An asset's own entries go last, so that a removal that was killed finds its readings again.
+TABLES: Final = (
+    *("timeseries_data", "register_readings", "feature_exports", "weather_features", "ai_features"),
+    *("ai_feature_versions", "data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),
+    *(
+        "backfill_files",
+        "reading_bounds",
+        "feature_changes",
+        "feature_refresh_ranges",
+        "assets",
+        "asset_spans",
+    ),
+)
+_UNLIMITED: Final = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
+
+
+def count(connection: Connection[Any], tenant: str) -> dict[str, int]:
+    """Rows by table, `api_keys` in force and `sql_logins`; what there is none of is left out."""
+    found = {
+        table: _count(connection, _ROWS.format(sql.Identifier(table)), tenant)
+        for table in _present(connection)
+    }
+    found["api_keys"] = _count(connection, sql.SQL(_KEYS), tenant)
+    found["sql_logins"] = _count(connection, _ROWS.format(sql.Identifier("sql_logins")), tenant)
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def names(connection: Connection[Any]) -> list[str]:
+    """Tenants with assets, readings or keys."""
+    rows = connection.execute(
+        "SELECT tenant_id FROM assets UNION SELECT tenant_id FROM asset_spans"
+        " UNION SELECT unnest(tenants) FROM api_keys WHERE revoked_at IS NULL ORDER BY 1"
+    )
+    return [name for (name,) in rows]
+
+
+def shut_out(connection: Connection[Any], tenant: str, dsn: str) -> str:
+    """End every key and SQL login; keys of several tenants keep the others. Returns what is left to do."""
+    with connection.transaction():
+        connection.execute(
+            "UPDATE api_keys SET revoked_at = now() WHERE tenants = ARRAY[%s] AND revoked_at IS NULL",
+            [tenant],
+        )
+        connection.execute(
+            "UPDATE api_keys SET tenants = array_remove(tenants, %(tenant)s)"
+            " WHERE tenants @> ARRAY[%(tenant)s] AND cardinality(tenants) > 1",
+            {"tenant": tenant},
+        )
+    try:
+        return sql_logins.revoke(tenant, dsn=dsn).left
+    except NotFoundError:
+        return ""
+
+
+def delete(connection: Connection[Any], tenant: str, dsn: str) -> None:
+    """Delete every row. Killed midway, the same call goes on; the connection must be in autocommit mode."""
+    assets = connection.execute(
+        "SELECT asset_id FROM assets WHERE tenant_id = %(tenant)s"
+        " UNION SELECT asset_id FROM asset_spans WHERE tenant_id = %(tenant)s ORDER BY 1",
+        {"tenant": tenant},
+    ).fetchall()
+    for (asset,) in assets:
+        removal.delete_all_readings(connection, tenant, asset)
+    refresh(dsn=dsn)  # the aggregates follow
+    for table in _present(connection):
+        with connection.transaction():
+            connection.execute(_UNLIMITED)
+            # a literal lets the columnstore open the tenant's own batches only
+            connection.execute(
+                sql.SQL("DELETE FROM {} WHERE tenant_id = {}").format(
+                    sql.Identifier(table), sql.Literal(tenant)
+                )
+            )
+
+
+def note(
+    connection: Connection[Any], tenant: str, step: str, reason: str, counts: Mapping[str, int], *, kept: bool
+) -> None:
+    """Write a step (`started`, `finished`) down in `removals`."""
+    connection.execute(
+        "INSERT INTO removals (tenant_id, kind, step, start_time, end_time, reason, removed_by, counts)"
+        " VALUES (%s, %s, %s, '-infinity', 'infinity', %s, %s, %s)",
+        [tenant, KEPT if kept else REMOVED, step, reason, getpass.getuser(), Jsonb(dict(counts))],
+    )
+
+
+_ROWS: Final = sql.SQL("SELECT count(*) FROM {} WHERE tenant_id = %s")
+_KEYS: Final = "SELECT count(*) FROM api_keys WHERE tenants @> ARRAY[%s::text] AND revoked_at IS NULL"
+
+
+def _count(connection: Connection[Any], query: sql.SQL | sql.Composed, tenant: str) -> int:
+    row = connection.execute(query, [tenant]).fetchone()
+    assert row is not None  # noqa: S101  # a count
+    return int(row[0])
+
+
+def _present(connection: Connection[Any]) -> list[str]:
+    present = connection.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname = ANY (%s)",
+        [list(TABLES)],
+    )
+    there = {name for (name,) in present}
+    return [table for table in TABLES if table in there]
