@@ -191,6 +191,16 @@ def test_amounts__begin_at_the_first_reading_and_reach_to_the_next(database: str
         assert faults(connection, tenant, "m") == {START: "gap"}
         refresh(dsn=database)
         assert lags(connection, tenant, "m") == {START + HOUR: 4.0}
+        # a time that was wrong: both where the reading was and where it is now
+        connection.execute(
+            'UPDATE register_readings SET "timestamp" = %s WHERE tenant_id = %s AND "timestamp" = %s',
+            [START + HOUR, tenant, START + HOUR + quarter],
+        )
+        assert amounts(connection, tenant, "m") == {
+            START: (7.0, "good", 3600),
+            START + HOUR: (3.0, "good", 3600),
+        }
+        assert faults(connection, tenant, "m") == {}
 
 
 @pytest.mark.parametrize(
