@@ -73,7 +73,7 @@ def open_source(
                 elif reader == "green-button":
                     yield GreenButtonSource(stream, size)
                 else:
-                    yield _CsvSource(raw, stream, form, recognises, size)
+                    yield _CsvSource(path, stream, form, recognises, size)
     except _DAMAGED as error:
         raise BadInputError(
             f"{path.name} cannot be read: {error}",
@@ -146,14 +146,13 @@ class _CsvSource:
 
     def __init__(
         self,
-        raw: IO[bytes],
+        path: Path,
         stream: IO[bytes],
         form: FileFormat,
         recognises: Callable[[Sequence[str]], bool] | None,
         size: int,
     ) -> None:
-        self._raw = raw
-        self._stream = stream
+        self._path = path
         self._size = max(size, 1)
         start = stream.read(_HEAD_BYTES)
         self._head = read_head(start, form, recognises, complete=len(start) < _HEAD_BYTES)
@@ -163,20 +162,25 @@ class _CsvSource:
         self.notes = self._head.notes
 
     def blocks(self, columns: list[str]) -> Iterator[Block]:
-        malformed: list[Malformed] = []
         if not self._head.has_rows:
             return
+        # A file of its own for every look: one that ended early still reads ahead in its thread,
+        # and would take rows from the next one.
+        with self._path.open("rb") as raw:
+            yield from self._blocks(raw, columns)
+
+    def _blocks(self, raw: IO[bytes], columns: list[str]) -> Iterator[Block]:
+        malformed: list[Malformed] = []
 
         def note(row: Any) -> str:
             reason = f"has {row.actual_columns} fields instead of {row.expected_columns}"
             malformed.append(Malformed(row.number, reason, row.text))
             return "skip"
 
-        self._stream.seek(0)
         # Numbers as names for the reader: those of the file may occur twice.
         names = [str(i) for i, _ in enumerate(self.columns)]
         reader = pacsv.open_csv(
-            self._stream,
+            _unpacked(raw, self._path.name.casefold()),
             # Line numbers of malformed rows are only known to a single-threaded reader.
             read_options=pacsv.ReadOptions(
                 use_threads=False,
@@ -209,6 +213,6 @@ class _CsvSource:
             # A line is only known to be over once the next block starts, so some may be noted ahead.
             due = [bad for bad in malformed if bad.line < next_line]
             malformed[:] = [bad for bad in malformed if bad.line >= next_line]
-            yield Block(cells[~blank], due, min(self._raw.tell() / self._size, 1.0))
+            yield Block(cells[~blank], due, min(raw.tell() / self._size, 1.0))
         if malformed:
             yield Block(pd.DataFrame(columns=columns), malformed, 1.0)

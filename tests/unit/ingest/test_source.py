@@ -38,6 +38,22 @@ def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     return int(request.param)
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz"])
+def test_csv__looked_at_twice_at_once__loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A look that ends early still reads ahead, in a thread."""
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4096)
+    text = "a,b\n" + "".join(f"{number},{number}\n" for number in range(20_000))
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    with open_source(path) as opened:
+        first = opened.blocks(["a"])
+        begun = len(next(first).cells)
+        assert sum(len(block.cells) for block in opened.blocks(["b"])) == 20_000
+        assert begun + sum(len(block.cells) for block in first) == 20_000
+
+
 @pytest.mark.usefixtures("block_bytes")
 def test_csv__malformed_and_blank_lines__keep_every_line_number(tmp_path: Path) -> None:
     lines = ["a,b"]
