@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
 from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from ai_hub.errors import ServiceDownError
@@ -62,7 +63,7 @@ _COMPLETE = f"""
 UPDATE feature_exports SET
     status = 'completed', progress = 1, worker = NULL, lease_until = NULL, completed_at = clock_timestamp(),
     row_count = %(row_count)s, file_size_bytes = %(size)s, sha256 = %(sha256)s,
-    storage_path = %(storage_path)s, service_version = %(version)s
+    file_sha256 = %(file_sha256)s, storage_path = %(storage_path)s, service_version = %(version)s
 {_MINE} AND NOT cancel_requested RETURNING true
 """  # noqa: S608  # constants
 #: What must not get lost is tried again while the database is away, so long.
@@ -134,6 +135,7 @@ def complete(settings: Settings, job: Job, written: Written, version: str) -> bo
         row_count=written.rows,
         size=written.size,
         sha256=written.sha256,
+        file_sha256=None if written.file_sha256 is None else Jsonb(written.file_sha256),
         storage_path=written.storage_path,
         version=version,
     )

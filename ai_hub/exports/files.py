@@ -98,7 +98,7 @@ def listed(settings: Settings, job: Job) -> list[File]:
     _check(job)
     place = tenant_place(settings, job.tenant_id)
     if isinstance(place, Path):
-        sizes, checksums = _local_sizes(local_path(place, job.output_path), job), dict[str, str]()
+        sizes = _local_sizes(local_path(place, job.output_path), job)
     else:
         from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
 
@@ -107,8 +107,7 @@ def listed(settings: Settings, job: Job) -> list[File]:
             first = "/".join(filter(None, (job.output_path, next(iter(sizes), ""))))
             if sizes and not s3.is_of(settings, place, first, job.export_id):
                 sizes = {}
-            known = bool(sizes) and job.partition_by is not None
-            checksums = s3.checksums(settings, place, job.output_path) if known else {}
+    checksums = job.file_sha256 or {}
     if job.partition_by is None:
         checksums = {"": job.sha256 or ""}
         sizes = {path: size for path, size in sizes.items() if not path}

@@ -27,7 +27,7 @@ COLUMNS: Final = (
     " cardinality(asset_ids) AS asset_count, status, row_count, file_size_bytes,"
     " sha256, storage_path, error, created_at, started_at, completed_at, output_path, partition_by,"
     " idempotency_key, request_hash, progress, cancel_requested, attempts, fence, worker, service_version,"
-    " expired_at"
+    " expired_at, file_sha256"
 )
 
 
@@ -65,6 +65,8 @@ class Job:
     service_version: str | None
     #: when its files were removed, some days after it was completed
     expired_at: datetime | None = None
+    #: of a partitioned export, SHA-256 by path; None of one from before they were kept
+    file_sha256: dict[str, str] | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -133,7 +135,10 @@ def newest(
     limit: int = 100,
     offset: int = 0,
 ) -> tuple[list[Job], int]:
-    """The tenant's jobs, newest first, without their `asset_ids`, and how many there are without `limit`."""
+    """The tenant's jobs, newest first, and how many there are without `limit`.
+
+    They come without `asset_ids` and `file_sha256`, which can be long.
+    """
     # only what is given, so that the tenant alone is counted in its index
     given = {"feature_set": feature_set, "status": status}
     where = " AND ".join(
@@ -147,6 +152,7 @@ def newest(
         "offset": offset,
     }
     columns = COLUMNS.replace(" asset_ids,", " NULL::text[] AS asset_ids,")
+    columns = columns.replace(" file_sha256", " NULL::jsonb AS file_sha256")
     query = (
         f"SELECT {columns} FROM feature_exports WHERE {where}"  # noqa: S608
         " ORDER BY created_at DESC, export_id LIMIT %(limit)s OFFSET %(offset)s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -125,13 +124,6 @@ def is_of(settings: Settings, bucket: Bucket, path: str, export_id: UUID) -> boo
     """Whether this export has written the object."""
     found = _head(client_of(settings), bucket.name, bucket.prefix + path)
     return found is not None and found["Metadata"].get(EXPORT_ID) == str(export_id)
-
-
-def checksums(settings: Settings, bucket: Bucket, path: str) -> dict[str, str]:
-    """SHA-256 of each file of a partitioned export, as its manifest has them."""
-    key = _manifest(bucket.prefix + path)
-    content = client_of(settings).get_object(Bucket=bucket.name, Key=key)["Body"].read()
-    return {each["path"]: each["sha256"] for each in json.loads(content)["files"]}
 
 
 def get(settings: Settings, bucket: Bucket, path: str, part: str | None) -> GetObjectOutputTypeDef:

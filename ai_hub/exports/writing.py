@@ -41,6 +41,8 @@ class Written:
     size: int
     sha256: str
     storage_path: str
+    #: of a partitioned export, that of each file by its path
+    file_sha256: dict[str, str] | None = None
 
 
 class _Hashed:
@@ -151,5 +153,8 @@ def manifest(files: list[File]) -> bytes:
 
 def summary(files: list[File], storage_path: str, *, partitioned: bool) -> Written:
     """The files together."""
-    sha256 = hashlib.sha256(manifest(files)).hexdigest() if partitioned else files[0].sha256
-    return Written(sum(each.rows for each in files), sum(each.size for each in files), sha256, storage_path)
+    rows, size = sum(each.rows for each in files), sum(each.size for each in files)
+    if not partitioned:
+        return Written(rows, size, files[0].sha256, storage_path)
+    checksums = {each.path: each.sha256 for each in files}
+    return Written(rows, size, hashlib.sha256(manifest(files)).hexdigest(), storage_path, checksums)

@@ -314,8 +314,10 @@ def test_download__of_a_folder__file_by_file(
     paths = [each["path"] for each in listed["files"]]
     assert len(paths) == listed["total"] >= 2
     rows = 0
+    checksums = {each["path"]: each["sha256"] for each in listed["files"]}
     for path in paths:
         answer = service.get(f"{place}/download", params=tenant | {"path": path})
+        assert hashlib.sha256(answer.content).hexdigest() == checksums[path]
         assert answer.content == (Path(job["storage_path"]) / path).read_bytes()
         rows += pq.read_table(io.BytesIO(answer.content)).num_rows
     assert rows == job["row_count"]
