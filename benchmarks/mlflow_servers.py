@@ -61,6 +61,8 @@ class Server:
         while True:
             try:
                 urllib.request.urlopen(f"{self.url}/health", timeout=5).close()  # noqa: S310  # our own
+            except urllib.error.HTTPError:
+                return  # it answers, and imports Feast for promotions meanwhile
             except (urllib.error.URLError, OSError) as error:
                 if time.monotonic() > deadline or not self.process.is_alive():
                     raise RuntimeError(self.log.read_text()) from error

@@ -18,13 +18,13 @@ from mlflow.server.fastapi_security import init_fastapi_security
 
 from ai_hub.settings import Settings
 from mlflow_plugins.lifecycle import audit_log
-from mlflow_plugins.web import warm_up
 from mlflow_plugins.web.api import create_api
 from mlflow_plugins.web.beside import Beside
 from mlflow_plugins.web.lifecycle.app import create_page
 from mlflow_plugins.web.lifecycle.views import PREFIX
 from mlflow_plugins.web.origin import SameOrigin
 from mlflow_plugins.web.readable import ReadableRefusal
+from mlflow_plugins.web.warm_up import WarmUp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,9 +80,10 @@ def _one_at_a_time(database: str) -> Iterator[None]:
 
 
 def _beside(mlflow_app: Any, *, login: bool) -> Beside:
-    warm_up.start()
     audit_log.start(Settings().audit_log_path)
     api, page = create_api(), create_page()
     for part in (api, page):
         guard(part, login=login)
-    return Beside(mlflow_app, mounted={"/ai-hub": api}, pages={PREFIX: page})
+    return Beside(
+        mlflow_app, mounted={"/ai-hub": api}, pages={PREFIX: page}, before={"/health": WarmUp(mlflow_app)}
+    )

@@ -17,12 +17,19 @@ class Beside:
         rest: MLflow's application.
         mounted: applications by the path they are mounted at, which they do not see.
         pages: applications by the path they answer from on, as they see it.
+        before: what stands before one of MLflow's own paths.
     """
 
-    def __init__(self, rest: ASGIApp, mounted: Mapping[str, ASGIApp], pages: Mapping[str, ASGIApp]) -> None:
+    def __init__(
+        self,
+        rest: ASGIApp,
+        mounted: Mapping[str, ASGIApp],
+        pages: Mapping[str, ASGIApp],
+        before: Mapping[str, ASGIApp],
+    ) -> None:
         self._rest = rest
         self._mounted = tuple((f"{path}/", path, app) for path, app in mounted.items())
-        self._pages = tuple((f"{path}/", path, app) for path, app in pages.items())
+        self._pages = tuple((f"{path}/", path, app) for path, app in [*pages.items(), *before.items()])
         #: every application with the path its own routes begin at
         self.parts = (*((path, app) for path, app in mounted.items()), *(("", app) for app in pages.values()))
         self.parts += (("", rest),)

@@ -26,6 +26,7 @@ from mlflow_plugins.web.beside import Beside
         ("http", "/base", "/ai-hub/api", ("api", "/base/ai-hub")),
         ("websocket", "", "/ai-hub/x", ("api", "/ai-hub")),
         ("websocket", "", "/lifecycle", ("mlflow", "")),
+        ("http", "", "/health", ("ready", "")),
         ("lifespan", "", None, ("mlflow", "")),
     ],
 )
@@ -42,7 +43,10 @@ def test_beside__hands_on_by_the_beginning_of_the_path(
         return answer
 
     beside = Beside(
-        application("mlflow"), {"/ai-hub": application("api")}, {"/lifecycle": application("page")}
+        application("mlflow"),
+        {"/ai-hub": application("api")},
+        {"/lifecycle": application("page")},
+        {"/health": application("ready")},
     )
     scope: dict[str, Any] = {"type": kind, "root_path": root} | ({} if path is None else {"path": path})
 

@@ -1,29 +1,94 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
-from mlflow_plugins.web.warm_up import forget_metrics
+import httpx
+from feast.infra.registry.sql import SqlRegistry, SqlRegistryConfig
+from starlette.responses import PlainTextResponse
+
+from mlflow_plugins.web.warm_up import WarmUp, forget_metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
 
+#: What a promotion asks Feast's registry for, and what it has to import for that.
+_FIRST_PROMOTION = """
+import sys
+from gate_candidates import candidacy
+from mlflow_plugins.gates.builtin.feature_service import FeatureServiceGate
+from mlflow_plugins.web.warm_up import WarmUp
+
+cold = set(sys.modules)
+WarmUp(None).wait()
+warm = set(sys.modules)
+metadata = {"feature_service": "forecast", "feature_names": ["a"]}
+verdict = FeatureServiceGate().check(candidacy(metadata=metadata))
+assert not verdict.passed
+print(len(warm - cold), *sorted(set(sys.modules) - warm))
+"""
+
+
+def _run(code: str, **variables: str) -> str:
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": path} | variables,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout
+
+
+def test_first_promotion__imports_nothing_that_warming_up_has_not(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'feast.db'}"
+    SqlRegistry(SqlRegistryConfig(path=url), "ai_hub", None)
+    count, *late = _run(_FIRST_PROMOTION, FEAST_REGISTRY_URI=url).split()
+    assert int(count) > 100
+    assert late == []
+
+
+def test_health__says_ready_once_feast_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(WarmUp, "_import", staticmethod(may_end.wait))
+    server = WarmUp(PlainTextResponse("OK"))
+
+    def health() -> int:
+        async def ask() -> int:
+            transport = httpx.ASGITransport(server)
+            async with httpx.AsyncClient(transport=transport, base_url="http://mlflow") as client:
+                return (await client.get("/health")).status_code
+
+        return asyncio.run(ask())
+
+    assert health() == 503
+    may_end.set()
+    server.wait()
+    assert health() == 200
+
+
+def test_health__feast_cannot_be_imported__is_ready_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError
+
+    monkeypatch.setattr(WarmUp, "_import", staticmethod(fail))
+    WarmUp(PlainTextResponse("OK")).wait()
+
 
 def test_inherited_folder_of_metrics__gone__feast_can_be_imported(tmp_path: Path) -> None:
-    code = (
-        "from mlflow_plugins.web.warm_up import forget_metrics; forget_metrics(); "
-        "from ai_hub.features import registry"
-    )
     gone = str(tmp_path / "feast_metrics_gone")
-    subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PROMETHEUS_MULTIPROC_DIR": gone, "PROMETHEUS_MULTIPROCESS_DIR": gone},
-        check=True,
+    code = (
+        "from mlflow_plugins.web.warm_up import WarmUp; WarmUp(None).wait(); import feast; print('imported')"
     )
+    found = _run(code, PROMETHEUS_MULTIPROC_DIR=gone, PROMETHEUS_MULTIPROCESS_DIR=gone)
+    assert found.strip() == "imported"
 
 
 def test_folder_of_metrics_that_an_operator_set__stays(
