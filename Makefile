@@ -53,7 +53,7 @@ test-long: $(STAMP) lint ## The same with many new examples, more kills and fuzz
 	  $(PYTEST) -m "long or not long" --timeout=7200 --hypothesis-profile=long
 	@$(MAKE) --no-print-directory bench faults SMALL=1
 
-bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service and exports, into docs/benchmarks (SMALL=1: a try of minutes)
+bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service, exports and a fleet, into docs/benchmarks (SMALL=1: a try of minutes)
 	@$(BIN)/python -m benchmarks.features $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.backfill $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.offline $(if $(SMALL),--small)
@@ -62,6 +62,7 @@ bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service 
 	@$(BIN)/python -m benchmarks.registry $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.service $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.exports $(if $(SMALL),--small)
+	@$(BIN)/python -m benchmarks.fleet $(if $(SMALL),--small)
 
 faults: $(STAMP) ## Kill and disturb every server under load and see what clients notice, into docs/benchmarks (SMALL=1: shorter)
 	@$(BIN)/python -m benchmarks.faults $(if $(SMALL),--small)

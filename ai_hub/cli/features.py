@@ -67,7 +67,8 @@ def materialize_command(
     if follow:
         with ExitStack() as stack:
             metrics = _serve_metrics(stack, store, metrics_host, metrics_port)
-            _follow(Follower(store, scope), metrics, interval, refresh=refresh)
+            follower = Follower(store, scope, ages=metrics_port is not None)
+            _follow(follower, metrics, interval, refresh=refresh)
         return
     if refresh:
         from ai_hub.database.refresh import refresh as refresh_features

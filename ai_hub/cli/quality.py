@@ -27,6 +27,7 @@ def findings_command(
     tenant: Tenant,
     asset: Annotated[str | None, typer.Option("--asset", help="only of this asset")] = None,
     only_open: Annotated[bool, typer.Option("--open", help="only what is still so")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="at most so many")] = 1000,
     as_json: AsJson = False,
 ) -> None:
     """List gaps, stuck meters and clock changes that ingest found."""
@@ -35,7 +36,10 @@ def findings_command(
     from ai_hub.ingest.wording import describe
 
     with connect() as connection:
-        found = ledger.find(connection, tenant, asset_id=asset, only_open=only_open)
+        found = ledger.find(connection, tenant, asset_id=asset, only_open=only_open, limit=limit + 1)
+    if len(found) > limit:
+        found.pop()
+        typer.echo(f"There are more than these {limit:,}: name an --asset, or raise --limit.", err=True)
     if as_json:
         typer.echo(json.dumps([each.as_dict() for each in found]))
         return

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from ai_hub.database.connection import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     import psycopg
 
 #: Feature rows computed in one transaction: bounds memory and how long others wait.
 BATCH_ROWS = 5_000
+#: Sessions that compute batches at the same time, each of its own assets.
+SESSIONS = 2
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def refresh(
         connection.execute("SELECT release_feature_plan(%s)", [plan])
         connection.execute("SELECT analyze_features(%s)", [total])
         done = changed = 0
-        while (batch := _row(connection, "SELECT * FROM compute_feature_batch(%s)", [BATCH_ROWS]))[0]:
+        for batch in _batches(connection, dsn):
             done, changed = done + batch[0], changed + batch[1]
             if progress:
                 progress(done, max(total, done))
@@ -59,6 +63,29 @@ def refresh(
         connection.execute("SELECT analyze_features(%s)", [total])
         connection.execute("SELECT pg_advisory_unlock(feature_refresh_lock())")
     return Refreshed(done, changed)
+
+
+def _batches(connection: psycopg.Connection, dsn: str | None) -> Iterator[tuple[int, int]]:
+    """Compute what is planned, in several sessions; rows computed and changed of each batch that is done."""
+    with ExitStack() as stack:
+        sessions = [connection]
+        for _ in range(1, SESSIONS):
+            other = connect(dsn, autocommit=True, application_name="ai-hub refresh")
+            sessions.append(stack.enter_context(other))
+        pool = stack.enter_context(ThreadPoolExecutor(SESSIONS, "refresh"))
+
+        def start(number: int) -> Future[tuple[Any, ...]]:
+            batch = "SELECT * FROM compute_feature_batch(%s, %s, %s)"
+            return pool.submit(_row, sessions[number], batch, [BATCH_ROWS, number, SESSIONS])
+
+        running = {start(number): number for number in range(SESSIONS)}
+        while running:
+            for batch in wait(running, return_when=FIRST_COMPLETED).done:
+                number = running.pop(batch)
+                computed, changed = batch.result()
+                if computed:
+                    running[start(number)] = number
+                    yield computed, changed
 
 
 def _row(connection: psycopg.Connection, query: LiteralString, parameters: list[object]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The newest feature row of each asset, read from TimescaleDB with one index probe an asset."""
+"""The newest feature row of each asset, or of each that has one created since a time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from psycopg import sql
 
 from ai_hub.features.online import JOIN_KEYS
-from feast_plugins.postgres.reads import fetch
+from feast_plugins.postgres.reads import stream
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     import pyarrow as pa
@@ -30,6 +31,17 @@ CROSS JOIN LATERAL (
     ORDER BY source.{time} DESC LIMIT 1
 ) AS newest
 WHERE {scope}
+"""
+# In the order in which they were created: a refresh computes first what is asked for most.
+_CHANGED = """
+SELECT * FROM (
+    SELECT DISTINCT ON (source.tenant_id, source.asset_id) {columns}
+    FROM {source} AS source
+    JOIN asset_spans AS spans ON spans.tenant_id = source.tenant_id AND spans.asset_id = source.asset_id
+    WHERE source.{time} <= {now} AND {conditions} AND {scope}
+    ORDER BY source.tenant_id, source.asset_id, source.{time} DESC
+) AS changed
+ORDER BY {created}
 """
 
 
@@ -71,7 +83,7 @@ def newest_rows(
     *,
     since: datetime | None = None,
     scope: Scope = EVERYBODY,
-) -> pa.Table:
+) -> AbstractContextManager[pa.RecordBatchReader]:
     """Newest row of each asset within the view's time to live, with the columns of its source.
 
     With `since`, the newest of the rows created from then on.
@@ -89,18 +101,22 @@ def newest_rows(
         oldest = sql.Literal(now - view.ttl)
         conditions.append(sql.SQL("source.{} >= {}").format(time, oldest))
         reach.append(sql.SQL("spans.last_hour >= {} - INTERVAL '24 hours'").format(oldest))
+    template = _NEWEST
     if since is not None and len(stamps) > 1:
         conditions.append(sql.SQL("source.{} >= {}").format(sql.Identifier(columns[-1]), sql.Literal(since)))
+        # of readings, which no index has by the time they came, each asset's newest are looked at
+        template = _NEWEST if is_pushed(view) else _CHANGED
     if scope.tenants is not None:
         reach.append(sql.SQL("spans.tenant_id = ANY({})").format(sql.Literal(list(scope.tenants))))
     if scope.assets is not None:
         reach.append(sql.SQL("spans.asset_id = ANY({})").format(sql.Literal(list(scope.assets))))
-    query = sql.SQL(_NEWEST).format(
-        columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+    query = sql.SQL(template).format(
+        columns=sql.SQL(", ").join(sql.Identifier("source", column) for column in columns),
         source=sql.SQL(source.get_table_query_string()),
         time=time,
+        created=sql.Identifier(columns[-1]),
         now=sql.Literal(now),
         conditions=sql.SQL(" AND ").join(conditions),
         scope=sql.SQL(" AND ").join(reach),
     )
-    return fetch(connection, query).rename_columns([*names, *stamps])
+    return stream(connection, query)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.types.json import Jsonb
 
@@ -216,16 +216,23 @@ def merge_clock_changes(
     return new
 
 
+FIND: Final = (
+    "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, detected_at, resolved_at"
+    " FROM data_findings WHERE tenant_id = %s AND (%s::text IS NULL OR asset_id = %s)"
+    " AND (NOT %s OR resolved_at IS NULL) ORDER BY asset_id, first_timestamp, kind LIMIT %s"
+)
+
+
 def find(
-    connection: Connection[Any], tenant: str, *, asset_id: str | None = None, only_open: bool = False
+    connection: Connection[Any],
+    tenant: str,
+    *,
+    asset_id: str | None = None,
+    only_open: bool = False,
+    limit: int | None = None,
 ) -> list[Stored]:
     """Stored findings of a tenant, by asset and time."""
-    rows = connection.execute(
-        "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, detected_at, resolved_at"
-        " FROM data_findings WHERE tenant_id = %s AND (%s::text IS NULL OR asset_id = %s)"
-        " AND (NOT %s OR resolved_at IS NULL) ORDER BY asset_id, first_timestamp, kind",
-        [tenant, asset_id, asset_id, only_open],
-    )
+    rows = connection.execute(FIND, [tenant, asset_id, asset_id, only_open, limit])
     return [
         Stored(asset, Finding(FindingKind(kind), first, last, detail), detected, resolved)
         for asset, kind, first, last, detail, detected, resolved in rows

@@ -26,7 +26,14 @@ BATCH_ROWS: Final = 10_000
 #: What one asset has rows in besides its readings, in the order in which they go.
 _TABLES: Final = (
     *("weather_features", "register_readings", "ai_features", "ai_feature_versions", "data_findings"),
-    *("data_checks_due", "feature_changes", "feature_refresh_ranges", "asset_spans", "assets"),
+    *(
+        "data_checks_due",
+        "feature_changes",
+        "feature_refresh_ranges",
+        "feature_demand",
+        "asset_spans",
+        "assets",
+    ),
 )
 _COUNT = """
 SELECT asset_id, count(*), count(DISTINCT time_bucket(INTERVAL '1 hour', "timestamp"))

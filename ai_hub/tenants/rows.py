@@ -29,6 +29,7 @@ TABLES: Final = (
         "reading_bounds",
         "feature_changes",
         "feature_refresh_ranges",
+        "feature_demand",
         "assets",
         "asset_spans",
     ),

@@ -86,6 +86,18 @@ class Materialization:
             if checkpoint:
                 checkpoint.clear()
 
+    def fits(self, schema: pa.Schema) -> bool:
+        """Whether `write` can encode the columns."""
+        return self.encoder.plan.fits(schema)
+
+    def write(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """Write these rows, at most one of each entity, with the columns of the view's source.
+
+        Raises:
+            redis.RedisError: Redis is gone, silent, or refuses.
+        """
+        self._pump(batches, None, Done([], self.end, self.end))
+
     def _checkpoint(self, stack: ExitStack) -> Checkpoint | None:
         """Where to keep how far the run came, if the rows it leaves can be relied on."""
         plan = self.encoder.plan

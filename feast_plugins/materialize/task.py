@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from feast.infra.common.materialization_job import MaterializationTask
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStore
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.repo_config import FeastConfigBaseModel
@@ -24,8 +25,7 @@ from feast_plugins.online_store import CorrectableRedisOnlineStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from feast import FeatureView, RepoConfig
-    from feast.infra.common.materialization_job import MaterializationTask
+    from feast import FeatureStore, FeatureView, RepoConfig
     from feast.infra.offline_stores.offline_store import OfflineStore
     from feast.infra.online_stores.online_store import OnlineStore
     from feast.infra.registry.base_registry import BaseRegistry
@@ -72,6 +72,18 @@ def client_of(online: OnlineStore, config: RepoConfig) -> Any:
     """The Redis client of the online store."""
     store: Any = online
     return store._get_client(config.online_store)  # noqa: SLF001  # nobody else connects as it does
+
+
+def writer_of(store: FeatureStore, view: FeatureView) -> Materialization | None:
+    """What writes rows of a feature view that are read elsewhere; None: only Feast itself can."""
+    config, provider = store.config, store._get_provider()  # noqa: SLF001  # Feast has no public way to it
+    offline, online = provider.offline_store, provider.online_store
+    way = way_of(view, config, offline, online, store.registry)
+    if way is None or not isinstance(config.batch_engine, WriteOptions):
+        return None
+    now = datetime.now(UTC)
+    task = MaterializationTask(store.project, view, now, now, tqdm_builder=None)
+    return materialization(task, way, config, online, progress=lambda _: None)
 
 
 def materialization(

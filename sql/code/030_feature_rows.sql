@@ -51,7 +51,15 @@ SELECT spans.tenant_id, spans.asset_id, hours.hour
 FROM asset_spans AS spans
 CROSS JOIN LATERAL unstored_rows(spans.periods, spans.stored) AS missing
 JOIN feature_hours AS hours ON hours.hour >= missing.first_hour AND hours.hour < missing.end_hour
-WHERE hours.hour <= now();
+WHERE hours.hour <= now()
+    -- of most assets every row is stored, which this tells sooner
+    AND NOT spans.stored @> tstzrange(
+        lower(spans.periods) + INTERVAL '1 hour',
+        greatest(
+            lower(spans.periods) + INTERVAL '1 hour',
+            least(upper(spans.periods) - INTERVAL '143 hours', time_bucket(INTERVAL '1 hour', now()) + INTERVAL '1 hour')
+        )
+    );
 
 -- Weather of one row: of each variable the newest value that is valid at the hour or up to six hours before it, and was
 -- available by then: a forecast for the hour if one was issued in time, else the latest observation. Most rows have every

@@ -78,9 +78,9 @@ BEGIN
     INSERT INTO feature_refresh_ranges (tenant_id, asset_id, first_hour, end_hour, plan_id, place)
     SELECT
         tenant_id, asset_id, piece_start, piece_end, this_plan,
-        -- the newest rows first, for they are read most
-        row_number() OVER (ORDER BY piece_end DESC, tenant_id, asset_id)
-    FROM pieces;
+        -- the newest rows first, for they are read most, and of those what was asked for lately
+        row_number() OVER (ORDER BY piece_end DESC, asked_at DESC NULLS LAST, tenant_id, asset_id)
+    FROM pieces LEFT JOIN feature_demand USING (tenant_id, asset_id);
     PERFORM extend_feature_hours();
 
     RETURN QUERY

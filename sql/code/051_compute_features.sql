@@ -1,15 +1,36 @@
 -- Computes planned rows and stores those that differ from what is known.
 
 DROP FUNCTION IF EXISTS compute_feature_batch(integer);
+DROP FUNCTION IF EXISTS compute_feature_batch(integer, integer, integer);
 
 -- Weather older than its retention (a year, and the six hours a row looks back) may be gone.
 CREATE OR REPLACE FUNCTION weather_kept_since() RETURNS timestamptz LANGUAGE sql STABLE AS $$
     SELECT time_bucket(INTERVAL '1 hour', now() - INTERVAL '1 year') + INTERVAL '7 hours'
 $$;
 
+-- Ends the present versions of these hours, all of them in [lowest, highest) and none in the columnstore. An index probe
+-- each, whatever statistics say of the newest hour.
+CREATE OR REPLACE FUNCTION supersede_recent_versions(
+    keys feature_key[], lowest timestamptz, highest timestamptz, stamp timestamptz
+)
+RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+    UPDATE ai_feature_versions AS versions SET superseded_at = stamp
+    FROM unnest(keys) AS replaced
+    WHERE versions.tenant_id = replaced.tenant_id AND versions.asset_id = replaced.asset_id
+        AND versions.hour = replaced.hour AND versions.hour >= lowest AND versions.hour < highest
+        AND versions.superseded_at IS NULL AND versions.created_timestamp < stamp;
+END
+$$;
+
 -- Computes ranges of about `max_rows` rows in all and forgets them, in one transaction. Returns the hours
--- done (0 when nothing is due) and how many rows changed: an unchanged row keeps its created_timestamp.
-CREATE FUNCTION compute_feature_batch(max_rows integer DEFAULT 20000)
+-- done (0 when nothing is due) and how many rows changed: an unchanged row keeps its created_timestamp. Several
+-- sessions at once have each its own assets: two at the same one would meet in its span and in the columnstore.
+CREATE FUNCTION compute_feature_batch(
+    max_rows integer DEFAULT 20000, session integer DEFAULT 0, sessions integer DEFAULT 1
+)
 RETURNS TABLE (computed bigint, changed bigint)
 LANGUAGE plpgsql
 SET enable_mergejoin = off  -- it would merge known rows by asset only, and compare all hours of each
@@ -26,20 +47,22 @@ DECLARE
     latest        timestamptz;
     -- nothing newer is in the columnstore, see its policy
     in_rows       timestamptz := now() - INTERVAL '89 days';
+    replaced_rows feature_key[];
     replaced_keys feature_key[];
     replaced      record;
 BEGIN
-    WITH due AS (  -- of those that nobody else computes just now
-        SELECT tenant_id, asset_id, first_hour, place, extract(epoch FROM end_hour - first_hour) / 3600 AS rows
-        FROM feature_refresh_ranges WHERE aggregated ORDER BY place LIMIT max_rows FOR UPDATE SKIP LOCKED
+    WITH due AS (
+        SELECT ctid AS range, place, extract(epoch FROM end_hour - first_hour) / 3600 AS rows
+        FROM feature_refresh_ranges
+        WHERE aggregated AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
+        ORDER BY place LIMIT max_rows
     ),
     sized AS (
         SELECT *, sum(rows) OVER (ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS rows_before FROM due
     ),
-    taken AS (
-        DELETE FROM feature_refresh_ranges AS ranges USING sized
-        WHERE ranges.tenant_id = sized.tenant_id AND ranges.asset_id = sized.asset_id
-            AND ranges.first_hour = sized.first_hour AND coalesce(sized.rows_before, 0) < max_rows
+    taken AS (  -- by their place on disk: with any other join, statistics of an emptier table make it quadratic
+        DELETE FROM feature_refresh_ranges AS ranges
+        WHERE ctid = ANY (ARRAY(SELECT range FROM sized WHERE coalesce(rows_before, 0) < max_rows))
         RETURNING ranges.*
     )
     SELECT array_agg(taken::feature_refresh_ranges), sum(extract(epoch FROM end_hour - first_hour) / 3600)::bigint,
@@ -148,17 +171,16 @@ BEGIN
             humidity = excluded.humidity,
             solar_irradiance = excluded.solar_irradiance,
             created_timestamp = excluded.created_timestamp
-    ),
-    superseded AS (
-        UPDATE ai_feature_versions AS versions SET superseded_at = stamp
-        FROM differing
-        WHERE differing.replaces AND differing.hour >= in_rows
-            AND versions.tenant_id = differing.tenant_id AND versions.asset_id = differing.asset_id
-            AND versions.hour = differing.hour AND versions.superseded_at IS NULL
-            AND versions.hour >= greatest(lowest, in_rows) AND versions.hour < highest
     )
-    SELECT count(*), array_agg(ROW (tenant_id, asset_id, hour)::feature_key) FILTER (WHERE replaces AND hour < in_rows)
-    INTO changed, replaced_keys FROM differing;
+    SELECT
+        count(*),
+        array_agg(ROW (tenant_id, asset_id, hour)::feature_key) FILTER (WHERE replaces AND hour >= in_rows),
+        array_agg(ROW (tenant_id, asset_id, hour)::feature_key) FILTER (WHERE replaces AND hour < in_rows)
+    INTO changed, replaced_rows, replaced_keys FROM differing;
+
+    IF replaced_rows IS NOT NULL THEN
+        PERFORM supersede_recent_versions(replaced_rows, greatest(lowest, in_rows), highest, stamp);
+    END IF;
 
     FOR replaced IN
         SELECT tenant_id, asset_id, array_agg(hour ORDER BY hour) AS hours FROM unnest(replaced_keys)
@@ -167,7 +189,7 @@ BEGIN
         PERFORM supersede_feature_versions(replaced.tenant_id, replaced.asset_id, replaced.hours, stamp);
     END LOOP;
 
-    -- last, because it locks the spans against writers of new readings; sorted, as those lock them
+    -- last, because it locks the spans against writers of new readings; sorted, as they lock them
     PERFORM FROM asset_spans AS spans
     JOIN (SELECT DISTINCT tenant_id, asset_id FROM unnest(batch)) AS done USING (tenant_id, asset_id)
     ORDER BY spans.tenant_id, spans.asset_id FOR NO KEY UPDATE OF spans;

@@ -65,3 +65,19 @@ def test_comparison__small__writes_numbers_table_and_plot(benchmark: str, tmp_pa
     assert all(record["work"] in text for record in records)
     root = ET.parse(tmp_path / f"{benchmark}.svg").getroot()  # noqa: S314  # our own file
     assert root.tag.endswith("svg")
+
+
+def test_fleet__small__an_hour_turns_over_and_reads_come_from_redis(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.fleet", "--small", "--tenants", "3", "--output", str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads((tmp_path / "results.json").read_text())
+    assert record["sizes"]["assets"] == 50
+    assert record["found"]["an hour turns over in, s"] > 0
+    assert record["found"]["reads meanwhile, degraded or failed"] == 0
+    assert record["work"] in (tmp_path / "fleet.md").read_text()

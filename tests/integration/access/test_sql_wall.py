@@ -32,7 +32,7 @@ RELATIONS = (
 )
 #: Tables with tenants in them that are in nobody's wall: what the database itself works with.
 OUTSIDE = {
-    "feature_changes", "feature_refresh_ranges", "data_checks_due", "backfill_files", "sql_logins",
+    "feature_changes", "feature_refresh_ranges", "feature_demand", "data_checks_due", "backfill_files", "sql_logins",
     "feature_keys", "computed_features", "hourly_features_stored",
     "removals", "reading_bounds",
 }  # fmt: skip

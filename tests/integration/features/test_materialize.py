@@ -141,7 +141,7 @@ def test_follower__after_a_failure__reads_everything(
         def fail(*_: object) -> None:
             raise ConnectionError
 
-        patch.setattr(store, "write_to_online_store", fail)
+        patch.setattr(module, "_write_rows", fail)
         with pytest.raises(ConnectionError):
             follower.catch_up()
     assert follower.catch_up().refreshes is None

@@ -1,0 +1,60 @@
+"""Which assets are asked for: Redis knows when each row was read last. A refresh computes theirs first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from feast.infra.online_stores.helpers import _redis_key
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from redis.exceptions import RedisClusterException, ResponseError
+
+from ai_hub.features.forget import online_client
+from ai_hub.features.online import JOIN_KEYS
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+    from psycopg import Connection
+
+#: Rows asked about at once.
+_BATCH: Final = 5_000
+_ASSETS: Final = "SELECT tenant_id, asset_id FROM asset_spans"
+_FORGET: Final = "DELETE FROM feature_demand WHERE asked_at < now() - INTERVAL '1 day'"
+_NOTE: Final = """
+INSERT INTO feature_demand (tenant_id, asset_id, asked_at)
+SELECT tenant_id, asset_id, now() - idle * INTERVAL '1 second'
+FROM unnest(%s::text[], %s::text[], %s::integer[]) AS asked (tenant_id, asset_id, idle)
+ORDER BY tenant_id, asset_id
+ON CONFLICT (tenant_id, asset_id) DO UPDATE SET asked_at = excluded.asked_at
+"""
+
+
+def note_demand(connection: Connection[Any], store: FeatureStore, within_s: float) -> None:
+    """Note the assets whose rows in Redis were read in the last `within_s` seconds.
+
+    Rows must not have been written since then. Notes nothing where Redis counts uses instead
+    (`maxmemory-policy` with LFU).
+    """
+    assets = connection.execute(_ASSETS).fetchall()
+    connection.commit()  # the embedded server makes others wait for an open transaction
+    client, version = online_client(store), store.config.entity_key_serialization_version
+    asked: list[tuple[str, str, int]] = []
+    for first in range(0, len(assets), _BATCH):
+        part = assets[first : first + _BATCH]
+        with client.pipeline(transaction=False) as pipe:
+            for asset in part:
+                values = [Value(string_val=value) for value in asset]
+                key = EntityKey(join_keys=list(JOIN_KEYS), entity_values=values)
+                pipe.object("IDLETIME", _redis_key(store.project, key, version))
+            try:
+                idle = pipe.execute()
+            except (ResponseError, RedisClusterException):
+                return
+        asked += [
+            (*asset, seconds)
+            for asset, seconds in zip(part, idle, strict=True)
+            if seconds is not None and seconds <= within_s
+        ]
+    connection.execute(_FORGET)
+    connection.execute(_NOTE, [list(column) for column in zip(*asked, strict=True)] or [[], [], []])
+    connection.commit()
