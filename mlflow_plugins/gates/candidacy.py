@@ -12,19 +12,21 @@ from mlflow_plugins.people.actor import Actor
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known about a version: from its sealed folder, since its run may have changed meanwhile.
+    """What is known about a version, read when it is first asked for.
 
-    A version without a folder is described by its run. Both are read when first asked for.
+    Its sealed folder counts, since its run may have changed meanwhile; metrics that were recorded after the
+    registration are added. A version without a folder is described by its run.
     """
 
     version: int
     semantic_version: str | None
     read_metrics: Callable[[], Mapping[str, float | None]]
     read_metadata: Callable[[], Mapping[str, Any]]
+    run_id: str | None = None
 
     @cached_property
     def metrics(self) -> Mapping[str, float | None]:
-        """Last value of each metric; None for one that was no finite number (`metrics.json`)."""
+        """Last value of each metric; None for one that was no finite number (see `facts.present_metrics`)."""
         return self.read_metrics()
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Reads what gates judge a version by: its sealed folder, or its run when it has none."""
+"""Reads what gates judge a version by: its sealed folder, and what its run has recorded since."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.gates.candidacy import Facts
 from mlflow_plugins.registration import sources
-from mlflow_plugins.registration.model_info import describe, interface, read_mlmodel, run_facts
+from mlflow_plugins.registration.cards import METRICS_TAG, given_metrics
+from mlflow_plugins.registration.model_info import (
+    describe,
+    finite,
+    interface,
+    logged_model,
+    read_mlmodel,
+    run_facts,
+)
 from mlflow_plugins.registration.publishing import RUN_USER_TAG
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mlflow.store.model_registry.abstract_store import AbstractStore
 
     from mlflow_plugins.artifacts.folders import Folder
@@ -23,21 +33,47 @@ if TYPE_CHECKING:
 
 def facts(store: AbstractStore, model: ModelKey, version: Registered) -> Facts:
     """What is known about `version`, read when it is asked for."""
-    sealed = _sealed_folder(model, version)
-    if sealed is not None:
-        folder, digest = sealed
+
+    def metrics_of(sealed: Mapping[str, float | None]) -> dict[str, float | None]:
+        return present_metrics(sealed, version.given_metrics, version.source, version.run_id)
+
+    found = _sealed_folder(model, version)
+    if found is not None:
+        folder, digest = found
         return Facts(
             version.version,
             version.semantic_version,
-            lambda: sealed_document(folder, digest, manifest.METRICS),
+            lambda: metrics_of(sealed_document(folder, digest, manifest.METRICS)),
             lambda: sealed_document(folder, digest, manifest.METADATA),
+            version.run_id,
         )
     return Facts(
         version.version,
         version.semantic_version,
-        lambda: run_facts(version.run_id, None).metrics,
+        lambda: metrics_of({}),
         lambda: _described(store, model, version),
+        version.run_id,
     )
+
+
+def present_metrics(
+    sealed: Mapping[str, float | None], given: str | None, source: str, run_id: str | None
+) -> dict[str, float | None]:
+    """What a version's metrics are by now.
+
+    What the caller of the registration gave counts before all. Those of its logged model are the version's
+    whenever they were logged, as MLflow's autolog goes on while it registers. Of its run, which may belong
+    to many, only what was not sealed counts.
+
+    Args:
+        sealed: `metrics.json` of the version's folder.
+        given: the version's tag `ai_hub.metrics`.
+        source: where the version was registered from.
+        run_id: its run.
+    """
+    found = run_facts(run_id, logged_model(source))
+    told = given_metrics({METRICS_TAG: given} if given else {})
+    return {**finite(found.metrics), **sealed, **finite(found.own_metrics), **told}
 
 
 def verify(model: ModelKey, version: Registered) -> dict[str, Any] | None:

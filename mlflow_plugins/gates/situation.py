@@ -9,6 +9,7 @@ from mlflow_plugins.lifecycle import audit, rules, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
 from mlflow_plugins.people.actor import Actor
 from mlflow_plugins.registration import records
+from mlflow_plugins.registration.cards import METRICS_TAG
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -26,6 +27,8 @@ class Registered:
     run_id: str | None
     location: str | None
     manifest_sha256: str | None
+    #: the tag `ai_hub.metrics`: what the caller of the registration measured
+    given_metrics: str | None
 
 
 @dataclass(frozen=True)
@@ -76,4 +79,5 @@ def _registered(session: Session, model: ModelKey, version: VersionRow) -> Regis
         run_id=version.run_id,
         location=record.location if record else None,
         manifest_sha256=record.manifest_sha256 if record else None,
+        given_metrics=stages.tag(session, version, METRICS_TAG),
     )

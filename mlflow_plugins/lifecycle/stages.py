@@ -176,7 +176,7 @@ def mirror_aliases(session: Session, model: ModelKey) -> None:
 
 def semantic_version(session: Session, version: VersionRow) -> str | None:
     """The version's semantic version; None for one registered before this plugin."""
-    return _tag(session, version, semver.TAG)
+    return tag(session, version, semver.TAG)
 
 
 def versions_of(session: Session, model: ModelKey, stage: str | None = None) -> list[VersionRow]:
@@ -232,8 +232,8 @@ def _record(
 
 def with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
     """Fill in what a page could only say by version tags."""
-    reason = _tag(session, version, REASON_TAG)
-    claim = _tag(session, version, ACTOR_TAG)
+    reason = tag(session, version, REASON_TAG)
+    claim = tag(session, version, ACTOR_TAG)
     actor = claimed(claim) if claim and cause.actor == UNKNOWN else cause.actor
     reason = cause.reason or checked(f"Tag {REASON_TAG}", reason, LONGEST_REASON)
     return cause._replace(actor=actor, reason=reason)
@@ -261,7 +261,8 @@ def _using_up_tags(session: Session, version: VersionRow, cause: Cause) -> Cause
     return filled
 
 
-def _tag(session: Session, version: VersionRow, key: str) -> str | None:
+def tag(session: Session, version: VersionRow, key: str) -> str | None:
+    """The value of a version's tag; None when it has none, or an empty one."""
     row = session.get(SqlModelVersionTag, _tag_key(version, key))
     return cast("str", row.value) or None if row else None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
@@ -17,7 +19,7 @@ from mlflow_plugins.errors import bad_input
 from mlflow_plugins.lifecycle.semver import Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
 
     from mlflow_plugins.artifacts.folders import Folder
 
@@ -25,6 +27,7 @@ MLMODEL: Final = "MLmodel"
 #: Version tag, run parameter or run tag that names the Feast service the model was trained on.
 FEATURE_SERVICE: Final = "feature_service"
 _LONGEST_SERVICE: Final = 256
+_LOGGED_MODEL: Final = re.compile(r"(?:^models:|/models)/(m-[0-9a-f]{32})(?:/artifacts)?/?$")
 _GENERIC_FLAVOR: Final = "python_function"
 #: Bytes of an `MLmodel` file, and values in it.
 _LARGEST: Final = 2_000_000
@@ -42,6 +45,13 @@ class RunFacts:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    #: of `metrics`, those that were logged for the logged model itself
+    own_metrics: dict[str, float] = field(default_factory=dict)
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON takes them: None for NaN and infinity."""
+    return {name: value if isfinite(value) else None for name, value in metrics.items()}
 
 
 def read_mlmodel(folder: Folder, paths: Container[str]) -> dict[str, Any]:
@@ -93,23 +103,37 @@ def _size(value: Any, known: dict[int, int]) -> int:
 
 
 def run_facts(run_id: str | None, model_id: str | None) -> RunFacts:
-    """What the tracking store knows; empty for a run or logged model it does not have."""
+    """What the tracking store knows; empty for a run or logged model it does not have.
+
+    Metrics of a run that logged several models are those of no model in particular, so they are left out.
+    """
     facts = RunFacts()
     if not (run_id or model_id):
         return facts
     client = MlflowClient()
     try:
         if run_id:
-            run = client.get_run(run_id).data
-            facts = RunFacts(dict(run.params), dict(run.metrics), dict(run.tags))
+            run = client.get_run(run_id)
+            outputs = run.outputs.model_outputs if run.outputs else []
+            is_shared = model_id is not None and any(output.model_id != model_id for output in outputs)
+            metrics = {} if is_shared else dict(run.data.metrics)
+            facts = RunFacts(dict(run.data.params), metrics, dict(run.data.tags))
         if model_id:
             logged = client.get_logged_model(model_id)
-            metrics = {metric.key: metric.value for metric in logged.metrics or []}
-            facts = RunFacts({**facts.params, **logged.params}, {**facts.metrics, **metrics}, facts.tags)
+            # every step of a metric is there, in no order
+            steps = sorted(logged.metrics or [], key=lambda metric: (metric.step, metric.timestamp))
+            own = {metric.key: metric.value for metric in steps}
+            facts = RunFacts({**facts.params, **logged.params}, {**facts.metrics, **own}, facts.tags, own)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise
     return facts
+
+
+def logged_model(source: str) -> str | None:
+    """The logged model that a version's `source` is, by its address or its folder; None for anything else."""
+    found = _LOGGED_MODEL.search(source)
+    return found[1] if found else None
 
 
 def interface(mlmodel: dict[str, Any], tags: dict[str, str], facts: RunFacts) -> Interface:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from mlflow_plugins.artifacts import manifest, parallel
@@ -16,6 +15,7 @@ from mlflow_plugins.registration import cards
 from mlflow_plugins.registration.model_info import (
     RunFacts,
     describe,
+    finite,
     interface,
     read_mlmodel,
     run_facts,
@@ -111,7 +111,7 @@ def publish(candidate: Candidate, target: Folder, identity: dict[str, Any], extr
     own = manifest.places(candidate.files)
     documents = {
         own[manifest.METADATA]: manifest.canonical_json(metadata),
-        own[manifest.METRICS]: manifest.canonical_json(_finite(candidate.facts.metrics)),
+        own[manifest.METRICS]: manifest.canonical_json(finite(candidate.facts.metrics)),
     }
     parallel.each(lambda path: target.write(path, documents[path]), documents)
     facts = {**identity, "registered_at": registered_at}
@@ -136,8 +136,3 @@ def _check_unchanged(folder: Folder, candidate: Candidate) -> None:
                 f"Artifact {path} of {folder} was changed while the model was being registered. "
                 "Register again when nobody writes to it."
             )
-
-
-def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    # JSON has no NaN or infinity
-    return {name: value if isfinite(value) else None for name, value in metrics.items()}

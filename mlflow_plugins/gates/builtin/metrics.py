@@ -21,6 +21,15 @@ def value_of(facts: Facts, metric: str) -> float | str:
     return value
 
 
+def way_out(facts: Facts, *metrics: str) -> str:
+    """What would help a version whose metrics are missing, no numbers or not good enough."""
+    if any(metric in facts.metrics for metric in metrics):
+        return "Register a version from a run that recorded better ones; those of this one stay."
+    if facts.run_id is None:
+        return "It has no run to log that to: register the model anew from a run that has it."
+    return f"Log it to run {facts.run_id}; it counts as soon as it is there."
+
+
 def exact(value: float) -> Fraction:
     """The decimal number people read, so that a limit they can reckon is met exactly."""
     return Fraction(str(value))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from mlflow_plugins.gates.builtin.metrics import exact, shown, value_of
+from mlflow_plugins.gates.builtin.metrics import exact, shown, value_of, way_out
 from mlflow_plugins.gates.gate import Gate, Verdict, passed, refused
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class NotWorseGate(Gate):
 
     name: ClassVar[str] = "not_worse_than_production"
 
-    metric: str = Field(min_length=1, description="name of the metric, recorded before registration")
+    metric: str = Field(min_length=1, description="name of the metric")
     better: Literal["lower", "higher"] = Field(description="which direction is better: lower or higher")
     max_worse_percent: float = Field(
         default=0,
@@ -31,10 +31,10 @@ class NotWorseGate(Gate):
     )
 
     def check(self, candidacy: Candidacy) -> Verdict:
-        """Compare the sealed metrics of both."""
+        """Compare the metrics of both."""
         value = value_of(candidacy.facts, self.metric)
         if isinstance(value, str):
-            return refused(value, "Record it in the run, and register the model anew.", metric=self.metric)
+            return refused(value, way_out(candidacy.facts, self.metric), metric=self.metric)
         evidence = {"metric": self.metric, "value": value, "max_worse_percent": self.max_worse_percent}
         production = candidacy.production
         if production is None:
@@ -43,10 +43,8 @@ class NotWorseGate(Gate):
         evidence |= {"production_version": production.version}
         theirs = value_of(production, self.metric)
         if isinstance(theirs, str):
-            way_out = (
-                "Nothing can be compared with it: turn this gate off for the model until the next version."
-            )
-            return refused(theirs, way_out, **evidence)
+            or_else = f"{way_out(production, self.metric)} Or turn this gate off for the model until then."
+            return refused(theirs, or_else, **evidence)
         return self._compare(value, theirs, str(production), {**evidence, "production_value": theirs})
 
     def _compare(self, value: float, theirs: float, whose: str, evidence: dict[str, object]) -> Verdict:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mlflow_plugins.gates.builtin.metrics import exact, shown, value_of
+from mlflow_plugins.gates.builtin.metrics import exact, shown, value_of, way_out
 from mlflow_plugins.gates.gate import Gate, Verdict, passed, refused
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Bounds(BaseModel):
 
 
 class RequiredMetricsGate(Gate):
-    """Named metrics were recorded before registration, as finite numbers within their bounds."""
+    """Named metrics were recorded, as finite numbers within their bounds."""
 
     name: ClassVar[str] = "required_metrics"
 
@@ -53,15 +53,17 @@ class RequiredMetricsGate(Gate):
     def check(self, candidacy: Candidacy) -> Verdict:
         """Look at each."""
         problems: list[str] = []
+        failed: list[str] = []
         values: dict[str, float | None] = {}
         for metric, bounds in self.metrics.items():
             value = value_of(candidacy.facts, metric)
             values[metric] = None if isinstance(value, str) else value
             if isinstance(value, str):
                 problems.append(value)
+                failed.append(metric)
             elif miss := bounds.miss(value):
                 problems.append(f"Metric {metric} is {shown(value)}, {miss}.")
+                failed.append(metric)
         if problems:
-            way_out = "Register a version from a run that recorded better ones; those of this one are sealed."
-            return refused(" ".join(problems), way_out, metrics=values)
+            return refused(" ".join(problems), way_out(candidacy.facts, *failed), metrics=values)
         return passed("Every required metric is there and within its bounds.", metrics=values)

@@ -1,8 +1,9 @@
-"""Metrics as they were sealed with a version: `metrics.json` of its folder, checked against its manifest."""
+"""Metrics of versions as the gates see them: sealed in their folders, and recorded by their runs since."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -11,10 +12,10 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
-from mlflow_plugins.gates.facts import sealed_document
+from mlflow_plugins.gates.facts import present_metrics, sealed_document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from mlflow_plugins.registration.records import Record
 
@@ -55,10 +56,17 @@ def compare(candidate: Metrics, production: Metrics) -> list[Comparison]:
     return [Comparison(name, candidate.get(name), production.get(name)) for name in names]
 
 
-def read(records: Iterable[Record], tenant: str) -> tuple[dict[int, Metrics], dict[int, str]]:
-    """Sealed metrics by version, and why those of the others cannot be read.
+def read(
+    records: Iterable[Record], origins: Mapping[int, tuple[str | None, str, str | None]], tenant: str
+) -> tuple[dict[int, Metrics], dict[int, str]]:
+    """Metrics by version, and why those of the others cannot be read.
 
     Versions that were registered without a folder of their own are in neither.
+
+    Args:
+        records: what is known about their folders.
+        origins: tag `ai_hub.metrics`, source and run of each version.
+        tenant: whose they are.
     """
     wanted = [
         (record.version, record.location, record.manifest_sha256)
@@ -68,14 +76,16 @@ def read(records: Iterable[Record], tenant: str) -> tuple[dict[int, Metrics], di
     found: dict[int, Metrics] = {}
     problems: dict[int, str] = {}
 
-    def one(version: int, location: str, sealed: str) -> None:
+    def one(item: tuple[int, str, str]) -> None:
+        version, location, sealed = item
         try:
-            found[version] = _read(tenant, location, sealed)
+            found[version] = present_metrics(_read(tenant, location, sealed), *origins[version])
         except MlflowException as error:
             problems[version] = str(error.message)
 
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        for waiting in [pool.submit(one, *item) for item in wanted]:
+        # the request's tenant goes along into the threads
+        for waiting in [pool.submit(copy_context().run, one, item) for item in wanted]:
             waiting.result()
     return found, problems
 

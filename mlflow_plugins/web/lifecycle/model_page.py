@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlflow_plugins.lifecycle import audit, rules
 from mlflow_plugins.lifecycle.audit import Transition
 from mlflow_plugins.registration import records
+from mlflow_plugins.registration.cards import METRICS_TAG
 from mlflow_plugins.web.lifecycle import metrics, overview, tables
 from mlflow_plugins.web.lifecycle.metrics import Metrics
 from mlflow_plugins.web.lifecycle.plot import Point
@@ -129,8 +130,10 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
         entries = audit.present_entries(session, model)
         promoted = audit.last_in_production(session, model)
         found = records.registered(session, model)
+        given = tables.tag_of_versions(session, model, METRICS_TAG)
     measured = _measured(rows)
-    sealed, problems = metrics.read((record for record in found if record.version in measured), tenant)
+    origins = {row.version: (given.get(row.version), row.source, row.run_id) for row in rows}
+    seen, problems = metrics.read((record for record in found if record.version in measured), origins, tenant)
     sizes = {record.version: record.size_bytes or 0 for record in found}
     versions = [
         Version(
@@ -141,14 +144,14 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
             row.run_id,
             row.creation_time,
             entries.get(row.version),
-            sealed.get(row.version),
+            seen.get(row.version),
             problems.get(row.version),
             sizes.get(row.version, 0),
         )
         for row in rows
     ]
     archived = {version.version for version in versions if version.stage == rules.ARCHIVED}
-    names = sorted({key for values in sealed.values() for key in values})
+    names = sorted({key for values in seen.values() for key in values})
     return ModelPage(
         tenant,
         name,

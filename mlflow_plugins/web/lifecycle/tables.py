@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import sqlalchemy as sa
 from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
@@ -15,6 +15,11 @@ from mlflow.store.model_registry.dbmodels.models import (
 )
 
 from mlflow_plugins.lifecycle import semver
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from mlflow_plugins.lifecycle.audit import ModelKey
 
 # MLflow declares its tables without types
 models: Final = cast("sa.Table", SqlRegisteredModel.__table__)
@@ -32,6 +37,15 @@ def is_model(table: sa.Table) -> sa.ColumnElement[bool]:
         _model_tags.c.value == "true",
     )
     return ~prompt
+
+
+def tag_of_versions(session: Session, model: ModelKey, key: str) -> dict[int, str]:
+    """The values of a tag by version of the model."""
+    tags = _version_tags.c
+    mine = (tags.workspace == model.workspace, tags.name == model.name, tags.key == key)
+    return {
+        row.version: row.value for row in session.execute(sa.select(tags.version, tags.value).where(*mine))
+    }
 
 
 def select_versions(tenant: str) -> sa.Select[Any]:

@@ -127,7 +127,7 @@ def test_every_door__names_the_file(
             mlflow.artifacts.download_artifacts(f"models:/{MODEL}/2", dst_path=str(tmp_path / "after"))
         with pytest.raises(Exception, match=f"Artifact {name} of .* since registration"):
             mlflow.pyfunc.load_model(f"models:/{MODEL}@production")
-    assert time.monotonic() - begun < 5, "nothing is retried"
+    assert time.monotonic() - begun < 30, "nothing is retried: that would take minutes"
 
     with registry.tenant_scope(acme.name), pytest.raises(MlflowException, match=f"Artifact {name} of "):
         acme.client.create_model_version(MODEL, f"models:/{MODEL}/1")

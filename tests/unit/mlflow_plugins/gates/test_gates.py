@@ -116,7 +116,8 @@ def test_required_metrics__missing_or_out_of_bounds__is_refused(
     text = _refusal(gate, candidacy(metrics))
     assert found in text
     assert "mae" in text
-    assert "Register a version" in text
+    assert ("Register a version" in text) == ("mae" in metrics)
+    assert ("register the model anew from a run that has it" in text) == ("mae" not in metrics)
 
 
 def test_required_metrics__every_problem_is_named__and_bounds_are_inclusive() -> None:
