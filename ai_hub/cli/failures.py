@@ -129,6 +129,13 @@ def _memory(error: BaseException) -> AiHubError:
     return AiHubError("Not enough memory.", hint="Ask for less at once.")
 
 
+def _sqlite(error: BaseException) -> AiHubError:
+    return FileError(
+        f"A database file cannot be read or written: {first_line(error)}.",
+        hint="Is there room on the disk, and may you write there?",
+    )
+
+
 def _file(error: BaseException) -> AiHubError:
     assert isinstance(error, OSError)  # noqa: S101  # by the table
     place = f"{error.filename}: " if error.filename else ""
@@ -148,6 +155,7 @@ _TABLE: Final[tuple[tuple[str, str, Callable[[BaseException], AiHubError]], ...]
     ("psycopg.errors", "InvalidSchemaName", _migrate),
     ("psycopg.errors", "InsufficientPrivilege", _forbidden),
     ("psycopg", "DataError", _value),
+    ("sqlite3", "OperationalError", _sqlite),
     ("psycopg", "Error", _database),
     ("psycopg2.errors", "UndefinedTable", _migrate),
     ("psycopg2.errors", "InsufficientPrivilege", _forbidden),

@@ -112,23 +112,33 @@ WEATHER = (
 )
 QUALITY = Field("quality", ("quality flag", "quality method", "quality code", "reading quality"))
 UNIT = Field("unit", ("units", "uom", "einheit"))
+#: What stands between commas outside of quotes.
+_PARTS = re.compile(r'(?:[^,"]|"(?:[^"]|"")*")+')
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _UNIT_IN_NAME = re.compile(r"\[([^\]]+)\]|\(([^()]+)\)\s*$")
 
 
 def parse_mapping(text: str | None, option: str = "--columns") -> dict[str, str]:
     """`timestamp=start,value=kwh` as a dictionary from field to column.
 
+    As in CSV, what has a comma stands in double quotes, in which a quote is doubled: `value="Usage, total"`.
+
     Raises:
-        BadInputError: a part is not `field=column`, or a field is named twice.
+        BadInputError: a part is not `field=column`, a field is named twice, or a quote is not closed.
     """
     mapping: dict[str, str] = {}
     example = {"--columns": "timestamp=start,value=kwh", "--where": "register=E1"}.get(
         option, "A=good,E52=estimated"
     )
-    for part in (text or "").split(","):
+    if (text or "").count('"') % 2:
+        raise BadInputError(
+            f"{option} has a double quote that is not closed.",
+            hint='A quote that belongs to a name is doubled, within quotes: value="5"" pipe".',
+        )
+    for part in _PARTS.findall(text or ""):
         if not part.strip():
             continue
-        field, separator, column = (piece.strip() for piece in part.partition("="))
+        field, separator, column = map(_unquoted, _unquoted(part).partition("="))
         if not separator or not field or not column:
             raise BadInputError(
                 f"{option} has {part.strip()!r}, which is not NAME=VALUE."
@@ -140,6 +150,11 @@ def parse_mapping(text: str | None, option: str = "--columns") -> dict[str, str]
             raise BadInputError(f"{option} names {field} twice.")
         mapping[field] = column
     return mapping
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    return text[1:-1].replace('""', '"') if _QUOTED.fullmatch(text) else text
 
 
 def bare(column: str) -> str:

@@ -14,6 +14,25 @@ def test_parse_mapping__pairs__become_a_dictionary() -> None:
     assert parse_mapping(None) == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('value="Usage, total (kWh)",timestamp=start', {"value": "Usage, total (kWh)", "timestamp": "start"}),
+        ('timestamp=start, "value=Usage, total"', {"value": "Usage, total", "timestamp": "start"}),
+        ('value="5"" pipe, m3"', {"value": '5" pipe, m3'}),
+        ('value="a=b,c"', {"value": "a=b,c"}),
+        ('value=flow 5"" x', {"value": 'flow 5"" x'}),
+    ],
+)
+def test_parse_mapping__commas_in_quotes__belong_to_the_name(text: str, expected: dict[str, str]) -> None:
+    assert parse_mapping(text) == expected
+
+
+def test_parse_mapping__quote_that_is_not_closed__is_refused() -> None:
+    with pytest.raises(BadInputError, match="not closed"):
+        parse_mapping('value="Usage, total')
+
+
 @pytest.mark.parametrize("text", ["value", "=x", "value=", "value=a,value=b"])
 def test_parse_mapping__malformed__is_refused(text: str) -> None:
     with pytest.raises(BadInputError, match="--columns"):
