@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
-import os
-import sys
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +14,13 @@ import yaml
 from click.testing import CliRunner
 from feast import FeatureStore
 from feast.infra.registry.sql import metadata
+from feast_process import restored
 
 from ai_hub.cli.feast_commands import commands
 from ai_hub.settings import feast_redis_connection
 from feast_plugins.online import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from click.testing import Result
 
 #: The declarations of each project; a module of one name would be that of the other.
@@ -114,7 +108,7 @@ class Project:
 
     def feast(self, *arguments: str, answer: str | None = None) -> Result:
         """Run `feast` in this process."""
-        with _own_imports(self.declarations.stem):
+        with restored():
             return CliRunner().invoke(commands, ["--chdir", str(self.folder), *arguments], input=answer)
 
     def done(self, *arguments: str) -> str:
@@ -155,20 +149,3 @@ class Project:
             return keys.parse(key)[1] == self.name
         except keys.NotOurKeyError:
             return False
-
-
-@contextmanager
-def _own_imports(module: str) -> Iterator[None]:
-    """Feast changes the process it is in: its folder, its path and how modules are compiled."""
-    folder, path, bytecode = Path.cwd(), list(sys.path), sys.dont_write_bytecode
-    sys.modules.pop(module, None)
-    linecache.clearcache()  # Feast stores the text of functions
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as a program, where they are lines on stderr
-            yield
-    finally:
-        os.chdir(folder)
-        sys.path[:] = path
-        sys.dont_write_bytecode = bytecode
-        sys.modules.pop(module, None)

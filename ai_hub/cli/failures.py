@@ -114,10 +114,14 @@ def _encoding(error: BaseException) -> AiHubError:
     return BadInputError(f"Text that is not valid Unicode: {first_line(error)}.", hint="Use UTF-8.")
 
 
-def _feast(error: BaseException) -> AiHubError:
+def _unregistered(error: BaseException) -> AiHubError:
     return AiHubError(
         first_line(error), hint="`feast … list` shows what is registered; `feast apply` registers."
     )
+
+
+def _feast(error: BaseException) -> AiHubError:
+    return AiHubError(first_line(error))
 
 
 def _number(error: BaseException) -> AiHubError:
@@ -165,6 +169,7 @@ _TABLE: Final[tuple[tuple[str, str, Callable[[BaseException], AiHubError]], ...]
     ("botocore.exceptions", "BotoCoreError", _s3),
     ("botocore.exceptions", "ClientError", _s3),
     ("mlflow.exceptions", "MlflowException", _mlflow),
+    ("feast.errors", "FeastObjectNotFoundException", _unregistered),
     ("feast.errors", "FeastError", _feast),
     ("pydantic", "ValidationError", _setting),
     ("builtins", "UnicodeError", _encoding),

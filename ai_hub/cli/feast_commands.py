@@ -3,14 +3,18 @@
 - `teardown` and `projects delete` touch no other project of the registry, and `apply` works afterwards;
 - `plan` lists what was declared anew, not when it was last registered;
 - `registry-dump` knows on-demand views in python mode;
-- `endpoint` says something.
+- `endpoint` prints something, and servers that cannot start say why and end;
+- `feature-views enable`, `disable` and `set-state` say that an SQL registry does not store them.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
+import socket
+import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,10 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from fastapi import FastAPI
 from feast import FeatureStore
 from feast.cli.cli import cli as stock
 from feast.diff.property_diff import PropertyDiff, TransitionType
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.infra.registry.sql import SqlRegistry
 from feast.protos.feast.core.DataSource_pb2 import DataSource
 from feast.repo_config import load_repo_config
 from feast.repo_operations import _get_repo_contents, cli_check_repo, create_feature_store
@@ -38,6 +44,11 @@ if TYPE_CHECKING:
     from feast import RepoConfig
     from feast.diff.registry_diff import RegistryDiff
 
+#: Commands that serve until they are stopped.
+SERVERS: Final = (
+    *("serve", "serve_offline", "serve_registry", "serve_transformations", "serve_lineage"),
+    *("ui", "listen"),
+)
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 _SOURCE_TIMES: Final = DataSource.SourceMeta.DESCRIPTOR.full_name
@@ -52,17 +63,21 @@ class _Feast(click.Group):
             raise click.BadParameter(f"one of {', '.join(_LEVELS)}", ctx, param_hint="--log-level")
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.exceptions.Exit, click.Abort):
             raise
+        except click.UsageError:
+            raise
+        except click.ClickException as error:
+            raise click.ClickException(" ".join(error.message.split())) from error
         except Exception as error:
             if os.environ.get("AI_HUB_TRACEBACK"):
                 raise
-            raise _explain(error, ctx.obj["CHDIR"], ctx.obj["FS_YAML_FILE"]) from error
+            raise _explain(error, ctx) from error
 
 
-def _explain(error: Exception, repository: Path, settings: Path) -> AiHubError:
+def _explain(error: Exception, ctx: click.Context) -> AiHubError:
     """`error` as a message: what is not set, where in the repository it is, or what Feast says."""
-    known = explain(error)
+    known, settings = explain(error), ctx.obj["FS_YAML_FILE"]
     unset = [name for name in _variables(settings) if name not in os.environ]
     if unset:
         return BadInputError(
@@ -71,12 +86,17 @@ def _explain(error: Exception, repository: Path, settings: Path) -> AiHubError:
         )
     if not isinstance(known, UnexpectedError):
         return known
-    if place := _place_in(repository, error):
-        return BadInputError(f"{place}: {type(error).__name__}: {first_line(error)}", hint=_WHOLE)
+    if place := _place_in(ctx.obj["CHDIR"], error):
+        return BadInputError(
+            f"{place}: {type(error).__name__}: {first_line(error)}",
+            hint="AI_HUB_TRACEBACK=1 before the same command shows how it got there.",
+        )
+    message = str(error.args[0]) if error.args else ""
+    # what Feast raises for arguments; a key alone is no sentence
+    if isinstance(error, ValueError) or (isinstance(error, KeyError) and " " in message):
+        message = message.partition("\n")[0] or type(error).__name__
+        return BadInputError(message, hint=f"See `feast {ctx.invoked_subcommand} --help`.")
     return known
-
-
-_WHOLE: Final = "AI_HUB_TRACEBACK=1 before the same command shows how it got there."
 
 
 def _variables(settings: Path) -> list[str]:
@@ -91,7 +111,8 @@ def _place_in(repository: Path, error: Exception) -> str | None:
         return f"{error.filename}:{error.lineno}"
     root = repository.resolve()
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if Path(frame.filename).resolve().is_relative_to(root):
+        file = Path(frame.filename).resolve()
+        if file.is_relative_to(root) and not file.is_relative_to(sys.prefix):
             return f"{frame.filename}:{frame.lineno}"
     return None
 
@@ -199,6 +220,25 @@ def delete_project(ctx: click.Context, name: str, yes: bool) -> None:
     click.echo(f"Project '{name}' deleted successfully.")
 
 
+def _state(name: str) -> click.Command:
+    """A command that changes whether or how a view is served, which an SQL registry does not store."""
+    stock_command = stock.commands["feature-views"].commands[name]  # type: ignore[attr-defined]  # a group
+
+    @_in_place_of(stock_command)
+    @click.pass_context
+    def command(ctx: click.Context, /, **options: Any) -> None:
+        store = create_feature_store(ctx)
+        view = store.registry.get_any_feature_view(options["name"], store.project)
+        if isinstance(store.registry, SqlRegistry):
+            raise AiHubError(
+                f"Feast 0.67 stores no such change in an SQL registry, so {view.name} stays as it is.",
+                hint="To serve it no longer, take it out of the repository and run `feast apply`.",
+            )
+        ctx.invoke(stock_command, **options)
+
+    return command
+
+
 class _OtherObjects:
     """A registry without its on-demand views: `to_dict` knows those in pandas mode only."""
 
@@ -247,6 +287,43 @@ def endpoint(ctx: click.Context) -> None:
     )
 
 
+def _server(name: str) -> click.Command:
+    """A command that starts a server, once its address can be had and its files are there."""
+
+    @_in_place_of(stock.commands[name])
+    @click.pass_context
+    def command(ctx: click.Context, /, **options: Any) -> None:
+        if options.get("rest_api") and "extra" not in inspect.signature(FastAPI).parameters:
+            raise AiHubError(
+                "Feast's REST registry server does not start with the installed FastAPI.",
+                hint="`feast ui` serves the same API under /api/v1; `feast serve_registry` serves gRPC.",
+            )
+        for path in (options.get("tls_key_path"), options.get("tls_cert_path")):
+            if path:
+                Path(path).open("rb").close()
+        host, _, port = options.get("address", "").rpartition(":")
+        _require_address(options.get("host", host) or "::", options.get("port", port))
+        ctx.invoke(stock.commands[name], **options)
+
+    return command
+
+
+def _require_address(host: str, port: str | int) -> None:
+    """Raises where no server can listen; gRPC's would say so and not end."""
+    try:
+        (family, kind, _, _, address), *_ = socket.getaddrinfo(
+            host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address[0], int(port), *address[2:]))
+    except (OSError, OverflowError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise BadInputError(
+            f"Nothing can listen at {host}, port {port}: {reason}.", hint="Give a free port, 1 to 65535."
+        ) from error
+
+
 def _with(group: Any, *replacements: click.Command) -> dict[str, click.Command]:
     return {**group.commands, **{str(each.name): each for each in replacements}}
 
@@ -259,6 +336,12 @@ commands = _Feast(
     commands=_with(
         stock,
         *(apply, plan, teardown, registry_dump, endpoint),
+        *map(_server, SERVERS),
+        click.Group(
+            "feature-views",
+            commands=_with(stock.commands["feature-views"], *map(_state, ("enable", "disable", "set-state"))),
+            help=stock.commands["feature-views"].help,
+        ),
         click.Group(
             "projects",
             commands=_with(stock.commands["projects"], delete_project),

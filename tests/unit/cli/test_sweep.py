@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 import typer.main
+from hostile_arguments import HOSTILE, NOWHERE
 from typer.testing import CliRunner
 
 from ai_hub.cli.failures import UnexpectedError, explain
@@ -25,27 +26,6 @@ if TYPE_CHECKING:
 
 #: These run until they are stopped, or start servers: only their help and wrong options are tried.
 ENDLESS = {"up", "demo", "serve", "feature-server", "export-worker", "freshness"}
-HOSTILE = (
-    "",
-    "../../etc/passwd",
-    "'; DROP TABLE assets; --",
-    "\udcff\udc00",
-    "🙂\u202e",
-    "a,b=c,,",
-    "x" * 5000,
-    "-1",
-)
-NOWHERE = {
-    "TIMESCALE_DSN": "postgresql://nobody:secret-of-a-test@127.0.0.1:1/none",
-    "REDIS_URL": "redis://:secret-of-a-test@127.0.0.1:1/0",
-    "MINIO_ENDPOINT_URL": "http://127.0.0.1:1",
-    "MINIO_ACCESS_KEY": "key",
-    "MINIO_SECRET_KEY": "secret-of-a-test",
-    "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "FEAST_REGISTRY_URI": "sqlite:////nowhere/registry.db",
-    "AI_HUB_API_URL": "http://127.0.0.1:1",
-}
 
 
 def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
