@@ -11,6 +11,7 @@ from ai_hub.errors import NotFoundError
 from ai_hub.registry.server import connect, readable_errors
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import read_version
+from mlflow_plugins.lifecycle import semver
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -83,9 +84,12 @@ def _nothing(client: MlflowClient, tenant: str, model: str, version: str) -> Not
     )
     if not present:
         return _no_model(client, tenant, model)
-    known = [f"{item.semantic_version or item.version} ({item.stage})" for item in _read(tenant, present)]
+    versions = _read(tenant, present)
+    near = semver.nearest(version, [item.semantic_version for item in versions])
+    known = [f"{item.semantic_version or item.version} ({item.stage})" for item in versions]
     return NotFoundError(
-        f"Model {model} of tenant {tenant} has no version {version}.", hint=f"It has: {_listed(known)}."
+        f"Model {model} of tenant {tenant} has no version {version}.",
+        hint=(f"Did you mean {near}? " if near else "") + f"It has: {_listed(known)}.",
     )
 
 

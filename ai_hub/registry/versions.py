@@ -89,8 +89,10 @@ def find_version(tenant: str, model: str, wanted: str | int) -> ModelVersion:
             f"Model {model} of tenant {tenant} has no version in Staging, so there is no candidate.",
             hint=f"Name a version: --version. {_present(present)}",
         )
+    near = semver.nearest(str(wanted), [item.semantic_version for item in present])
     raise NoSuchVersionError(
-        f"Model {model} of tenant {tenant} has no version {str(wanted)!r}.", hint=_present(present)
+        f"Model {model} of tenant {tenant} has no version {str(wanted)!r}.",
+        hint=(f"Did you mean {near}? " if near else "") + _present(present),
     )
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 TAG: Final = "semantic_version"
 
@@ -46,6 +49,26 @@ def parsed(text: str) -> SemanticVersion | None:
         return SemanticVersion.parse(text)
     except ValueError:
         return None
+
+
+def nearest(text: str, present: Iterable[str | None]) -> SemanticVersion | None:
+    """Of the `present` versions the one that differs least from `text`, in the major counter first.
+
+    None without any, or if `text` is no semantic version.
+    """
+    wanted = parsed(text)
+    versions = [version for each in present if each and (version := parsed(each))]
+    if wanted is None or not versions:
+        return None
+    return min(
+        versions,
+        key=lambda each: (
+            abs(each.major - wanted.major),
+            abs(each.minor - wanted.minor),
+            abs(each.patch - wanted.patch),
+            each,
+        ),
+    )
 
 
 FIRST: Final = SemanticVersion(1, 0, 0)

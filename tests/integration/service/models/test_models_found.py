@@ -15,7 +15,10 @@ def test_unknown_things__get_404_and_what_there_is(service: ModelService, model:
     body = upload(ACME, model, version="v2.0.0")
     assert service.register("rita", body).status_code == 201
     missing = service.call("vera", "GET", f"/{ACME}:{model}:v9.9.9")
-    assert (missing.status_code, missing.json()["hint"]) == (404, "It has: v2.0.0 (Staging).")
+    assert (missing.status_code, missing.json()["hint"]) == (
+        404,
+        "Did you mean v2.0.0? It has: v2.0.0 (Staging).",
+    )
     assert service.call("dora", "DELETE", f"/{ACME}:{model}:7").status_code == 404
     assert service.promote("paul", f"{ACME}:other:1", "production").status_code == 404
     nobody = service.call("vera", "GET", "", params={"tenant_id": ACME, "model_name": "other"})

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.lifecycle.semver import FIRST, Interface, SemanticVersion, suggest
 
 COUNTERS = st.integers(0, 999_999_999)
@@ -60,3 +61,21 @@ def test_suggest__is_always_above_the_highest(
     highest: SemanticVersion, previous: Interface, new: Interface
 ) -> None:
     assert suggest(highest, previous, new) > highest
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("v1.2.1", "v1.2.0"),
+        ("1.2.9", "v1.2.10"),
+        ("v3.0.0", "v2.0.0"),
+        ("v1.9.0", "v1.2.0"),
+        ("v0.0.1", "v1.2.0"),
+        ("7", None),
+        ("latest", None),
+    ],
+)
+def test_nearest__by_major_then_minor_then_patch(text: str, expected: str | None) -> None:
+    found = semver.nearest(text, ["v1.2.0", None, "v1.2.10", "v2.0.0", "other"])
+    assert (found and str(found)) == expected
+    assert semver.nearest(text, []) is None
