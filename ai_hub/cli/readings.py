@@ -93,15 +93,25 @@ def asset_remove(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove an asset with its readings, weather, features, versions, findings and rows in Redis."""
+    """Remove an asset with its readings, weather, features, versions, findings and rows in Redis.
+
+    Killed midway, the same command goes on.
+    """
     from ai_hub.database import connect
+    from ai_hub.errors import NotFoundError
     from ai_hub.ingest import removal
 
     with connect(autocommit=True) as connection:
-        if yes:
-            done = removal.remove_asset(connection, tenant, asset, reason)
-        else:
-            done = removal.preview_asset(connection, tenant, asset)
+        try:
+            if yes:
+                done = removal.remove_asset(connection, tenant, asset, reason)
+            else:
+                done = removal.preview_asset(connection, tenant, asset)
+        except NotFoundError:
+            # a call that was killed may have left rows in Redis
+            if not yes or not removal.was_removed(connection, tenant, asset):
+                raise
+            done = removal.Preview({}, {})
     if yes:
         _renew(tenant, [asset], is_gone=True)
     _show(done, yes=yes, as_json=as_json)

@@ -209,6 +209,15 @@ def delete_all_readings(connection: Connection[Any], tenant: str, asset: str) ->
     _delete(connection, Selection(tenant, [asset]), asset)
 
 
+def was_removed(connection: Connection[Any], tenant: str, asset: str) -> bool:
+    """Whether such an asset was removed before."""
+    row = connection.execute(
+        "SELECT FROM removals WHERE tenant_id = %s AND kind = 'asset' AND asset_ids = ARRAY[%s] LIMIT 1",
+        [tenant, asset],
+    ).fetchone()
+    return row is not None
+
+
 def history(connection: Connection[Any], tenant: str) -> list[dict[str, Any]]:
     """What was removed of a tenant, the latest first; nothing of a former tenant of the same name."""
     rows = connection.execute(

@@ -15,6 +15,7 @@ import pytest
 from ai_hub.database import connect
 from ai_hub.features.online import read_online
 from ai_hub.features.store import get_service
+from ai_hub.ingest import removal
 
 if TYPE_CHECKING:
     from energy import Energy
@@ -61,6 +62,26 @@ def test_push__what_ingest_refuses__is_refused(
     done = energy.run("ai-hub", "push", *meter, "--value", "1", option, value)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
+
+
+def test_asset_remove__killed_before_redis__goes_on(
+    energy: Energy, database: str, tenant: str, meter: tuple[str, ...]
+) -> None:
+    at = THIS_HOUR - timedelta(minutes=7)
+    assert energy.run("ai-hub", "push", *meter, "--value", "7.5", "--time", at.isoformat()).returncode == 0
+    with connect(database, autocommit=True) as connection:
+        removal.remove_asset(connection, tenant, "meter", "as of a call that was killed")
+
+    def hour() -> datetime | None:
+        (row,) = read_online(energy.store, get_service(energy.store, "forecast_basic"), tenant, ["meter"])
+        return row.hour
+
+    assert hour() == THIS_HOUR
+    again = energy.run("ai-hub", "asset", "remove", *meter, "--reason", "a test", "--yes")
+    assert again.returncode == 0, again.stderr
+    assert hour() is None
+    never = energy.run("ai-hub", "asset", "remove", *meter[:2], "--asset", "x", "--reason", "a", "--yes")
+    assert "has no asset x" in never.stderr
 
 
 def test_follow__terminated__ends_after_its_pass(energy: Energy, tenant: str) -> None:
