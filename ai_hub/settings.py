@@ -62,6 +62,13 @@ class Settings(BaseSettings):
         None,
         description="the same database with the login of the REST service",
     )
+    timescale_pooled: bool = Field(
+        False,
+        description="the addresses lead to a pooler in transaction mode, so no statement is prepared",
+    )
+    timescale_direct: str | None = Field(
+        None, description="host:port of the server behind the pooler, for backup and restore"
+    )
     redis_url: SecretStr | None = Field(
         None,
         description="redis://[:password@]host:port/db, or of several servers redis+sentinel:// or redis+cluster://",
@@ -131,6 +138,16 @@ class Settings(BaseSettings):
             raise SettingMissingError(name.upper())
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
+    def direct(self, address: str) -> str:
+        """The address, with the server behind the pooler in the pooler's place (`TIMESCALE_DIRECT`)."""
+        if self.timescale_direct is None:
+            return address
+        parts, pooler = urlsplit(address), urlsplit(self.require("timescale_dsn"))
+        if (parts.hostname, parts.port or 5432) != (pooler.hostname, pooler.port or 5432):
+            return address
+        login = parts.netloc.rpartition("@")[0]
+        return parts._replace(netloc=f"{login}@{self.timescale_direct}").geturl()
+
     def environment(self) -> dict[str, str]:
         """Every setting that has a value, and what `psql`, `feast` and `mlflow` read, as variables."""
         plain = {name.upper(): self.require(name) for name in type(self).model_fields if getattr(self, name)}
@@ -140,6 +157,10 @@ class Settings(BaseSettings):
         derived = {"FEATURE_REPO_DIR_ENV_VAR": str(paths.resource("feature_repo"))}
         if dsn := plain.get("TIMESCALE_DSN"):
             derived |= postgres_environment(dsn)
+        if self.timescale_pooled and "FEAST_REGISTRY_URI" in plain:
+            # Feast has no option for it, and this driver never prepares statements
+            uri = plain["FEAST_REGISTRY_URI"]
+            derived["FEAST_REGISTRY_URI"] = uri.replace("postgresql+psycopg:", "postgresql+psycopg2:", 1)
         if url := plain.get("REDIS_URL"):
             derived["FEAST_REDIS_CONNECTION"] = feast_redis_connection(url)
         if "MINIO_ENDPOINT_URL" in plain:

@@ -23,7 +23,6 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.infra.utils.postgres.connection_utils import _get_conn
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.utils import compute_non_entity_date_range
@@ -36,6 +35,7 @@ from feast_plugins.history.knowledge import Knowledge
 from feast_plugins.history.strategy import JoinStrategy
 from feast_plugins.history.view_read import ViewRead
 from feast_plugins.postgres import pulls
+from feast_plugins.postgres.connection import open_connection, use_in_feast
 from feast_plugins.postgres.session import connect
 from feast_plugins.postgres.upsert import upsert
 from feast_plugins.retrieval.jobs import JoinJob, QueryJob, SavedRowsJob
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
     from feast_plugins.postgres.reads import Query
 
+
+use_in_feast()
 
 #: Tag of a source: columns, with commas between, that whoever writes rows leaves to the database.
 FILLED_TAG: Final = "filled_by_database"
@@ -190,7 +192,7 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
             WriteColumnsError: the columns are not those of the table.
             WriteTargetError: the source is no table, or keys and time are not unique in it.
         """
-        with _get_conn(config.offline_store) as connection:
+        with open_connection(config.offline_store) as connection:
             upsert(connection, feature_view, table)
         if progress:
             progress(table.num_rows)

@@ -171,7 +171,7 @@ def _delete(connection: psycopg.Connection, login: str, dsn: str) -> str:
         for database in holding:
             address = urlsplit(dsn)._replace(path=f"/{quote(database, safe='')}").geturl()
             with connect(address, application_name="ai-hub keys") as there:
-                there.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+                there.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
                 there.execute(sql.SQL("DROP OWNED BY {}").format(role))
         connection.execute(sql.SQL("DROP ROLE {}").format(role))
     except (psycopg.Error, ServiceDownError) as error:

@@ -47,10 +47,12 @@ def databases(settings: Settings) -> dict[str, DatabasePart]:
     """
     found = {
         "timescaledb": DatabasePart(
-            "timescaledb", dsn=settings.require("timescale_dsn"), embedded=is_embedded("timescaledb")
+            "timescaledb",
+            dsn=settings.direct(settings.require("timescale_dsn")),
+            embedded=is_embedded("timescaledb"),
         ),
-        "mlflow": _of_url("mlflow", settings.require("mlflow_backend_store_uri")),
-        "feast": _of_url("feast", settings.require("feast_registry_uri")),
+        "mlflow": _of_url("mlflow", settings.direct(settings.require("mlflow_backend_store_uri"))),
+        "feast": _of_url("feast", settings.direct(settings.require("feast_registry_uri"))),
     }
     if (login := _login_database()) is not None:
         part = _of_url("mlflow-login", login)

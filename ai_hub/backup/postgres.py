@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 
 from ai_hub.backup import facts, roles, tools
 from ai_hub.backup.manifest import Database, describe
-from ai_hub.database.connection import connect
+from ai_hub.database.connection import connect, is_pooled
 from ai_hub.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def dump(name: str, dsn: str, folder: Path, *, with_roles: bool = False) -> Data
     """Dump a database into `folder` as `name`.dump.
 
     Raises:
+        ConflictError: a pooler is between.
         ToolMissingError: `pg_dump` is older than the server.
         ToolFailedError: it failed.
         ServiceDownError: the server does not answer.
@@ -50,6 +51,7 @@ def dump(name: str, dsn: str, folder: Path, *, with_roles: bool = False) -> Data
 def _dump(name: str, dsn: str, folder: Path, *, with_roles: bool) -> Database:
     file = folder / f"{name}.dump"
     with connect(dsn, autocommit=True, application_name="ai-hub backup") as connection:
+        _refuse_pooler(name, connection)
         major = server_major(connection)
         program, tool_major = tools.find("pg_dump", major)
         kept = roles.gather(connection) if with_roles else []
@@ -86,6 +88,7 @@ def check(name: str, dsn: str, kept: Database, backup_id: str) -> bool:
     """
     tools.find("pg_restore", kept.tool_major)
     with connect(dsn, autocommit=True, application_name="ai-hub restore") as connection:
+        _refuse_pooler(name, connection)
         if (major := server_major(connection)) < kept.server_major:
             raise ConflictError(
                 f"The backup of {name} is of PostgreSQL {kept.server_major}, the server has {major}.",
@@ -178,6 +181,15 @@ def finish(dsn: str, kept: Database) -> None:
             connection.execute("SELECT timescaledb_post_restore()")
         connection.execute("ANALYZE")
         _set_mark(connection, None)
+
+
+def _refuse_pooler(name: str, connection: Connection) -> None:
+    """PostgreSQL's tools set a session up for themselves, and others would find it so."""
+    if is_pooled(connection):
+        raise ConflictError(
+            f"The address of {name} leads to a pooler, and pg_dump and pg_restore need the server itself.",
+            hint="Set TIMESCALE_DIRECT to its host:port; only `ai-hub backup` and `ai-hub restore` use that.",
+        )
 
 
 def server_major(connection: Connection) -> int:

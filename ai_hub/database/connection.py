@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
@@ -10,10 +10,13 @@ from ai_hub.errors import ServiceDownError
 from ai_hub.settings import Settings, postgres_environment
 
 if TYPE_CHECKING:
+    from psycopg import BaseConnection
     from psycopg.rows import TupleRow
 
 # the embedded server answers one statement at a time, and a long one is no failure
 _CONNECT_TIMEOUT_S = 60
+_UTC = {"UTC", "Etc/UTC", "GMT"}
+_PREPARE_THRESHOLD = 5  # psycopg's own default
 
 
 def connect(
@@ -21,22 +24,60 @@ def connect(
 ) -> psycopg.Connection[TupleRow]:
     """Open a connection to `dsn` (default: setting `TIMESCALE_DSN`), in UTC.
 
-    Use it as a context manager: it commits, or rolls back on an error, and closes.
+    Use it as a context manager: it commits, or rolls back on an error, and closes. Its transactions may run
+    in different sessions of the server (a pooler): set and lock only what ends with a transaction.
 
     Raises:
         SettingMissingError: no server is configured or running.
         ServiceDownError: the server does not answer.
     """
-    dsn = dsn or Settings().require("timescale_dsn")
+    settings = Settings()
+    dsn = dsn or settings.require("timescale_dsn")
     try:
-        return psycopg.connect(
+        connection = psycopg.connect(
             dsn,
-            autocommit=autocommit,
+            autocommit=True,
             application_name=application_name,
             connect_timeout=_CONNECT_TIMEOUT_S,
-            options="-c TimeZone=UTC -c client_min_messages=warning",
+            prepare_threshold=prepare_threshold(settings),
         )
+        _use_utc(connection)
+        connection.autocommit = autocommit
     except psycopg.OperationalError as error:
         where = postgres_environment(dsn)
         reason = str(error).strip().splitlines()[-1]
         raise ServiceDownError("TimescaleDB", f"{where['PGHOST']}:{where['PGPORT']}", reason) from error
+    return connection
+
+
+def _use_utc(connection: psycopg.Connection[Any]) -> None:
+    """Poolers refuse start-up options; the time zone is one of the few settings that they keep by client."""
+    if has_utc(connection):
+        return
+    try:
+        connection.execute("SET TimeZone TO 'UTC'")
+    except psycopg.Error:
+        connection.close()
+        raise
+
+
+def has_utc(connection: BaseConnection[Any]) -> bool:
+    """Whether the session's time zone is UTC, as the server said."""
+    return connection.info.parameter_status("TimeZone") in _UTC
+
+
+def prepare_threshold(settings: Settings) -> int | None:
+    """After how many runs psycopg prepares a statement; None: never, whatever a call says."""
+    return None if settings.timescale_pooled else _PREPARE_THRESHOLD
+
+
+def shares_backend(connection: psycopg.Connection[Any]) -> bool:
+    """Whether sessions share one backend, as on the embedded server: a transaction holds up all others."""
+    row = connection.execute("SELECT version() LIKE '%%compiled by emcc%%'").fetchone()
+    return row == (True,)
+
+
+def is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a pooler is between us and the server: it numbers its clients itself."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row != (connection.info.backend_pid,) and not shares_backend(connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -13,6 +14,7 @@ from psycopg.errors import (
     DependentObjectsStillExist,
     FeatureNotSupported,
     LockNotAvailable,
+    UniqueViolation,
 )
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
@@ -194,19 +196,9 @@ def migrate(dsn: str | None = None, *, sql: Path | None = None) -> Outcome:
     outcome = Outcome()
     with connect(dsn, autocommit=True, application_name="ai-hub migrate") as connection:
         check_licence(connection)
-        connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
         try:
-            applied = _applied(connection)
-            _check_history(applied, wanted)
-            steps: list[_Step] = [*wanted[len(applied) :]]
-            code = Code(files)
-            if steps or code.sha256 != _applied_code(connection) or rights.are_missing(connection):
-                steps.append(code)
-            changes = dependents.Changes.of(text for step in steps for text in step.texts)
-            kept = bool(steps) and dependents.exist(connection, changes, ours)
-            for transaction in [steps] if kept else [[step] for step in steps]:
-                _apply(connection, transaction, ours)
-                for step in transaction:
+            while not outcome.code_applied and (steps := _advance(connection, wanted, Code(files), ours)):
+                for step in steps:
                     step.report(outcome)
         except LockNotAvailable as error:
             raise ConflictError(
@@ -220,8 +212,6 @@ def migrate(dsn: str | None = None, *, sql: Path | None = None) -> Outcome:
                 f"{error.diag.message_primary}: {'; '.join(error.diag.message_detail.splitlines())}.",
                 hint="Drop what depends on it, run `ai-hub migrate` again, and create it anew.",
             ) from error
-        finally:
-            connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
     return outcome
 
 
@@ -236,7 +226,8 @@ def check_licence(connection: psycopg.Connection) -> None:
     ).fetchone()
     if available is None:
         raise TimescaleLicenceError(None)
-    connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+    with suppress(UniqueViolation):  # another call was faster
+        connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
     row = connection.execute("SELECT current_setting('timescaledb.license', true)").fetchone()
     licence = row[0] if row else None
     if licence != _COMMUNITY_LICENCE:
@@ -273,14 +264,33 @@ def _applied_code(connection: psycopg.Connection) -> str | None:
 
 
 @_despite_others
-def _apply(connection: psycopg.Connection, steps: Sequence[_Step], ours: frozenset[str]) -> None:
-    """Apply `steps` in one transaction, and keep what users built on the views that they replace."""
-    changes = dependents.Changes.of(text for step in steps for text in step.texts)
+def _advance(
+    connection: psycopg.Connection, wanted: list[Migration], code: Code, ours: frozenset[str]
+) -> list[_Step]:
+    """Apply what is next in one transaction, and keep what users built on the views that it replaces.
+
+    Returns what was applied: one step, or all that there are where users built on the views; none at the end.
+    """
     with connection.transaction():
+        # of the transaction: another migration waits, and finds what is done
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         connection.execute(_LOCK_TIMEOUT)
-        kept = dependents.set_aside(connection, changes, ours)
-        for step in steps:
-            step.apply(connection)
-        dependents.put_back(connection, kept)
+        applied = _applied(connection)
+        _check_history(applied, wanted)
+        steps: list[_Step] = [*wanted[len(applied) :]]
+        if steps or code.sha256 != _applied_code(connection) or rights.are_missing(connection):
+            steps.append(code)
+        if steps and not dependents.exist(connection, _changes(steps), ours):
+            del steps[1:]
+        if steps:
+            kept = dependents.set_aside(connection, _changes(steps), ours)
+            for step in steps:
+                step.apply(connection)
+            dependents.put_back(connection, kept)
         if any(isinstance(step, Code) for step in steps):
             rights.note(connection)
+    return steps
+
+
+def _changes(steps: Sequence[_Step]) -> dependents.Changes:
+    return dependents.Changes.of(text for step in steps for text in step.texts)

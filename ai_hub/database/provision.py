@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, LiteralString
 from urllib.parse import quote, urlsplit
 
 from psycopg import sql
-from psycopg.errors import DuplicateObject, UniqueViolation
+from psycopg.errors import DuplicateDatabase, DuplicateObject, UniqueViolation
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -18,6 +18,8 @@ from ai_hub.errors import BadInputError
 from ai_hub.settings import Settings, postgres_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import psycopg
     from sqlalchemy.engine import URL
 
@@ -52,8 +54,6 @@ def provision_databases(settings: Settings | None = None) -> list[Provisioned]:
     done = []
     ours: dict[str, URL] = {}
     with connect(admin, autocommit=True, application_name="ai-hub provision") as connection:
-        # held until the connection ends: another call waits, then finds everything done
-        connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
         here = postgres_environment(admin)
         for name in _SETTINGS:
             if getattr(settings, name) is None:
@@ -67,15 +67,27 @@ def provision_databases(settings: Settings | None = None) -> list[Provisioned]:
                 done.append(Provisioned(name.upper(), database, "outside"))
                 continue
             if url.username and url.username != here["PGUSER"]:
-                _ensure_login(connection, url.username, url.password)
+                with _alone(connection):
+                    _ensure_login(connection, url.username, url.password)
             created = _ensure_database(connection, database, owner=url.username or here["PGUSER"])
             ours[name] = url
             done.append(Provisioned(name.upper(), database, "created" if created else "present"))
         if settings.service_timescale_dsn is not None:
-            done.append(_ensure_service_login(connection, settings.require("service_timescale_dsn"), here))
+            with _alone(connection):
+                done.append(
+                    _ensure_service_login(connection, settings.require("service_timescale_dsn"), here)
+                )
         if ours.keys() == set(_SETTINGS):
             _let_mlflow_read(admin, connection, *(ours[name] for name in _SETTINGS))
     return done
+
+
+@contextmanager
+def _alone(connection: psycopg.Connection) -> Iterator[None]:
+    """A transaction that another call waits for: PostgreSQL refuses to change one role twice at once."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        yield
 
 
 def _ensure_service_login(connection: psycopg.Connection, address: str, here: dict[str, str]) -> Provisioned:
@@ -92,7 +104,8 @@ def _ensure_service_login(connection: psycopg.Connection, address: str, here: di
     existed = _exists(connection, "SELECT FROM pg_roles WHERE rolname = %s", login)
     _ensure_login(connection, login, there["PGPASSWORD"] or None)
     if not _exists(connection, "SELECT FROM pg_roles WHERE rolname = %s", SERVICE_ROLE):
-        with suppress(DuplicateObject, UniqueViolation):  # `ai-hub migrate` makes it, too
+        # `ai-hub migrate` makes it, too
+        with suppress(DuplicateObject, UniqueViolation), connection.transaction():
             connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(SERVICE_ROLE)))
     connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(SERVICE_ROLE), sql.Identifier(login)))
     return Provisioned(name, there["PGDATABASE"], "present" if existed else "created")
@@ -130,10 +143,13 @@ def _ensure_database(connection: psycopg.Connection, name: str, *, owner: str) -
         return False
     database = sql.Identifier(name)
     # template1 of TimescaleDB's image holds the extension, whose background workers nobody needs here
-    connection.execute(
-        sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(database, sql.Identifier(owner))
-    )
-    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+    # nor can it be part of a transaction: another call may be faster
+    with suppress(DuplicateDatabase, UniqueViolation):
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(database, sql.Identifier(owner))
+        )
+    with _alone(connection):
+        connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
     return True
 
 
@@ -143,11 +159,12 @@ def _let_mlflow_read(admin: str, connection: psycopg.Connection, mlflow: URL, fe
     if names["reader"] == names["owner"] or not (mlflow.username and feast.username):
         return
     database = feast.database or ""
-    connection.execute(
-        sql.SQL("GRANT CONNECT ON DATABASE {database} TO {reader}").format(
-            database=sql.Identifier(database), **names
+    with _alone(connection):
+        connection.execute(
+            sql.SQL("GRANT CONNECT ON DATABASE {database} TO {reader}").format(
+                database=sql.Identifier(database), **names
+            )
         )
-    )
     with connect(urlsplit(admin)._replace(path=f"/{quote(database)}").geturl()) as there:
         for statement in (
             "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}",

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from ai_hub.database.connection import connect
+import psycopg
+
+from ai_hub.database.connection import connect, shares_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
-    import psycopg
-
 #: Feature rows computed in one transaction: bounds memory and how long others wait.
 BATCH_ROWS = 5_000
 #: Sessions that compute batches at the same time, each of its own assets.
 SESSIONS = 2
+_TRY_LOCK: Final = (
+    "SELECT pg_try_advisory_xact_lock(feature_refresh_lock())"
+    " FROM set_config('idle_in_transaction_session_timeout', '0', true)"
+)
+_LOOK_AGAIN_S: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,10 @@ def refresh(
     weeks of aggregates, then `progress(done, total)` in rows. Waits for another refresh that is running;
     killed midway, the next call goes on.
     """
-    with connect(dsn, autocommit=True, application_name="ai-hub refresh") as connection:
-        connection.execute("SELECT pg_advisory_lock(feature_refresh_lock())")
+    with (
+        _alone(dsn),
+        connect(dsn, autocommit=True, application_name="ai-hub refresh") as connection,
+    ):
         (started,) = _row(connection, "SELECT clock_timestamp()", [])
         plan, total = _row(connection, "SELECT * FROM plan_feature_refresh(%s)", [since])
         windows = connection.execute("SELECT * FROM feature_aggregate_windows(%s)", [since]).fetchall()
@@ -61,7 +69,6 @@ def refresh(
                 progress(done, max(total, done))
         connection.execute("SELECT record_feature_refresh(%s, %s, %s)", [started, done, changed])
         connection.execute("SELECT analyze_features(%s)", [total])
-        connection.execute("SELECT pg_advisory_unlock(feature_refresh_lock())")
     return Refreshed(done, changed)
 
 
@@ -86,6 +93,29 @@ def _batches(connection: psycopg.Connection, dsn: str | None) -> Iterator[tuple[
                 if computed:
                     running[start(number)] = number
                     yield computed, changed
+
+
+@contextmanager
+def _alone(dsn: str | None) -> Iterator[None]:
+    """Wait for other refreshes, and keep them waiting.
+
+    A transaction beside the work holds the lock: the work has several, and a session may not be ours alone.
+    It has no snapshot, so nothing else waits for it. Whoever waits looks again, and holds no connection of a
+    pooler meanwhile.
+    """
+    with connect(dsn, application_name="ai-hub refresh lock") as lock:
+        if shares_backend(lock):  # everything would wait for the transaction, and nobody else refreshes
+            lock.rollback()
+            yield
+            return
+        while lock.execute(_TRY_LOCK).fetchone() != (True,):
+            lock.rollback()
+            time.sleep(_LOOK_AGAIN_S)
+        try:
+            yield
+        finally:
+            with suppress(psycopg.OperationalError):  # it went away, and the lock with it
+                lock.rollback()
 
 
 def _row(connection: psycopg.Connection, query: LiteralString, parameters: list[object]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from ai_hub.database.connection import shares_backend
 from ai_hub.errors import ServiceDownError
 from ai_hub.exports.database import transaction
 from ai_hub.exports.jobs import COLUMNS, Job
@@ -150,9 +151,5 @@ def _update(settings: Settings, query: str, job: Job, **values: Any) -> tuple[An
 
 def is_shared(settings: Settings) -> bool:
     """Whether sessions share one backend, as on the embedded server: a transaction holds up all others."""
-    query = "SELECT pg_backend_pid()"
-    with transaction(settings) as one:
-        first = one.execute(query).fetchone()
-        one.rollback()
-        with transaction(settings) as other:
-            return other.execute(query).fetchone() == first
+    with transaction(settings) as connection:
+        return shares_backend(connection)

@@ -43,17 +43,21 @@ def transaction(settings: Settings, tenant: str | None = None) -> Iterator[psyco
 
 @asynccontextmanager
 async def brief_session(settings: Settings, limit_s: int) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
-    """For statements of the owner that read; each, and connecting, fails after `limit_s`.
+    """One transaction of the owner that reads; each statement, and connecting, fails after `limit_s`.
 
     Raises:
         SettingMissingError: no server is configured or running.
         psycopg.Error: the server does not answer in time.
     """
-    async with await psycopg.AsyncConnection.connect(
-        settings.require("timescale_dsn"),
-        autocommit=True,
-        application_name="ai-hub exports",
-        connect_timeout=limit_s,
-        options=f"-c statement_timeout={limit_s}s -c client_min_messages=warning",
-    ) as connection:
+    async with (
+        await psycopg.AsyncConnection.connect(
+            settings.require("timescale_dsn"),
+            autocommit=True,
+            application_name="ai-hub exports",
+            connect_timeout=limit_s,
+            prepare_threshold=None,
+        ) as connection,
+        connection.transaction(),
+    ):
+        await connection.execute("SELECT set_config('statement_timeout', %s, true)", [f"{limit_s}s"])
         yield connection

@@ -65,7 +65,7 @@ def _registry(url: str) -> tuple[Any, str]:
     # asked too seldom to keep connections
     options: dict[str, Any] = {"poolclass": NullPool}
     if make_url(url).get_backend_name() == "postgresql":
-        options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S}
+        options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S, "prepare_threshold": None}
     # who only reads may lack the right to create tables
     config = SqlRegistryConfig(path=url, schema_mode="verify", sqlalchemy_config_kwargs=options)
     logging.getLogger("feast.infra.registry").setLevel(logging.WARNING)

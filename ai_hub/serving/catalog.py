@@ -199,6 +199,11 @@ class Catalog:
                     self._tried.set()
                 await asyncio.sleep(pause)
 
+    def close(self) -> None:
+        """Close the connections to the registry; nothing may look at it any more."""
+        if self._reader is not None:
+            self._reader.close()
+
     async def _known(self) -> _State:
         if self._state is None:
             with suppress(TimeoutError):
@@ -262,3 +267,4 @@ async def open_catalog(settings: Settings) -> AsyncIterator[Catalog]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        catalog.close()

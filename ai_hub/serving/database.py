@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import structlog
 
+from ai_hub.database.connection import has_utc, prepare_threshold
 from ai_hub.database.tenant_wall import ENTER, check_tenant, service_dsn
 from ai_hub.errors import SettingMissingError
 from ai_hub.serving import metrics
@@ -51,13 +52,21 @@ _BEGIN: LiteralString = (
     ENTER
     + ", set_config('statement_timeout', %s, true), set_config('plan_cache_mode', 'force_generic_plan', true)"
 )
+_BEGIN_IN_UTC: LiteralString = _BEGIN + ", set_config('TimeZone', 'UTC', true)"
 
 
 class Database:
     """Runs short read-only transactions; at most so many at once, and so many that wait."""
 
-    def __init__(self, dsn: str | None, options: ServiceSettings, breaker: Breaker) -> None:
+    def __init__(
+        self,
+        dsn: str | None,
+        options: ServiceSettings,
+        breaker: Breaker,
+        prepare_threshold: int | None = None,
+    ) -> None:
         self._dsn = dsn
+        self._prepare_threshold = prepare_threshold
         self._timeout_s = options.database_timeout_s
         self._turns = Turns(options.database_connections, options.database_queue)
         self._breaker = breaker
@@ -135,7 +144,7 @@ class Database:
                 dsn,
                 application_name="ai-hub-serving",
                 connect_timeout=max(_LEAST_CONNECT_S, round(self._timeout_s)),
-                options="-c TimeZone=UTC -c client_min_messages=warning",
+                prepare_threshold=self._prepare_threshold,
                 autocommit=True,
             )
         return fresh, True
@@ -154,7 +163,8 @@ class Database:
         try:
             async with connection.transaction():
                 left_ms = max(1, round((deadline - loop.time()) * _MS))
-                await connection.execute(_BEGIN, [check_tenant(tenant), str(left_ms)], prepare=True)
+                begin = _BEGIN if has_utc(connection) else _BEGIN_IN_UTC
+                await connection.execute(begin, [check_tenant(tenant), str(left_ms)], prepare=True)
                 found = await work(connection)
             kept = not connection.closed
         finally:
@@ -191,7 +201,7 @@ async def open_database(options: ServiceSettings, settings: Settings) -> AsyncIt
     breaker = await open_breaker(
         SERVER, options.breaker_failures, options.breaker_pause_s, harmless=_HARMLESS
     )
-    database = Database(dsn, options, breaker)
+    database = Database(dsn, options, breaker, prepare_threshold(settings))
     try:
         yield database
     finally:

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from feast.infra.registry.sql import SqlRegistry, SqlRegistryConfig, metadata
-from sqlalchemy import func, select, text, union_all
+from sqlalchemy import event, func, select, text, union_all
 from sqlalchemy.engine import make_url
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
+
+    from sqlalchemy.engine import Connection
 
 _CONNECT_TIMEOUT_S: Final = 5
 _STATEMENT_TIMEOUT_MS: Final = 10_000
@@ -83,12 +85,17 @@ class RegistryReader:
         """Return the present state from the next `poll`, though it has not changed."""
         self._read = None
 
+    def close(self) -> None:
+        """Close its connections."""
+        if self._registry is not None:
+            self._registry.read_engine.dispose()
+
     def _open(self) -> SqlRegistry:
         # one connection for all questions; to open an object takes a second one
         options: dict[str, Any] = {"pool_size": 1, "max_overflow": 2}
         if self._url.get_backend_name() == "postgresql":
-            limits = f"-c statement_timeout={_STATEMENT_TIMEOUT_MS} -c TimeZone=UTC"
-            options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S, "options": limits}
+            # few statements run twice, and a pooler between would lose what is prepared
+            options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S, "prepare_threshold": None}
             options["pool_pre_ping"] = True
         config = SqlRegistryConfig(
             path=self._url.render_as_string(hide_password=False),
@@ -97,7 +104,10 @@ class RegistryReader:
             schema_mode="verify",
             sqlalchemy_config_kwargs=options,
         )
-        return SqlRegistry(config, self._project, None)
+        registry = SqlRegistry(config, self._project, None)
+        if self._url.get_backend_name() == "postgresql":
+            event.listen(registry.read_engine, "begin", _limit)
+        return registry
 
     def _token(self) -> Hashable:
         """Differs from the last one if anything was written since."""
@@ -115,6 +125,11 @@ class RegistryReader:
         query = union_all(*(_count(table, version) for table in _TABLES))
         with self._registry.read_engine.connect() as connection:
             return tuple(tuple(map(str, row)) for row in connection.execute(query))
+
+
+def _limit(connection: Connection) -> None:
+    """In each transaction, as a pooler's sessions are not ours."""
+    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_STATEMENT_TIMEOUT_MS}")
 
 
 def _count(table: Any, version: str) -> Any:

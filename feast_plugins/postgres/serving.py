@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStoreConfig
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
-from feast.infra.utils.postgres.connection_utils import _get_conn
 from psycopg import sql
+
+from feast_plugins.postgres.connection import open_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -36,7 +37,7 @@ def serve(config: RepoConfig, views: Iterable[BaseFeatureView], entities: Iterab
     if not relations or not isinstance(config.offline_store, PostgreSQLOfflineStoreConfig):
         return
     try:
-        with _get_conn(config.offline_store) as connection:
+        with open_connection(config.offline_store) as connection:
             if connection.execute(_HAS_WALL).fetchone() != (True,):
                 return
             for relation, (name, is_shared) in relations.items():

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import adbc_driver_postgresql
 from adbc_driver_manager import AdbcConnection, AdbcDatabase, dbapi
-from feast.infra.utils.postgres.connection_utils import _get_conn_kwargs, _get_conninfo
+from feast.infra.utils.postgres.connection_utils import _get_conninfo
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from feast_plugins.errors import QueryTimeoutError
+from feast_plugins.postgres.connection import options, search_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
 _QUERY_CANCELED = "57014"
 #: How often a server at work looks whether its client is still there. It ends the work of one that is not.
 _CHECK_CLIENT_MS = 2000
-#: Of this transaction, because sessions of some servers share one backend.
-_SETTINGS = (
-    "SELECT set_config('client_connection_check_interval', '{}', true), "
-    "set_config('statement_timeout', '{}', true)"
+#: Of this transaction: a pooler's sessions are not ours, and those of some servers share one backend.
+_SETTINGS = sql.SQL(
+    "SELECT set_config('client_connection_check_interval', {}, true), "
+    "set_config('statement_timeout', {}, true), set_config('search_path', {}, true)"
 )
 
 
@@ -42,13 +44,17 @@ def connect(config: PostgreSQLConfig, timeout_s: float | None = None) -> Iterato
     Raises:
         QueryTimeoutError: a statement ran longer than `timeout_s`.
     """
-    database = _database(make_conninfo(_get_conninfo(config), **_options(config)))
-    with dbapi.Connection(database, AdbcConnection(database), autocommit=True) as connection:
-        _execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        _execute(connection, _SETTINGS.format(_CHECK_CLIENT_MS, math.ceil((timeout_s or 0) * 1000)))
+    database = _database(make_conninfo(_get_conninfo(config), **options(config)))
+    timeout_ms = math.ceil((timeout_s or 0) * 1000)
+    # the driver sends BEGIN and COMMIT in one message each; every other statement takes several, which must
+    # meet the same session
+    with dbapi.Connection(database, AdbcConnection(database), autocommit=False) as connection:
+        _execute(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        settings = map(sql.Literal, (str(_CHECK_CLIENT_MS), str(timeout_ms), search_path(config)))
+        _execute(connection, _SETTINGS.format(*settings).as_string(None))
         try:
             yield connection
-            _execute(connection, "COMMIT")
+            connection.adbc_connection.set_autocommit(True)
         except (dbapi.Error, OSError) as error:
             if timeout_s and _is_timeout(error):
                 raise QueryTimeoutError(timeout_s) from error
@@ -77,8 +83,3 @@ class _KeptDatabase(AdbcDatabase):
 @lru_cache(maxsize=16)
 def _database(conninfo: str) -> AdbcDatabase:
     return _KeptDatabase(driver=adbc_driver_postgresql._driver_path(), uri=conninfo)  # noqa: SLF001  # `connect` of its dbapi module offers no database
-
-
-def _options(config: PostgreSQLConfig) -> dict[str, Any]:
-    given = _get_conn_kwargs(config) | {"keepalives_idle": config.keepalives_idle}
-    return {name: value for name, value in given.items() if value is not None}

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pyarrow as pa
 from feast.errors import SavedDatasetLocationAlreadyExists
-from feast.infra.utils.postgres.connection_utils import _get_conn
 from psycopg import sql
+
+from feast_plugins.postgres.connection import open_connection
 
 if TYPE_CHECKING:
     from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
@@ -46,7 +47,7 @@ def create_table(
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(column), sql.SQL(kind)) for column, kind in kinds.items()
     )
-    with _get_conn(config) as connection:
+    with open_connection(config) as connection:
         if replace:
             connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
         try:

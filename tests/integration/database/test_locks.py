@@ -67,6 +67,6 @@ def test_migrate__table_that_is_held__keeps_no_reader_waiting_and_goes_on(
 def test_migrate__table_that_stays_held__says_so(
     holder: psycopg.Connection, sql: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "_apply", migrate._apply.__wrapped__)  # type: ignore[attr-defined]
+    monkeypatch.setattr(migrate, "_advance", migrate._advance.__wrapped__)  # type: ignore[attr-defined]
     with pytest.raises(ConflictError, match="did not let go"):
         migrate.migrate(dsn_of(holder), sql=sql)

@@ -23,6 +23,7 @@ NOT_IN_CONTAINERS: Final = {
 }
 NOT_IN_API: Final = {
     "MLFLOW_BACKEND_STORE_URI": "MLflow's server and `init` alone read it",
+    "TIMESCALE_DIRECT": "`ai-hub backup` and `ai-hub restore` alone read it",
     "PROMOTION_POLICY_PATH": "MLflow's server and `ai-hub policy` alone read it",
     "AI_HUB_DELEGATES": "MLflow's server alone reads it",
     "AI_HUB_API_URL": "clients read it",

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from ai_hub.errors import SettingMissingError
-from ai_hub.features.store import open_store
+from ai_hub.features.store import open_store, repo_config
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,3 +49,15 @@ def test_open_store__nothing_configured__names_the_setting_a_person_sets() -> No
         open_store(Settings())
     assert caught.value.name in {"FEAST_REGISTRY_URI", "TIMESCALE_DSN", "REDIS_URL"}
     assert "ai-hub up" in (caught.value.hint or "")
+
+
+def test_pooled__registry_is_reached_with_a_driver_that_prepares_nothing() -> None:
+    settings = Settings(
+        timescale_dsn="postgresql://me:secret@pooler/meters",
+        redis_url="redis://cache",
+        feast_registry_uri="postgresql+psycopg://me:secret@pooler/feast",
+    )
+    assert repo_config(settings).registry.path == "postgresql+psycopg://me:secret@pooler/feast"
+    pooled = settings.model_copy(update={"timescale_pooled": True})
+    assert repo_config(pooled).registry.path == "postgresql+psycopg2://me:secret@pooler/feast"
+    assert pooled.environment()["TIMESCALE_POOLED"] == "True"

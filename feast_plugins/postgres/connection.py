@@ -1,0 +1,46 @@
+"""Connections of psycopg to Postgres that a pooler can be between: nothing outlives a transaction.
+
+Feast's own give the search path as a start-up option, which PgBouncer refuses, and prepare statements, which
+another session does not know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from feast.infra.offline_stores.contrib.postgres_offline_store import postgres, postgres_source
+from feast.infra.utils.postgres import connection_utils
+
+if TYPE_CHECKING:
+    from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
+
+
+def open_connection(config: PostgreSQLConfig) -> psycopg.Connection[Any]:
+    """A connection whose present transaction, and no other, has the search path of `config`."""
+    connection = psycopg.connect(
+        connection_utils._get_conninfo(config),  # noqa: SLF001  # Feast has no public way to it
+        prepare_threshold=None,
+        **options(config),
+    )
+    connection.execute("SELECT set_config('search_path', %s, true)", [search_path(config)])
+    return connection
+
+
+def options(config: PostgreSQLConfig) -> dict[str, Any]:
+    """Arguments of a connection besides who and where."""
+    given = connection_utils._get_conn_kwargs(config) | {"keepalives_idle": config.keepalives_idle}  # noqa: SLF001
+    return {name: value for name, value in given.items() if value is not None and name != "options"}
+
+
+def search_path(config: PostgreSQLConfig) -> str:
+    """The search path that Feast gives its sessions."""
+    path = (config.db_schema or config.user).strip()
+    return path if path == "public" else f"{path},public"
+
+
+def use_in_feast() -> None:
+    """Let the parts of Feast that are used as they are, such as its source, connect like this."""
+    modules: tuple[Any, ...] = (connection_utils, postgres, postgres_source)
+    for module in modules:
+        module._get_conn = open_connection  # noqa: SLF001  # Feast has no option for it
