@@ -36,9 +36,9 @@ class BaseStore(WorkspaceAwareSqlAlchemyStore):
     """MLflow's SQL registry, with and without workspaces, plus our tables."""
 
     def __init__(self, store_uri: str) -> None:
-        # MLflow keeps webhooks by event alone: one tenant would hear of another's models, and a request that
-        # is not announced would silence the next one
-        MLFLOW_WEBHOOK_CACHE_TTL.set(0)
+        if MLFLOW_ENABLE_WORKSPACES.get():
+            # MLflow keeps webhooks by event, not by workspace: one tenant would hear of another's models
+            MLFLOW_WEBHOOK_CACHE_TTL.set(0)
         super().__init__(store_uri.removeprefix(SCHEME_PREFIX))
         migrate(self.engine)
         self._sessions = JoiningSessionMaker(self.ManagedSessionMaker)
@@ -70,7 +70,8 @@ class BaseStore(WorkspaceAwareSqlAlchemyStore):
         self, event: WebhookEvent, max_results: int | None = None, page_token: str | None = None
     ) -> PagedList[Webhook]:
         """Webhooks that hear of an event; none where the request has changed nothing."""
-        if webhooks.is_unannounced():
+        # where MLflow keeps the answer, the next event would find none either
+        if webhooks.is_unannounced() and not MLFLOW_WEBHOOK_CACHE_TTL.get():
             return PagedList([], None)
         return super().list_webhooks_by_event(event, max_results, page_token)
 
