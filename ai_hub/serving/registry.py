@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from feast.infra.registry.sql import SqlRegistry, SqlRegistryConfig, metadata
-from sqlalchemy import event, func, select, text, union_all
+from feast.infra.registry.sql import FeastRegistrySchemaError, SqlRegistry, SqlRegistryConfig, metadata
+from sqlalchemy import create_engine, event, func, inspect, select, text, union_all
 from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -101,9 +102,14 @@ class RegistryReader:
             path=self._url.render_as_string(hide_password=False),
             # 0: it is never due, so nothing that uses it reads it by itself
             cache_ttl_seconds=0,
-            schema_mode="verify",
+            schema_mode="skip",
             sqlalchemy_config_kwargs=options,
         )
+        # as Feast's own check, which leaves its connection open where tables are missing
+        engine = create_engine(config.path, poolclass=NullPool, connect_args=options.get("connect_args", {}))
+        with engine.connect() as connection:
+            if missing := metadata.tables.keys() - set(inspect(connection).get_table_names()):
+                raise FeastRegistrySchemaError(sorted(missing))
         registry = SqlRegistry(config, self._project, None)
         if self._url.get_backend_name() == "postgresql":
             event.listen(registry.read_engine, "begin", _limit)
