@@ -35,7 +35,7 @@ from feast_plugins.history.knowledge import Knowledge
 from feast_plugins.history.strategy import JoinStrategy
 from feast_plugins.history.view_read import ViewRead
 from feast_plugins.postgres import pulls
-from feast_plugins.postgres.connection import open_connection, use_in_feast
+from feast_plugins.postgres.connection import open_connection, use_in_sources
 from feast_plugins.postgres.session import connect
 from feast_plugins.postgres.upsert import upsert
 from feast_plugins.retrieval.jobs import JoinJob, QueryJob, SavedRowsJob
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from feast_plugins.postgres.reads import Query
 
 
-use_in_feast()
+use_in_sources()
 
 #: Tag of a source: columns, with commas between, that whoever writes rows leaves to the database.
 FILLED_TAG: Final = "filled_by_database"

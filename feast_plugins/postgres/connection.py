@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from feast.infra.offline_stores.contrib.postgres_offline_store import postgres, postgres_source
+from feast.infra.offline_stores.contrib.postgres_offline_store import postgres_source
 from feast.infra.utils.postgres import connection_utils
 
 if TYPE_CHECKING:
@@ -39,8 +39,11 @@ def search_path(config: PostgreSQLConfig) -> str:
     return path if path == "public" else f"{path},public"
 
 
-def use_in_feast() -> None:
-    """Let the parts of Feast that are used as they are, such as its source, connect like this."""
-    modules: tuple[Any, ...] = (connection_utils, postgres, postgres_source)
-    for module in modules:
-        module._get_conn = open_connection  # noqa: SLF001  # Feast has no option for it
+def use_in_sources() -> None:
+    """Let Feast's Postgres source, which asks the database for columns by itself, connect like this.
+
+    Feast's own offline store is left as it is: it wants connections that no transaction has begun on.
+    """
+    # there is no option for it, and users declare Feast's class, not one of ours
+    source: Any = postgres_source
+    source._get_conn = open_connection  # noqa: SLF001
