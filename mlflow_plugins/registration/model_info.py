@@ -115,7 +115,7 @@ def run_facts(run_id: str | None, model_id: str | None) -> RunFacts:
         if run_id:
             run = client.get_run(run_id)
             outputs = run.outputs.model_outputs if run.outputs else []
-            is_shared = model_id is not None and any(output.model_id != model_id for output in outputs)
+            is_shared = bool(model_id) and any(output.model_id != model_id for output in outputs)
             metrics = {} if is_shared else dict(run.data.metrics)
             facts = RunFacts(dict(run.data.params), metrics, dict(run.data.tags))
         if model_id:

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -100,7 +100,7 @@ def test_apply_while_features_are_read__old_or_new_and_new_within_a_second(energ
             late.append(time.monotonic() - ended)
 
     try:
-        run(work, Clock(datetime.now(UTC)), options=PATIENT)
+        run(work, Clock(energy.now + timedelta(minutes=10)), options=PATIENT)
     finally:
         store.apply([], objects_to_delete=objects("old"), partial=False)
     assert sorted(late)[len(late) // 2] < 1.0, late
@@ -132,7 +132,7 @@ def test_nothing_changes__registry_is_not_read(energy: Energy, monkeypatch: pyte
 
     monkeypatch.setattr(RegistryReader, "_token", looks)
     monkeypatch.setattr(SqlRegistry, "proto", reading)
-    run(work, Clock(datetime.now(UTC)))
+    run(work, Clock(energy.now + timedelta(minutes=10)))
     assert len(states) > 5
     # Feast reads it once when it is opened
     assert 1 <= len(reads) - 1 <= len(set(states)), states
