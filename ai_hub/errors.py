@@ -6,6 +6,8 @@ The class docstring is the default message, values are attributes, and the text 
 from __future__ import annotations
 
 import inspect
+import re
+from typing import Final
 
 
 class AiHubError(Exception):
@@ -66,8 +68,15 @@ class SettingMissingError(AiHubError):
         )
 
 
+#: What PostgreSQL, PgBouncer, Redis and S3 say of a login they do not know.
+_REFUSED_LOGIN: Final = re.compile(
+    "authentication failed|WRONGPASS|NOAUTH|invalid username-password|InvalidAccessKeyId|"
+    "SignatureDoesNotMatch"
+)
+
+
 class ServiceDownError(AiHubError):
-    """A server does not answer."""
+    """A server does not answer, or does not know the login."""
 
     retryable = True
     exit_code = 3
@@ -75,7 +84,13 @@ class ServiceDownError(AiHubError):
     def __init__(self, service: str, endpoint: str, reason: str, *, hint: str | None = None) -> None:
         self.service = service
         self.endpoint = endpoint
-        super().__init__(
-            f"{service} at {endpoint} does not answer: {reason}",
-            hint=hint or "See `ai-hub status`; `ai-hub up --detach` starts the embedded servers again.",
+        what, help_ = (
+            "does not answer",
+            "See `ai-hub status`; `ai-hub up --detach` starts the embedded servers again.",
         )
+        if _REFUSED_LOGIN.search(reason):
+            what, help_ = (
+                "refuses the login",
+                "Correct the user and the password in its setting (see .env.example).",
+            )
+        super().__init__(f"{service} at {endpoint} {what}: {reason}", hint=hint or help_)

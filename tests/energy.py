@@ -66,18 +66,18 @@ def energy(database: str, stack: dict[str, str]) -> Energy:
     made = Energy(
         open_store(), now, main, near, f"twin-{secrets.token_hex(4)}", Settings().environment() | stack
     )
-    _add(main, "1", "Asia/Kolkata", now, weeks=6, level=3.0, seed=1)
-    _add(main, "11", "America/Chicago", now, weeks=6, level=1.0, seed=2, gaps=True)
-    _add(main, "fresh", "UTC", now, weeks=0, hours=5, level=2.0, seed=3)
-    _add(near, "11", "Europe/London", now, weeks=1, level=500.0, seed=4)
-    _add(made.twin, "1", "Pacific/Auckland", now, weeks=1, level=9000.0, seed=5)
+    add_meter(main, "1", "Asia/Kolkata", now, weeks=6, level=3.0, seed=1)
+    add_meter(main, "11", "America/Chicago", now, weeks=6, level=1.0, seed=2, gaps=True)
+    add_meter(main, "fresh", "UTC", now, weeks=0, hours=5, level=2.0, seed=3)
+    add_meter(near, "11", "Europe/London", now, weeks=1, level=500.0, seed=4)
+    add_meter(made.twin, "1", "Pacific/Auckland", now, weeks=1, level=9000.0, seed=5)
     refresh()
     made.applied.append(made.run("feast", "apply"))
     made.store.refresh_registry()
     return made
 
 
-def _add(
+def add_meter(
     tenant: str,
     asset: str,
     zone: str,

@@ -368,3 +368,23 @@ def test_backup__through_a_pooler__says_what_it_needs(native_postgres: str, tmp_
         assert settings.direct(elsewhere) == elsewhere
         with connect(settings.direct(address)) as connection:
             assert not is_pooled(connection)
+
+
+def test_wrong_password__is_told_from_a_server_that_is_down(native_postgres: str, tmp_path: Path) -> None:
+    with pooled(native_postgres) as pooler:
+        parts = urlsplit(pooler.url(native_postgres))
+        wrong = parts._replace(
+            netloc=f"{parts.username}:no-such-secret@{parts.hostname}:{parts.port}"
+        ).geturl()
+        done = subprocess.run(
+            [Path(sys.executable).with_name("ai-hub"), "readings", "log", "--tenant", "acme"],
+            env=os.environ | {"TIMESCALE_DSN": wrong, "AI_HUB_STATE_DIR": str(tmp_path / "state")},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"Error: TimescaleDB at {parts.hostname}:{parts.port} refuses the login: ")
+    assert "Correct the user and the password" in done.stderr
+    assert "no-such-secret" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from energy import add_meter
 from mlflow import MlflowClient
 
 from ai_hub import registry
 from ai_hub.database.connection import connect
+from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.training import dataset
 from ai_hub.training.model_input import model_input
@@ -71,6 +74,28 @@ def test_train__summary_says_what_was_done_and_the_model_beats_naive(energy: Ene
         assert comparison["improvement"] > 0.1
     # every hour but those of the gap and what follows a gap by an hour, a day or a week
     assert 2 * 168 - 4 * 20 < trained["overall"]["model"]["hours"] < 2 * 168
+
+
+def test_train__one_kind_of_two__prints_it_and_names_the_other(energy: Energy) -> None:
+    tenant = f"mixed-{secrets.token_hex(4)}"
+    add_meter(tenant, "school", "UTC", energy.now, weeks=5, level=2.0, seed=6)
+    with connect() as connection:
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)"
+            " VALUES (%s, 'boiler', 'gas', 'kW', 'UTC')",
+            [tenant],
+        )
+        connection.execute(
+            'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value) VALUES (%s, %s, %s, 1)',
+            [energy.now - timedelta(hours=1), tenant, "boiler"],
+        )
+    refresh()
+    options = ("--weeks", "4", "--holdout-weeks", "1", "--no-register", "--json")
+    result = energy.run("ai-hub", "train", "--tenant", tenant, *options)
+    assert result.returncode == 4, result.stderr
+    assert [summary["model"] for summary in json.loads(result.stdout)] == [MODEL]
+    assert "Not trained: gas (boiler): " in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_train__run_holds_what_makes_the_training_set_again(energy: Energy, trained: Any) -> None:
