@@ -37,25 +37,30 @@ CREATE OR REPLACE FUNCTION hours_being_materialized() RETURNS boolean LANGUAGE s
     )
 $$;
 
--- Materializes the buckets of a window that are out of date, all of them with `anew`, up to the running hour. With no
--- bounds it also waits for those that TimescaleDB's own policy is at: features would be computed from the old ones.
+-- Materializes the buckets of a window that are out of date, all of them with `anew`, up to the running hour or day; of
+-- a week that has just begun there may be none. With no bounds it also waits for those that TimescaleDB's own policy is
+-- at: features would be computed from the old ones.
 CREATE OR REPLACE PROCEDURE refresh_feature_aggregates(window_start timestamptz, window_end timestamptz, anew boolean)
 LANGUAGE plpgsql AS $$
+DECLARE
+    running timestamptz;
 BEGIN
     -- separate ranges stay separate: by default more than ten are merged into one that spans the history
     PERFORM set_config('timescaledb.materializations_per_refresh_window', '1000', false);
     LOOP
-        CALL refresh_continuous_aggregate(
-            'hourly_features', window_start, least(window_end, time_bucket(INTERVAL '1 hour', now())), force => anew
-        );
+        running := least(window_end, time_bucket(INTERVAL '1 hour', now()));
+        IF window_start IS NULL OR window_start < running THEN
+            CALL refresh_continuous_aggregate('hourly_features', window_start, running, force => anew);
+        END IF;
         COMMIT;  -- the daily aggregate sees what the hourly one invalidated only after this
         EXIT WHEN window_start IS NOT NULL OR NOT hours_being_materialized();
         PERFORM pg_sleep(0.1);
         COMMIT;
     END LOOP;
-    CALL refresh_continuous_aggregate(
-        'daily_features', window_start, least(window_end, time_bucket(INTERVAL '1 day', now())), force => anew
-    );
+    running := least(window_end, time_bucket(INTERVAL '1 day', now()));
+    IF window_start IS NULL OR window_start < running THEN
+        CALL refresh_continuous_aggregate('daily_features', window_start, running, force => anew);
+    END IF;
     COMMIT;
 END
 $$;

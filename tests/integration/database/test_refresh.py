@@ -34,6 +34,10 @@ def this_hour() -> datetime:
     return floor_hour(datetime.now(UTC))
 
 
+def midnight() -> datetime:
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 def series(start: datetime, hours: int, *, step: timedelta = HOUR, seed: int = 1) -> dict[datetime, float]:
     values = random.Random(seed)  # noqa: S311  # test data
     count = int(hours * HOUR / step)
@@ -339,3 +343,11 @@ def test_refresh__reading_written_while_its_period_goes__has_its_rows(database: 
         refresh(dsn=database)
         assert_views_equal(connection, tenant, "meter", asset)
         assert_settled(connection)
+
+
+@pytest.mark.parametrize("days", [-7, -1, 0, 1])
+def test_aggregates__of_a_week_that_has_just_begun__are_none(database: str, days: int) -> None:
+    """A bulk load makes windows of weeks; the last may begin today, or tomorrow with the next hour."""
+    start = midnight() + days * DAY
+    with connect(database, autocommit=True) as connection:
+        connection.execute("CALL refresh_feature_aggregates(%s, %s, true)", [start, start + 7 * DAY])
