@@ -89,7 +89,8 @@ def killed(tenant: str, history: tuple[list[str], str], ready: Any) -> None:
 def test_backfill__killed_while_storing_and_while_computing__ends_like_an_undisturbed_one(
     rows: Rows, tenant: str
 ) -> None:
-    days = 110  # four batches of features
+    # seven batches of features: of two sessions, some may end between a look and the kill
+    days = 250
     history = make_history(days)
     total = ASSETS * days * 24
     with connect(autocommit=True) as connection:
