@@ -97,16 +97,18 @@ def claim() -> Path:
     """
     folder = paths.state_dir()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not (folder / _MARKER).exists():
-        if any(folder.iterdir()):
+    present = {entry.name for entry in folder.iterdir()}
+    if _MARKER not in present:
+        if present:
             raise ConflictError(
                 f"{folder} exists, is not empty and was not made by `ai-hub up`.",
                 hint="Point AI_HUB_STATE_DIR to an empty or new folder.",
             )
-        (folder / ".gitignore").write_text("*\n")
+        # the marker first: another `up` may look into the folder meanwhile
         (folder / _MARKER).write_text(
             "Data of the embedded servers of AI Hub; `ai-hub down --purge` deletes it.\n"
         )
+        (folder / ".gitignore").write_text("*\n")
     return folder
 
 
