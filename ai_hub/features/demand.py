@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from feast.infra.online_stores.helpers import _redis_key
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 from redis.exceptions import RedisClusterException, ResponseError
 
-from ai_hub.features.forget import online_client
-from ai_hub.features.online import JOIN_KEYS
+from ai_hub.features.forget import asset_key, online_client
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -37,15 +33,13 @@ def note_demand(connection: Connection[Any], store: FeatureStore, within_s: floa
     """
     assets = connection.execute(_ASSETS).fetchall()
     connection.commit()  # the embedded server makes others wait for an open transaction
-    client, version = online_client(store), store.config.entity_key_serialization_version
+    client = online_client(store)
     asked: list[tuple[str, str, int]] = []
     for first in range(0, len(assets), _BATCH):
         part = assets[first : first + _BATCH]
         with client.pipeline(transaction=False) as pipe:
             for asset in part:
-                values = [Value(string_val=value) for value in asset]
-                key = EntityKey(join_keys=list(JOIN_KEYS), entity_values=values)
-                pipe.object("IDLETIME", _redis_key(store.project, key, version))
+                pipe.object("IDLETIME", asset_key(store, *asset))
             try:
                 idle = pipe.execute()
             except (ResponseError, RedisClusterException):

@@ -23,14 +23,19 @@ def online_client(store: FeatureStore) -> Any:
     return online._get_client(store.config.online_store)  # noqa: SLF001
 
 
+def asset_key(store: FeatureStore, tenant: str, asset: str) -> bytes:
+    """Key of the hash in Redis that has the rows of all views of an asset."""
+    values = [Value(string_val=tenant), Value(string_val=asset)]
+    key = EntityKey(join_keys=list(JOIN_KEYS), entity_values=values)
+    found: bytes = _redis_key(store.project, key, store.config.entity_key_serialization_version)
+    return found
+
+
 def forget(store: FeatureStore, tenant: str, assets: Iterable[str]) -> None:
     """Delete what every feature view of the project has stored of these assets."""
     with online_client(store).pipeline(transaction=False) as pipe:
         for asset in assets:
-            key = EntityKey(
-                join_keys=list(JOIN_KEYS), entity_values=[Value(string_val=tenant), Value(string_val=asset)]
-            )
-            pipe.unlink(_redis_key(store.project, key, store.config.entity_key_serialization_version))
+            pipe.unlink(asset_key(store, tenant, asset))
             for view in store.list_feature_views():
                 pipe.unlink(mark_key(store.project, f"_ts:{view.name}", tenant, asset))
         pipe.execute()

@@ -24,7 +24,6 @@ from redis import Redis, RedisCluster, Sentinel
 from redis import asyncio as redis_asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.cluster import ClusterNode
 from redis.retry import Retry
 
 from feast_plugins.online.address import Address
@@ -182,17 +181,15 @@ def _backoff(config: ConnectionConfig) -> ExponentialWithJitterBackoff:
 def _connect(config: ConnectionConfig) -> _OfThreads:
     address = _address(config)
     options = _options(config, address) | {"retry": Retry(_backoff(config), config.retries)}
-    if address.is_cluster:
-        nodes = [ClusterNode(host, port) for host, port in address.nodes]
-        return _OfThreads(RedisCluster(startup_nodes=nodes, **options), None)
     if address.master is not None:
         sentinel = address.sentinel(Sentinel, options)
         client = sentinel.master_for(address.master)
         use_bulk_connections(client, BulkConnection)
         # its pool is to know of each connection: it drops those to a server that is the master no more
         return _OfThreads(client, None, sentinel.sentinels)
-    ((host, port), *_) = address.nodes
-    client = Redis(host=host, port=port, **options)
+    client = address.client(**options)
+    if isinstance(client, RedisCluster):
+        return _OfThreads(client, None)
     use_bulk_connections(client, BulkConnection)
     return _OfThreads(client, Idle())
 
