@@ -63,9 +63,7 @@ class _Feast(click.Group):
             raise click.BadParameter(f"one of {', '.join(_LEVELS)}", ctx, param_hint="--log-level")
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort):
-            raise
-        except click.UsageError:
+        except (click.exceptions.Exit, click.Abort, click.UsageError):
             raise
         except click.ClickException as error:
             raise click.ClickException(" ".join(error.message.split())) from error
