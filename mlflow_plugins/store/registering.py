@@ -108,7 +108,8 @@ class RegisteringStore(DeletingStore):
             logged = sources.logged_by_run(source) if is_missing(error) else None
             if logged is None:
                 raise
-            origin = logged
+            # the run may log more models and metrics; the version is this one
+            origin, source = logged, f"models:/{logged.model_id}"
             candidate = publishing.inspect(destination, origin, workspace, given)
 
         def locate(number: str) -> str | None:

@@ -147,8 +147,9 @@ def test_metric__missing__is_refused_with_the_run_and_counts_once_it_is_there(
     assert entry.evidence["gates"]["required_metrics"]["metrics"] == {"rmse": 1.5}
 
 
+@pytest.mark.parametrize("by_run", [False, True])
 def test_metrics__of_a_run_with_several_models__are_those_of_the_version(
-    acme: Tenant, tmp_path: Path
+    acme: Tenant, tmp_path: Path, by_run: bool
 ) -> None:
     (tmp_path / "policy.yaml").write_text(POLICY.replace("mae", "rmse"))
     with registry.tenant_scope(acme.name):
@@ -167,7 +168,10 @@ def test_metrics__of_a_run_with_several_models__are_those_of_the_version(
             acme.client.log_model_artifacts(model.model_id, str(folder))
             acme.client.finalize_logged_model(model.model_id, "READY")
         for model in models:
-            acme.client.create_model_version(MODEL, f"models:/{model.model_id}", model_id=model.model_id)
+            if by_run:
+                acme.client.create_model_version(MODEL, f"runs:/{run_id}/{model.name}", run_id)
+            else:
+                acme.client.create_model_version(MODEL, f"models:/{model.model_id}", model_id=model.model_id)
         acme.client.log_metric(run_id, "rmse", 1.0, model_id=models[0].model_id)
     # the run has the metric, but it is the first model's
     assert acme.stage(2, "Production").status_code == 409
