@@ -156,7 +156,6 @@ def main() -> None:
     size = SMALL if given.small else FULL
     folder = given.output or (results.SCRATCH if given.small else results.DOCS)
     server = given.server or servers.available()[-1]
-    records = []
     for shape in size.shapes:
         if given.tenants not in {None, shape.tenants}:
             continue
@@ -179,10 +178,11 @@ def main() -> None:
                 "sizes": {"tenants": shape.tenants, "assets": shape.assets, "keys": size.keys},
                 "versions": servers.versions(dsn),
             }
-            records.append(common | results.circumstances() | {"found": fleet.measure()})
-    every = results.select(results.store(folder, records), BENCHMARK)
-    fleet_report.write(folder, [record for record in every if record["server"] == server])
-    print(f"written to {folder}")
+            record = common | results.circumstances() | {"found": fleet.measure()}
+        # the next shape may fail
+        every = results.select(results.store(folder, [record]), BENCHMARK)
+        fleet_report.write(folder, [record for record in every if record["server"] == server])
+        _say(f"written to {folder}")
 
 
 def _await_hour(size: Size) -> None:
