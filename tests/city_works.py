@@ -31,7 +31,6 @@ from ai_hub.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
 
 TENANT = "city-works"
 OTHER = "other-works"
@@ -63,9 +62,9 @@ class CityWorks:
 
 
 @pytest.fixture(scope="session")
-def city_works(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CityWorks]:
+def city_works(feast_apply: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CityWorks]:
     """See `CityWorks`; the feature repository is applied, and the features are computed."""
-    del energy
+    del feast_apply
     folder = tmp_path_factory.mktemp("city-works")
     settings = Settings(export_storage_path=str(folder / "exports"))
     dsn = settings.require("timescale_dsn")

@@ -1,4 +1,4 @@
-"""Tenants with meters, computed features, an applied feature repository and filled Redis, made once a run."""
+"""Tenants with meters, computed features and an applied feature repository, made once an hour of the run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import secrets
 import subprocess
 import sys
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUR = timedelta(hours=1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Energy:
     """What is there.
 
@@ -32,48 +32,66 @@ class Energy:
     """
 
     store: FeatureStore
-    #: start of the hour after the last reading
+    #: start of the hour after the last reading, which is the present one
     now: datetime
     main: str
     near: str
     twin: str
     environment: dict[str, str]
-    #: what `feast apply` printed
-    applied: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program of this installation from the repository's root, as a person would."""
-        program = str(Path(sys.executable).with_name(command[0]))
-        return subprocess.run(
-            [program, *command[1:]],
-            env=os.environ | self.environment,
-            cwd=ROOT,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+        return _run(self.environment, *command)
+
+
+def _run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    program = str(Path(sys.executable).with_name(command[0]))
+    return subprocess.run(
+        [program, *command[1:]],
+        env=os.environ | environment,
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
 
 
 @pytest.fixture(scope="session")
-def energy(database: str, stack: dict[str, str]) -> Energy:
-    """See `Energy`."""
+def feast_apply(database: str, stack: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The first `feast apply` of the run's feature repository, and what it printed."""
     del database
-    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    return _run(Settings().environment() | stack, "feast", "apply")
+
+
+@pytest.fixture(scope="session")
+def energies() -> dict[datetime, Energy]:
+    """What there is by its hour: a second one where the run crosses the hour's turn."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def energy(
+    feast_apply: object, stack: dict[str, str], hour: datetime, energies: dict[datetime, Energy]
+) -> Energy:
+    """See `Energy`."""
+    del feast_apply
+    if hour not in energies:
+        energies[hour] = _make(Settings().environment() | stack, hour)
+    return energies[hour]
+
+
+def _make(environment: dict[str, str], now: datetime) -> Energy:
     main = f"grid-{secrets.token_hex(4)}-1"
     # `near` + "11" reads like `main` + "1", and `main` + "11" like `near` + "111"
     near = main.removesuffix("1")
-    made = Energy(
-        open_store(), now, main, near, f"twin-{secrets.token_hex(4)}", Settings().environment() | stack
-    )
+    made = Energy(open_store(), now, main, near, f"twin-{secrets.token_hex(4)}", environment)
     add_meter(main, "1", "Asia/Kolkata", now, weeks=6, level=3.0, seed=1)
     add_meter(main, "11", "America/Chicago", now, weeks=6, level=1.0, seed=2, gaps=True)
     add_meter(main, "fresh", "UTC", now, weeks=0, hours=5, level=2.0, seed=3)
     add_meter(near, "11", "Europe/London", now, weeks=1, level=500.0, seed=4)
     add_meter(made.twin, "1", "Pacific/Auckland", now, weeks=1, level=9000.0, seed=5)
     refresh()
-    made.applied.append(made.run("feast", "apply"))
-    made.store.refresh_registry()
     return made
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from feast.types import FeastType
 
 
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 STOCK = ("postgres", "redis", "local")
 OURS = (

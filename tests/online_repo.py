@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STOCK = "redis"
 OURS = "feast_plugins.online_store.CorrectableRedisOnlineStore"
 TTL = timedelta(hours=3)
-NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=123456)
+RECENT = datetime.now(UTC).replace(minute=0, second=0, microsecond=123456)
 TENANT = Entity(name="tenant", join_keys=["tenant_id"], value_type=ValueType.STRING)
 ASSET = Entity(name="asset", join_keys=["asset_id"], value_type=ValueType.STRING)
 METER = Entity(name="meter", join_keys=["meter_id"], value_type=ValueType.INT64)
@@ -116,7 +116,7 @@ class Pair:
             }
             keys = {key: values.pop(key) for key in feature_view.join_keys if key in values}
             entity = EntityKey(join_keys=list(keys), entity_values=list(keys.values()))
-            data.append((entity, values, row.get("at", NOW), None))
+            data.append((entity, values, row.get("at", RECENT), None))
         store.provider.online_store.online_write_batch(store.config, feature_view, data, None)
 
     def both(self, features: Any, entity_rows: Any, **options: Any) -> tuple[OnlineResponse, OnlineResponse]:

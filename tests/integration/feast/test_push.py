@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from energy import Energy
     from feast import FeatureStore
 
-NOW = datetime.now(UTC).replace(microsecond=0)
+PUSHED_AT = datetime.now(UTC).replace(microsecond=0)
 FEATURES = ["latest_reading:value", "latest_reading:quality"]
 
 
@@ -29,7 +29,7 @@ def store(energy: Energy) -> FeatureStore:
 
 
 def reading(
-    tenant: str, value: float, *, at: datetime = NOW, made: datetime = NOW, asset: str = "m"
+    tenant: str, value: float, *, at: datetime = PUSHED_AT, made: datetime = PUSHED_AT, asset: str = "m"
 ) -> pd.DataFrame:
     row = {"tenant_id": tenant, "asset_id": asset, "timestamp": at, "value": value, "quality": "good"}
     return pd.DataFrame([row | {"ingested_at": made}])
@@ -59,19 +59,19 @@ def test_push__online__is_there_at_once_and_nowhere_else(store: FeatureStore, te
     assert stored(tenant) == []
     # a correction replaces it, an older reading does not
     store.push("readings", reading(tenant, 2.5), to=PushMode.ONLINE)
-    store.push("readings", reading(tenant, 3.5, at=NOW - timedelta(minutes=1)), to=PushMode.ONLINE)
+    store.push("readings", reading(tenant, 3.5, at=PUSHED_AT - timedelta(minutes=1)), to=PushMode.ONLINE)
     assert online(store, tenant) == (2.5, "PRESENT")
 
 
 def test_push__both__is_stored_once_and_queued_for_the_next_refresh(store: FeatureStore, tenant: str) -> None:
     for _ in range(2):
         store.push("readings", reading(tenant, 1.5), to=PushMode.ONLINE_AND_OFFLINE)
-        assert stored(tenant) == [(NOW, 1.5, "good", NOW)]
-    later = NOW + timedelta(seconds=9)
+        assert stored(tenant) == [(PUSHED_AT, 1.5, "good", PUSHED_AT)]
+    later = PUSHED_AT + timedelta(seconds=9)
     store.push("readings", reading(tenant, 2.5, made=later), to=PushMode.OFFLINE)
-    assert stored(tenant) == [(NOW, 2.5, "good", later)]
+    assert stored(tenant) == [(PUSHED_AT, 2.5, "good", later)]
     store.push("readings", reading(tenant, 1.5), to=PushMode.OFFLINE)
-    assert stored(tenant) == [(NOW, 2.5, "good", later)]
+    assert stored(tenant) == [(PUSHED_AT, 2.5, "good", later)]
     with connect() as connection:
         row = connection.execute("SELECT count(*) FROM feature_changes WHERE tenant_id = %s", [tenant])
         assert (row.fetchone() or [0])[0] >= 1
@@ -83,15 +83,15 @@ def test_push__offline_with_other_columns__is_refused_by_name(store: FeatureStor
 
 
 def test_latest_reading__materialized_and_past_its_time(store: FeatureStore, tenant: str) -> None:
-    at = NOW - timedelta(hours=23)
+    at = PUSHED_AT - timedelta(hours=23)
     store.push("readings", reading(tenant, 1.0, at=at - timedelta(hours=1)), to=PushMode.OFFLINE)
     store.push("readings", reading(tenant, 2.0, at=at), to=PushMode.OFFLINE)
-    store.materialize(NOW - timedelta(days=1), NOW, feature_views=["latest_reading"])
+    store.materialize(PUSHED_AT - timedelta(days=1), PUSHED_AT, feature_views=["latest_reading"])
     assert online(store, tenant) == (2.0, "PRESENT")
-    old = NOW - timedelta(days=1, minutes=1)
+    old = PUSHED_AT - timedelta(days=1, minutes=1)
     store.push("readings", reading(tenant, 3.0, at=old, asset="old"), to=PushMode.ONLINE)
     assert online(store, tenant, "old") == (None, "OUTSIDE_MAX_AGE")
-    entities = pd.DataFrame({"tenant_id": tenant, "asset_id": "m", "event_timestamp": [at, NOW]})
+    entities = pd.DataFrame({"tenant_id": tenant, "asset_id": "m", "event_timestamp": [at, PUSHED_AT]})
     found = store.get_historical_features(entities, FEATURES).to_df()
     assert found["value"].to_list() == [2.0, 2.0]
 
@@ -102,7 +102,7 @@ def test_push__of_a_register__is_what_it_counted(store: FeatureStore, tenant: st
             "INSERT INTO assets (tenant_id, asset_id, unit, reading) VALUES (%s, 'm', 'kWh', 'register')",
             [tenant],
         )
-    at = NOW - timedelta(hours=2)
+    at = PUSHED_AT - timedelta(hours=2)
     first = push(store, Reading(tenant, "m", at, 45_000.0))
     assert (first.online_time, online(store, tenant)) == (None, (None, "NOT_FOUND"))
     second = push(store, Reading(tenant, "m", at + timedelta(hours=1), 45_003.0))
@@ -110,7 +110,7 @@ def test_push__of_a_register__is_what_it_counted(store: FeatureStore, tenant: st
     assert online(store, tenant) == (3.0, "PRESENT")
     assert [(time, value) for time, value, *_ in stored(tenant)] == [(at, 3.0)]
     with pytest.raises(BadInputError, match="below 0, impossible for a register"):
-        push(store, Reading(tenant, "m", NOW, -1.0))
+        push(store, Reading(tenant, "m", PUSHED_AT, -1.0))
     # Feast's own push knows one table; the database refuses what does not belong there
     with pytest.raises(
         psycopg.errors.CheckViolation, match="Write its readings to the table register_readings"

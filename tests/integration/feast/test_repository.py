@@ -10,6 +10,8 @@ from ai_hub.errors import NotFoundError
 from ai_hub.features.store import feature_names, get_service
 
 if TYPE_CHECKING:
+    from subprocess import CompletedProcess
+
     from energy import Energy
 
 SERVICES = {
@@ -30,9 +32,11 @@ SERVICES = {
 LATENCY = {"forecast_basic": "< 50 ms", "forecast_advanced": "< 100 ms", "anomaly_detection": "< 50 ms"}
 
 
-def test_apply__twice__warns_of_nothing_and_changes_nothing(energy: Energy) -> None:
+def test_apply__twice__warns_of_nothing_and_changes_nothing(
+    energy: Energy, feast_apply: CompletedProcess[str]
+) -> None:
     before = _registered(energy)
-    for result in (*energy.applied, energy.run("feast", "apply")):
+    for result in (feast_apply, energy.run("feast", "apply")):
         assert result.returncode == 0, result.stdout + result.stderr
         assert result.stderr == ""
     assert _registered(energy) == before

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from materialize_lab import DAY, NOW, STOCK, view
+from materialize_lab import DAY, NOON, STOCK, view
 
 from benchmarks.stores import free_port, valkey
 
@@ -59,17 +59,17 @@ def test_materialize__cluster__as_feast_does(meters: Lab, nodes: list[redis.Redi
     meters.execute(
         "INSERT INTO meters SELECT '{t' || mod(i, 5) || '}', 'a{' || i, %(now)s, %(now)s, i, i, 'on'"
         " FROM generate_series(1, 3000) AS i",
-        {"now": NOW},
+        {"now": NOON},
     )
     address = ",".join(f"127.0.0.1:{client.get_connection_kwargs()['port']}" for client in nodes)
     online = {"redis_type": "redis_cluster", "connection_string": address}
     stock = meters.store(view(), kinds=STOCK, online=online, materialization={"pull_latest_features": True})
-    stock.materialize(NOW - DAY, NOW)
+    stock.materialize(NOON - DAY, NOON)
     expected = [content(client) for client in nodes]
     for client in nodes:
         client.flushall()
     ours = meters.store(view(), online=online, engine={"batch_rows": 100})
-    ours.materialize(NOW - DAY, NOW)
+    ours.materialize(NOON - DAY, NOON)
     assert [content(client) for client in nodes] == expected
     assert min(map(len, expected)) > 1000
 
@@ -79,7 +79,7 @@ def test_materialize__cluster__as_feast_does(meters: Lab, nodes: list[redis.Redi
     mover = threading.Thread(target=lambda: [move(slot, *nodes) for slot in range(256)])
     mover.start()
     mover.join()
-    ours.materialize(NOW - DAY, NOW)
+    ours.materialize(NOON - DAY, NOON)
     first, second = (content(client) for client in nodes)
     assert first | second == expected[0] | expected[1]
     assert len(first) < len(expected[0])

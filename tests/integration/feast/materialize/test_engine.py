@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from feast import BatchFeatureView, FeatureView, Field, FileSource
 from feast.types import Float64, String
-from materialize_lab import DAY, ENTITIES, NOW, OURS, SCHEMA, STOCK, view
+from materialize_lab import DAY, ENTITIES, NOON, OURS, SCHEMA, STOCK, view
 
 from feast_plugins.batch_engine import ArrowComputeEngine
 from feast_plugins.errors import HistoryNotKnownError, MaterializationEndError, QueryTimeoutError
@@ -77,17 +77,17 @@ def test_materialize__rows_stored_after_a_gap__are_found(meters: Lab) -> None:
     meters.execute(
         "INSERT INTO meters SELECT 't', 'a' || i, %(now)s, %(now)s, i, i, 'on'"
         " FROM generate_series(1, 9) AS i",
-        {"now": NOW},
+        {"now": NOON},
     )
     store = meters.store(view(), engine={"batch_rows": 2})
-    store.materialize(NOW - DAY, NOW)
+    store.materialize(NOON - DAY, NOON)
     newest = meters.content()
     client = meters.client()
     # of the last batches one row is kept, which is newer than what comes
     gone = [key for key in newest if b"a8" not in key]
     client.delete(*gone)
-    meters.execute("UPDATE meters SET event_timestamp = %s, load = -1", [NOW - timedelta(hours=1)])
-    store.materialize(NOW - DAY, NOW)
+    meters.execute("UPDATE meters SET event_timestamp = %s, load = -1", [NOON - timedelta(hours=1)])
+    store.materialize(NOON - DAY, NOON)
     (kept,) = newest.keys() - gone
     assert meters.content()[kept] == newest[kept]
     assert all(meters.content()[key] != newest[key] for key in gone)
@@ -131,22 +131,22 @@ def test_materialize__one_view_fails__the_others_are_written(meters: Lab) -> Non
 
 def test_materialize__query_takes_too_long__is_named(meters: Lab) -> None:
     slow = view("slow", query="SELECT meters.* FROM meters, pg_sleep(9)")
-    meters.execute(INSERT, [NOW, NOW, 1.0])
+    meters.execute(INSERT, [NOON, NOON, 1.0])
     with pytest.raises(QueryTimeoutError):
-        meters.store(slow, offline={"statement_timeout_s": 0.5}).materialize(NOW - DAY, NOW)
+        meters.store(slow, offline={"statement_timeout_s": 0.5}).materialize(NOON - DAY, NOON)
 
 
 def test_materialize__null_key__is_refused(meters: Lab) -> None:
-    meters.execute("INSERT INTO meters VALUES ('t', NULL, %(now)s, %(now)s, 1, 1, 'on')", {"now": NOW})
+    meters.execute("INSERT INTO meters VALUES ('t', NULL, %(now)s, %(now)s, 1, 1, 'on')", {"now": NOON})
     with pytest.raises(ValueError, match="asset_id is NULL"):
-        meters.store(view()).materialize(NOW - DAY, NOW)
+        meters.store(view()).materialize(NOON - DAY, NOON)
 
 
 def test_materialize__progress__counts_every_entity(meters: Lab) -> None:
     meters.execute(
         "INSERT INTO meters SELECT 't', 'a' || i, %(now)s, %(now)s, i, i, 'on'"
         " FROM generate_series(1, 25) AS i",
-        {"now": NOW},
+        {"now": NOON},
     )
     store = meters.store(view(), engine={"batch_rows": 10})
     counts: list[int] = []
@@ -163,7 +163,13 @@ def test_materialize__progress__counts_every_entity(meters: Lab) -> None:
 
     provider = store._get_provider()
     provider.materialize_single_feature_view(
-        store.config, store.get_feature_view("meters"), NOW - DAY, NOW, store.registry, "lab", lambda _: Bar()
+        store.config,
+        store.get_feature_view("meters"),
+        NOON - DAY,
+        NOON,
+        store.registry,
+        "lab",
+        lambda _: Bar(),
     )
     assert counts == [10, 10, 5, -1]
     assert isinstance(provider.batch_engine, ArrowComputeEngine)
@@ -203,10 +209,10 @@ def test_materialize__types_of_another_kind__go_to_feasts_engine(meters: Lab) ->
     meters.execute(
         "CREATE TABLE kinds AS SELECT 't'::text AS tenant_id, 'a'::text AS asset_id,"
         " %(now)s AS event_timestamp, %(now)s AS created, 'ok'::mood AS state",
-        {"now": NOW},
+        {"now": NOON},
     )
     store = meters.store(view("kinds", {"state": String}, table="kinds"))
-    store.materialize(NOW - DAY, NOW)
+    store.materialize(NOON - DAY, NOON)
     assert meters.client().dbsize() == 1
 
 

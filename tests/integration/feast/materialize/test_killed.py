@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import redis
-from materialize_lab import DAY, NOW, Lab, view
+from materialize_lab import DAY, NOON, Lab, view
 
 from benchmarks.stores import valkey
 
@@ -75,10 +75,10 @@ def writes(client: redis.Redis) -> int:
 
 def test_materialize__process_killed__the_next_run_resumes(meters: Lab) -> None:
     before = datetime.now(UTC) - DAY
-    meters.execute(FILL, {"now": NOW, "created": before, "count": ENTITIES})
+    meters.execute(FILL, {"now": NOON, "created": before, "count": ENTITIES})
     config = meters.config(engine=ENGINE)
     meters.store(view(), engine=ENGINE, registry=config["registry"])
-    start, end = NOW - DAY, NOW - timedelta(hours=1)
+    start, end = NOON - DAY, NOON - timedelta(hours=1)
     client = meters.client()
     process = start_process(config, start, end)
     wait_until(lambda: client.dbsize() > ENTITIES / 5)
@@ -94,33 +94,33 @@ def test_materialize__process_killed__the_next_run_resumes(meters: Lab) -> None:
     meters.execute(
         "INSERT INTO meters SELECT tenant_id, asset_id, %s, %s, -2, count, state"
         " FROM meters WHERE asset_id = %s",
-        [NOW, before, second],
+        [NOON, before, second],
     )
     store = meters.store(view(), engine=ENGINE, registry=config["registry"])
     client.config_resetstat()
-    store.materialize(start, NOW)
+    store.materialize(start, NOON)
     assert writes(client) <= ENTITIES - killed_at + 1000
     resumed = values(client)
     assert len(resumed) == ENTITIES  # the checkpoint is gone, too
     client.flushdb()
-    store.materialize(start, NOW)
+    store.materialize(start, NOON)
     assert values(client) == resumed
     rows = [{"tenant_id": f"t{int(asset[1:]) % 7}", "asset_id": asset} for asset in (first, second)]
     answer = store.get_online_features(["meters:count"], rows).to_dict(include_event_timestamps=True)
-    assert answer["count__ts"][1] == NOW.timestamp()
+    assert answer["count__ts"][1] == NOON.timestamp()
 
 
 @pytest.mark.parametrize("change", ["flushed", "other columns", "an earlier start", "view deleted"])
 def test_materialize__what_was_written_cannot_be_relied_on__starts_over(meters: Lab, change: str) -> None:
-    meters.execute(FILL, {"now": NOW, "created": NOW - DAY, "count": 1000})
+    meters.execute(FILL, {"now": NOON, "created": NOON - DAY, "count": 1000})
     config = meters.config(engine=ENGINE)
     store = meters.store(view(), engine=ENGINE, registry=config["registry"])
     client = meters.client()
     stop_after(store, 300)
     with pytest.raises(KeyboardInterrupt):
-        store.materialize(NOW - DAY, NOW)
+        store.materialize(NOON - DAY, NOON)
     assert len(list(client.scan_iter(b"feast_plugins:*"))) == 1
-    start = NOW - DAY
+    start = NOON - DAY
     if change == "flushed":
         client.flushdb()
     elif change == "other columns":
@@ -133,7 +133,7 @@ def test_materialize__what_was_written_cannot_be_relied_on__starts_over(meters: 
         store.apply([view()])
     again = meters.store(engine=ENGINE, registry=config["registry"])
     client.config_resetstat()
-    again.materialize(start, NOW)
+    again.materialize(start, NOON)
     assert writes(client) == 1000
     assert client.dbsize() == 1000
 
@@ -155,7 +155,7 @@ def test_materialize__interrupted__ends_its_query(meters: Lab) -> None:
     threading.Timer(1, signal.pthread_kill, [main, signal.SIGINT]).start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        store.materialize(NOW - DAY, NOW)
+        store.materialize(NOON - DAY, NOON)
     assert time.monotonic() - started < 10
     wait_until(lambda: sessions(meters.dsn) == 0, 5)
 
@@ -190,7 +190,7 @@ def stop_after(store: object, rows: int) -> None:
 def test_materialize__redis_dies__fails_soon_and_another_run_completes(
     meters: Lab, death: signal.Signals, tmp_path: Path
 ) -> None:
-    meters.execute(FILL, {"now": NOW, "created": NOW - DAY, "count": ENTITIES})
+    meters.execute(FILL, {"now": NOON, "created": NOON - DAY, "count": ENTITIES})
     engine = ENGINE | {"redis_timeout_seconds": 1}
     with valkey() as server:
         lab = Lab(meters.dsn, server, tmp_path)
@@ -206,7 +206,7 @@ def test_materialize__redis_dies__fails_soon_and_another_run_completes(
         started = time.monotonic()
         try:
             with pytest.raises((redis.ConnectionError, redis.TimeoutError)):
-                store.materialize(NOW - DAY, NOW)
+                store.materialize(NOON - DAY, NOON)
             assert time.monotonic() - started < 20
         finally:
             killer.join()
@@ -214,5 +214,5 @@ def test_materialize__redis_dies__fails_soon_and_another_run_completes(
                 os.kill(server.pid, signal.SIGCONT)
         wait_until(lambda: sessions(meters.dsn) == 0, 10)
         if death == signal.SIGSTOP:
-            store.materialize(NOW - DAY, NOW)
+            store.materialize(NOON - DAY, NOON)
             assert client.dbsize() == ENTITIES

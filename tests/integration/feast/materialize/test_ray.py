@@ -13,7 +13,7 @@ import yaml
 from energy import ROOT
 from feast import BatchFeatureView, Field, OnDemandFeatureView
 from feast.types import Float64
-from materialize_lab import DAY, ENTITIES, NOW, OURS, view
+from materialize_lab import DAY, ENTITIES, NOON, OURS, view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ def calendar(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 @pytest.fixture
 def filled(meters: Lab) -> Lab:
-    meters.execute(FILL, {"now": NOW})
+    meters.execute(FILL, {"now": NOON})
     return meters
 
 
@@ -96,14 +96,14 @@ pytestmark = [
 
 def test_materialize__on_ray__leaves_the_same(filled: Lab, both: tuple[FeatureStore, FeatureStore]) -> None:
     for store in both:
-        store.materialize(NOW - DAY, NOW)
+        store.materialize(NOON - DAY, NOON)
     assert filled.content(2) == filled.content(1)
     assert len(filled.content(2)) == 501
 
 
 def test_materialize__transformed_on_ray__leaves_the_same(filled: Lab) -> None:
     for db, options in ((1, {}), (2, {"kinds": RAY, "engine": WORKERS})):
-        filled.store(computed("doubled", double), db=db, **options).materialize(NOW - DAY, NOW)
+        filled.store(computed("doubled", double), db=db, **options).materialize(NOON - DAY, NOON)
     assert filled.content(2) == filled.content(1)
     assert len(filled.content(2)) == 500
 
@@ -116,7 +116,7 @@ def test_materialize__failure_on_a_worker__is_one(filled: Lab, broken: str) -> N
         filled.client().config_set("maxmemory", 1)
     try:
         with pytest.raises(Exception, match=r"1500 rows|gone|OOM"):
-            store.materialize(NOW - DAY, NOW)
+            store.materialize(NOON - DAY, NOON)
     finally:
         filled.client().config_set("maxmemory", 0)
     assert store.list_all_feature_views()[0].materialization_intervals == []
@@ -128,7 +128,7 @@ def test_history__on_ray__is_the_same(both: tuple[FeatureStore, FeatureStore], k
         {
             "asset_id": [f"a{number}" for number in range(1, 600)],
             "tenant_id": [f"t{number % 7}" for number in range(1, 600)],
-            "event_timestamp": [NOW - timedelta(minutes=13 * number % 600) for number in range(1, 600)],
+            "event_timestamp": [NOON - timedelta(minutes=13 * number % 600) for number in range(1, 600)],
             "own": [None if number % 3 else number for number in range(1, 600)],
         }
     ).sample(frac=1, random_state=1)
@@ -144,7 +144,7 @@ def test_history__on_ray__is_the_same(both: tuple[FeatureStore, FeatureStore], k
 
 def test_history__of_a_range_of_time__is_the_same(both: tuple[FeatureStore, FeatureStore]) -> None:
     here, there = (
-        store.get_historical_features(None, ["meters:load"], start_date=NOW - DAY, end_date=NOW).to_df()
+        store.get_historical_features(None, ["meters:load"], start_date=NOON - DAY, end_date=NOON).to_df()
         for store in both
     )
     pd.testing.assert_frame_equal(there, here)

@@ -11,7 +11,7 @@ import pytest
 from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Set, String, UnixTimestamp
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from materialize_lab import DAY, NOW, OURS, STOCK, view
+from materialize_lab import DAY, NOON, OURS, STOCK, view
 from properties import examples
 from single_precision import SINGLES
 
@@ -85,10 +85,10 @@ def test_materialize__any_rows__as_feast_does(
         places = ", ".join(f"%s::{kind}" for _, kind, _ in COLUMNS.values())
         cursor.executemany(
             f"INSERT INTO everything VALUES (%s, %s, %s, %s, {places})",  # noqa: S608  # constants
-            [(*row[:2], NOW - timedelta(minutes=row[2]), NOW, *row[3:]) for row in rows],
+            [(*row[:2], NOON - timedelta(minutes=row[2]), NOON, *row[3:]) for row in rows],
         )
     for store in both:
-        store.materialize(NOW - DAY, NOW)
+        store.materialize(NOON - DAY, NOON)
     assert lab.content(2) == lab.content(1)
     assert len(lab.content(1)) == len({row[:2] for row in rows if 0 <= row[2] <= 24 * 60})
 
@@ -100,7 +100,7 @@ def test_materialize__renamed_columns_entity_less_and_other_shapes__as_feast_doe
     meters.execute(
         "INSERT INTO meters SELECT 'a' || mod(i, 3), 'b' || i, %(now)s - i * interval '1 minute', %(now)s,"
         " nullif(i, 4) / 3.0, i, repeat('x', i * 40) FROM generate_series(1, 9) AS i",
-        {"now": NOW},
+        {"now": NOON},
     )
     query = (
         'SELECT tenant_id AS who, asset_id AS "What", event_timestamp AS "at", created AS made, load AS l'
@@ -131,7 +131,7 @@ def test_materialize__renamed_columns_entity_less_and_other_shapes__as_feast_doe
         stock = meters.store(*views_kept, kinds=STOCK, db=1, **options, **LATEST)
         ours = meters.store(*views_kept, db=2, **options)
         for store in (stock, ours):
-            store.materialize(NOW - DAY, NOW)
+            store.materialize(NOON - DAY, NOON)
         assert meters.content(2) == meters.content(1)
         assert len(meters.content(1)) == 9 + 3 + 1
 
@@ -157,7 +157,7 @@ def test_read__each_store_reads_what_the_other_wrote(meters: Lab) -> None:
 
 
 def test_materialize__versioned_views__as_feast_does(meters: Lab) -> None:
-    meters.execute("INSERT INTO meters VALUES ('t', 'a', %(now)s, %(now)s, 1.5, 7, 'on')", {"now": NOW})
+    meters.execute("INSERT INTO meters VALUES ('t', 'a', %(now)s, %(now)s, 1.5, 7, 'on')", {"now": NOON})
     for kinds, db in ((STOCK, 1), (OURS, 2)):
         registry = {
             "path": str(meters.folder / f"versions-{db}.db"),
@@ -167,7 +167,7 @@ def test_materialize__versioned_views__as_feast_does(meters: Lab) -> None:
             kinds = (OURS[0], STOCK[1], OURS[2])  # noqa: PLW2901
         store = meters.store(view(), kinds=kinds, db=db, registry=registry, **LATEST)
         store.apply([view(schema={"load": Float64, "state": String})])
-        store.materialize(NOW - DAY, NOW)
+        store.materialize(NOON - DAY, NOON)
     assert meters.content(2) == meters.content(1)
     assert any(b"_ts:meters_v1" in fields for fields, _ in meters.content(1).values())
 
@@ -176,11 +176,11 @@ def test_materialize__versioned_views__as_feast_does(meters: Lab) -> None:
 def test_materialize__views_of_one_key__it_lives_as_long_as_the_most_patient_wants(
     meters: Lab, first: int
 ) -> None:
-    meters.execute("INSERT INTO meters VALUES ('t', 'a', %(now)s, %(now)s, 1.5, 7, 'on')", {"now": NOW})
+    meters.execute("INSERT INTO meters VALUES ('t', 'a', %(now)s, %(now)s, 1.5, 7, 'on')", {"now": NOON})
     views = [view(ttl=9 * DAY), view(name="hasty", ttl=DAY / 24)]
     store = meters.store(*views, db=2, online={"key_ttl_seconds": 3600})
     for each in (views[first], views[1 - first]):
-        store.materialize(NOW - DAY, NOW, feature_views=[each.name])
+        store.materialize(NOON - DAY, NOON, feature_views=[each.name])
     with meters.client(2) as client:
         (key,) = client.scan_iter()
         assert client.ttl(key) > 8 * DAY.total_seconds()

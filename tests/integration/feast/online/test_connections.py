@@ -15,7 +15,7 @@ import uvloop
 from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from online_repo import NOW, OURS, Pair, open_store, view
+from online_repo import OURS, RECENT, Pair, open_store, view
 from valkey_servers import HOST, cluster, free_port, sentinel, server
 
 from feast_plugins.online.bulk import AsyncBulkConnection
@@ -77,7 +77,7 @@ def batch() -> list[Any]:
         (
             EntityKey(join_keys=list(row), entity_values=[Value(string_val=text) for text in row.values()]),
             {"a": Value(double_val=float(row["asset_id"]))},
-            NOW,
+            RECENT,
             None,
         )
         for row in rows(ASSETS)

@@ -8,7 +8,7 @@ import pytest
 import redis
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from online_repo import METER, NOW, Pair, view
+from online_repo import METER, RECENT, Pair, view
 
 from feast_plugins.online import keys
 
@@ -58,7 +58,7 @@ def fill(pair: Pair) -> None:
         config = pair.ours.config.model_copy(update={"project": project})
         for name, key in KEYS.items():
             entity = EntityKey(join_keys=list(key), entity_values=list(key.values()))
-            data: Any = [(entity, {name: Value(double_val=1.0)}, NOW, None)]
+            data: Any = [(entity, {name: Value(double_val=1.0)}, RECENT, None)]
             table = pair.ours.get_feature_view(name)
             pair.ours.provider.online_store.online_write_batch(config, table, data, None)
 

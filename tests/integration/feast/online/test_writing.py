@@ -11,7 +11,7 @@ from feast import Field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import String
-from online_repo import NOW, Pair, view
+from online_repo import RECENT, Pair, view
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -62,7 +62,7 @@ def value(pair: Pair, asset: str, feature: str = "a:a") -> Any:
 def test_bytes__are_feasts(pairs: tuple[Pair, Pair]) -> None:
     ours, stock = pairs
     rows = {
-        "a": [row("1", a=0.5), row("2", a=None), row("ä\x00", a=-1.0, at=NOW - HOUR)],
+        "a": [row("1", a=0.5), row("2", a=None), row("ä\x00", a=-1.0, at=RECENT - HOUR)],
         "b": [row("1", b="x"), row("", b="")],
     }
     for name, given in rows.items():
@@ -96,13 +96,13 @@ def test_rows__the_newest_stays_and_the_last_of_the_same_time(pair: Pair, is_asy
         else:
             store.online_write_batch(config, table, data, progress.append)
 
-    write((1.0, NOW), (2.0, NOW), (3.0, NOW - HOUR))
+    write((1.0, RECENT), (2.0, RECENT), (3.0, RECENT - HOUR))
     assert value(pair, asset) == 2.0
-    write((4.0, NOW - HOUR))
+    write((4.0, RECENT - HOUR))
     assert value(pair, asset) == 2.0
-    write((5.0, NOW))  # a correction
+    write((5.0, RECENT))  # a correction
     assert value(pair, asset) == 5.0
-    write((6.0, (NOW + HOUR).replace(tzinfo=None)), (7.0, NOW))  # no zone: UTC
+    write((6.0, (RECENT + HOUR).replace(tzinfo=None)), (7.0, RECENT))  # no zone: UTC
     assert value(pair, asset) == 6.0
     assert sum(progress) == 7
 
@@ -111,7 +111,7 @@ def test_rows__without_looking_at_what_is_stored(tmp_path_factory: Any, connecti
     pair = Pair.open(tmp_path_factory.mktemp("blind"), connection, skip_dedup=True)
     pair.apply(view("a"))
     pair.write(pair.ours, "a", [row("1", a=1.0)])
-    pair.write(pair.ours, "a", [row("1", a=2.0, at=NOW - HOUR)])
+    pair.write(pair.ours, "a", [row("1", a=2.0, at=RECENT - HOUR)])
     assert value(pair, "1") == 2.0
 
 
@@ -120,13 +120,13 @@ def test_keys__live_as_long_as_the_view_that_lives_longest(pair: Pair) -> None:
     assert DAY_S - 60 < life_s(pair, "lives") <= DAY_S
     pair.write(pair.ours, "slow", [row("lives", slow=1.0)])
     assert 7 * DAY_S - 60 < life_s(pair, "lives") <= 7 * DAY_S
-    pair.write(pair.ours, "a", [row("lives", a=2.0, at=NOW + HOUR)])
+    pair.write(pair.ours, "a", [row("lives", a=2.0, at=RECENT + HOUR)])
     assert life_s(pair, "lives") > 6 * DAY_S, "Feast's own store would cut it to a day"
     # an older row that is not stored does not extend its life
     client = pair.ours.provider.online_store._get_client(pair.ours.config.online_store)
     (key,) = [each for each in client.scan_iter() if b"lives" in each and pair.ours.project.encode() in each]
     client.expire(key, 5)
-    pair.write(pair.ours, "a", [row("lives", a=3.0, at=NOW - HOUR)])
+    pair.write(pair.ours, "a", [row("lives", a=3.0, at=RECENT - HOUR)])
     assert client.ttl(key) <= 5
 
 
