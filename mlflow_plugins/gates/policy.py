@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
+from mlflow_plugins.gates.builtin.not_worse import NotWorseGate
 from mlflow_plugins.gates.known import gate_class
 
 if TYPE_CHECKING:
@@ -94,6 +95,11 @@ class Policy:
         """The gates that guard Production of a tenant's model."""
         rules = self.rules(tenant, model).items()
         return tuple(gate_class(name)(**rule.settings) for name, rule in rules if rule.on)
+
+    def judged_metrics(self, tenant: str, model: str) -> list[str]:
+        """Metrics that decide about a tenant's model; first those that are compared with production."""
+        gates = sorted(self.gates(tenant, model), key=lambda gate: not isinstance(gate, NotWorseGate))
+        return [metric for gate in gates for metric in gate.judged_metrics()]
 
     def origin(self) -> dict[str, str | None]:
         """Which policy this is, for the audit trail."""

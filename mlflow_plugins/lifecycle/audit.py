@@ -145,6 +145,16 @@ def last_promotions(session: Session, workspace: str) -> dict[str, Transition]:
     return {row["name"]: _transition(row) for row in rows}
 
 
+def last_of_others(
+    session: Session, workspace: str, present: sa.Select[tuple[str]], limit: int
+) -> list[Transition]:
+    """The last transition of each of a workspace's models that `present` does not name, newest first."""
+    newest = sa.select(sa.func.max(table.c.id)).where(_of_tenant(workspace)).group_by(table.c.name)
+    query = sa.select(table).where(table.c.id.in_(newest), table.c.name.not_in(present))
+    rows = session.execute(query.order_by(table.c.id.desc()).limit(limit)).mappings()
+    return [_transition(row) for row in rows]
+
+
 def present_entries(session: Session, model: ModelKey) -> dict[int, Transition]:
     """The newest transition of each of a model's versions, by version."""
     newest = sa.select(sa.func.max(table.c.id)).where(model.matches(table)).group_by(table.c.version)

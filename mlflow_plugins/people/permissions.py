@@ -87,14 +87,19 @@ def require_creator(kind: str) -> None:
         )
 
 
+def is_admin() -> bool:
+    """Whether the user is the administrator of the whole platform."""
+    auth = _login()
+    return auth is None or bool(_user(auth).is_admin)
+
+
 def require_admin() -> None:
     """Refuse what only the administrator of the whole platform may do.
 
     Raises:
         MlflowException: 403.
     """
-    auth = _login()
-    if auth is not None and not _user(auth).is_admin:
+    if not is_admin():
         raise forbidden("Only the administrator of the platform may do that.")
 
 

@@ -15,6 +15,8 @@ from people_server import password
 from playwright.sync_api import expect
 from reviewed_models import OTHER_TENANT, TENANT, Reviews, reviews
 
+from ai_hub import registry
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
@@ -210,18 +212,73 @@ def _check_accessibility(page: Page) -> None:
     assert page.locator("html").get_attribute("lang") == "en"
 
 
-def test_narrow_window__needs_no_scrolling_sideways(window: Window, steady: str) -> None:
-    # 640 pixels are 1280 at 200 %, and 320 are what WCAG 2.1 asks for (1.4.10, reflow)
+@pytest.fixture(scope="module")
+def wide(shop: Reviews) -> str:
+    """A model whose names and texts have nowhere to break."""
+    name = f"{'load-forecast-of-the-whole-district-' * 3}{secrets.token_hex(4)}"
+    metric = "mean_absolute_error_of_the_coldest_week"
+    assert len(metric) == 39
+    for number in range(5):
+        shop.register(name, mae=1.5 - number / 100, **{metric: 1.234567})
+        if number < 2:
+            shop.move(name, number + 1, "Production", f"because-{'of-the-cold-' * 20}")
+    with shop.server.person("emil"), registry.tenant_scope(TENANT):
+        client = shop.server.client()
+        client.update_model_version(name, "3", DESCRIPTION)
+        client.update_model_version(name, "2", DESCRIPTION)
+    return name
+
+
+DESCRIPTION = f"""# A heading
+| a column of a table | {"another" * 20} |
+|---|---|
+| 1 | `{"code" * 40}` |
+
+{"word" * 60} https://example.com/{"path/" * 40}
+
+```
+{"block" * 40}
+```
+"""
+
+
+def test_narrow_window__needs_no_scrolling_sideways(window: Window, wide: str) -> None:
+    # 640 pixels are 1280 at 200 %, 390 a phone, and 320 what WCAG 2.1 asks for (1.4.10, reflow)
     with window("anna") as anna:
-        for width, path in product((320, 640), ((), (TENANT,), (TENANT, steady))):
+        for width, path in product((320, 390, 640), ((), (TENANT,), (TENANT, wide))):
             anna.page.set_viewport_size({"width": width, "height": 800})
             anna.open_lifecycle(*path)
+            # what is folded may be as wide as it likes no more than the rest
+            anna.page.evaluate("document.querySelectorAll('details').forEach(item => { item.open = true; })")
             assert anna.page.evaluate("document.documentElement.scrollWidth") <= width
             for control in anna.page.get_by_role("button").all():
                 box = control.bounding_box()
                 assert box is not None
                 assert box["x"] >= 0
                 assert box["x"] + box["width"] <= width
+
+
+def test_back_after_a_promotion__leaves_no_form_filled_for_another_version(
+    window: Window, shop: Reviews, model: str
+) -> None:
+    shop.register(model, mae=1.41)
+    shop.register(model, mae=1.42)
+    with window("anna") as anna:
+        anna.open_lifecycle(TENANT, model)
+        anna.candidate(3).get_by_label("Reason").fill("meant for version 3 alone")
+        anna.candidate(3).get_by_role("button", name="Promote").click()
+        expect(anna.page.get_by_role("status")).to_contain_text("Version 3")
+
+        anna.page.go_back()
+
+        for version in (4, 2):
+            expect(anna.candidate(version).get_by_label("Reason")).to_have_value("")
+            hidden = anna.candidate(version).locator("input[name=version]")
+            expect(hidden).to_have_value(str(version))
+        expect(anna.candidate(3)).to_have_count(0)
+        anna.candidate(2).get_by_role("button", name="Promote").click()
+        expect(anna.page.get_by_role("alert")).to_contain_text(NO_REASON)
+    assert shop.stages(model) == {1: "Archived", 2: "Staging", 3: "Production", 4: "Staging"}
 
 
 def test_mlflow_alias__is_refused_without_a_reason__and_done_with_the_tag(

@@ -30,6 +30,10 @@ class NotWorseGate(Gate):
         description="how much worse it may be, in % of production's value",
     )
 
+    def judged_metrics(self) -> list[str]:
+        """The one that is compared."""
+        return [self.metric]
+
     def check(self, candidacy: Candidacy) -> Verdict:
         """Compare the metrics of both."""
         value = value_of(candidacy.facts, self.metric)

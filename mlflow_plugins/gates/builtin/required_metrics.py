@@ -50,6 +50,10 @@ class RequiredMetricsGate(Gate):
     def _names_alone(cls, given: Any) -> Any:
         return {name: {} for name in given} if isinstance(given, list) else given
 
+    def judged_metrics(self) -> list[str]:
+        """All that must be there."""
+        return list(self.metrics)
+
     def check(self, candidacy: Candidacy) -> Verdict:
         """Look at each."""
         problems: list[str] = []

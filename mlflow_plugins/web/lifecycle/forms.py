@@ -29,6 +29,8 @@ class Wish:
     #: whom they say they are, where the server has no login
     claim: str
     seen: int
+    #: the page of candidates it was sent from: those older than this version; 0 for the newest
+    page: int = 0
 
     def check(self) -> None:
         """Refuse what no audit trail could hold.
@@ -58,7 +60,14 @@ async def _wish(request: Request) -> Wish:
     def text(name: str) -> str:
         return fields.get(name, [""])[0].replace("\r\n", "\n").strip()
 
-    return Wish(text("action"), _number(text("version")), text("reason"), text("user"), _number(text("seen")))
+    return Wish(
+        text("action"),
+        _number(text("version")),
+        text("reason"),
+        text("user"),
+        _number(text("seen")),
+        _number(text("page")),
+    )
 
 
 Sent = Annotated[Wish, Depends(_wish)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from mlflow_plugins.gates import policy_file
+from mlflow_plugins.gates.policy_file import PolicyError
 from mlflow_plugins.lifecycle import audit, rules
 from mlflow_plugins.lifecycle.audit import Transition
 from mlflow_plugins.registration import records
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 #: How much one page has room for.
 CANDIDATES: Final = 20
 RECENT: Final = 100
+#: Later than every version.
+_ALL: Final = 2**63
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class Version:
         return f"{self.version} ({self.semantic_version})" if self.semantic_version else str(self.version)
 
 
+#: A `Version`, or the row it is made of.
+_Row = TypeVar("_Row", bound=Any)
+
+
 @dataclass(frozen=True)
 class ModelPage:
     """One model."""
@@ -64,6 +72,9 @@ class ModelPage:
     seen: int
     metric: str | None
     metric_names: list[str] = field(default_factory=list)
+    #: only candidates, and only versions in the list and the plot, that are older than these
+    staged_before: int = _ALL
+    before: int = _ALL
 
     @property
     def production(self) -> Version | None:
@@ -77,13 +88,23 @@ class ModelPage:
 
     @property
     def candidates(self) -> list[Version]:
-        """The newest versions in Staging, newest first."""
-        return self._in(rules.STAGING)[:CANDIDATES]
+        """A page of versions in Staging, newest first."""
+        return _page(self._in(rules.STAGING), self.staged_before, CANDIDATES)
+
+    @property
+    def older_candidates(self) -> int | None:
+        """What the page after that of `candidates` begins before; None when there is none."""
+        return _next(self._in(rules.STAGING), self.candidates)
 
     @property
     def recent(self) -> list[Version]:
-        """The newest versions, whatever their stage, newest first."""
-        return self.versions[:RECENT]
+        """A page of versions, whatever their stage, newest first."""
+        return _page(self.versions, self.before, RECENT)
+
+    @property
+    def older(self) -> int | None:
+        """What the page after that of `recent` begins before; None when there is none."""
+        return _next(self.versions, self.recent)
 
     @property
     def archived(self) -> list[Version]:
@@ -118,8 +139,24 @@ class ModelPage:
         return [version for version in self.versions if version.stage == stage]
 
 
-def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None = None) -> ModelPage:
-    """Read a model; `metric` is the one to plot, default the first in the alphabet.
+def assemble(
+    store: LifecycleStore,
+    tenant: str,
+    name: str,
+    metric: str | None = None,
+    *,
+    staged_before: int | None = None,
+    before: int | None = None,
+) -> ModelPage:
+    """Read a model.
+
+    Args:
+        store: the registry.
+        tenant: whose model.
+        name: its name.
+        metric: the one to plot; default: the one the gates judge by, else the first in the alphabet.
+        staged_before: only candidates older than this version.
+        before: only versions older than this one in the list and the plot.
 
     Raises:
         MlflowException: 404, there is no such model.
@@ -131,7 +168,8 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
         promoted = audit.last_in_production(session, model)
         found = records.registered(session, model)
         given = tables.tag_of_versions(session, model, METRICS_TAG)
-    measured = _measured(rows)
+    page = ModelPage(tenant, name, [], [], 0, None, [], staged_before or _ALL, before or _ALL)
+    measured = _measured(rows, page)
     origins = {row.version: (given.get(row.version), row.source, row.run_id) for row in rows}
     seen, problems = metrics.read((record for record in found if record.version in measured), origins, tenant)
     sizes = {record.version: record.size_bytes or 0 for record in found}
@@ -152,22 +190,42 @@ def assemble(store: LifecycleStore, tenant: str, name: str, metric: str | None =
     ]
     archived = {version.version for version in versions if version.stage == rules.ARCHIVED}
     names = sorted({key for values in seen.values() for key in values})
-    return ModelPage(
-        tenant,
-        name,
-        versions,
-        [number for number in promoted if number in archived],
-        max((entry.id for entry in entries.values()), default=0),
-        metric if metric in names else next(iter(names), None),
-        names,
+    return replace(
+        page,
+        versions=versions,
+        returnable=[number for number in promoted if number in archived],
+        seen=max((entry.id for entry in entries.values()), default=0),
+        metric=metric if metric in names else _default_metric(tenant, name, names),
+        metric_names=names,
     )
 
 
-def _measured(rows: Sequence[sa.Row[Any]]) -> set[int]:
+def _default_metric(tenant: str, name: str, names: list[str]) -> str | None:
+    """The first of `names` that the gates judge by, else the first of all."""
+    try:
+        judged = policy_file.current().judged_metrics(tenant, name)
+    except PolicyError:
+        judged = []  # what is wrong with the policy stands where the gates are asked
+    return next((metric for metric in [*judged, *names] if metric in names), None)
+
+
+def _measured(rows: Sequence[sa.Row[Any]], page: ModelPage) -> set[int]:
     """The versions whose metrics the page has a place for; `rows` are the newest first."""
-    numbers = {stage: [row.version for row in rows if row.current_stage == stage] for stage in rules.ALLOWED}
-    recent = {row.version for row in rows[:RECENT]}
-    return recent.union(numbers[rules.PRODUCTION], numbers[rules.STAGING][:CANDIDATES])
+    numbers = {stage: [row for row in rows if row.current_stage == stage] for stage in rules.ALLOWED}
+    chosen = (
+        *_page(rows, page.before, RECENT),
+        *_page(numbers[rules.STAGING], page.staged_before, CANDIDATES),
+        *numbers[rules.PRODUCTION],
+    )
+    return {row.version for row in chosen}
+
+
+def _page(newest_first: Sequence[_Row], before: int, size: int) -> list[_Row]:
+    return [row for row in newest_first if row.version < before][:size]
+
+
+def _next(newest_first: Sequence[Version], page: list[Version]) -> int | None:
+    return page[-1].version if page and page[-1].version != newest_first[-1].version else None
 
 
 def _versions_of(model: ModelKey) -> sa.Select[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from sqlalchemy.orm import Session
+
+
+#: Models in the list of those that were deleted.
+DELETED: Final = 50
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,12 @@ def models(session: Session, tenant: str) -> list[ModelRow]:
     promoted = audit.last_promotions(session, tenant)
     production = {row.name: _in_production(row, promoted) for row in session.execute(in_production)}
     return [ModelRow(name, production.get(name), waiting.get(name, 0)) for name in names]
+
+
+def deleted_models(session: Session, tenant: str) -> list[Transition]:
+    """How the newest of the models ended that a tenant has no more, the last one first."""
+    present = sa.select(tables.models.c.name).where(tables.models.c.workspace == tenant)
+    return audit.last_of_others(session, tenant, present, DELETED)
 
 
 def find_model(session: Session, tenant: str, name: str) -> ModelKey:

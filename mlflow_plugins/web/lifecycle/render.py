@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import jinja2
 from fastapi.responses import HTMLResponse
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 _DIGITS: Final = 6
@@ -30,6 +31,32 @@ def utc(at_ms: int) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(machine, f"{moment:%Y-%m-%d %H:%M:%S} UTC")
 
 
+def markdown(text: str) -> Markup:
+    """A description as MLflow's pages show it, from whoever may write one: no HTML, no images.
+
+    Links lead to http, https and mail addresses only. A heading is a bold line, because the page's own
+    headings tell its parts.
+    """
+    return Markup(_markdown.render(text))  # noqa: S704 - it escapes every text
+
+
+def _is_allowed(url: str) -> bool:
+    return url.lower().startswith(("http://", "https://", "mailto:"))
+
+
+#: What is written instead of tags that may have attributes, or that the page has for its own parts.
+_TAGS: Final = {
+    "heading_open": "<p><strong>",
+    "heading_close": "</strong></p>\n",
+    "td_open": "<td>",
+    "th_open": "<th>",
+}
+_markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("table").disable("image")
+_markdown.validateLink = _is_allowed  # type: ignore[method-assign]
+for _token, _tag in _TAGS.items():
+    _markdown.add_render_rule(_token, lambda *_, tag=_tag: tag)
+
+
 def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
     """A rendered page."""
     return HTMLResponse(_environment.get_template(template).render(values), status)
@@ -42,4 +69,4 @@ _environment = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters |= {"number": number, "percent": percent, "utc": utc}
+_environment.filters |= {"markdown": markdown, "number": number, "percent": percent, "utc": utc}

@@ -12,8 +12,8 @@ from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, Field
 
-from mlflow_plugins.errors import missing
-from mlflow_plugins.lifecycle import audit
+from mlflow_plugins.errors import is_missing, missing
+from mlflow_plugins.lifecycle import audit, removals
 from mlflow_plugins.lifecycle.stages import LONGEST_REASON
 from mlflow_plugins.people import permissions
 from mlflow_plugins.people.actor import authenticated_user
@@ -37,6 +37,10 @@ class Look(BaseModel):
     metric: str | None = None
     #: a page of the audit trail: entries older than this one
     before: _Id = None
+    #: a page of the candidates: versions older than this one
+    staged_before: _Id = None
+    #: a page of the versions and their metric: versions older than this one
+    versions_before: _Id = None
     #: the transition that a form has just brought about
     done: _Id = None
     #: a candidate the gates are to be asked about, whatever the size of its files
@@ -48,7 +52,8 @@ def show_tenants(request: Request) -> Response:
     """The tenants the visitor may see."""
     with registry_store().ManagedSessionMaker() as session:
         rows = overview.tenants(session, access.tenants())
-    return render.page("tenants.html", **_common(request), tenants=rows)
+        removed = removals.last_of_all(session) if permissions.is_admin() else []
+    return render.page("tenants.html", **_common(request), tenants=rows, removed=removed)
 
 
 @router.get("/{tenant}")
@@ -56,14 +61,24 @@ def show_models(request: Request, tenant: _Name) -> Response:
     """A tenant's models."""
     with access.inside(tenant), registry_store().ManagedSessionMaker() as session:
         rows = overview.models(session, tenant)
-        readable = set(permissions.readable(row.name for row in rows))
-    chosen = [row for row in rows if row.name in readable]
-    return render.page("models.html", **_common(request), tenant=tenant, models=chosen)
+        deleted = overview.deleted_models(session, tenant)
+        names = [*(row.name for row in rows), *(row.name for row in deleted)]
+        readable = set(permissions.readable(names))
+    return render.page(
+        "models.html",
+        **_common(request),
+        tenant=tenant,
+        models=[row for row in rows if row.name in readable],
+        deleted=[row for row in deleted if row.name in readable],
+    )
 
 
 @router.get("/{tenant}/{name}")
 def show_model(request: Request, tenant: _Name, name: _Name, look: Annotated[Look, Query()]) -> Response:
-    """A model: production, candidates, a metric over the versions, and the audit trail."""
+    """A model: production, candidates, a metric over the versions, and the audit trail.
+
+    Of a deleted one the trail is left.
+    """
     with access.inside(tenant):
         return _model(request, tenant, name, look)
 
@@ -78,16 +93,17 @@ def move(request: Request, tenant: _Name, name: _Name, wish: Sent) -> Response:
             status = error.get_http_status_code()
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
-            return _model(request, tenant, name, Look(), wish=wish, refusal=str(error.message), status=status)
+            look = Look(staged_before=wish.page or None)
+            return _model(request, tenant, name, look, wish=wish, refusal=str(error.message), status=status)
     return RedirectResponse(f"{_address(request, tenant, name)}?done={done.id}", 303)
 
 
 @router.get("/{tenant}/{name}/plot.svg")
-def show_plot(tenant: _Name, name: _Name, metric: str) -> Response:
+def show_plot(tenant: _Name, name: _Name, metric: str, versions_before: _Id = None) -> Response:
     """A metric over the versions, as a picture."""
     with access.inside(tenant):
         permissions.require("read", name)
-        found = model_page.assemble(registry_store(), tenant, name, metric)
+        found = model_page.assemble(registry_store(), tenant, name, metric, before=versions_before)
     if found.metric != metric:
         raise missing(f"No version of {name} has a metric {metric}.")
     return Response(plot.draw(metric, found.points), media_type="image/svg+xml")
@@ -105,21 +121,38 @@ def _model(
 ) -> Response:
     permissions.require("read", name)
     store = registry_store()
-    found = model_page.assemble(store, tenant, name, look.metric)
     with store.ManagedSessionMaker() as session:
         trail = audit.history(session, tenant, name, before=look.before, limit=TRAIL_PAGE + 1)
         happened = audit.same_move(session, tenant, name, look.done) if look.done else []
+    shown = {
+        **_common(request),
+        "tenant": tenant,
+        "name": name,
+        "trail": trail[:TRAIL_PAGE],
+        "older": trail[TRAIL_PAGE - 1].id if len(trail) > TRAIL_PAGE else None,
+        "newer": look.before is not None,
+    }
+    try:
+        found = model_page.assemble(
+            store,
+            tenant,
+            name,
+            look.metric,
+            staged_before=look.staged_before,
+            before=look.versions_before,
+        )
+    except MlflowException as error:
+        if not trail or wish is not None or not is_missing(error):
+            raise
+        return render.page("deleted.html", **shown)
     return render.page(
         "model.html",
         status,
-        **_common(request),
-        tenant=tenant,
+        **shown,
         model=found,
         rights=access.rights(tenant, name),
         assessments=assessments.ask(store, found, look.gates),
-        trail=trail[:TRAIL_PAGE],
-        older=trail[TRAIL_PAGE - 1].id if len(trail) > TRAIL_PAGE else None,
-        newer=look.before is not None,
+        look=look,
         happened=happened,
         wish=wish,
         refusal=refusal,

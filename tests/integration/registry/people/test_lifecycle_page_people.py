@@ -229,3 +229,15 @@ def test_metrics__that_were_tampered_with__are_not_shown(acme: Tenant, tmp_path:
     assert "metrics.json" in candidate
     assert "0.0001" not in candidate
     acme.put(version, "Archived")
+
+
+def test_removed_tenants__are_shown_to_the_administrator_alone(server: PeopleServer) -> None:
+    with server.person(ADMIN):
+        registry.ensure_tenant("gone")
+    session = server.session(ADMIN)
+    query = {"mode": "CASCADE", "reason": "moved to another city"}
+    assert session.delete("/api/3.0/mlflow/workspaces/gone", params=query).status_code < 300
+    shown = Parsed.of(session.get("/lifecycle")).text.split("Removed tenants")[1]
+    assert re.search(r"gone\s+.* UTC\s+removed\s+admin\s+moved to another city", shown)
+    for person in ("anna", "noor"):
+        assert "gone" not in server.session(person).get("/lifecycle").text
