@@ -7,9 +7,8 @@ import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
-from ai_hub.ingest.formats import FileFormat
-from ai_hub.ingest.terms import DateOrder, Epoch, Reading, Stamps
-from ai_hub.ingest.timestamps import TimestampFormat
+from ai_hub.ingest.enums import DateOrder, Epoch, Reading, Stamps
+from ai_hub.ingest.options import FileFormat, TimestampFormat
 
 END = FileFormat(stamps=Stamps.END)
 BERLIN = {"timezone": "Europe/Berlin"}

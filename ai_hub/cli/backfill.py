@@ -34,12 +34,12 @@ from ai_hub.cli.ingest import (
 )
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.terms import Ambiguous, Nonexistent, TemperatureUnit
+from ai_hub.ingest.enums import Ambiguous, Nonexistent, TemperatureUnit
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from ai_hub.ingest.backfill import Backfilled
+    from ai_hub.ingest.files import Backfilled
 
 
 class _Bars:
@@ -95,8 +95,8 @@ def backfill_command(
     as_json: AsJson = False,
 ) -> None:
     """Ingest a history of files and compute all its features. Killed midway, the same command goes on."""
-    from ai_hub.ingest.backfill import backfill
-    from ai_hub.ingest.wording import report_lines
+    from ai_hub.ingest.files import backfill
+    from ai_hub.ingest.report import report_lines
 
     options = ingest_options(
         tenant=tenant,

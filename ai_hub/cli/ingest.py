@@ -16,7 +16,7 @@ from rich.table import Table
 from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.terms import (
+from ai_hub.ingest.enums import (
     Ambiguous,
     AssetKind,
     DateOrder,
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import timedelta
 
-    from ai_hub.ingest.formats import FileFormat
+    from ai_hub.ingest.options import FileFormat, Options
     from ai_hub.ingest.pipeline import Preview
-    from ai_hub.ingest.report import Options, Report
+    from ai_hub.ingest.report import Report
 
 ingest_app = typer.Typer(
     no_args_is_help=True, help="Bring meter readings and weather from files into TimescaleDB."
@@ -309,7 +309,7 @@ def ingest_weather_command(
 @ingest_app.command("profiles")
 def profiles_command(as_json: AsJson = False) -> None:
     """List the formats that --profile knows."""
-    from ai_hub.ingest.profiles import PROFILES
+    from ai_hub.ingest.options import PROFILES
 
     if as_json:
         typer.echo(json.dumps({name: profile.summary for name, profile in PROFILES.items()}))
@@ -424,9 +424,7 @@ def ingest_options(
         BadInputError: they contradict each other.
     """
     from ai_hub.ingest.columns import parse_mapping
-    from ai_hub.ingest.formats import FileFormat
-    from ai_hub.ingest.report import Options
-    from ai_hub.ingest.timestamps import TimestampFormat
+    from ai_hub.ingest.options import FileFormat, Options, TimestampFormat
 
     if timestamp_format and epoch:
         raise BadInputError("--timestamp-format and --epoch exclude each other.", hint="Give one of them.")
@@ -455,7 +453,7 @@ def qualities(text: str | None) -> dict[str, str]:
         BadInputError: not pairs, or no such quality.
     """
     from ai_hub.ingest.columns import parse_mapping
-    from ai_hub.ingest.rules import QUALITIES
+    from ai_hub.ingest.validation import QUALITIES
 
     mapping = parse_mapping(text, "--quality-map")
     for flag, meaning in mapping.items():
@@ -489,7 +487,7 @@ def file_format(
     import codecs
 
     from ai_hub.ingest.columns import parse_mapping
-    from ai_hub.ingest.formats import NO_VALUE, FileFormat
+    from ai_hub.ingest.options import NO_VALUE, FileFormat
 
     if header is not None and skip_lines is not None:
         raise BadInputError("--header and --skip-lines exclude each other.", hint="Give one of them.")
@@ -570,7 +568,7 @@ def _progress(file: Path, *, quiet: bool) -> Iterator[Callable[[float, Report], 
 
 def _show_preview(shown: Preview, *, as_json: bool) -> None:
     """Print a dry run; status 1 where no row would be stored."""
-    from ai_hub.ingest.wording import preview_lines, preview_row_lines, preview_table
+    from ai_hub.ingest.report import preview_lines, preview_row_lines, preview_table
 
     rows = preview_table(shown.rows)
     if as_json:
@@ -587,7 +585,7 @@ def _show_preview(shown: Preview, *, as_json: bool) -> None:
 
 def _show(report: Report, options: Options, *, strict: bool, as_json: bool) -> None:
     """Print the report; status 1 where no row was usable, or with `strict` any was not."""
-    from ai_hub.ingest.wording import report_lines
+    from ai_hub.ingest.report import report_lines
 
     if as_json:
         typer.echo(json.dumps(report.as_dict()))

@@ -14,7 +14,7 @@ from ai_hub.cli import plain
 from ai_hub.cli.ingest import AsJson, Tenant, duration_option, ingest_app
 from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.terms import Use
+from ai_hub.ingest.enums import Use
 
 CsvFile = Annotated[
     Path | None, typer.Option("--csv", help="write them like a reject file, to correct and ingest")
@@ -32,11 +32,11 @@ def findings_command(
 ) -> None:
     """List gaps, stuck meters and clock changes that ingest found."""
     from ai_hub.database import connect
-    from ai_hub.ingest import ledger
-    from ai_hub.ingest.wording import describe
+    from ai_hub.ingest import findings
+    from ai_hub.ingest.report import describe
 
     with connect() as connection:
-        found = ledger.find(connection, tenant, asset_id=asset, only_open=only_open, limit=limit + 1)
+        found = findings.find(connection, tenant, asset_id=asset, only_open=only_open, limit=limit + 1)
     if len(found) > limit:
         found.pop()
         typer.echo(f"There are more than these {limit:,}: name an --asset, or raise --limit.", err=True)
@@ -65,13 +65,13 @@ def quality_command(
 ) -> None:
     """Show or set whether features use suspect and estimated readings of a tenant."""
     from ai_hub.database import connect
-    from ai_hub.ingest import quality_policy
+    from ai_hub.ingest import policies
 
     given = {"suspect": suspect, "estimated": estimated}
     policy = {quality: use is Use.USE for quality, use in given.items() if use is not None}
     with connect(autocommit=True) as connection:
-        changed = quality_policy.put(connection, tenant, policy) if policy else 0
-        present = quality_policy.read(connection, tenant)
+        changed = policies.put_quality_policy(connection, tenant, policy) if policy else 0
+        present = policies.find_quality_policy(connection, tenant)
     if as_json:
         typer.echo(json.dumps({"in_features": present, "readings_changed": changed}))
         return
@@ -133,13 +133,13 @@ def bounds_command(
 ) -> None:
     """Show or change which times of readings are taken."""
     from ai_hub.database import connect
-    from ai_hub.ingest import bounds
+    from ai_hub.ingest import policies
 
     with connect() as connection:
         if earliest is None and ahead is None:
-            found = bounds.find(connection, tenant)
+            found = policies.find_bounds(connection, tenant)
         else:
             time = None if earliest is None else parse_time(earliest, "--earliest")
             lead = None if ahead is None else duration_option(ahead, "--ahead")
-            found = bounds.put(connection, tenant, earliest=time, ahead=lead)
+            found = policies.put_bounds(connection, tenant, earliest=time, ahead=lead)
     typer.echo(f"{tenant}: readings from {found.earliest.isoformat()} to {found.ahead} ahead of the clock")

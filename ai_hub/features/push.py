@@ -16,9 +16,9 @@ from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.features.materialize import Pass, materialize
 from ai_hub.features.newest import Scope
-from ai_hub.ingest import assets, bounds
+from ai_hub.ingest import assets, policies
 from ai_hub.ingest.datasets import Readings
-from ai_hub.ingest.terms import Reading as ReadingKind
+from ai_hub.ingest.enums import Reading as ReadingKind
 from ai_hub.ingest.validation import validate
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def check(reading: Reading) -> tuple[pd.DataFrame, Asset]:
     """
     with connect() as connection:
         known = assets.find(connection, reading.tenant)
-        taken = bounds.find(connection, reading.tenant)
+        taken = policies.find_bounds(connection, reading.tenant)
     if (asset := known.get(reading.asset)) is None:
         near = get_close_matches(reading.asset, known, n=1)
         raise NotFoundError(

@@ -1,4 +1,20 @@
-"""Meter readings and weather from files into TimescaleDB, and the register of assets they belong to."""
+"""From a file to readings and weather in TimescaleDB.
+
+A row crosses these modules in this order:
+
+1. `files` takes a path and `options`; `pipeline` runs the steps below for each block of rows.
+2. `reader` opens the file: `tables` (text, Parquet, spreadsheets), `nem12` or `green_button`.
+3. `layout` decides once how to read it (`columns`, `numbers`, units, zone, dates); `cells` reads it so.
+4. `localizer` turns timestamps into UTC, with `timestamps` (parsing) and `timezones` (clock changes).
+5. `datasets` makes typed rows: readings or weather. `normalization` brings readings to the unit of their
+   asset (`assets`, `units`) and finds the interval each one covers.
+6. `validation` applies the rules of the asset's kind and the tenant's `policies`. Rejected rows go to
+   `rejects` and `quarantine`, good ones to `upsert`.
+7. `checks` reads the series around what was written; `detection` finds gaps, stuck meters and registers, and
+   `findings` stores them. `report` says what became of the file.
+
+`removal` deletes readings and assets. `enums` has the choices of the command line and the tables.
+"""
 
 import os
 

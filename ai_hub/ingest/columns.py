@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ai_hub.errors import BadInputError
+from ai_hub.ingest.units import UNITS, spelling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from ai_hub.ingest.datasets import Dataset
+    from ai_hub.ingest.options import Options, Profile
 
 
 @dataclass(frozen=True)
@@ -233,3 +238,89 @@ def _guess(field: Field, available: Sequence[str], taken: set[str], listing: str
             hint=f"{listing} Name the right one with --columns {field.name}=COLUMN.",
         )
     return found[0] if found else None
+
+
+_TIME_COLUMN = re.compile(r"^\s*(\d{1,2}):(\d{2})(?::00)?\s*$")
+_PERIOD_COLUMN = re.compile(r"(?i)^\s*(?:settlement period|period|sp|hh|p)?[ _]?0*(\d{1,3})\s*$")
+#: Fewer columns than the hours of the shortest day are no day.
+_FEWEST_PERIODS = 23
+
+
+def is_wide(names: Sequence[str]) -> list[str]:
+    """Columns that are times of a day or its periods counted from 1, in order; none where there are few."""
+    for pattern in (_TIME_COLUMN, _PERIOD_COLUMN):
+        found = [name for name in names if pattern.match(name)]
+        if len(found) < _FEWEST_PERIODS:
+            continue
+        if pattern is _PERIOD_COLUMN and [int(_period_number(name)) for name in found] != list(
+            range(1, len(found) + 1)
+        ):
+            continue
+        return found
+    return []
+
+
+def _period_number(name: str) -> str:
+    found = _PERIOD_COLUMN.match(name)
+    return found[1] if found else "0"
+
+
+def interval_label(name: str, *, last: bool) -> str:
+    """Time of day, the last one not at midnight before it; or the number of the period."""
+    if found := _TIME_COLUMN.match(name):
+        midnight = last and int(found[1]) == 0 and int(found[2]) == 0
+        return "24:00" if midnight else f"{int(found[1]):02}:{found[2]}"
+    return _period_number(name)
+
+
+def fields_of(dataset: Dataset, profile: Profile) -> list[Field]:
+    """Fields of a table and of times apart from their dates, with the names that the profile adds."""
+    extra = profile.columns
+    return [
+        Field(each.name, (*extra.get(each.name, ()), *each.aliases), each.sole)
+        for each in (DATE, TIME_OF_DAY, PERIOD, *dataset.fields)
+    ]
+
+
+def is_header(names: Sequence[str], fields: Sequence[Field], options: Options) -> bool:
+    """Whether a line has a column of time and another one that is known, or those that are given."""
+    stripped = [name.strip() for name in names]
+    given = set(options.columns.values())
+    if given:
+        return given <= set(stripped) | set(names)
+    times = {TIMESTAMP.name, DATE.name}
+    found = {each.name for each in fields if recognised(each, names)}
+    named = any(unit_of_readings(name) for name in names)
+    return bool(found & times) and (
+        len(found - times - {TIME_OF_DAY.name}) > 0 or named or len(is_wide(names)) > 0
+    )
+
+
+@dataclass(frozen=True)
+class ColumnFinder:
+    """Columns of fields, as given or by their names."""
+
+    available: list[str]
+    given: Mapping[str, str]
+    fields: Mapping[str, Field]
+
+    @property
+    def free(self) -> list[str]:
+        """Columns that no option names."""
+        return [name for name in self.available if name not in self.given.values()]
+
+    def columns(self, field_name: str, *taken: str | None) -> list[str]:
+        """Columns that could be the field."""
+        if field_name in self.given:
+            return [self.given[field_name]]
+        free = [name for name in self.free if name not in taken]
+        return recognised(self.fields[field_name], free)
+
+
+def unit_of_readings(column: str) -> str | None:
+    """A unit of readings that a column's name says."""
+    last = re.split(r"[\s_]+", column.strip())[-1]
+    for text in (unit_in(column), last):
+        if text is not None and spelling(text) in UNITS and (text.casefold() != "l"):
+            return spelling(text)
+    return None

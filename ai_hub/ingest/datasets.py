@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest import rules, timestamps
+from ai_hub.ingest import localizer, timestamps, validation
 from ai_hub.ingest.columns import ASSET_ID, INTERVAL_END, QUALITY, TIMESTAMP, UNIT, VALUE, WEATHER, Field
-from ai_hub.ingest.terms import UNKNOWN, AssetKind, TemperatureUnit
-from ai_hub.ingest.timestamps import TimestampFormat
+from ai_hub.ingest.enums import UNKNOWN, AssetKind, TemperatureUnit
+from ai_hub.ingest.options import TimestampFormat
+from ai_hub.ingest.policies import BOUNDS, Bounds
 from ai_hub.ingest.units import spelling
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     import pandera.pandas as pa
 
-    from ai_hub.ingest.report import Options
+    from ai_hub.ingest.options import Options
 
 
 class Dataset(ABC):
@@ -76,7 +77,7 @@ class Readings(Dataset):
     """Meter readings into `timeseries_data`."""
 
     now: pd.Timestamp
-    bounds: rules.Bounds = rules.BOUNDS
+    bounds: Bounds = BOUNDS
     form: TimestampFormat = field(default_factory=TimestampFormat)
     #: Quality of each flag of the file.
     qualities: Mapping[str, str] = field(default_factory=dict)
@@ -131,7 +132,7 @@ class Readings(Dataset):
         self, column: pd.Series[Any], begin: pd.Series[Any], zones: pd.Series[str]
     ) -> tuple[pd.Series[Any], pd.Series[str]]:
         """Seconds from `begin` to the end in `column`; of a local end that occurred twice, the first."""
-        ends = timestamps.bounds(column, self.form, zones, ends=True)
+        ends = localizer.bounds(column, self.form, zones, ends=True)
         reason = ends.reason.replace(timestamps.MISSING, "")
         end = ends.earliest.where(ends.earliest > begin, ends.latest)
         seconds = (end - begin).dt.total_seconds().round()
@@ -140,7 +141,9 @@ class Readings(Dataset):
 
     def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
         """Rules of the kind of meter."""
-        return rules.readings_schema(kind, self.now, rated=rated, is_register=is_register, bounds=self.bounds)
+        return validation.readings_schema(
+            kind, self.now, rated=rated, is_register=is_register, bounds=self.bounds
+        )
 
 
 @dataclass
@@ -174,10 +177,10 @@ class Weather(Dataset):
         Raises:
             BadInputError: it has none.
         """
-        self.measures = {name: "float8" for name in rules.WEATHER if name in mapping}
+        self.measures = {name: "float8" for name in validation.WEATHER if name in mapping}
         if not self.measures:
             raise BadInputError(
-                f"No column of the file is recognised as weather ({', '.join(rules.WEATHER)}).",
+                f"No column of the file is recognised as weather ({', '.join(validation.WEATHER)}).",
                 hint=f"The file's columns are: {', '.join(available)}. "
                 "Name the right ones, for example --columns temperature=COLUMN.",
             )
@@ -201,12 +204,12 @@ class Weather(Dataset):
         self, column: pd.Series[Any], zones: pd.Series[str]
     ) -> tuple[pd.Series[Any], pd.Series[str]]:
         """Instants of the issue times; an empty one is no error, a local one that occurred twice is."""
-        issued = timestamps.bounds(column, self.form, zones)
+        issued = localizer.bounds(column, self.form, zones)
         reason = issued.reason.replace(timestamps.MISSING, "")
-        reason[issued.earliest.notna() & (issued.earliest != issued.latest)] = timestamps.AMBIGUOUS
+        reason[issued.earliest.notna() & (issued.earliest != issued.latest)] = localizer.AMBIGUOUS
         return issued.earliest, reason.where(reason == "", "available_at: " + reason)
 
     def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
         """Physical ranges, whoever measured."""
         del kind, rated, is_register
-        return rules.weather_schema(self.measures, self.now)
+        return validation.weather_schema(self.measures, self.now)

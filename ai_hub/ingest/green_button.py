@@ -12,7 +12,7 @@ from xml.etree.ElementTree import ParseError, XMLParser
 import pandas as pd
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.blocks import BLOCK_ROWS, Block
+from ai_hub.ingest.tables import BLOCK_ROWS, Block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,38 +1,40 @@
-"""What a file says and how: columns, units, zones, numbers and dates, decided once, then read in blocks."""
+"""Decide how to read a file: its columns, units, zone, numbers and dates."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest import columns, numerals, profiles, rules
+from ai_hub.ingest import columns, numbers, validation
 from ai_hub.ingest.assets import check_zone
-from ai_hub.ingest.blocks import Malformed, Source, original
-from ai_hub.ingest.columns import DATE, INTERVAL_END, PERIOD, TIME_OF_DAY, TIMESTAMP
-from ai_hub.ingest.numerals import NumberFormat
-from ai_hub.ingest.report import Options
-from ai_hub.ingest.source import beginning, open_source
-from ai_hub.ingest.terms import DateOrder, Reading, TemperatureUnit
-from ai_hub.ingest.timestamps import TimestampFormat, date_orders
-from ai_hub.ingest.units import UNITS, spelling
-from ai_hub.ingest.wide import NO_PERIOD, is_wide, melt, start_of_periods
+from ai_hub.ingest.cells import BOTH_ENDS, Layout, as_text
+from ai_hub.ingest.columns import (
+    DATE,
+    INTERVAL_END,
+    PERIOD,
+    TIME_OF_DAY,
+    TIMESTAMP,
+    ColumnFinder,
+    fields_of,
+    is_header,
+    is_wide,
+    unit_of_readings,
+)
+from ai_hub.ingest.enums import DateOrder, Reading, TemperatureUnit
+from ai_hub.ingest.options import PROFILES, Options, Profile, TimestampFormat, profile_of, with_profile
+from ai_hub.ingest.reader import beginning, open_source
+from ai_hub.ingest.timestamps import date_orders
+from ai_hub.ingest.units import spelling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ai_hub.ingest.datasets import Dataset
 
-_BETWEEN = "^(?P<begin>.*?\\d(?: ?\\(?[A-Z]{3,5}\\)?)?) +(?:-|\u2013|bis|to) +(?P<end>.*\\d.*)$"
-_TIME_ONLY = r"^\d{1,2}:\d{2}(?::\d{2})?$"
 #: Zones that headers name, as ENTSO-E does.
 _HEADER_ZONES = {
     **dict.fromkeys(("utc", "gmt", "z"), "UTC"),
@@ -59,169 +61,6 @@ _WEATHER_UNITS: Mapping[str, Mapping[str, tuple[float, float]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Readout:
-    """A block of a file as fields of a table."""
-
-    cells: pd.DataFrame
-    #: Why a row cannot be read; empty where it can.
-    reasons: pd.Series[str]
-    #: Rows that say there is no value.
-    missing: int
-    malformed: list[Malformed]
-    fraction: float
-
-
-@dataclass
-class Layout:
-    """How to read one open file."""
-
-    #: With what the file and its profile say.
-    options: Options
-    #: Column of the file that each column of `Readout.cells` shows as it was written.
-    originals: dict[str, str] = field(default_factory=dict)
-    #: What was guessed or taken from the file.
-    notes: list[str] = field(default_factory=list)
-    source: Source = None  # type: ignore[assignment]
-    mapping: dict[str, str] = field(default_factory=dict)
-    wide: list[str] = field(default_factory=list)
-    #: What the columns of a wide file say: period or time.
-    interval: str = ""
-    measures: list[str] = field(default_factory=list)
-    numbers: NumberFormat = numerals.POINT
-    factors: dict[str, tuple[float, float]] = field(default_factory=dict)
-    has_ends: bool = False
-
-    def blocks(self) -> Iterator[Readout]:
-        """The file's rows, block by block."""
-        where = self.options.form.where
-        names = list(dict.fromkeys([*self.mapping.values(), *self.wide, *where]))
-        offset = 0
-        for block in self.source.blocks(names):
-            cells = block.cells
-            for column, text in where.items():
-                cells = cells[cells[column].astype("string").str.strip().eq(text).fillna(value=False)]
-            if self.wide:
-                cells = melt(cells, self.wide, offset)
-                offset += len(cells)
-            cells, reasons, missing = self._read(cells)
-            yield Readout(cells, reasons, missing, block.malformed, block.fraction)
-
-    def _read(self, raw: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[str], int]:
-        given = {name: raw[column] for name, column in self.mapping.items()}
-        if self.wide:
-            given |= {"value": raw["value"], self.interval: raw["interval"]}
-        cells: dict[str, pd.Series[Any]] = dict(given)
-        missing, reasons = self._measures(cells, raw.index)
-        reasons = self._times(cells, reasons)
-        for name, series in given.items():
-            if cells.get(name) is not series:
-                cells[original(name)] = series
-        frame = pd.DataFrame(cells, index=raw.index)
-        if "line" in raw and "line" not in frame:
-            frame["line"] = raw["line"]
-        if missing.any():
-            # A wide file has columns for the longest day.
-            count = int((missing & (reasons != NO_PERIOD)).sum())
-            return frame[~missing], reasons[~missing], count
-        return frame, reasons, 0
-
-    def _measures(
-        self, cells: dict[str, pd.Series[Any]], index: pd.Index[Any]
-    ) -> tuple[pd.Series[bool], pd.Series[str]]:
-        """Bring numbers to a plain form and the table's units.
-
-        Returns which rows have no value, and why a row is not read.
-        """
-        reasons = pd.Series("", index=index, dtype=object)
-        missing = pd.Series(data=False, index=index)
-        if self.numbers != numerals.POINT or not all(numerals.are_plain(cells[n]) for n in self.measures):
-            missing = self._no_values(cells)
-            words = {text.casefold() for text in self.options.form.no_value}
-            for name in self.measures:
-                cells[name], why = numerals.to_plain(cells[name], self.numbers, name)
-                reasons = reasons.where((reasons != "") | missing, why)
-                if name != "value":
-                    folded = cells[name].astype("string").str.strip().str.casefold()
-                    cells[name] = cells[name].mask(folded.isin(words).fillna(value=False), "")
-        for name, (factor, shift) in self.factors.items():
-            numbers = pd.to_numeric(cells[name], errors="coerce")
-            cells[name] = cells[name].where(numbers.isna(), (numbers * factor + shift).round(9))
-        return missing, reasons
-
-    def _no_values(self, given: dict[str, pd.Series[Any]]) -> pd.Series[bool]:
-        column = given.get("value")
-        if column is None or (column.dtype != object and not isinstance(column.dtype, pd.StringDtype)):
-            return pd.Series(False, index=next(iter(given.values())).index)
-        words = "|".join(re.escape(text) for text in dict.fromkeys(self.options.form.no_value))
-        pattern = rf"(?i)^\s*(?:{words})\s*$"
-        try:
-            texts = pa.array(column, type=pa.string(), from_pandas=True)
-        except (pa.ArrowTypeError, pa.ArrowInvalid):
-            texts = pa.array(column.astype("string"), type=pa.string())
-        empty = "" in self.options.form.no_value
-        matched = pc.match_substring_regex(texts, pattern).fill_null(empty)
-        return pd.Series(matched.to_numpy(zero_copy_only=False), index=column.index)
-
-    def _times(self, cells: dict[str, pd.Series[Any]], reasons: pd.Series[str]) -> pd.Series[str]:
-        """Timestamps from date and time or period, and the two ends of an interval in one cell."""
-        length = self.options.form.period
-        if PERIOD.name in cells and length is not None:
-            cells["timestamp"], why = start_of_periods(
-                cells[DATE.name],
-                cells[PERIOD.name],
-                length,
-                self.options.timezone or "UTC",
-                self.options.timestamp_format,
-            )
-            return reasons.where(reasons != "", why)
-        if DATE.name in cells and TIME_OF_DAY.name in cells:
-            date, begin = (_text(cells[name]) for name in (DATE.name, TIME_OF_DAY.name))
-            day = date.str.replace(r"[ T]00:00(?::00)?$", "", regex=True)
-            cells["timestamp"] = day + " " + begin
-            if INTERVAL_END.name in cells:
-                end = _text(cells[INTERVAL_END.name])
-                if end.str.match(_TIME_ONLY).all():
-                    cells[INTERVAL_END.name] = day + " " + _end_of_day(_closed(begin, end))
-        elif self.has_ends:
-            texts = pa.array(_text(cells["timestamp"]), type=pa.string(), from_pandas=True)
-            parts = pc.extract_regex(texts, _BETWEEN)
-            begin, end = (
-                pd.Series(parts.field(name).to_numpy(zero_copy_only=False), index=cells["timestamp"].index)
-                for name in ("begin", "end")
-            )
-            split = begin.notna() & begin.ne("")
-            day = begin.str.extract(r"^(.*?)[ T]+\d{1,2}:\d{2}", expand=False)
-            end = end.where(
-                ~end.str.match(_TIME_ONLY).fillna(value=False).astype(bool), day + " " + _end_of_day(end)
-            )
-            cells[INTERVAL_END.name] = end.where(split, "")
-            cells["timestamp"] = begin.where(split, cells["timestamp"])
-        return reasons
-
-
-def _text(column: pd.Series[Any]) -> pd.Series[Any]:
-    return column.astype("string").str.strip().fillna("").astype(object)
-
-
-def _end_of_day(end: pd.Series[Any]) -> pd.Series[Any]:
-    return end.str.replace(r"^0?0:00(:00)?$", "24:00", regex=True)
-
-
-def _closed(begin: pd.Series[Any], end: pd.Series[Any]) -> pd.Series[Any]:
-    """Ends such as 00:59, the last minute of the interval, as the minute after it."""
-    first, last = (
-        column.str[:2].str.rstrip(":").astype(float) * 60
-        + column.str.extract(r":(\d{2})", expand=False).astype(float)
-        for column in (begin, end)
-    )
-    inclusive = (last - first) % 5 == 4  # noqa: PLR2004 - intervals are multiples of five minutes
-    if not inclusive.all():
-        return end
-    after = (last + 1).astype(int)
-    return (after // 60).map("{:02}".format) + ":" + (after % 60).map("{:02}".format)
-
-
 @contextmanager
 def open_layout(path: Path, dataset: Dataset, options: Options) -> Iterator[Layout]:
     """Open a file and decide how to read it.
@@ -230,15 +69,15 @@ def open_layout(path: Path, dataset: Dataset, options: Options) -> Iterator[Layo
         NotFoundError: no such file.
         BadInputError: it cannot be read, or not in one way only; the hint names the option that decides.
     """
-    name, guessed = profiles.profile_of(options, beginning(path))
-    profile = profiles.PROFILES[name] if name else profiles.Profile(summary="")
-    applied = profiles.apply(profile, options)
+    name, guessed = profile_of(options, beginning(path))
+    profile = PROFILES[name] if name else Profile(summary="")
+    applied = with_profile(options, profile)
     if applied.form.stamps is not None:
         applied = replace(applied, stamps=applied.form.stamps)
-    fields = _fields(dataset, profile)
+    fields = fields_of(dataset, profile)
 
     def recognises(names: Sequence[str]) -> bool:
-        return _is_header(names, fields, applied)
+        return is_header(names, fields, applied)
 
     with open_source(path, applied.form, reader=profile.reader, recognises=recognises) as source:
         layout = Layout(applied, source=source, notes=list(source.notes))
@@ -255,34 +94,12 @@ def open_layout(path: Path, dataset: Dataset, options: Options) -> Iterator[Layo
         yield layout
 
 
-def _fields(dataset: Dataset, profile: profiles.Profile) -> list[columns.Field]:
-    extra = profile.columns
-    return [
-        columns.Field(each.name, (*extra.get(each.name, ()), *each.aliases), each.sole)
-        for each in (DATE, TIME_OF_DAY, PERIOD, *dataset.fields)
-    ]
-
-
-def _is_header(names: Sequence[str], fields: Sequence[columns.Field], options: Options) -> bool:
-    """Whether a line has a column of time and another one that is known, or those that are given."""
-    stripped = [name.strip() for name in names]
-    given = set(options.columns.values())
-    if given:
-        return given <= set(stripped) | set(names)
-    times = {TIMESTAMP.name, DATE.name}
-    found = {each.name for each in fields if columns.recognised(each, names)}
-    named = any(_unit(name) for name in names)
-    return bool(found & times) and (
-        len(found - times - {TIME_OF_DAY.name}) > 0 or named or len(is_wide(names)) > 0
-    )
-
-
 def _columns(layout: Layout, dataset: Dataset, fields: list[columns.Field]) -> None:
     """Find the column of every field."""
     options, available = layout.options, layout.source.columns
     listing = f"The file's columns are: {', '.join(available)}."
     by_name = {each.name: each for each in fields}
-    finder = _Finder(available, options.columns, by_name)
+    finder = ColumnFinder(available, options.columns, by_name)
     is_readings = "value" in by_name
     if is_readings and not finder.columns("value"):
         layout.wide = is_wide(finder.free)
@@ -296,7 +113,7 @@ def _columns(layout: Layout, dataset: Dataset, fields: list[columns.Field]) -> N
     skip |= {TIMESTAMP.name} if DATE.name in given else set()
     skip |= {"value"} if layout.wide else set()
     skip |= {"asset_id"} if options.asset is not None else set()
-    united = [name for name in finder.free if _unit(name)]
+    united = [name for name in finder.free if unit_of_readings(name)]
     if is_readings and not layout.wide and not finder.columns("value") and len(united) == 1:
         given["value"] = united[0]
     chosen = [each for each in fields if each.name not in skip or each.name in given]
@@ -307,32 +124,14 @@ def _columns(layout: Layout, dataset: Dataset, fields: list[columns.Field]) -> N
         raise BadInputError(
             f"The file has no column {', '.join(map(repr, absent))} for --where.", hint=listing
         )
-    layout.measures = ["value"] if is_readings else [name for name in rules.WEATHER if name in layout.mapping]
+    layout.measures = (
+        ["value"] if is_readings else [name for name in validation.WEATHER if name in layout.mapping]
+    )
     _wide_columns(layout)
     _shape(layout)
 
 
-@dataclass(frozen=True)
-class _Finder:
-    """Columns of fields, as given or by their names."""
-
-    available: list[str]
-    given: Mapping[str, str]
-    fields: Mapping[str, columns.Field]
-
-    @property
-    def free(self) -> list[str]:
-        return [name for name in self.available if name not in self.given.values()]
-
-    def columns(self, field_name: str, *taken: str | None) -> list[str]:
-        """Columns that could be the field."""
-        if field_name in self.given:
-            return [self.given[field_name]]
-        free = [name for name in self.free if name not in taken]
-        return columns.recognised(self.fields[field_name], free)
-
-
-def _times_of_day(layout: Layout, finder: _Finder) -> dict[str, str]:
+def _times_of_day(layout: Layout, finder: ColumnFinder) -> dict[str, str]:
     """Columns of the date and of the time or period beside it, where they are apart."""
     whole = [name for name in finder.available if name.strip().casefold() == TIMESTAMP.name]
     if TIMESTAMP.name in finder.given or whole:
@@ -381,7 +180,7 @@ def _shape(layout: Layout) -> None:
         for block in source.blocks([mapping[TIMESTAMP.name]]):
             column = block.cells[mapping[TIMESTAMP.name]]
             if column.dtype == object and len(column):
-                layout.has_ends = bool(_text(column.iloc[:20]).str.match(_BETWEEN).any())
+                layout.has_ends = bool(as_text(column.iloc[:20]).str.match(BOTH_ENDS).any())
             break
     if layout.has_ends:
         layout.notes.append("each timestamp has both ends of its interval")
@@ -453,15 +252,6 @@ def _header_zone(layout: Layout) -> None:
         )
 
 
-def _unit(column: str) -> str | None:
-    """A unit of readings that a column's name says."""
-    last = re.split(r"[\s_]+", column.strip())[-1]
-    for text in (columns.unit_in(column), last):
-        if text is not None and spelling(text) in UNITS and (text.casefold() != "l"):
-            return spelling(text)
-    return None
-
-
 def _units(layout: Layout, dataset: Dataset) -> None:
     """Units that the names of columns say."""
     if layout.measures == ["value"]:
@@ -473,7 +263,7 @@ def _units(layout: Layout, dataset: Dataset) -> None:
         unit = columns.unit_in(column)
         if unit is None:
             continue
-        known, own = _WEATHER_UNITS[name], rules.WEATHER[name].unit
+        known, own = _WEATHER_UNITS[name], validation.WEATHER[name].unit
         if unit.casefold() not in known:
             raise BadInputError(
                 f"The column {column!r} is in {unit!r}, which does not convert to {own}.",
@@ -492,7 +282,7 @@ def _units(layout: Layout, dataset: Dataset) -> None:
 
 def _unit_of_readings(layout: Layout) -> None:
     options, column = layout.options, layout.mapping.get("value", "")
-    unit = _unit(column)
+    unit = unit_of_readings(column)
     if "unit" in layout.mapping or not column:
         return
     if unit is None:
@@ -513,13 +303,13 @@ def _numbers(layout: Layout) -> None:
     """How the numbers of the file are written."""
     form = layout.options.form
     names = layout.wide or [layout.mapping[name] for name in layout.measures]
-    layout.numbers = numerals.decide(
+    layout.numbers = numbers.decide(
         ([block.cells[name] for name in names] for block in layout.source.blocks(names)),
         delimiter=layout.source.delimiter,
         decimal=form.decimal,
         thousands=form.thousands,
     )
-    if form.decimal is None and layout.numbers != numerals.POINT:
+    if form.decimal is None and layout.numbers != numbers.POINT:
         mark = "comma" if layout.numbers.decimal == "," else "point"
         groups = f", thousands {layout.numbers.thousands!r}" if layout.numbers.thousands else ""
         layout.notes.append(f"numbers with decimal {mark}{groups} (--decimal, --thousands)")
@@ -531,7 +321,7 @@ def _ends_of_days(layout: Layout) -> None:
         return
     name = layout.mapping.get(TIME_OF_DAY.name) or layout.mapping.get(TIMESTAMP.name)
     for block in layout.source.blocks([name]) if name else ():
-        if block.cells[name].dtype == object and _text(block.cells[name]).str.contains(r"\b24:00").any():
+        if block.cells[name].dtype == object and as_text(block.cells[name]).str.contains(r"\b24:00").any():
             layout.notes.append(
                 "24:00 is the start of an interval of the next day: are timestamps its end? (--stamps end)"
             )
@@ -550,7 +340,7 @@ def _dates(layout: Layout) -> None:
         column = block.cells[name]
         if column.dtype != object:
             return
-        seen = [a or b for a, b in zip(seen, date_orders(_text(column)), strict=True)]
+        seen = [a or b for a, b in zip(seen, date_orders(as_text(column)), strict=True)]
         if not seen[0] or seen[1] != seen[2]:
             break
     any_such, day_first, month_first = seen

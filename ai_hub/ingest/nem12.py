@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pandas as pd
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.blocks import BLOCK_ROWS, Block, Malformed
+from ai_hub.ingest.tables import BLOCK_ROWS, Block, Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

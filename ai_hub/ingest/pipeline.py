@@ -1,4 +1,4 @@
-"""One file into one table: read, place in time, convert, validate, remove duplicates, write, check."""
+"""One file into one table: read, place in time, normalize, validate, remove duplicates, write, check."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import pandas as pd
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest import assets, ledger
-from ai_hub.ingest.check import check
+from ai_hub.ingest import assets, findings
+from ai_hub.ingest.assets import AssetCache
+from ai_hub.ingest.checks import check
+from ai_hub.ingest.enums import Stamps
 from ai_hub.ingest.layout import open_layout
-from ai_hub.ingest.meaning import Meaning
-from ai_hub.ingest.placement import TimePlacer
+from ai_hub.ingest.localizer import TimezoneLocalizer
+from ai_hub.ingest.normalization import Meaning
 from ai_hub.ingest.quarantine import Quarantine
 from ai_hub.ingest.rejects import SAMPLE, RejectFile, Rejects, RejectsSample
-from ai_hub.ingest.report import Options, Report
-from ai_hub.ingest.roster import Roster
-from ai_hub.ingest.terms import Stamps
+from ai_hub.ingest.report import Report
 from ai_hub.ingest.units import is_amount
 from ai_hub.ingest.upsert import upsert
 from ai_hub.ingest.validation import validate
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-    from ai_hub.ingest.blocks import Malformed
+    from ai_hub.ingest.cells import Layout, Readout
     from ai_hub.ingest.datasets import Dataset
-    from ai_hub.ingest.layout import Layout, Readout
+    from ai_hub.ingest.options import Options
+    from ai_hub.ingest.tables import Malformed
 
 #: Called with the share of the file done, 0 to 1, and the counts so far.
 OnProgress: TypeAlias = "Callable[[float, Report], None]"
@@ -139,14 +140,14 @@ class _Run:
         self._rejects = rejects
         self._on_progress = on_progress
         self._fraction = 0.0
-        self._placer = TimePlacer(
+        self._placer = TimezoneLocalizer(
             options.timestamp_format,
             options.ambiguous,
             options.nonexistent,
             ends=options.stamps is Stamps.END,
         )
         self._held: list[pd.DataFrame] = []
-        self._roster = Roster(
+        self._roster = AssetCache(
             connection,
             options.tenant,
             new_kind=dataset.new_kind,
@@ -154,7 +155,7 @@ class _Run:
             read_only=self.read_only,
         )
         self._meaning = Meaning(self._roster, options)
-        self._began = ledger.clock(connection) if connection is not None and not self.read_only else None
+        self._began = findings.clock(connection) if connection is not None and not self.read_only else None
         #: Rows whose interval the file has not told yet, with their cells.
         self._waiting: list[tuple[pd.DataFrame, pd.DataFrame]] = []
 
@@ -220,7 +221,7 @@ class _Run:
         """Look for oddities in the clock changes of the file and in the series it became part of."""
         tenant = self._options.tenant
         with self._connection.transaction():
-            self.report.findings += ledger.merge_clock_changes(
+            self.report.findings += findings.merge_clock_changes(
                 self._connection, tenant, self._placer.changes.findings()
             )
         if self._dataset.is_series:

@@ -13,7 +13,7 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.blocks import as_written
+from ai_hub.ingest.tables import as_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from psycopg import Connection
 
-    from ai_hub.ingest.blocks import Malformed
+    from ai_hub.ingest.tables import Malformed
 
 CHUNK_ROWS = 1_000
 

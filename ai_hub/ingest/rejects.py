@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.blocks import as_written
 from ai_hub.ingest.quarantine import Quarantine
+from ai_hub.ingest.tables import as_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from ai_hub.ingest.blocks import Malformed
     from ai_hub.ingest.report import Report
-
+    from ai_hub.ingest.tables import Malformed
 
 #: Rows a dry run shows.
 SAMPLE = 10

@@ -15,8 +15,8 @@ from psycopg.types.json import Jsonb
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.ingest import assets
-from ai_hub.ingest.check import check
-from ai_hub.ingest.terms import Reading
+from ai_hub.ingest.checks import check
+from ai_hub.ingest.enums import Reading
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -1,47 +1,23 @@
-"""What the caller knows about a file, and what became of it."""
+"""What became of a file, as counts and as lines of text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
+import pandas as pd
+
+from ai_hub.ingest.enums import FindingKind
 from ai_hub.ingest.findings import Finding
-from ai_hub.ingest.formats import FileFormat
-from ai_hub.ingest.terms import Ambiguous, Nonexistent, Reading, Stamps
-from ai_hub.ingest.timestamps import TimestampFormat
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a file does not say itself."""
-
-    tenant: str
-    #: Asset of every row; without it the file needs a column.
-    asset: str | None = None
-    #: Zone of local timestamps; by default the asset's own.
-    timezone: str | None = None
-    #: Column of a field, where its name does not say so.
-    columns: Mapping[str, str] = field(default_factory=dict)
-    #: Of the values, where no column says it; converted to the asset's.
-    unit: str | None = None
-    #: What a reading is: energy per interval, mean power or a register; by default the asset's.
-    reading: Reading | None = None
-    #: That every reading covers.
-    interval: timedelta | None = None
-    #: Whole digits of registers.
-    digits: int | None = None
-    stamps: Stamps = Stamps.START
-    #: Quality (good, estimated or suspect) of each flag in the file; others are read as they are.
-    quality_map: Mapping[str, str] = field(default_factory=dict)
-    timestamp_format: TimestampFormat = field(default_factory=TimestampFormat)
-    #: Name of what the file's format leaves unsaid; see `profiles`.
-    profile: str | None = None
-    #: How the file is written, where that is known.
-    form: FileFormat = field(default_factory=FileFormat)
-    ambiguous: Ambiguous = Ambiguous.INFER
-    nonexistent: Nonexistent = Nonexistent.REJECT
+    from ai_hub.ingest.options import Options
+    from ai_hub.ingest.pipeline import Preview
 
 
 @dataclass
@@ -84,3 +60,209 @@ class Report:
             for name in ("findings", "resolved")
         }
         return asdict(self) | lists
+
+
+_FAULTS = {
+    "fell": "register fell {move}: what was counted is not known (changed meter? a new round needs --digits)",
+    "back": "register rose {move}, where it was before it fell: not counted",
+    "falls": "register rose {move} and fell again: not counted",
+    "capacity": "register rose {move}, more than the asset's capacity allows: not counted",
+    "digits": "register went {move}, which has more digits than it can show (see --digits)",
+}
+#: New assets, or findings of one kind, that are named before they are only counted.
+NAMED = 5
+
+
+def report_lines(report: Report, options: Options) -> Iterator[str]:
+    """A run in a few lines, however large its file was."""
+    for note in report.understood:
+        yield f"Read as: {note}"
+    yield (
+        f"{report.rows:,} rows: {report.inserted:,} inserted, {report.updated:,} updated,"
+        f" {report.unchanged:,} unchanged, {report.duplicates:,} duplicate, {report.rejected:,} rejected"
+    )
+    if report.missing:
+        yield f"  {report.missing:,} more without a value"
+    for reason, count in report.reasons.items():
+        yield f"  rejected {count:,}: {reason}"
+    if report.reject_file:
+        yield f"Rejected rows are in {report.reject_file}, and with `ai-hub ingest quarantine`"
+    yield from _findings_lines(report.findings)
+    if report.resolved:
+        yield f"No longer so: {_counts(report.resolved)}"
+    if new := report.new_assets:
+        more = f" and {len(new) - NAMED}" if len(new) > NAMED else ""
+        yield (
+            f"Registered {len(new)} new asset(s) in zone {options.timezone or 'UTC'}:"
+            f" {', '.join(new[:NAMED])}{more}. Say what they are with `ai-hub asset add --kind …`."
+        )
+    if report.intervals:
+        every = Counter(report.intervals.values())
+        lengths = ", ".join(f"{_interval(seconds)} ({count} asset(s))" for seconds, count in every.items())
+        yield f"Interval of a reading, told by the steps of the file: {lengths}"
+    if unsaid := report.without_unit:
+        more = f" and {len(unsaid) - NAMED}" if len(unsaid) > NAMED else ""
+        yield (
+            f"Nothing says what the readings of {', '.join(unsaid[:NAMED])}{more} are:"
+            " features average them as they are. For energy or power say --unit kWh or kW."
+        )
+
+
+def preview_lines(shown: Preview) -> Iterator[str]:
+    """What a dry run found, in lines."""
+    report = shown.report
+    for note in report.understood:
+        yield f"Read as: {note}"
+    yield (
+        f"{report.rows:,} rows: {report.inserted:,} would be stored, {report.duplicates:,} duplicate,"
+        f" {report.rejected:,} rejected, {report.missing:,} more without a value. Nothing is written."
+    )
+    for reason, count in report.reasons.items():
+        yield f"  rejected {count:,}: {reason}"
+    for line, reason, text in shown.rejected:
+        yield f"  line {line}: {text} ({reason})"
+    yield from _preview_notes(report)
+
+
+def preview_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The first rows of a dry run: asset, interval in UTC and in local time, and what was measured."""
+    shown = []
+    for row in rows.to_dict("records"):
+        start = row["timestamp"]
+        length = row.get("interval_seconds")
+        end = None if length is None or pd.isna(length) else start + pd.Timedelta(seconds=int(length))
+        times = {"start_utc": start.isoformat(), "end_utc": None if end is None else end.isoformat()}
+        zone = row["timezone"]
+        local = {
+            "start_local": start.tz_convert(ZoneInfo(zone)).isoformat(),
+            "end_local": None if end is None else end.tz_convert(ZoneInfo(zone)).isoformat(),
+        }
+        others = {
+            str(name): None
+            if pd.isna(value)
+            else value.isoformat()
+            if isinstance(value, pd.Timestamp)
+            else value
+            for name, value in row.items()
+            if name not in {"asset_id", "timestamp", "interval_seconds", "timezone", "capacity"}
+        }
+        shown.append({"asset_id": row["asset_id"], **times, **local, "timezone": zone, **others})
+    return shown
+
+
+def preview_row_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows of `preview_table`, one a line: asset, interval in UTC and local, what was measured."""
+    if rows:
+        yield "First rows as understood:"
+    times = ("asset_id", "start_utc", "end_utc", "start_local", "end_local", "timezone")
+    for row in rows:
+        utc, local = (_span(row[f"start_{kind}"], row[f"end_{kind}"]) for kind in ("utc", "local"))
+        others = ", ".join(
+            f"{name} {value}" for name, value in row.items() if name not in times and value not in {None, ""}
+        )
+        yield f"  {row['asset_id']}: {utc}, in {row['timezone']} {local}: {others}"
+
+
+def _span(start: str, end: str | None) -> str:
+    begin = start.replace("T", " ").replace("+00:00", "Z")
+    if end is None:
+        return begin
+    return f"{begin} to {end.replace('T', ' ').replace('+00:00', 'Z')[11:]}"
+
+
+def _preview_notes(report: Report) -> Iterator[str]:
+    if report.intervals:
+        every = Counter(report.intervals.values())
+        lengths = ", ".join(f"{_interval(seconds)} ({count} asset(s))" for seconds, count in every.items())
+        yield f"Interval of a reading, told by the steps of the file: {lengths}"
+
+
+def describe(finding: Finding) -> str:
+    """A finding in one sentence, without its asset."""
+    detail = finding.detail
+    first, last = _time(finding.first), _time(finding.last)
+    match finding.kind:
+        case FindingKind.GAP if detail["missing"] is None:
+            return f"no reading between {first} and {last}, far longer than usual"
+        case FindingKind.GAP:
+            every = f"one every {_interval(detail['interval_seconds'])}"
+            return f"{detail['missing']:,} missing between {first} and {last} ({every})"
+        case FindingKind.STUCK:
+            return f"{detail['readings']:,} readings of {detail['value']:g} from {first} to {last}"
+        case FindingKind.SKIPPED_HOUR:
+            does_not = (
+                f"{detail['local_from']} to {detail['local_until'][-5:]} {detail['zone']} never occurred"
+            )
+            return f"{does_not}: {_claims(finding, 'claim it')}"
+        case FindingKind.REPEATED_HOUR:
+            twice = f"{detail['local_from']} to {detail['local_until'][-5:]} {detail['zone']} occurred twice"
+            return f"{twice}: {_claims(finding, 'in it')}"
+        case _:
+            return _describe_meaning(finding)
+
+
+def _describe_meaning(finding: Finding) -> str:
+    """A finding about what readings are."""
+    detail = finding.detail
+    first, last = _time(finding.first), _time(finding.last)
+    match finding.kind:
+        case FindingKind.REGISTER_FAULT:
+            move = f"from {detail['before']:.15g} to {detail['after']:.15g} between {first} and {last}"
+            return _FAULTS[detail["reason"]].format(move=move)
+        case FindingKind.REGISTER_GAP:
+            return (
+                f"{detail['amount']:.15g} in the {detail['hours']:g} h from {first} to {last} is not spread"
+                " over them; for a register that is read so seldom say `ai-hub asset add ASSET --interval 1d`"
+            )
+        case FindingKind.LOOKS_LIKE_REGISTER:
+            return (
+                f"never falls from {detail['from']:.15g} at {first} to {detail['to']:.15g} at {last}:"
+                " if it is a register, say `ai-hub asset add ASSET --reading register`"
+            )
+        case _:
+            return (
+                f"amounts from {first} to {last} do not say their interval and have no value:"
+                " say it with `ai-hub asset add ASSET --interval 15m`"
+            )
+
+
+def _findings_lines(findings: Sequence[tuple[str, Finding]]) -> Iterator[str]:
+    if not findings:
+        return
+    yield f"Found for the first time: {_counts(findings)}"
+    for kind in FindingKind:
+        ours = [(asset_id, one) for asset_id, one in findings if one.kind is kind]
+        for asset_id, one in ours if len(ours) <= NAMED else ():
+            yield f"  {kind} {asset_id}: {describe(one)}"
+        if len(ours) > NAMED:
+            asset_id, one = max(ours, key=lambda each: each[1].last - each[1].first)
+            missing = sum(one.detail["missing"] or 0 for _, one in ours) if kind is FindingKind.GAP else 0
+            total = f", {missing:,} readings missing" if missing else ""
+            yield (
+                f"  {kind} {len(ours):,} times in {len({name for name, _ in ours}):,} asset(s){total};"
+                f" the longest: {asset_id}, {describe(one)}"
+            )
+    yield "All of them: `ai-hub ingest findings`"
+
+
+def _counts(findings: Sequence[tuple[str, Finding]]) -> str:
+    counts = Counter(one.kind for _, one in findings)
+    return ", ".join(f"{counts[kind]:,} {kind}" for kind in FindingKind if counts[kind])
+
+
+def _claims(finding: Finding, what: str) -> str:
+    rows, rejected = finding.detail["rows"], finding.detail["rejected"]
+    if not rows:
+        return f"no rows {what}"
+    return f"{rows:,} row(s) {what}, {f'{rejected:,}' if rejected else 'none'} rejected"
+
+
+def _interval(seconds: int) -> str:
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds % size == 0:
+            return f"{seconds // size} {name}"
+    return f"{seconds} s"
+
+
+def _time(instant: datetime) -> str:
+    return instant.strftime("%Y-%m-%d %H:%M" + (":%S" if instant.second else "") + "Z")

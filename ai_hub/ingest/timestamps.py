@@ -1,33 +1,25 @@
-"""Timestamps of a file to UTC, as the trade writes them: with an offset or local, through clock changes.
-
-A local time that occurs twice (clocks went back) is told by its order within the asset's series; one that
-never occurred (clocks went forward) is refused.
-"""
+"""Timestamps of a file as text, numbers or dates, parsed to UTC or to local time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ai_hub.ingest.terms import DateOrder, Epoch
-from ai_hub.ingest.zones import localize, named_offset
+from ai_hub.ingest.enums import DateOrder, Epoch
+
+if TYPE_CHECKING:
+    from ai_hub.ingest.options import TimestampFormat
 
 MISSING = "timestamp is missing"
 UNREADABLE = "timestamp is not a possible date and time (see --timestamp-format)"
 OUT_OF_RANGE = "timestamp is not between the years 1900 and 2200"
 NUMBER = "timestamp is a bare number (say what it counts with --epoch s|ms|us|ns|excel)"
 DAY_OR_MONTH = "the day or the month of the date could come first (say --date-format dmy or mdy)"
-ZONE_NAME = "the name of the time zone means different times (say --timezone)"
-NOT_REPEATED = "local time is marked A or B but did not occur twice (check --timezone)"
-NONEXISTENT = "local time never occurred: clocks went forward (check --timezone, see --nonexistent)"
-AMBIGUOUS = (
-    "local time occurred twice: clocks went back, and the order of rows does not tell (see --ambiguous)"
-)
 
 _ISO = (
     r"^(?P<wall>\d{4}-?\d{2}-?\d{2}(?:[T ]\d{2}(?::?\d{2}(?::?\d{2}(?:\.\d+)?)?)?)?)"
@@ -59,18 +51,6 @@ _MONTH_NUMBERS = {name: number for number, name in enumerate(_MONTHS, 1)} | {
 _MARKED = r"^(?P<body>.*?\d) ?\(?(?P<zone>[A-Za-z]{3,5}|[AB])\)?$"
 
 
-@dataclass(frozen=True)
-class TimestampFormat:
-    """How a file writes its timestamps; without any of these as ISO 8601 and the trade write them."""
-
-    strptime: str | None = None
-    epoch: Epoch | None = None
-    #: Of dates with `/` or `-` that do not begin with the year.
-    order: DateOrder | None = None
-    #: Offset of timestamps that say none, such as +01:00; without it they are local times.
-    offset: str | None = None
-
-
 @dataclass
 class Instants:
     """Parsed timestamps, by the index of their rows.
@@ -84,67 +64,6 @@ class Instants:
     reason: pd.Series[str]
     #: What the rows say beside their local time: the name of its zone, or A or B in a repeated hour.
     marks: pd.Series[str] = field(default_factory=lambda: pd.Series(dtype=object))
-
-
-@dataclass
-class Bounds:
-    """Earliest and latest instant of timestamps in UTC; NaT where there is none."""
-
-    earliest: pd.Series[Any]
-    latest: pd.Series[Any]
-    reason: pd.Series[str]
-
-
-def bounds(
-    column: pd.Series[Any], form: TimestampFormat, zones: pd.Series[str], *, ends: bool = False
-) -> Bounds:
-    """Instants of a column whose local times are those of `zones`, by row; `ends`: see `localize`."""
-    instants = parse(column, form)
-    earliest = instants.wall.dt.tz_localize("UTC").copy()
-    latest, reason = earliest.copy(), instants.reason
-    local = unnamed(instants, zones, earliest, latest, reason)
-    for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
-        first, last = localize(wall, str(zone), ends=ends)
-        choose_turn(instants.marks, first, last, reason)
-        earliest.loc[wall.index], latest.loc[wall.index] = first, last
-        reason.loc[wall.index[first.isna() & (reason[wall.index] == "")]] = NONEXISTENT
-    return Bounds(earliest, latest, reason)
-
-
-def unnamed(
-    instants: Instants,
-    zones: pd.Series[str],
-    earliest: pd.Series[Any],
-    latest: pd.Series[Any],
-    reason: pd.Series[str],
-) -> pd.Series[bool]:
-    """Which rows are local without the name of a zone; the instants of the others are filled in."""
-    local = instants.is_local.copy()
-    names = instants.marks[instants.marks.str.len() > 1]
-    for (name, zone), rows in names.groupby([names, zones[names.index]], sort=False):
-        offset = named_offset(str(name), str(zone))
-        local[rows.index] = False
-        utc = instants.wall[rows.index] - pd.Timedelta(minutes=offset or 0)
-        known = utc.dt.tz_localize("UTC").where(pd.Series(offset is not None, index=rows.index))
-        if offset is None:
-            reason[rows.index] = ZONE_NAME
-        earliest.loc[rows.index], latest.loc[rows.index] = known, known
-    return local
-
-
-def choose_turn(
-    marks: pd.Series[str], earliest: pd.Series[Any], latest: pd.Series[Any], reason: pd.Series[str]
-) -> None:
-    """Keep the first pass through a repeated hour where a row is marked A, the second where B."""
-    turns = marks[marks.index.isin(earliest.index) & (marks.str.len() == 1)]
-    if turns.empty:
-        return
-    twice = (earliest != latest)[turns.index]
-    first, second = turns.index[turns.eq("A") & twice], turns.index[turns.eq("B") & twice]
-    latest[first], earliest[second] = earliest[first], latest[second]
-    wrong = turns.index[~twice]
-    reason[wrong] = NOT_REPEATED
-    earliest[wrong] = latest[wrong] = pd.NaT
 
 
 def parse(column: pd.Series[Any], form: TimestampFormat) -> Instants:
@@ -326,26 +245,3 @@ def _instants(
         wall = wall.mask(outside)
     is_local = local if isinstance(local, pd.Series) else pd.Series(local, index=wall.index)
     return Instants(wall, is_local & wall.notna(), reason)
-
-
-def infer_order(held: pd.DataFrame, descending: set[str], *, ends: bool = False) -> pd.Series[str]:
-    """For rows whose local time occurred twice: `earliest`, `latest`, or empty where order does not tell.
-
-    The clock going back within one asset's rows separates the first pass through the hour from the second.
-    A series with one reading an hour shows that as the same local time again; in a denser one the same time
-    again is a duplicate.
-
-    Args:
-        held: `asset_id`, naive `wall` and instant of the clock `change`, in the order of the file.
-        descending: Assets whose rows run from new to old.
-        ends: Whether timestamps are ends of intervals: then both edges of the hour are in it.
-    """
-    most = 2 if ends else 1
-    answer = pd.Series("", index=held.index, dtype=object)
-    for (asset, _), rows in held["wall"].groupby([held["asset_id"], held["change"]], sort=False):
-        ordered = rows[::-1] if asset in descending else rows
-        steps = ordered.diff().dt.total_seconds().to_numpy()
-        back = steps <= 0 if ordered.nunique() <= most else steps < 0
-        if back.sum() == 1:
-            answer.loc[ordered.index] = np.where(np.cumsum(back) == 0, "earliest", "latest")
-    return answer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai_hub.database import connect
-from ai_hub.ingest import ledger
+from ai_hub.ingest import findings
 from ai_hub.service import asset_list
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def test_page_of_assets__reads_the_page(connection: Connection, tenant: str) -> 
 
 def test_findings__end_at_the_limit(energy: Energy, connection: Connection, tenant: str) -> None:
     # an asset's findings come by kind, and are sorted by time
-    assert rows_read(connection, ledger.FIND, [tenant, None, None, False, 20]) <= 60
+    assert rows_read(connection, findings.FIND, [tenant, None, None, False, 20]) <= 60
     shown = energy.run("ai-hub", "ingest", "findings", "--tenant", tenant, "--limit", "20", "--json")
     assert shown.returncode == 0, shown.stderr
     assert len(json.loads(shown.stdout)) == 20

@@ -13,7 +13,7 @@ from ai_hub import paths
 from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
 from ai_hub.database.refresh import refresh
-from ai_hub.ingest import quality_policy
+from ai_hub.ingest import policies
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,9 +150,9 @@ def test_features__quality__follows_the_tenant_s_policy(database: str, tenant: s
         refresh(dsn=database)
         assert lag(connection, tenant, "m", START + HOUR) == 2.0
         before = now(connection)
-        assert quality_policy.put(connection, tenant, {"suspect": True, "estimated": False}) == 2
-        assert quality_policy.put(connection, tenant, {"suspect": True}) == 0
-        assert quality_policy.read(connection, other) == {"suspect": False, "estimated": True}
+        assert policies.put_quality_policy(connection, tenant, {"suspect": True, "estimated": False}) == 2
+        assert policies.put_quality_policy(connection, tenant, {"suspect": True}) == 0
+        assert policies.find_quality_policy(connection, other) == {"suspect": False, "estimated": True}
         refresh(dsn=database)
         assert lag(connection, tenant, "m", START + HOUR) == 50.5
         assert lag(connection, other, "m", START + HOUR) == 2.0

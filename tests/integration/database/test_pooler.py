@@ -46,7 +46,7 @@ from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
 from ai_hub.features.store import get_service, open_store
 from ai_hub.ingest.files import ingest_readings
-from ai_hub.ingest.report import Options
+from ai_hub.ingest.options import Options
 from ai_hub.service.settings import ServiceSettings
 from ai_hub.settings import Settings
 from ai_hub.training import dataset

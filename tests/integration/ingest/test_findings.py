@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ai_hub.database import connect
-from ai_hub.ingest import assets, series
+from ai_hub.ingest import assets, checks
 from ai_hub.ingest.files import ingest_readings
-from ai_hub.ingest.report import Options
+from ai_hub.ingest.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 START = datetime(2025, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 #: One asset a transaction, so that a kill can come between two.
-PROGRAM = "from ai_hub.cli import main; from ai_hub.ingest import check; check.BATCH = 1; main()"
+PROGRAM = "from ai_hub.cli import main; from ai_hub.ingest import checks; checks.BATCH = 1; main()"
 COMMAND = [sys.executable, "-c", PROGRAM]
 
 
@@ -62,7 +62,7 @@ def register(tenant: str, **values: object) -> None:
 def test_findings__gap_between_files_that_a_later_one_fills__is_resolved(
     tenant: str, csv_file: CsvFile, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(series, "PAGE_ROWS", 17)
+    monkeypatch.setattr(checks, "PAGE_ROWS", 17)
     options = Options(tenant=tenant, asset="m")
 
     def take(hours: Iterable[int]) -> Report:

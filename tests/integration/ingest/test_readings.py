@@ -14,12 +14,14 @@ import pytest
 
 from ai_hub.database import connect
 from ai_hub.errors import BadInputError
-from ai_hub.ingest import assets, blocks, upsert
+from ai_hub.ingest import assets, tables, upsert
 from ai_hub.ingest.files import ingest_readings
-from ai_hub.ingest.report import Options, Report
+from ai_hub.ingest.options import Options
 
 if TYPE_CHECKING:
     from conftest import CsvFile, ReadingsOf, Rows
+
+    from ai_hub.ingest.report import Report
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
 
@@ -169,7 +171,7 @@ def test_ingest_readings__local_year_with_both_clock_changes__keeps_every_readin
     minutes: int,
 ) -> None:
     """Naive local times of the asset's registered zone, in blocks that cut through the repeated hour."""
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 4096)
     monkeypatch.setattr(upsert, "CHUNK_ROWS", 997)
     start = datetime(2024, 10, 20, tzinfo=UTC)
     step = timedelta(minutes=minutes)

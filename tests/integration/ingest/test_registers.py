@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ai_hub.ingest.detect import to_micros
-from ai_hub.ingest.rising import Rising
+from ai_hub.ingest.detection import Rising
+from ai_hub.times import to_micros
 
 if TYPE_CHECKING:
     from conftest import AiHub, CsvFile, ReadingsOf, Rows

@@ -15,10 +15,10 @@ from psycopg.errors import RaiseException
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
-from ai_hub.ingest import bounds, removal
+from ai_hub.ingest import policies, removal
 from ai_hub.ingest.files import ingest_readings
+from ai_hub.ingest.options import Options
 from ai_hub.ingest.removal import Selection
-from ai_hub.ingest.report import Options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,7 +149,7 @@ def test_bounds__reading_of_a_reset_clock__is_rejected_until_the_policy_takes_it
     assert (report.inserted, report.rejected) == (1, 1)
     assert "ai-hub ingest bounds" in json.dumps(report.reasons)
     with connect() as connection:
-        bounds.put(connection, tenant, earliest=datetime(1960, 1, 1, tzinfo=UTC), ahead=None)
-        assert bounds.find(connection, f"{tenant}-x") == bounds.BOUNDS
+        policies.put_bounds(connection, tenant, earliest=datetime(1960, 1, 1, tzinfo=UTC), ahead=None)
+        assert policies.find_bounds(connection, f"{tenant}-x") == policies.BOUNDS
     report = ingest_readings(path, options, reject_file=tmp_path / "rejected.csv")
     assert (report.inserted, report.unchanged, report.rejected) == (1, 1, 0)

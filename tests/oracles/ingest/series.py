@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ai_hub.ingest.terms import FindingKind
+from ai_hub.ingest.enums import FindingKind
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from ai_hub.ingest.kinds import KindRule
+    from ai_hub.ingest.units import KindRule
 
 Series: TypeAlias = "dict[int, float]"
 Found: TypeAlias = "tuple[FindingKind, int, int, dict[str, Any]]"

@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import pytest
 
-from ai_hub.ingest.detect import to_instant
-from ai_hub.ingest.placement import TimePlacer
-from ai_hub.ingest.terms import Ambiguous, FindingKind, Nonexistent
-from ai_hub.ingest.timestamps import TimestampFormat
-from ai_hub.ingest.zones import transitions
+from ai_hub.ingest.enums import Ambiguous, FindingKind, Nonexistent
+from ai_hub.ingest.localizer import TimezoneLocalizer
+from ai_hub.ingest.options import TimestampFormat
+from ai_hub.ingest.timezones import transitions
+from ai_hub.times import to_instant
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def place(
     ambiguous: Ambiguous = Ambiguous.INFER,
     nonexistent: Nonexistent = Nonexistent.REJECT,
     cut: int = 0,
-) -> tuple[TimePlacer, pd.Series[pd.Timestamp]]:
-    placer = TimePlacer(TimestampFormat(), ambiguous, nonexistent)
+) -> tuple[TimezoneLocalizer, pd.Series[pd.Timestamp]]:
+    placer = TimezoneLocalizer(TimestampFormat(), ambiguous, nonexistent)
     column = pd.Series(texts)
     placed = []
     for part in (column[:cut], column[cut:]):
@@ -55,7 +55,7 @@ def place(
     return placer, pd.concat([*(each for each in placed if len(each)), settled])
 
 
-def seen(placer: TimePlacer) -> list[tuple[FindingKind, str, str, int, int]]:
+def seen(placer: TimezoneLocalizer) -> list[tuple[FindingKind, str, str, int, int]]:
     return [
         (
             one.kind,

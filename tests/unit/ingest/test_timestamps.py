@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_hub.ingest import timestamps, zones
-from ai_hub.ingest.placement import TimePlacer
-from ai_hub.ingest.terms import Ambiguous, Epoch
-from ai_hub.ingest.timestamps import TimestampFormat
+from ai_hub.ingest import localizer, timestamps, timezones
+from ai_hub.ingest.enums import Ambiguous, Epoch
+from ai_hub.ingest.localizer import TimezoneLocalizer
+from ai_hub.ingest.options import TimestampFormat
 
 ISO = TimestampFormat()
 ZONES = (
@@ -57,7 +57,7 @@ def test_parse__times_with_offsets__are_the_instants_datetime_reads(
 def test_localize__any_local_time__gives_the_instants_zoneinfo_gives(
     walls: list[datetime], zone: str
 ) -> None:
-    earliest, latest = zones.localize(pd.Series(walls).astype("datetime64[us]"), zone)
+    earliest, latest = timezones.localize(pd.Series(walls).astype("datetime64[us]"), zone)
     for wall, first, last in zip(walls, earliest, latest, strict=True):
         instants = oracle(wall, zone)
         if instants:
@@ -106,7 +106,7 @@ def test_place__complete_local_series_over_a_clock_change__comes_back_whole(
         [(asset, instant) for instant in instants for asset in ("a", "b")], columns=["asset", "utc"]
     )
     rows["text"] = [t.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M") for t in rows["utc"]]
-    placer = TimePlacer(ISO, Ambiguous.INFER)
+    placer = TimezoneLocalizer(ISO, Ambiguous.INFER)
     placed = []
     for start_row, end_row in zip([0, *sorted(cuts)], [*sorted(cuts), len(rows)], strict=True):
         block = rows.iloc[start_row:end_row]
@@ -120,7 +120,7 @@ def test_place__complete_local_series_over_a_clock_change__comes_back_whole(
 
 
 def place(texts: list[str], zone: str, policy: Ambiguous = Ambiguous.INFER) -> tuple[list[str], list[str]]:
-    placer = TimePlacer(ISO, policy)
+    placer = TimezoneLocalizer(ISO, policy)
     column = pd.Series(texts)
     utc, reason = placer.place(
         column, pd.Series("a", index=column.index), pd.Series(zone, index=column.index)
@@ -137,7 +137,7 @@ AUTUMN_BERLIN = ["2024-10-27 01:00", "2024-10-27 02:00", "2024-10-27 03:00"]
 def test_place__hour_given_once_where_it_occurred_twice__is_rejected_not_guessed() -> None:
     utc, reason = place(AUTUMN_BERLIN, "Europe/Berlin")
     assert utc == ["23:00", "", "02:00"]
-    assert reason == ["", timestamps.AMBIGUOUS, ""]
+    assert reason == ["", localizer.AMBIGUOUS, ""]
 
 
 @pytest.mark.parametrize(
@@ -147,20 +147,20 @@ def test_place__hour_given_once_where_it_occurred_twice__is_rejected_not_guessed
 def test_place__hour_that_occurred_twice__follows_the_policy(policy: Ambiguous, expected: str) -> None:
     utc, reason = place(AUTUMN_BERLIN, "Europe/Berlin", policy)
     assert utc[1] == expected
-    assert (reason[1] == timestamps.AMBIGUOUS) == (expected == "")
+    assert (reason[1] == localizer.AMBIGUOUS) == (expected == "")
 
 
 def test_place__quarter_hours_with_a_repeated_row__are_not_taken_for_a_second_pass() -> None:
     texts = [f"2024-10-27 02:{minute}" for minute in ("00", "00", "15", "30", "45")]
     utc, reason = place(texts, "Europe/Berlin")
     assert set(utc) == {""}
-    assert set(reason) == {timestamps.AMBIGUOUS}
+    assert set(reason) == {localizer.AMBIGUOUS}
 
 
 def test_place__local_time_that_never_occurred__is_rejected() -> None:
     utc, reason = place(["2024-03-10 01:30", "2024-03-10 02:30", "2024-03-10 03:30"], "America/New_York")
     assert utc == ["06:30", "", "07:30"]
-    assert reason[1] == timestamps.NONEXISTENT
+    assert reason[1] == localizer.NONEXISTENT
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from trade_files import END, INPUTS, Input
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest import numerals, timestamps
+from ai_hub.ingest import localizer, numbers
 from ai_hub.ingest.datasets import Readings, Weather
-from ai_hub.ingest.numerals import NumberFormat
+from ai_hub.ingest.enums import DateOrder, Reading, TemperatureUnit
+from ai_hub.ingest.numbers import NumberFormat
+from ai_hub.ingest.options import Options, TimestampFormat
 from ai_hub.ingest.pipeline import Preview, preview
-from ai_hub.ingest.report import Options
-from ai_hub.ingest.terms import DateOrder, Reading, TemperatureUnit
-from ai_hub.ingest.timestamps import TimestampFormat
-from ai_hub.ingest.wording import preview_lines, preview_table
+from ai_hub.ingest.report import preview_lines, preview_table
 
 CASES = Path(__file__).parent / "cases"
 NOW = pd.Timestamp("2027-01-01", tz="UTC")
@@ -162,15 +161,15 @@ def test_numbers__written_in_any_style__come_back(values: list[Any], style: tupl
     mark, group = style
     texts = [f"{value:,.3f}".replace(",", "_").replace(".", mark).replace("_", group) for value in values]
     column = pd.Series(texts, dtype=object)
-    plain, reason = numerals.to_plain(column, NumberFormat(mark, group), "value")
+    plain, reason = numbers.to_plain(column, NumberFormat(mark, group), "value")
     assert set(reason) == {""}
     assert list(pd.to_numeric(plain)) == [float(value) for value in values]
     try:
-        form = numerals.decide([[column]], delimiter=";")
+        form = numbers.decide([[column]], delimiter=";")
     except BadInputError:
         # every number could be thousands, or none shows the mark
         return
-    plain, reason = numerals.to_plain(column, form, "value")
+    plain, reason = numbers.to_plain(column, form, "value")
     for text, why, got, value in zip(texts, reason, plain, values, strict=True):
         assert why or float(got) == float(value), (texts, form, text)
 
@@ -200,7 +199,7 @@ def test_timestamps__written_in_any_form__come_back(
     instants = [each.replace(microsecond=0, tzinfo=UTC) for each in times]
     texts = pd.Series([each.astimezone(ZoneInfo(zone)).strftime(form) for each in instants], dtype=object)
     zones = pd.Series(zone, index=texts.index)
-    found = timestamps.bounds(texts, TimestampFormat(order=order), zones)
+    found = localizer.bounds(texts, TimestampFormat(order=order), zones)
     assert set(found.reason) == {""}
     for earliest, latest, instant in zip(found.earliest, found.latest, instants, strict=True):
         assert instant in {earliest, latest}

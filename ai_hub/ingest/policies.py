@@ -1,10 +1,14 @@
-"""What features make of readings that are not good, by tenant."""
+"""What a tenant decides: which times of readings are taken, which qualities features use."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from ai_hub.database.tenant_wall import check_tenant
 from ai_hub.ingest.assets import check
 
 if TYPE_CHECKING:
@@ -13,12 +17,64 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
+#: How far ahead of the clock a reading or an issue time may be: clocks differ, the future is not measured.
+AHEAD = pd.Timedelta(days=1)
+
+
+#: A clock that was reset counts from 1970 or 2000 on.
+EARLIEST = pd.Timestamp("2005-01-01", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Times of readings that are taken; see `ai-hub ingest bounds`."""
+
+    earliest: pd.Timestamp = EARLIEST
+    #: how far ahead of the clock
+    ahead: pd.Timedelta = AHEAD
+
+
+BOUNDS = Bounds()
+
+
+def find_bounds(connection: Connection[Any], tenant: str) -> Bounds:
+    """The tenant's bounds, or the default ones."""
+    row = connection.execute(
+        "SELECT earliest, ahead FROM reading_bounds WHERE tenant_id = %s", [tenant]
+    ).fetchone()
+    if row is None:
+        return BOUNDS
+    return Bounds(pd.Timestamp(row[0]).tz_convert("UTC"), pd.Timedelta(row[1]))
+
+
+def put_bounds(
+    connection: Connection[Any], tenant: str, *, earliest: datetime | None, ahead: timedelta | None
+) -> Bounds:
+    """Change what is given of the tenant's bounds; those in force now.
+
+    Raises:
+        BadInputError: that cannot be a tenant.
+    """
+    before = find_bounds(connection, check_tenant(tenant))
+    values = [
+        tenant,
+        before.earliest.to_pydatetime() if earliest is None else earliest,
+        before.ahead.to_pytimedelta() if ahead is None else ahead,
+    ]
+    connection.execute(
+        "INSERT INTO reading_bounds (tenant_id, earliest, ahead) VALUES (%s, %s, %s)"
+        " ON CONFLICT (tenant_id) DO UPDATE SET earliest = excluded.earliest, ahead = excluded.ahead",
+        values,
+    )
+    return find_bounds(connection, tenant)
+
+
 QUALITIES = ("suspect", "estimated")
 #: Time whose readings are brought in line in one transaction.
 BATCH = timedelta(days=7)
 
 
-def read(connection: Connection[Any], tenant: str) -> dict[str, bool]:
+def find_quality_policy(connection: Connection[Any], tenant: str) -> dict[str, bool]:
     """Whether features use readings of each quality."""
     rows = connection.execute(
         "SELECT quality, quality_in_features(%s, quality) FROM unnest(%s::text[]) AS quality",
@@ -27,7 +83,7 @@ def read(connection: Connection[Any], tenant: str) -> dict[str, bool]:
     return dict(rows.fetchall())
 
 
-def put(connection: Connection[Any], tenant: str, policy: Mapping[str, bool]) -> int:
+def put_quality_policy(connection: Connection[Any], tenant: str, policy: Mapping[str, bool]) -> int:
     """Set whether features use readings of these qualities; how many stored readings that changed.
 
     Readings are brought in line a week at a time, each in a transaction of its own, and queue their hours for

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_hub.errors import BadInputError, NotFoundError
-from ai_hub.ingest import blocks
-from ai_hub.ingest.source import open_source
+from ai_hub.ingest import tables
+from ai_hub.ingest.reader import open_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def read(path: Path, columns: list[str] | None = None) -> tuple[dict[int, tuple[
 
 @pytest.fixture(params=[1 << 20, 64], ids=["one block", "many blocks"])
 def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", request.param)
     return int(request.param)
 
 
@@ -43,7 +43,7 @@ def test_csv__looked_at_twice_at_once__loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A look that ends early still reads ahead, in a thread."""
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 4096)
     text = "a,b\n" + "".join(f"{number},{number}\n" for number in range(20_000))
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
@@ -125,7 +125,7 @@ def test_csv__quoted_text__comes_back_as_written(
 def test_parquet__column_subset__is_read_with_row_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(tables, "BLOCK_ROWS", 3)
     pd.DataFrame({"a": range(10), "b": range(10, 20)}).to_parquet(tmp_path / "x.parquet")
     rows, malformed = read(tmp_path / "x.parquet", ["b"])
     assert rows == {i + 1: (i + 10,) for i in range(10)}

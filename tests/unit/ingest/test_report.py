@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from ai_hub.ingest.enums import FindingKind
 from ai_hub.ingest.findings import Finding
-from ai_hub.ingest.report import Options, Report
-from ai_hub.ingest.terms import FindingKind
-from ai_hub.ingest.wording import describe, report_lines
+from ai_hub.ingest.options import Options
+from ai_hub.ingest.report import Report, describe, report_lines
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest import rules
-from ai_hub.ingest.kinds import KINDS, check_unit
-from ai_hub.ingest.terms import AssetKind
+from ai_hub.ingest import validation
+from ai_hub.ingest.enums import AssetKind
+from ai_hub.ingest.units import KINDS, check_unit
 
 NOW = pd.Timestamp("2026-01-01", tz="UTC")
 
@@ -43,33 +43,35 @@ def readings(value: float = 1.0, quality: str = "good", timestamp: str = "2025-0
     ],
 )
 def test_readings_schema__bad_row__is_named_and_the_good_one_is_not(rows: pd.DataFrame, reason: str) -> None:
-    found = rules.violations(rules.readings_schema("gas", NOW), rows)
+    found = validation.violations(validation.readings_schema("gas", NOW), rows)
     assert list(found.index) == [7]
     assert reason in found[7]
 
 
 def test_violations__several_in_one_row__are_all_named() -> None:
-    found = rules.violations(rules.readings_schema("gas", NOW), readings(-1.0, "great"))
+    found = validation.violations(validation.readings_schema("gas", NOW), readings(-1.0, "great"))
     assert found[7].count(";") == 1
 
 
 @pytest.mark.parametrize("kind", sorted({*AssetKind, "something new"} - {AssetKind.WEATHER}))
 def test_readings_schema__capacity__bounds_the_magnitude_with_a_tenth_to_spare(kind: str) -> None:
-    schema = rules.readings_schema(kind, NOW, rated=True)
+    schema = validation.readings_schema(kind, NOW, rated=True)
     sign = -1 if kind == "electricity" else 1
     for value, capacity, is_taken in ((11.0, 10, True), (11.01, 10, False), (1e9, math.nan, True)):
-        found = rules.violations(schema, readings(sign * value).assign(capacity=float(capacity)))
+        found = validation.violations(schema, readings(sign * value).assign(capacity=float(capacity)))
         assert found.empty == is_taken
         assert is_taken or "above 110% of the asset's capacity" in found[7]
 
 
 @pytest.mark.parametrize("kind", ["electricity", "unknown", "something new"])
 def test_readings_schema__kind_that_can_run_backwards__takes_negative_values(kind: str) -> None:
-    assert rules.violations(rules.readings_schema(kind, NOW), readings(-5.0)).empty
+    assert validation.violations(validation.readings_schema(kind, NOW), readings(-5.0)).empty
 
 
 def test_readings_schema__timestamp_of_a_clock_slightly_ahead__is_taken() -> None:
-    assert rules.violations(rules.readings_schema("gas", NOW), readings(timestamp="2026-01-01T23:00")).empty
+    assert validation.violations(
+        validation.readings_schema("gas", NOW), readings(timestamp="2026-01-01T23:00")
+    ).empty
 
 
 def weather(available_at: str = "2025-06-01", **values: float) -> pd.DataFrame:
@@ -83,25 +85,27 @@ def weather(available_at: str = "2025-06-01", **values: float) -> pd.DataFrame:
     )
 
 
-@pytest.mark.parametrize("name", sorted(rules.WEATHER))
+@pytest.mark.parametrize("name", sorted(validation.WEATHER))
 def test_weather_schema__values_at_and_past_the_bounds__are_told_apart(name: str) -> None:
-    schema = rules.weather_schema([name], NOW)
-    bounds = rules.WEATHER[name]
+    schema = validation.weather_schema([name], NOW)
+    bounds = validation.WEATHER[name]
     for value in (bounds.low, bounds.high):
-        assert rules.violations(schema, weather(**{name: value})).empty
+        assert validation.violations(schema, weather(**{name: value})).empty
     for value in (bounds.low - 0.1, bounds.high + 0.1, math.inf):
-        assert f"{name} is outside" in rules.violations(schema, weather(**{name: value}))[0]
+        assert f"{name} is outside" in validation.violations(schema, weather(**{name: value}))[0]
 
 
 def test_weather_schema__some_values_missing__is_taken_but_not_all() -> None:
-    schema = rules.weather_schema(["temperature", "humidity"], NOW)
-    assert rules.violations(schema, weather(temperature=math.nan, humidity=50.0)).empty
-    found = rules.violations(schema, weather(temperature=math.nan, humidity=math.nan))
+    schema = validation.weather_schema(["temperature", "humidity"], NOW)
+    assert validation.violations(schema, weather(temperature=math.nan, humidity=50.0)).empty
+    found = validation.violations(schema, weather(temperature=math.nan, humidity=math.nan))
     assert found[0] == "no weather value is a number"
 
 
 def test_weather_schema__known_only_in_the_future__asks_for_the_issue_time() -> None:
-    found = rules.violations(rules.weather_schema(["humidity"], NOW), weather("2026-02-01", humidity=1.0))
+    found = validation.violations(
+        validation.weather_schema(["humidity"], NOW), weather("2026-02-01", humidity=1.0)
+    )
     assert "needs the time it was issued" in found[0]
 
 
@@ -122,7 +126,7 @@ def test_kinds__every_kind_of_the_command_line__has_a_rule_or_needs_none() -> No
 def test_import__leaves_the_zones_of_times_in_arrow_alone() -> None:
     # in a process of its own: the import happens once
     program = """
-import ai_hub.ingest.rules
+import ai_hub.ingest.validation
 import pyarrow as pa
 from datetime import datetime
 from zoneinfo import ZoneInfo

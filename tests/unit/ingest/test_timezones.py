@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo, _zoneinfo, available_timezones  # type: ignore[at
 import pandas as pd
 import pytest
 
-from ai_hub.ingest import timestamps, zones
-from ai_hub.ingest.placement import TimePlacer
-from ai_hub.ingest.terms import Ambiguous
+from ai_hub.ingest import timezones
+from ai_hub.ingest.enums import Ambiguous
+from ai_hub.ingest.localizer import TimezoneLocalizer
+from ai_hub.ingest.options import TimestampFormat
 
 YEARS = range(1990, 2041)
 ALL = sorted(available_timezones() - {"Factory", "localtime", "posixrules"})
@@ -95,7 +96,7 @@ def test_localize__every_clock_change_of_a_zone__is_that_of_zoneinfo(part: int) 
     """All zones with AI_HUB_EVERY_ZONE=1, else the odd ones and a fixed sample."""
     for zone in SAMPLE[part::4]:
         changes = changes_of_zoneinfo(zone)
-        found = zones.transitions(zone, YEARS.start, YEARS.stop - 1)
+        found = timezones.transitions(zone, YEARS.start, YEARS.stop - 1)
         inside = [
             Change(at // 10**6, before // 10**6, (before + delta) // 10**6)
             for at, before, delta in zip(*(column.tolist() for column in found), strict=True)
@@ -103,7 +104,7 @@ def test_localize__every_clock_change_of_a_zone__is_that_of_zoneinfo(part: int) 
         ]
         assert inside == changes, zone
         walls = walls_around(changes)
-        earliest, latest = zones.localize(pd.Series(walls).astype("datetime64[us]"), zone)
+        earliest, latest = timezones.localize(pd.Series(walls).astype("datetime64[us]"), zone)
         expected = [oracle(wall, ZoneInfo(zone)) for wall in walls]
         missing = [not instants for instants in expected]
         assert earliest.isna().tolist() == latest.isna().tolist() == missing, zone
@@ -124,7 +125,7 @@ def test_place__clock_put_back_across_midnight__gives_both_passes() -> None:
             ("11-01", "01:00"),
         )
     ]
-    placer = TimePlacer(timestamps.TimestampFormat(), Ambiguous.INFER)
+    placer = TimezoneLocalizer(TimestampFormat(), Ambiguous.INFER)
     column = pd.Series(walls)
     utc, reason = placer.place(
         column, pd.Series("a", index=column.index), pd.Series("America/Havana", index=column.index)
@@ -141,7 +142,7 @@ def test_place__several_clock_changes_in_one_file__are_told_apart(ends: bool) ->
     local = instants.tz_convert("Europe/Berlin").strftime("%Y-%m-%d %H:%M")
     column = pd.Series(local, dtype=object)
     ids, names = (pd.Series(text, index=column.index) for text in ("a", "Europe/Berlin"))
-    placer = TimePlacer(timestamps.TimestampFormat(), Ambiguous.INFER, ends=ends)
+    placer = TimezoneLocalizer(TimestampFormat(), Ambiguous.INFER, ends=ends)
     utc, reason = placer.place(column, ids, names)
     settled, why = placer.settle()
     utc.loc[settled.index] = settled
@@ -150,8 +151,8 @@ def test_place__several_clock_changes_in_one_file__are_told_apart(ends: bool) ->
 
 
 def test_localize__years_without_any_clock_change_or_rows__are_read() -> None:
-    assert zones.localize(pd.Series([], dtype="datetime64[us]"), "Europe/Berlin")[0].empty
-    (instant,), _ = zones.localize(pd.Series([pd.Timestamp("2026-05-01 12:00")]), "Asia/Kolkata")
+    assert timezones.localize(pd.Series([], dtype="datetime64[us]"), "Europe/Berlin")[0].empty
+    (instant,), _ = timezones.localize(pd.Series([pd.Timestamp("2026-05-01 12:00")]), "Asia/Kolkata")
     assert instant == pd.Timestamp("2026-05-01 06:30Z")
 
 
@@ -159,7 +160,7 @@ def test_transitions__hours_between_changes__have_one_offset() -> None:
     """Probing every six hours skips nothing: a zone's offset at random instants follows from the changes."""
     pick = random.Random(13)  # noqa: S311 - a fixed sample
     for zone in ODD:
-        found = zones.transitions(zone, YEARS.start, YEARS.stop - 1)
+        found = timezones.transitions(zone, YEARS.start, YEARS.stop - 1)
         offsets = [*found.before.tolist(), int(found.before[-1] + found.delta[-1])] if len(found.at) else []
         for _ in range(200):
             instant = datetime(1990, 1, 1, tzinfo=UTC) + timedelta(seconds=pick.randrange(50 * 365 * 86_400))

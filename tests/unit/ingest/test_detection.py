@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles.ingest.series import Series, expected, plain
 
-from ai_hub.ingest import check, series
-from ai_hub.ingest.cadence import BLOCK, SECOND
-from ai_hub.ingest.detect import Detector, to_instant
-from ai_hub.ingest.findings import Finding, reconcile
-from ai_hub.ingest.kinds import KindRule, rule_of
-from ai_hub.ingest.ledger import Due
-from ai_hub.ingest.terms import FindingKind
+from ai_hub.ingest import checks
+from ai_hub.ingest.detection import BLOCK, Detector
+from ai_hub.ingest.enums import FindingKind
+from ai_hub.ingest.findings import Due, Finding, reconcile
+from ai_hub.ingest.units import KindRule, rule_of
+from ai_hub.times import SECOND, to_instant
 
 KINDS = st.sampled_from(["electricity", "gas", "solar", "unknown"]).map(rule_of)
 DAY = 86_400
@@ -51,22 +50,22 @@ def as_plain(found: list[Finding]) -> list[tuple[FindingKind, int, int, dict[str
     return [(each.kind, plain(each.first), plain(each.last), dict(each.detail)) for each in found]
 
 
-class Memory(series.Series):
+class Memory(checks.Series):
     """The part of a database that holds one series."""
 
     def __init__(self, readings: Series) -> None:
         self.readings = readings
 
-    def before(self, at: int) -> series.Edge | None:
+    def before(self, at: int) -> checks.Edge | None:
         time = max((t for t in self.readings if t * SECOND < at), default=None)
-        return None if time is None else series.Edge(time * SECOND, self.readings[time])
+        return None if time is None else checks.Edge(time * SECOND, self.readings[time])
 
-    def since(self, at: int) -> series.Edge | None:
+    def since(self, at: int) -> checks.Edge | None:
         time = min((t for t in self.readings if t * SECOND >= at), default=None)
-        return None if time is None else series.Edge(time * SECOND, self.readings[time])
+        return None if time is None else checks.Edge(time * SECOND, self.readings[time])
 
     def _page(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        times = sorted(t for t in self.readings if start <= t * SECOND < end)[: series.PAGE_ROWS]
+        times = sorted(t for t in self.readings if start <= t * SECOND < end)[: checks.PAGE_ROWS]
         return (
             np.array(times, dtype=np.int64) * SECOND,
             np.array([self.readings[t] for t in times], dtype=np.float64),
@@ -79,7 +78,7 @@ def test_detector__any_series_in_any_parts__finds_what_the_plain_loops_find(
 ) -> None:
     detector = Detector(rule)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(series, "PAGE_ROWS", page_rows)
+        patch.setattr(checks, "PAGE_ROWS", page_rows)
         for times, values in Memory(readings).parts(0, 2**60):
             detector.feed(times, values)
     assert as_plain(detector.finish()) == expected(readings, rule)
@@ -104,8 +103,8 @@ def test_check__readings_in_any_pieces_and_order__ends_with_the_findings_of_the_
         due = Due("a", 1, *(to_instant(time * SECOND) for time in (min(piece), max(piece))))
         before = list(findings)
         for again in (False, True):
-            checked = check.examine(Memory(stored), due, rule)
-            known = [each for each in findings if check.is_within(each, checked.start, checked.end)]
+            checked = checks.examine(Memory(stored), due, rule)
+            known = [each for each in findings if checks.is_within(each, checked.start, checked.end)]
             changes = reconcile(known, checked.found)
             if again:
                 assert (changes.put, changes.moved, changes.resolved) == ([], [], [])
@@ -183,7 +182,7 @@ def test_detector__irregular_readings__have_a_gap_only_where_they_are_far_apart(
 def test_detector__huge_block__does_not_need_a_page_to_hold_it() -> None:
     readings = hourly(3000, step=60)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(series, "PAGE_ROWS", 7)
+        patch.setattr(checks, "PAGE_ROWS", 7)
         parts = list(Memory(readings).parts(0, 2**60))
     assert sum(len(times) for times, _ in parts) == 3000
     for before, after in pairwise(parts):
@@ -221,7 +220,7 @@ def test_check__stuck_for_months__is_one_finding_whatever_part_came_last(order: 
     for i in order:
         stored |= parts[i]
         due = Due("a", 1, *(to_instant(time * SECOND) for time in (min(parts[i]), max(parts[i]))))
-        checked = check.examine(Memory(stored), due, rule_of("electricity"))
+        checked = checks.examine(Memory(stored), due, rule_of("electricity"))
         around = [each for each in expected(stored, rule_of("electricity")) if each[0] is FindingKind.STUCK]
         stuck = [each for each in as_plain(checked.found) if each[0] is FindingKind.STUCK]
         assert stuck

@@ -10,10 +10,11 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
-if TYPE_CHECKING:
-    from ai_hub.ingest.cadence import Flags, Micros
+from ai_hub.times import SECOND
 
-SECOND = 1_000_000
+if TYPE_CHECKING:
+    from ai_hub.times import Flags, Micros
+
 #: No clock change of the tz database is undone within this time.
 _PROBE_SECONDS = 6 * 3600
 #: Further from UTC than any clock, and more than the largest change (a day).

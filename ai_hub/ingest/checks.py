@@ -1,20 +1,20 @@
-"""Look at the stored series around what was written, and keep `data_findings` in line with it."""
+"""Check the stored series around what was written, and keep `data_findings` in line with it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ai_hub.ingest import assets, ledger
-from ai_hub.ingest.cadence import BLOCK
-from ai_hub.ingest.detect import Detector, to_instant, to_micros
+import numpy as np
+import numpy.typing as npt
+
+from ai_hub.ingest import assets, findings
+from ai_hub.ingest.detection import BLOCK, Detector, Rising
+from ai_hub.ingest.enums import FindingKind, Reading
 from ai_hub.ingest.findings import Finding, reconcile
-from ai_hub.ingest.kinds import rule_of
-from ai_hub.ingest.rising import Rising
-from ai_hub.ingest.series import Series
-from ai_hub.ingest.terms import FindingKind, Reading
-from ai_hub.ingest.units import is_amount
+from ai_hub.ingest.units import is_amount, rule_of
+from ai_hub.times import Micros, to_instant, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,7 +22,82 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from ai_hub.ingest.assets import Asset
-    from ai_hub.ingest.kinds import KindRule
+    from ai_hub.ingest.units import KindRule
+
+#: Readings fetched at once.
+PAGE_ROWS = 20_000
+# What the server counts timestamps from.
+_SERVER_EPOCH = 946_684_800_000_000
+
+
+class Edge(NamedTuple):
+    """The reading next to a range."""
+
+    at: int
+    value: float
+
+
+class Series:
+    """The stored readings of one asset of one tenant."""
+
+    def __init__(self, connection: Connection[Any], tenant: str, asset_id: str) -> None:
+        self._connection = connection
+        self._key = {"tenant": tenant, "asset": asset_id}
+
+    def before(self, at: int) -> Edge | None:
+        """The last reading before an instant."""
+        return self._edge(
+            'SELECT "timestamp", value FROM timeseries_data WHERE tenant_id = %(tenant)s'
+            ' AND asset_id = %(asset)s AND "timestamp" < %(at)s ORDER BY "timestamp" DESC LIMIT 1',
+            at,
+        )
+
+    def since(self, at: int) -> Edge | None:
+        """The first reading from an instant on."""
+        return self._edge(
+            'SELECT "timestamp", value FROM timeseries_data WHERE tenant_id = %(tenant)s'
+            ' AND asset_id = %(asset)s AND "timestamp" >= %(at)s ORDER BY "timestamp" LIMIT 1',
+            at,
+        )
+
+    def parts(self, start: int, end: int) -> Iterator[tuple[Micros, npt.NDArray[np.float64]]]:
+        """Readings of [start, end) in order of time, in parts that cut no block."""
+        held: list[tuple[Micros, npt.NDArray[np.float64]]] = []
+        while True:
+            times, values = self._page(start, end)
+            held.append((times, values))
+            is_last = len(times) < PAGE_ROWS
+            # A block that is not known to be over stays for the next part.
+            cut = len(times) if is_last else int(np.searchsorted(times // BLOCK, times[-1] // BLOCK))
+            if is_last or cut:
+                whole = [*held[:-1], (times[:cut], values[:cut])]
+                yield np.concatenate([t for t, _ in whole]), np.concatenate([v for _, v in whole])
+                held = [(times[cut:], values[cut:])]
+            if is_last:
+                return
+            start = int(times[-1]) + 1
+
+    def _page(self, start: int, end: int) -> tuple[Micros, npt.NDArray[np.float64]]:
+        """Two byte strings instead of rows: on the embedded server that is six times as fast."""
+        row = self._connection.execute(
+            "SELECT string_agg(timestamptz_send(at), ''::bytea ORDER BY at),"
+            " string_agg(float8send(value), ''::bytea ORDER BY at)"
+            ' FROM (SELECT "timestamp" AS at, value FROM timeseries_data WHERE tenant_id = %(tenant)s'
+            ' AND asset_id = %(asset)s AND "timestamp" >= %(start)s AND "timestamp" < %(end)s'
+            ' ORDER BY "timestamp" LIMIT %(limit)s) AS page',
+            {**self._key, "start": to_instant(start), "end": to_instant(end), "limit": PAGE_ROWS},
+            binary=True,
+        ).fetchone()
+        times, values = (column or b"" for column in row or (b"", b""))
+        return (
+            np.frombuffer(times, dtype=">i8").astype(np.int64) + _SERVER_EPOCH,
+            np.frombuffer(values, dtype=">f8").astype(np.float64),
+        )
+
+    def _edge(self, query: Any, at: int) -> Edge | None:
+        row = self._connection.execute(query, {**self._key, "at": to_instant(at)}).fetchone()
+        return None if row is None else Edge(to_micros(row[0]), row[1])
+
 
 #: Assets whose findings are stored in one transaction.
 BATCH = 20
@@ -32,7 +107,7 @@ BATCH = 20
 class Checked:
     """What the series of one asset shows between two readings."""
 
-    due: ledger.Due
+    due: findings.Due
     start: datetime
     end: datetime
     found: list[Finding]
@@ -56,9 +131,9 @@ def check(
     """
     outcome = Outcome()
     asset_ids = list(asset_ids)
-    due = ledger.due(connection, tenant, asset_ids)
+    due = findings.due(connection, tenant, asset_ids)
     known = assets.find(connection, tenant, [each.asset_id for each in due])
-    ledger.review_intervals(connection, tenant, [each.asset_id for each in due])
+    findings.review_intervals(connection, tenant, [each.asset_id for each in due])
     for batch in _batches(due):
         checked = [
             examine(
@@ -72,7 +147,7 @@ def check(
         with connection.transaction():
             _settle(connection, tenant, checked, outcome)
     if since is not None:
-        new, resolved = ledger.of_database(connection, tenant, asset_ids, since)
+        new, resolved = findings.of_database(connection, tenant, asset_ids, since)
         outcome.new += new
         outcome.resolved += resolved
     return outcome
@@ -87,7 +162,9 @@ def _is_register(asset: Asset | None) -> bool | None:
     return None
 
 
-def examine(series: Series, due: ledger.Due, rule: KindRule, *, is_register: bool | None = False) -> Checked:
+def examine(
+    series: Series, due: findings.Due, rule: KindRule, *, is_register: bool | None = False
+) -> Checked:
     """Find what the series shows in and next to the blocks that were written to.
 
     Whole blocks are read, those of the neighbouring readings, too, and more while a run of one value that
@@ -133,16 +210,16 @@ def is_within(finding: Finding, start: datetime, end: datetime) -> bool:
 
 
 def _settle(connection: Connection[Any], tenant: str, checked: list[Checked], outcome: Outcome) -> None:
-    settled = ledger.settle_due(connection, tenant, [each.due for each in checked])
+    settled = findings.settle_due(connection, tenant, [each.due for each in checked])
     checked = [each for each in checked if each.due.asset_id in settled]
-    stored = ledger.open_series_findings(
+    stored = findings.open_series_findings(
         connection, tenant, {each.due.asset_id: (each.start, each.end) for each in checked}
     )
     changes = {}
     for each in checked:
         before = [one for one in stored.get(each.due.asset_id, []) if is_within(one, each.start, each.end)]
         changes[each.due.asset_id] = reconcile(before, [_grown(one, before) for one in each.found])
-    ledger.apply(connection, tenant, changes)
+    findings.apply(connection, tenant, changes)
     for asset_id, change in changes.items():
         outcome.new += [(asset_id, one) for one in change.new]
         outcome.resolved += [(asset_id, one) for one in change.resolved]
@@ -162,6 +239,6 @@ def _block(at: int) -> int:
     return at - at % BLOCK
 
 
-def _batches(due: list[ledger.Due]) -> Iterator[list[ledger.Due]]:
+def _batches(due: list[findings.Due]) -> Iterator[list[findings.Due]]:
     for at in range(0, len(due), BATCH):
         yield due[at : at + BATCH]

@@ -1,4 +1,4 @@
-"""Named formats of the trade: what their files leave unsaid, as data."""
+"""What a caller and the profile of a trade format say of a file, beside what the file says itself."""
 
 from __future__ import annotations
 
@@ -6,14 +6,78 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.formats import NO_VALUE, FileFormat
-from ai_hub.ingest.terms import DateOrder, Stamps
+from ai_hub.ingest.enums import Ambiguous, DateOrder, Epoch, Nonexistent, Reading, Stamps
 
-if TYPE_CHECKING:
-    from ai_hub.ingest.report import Options
+#: Cells that stand for no value, in any case; an empty cell does only where a profile says so.
+NO_VALUE = ("n/a", "n/e", "-", "--")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFormat:
+    """What the file is not to be asked for; None where it shall tell."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    #: Line of the header, counted from 1; 0 where there is none and columns are called 1, 2, ….
+    header: int | None = None
+    #: `.` or `,`.
+    decimal: str | None = None
+    #: Between groups of three digits.
+    thousands: str | None = None
+    no_value: tuple[str, ...] = NO_VALUE
+    #: Only rows whose column has this text.
+    where: Mapping[str, str] = field(default_factory=dict)
+    sheet: str | None = None
+    #: Which end of its interval a timestamp is.
+    stamps: Stamps | None = None
+    #: Length of the periods of a day that a column or the columns of a wide file count.
+    period: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class TimestampFormat:
+    """How a file writes its timestamps; without any of these as ISO 8601 and the trade write them."""
+
+    strptime: str | None = None
+    epoch: Epoch | None = None
+    #: Of dates with `/` or `-` that do not begin with the year.
+    order: DateOrder | None = None
+    #: Offset of timestamps that say none, such as +01:00; without it they are local times.
+    offset: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a file does not say itself."""
+
+    tenant: str
+    #: Asset of every row; without it the file needs a column.
+    asset: str | None = None
+    #: Zone of local timestamps; by default the asset's own.
+    timezone: str | None = None
+    #: Column of a field, where its name does not say so.
+    columns: Mapping[str, str] = field(default_factory=dict)
+    #: Of the values, where no column says it; converted to the asset's.
+    unit: str | None = None
+    #: What a reading is: energy per interval, mean power or a register; by default the asset's.
+    reading: Reading | None = None
+    #: That every reading covers.
+    interval: timedelta | None = None
+    #: Whole digits of registers.
+    digits: int | None = None
+    stamps: Stamps = Stamps.START
+    #: Quality (good, estimated or suspect) of each flag in the file; others are read as they are.
+    quality_map: Mapping[str, str] = field(default_factory=dict)
+    timestamp_format: TimestampFormat = field(default_factory=TimestampFormat)
+    #: Name of what the file's format leaves unsaid; see `profiles`.
+    profile: str | None = None
+    #: How the file is written, where that is known.
+    form: FileFormat = field(default_factory=FileFormat)
+    ambiguous: Ambiguous = Ambiguous.INFER
+    nonexistent: Nonexistent = Nonexistent.REJECT
+
 
 _EMPTY = (*NO_VALUE, "")
 
@@ -127,7 +191,7 @@ def profile_of(options: Options, beginning: str) -> tuple[str | None, bool]:
     return None, False
 
 
-def apply(profile: Profile, options: Options) -> Options:
+def with_profile(options: Options, profile: Profile) -> Options:
     """Options with those of the profile where nothing was given."""
     ours, form = options.form, profile.form
     stamp_form = options.timestamp_format

@@ -1,4 +1,4 @@
-"""Words the command line offers as choices; light to import."""
+"""The choices of the command line and of the tables; light to import."""
 
 from __future__ import annotations
 

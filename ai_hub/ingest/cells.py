@@ -1,0 +1,229 @@
+"""A file as fields of a table, block by block, once its layout is decided."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ai_hub.ingest import numbers, timestamps
+from ai_hub.ingest.columns import DATE, INTERVAL_END, PERIOD, TIME_OF_DAY, interval_label
+from ai_hub.ingest.numbers import NumberFormat
+from ai_hub.ingest.options import Options, TimestampFormat
+from ai_hub.ingest.tables import Malformed, Source, original
+from ai_hub.ingest.timezones import localize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import timedelta
+
+BOTH_ENDS = "^(?P<begin>.*?\\d(?: ?\\(?[A-Z]{3,5}\\)?)?) +(?:-|\u2013|bis|to) +(?P<end>.*\\d.*)$"
+_TIME_ONLY = r"^\d{1,2}:\d{2}(?::\d{2})?$"
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A block of a file as fields of a table."""
+
+    cells: pd.DataFrame
+    #: Why a row cannot be read; empty where it can.
+    reasons: pd.Series[str]
+    #: Rows that say there is no value.
+    missing: int
+    malformed: list[Malformed]
+    fraction: float
+
+
+@dataclass
+class Layout:
+    """How to read one open file."""
+
+    #: With what the file and its profile say.
+    options: Options
+    #: Column of the file that each column of `Readout.cells` shows as it was written.
+    originals: dict[str, str] = field(default_factory=dict)
+    #: What was guessed or taken from the file.
+    notes: list[str] = field(default_factory=list)
+    source: Source = None  # type: ignore[assignment]
+    mapping: dict[str, str] = field(default_factory=dict)
+    wide: list[str] = field(default_factory=list)
+    #: What the columns of a wide file say: period or time.
+    interval: str = ""
+    measures: list[str] = field(default_factory=list)
+    numbers: NumberFormat = numbers.POINT
+    factors: dict[str, tuple[float, float]] = field(default_factory=dict)
+    has_ends: bool = False
+
+    def blocks(self) -> Iterator[Readout]:
+        """The file's rows, block by block."""
+        where = self.options.form.where
+        names = list(dict.fromkeys([*self.mapping.values(), *self.wide, *where]))
+        offset = 0
+        for block in self.source.blocks(names):
+            cells = block.cells
+            for column, text in where.items():
+                cells = cells[cells[column].astype("string").str.strip().eq(text).fillna(value=False)]
+            if self.wide:
+                cells = melt(cells, self.wide, offset)
+                offset += len(cells)
+            cells, reasons, missing = self._read(cells)
+            yield Readout(cells, reasons, missing, block.malformed, block.fraction)
+
+    def _read(self, raw: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[str], int]:
+        given = {name: raw[column] for name, column in self.mapping.items()}
+        if self.wide:
+            given |= {"value": raw["value"], self.interval: raw["interval"]}
+        cells: dict[str, pd.Series[Any]] = dict(given)
+        missing, reasons = self._measures(cells, raw.index)
+        reasons = self._times(cells, reasons)
+        for name, series in given.items():
+            if cells.get(name) is not series:
+                cells[original(name)] = series
+        frame = pd.DataFrame(cells, index=raw.index)
+        if "line" in raw and "line" not in frame:
+            frame["line"] = raw["line"]
+        if missing.any():
+            # A wide file has columns for the longest day.
+            count = int((missing & (reasons != NO_PERIOD)).sum())
+            return frame[~missing], reasons[~missing], count
+        return frame, reasons, 0
+
+    def _measures(
+        self, cells: dict[str, pd.Series[Any]], index: pd.Index[Any]
+    ) -> tuple[pd.Series[bool], pd.Series[str]]:
+        """Bring numbers to a plain form and the table's units.
+
+        Returns which rows have no value, and why a row is not read.
+        """
+        reasons = pd.Series("", index=index, dtype=object)
+        missing = pd.Series(data=False, index=index)
+        if self.numbers != numbers.POINT or not all(numbers.are_plain(cells[n]) for n in self.measures):
+            missing = self._no_values(cells)
+            words = {text.casefold() for text in self.options.form.no_value}
+            for name in self.measures:
+                cells[name], why = numbers.to_plain(cells[name], self.numbers, name)
+                reasons = reasons.where((reasons != "") | missing, why)
+                if name != "value":
+                    folded = cells[name].astype("string").str.strip().str.casefold()
+                    cells[name] = cells[name].mask(folded.isin(words).fillna(value=False), "")
+        for name, (factor, shift) in self.factors.items():
+            values = pd.to_numeric(cells[name], errors="coerce")
+            cells[name] = cells[name].where(values.isna(), (values * factor + shift).round(9))
+        return missing, reasons
+
+    def _no_values(self, given: dict[str, pd.Series[Any]]) -> pd.Series[bool]:
+        column = given.get("value")
+        if column is None or (column.dtype != object and not isinstance(column.dtype, pd.StringDtype)):
+            return pd.Series(False, index=next(iter(given.values())).index)
+        words = "|".join(re.escape(text) for text in dict.fromkeys(self.options.form.no_value))
+        pattern = rf"(?i)^\s*(?:{words})\s*$"
+        try:
+            texts = pa.array(column, type=pa.string(), from_pandas=True)
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            texts = pa.array(column.astype("string"), type=pa.string())
+        empty = "" in self.options.form.no_value
+        matched = pc.match_substring_regex(texts, pattern).fill_null(empty)
+        return pd.Series(matched.to_numpy(zero_copy_only=False), index=column.index)
+
+    def _times(self, cells: dict[str, pd.Series[Any]], reasons: pd.Series[str]) -> pd.Series[str]:
+        """Timestamps from date and time or period, and the two ends of an interval in one cell."""
+        length = self.options.form.period
+        if PERIOD.name in cells and length is not None:
+            cells["timestamp"], why = start_of_periods(
+                cells[DATE.name],
+                cells[PERIOD.name],
+                length,
+                self.options.timezone or "UTC",
+                self.options.timestamp_format,
+            )
+            return reasons.where(reasons != "", why)
+        if DATE.name in cells and TIME_OF_DAY.name in cells:
+            date, begin = (as_text(cells[name]) for name in (DATE.name, TIME_OF_DAY.name))
+            day = date.str.replace(r"[ T]00:00(?::00)?$", "", regex=True)
+            cells["timestamp"] = day + " " + begin
+            if INTERVAL_END.name in cells:
+                end = as_text(cells[INTERVAL_END.name])
+                if end.str.match(_TIME_ONLY).all():
+                    cells[INTERVAL_END.name] = day + " " + _end_of_day(_closed(begin, end))
+        elif self.has_ends:
+            texts = pa.array(as_text(cells["timestamp"]), type=pa.string(), from_pandas=True)
+            parts = pc.extract_regex(texts, BOTH_ENDS)
+            begin, end = (
+                pd.Series(parts.field(name).to_numpy(zero_copy_only=False), index=cells["timestamp"].index)
+                for name in ("begin", "end")
+            )
+            split = begin.notna() & begin.ne("")
+            day = begin.str.extract(r"^(.*?)[ T]+\d{1,2}:\d{2}", expand=False)
+            end = end.where(
+                ~end.str.match(_TIME_ONLY).fillna(value=False).astype(bool), day + " " + _end_of_day(end)
+            )
+            cells[INTERVAL_END.name] = end.where(split, "")
+            cells["timestamp"] = begin.where(split, cells["timestamp"])
+        return reasons
+
+
+def as_text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Cells as trimmed text; empty where there is none."""
+    return column.astype("string").str.strip().fillna("").astype(object)
+
+
+def _end_of_day(end: pd.Series[Any]) -> pd.Series[Any]:
+    return end.str.replace(r"^0?0:00(:00)?$", "24:00", regex=True)
+
+
+def _closed(begin: pd.Series[Any], end: pd.Series[Any]) -> pd.Series[Any]:
+    """Ends such as 00:59, the last minute of the interval, as the minute after it."""
+    first, last = (
+        column.str[:2].str.rstrip(":").astype(float) * 60
+        + column.str.extract(r":(\d{2})", expand=False).astype(float)
+        for column in (begin, end)
+    )
+    inclusive = (last - first) % 5 == 4  # noqa: PLR2004 - intervals are multiples of five minutes
+    if not inclusive.all():
+        return end
+    after = (last + 1).astype(int)
+    return (after // 60).map("{:02}".format) + ":" + (after % 60).map("{:02}".format)
+
+
+NO_PERIOD = "the day does not have so many periods (check --timezone)"
+
+
+def melt(cells: pd.DataFrame, wide: list[str], offset: int) -> pd.DataFrame:
+    """One row a reading, numbered after `offset`, with its `line`, `interval` and `value`."""
+    others = [name for name in cells.columns if name not in wide]
+    size = len(wide)
+    repeated = cells[others].loc[cells.index.repeat(size)]
+    melted = repeated.reset_index(drop=True)
+    labels = [interval_label(name, last=place == size - 1) for place, name in enumerate(wide)]
+    melted["interval"] = np.tile(np.array(labels, dtype=object), len(cells))
+    melted["value"] = cells[wide].to_numpy(dtype=object).ravel()
+    melted["line"] = repeated.index.to_numpy()
+    melted.index = pd.RangeIndex(offset + 1, offset + 1 + len(melted))
+    return melted
+
+
+def start_of_periods(
+    dates: pd.Series[Any], periods: pd.Series[Any], length: timedelta, zone: str, form: TimestampFormat
+) -> tuple[pd.Series[Any], pd.Series[str]]:
+    """Instants at which numbered periods of local days begin, and why one does not exist.
+
+    Days on which the clock changes have fewer or more periods: 46 or 50 half hours.
+    """
+    parsed = timestamps.parse(dates, form)
+    days = parsed.wall.dt.floor("D")
+    reason = parsed.reason.copy()
+    midnight, _ = localize(days, zone)
+    following, _ = localize(days + pd.Timedelta(days=1), zone)
+    numbers = pd.to_numeric(periods, errors="coerce").astype("float64")
+    count = (following - midnight).dt.total_seconds() / length.total_seconds()
+    whole = numbers.notna() & (numbers % 1 == 0) & (numbers >= 1)
+    reason[(reason == "") & ~whole] = "the period is not a number from 1"
+    beyond = (reason == "") & (numbers > count)
+    reason[beyond] = NO_PERIOD
+    start = midnight + pd.to_timedelta((numbers - 1).where(whole) * length.total_seconds(), unit="s")
+    return start.where(reason == "").astype("datetime64[us, UTC]"), reason

@@ -1,0 +1,247 @@
+"""Gaps, stuck runs and stretches that look like a register's, in one series fed part by part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_hub.ingest.enums import FindingKind
+from ai_hub.ingest.findings import Finding
+from ai_hub.times import SECOND, Flags, Micros, to_instant
+
+if TYPE_CHECKING:
+    from ai_hub.ingest.units import KindRule
+
+#: Readings are judged by those of the same week, counted from 1970, so any part of a series can be
+#: judged anew without the rest.
+BLOCK = 7 * 86_400 * SECOND
+_FEWEST_STEPS = 3
+_TOLERANCE = 0.1
+_GAP_INTERVALS = 1.5
+_GAP_MEDIANS = 10
+_STRETCH = 12
+UNKNOWN = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """What is normal for the steps of one block."""
+
+    #: Commonest step; 0 where the series is irregular or too short to tell.
+    interval: int = 0
+    #: A longer step is a gap; `UNKNOWN` where nothing can be told.
+    longest: int = UNKNOWN
+
+
+def cadence(steps: Micros) -> Cadence:
+    """The cadence of a block from the steps between its readings.
+
+    Regular, if at least half of the steps are within a tenth of the commonest (in whole seconds): a gap is
+    more than one and a half of it. Irregular otherwise: a gap is more than ten median steps.
+    """
+    if len(steps) < _FEWEST_STEPS:
+        return Cadence()
+    seconds = (steps + SECOND // 2) // SECOND
+    lengths, counts = np.unique(seconds, return_counts=True)
+    commonest = int(lengths[counts.argmax()])
+    if commonest == 0:
+        return Cadence()
+    near = np.abs(seconds - commonest) <= commonest * _TOLERANCE
+    if near.mean() * 2 >= 1:
+        return Cadence(commonest * SECOND, int(commonest * SECOND * _GAP_INTERVALS))
+    return Cadence(0, int(np.median(steps) * _GAP_MEDIANS))
+
+
+def steady(steps: Micros) -> Flags:
+    """Steps in a stretch of twelve or more equal ones: a cadence of its own, as after a change of meter."""
+    seconds = (steps + SECOND // 2) // SECOND
+    starts = np.flatnonzero(np.diff(seconds, prepend=-1))
+    lengths = np.diff(starts, append=len(seconds))
+    return np.repeat(lengths >= _STRETCH, lengths)
+
+
+def gaps(times: Micros) -> tuple[Flags, Micros]:
+    """Of whole blocks: whether the step before each reading is a gap, and the interval expected there (or 0).
+
+    A step from one block to another is judged by the block it starts in, or else by the one it ends in.
+    """
+    blocks = times // BLOCK
+    starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+    ends = np.append(starts[1:], len(times))
+    steps = np.diff(times, prepend=times[:1])
+    found = [cadence(steps[start + 1 : end]) for start, end in zip(starts, ends, strict=True)]
+    interval = np.repeat([each.interval for each in found], ends - starts)
+    longest = np.repeat([each.longest for each in found], ends - starts)
+    heads = starts[1:]
+    by_start = longest[heads - 1] != UNKNOWN
+    interval[heads] = np.where(by_start, interval[heads - 1], interval[heads])
+    longest[heads] = np.where(by_start, longest[heads - 1], longest[heads])
+    is_gap = steps > longest
+    for start, end in zip(starts, ends, strict=True):
+        inner = slice(start + 1, end)
+        if is_gap[inner].any():
+            is_gap[inner] &= ~steady(steps[inner])
+    return is_gap, interval
+
+
+#: Fewer equal readings are no stuck meter, however far apart they are.
+FEWEST_STUCK = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive readings with one value."""
+
+    value: float
+    first: int
+    last: int
+    readings: int
+
+
+class Detector:
+    """Finds gaps and stuck runs; how the series is cut into parts makes no difference."""
+
+    def __init__(self, rule: KindRule, *, is_register: bool = False) -> None:
+        self.found: list[Finding] = []
+        #: The run the fed readings begin with, once it has ended.
+        self.opening: Run | None = None
+        #: The run they end with.
+        self.closing: Run | None = None
+        self._may_idle = rule.may_idle
+        # one that counts as much as before is not stuck
+        self._only_idle = is_register
+        self._stuck_after = rule.stuck_after // timedelta(microseconds=1)
+        self._context: Micros = np.empty(0, dtype=np.int64)
+
+    def feed(self, times: Micros, values: npt.NDArray[np.float64]) -> None:
+        """Go on with these readings, in ascending order; a block must not be cut."""
+        if not len(times):
+            return
+        seen = len(self._context)
+        with_context = np.concatenate([self._context, times])
+        is_gap, interval = gaps(with_context)
+        self._note_gaps(with_context, is_gap, interval, seen)
+        steps = np.diff(with_context, prepend=with_context[:1])[seen:]
+        self._note_runs(times, values, is_gap[seen:] & (steps > self._stuck_after))
+        self._context = times[np.searchsorted(times // BLOCK, times[-1] // BLOCK) :]
+
+    def finish(self) -> list[Finding]:
+        """Everything found, in order of time; a run that has not ended counts as long as it is."""
+        if self.closing:
+            self.opening = self.opening or self.closing
+            self._note_stuck(self.closing)
+        return sorted(self.found, key=lambda each: (each.first, each.kind))
+
+    def idles(self, run: Run) -> bool:
+        """Whether the run is nothing worth mentioning, however long it is."""
+        return self._may_idle if run.value == 0 else self._only_idle
+
+    def _note_gaps(self, times: Micros, is_gap: Flags, interval: Micros, seen: int) -> None:
+        for index in np.flatnonzero(is_gap[seen:]) + seen:
+            detail: dict[str, float | None] = {"missing": None, "interval_seconds": None}
+            if expected := int(interval[index]):
+                missing = round(int(times[index] - times[index - 1]) / expected) - 1
+                detail = {"missing": missing, "interval_seconds": expected // SECOND}
+            self.found.append(
+                Finding(FindingKind.GAP, to_instant(times[index - 1]), to_instant(times[index]), detail)
+            )
+
+    def _note_runs(self, times: Micros, values: npt.NDArray[np.float64], cut: Flags) -> None:
+        before = np.nan if self.closing is None else self.closing.value
+        starts = np.flatnonzero((values != np.append(before, values[:-1])) | cut)
+        firsts = times[starts]
+        ends = np.append(starts[1:], len(times))
+        lasts = times[ends - 1]
+        carried = self.closing
+        head = int(starts[0]) if len(starts) else len(times)
+        if carried and head:
+            carried = Run(carried.value, carried.first, int(times[head - 1]), carried.readings + head)
+        if not len(starts):
+            self.closing = carried
+            return
+        if carried:
+            self._end(carried)
+        long = np.flatnonzero((ends - starts >= FEWEST_STUCK) & (lasts - firsts >= self._stuck_after))
+        runs = {
+            int(at): Run(
+                float(values[starts[at]]), int(firsts[at]), int(lasts[at]), int(ends[at] - starts[at])
+            )
+            for at in {0, len(starts) - 1, *long.tolist()}
+        }
+        *ended, last = sorted(runs)
+        for at in ended:
+            self._end(runs[at])
+        self.closing = runs[last]
+
+    def _end(self, run: Run) -> None:
+        self.opening = self.opening or run
+        self._note_stuck(run)
+
+    def _note_stuck(self, run: Run) -> None:
+        if run.readings < FEWEST_STUCK or run.last - run.first < self._stuck_after or self.idles(run):
+            return
+        detail = {
+            "value": run.value,
+            "readings": run.readings,
+            "hours": round((run.last - run.first) / (3600 * SECOND), 2),
+        }
+        self.found.append(Finding(FindingKind.STUCK, to_instant(run.first), to_instant(run.last), detail))
+
+
+#: Shorter than this the sun may rise, or a house warm up.
+_LONG = timedelta(hours=20) // timedelta(microseconds=1)
+#: What hardly ever changes is stuck, or idle.
+_FEWEST_RISES = 12
+
+
+class Rising:
+    """Finds the longest stretch that never falls; fed in order of time and in parts."""
+
+    def __init__(self) -> None:
+        self.longest: Finding | None = None
+        #: The stretch that the readings so far end with: first time and value, readings, rises.
+        self._open: tuple[int, float, int, int] | None = None
+        self._last = -np.inf
+
+    def feed(self, times: Micros, values: npt.NDArray[np.float64]) -> None:
+        """Go on with these readings."""
+        if not len(times):
+            return
+        steps = np.diff(values, prepend=self._last)
+        rises = np.cumsum(steps > 0)
+        starts = np.flatnonzero(steps < 0)
+        carried = self._open
+        if carried is None:
+            carried = (int(times[0]), float(values[0]), 0, -1)
+        starts = np.concatenate([[0], starts[starts > 0]]) if steps[0] >= 0 else starts
+        ends = np.append(starts[1:], len(times))
+        firsts, begins = times[starts].copy(), values[starts].copy()
+        readings = ends - starts
+        # the step into a stretch is a fall, and is not counted
+        risen = rises[ends - 1] - rises[starts]
+        if steps[0] >= 0:
+            firsts[0], begins[0] = carried[0], carried[1]
+            readings[0] += carried[2]
+            risen[0] = rises[ends[0] - 1] + carried[3]
+        lasts = times[ends - 1]
+        enough = np.flatnonzero((risen >= _FEWEST_RISES) & (lasts - firsts >= _LONG))
+        if len(enough):
+            at = int(enough[np.argmax(lasts[enough] - firsts[enough])])
+            found = Finding(
+                FindingKind.LOOKS_LIKE_REGISTER,
+                to_instant(firsts[at]),
+                to_instant(lasts[at]),
+                {
+                    "readings": int(readings[at]),
+                    "from": float(begins[at]),
+                    "to": float(values[ends[at] - 1]),
+                },
+            )
+            if self.longest is None or found.last - found.first > self.longest.last - self.longest.first:
+                self.longest = found
+        self._open = (int(firsts[-1]), float(begins[-1]), int(readings[-1]), int(risen[-1]))
+        self._last = float(values[-1])

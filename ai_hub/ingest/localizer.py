@@ -1,0 +1,308 @@
+"""Local times of a file to instants in UTC, through clock changes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ai_hub.ingest import timestamps
+from ai_hub.ingest.enums import Ambiguous, FindingKind, Nonexistent
+from ai_hub.ingest.findings import Finding
+from ai_hub.ingest.options import TimestampFormat
+from ai_hub.ingest.timezones import Transitions, localize, named_offset, next_change, transitions
+from ai_hub.times import to_instant
+
+if TYPE_CHECKING:
+    from ai_hub.ingest.timestamps import Instants
+    from ai_hub.times import Micros
+
+ZONE_NAME = "the name of the time zone means different times (say --timezone)"
+NOT_REPEATED = "local time is marked A or B but did not occur twice (check --timezone)"
+NONEXISTENT = "local time never occurred: clocks went forward (check --timezone, see --nonexistent)"
+AMBIGUOUS = (
+    "local time occurred twice: clocks went back, and the order of rows does not tell (see --ambiguous)"
+)
+
+
+@dataclass
+class Bounds:
+    """Earliest and latest instant of timestamps in UTC; NaT where there is none."""
+
+    earliest: pd.Series[Any]
+    latest: pd.Series[Any]
+    reason: pd.Series[str]
+
+
+def bounds(
+    column: pd.Series[Any], form: TimestampFormat, zones: pd.Series[str], *, ends: bool = False
+) -> Bounds:
+    """Instants of a column whose local times are those of `zones`, by row; `ends`: see `localize`."""
+    instants = timestamps.parse(column, form)
+    earliest = instants.wall.dt.tz_localize("UTC").copy()
+    latest, reason = earliest.copy(), instants.reason
+    local = unnamed(instants, zones, earliest, latest, reason)
+    for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
+        first, last = localize(wall, str(zone), ends=ends)
+        choose_turn(instants.marks, first, last, reason)
+        earliest.loc[wall.index], latest.loc[wall.index] = first, last
+        reason.loc[wall.index[first.isna() & (reason[wall.index] == "")]] = NONEXISTENT
+    return Bounds(earliest, latest, reason)
+
+
+def unnamed(
+    instants: Instants,
+    zones: pd.Series[str],
+    earliest: pd.Series[Any],
+    latest: pd.Series[Any],
+    reason: pd.Series[str],
+) -> pd.Series[bool]:
+    """Which rows are local without the name of a zone; the instants of the others are filled in."""
+    local = instants.is_local.copy()
+    names = instants.marks[instants.marks.str.len() > 1]
+    for (name, zone), rows in names.groupby([names, zones[names.index]], sort=False):
+        offset = named_offset(str(name), str(zone))
+        local[rows.index] = False
+        utc = instants.wall[rows.index] - pd.Timedelta(minutes=offset or 0)
+        known = utc.dt.tz_localize("UTC").where(pd.Series(offset is not None, index=rows.index))
+        if offset is None:
+            reason[rows.index] = ZONE_NAME
+        earliest.loc[rows.index], latest.loc[rows.index] = known, known
+    return local
+
+
+def choose_turn(
+    marks: pd.Series[str], earliest: pd.Series[Any], latest: pd.Series[Any], reason: pd.Series[str]
+) -> None:
+    """Keep the first pass through a repeated hour where a row is marked A, the second where B."""
+    turns = marks[marks.index.isin(earliest.index) & (marks.str.len() == 1)]
+    if turns.empty:
+        return
+    twice = (earliest != latest)[turns.index]
+    first, second = turns.index[turns.eq("A") & twice], turns.index[turns.eq("B") & twice]
+    latest[first], earliest[second] = earliest[first], latest[second]
+    wrong = turns.index[~twice]
+    reason[wrong] = NOT_REPEATED
+    earliest[wrong] = latest[wrong] = pd.NaT
+
+
+def infer_order(held: pd.DataFrame, descending: set[str], *, ends: bool = False) -> pd.Series[str]:
+    """For rows whose local time occurred twice: `earliest`, `latest`, or empty where order does not tell.
+
+    The clock going back within one asset's rows separates the first pass through the hour from the second.
+    A series with one reading an hour shows that as the same local time again; in a denser one the same time
+    again is a duplicate.
+
+    Args:
+        held: `asset_id`, naive `wall` and instant of the clock `change`, in the order of the file.
+        descending: Assets whose rows run from new to old.
+        ends: Whether timestamps are ends of intervals: then both edges of the hour are in it.
+    """
+    most = 2 if ends else 1
+    answer = pd.Series("", index=held.index, dtype=object)
+    for (asset, _), rows in held["wall"].groupby([held["asset_id"], held["change"]], sort=False):
+        ordered = rows[::-1] if asset in descending else rows
+        steps = ordered.diff().dt.total_seconds().to_numpy()
+        back = steps <= 0 if ordered.nunique() <= most else steps < 0
+        if back.sum() == 1:
+            answer.loc[ordered.index] = np.where(np.cumsum(back) == 0, "earliest", "latest")
+    return answer
+
+
+_DAY = 86_400_000_000
+_NEVER = np.iinfo(np.int64).max // 2
+
+
+@dataclass
+class _Tally:
+    """What a file shows of one clock change of one asset."""
+
+    kind: FindingKind
+    zone: str
+    start: int
+    end: int
+    rows: int = 0
+    rejected: int = 0
+    sides: set[str] = field(default_factory=set)
+
+
+class ClockChanges:
+    """Counts the rows of a file that a clock change concerns; memory grows with assets, not rows."""
+
+    def __init__(self) -> None:
+        #: By asset, then by the instant of the change.
+        self._tallies: dict[str, dict[int, _Tally]] = defaultdict(dict)
+
+    def note(
+        self,
+        wall: pd.Series[Any],
+        asset_ids: pd.Series[str],
+        zone: str,
+        earliest: pd.Series[Any],
+        latest: pd.Series[Any],
+    ) -> None:
+        """Count rows by their local time and the instants it had."""
+        changes = _around(wall, zone)
+        if not len(changes.at):
+            return
+        absent = earliest.isna()
+        known = earliest[~absent].astype("int64").to_numpy()
+        assets = asset_ids[earliest.index[~absent]]
+        following = np.searchsorted(changes.at, known, side="right")
+        upcoming = np.append(changes.at, _NEVER)[following] - known <= _DAY
+        self._come_to("before", zone, changes, assets[upcoming], following[upcoming])
+        since = known - np.append(-_NEVER, changes.at)[following] < _DAY
+        self._come_to("after", zone, changes, assets[since], following[since] - 1)
+        twice = (earliest != latest)[~absent].to_numpy()
+        self._count(zone, changes, assets[twice], following[twice])
+        skipped = np.searchsorted(
+            changes.at + changes.before, wall[absent].astype("int64").to_numpy(), side="right"
+        )
+        self._count(zone, changes, asset_ids[wall.index[absent]], skipped - 1)
+
+    def note_rejected(self, asset_ids: pd.Series[str], wall: pd.Series[Any]) -> None:
+        """Count rows, noted before, that were rejected for their local time."""
+        for asset, walls in wall.astype("int64").groupby(asset_ids, sort=False):
+            for tally in self._tallies[str(asset)].values():
+                tally.rejected += int(((walls >= tally.start) & (walls < tally.end)).sum())
+
+    def findings(self) -> list[tuple[str, Finding]]:
+        """Clock changes by asset: a skipped hour the rows come to both sides of, a repeated one with rows."""
+        return [
+            (asset_id, _finding(at, tally))
+            for asset_id, tallies in sorted(self._tallies.items())
+            for at, tally in sorted(tallies.items())
+            if tally.rows or (tally.kind is FindingKind.SKIPPED_HOUR and len(tally.sides) == 2)  # noqa: PLR2004 - both
+        ]
+
+    def _come_to(
+        self, side: str, zone: str, changes: Transitions, assets: pd.Series[str], which: Micros
+    ) -> None:
+        for asset, index in set(zip(assets, which.tolist(), strict=True)):
+            self._tally(asset, zone, changes, index).sides.add(side)
+
+    def _count(self, zone: str, changes: Transitions, assets: pd.Series[str], which: Micros) -> None:
+        for (asset, index), count in Counter(zip(assets, which.tolist(), strict=True)).items():
+            self._tally(asset, zone, changes, index).rows += count
+
+    def _tally(self, asset: str, zone: str, changes: Transitions, index: int) -> _Tally:
+        at, before, delta = (int(column[index]) for column in changes)
+        tallies = self._tallies[asset]
+        if at not in tallies:
+            kind = FindingKind.SKIPPED_HOUR if delta > 0 else FindingKind.REPEATED_HOUR
+            tallies[at] = _Tally(kind, zone, at + before + min(delta, 0), at + before + max(delta, 0))
+        return tallies[at]
+
+
+def shift_forward(wall: pd.Series[Any], zone: str) -> pd.Series[Any]:
+    """Instants of local times that never occurred, as shown by a clock that was not put forward."""
+    changes = _around(wall, zone)
+    local = wall.astype("int64").to_numpy()
+    which = np.searchsorted(changes.at + changes.before, local, side="right") - 1
+    instants = pd.to_datetime(local - changes.before[which], unit="us", utc=True)
+    return pd.Series(instants, index=wall.index).astype("datetime64[us, UTC]")
+
+
+def _around(wall: pd.Series[Any], zone: str) -> Transitions:
+    """Clock changes from the year before the first local time to the year after the last."""
+    if not len(wall):
+        return Transitions(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+    return transitions(zone, wall.min().year - 1, wall.max().year + 1)
+
+
+def _finding(at: int, tally: _Tally) -> Finding:
+    detail = {
+        "zone": tally.zone,
+        "local_from": to_instant(tally.start).replace(tzinfo=None).isoformat(" ", "minutes"),
+        "local_until": to_instant(tally.end).replace(tzinfo=None).isoformat(" ", "minutes"),
+        "rows": tally.rows,
+        "rejected": tally.rejected,
+    }
+    return Finding(tally.kind, to_instant(at), to_instant(at), detail)
+
+
+#: So that a time at a clock change is in the hour before it.
+_BEFORE = pd.Timedelta(microseconds=1)
+
+
+@dataclass
+class TimezoneLocalizer:
+    """Places the rows of one file, block by block.
+
+    A local time that occurred twice can only be told by the order of all such rows of its asset, which may be
+    in different blocks: those few rows are held back until `settle`.
+    """
+
+    form: TimestampFormat
+    ambiguous: Ambiguous
+    nonexistent: Nonexistent = Nonexistent.REJECT
+    #: Whether timestamps are the ends of intervals.
+    ends: bool = False
+    #: What the rows placed so far show of clock changes.
+    changes: ClockChanges = field(default_factory=ClockChanges)
+    _held: list[pd.DataFrame] = field(default_factory=list)
+    #: First and last instant seen of each asset, which tell whether its rows run from new to old.
+    _ends: dict[str, tuple[pd.Timestamp, pd.Timestamp]] = field(default_factory=dict)
+
+    def place(
+        self, column: pd.Series[Any], asset_ids: pd.Series[str], zones: pd.Series[str]
+    ) -> tuple[pd.Series[Any], pd.Series[str]]:
+        """Instants and reasons by row; a row with neither is held back."""
+        instants = timestamps.parse(column, self.form)
+        utc = instants.wall.dt.tz_localize("UTC").copy()
+        reason = instants.reason
+        local = unnamed(instants, zones, utc, utc, reason)
+        for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
+            earliest, latest = localize(wall, str(zone), ends=self.ends)
+            counted = localize(wall, str(zone)) if self.ends else (earliest, latest)
+            self.changes.note(wall, asset_ids, str(zone), *counted)
+            choose_turn(instants.marks, earliest, latest, reason)
+            utc.loc[wall.index] = self._choose(earliest, latest)
+            absent = wall.index[earliest.isna() & (reason[wall.index] == "")]
+            if self.nonexistent is Nonexistent.SHIFT_FORWARD:
+                utc.loc[absent] = shift_forward(wall[absent], str(zone))
+            else:
+                reason.loc[absent] = NONEXISTENT
+                self.changes.note_rejected(asset_ids[absent], wall[absent])
+            twice = wall.index[earliest.notna() & (earliest != latest)]
+            if self.ambiguous is Ambiguous.REJECT:
+                reason.loc[twice] = AMBIGUOUS
+                self.changes.note_rejected(asset_ids[twice], wall[twice])
+            elif self.ambiguous is Ambiguous.INFER and len(twice):
+                held = pd.DataFrame(
+                    {"asset_id": asset_ids, "wall": wall, "earliest": earliest, "latest": latest}
+                )
+                held = held.loc[twice]
+                self._held.append(held.assign(change=next_change(held["earliest"] - _BEFORE, str(zone))))
+        self._note_ends(utc, asset_ids)
+        return utc, reason
+
+    def settle(self) -> tuple[pd.Series[Any], pd.Series[str]]:
+        """Instants and reasons of the rows held back; every one of them gets one or the other."""
+        if not self._held:
+            return pd.Series(dtype="datetime64[us, UTC]"), pd.Series(dtype=object)
+        held = pd.concat(self._held)
+        self._held.clear()
+        descending = {asset for asset, (first, last) in self._ends.items() if last < first}
+        order = infer_order(held, descending, ends=self.ends)
+        utc = held["earliest"].where(order == "earliest", held["latest"].where(order == "latest"))
+        if self.ends:  # the end of the hour, which comes once after it where it does not come twice
+            at_change = held["earliest"].astype("int64") == held["change"]
+            utc = utc.where(utc.notna() | ~at_change, held["latest"])
+        untold = utc.isna()
+        self.changes.note_rejected(held.loc[untold, "asset_id"], held.loc[untold, "wall"])
+        return utc, pd.Series("", index=held.index, dtype=object).mask(untold, AMBIGUOUS)
+
+    def _choose(self, earliest: pd.Series[Any], latest: pd.Series[Any]) -> pd.Series[Any]:
+        if self.ambiguous is Ambiguous.EARLIEST:
+            return earliest
+        return latest if self.ambiguous is Ambiguous.LATEST else earliest.where(earliest == latest)
+
+    def _note_ends(self, utc: pd.Series[Any], asset_ids: pd.Series[str]) -> None:
+        known = utc.dropna()
+        ends = known.groupby(asset_ids[known.index], sort=False).agg(["first", "last"])
+        for asset, first, last in ends.itertuples(name=None):
+            self._ends[asset] = (self._ends.get(asset, (first, last))[0], last)

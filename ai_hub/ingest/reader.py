@@ -1,0 +1,114 @@
+"""Open a file of any format for reading block by block, so that memory does not grow with it."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from ai_hub.errors import BadInputError, NotFoundError
+from ai_hub.ingest import green_button
+from ai_hub.ingest.green_button import GreenButtonSource
+from ai_hub.ingest.nem12 import Nem12Source
+from ai_hub.ingest.options import FileFormat
+from ai_hub.ingest.tables import (
+    DAMAGED_SPREADSHEET,
+    HEAD_BYTES,
+    CsvSource,
+    ExcelSource,
+    ParquetSource,
+    Source,
+    encoding_of,
+    unpacked,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+_DAMAGED = (
+    *(pa.ArrowInvalid, pa.ArrowIOError, gzip.BadGzipFile, zlib.error, EOFError, UnicodeError),
+    *(*DAMAGED_SPREADSHEET, *green_button.DAMAGED),
+)
+_PARQUET = (".parquet", ".pq")
+_EXCEL = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+_TEXT = tuple(ending + packed for ending in (".csv", ".tsv", ".txt", ".xml") for packed in ("", ".gz"))
+
+
+@contextmanager
+def open_source(
+    path: Path,
+    form: FileFormat | None = None,
+    *,
+    reader: str = "table",
+    recognises: Callable[[Sequence[str]], bool] | None = None,
+) -> Iterator[Source]:
+    """Open a text, Parquet or Excel file.
+
+    Args:
+        path: The file.
+        form: What is known of how it is written.
+        reader: `table`, or the format that is none: `nem12`, `green-button`.
+        recognises: Whether these fields are the names of columns; tells the header from lines before it.
+
+    Raises:
+        NotFoundError: no such file.
+        BadInputError: not a format we read, or damaged.
+    """
+    form = form or FileFormat()
+    name = _check_name(path)
+    try:
+        with path.open("rb") as raw:
+            if name.endswith(_PARQUET):
+                yield ParquetSource(raw)
+            elif name.endswith(_EXCEL):
+                yield ExcelSource(raw, form, recognises)
+            else:
+                stream = unpacked(raw, name)
+                size = path.stat().st_size
+                if reader == "nem12":
+                    head = stream.read(HEAD_BYTES)
+                    yield Nem12Source(stream, form.encoding or encoding_of(head)[0], size)
+                elif reader == "green-button":
+                    yield GreenButtonSource(stream, size)
+                else:
+                    yield CsvSource(path, stream, form, recognises, size)
+    except _DAMAGED as error:
+        raise BadInputError(
+            f"{path.name} cannot be read: {error}",
+            hint="Is it complete? A CSV file that is not UTF-8 needs --encoding. "
+            "Rows before the damage may be stored already.",
+        ) from error
+
+
+def beginning(path: Path, size: int = 4096) -> str:
+    """First characters of a text file; empty where it is none or not readable.
+
+    Raises:
+        NotFoundError: no such file.
+        BadInputError: not a format we read.
+    """
+    name = _check_name(path)
+    if not name.endswith(_TEXT):
+        return ""
+    try:
+        with path.open("rb") as raw:
+            head = unpacked(raw, name).read(size)
+            return head.decode(encoding_of(head)[0], errors="replace").removeprefix("\ufeff")
+    except (*_DAMAGED, BadInputError):
+        return ""  # opening it says what is wrong
+
+
+def _check_name(path: Path) -> str:
+    if not path.is_file():
+        raise NotFoundError(f"There is no file {path}.")
+    name = path.name.casefold()
+    if not name.endswith((*_PARQUET, *_EXCEL, *_TEXT)):
+        raise BadInputError(
+            f"{path.name} is not a format we read.",
+            hint="Use .csv, .tsv, .txt or .xml (also with .gz), .parquet, .xlsx, .xls or .ods.",
+        )
+    return name
