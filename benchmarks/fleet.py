@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ai_hub.access.api_key import KeyText, digest, new_key
+from ai_hub.access.api_keys import KeyText, digest, new_key
 from ai_hub.database import connect
 from benchmarks import fleet_report, results, servers, service_load, service_process
 from benchmarks.history import HOUR, this_hour

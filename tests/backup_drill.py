@@ -11,9 +11,8 @@ import boto3
 import httpx
 import psycopg
 
-from ai_hub.service.app import create_app
-from ai_hub.service.settings import ServiceSettings
-from ai_hub.settings import Settings
+from ai_hub.api.app import create_app
+from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from psycopg.errors import UniqueViolation
 from service_server import running_service
 
 from ai_hub import registry
-from ai_hub.access import key_store
+from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
@@ -74,7 +74,7 @@ def city_works(feast_apply: object, tmp_path_factory: pytest.TempPathFactory) ->
     for tenant in (TENANT, OTHER):
         registry.ensure_tenant(tenant)
     keys = [
-        str(key_store.create("test", [tenant], ALL_SCOPES, created_by="test", dsn=dsn)[1])
+        str(api_keys.create("test", [tenant], ALL_SCOPES, created_by="test", dsn=dsn)[1])
         for tenant in (TENANT, OTHER)
     ]
     with (

@@ -10,9 +10,8 @@ from urllib.parse import urlsplit
 from feature_tables import VIEWS
 from oracles.features import HOUR, Asset, floor_hour, same
 
-from ai_hub.service.settings import ServiceSettings
-from ai_hub.serving.reader import Asked, FeatureReader, open_reader
-from ai_hub.settings import Settings
+from ai_hub.features.online.reader import Asked, FeatureReader, open_reader
+from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence

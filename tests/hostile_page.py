@@ -36,7 +36,7 @@ def page() -> str:
         "`Problem` with a message and a hint, and nothing that is stored changes: rows of every table of",
         "TimescaleDB, keys of Redis (but for the short-lived marks that an asset does not exist), objects in",
         "every bucket, MLflow's tables and the files of exports are compared.",
-        "`tests/integration/service/test_hostile_inputs.py` sends them all; this page is written by",
+        "`tests/integration/api/test_hostile_inputs.py` sends them all; this page is written by",
         "`python tests/hostile_page.py` from `tests/hostile_inputs.py`.",
     ]
     for title, group in _GROUPS.items():

@@ -25,7 +25,7 @@ from city_works import OTHER, TENANT
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from psycopg import sql
 
-from ai_hub.access import key_store
+from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES, Scope
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def credentials_of(works: CityWorks) -> dict[str, str]:
 
     def key(name: str, **rest: Any) -> str:
         scopes = rest.pop("scopes", ALL_SCOPES)
-        return str(key_store.create(name, [TENANT], scopes, created_by="test", dsn=dsn, **rest)[1])
+        return str(api_keys.create(name, [TENANT], scopes, created_by="test", dsn=dsn, **rest)[1])
 
     revoked = key("revoked")
-    key_store.revoke(revoked.split("_")[1], dsn=dsn)
+    api_keys.revoke(revoked.split("_")[1], dsn=dsn)
     token, provider_key = openid_provider.token, openid_provider.PRIVATE["RS256"]
     public = provider_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     good = token()
@@ -96,7 +96,7 @@ def credentials_of(works: CityWorks) -> dict[str, str]:
         "revoked": revoked,
         "reader": key("reader", scopes=[Scope.MODELS_READ]),
         "wrong": works.key[:-5] + "AAAAA",
-        "unknown": str(key_store.new_key()),
+        "unknown": str(api_keys.new_key()),
         "alg-none": unsigned("none", body),
         "alg-NONE": unsigned("NonE", body),
         "hs256-by-public-key": _hs256(public, body),

@@ -13,7 +13,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from ai_hub.service.settings import ServiceSettings
+from ai_hub.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

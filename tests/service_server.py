@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import uvicorn
 
-from ai_hub.service.app import create_app
-from ai_hub.service.http_protocol import BoundedProtocol
-from ai_hub.service.settings import ServiceSettings
-from ai_hub.settings import Settings
+from ai_hub.api.app import create_app
+from ai_hub.api.http_protocol import BoundedProtocol
+from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

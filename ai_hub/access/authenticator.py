@@ -6,19 +6,16 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from ai_hub.access import api_key
-from ai_hub.access.errors import UnauthenticatedError
-from ai_hub.access.key_ring import KeyRing
-from ai_hub.access.principal import DEVELOPER, Principal
-from ai_hub.access.provider_keys import ProviderKeys, provider_url
-from ai_hub.access.tokens import Tokens
+from ai_hub.access import api_keys
+from ai_hub.access.key_cache import KeyRing
+from ai_hub.access.principal import DEVELOPER, Principal, UnauthenticatedError
+from ai_hub.access.tokens import ProviderKeys, Tokens, provider_url
 from ai_hub.database.tenant_wall import service_dsn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ai_hub.service.settings import ServiceSettings
-    from ai_hub.settings import Settings
+    from ai_hub.settings import ServiceSettings, Settings
 
 _CREATE: Final = "Ask your administrator for a key (`ai-hub keys create`)."
 
@@ -61,7 +58,7 @@ class Authenticator:
             raise UnauthenticatedError(
                 "This request carries no key.", hint=f"Send one in the header X-API-Key. {_CREATE}"
             )
-        if not key and not given.startswith(api_key.PREFIX):
+        if not key and not given.startswith(api_keys.PREFIX):
             if self._tokens is None:
                 raise UnauthenticatedError("This bearer token is not an API key.", hint=_CREATE)
             return self._tokens.known(given)
@@ -75,9 +72,9 @@ class Authenticator:
             ServiceDownError: that cannot be found out now.
         """
         given = key or bearer or ""
-        if self._tokens is not None and not key and not given.startswith(api_key.PREFIX):
+        if self._tokens is not None and not key and not given.startswith(api_keys.PREFIX):
             return await self._tokens.principal(given)
-        if (text := api_key.parse(given)) is not None:
+        if (text := api_keys.parse(given)) is not None:
             await self._ring.look_up(text.key_id)
         principal = self._by_key(given)
         if principal is None:
@@ -86,7 +83,7 @@ class Authenticator:
         return principal
 
     def _by_key(self, given: str) -> Principal | None:
-        key = api_key.parse(given)
+        key = api_keys.parse(given)
         if key is None:
             raise UnauthenticatedError(
                 "This is not the text of an API key.", hint="It begins with aih_ and has 60 characters."

@@ -1,4 +1,4 @@
-"""An authenticated caller."""
+"""Callers: their tenants, their scopes, and the roles that scopes are given by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from ai_hub.errors import ForbiddenError
+from ai_hub.errors import AiHubError, ForbiddenError
+from ai_hub.roles import Role
 
 
 class Scope(StrEnum):
@@ -69,3 +70,15 @@ class Principal:
 
 #: Everybody, where authentication is switched off.
 DEVELOPER: Final = Principal("development", frozenset(), ALL_SCOPES, every_tenant=True)
+
+
+_READ: Final = frozenset({Scope.FEATURES_READ, Scope.EXPORTS_READ, Scope.MODELS_READ})
+SCOPES: Final = {
+    Role.VIEWER: _READ,
+    Role.ENGINEER: _READ | {Scope.EXPORTS_WRITE, Scope.MODELS_REGISTER},
+    Role.APPROVER: ALL_SCOPES,
+}
+
+
+class UnauthenticatedError(AiHubError):
+    """The request carries no key or token that is valid."""

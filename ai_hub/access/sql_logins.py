@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, LiteralString
+from typing import TYPE_CHECKING, Final, LiteralString
 from urllib.parse import quote, urlsplit
 
 import psycopg
@@ -13,12 +13,14 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege, InternalError_, LockNotAvailable
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from ai_hub.access import server_doors
 from ai_hub.database.connection import connect
 from ai_hub.database.retired import require_in_use
 from ai_hub.database.tenant_wall import SEARCH_PATH, TENANT_ROLE, check_tenant
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _CONNECTIONS: Final = 5
 #: What keeps a careless session from holding up others; it may set them otherwise.
@@ -36,6 +38,23 @@ _END_MS: Final = 5000
 _HOLDING: Final[LiteralString] = """
 SELECT DISTINCT datname FROM pg_shdepend JOIN pg_database ON pg_database.oid = dbid
 WHERE refclassid = 'pg_authid'::regclass AND refobjid = %s::regrole ORDER BY datname
+"""
+#: What PUBLIC may in other databases, and whether we may change that.
+_DATABASES: Final[LiteralString] = """
+SELECT datname, array_agg(DISTINCT privilege_type), pg_has_role(datdba, 'USAGE')
+FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba)))
+WHERE datallowconn AND datname <> current_database()
+    AND grantee = 0 AND privilege_type IN ('CONNECT', 'TEMPORARY')
+GROUP BY datname, datdba ORDER BY datname
+"""
+#: Everybody that is no tenant's.
+_OTHERS: Final[LiteralString] = """
+SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper AND NOT pg_has_role(oid, %s, 'MEMBER')
+"""
+_LARGE_OBJECTS: Final[LiteralString] = """
+SELECT FROM pg_proc
+WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = 'lo_from_bytea'
+    AND has_function_privilege(%s, oid, 'EXECUTE')
 """
 
 
@@ -82,7 +101,7 @@ def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
     if made:
         _try_out(found, dsn)
     with connect(dsn, application_name="ai-hub keys") as connection:
-        return replace(found, left_open=tuple(server_doors.close(connection)))
+        return replace(found, left_open=tuple(close_public_access(connection)))
 
 
 def _set_password(tenant: str, password: str, dsn: str) -> tuple[str, bool]:
@@ -205,3 +224,36 @@ def _make(connection: psycopg.Connection, login: str, tenant: str) -> None:
     ):
         connection.execute(statement)
     connection.execute("INSERT INTO sql_logins (login, tenant_id) VALUES (%s, %s)", [login, tenant])
+
+
+def close_public_access(connection: psycopg.Connection) -> list[str]:
+    """Keep tenants' logins in this database; returns what stays open because somebody else owns it.
+
+    In any other one they could make temporary tables and large objects, and the latter outlive them.
+    Logins that exist and are no tenant's keep what they had as part of PUBLIC.
+    """
+    others = [sql.Identifier(name) for (name,) in connection.execute(_OTHERS, [TENANT_ROLE])]
+    for database, rights, ours in connection.execute(_DATABASES).fetchall():
+        if ours:
+            # it may be dropped or changed in this moment
+            with suppress(psycopg.Error), connection.transaction():
+                connection.execute("SET LOCAL lock_timeout = '5s'")
+                _close_database(connection, sql.Identifier(database), rights, others)
+    left = [f"database {database}" for database, _, _ in connection.execute(_DATABASES)]
+    if connection.execute(_LARGE_OBJECTS, [TENANT_ROLE]).fetchone() is not None:
+        left.append("large objects")
+    return left
+
+
+def _close_database(
+    connection: psycopg.Connection,
+    database: sql.Identifier,
+    rights: Sequence[str],
+    others: Sequence[sql.Identifier],
+) -> None:
+    named = sql.SQL(", ").join(map(sql.SQL, rights))
+    if others:
+        connection.execute(
+            sql.SQL("GRANT {} ON DATABASE {} TO {}").format(named, database, sql.SQL(", ").join(others))
+        )
+    connection.execute(sql.SQL("REVOKE {} ON DATABASE {} FROM PUBLIC").format(named, database))

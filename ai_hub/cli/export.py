@@ -69,11 +69,10 @@ def export_command(
     as_json: AsJson = False,
 ) -> None:
     """Export a feature service's rows as Parquet. Ctrl-C cancels it, unless others had asked for it."""
+    from ai_hub.api import logs
     from ai_hub.exports.request import Request
     from ai_hub.exports.submission import submit
-    from ai_hub.service.observability import logging
-    from ai_hub.service.settings import ServiceSettings
-    from ai_hub.settings import Settings
+    from ai_hub.settings import ServiceSettings, Settings
 
     settings = Settings()
     request = Request(
@@ -88,7 +87,7 @@ def export_command(
     new = uuid4()
     job = submit(settings, request, requested_by="ai-hub export", export_id=new)
     # standard output is the result's
-    logging.configure(ServiceSettings(log_format="console", log_level="warning"), sys.stderr)
+    logs.configure(ServiceSettings(log_format="console", log_level="warning"), sys.stderr)
     with _interruptible() as stop, _bar(quiet=as_json) as on_progress:
         job = _follow(job, stop, on_progress, own=job.export_id == new)
     typer.echo(json.dumps(_as_dict(job)) if as_json else _line(job))
@@ -112,9 +111,9 @@ def exports_command(
         return
     if tenant is None:
         raise typer.BadParameter("Whose exports? Give --tenant.", param_hint="--tenant")
+    from ai_hub.api.schemas.exports import ExportSummary
     from ai_hub.exports.database import transaction
     from ai_hub.exports.jobs import newest
-    from ai_hub.service.schemas.exports import ExportSummary
     from ai_hub.settings import Settings
 
     with transaction(Settings(), tenant) as connection:
@@ -169,11 +168,11 @@ def export_worker_command(
     ] = False,
 ) -> None:
     """Work through the export jobs of all tenants until stopped; SIGTERM gives a job under way back."""
+    from ai_hub.api import logs
     from ai_hub.exports.worker import run
-    from ai_hub.service.observability import logging
-    from ai_hub.service.settings import ServiceSettings
+    from ai_hub.settings import ServiceSettings
 
-    logging.configure(ServiceSettings())
+    logs.configure(ServiceSettings())
     with _interruptible() as stop:
         if while_stdin_open:
             threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
@@ -263,6 +262,6 @@ def _line(job: Job) -> str:
 
 
 def _as_dict(job: Job) -> dict[str, object]:
-    from ai_hub.service.schemas.exports import ExportJob
+    from ai_hub.api.schemas.exports import ExportJob
 
     return ExportJob.of(job).model_dump(mode="json")

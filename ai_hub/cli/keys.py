@@ -14,15 +14,17 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from ai_hub.access.principal import Scope  # noqa: TC001 - typer reads it
-from ai_hub.access.roles import SCOPES
+from ai_hub.access.principal import (
+    SCOPES,
+    Scope,
+)
 from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
 from ai_hub.roles import Role  # noqa: TC001 - typer reads it
 
 if TYPE_CHECKING:
-    from ai_hub.access.key_store import ApiKey
+    from ai_hub.access.api_keys import ApiKey
 
 keys_app = typer.Typer(
     name="keys", no_args_is_help=True, help="Keys of the REST service, each of some tenants."
@@ -49,10 +51,10 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and show it, this once."""
-    from ai_hub.access import key_store
+    from ai_hub.access import api_keys
 
     scopes = {*(scope or ()), *(SCOPES[role] if role else ())}
-    key, text = key_store.create(
+    key, text = api_keys.create(
         name, tenant, scopes, expires_in=_period(expires), created_by=getpass.getuser()
     )
     if as_json:
@@ -74,9 +76,9 @@ def list_keys(
     as_json: AsJson = False,
 ) -> None:
     """Show the keys, newest first, without their secrets."""
-    from ai_hub.access import key_store
+    from ai_hub.access import api_keys
 
-    found = key_store.keys(tenant, limit=limit + 1)
+    found = api_keys.keys(tenant, limit=limit + 1)
     if len(found) > limit:
         found = found[:limit]
         typer.echo(f"These are the newest {limit}; --limit shows more.", err=True)
@@ -96,10 +98,10 @@ def revoke(
     key_id: Annotated[str, typer.Argument(help="id of the key, as `list` shows it", show_default=False)],
 ) -> None:
     """End a key; a running service refuses it within seconds (AI_HUB_API_KEYS_REFRESH_S)."""
-    from ai_hub.access import api_key, key_store
+    from ai_hub.access import api_keys
 
-    pasted = api_key.parse(key_id)
-    key, was_active = key_store.revoke(pasted.key_id if pasted else key_id)
+    pasted = api_keys.parse(key_id)
+    key, was_active = api_keys.revoke(pasted.key_id if pasted else key_id)
     typer.echo(f"{key.key_id} ({key.name}): {'revoked' if was_active else f'was {key.state} already'}")
 
 

@@ -21,9 +21,9 @@ def serve(
     ] = True,
 ) -> None:
     """Serve features, exports and the model registry over HTTP; what there is, is at /docs."""
-    from ai_hub.access.development import check_development_mode
-    from ai_hub.service import server
-    from ai_hub.service.settings import ServiceSettings
+    from ai_hub.api import server
+    from ai_hub.api.server import check_development_mode
+    from ai_hub.settings import ServiceSettings
 
     check_development_mode(ServiceSettings(), host)
     server.serve(host, port, workers=workers, export_worker=export_worker)

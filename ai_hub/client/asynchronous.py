@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from pydantic import SecretStr
 
+    from ai_hub.api.schemas.assets import Asset
+    from ai_hub.api.schemas.exports import ExportJob, ExportSummary
+    from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
+    from ai_hub.api.schemas.models import ModelResponse
     from ai_hub.client.flows import Flow, Step
     from ai_hub.client.models.live import LiveModel
     from ai_hub.client.models.loaded import LoadedModel
     from ai_hub.client.predictions import OnDegraded, Prediction
-    from ai_hub.service.schemas.assets import Asset
-    from ai_hub.service.schemas.exports import ExportJob, ExportSummary
-    from ai_hub.service.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
-    from ai_hub.service.schemas.models import ModelResponse
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ai_hub.api.schemas.assets import AssetList
+from ai_hub.api.schemas.exports import ExportDeleted, ExportFiles, ExportJob, ExportList
+from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSetsResponse, FeaturesResponse
+from ai_hub.api.schemas.models import ModelList
 from ai_hub.errors import AiHubError
-from ai_hub.service.schemas.assets import AssetList
-from ai_hub.service.schemas.exports import ExportDeleted, ExportFiles, ExportJob, ExportList
-from ai_hub.service.schemas.features import FeaturesBatchResponse, FeatureSetsResponse, FeaturesResponse
-from ai_hub.service.schemas.models import ModelList
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from ai_hub.api.schemas.exports import ExportJob
     from ai_hub.client.predictions import Prediction
-    from ai_hub.service.schemas.exports import ExportJob
 
 _LONGEST_TEXT = 500
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
+from ai_hub.api.schemas.exports import ExportStatus
 from ai_hub.client import calls, predictions
 from ai_hub.client.calls import Call
 from ai_hub.client.errors import ExportFailedError
 from ai_hub.errors import AiHubError, ServiceDownError
-from ai_hub.service.schemas.exports import ExportStatus
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from uuid import UUID
 
+    from ai_hub.api.schemas.exports import ExportFiles, ExportJob
+    from ai_hub.api.schemas.features import AssetFeatures
     from ai_hub.client.models.live import LiveModel
     from ai_hub.client.models.shelf import Shelf
     from ai_hub.client.models.units import Units
     from ai_hub.client.predictions import OnDegraded, Prediction
-    from ai_hub.service.schemas.exports import ExportFiles, ExportJob
-    from ai_hub.service.schemas.features import AssetFeatures
 
 _ANSWER_WAIT_S = 30.0
 _POLL_S = 1.0

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from ai_hub.api.schemas.features import FeatureSource
 from ai_hub.client.errors import DegradedError
 from ai_hub.errors import ConflictError
-from ai_hub.service.schemas.features import FeatureSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ai_hub.api.schemas.features import AssetFeatures
     from ai_hub.client.models.live import LiveModel
     from ai_hub.client.models.loaded import LoadedModel
-    from ai_hub.service.schemas.features import AssetFeatures
 
 OnDegraded = Literal["flag", "raise"]
 

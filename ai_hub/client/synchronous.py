@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from ai_hub.api.schemas.assets import Asset
+    from ai_hub.api.schemas.exports import ExportJob, ExportSummary
+    from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
+    from ai_hub.api.schemas.models import ModelResponse
     from ai_hub.client.flows import Flow, Step
     from ai_hub.client.models.live import LiveModel
     from ai_hub.client.predictions import OnDegraded, Prediction
-    from ai_hub.service.schemas.assets import Asset
-    from ai_hub.service.schemas.exports import ExportJob, ExportSummary
-    from ai_hub.service.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
-    from ai_hub.service.schemas.models import ModelResponse
 
 T = TypeVar("T")
 

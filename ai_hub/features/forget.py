@@ -9,7 +9,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from ai_hub.features.followed import mark_key
-from ai_hub.features.online import JOIN_KEYS
+from ai_hub.features.store import JOIN_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

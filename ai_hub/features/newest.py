@@ -10,7 +10,7 @@ from feast import PushSource
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from psycopg import sql
 
-from ai_hub.features.online import JOIN_KEYS
+from ai_hub.features.store import JOIN_KEYS
 from feast_plugins.postgres.reads import stream
 
 if TYPE_CHECKING:

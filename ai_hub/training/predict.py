@@ -12,8 +12,7 @@ from mlflow.models import Model
 
 from ai_hub.database.connection import connect
 from ai_hub.errors import ConflictError, NotFoundError
-from ai_hub.features.online import OnlineRow, read_online
-from ai_hub.features.store import feature_names, get_service
+from ai_hub.features.store import OnlineRow, feature_names, get_service, read_online
 from ai_hub.registry import ModelVersion, list_versions, load_production
 from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard, check_units, require_card
 from ai_hub.training.model_input import model_input

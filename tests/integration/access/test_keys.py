@@ -15,15 +15,14 @@ from service_process import free_port
 from service_server import running_service
 from typer.testing import CliRunner
 
-from ai_hub.access import key_ring, key_store
-from ai_hub.access.api_key import digest, parse
+from ai_hub.access import api_keys, key_cache
+from ai_hub.access.api_keys import digest, parse
 from ai_hub.access.principal import ALL_SCOPES
+from ai_hub.api import authentication
 from ai_hub.cli.main import app
 from ai_hub.database import connect
 from ai_hub.errors import BadInputError, ServiceDownError
-from ai_hub.service.middleware import authentication
-from ai_hub.service.settings import ServiceSettings
-from ai_hub.settings import Settings
+from ai_hub.settings import ServiceSettings, Settings
 from benchmarks.faults_proxy import proxied
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def test_create__bad_input__says_what_to_write(arguments: tuple[str, ...], said:
 @pytest.fixture
 def key(energy: Energy, tenant: str) -> str:
     del energy
-    return str(key_store.create("test", [tenant], ALL_SCOPES, created_by="test")[1])
+    return str(api_keys.create("test", [tenant], ALL_SCOPES, created_by="test")[1])
 
 
 def ask(url: str, key: str, header: str = "X-API-Key") -> httpx.Response:
@@ -122,9 +121,9 @@ def test_running_service__new_keys_are_known_at_once__revoked_ones_refused_soon(
     with running_service(options=ServiceSettings(keys_refresh_s=0.2)) as url:
         assert ask(url, key).status_code == 200
         assert ask(url, key, "Authorization").status_code == 200
-        made, text = key_store.create("later", [tenant], ALL_SCOPES, created_by="test")
+        made, text = api_keys.create("later", [tenant], ALL_SCOPES, created_by="test")
         assert ask(url, str(text)).status_code == 200
-        key_store.revoke(made.key_id)
+        api_keys.revoke(made.key_id)
         answer = until(url, str(text), 401)
         assert answer.json()["message"] == "This API key was revoked."
         # right id, wrong secret: as if it were unknown
@@ -159,12 +158,12 @@ def test_database_away__keys_known_before_go_on__unknown_ones_wait_for_it(line: 
 
 def test_database_silent__look_ends_in_time(line: Any, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dsn, proxy = line
-    monkeypatch.setattr(key_ring, "_LOOK_LIMIT_S", 0.5)
+    monkeypatch.setattr(key_cache, "_LOOK_LIMIT_S", 0.5)
 
     async def looks() -> float:
         text = parse(key)
         assert text is not None
-        ring = key_ring.KeyRing(lambda: dsn, every_s=1)
+        ring = key_cache.KeyRing(lambda: dsn, every_s=1)
         await ring.look_up(text.key_id)
         proxy.stall()
         begun = time.monotonic()
@@ -241,10 +240,10 @@ def test_ring__many_keys__reads_those_that_come_and_those_again_after_any_change
     energy: Energy, tenant: str
 ) -> None:
     dsn = energy.environment["TIMESCALE_DSN"]
-    made = [key_store.create(f"k{number}", [tenant], ALL_SCOPES, created_by="test")[1] for number in range(4)]
+    made = [api_keys.create(f"k{number}", [tenant], ALL_SCOPES, created_by="test")[1] for number in range(4)]
 
     async def main() -> None:
-        ring = key_ring.KeyRing(lambda: dsn, every_s=0.05, most=3)
+        ring = key_cache.KeyRing(lambda: dsn, every_s=0.05, most=3)
         read: list[set[str]] = []
         read_keys = ring._read_keys
 

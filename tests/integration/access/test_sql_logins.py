@@ -13,8 +13,8 @@ from psycopg import sql
 from typer.testing import CliRunner
 from walled_database import new_database, walled_database
 
-from ai_hub.access import key_store, server_doors, sql_logins
-from ai_hub.access.roles import SCOPES
+from ai_hub.access import api_keys, sql_logins
+from ai_hub.access.principal import SCOPES
 from ai_hub.cli.main import app
 from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
@@ -161,7 +161,7 @@ def test_close__databases_of_somebody_else__are_named(owner: str, other: str) ->
             place = urlsplit(owner)
             address = place._replace(netloc=f"{name}:{password}@{place.netloc.rpartition('@')[2]}").geturl()
             with psycopg.connect(address) as theirs:
-                assert f"database {other}" in server_doors.close(theirs)
+                assert f"database {other}" in sql_logins.close(theirs)
         finally:
             connection.execute(f"DROP OWNED BY {name}")
             connection.execute(f"DROP ROLE {name}")
@@ -223,14 +223,14 @@ def test_revoke__session_that_is_changing_its_password__does_not_hold_it_up(
 
 def test_shut_out__ends_the_login_and_the_keys_of_a_tenant(owner: str, granted: SqlLogin) -> None:
     mine, theirs = granted.tenant, f"{granted.tenant}-x"
-    both, _ = key_store.create("both", [mine, theirs], SCOPES[Role.VIEWER], created_by="test", dsn=owner)
-    alone, _ = key_store.create("alone", [mine], SCOPES[Role.VIEWER], created_by="test", dsn=owner)
+    both, _ = api_keys.create("both", [mine, theirs], SCOPES[Role.VIEWER], created_by="test", dsn=owner)
+    alone, _ = api_keys.create("alone", [mine], SCOPES[Role.VIEWER], created_by="test", dsn=owner)
     psycopg.connect(granted.dsn).close()
     with connect(owner, autocommit=True) as connection:
         assert rows.shut_out(connection, mine, owner) == ""
         assert rows.shut_out(connection, mine, owner) == ""
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(granted.dsn)
-    keys = {key.key_id: key for key in (*key_store.keys(mine, dsn=owner), *key_store.keys(theirs, dsn=owner))}
+    keys = {key.key_id: key for key in (*api_keys.keys(mine, dsn=owner), *api_keys.keys(theirs, dsn=owner))}
     assert (keys[both.key_id].tenants, keys[both.key_id].state) == ([theirs], "active")
     assert keys[alone.key_id].state == "revoked"

@@ -17,7 +17,7 @@ from backup_drill import Silent, a_database_file, ask, content, dump, fill, s3, 
 from conftest import isolated
 from energy import ROOT
 
-from ai_hub.access import key_store
+from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope
 from ai_hub.backup.create import backup
 from ai_hub.backup.restore import RestoredDifferentlyError, restore
@@ -101,7 +101,7 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
             feast = Path(sys.executable).with_name("feast")
             subprocess.run([feast, "apply"], cwd=ROOT, env=os.environ | servers.environment, check=True)
             materialize(open_store())
-            _, key = key_store.create("drill", ["acme"], list(Scope), created_by="test")
+            _, key = api_keys.create("drill", ["acme"], list(Scope), created_by="test")
             client = s3(servers.environment)
             for path, body in {
                 "acme/demand/v1.0.0/model": b"x" * 70_000,

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from backup_drill import Silent, ask, content, fill, s3, stored
 
-from ai_hub.access import key_store, sql_logins
+from ai_hub.access import api_keys, sql_logins
 from ai_hub.access.principal import Scope
 from ai_hub.backup import tools
 from ai_hub.backup.create import backup
@@ -142,7 +142,7 @@ def test_drill__into_an_empty_cluster__every_table_right_and_object_is_as_it_was
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT compress_chunk(c) FROM show_chunks('timeseries_data') AS c")
     login = sql_logins.grant("acme")
-    _, api_key = key_store.create("drill", ["acme"], list(Scope), created_by="test")
+    _, api_key = api_keys.create("drill", ["acme"], list(Scope), created_by="test")
     for url in (os.environ["MLFLOW_BACKEND_STORE_URI"], address(os.environ["FEAST_REGISTRY_URI"])):
         with psycopg.connect(url) as connection:
             connection.execute("CREATE TABLE registered_models (name text PRIMARY KEY, made_at timestamptz)")
@@ -229,7 +229,7 @@ def test_migrate__after_somebodys_pg_restore_without_roles_and_rights__grants_an
         after = content(restored), rights(restored), database_rights(restored)
         assert without_notes(after[0]) == without_notes(before[0])
         assert after[1:] == before[1:]
-        _, api_key = key_store.create("drill", ["acme"], list(Scope), created_by="test")
+        _, api_key = api_keys.create("drill", ["acme"], list(Scope), created_by="test")
         assert statuses(str(api_key), "acme", "beta") == [200, 403]
         assert not migrate().changed
 

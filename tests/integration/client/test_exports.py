@@ -15,20 +15,19 @@ import pytest
 from service_server import running_service
 
 import ai_hub
-from ai_hub.access import key_store
+from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError
 from ai_hub.exports import worker
 from ai_hub.exports.s3 import client_of
-from ai_hub.service.settings import ServiceSettings
-from ai_hub.settings import Settings
+from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from energy import Energy
 
-    from ai_hub.service.schemas.exports import ExportSummary
+    from ai_hub.api.schemas.exports import ExportSummary
 
 WAYS = ("folder", "s3", "address")
 
@@ -48,7 +47,7 @@ def settings(
 @pytest.fixture(scope="module")
 def access(settings: Settings, energy: Energy) -> Iterator[dict[str, Any]]:
     """Arguments of a client."""
-    _, key = key_store.create(f"exports-{uuid4().hex[:8]}", [energy.main], list(Scope), created_by="test")
+    _, key = api_keys.create(f"exports-{uuid4().hex[:8]}", [energy.main], list(Scope), created_by="test")
     with running_service(settings, ServiceSettings(auth="required")) as url:
         yield {"url": url, "api_key": str(key), "tenant": energy.main, "timeout_s": 60}
 

@@ -19,20 +19,20 @@ from service_server import running_service
 
 import ai_hub
 from ai_hub import registry
-from ai_hub.access import key_store
+from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope
+from ai_hub.api.schemas.features import FeatureSource
 from ai_hub.client import DegradedError, KeyRefusedError
 from ai_hub.database import connect
 from ai_hub.errors import ConflictError, ForbiddenError, NotFoundError
-from ai_hub.service.schemas.features import FeatureSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from energy import Energy
 
+    from ai_hub.api.schemas.features import FeaturesResponse
     from ai_hub.client import Prediction
-    from ai_hub.service.schemas.features import FeaturesResponse
 
 GUIDE = Path(__file__).parents[3] / "docs/client.md"
 
@@ -58,7 +58,7 @@ def service() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def key(energy: Energy) -> str:
-    _, text = key_store.create("client-test", [energy.main], list(Scope), created_by="test")
+    _, text = api_keys.create("client-test", [energy.main], list(Scope), created_by="test")
     return str(text)
 
 

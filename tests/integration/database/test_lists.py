@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ai_hub.api.routes import assets
 from ai_hub.database import connect
 from ai_hub.ingest import findings
-from ai_hub.service import asset_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,9 +58,9 @@ def _scanned(node: dict[str, Any]) -> int:
 
 def test_page_of_assets__reads_the_page(connection: Connection, tenant: str) -> None:
     values = {"tenant": tenant, "kind": None, "assets": None, "limit": 20, "offset": 0}
-    assert rows_read(connection, asset_list._PAGE, values) <= 25
+    assert rows_read(connection, assets._PAGE, values) <= 25
     some = values | {"assets": ["meter-00003", "meter-04000"]}
-    assert rows_read(connection, asset_list._PAGE, some) <= 25
+    assert rows_read(connection, assets._PAGE, some) <= 25
 
 
 def test_findings__end_at_the_limit(energy: Energy, connection: Connection, tenant: str) -> None:

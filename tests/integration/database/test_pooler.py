@@ -30,7 +30,7 @@ from oracles.features import HOUR, Asset, floor_hour
 from pooler import pooled
 from service_server import running_service
 
-from ai_hub.access import key_store
+from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.backup import postgres as backup
 from ai_hub.database import connect
@@ -47,8 +47,7 @@ from ai_hub.features.newest import Scope
 from ai_hub.features.store import get_service, open_store
 from ai_hub.ingest.files import ingest_readings
 from ai_hub.ingest.options import Options
-from ai_hub.service.settings import ServiceSettings
-from ai_hub.settings import Settings
+from ai_hub.settings import ServiceSettings, Settings
 from ai_hub.training import dataset
 from ai_hub.training.splits import Window
 from benchmarks.faults_proxy import Proxy, proxied
@@ -202,7 +201,7 @@ def test_service__miss_and_hit_by_many_clients_while_server_connections_are_cut_
     world: World,
 ) -> None:
     materialize(open_store(world.settings), Scope([world.tenant], list(ASSETS)))
-    _, key = key_store.create("pooler", [world.tenant], ALL_SCOPES, created_by="test")
+    _, key = api_keys.create("pooler", [world.tenant], ALL_SCOPES, created_by="test")
     options = ServiceSettings(database_timeout_s=60, redis_timeout_s=5, rate_limit_per_s=100_000)
     with (
         running_service(world.settings, options) as address,

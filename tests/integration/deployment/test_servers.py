@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from ai_hub import registry
-from ai_hub.access import key_store
+from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope
 from ai_hub.database import connect
 from ai_hub.errors import NotLoggedInError
@@ -130,7 +130,7 @@ def test_rest_service__answers_whoever_has_a_key(
     applied: Containers, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIMESCALE_DSN", database)
-    _, key = key_store.create("containers", ["harbour"], [Scope.FEATURES_READ], created_by="test")
+    _, key = api_keys.create("containers", ["harbour"], [Scope.FEATURES_READ], created_by="test")
     # the embedded TimescaleDB has one login
     changed = {"TIMESCALE_DSN": database, "SERVICE_TIMESCALE_DSN": ""}
     with applied.serve("api", "/health/live", **changed) as url:

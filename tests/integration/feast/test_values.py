@@ -10,8 +10,7 @@ import pytest
 from psycopg import sql
 
 from ai_hub.database.connection import connect
-from ai_hub.features.online import read_online
-from ai_hub.features.store import feature_names, get_service
+from ai_hub.features.store import feature_names, get_service, read_online
 
 if TYPE_CHECKING:
     from energy import Energy

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai_hub.database import connect
-from ai_hub.features.online import read_online
-from ai_hub.features.store import get_service
+from ai_hub.features.store import get_service, read_online
 from ai_hub.ingest import removal
 
 if TYPE_CHECKING:

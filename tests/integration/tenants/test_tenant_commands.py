@@ -18,8 +18,8 @@ from registry_tenant import MODEL, Tenant, new_tenant
 from service_server import running_service
 
 from ai_hub import cli, registry
-from ai_hub.access import key_store, sql_logins
-from ai_hub.access.roles import SCOPES
+from ai_hub.access import api_keys, sql_logins
+from ai_hub.access.principal import SCOPES
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError
@@ -94,7 +94,7 @@ def fill(energy: Energy, settings: Settings, tenant: str) -> str:
     claimed = claim(settings, "test", job.export_id)
     assert claimed is not None
     Attempts(settings, threading.Event()).make(claimed)
-    _, text = key_store.create("forecasts", [tenant], SCOPES[Role.ENGINEER], created_by="test")
+    _, text = api_keys.create("forecasts", [tenant], SCOPES[Role.ENGINEER], created_by="test")
     return str(text)
 
 
@@ -146,7 +146,7 @@ def test_remove__shows_first__then_everything_goes(
     assert known.counts() == {}
     refused = known.features(service, known.key)
     assert refused.status_code == 401
-    _, key = key_store.create("forecasts", [known.name], SCOPES[Role.ENGINEER], created_by="test")
+    _, key = api_keys.create("forecasts", [known.name], SCOPES[Role.ENGINEER], created_by="test")
     fresh = known.features(service, str(key))
     assert fresh.status_code == 404, fresh.text
     exports = requests.get(f"{service}/ai/features/exports", headers={"X-API-Key": str(key)}, timeout=60)
@@ -195,7 +195,7 @@ def test_remove__keep__shuts_out_and_reserves_the_name(known: Known, service: st
     with pytest.raises(ConflictError, match="an audit"):
         registry.tenants.create_tenant(known.name)
     with pytest.raises(ConflictError, match="kept"):
-        key_store.create("other", [known.name], SCOPES[Role.VIEWER], created_by="test")
+        api_keys.create("other", [known.name], SCOPES[Role.VIEWER], created_by="test")
     with pytest.raises(ConflictError, match="kept"):
         sql_logins.grant(known.name)
     removal.remove(known.settings, known.name, reason="the audit is over")

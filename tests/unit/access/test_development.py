@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from ai_hub.access.development import check_development_mode
+from ai_hub.api.server import check_development_mode
 from ai_hub.errors import BadInputError
-from ai_hub.service.settings import ServiceSettings
+from ai_hub.settings import ServiceSettings
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.9.9.9"])

@@ -8,8 +8,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_hub.access.api_key import new_key
-from ai_hub.access.redaction import MASK, redact, redact_text
+from ai_hub.access.api_keys import new_key
+from ai_hub.api.logs import MASK, redact, redact_text
 
 #: With a beginning that is in nothing else drawn here.
 MARK = "5eCr3t"

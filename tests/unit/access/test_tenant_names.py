@@ -4,9 +4,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from ai_hub.access.tenant_names import check_served
+from ai_hub.api import model_ids
+from ai_hub.api.schemas.common import TenantId
 from ai_hub.errors import BadInputError
-from ai_hub.service import model_ids
-from ai_hub.service.schemas.common import TenantId
 
 
 @pytest.mark.parametrize("name", ["ab", "city-works", "0a", "a" * 63])

@@ -10,9 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 import ai_hub.cli
-from ai_hub.access import key_store
-from ai_hub.access.api_key import new_key
-from ai_hub.access.key_store import ApiKey
+from ai_hub.access import api_keys
+from ai_hub.access.api_keys import ApiKey, new_key
 from ai_hub.cli import plain
 from ai_hub.cli.main import app
 
@@ -22,8 +21,8 @@ NAMES = ("web [v2]", "x[/b]", "[bold]", "a:cat:b", r"c:\[red]")
 @pytest.fixture(params=NAMES)
 def key(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ApiKey:
     made = ApiKey("a" * 12, request.param, ["ours"], ["x"], "me", datetime.now(UTC), None, None, "active")
-    monkeypatch.setattr(key_store, "create", lambda *_, **__: (made, new_key()))
-    monkeypatch.setattr(key_store, "keys", lambda *_, **__: [made])
+    monkeypatch.setattr(api_keys, "create", lambda *_, **__: (made, new_key()))
+    monkeypatch.setattr(api_keys, "keys", lambda *_, **__: [made])
     return made
 
 

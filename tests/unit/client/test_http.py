@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 import ai_hub
+from ai_hub.api.schemas.features import FeatureSource
 from ai_hub.client import (
     AsyncModel,
     BusyError,
@@ -32,7 +33,6 @@ from ai_hub.errors import (
     NotFoundError,
     ServiceDownError,
 )
-from ai_hub.service.schemas.features import FeatureSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable

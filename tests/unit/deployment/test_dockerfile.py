@@ -65,7 +65,7 @@ def test_packages__are_installed_by_checksum_without_test_tools() -> None:
 
 
 def test_packages__include_what_tracing_imports() -> None:
-    source = (compose.ROOT / "ai_hub/service/observability/tracing.py").read_text()
+    source = (compose.ROOT / "ai_hub/api/observability.py").read_text()
     modules = set(re.findall(r'import_module\("([\w.]+)"\)', source))
     assert len(modules) >= 4
     pinned = re.findall(

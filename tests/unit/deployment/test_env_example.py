@@ -6,8 +6,7 @@ from typing import Final
 import compose
 import pytest
 
-from ai_hub.service.settings import ServiceSettings
-from ai_hub.settings import Settings
+from ai_hub.settings import ServiceSettings, Settings
 from ai_hub.stack.mlflow_login import LoginSettings
 from ai_hub.stack.ports import PortSettings
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ai_hub.features.online import OnlineRow
+from ai_hub.features.store import OnlineRow
 from ai_hub.training.card import ModelCard
 from ai_hub.training.predict import _status
 

@@ -10,9 +10,9 @@ import pytest
 from people_server import MODEL, password
 
 from ai_hub import registry
+from ai_hub.api.routes.health import Health
 from ai_hub.errors import NotLoggedInError
 from ai_hub.registry import people
-from ai_hub.service.health import Health
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:

@@ -1,0 +1,109 @@
+"""The ASGI application."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+
+from ai_hub.api import errors
+from ai_hub.api.authentication import Authentication, LoopbackOnly
+from ai_hub.api.limits import BodyLimit, Limiter, Places, RateLimit
+from ai_hub.api.observability import Requests, install_tracing
+from ai_hub.api.paths import templates_of
+from ai_hub.api.routes import assets, exports, features, health, models
+from ai_hub.api.services import open_state
+from ai_hub.settings import ServiceSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
+
+_DESCRIPTION = """\
+Features for inference, exports of features for training, and the model registry of OMARINO's AI Hub.
+
+Every request names its tenant, and carries a key of that tenant (`X-API-Key`, made by `ai-hub keys create`)
+or a bearer token. Every error is a JSON body that says what to do next.
+"""
+
+
+#: Of requests and of answers, what pages of other sites may send and read.
+_SENT = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Range",
+    "X-API-Key",
+    "X-Request-ID",
+)
+_READ = (
+    "Accept-Ranges",
+    "Content-Disposition",
+    "Content-Range",
+    "ETag",
+    "Location",
+    "Retry-After",
+    "X-Request-ID",
+)
+_CORS_AGE_S = 600
+
+
+def _cors(options: ServiceSettings) -> dict[str, Any]:
+    """Keys are sent in headers, never in cookies, so no page borrows anybody's."""
+    return {
+        "allow_origins": [each.strip() for each in options.cors_origins.split(",") if each.strip()],
+        "allow_methods": ["GET", "POST", "PUT", "DELETE"],
+        "allow_headers": _SENT,
+        "expose_headers": _READ,
+        "max_age": _CORS_AGE_S,
+    }
+
+
+def create_app(options: ServiceSettings | None = None, settings: Settings | None = None) -> FastAPI:
+    """The service with these settings; default: those of the environment."""
+    options = options or ServiceSettings()
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_state(options, settings) as parts:
+            app.state.parts = parts
+            templates_of(app)  # while nobody waits for it
+            yield
+
+    app = FastAPIOffline(
+        static_url="/docs/static",
+        title="AI Hub",
+        version=version("ai-hub"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        # ours is installed below, where somebody wants it; to look for it with each request takes time
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+        # short names for the functions of generated clients
+        generate_unique_id_function=lambda route: route.name,
+    )
+    errors.install(app)
+    features.add_online_route(app)
+    for module in (features, exports, assets, models, health):
+        app.include_router(module.router)
+    # the last added is the first that a request meets
+    limiter = Limiter(options.rate_limit_per_s, options.unauthenticated_per_s)
+    app.add_middleware(Places, most=options.max_in_flight)
+    app.add_middleware(RateLimit, limiter=limiter)
+    app.add_middleware(Authentication, limiter=limiter)
+    app.add_middleware(
+        BodyLimit, most_bytes=options.max_body_bytes, most_upload_bytes=options.max_upload_bytes
+    )
+    if options.auth == "off":
+        app.add_middleware(LoopbackOnly)
+    if options.cors_origins:
+        app.add_middleware(CORSMiddleware, **_cors(options))
+    app.add_middleware(Requests)
+    install_tracing(app)
+    return app

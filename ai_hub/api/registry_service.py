@@ -1,0 +1,250 @@
+"""What the endpoints about models do, in one thread: MLflow's client and `ai_hub.registry` block."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ai_hub.api.model_ids import ModelId
+from ai_hub.api.schemas import models as schemas
+from ai_hub.errors import (
+    AiHubError,
+    BadInputError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    ServiceDownError,
+)
+from ai_hub.registry import lifecycle
+from ai_hub.registry.cards import UNKNOWN, card_of
+from ai_hub.registry.catalogue import find, search
+from ai_hub.registry.registering import FromFiles, FromLoggedModel, FromRun, Wish, register
+from ai_hub.stack.status import without_secrets
+from mlflow_plugins.lifecycle import rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ai_hub.registry.versions import ModelVersion
+
+#: How MLflow's client begins when there was no answer; the rest are addresses and classes.
+_NO_ANSWER = "API request to"
+#: How our login refuses whoever has no role in a tenant, and MLflow a tenant that is not there.
+_NO_ROLE = "You have no role in tenant"
+_NO_WORKSPACE = "Workspace '"
+_LONGEST_REASON = 300
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ModelDesk:
+    """The model registry on behalf of one caller, by name."""
+
+    def __init__(self, user: str) -> None:
+        self._user = user
+
+    def register(self, body: schemas.RegisterRequest, target: str) -> schemas.RegisterResponse:
+        """Register a version and bring it to stage `target`, as far as the gates let it."""
+        wish = Wish(
+            tenant=body.tenant_id,
+            model=body.model_name,
+            version=f"v{body.version.removeprefix('v')}" if body.version else None,
+            metadata=body.metadata.model_dump(exclude_unset=True),
+            metrics=body.metrics.model_dump(exclude_unset=True, exclude_none=True),
+            source=_source(body.artifact),
+            user=self._user,
+        )
+        with _about(body.tenant_id):
+            version = register(wish)
+        stage, message = _send_on(version, target)
+        identity = _id(version)
+        return schemas.RegisterResponse(
+            model_id=str(identity),
+            model_name=version.model,
+            version=identity.version,
+            stage=stage.lower(),
+            status="registered",
+            message=message,
+            uploaded_at=version.registered_at,
+        )
+
+    def find(self, wanted: ModelId) -> schemas.ModelResponse:
+        """One version."""
+        with _about(wanted.tenant):
+            return _response(find(*wanted))
+
+    def search(
+        self, tenant: str, model: str | None, stage: str | None, limit: int, offset: int
+    ) -> schemas.ModelList:
+        """Versions of a tenant, newest first."""
+        with _about(tenant):
+            found = search(tenant, model)
+        if stage is not None:
+            found = [version for version in found if version.stage == stage]
+        shown = [_response(version) for version in found[offset : offset + limit]]
+        return schemas.ModelList(models=shown, total=len(found), tenant_id=tenant)
+
+    def move(
+        self, wanted: ModelId, target: str, reason: str | None, require_promoter: Callable[[], None]
+    ) -> schemas.PromoteResponse:
+        """Move a version; `require_promoter` is asked before one leaves Production."""
+        with _about(wanted.tenant):
+            version = find(*wanted)
+        if rules.PRODUCTION in {version.stage, target}:
+            require_promoter()
+        # somebody may promote it meanwhile, and then this caller may not be the one to move it
+        expected = None if target == rules.PRODUCTION else version.stage
+        with _about(wanted.tenant):
+            move = lifecycle.promote(
+                version.tenant,
+                version.model,
+                version.version,
+                stage=target,
+                reason=_storable(reason),
+                expected=expected,
+            )
+        identity = _id(version)
+        before = str(move.own.from_stage)
+        told = [f"{version.model} {identity.version}: {before} → {move.own.to_stage}."]
+        told += [f"{each.semantic_version or each.version} was archived." for each in move.displaced]
+        return schemas.PromoteResponse(
+            model_id=str(identity),
+            model_name=version.model,
+            version=identity.version,
+            previous_stage=before.lower(),
+            current_stage=move.own.to_stage.lower(),
+            promoted_at=move.own.at,
+            message=" ".join(told),
+        )
+
+    def delete(self, wanted: ModelId, *, force: bool) -> schemas.DeleteResponse:
+        """Delete a version and its files."""
+        with _about(wanted.tenant):
+            version = find(*wanted)
+            try:
+                files = lifecycle.delete(version.tenant, version.model, version.version, force=force)
+            except ConflictError as error:
+                raise ConflictError(error.message, hint="By REST, force is `?force=true`.") from error
+        identity = _id(version)
+        return schemas.DeleteResponse(
+            model_id=str(identity),
+            model_name=version.model,
+            version=identity.version,
+            status="deleted",
+            files_deleted=files,
+            message=f"{version.model} {identity.version}, {version.stage}, is gone with {len(files)} files.",
+        )
+
+
+@contextmanager
+def _about(tenant: str) -> Iterator[None]:
+    """Say in the service's terms what MLflow says in its own."""
+    grant = f"`ai-hub people grant ai-hub-service --tenant {tenant} --role approver --new-tenant`"
+    missing = NotFoundError(
+        f"There is no tenant {tenant} in the model registry, or this service has no role in it.",
+        hint=f"The administrator opens it with {grant}, or without login by `ai_hub.registry.ensure_tenant` "
+        "(see docs/service-models.md).",
+    )
+    try:
+        yield
+    except ForbiddenError as error:
+        if error.message.startswith(_NO_ROLE):
+            raise missing from error
+        raise ForbiddenError(
+            f"MLflow does not let this service do that in tenant {tenant}: {error.message}",
+            hint=f"The administrator gives it the role with {grant}.",
+        ) from error
+    except NotFoundError as error:
+        if error.message.startswith(f"{_NO_WORKSPACE}{tenant}'"):
+            raise missing from error
+        raise
+    except ServiceDownError as error:
+        raise _down(error) from error
+
+
+def _down(error: ServiceDownError) -> ServiceDownError:
+    """The same without what is for the operator alone: logs, passwords in addresses, long texts."""
+    reason = error.message.partition(" does not answer: ")[2] or error.message
+    if _NO_ANSWER in reason:
+        reason = "it took too long, or broke off"
+    hint = "Ask again; /health/ready says when it is back."
+    return ServiceDownError(
+        error.service, without_secrets(error.endpoint), reason.splitlines()[0][:_LONGEST_REASON], hint=hint
+    )
+
+
+def _source(artifact: schemas.Artifact) -> FromRun | FromLoggedModel | FromFiles:
+    if isinstance(artifact, schemas.RunArtifact):
+        return FromRun(artifact.run_id, artifact.path)
+    if isinstance(artifact, schemas.LoggedModelArtifact):
+        return FromLoggedModel(artifact.model_id)
+    files: dict[str, bytes] = {}
+    for file in artifact.files:
+        if file.path in files:
+            raise BadInputError(f"File {file.path!a} is there twice.", hint="Send each file once.")
+        try:
+            files[file.path] = base64.b64decode(file.content, validate=True)
+        except (binascii.Error, ValueError):
+            raise BadInputError(
+                f"The content of {file.path!a} is not Base64.", hint="Encode its bytes, without line ends."
+            ) from None
+    return FromFiles(files)
+
+
+def _send_on(version: ModelVersion, target: str) -> tuple[str, str]:
+    """Move a new version on; where it is then, and what to tell."""
+    number = _id(version).version
+    done = f"{version.model} {number} is registered"
+    if target == rules.STAGING:
+        return version.stage, f"{done}, in staging."
+    reason = f"registered by REST with stage {target.lower()}"
+    try:
+        with _about(version.tenant):
+            move = lifecycle.promote(
+                version.tenant, version.model, version.version, stage=target, reason=reason
+            )
+    except AiHubError as error:
+        why = " ".join(filter(None, (error.message, error.hint)))
+        return version.stage, f"{done}, and stays in staging instead of {target.lower()}: {why}"
+    return move.own.to_stage, f"{done}, in {target.lower()}."
+
+
+def _response(version: ModelVersion) -> schemas.ModelResponse:
+    identity, card = _id(version), card_of(version)
+    metadata = _readable(schemas.ModelMetadata, card.metadata, {"model_type": UNKNOWN})
+    return schemas.ModelResponse(
+        model_id=str(identity),
+        tenant_id=version.tenant,
+        model_name=version.model,
+        version=identity.version,
+        stage=version.stage.lower(),
+        metadata=metadata,
+        metrics=_readable(schemas.ModelMetrics, card.metrics, {}),
+        uploaded_at=version.registered_at,
+        model_size_bytes=card.size_bytes,
+        model_type=metadata.model_type,
+    )
+
+
+def _readable(kind: type[M], values: dict[str, Any], least: dict[str, Any]) -> M:
+    """What of `values` has the right form: any client of MLflow may have written them."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        wrong = {each["loc"][0] for each in error.errors()}
+        return kind.model_validate(
+            {**least, **{name: value for name, value in values.items() if name not in wrong}}
+        )
+
+
+def _id(version: ModelVersion) -> ModelId:
+    return ModelId(version.tenant, version.model, version.semantic_version or str(version.version))
+
+
+def _storable(text: str | None) -> str | None:
+    # PostgreSQL has no character of code 0
+    return text.replace("\0", "�") if text else text

@@ -1,0 +1,232 @@
+"""The model registry."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+
+from ai_hub.access.principal import Principal, Scope
+from ai_hub.api import errors, model_ids
+from ai_hub.api.dependencies import AUTHENTICATED, Caller, Limit, Offset, links, own_tenant, permit, state_of
+from ai_hub.api.errors import MalformedError, OverloadedError
+from ai_hub.api.model_ids import PRODUCTION, ModelId, stage_of
+from ai_hub.api.schemas.common import ModelName, TenantId
+from ai_hub.api.schemas.models import (
+    DeleteResponse,
+    ModelList,
+    ModelResponse,
+    PromoteRequest,
+    PromoteResponse,
+    RegisterRequest,
+    RegisterResponse,
+    Stage,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from starlette.types import Message, Receive
+
+#: Values of a document, about: what separates them is counted. Files are in Base64, which has none of it.
+MOST_VALUES: Final = 200_000
+_SEPARATORS: Final = (b",", b"[", b"{")
+#: Bodies of the largest size that may be in memory at once: each is there several times while it is read.
+MOST_AT_ONCE: Final = 4
+_CLIENT_LEFT: Final = 499
+
+
+class _Uploads:
+    """Counts the bytes of uploads that are in memory."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    @contextmanager
+    def counted(self, receive: Receive, most_bytes: int) -> Iterator[Receive]:
+        """A way to receive one more upload.
+
+        Raises:
+            OverloadedError: by what comes that way, there are more than `most_bytes`.
+        """
+        received = 0
+
+        async def count() -> Message:
+            nonlocal received
+            message = await receive()
+            size = len(message.get("body", b""))
+            received += size
+            self._held += size
+            if self._held > most_bytes:
+                raise OverloadedError(
+                    "Many models are being uploaded.",
+                    hint="Try again in a minute, or give the model as a run.",
+                )
+            return message
+
+        try:
+            yield count
+        finally:
+            self._held -= received
+
+
+class _UploadRequest(Request):
+    async def json(self) -> Any:
+        """Parse it beside the event loop."""
+        return await asyncio.to_thread(json.loads, await self.body())
+
+
+class _UploadRoute(APIRoute):
+    """A route that takes large bodies: from callers that may, not too many at once, and easy to read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's, behind these checks."""
+        handle = super().get_route_handler()
+        uploads = _Uploads()
+
+        async def handle_upload(request: Request) -> Response:
+            # before a byte of it is read
+            cast("Principal", request.scope["state"]["principal"]).require_scope(Scope.MODELS_REGISTER)
+            most = request.app.state.parts.options.max_upload_bytes * MOST_AT_ONCE
+            with uploads.counted(request.receive, most) as receive:
+                upload = _UploadRequest(request.scope, receive)
+                try:
+                    body = await upload.body()
+                except ClientDisconnect:
+                    return Response(status_code=_CLIENT_LEFT)
+                if sum(map(body.count, _SEPARATORS)) > MOST_VALUES:
+                    raise MalformedError(
+                        f"The document has more than {MOST_VALUES:,} values.",
+                        hint="Put large objects into a file of the model.",
+                    )
+                return await handle(upload)
+
+        return handle_upload
+
+
+router = APIRouter(prefix="/ai/models", tags=["models"], dependencies=AUTHENTICATED)
+_uploads = APIRouter(route_class=_UploadRoute)
+
+_Tenant = Annotated[
+    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
+]
+_Model = Annotated[ModelName | None, Query(description="default: every model")]
+_Stage = Annotated[Stage | None, Query(description="default: every stage")]
+_Id = Annotated[str, Path(description="tenant:model:version", examples=["city-works:demand-forecast:v1.2.0"])]
+
+
+@_uploads.post(
+    "/register",
+    status_code=201,
+    response_model=RegisterResponse,
+    responses=errors.responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
+    | {201: links("get_model", "promote_model", "delete_model", model_id="model_id")},
+)
+async def register_model(
+    caller: Caller, request: Request, response: Response, body: RegisterRequest
+) -> RegisterResponse:
+    """Register a version of a model, from a run, a logged model or files in the request."""
+    model = ":".join(filter(None, (body.tenant_id, body.model_name, body.version)))
+    permit(request, caller, Scope.MODELS_REGISTER, body.tenant_id, model=model, stage=body.stage)
+    target = stage_of(body.stage)
+    if target == PRODUCTION:
+        caller.require(Scope.MODELS_PROMOTE, body.tenant_id)
+    registered = await state_of(request).models.ask(caller, lambda desk: desk.register(body, target))
+    request.scope["state"]["named"]["model"] = registered.model_id
+    response.headers["Location"] = f"{router.prefix}/{registered.model_id}"
+    return registered
+
+
+router.include_router(_uploads)
+
+
+@router.api_route("/register", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+async def register_by_another_method() -> None:
+    """Not the version of this id, which is none."""
+    raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
+
+
+@router.get("", include_in_schema=False)
+@router.get("/", response_model=ModelList, responses=errors.responses(400, 401, 403, 404, 422, 429, 503))
+async def list_models(
+    *,
+    caller: Caller,
+    request: Request,
+    tenant_id: _Tenant = None,
+    model_name: _Model = None,
+    stage: _Stage = None,
+    limit: Limit = 100,
+    offset: Offset = 0,
+) -> ModelList:
+    """A tenant's versions, newest first."""
+    tenant = own_tenant(caller, tenant_id)
+    permit(request, caller, Scope.MODELS_READ, tenant)
+    wanted = None if stage is None else stage_of(stage)
+    return await state_of(request).models.ask(
+        caller, lambda desk: desk.search(tenant, model_name, wanted, limit, offset)
+    )
+
+
+@router.get(
+    "/{model_id}",
+    response_model=ModelResponse,
+    responses=errors.responses(400, 401, 403, 404, 422, 429, 503),
+)
+async def get_model(caller: Caller, request: Request, model_id: _Id) -> ModelResponse:
+    """One version: what it is, how good it was, and its stage."""
+    wanted = _require(request, caller, Scope.MODELS_READ, model_id)
+    return await state_of(request).models.ask(caller, lambda desk: desk.find(wanted))
+
+
+@router.put(
+    "/{model_id}/promote",
+    response_model=PromoteResponse,
+    responses=errors.responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503),
+)
+async def promote_model(
+    caller: Caller, request: Request, model_id: _Id, body: PromoteRequest
+) -> PromoteResponse:
+    """Move a version to another stage, by the rules and the promotion gates.
+
+    Into and out of production takes the scope `models:promote`; `models:register` is enough to archive a
+    version in staging and to restore an archived one.
+    """
+    target = stage_of(body.target_stage)
+    enough = Scope.MODELS_REGISTER
+    if target == PRODUCTION or enough not in caller.scopes:
+        enough = Scope.MODELS_PROMOTE
+    wanted = _require(request, caller, enough, model_id, stage=body.target_stage)
+
+    def require_promoter() -> None:
+        caller.require(Scope.MODELS_PROMOTE, wanted.tenant)
+
+    return await state_of(request).models.ask(
+        caller, lambda desk: desk.move(wanted, target, body.reason, require_promoter)
+    )
+
+
+@router.delete(
+    "/{model_id}",
+    response_model=DeleteResponse,
+    responses=errors.responses(400, 401, 403, 404, 409, 422, 429, 503),
+)
+async def delete_model(
+    caller: Caller,
+    request: Request,
+    model_id: _Id,
+    force: Annotated[bool, Query(description="also one that is not archived")] = False,
+) -> DeleteResponse:
+    """Delete an archived version with its files; with `force`, one in any stage."""
+    wanted = _require(request, caller, Scope.MODELS_DELETE, model_id, force=force)
+    return await state_of(request).models.ask(caller, lambda desk: desk.delete(wanted, force=force))
+
+
+def _require(request: Request, caller: Principal, scope: Scope, model_id: str, **named: object) -> ModelId:
+    wanted = model_ids.parse(model_id)
+    permit(request, caller, scope, wanted.tenant, model=model_id, **named)
+    return wanted

@@ -1,0 +1,284 @@
+"""`/ai/models`: registration, look-up, promotion, deletion."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from ai_hub.api.schemas.common import (
+    ModelName,
+    SemanticVersion,
+    TenantId,
+)
+
+Text = Annotated[str, Field(max_length=5000)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+#: What MLflow takes for a name of a metric.
+MetricName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)]
+_STAGES = ["staging", "production", "archived"]
+#: Another value is answered with 400, as the contract says, not with 422.
+Stage = Annotated[str, Field(json_schema_extra={"enum": _STAGES})]
+_DEEPEST = 32
+
+
+def _json_only(value: dict[str, Any]) -> dict[str, Any]:
+    if _depth(value) > _DEEPEST:
+        raise ValueError(f"is nested deeper than {_DEEPEST} levels")
+    json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # no NaN, no half of a character
+    return value
+
+
+def _depth(value: Any) -> int:
+    deepest, waiting = 0, [(value, 1)]
+    while waiting and deepest <= _DEEPEST:
+        found, level = waiting.pop()
+        deepest = max(deepest, level)
+        if isinstance(found, dict | list):
+            parts = found.values() if isinstance(found, dict) else found
+            waiting += [(part, level + 1) for part in parts]
+    return deepest
+
+
+#: A JSON object.
+Document = Annotated[dict[str, Any], AfterValidator(_json_only)]
+
+
+class ModelMetadata(BaseModel):
+    """What the model is."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_type: str = Field(examples=["demand_forecast"])
+    framework: str | None = Field(None, description="default: by the model's flavors", examples=["lightgbm"])
+    hyperparameters: Document = Field({}, description="default: parameters of the run")
+    training_config: Document = Field(
+        {}, description="`feature_service`, where it is given, is the one the promotion gates look for"
+    )
+    feature_names: list[str] = Field([], description="default: by the model's signature")
+    target_variable: str | None = None
+    tags: list[str] = []
+    description: str | None = None
+
+
+class GivenMetadata(ModelMetadata):
+    """What the model is; what is left out is derived from the model and its run."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model_type: Text
+    framework: Text | None = None
+    feature_names: Annotated[list[Text], Field(max_length=10_000)] = []
+    target_variable: Text | None = None
+    tags: Annotated[list[Text], Field(max_length=1000)] = []
+    description: Text | None = None
+
+
+class ModelMetrics(BaseModel):
+    """How good it was when it was evaluated."""
+
+    accuracy: Number | None = None
+    precision: Number | None = None
+    recall: Number | None = None
+    f1_score: Number | None = None
+    rmse: Number | None = None
+    mae: Number | None = None
+    mape: Number | None = None
+    r2_score: Number | None = None
+    custom_metrics: dict[str, Number] = {}
+
+
+class GivenMetrics(ModelMetrics):
+    """How good it was; without any, the metrics of the run count."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    custom_metrics: Annotated[
+        dict[MetricName, Number], Field(max_length=900, json_schema_extra={"additionalProperties": False})
+    ] = {}
+
+    @model_validator(mode="after")
+    def _named_once(self) -> GivenMetrics:
+        if twice := sorted(self.custom_metrics.keys() & type(self).model_fields.keys()):
+            raise ValueError(f"{', '.join(twice)} has a field of its own")
+        return self
+
+
+class RunArtifact(BaseModel):
+    """Files of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["run"]
+    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    path: Annotated[str, Field(min_length=1, max_length=256)] = Field(
+        "model", description="folder of the run, or the name of a model logged in it"
+    )
+
+
+class LoggedModelArtifact(BaseModel):
+    """A logged model of MLflow 3."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    type: Literal["logged_model"]
+    model_id: Annotated[str, Field(pattern=r"^m-[A-Za-z0-9]{1,64}$")]
+
+
+class UploadedFile(BaseModel):
+    """One file of an upload."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Annotated[str, Field(min_length=1, max_length=256)] = Field(
+        description="relative, with `/`", examples=["MLmodel", "data/model.lgb"]
+    )
+    content: str = Field(description="the bytes, in Base64")
+
+
+class UploadedArtifact(BaseModel):
+    """The files themselves."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["upload"]
+    files: Annotated[list[UploadedFile], Field(min_length=1, max_length=100)]
+
+
+Artifact = Annotated[RunArtifact | LoggedModelArtifact | UploadedArtifact, Field(discriminator="type")]
+
+
+_EXAMPLE_MLMODEL = base64.b64encode(
+    b"flavors:\n  lightgbm: {data: data/model.lgb}\n  python_function: {loader_module: mlflow.lightgbm}\n"
+    b'signature: {inputs: \'[{"name": "lag_1h", "type": "double"}]\', outputs: \'[{"type": "double"}]\'}\n'
+).decode()
+
+
+class RegisterRequest(BaseModel):
+    """A new version of a model."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        protected_namespaces=(),
+        json_schema_extra={
+            "examples": [
+                {
+                    "tenant_id": "city-works",
+                    "model_name": "demand-forecast",
+                    "version": "v1.2.0",
+                    "metadata": {"model_type": "demand_forecast", "target_variable": "demand_kw"},
+                    "metrics": {"mae": 1.7},
+                    "artifact": {
+                        "type": "upload",
+                        "files": [
+                            {"path": "MLmodel", "content": _EXAMPLE_MLMODEL},
+                            {"path": "data/model.lgb", "content": "dHJlZQo="},
+                        ],
+                    },
+                },
+                {
+                    "tenant_id": "city-works",
+                    "model_name": "demand-forecast",
+                    "version": "v1.2.0",
+                    "metadata": {"model_type": "demand_forecast", "target_variable": "demand_kw"},
+                    "metrics": {"mae": 1.7, "custom_metrics": {"bias": 0.1}},
+                    "artifact": {
+                        "type": "run",
+                        "run_id": "0f0a5b8e6d1c4f1f9a3a5d6b7c8d9e0f",
+                        "path": "model",
+                    },
+                },
+            ]
+        },
+    )
+
+    tenant_id: TenantId
+    model_name: ModelName
+    version: SemanticVersion | None = Field(None, description="default: the next one the registry suggests")
+    metadata: GivenMetadata
+    metrics: GivenMetrics = GivenMetrics()
+    stage: Stage = Field(
+        "staging", description="where it goes after staging, as far as the rules and the gates let it"
+    )
+    artifact: Artifact
+
+
+class RegisterResponse(BaseModel):
+    """What was registered."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_id: str = Field(examples=["city-works:demand-forecast:v1.2.0"])
+    model_name: str
+    version: str
+    stage: str = Field(description="where it is, which is not where it was to go when a gate refused it")
+    status: str = Field(examples=["registered"])
+    message: str
+    uploaded_at: datetime
+
+
+class ModelResponse(BaseModel):
+    """One version."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_id: str
+    tenant_id: str
+    model_name: str
+    version: str
+    stage: str
+    metadata: ModelMetadata
+    metrics: ModelMetrics
+    uploaded_at: datetime
+    model_size_bytes: int
+    model_type: str
+
+
+class ModelList(BaseModel):
+    """A tenant's versions, newest first."""
+
+    models: list[ModelResponse]
+    total: int = Field(description="how many there are, whatever the limit")
+    tenant_id: str
+
+
+class PromoteRequest(BaseModel):
+    """A wish to move a version."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"target_stage": "production", "reason": "MAE is down by 4 %"}]},
+    )
+
+    target_stage: Stage
+    reason: Text | None = None
+
+
+class PromoteResponse(BaseModel):
+    """How a version was moved."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_id: str
+    model_name: str
+    version: str
+    previous_stage: str
+    current_stage: str
+    promoted_at: datetime
+    message: str
+
+
+class DeleteResponse(BaseModel):
+    """What was deleted."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_id: str
+    model_name: str
+    version: str
+    status: str
+    files_deleted: list[str] = Field(description="keys in the bucket of models")
+    message: str

@@ -1,0 +1,46 @@
+"""The services behind the endpoints, opened before the first request and closed after the last."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ai_hub.access.authenticator import Authenticator, open_authenticator
+from ai_hub.api.registry_executor import ModelRegistry, open_model_registry
+from ai_hub.api.routes.assets import AssetPages
+from ai_hub.api.routes.health import Health
+from ai_hub.exports.desk import ExportDesk, open_desk
+from ai_hub.features.online.reader import FeatureReader, open_reader
+from ai_hub.settings import ServiceSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@dataclass
+class State:
+    """What endpoints and middleware use."""
+
+    options: ServiceSettings
+    settings: Settings
+    authenticator: Authenticator
+    health: Health
+    exports: ExportDesk
+    features: FeatureReader
+    models: ModelRegistry
+    assets: AssetPages
+
+
+@asynccontextmanager
+async def open_state(options: ServiceSettings, settings: Settings) -> AsyncIterator[State]:
+    """Open every part; none of them needs its servers to be up already."""
+    async with AsyncExitStack() as stack:
+        authenticator = await stack.enter_async_context(open_authenticator(options, settings))
+        exports = await stack.enter_async_context(open_desk(settings, options.max_in_flight))
+        await stack.enter_async_context(exports.counts.kept())
+        features = await stack.enter_async_context(open_reader(options, settings))
+        models = await stack.enter_async_context(open_model_registry(options))
+        health = Health(settings, lambda: authenticator.loaded and features.catalog.loaded)
+        assets = AssetPages(settings)
+        yield State(options, settings, authenticator, health, exports, features, models, assets)

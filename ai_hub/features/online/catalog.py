@@ -1,0 +1,269 @@
+"""Which features there are: Feast's registry as `feast apply` last left it, looked at twice a second.
+
+Requests never wait for the registry's database: they use the state that is known, however old, until it
+answers again. A state is used as a whole: no request meets the service of one and the view of another.
+"""
+
+# mypy: allow-untyped-calls
+# Feast declares half of its types
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from feast.errors import FeastError
+from feast.infra.registry.sql import FeastRegistrySchemaError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from ai_hub.errors import AiHubError, BadInputError, ServiceDownError
+from ai_hub.features.online.query import MEANING_TAG, Query, choose_features, meanings, resolve
+from ai_hub.features.online.registry_watcher import RegistryReader
+from ai_hub.features.store import repo_config
+from feast_plugins.online.plan import Plans
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from feast import FeatureService, RepoConfig
+
+    from ai_hub.settings import Settings
+
+_log = structlog.get_logger(__name__)
+_FIRST_WAIT_S: Final = 10.0
+_RETRY_S: Final = 1.0
+#: Seconds between two looks; while somebody writes they are closer.
+_LOOK_S: Final = 0.4
+_LOOK_AGAIN_S: Final = 0.1
+#: How long a state in which services lack their views is not used: an apply may have been interrupted.
+_INCOMPLETE_S: Final = 5.0
+_MOST: Final = 1000
+DEFAULT_SET: Final = "forecast_basic"
+#: Of a view: what a materialization changes.
+_OF_RUNS: Final = ("materialization_intervals", "last_updated_timestamp", "state")
+#: Feast keeps what it listed last in variables of its own, which threads would mix up.
+_RESOLVING: Final = threading.Lock()
+
+
+class _State:
+    """One state of the registry: its feature services, and the queries of them."""
+
+    def __init__(self, config: RepoConfig, registry: Any) -> None:
+        self._config = config
+        self._registry = registry
+        self._plans = Plans()
+        with _RESOLVING:
+            listed = registry.list_feature_services(config.project, allow_cache=True)
+            views = registry.list_all_feature_views(config.project, allow_cache=True)
+        self.services: dict[str, FeatureService] = {service.name: service for service in listed}
+        tags = {view.name: tag for view in views if (tag := view.tags.get(MEANING_TAG)) is not None}
+        self._meanings = meanings(self.services, tags)
+        self.queries: dict[tuple[str | None, tuple[str, ...] | None], Query] = {}
+        #: of each service the stored views behind it; those that Feast cannot resolve are not in it
+        self.stored_views: dict[str, list[str]] = {}
+        for name, service in self.services.items():
+            with suppress(FeastError), _RESOLVING:
+                self.stored_views[name] = self._stored_views(service)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every service has its views."""
+        return len(self.stored_views) == len(self.services)
+
+    def equals(self, other: _State) -> bool:
+        """Whether the definitions are the same, whatever was materialized since."""
+        return bool(_definitions(self._registry) == _definitions(other._registry))
+
+    def query(self, feature_set: str | None, names: tuple[str, ...] | None) -> Query:
+        """See `Catalog.query`."""
+        key = feature_set, names
+        if (known := self.queries.get(key)) is not None:
+            return known
+        chosen = choose_features(self.services, self._meanings, feature_set, names, default=DEFAULT_SET)
+        try:
+            with _RESOLVING:
+                plan = self._plans.get(
+                    self._config, self._registry, self._config.project, chosen, full_names=False
+                )
+                entities = {
+                    entity.join_key: entity
+                    for entity in self._registry.list_entities(self._config.project, allow_cache=True)
+                }
+        except FeastError as error:
+            raise BadInputError(
+                f"These features cannot be asked for together: {error}",
+                hint="Name a feature_set, or fewer features.",
+            ) from error
+        # a set that was found for names is nobody's label: names are the caller's
+        label = feature_set or (DEFAULT_SET if names is None else "any")
+        found = resolve(self._config, plan, label, names, entities)
+        if len(self.queries) >= _MOST:
+            self.queries.clear()
+        self.queries[key] = found
+        return found
+
+    def _stored_views(self, service: FeatureService) -> list[str]:
+        found: dict[str, None] = {}
+        for projection in service.feature_view_projections:
+            view = self._registry.get_any_feature_view(
+                projection.name, self._config.project, allow_cache=True
+            )
+            sources = getattr(view, "source_feature_view_projections", None)
+            names = [projection.name] if sources is None else sorted({each.name for each in sources.values()})
+            found |= dict.fromkeys(names)
+        return list(found)
+
+
+class Catalog:
+    """Feature services and queries of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._config: RepoConfig | None = None
+        self._reader: RegistryReader | None = None
+        self._state: _State | None = None
+        self._tried = asyncio.Event()
+        self._failure: AiHubError | None = None
+
+    @property
+    def config(self) -> RepoConfig:
+        """The store's configuration."""
+        if self._config is None:
+            self._config = repo_config(self._settings)
+        return self._config
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the registry was ever read."""
+        return self._state is not None
+
+    async def services(self) -> dict[str, FeatureService]:
+        """Every feature service by its name.
+
+        Raises:
+            ServiceDownError: the registry was never read.
+            SettingMissingError: there is none.
+        """
+        return (await self._known()).services
+
+    async def sets(self) -> list[tuple[FeatureService, list[str]]]:
+        """Every feature service in the order of the names, and the stored views behind it.
+
+        Raises:
+            ServiceDownError: the registry was never read.
+            SettingMissingError: there is none.
+        """
+        state = await self._known()
+        return [
+            (service, state.stored_views.get(name, [])) for name, service in sorted(state.services.items())
+        ]
+
+    async def query(self, feature_set: str | None, names: Sequence[str] | None) -> Query:
+        """What a request asks for.
+
+        Raises:
+            NotFoundError: there is no such set, or it has no such features; names those there are.
+            BadInputError: this set cannot be answered, or sets differ in what a name means.
+            ServiceDownError: the registry was never read.
+        """
+        key = None if names is None else tuple(names)
+        state = self._state or await self._known()
+        if (known := state.queries.get((feature_set, key))) is not None:
+            return known
+        return state.query(feature_set, key)
+
+    async def keep_up(self) -> None:
+        """Look at the registry again and again."""
+        # one thread of its own: the others are for requests
+        with ThreadPoolExecutor(1, "registry") as pool:
+            while True:
+                pause = _RETRY_S
+                try:
+                    pause = await asyncio.get_running_loop().run_in_executor(pool, self._look)
+                    self._failure = None
+                except AiHubError as error:
+                    self._failure = error
+                except (SQLAlchemyError, FeastRegistrySchemaError, OSError) as error:
+                    reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+                    self._failed(reason)
+                except Exception as error:  # noqa: BLE001  # what is known goes on being used, whatever it is
+                    _log.exception("registry_not_read")
+                    self._failure = _down(self._settings, f"{type(error).__name__}: {error}")
+                if self._state is not None or self._failure is not None:
+                    self._tried.set()
+                await asyncio.sleep(pause)
+
+    def close(self) -> None:
+        """Close the connections to the registry; nothing may look at it any more."""
+        if self._reader is not None:
+            self._reader.close()
+
+    async def _known(self) -> _State:
+        if self._state is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._tried.wait(), _FIRST_WAIT_S)
+            if self._state is None:
+                raise self._failure or _down(self._settings, "it was not read yet")
+        return self._state
+
+    def _look(self) -> float:
+        """Use a new state if there is one; returns the seconds until the next look."""
+        if self._reader is None:
+            url = self._settings.require("feast_registry_uri")
+            self._reader = RegistryReader(url, self.config.project)
+        reader = self._reader
+        registry = reader.poll()
+        if registry is None:
+            return _LOOK_AGAIN_S if reader.is_changing else _LOOK_S
+        state = _State(self.config, registry)
+        if not state.is_complete and self._state is not None and reader.changed_s < _INCOMPLETE_S:
+            reader.reread()
+            return _LOOK_S
+        if self._state is None or not state.equals(self._state):
+            self._state = state
+        return _LOOK_S
+
+    def _failed(self, reason: str) -> None:
+        failure = _down(self._settings, reason)
+        if self._failure is None or self._failure.message != failure.message:
+            _log.warning("registry_not_read", reason=reason)
+        self._failure = failure
+
+
+def _definitions(registry: Any) -> Any:
+    """What the registry says of features, without what changes as they are materialized."""
+    proto = type(registry.cached_registry_proto)()
+    proto.CopyFrom(registry.cached_registry_proto)
+    proto.ClearField("last_updated")
+    for objects in (proto.feature_views, proto.stream_feature_views):
+        for each in objects:
+            for name in _OF_RUNS:
+                each.meta.ClearField(name)
+    return proto
+
+
+def _down(settings: Settings, reason: str) -> ServiceDownError:
+    place = make_url(settings.require("feast_registry_uri")).render_as_string(hide_password=True)
+    return ServiceDownError("Feast's registry", place, reason)
+
+
+@asynccontextmanager
+async def open_catalog(settings: Settings) -> AsyncIterator[Catalog]:
+    """A catalog that is kept up to date until it is closed."""
+    catalog = Catalog(settings)
+    with suppress(AiHubError):  # a setting that is missing is told to whoever asks
+        # the classes it names are imported now, while nobody waits
+        _ = catalog.config.online_store, catalog.config.offline_store
+    task = asyncio.create_task(catalog.keep_up(), name="registry")
+    try:
+        yield catalog
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        catalog.close()

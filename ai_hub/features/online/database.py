@@ -1,0 +1,207 @@
+"""TimescaleDB for requests: few connections, each use with a time limit, and none where there is no hope."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import deque
+from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING
+
+import psycopg
+import structlog
+
+from ai_hub.concurrency import FullError, Turns
+from ai_hub.database.connection import has_utc, prepare_threshold
+from ai_hub.database.tenant_wall import ENTER, check_tenant, service_dsn
+from ai_hub.errors import SettingMissingError
+from ai_hub.features.online import metrics
+from ai_hub.features.online.breaker import UnavailableError, open_breaker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from typing import LiteralString, TypeVar
+
+    from psycopg.rows import TupleRow
+
+    from ai_hub.concurrency import Patience
+    from ai_hub.features.online.breaker import Breaker
+    from ai_hub.settings import ServiceSettings, Settings
+
+    Connection = psycopg.AsyncConnection[TupleRow]
+    Result = TypeVar("Result")
+
+_log = structlog.get_logger(__name__)
+SERVER = "timescaledb"
+_LEAST_CONNECT_S = 2
+#: Errors of one query; a view that is wrong must not take the others with it.
+_HARMLESS = (
+    psycopg.ProgrammingError,
+    psycopg.DataError,
+    psycopg.InternalError,
+    psycopg.IntegrityError,
+    psycopg.NotSupportedError,
+)
+_MS = 1000
+#: Of this transaction: inside the tenant's wall. The plan of a prepared statement is made once, not with each
+#: use: to plan takes longer than to run.
+_BEGIN: LiteralString = (
+    ENTER
+    + ", set_config('statement_timeout', %s, true), set_config('plan_cache_mode', 'force_generic_plan', true)"
+)
+_BEGIN_IN_UTC: LiteralString = _BEGIN + ", set_config('TimeZone', 'UTC', true)"
+
+
+class Database:
+    """Runs short read-only transactions; at most so many at once, and so many that wait."""
+
+    def __init__(
+        self,
+        dsn: str | None,
+        options: ServiceSettings,
+        breaker: Breaker,
+        prepare_threshold: int | None = None,
+    ) -> None:
+        self._dsn = dsn
+        self._prepare_threshold = prepare_threshold
+        self._timeout_s = options.database_timeout_s
+        self._turns = Turns(options.database_connections, options.database_queue)
+        self._breaker = breaker
+        self._idle: deque[Connection] = deque()
+
+    @asynccontextmanager
+    async def turn(self, tenant: str, patience: Patience | None = None) -> AsyncIterator[None]:
+        """Wait for the tenant's turn, no longer than there is patience.
+
+        Raises:
+            UnavailableError: too many wait already, or it did not come in time.
+        """
+        try:
+            async with patience or nullcontext():
+                await self._turns.take(tenant)
+        except FullError:
+            raise UnavailableError(SERVER, "queue_full") from None
+        except TimeoutError:
+            raise UnavailableError(SERVER, "timeout") from None
+        try:
+            yield
+        finally:
+            self._turns.give_back()
+
+    async def run(self, tenant: str, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """What `work` reads in one transaction of `tenant`; the caller has its turn.
+
+        Raises:
+            UnavailableError: the server does not answer in time, or is left alone.
+            psycopg.Error: the query is wrong.
+        """
+        if self._dsn is None:
+            raise UnavailableError(SERVER, "unset")
+        started = time.perf_counter()
+        result = "failed"
+        try:
+            async with self._breaker.asked():
+                found = await self._within_limit(self._dsn, tenant, work)
+            result = "done"
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError, OSError) as error:
+            reason = "timeout" if isinstance(error, TimeoutError | psycopg.errors.QueryCanceled) else "down"
+            _log.warning("database", reason=reason, error=_first_line(error))
+            raise UnavailableError(SERVER, reason) from error
+        finally:
+            metrics.queries(result).observe(time.perf_counter() - started)
+        return found
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _within_limit(
+        self, dsn: str, tenant: str, work: Callable[[Connection], Awaitable[Result]]
+    ) -> Result:
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        while True:
+            connection, is_fresh = await self._connect(dsn, deadline)
+            try:
+                return await self._use(connection, tenant, work, deadline)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                # an idle one was cut meanwhile, which is no failure yet
+                if is_fresh or not connection.broken or _is_past(deadline):
+                    if _is_past(deadline):
+                        raise TimeoutError("the query took too long") from error
+                    raise
+
+    async def _connect(self, dsn: str, deadline: float) -> tuple[Connection, bool]:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection, False
+        async with asyncio.timeout_at(deadline):
+            fresh = await psycopg.AsyncConnection.connect(
+                dsn,
+                application_name="ai-hub-serving",
+                connect_timeout=max(_LEAST_CONNECT_S, round(self._timeout_s)),
+                prepare_threshold=self._prepare_threshold,
+                autocommit=True,
+            )
+        return fresh, True
+
+    async def _use(
+        self,
+        connection: Connection,
+        tenant: str,
+        work: Callable[[Connection], Awaitable[Result]],
+        deadline: float,
+    ) -> Result:
+        loop = asyncio.get_running_loop()
+        # cancelling would ask a server that does not answer, and wait for it
+        timer = loop.call_at(deadline, _cut, connection)
+        kept = False
+        try:
+            async with connection.transaction():
+                left_ms = max(1, round((deadline - loop.time()) * _MS))
+                begin = _BEGIN if has_utc(connection) else _BEGIN_IN_UTC
+                await connection.execute(begin, [check_tenant(tenant), str(left_ms)], prepare=True)
+                found = await work(connection)
+            kept = not connection.closed
+        finally:
+            timer.cancel()
+            if kept:
+                self._idle.append(connection)
+            else:
+                with suppress(psycopg.Error, OSError):
+                    connection.pgconn.finish()
+        return found
+
+
+def _cut(connection: Connection) -> None:
+    """Shut the connection's socket down: whoever waits for it reads its end."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as other:
+        other.shutdown(socket.SHUT_RDWR)
+
+
+def _is_past(deadline: float) -> bool:
+    return asyncio.get_running_loop().time() >= deadline
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+@asynccontextmanager
+async def open_database(options: ServiceSettings, settings: Settings) -> AsyncIterator[Database]:
+    """A database that connects when it is first asked."""
+    try:
+        dsn = service_dsn(settings)
+    except SettingMissingError:
+        dsn = None
+    breaker = await open_breaker(
+        SERVER, options.breaker_failures, options.breaker_pause_s, harmless=_HARMLESS
+    )
+    database = Database(dsn, options, breaker, prepare_threshold(settings))
+    try:
+        yield database
+    finally:
+        await database.aclose()

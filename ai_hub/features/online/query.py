@@ -1,0 +1,378 @@
+"""The features a request asks for, resolved once: which set has them, and where each is stored."""
+
+# mypy: allow-untyped-calls
+# Feast declares half of its types
+
+from __future__ import annotations
+
+import copy
+import re
+from bisect import bisect
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from feast import FeatureService
+from feast.value_type import ValueType
+
+from ai_hub.errors import BadInputError, NotFoundError
+from ai_hub.features.lookups import Lookup, lookup_of
+from ai_hub.features.online.as_of import HOUR_NS
+from ai_hub.features.store import feature_names
+from feast_plugins.materialize import plan as materialize
+from feast_plugins.materialize.plan import ViewPlan
+from feast_plugins.online.plan import Plan, StoredView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from feast import Entity, FeatureView, OnDemandFeatureView, RepoConfig
+
+    from ai_hub.features.online.as_of import Moment
+
+#: Tag of a view: features of one name in views with the same value of it are the same feature.
+MEANING_TAG: Final = "meaning"
+KEYS = ("tenant_id", "asset_id")
+LOOKBACK_TAG = "lookback_hours"
+#: Of an on-demand view; a function that uses the time or chance must not have it.
+DETERMINISTIC_TAG = "deterministic"
+LOCAL_TIME = "local_time"
+#: Of a view: the time between two rows of an asset, such as 15min, 1h or 1d.
+STEP_TAG = "step"
+_STEP = re.compile(r"(\d{1,6})\s*(s|min|h|d)")
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+#: Where a view does not say its step, rows may come at every such time: meters send at multiples of it.
+_SHORTEST_NS = 300 * 10**9
+_REACH = re.compile(r"_(\d+)h$")
+
+
+class Meaning(NamedTuple):
+    """What a name stands for in a feature service."""
+
+    #: the tag of the view, else the view, with its version if the service names one
+    origin: str
+    #: how the service renames join keys of the view
+    join_keys: tuple[tuple[str, str], ...]
+
+
+#: By name of a feature and by meaning, the services in which it has it, each with the view it comes from.
+Meanings = dict[str, dict[Meaning, dict[str, str]]]
+
+
+def meanings(services: Mapping[str, FeatureService], tags: Mapping[str, str]) -> Meanings:
+    """What each name of a feature means in each service; `tags` has the tags `meaning` of views."""
+    found: Meanings = {}
+    for name, service in services.items():
+        for projection in service.feature_view_projections:
+            version = getattr(projection, "version_tag", None)
+            view = projection.name if version is None else f"{projection.name}@v{version}"
+            join_keys = tuple(sorted((projection.join_key_map or {}).items()))
+            meaning = Meaning(tags.get(projection.name, view) if version is None else view, join_keys)
+            for feature in projection.features:
+                found.setdefault(feature.name, {}).setdefault(meaning, {})[name] = view
+    return found
+
+
+def choose_features(
+    services: Mapping[str, FeatureService],
+    known: Meanings,
+    feature_set: str | None,
+    names: Sequence[str] | None,
+    *,
+    default: str,
+) -> FeatureService | list[str]:
+    """The service that has the features, or for names alone references of them.
+
+    Raises:
+        NotFoundError: there is no such set, or it has no such features.
+        BadInputError: a name alone means different things in different sets.
+    """
+    if feature_set is not None or names is None:
+        name = feature_set or default
+        if (found := services.get(name)) is None:
+            raise NotFoundError(f"There is no feature set {name}.", hint=_known("Feature sets", services))
+        if unknown := _missing(names or (), feature_names(found)):
+            raise _unknown(unknown, feature_names(found), f"Feature set {name} does not have")
+        return found
+    if unknown := _missing(names, known):
+        raise _unknown(unknown, known, "No feature set has")
+    wanted = list(dict.fromkeys(names))
+    if ambiguous := [name for name in wanted if len(known[name]) > 1]:
+        raise _ambiguous(ambiguous, wanted, known)
+    views = {name: _views(name, known) for name in wanted}
+    # from the set that has most of them, so that few views are read; of equal ones the smallest
+    ranked = sorted(
+        {each for sets in views.values() for each in sets},
+        key=lambda each: (
+            -sum(each in sets for sets in views.values()),
+            len(feature_names(services[each])),
+            each,
+        ),
+    )
+    return [f"{next(sets[each] for each in ranked if each in sets)}:{name}" for name, sets in views.items()]
+
+
+def _views(name: str, known: Meanings) -> dict[str, str]:
+    """The view of a feature that means the same in all services, by service."""
+    ((meaning, views),) = known[name].items()
+    if meaning.join_keys:
+        named = min(views)
+        raise BadInputError(
+            f"{name} is of other keys in feature set {named}.", hint=f"Name the feature_set: {named}."
+        )
+    return views
+
+
+def _ambiguous(ambiguous: Sequence[str], wanted: Sequence[str], known: Meanings) -> BadInputError:
+    having = {name: sorted({each for sets in known[name].values() for each in sets}) for name in wanted}
+    complete = set.intersection(*map(set, having.values()))
+    listed = "; ".join(f"{name} in {', '.join(having[name])}" for name in ambiguous)
+    one = "It is" if len(ambiguous) == 1 else "They are"
+    hint = (
+        f"Name one as feature_set: {', '.join(sorted(complete))}."
+        if complete
+        else "Name the feature_set, and ask for the features of each set by themselves."
+    )
+    return BadInputError(f"{one} from different views in different feature sets: {listed}.", hint=hint)
+
+
+def _missing(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    there = set(known)
+    return [name for name in dict.fromkeys(names) if name not in there]
+
+
+def _unknown(names: Sequence[str], known: Iterable[str], who: str) -> NotFoundError:
+    near = {match for name in names for match in get_close_matches(name, list(known), n=2)}
+    hint = f"Did you mean {', '.join(sorted(near))}?" if near else _known("There are", known)
+    return NotFoundError(f"{who} {', '.join(names)}.", hint=hint)
+
+
+def _known(title: str, names: Iterable[str]) -> str:
+    listed = ", ".join(sorted(names))
+    return f"{title}: {listed}." if listed else "None is registered yet: run `feast apply`."
+
+
+@dataclass(frozen=True)
+class View:
+    """A stored view of the plan, and how to read it from TimescaleDB (None: it cannot be)."""
+
+    stored: StoredView
+    source: ViewPlan | None
+    #: for each feature of the source its field in Redis and its type
+    fields: tuple[tuple[bytes, ValueType], ...]
+    #: field of the local time, from which the calendar is computed; None: it has none
+    local_time: bytes | None
+    #: nanoseconds between two rows of an asset; None: it is not said
+    step: int | None = HOUR_NS
+    #: where the keys are found that are neither tenant nor asset
+    lookups: tuple[Lookup, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The same for all requests that read the same rows."""
+        return self.stored.stamp_field.decode()
+
+    @property
+    def is_of_asset(self) -> bool:
+        """Whether the rows of the source are those of assets."""
+        return self.source is not None and set(self.source.keys) == set(KEYS)
+
+    @property
+    def window(self) -> int:
+        """Nanoseconds of which requests share what is read: rows come at the multiples."""
+        return HOUR_NS if self.step == HOUR_NS else _SHORTEST_NS
+
+    def is_current(self, moment: Moment, stamp: int | None, computed: int | None = None) -> bool:
+        """Whether a row of this time (ns), None: no row, is the newest there can be.
+
+        `computed`: when it was put back (ns); None: it was materialized.
+        """
+        if self.step == HOUR_NS or stamp is None or moment.current_since is None:
+            return moment.is_current(stamp, computed)
+        if not moment.is_seen(stamp) or (computed is not None and computed < moment.put_back_since):
+            return False
+        if self.step is not None:
+            return moment.nanos - stamp < self.step
+        # nothing can have come since
+        since = stamp if computed is None else computed
+        return since - since % _SHORTEST_NS == moment.now - moment.now % _SHORTEST_NS
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature of the answer."""
+
+    name: str
+    #: hours it looks back
+    reach: int
+    #: places of the views it comes from, or is computed from
+    views: tuple[int, ...]
+    is_computed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """Features of one set, or of several; equal to itself alone."""
+
+    #: of the set, for metrics: `any` where none was named
+    label: str
+    plan: Plan
+    views: tuple[View, ...]
+    features: tuple[Feature, ...]
+
+    @cached_property
+    def is_deterministic(self) -> bool:
+        """Whether the same rows give the same features: every on-demand view says so of itself."""
+        return all((view.tags or {}).get(DETERMINISTIC_TAG) == "true" for view in self.plan.on_demand)
+
+    def reach_within(self, lookback_hours: int) -> int:
+        """Hours that the features look back of which a request may see."""
+        place = bisect(self._reaches, lookback_hours)
+        return self._reaches[place - 1] if place else 0
+
+    @cached_property
+    def _reaches(self) -> list[int]:
+        return sorted({feature.reach for feature in self.features})
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def fields(self) -> tuple[bytes, ...]:
+        """Fields of each reply, in their order; all views have the same keys, so one hash an asset."""
+        (group,) = self.plan.layout(KEYS).groups
+        return tuple(group.fields)
+
+    @cached_property
+    def stamps(self) -> tuple[int, ...]:
+        """Place of the time of each view in a reply."""
+        return tuple(self.fields.index(view.stored.stamp_field) for view in self.views)
+
+    @cached_property
+    def places(self) -> tuple[tuple[tuple[int, bytes], ...], ...]:
+        """For each view the places of its fields in a reply, its time among them."""
+        return tuple(
+            tuple((self.fields.index(name), name) for name in (*view.stored.fields, view.stored.stamp_field))
+            for view in self.views
+        )
+
+
+def resolve(
+    config: RepoConfig,
+    plan: Plan,
+    label: str,
+    names: Sequence[str] | None,
+    entities: Mapping[str, Entity],
+) -> Query:
+    """The query of a plan.
+
+    Args:
+        config: of the store.
+        plan: of the online store.
+        label: for metrics.
+        names: only these features, in this order; None: all.
+        entities: by join key.
+
+    Raises:
+        BadInputError: the features are not those of a tenant's assets.
+    """
+    if plan.inputs:
+        raise BadInputError(
+            f"{_title(plan)} computes from what callers send ({', '.join(sorted(plan.inputs))}), "
+            "which this endpoint does not take.",
+            hint="Ask Feast's feature server for it.",
+        )
+    views = tuple(_view(config, plan, stored, entities) for stored in plan.views)
+    plan = replace(
+        plan,
+        views=[view.stored for view in views],
+        # as if every view had these two keys alone, see `_keyed_by_asset`
+        join_keys=plan.join_keys | {key: key for key in KEYS},
+        entity_types=dict.fromkeys(KEYS, ValueType.STRING) | plan.entity_types,
+        _layouts={},
+    )
+    known = {feature.name: feature for feature in _features(plan)}
+    chosen = known if names is None else dict.fromkeys(names)
+    return Query(label, plan, views, tuple(known[name] for name in chosen))
+
+
+def _title(plan: Plan) -> str:
+    asked = plan.features
+    return f"Feature set {asked.name}" if isinstance(asked, FeatureService) else "One of these features"
+
+
+def _view(config: RepoConfig, plan: Plan, stored: StoredView, entities: Mapping[str, Entity]) -> View:
+    view = stored.view
+    keys = {plan.join_keys[name] for name in view.entities}
+    source = materialize.plan(view, config)
+    lookups: tuple[Lookup, ...] = ()
+    if keys != set(KEYS) or view.projection.join_key_map:
+        if view.projection.join_key_map or source is None or set(source.keys) != keys:
+            raise BadInputError(
+                f"{view.name} is not keyed by {' and '.join(KEYS)}, nor by what an asset has one of.",
+                hint="This endpoint answers for the assets of a tenant; ask Feast's feature server for it.",
+            )
+        lookups = tuple(lookup_of(entities[key]) for key in sorted(keys.difference(KEYS)))
+        stored = _keyed_by_asset(stored)
+    fields = (
+        ()
+        if source is None
+        else tuple((source.feature_field(name), kind) for name, kind in source.features.items())
+    )
+    local_time = None
+    if source is not None and LOCAL_TIME in source.features:
+        local_time = source.feature_field(LOCAL_TIME)
+    return View(stored, source, fields, local_time, _step(view), lookups)
+
+
+def _keyed_by_asset(stored: StoredView) -> StoredView:
+    """The view as one whose rows are those of assets, which this service puts into Redis by itself.
+
+    So a row that was read for one tenant is never found by another.
+    """
+    view = copy.copy(stored.view)
+    view.entities = list(KEYS)
+    return replace(stored, view=view)
+
+
+def _step(view: FeatureView) -> int | None:
+    """Nanoseconds between rows, as the view's tag says."""
+    found = _STEP.fullmatch((view.tags or {}).get(STEP_TAG, "").strip())
+    return None if found is None else int(found[1]) * _SECONDS[found[2]] * 10**9 or None
+
+
+def _features(plan: Plan) -> list[Feature]:
+    on_demand = {
+        name: view
+        for view in plan.on_demand
+        for each in view.features
+        for name in (each.name, f"{view.projection.name_to_use()}__{each.name}")
+    }
+    found = []
+    for name, number, place in plan.results:
+        if number is not None:
+            stored = plan.views[number]
+            tags = _tags(stored.view, stored.features[place])
+            found.append(Feature(name, _reach(name, tags), (number,), is_computed=False))
+        elif (view := on_demand.get(name)) is not None:
+            sources = {each.name for each in view.source_feature_view_projections.values()}
+            places = tuple(
+                at for at, stored in enumerate(plan.views) if stored.view.projection.name in sources
+            )
+            found.append(Feature(name, _reach(name, _tags(view, name)), places, is_computed=True))
+    return found
+
+
+def _tags(view: FeatureView | OnDemandFeatureView, name: str) -> dict[str, str]:
+    return next((dict(each.tags or {}) for each in view.features if each.name == name), {})
+
+
+def _reach(name: str, tags: dict[str, str]) -> int:
+    """Hours a feature looks back: as its field's tag says, else as its name does."""
+    if (tagged := tags.get(LOOKBACK_TAG, "")).isdigit():
+        return int(tagged)
+    found = _REACH.search(name)
+    return int(found[1]) if found else 0

@@ -1,1 +1,0 @@
-"""What every request passes, outside of FastAPI: plain ASGI, nothing needless on the online path."""

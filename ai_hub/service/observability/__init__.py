@@ -1,1 +1,0 @@
-"""What operators see of the service: logs, metrics, traces."""

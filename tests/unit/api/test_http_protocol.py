@@ -1,0 +1,168 @@
+"""The web server and clients that keep it waiting, over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from service_process import free_port
+from service_server import running_app, running_service
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ai_hub.api import http_protocol, limits
+from ai_hub.settings import ServiceSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import Receive, Scope, Send
+
+FULL = 4
+#: Seconds that places are held before they are given back; a busy machine needs some of them to look.
+HELD_S = 2.0
+#: Some 45 KB; a request for it is anonymous.
+LARGE = "/openapi.json"
+GET_LARGE = f"GET {LARGE} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A service with few places; its servers are down."""
+    port = free_port()
+    settings = Settings(
+        timescale_dsn=f"postgresql://nobody@127.0.0.1:{port}/none",
+        redis_url=f"redis://127.0.0.1:{port}/0",
+        feast_registry_uri=f"postgresql+psycopg://nobody@127.0.0.1:{port}/none",
+        mlflow_tracking_uri=f"http://127.0.0.1:{port}",
+        minio_endpoint_url=f"http://127.0.0.1:{port}",
+    )
+    options = ServiceSettings(auth="off", max_in_flight=FULL, unauthenticated_per_s=10_000)
+    with running_service(settings, options) as running:
+        yield running
+
+
+def connected(address: str, window: int = 4096) -> socket.socket:
+    """A client; its small window leaves with the service what it does not read."""
+    where = urlsplit(address)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    client.settimeout(20)
+    client.connect((where.hostname, where.port))
+    return client
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Until the service closes."""
+    return b"".join(iter(lambda: client.recv(65_536), b""))
+
+
+def until(status: int, method: str, url: str) -> None:
+    """Wait for an answer with that status."""
+    deadline = time.monotonic() + 10
+    with httpx.Client(timeout=20) as client:
+        while (answer := client.request(method, url, content=b"{}")).status_code != status:
+            assert time.monotonic() < deadline, answer.text[:500]
+            time.sleep(0.05)
+
+
+def test_bodies_without_end__hold_all_places__and_give_them_back(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BODY_S", HELD_S)
+    online = f"{address}/ai/features/get"
+    head = b"POST /ai/features/get HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\n{"
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(address)) for _ in range(FULL)]
+        for client in clients:
+            client.sendall(head)
+        until(503, "POST", online)
+        until(422, "POST", online)
+        for client in clients:
+            answer = read_all(client)
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b'"error":"request_timeout"' in answer
+            assert b'"request_id":' in answer
+
+
+def test_answer_nobody_reads__is_dropped_with_its_connection(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "ANSWER_S", HELD_S)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(address)) for _ in range(FULL // 2)]
+        for client in clients:
+            client.sendall(GET_LARGE * 200)
+        until(429, "GET", address + LARGE)
+        until(200, "GET", address + LARGE)
+        for client in clients:
+            assert read_all(client).count(b"HTTP/1.1 200 ") < 200
+
+
+def test_answer_read_slowly__is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "ANSWER_S", 0.8)
+    monkeypatch.setattr(http_protocol, "LEAST_BYTES", 10_000)
+    size, received, begun = 12_000_000, 0, time.monotonic()
+    answer = Response(b"x" * size, headers={"Connection": "close"})
+    with running_app(answer, "off") as address, connected(address, 1 << 20) as client:
+        client.sendall(GET_LARGE)
+        while data := client.recv(200_000):
+            received += len(data)
+            time.sleep(len(data) / 4_000_000)
+    assert received > size
+    assert time.monotonic() - begun > 2
+
+
+async def unhurried(scope: Scope, receive: Receive, send: Send) -> None:
+    """Reads the body, and thinks a while."""
+    size = len(await Request(scope, receive).body())
+    await asyncio.sleep(0.5)
+    await Response(f"{size} bytes read")(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("following", "refusal"),
+    [
+        (b"GET /second HTTP/1.1\r\nHost:", b"HTTP/1.1 408 "),
+        (b"no HTTP at all\r\n\r\n", b"HTTP/1.1 400 "),
+    ],
+    ids=["late", "wrong"],
+)
+def test_refusal__of_a_pipelined_request__follows_the_answers_before_it(
+    following: bytes, refusal: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_S", 0.1)
+    with running_app(unhurried, "off") as address, connected(address) as client:
+        client.sendall(2 * GET_LARGE + following)
+        answers = read_all(client)
+    assert answers.startswith(b"HTTP/1.1 200 ")
+    first, second = answers.index(b"0 bytes read"), answers.rindex(b"0 bytes read")
+    assert first < second < answers.index(refusal)
+
+
+def test_head__of_a_pipelined_request__is_not_as_long_as_the_body_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_protocol, "MOST_HEAD_BYTES", 1000)
+    with running_app(unhurried, "off") as address, connected(address) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5001\r\n\r\n{")
+        time.sleep(0.1)
+        client.sendall(b"x" * 5000 + b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        time.sleep(0.1)
+        client.sendall(b"Connection: close\r\n\r\n")
+        answers = read_all(client)
+    assert re.findall(rb"\d+ bytes read", answers) == [b"5001 bytes read", b"0 bytes read"]
+
+
+def test_head__too_long__is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "MOST_HEAD_BYTES", 1000)
+    with running_app(unhurried, "off") as address, connected(address) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 1000)
+        assert read_all(client).startswith(b"HTTP/1.1 431 ")

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from ai_hub.api import logs
+from ai_hub.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    """The loggers of the test run itself stay as they are."""
+    root = logging.getLogger()
+    kept = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = kept
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("untouched")
+def test_log__one_json_line_an_event__of_ours_and_of_libraries() -> None:
+    stream = io.StringIO()
+    logs.configure(ServiceSettings(log_format="json", log_level="info"), stream)
+    structlog.contextvars.bind_contextvars(request_id="r1")
+    structlog.get_logger("ours").info("done", rows=3)
+    structlog.get_logger("ours").debug("too much")
+    logging.getLogger("library").warning("late by %d s", 4)
+    structlog.contextvars.clear_contextvars()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line["event"], line["level"], line["request_id"]) for line in lines] == [
+        ("done", "info", "r1"),
+        ("late by 4 s", "warning", "r1"),
+    ]
+    assert lines[0]["rows"] == 3
+    assert lines[1]["logger"] == "library"
+
+
+@pytest.mark.usefixtures("untouched")
+def test_log__secrets_are_masked() -> None:
+    stream = io.StringIO()
+    logs.configure(ServiceSettings(log_format="json"), stream)
+    structlog.get_logger("ours").info("connecting", to="postgresql://ai_hub:hush@db:5432/ai_hub")
+    logging.getLogger("library").warning("password=hush was refused")
+    assert "hush" not in stream.getvalue()
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+@pytest.mark.usefixtures("untouched")
+def test_log__of_a_failure__has_its_traceback_in_the_line() -> None:
+    stream = io.StringIO()
+    logs.configure(ServiceSettings(log_format="json"), stream)
+    hidden = "hush".upper()
+    try:
+        int("broken")
+    except ValueError:
+        structlog.get_logger("ours").exception("failed")
+    [line] = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert line["exception"][0]["exc_value"].endswith("'broken'")
+    assert hidden not in stream.getvalue(), "local variables may be secrets"
+
+
+class _Collector(BaseHTTPRequestHandler):
+    received: list[tuple[str, bytes]]
+
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        type(self).received.append((self.path, self.rfile.read(length)))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+_TRACED = """
+import asyncio, httpx, sys
+from fastapi import FastAPI
+from ai_hub.api import observability
+app = FastAPI()
+@app.get("/fine/{name}")
+async def fine(name: str) -> str:
+    return name
+observability.install_tracing(app)
+async def run():
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as http:
+        await http.get("/fine/one")
+asyncio.run(run())
+if observability.is_tracing_on():
+    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+    [middleware] = [each for each in app.user_middleware if each.cls is OpenTelemetryMiddleware]
+    middleware.kwargs["tracer_provider"].force_flush()
+print("loaded" if "opentelemetry.sdk.trace.export" in sys.modules else "nothing loaded")
+"""
+
+
+def _run_traced(**environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", _TRACED],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_traces__off__nothing_is_even_imported() -> None:
+    assert _run_traced() == "nothing loaded"
+
+
+def test_traces__on__a_span_reaches_the_collector() -> None:
+    _Collector.received = []
+    with HTTPServer(("127.0.0.1", 0), _Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{collector.server_port}"
+        assert _run_traced(OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_SERVICE_NAME="forecasts") == "loaded"
+        collector.shutdown()
+    [(path, content)] = _Collector.received
+    assert path == "/v1/traces"
+    assert b"forecasts" in content
+    assert b"/fine/" in content
