@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from openid_provider import PRIVATE, Provider, running_provider, token
 
-from ai_hub.access import tokens
+from ai_hub.access import tokens as token_module
 from ai_hub.access.principal import Principal, Scope, UnauthenticatedError
 from ai_hub.access.tokens import ALGORITHMS, ProviderKeys, Tokens, provider_url
 from ai_hub.errors import BadInputError, ServiceDownError
@@ -117,7 +117,7 @@ REFUSED = {
     "no key named": lambda: jwt.encode({"sub": "a"}, PRIVATE["RS256"], "RS256"),
     "key of another algorithm": lambda: token("ES256", headers={"kid": "RS256"}),
     "RS512": lambda: jwt.encode({"sub": "a"}, PRIVATE["RS256"], "RS512", {"kid": "RS256"}),
-    "key in the token": lambda: token(key=STRANGER, headers={"kid": "x", "jwk": tokens.__name__}),
+    "key in the token": lambda: token(key=STRANGER, headers={"kid": "x", "jwk": token_module.__name__}),
     "no token": lambda: "abc",
     "two parts": lambda: "a.b",
 }  # fmt: skip
@@ -138,14 +138,14 @@ def test_keys__provider_down__known_ones_go_on_and_unknown_ones_cost_one_read(
         tokens = Tokens(provider.options(), keys)
         await tokens.principal(token())
         provider.down = True
-        monkeypatch.setattr(tokens, "REFRESH_S", 0)
+        monkeypatch.setattr(token_module, "REFRESH_S", 0)
         await tokens.principal(token())
         before = provider.reads
         for _ in range(50):
             with pytest.raises(UnauthenticatedError):
                 await tokens.principal(token(headers={"kid": "new"}))
         assert provider.reads - before <= 1
-        monkeypatch.setattr(tokens, "UNKNOWN_KEY_S", 0)
+        monkeypatch.setattr(token_module, "UNKNOWN_KEY_S", 0)
         provider.down = False
         provider.keys.append(provider.keys[0] | {"kid": "new"})
         await tokens.principal(token(headers={"kid": "new"}))
