@@ -10,7 +10,7 @@ export UV_SYSTEM_CERTS := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo demo-down test tests test-long bench fuzz sweep faults screenshots lint audit format clean
+.PHONY: help install lock demo demo-down test tests test-long bench fuzz sweep faults screenshots lint docs audit format clean
 
 help: ## Show every target and what it does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ demo-down: $(STAMP) ## Stop the demo's servers and delete their data; what was e
 	@$(BIN)/ai-hub down --purge
 
 test: $(STAMP) ## Lint, type-check and run every test against real embedded servers
-	@$(MAKE) --no-print-directory --jobs=2 lint tests
+	@$(MAKE) --no-print-directory --jobs=2 lint docs tests
 
 tests:
 	@$(PYTEST) --durations=40 --durations-min=3
@@ -81,6 +81,9 @@ lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: $(STAMP) ## Build the documentation as a site in build/site and check its links
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 audit: $(STAMP) ## Look for known vulnerabilities in what a server runs, and for secrets in tracked files
 	@$(BIN)/python .ci/audit.py

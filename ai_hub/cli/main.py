@@ -7,11 +7,12 @@ import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.text import Text
 
+from ai_hub import __version__
 from ai_hub.cli import plain
 from ai_hub.imports import skip_type_checks
 
@@ -26,6 +27,15 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Feature store and model registry of a multi-tenant energy-management suite.",
 )
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"ai-hub {__version__}")
+        raise typer.Exit
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -265,9 +264,3 @@ def test_images__are_pinned_by_tag() -> None:
     for name, service in SERVICES.items():
         tag = service["image"].rpartition("/")[2].partition(":")[2]
         assert re.search(r"\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\dT", tag), f"{name}: {service['image']}"
-
-
-def test_our_image__carries_the_version_of_the_project() -> None:
-    version = tomllib.loads((compose.ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert {SERVICES[name]["image"] for name in OURS} == {f"ai-hub:{version}"}
-    assert f'org.opencontainers.image.version="{version}"' in (compose.ROOT / "Dockerfile").read_text()
