@@ -10,7 +10,7 @@ export UV_SYSTEM_CERTS := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo demo-down test tests test-long bench fuzz sweep faults screenshots lint docs audit format clean
+.PHONY: help install lock demo demo-down test tests test-long bench fuzz sweep faults screenshots lint docs house audit format clean
 
 help: ## Show every target and what it does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ lint: $(STAMP) ## Check style (ruff) and types (mypy)
 
 docs: $(STAMP) ## Build the documentation as a site in build/site and check its links
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+house: ## Print the size of the code: modules, lines, imports, public names
+	@$(PYTHON) .ci/house.py
 
 audit: $(STAMP) ## Look for known vulnerabilities in what a server runs, and for secrets in tracked files
 	@$(BIN)/python .ci/audit.py
