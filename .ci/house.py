@@ -1,4 +1,4 @@
-# ruff: noqa: INP001
+# ruff: noqa: INP001, T201 - a script that prints a table
 """`make house`: the size of the code in numbers, to be compared from release to release."""
 
 from __future__ import annotations
