@@ -95,6 +95,7 @@ from ai_hub.cli import (
     provision,
     readings,
     registry,
+    registry_group,
     serve,
     stack,
     tenants,

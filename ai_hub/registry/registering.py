@@ -175,7 +175,7 @@ def _of_run(client: MlflowClient, source: FromRun) -> _Source:
 
 
 def _create(client: MlflowClient, wish: Wish, source: _Source, tags: Mapping[str, str]) -> ModelVersion:
-    made = _ensure_model(client, wish.model)
+    made = ensure_model(client, wish.model)
     body = {
         "name": wish.model,
         "source": source.address,
@@ -191,13 +191,13 @@ def _create(client: MlflowClient, wish: Wish, source: _Source, tags: Mapping[str
         answer = call("POST", _CREATE, json=given, timeout=_COPY_S, max_retries=0)
     except AiHubError as error:
         if made and not isinstance(error, ConflictError):
-            _remove_empty(client, wish.model)
+            remove_empty(client, wish.model)
         raise
     number = str(answer["model_version"]["version"])
     return read_version(wish.tenant, client.get_model_version(wish.model, number))
 
 
-def _ensure_model(client: MlflowClient, name: str) -> bool:
+def ensure_model(client: MlflowClient, name: str) -> bool:
     """Create the registered model if it is missing; whether it was."""
     try:
         client.create_registered_model(name)
@@ -208,7 +208,8 @@ def _ensure_model(client: MlflowClient, name: str) -> bool:
     return True
 
 
-def _remove_empty(client: MlflowClient, name: str) -> None:
+def remove_empty(client: MlflowClient, name: str) -> None:
+    """Delete a registered model that got no version, as far as MLflow lets it."""
     try:
         if not client.search_model_versions(f"name = '{name}'", max_results=1):
             client.delete_registered_model(name)

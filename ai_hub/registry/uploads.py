@@ -53,24 +53,30 @@ def check_files(files: Mapping[str, bytes]) -> None:
             if str(parent).casefold() in folded:
                 raise BadInputError(f"{parent} is a file and also the folder of {path}.")
     if MLMODEL in files:
-        _check_mlmodel(files[MLMODEL])
+        check_mlmodel(files[MLMODEL])
 
 
 @contextmanager
 def uploaded(client: MlflowClient, files: Mapping[str, bytes], name: str, user: str) -> Iterator[Run]:
     """A new run with the files in its folder `model`; nothing is left of it when the block fails."""
+    with tempfile.TemporaryDirectory(prefix="ai-hub-upload-") as scratch:
+        for path, content in files.items():
+            local = Path(scratch, *PurePosixPath(path).parts)
+            local.parent.mkdir(parents=True, exist_ok=True)
+            local.write_bytes(content)
+        tags = {RUN_USER_TAG: user, "mlflow.source.name": "REST"}
+        with uploaded_folder(client, Path(scratch), name, tags) as run:
+            yield run
+
+
+@contextmanager
+def uploaded_folder(client: MlflowClient, folder: Path, name: str, tags: dict[str, str]) -> Iterator[Run]:
+    """The same with the files of a local folder."""
     experiment = _ensure_experiment(client)
     _sweep(client, experiment)
-    run = client.create_run(
-        experiment, run_name=name, tags={RUN_USER_TAG: user, "mlflow.source.name": "REST"}
-    )
+    run = client.create_run(experiment, run_name=name, tags=tags)
     try:
-        with tempfile.TemporaryDirectory(prefix="ai-hub-upload-") as scratch:
-            for path, content in files.items():
-                local = Path(scratch, *PurePosixPath(path).parts)
-                local.parent.mkdir(parents=True, exist_ok=True)
-                local.write_bytes(content)
-            client.log_artifacts(run.info.run_id, scratch, FOLDER)
+        client.log_artifacts(run.info.run_id, str(folder), FOLDER)
         yield run
     except BaseException:
         discard(client, run)
@@ -138,7 +144,12 @@ def _is_name(part: str) -> bool:
     return part not in {"", ".", ".."} and part == part.strip() and len(part.encode()) <= _LONGEST_NAME
 
 
-def _check_mlmodel(content: bytes) -> None:
+def check_mlmodel(content: bytes) -> None:
+    """Refuse an `MLmodel` file that names others outside the model's folder.
+
+    Raises:
+        BadInputError: see above, or it is not what MLflow writes.
+    """
     try:
         _check_paths_of(parse_mlmodel(content).get("flavors"))
     except ValueError as error:

@@ -60,7 +60,7 @@ def list_versions(tenant: str, model: str | None = None) -> list[ModelVersion]:
     """
     client = connect()
     with tenant_scope(tenant), readable_errors():
-        names = [model] if model is not None else sorted({item.name for item in _search(client, None)})
+        names = [model] if model is not None else sorted({item.name for item in search(client, None)})
         found = [item for name in names for item in _versions(client, tenant, name)]
         found = [replace(item, metrics=_metrics(client, item.run_id)) for item in found]
     return sorted(found, key=lambda item: (item.model, -item.version))
@@ -128,10 +128,11 @@ def _matches(item: ModelVersion, wanted: str) -> bool:
 def _versions(client: MlflowClient, tenant: str, model: str) -> list[ModelVersion]:
     # a search does not tell aliases
     aliases = client.get_registered_model(model).aliases
-    return [read_version(tenant, item, aliases) for item in _search(client, model)]
+    return [read_version(tenant, item, aliases) for item in search(client, model)]
 
 
-def _search(client: MlflowClient, model: str | None) -> list[Any]:
+def search(client: MlflowClient, model: str | None) -> list[Any]:
+    """MLflow's entities of a model's versions, or of all of the current tenant."""
     found: list[Any] = []
     token: str | None = None
     condition = f"name = '{model}'" if model else None

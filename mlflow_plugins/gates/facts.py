@@ -24,6 +24,7 @@ from mlflow_plugins.registration.publishing import RUN_USER_TAG
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mlflow import MlflowClient
     from mlflow.store.model_registry.abstract_store import AbstractStore
 
     from mlflow_plugins.artifacts.folders import Folder
@@ -57,7 +58,11 @@ def facts(store: AbstractStore, model: ModelKey, version: Registered) -> Facts:
 
 
 def present_metrics(
-    sealed: Mapping[str, float | None], given: str | None, source: str, run_id: str | None
+    sealed: Mapping[str, float | None],
+    given: str | None,
+    source: str,
+    run_id: str | None,
+    client: MlflowClient | None = None,
 ) -> dict[str, float | None]:
     """What a version's metrics are by now.
 
@@ -70,8 +75,9 @@ def present_metrics(
         given: the version's tag `ai_hub.metrics`.
         source: where the version was registered from.
         run_id: its run.
+        client: of the tracking server; default: this process's own.
     """
-    found = run_facts(run_id, logged_model(source))
+    found = run_facts(run_id, logged_model(source), client)
     told = given_metrics({METRICS_TAG: given} if given else {})
     return {**finite(found.metrics), **sealed, **finite(found.own_metrics), **told}
 

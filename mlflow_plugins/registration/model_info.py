@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, isnan
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
@@ -20,6 +20,8 @@ from mlflow_plugins.lifecycle.semver import Interface
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
+
+    from mlflow.entities import Metric
 
     from mlflow_plugins.artifacts.folders import Folder
 
@@ -102,7 +104,7 @@ def _size(value: Any, known: dict[int, int]) -> int:
     return known[id(value)]
 
 
-def run_facts(run_id: str | None, model_id: str | None) -> RunFacts:
+def run_facts(run_id: str | None, model_id: str | None, client: MlflowClient | None = None) -> RunFacts:
     """What the tracking store knows; empty for a run or logged model it does not have.
 
     Metrics of a run that logged several models are those of no model in particular, so they are left out.
@@ -110,7 +112,7 @@ def run_facts(run_id: str | None, model_id: str | None) -> RunFacts:
     facts = RunFacts()
     if not (run_id or model_id):
         return facts
-    client = MlflowClient()
+    client = client or MlflowClient()
     try:
         if run_id:
             run = client.get_run(run_id)
@@ -122,12 +124,21 @@ def run_facts(run_id: str | None, model_id: str | None) -> RunFacts:
             logged = client.get_logged_model(model_id)
             # every step of a metric is there, in no order
             steps = sorted(logged.metrics or [], key=lambda metric: (metric.step, metric.timestamp))
-            own = {metric.key: metric.value for metric in steps}
+            last = {metric.key: metric for metric in steps}
+            own = {key: _logged_value(client, metric) for key, metric in last.items()}
             facts = RunFacts({**facts.params, **logged.params}, {**facts.metrics, **own}, facts.tags, own)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise
     return facts
+
+
+def _logged_value(client: MlflowClient, metric: Metric) -> float:
+    """The value of a logged model's metric: MLflow keeps 0 for one that was NaN, which only its run tells."""
+    if metric.value or not metric.run_id:
+        return float(metric.value)
+    noted = client.get_run(metric.run_id).data.metrics.get(metric.key)
+    return float("nan") if noted is not None and isnan(noted) else 0.0
 
 
 def logged_model(source: str) -> str | None:

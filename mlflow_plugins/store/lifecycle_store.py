@@ -18,7 +18,7 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.gates import evaluation, situation
 from mlflow_plugins.lifecycle import alias_dialog, audit, audit_log, rules, semver, stages, webhooks
-from mlflow_plugins.registration import cards, publishing, records
+from mlflow_plugins.registration import cards, imports, publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _FIXED_TAGS: Final = {
     semver.TAG: "it names the folder of the version's artifacts",
     manifest.TAG: "it seals the version's artifacts",
     publishing.ORIGIN_TAG: "it says where the version came from",
+    imports.TAG: "it says where the version came from",
     cards.CARD_TAG: "it says what was registered",
     cards.METADATA_TAG: "it says what was registered",
     cards.METRICS_TAG: "it says what was registered",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
+from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
 from mlflow.exceptions import MlflowException
@@ -16,7 +17,7 @@ from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.artifacts.layout import check_model_name
 from mlflow_plugins.errors import bad_input, conflict, is_missing
 from mlflow_plugins.lifecycle import semver, stages
-from mlflow_plugins.registration import cards, claims, owners, publishing, records, sources
+from mlflow_plugins.registration import cards, claims, imports, owners, publishing, records, sources
 from mlflow_plugins.registration.publishing import Candidate
 from mlflow_plugins.registration.sources import Origin
 from mlflow_plugins.store.base import is_prompt_request, is_too_large
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
 
     from mlflow_plugins.artifacts.manifest import Sealed
     from mlflow_plugins.lifecycle.audit import ModelKey
+    from mlflow_plugins.lifecycle.semver import SemanticVersion
+    from mlflow_plugins.registration.imports import ExportedVersion
     from mlflow_plugins.registration.records import Record
 
 #: Version tags that only this store writes.
-OWN_TAGS: Final = frozenset({manifest.TAG, publishing.ORIGIN_TAG, cards.CARD_TAG})
+OWN_TAGS: Final = frozenset({manifest.TAG, publishing.ORIGIN_TAG, cards.CARD_TAG, imports.TAG})
+#: Where an import's run has the model.
+IMPORTED_FOLDER: Final = "model"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class _Request:
     description: str | None
     origin: Origin
     candidate: Candidate
+    cause: stages.Cause
 
 
 class RegisteringStore(DeletingStore):
@@ -112,19 +118,76 @@ class RegisteringStore(DeletingStore):
             origin, source = logged, f"models:/{logged.model_id}"
             candidate = publishing.inspect(destination, origin, workspace, given)
 
-        def locate(number: str) -> str | None:
-            return destination.uri(workspace, name, number) if destination else None
-
         # a copy brings its number along as a wish; a number the caller chose is an order
         insist = given.get(semver.TAG) != origin.inherited_version
+        cause = stages.Cause.of_request({}, claim=candidate.author)
+        request = _Request(name, source, given, run_link, description, origin, candidate, cause)
+        return self._claim_and_register(request, wanted, insist=insist)
+
+    def import_version(
+        self,
+        name: str,
+        run_id: str,
+        exported: ExportedVersion,
+        *,
+        semantic_version: str | None,
+        reason: str | None = None,
+        claim: str | None = None,
+    ) -> ModelVersion:
+        """Register what another registry, or another tenant, has exported; it enters in Staging.
+
+        Args:
+            name: the model.
+            run_id: the run with the files in its folder `model`.
+            exported: what they must be, and everything else about the version.
+            semantic_version: its number; None for the next one.
+            reason: why, for the audit trail.
+            claim: whom the caller says it acts for.
+
+        Raises:
+            MlflowException: 400, the run's files are others; 409, the number is taken.
+        """
+        if self._is_prompt(name):
+            raise bad_input(f"{name} is a prompt. Choose another name for the model.")
+        wanted = sources.wanted_version(semantic_version)
+        given = {key: text for key, text in exported.tags.items() if key not in OWN_TAGS}
+        given.pop(semver.TAG, None)
+        given[imports.TAG] = exported.origin.as_tag()
+        run = MlflowClient().get_run(run_id)
+        origin = Origin(f"{run.info.artifact_uri}/{IMPORTED_FOLDER}", run_id)
+        candidate = publishing.inspect(current_destination(), origin, self._get_active_workspace(), given)
+        promised = exported.fingerprints()
+        if candidate.folder is None or candidate.files.keys() != promised.keys():
+            raise bad_input(f"The files of run {run_id} are not those of {exported.origin}. Import it again.")
+        why = f"Imported: {exported.origin}." + (f" {reason}" if reason else "")
+        cause = stages.Cause.of_request({"imported": exported.evidence()}, reason=why, claim=claim)
+        request = _Request(
+            name,
+            origin.location,
+            given,
+            None,
+            exported.description,
+            origin,
+            replace(candidate, promised=promised),
+            cause,
+        )
+        return self._claim_and_register(request, wanted, insist=True)
+
+    def _claim_and_register(
+        self, request: _Request, wanted: SemanticVersion | None, *, insist: bool
+    ) -> ModelVersion:
+        destination = current_destination()
+
+        def locate(number: str) -> str | None:
+            return destination.uri(model.workspace, model.name, number) if destination else None
+
         with owners.owner() as me:
-            with self._locked(name) as (session, model):
+            with self._locked(request.name) as (session, model):
                 claimed = claims.claim(
-                    session, model, me, wanted, candidate.interface, insist=insist, locate=locate
+                    session, model, me, wanted, request.candidate.interface, insist=insist, locate=locate
                 )
-            request = _Request(name, source, given, run_link, description, origin, candidate)
             created = self._register(request, model, claimed)
-        self._clean_up(name)
+        self._clean_up(request.name)
         return created
 
     def _register(self, request: _Request, model: ModelKey, claimed: Record) -> ModelVersion:
@@ -183,7 +246,7 @@ class RegisteringStore(DeletingStore):
             evidence: dict[str, Any] = {"source": request.source, "run_id": origin.run_id}
             if sealed:
                 evidence |= {"manifest_sha256": sealed.manifest_sha256, "size_bytes": sealed.size_bytes}
-            cause = stages.Cause.of_request(evidence, claim=request.candidate.author)
+            cause = request.cause._replace(evidence={**evidence, **request.cause.evidence})
             stages.enter_registry(session, model, version, cause)
             return self.get_model_version(request.name, created.version)
 

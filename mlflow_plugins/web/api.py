@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from mlflow_plugins.errors import missing
 from mlflow_plugins.lifecycle import audit, stages
 from mlflow_plugins.people import actor, permissions
+from mlflow_plugins.registration.imports import ExportedVersion
 from mlflow_plugins.store.base import LARGEST_VERSION
 from mlflow_plugins.store.current import registry_store
 from mlflow_plugins.store.tenants import Tenants
@@ -62,6 +63,17 @@ class Rollback(BaseModel):
     reason: str | None = Field(None, max_length=stages.LONGEST_REASON)
 
 
+class Import(BaseModel):
+    """A wish to register what another registry or tenant has exported."""
+
+    #: has the files in its folder `model`
+    run_id: str
+    exported: ExportedVersion
+    #: None: the next one
+    semantic_version: str | None
+    reason: str | None = Field(None, max_length=stages.LONGEST_REASON // 2)
+
+
 @router.get("/transitions", dependencies=[_may("read")])
 def read_transitions(
     name: str,
@@ -79,6 +91,20 @@ def read_production(name: str, at_ms: Annotated[int, Query(ge=0, lt=2**63)]) -> 
     if transition is None:
         raise missing(f"No version of {name} was in Production at that time.")
     return audit.as_json(transition)
+
+
+@router.post("/imports", dependencies=[_may("update")])
+def import_version(name: str, wish: Import, claim: Claim = None) -> dict[str, Any]:
+    """Register an exported version, whose files are in a run already."""
+    created = registry_store().import_version(
+        name,
+        wish.run_id,
+        wish.exported,
+        semantic_version=wish.semantic_version,
+        reason=wish.reason,
+        claim=claim,
+    )
+    return {"version": int(created.version)}
 
 
 @router.post("/versions/{version}/stage", dependencies=[_may("update")])
