@@ -39,7 +39,7 @@ from ai_hub.ingest.enums import Ambiguous, Nonexistent, TemperatureUnit
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from ai_hub.ingest.files import Backfilled
+    from ai_hub.ingest.files import BackfillResult
 
 
 class _Bars:
@@ -55,7 +55,7 @@ class _Bars:
 
     def file(self, path: Path, fraction: float, rows: int) -> None:
         self._done[path] = fraction
-        bytes_done = sum(size * self._done[each] for each, size in self._sizes.items())
+        bytes_done = sum(size * self._done[name] for name, size in self._sizes.items())
         self._bar.update(self._files, completed=bytes_done, description=f"{path.name}, {rows:,} rows")
 
     def aggregates(self, done: int, total: int) -> None:
@@ -115,14 +115,14 @@ def backfill_command(
         quality_map=quality_map,
         form=file_format(stamps=stamps),
     )
-    wanted = [*(weather or []), *(files or [])]
-    if not wanted:
+    paths = [*(weather or []), *(files or [])]
+    if not paths:
         raise BadInputError(
             "There is no file to bring in.", hint="Name files of readings, or --weather FILE."
         )
     began = time.monotonic()
     with progress.bar(quiet=as_json) as bar:
-        sizes = {path: path.stat().st_size if path.is_file() else 0 for path in wanted}
+        sizes = {path: path.stat().st_size if path.is_file() else 0 for path in paths}
         done = backfill(
             files or [], weather or [], options, _Bars(bar, sizes), temperature_unit=temperature_unit
         )
@@ -140,7 +140,7 @@ def backfill_command(
     )
 
 
-def _summary(done: Backfilled, seconds: float) -> dict[str, object]:
+def _summary(done: BackfillResult, seconds: float) -> dict[str, object]:
     refreshed = done.refreshed
     return {
         "files": {name: report.as_dict() for name, report in done.reports.items()},

@@ -348,7 +348,7 @@ def asset_add(
     from ai_hub.database import connect
     from ai_hub.ingest import assets
 
-    given = {
+    values = {
         "kind": kind and kind.value,
         "unit": unit,
         "reading": reading and reading.value,
@@ -360,9 +360,9 @@ def asset_add(
         "longitude": longitude,
         "capacity": capacity,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = {name: value for name, value in values.items() if value is not None}
     with connect() as connection:
-        stored = assets.put(connection, assets.check(tenant_id=tenant, asset_id=asset, **changes))
+        stored = assets.put(connection, assets.validate_asset(tenant_id=tenant, asset_id=asset, **changes))
     if as_json:
         typer.echo(json.dumps(stored.model_dump()))
     else:
@@ -380,15 +380,15 @@ def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
     from ai_hub.ingest import assets
 
     with connect() as connection:
-        found = list(assets.find(connection, tenant).values())
+        registered = list(assets.find(connection, tenant).values())
     if as_json:
-        typer.echo(json.dumps([asset.model_dump() for asset in found]))
+        typer.echo(json.dumps([asset.model_dump() for asset in registered]))
         return
     table = Table(
         *("asset", "kind", "unit", "reading", "interval", "capacity", "timezone", "weather from"),
         title=f"Assets of {tenant}",
     )
-    for asset in found:
+    for asset in registered:
         capacity = "" if asset.capacity is None else f"{asset.capacity:g}"
         weather_from = asset.weather_asset_id or "itself"
         interval = f"{asset.interval_seconds / 60:g} min" if asset.interval_seconds else ""

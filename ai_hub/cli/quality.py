@@ -32,24 +32,26 @@ def findings_command(
 ) -> None:
     """List gaps, stuck meters and clock changes that ingest found."""
     from ai_hub.database import connect
-    from ai_hub.ingest import findings
+    from ai_hub.ingest.findings import FindingsRepository
     from ai_hub.ingest.report import describe
 
     with connect() as connection:
-        found = findings.find(connection, tenant, asset_id=asset, only_open=only_open, limit=limit + 1)
-    if len(found) > limit:
-        found.pop()
+        stored = FindingsRepository(connection, tenant).find(
+            asset_id=asset, only_open=only_open, limit=limit + 1
+        )
+    if len(stored) > limit:
+        stored.pop()
         typer.echo(f"There are more than these {limit:,}: name an --asset, or raise --limit.", err=True)
     if as_json:
-        typer.echo(json.dumps([each.as_dict() for each in found]))
+        typer.echo(json.dumps([item.as_dict() for item in stored]))
         return
-    if not found:
+    if not stored:
         typer.echo("Nothing was found.")
         return
     table = Table("asset", "kind", "what", "resolved", title=f"Findings of {tenant}")
-    for each in found:
-        resolved = each.resolved_at.strftime("%Y-%m-%d") if each.resolved_at else ""
-        table.add_row(each.asset_id, each.finding.kind, describe(each.finding), resolved)
+    for item in stored:
+        resolved = item.resolved_at.strftime("%Y-%m-%d") if item.resolved_at else ""
+        table.add_row(item.asset_id, item.finding.kind, describe(item.finding), resolved)
     plain.console().print(table)
 
 
@@ -67,15 +69,15 @@ def quality_command(
     from ai_hub.database import connect
     from ai_hub.ingest import policies
 
-    given = {"suspect": suspect, "estimated": estimated}
-    policy = {quality: use is Use.USE for quality, use in given.items() if use is not None}
+    uses = {"suspect": suspect, "estimated": estimated}
+    policy = {quality: use is Use.USE for quality, use in uses.items() if use is not None}
     with connect(autocommit=True) as connection:
         changed = policies.put_quality_policy(connection, tenant, policy) if policy else 0
-        present = policies.find_quality_policy(connection, tenant)
+        policy_now = policies.find_quality_policy(connection, tenant)
     if as_json:
-        typer.echo(json.dumps({"in_features": present, "readings_changed": changed}))
+        typer.echo(json.dumps({"in_features": policy_now, "readings_changed": changed}))
         return
-    for quality, used in present.items():
+    for quality, used in policy_now.items():
         typer.echo(f"{quality}: {'used' if used else 'left out'}")
     if changed:
         typer.echo(f"{changed:,} readings changed; `ai-hub refresh` computes their features.")
@@ -137,9 +139,9 @@ def bounds_command(
 
     with connect() as connection:
         if earliest is None and ahead is None:
-            found = policies.find_bounds(connection, tenant)
+            bounds = policies.find_bounds(connection, tenant)
         else:
             time = None if earliest is None else parse_time(earliest, "--earliest")
             lead = None if ahead is None else duration_option(ahead, "--ahead")
-            found = policies.put_bounds(connection, tenant, earliest=time, ahead=lead)
-    typer.echo(f"{tenant}: readings from {found.earliest.isoformat()} to {found.ahead} ahead of the clock")
+            bounds = policies.put_bounds(connection, tenant, earliest=time, ahead=lead)
+    typer.echo(f"{tenant}: readings from {bounds.earliest.isoformat()} to {bounds.ahead} ahead of the clock")

@@ -69,18 +69,26 @@ def readings_log(*, tenant: Tenant, as_json: AsJson = False) -> None:
     from ai_hub.ingest import removal
 
     with connect() as connection:
-        found = removal.history(connection, tenant)
+        removals = removal.history(connection, tenant)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(removals))
         return
-    if not found:
+    if not removals:
         typer.echo("Nothing was removed.")
         return
     table = Table("at", "what", "assets", "from", "to", "by", "reason", title=f"Removals of {tenant}")
-    for each in found:
-        assets = "all" if each["assets"] is None else ", ".join(each["assets"])
-        what = f"{each['kind']} {each['step']}"
-        table.add_row(each["at"][:19], what, assets, each["from"], each["to"], each["by"], each["reason"])
+    for removal_row in removals:
+        assets = "all" if removal_row["assets"] is None else ", ".join(removal_row["assets"])
+        what = f"{removal_row['kind']} {removal_row['step']}"
+        table.add_row(
+            removal_row["at"][:19],
+            what,
+            assets,
+            removal_row["from"],
+            removal_row["to"],
+            removal_row["by"],
+            removal_row["reason"],
+        )
     plain.console().print(table)
 
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.ingest.enums import UNKNOWN, Reading
-from ai_hub.ingest.units import agrees, check_unit
+from ai_hub.ingest.units import check_unit, is_compatible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 MAX_ID_LENGTH = 200
-# Files beside the zones that are none by that name on another machine.
+# Files in the zone folder of some machines that are not zones.
 _NO_ZONES = frozenset({"Factory", "localtime", "posixrules"})
 
 
@@ -70,7 +70,7 @@ class Asset(BaseModel):
     weather_asset_id: str | None = None
 
 
-def check(**values: Any) -> Asset:
+def validate_asset(**values: Any) -> Asset:
     """An asset from raw values.
 
     Raises:
@@ -89,38 +89,40 @@ def check(**values: Any) -> Asset:
 def find(
     connection: Connection[Any], tenant: str, asset_ids: Iterable[str] | None = None
 ) -> dict[str, Asset]:
-    """Registered assets of a tenant by id; those of `asset_ids`, or all."""
-    wanted = None if asset_ids is None else list(asset_ids)
+    """Registered assets of a tenant by id: those of `asset_ids`, or all."""
+    ids = None if asset_ids is None else list(asset_ids)
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             "SELECT * FROM assets WHERE tenant_id = %(tenant)s"
             " AND (%(wanted)s::text[] IS NULL OR asset_id = ANY (%(wanted)s::text[])) ORDER BY asset_id",
-            {"tenant": tenant, "wanted": wanted},
+            {"tenant": tenant, "wanted": ids},
         )
         return {row["asset_id"]: Asset.model_validate(row) for row in cursor}
 
 
 def put(connection: Connection[Any], asset: Asset) -> Asset:
-    """Register an asset, or change the values that were set on it explicitly; the asset as registered.
+    """Register an asset, or change those values of a registered one that are set explicitly.
+
+    Returns the asset as stored.
 
     Raises:
         NotFoundError: the weather comes from an asset that is not registered.
         BadInputError: the unit is not one of the asset's kind, or not one of what a reading is.
     """
     if asset.weather_asset_id and not find(connection, asset.tenant_id, [asset.weather_asset_id]):
-        known = list(find(connection, asset.tenant_id))
-        near = get_close_matches(asset.weather_asset_id, known, n=1)
+        registered_ids = list(find(connection, asset.tenant_id))
+        similar = get_close_matches(asset.weather_asset_id, registered_ids, n=1)
         raise NotFoundError(
             f"Tenant {asset.tenant_id} has no asset {asset.weather_asset_id} to take the weather from.",
-            hint=f"Did you mean {near[0]}?"
-            if near
+            hint=f"Did you mean {similar[0]}?"
+            if similar
             else "Register it first: `ai-hub asset add --kind weather …`.",
         )
-    before = find(connection, asset.tenant_id, [asset.asset_id]).get(asset.asset_id)
-    stored = before.model_copy(update=asset.model_dump(exclude_unset=True)) if before else asset
+    registered = find(connection, asset.tenant_id, [asset.asset_id]).get(asset.asset_id)
+    stored = registered.model_copy(update=asset.model_dump(exclude_unset=True)) if registered else asset
     if stored.unit is not None:
         stored = stored.model_copy(update={"unit": check_unit(stored.kind, stored.unit)})
-    if not agrees(stored.unit, stored.reading):
+    if not is_compatible(stored.unit, stored.reading):
         raise BadInputError(
             f"{stored.unit} is not a unit of {stored.reading}.",
             hint="Energy is in kWh, m3 or the like, power is in kW: see --unit and --reading.",
@@ -144,7 +146,7 @@ def put(connection: Connection[Any], asset: Asset) -> Asset:
 
 
 def register(connection: Connection[Any], assets: Sequence[Asset]) -> None:
-    """Register assets that rows arrived for; of one that is known, only what it does not say is filled."""
+    """Insert assets; of a registered one, only missing values are set."""
     names = (
         *("tenant_id", "asset_id", "kind", "unit", "timezone", "reading", "interval_seconds"),
         "register_digits",
@@ -164,7 +166,7 @@ def register(connection: Connection[Any], assets: Sequence[Asset]) -> None:
 
 
 class AssetCache:
-    """Looks assets up once, and registers new ones when their first good row is about to be written."""
+    """The assets of one run: each is read once, and a new one is registered with its first good row."""
 
     def __init__(
         self,
@@ -175,7 +177,7 @@ class AssetCache:
         timezone: str | None,
         read_only: bool = False,
     ) -> None:
-        """Without a connection no asset is known; with `read_only` none is registered."""
+        """Without a connection every asset is new; with `read_only` none is registered."""
         self._read_only = read_only
         self._connection = connection
         self._tenant = tenant
@@ -189,52 +191,52 @@ class AssetCache:
         #: Assets this run had good rows of.
         self.written: set[str] = set()
 
-    def look_up(self, asset_ids: Iterable[str]) -> dict[str, Asset]:
-        """Assets by id; one that is not registered has the run's defaults."""
-        wanted = set(asset_ids)
-        if missing := wanted - self._assets.keys():
-            found = find(self._connection, self._tenant, missing) if self._connection else {}
-            self._unregistered |= missing - found.keys()
+    def get(self, asset_ids: Iterable[str]) -> dict[str, Asset]:
+        """Assets by id; one that is not registered has the defaults of the run."""
+        ids = set(asset_ids)
+        if missing := ids - self._assets.keys():
+            registered = find(self._connection, self._tenant, missing) if self._connection else {}
+            self._unregistered |= missing - registered.keys()
             for asset_id in missing:
-                self._assets[asset_id] = found.get(asset_id) or check(
+                self._assets[asset_id] = registered.get(asset_id) or validate_asset(
                     tenant_id=self._tenant, asset_id=asset_id, **self._defaults
                 )
-        return {asset_id: self._assets[asset_id] for asset_id in wanted}
+        return {asset_id: self._assets[asset_id] for asset_id in ids}
 
     def has_amounts(self, asset_id: str) -> bool:
-        """Whether readings were stored of an asset before this run that nobody said to be a register."""
+        """Whether the asset had readings before this run that were not stored as a register's."""
         if asset_id not in self._with_amounts:
-            found = (
+            row = (
                 self._connection
                 and self._connection.execute(
                     "SELECT FROM timeseries_data WHERE tenant_id = %s AND asset_id = %s LIMIT 1",
                     [self._tenant, asset_id],
                 ).fetchone()
             )
-            self._with_amounts[asset_id] = found is not None
+            self._with_amounts[asset_id] = row is not None
         return self._with_amounts[asset_id]
 
     def registers(self, asset_ids: Iterable[str]) -> set[str]:
         """Those of the assets that are registers."""
-        known = self.look_up(asset_ids)
-        return {asset_id for asset_id, asset in known.items() if asset.reading is Reading.REGISTER}
+        by_id = self.get(asset_ids)
+        return {asset_id for asset_id, asset in by_id.items() if asset.reading is Reading.REGISTER}
 
-    def adopt(self, asset_id: str, changes: Mapping[str, object]) -> None:
-        """Fill in what the register does not say of an asset; stored with its next good row."""
+    def fill_in(self, asset_id: str, changes: Mapping[str, object]) -> None:
+        """Set values that the asset has not; they are stored with its next good row."""
         if changes:
             self._assets[asset_id] = self._assets[asset_id].model_copy(update=dict(changes))
             self._changed.add(asset_id)
 
     def register(self, asset_ids: Iterable[str]) -> None:
-        """Make sure these assets are in the register, with what was adopted for them."""
+        """Store these assets where they are new or were filled in."""
         self.written.update(asset_ids)
-        due = [
+        changed = [
             asset_id for asset_id in sorted(set(asset_ids)) if asset_id in self._changed | self._unregistered
         ]
-        if not due:
+        if not changed:
             return
         if self._connection is not None and not self._read_only:
-            register(self._connection, [self._assets[asset_id] for asset_id in due])
-        self.new += [asset_id for asset_id in due if asset_id in self._unregistered]
-        self._unregistered -= set(due)
-        self._changed -= set(due)
+            register(self._connection, [self._assets[asset_id] for asset_id in changed])
+        self.new += [asset_id for asset_id in changed if asset_id in self._unregistered]
+        self._unregistered -= set(changed)
+        self._changed -= set(changed)

@@ -27,13 +27,13 @@ _TIME_ONLY = r"^\d{1,2}:\d{2}(?::\d{2})?$"
 
 
 @dataclass(frozen=True)
-class Readout:
+class FieldBlock:
     """A block of a file as fields of a table."""
 
     cells: pd.DataFrame
-    #: Why a row cannot be read; empty where it can.
+    #: Why a row is rejected; empty where it is not.
     reasons: pd.Series[str]
-    #: Rows that say there is no value.
+    #: Number of rows whose cell means no value.
     missing: int
     malformed: list[Malformed]
     fraction: float
@@ -43,23 +43,23 @@ class Readout:
 class Layout:
     """How to read one open file."""
 
-    #: With what the file and its profile say.
+    #: Completed by the file and its profile.
     options: Options
-    #: Column of the file that each column of `Readout.cells` shows as it was written.
+    #: Column of the file by field, for rejected rows.
     originals: dict[str, str] = field(default_factory=dict)
-    #: What was guessed or taken from the file.
+    #: What was detected, for the report.
     notes: list[str] = field(default_factory=list)
     source: Source = None  # type: ignore[assignment]
     mapping: dict[str, str] = field(default_factory=dict)
     wide: list[str] = field(default_factory=list)
-    #: What the columns of a wide file say: period or time.
+    #: What the columns of a wide file are: period or time.
     interval: str = ""
     measures: list[str] = field(default_factory=list)
     numbers: NumberFormat = numbers.POINT
     factors: dict[str, tuple[float, float]] = field(default_factory=dict)
     has_ends: bool = False
 
-    def blocks(self) -> Iterator[Readout]:
+    def blocks(self) -> Iterator[FieldBlock]:
         """The file's rows, block by block."""
         where = self.options.form.where
         names = list(dict.fromkeys([*self.mapping.values(), *self.wide, *where]))
@@ -72,23 +72,23 @@ class Layout:
                 cells = melt(cells, self.wide, offset)
                 offset += len(cells)
             cells, reasons, missing = self._read(cells)
-            yield Readout(cells, reasons, missing, block.malformed, block.fraction)
+            yield FieldBlock(cells, reasons, missing, block.malformed, block.fraction)
 
     def _read(self, raw: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[str], int]:
-        given = {name: raw[column] for name, column in self.mapping.items()}
+        source_cells = {name: raw[column] for name, column in self.mapping.items()}
         if self.wide:
-            given |= {"value": raw["value"], self.interval: raw["interval"]}
-        cells: dict[str, pd.Series[Any]] = dict(given)
+            source_cells |= {"value": raw["value"], self.interval: raw["interval"]}
+        cells: dict[str, pd.Series[Any]] = dict(source_cells)
         missing, reasons = self._measures(cells, raw.index)
         reasons = self._times(cells, reasons)
-        for name, series in given.items():
+        for name, series in source_cells.items():
             if cells.get(name) is not series:
                 cells[original(name)] = series
         frame = pd.DataFrame(cells, index=raw.index)
         if "line" in raw and "line" not in frame:
             frame["line"] = raw["line"]
         if missing.any():
-            # A wide file has columns for the longest day.
+            # A wide file has columns for the longest day; those beyond a shorter day are not missing.
             count = int((missing & (reasons != NO_PERIOD)).sum())
             return frame[~missing], reasons[~missing], count
         return frame, reasons, 0
@@ -96,7 +96,7 @@ class Layout:
     def _measures(
         self, cells: dict[str, pd.Series[Any]], index: pd.Index[Any]
     ) -> tuple[pd.Series[bool], pd.Series[str]]:
-        """Bring numbers to a plain form and the table's units.
+        """Convert numbers to plain text with a decimal point, in the table's units.
 
         Returns which rows have no value, and why a row is not read.
         """
@@ -116,10 +116,10 @@ class Layout:
             cells[name] = cells[name].where(values.isna(), (values * factor + shift).round(9))
         return missing, reasons
 
-    def _no_values(self, given: dict[str, pd.Series[Any]]) -> pd.Series[bool]:
-        column = given.get("value")
+    def _no_values(self, cells: dict[str, pd.Series[Any]]) -> pd.Series[bool]:
+        column = cells.get("value")
         if column is None or (column.dtype != object and not isinstance(column.dtype, pd.StringDtype)):
-            return pd.Series(False, index=next(iter(given.values())).index)
+            return pd.Series(False, index=next(iter(cells.values())).index)
         words = "|".join(re.escape(text) for text in dict.fromkeys(self.options.form.no_value))
         pattern = rf"(?i)^\s*(?:{words})\s*$"
         try:
@@ -131,7 +131,7 @@ class Layout:
         return pd.Series(matched.to_numpy(zero_copy_only=False), index=column.index)
 
     def _times(self, cells: dict[str, pd.Series[Any]], reasons: pd.Series[str]) -> pd.Series[str]:
-        """Timestamps from date and time or period, and the two ends of an interval in one cell."""
+        """Build timestamps from date and time or period, and split cells with both ends of an interval."""
         length = self.options.form.period
         if PERIOD.name in cells and length is not None:
             cells["timestamp"], why = start_of_periods(
@@ -194,12 +194,12 @@ NO_PERIOD = "the day does not have so many periods (check --timezone)"
 
 
 def melt(cells: pd.DataFrame, wide: list[str], offset: int) -> pd.DataFrame:
-    """One row a reading, numbered after `offset`, with its `line`, `interval` and `value`."""
+    """One row for each reading, numbered from `offset` + 1, with `line`, `interval` and `value`."""
     others = [name for name in cells.columns if name not in wide]
     size = len(wide)
     repeated = cells[others].loc[cells.index.repeat(size)]
     melted = repeated.reset_index(drop=True)
-    labels = [interval_label(name, last=place == size - 1) for place, name in enumerate(wide)]
+    labels = [interval_label(name, last=position == size - 1) for position, name in enumerate(wide)]
     melted["interval"] = np.tile(np.array(labels, dtype=object), len(cells))
     melted["value"] = cells[wide].to_numpy(dtype=object).ravel()
     melted["line"] = repeated.index.to_numpy()
@@ -219,11 +219,11 @@ def start_of_periods(
     reason = parsed.reason.copy()
     midnight, _ = localize(days, zone)
     following, _ = localize(days + pd.Timedelta(days=1), zone)
-    numbers = pd.to_numeric(periods, errors="coerce").astype("float64")
+    ordinals = pd.to_numeric(periods, errors="coerce").astype("float64")
     count = (following - midnight).dt.total_seconds() / length.total_seconds()
-    whole = numbers.notna() & (numbers % 1 == 0) & (numbers >= 1)
+    whole = ordinals.notna() & (ordinals % 1 == 0) & (ordinals >= 1)
     reason[(reason == "") & ~whole] = "the period is not a number from 1"
-    beyond = (reason == "") & (numbers > count)
+    beyond = (reason == "") & (ordinals > count)
     reason[beyond] = NO_PERIOD
-    start = midnight + pd.to_timedelta((numbers - 1).where(whole) * length.total_seconds(), unit="s")
+    start = midnight + pd.to_timedelta((ordinals - 1).where(whole) * length.total_seconds(), unit="s")
     return start.where(reason == "").astype("datetime64[us, UTC]"), reason

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ai_hub.ingest import assets, findings
-from ai_hub.ingest.detection import BLOCK, Detector, Rising
+from ai_hub.ingest import assets
+from ai_hub.ingest.detection import BLOCK, Detector, RegisterDetector
 from ai_hub.ingest.enums import FindingKind, Reading
-from ai_hub.ingest.findings import Finding, reconcile
+from ai_hub.ingest.findings import DueCheck, Finding, FindingsRepository, reconcile
 from ai_hub.ingest.units import is_amount, rule_of
 from ai_hub.times import Micros, to_instant, to_micros
 
@@ -104,18 +104,18 @@ BATCH = 20
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What the series of one asset shows between two readings."""
+class CheckResult:
+    """The findings of one asset between two readings."""
 
-    due: findings.Due
+    due: DueCheck
     start: datetime
     end: datetime
-    found: list[Finding]
+    findings: list[Finding]
 
 
 @dataclass
 class Outcome:
-    """What a check changed, by asset."""
+    """New and resolved findings, by asset."""
 
     new: list[tuple[str, Finding]] = field(default_factory=list)
     resolved: list[tuple[str, Finding]] = field(default_factory=list)
@@ -124,37 +124,43 @@ class Outcome:
 def check(
     connection: Connection[Any], tenant: str, asset_ids: Iterable[str], *, since: datetime | None = None
 ) -> Outcome:
-    """Check what was written to these assets since they were last checked, also by a run that was killed.
+    """Run the checks that are due of these assets, also those that a killed run left.
 
-    An asset another run writes to meanwhile is left to that run. The connection must be in autocommit mode.
-    With `since`, what the database has found by itself since then is part of the outcome.
+    An asset that another run writes to meanwhile is left to that run.
+
+    Args:
+        connection: In autocommit mode.
+        tenant: Whose assets.
+        asset_ids: The assets.
+        since: Add what the database itself has found since then.
     """
     outcome = Outcome()
     asset_ids = list(asset_ids)
-    due = findings.due(connection, tenant, asset_ids)
-    known = assets.find(connection, tenant, [each.asset_id for each in due])
-    findings.review_intervals(connection, tenant, [each.asset_id for each in due])
-    for batch in _batches(due):
-        checked = [
+    repository = FindingsRepository(connection, tenant)
+    due_checks = repository.due(asset_ids)
+    registered = assets.find(connection, tenant, [due.asset_id for due in due_checks])
+    repository.review_intervals([due.asset_id for due in due_checks])
+    for batch in _batches(due_checks):
+        results = [
             examine(
-                Series(connection, tenant, each.asset_id),
-                each,
-                rule_of(known[each.asset_id].kind if each.asset_id in known else ""),
-                is_register=_is_register(known.get(each.asset_id)),
+                Series(connection, tenant, due.asset_id),
+                due,
+                rule_of(registered[due.asset_id].kind if due.asset_id in registered else ""),
+                is_register=_is_register(registered.get(due.asset_id)),
             )
-            for each in batch
+            for due in batch
         ]
         with connection.transaction():
-            _settle(connection, tenant, checked, outcome)
+            _store(repository, results, outcome)
     if since is not None:
-        new, resolved = findings.of_database(connection, tenant, asset_ids, since)
+        new, resolved = repository.database_findings(asset_ids, since)
         outcome.new += new
         outcome.resolved += resolved
     return outcome
 
 
 def _is_register(asset: Asset | None) -> bool | None:
-    """Whether an asset is a register; None: it may be one, and nobody said so."""
+    """Whether an asset is a register; None where neither its unit nor its reading says so."""
     if asset is not None and (
         asset.reading is Reading.REGISTER or is_amount(asset.unit, asset.reading) is False
     ):
@@ -163,12 +169,12 @@ def _is_register(asset: Asset | None) -> bool | None:
 
 
 def examine(
-    series: Series, due: findings.Due, rule: KindRule, *, is_register: bool | None = False
-) -> Checked:
-    """Find what the series shows in and next to the blocks that were written to.
+    series: Series, due: DueCheck, rule: KindRule, *, is_register: bool | None = False
+) -> CheckResult:
+    """Detect what the series shows in the written blocks and next to them.
 
-    Whole blocks are read, those of the neighbouring readings, too, and more while a run of one value that
-    matters reaches beyond them.
+    Reads whole blocks (weeks), also those of the neighbouring readings, and more while a run of equal values
+    that could be stuck continues beyond them.
     """
     start = _block(to_micros(due.first))
     end = _block(to_micros(due.last)) + BLOCK
@@ -177,20 +183,20 @@ def examine(
     left = _block(before.at) if before else start
     right = _block(after.at) + BLOCK if after else end
     while True:
-        detector, rising = Detector(rule, is_register=bool(is_register)), Rising()
+        detector, register_detector = Detector(rule, is_register=bool(is_register)), RegisterDetector()
         for times, values in series.parts(left, right):
             detector.feed(times, values)
-            rising.feed(times, values)
-        found = detector.finish()
-        if is_register is None and rising.longest is not None:
-            found.append(rising.longest)
+            register_detector.feed(times, values)
+        shown = detector.finish()
+        if is_register is None and register_detector.longest is not None:
+            shown.append(register_detector.longest)
         opening, closing = detector.opening, detector.closing
         reach = right - left
         previous = (
-            opening and not detector.idles(opening) and opening.last >= scope[0] and series.before(left)
+            opening and not detector.is_idle(opening) and opening.last >= scope[0] and series.before(left)
         )
         following = (
-            closing and not detector.idles(closing) and closing.first <= scope[1] and series.since(right)
+            closing and not detector.is_idle(closing) and closing.first <= scope[1] and series.since(right)
         )
         if opening and previous and previous.value == opening.value:
             left = _block(previous.at) - reach
@@ -199,46 +205,55 @@ def examine(
         else:
             break
     around = (to_instant(scope[0]), to_instant(scope[1]))
-    return Checked(due, *around, [each for each in found if is_within(each, *around)])
+    return CheckResult(due, *around, [finding for finding in shown if is_within(finding, *around)])
 
 
 def is_within(finding: Finding, start: datetime, end: datetime) -> bool:
-    """Whether a finding is one of this range: a gap shares time with it, a stuck run an instant."""
+    """Whether a finding belongs to a range: a gap overlaps it, a stuck run touches it."""
     if finding.kind is FindingKind.GAP:
         return finding.first < end and start < finding.last
     return finding.first <= end and start <= finding.last
 
 
-def _settle(connection: Connection[Any], tenant: str, checked: list[Checked], outcome: Outcome) -> None:
-    settled = findings.settle_due(connection, tenant, [each.due for each in checked])
-    checked = [each for each in checked if each.due.asset_id in settled]
-    stored = findings.open_series_findings(
-        connection, tenant, {each.due.asset_id: (each.start, each.end) for each in checked}
+def _store(repository: FindingsRepository, results: list[CheckResult], outcome: Outcome) -> None:
+    """Store the findings of assets that no other run has written to meanwhile."""
+    unchanged = repository.settle_due([result.due for result in results])
+    results = [result for result in results if result.due.asset_id in unchanged]
+    stored = repository.open_series_findings(
+        {result.due.asset_id: (result.start, result.end) for result in results}
     )
     changes = {}
-    for each in checked:
-        before = [one for one in stored.get(each.due.asset_id, []) if is_within(one, each.start, each.end)]
-        changes[each.due.asset_id] = reconcile(before, [_grown(one, before) for one in each.found])
-    findings.apply(connection, tenant, changes)
+    for result in results:
+        before = [
+            finding
+            for finding in stored.get(result.due.asset_id, [])
+            if is_within(finding, result.start, result.end)
+        ]
+        changes[result.due.asset_id] = reconcile(
+            before, [_extended(finding, before) for finding in result.findings]
+        )
+    repository.apply(changes)
     for asset_id, change in changes.items():
-        outcome.new += [(asset_id, one) for one in change.new]
-        outcome.resolved += [(asset_id, one) for one in change.resolved]
+        outcome.new += [(asset_id, finding) for finding in change.new]
+        outcome.resolved += [(asset_id, finding) for finding in change.resolved]
 
 
-def _grown(found: Finding, stored: list[Finding]) -> Finding:
-    """A stretch that looks like a register's, with what is known of it from parts that were not read now."""
-    if found.kind is not FindingKind.LOOKS_LIKE_REGISTER:
-        return found
-    for one in stored:
-        if one.overlaps(found) and one.first < found.first:
-            found = Finding(found.kind, one.first, found.last, {**found.detail, "from": one.detail["from"]})
-    return found
+def _extended(finding: Finding, stored: list[Finding]) -> Finding:
+    """A stretch like a register's, joined with a stored one that began in blocks that were not read now."""
+    if finding.kind is not FindingKind.LOOKS_LIKE_REGISTER:
+        return finding
+    for earlier in stored:
+        if earlier.overlaps(finding) and earlier.first < finding.first:
+            finding = Finding(
+                finding.kind, earlier.first, finding.last, {**finding.detail, "from": earlier.detail["from"]}
+            )
+    return finding
 
 
 def _block(at: int) -> int:
     return at - at % BLOCK
 
 
-def _batches(due: list[findings.Due]) -> Iterator[list[findings.Due]]:
+def _batches(due: list[DueCheck]) -> Iterator[list[DueCheck]]:
     for at in range(0, len(due), BATCH):
         yield due[at : at + BATCH]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.units import UNITS, spelling
+from ai_hub.ingest.units import UNITS, canonical_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Field:
-    """One field a file may carry, and the column names that obviously mean it."""
+    """One field of a file, and the column names that mean it."""
 
     name: str
-    #: The first that a column has is taken.
+    #: In order of preference.
     aliases: tuple[str, ...] = ()
-    #: Whether two columns with such names are refused: nothing tells which one is meant.
-    sole: bool = False
+    #: Whether two columns with such names are an error.
+    unique: bool = False
 
 
 DATE = Field(
@@ -59,7 +59,7 @@ TIMESTAMP = Field(
         "date",
     ),
 )
-#: Where the interval ends that begins at the timestamp.
+#: End of the interval that begins at the timestamp.
 INTERVAL_END = Field(
     "interval_end",
     ("end", "end time", "end date", "interval end", "period end", "bis", "datum bis", "ende", "to"),
@@ -101,7 +101,7 @@ VALUE = Field(
         *("actual total load", "energy", "power", "zählerstand", "generation", "load", "menge", "lastgang"),
         *("energy consumption", "kwh/hh per half hour", "valeur", "consumo", "consumption value", "netzlast"),
     ),
-    sole=True,
+    unique=True,
 )
 WEATHER = (
     Field("temperature", ("temperature 2m", "temp", "air temperature", "temperatur", "t2m")),
@@ -117,7 +117,7 @@ WEATHER = (
 )
 QUALITY = Field("quality", ("quality flag", "quality method", "quality code", "reading quality"))
 UNIT = Field("unit", ("units", "uom", "einheit"))
-#: What stands between commas outside of quotes.
+#: Text between commas outside of quotes.
 _PARTS = re.compile(r'(?:[^,"]|"(?:[^"]|"")*")+')
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _UNIT_IN_NAME = re.compile(r"\[([^\]]+)\]|\(([^()]+)\)\s*$")
@@ -162,23 +162,23 @@ def _unquoted(text: str) -> str:
     return text[1:-1].replace('""', '"') if _QUOTED.fullmatch(text) else text
 
 
-def bare(column: str) -> str:
+def normalized_name(column: str) -> str:
     """A column's name without its unit, in lower case, with blanks between words."""
     name = re.sub(r"\[[^\]]*\]", " ", column)
     name = re.sub(r"\([^()]*\)\s*$", " ", name)
     return re.sub(r"\s+", " ", re.sub(r"[_\-.]", " ", name)).strip().casefold() or column.strip().casefold()
 
 
-def unit_in(column: str) -> str | None:
-    """The unit that a column's name says: in brackets, or as its last word where it is one."""
-    if found := _UNIT_IN_NAME.search(column):
-        return (found[1] or found[2]).strip()
+def unit_in_name(column: str) -> str | None:
+    """The unit in a column's name: in brackets, or in parentheses at its end."""
+    if match := _UNIT_IN_NAME.search(column):
+        return (match[1] or match[2]).strip()
     return None
 
 
-def recognised(field: Field, available: Sequence[str]) -> list[str]:
-    """Columns with the field's name, else with an alias: in the order of the aliases."""
-    names = {column: bare(column) for column in available}
+def matching_columns(field: Field, available: Sequence[str]) -> list[str]:
+    """Columns with the field's name, else those with an alias, in the order of the aliases."""
+    names = {column: normalized_name(column) for column in available}
     whole = [
         column
         for column in available
@@ -186,119 +186,120 @@ def recognised(field: Field, available: Sequence[str]) -> list[str]:
     ]
     if whole:
         return whole
-    wanted = [field.name.replace("_", " "), *field.aliases]
+    spellings = [field.name.replace("_", " "), *field.aliases]
     rank = {
-        bare(alias) if alias.strip() == alias else alias.strip(): place for place, alias in enumerate(wanted)
+        normalized_name(alias) if alias.strip() == alias else alias.strip(): position
+        for position, alias in enumerate(spellings)
     }
-    found = [column for column in available if names[column] in rank]
-    return sorted(found, key=lambda column: rank[names[column]])
+    columns = [column for column in available if names[column] in rank]
+    return sorted(columns, key=lambda column: rank[names[column]])
 
 
 def resolve(
-    fields: Sequence[Field], available: Sequence[str], given: Mapping[str, str], *, required: Sequence[str]
+    fields: Sequence[Field], available: Sequence[str], chosen: Mapping[str, str], *, required: Sequence[str]
 ) -> dict[str, str]:
-    """Column of each field the file carries, in the file's order: as given, else by its obvious name.
+    """Column by field, in the file's order: as chosen by options, else by its name.
 
     Raises:
-        BadInputError: a given column does not exist, a required field has none, or one is ambiguous;
+        BadInputError: a chosen column does not exist, a required field has none, or one is ambiguous;
             the text lists the file's columns.
     """
     listing = f"The file's columns are: {', '.join(available) or '(none)'}."
     names = [field.name for field in fields]
-    if unknown := sorted(set(given) - set(names)):
+    if unknown := sorted(set(chosen) - set(names)):
         raise BadInputError(
             f"--columns names unknown field(s) {', '.join(unknown)}.",
             hint=f"Fields that can be mapped: {', '.join(names)}.",
         )
-    if absent := sorted(column for column in given.values() if column not in available):
+    if absent := sorted(column for column in chosen.values() if column not in available):
         raise BadInputError(f"The file has no column {', '.join(map(repr, absent))}.", hint=listing)
-    found = dict(given)
+    mapping = dict(chosen)
     for field in fields:
-        if field.name not in found and (column := _guess(field, available, set(found.values()), listing)):
-            found[field.name] = column
-    if missing := [name for name in required if name not in found]:
+        if field.name not in mapping and (column := _guess(field, available, set(mapping.values()), listing)):
+            mapping[field.name] = column
+    if missing := [name for name in required if name not in mapping]:
         example = ",".join(f"{name}=COLUMN" for name in missing)
         raise BadInputError(
             f"No column of the file is recognised as {', '.join(missing)}.",
             hint=f"{listing} Name the right one with --columns {example}"
             " (is that the header? see --header and --profile).",
         )
-    for column in found.values():
+    for column in mapping.values():
         if available.count(column) > 1:
             raise BadInputError(f"The file has more than one column {column!r}.", hint=listing)
-    return dict(sorted(found.items(), key=lambda pair: available.index(pair[1])))
+    return dict(sorted(mapping.items(), key=lambda pair: available.index(pair[1])))
 
 
 def _guess(field: Field, available: Sequence[str], taken: set[str], listing: str) -> str | None:
-    """The one column with the field's name or an alias, by that order of preference."""
-    found = [column for column in recognised(field, available) if column not in taken]
-    if field.sole and len(set(found)) > 1 and found[0].strip().casefold() != field.name:
+    """The column with the field's name or its first alias."""
+    candidates = [column for column in matching_columns(field, available) if column not in taken]
+    if field.unique and len(set(candidates)) > 1 and candidates[0].strip().casefold() != field.name:
         raise BadInputError(
-            f"More than one column could be the {field.name}: {', '.join(found)}.",
+            f"More than one column could be the {field.name}: {', '.join(candidates)}.",
             hint=f"{listing} Name the right one with --columns {field.name}=COLUMN.",
         )
-    return found[0] if found else None
+    return candidates[0] if candidates else None
 
 
 _TIME_COLUMN = re.compile(r"^\s*(\d{1,2}):(\d{2})(?::00)?\s*$")
 _PERIOD_COLUMN = re.compile(r"(?i)^\s*(?:settlement period|period|sp|hh|p)?[ _]?0*(\d{1,3})\s*$")
-#: Fewer columns than the hours of the shortest day are no day.
+#: The hours of the shortest day; fewer columns are not a day.
 _FEWEST_PERIODS = 23
 
 
-def is_wide(names: Sequence[str]) -> list[str]:
-    """Columns that are times of a day or its periods counted from 1, in order; none where there are few."""
+def interval_columns(names: Sequence[str]) -> list[str]:
+    """Columns that are the times or numbered periods of a whole day, in order; else none."""
     for pattern in (_TIME_COLUMN, _PERIOD_COLUMN):
-        found = [name for name in names if pattern.match(name)]
-        if len(found) < _FEWEST_PERIODS:
+        columns = [name for name in names if pattern.match(name)]
+        if len(columns) < _FEWEST_PERIODS:
             continue
-        if pattern is _PERIOD_COLUMN and [int(_period_number(name)) for name in found] != list(
-            range(1, len(found) + 1)
+        if pattern is _PERIOD_COLUMN and [int(_period_number(name)) for name in columns] != list(
+            range(1, len(columns) + 1)
         ):
             continue
-        return found
+        return columns
     return []
 
 
 def _period_number(name: str) -> str:
-    found = _PERIOD_COLUMN.match(name)
-    return found[1] if found else "0"
+    match = _PERIOD_COLUMN.match(name)
+    return match[1] if match else "0"
 
 
 def interval_label(name: str, *, last: bool) -> str:
-    """Time of day, the last one not at midnight before it; or the number of the period."""
-    if found := _TIME_COLUMN.match(name):
-        midnight = last and int(found[1]) == 0 and int(found[2]) == 0
-        return "24:00" if midnight else f"{int(found[1]):02}:{found[2]}"
+    """Time of day (24:00 for a last one at midnight) or number of the period, of such a column."""
+    if match := _TIME_COLUMN.match(name):
+        midnight = last and int(match[1]) == 0 and int(match[2]) == 0
+        return "24:00" if midnight else f"{int(match[1]):02}:{match[2]}"
     return _period_number(name)
 
 
 def fields_of(dataset: Dataset, profile: Profile) -> list[Field]:
-    """Fields of a table and of times apart from their dates, with the names that the profile adds."""
+    """A dataset's fields, and those of separate dates and times, with the profile's aliases."""
     extra = profile.columns
     return [
-        Field(each.name, (*extra.get(each.name, ()), *each.aliases), each.sole)
-        for each in (DATE, TIME_OF_DAY, PERIOD, *dataset.fields)
+        Field(field.name, (*extra.get(field.name, ()), *field.aliases), field.unique)
+        for field in (DATE, TIME_OF_DAY, PERIOD, *dataset.fields)
     ]
 
 
 def is_header(names: Sequence[str], fields: Sequence[Field], options: Options) -> bool:
-    """Whether a line has a column of time and another one that is known, or those that are given."""
+    """Whether a line has a column of time and another recognised one, or the columns that options name."""
     stripped = [name.strip() for name in names]
-    given = set(options.columns.values())
-    if given:
-        return given <= set(stripped) | set(names)
+    chosen = set(options.columns.values())
+    if chosen:
+        return chosen <= set(stripped) | set(names)
     times = {TIMESTAMP.name, DATE.name}
-    found = {each.name for each in fields if recognised(each, names)}
+    recognised_names = {field.name for field in fields if matching_columns(field, names)}
     named = any(unit_of_readings(name) for name in names)
-    return bool(found & times) and (
-        len(found - times - {TIME_OF_DAY.name}) > 0 or named or len(is_wide(names)) > 0
+    return bool(recognised_names & times) and (
+        len(recognised_names - times - {TIME_OF_DAY.name}) > 0 or named or len(interval_columns(names)) > 0
     )
 
 
 @dataclass(frozen=True)
 class ColumnFinder:
-    """Columns of fields, as given or by their names."""
+    """Finds the columns of fields: as chosen by options, or by their names."""
 
     available: list[str]
     given: Mapping[str, str]
@@ -314,13 +315,13 @@ class ColumnFinder:
         if field_name in self.given:
             return [self.given[field_name]]
         free = [name for name in self.free if name not in taken]
-        return recognised(self.fields[field_name], free)
+        return matching_columns(self.fields[field_name], free)
 
 
 def unit_of_readings(column: str) -> str | None:
-    """A unit of readings that a column's name says."""
+    """The unit of readings in a column's name; None where it has none."""
     last = re.split(r"[\s_]+", column.strip())[-1]
-    for text in (unit_in(column), last):
-        if text is not None and spelling(text) in UNITS and (text.casefold() != "l"):
-            return spelling(text)
+    for text in (unit_in_name(column), last):
+        if text is not None and canonical_unit(text) in UNITS and (text.casefold() != "l"):
+            return canonical_unit(text)
     return None

@@ -15,7 +15,7 @@ from ai_hub.ingest.columns import ASSET_ID, INTERVAL_END, QUALITY, TIMESTAMP, UN
 from ai_hub.ingest.enums import UNKNOWN, AssetKind, TemperatureUnit
 from ai_hub.ingest.options import TimestampFormat
 from ai_hub.ingest.policies import BOUNDS, Bounds
-from ai_hub.ingest.units import spelling
+from ai_hub.ingest.units import canonical_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Dataset(ABC):
-    """What distinguishes one kind of file from another."""
+    """One kind of file: its fields, its table and its rules."""
 
     table: ClassVar[str]
     fields: ClassVar[tuple[Field, ...]]
@@ -35,20 +35,20 @@ class Dataset(ABC):
     key: ClassVar[tuple[str, ...]]
     #: Kind of an asset that was not registered before.
     new_kind: ClassVar[str]
-    #: Whether gaps and stuck meters are looked for in what was stored.
+    #: Whether stored series are checked for gaps and stuck meters.
     is_series: ClassVar[bool]
     #: How the file writes its timestamps.
     form: TimestampFormat
     #: Other columns the file fills, with their SQL types; a row is unchanged where all are equal.
     measures: dict[str, str]
 
-    def adopt(self, options: Options) -> None:
-        """Take over what is known of the file once it is open."""
+    def configure(self, options: Options) -> None:
+        """Set the options of the open file."""
         self.form = options.timestamp_format
 
     @abstractmethod
-    def choose(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
-        """Note which fields the file has.
+    def select_fields(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
+        """Select the fields that the file has.
 
         Raises:
             BadInputError: they do not suffice.
@@ -56,7 +56,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def convert(self, cells: pd.DataFrame, rows: pd.DataFrame, zones: pd.Series[str]) -> pd.Series[str]:
-        """Fill `rows` (with `asset_id`, `timestamp`) from `cells`; the reasons of those that cannot be."""
+        """Fill `rows` (`asset_id`, `timestamp` in UTC) from `cells`; returns why a row is rejected."""
 
     @abstractmethod
     def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
@@ -64,7 +64,7 @@ class Dataset(ABC):
 
 
 def numbers(column: pd.Series[Any], name: str) -> tuple[pd.Series[float], pd.Series[str]]:
-    """A column as numbers, NaN where a cell is empty, and a reason where it is something else."""
+    """A column as numbers (NaN where a cell is empty), and why a row is rejected."""
     values = pd.to_numeric(column, errors="coerce").astype("float64")
     reason = pd.Series("", index=column.index, dtype=object)
     text = column[values.isna()].dropna().astype(str).str.strip().str.casefold()
@@ -79,7 +79,7 @@ class Readings(Dataset):
     now: pd.Timestamp
     bounds: Bounds = BOUNDS
     form: TimestampFormat = field(default_factory=TimestampFormat)
-    #: Quality of each flag of the file.
+    #: Quality by flag of the file.
     qualities: Mapping[str, str] = field(default_factory=dict)
     table = "timeseries_data"
     fields = (
@@ -98,13 +98,13 @@ class Readings(Dataset):
     def __post_init__(self) -> None:
         self.measures = {"value": "float8", "quality": "text", "interval_seconds": "integer"}
 
-    def adopt(self, options: Options) -> None:
-        """Take over what is known of the file, also what its quality flags mean."""
-        super().adopt(options)
+    def configure(self, options: Options) -> None:
+        """Set the options of the open file, also the meaning of its quality flags."""
+        super().configure(options)
         self.qualities = options.quality_map
 
-    def choose(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
-        """Nothing to choose: a value is required and a quality has a default."""
+    def select_fields(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
+        """Select nothing: a value is required and a quality has a default."""
         del mapping, available
 
     def convert(self, cells: pd.DataFrame, rows: pd.DataFrame, zones: pd.Series[str]) -> pd.Series[str]:
@@ -120,7 +120,7 @@ class Readings(Dataset):
         rows["unit"] = ""
         if "unit" in cells:
             units = cells["unit"].astype("string").str.strip().fillna("")
-            rows["unit"] = units.map({unit: spelling(unit) for unit in units.unique()}).astype(object)
+            rows["unit"] = units.map({unit: canonical_unit(unit) for unit in units.unique()}).astype(object)
         rows["interval_seconds"] = pd.Series(pd.NA, index=rows.index, dtype="Int64")
         if INTERVAL_END.name in cells:
             length, ended = self._lengths(cells[INTERVAL_END.name], rows["timestamp"], zones)
@@ -131,8 +131,8 @@ class Readings(Dataset):
     def _lengths(
         self, column: pd.Series[Any], begin: pd.Series[Any], zones: pd.Series[str]
     ) -> tuple[pd.Series[Any], pd.Series[str]]:
-        """Seconds from `begin` to the end in `column`; of a local end that occurred twice, the first."""
-        ends = localizer.bounds(column, self.form, zones, ends=True)
+        """Seconds from `begin` to the end in `column`; a local end that occurred twice is the first."""
+        ends = localizer.instant_ranges(column, self.form, zones, ends=True)
         reason = ends.reason.replace(timestamps.MISSING, "")
         end = ends.earliest.where(ends.earliest > begin, ends.latest)
         seconds = (end - begin).dt.total_seconds().round()
@@ -171,8 +171,8 @@ class Weather(Dataset):
     def __post_init__(self) -> None:
         self.measures: dict[str, str] = {}
 
-    def choose(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
-        """Take the weather variables the file has; at least one.
+    def select_fields(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
+        """Select the weather variables that the file has; at least one.
 
         Raises:
             BadInputError: it has none.
@@ -204,12 +204,12 @@ class Weather(Dataset):
         self, column: pd.Series[Any], zones: pd.Series[str]
     ) -> tuple[pd.Series[Any], pd.Series[str]]:
         """Instants of the issue times; an empty one is no error, a local one that occurred twice is."""
-        issued = localizer.bounds(column, self.form, zones)
+        issued = localizer.instant_ranges(column, self.form, zones)
         reason = issued.reason.replace(timestamps.MISSING, "")
         reason[issued.earliest.notna() & (issued.earliest != issued.latest)] = localizer.AMBIGUOUS
         return issued.earliest, reason.where(reason == "", "available_at: " + reason)
 
     def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
-        """Physical ranges, whoever measured."""
+        """Physical ranges, the same for every kind of asset."""
         del kind, rated, is_register
         return validation.weather_schema(self.measures, self.now)

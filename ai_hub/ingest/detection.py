@@ -16,8 +16,8 @@ from ai_hub.times import SECOND, Flags, Micros, to_instant
 if TYPE_CHECKING:
     from ai_hub.ingest.units import KindRule
 
-#: Readings are judged by those of the same week, counted from 1970, so any part of a series can be
-#: judged anew without the rest.
+#: A week, counted from 1970. Readings are compared within their block only, so any part of a series can be
+#: checked again without the rest.
 BLOCK = 7 * 86_400 * SECOND
 _FEWEST_STEPS = 3
 _TOLERANCE = 0.1
@@ -29,11 +29,11 @@ UNKNOWN = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Cadence:
-    """What is normal for the steps of one block."""
+    """The usual step between the readings of one block, in microseconds."""
 
-    #: Commonest step; 0 where the series is irregular or too short to tell.
+    #: Most frequent step; 0 where the series is irregular or too short.
     interval: int = 0
-    #: A longer step is a gap; `UNKNOWN` where nothing can be told.
+    #: A longer step is a gap; `UNKNOWN` where the block is too short.
     longest: int = UNKNOWN
 
 
@@ -65,21 +65,22 @@ def steady(steps: Micros) -> Flags:
 
 
 def gaps(times: Micros) -> tuple[Flags, Micros]:
-    """Of whole blocks: whether the step before each reading is a gap, and the interval expected there (or 0).
+    """Whether the step before each reading is a gap, and the expected interval there (0: unknown).
 
-    A step from one block to another is judged by the block it starts in, or else by the one it ends in.
+    `times` are whole blocks. A step between two blocks is compared with the first one's cadence, or with the
+    second one's where the first is too short.
     """
     blocks = times // BLOCK
     starts = np.flatnonzero(np.diff(blocks, prepend=-1))
     ends = np.append(starts[1:], len(times))
     steps = np.diff(times, prepend=times[:1])
-    found = [cadence(steps[start + 1 : end]) for start, end in zip(starts, ends, strict=True)]
-    interval = np.repeat([each.interval for each in found], ends - starts)
-    longest = np.repeat([each.longest for each in found], ends - starts)
-    heads = starts[1:]
-    by_start = longest[heads - 1] != UNKNOWN
-    interval[heads] = np.where(by_start, interval[heads - 1], interval[heads])
-    longest[heads] = np.where(by_start, longest[heads - 1], longest[heads])
+    cadences = [cadence(steps[start + 1 : end]) for start, end in zip(starts, ends, strict=True)]
+    interval = np.repeat([item.interval for item in cadences], ends - starts)
+    longest = np.repeat([item.longest for item in cadences], ends - starts)
+    firsts = starts[1:]
+    by_start = longest[firsts - 1] != UNKNOWN
+    interval[firsts] = np.where(by_start, interval[firsts - 1], interval[firsts])
+    longest[firsts] = np.where(by_start, longest[firsts - 1], longest[firsts])
     is_gap = steps > longest
     for start, end in zip(starts, ends, strict=True):
         inner = slice(start + 1, end)
@@ -88,13 +89,13 @@ def gaps(times: Micros) -> tuple[Flags, Micros]:
     return is_gap, interval
 
 
-#: Fewer equal readings are no stuck meter, however far apart they are.
+#: Fewer equal readings are not a stuck meter, however far apart they are.
 FEWEST_STUCK = 4
 
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive readings with one value."""
+    """Consecutive readings of one value; times in microseconds since 1970."""
 
     value: float
     first: int
@@ -103,22 +104,22 @@ class Run:
 
 
 class Detector:
-    """Finds gaps and stuck runs; how the series is cut into parts makes no difference."""
+    """Finds gaps and stuck runs of one series. How it is cut into parts makes no difference."""
 
     def __init__(self, rule: KindRule, *, is_register: bool = False) -> None:
-        self.found: list[Finding] = []
+        self.findings: list[Finding] = []
         #: The run the fed readings begin with, once it has ended.
         self.opening: Run | None = None
         #: The run they end with.
         self.closing: Run | None = None
         self._may_idle = rule.may_idle
-        # one that counts as much as before is not stuck
-        self._only_idle = is_register
+        # A register that does not count on is not stuck.
+        self._always_idle = is_register
         self._stuck_after = rule.stuck_after // timedelta(microseconds=1)
         self._context: Micros = np.empty(0, dtype=np.int64)
 
     def feed(self, times: Micros, values: npt.NDArray[np.float64]) -> None:
-        """Go on with these readings, in ascending order; a block must not be cut."""
+        """Continue with these readings, in ascending order; a part must not end inside a block."""
         if not len(times):
             return
         seen = len(self._context)
@@ -130,15 +131,15 @@ class Detector:
         self._context = times[np.searchsorted(times // BLOCK, times[-1] // BLOCK) :]
 
     def finish(self) -> list[Finding]:
-        """Everything found, in order of time; a run that has not ended counts as long as it is."""
+        """All findings in order of time; an open run counts with its present length."""
         if self.closing:
             self.opening = self.opening or self.closing
             self._note_stuck(self.closing)
-        return sorted(self.found, key=lambda each: (each.first, each.kind))
+        return sorted(self.findings, key=lambda finding: (finding.first, finding.kind))
 
-    def idles(self, run: Run) -> bool:
-        """Whether the run is nothing worth mentioning, however long it is."""
-        return self._may_idle if run.value == 0 else self._only_idle
+    def is_idle(self, run: Run) -> bool:
+        """Whether a run of this value is normal, however long it is."""
+        return self._may_idle if run.value == 0 else self._always_idle
 
     def _note_gaps(self, times: Micros, is_gap: Flags, interval: Micros, seen: int) -> None:
         for index in np.flatnonzero(is_gap[seen:]) + seen:
@@ -146,7 +147,7 @@ class Detector:
             if expected := int(interval[index]):
                 missing = round(int(times[index] - times[index - 1]) / expected) - 1
                 detail = {"missing": missing, "interval_seconds": expected // SECOND}
-            self.found.append(
+            self.findings.append(
                 Finding(FindingKind.GAP, to_instant(times[index - 1]), to_instant(times[index]), detail)
             )
 
@@ -182,24 +183,24 @@ class Detector:
         self._note_stuck(run)
 
     def _note_stuck(self, run: Run) -> None:
-        if run.readings < FEWEST_STUCK or run.last - run.first < self._stuck_after or self.idles(run):
+        if run.readings < FEWEST_STUCK or run.last - run.first < self._stuck_after or self.is_idle(run):
             return
         detail = {
             "value": run.value,
             "readings": run.readings,
             "hours": round((run.last - run.first) / (3600 * SECOND), 2),
         }
-        self.found.append(Finding(FindingKind.STUCK, to_instant(run.first), to_instant(run.last), detail))
+        self.findings.append(Finding(FindingKind.STUCK, to_instant(run.first), to_instant(run.last), detail))
 
 
-#: Shorter than this the sun may rise, or a house warm up.
+#: In a shorter time the sun may rise or a house warm up.
 _LONG = timedelta(hours=20) // timedelta(microseconds=1)
-#: What hardly ever changes is stuck, or idle.
+#: A series that hardly ever changes is stuck or idle.
 _FEWEST_RISES = 12
 
 
-class Rising:
-    """Finds the longest stretch that never falls; fed in order of time and in parts."""
+class RegisterDetector:
+    """Finds the longest stretch that never falls: most likely a register, ingested as if it were amounts."""
 
     def __init__(self) -> None:
         self.longest: Finding | None = None
@@ -208,7 +209,7 @@ class Rising:
         self._last = -np.inf
 
     def feed(self, times: Micros, values: npt.NDArray[np.float64]) -> None:
-        """Go on with these readings."""
+        """Continue with these readings."""
         if not len(times):
             return
         steps = np.diff(values, prepend=self._last)
@@ -231,7 +232,7 @@ class Rising:
         enough = np.flatnonzero((risen >= _FEWEST_RISES) & (lasts - firsts >= _LONG))
         if len(enough):
             at = int(enough[np.argmax(lasts[enough] - firsts[enough])])
-            found = Finding(
+            finding = Finding(
                 FindingKind.LOOKS_LIKE_REGISTER,
                 to_instant(firsts[at]),
                 to_instant(lasts[at]),
@@ -241,7 +242,7 @@ class Rising:
                     "to": float(values[ends[at] - 1]),
                 },
             )
-            if self.longest is None or found.last - found.first > self.longest.last - self.longest.first:
-                self.longest = found
+            if self.longest is None or finding.last - finding.first > self.longest.last - self.longest.first:
+                self.longest = finding
         self._open = (int(firsts[-1]), float(begins[-1]), int(readings[-1]), int(risen[-1]))
         self._last = float(values[-1])

@@ -26,7 +26,7 @@ class Reading(StrEnum):
 
     ENERGY = "energy"
     POWER = "power"
-    #: What a meter has counted since it was made.
+    #: The counter of a meter, which only rises.
     REGISTER = "register"
 
 
@@ -45,7 +45,7 @@ class Use(StrEnum):
 
 
 class Ambiguous(StrEnum):
-    """What a local time that occurred twice means."""
+    """How to read a local time that occurred twice."""
 
     INFER = "infer"
     EARLIEST = "earliest"
@@ -54,7 +54,7 @@ class Ambiguous(StrEnum):
 
 
 class Epoch(StrEnum):
-    """What a number counts since 1970."""
+    """Unit of a number that counts since 1970."""
 
     SECONDS = "s"
     MILLISECONDS = "ms"
@@ -72,20 +72,20 @@ class TemperatureUnit(StrEnum):
 
 
 class Nonexistent(StrEnum):
-    """What a local time that never occurred means."""
+    """How to read a local time that never occurred."""
 
     REJECT = "reject"
     SHIFT_FORWARD = "shift-forward"
 
 
 class FindingKind(StrEnum):
-    """What can be odd about a series."""
+    """Kind of a finding."""
 
     GAP = "gap"
     STUCK = "stuck"
     SKIPPED_HOUR = "skipped_hour"
     REPEATED_HOUR = "repeated_hour"
-    #: Two readings of a register between which nothing can be said.
+    #: Two readings of a register whose difference is not an amount.
     REGISTER_FAULT = "register_fault"
     #: Two readings of a register that are too far apart.
     REGISTER_GAP = "register_gap"
@@ -102,7 +102,7 @@ class DateOrder(StrEnum):
 
 
 class DecimalMark(StrEnum):
-    """Between the whole part of a number and its fraction."""
+    """Decimal mark of a number."""
 
     POINT = "."
     COMMA = ","

@@ -97,19 +97,19 @@ def _ingest(
 
 
 def preview_readings(path: Path, options: Options) -> Preview:
-    """Show how a file of readings would be read; see `pipeline.preview`."""
+    """Dry run of `ingest_readings`; see `pipeline.preview`."""
     return _preview(path, Readings(now=pd.Timestamp.now("UTC"), form=options.timestamp_format), options)
 
 
 def preview_weather(
     path: Path, options: Options, *, temperature_unit: TemperatureUnit, available_after: timedelta
 ) -> Preview:
-    """Show how a file of weather would be read; see `ingest_weather`."""
+    """Dry run of `ingest_weather`; see `pipeline.preview`."""
     return _preview(path, _weather(options, temperature_unit, available_after), options)
 
 
 def _preview(path: Path, dataset: Dataset, options: Options) -> Preview:
-    """With what is registered, if the database can be reached."""
+    """Preview with registered assets if the database can be reached, else without."""
     with ExitStack() as stack:
         connection = None
         try:
@@ -134,25 +134,25 @@ _DONE = (
 )
 
 
-class Watcher(Protocol):
-    """Is told how far a backfill is."""
+class BackfillProgress(Protocol):
+    """Receives the progress of a backfill."""
 
     def file(self, path: Path, fraction: float, rows: int) -> None:
-        """So much (0 to 1) of a file is stored, `rows` of them."""
+        """A file's stored fraction (0 to 1) and its rows so far."""
 
     def aggregates(self, done: int, total: int) -> None:
-        """Weeks of aggregates that are up to date."""
+        """Weeks of aggregates that are refreshed, of `total`."""
 
     def features(self, done: int, total: int) -> None:
-        """Feature rows that are computed."""
+        """Feature rows that are computed, of `total`."""
 
 
 @dataclass
-class Backfilled:
-    """What became of each file, and the features computed after them."""
+class BackfillResult:
+    """Report of each file, and the refresh of features after them."""
 
     reports: dict[str, Report] = field(default_factory=dict)
-    #: names of files that an earlier backfill had finished
+    #: Names of files that an earlier backfill had finished.
     skipped: list[str] = field(default_factory=list)
     refreshed: Refreshed | None = None
 
@@ -161,10 +161,10 @@ def backfill(
     readings: Sequence[Path],
     weather: Sequence[Path],
     options: Options,
-    watcher: Watcher,
+    watcher: BackfillProgress,
     *,
     temperature_unit: TemperatureUnit = TemperatureUnit.CELSIUS,
-) -> Backfilled:
+) -> BackfillResult:
     """Ingest `weather` and `readings`, then compute every feature they touch, in bounded memory.
 
     Every file that is done is noted. Called again with the same files, a backfill goes on with the first that
@@ -176,29 +176,29 @@ def backfill(
     """
     if missing := [str(path) for path in (*weather, *readings) if not path.is_file()]:
         raise NotFoundError(f"There is no file {', '.join(missing)}.", hint="Nothing was written.")
-    done = Backfilled()
+    result = BackfillResult()
     read_weather = partial(ingest_weather, temperature_unit=temperature_unit)
-    # what readings are is not said of the weather
+    # these options are about readings only
     weather_options = replace(options, unit=None, reading=None, interval=None, digits=None)
     steps: list[tuple[Path, str, Callable[..., Report], Options]] = [
         (path, f"weather {temperature_unit}", read_weather, weather_options) for path in weather
     ]
     steps += [(path, "readings", ingest_readings, options) for path in readings]
-    for path, how, read_file, file_options in steps:
-        fingerprint = _fingerprint(path, how, file_options)
+    for path, what, read_file, file_options in steps:
+        fingerprint = _fingerprint(path, what, file_options)
         if _is_done(options.tenant, fingerprint):
-            done.skipped.append(path.name)
+            result.skipped.append(path.name)
             watcher.file(path, 1.0, 0)
             continue
         report = read_file(path, file_options, on_progress=partial(_tell, watcher, path))
-        done.reports[path.name] = report
+        result.reports[path.name] = report
         with connect() as connection:
             connection.execute(_DONE, [options.tenant, fingerprint, path.name, report.rows])
-    done.refreshed = refresh(aggregating=watcher.aggregates, progress=watcher.features)
-    return done
+    result.refreshed = refresh(aggregating=watcher.aggregates, progress=watcher.features)
+    return result
 
 
-def _tell(watcher: Watcher, path: Path, fraction: float, report: Report) -> None:
+def _tell(watcher: BackfillProgress, path: Path, fraction: float, report: Report) -> None:
     watcher.file(path, fraction, report.rows)
 
 
@@ -208,7 +208,7 @@ def _is_done(tenant: str, fingerprint: str) -> bool:
 
 
 def _fingerprint(path: Path, how: str, options: Options) -> str:
-    """Of the file's bytes and of everything that decides what they mean."""
+    """Digest of the file's bytes and of the options that decide their meaning."""
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(f"{how}\n{content}\n{options!r}".encode()).hexdigest()

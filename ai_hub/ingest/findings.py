@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One oddity of an asset's series; a gap lies between two readings, a stuck run includes both ends."""
+    """One oddity of an asset's series.
+
+    A gap lies between the readings at `first` and `last`; a stuck run includes both.
+    """
 
     kind: FindingKind
     first: datetime
@@ -28,7 +31,7 @@ class Finding:
     detail: Mapping[str, Any] = field(hash=False)
 
     def overlaps(self, other: Finding) -> bool:
-        """Whether both tell of the same oddity."""
+        """Whether both are parts of the same oddity."""
         if self.kind is not other.kind:
             return False
         if self.kind is FindingKind.GAP:
@@ -47,39 +50,39 @@ class Finding:
 
 @dataclass
 class Changes:
-    """What makes the stored findings those of the series."""
+    """The difference between stored findings and those of the series."""
 
-    #: To store; each also under its own key if that is stored already.
+    #: To insert or replace.
     put: list[Finding] = field(default_factory=list)
-    #: Those of `put` that nothing stored told of.
+    #: Those of `put` that overlap no stored one.
     new: list[Finding] = field(default_factory=list)
-    #: Stored ones whose oddity goes on under another first timestamp.
+    #: Stored ones that continue under another first timestamp; to delete.
     moved: list[Finding] = field(default_factory=list)
-    #: Stored ones that are no longer so.
+    #: Stored ones that the series no longer shows.
     resolved: list[Finding] = field(default_factory=list)
 
 
-def reconcile(stored: list[Finding], found: list[Finding]) -> Changes:
-    """Compare open findings with what the series shows now, over the same range.
+def reconcile(stored: list[Finding], current: list[Finding]) -> Changes:
+    """Compare open stored findings with the current ones of the same range.
 
-    One that grew or shrank stays one finding; what is left of a gap after a part was filled is not new.
+    A finding that grew or shrank stays one; the rest of a partly filled gap is not new.
     """
     changes = Changes()
-    known = {(each.kind, each.first): each for each in stored}
-    current = {(each.kind, each.first) for each in found}
-    ended = [each for key, each in known.items() if key not in current]
-    for each in found:
-        same = known.get((each.kind, each.first))
-        if same == each:
+    stored_by_key = {(finding.kind, finding.first): finding for finding in stored}
+    current_keys = {(finding.kind, finding.first) for finding in current}
+    ended = [finding for key, finding in stored_by_key.items() if key not in current_keys]
+    for finding in current:
+        same = stored_by_key.get((finding.kind, finding.first))
+        if same == finding:
             continue
-        changes.put.append(each)
+        changes.put.append(finding)
         if same is not None:
             continue
-        if before := next((one for one in ended if one.overlaps(each)), None):
+        if before := next((other for other in ended if other.overlaps(finding)), None):
             ended.remove(before)
             changes.moved.append(before)
-        elif not any(one.overlaps(each) for one in stored):
-            changes.new.append(each)
+        elif not any(other.overlaps(finding) for other in stored):
+            changes.new.append(finding)
     changes.resolved = ended
     return changes
 
@@ -93,7 +96,7 @@ _OF_DATABASE = [
 
 
 @dataclass(frozen=True)
-class Due:
+class DueCheck:
     """Readings from `first` to `last` were written and are not checked yet."""
 
     asset_id: str
@@ -103,7 +106,7 @@ class Due:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredFinding:
     """A finding as it is stored."""
 
     asset_id: str
@@ -121,50 +124,189 @@ class Stored:
         }
 
 
-def due(connection: Connection[Any], tenant: str, asset_ids: Iterable[str]) -> list[Due]:
-    """Checks these assets wait for."""
-    rows = connection.execute(
-        "SELECT asset_id, change_id, first_timestamp, last_timestamp FROM data_checks_due"
-        " WHERE tenant_id = %s AND asset_id = ANY (%s::text[]) ORDER BY asset_id",
-        [tenant, list(asset_ids)],
-    )
-    return [Due(*row) for row in rows]
+FIND: Final = (
+    "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, detected_at, resolved_at"
+    " FROM data_findings WHERE tenant_id = %s AND (%s::text IS NULL OR asset_id = %s)"
+    " AND (NOT %s OR resolved_at IS NULL) ORDER BY asset_id, first_timestamp, kind LIMIT %s"
+)
 
 
-def settle_due(connection: Connection[Any], tenant: str, done: Sequence[Due]) -> set[str]:
-    """Strike these checks off; the assets nothing was written to since."""
-    rows = connection.execute(
-        "DELETE FROM data_checks_due AS due"
-        " USING unnest(%s::text[], %s::bigint[]) AS done (asset_id, change_id)"
-        " WHERE due.tenant_id = %s AND due.asset_id = done.asset_id AND due.change_id = done.change_id"
-        " RETURNING due.asset_id",
-        [[each.asset_id for each in done], [each.change_id for each in done], tenant],
-    )
-    return {asset_id for (asset_id,) in rows}
+class FindingsRepository:
+    """Findings of a tenant (`data_findings`), and the checks that are due (`data_checks_due`)."""
 
+    def __init__(self, connection: Connection[Any], tenant: str) -> None:
+        self._connection = connection
+        self._tenant = tenant
 
-def open_series_findings(
-    connection: Connection[Any], tenant: str, ranges: Mapping[str, tuple[datetime, datetime]]
-) -> dict[str, list[Finding]]:
-    """Open gaps and stuck runs of each asset that lie in its range or touch it."""
-    rows = connection.execute(
-        "SELECT asset_id, kind, first_timestamp, last_timestamp, detail"
-        " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[]) AS wanted (asset_id, start, until)"
-        " JOIN data_findings USING (asset_id) WHERE tenant_id = %s AND kind = ANY (%s::text[])"
-        " AND resolved_at IS NULL AND first_timestamp <= until AND last_timestamp >= start"
-        " ORDER BY asset_id, first_timestamp",
-        [
-            list(ranges),
-            [start for start, _ in ranges.values()],
-            [until for _, until in ranges.values()],
-            tenant,
-            _SERIES,
-        ],
-    )
-    found = defaultdict(list)
-    for asset_id, kind, first, last, detail in rows:
-        found[asset_id].append(Finding(FindingKind(kind), first, last, detail))
-    return found
+    def due(self, asset_ids: Iterable[str]) -> list[DueCheck]:
+        """Checks that are due of these assets."""
+        rows = self._connection.execute(
+            "SELECT asset_id, change_id, first_timestamp, last_timestamp FROM data_checks_due"
+            " WHERE tenant_id = %s AND asset_id = ANY (%s::text[]) ORDER BY asset_id",
+            [self._tenant, list(asset_ids)],
+        )
+        return [DueCheck(*row) for row in rows]
+
+    def settle_due(self, done: Sequence[DueCheck]) -> set[str]:
+        """Delete these checks; returns the assets that nothing was written to since they were read."""
+        rows = self._connection.execute(
+            "DELETE FROM data_checks_due AS due"
+            " USING unnest(%s::text[], %s::bigint[]) AS done (asset_id, change_id)"
+            " WHERE due.tenant_id = %s AND due.asset_id = done.asset_id AND due.change_id = done.change_id"
+            " RETURNING due.asset_id",
+            [[due.asset_id for due in done], [due.change_id for due in done], self._tenant],
+        )
+        return {asset_id for (asset_id,) in rows}
+
+    def open_series_findings(
+        self, ranges: Mapping[str, tuple[datetime, datetime]]
+    ) -> dict[str, list[Finding]]:
+        """Open gaps and stuck runs of each asset that lie in its range or touch it."""
+        rows = self._connection.execute(
+            "SELECT asset_id, kind, first_timestamp, last_timestamp, detail"
+            " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[])"
+            " AS ranges (asset_id, start, until)"
+            " JOIN data_findings USING (asset_id) WHERE tenant_id = %s AND kind = ANY (%s::text[])"
+            " AND resolved_at IS NULL AND first_timestamp <= until AND last_timestamp >= start"
+            " ORDER BY asset_id, first_timestamp",
+            [
+                list(ranges),
+                [start for start, _ in ranges.values()],
+                [until for _, until in ranges.values()],
+                self._tenant,
+                _SERIES,
+            ],
+        )
+        by_asset = defaultdict(list)
+        for asset_id, kind, first, last, detail in rows:
+            by_asset[asset_id].append(Finding(FindingKind(kind), first, last, detail))
+        return by_asset
+
+    def database_findings(
+        self, asset_ids: Iterable[str], since: datetime
+    ) -> tuple[list[tuple[str, Finding]], list[tuple[str, Finding]]]:
+        """New and resolved findings that the database itself made of these assets since an instant."""
+        rows = self._connection.execute(
+            "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, resolved_at IS NULL"
+            " FROM data_findings WHERE tenant_id = %s AND asset_id = ANY (%s::text[])"
+            " AND kind = ANY (%s::text[])"
+            " AND (detected_at >= %s) = (resolved_at IS NULL) AND coalesce(resolved_at, detected_at) >= %s"
+            " ORDER BY asset_id, first_timestamp",
+            [self._tenant, list(asset_ids), _OF_DATABASE, since, since],
+        ).fetchall()
+        findings = [
+            (is_open, (asset_id, Finding(FindingKind(kind), first, last, detail)))
+            for asset_id, kind, first, last, detail, is_open in rows
+        ]
+        return [finding for is_open, finding in findings if is_open], [
+            finding for is_open, finding in findings if not is_open
+        ]
+
+    def review_intervals(self, asset_ids: Iterable[str]) -> None:
+        """Check again the readings whose interval was unknown."""
+        self._connection.execute(
+            "SELECT review_unknown_interval(tenant_id, asset_id) FROM data_findings"
+            " WHERE tenant_id = %s AND asset_id = ANY (%s::text[]) AND kind = 'unknown_interval'"
+            " AND resolved_at IS NULL",
+            [self._tenant, list(asset_ids)],
+        )
+
+    def apply(self, changes: Mapping[str, Changes]) -> None:
+        """Store the changes of a check, by asset; the caller's transaction makes them one."""
+        moved = [(asset_id, finding) for asset_id, change in changes.items() for finding in change.moved]
+        resolved = [
+            (asset_id, finding) for asset_id, change in changes.items() for finding in change.resolved
+        ]
+        if moved:
+            self._connection.execute(
+                "DELETE FROM data_findings AS stored"
+                " USING unnest(%s::text[], %s::text[], %s::timestamptz[]) AS gone (asset_id, kind, first)"
+                " WHERE tenant_id = %s AND stored.asset_id = gone.asset_id AND stored.kind = gone.kind"
+                " AND first_timestamp = gone.first",
+                [*_keys(moved), self._tenant],
+            )
+        if resolved:
+            self._connection.execute(
+                "UPDATE data_findings AS stored SET resolved_at = now()"
+                " FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS gone (asset_id, kind, first)"
+                " WHERE tenant_id = %s AND stored.asset_id = gone.asset_id AND stored.kind = gone.kind"
+                " AND first_timestamp = gone.first",
+                [*_keys(resolved), self._tenant],
+            )
+        self.put(
+            [(asset_id, finding, True) for asset_id, change in changes.items() for finding in change.put]
+        )
+
+    def put(self, findings: Sequence[tuple[str, Finding, bool]]) -> None:
+        """Insert or replace findings: asset, finding and whether it is open."""
+        if not findings:
+            return
+        self._connection.execute(
+            "INSERT INTO data_findings AS stored"
+            " (tenant_id, asset_id, kind, first_timestamp, last_timestamp, detail, resolved_at)"
+            " SELECT %s, asset_id, kind, first, last, detail, CASE WHEN NOT is_open THEN now() END"
+            " FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::jsonb[],"
+            " %s::bool[]) AS findings (asset_id, kind, first, last, detail, is_open)"
+            " ON CONFLICT (tenant_id, asset_id, kind, first_timestamp) DO UPDATE SET"
+            " last_timestamp = excluded.last_timestamp, detail = excluded.detail,"
+            " resolved_at = excluded.resolved_at,"
+            " detected_at = CASE WHEN stored.resolved_at IS NULL THEN stored.detected_at ELSE now() END",
+            [
+                self._tenant,
+                *_keys([(asset_id, finding) for asset_id, finding, _ in findings]),
+                [finding.last for _, finding, _ in findings],
+                [Jsonb(dict(finding.detail)) for _, finding, _ in findings],
+                [is_open for *_, is_open in findings],
+            ],
+        )
+
+    def merge_clock_changes(self, seen: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
+        """Store a file's clock changes; returns those that were not stored before.
+
+        The larger counts are kept, so the order and the repetition of files make no difference. A clock
+        change without rejected rows needs no repair and is stored as resolved.
+        """
+        rows = self._connection.execute(
+            "SELECT asset_id, stored.kind, first_timestamp, last_timestamp, detail"
+            " FROM data_findings AS stored"
+            " JOIN unnest(%s::text[], %s::text[], %s::timestamptz[]) AS seen (asset_id, kind, first)"
+            " USING (asset_id) WHERE tenant_id = %s AND stored.kind = seen.kind"
+            " AND first_timestamp = seen.first"
+            " FOR UPDATE OF stored",
+            [*_keys(seen), self._tenant],
+        )
+        stored = {
+            (asset, kind, first): Finding(FindingKind(kind), first, last, detail)
+            for asset, kind, first, last, detail in rows
+        }
+        changed, new = [], []
+        for asset_id, finding in seen:
+            earlier = stored.get((asset_id, finding.kind.value, finding.first))
+            if earlier is None:
+                new.append((asset_id, finding))
+            else:
+                larger = {
+                    name: max(finding.detail[name], earlier.detail[name]) for name in ("rows", "rejected")
+                }
+                finding = Finding(finding.kind, finding.first, finding.last, {**earlier.detail, **larger})  # noqa: PLW2901
+            if finding != earlier:
+                changed.append((asset_id, finding, finding.detail["rejected"] > 0))
+        self.put(changed)
+        return new
+
+    def find(
+        self,
+        *,
+        asset_id: str | None = None,
+        only_open: bool = False,
+        limit: int | None = None,
+    ) -> list[StoredFinding]:
+        """Stored findings of the tenant, by asset and time."""
+        rows = self._connection.execute(FIND, [self._tenant, asset_id, asset_id, only_open, limit])
+        return [
+            StoredFinding(asset, Finding(FindingKind(kind), first, last, detail), detected, resolved)
+            for asset, kind, first, last, detail, detected, resolved in rows
+        ]
 
 
 def clock(connection: Connection[Any]) -> datetime:
@@ -175,140 +317,9 @@ def clock(connection: Connection[Any]) -> datetime:
     return time
 
 
-def of_database(
-    connection: Connection[Any], tenant: str, asset_ids: Iterable[str], since: datetime
-) -> tuple[list[tuple[str, Finding]], list[tuple[str, Finding]]]:
-    """What the database has found of these assets, and what is no longer so, since an instant."""
-    rows = connection.execute(
-        "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, resolved_at IS NULL"
-        " FROM data_findings WHERE tenant_id = %s AND asset_id = ANY (%s::text[]) AND kind = ANY (%s::text[])"
-        " AND (detected_at >= %s) = (resolved_at IS NULL) AND coalesce(resolved_at, detected_at) >= %s"
-        " ORDER BY asset_id, first_timestamp",
-        [tenant, list(asset_ids), _OF_DATABASE, since, since],
-    ).fetchall()
-    found = [
-        (is_open, (asset_id, Finding(FindingKind(kind), first, last, detail)))
-        for asset_id, kind, first, last, detail, is_open in rows
-    ]
-    return [one for is_open, one in found if is_open], [one for is_open, one in found if not is_open]
-
-
-def review_intervals(connection: Connection[Any], tenant: str, asset_ids: Iterable[str]) -> None:
-    """Look again at readings whose interval was not known."""
-    connection.execute(
-        "SELECT review_unknown_interval(tenant_id, asset_id) FROM data_findings"
-        " WHERE tenant_id = %s AND asset_id = ANY (%s::text[]) AND kind = 'unknown_interval'"
-        " AND resolved_at IS NULL",
-        [tenant, list(asset_ids)],
-    )
-
-
-def apply(connection: Connection[Any], tenant: str, changes: Mapping[str, Changes]) -> None:
-    """Store what a check found, by asset; the caller's transaction makes it one change."""
-    moved = [(asset_id, one) for asset_id, each in changes.items() for one in each.moved]
-    resolved = [(asset_id, one) for asset_id, each in changes.items() for one in each.resolved]
-    if moved:
-        connection.execute(
-            "DELETE FROM data_findings AS stored"
-            " USING unnest(%s::text[], %s::text[], %s::timestamptz[]) AS gone (asset_id, kind, first)"
-            " WHERE tenant_id = %s AND stored.asset_id = gone.asset_id AND stored.kind = gone.kind"
-            " AND first_timestamp = gone.first",
-            [*_keys(moved), tenant],
-        )
-    if resolved:
-        connection.execute(
-            "UPDATE data_findings AS stored SET resolved_at = now()"
-            " FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS gone (asset_id, kind, first)"
-            " WHERE tenant_id = %s AND stored.asset_id = gone.asset_id AND stored.kind = gone.kind"
-            " AND first_timestamp = gone.first",
-            [*_keys(resolved), tenant],
-        )
-    put(connection, tenant, [(asset_id, one, True) for asset_id, each in changes.items() for one in each.put])
-
-
-def put(connection: Connection[Any], tenant: str, findings: Sequence[tuple[str, Finding, bool]]) -> None:
-    """Store findings of assets, each with whether it is open, over what is stored under the same key."""
-    if not findings:
-        return
-    connection.execute(
-        "INSERT INTO data_findings AS stored"
-        " (tenant_id, asset_id, kind, first_timestamp, last_timestamp, detail, resolved_at)"
-        " SELECT %s, asset_id, kind, first, last, detail, CASE WHEN NOT is_open THEN now() END"
-        " FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::jsonb[], %s::bool[])"
-        " AS given (asset_id, kind, first, last, detail, is_open)"
-        " ON CONFLICT (tenant_id, asset_id, kind, first_timestamp) DO UPDATE SET"
-        " last_timestamp = excluded.last_timestamp, detail = excluded.detail,"
-        " resolved_at = excluded.resolved_at,"
-        " detected_at = CASE WHEN stored.resolved_at IS NULL THEN stored.detected_at ELSE now() END",
-        [
-            tenant,
-            *_keys([(asset_id, one) for asset_id, one, _ in findings]),
-            [one.last for _, one, _ in findings],
-            [Jsonb(dict(one.detail)) for _, one, _ in findings],
-            [is_open for *_, is_open in findings],
-        ],
-    )
-
-
-def merge_clock_changes(
-    connection: Connection[Any], tenant: str, seen: Sequence[tuple[str, Finding]]
-) -> list[tuple[str, Finding]]:
-    """Store what a file showed of clock changes; those nobody knew of.
-
-    The larger counts stay, so that no order of files and no repetition makes a difference. One that cost no
-    row is nothing to mend, so it is stored as resolved.
-    """
-    rows = connection.execute(
-        "SELECT asset_id, stored.kind, first_timestamp, last_timestamp, detail FROM data_findings AS stored"
-        " JOIN unnest(%s::text[], %s::text[], %s::timestamptz[]) AS seen (asset_id, kind, first)"
-        " USING (asset_id) WHERE tenant_id = %s AND stored.kind = seen.kind AND first_timestamp = seen.first"
-        " FOR UPDATE OF stored",
-        [*_keys(seen), tenant],
-    )
-    known = {
-        (asset, kind, first): Finding(FindingKind(kind), first, last, detail)
-        for asset, kind, first, last, detail in rows
-    }
-    changed, new = [], []
-    for asset_id, one in seen:
-        before = known.get((asset_id, one.kind.value, one.first))
-        if before is None:
-            new.append((asset_id, one))
-        else:
-            larger = {name: max(one.detail[name], before.detail[name]) for name in ("rows", "rejected")}
-            one = Finding(one.kind, one.first, one.last, {**before.detail, **larger})  # noqa: PLW2901
-        if one != before:
-            changed.append((asset_id, one, one.detail["rejected"] > 0))
-    put(connection, tenant, changed)
-    return new
-
-
-FIND: Final = (
-    "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, detected_at, resolved_at"
-    " FROM data_findings WHERE tenant_id = %s AND (%s::text IS NULL OR asset_id = %s)"
-    " AND (NOT %s OR resolved_at IS NULL) ORDER BY asset_id, first_timestamp, kind LIMIT %s"
-)
-
-
-def find(
-    connection: Connection[Any],
-    tenant: str,
-    *,
-    asset_id: str | None = None,
-    only_open: bool = False,
-    limit: int | None = None,
-) -> list[Stored]:
-    """Stored findings of a tenant, by asset and time."""
-    rows = connection.execute(FIND, [tenant, asset_id, asset_id, only_open, limit])
-    return [
-        Stored(asset, Finding(FindingKind(kind), first, last, detail), detected, resolved)
-        for asset, kind, first, last, detail, detected, resolved in rows
-    ]
-
-
 def _keys(findings: Sequence[tuple[str, Finding]]) -> tuple[list[str], list[str], list[datetime]]:
     return (
         [asset_id for asset_id, _ in findings],
-        [one.kind.value for _, one in findings],
-        [one.first for _, one in findings],
+        [finding.kind.value for _, finding in findings],
+        [finding.first for _, finding in findings],
     )

@@ -136,10 +136,10 @@ class GreenButtonSource:
         parser = XMLParser(target=target)  # noqa: S314
         while chunk := self._raw.read(_CHUNK):
             parser.feed(chunk)
-            found: list[Any] = target.readings if readings else target.entries
-            if len(found) >= (BLOCK_ROWS if readings else 1):
-                yield list(found)
-                found.clear()
+            items: list[Any] = target.readings if readings else target.entries
+            if len(items) >= (BLOCK_ROWS if readings else 1):
+                yield list(items)
+                items.clear()
                 target.entries.clear()
         parser.close()
         yield list(target.readings if readings else target.entries)
@@ -153,7 +153,7 @@ class GreenButtonSource:
         if kind is None:
             raise BadInputError("The file has several reading types and does not say which a block has.")
         flow = _FLOWS.get(kind.get("flowDirection", ""), "")
-        point = next((found[1] for link in links if (found := re.search(r"UsagePoint/([^/]+)", link))), "")
+        point = next((match[1] for link in links if (match := re.search(r"UsagePoint/([^/]+)", link))), "")
         return "-".join(part for part in (point or "meter", flow) if part), flow, kind
 
     def blocks(self, columns: list[str]) -> Iterator[Block]:

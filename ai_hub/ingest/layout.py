@@ -19,30 +19,30 @@ from ai_hub.ingest.columns import (
     TIMESTAMP,
     ColumnFinder,
     fields_of,
+    interval_columns,
     is_header,
-    is_wide,
     unit_of_readings,
 )
 from ai_hub.ingest.enums import DateOrder, Reading, TemperatureUnit
-from ai_hub.ingest.options import PROFILES, Options, Profile, TimestampFormat, profile_of, with_profile
+from ai_hub.ingest.options import PROFILES, Options, Profile, TimestampFormat, detect_profile, with_profile
 from ai_hub.ingest.reader import beginning, open_source
 from ai_hub.ingest.timestamps import date_orders
-from ai_hub.ingest.units import spelling
+from ai_hub.ingest.units import canonical_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from ai_hub.ingest.datasets import Dataset
 
-#: Zones that headers name, as ENTSO-E does.
+#: Zones in column names, such as those of ENTSO-E.
 _HEADER_ZONES = {
     **dict.fromkeys(("utc", "gmt", "z"), "UTC"),
     **dict.fromkeys(("cet/cest", "mez/mesz"), "Europe/Brussels"),
     **dict.fromkeys(("wet/west",), "Europe/Lisbon"),
     **dict.fromkeys(("eet/eest",), "Europe/Helsinki"),
 }
-#: Multiplier and offset that bring a unit in a header to that of the table.
+#: Multiplier and offset from a unit in a column's name to that of the table.
 _FAHRENHEIT = (5 / 9, -160 / 9)
 _WEATHER_UNITS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "temperature": {
@@ -69,19 +69,21 @@ def open_layout(path: Path, dataset: Dataset, options: Options) -> Iterator[Layo
         NotFoundError: no such file.
         BadInputError: it cannot be read, or not in one way only; the hint names the option that decides.
     """
-    name, guessed = profile_of(options, beginning(path))
+    name, is_detected = detect_profile(options, beginning(path))
     profile = PROFILES[name] if name else Profile(summary="")
     applied = with_profile(options, profile)
     if applied.form.stamps is not None:
         applied = replace(applied, stamps=applied.form.stamps)
     fields = fields_of(dataset, profile)
 
-    def recognises(names: Sequence[str]) -> bool:
-        return is_header(names, fields, applied)
-
-    with open_source(path, applied.form, reader=profile.reader, recognises=recognises) as source:
+    with open_source(
+        path,
+        applied.form,
+        reader=profile.reader,
+        is_header=lambda names: is_header(names, fields, applied),
+    ) as source:
         layout = Layout(applied, source=source, notes=list(source.notes))
-        if guessed:
+        if is_detected:
             layout.notes.insert(0, f"profile {name}, because the file begins like one (--profile)")
         _columns(layout, dataset, fields)
         _meters(layout)
@@ -98,28 +100,32 @@ def _columns(layout: Layout, dataset: Dataset, fields: list[columns.Field]) -> N
     """Find the column of every field."""
     options, available = layout.options, layout.source.columns
     listing = f"The file's columns are: {', '.join(available)}."
-    by_name = {each.name: each for each in fields}
+    by_name = {field.name: field for field in fields}
     finder = ColumnFinder(available, options.columns, by_name)
     is_readings = "value" in by_name
     if is_readings and not finder.columns("value"):
-        layout.wide = is_wide(finder.free)
-    given = dict(options.columns) | _times_of_day(layout, finder)
-    if options.form.period is not None and PERIOD.name not in given and layout.interval != PERIOD.name:
+        layout.wide = interval_columns(finder.free)
+    chosen_columns = dict(options.columns) | _times_of_day(layout, finder)
+    if (
+        options.form.period is not None
+        and PERIOD.name not in chosen_columns
+        and layout.interval != PERIOD.name
+    ):
         raise BadInputError(
             "No column of the file is recognised as the period of a day.",
             hint=f"{listing} Name it with --columns date=COLUMN,period=COLUMN.",
         )
-    skip = {each.name for each in (DATE, TIME_OF_DAY, PERIOD)}
-    skip |= {TIMESTAMP.name} if DATE.name in given else set()
+    skip = {field.name for field in (DATE, TIME_OF_DAY, PERIOD)}
+    skip |= {TIMESTAMP.name} if DATE.name in chosen_columns else set()
     skip |= {"value"} if layout.wide else set()
     skip |= {"asset_id"} if options.asset is not None else set()
     united = [name for name in finder.free if unit_of_readings(name)]
     if is_readings and not layout.wide and not finder.columns("value") and len(united) == 1:
-        given["value"] = united[0]
-    chosen = [each for each in fields if each.name not in skip or each.name in given]
+        chosen_columns["value"] = united[0]
+    used_fields = [field for field in fields if field.name not in skip or field.name in chosen_columns]
     required = [name for name in (*dataset.required, "asset_id") if name not in skip]
-    layout.mapping = columns.resolve(chosen, available, given, required=required)
-    dataset.choose(layout.mapping, available)
+    layout.mapping = columns.resolve(used_fields, available, chosen_columns, required=required)
+    dataset.select_fields(layout.mapping, available)
     if absent := [name for name in options.form.where if name not in available]:
         raise BadInputError(
             f"The file has no column {', '.join(map(repr, absent))} for --where.", hint=listing
@@ -132,7 +138,7 @@ def _columns(layout: Layout, dataset: Dataset, fields: list[columns.Field]) -> N
 
 
 def _times_of_day(layout: Layout, finder: ColumnFinder) -> dict[str, str]:
-    """Columns of the date and of the time or period beside it, where they are apart."""
+    """Columns of the date and of its time or period, where they are separate."""
     whole = [name for name in finder.available if name.strip().casefold() == TIMESTAMP.name]
     if TIMESTAMP.name in finder.given or whole:
         return {}
@@ -143,20 +149,20 @@ def _times_of_day(layout: Layout, finder: ColumnFinder) -> dict[str, str]:
     time, period = finder.columns(TIME_OF_DAY.name, date), finder.columns(PERIOD.name, date)
     if layout.wide:
         layout.interval = TIME_OF_DAY.name if ":" in layout.wide[0] else PERIOD.name
-        found = {DATE.name: date}
+        columns_found = {DATE.name: date}
     elif period and not time:
-        found = {DATE.name: date, PERIOD.name: period[0]}
+        columns_found = {DATE.name: date, PERIOD.name: period[0]}
     elif time:
         return {DATE.name: date, TIME_OF_DAY.name: time[0]}
     else:
         return {}
-    if PERIOD.name in {*found, layout.interval} and layout.options.form.period is None:
+    if PERIOD.name in {*columns_found, layout.interval} and layout.options.form.period is None:
         what = f"in columns {layout.wide[0]} to {layout.wide[-1]}" if layout.wide else f"in {period[0]!r}"
         raise BadInputError(
             f"The file counts periods of the day {what}, and nothing says how long they are.",
             hint="Say --profile uk-settlement for half hours of Great Britain, or --period and --timezone.",
         )
-    return found
+    return columns_found
 
 
 def _wide_columns(layout: Layout) -> None:
@@ -174,7 +180,7 @@ def _wide_columns(layout: Layout) -> None:
 
 
 def _shape(layout: Layout) -> None:
-    """Which columns are shown as they were written, and whether a cell has both ends of an interval."""
+    """Note the original columns, and whether a cell has both ends of an interval."""
     mapping, source = layout.mapping, layout.source
     if TIMESTAMP.name in mapping and INTERVAL_END.name not in mapping:
         for block in source.blocks([mapping[TIMESTAMP.name]]):
@@ -232,8 +238,8 @@ def _open_meteo(layout: Layout) -> None:
 
 def _header_zone(layout: Layout) -> None:
     column = layout.mapping.get(TIMESTAMP.name) or layout.mapping.get(DATE.name, "")
-    found = re.search(r"\(([A-Za-z/]+)\)\s*$", column) or re.search(r"(?i)(?:^|[_ ])(utc)(?:$|[_ ])", column)
-    named = found[1].casefold() if found else ""
+    match = re.search(r"\(([A-Za-z/]+)\)\s*$", column) or re.search(r"(?i)(?:^|[_ ])(utc)(?:$|[_ ])", column)
+    named = match[1].casefold() if match else ""
     zone = _HEADER_ZONES.get(named)
     if zone is None:
         if named in {"cet", "mez", "cest", "mesz"} and layout.options.timezone is None:
@@ -253,25 +259,25 @@ def _header_zone(layout: Layout) -> None:
 
 
 def _units(layout: Layout, dataset: Dataset) -> None:
-    """Units that the names of columns say."""
+    """Take units from the names of columns."""
     if layout.measures == ["value"]:
         _unit_of_readings(layout)
         return
     fahrenheit = getattr(dataset, "temperature_unit", None) is TemperatureUnit.FAHRENHEIT
     for name in layout.measures:
         column = layout.mapping[name]
-        unit = columns.unit_in(column)
+        unit = columns.unit_in_name(column)
         if unit is None:
             continue
-        known, own = _WEATHER_UNITS[name], validation.WEATHER[name].unit
-        if unit.casefold() not in known:
+        conversions, own = _WEATHER_UNITS[name], validation.WEATHER[name].unit
+        if unit.casefold() not in conversions:
             raise BadInputError(
                 f"The column {column!r} is in {unit!r}, which does not convert to {own}.",
-                hint=f"Units of {name} that do: {', '.join(known)}.",
+                hint=f"Units of {name} that do: {', '.join(conversions)}.",
             )
-        factor = known[unit.casefold()]
+        factor = conversions[unit.casefold()]
         if name == "temperature" and fahrenheit:
-            if factor != known["f"]:
+            if factor != conversions["f"]:
                 raise BadInputError(
                     f"The column {column!r} is not in °F.", hint="Correct or leave out --temperature-unit."
                 )
@@ -286,13 +292,13 @@ def _unit_of_readings(layout: Layout) -> None:
     if "unit" in layout.mapping or not column:
         return
     if unit is None:
-        other = columns.unit_in(column)
+        other = columns.unit_in_name(column)
         if other and options.unit is None:
             layout.notes.append(f"the column {column!r} is in {other!r}, which is no unit we know (--unit)")
     elif options.unit is None:
         layout.options = replace(options, unit=unit)
         layout.notes.append(f"unit {unit}, from the column {column!r} (--unit)")
-    elif spelling(options.unit) != unit:
+    elif canonical_unit(options.unit) != unit:
         raise BadInputError(
             f"The column {column!r} is in {unit}, not in {options.unit}.",
             hint="Correct or leave out --unit.",
@@ -300,10 +306,10 @@ def _unit_of_readings(layout: Layout) -> None:
 
 
 def _numbers(layout: Layout) -> None:
-    """How the numbers of the file are written."""
+    """Detect how the numbers of the file are written."""
     form = layout.options.form
     names = layout.wide or [layout.mapping[name] for name in layout.measures]
-    layout.numbers = numbers.decide(
+    layout.numbers = numbers.detect_format(
         ([block.cells[name] for name in names] for block in layout.source.blocks(names)),
         delimiter=layout.source.delimiter,
         decimal=form.decimal,
@@ -316,7 +322,7 @@ def _numbers(layout: Layout) -> None:
 
 
 def _ends_of_days(layout: Layout) -> None:
-    """Say what 24:00 suggests: it is the end of an interval, as no interval begins there."""
+    """Note that 24:00 suggests ends of intervals: no interval begins there."""
     if layout.options.form.stamps is not None or layout.has_ends or layout.wide:
         return
     name = layout.mapping.get(TIME_OF_DAY.name) or layout.mapping.get(TIMESTAMP.name)
@@ -329,7 +335,7 @@ def _ends_of_days(layout: Layout) -> None:
 
 
 def _dates(layout: Layout) -> None:
-    """Which part of a date comes first, where the file can tell."""
+    """Detect which part of a date comes first."""
     _ends_of_days(layout)
     form = layout.options.timestamp_format
     if form.order is not None or form.strptime is not None or form.epoch is not None:

@@ -17,7 +17,7 @@ from ai_hub.ingest.timezones import Transitions, localize, named_offset, next_ch
 from ai_hub.times import to_instant
 
 if TYPE_CHECKING:
-    from ai_hub.ingest.timestamps import Instants
+    from ai_hub.ingest.timestamps import ParsedTimestamps
     from ai_hub.times import Micros
 
 ZONE_NAME = "the name of the time zone means different times (say --timezone)"
@@ -29,7 +29,7 @@ AMBIGUOUS = (
 
 
 @dataclass
-class Bounds:
+class InstantRanges:
     """Earliest and latest instant of timestamps in UTC; NaT where there is none."""
 
     earliest: pd.Series[Any]
@@ -37,47 +37,54 @@ class Bounds:
     reason: pd.Series[str]
 
 
-def bounds(
+def instant_ranges(
     column: pd.Series[Any], form: TimestampFormat, zones: pd.Series[str], *, ends: bool = False
-) -> Bounds:
-    """Instants of a column whose local times are those of `zones`, by row; `ends`: see `localize`."""
+) -> InstantRanges:
+    """Instants of a column.
+
+    Args:
+        column: Text, numbers, dates or timestamps.
+        form: How the file writes timestamps.
+        zones: Time zone of each row, for local times.
+        ends: Whether they are ends of intervals; see `timezones.localize`.
+    """
     instants = timestamps.parse(column, form)
     earliest = instants.wall.dt.tz_localize("UTC").copy()
     latest, reason = earliest.copy(), instants.reason
-    local = unnamed(instants, zones, earliest, latest, reason)
+    local = resolve_zone_names(instants, zones, earliest, latest, reason)
     for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
         first, last = localize(wall, str(zone), ends=ends)
-        choose_turn(instants.marks, first, last, reason)
+        apply_pass_marks(instants.marks, first, last, reason)
         earliest.loc[wall.index], latest.loc[wall.index] = first, last
         reason.loc[wall.index[first.isna() & (reason[wall.index] == "")]] = NONEXISTENT
-    return Bounds(earliest, latest, reason)
+    return InstantRanges(earliest, latest, reason)
 
 
-def unnamed(
-    instants: Instants,
+def resolve_zone_names(
+    instants: ParsedTimestamps,
     zones: pd.Series[str],
     earliest: pd.Series[Any],
     latest: pd.Series[Any],
     reason: pd.Series[str],
 ) -> pd.Series[bool]:
-    """Which rows are local without the name of a zone; the instants of the others are filled in."""
+    """Set the instants of rows that name their zone (such as CEST); returns which rows are still local."""
     local = instants.is_local.copy()
     names = instants.marks[instants.marks.str.len() > 1]
     for (name, zone), rows in names.groupby([names, zones[names.index]], sort=False):
         offset = named_offset(str(name), str(zone))
         local[rows.index] = False
         utc = instants.wall[rows.index] - pd.Timedelta(minutes=offset or 0)
-        known = utc.dt.tz_localize("UTC").where(pd.Series(offset is not None, index=rows.index))
+        resolved = utc.dt.tz_localize("UTC").where(pd.Series(offset is not None, index=rows.index))
         if offset is None:
             reason[rows.index] = ZONE_NAME
-        earliest.loc[rows.index], latest.loc[rows.index] = known, known
+        earliest.loc[rows.index], latest.loc[rows.index] = resolved, resolved
     return local
 
 
-def choose_turn(
+def apply_pass_marks(
     marks: pd.Series[str], earliest: pd.Series[Any], latest: pd.Series[Any], reason: pd.Series[str]
 ) -> None:
-    """Keep the first pass through a repeated hour where a row is marked A, the second where B."""
+    """Keep the first pass through a repeated hour for rows marked A, the second for rows marked B."""
     turns = marks[marks.index.isin(earliest.index) & (marks.str.len() == 1)]
     if turns.empty:
         return
@@ -90,16 +97,15 @@ def choose_turn(
 
 
 def infer_order(held: pd.DataFrame, descending: set[str], *, ends: bool = False) -> pd.Series[str]:
-    """For rows whose local time occurred twice: `earliest`, `latest`, or empty where order does not tell.
+    """`earliest` or `latest` for rows whose local time occurred twice; empty where the order is unclear.
 
-    The clock going back within one asset's rows separates the first pass through the hour from the second.
-    A series with one reading an hour shows that as the same local time again; in a denser one the same time
-    again is a duplicate.
+    Local times that step back within an asset's rows separate the first pass through the hour from the
+    second. With one reading an hour that step is zero; in a denser series the same time again is a duplicate.
 
     Args:
         held: `asset_id`, naive `wall` and instant of the clock `change`, in the order of the file.
         descending: Assets whose rows run from new to old.
-        ends: Whether timestamps are ends of intervals: then both edges of the hour are in it.
+        ends: Whether timestamps are ends of intervals; then the hour includes both of its edges.
     """
     most = 2 if ends else 1
     answer = pd.Series("", index=held.index, dtype=object)
@@ -118,7 +124,7 @@ _NEVER = np.iinfo(np.int64).max // 2
 
 @dataclass
 class _Tally:
-    """What a file shows of one clock change of one asset."""
+    """Rows of one asset at one clock change; local times in microseconds."""
 
     kind: FindingKind
     zone: str
@@ -130,7 +136,7 @@ class _Tally:
 
 
 class ClockChanges:
-    """Counts the rows of a file that a clock change concerns; memory grows with assets, not rows."""
+    """Counts the rows of a file at each clock change; memory grows with assets, not with rows."""
 
     def __init__(self) -> None:
         #: By asset, then by the instant of the change.
@@ -144,18 +150,18 @@ class ClockChanges:
         earliest: pd.Series[Any],
         latest: pd.Series[Any],
     ) -> None:
-        """Count rows by their local time and the instants it had."""
+        """Count rows by their local time and its earliest and latest instant."""
         changes = _around(wall, zone)
         if not len(changes.at):
             return
         absent = earliest.isna()
-        known = earliest[~absent].astype("int64").to_numpy()
+        instants = earliest[~absent].astype("int64").to_numpy()
         assets = asset_ids[earliest.index[~absent]]
-        following = np.searchsorted(changes.at, known, side="right")
-        upcoming = np.append(changes.at, _NEVER)[following] - known <= _DAY
-        self._come_to("before", zone, changes, assets[upcoming], following[upcoming])
-        since = known - np.append(-_NEVER, changes.at)[following] < _DAY
-        self._come_to("after", zone, changes, assets[since], following[since] - 1)
+        following = np.searchsorted(changes.at, instants, side="right")
+        upcoming = np.append(changes.at, _NEVER)[following] - instants <= _DAY
+        self._mark_side("before", zone, changes, assets[upcoming], following[upcoming])
+        since = instants - np.append(-_NEVER, changes.at)[following] < _DAY
+        self._mark_side("after", zone, changes, assets[since], following[since] - 1)
         twice = (earliest != latest)[~absent].to_numpy()
         self._count(zone, changes, assets[twice], following[twice])
         skipped = np.searchsorted(
@@ -164,13 +170,13 @@ class ClockChanges:
         self._count(zone, changes, asset_ids[wall.index[absent]], skipped - 1)
 
     def note_rejected(self, asset_ids: pd.Series[str], wall: pd.Series[Any]) -> None:
-        """Count rows, noted before, that were rejected for their local time."""
+        """Count rows that were rejected for their local time; they were counted by `note` before."""
         for asset, walls in wall.astype("int64").groupby(asset_ids, sort=False):
             for tally in self._tallies[str(asset)].values():
                 tally.rejected += int(((walls >= tally.start) & (walls < tally.end)).sum())
 
     def findings(self) -> list[tuple[str, Finding]]:
-        """Clock changes by asset: a skipped hour the rows come to both sides of, a repeated one with rows."""
+        """Findings by asset: skipped hours with rows inside or on both sides, repeated hours with rows."""
         return [
             (asset_id, _finding(at, tally))
             for asset_id, tallies in sorted(self._tallies.items())
@@ -178,7 +184,7 @@ class ClockChanges:
             if tally.rows or (tally.kind is FindingKind.SKIPPED_HOUR and len(tally.sides) == 2)  # noqa: PLR2004 - both
         ]
 
-    def _come_to(
+    def _mark_side(
         self, side: str, zone: str, changes: Transitions, assets: pd.Series[str], which: Micros
     ) -> None:
         for asset, index in set(zip(assets, which.tolist(), strict=True)):
@@ -198,7 +204,7 @@ class ClockChanges:
 
 
 def shift_forward(wall: pd.Series[Any], zone: str) -> pd.Series[Any]:
-    """Instants of local times that never occurred, as shown by a clock that was not put forward."""
+    """Instants of local times that never occurred, read as by a clock that was not put forward."""
     changes = _around(wall, zone)
     local = wall.astype("int64").to_numpy()
     which = np.searchsorted(changes.at + changes.before, local, side="right") - 1
@@ -224,16 +230,16 @@ def _finding(at: int, tally: _Tally) -> Finding:
     return Finding(tally.kind, to_instant(at), to_instant(at), detail)
 
 
-#: So that a time at a clock change is in the hour before it.
+#: Puts a time at a clock change into the hour before it.
 _BEFORE = pd.Timedelta(microseconds=1)
 
 
 @dataclass
 class TimezoneLocalizer:
-    """Places the rows of one file, block by block.
+    """Turns the timestamps of one file into instants in UTC, block by block.
 
-    A local time that occurred twice can only be told by the order of all such rows of its asset, which may be
-    in different blocks: those few rows are held back until `settle`.
+    The order of an asset's rows decides which of its two instants a repeated local time is. They may be in
+    several blocks, so these few rows are held until `resolve_held`.
     """
 
     form: TimestampFormat
@@ -241,25 +247,25 @@ class TimezoneLocalizer:
     nonexistent: Nonexistent = Nonexistent.REJECT
     #: Whether timestamps are the ends of intervals.
     ends: bool = False
-    #: What the rows placed so far show of clock changes.
+    #: Rows at clock changes, counted so far.
     changes: ClockChanges = field(default_factory=ClockChanges)
     _held: list[pd.DataFrame] = field(default_factory=list)
-    #: First and last instant seen of each asset, which tell whether its rows run from new to old.
+    #: First and last instant of each asset in the order of the file; descending rows end earlier.
     _ends: dict[str, tuple[pd.Timestamp, pd.Timestamp]] = field(default_factory=dict)
 
-    def place(
+    def localize(
         self, column: pd.Series[Any], asset_ids: pd.Series[str], zones: pd.Series[str]
     ) -> tuple[pd.Series[Any], pd.Series[str]]:
-        """Instants and reasons by row; a row with neither is held back."""
+        """Instants in UTC and reasons by row; a row with neither is held."""
         instants = timestamps.parse(column, self.form)
         utc = instants.wall.dt.tz_localize("UTC").copy()
         reason = instants.reason
-        local = unnamed(instants, zones, utc, utc, reason)
+        local = resolve_zone_names(instants, zones, utc, utc, reason)
         for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
             earliest, latest = localize(wall, str(zone), ends=self.ends)
             counted = localize(wall, str(zone)) if self.ends else (earliest, latest)
             self.changes.note(wall, asset_ids, str(zone), *counted)
-            choose_turn(instants.marks, earliest, latest, reason)
+            apply_pass_marks(instants.marks, earliest, latest, reason)
             utc.loc[wall.index] = self._choose(earliest, latest)
             absent = wall.index[earliest.isna() & (reason[wall.index] == "")]
             if self.nonexistent is Nonexistent.SHIFT_FORWARD:
@@ -280,8 +286,8 @@ class TimezoneLocalizer:
         self._note_ends(utc, asset_ids)
         return utc, reason
 
-    def settle(self) -> tuple[pd.Series[Any], pd.Series[str]]:
-        """Instants and reasons of the rows held back; every one of them gets one or the other."""
+    def resolve_held(self) -> tuple[pd.Series[Any], pd.Series[str]]:
+        """Instants and reasons of the held rows; each has one or the other."""
         if not self._held:
             return pd.Series(dtype="datetime64[us, UTC]"), pd.Series(dtype=object)
         held = pd.concat(self._held)
@@ -292,9 +298,9 @@ class TimezoneLocalizer:
         if self.ends:  # the end of the hour, which comes once after it where it does not come twice
             at_change = held["earliest"].astype("int64") == held["change"]
             utc = utc.where(utc.notna() | ~at_change, held["latest"])
-        untold = utc.isna()
-        self.changes.note_rejected(held.loc[untold, "asset_id"], held.loc[untold, "wall"])
-        return utc, pd.Series("", index=held.index, dtype=object).mask(untold, AMBIGUOUS)
+        unresolved = utc.isna()
+        self.changes.note_rejected(held.loc[unresolved, "asset_id"], held.loc[unresolved, "wall"])
+        return utc, pd.Series("", index=held.index, dtype=object).mask(unresolved, AMBIGUOUS)
 
     def _choose(self, earliest: pd.Series[Any], latest: pd.Series[Any]) -> pd.Series[Any]:
         if self.ambiguous is Ambiguous.EARLIEST:
@@ -302,7 +308,7 @@ class TimezoneLocalizer:
         return latest if self.ambiguous is Ambiguous.LATEST else earliest.where(earliest == latest)
 
     def _note_ends(self, utc: pd.Series[Any], asset_ids: pd.Series[str]) -> None:
-        known = utc.dropna()
-        ends = known.groupby(asset_ids[known.index], sort=False).agg(["first", "last"])
+        instants = utc.dropna()
+        ends = instants.groupby(asset_ids[instants.index], sort=False).agg(["first", "last"])
         for asset, first, last in ends.itertuples(name=None):
             self._ends[asset] = (self._ends.get(asset, (first, last))[0], last)

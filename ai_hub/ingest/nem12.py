@@ -185,7 +185,7 @@ def _complete(day: _Day, malformed: list[Malformed]) -> Iterator[_Day]:
 def _readings(day: _Day) -> Iterator[tuple[Any, ...]]:
     stream = day.stream
     times = [day.day + timedelta(minutes=stream.minutes * i) for i in range(len(day.values) + 1)]
-    stamps = [each.strftime("%Y-%m-%dT%H:%M") + _OFFSET for each in times]
+    stamps = [time.strftime("%Y-%m-%dT%H:%M") + _OFFSET for time in times]
     for i, (value, flag) in enumerate(zip(day.values, day.qualities, strict=True)):
         shown = "" if flag.startswith("N") else value
         yield (

@@ -15,7 +15,7 @@ from ai_hub.errors import BadInputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: What separates groups of digits and can be nothing else: blanks, apostrophes.
+#: Characters that can only separate groups of digits: blanks, apostrophes.
 _BLANKS = " \u00a0\u202f'\u2019"
 _OTHER = {".": ",", ",": "."}
 _AMBIGUOUS = r"^[+-]?[1-9]\d{0,2}[.,]\d{3}$"
@@ -27,7 +27,7 @@ class NumberFormat:
     """How the numbers of a file are written."""
 
     decimal: str = "."
-    #: What is known to separate groups of three digits; empty where nothing shows it.
+    #: Separator of groups of three digits; empty where no cell shows it.
     thousands: str = ""
 
 
@@ -35,7 +35,7 @@ POINT = NumberFormat()
 
 
 class Evidence:
-    """What the cells of a file show of its numbers, block by block."""
+    """Evidence of the number format in the cells of a file, block by block."""
 
     def __init__(self) -> None:
         #: A cell that can only have this decimal mark, by mark.
@@ -46,7 +46,7 @@ class Evidence:
         self.ambiguous: dict[str, str] = {}
 
     def note(self, column: pd.Series[Any]) -> None:
-        """Look at a column; only texts tell anything."""
+        """Examine a column; only text has evidence."""
         if column.dtype != object and not isinstance(column.dtype, pd.StringDtype):
             return
         try:
@@ -54,7 +54,7 @@ class Evidence:
         except (pa.ArrowTypeError, pa.ArrowInvalid):
             cells = pa.array(column[column.map(_is_text)], type=pa.string())
         cells = pc.utf8_trim_whitespace(cells)
-        for _ in range(2):  # what one pass has matched it does not match again
+        for _ in range(2):  # a match cannot overlap another of the same pass
             cells = pc.replace_substring_regex(cells, rf"(\d)[{_BLANKS}](\d{{3}})", r"\1\2")
         for mark in (".", ","):
             cells_with = cells.filter(pc.match_substring(cells, mark))
@@ -69,14 +69,14 @@ class Evidence:
                 self.ambiguous.setdefault(mark, match)
 
 
-def decide(
+def detect_format(
     columns: Iterable[list[pd.Series[Any]]],
     *,
     delimiter: str | None,
     decimal: str | None = None,
     thousands: str | None = None,
 ) -> NumberFormat:
-    """The one way to read the numbers of a file, from options or from its cells.
+    """The number format of a file, from options or from its cells.
 
     Args:
         columns: The columns of numbers, block by block; read only as far as needed.
@@ -130,9 +130,9 @@ def are_plain(column: pd.Series[Any]) -> bool:
 
 
 def to_plain(column: pd.Series[Any], form: NumberFormat, name: str) -> tuple[pd.Series[Any], pd.Series[str]]:
-    """Numbers with a decimal point and no groups, as text; and why a cell is not read.
+    """Numbers as text with a decimal point and no groups; and why a cell is rejected.
 
-    What is no number in any format stays as it is.
+    Text that is not a number in any format stays as it is.
     """
     reason = pd.Series("", index=column.index, dtype=object)
     if column.dtype != object and not isinstance(column.dtype, pd.StringDtype):
@@ -165,20 +165,22 @@ def _odd_to_plain(
     plain = _matches(cells, rf"^[+-]?(?:\d+(?:{escaped}\d*)?|{escaped}\d+)(?:[eE][+-]?\d+)?$")
     group = "[" + re.escape(other) + _BLANKS + "]"
     grouped = _matches(cells, rf"^[+-]?\d{{1,3}}(?:{group}\d{{3}})+(?:{escaped}\d*)?$")
-    told = _matches(cells, rf"^[+-]?\d{{1,3}}(?:{group}\d{{3}}){{2,}}$|{escaped}|[{_BLANKS}]")
-    unsure = grouped & ~told & (form.thousands != other)
+    is_certain = _matches(cells, rf"^[+-]?\d{{1,3}}(?:{group}\d{{3}}){{2,}}$|{escaped}|[{_BLANKS}]")
+    is_uncertain = grouped & ~is_certain & (form.thousands != other)
     either = _matches(cells, _AMBIGUOUS)
     foreign = _matches(cells, rf"^[+-]?\d*[.,\d{_BLANKS}]*\d$") & ~plain & ~grouped
     read = pc.replace_substring_regex(cells, group, "")
     read = pc.replace_substring(read, mark, ".") if mark != "." else read
     result = column.copy()
-    taken = plain | (grouped & ~unsure)
+    taken = plain | (grouped & ~is_uncertain)
     result[taken] = pd.Series(read.to_numpy(zero_copy_only=False), index=column.index, dtype=object)[taken]
     reason = pd.Series("", index=column.index, dtype=object)
     what = "comma" if mark == "," else "point"
     reason[foreign] = f"{name} is not a number with decimal {what} (see --decimal and --thousands)"
-    reason[unsure & either] = f"{name} could be a decimal number or a thousand (see --thousands {other})"
-    reason[unsure & ~either] = reason[foreign & either] = (
+    reason[is_uncertain & either] = (
+        f"{name} could be a decimal number or a thousand (see --thousands {other})"
+    )
+    reason[is_uncertain & ~either] = reason[foreign & either] = (
         f"{name} has digits in groups that no other number of the file has (see --thousands {other})"
     )
     return result, reason

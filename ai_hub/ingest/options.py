@@ -10,13 +10,13 @@ from datetime import timedelta
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.enums import Ambiguous, DateOrder, Epoch, Nonexistent, Reading, Stamps
 
-#: Cells that stand for no value, in any case; an empty cell does only where a profile says so.
+#: Cells that mean no value, in upper or lower case. An empty cell does only where a profile has it.
 NO_VALUE = ("n/a", "n/e", "-", "--")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileFormat:
-    """What the file is not to be asked for; None where it shall tell."""
+    """How a file is written; None is detected."""
 
     encoding: str | None = None
     delimiter: str | None = None
@@ -27,53 +27,53 @@ class FileFormat:
     #: Between groups of three digits.
     thousands: str | None = None
     no_value: tuple[str, ...] = NO_VALUE
-    #: Only rows whose column has this text.
+    #: Keep only rows that have this text, by column.
     where: Mapping[str, str] = field(default_factory=dict)
     sheet: str | None = None
     #: Which end of its interval a timestamp is.
     stamps: Stamps | None = None
-    #: Length of the periods of a day that a column or the columns of a wide file count.
+    #: Length of the numbered periods of a day, in a column or as columns of a wide file.
     period: timedelta | None = None
 
 
 @dataclass(frozen=True)
 class TimestampFormat:
-    """How a file writes its timestamps; without any of these as ISO 8601 and the trade write them."""
+    """How a file writes its timestamps; by default in ISO 8601 or a usual date format."""
 
     strptime: str | None = None
     epoch: Epoch | None = None
-    #: Of dates with `/` or `-` that do not begin with the year.
+    #: Order of dates with `/` or `-` that do not begin with the year.
     order: DateOrder | None = None
-    #: Offset of timestamps that say none, such as +01:00; without it they are local times.
+    #: Offset of timestamps without one, such as +01:00; by default they are local times.
     offset: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a file does not say itself."""
+    """What a caller says of a file."""
 
     tenant: str
-    #: Asset of every row; without it the file needs a column.
+    #: Asset of every row; by default the file has a column for it.
     asset: str | None = None
-    #: Zone of local timestamps; by default the asset's own.
+    #: IANA time zone of local timestamps; by default the asset's own.
     timezone: str | None = None
-    #: Column of a field, where its name does not say so.
+    #: Column by field, where its name is not recognised.
     columns: Mapping[str, str] = field(default_factory=dict)
-    #: Of the values, where no column says it; converted to the asset's.
+    #: Unit of the values, where no column has it; they are converted to the asset's.
     unit: str | None = None
-    #: What a reading is: energy per interval, mean power or a register; by default the asset's.
+    #: Energy per interval, mean power or a register; by default the asset's.
     reading: Reading | None = None
-    #: That every reading covers.
+    #: Interval that every reading covers.
     interval: timedelta | None = None
     #: Whole digits of registers.
     digits: int | None = None
     stamps: Stamps = Stamps.START
-    #: Quality (good, estimated or suspect) of each flag in the file; others are read as they are.
+    #: Quality (good, estimated or suspect) by flag of the file; other flags stay as they are.
     quality_map: Mapping[str, str] = field(default_factory=dict)
     timestamp_format: TimestampFormat = field(default_factory=TimestampFormat)
-    #: Name of what the file's format leaves unsaid; see `profiles`.
+    #: Name of one of `PROFILES`; by default detected.
     profile: str | None = None
-    #: How the file is written, where that is known.
+    #: How the file is written.
     form: FileFormat = field(default_factory=FileFormat)
     ambiguous: Ambiguous = Ambiguous.INFER
     nonexistent: Nonexistent = Nonexistent.REJECT
@@ -84,24 +84,24 @@ _EMPTY = (*NO_VALUE, "")
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Options that suit every file of a format."""
+    """Options for every file of a trade format."""
 
     summary: str
-    #: What reads it: `table`, or a format that is none.
+    #: `table`, or a format that is not a table.
     reader: str = "table"
     form: FileFormat = field(default_factory=FileFormat)
-    #: How a text file of this format begins, and no other.
+    #: Regular expression of the beginning of its text files, and of no others.
     begins: str | None = None
     timezone: str | None = None
     unit: str | None = None
     order: DateOrder | None = None
     quality_map: Mapping[str, str] = field(default_factory=dict)
-    #: Names of columns, by field, beside those every file may have.
+    #: Further column names by field.
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _methods(letters: str) -> dict[str, str]:
-    """NEM12 quality flags with the method of substitution behind them, such as S14."""
+    """NEM12 quality flags with their method of substitution, such as S14."""
     return {f"{letter}{method}": "estimated" for letter in letters for method in ("", *range(10, 100))}
 
 
@@ -172,8 +172,8 @@ PROFILES: Mapping[str, Profile] = {
 }
 
 
-def profile_of(options: Options, beginning: str) -> tuple[str | None, bool]:
-    """Name of a file's profile, as given or by how the file begins; and whether it was guessed.
+def detect_profile(options: Options, beginning: str) -> tuple[str | None, bool]:
+    """Name of a file's profile, and whether it was detected by the file's beginning.
 
     Raises:
         BadInputError: there is no such profile.
@@ -192,8 +192,8 @@ def profile_of(options: Options, beginning: str) -> tuple[str | None, bool]:
 
 
 def with_profile(options: Options, profile: Profile) -> Options:
-    """Options with those of the profile where nothing was given."""
-    ours, form = options.form, profile.form
+    """The options, with those of the profile where they are unset."""
+    own, form = options.form, profile.form
     stamp_form = options.timestamp_format
     if stamp_form.order is None:
         stamp_form = replace(stamp_form, order=profile.order)
@@ -204,13 +204,13 @@ def with_profile(options: Options, profile: Profile) -> Options:
         quality_map={**profile.quality_map, **options.quality_map},
         timestamp_format=stamp_form,
         form=replace(
-            ours,
-            encoding=ours.encoding or form.encoding,
-            delimiter=ours.delimiter or form.delimiter,
-            decimal=ours.decimal or form.decimal,
-            thousands=form.thousands if ours.thousands is None and ours.decimal is None else ours.thousands,
-            no_value=(*ours.no_value, *form.no_value),
-            period=ours.period or form.period,
-            stamps=ours.stamps or form.stamps,
+            own,
+            encoding=own.encoding or form.encoding,
+            delimiter=own.delimiter or form.delimiter,
+            decimal=own.decimal or form.decimal,
+            thousands=form.thousands if own.thousands is None and own.decimal is None else own.thousands,
+            no_value=(*own.no_value, *form.no_value),
+            period=own.period or form.period,
+            stamps=own.stamps or form.stamps,
         ),
     )

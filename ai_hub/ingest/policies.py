@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ai_hub.database.tenant_wall import check_tenant
-from ai_hub.ingest.assets import check
+from ai_hub.ingest.assets import validate_asset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-#: How far ahead of the clock a reading or an issue time may be: clocks differ, the future is not measured.
+#: How far a reading or an issue time may lie in the future: clocks differ.
 AHEAD = pd.Timedelta(days=1)
 
 
-#: A clock that was reset counts from 1970 or 2000 on.
+#: Clocks that were reset count from 1970 or 2000.
 EARLIEST = pd.Timestamp("2005-01-01", tz="UTC")
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Times of readings that are taken; see `ai-hub ingest bounds`."""
+    """Times of readings that are accepted; see `ai-hub ingest bounds`."""
 
     earliest: pd.Timestamp = EARLIEST
-    #: how far ahead of the clock
+    #: How far in the future.
     ahead: pd.Timedelta = AHEAD
 
 
@@ -50,10 +50,10 @@ def find_bounds(connection: Connection[Any], tenant: str) -> Bounds:
 def put_bounds(
     connection: Connection[Any], tenant: str, *, earliest: datetime | None, ahead: timedelta | None
 ) -> Bounds:
-    """Change what is given of the tenant's bounds; those in force now.
+    """Change the tenant's bounds where they are not None; returns the new ones.
 
     Raises:
-        BadInputError: that cannot be a tenant.
+        BadInputError: not a possible tenant.
     """
     before = find_bounds(connection, check_tenant(tenant))
     values = [
@@ -70,7 +70,7 @@ def put_bounds(
 
 
 QUALITIES = ("suspect", "estimated")
-#: Time whose readings are brought in line in one transaction.
+#: Readings of this long are updated in one transaction.
 BATCH = timedelta(days=7)
 
 
@@ -84,14 +84,14 @@ def find_quality_policy(connection: Connection[Any], tenant: str) -> dict[str, b
 
 
 def put_quality_policy(connection: Connection[Any], tenant: str, policy: Mapping[str, bool]) -> int:
-    """Set whether features use readings of these qualities; how many stored readings that changed.
+    """Set whether features use readings of these qualities; returns the number of changed readings.
 
     Readings are brought in line a week at a time, each in a transaction of its own, and queue their hours for
     the next refresh. Called again after it was killed, it goes on. The connection must be in autocommit mode.
     """
-    check(tenant_id=tenant, asset_id="any")
+    validate_asset(tenant_id=tenant, asset_id="any")
     with connection.transaction():
-        # waits for writers that have judged readings by the old policy, so that none is missed below
+        # Wait for writers that still use the old policy, so that none of their readings is missed below.
         connection.execute("LOCK TABLE quality_policies IN ACCESS EXCLUSIVE MODE")
         for quality, used in policy.items():
             connection.execute(
@@ -116,7 +116,7 @@ def _reapply(connection: Connection[Any], tenant: str, start: datetime, until: d
 
 
 def _next(connection: Connection[Any], tenant: str, at: datetime) -> datetime | None:
-    """Time of the tenant's next reading: years without any take no time."""
+    """Time of the tenant's next reading, which skips years without any."""
     row = connection.execute(
         'SELECT min(first."timestamp") FROM asset_spans AS spans CROSS JOIN LATERAL ('
         ' SELECT "timestamp" FROM timeseries_data AS readings WHERE readings.tenant_id = spans.tenant_id'

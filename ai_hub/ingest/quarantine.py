@@ -13,7 +13,7 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.tables import as_written
+from ai_hub.ingest.tables import original_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -45,7 +45,7 @@ class QuarantinedRow:
 
 
 class Quarantine:
-    """Takes the rejected rows of one file; the same rows of the same file again change nothing."""
+    """Stores the rejected rows of one file; a repeated run of the same file adds none."""
 
     def __init__(
         self, connection: Connection[Any], tenant: str, table: str, file_name: str, columns: Mapping[str, str]
@@ -60,9 +60,9 @@ class Quarantine:
         self._rows: list[tuple[int, str, str]] = []
 
     def add(self, cells: pd.DataFrame, reasons: pd.Series[str]) -> None:
-        """Keep these rows, each for its reason."""
-        lines, given = as_written(cells, self._fields)
-        for line, reason, row in zip(lines, reasons, given, strict=True):
+        """Keep these rows with their reasons."""
+        lines, rows = original_cells(cells, self._fields)
+        for line, reason, row in zip(lines, reasons, rows, strict=True):
             texts = ("" if cell is None else str(cell) for cell in row)
             self._put(int(line), reason, dict(zip(self._columns, texts, strict=True)))
 
@@ -72,7 +72,7 @@ class Quarantine:
             self._put(bad.line, bad.reason, bad.text)
 
     def flush(self) -> None:
-        """Write what has gathered, in one short transaction."""
+        """Write buffered rows, in one short transaction."""
         if not self._rows:
             return
         lines, reasons, cells = zip(*self._rows, strict=True)
@@ -94,7 +94,7 @@ class Quarantine:
         self._rows.clear()
 
     def _put(self, line: int, reason: str, cells: dict[str, str] | str) -> None:
-        # PostgreSQL's texts hold every character but this one.
+        # PostgreSQL's text cannot hold this character.
         text = json.dumps(cells).replace("\\u0000", "\\ufffd")
         self._rows.append((line, reason, text))
         if len(self._rows) >= CHUNK_ROWS:
@@ -138,7 +138,7 @@ def summary(
 
 
 def export(connection: Connection[Any], tenant: str, path: Path, file_name: str | None = None) -> int:
-    """Write quarantined rows like a reject file, which can be corrected and ingested; how many.
+    """Write quarantined rows as a reject file, which can be corrected and ingested; returns their number.
 
     Raises:
         BadInputError: they come from files with different columns, or the file cannot be written.
@@ -170,7 +170,7 @@ def export(connection: Connection[Any], tenant: str, path: Path, file_name: str 
 
 
 def clear(connection: Connection[Any], tenant: str, file_name: str | None = None) -> int:
-    """Forget quarantined rows; how many."""
+    """Delete quarantined rows; returns their number."""
     return connection.execute(
         "DELETE FROM quarantined_rows WHERE tenant_id = %s AND (%s::text IS NULL OR file_name = %s)",
         [tenant, file_name, file_name],

@@ -21,7 +21,7 @@ from ai_hub.ingest.tables import (
     ExcelSource,
     ParquetSource,
     Source,
-    encoding_of,
+    detect_encoding,
     unpacked,
 )
 
@@ -44,15 +44,15 @@ def open_source(
     form: FileFormat | None = None,
     *,
     reader: str = "table",
-    recognises: Callable[[Sequence[str]], bool] | None = None,
+    is_header: Callable[[Sequence[str]], bool] | None = None,
 ) -> Iterator[Source]:
     """Open a text, Parquet or Excel file.
 
     Args:
         path: The file.
-        form: What is known of how it is written.
-        reader: `table`, or the format that is none: `nem12`, `green-button`.
-        recognises: Whether these fields are the names of columns; tells the header from lines before it.
+        form: Options; what they leave open is detected.
+        reader: `table`, or a format that is not a table: `nem12`, `green-button`.
+        is_header: Whether these fields are column names; without it the first line is the header.
 
     Raises:
         NotFoundError: no such file.
@@ -65,17 +65,17 @@ def open_source(
             if name.endswith(_PARQUET):
                 yield ParquetSource(raw)
             elif name.endswith(_EXCEL):
-                yield ExcelSource(raw, form, recognises)
+                yield ExcelSource(raw, form, is_header)
             else:
                 stream = unpacked(raw, name)
                 size = path.stat().st_size
                 if reader == "nem12":
                     head = stream.read(HEAD_BYTES)
-                    yield Nem12Source(stream, form.encoding or encoding_of(head)[0], size)
+                    yield Nem12Source(stream, form.encoding or detect_encoding(head)[0], size)
                 elif reader == "green-button":
                     yield GreenButtonSource(stream, size)
                 else:
-                    yield CsvSource(path, stream, form, recognises, size)
+                    yield CsvSource(path, stream, form, is_header, size)
     except _DAMAGED as error:
         raise BadInputError(
             f"{path.name} cannot be read: {error}",
@@ -85,7 +85,7 @@ def open_source(
 
 
 def beginning(path: Path, size: int = 4096) -> str:
-    """First characters of a text file; empty where it is none or not readable.
+    """First characters of a text file; empty where it is not one or cannot be read.
 
     Raises:
         NotFoundError: no such file.
@@ -97,9 +97,9 @@ def beginning(path: Path, size: int = 4096) -> str:
     try:
         with path.open("rb") as raw:
             head = unpacked(raw, name).read(size)
-            return head.decode(encoding_of(head)[0], errors="replace").removeprefix("\ufeff")
+            return head.decode(detect_encoding(head)[0], errors="replace").removeprefix("\ufeff")
     except (*_DAMAGED, BadInputError):
-        return ""  # opening it says what is wrong
+        return ""  # `open_source` reports the error
 
 
 def _check_name(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.quarantine import Quarantine
-from ai_hub.ingest.tables import as_written
+from ai_hub.ingest.tables import original_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from ai_hub.ingest.report import Report
     from ai_hub.ingest.tables import Malformed
 
-#: Rows a dry run shows.
+#: Number of rows that a dry run shows.
 SAMPLE = 10
 
 
 class RejectFile:
-    """A CSV of rejected rows; it appears under its name when the run ends, and only if there are any.
+    """A CSV file of rejected rows; it appears under its name at the end of the run, if there are any.
 
     Its columns are `line`, `reason`, those of the input, and `row` for a line that could not be split. Once
     corrected it can be ingested like the original.
@@ -59,9 +59,9 @@ class RejectFile:
                 self._part.unlink()
 
     def add(self, cells: pd.DataFrame, reasons: pd.Series[str]) -> None:
-        """Keep these rows, each for its reason."""
-        lines, given = as_written(cells, self._fields)
-        self._write((line, reason, *row, "") for line, reason, row in zip(lines, reasons, given, strict=True))
+        """Keep these rows with their reasons."""
+        lines, rows = original_cells(cells, self._fields)
+        self._write((line, reason, *row, "") for line, reason, row in zip(lines, reasons, rows, strict=True))
         self.reasons.update(reasons.tolist())
 
     def add_malformed(self, lines: Iterable[Malformed]) -> None:
@@ -86,13 +86,13 @@ class RejectFile:
 
 @dataclass(frozen=True)
 class Rejects:
-    """Both places where rejected rows go."""
+    """Writes rejected rows to the file and to the quarantine."""
 
     file: RejectFile
     quarantine: Quarantine
 
     def add(self, cells: pd.DataFrame, reasons: pd.Series[str]) -> None:
-        """Keep these rows, each for its reason."""
+        """Keep these rows with their reasons."""
         self.file.add(cells, reasons)
         self.quarantine.add(cells, reasons)
 
@@ -102,37 +102,37 @@ class Rejects:
         self.quarantine.add_malformed(lines)
 
     def flush(self) -> None:
-        """Write what is still in memory to the database."""
+        """Write buffered rows to the database."""
         self.quarantine.flush()
 
     def note_in(self, report: Report) -> None:
-        """Say in the report how many rows were rejected and where they are."""
+        """Set the counts of rejected rows and their file in the report."""
         report.reasons = dict(self.file.reasons.most_common())
         report.reject_file = str(self.file.path) if self.file.reasons else None
 
 
 class RejectsSample:
-    """Takes rejected rows of a dry run: their reasons are counted, the first ones kept."""
+    """Counts the rejected rows of a dry run by reason and keeps the first ones."""
 
     def __init__(self, fields: Mapping[str, str]) -> None:
         """`fields` gives the input's column of each field."""
         self._fields = fields
         self._reasons: Counter[str] = Counter()
-        #: Line, reason and what the row says.
+        #: Line, reason and cells as text.
         self.first: list[tuple[int, str, str]] = []
 
     def add(self, cells: pd.DataFrame, reasons: pd.Series[str]) -> None:
-        """Count these rows, each for its reason."""
+        """Count these rows by reason."""
         self._reasons.update(reasons.tolist())
-        lines, given = as_written(cells.head(SAMPLE), list(self._fields))
-        for line, reason, row in zip(lines, reasons, given, strict=False):
+        lines, rows = original_cells(cells.head(SAMPLE), list(self._fields))
+        for line, reason, row in zip(lines, reasons, rows, strict=False):
             shown = ", ".join(
                 f"{column}={cell}" for column, cell in zip(self._fields.values(), row, strict=True)
             )
             self._keep(int(line), reason, shown)
 
     def add_malformed(self, lines: Sequence[Malformed]) -> None:
-        """Count lines that are no rows."""
+        """Count malformed lines."""
         self._reasons.update(bad.reason for bad in lines)
         for bad in lines[:SAMPLE]:
             self._keep(bad.line, bad.reason, bad.text[:200])
@@ -145,5 +145,5 @@ class RejectsSample:
         """Nothing is written."""
 
     def note_in(self, report: Report) -> None:
-        """Say in the report how many rows would be rejected."""
+        """Set the counts of rejected rows in the report."""
         report.reasons = dict(self._reasons.most_common())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Readings deleted in one transaction.
 BATCH_ROWS: Final = 10_000
-#: What one asset has rows in besides its readings, in the order in which they go.
+#: Tables with rows of one asset besides its readings, in the order of deletion.
 _TABLES: Final = (
     *("weather_features", "register_readings", "ai_features", "ai_feature_versions", "data_findings"),
     *(
@@ -54,7 +54,7 @@ SELECT count(*) FROM ai_feature_versions
 WHERE tenant_id = %(tenant)s AND asset_id = ANY (%(assets)s) AND superseded_at IS NULL
     AND hour > %(start)s AND hour <= %(end)s::timestamptz + INTERVAL '24 hours'
 """
-# times as text: Python's end with the year 9999
+# Times as text, because Python's end with the year 9999.
 _BATCH_END = """
 SELECT max("timestamp")::text FROM (
     SELECT "timestamp" FROM {table}
@@ -62,7 +62,7 @@ SELECT max("timestamp")::text FROM (
     ORDER BY "timestamp" LIMIT {limit}
 ) AS batch
 """
-# literals, because only they let the columnstore open no more than the asset's own batches of these times
+# Literals, because only with them the columnstore opens just the asset's own batches of these times.
 _DELETE = """
 DELETE FROM {table}
 WHERE tenant_id = {tenant} AND asset_id = {asset} AND "timestamp" >= {start} AND "timestamp" <= {last}
@@ -88,7 +88,7 @@ class Selection:
     end: datetime | None = None
 
     def values(self) -> dict[str, Any]:
-        """For statements."""
+        """Parameters for statements."""
         return {
             "tenant": self.tenant,
             "assets": None if self.assets is None else list(self.assets),
@@ -99,18 +99,18 @@ class Selection:
 
 @dataclass(frozen=True)
 class Preview:
-    """What would go."""
+    """Counts of what is deleted."""
 
-    #: readings and their hours by asset
+    #: Readings and their hours by asset.
     readings: Mapping[str, tuple[int, int]]
-    #: rows by table
+    #: Rows by table.
     counts: Mapping[str, int]
-    #: exports of the asset's rows, which stay
+    #: Exports with the asset's rows, which stay.
     exports: Sequence[str] = field(default=())
 
 
 def preview_readings(connection: Connection[Any], selection: Selection) -> Preview:
-    """What deleting these readings would take.
+    """Count what `delete_readings` would delete.
 
     Raises:
         BadInputError: the range is empty.
@@ -132,9 +132,9 @@ def preview_readings(connection: Connection[Any], selection: Selection) -> Previ
 
 
 def delete_readings(connection: Connection[Any], selection: Selection, reason: str) -> Preview:
-    """Delete readings in short transactions, then bring features and findings in line; what went.
+    """Delete readings in short transactions, then update features and findings; returns the counts.
 
-    Killed midway, the same call goes on. The connection must be in autocommit mode.
+    The same call continues a killed one. The connection must be in autocommit mode.
     """
     _check_reason(reason)
     preview = preview_readings(connection, selection)
@@ -142,7 +142,7 @@ def delete_readings(connection: Connection[Any], selection: Selection, reason: s
     for asset in preview.readings:
         _delete(connection, selection, asset)
     refresh(dsn=_dsn(connection))
-    # of a call that was killed, too
+    # also those of a killed call
     due = connection.execute(
         "SELECT asset_id FROM data_checks_due WHERE tenant_id = %s", [selection.tenant]
     ).fetchall()
@@ -152,7 +152,7 @@ def delete_readings(connection: Connection[Any], selection: Selection, reason: s
 
 
 def preview_asset(connection: Connection[Any], tenant: str, asset: str) -> Preview:
-    """What removing the asset would take.
+    """Count what `remove_asset` would delete.
 
     Raises:
         NotFoundError: the tenant has no such asset.
@@ -182,9 +182,9 @@ def preview_asset(connection: Connection[Any], tenant: str, asset: str) -> Previ
 
 
 def remove_asset(connection: Connection[Any], tenant: str, asset: str, reason: str) -> Preview:
-    """Remove an asset with all that is stored of it; what went.
+    """Remove an asset with all its rows; returns the counts.
 
-    Killed midway, the same call goes on: the asset's own entry goes last. The connection must be in
+    The same call continues a killed one: the asset's own row is deleted last. The connection must be in
     autocommit mode.
     """
     _check_reason(reason)
@@ -205,7 +205,7 @@ def remove_asset(connection: Connection[Any], tenant: str, asset: str, reason: s
 
 
 def delete_all_readings(connection: Connection[Any], tenant: str, asset: str) -> None:
-    """Delete every reading of an asset in short transactions; what follows from them is the caller's."""
+    """Delete every reading of an asset in short transactions; the caller updates features and findings."""
     _delete(connection, Selection(tenant, [asset]), asset)
 
 
@@ -219,7 +219,7 @@ def was_removed(connection: Connection[Any], tenant: str, asset: str) -> bool:
 
 
 def history(connection: Connection[Any], tenant: str) -> list[dict[str, Any]]:
-    """What was removed of a tenant, the latest first; nothing of a former tenant of the same name."""
+    """Removals of a tenant, the latest first, without those of a former tenant of the same name."""
     rows = connection.execute(
         "SELECT noted_at, kind, step, asset_ids, start_time::text, end_time::text, removed_by, reason, counts"
         " FROM removals WHERE tenant_id = %(tenant)s AND removal_id > coalesce((SELECT max(removal_id)"
@@ -232,12 +232,12 @@ def history(connection: Connection[Any], tenant: str) -> list[dict[str, Any]]:
 
 
 def _delete(connection: Connection[Any], selection: Selection, asset: str) -> None:
-    """Delete readings as they were read; what follows from a register's goes with them."""
+    """Delete an asset's readings; for a register those it counted, from which its amounts follow."""
     values = selection.values()
     start: Any = values["start"]
-    known = assets.find(connection, selection.tenant, [asset]).get(asset)
-    is_register = known is not None and known.reading is Reading.REGISTER
-    given = {
+    registered = assets.find(connection, selection.tenant, [asset]).get(asset)
+    is_register = registered is not None and registered.reading is Reading.REGISTER
+    parameters = {
         "table": sql.Identifier("register_readings" if is_register else "timeseries_data"),
         "tenant": sql.Literal(selection.tenant),
         "asset": sql.Literal(asset),
@@ -245,16 +245,16 @@ def _delete(connection: Connection[Any], selection: Selection, asset: str) -> No
         "limit": sql.Literal(BATCH_ROWS),
     }
     while True:
-        place = sql.SQL("{}::timestamptz").format(sql.Literal(start))
+        position = sql.SQL("{}::timestamptz").format(sql.Literal(start))
         with connection.transaction():
-            found = connection.execute(sql.SQL(_BATCH_END).format(start=place, **given)).fetchone()
-            if found is None or found[0] is None:
+            row = connection.execute(sql.SQL(_BATCH_END).format(start=position, **parameters)).fetchone()
+            if row is None or row[0] is None:
                 return
-            last = sql.SQL("{}::timestamptz").format(sql.Literal(found[0]))
+            last = sql.SQL("{}::timestamptz").format(sql.Literal(row[0]))
             connection.execute(_UNLIMITED)
             for statement in (_DELETE, _CHECK_DUE):
-                connection.execute(sql.SQL(statement).format(start=place, last=last, **given))
-        start = found[0]
+                connection.execute(sql.SQL(statement).format(start=position, last=last, **parameters))
+        start = row[0]
 
 
 def _of_asset(verb: str, table: str) -> str:
@@ -273,16 +273,16 @@ def _present(connection: Connection[Any]) -> list[str]:
 
 
 def _require(connection: Connection[Any], tenant: str, asset: str) -> None:
-    known = connection.execute(
+    row = connection.execute(
         "SELECT FROM assets WHERE tenant_id = %(t)s AND asset_id = %(a)s"
         " UNION ALL SELECT FROM asset_spans WHERE tenant_id = %(t)s AND asset_id = %(a)s LIMIT 1",
         {"t": tenant, "a": asset},
     ).fetchone()
-    if known is None:
-        near = get_close_matches(asset, list(assets.find(connection, tenant)), n=1)
+    if row is None:
+        similar = get_close_matches(asset, list(assets.find(connection, tenant)), n=1)
         raise NotFoundError(
             f"Tenant {tenant} has no asset {asset}.",
-            hint=f"Did you mean {near[0]}?" if near else "`ai-hub asset list` shows those it has.",
+            hint=f"Did you mean {similar[0]}?" if similar else "`ai-hub asset list` shows those it has.",
         )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """What became of every row of a file: `rows` is the sum of the five counts after it."""
+    """Result of an ingest: `rows` is the sum of the five counts after it."""
 
     rows: int = 0
     inserted: int = 0
@@ -30,27 +30,27 @@ class Report:
     unchanged: int = 0
     duplicates: int = 0
     rejected: int = 0
-    #: Rows that say there is no value, such as N/A; not among `rows`.
+    #: Rows without a value, such as N/A; not included in `rows`.
     missing: int = 0
-    #: How the file was understood, where that was not given.
+    #: What was detected in the file.
     understood: list[str] = field(default_factory=list)
-    #: Number of rejected rows by reason, the commonest first.
+    #: Number of rejected rows by reason, the most frequent first.
     reasons: dict[str, int] = field(default_factory=dict)
     reject_file: str | None = None
-    #: Assets registered because rows arrived for them.
+    #: Assets registered by this run.
     new_assets: list[str] = field(default_factory=list)
-    #: Assets of this file whose unit nobody said.
+    #: Assets of this file without a unit.
     without_unit: list[str] = field(default_factory=list)
-    #: Intervals that the steps of the file told, in seconds, by asset that did not say its own.
+    #: Inferred intervals of assets that had none, in seconds.
     intervals: dict[str, int] = field(default_factory=dict)
-    #: Oddities nobody knew of, by asset.
+    #: New findings, by asset.
     findings: list[tuple[str, Finding]] = field(default_factory=list)
-    #: Oddities that are no longer so, such as gaps these rows filled.
+    #: Resolved findings, such as gaps that these rows filled.
     resolved: list[tuple[str, Finding]] = field(default_factory=list)
 
     @property
     def accepted(self) -> int:
-        """Rows whose values are in the table now."""
+        """Number of rows whose values are in the table now."""
         return self.inserted + self.updated + self.unchanged + self.duplicates
 
     def as_dict(self) -> dict[str, Any]:
@@ -69,12 +69,12 @@ _FAULTS = {
     "capacity": "register rose {move}, more than the asset's capacity allows: not counted",
     "digits": "register went {move}, which has more digits than it can show (see --digits)",
 }
-#: New assets, or findings of one kind, that are named before they are only counted.
+#: Largest number of new assets, or findings of one kind, that are listed by name.
 NAMED = 5
 
 
 def report_lines(report: Report, options: Options) -> Iterator[str]:
-    """A run in a few lines, however large its file was."""
+    """A report as a few lines of text, whatever the size of its file."""
     for note in report.understood:
         yield f"Read as: {note}"
     yield (
@@ -109,7 +109,7 @@ def report_lines(report: Report, options: Options) -> Iterator[str]:
 
 
 def preview_lines(shown: Preview) -> Iterator[str]:
-    """What a dry run found, in lines."""
+    """The report of a dry run as lines of text."""
     report = shown.report
     for note in report.understood:
         yield f"Read as: {note}"
@@ -151,7 +151,7 @@ def preview_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def preview_row_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Rows of `preview_table`, one a line: asset, interval in UTC and local, what was measured."""
+    """Rows of `preview_table` as lines of text."""
     if rows:
         yield "First rows as understood:"
     times = ("asset_id", "start_utc", "end_utc", "start_local", "end_local", "timezone")
@@ -202,7 +202,7 @@ def describe(finding: Finding) -> str:
 
 
 def _describe_meaning(finding: Finding) -> str:
-    """A finding about what readings are."""
+    """A finding about registers and intervals in one sentence."""
     detail = finding.detail
     first, last = _time(finding.first), _time(finding.last)
     match finding.kind:
@@ -231,22 +231,26 @@ def _findings_lines(findings: Sequence[tuple[str, Finding]]) -> Iterator[str]:
         return
     yield f"Found for the first time: {_counts(findings)}"
     for kind in FindingKind:
-        ours = [(asset_id, one) for asset_id, one in findings if one.kind is kind]
-        for asset_id, one in ours if len(ours) <= NAMED else ():
-            yield f"  {kind} {asset_id}: {describe(one)}"
-        if len(ours) > NAMED:
-            asset_id, one = max(ours, key=lambda each: each[1].last - each[1].first)
-            missing = sum(one.detail["missing"] or 0 for _, one in ours) if kind is FindingKind.GAP else 0
+        of_kind = [(asset_id, finding) for asset_id, finding in findings if finding.kind is kind]
+        for asset_id, finding in of_kind if len(of_kind) <= NAMED else ():
+            yield f"  {kind} {asset_id}: {describe(finding)}"
+        if len(of_kind) > NAMED:
+            asset_id, finding = max(of_kind, key=lambda item: item[1].last - item[1].first)
+            missing = (
+                sum(finding.detail["missing"] or 0 for _, finding in of_kind)
+                if kind is FindingKind.GAP
+                else 0
+            )
             total = f", {missing:,} readings missing" if missing else ""
             yield (
-                f"  {kind} {len(ours):,} times in {len({name for name, _ in ours}):,} asset(s){total};"
-                f" the longest: {asset_id}, {describe(one)}"
+                f"  {kind} {len(of_kind):,} times in {len({name for name, _ in of_kind}):,} asset(s){total};"
+                f" the longest: {asset_id}, {describe(finding)}"
             )
     yield "All of them: `ai-hub ingest findings`"
 
 
 def _counts(findings: Sequence[tuple[str, Finding]]) -> str:
-    counts = Counter(one.kind for _, one in findings)
+    counts = Counter(finding.kind for _, finding in findings)
     return ", ".join(f"{counts[kind]:,} {kind}" for kind in FindingKind if counts[kind])
 
 

@@ -32,7 +32,7 @@ BLOCK_ROWS = 100_000
 
 @dataclass(frozen=True)
 class Malformed:
-    """A line that is no row."""
+    """A line that cannot be split into the columns."""
 
     line: int
     reason: str
@@ -53,32 +53,34 @@ class Block:
 
 
 class Source(Protocol):
-    """A file opened for one pass or more."""
+    """An open file; `blocks` may be called several times."""
 
     columns: list[str]
     #: Lines before the header, split into fields.
     preamble: list[list[str]]
-    #: What was guessed.
+    #: What was detected rather than given, for the report.
     notes: list[str]
 
     @property
     def delimiter(self) -> str | None:
-        """Between fields; None where the format has none."""
+        """Character between fields; None where the format has none."""
 
     @property
     def meters(self) -> list[str] | None:
-        """Meters in the file, where its format says them beforehand."""
+        """Meters of the file, where its format lists them."""
 
     def blocks(self, columns: list[str]) -> Iterator[Block]:
         """Yield the file's rows with these columns."""
 
 
 def original(name: str) -> str:
-    """Column with the cells of a field as the file has them, where they were changed to be read."""
+    """Name of the column that keeps a field's original cells, where reading changed them."""
     return f"{name} as written"
 
 
-def as_written(cells: pd.DataFrame, fields: Sequence[str]) -> tuple[Iterable[int], Iterable[tuple[Any, ...]]]:
+def original_cells(
+    cells: pd.DataFrame, fields: Sequence[str]
+) -> tuple[Iterable[int], Iterable[tuple[Any, ...]]]:
     """Lines and original cells of rows."""
     shown = {
         name: cells[original(name)].where(cells[original(name)].notna(), cells[name])
@@ -90,16 +92,16 @@ def as_written(cells: pd.DataFrame, fields: Sequence[str]) -> tuple[Iterable[int
     return lines, zip(*shown.values(), strict=True)
 
 
-#: Where two are as common, the one before: a comma may be part of numbers and names.
+#: In order of preference where two are equally common: a comma may be part of numbers and names.
 DELIMITERS = "\t;|,"
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-#: Lines in which a header is looked for.
+#: Lines that may be the header.
 _MOST_LINES = 60
-#: What texts about energy have beside letters; other bytes show that the file is not Windows-1252.
+#: Characters beside letters in texts about energy; others show that the file is not Windows-1252.
 _SIGNS = "°²³€µ§ß—“”·±½\u00a0£©®\u2013\u2018\u2019\u00b4\u00d7"
 
 
@@ -119,8 +121,8 @@ class Head:
     has_rows: bool
 
 
-def encoding_of(head: bytes) -> tuple[str, bool]:
-    """Encoding of a text by its first bytes, and whether that is a guess.
+def detect_encoding(head: bytes) -> tuple[str, bool]:
+    """Encoding of a text by its first bytes, and whether it is only likely.
 
     Raises:
         BadInputError: neither Unicode nor Windows-1252.
@@ -149,20 +151,20 @@ def encoding_of(head: bytes) -> tuple[str, bool]:
 
 
 def read_head(
-    head: bytes, form: FileFormat, recognises: Callable[[Sequence[str]], bool] | None, *, complete: bool
+    head: bytes, form: FileFormat, is_header: Callable[[Sequence[str]], bool] | None, *, complete: bool
 ) -> Head:
-    """How a text file is to be read.
+    """Detect how to read a text file.
 
     Args:
         head: Its first bytes.
-        form: What is known of it.
-        recognises: Whether these fields are the names of columns; without it the first line is the header.
+        form: Options; what they leave open is detected.
+        is_header: Whether these fields are column names; without it the first line is the header.
         complete: Whether `head` is the whole file.
 
     Raises:
         BadInputError: the file is empty, has no such header or is not in the encoding.
     """
-    encoding, guessed = (form.encoding, False) if form.encoding else encoding_of(head)
+    encoding, guessed = (form.encoding, False) if form.encoding else detect_encoding(head)
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(head, final=complete)
     except (UnicodeError, LookupError) as error:
@@ -179,16 +181,16 @@ def read_head(
         delimiter = form.delimiter or _commonest(lines[row])
         names = [str(number) for number, _ in enumerate(_split(lines[row], delimiter), 1)]
         return Head(encoding, delimiter, row, names, [], notes, has_rows=True)
-    line, delimiter = _header(lines, form, recognises)
+    line, delimiter = _header(lines, form, is_header)
     if line and form.header is None:
         notes.append(f"header in line {line + 1}, {line} line(s) before it skipped (--header)")
-    preamble = [_split(each, delimiter) for each in lines[:line]]
+    preamble = [_split(text, delimiter) for text in lines[:line]]
     has_rows = len(lines) > line + 1 or not complete
     return Head(encoding, delimiter, line + 1, _split(lines[line], delimiter), preamble, notes, has_rows)
 
 
 def _header(
-    lines: list[str], form: FileFormat, recognises: Callable[[Sequence[str]], bool] | None
+    lines: list[str], form: FileFormat, is_header: Callable[[Sequence[str]], bool] | None
 ) -> tuple[int, str]:
     """Index of the header among the lines, and the delimiter."""
     if form.header is not None:
@@ -196,18 +198,18 @@ def _header(
             raise BadInputError(f"The file has no line {form.header}.", hint="Correct --header.")
         line = form.header - 1
         return line, form.delimiter or _commonest(lines[line])
-    found: list[tuple[int, str]] = []
-    for line, text in enumerate(lines[:_MOST_LINES] if recognises else ()):
+    candidates: list[tuple[int, str]] = []
+    for line, text in enumerate(lines[:_MOST_LINES] if is_header else ()):
         for delimiter in form.delimiter or sorted(DELIMITERS, key=text.count, reverse=True):
             names = _split(text, delimiter)
-            following = next((each for each in lines[line + 1 :] if each.strip()), None)
+            following = next((text for text in lines[line + 1 :] if text.strip()), None)
             fits = following is None or len(_split(following, delimiter)) == len(names)
-            if len(names) > 1 and recognises is not None and recognises(names):
+            if len(names) > 1 and is_header is not None and is_header(names):
                 if fits:
                     return line, delimiter
-                found.append((line, delimiter))
-    if found:
-        return found[0]
+                candidates.append((line, delimiter))
+    if candidates:
+        return candidates[0]
     first = next(index for index, text in enumerate(lines) if text.strip())
     return first, form.delimiter or _commonest(lines[first])
 
@@ -241,11 +243,11 @@ class ParquetSource:
         self.notes: list[str] = []
 
     def blocks(self, columns: list[str]) -> Iterator[Block]:
-        """Rows as the file has them; categories as their texts."""
+        """The file's rows; categories as their values."""
         total = max(self._file.metadata.num_rows, 1)
         done = 0
         for batch in self._file.iter_batches(batch_size=BLOCK_ROWS, columns=columns):
-            # What pandas notes of its index would make a column of the file the index.
+            # Pandas metadata would turn a column into the index.
             cells = batch.to_pandas(ignore_metadata=True)
             coded = [name for name, dtype in cells.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)]
             cells = cells.astype(dict.fromkeys(coded, object))
@@ -255,7 +257,7 @@ class ParquetSource:
 
 
 class CsvSource:
-    """Every cell stays text, so a rejected row can be given back as it was written."""
+    """A text file. Every cell stays text, so a rejected row is written back unchanged."""
 
     meters: list[str] | None = None
 
@@ -264,24 +266,24 @@ class CsvSource:
         path: Path,
         stream: IO[bytes],
         form: FileFormat,
-        recognises: Callable[[Sequence[str]], bool] | None,
+        is_header: Callable[[Sequence[str]], bool] | None,
         size: int,
     ) -> None:
         self._path = path
         self._size = max(size, 1)
         start = stream.read(HEAD_BYTES)
-        self._head = read_head(start, form, recognises, complete=len(start) < HEAD_BYTES)
+        self._head = read_head(start, form, is_header, complete=len(start) < HEAD_BYTES)
         self.columns = self._head.columns
         self.delimiter: str | None = self._head.delimiter
         self.preamble = self._head.preamble
         self.notes = self._head.notes
 
     def blocks(self, columns: list[str]) -> Iterator[Block]:
-        """Rows that are not blank, with their line, and lines that are no rows."""
+        """Rows that are not blank, by line, and malformed lines."""
         if not self._head.has_rows:
             return
-        # A file of its own for every look: one that ended early still reads ahead in its thread,
-        # and would take rows from the next one.
+        # A new file for every pass: a pass that ended early still reads ahead in its thread
+        # and would take rows from the next pass.
         with self._path.open("rb") as raw:
             yield from self._blocks(raw, columns)
 
@@ -293,11 +295,11 @@ class CsvSource:
             malformed.append(Malformed(row.number, reason, row.text))
             return "skip"
 
-        # Numbers as names for the reader: those of the file may occur twice.
+        # Numbers as column names, because the file's own names may occur twice.
         names = [str(i) for i, _ in enumerate(self.columns)]
         reader = pacsv.open_csv(
             unpacked(raw, self._path.name.casefold()),
-            # Line numbers of malformed rows are only known to a single-threaded reader.
+            # Only a single-threaded reader has the line numbers of malformed rows.
             read_options=pacsv.ReadOptions(
                 use_threads=False,
                 block_size=BLOCK_BYTES,
@@ -324,9 +326,9 @@ class CsvSource:
             if len(batch):
                 next_line = int(lines[-1]) + 1
             blank = (cells == "").all(axis=1).to_numpy()
-            if blank.any():  # a line with something in other columns is no blank one
+            if blank.any():  # a line with values in other columns is not blank
                 blank[blank] = (batch.filter(pa.array(blank)).to_pandas() == "").all(axis=1)
-            # A line is only known to be over once the next block starts, so some may be noted ahead.
+            # The reader is one line ahead of the block, so some malformed lines belong to the next one.
             due = [bad for bad in malformed if bad.line < next_line]
             malformed[:] = [bad for bad in malformed if bad.line >= next_line]
             yield Block(cells[~blank], due, min(raw.tell() / self._size, 1.0))
@@ -339,13 +341,13 @@ _DAY_SECONDS = 86_400
 
 
 class ExcelSource:
-    """One sheet; it is held in memory, as its format allows no more than a million rows."""
+    """One sheet, held in memory: its format allows no more than a million rows."""
 
     delimiter = None
     meters: list[str] | None = None
 
     def __init__(
-        self, raw: IO[bytes], form: FileFormat, recognises: Callable[[Sequence[str]], bool] | None
+        self, raw: IO[bytes], form: FileFormat, is_header: Callable[[Sequence[str]], bool] | None
     ) -> None:
         book = python_calamine.CalamineWorkbook.from_filelike(raw)
         names = book.sheet_names
@@ -362,7 +364,7 @@ class ExcelSource:
             line = form.header - 1
         else:
             first = next(index for index, row in enumerate(texts) if any(row))
-            line = next((index for index, row in enumerate(texts) if recognises and recognises(row)), first)
+            line = next((index for index, row in enumerate(texts) if is_header and is_header(row)), first)
             if line:
                 self.notes.append(f"header in line {line + 1}, {line} line(s) before it skipped (--header)")
         width = len(rows[0])
@@ -372,12 +374,12 @@ class ExcelSource:
         self._first_line = line + 2
 
     def blocks(self, columns: list[str]) -> Iterator[Block]:
-        """Rows that are not blank, with their line in the sheet."""
-        places = [self.columns.index(name) for name in columns]
+        """Rows that are not blank, by their line in the sheet."""
+        positions = [self.columns.index(name) for name in columns]
         for start in range(0, len(self._rows), BLOCK_ROWS):
             rows = self._rows[start : start + BLOCK_ROWS]
             lines = [self._first_line + start + i for i, row in enumerate(rows) if any(c != "" for c in row)]
-            kept = [[_plain(row[i]) for i in places] for row in rows if any(cell != "" for cell in row)]
+            kept = [[_plain(row[i]) for i in positions] for row in rows if any(cell != "" for cell in row)]
             cells = pd.DataFrame(kept, columns=columns, index=pd.Index(lines, name="line"), dtype=object)
             yield Block(cells, [], min((start + len(rows)) / max(len(self._rows), 1), 1.0))
 

@@ -25,7 +25,7 @@ _ISO = (
     r"^(?P<wall>\d{4}-?\d{2}-?\d{2}(?:[T ]\d{2}(?::?\d{2}(?::?\d{2}(?:\.\d+)?)?)?)?)"
     r" ?(?P<offset>Z|[+-]\d{2}(?::?\d{2})?)?$"
 )
-# Dates that stay far from what the types and time zones can hold.
+# Well inside the range of the types and of the time zone data.
 _RANGE = (pd.Timestamp("1900-01-01"), pd.Timestamp("2200-01-01"))
 _BARE_NUMBER = r"^[+-]?\d{9,}(?:\.\d+)?$"
 _EXCEL_ZERO = pd.Timestamp("1899-12-30")
@@ -40,7 +40,7 @@ _WRITTEN = (
     r"(?: ?\(?(?P<zone>Z|[A-Za-z]{3,5}|(?:UTC|GMT)?[+-](?:\d{1,2}:\d{2}|\d{4}|\d{1,2}))\)?)?$"
 )
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-#: Months in German, where they differ in their first three letters.
+#: English months, and German ones that differ in their first three letters.
 _MONTH_NUMBERS = {name: number for number, name in enumerate(_MONTHS, 1)} | {
     "mär": 3,
     "mrz": 3,
@@ -52,7 +52,7 @@ _MARKED = r"^(?P<body>.*?\d) ?\(?(?P<zone>[A-Za-z]{3,5}|[AB])\)?$"
 
 
 @dataclass
-class Instants:
+class ParsedTimestamps:
     """Parsed timestamps, by the index of their rows.
 
     `wall` is a local time still without an offset where `is_local`; elsewhere it is UTC already.
@@ -62,12 +62,12 @@ class Instants:
     is_local: pd.Series[bool]
     #: Why a row has none; empty where it has one.
     reason: pd.Series[str]
-    #: What the rows say beside their local time: the name of its zone, or A or B in a repeated hour.
+    #: What follows the local time: the name of its zone, or A or B in a repeated hour.
     marks: pd.Series[str] = field(default_factory=lambda: pd.Series(dtype=object))
 
 
-def parse(column: pd.Series[Any], form: TimestampFormat) -> Instants:
-    """Read a column of text, numbers, dates or timestamps."""
+def parse(column: pd.Series[Any], form: TimestampFormat) -> ParsedTimestamps:
+    """Parse a column of text, numbers, dates or timestamps."""
     instants = _parse(column, form)
     if form.offset is not None:
         shift = pd.Timedelta(minutes=_offset_minutes(form.offset))
@@ -76,7 +76,7 @@ def parse(column: pd.Series[Any], form: TimestampFormat) -> Instants:
     return instants
 
 
-def _parse(column: pd.Series[Any], form: TimestampFormat) -> Instants:
+def _parse(column: pd.Series[Any], form: TimestampFormat) -> ParsedTimestamps:
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         return _instants(column.dt.tz_convert("UTC").dt.tz_localize(None), local=False)
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
@@ -94,7 +94,7 @@ def _parse(column: pd.Series[Any], form: TimestampFormat) -> Instants:
     return _parse_strptime(text, form.strptime) if form.strptime else _parse_text(text, form)
 
 
-def _parse_text(text: pd.Series[Any], form: TimestampFormat) -> Instants:
+def _parse_text(text: pd.Series[Any], form: TimestampFormat) -> ParsedTimestamps:
     instants = _parse_iso(text)
     other = instants.reason == UNREADABLE
     if not other.any():
@@ -106,17 +106,17 @@ def _parse_text(text: pd.Series[Any], form: TimestampFormat) -> Instants:
     is_number = other & text.str.match(_BARE_NUMBER).fillna(value=False).astype(bool)
     instants.reason[is_number] = NUMBER
     instants.is_local.loc[other] = written.is_local.to_numpy(dtype=bool)
-    return Instants(wall, instants.is_local, instants.reason, written.marks)
+    return ParsedTimestamps(wall, instants.is_local, instants.reason, written.marks)
 
 
-def _parse_written(text: pd.Series[Any], form: TimestampFormat) -> Instants:
-    """Dates and times that are not ISO 8601, and what is written behind them."""
+def _parse_written(text: pd.Series[Any], form: TimestampFormat) -> ParsedTimestamps:
+    """Parse dates and times that are not ISO 8601, and what follows them."""
     parts = pc.extract_regex(pa.array(text, type=pa.string()), _WRITTEN)
     part = {
         name.name: pd.Series(parts.field(name.name).to_numpy(zero_copy_only=False), index=text.index)
         for name in parts.type
     }
-    year, month, day, untold = _date(part, form.order)
+    year, month, day, needs_order = _date(part, form.order)
     hour, minute = _number(part["hour"]).fillna(0), _number(part["minute"]).fillna(0)
     second = _number(part["seconds"].str.replace(",", ".")).fillna(0)
     half = part["half"].str.upper().fillna("")
@@ -133,11 +133,11 @@ def _parse_written(text: pd.Series[Any], form: TimestampFormat) -> Instants:
     offsets = zone.str.replace("^(?:UTC|GMT)(?=[+-])", "", regex=True)
     offsets = offsets.str.replace(r"^([+-])(\d)(?=:|$)", r"\g<1>0\2", regex=True)
     fixed = offsets.str.match("[+-]|Z$")
-    known = {offset: _offset_minutes(offset) for offset in offsets[fixed].unique()}
-    shift = pd.to_timedelta(offsets.map(known).where(fixed, 0).astype("float64"), unit="min")
+    offset_minutes = {offset: _offset_minutes(offset) for offset in offsets[fixed].unique()}
+    shift = pd.to_timedelta(offsets.map(offset_minutes).where(fixed, 0).astype("float64"), unit="min")
     turn = part["turn"].fillna("") + part["later_turn"].fillna("")
     instants = _instants(wall - shift.astype("timedelta64[us]"), local=~fixed.astype(bool), was=text)
-    instants.reason[untold & (instants.reason == UNREADABLE)] = DAY_OR_MONTH
+    instants.reason[needs_order & (instants.reason == UNREADABLE)] = DAY_OR_MONTH
     marks = turn.str.upper().where(turn != "", zone.where(~fixed, ""))
     instants.marks = marks[(marks != "") & instants.wall.notna()]
     return instants
@@ -146,22 +146,22 @@ def _parse_written(text: pd.Series[Any], form: TimestampFormat) -> Instants:
 def _date(
     part: dict[str, pd.Series[Any]], order: DateOrder | None
 ) -> tuple[pd.Series[Any], pd.Series[Any], pd.Series[Any], pd.Series[bool]]:
-    """Year, month and day, and where only an option can tell them."""
+    """Year, month and day, and where their order is unknown without an option."""
     first, third = part["first"].fillna(""), part["third"].fillna("")
     named = part["second"].str[:3].str.lower().map(_MONTH_NUMBERS)
     second = _number(part["second"]).where(named.isna(), named)
     year_first = (first.str.len() == 4) | ((order is DateOrder.YEAR) & (third.str.len() < 3))  # noqa: PLR2004 - digits
     sure = year_first | (part["mark"] == ".") | named.notna()
     month_first = (order is DateOrder.MONTH) & ~sure
-    untold = ~sure & (order is None) & first.ne("")
+    needs_order = ~sure & (order is None) & first.ne("")
     year = _number(first.where(year_first, third))
-    year = year.where(year > 99, year + 2000).mask(untold)  # noqa: PLR2004 - years of two digits are of this century
+    year = year.where(year > 99, year + 2000).mask(needs_order)  # noqa: PLR2004 - years of two digits are of this century
     rest = _number(first).where(~year_first, _number(third))
-    return year, second.where(~month_first, rest), rest.where(~month_first, second), untold
+    return year, second.where(~month_first, rest), rest.where(~month_first, second), needs_order
 
 
 def date_orders(text: pd.Series[Any]) -> tuple[bool, bool, bool]:
-    """Whether a column has dates that need an order; that show the day first; that show the month first."""
+    """Whether a column has dates of unknown order; dates with the day first; dates with the month first."""
     column = pa.array(text.astype("string"), type=pa.string(), from_pandas=True)
     parts = pc.extract_regex(
         pc.utf8_trim_whitespace(column), r"^(?P<a>\d{1,2})[/-](?P<b>\d{1,2})[/-]\d{2,4}"
@@ -174,8 +174,8 @@ def _number(text: pd.Series[Any]) -> pd.Series[Any]:
     return pd.to_numeric(text.where(text != ""), errors="coerce").astype("float64")
 
 
-def _parse_strptime(text: pd.Series[Any], form: str) -> Instants:
-    """The given form; beside it 24:00 and a mark behind: the name of a zone, A or B."""
+def _parse_strptime(text: pd.Series[Any], form: str) -> ParsedTimestamps:
+    """Parse by a strptime format, and also 24:00 and a mark at the end: the name of a zone, A or B."""
     instants = _strptime(text, form)
     other = text[instants.reason == UNREADABLE]
     if other.empty:
@@ -196,28 +196,28 @@ def _parse_strptime(text: pd.Series[Any], form: str) -> Instants:
     return instants
 
 
-def _strptime(text: pd.Series[Any], form: str) -> Instants:
+def _strptime(text: pd.Series[Any], form: str) -> ParsedTimestamps:
     aware = "%z" in form
     parsed = pd.to_datetime(text, format=form, utc=aware, errors="coerce")
     return _instants(parsed.dt.tz_localize(None) if aware else parsed, local=not aware, was=text)
 
 
-def _parse_iso(text: pd.Series[Any]) -> Instants:
-    """Offsets are split off first: parsing them row by row is what makes pandas slow."""
+def _parse_iso(text: pd.Series[Any]) -> ParsedTimestamps:
+    """Parse ISO 8601. Offsets are split off first, because pandas parses them row by row."""
     parts = pc.extract_regex(pa.array(text, type=pa.string()), _ISO)
     wall = pd.Series(parts.field("wall").to_numpy(zero_copy_only=False), index=text.index)
     offsets = parts.field("offset").dictionary_encode()
     parsed = pd.to_datetime(wall, format="ISO8601", errors="coerce")
     codes = offsets.indices.fill_null(0).to_numpy(zero_copy_only=False)
-    known = [str(offset) for offset in offsets.dictionary.to_pylist()] or [""]
-    minutes = np.array([_offset_minutes(offset) for offset in known])[codes]
-    local = pd.Series(np.array([offset == "" for offset in known])[codes], index=text.index)
+    offset_texts = [str(offset) for offset in offsets.dictionary.to_pylist()] or [""]
+    minutes = np.array([_offset_minutes(offset) for offset in offset_texts])[codes]
+    local = pd.Series(np.array([offset == "" for offset in offset_texts])[codes], index=text.index)
     shift = pd.to_timedelta(pd.Series(minutes, index=text.index), unit="min").astype("timedelta64[us]")
     return _instants(_microseconds(parsed) - shift, local=local, was=text)
 
 
 def _offset_minutes(offset: str) -> float:
-    """Minutes east of UTC; NaN (the row is unreadable) where there is no such offset."""
+    """Minutes east of UTC; NaN (the row is unreadable) where the offset is impossible."""
     digits = offset[1:].replace(":", "").ljust(4, "0")
     if offset in {"", "Z"}:
         return 0
@@ -234,7 +234,7 @@ def _microseconds(wall: pd.Series[Any]) -> pd.Series[Any]:
 
 def _instants(
     wall: pd.Series[Any], *, local: bool | pd.Series[bool], was: pd.Series[Any] | None = None
-) -> Instants:
+) -> ParsedTimestamps:
     wall = _microseconds(wall)
     reason = pd.Series("", index=wall.index, dtype=object)
     if (absent := wall.isna()).any():
@@ -244,4 +244,4 @@ def _instants(
         reason[outside] = OUT_OF_RANGE
         wall = wall.mask(outside)
     is_local = local if isinstance(local, pd.Series) else pd.Series(local, index=wall.index)
-    return Instants(wall, is_local & wall.notna(), reason)
+    return ParsedTimestamps(wall, is_local & wall.notna(), reason)

@@ -33,16 +33,16 @@ class Transitions(NamedTuple):
 
 
 class LocalTimes(NamedTuple):
-    """What local times mean, in microseconds since 1970."""
+    """The instants of local times, in microseconds since 1970."""
 
     #: Earliest and latest instant of each; 0 where it never occurred.
     earliest: Micros
     latest: Micros
-    #: Whether clocks ever showed it.
+    #: Whether the local time occurred.
     exists: Flags
 
 
-#: Names that mean one offset (in minutes) wherever they are used.
+#: Abbreviations with one offset (in minutes) wherever they are used.
 _NAMED = (
     {"UTC": 0, "GMT": 0, "WET": 0, "CET": 60, "EET": 120, "WEST": 60, "CEST": 120, "EEST": 180}
     | {"EDT": -240, "MDT": -360, "PDT": -420, "AKDT": -480, "HST": -600}
@@ -62,9 +62,9 @@ _GERMAN = {
 
 @cache
 def named_offset(name: str, zone: str) -> int | None:
-    """Minutes east of UTC that `name` (such as CEST) means to people in `zone`.
+    """Minutes east of UTC of a zone's abbreviation, such as CEST, used in `zone`.
 
-    None where the zone has no such time and the name means different offsets elsewhere, as CST does.
+    None where `zone` does not use it and it means several offsets elsewhere, as CST does.
     """
     name = _GERMAN.get(name.upper(), name.upper())
     changes = transitions(zone, 1990, 2040)
@@ -87,28 +87,28 @@ def transitions(zone: str, first_year: int, last_year: int) -> Transitions:
 def localize(wall: pd.Series[Any], zone: str, *, ends: bool = False) -> tuple[pd.Series[Any], pd.Series[Any]]:
     """Earliest and latest instant of each local time, in UTC; NaT where it never occurred.
 
-    With `ends` a time at which clocks change is that change, too: 02:00 for an interval that ends when they
-    go from there to 03:00, and 03:00 for one that ends when they go back from there.
+    With `ends` (of intervals) the local time of a clock change is also that change: 02:00 where clocks go
+    forward from 02:00 to 03:00, and 03:00 where they go back from there.
     """
-    known = wall.notna()
-    local = wall.where(known, pd.Timestamp(0)).astype("datetime64[us]").astype("int64")
-    found = local_times(local, zone)
+    present = wall.notna()
+    local = wall.where(present, pd.Timestamp(0)).astype("datetime64[us]").astype("int64")
+    times = local_times(local, zone)
     if ends and len(local):
-        found = _with_ends(found, np.asarray(local, dtype=np.int64), zone)
+        times = _with_interval_ends(times, np.asarray(local, dtype=np.int64), zone)
     bounds = (
         pd.Series(instants.astype("datetime64[us]"), index=wall.index)
-        .where(known & found.exists)
+        .where(present & times.exists)
         .dt.tz_localize("UTC")
-        for instants in (found.earliest, found.latest)
+        for instants in (times.earliest, times.latest)
     )
     earliest, latest = bounds
     return earliest.copy(), latest.copy()
 
 
-def _with_ends(found: LocalTimes, local: Micros, zone: str) -> LocalTimes:
+def _with_interval_ends(times: LocalTimes, local: Micros, zone: str) -> LocalTimes:
     first, last = (np.datetime64(int(edge), "us").item().year for edge in (local.min(), local.max()))
     changes = transitions(zone, first - 1, last + 1)
-    earliest, latest, exists = found.earliest.copy(), found.latest.copy(), found.exists.copy()
+    earliest, latest, exists = times.earliest.copy(), times.latest.copy(), times.exists.copy()
     for at, before, delta in zip(*(part.tolist() for part in changes), strict=True):
         here = local == at + before
         earliest[here] = at
@@ -124,12 +124,12 @@ def next_change(instants: pd.Series[Any], zone: str) -> Micros:
     changes = transitions(zone, instants.min().year - 1, instants.max().year + 1)
     at = instants.astype("datetime64[us, UTC]").astype("int64").to_numpy()
     following = np.searchsorted(changes.at, at, side="right")
-    found: Micros = np.append(changes.at, _NEVER)[following]
-    return found
+    instants_after: Micros = np.append(changes.at, _NEVER)[following]
+    return instants_after
 
 
 def local_times(wall: pd.Series[int], zone: str) -> LocalTimes:
-    """Instants of local times given as microseconds since 1970 on the clock."""
+    """Instants of local times, which are microseconds since 1970 on the local clock."""
     local: Micros = np.asarray(wall, dtype=np.int64)
     if not len(local):
         return LocalTimes(local, local, np.zeros(0, dtype=bool))
@@ -160,7 +160,7 @@ def local_times(wall: pd.Series[int], zone: str) -> LocalTimes:
 
 
 def _most_between(at: Micros) -> int:
-    """Most changes that lie within twice `_FAR`."""
+    """Largest number of changes within twice `_FAR`."""
     return int((np.searchsorted(at, at + 2 * _FAR, side="right") - np.arange(len(at))).max())
 
 
@@ -169,7 +169,7 @@ def _year_transitions(zone: str, year: int) -> list[tuple[int, int, int]]:
     """Second of each change of offset, and the offsets before and after it."""
     start = int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) - 86_400
     stop = int(datetime(year + 1, 1, 1, tzinfo=UTC).timestamp()) + 86_400
-    found = []
+    changes = []
     before = _offset(zone, start)
     for probe in range(start + _PROBE_SECONDS, stop + 1, _PROBE_SECONDS):
         after = _offset(zone, probe)
@@ -178,9 +178,9 @@ def _year_transitions(zone: str, year: int) -> list[tuple[int, int, int]]:
             while high - low > 1:
                 middle = (low + high) // 2
                 low, high = (middle, high) if _offset(zone, middle) == before else (low, middle)
-            found.append((high, before, after))
+            changes.append((high, before, after))
             before = after
-    return found
+    return changes
 
 
 def _offset(zone: str, second: int) -> int:

@@ -46,23 +46,27 @@ UNITS: Mapping[str, Unit] = {
 _BY_FOLDED = {name.casefold(): name for name in UNITS}
 
 
-def spelling(unit: str) -> str:
-    """`unit` in its usual spelling; one that is not known as it is."""
+def canonical_unit(unit: str) -> str:
+    """`unit` in its usual spelling; an unknown one unchanged."""
     return _BY_FOLDED.get(unit.strip().casefold(), unit.strip())
 
 
 def is_amount(unit: str | None, reading: str | None) -> bool | None:
-    """Whether readings are amounts over an interval, so that their interval must be known; None: not said."""
+    """Whether readings are amounts, which need an interval; None where unit and reading are unknown."""
     if reading is not None:
         return reading != Reading.POWER
-    known = UNITS.get(spelling(unit)) if unit is not None else None
-    return None if known is None else known.quantity != "power"
+    definition = UNITS.get(canonical_unit(unit)) if unit is not None else None
+    return None if definition is None else definition.quantity != "power"
 
 
-def agrees(unit: str | None, reading: str | None) -> bool:
+def is_compatible(unit: str | None, reading: str | None) -> bool:
     """Whether a series in this unit can be this reading."""
-    known = UNITS.get(spelling(unit)) if unit is not None else None
-    return known is None or reading is None or (known.quantity != "power") == (reading != Reading.POWER)
+    definition = UNITS.get(canonical_unit(unit)) if unit is not None else None
+    return (
+        definition is None
+        or reading is None
+        or (definition.quantity != "power") == (reading != Reading.POWER)
+    )
 
 
 def conversion(source: str, target: str) -> tuple[float, float] | None:
@@ -70,29 +74,29 @@ def conversion(source: str, target: str) -> tuple[float, float] | None:
 
     Two numbers, because multiplying by 0.001 rounds where dividing by 1000 does not.
     """
-    source, target = spelling(source), spelling(target)
+    source, target = canonical_unit(source), canonical_unit(target)
     if source == target:
         return 1.0, 1.0
-    given, wanted = UNITS.get(source), UNITS.get(target)
-    if given is None or wanted is None or given.quantity != wanted.quantity:
+    from_unit, to_unit = UNITS.get(source), UNITS.get(target)
+    if from_unit is None or to_unit is None or from_unit.quantity != to_unit.quantity:
         return None
-    large, small = max(given.size, wanted.size), min(given.size, wanted.size)
+    large, small = max(from_unit.size, to_unit.size), min(from_unit.size, to_unit.size)
     if large % small == 0:
-        return (large / small, 1.0) if given.size >= wanted.size else (1.0, large / small)
-    return given.size, wanted.size
+        return (large / small, 1.0) if from_unit.size >= to_unit.size else (1.0, large / small)
+    return from_unit.size, to_unit.size
 
 
 @dataclass(frozen=True)
 class KindRule:
-    """What readings of one kind of meter may be, and when they are odd."""
+    """Bounds of the readings of one kind of meter, and when they count as odd."""
 
     units: tuple[str, ...] = ()
     minimum: float | None = None
     #: Largest magnitude of a reading, as a multiple of the asset's capacity.
     over_capacity: float = 1.1
-    #: How long a meter repeats one value until it counts as stuck.
+    #: A meter that repeats one value for longer is stuck.
     stuck_after: timedelta = timedelta(hours=12)
-    #: Whether nothing for a long time is normal.
+    #: Whether zero for a long time is normal.
     may_idle: bool = True
 
 
@@ -109,7 +113,7 @@ KINDS: Mapping[str, KindRule] = {
     AssetKind.HEAT: KindRule(_HEAT, minimum=0),
     AssetKind.COOLING: KindRule(_HEAT, minimum=0),
     AssetKind.WATER: KindRule(_VOLUME, minimum=0, stuck_after=_COARSE),
-    # The sun does not shine alike for long.
+    # The sun does not shine equally for long.
     AssetKind.SOLAR: KindRule(_ENERGY, minimum=0, stuck_after=timedelta(hours=6)),
     AssetKind.WIND: KindRule(_ENERGY, minimum=0),
 }
@@ -117,7 +121,7 @@ _ANY = KindRule()
 
 
 def rule_of(kind: str) -> KindRule:
-    """The rule of a kind; one that is not known may be anything."""
+    """The rule of a kind; an unknown kind has no bounds."""
     return KINDS.get(kind, _ANY)
 
 
@@ -129,8 +133,8 @@ def check_unit(kind: str, unit: str) -> str:
     """
     units = rule_of(kind).units
     if not units:
-        return spelling(unit)
-    usual = next((known for known in units if known.casefold() == unit.casefold()), None)
-    if usual is None:
+        return canonical_unit(unit)
+    standard = next((allowed for allowed in units if allowed.casefold() == unit.casefold()), None)
+    if standard is None:
         raise BadInputError(f"{unit!r} is not a unit of {kind}.", hint=f"Use one of {', '.join(units)}.")
-    return usual
+    return standard

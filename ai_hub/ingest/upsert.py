@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from psycopg import Connection
 
-# Large enough that the round trip no longer shows, small enough that others wait well under a second.
+# Large enough to hide the round trip, small enough that others wait well under a second.
 CHUNK_ROWS = 10_000
 
 _TYPES = {"asset_id": "text", "timestamp": "bigint", "available_at": "bigint"}
@@ -21,7 +21,7 @@ _TYPES = {"asset_id": "text", "timestamp": "bigint", "available_at": "bigint"}
 
 @dataclass(frozen=True)
 class Written:
-    """What became of the rows of one chunk."""
+    """Counts of one chunk."""
 
     inserted: int
     updated: int
@@ -40,7 +40,7 @@ def upsert(
 ) -> Iterator[Written]:
     """Insert new rows and update changed ones, a short transaction a chunk.
 
-    With `note_checks` the same statement notes in `data_checks_due` what it changed.
+    With `note_checks` the same statement records in `data_checks_due` what it changed.
 
     Arrays as parameters rather than COPY: the embedded server has no COPY FROM STDIN, and upserting needs a
     statement anyway. The connection must be in autocommit mode, and no key may occur twice in `rows`.
@@ -51,8 +51,8 @@ def upsert(
         parameters: dict[str, Any] = {"tenant": tenant}
         for name in (*key, *measures):
             parameters[name] = _array(chunk[name])
-        found = connection.execute(statement, parameters).fetchone()
-        inserted, updated = found if found is not None else (0, 0)
+        row = connection.execute(statement, parameters).fetchone()
+        inserted, updated = row if row is not None else (0, 0)
         yield Written(inserted, updated, len(chunk) - inserted - updated)
 
 
@@ -73,8 +73,8 @@ _NOTE_CHECKS = sql.SQL(
 )
 
 
-def _offered(name: str) -> sql.Composable:
-    """The value a row is to have; an interval that is known stays where a file does not tell it."""
+def _new_value(name: str) -> sql.Composable:
+    """The new value of a column; a stored interval stays where the file has none."""
     offered = sql.Identifier("excluded", name)
     if name != "interval_seconds":
         return offered
@@ -84,7 +84,7 @@ def _offered(name: str) -> sql.Composable:
 def _statement(
     table: str, key: tuple[str, ...], measures: Mapping[str, str], *, note_checks: bool
 ) -> sql.Composed:
-    """The upsert of one table; `xmax = 0` tells a new row from an updated one."""
+    """The upsert of one table; `xmax = 0` is true for a new row."""
     types = {name: _TYPES[name] for name in key} | dict(measures)
     arrays = [
         sql.SQL("{}::{}[]").format(sql.Placeholder(name), sql.SQL(kind)) for name, kind in types.items()
@@ -113,8 +113,8 @@ def _statement(
         arrays=comma.join(arrays),
         key=comma.join(map(sql.Identifier, key)),
         assignments=comma.join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), _offered(name)) for name in measures
+            sql.SQL("{} = {}").format(sql.Identifier(name), _new_value(name)) for name in measures
         ),
         stored=comma.join(sql.Identifier("stored", name) for name in measures),
-        offered=comma.join(map(_offered, measures)),
+        offered=comma.join(map(_new_value, measures)),
     )

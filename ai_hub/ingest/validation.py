@@ -36,7 +36,7 @@ class WeatherRange:
     unit: str
 
 
-# A little wider than the records on Earth, inside what the table's own checks allow.
+# A little wider than the records on Earth, inside the table's own CHECKs.
 WEATHER: Mapping[str, WeatherRange] = {
     "temperature": WeatherRange(-95, 65, "°C"),
     "humidity": WeatherRange(0, 100, "%"),
@@ -74,9 +74,9 @@ def readings_schema(
     is_register: bool = False,
     bounds: Bounds = BOUNDS,
 ) -> pa.DataFrameSchema:
-    """Schema of parsed readings of one kind; `rated`: with the asset's `capacity`, NaN where unknown.
+    """Schema of typed readings of one kind; `rated`: with the asset's `capacity`, NaN where unknown.
 
-    What a register counts between two readings is held against the capacity by the database.
+    The database compares what a register counts between two readings with the capacity.
     """
     rule = rule_of(kind)
     checks = [pa.Check(np.isfinite, ignore_na=False, error="value is missing or not a finite number")]
@@ -117,7 +117,7 @@ def _within_capacity(most: float) -> pa.Check:
 
 
 def weather_schema(variables: Iterable[str], now: pd.Timestamp) -> pa.DataFrameSchema:
-    """Schema of parsed weather rows that carry these variables."""
+    """Schema of typed weather rows with these variables."""
     names = list(variables)
     columns: dict[str, Any] = {
         name: pa.Column(
@@ -144,32 +144,34 @@ def weather_schema(variables: Iterable[str], now: pd.Timestamp) -> pa.DataFrameS
 
 
 def violations(schema: pa.DataFrameSchema, rows: pd.DataFrame) -> pd.Series[str]:
-    """Why rows break the schema, by their index; rows that meet it are absent."""
+    """Why rows are rejected, by index; valid rows are absent."""
     try:
         schema.validate(rows, lazy=True)
     except SchemaErrors as errors:
         cases = errors.failure_cases
-        if cases["index"].isna().any():  # the frame itself is wrong: our mistake, not the user's
+        if cases["index"].isna().any():  # the frame itself is wrong, which is a bug of ours
             raise
         reasons = cases.drop_duplicates(["index", "check"]).groupby("index", sort=False)["check"]
-        return pd.Series({int(line): "; ".join(found) for line, found in reasons}, dtype=object)
+        return pd.Series(
+            {int(line): "; ".join(reasons_of_row) for line, reasons_of_row in reasons}, dtype=object
+        )
     return pd.Series(dtype=object)
 
 
-def validate(dataset: Dataset, rows: pd.DataFrame, known: Mapping[str, Asset]) -> pd.Series[str]:
-    """Why rows break the rules of their asset's kind and capacity; empty where they do not."""
+def validate(dataset: Dataset, rows: pd.DataFrame, by_id: Mapping[str, Asset]) -> pd.Series[str]:
+    """Why rows are rejected by the rules of their asset's kind and capacity; empty for valid rows."""
     reasons = pd.Series("", index=rows.index, dtype=object)
-    capacities = {asset_id: asset.capacity for asset_id, asset in known.items() if asset.capacity is not None}
+    capacities = {asset_id: asset.capacity for asset_id, asset in by_id.items() if asset.capacity is not None}
     if capacities:
         rows = rows.assign(capacity=rows["asset_id"].map(capacities).astype("float64"))
-    kinds = rows["asset_id"].map({asset_id: asset.kind for asset_id, asset in known.items()})
+    kinds = rows["asset_id"].map({asset_id: asset.kind for asset_id, asset in by_id.items()})
     registers = rows["asset_id"].map(
-        {name: asset.reading is Reading.REGISTER for name, asset in known.items()}
+        {name: asset.reading is Reading.REGISTER for name, asset in by_id.items()}
     )
     for (kind, is_register), group in rows.groupby([kinds, registers.astype(bool)], sort=False):
         schema = dataset.schema(str(kind), rated=bool(capacities), is_register=bool(is_register))
         reasons.update(violations(schema, group))
-    digits = {name: asset.register_digits for name, asset in known.items() if asset.register_digits}
+    digits = {name: asset.register_digits for name, asset in by_id.items() if asset.register_digits}
     if digits:
         end = 10.0 ** rows["asset_id"].map(digits).astype("float64")
         reasons = reasons.mask((rows["value"] >= end) & (reasons == ""), TOO_MANY_DIGITS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ai_hub.ingest.detection import Rising
+from ai_hub.ingest.detection import RegisterDetector
 from ai_hub.times import to_micros
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def test_rising__the_longest_stretch__is_found_whatever_the_parts(
     part: int, values: list[float], want: tuple[int, int] | None
 ) -> None:
     times = np.array([to_micros(START + at * HOUR) for at in range(len(values))])
-    rising = Rising()
+    rising = RegisterDetector()
     for at in range(0, len(values), part):
         rising.feed(times[at : at + part], np.array(values[at : at + part], dtype=float))
     found = rising.longest

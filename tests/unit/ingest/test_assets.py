@@ -35,4 +35,4 @@ def test_check_zone__anything_else__is_refused(zone: str) -> None:
 )
 def test_check__value_that_is_not_allowed__is_named(change: dict[str, object], named: str) -> None:
     with pytest.raises(BadInputError, match=named):
-        assets.check(**{"tenant_id": "t", "asset_id": "m", **change})
+        assets.validate_asset(**{"tenant_id": "t", "asset_id": "m", **change})

@@ -43,19 +43,19 @@ def place(
     nonexistent: Nonexistent = Nonexistent.REJECT,
     cut: int = 0,
 ) -> tuple[TimezoneLocalizer, pd.Series[pd.Timestamp]]:
-    placer = TimezoneLocalizer(TimestampFormat(), ambiguous, nonexistent)
+    zone_localizer = TimezoneLocalizer(TimestampFormat(), ambiguous, nonexistent)
     column = pd.Series(texts)
     placed = []
     for part in (column[:cut], column[cut:]):
-        utc, _ = placer.place(
+        utc, _ = zone_localizer.localize(
             part, pd.Series("a", index=part.index), pd.Series("Europe/Berlin", index=part.index)
         )
         placed.append(utc)
-    settled, _ = placer.settle()
-    return placer, pd.concat([*(each for each in placed if len(each)), settled])
+    settled, _ = zone_localizer.resolve_held()
+    return zone_localizer, pd.concat([*(each for each in placed if len(each)), settled])
 
 
-def seen(placer: TimezoneLocalizer) -> list[tuple[FindingKind, str, str, int, int]]:
+def seen(zone_localizer: TimezoneLocalizer) -> list[tuple[FindingKind, str, str, int, int]]:
     return [
         (
             one.kind,
@@ -64,7 +64,7 @@ def seen(placer: TimezoneLocalizer) -> list[tuple[FindingKind, str, str, int, in
             one.detail["rows"],
             one.detail["rejected"],
         )
-        for _, one in placer.changes.findings()
+        for _, one in zone_localizer.changes.findings()
     ]
 
 
@@ -85,9 +85,9 @@ def test_findings__rows_that_claim_a_skipped_hour__are_counted() -> None:
 
 
 def test_place__skipped_hour_shifted_forward__is_what_a_clock_without_the_change_shows() -> None:
-    placer, utc = place(["2025-03-30 02:15"], nonexistent=Nonexistent.SHIFT_FORWARD)
+    zone_localizer, utc = place(["2025-03-30 02:15"], nonexistent=Nonexistent.SHIFT_FORWARD)
     assert list(utc) == [pd.Timestamp("2025-03-30 01:15", tz="UTC")]
-    assert seen(placer) == [(*SKIPPED, 1, 0)]
+    assert seen(zone_localizer) == [(*SKIPPED, 1, 0)]
 
 
 @pytest.mark.parametrize("texts", [["2025-03-29 01:00"], ["2025-03-28", "2025-04-02"], ["2025-07-01"]])

@@ -14,7 +14,7 @@ from oracles.ingest.series import Series, expected, plain
 from ai_hub.ingest import checks
 from ai_hub.ingest.detection import BLOCK, Detector
 from ai_hub.ingest.enums import FindingKind
-from ai_hub.ingest.findings import Due, Finding, reconcile
+from ai_hub.ingest.findings import DueCheck, Finding, reconcile
 from ai_hub.ingest.units import KindRule, rule_of
 from ai_hub.times import SECOND, to_instant
 
@@ -100,12 +100,12 @@ def test_check__readings_in_any_pieces_and_order__ends_with_the_findings_of_the_
         if not piece:
             continue
         stored |= {time: readings[time] for time in piece}
-        due = Due("a", 1, *(to_instant(time * SECOND) for time in (min(piece), max(piece))))
+        due = DueCheck("a", 1, *(to_instant(time * SECOND) for time in (min(piece), max(piece))))
         before = list(findings)
         for again in (False, True):
             checked = checks.examine(Memory(stored), due, rule)
             known = [each for each in findings if checks.is_within(each, checked.start, checked.end)]
-            changes = reconcile(known, checked.found)
+            changes = reconcile(known, checked.findings)
             if again:
                 assert (changes.put, changes.moved, changes.resolved) == ([], [], [])
             for each in changes.new:
@@ -219,10 +219,10 @@ def test_check__stuck_for_months__is_one_finding_whatever_part_came_last(order: 
     stored: Series = {}
     for i in order:
         stored |= parts[i]
-        due = Due("a", 1, *(to_instant(time * SECOND) for time in (min(parts[i]), max(parts[i]))))
+        due = DueCheck("a", 1, *(to_instant(time * SECOND) for time in (min(parts[i]), max(parts[i]))))
         checked = checks.examine(Memory(stored), due, rule_of("electricity"))
         around = [each for each in expected(stored, rule_of("electricity")) if each[0] is FindingKind.STUCK]
-        stuck = [each for each in as_plain(checked.found) if each[0] is FindingKind.STUCK]
+        stuck = [each for each in as_plain(checked.findings) if each[0] is FindingKind.STUCK]
         assert stuck
         assert set(map(str, stuck)) <= set(map(str, around))
     assert [each[3]["readings"] for each in stuck] == [400]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ai_hub.ingest.enums import Stamps
-from ai_hub.ingest.normalization import Intervals
+from ai_hub.ingest.normalization import IntervalInference
 from ai_hub.ingest.units import UNITS, conversion
 
 START = pd.Timestamp("2026-10-01", tz="UTC")
@@ -16,11 +16,11 @@ START = pd.Timestamp("2026-10-01", tz="UTC")
 
 def tell(minutes: list[int], cuts: list[int] | None = None, stamps: Stamps = Stamps.START) -> list[float]:
     """Intervals in minutes of one asset's readings, in the order of the file, read in blocks."""
-    intervals = Intervals(stamps)
+    intervals = IntervalInference(stamps)
     found: list[float] = []
     for start, end in pairwise([0, *(cuts or []), len(minutes)]):
         times = pd.Series([START + pd.Timedelta(minutes=each) for each in minutes[start:end]])
-        told, _ = intervals.tell(pd.Series("m", index=times.index), times.astype("datetime64[us, UTC]"))
+        told, _ = intervals.infer(pd.Series("m", index=times.index), times.astype("datetime64[us, UTC]"))
         found += (told / 60).tolist()
     return found
 
@@ -55,7 +55,7 @@ def test_tell__one_step__is_taken_where_meters_have_it() -> None:
 
 
 def test_tell__many_assets_in_one_block__do_not_meet() -> None:
-    intervals = Intervals(Stamps.START)
+    intervals = IntervalInference(Stamps.START)
     rows = pd.DataFrame(
         [
             (name, START + pd.Timedelta(step) * n)
@@ -64,7 +64,7 @@ def test_tell__many_assets_in_one_block__do_not_meet() -> None:
         ],
         columns=["asset", "at"],
     )
-    told, own = intervals.tell(rows["asset"], rows["at"].astype("datetime64[us, UTC]"))
+    told, own = intervals.infer(rows["asset"], rows["at"].astype("datetime64[us, UTC]"))
     assert dict(zip(rows["asset"], told, strict=True)) == {"a": 900.0, "b": 3600.0}
     assert own.sum() == 10
     assert intervals.steady == {"a", "b"}

@@ -106,26 +106,28 @@ def test_place__complete_local_series_over_a_clock_change__comes_back_whole(
         [(asset, instant) for instant in instants for asset in ("a", "b")], columns=["asset", "utc"]
     )
     rows["text"] = [t.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M") for t in rows["utc"]]
-    placer = TimezoneLocalizer(ISO, Ambiguous.INFER)
+    zone_localizer = TimezoneLocalizer(ISO, Ambiguous.INFER)
     placed = []
     for start_row, end_row in zip([0, *sorted(cuts)], [*sorted(cuts), len(rows)], strict=True):
         block = rows.iloc[start_row:end_row]
-        utc, reason = placer.place(block["text"], block["asset"], pd.Series(zone, index=block.index))
+        utc, reason = zone_localizer.localize(
+            block["text"], block["asset"], pd.Series(zone, index=block.index)
+        )
         assert set(reason) <= {""}
         placed.append(utc.dropna())
-    utc, reason = placer.settle()
+    utc, reason = zone_localizer.resolve_held()
     assert set(reason) <= {""}
     together = pd.concat([*placed, utc] if len(utc) else placed).sort_index()
     assert list(together) == list(rows["utc"])
 
 
 def place(texts: list[str], zone: str, policy: Ambiguous = Ambiguous.INFER) -> tuple[list[str], list[str]]:
-    placer = TimezoneLocalizer(ISO, policy)
+    zone_localizer = TimezoneLocalizer(ISO, policy)
     column = pd.Series(texts)
-    utc, reason = placer.place(
+    utc, reason = zone_localizer.localize(
         column, pd.Series("a", index=column.index), pd.Series(zone, index=column.index)
     )
-    later, why = placer.settle()
+    later, why = zone_localizer.resolve_held()
     utc.loc[later.index] = later
     reason.loc[why.index] = why
     return ["" if pd.isna(t) else t.strftime("%H:%M") for t in utc], list(reason)

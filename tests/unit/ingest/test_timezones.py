@@ -125,12 +125,12 @@ def test_place__clock_put_back_across_midnight__gives_both_passes() -> None:
             ("11-01", "01:00"),
         )
     ]
-    placer = TimezoneLocalizer(TimestampFormat(), Ambiguous.INFER)
+    zone_localizer = TimezoneLocalizer(TimestampFormat(), Ambiguous.INFER)
     column = pd.Series(walls)
-    utc, reason = placer.place(
+    utc, reason = zone_localizer.localize(
         column, pd.Series("a", index=column.index), pd.Series("America/Havana", index=column.index)
     )
-    settled, why = placer.settle()
+    settled, why = zone_localizer.resolve_held()
     utc.loc[settled.index] = settled
     assert set(reason) | set(why) == {""}
     assert utc.tolist() == pd.date_range("2026-11-01T03:00Z", periods=7, freq="30min").tolist()
@@ -142,9 +142,9 @@ def test_place__several_clock_changes_in_one_file__are_told_apart(ends: bool) ->
     local = instants.tz_convert("Europe/Berlin").strftime("%Y-%m-%d %H:%M")
     column = pd.Series(local, dtype=object)
     ids, names = (pd.Series(text, index=column.index) for text in ("a", "Europe/Berlin"))
-    placer = TimezoneLocalizer(TimestampFormat(), Ambiguous.INFER, ends=ends)
-    utc, reason = placer.place(column, ids, names)
-    settled, why = placer.settle()
+    zone_localizer = TimezoneLocalizer(TimestampFormat(), Ambiguous.INFER, ends=ends)
+    utc, reason = zone_localizer.localize(column, ids, names)
+    settled, why = zone_localizer.resolve_held()
     utc.loc[settled.index] = settled
     assert set(reason) | set(why) == {""}
     assert utc.tolist() == instants.tolist()

@@ -165,7 +165,7 @@ def test_numbers__written_in_any_style__come_back(values: list[Any], style: tupl
     assert set(reason) == {""}
     assert list(pd.to_numeric(plain)) == [float(value) for value in values]
     try:
-        form = numbers.decide([[column]], delimiter=";")
+        form = numbers.detect_format([[column]], delimiter=";")
     except BadInputError:
         # every number could be thousands, or none shows the mark
         return
@@ -199,7 +199,7 @@ def test_timestamps__written_in_any_form__come_back(
     instants = [each.replace(microsecond=0, tzinfo=UTC) for each in times]
     texts = pd.Series([each.astimezone(ZoneInfo(zone)).strftime(form) for each in instants], dtype=object)
     zones = pd.Series(zone, index=texts.index)
-    found = localizer.bounds(texts, TimestampFormat(order=order), zones)
+    found = localizer.instant_ranges(texts, TimestampFormat(order=order), zones)
     assert set(found.reason) == {""}
     for earliest, latest, instant in zip(found.earliest, found.latest, instants, strict=True):
         assert instant in {earliest, latest}
