@@ -81,6 +81,7 @@ def _report(error: AiHubError) -> NoReturn:
 
 # Command groups register themselves on `app`.
 from ai_hub.cli import (
+    adopt,
     backfill,
     backup,
     database,

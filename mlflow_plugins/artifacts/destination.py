@@ -37,8 +37,15 @@ ARTIFACTS_DESTINATION: Final = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 ARTIFACT_ROOT: Final = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 
 
-class Destination(Protocol):
-    """Finds the folder of a registered version and of what it is registered from."""
+class Sources(Protocol):
+    """Finds the folder of what a version is registered from."""
+
+    def folder(self, uri: str, tenant: str) -> Folder:
+        """The folder `uri` names, which must belong to `tenant`."""
+
+
+class Destination(Sources, Protocol):
+    """Finds the folder of a registered version, too."""
 
     def tenant_folder(self, tenant: str) -> Folder:
         """The folder of all that is a tenant's (not `default`): runs, logged models, versions."""
@@ -46,25 +53,47 @@ class Destination(Protocol):
     def uri(self, tenant: str, model: str, semantic_version: str) -> str:
         """Where clients download the version from."""
 
-    def folder(self, uri: str, tenant: str) -> Folder:
-        """The folder `uri` names, which must belong to `tenant`."""
-
 
 def current_destination() -> Destination | None:
     """The destination of this server process; None outside a server."""
     root = os.environ.get(ARTIFACTS_DESTINATION)
     if os.environ.get(SERVE_ARTIFACTS) == "true" and root:
-        parts = urlsplit(root)
-        if parts.scheme != SCHEME:
-            return _Proxied(root)
-        if parts.path.strip("/"):
-            raise bad_input(
-                f"{root!r} has a path, but the layout of the bucket is fixed. Use minio://BUCKET."
-            )
-        return _Bucket(parts.netloc)
+        return served(root)
     if direct := os.environ.get(ARTIFACT_ROOT):
-        return _Direct(resolve_uri_if_local(direct))
+        return unserved(direct)
     return None
+
+
+def served(root: str) -> Destination:
+    """The destination of a server with `--serve-artifacts --artifacts-destination ROOT`.
+
+    Raises:
+        MlflowException: 400, it is a folder of a bucket whose layout is fixed.
+    """
+    parts = urlsplit(root)
+    if parts.scheme != SCHEME:
+        return _Proxied(root)
+    if parts.path.strip("/"):
+        raise bad_input(f"{root!r} has a path, but the layout of the bucket is fixed. Use minio://BUCKET.")
+    return _Bucket(parts.netloc)
+
+
+def unserved(root: str) -> Destination:
+    """The destination of a server with `--no-serve-artifacts --default-artifact-root ROOT`."""
+    return _Direct(resolve_uri_if_local(root))
+
+
+@dataclass(frozen=True)
+class AnySource:
+    """Finds the files of versions that plain MLflow registered, also where a client has put them."""
+
+    destination: Destination
+
+    def folder(self, uri: str, tenant: str) -> Folder:
+        """The folder `uri` names; one of the server itself must belong to `tenant`."""
+        if proxied_path(uri) is None:
+            return _repository_folder(resolve_uri_if_local(uri))
+        return self.destination.folder(uri, tenant)
 
 
 @dataclass(frozen=True)

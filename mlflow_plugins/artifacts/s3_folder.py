@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mlflow_plugins.artifacts import parallel, s3_copy
 from mlflow_plugins.artifacts.folders import CHUNK, File
 from mlflow_plugins.artifacts.s3 import TRANSFER, UPLOAD_PART
-from mlflow_plugins.artifacts.witnesses import EtagWitness
+from mlflow_plugins.artifacts.witnesses import EtagWitness, Sha256Witness
 from mlflow_plugins.errors import conflict, missing, unavailable
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
+    from mlflow_plugins.artifacts.folders import Folder
     from mlflow_plugins.artifacts.witnesses import Witness
 
 _DELETE_BATCH: Final = 1000  # S3's limit for one DeleteObjects call
@@ -87,8 +89,13 @@ class S3Folder:
         with s3_errors(f"{self}{path}"):
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=data)
 
-    def copy_from(self, source: S3Folder, files: Mapping[str, File]) -> Mapping[str, Witness]:
-        """Make this folder a copy of `files` of `source`; complete copies of an earlier attempt stay."""
+    def copy_from(self, source: Folder, files: Mapping[str, File]) -> Mapping[str, Witness]:
+        """Make this folder a copy of `files` of `source`; complete copies of an earlier attempt stay.
+
+        Those of a `source` that is not in this store pass through this machine, and are copied again.
+        """
+        if not isinstance(source, S3Folder):
+            return self._upload_from(source, files)
         jobs = {path: self._job(source, path, file) for path, file in files.items()}
         present = self._objects()
         if present or any(job.in_parts for job in jobs.values()):
@@ -111,6 +118,23 @@ class S3Folder:
     def delete_file(self, path: str) -> None:
         """Delete one file."""
         self._delete([path])
+
+    def _upload_from(self, source: Folder, files: Mapping[str, File]) -> Mapping[str, Witness]:
+        self._abort_uploads()
+        self._delete(self._objects().keys() - files.keys())
+
+        def upload(path: str) -> Witness:
+            digest = hashlib.sha256()
+            with tempfile.NamedTemporaryFile() as local:
+                for chunk in source.read(path):
+                    digest.update(chunk)
+                    local.write(chunk)
+                local.flush()
+                with s3_errors(f"{self}{path}"):
+                    self._client.upload_file(local.name, self._bucket, self._prefix + path, Config=TRANSFER)
+            return Sha256Witness(digest.hexdigest())
+
+        return dict(zip(files, parallel.each(upload, files), strict=True))
 
     def _objects(self, below: str = "") -> dict[str, File]:
         prefix = self._prefix + (f"{below}/" if below else "")

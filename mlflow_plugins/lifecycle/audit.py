@@ -184,7 +184,7 @@ def last_in_production(session: Session, model: ModelKey) -> list[int]:
 def entered_at(session: Session, model: ModelKey, version: int, stage: str) -> int | None:
     """When (UTC ms) this version entered `stage` last; None when it never did."""
     entries = sa.select(sa.func.max(table.c.at_ms)).where(
-        model.matches(table), table.c.version == version, table.c.to_stage == stage
+        model.matches(table), table.c.version == version, _enters(stage)
     )
     return session.scalar(entries)
 
@@ -193,7 +193,7 @@ def last_entries(model: ModelKey, stage: str) -> sa.Subquery:
     """For each version that ever entered `stage`: `version`, and `entry`, larger when later."""
     return (
         sa.select(table.c.version, sa.func.max(table.c.id).label("entry"))
-        .where(model.matches(table), table.c.to_stage == stage)
+        .where(model.matches(table), _enters(stage))
         .group_by(table.c.version)
         .subquery()
     )
@@ -202,6 +202,11 @@ def last_entries(model: ModelKey, stage: str) -> sa.Subquery:
 def as_json(transition: Transition) -> dict[str, Any]:
     """The transition as plain values."""
     return asdict(transition)
+
+
+def _enters(stage: str) -> sa.ColumnElement[bool]:
+    """Condition for rows that are an entry; an adoption also notes what it changed while the stage stayed."""
+    return sa.and_(table.c.to_stage == stage, table.c.from_stage.is_distinct_from(stage))
 
 
 def _of_tenant(workspace: str) -> sa.ColumnElement[bool]:

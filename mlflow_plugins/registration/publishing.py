@@ -22,7 +22,7 @@ from mlflow_plugins.registration.model_info import (
 )
 
 if TYPE_CHECKING:
-    from mlflow_plugins.artifacts.destination import Destination
+    from mlflow_plugins.artifacts.destination import Sources
     from mlflow_plugins.artifacts.manifest import Sealed
     from mlflow_plugins.registration.sources import Origin
 
@@ -53,7 +53,7 @@ class Candidate:
         return self.facts.tags.get(RUN_USER_TAG)
 
 
-def inspect(destination: Destination | None, origin: Origin, tenant: str, tags: dict[str, str]) -> Candidate:
+def inspect(destination: Sources | None, origin: Origin, tenant: str, tags: dict[str, str]) -> Candidate:
     """Look at the files of `origin` before anything is reserved or copied.
 
     Args:

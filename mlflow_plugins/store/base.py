@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import click
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES, MLFLOW_WEBHOOK_CACHE_TTL
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.store.entities import PagedList
@@ -12,6 +13,7 @@ from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelTag
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
 
+from mlflow_plugins.adoption import unadopted
 from mlflow_plugins.database.schema import migrate
 from mlflow_plugins.database.transactions import JoiningSessionMaker
 from mlflow_plugins.errors import missing
@@ -40,9 +42,23 @@ class BaseStore(WorkspaceAwareSqlAlchemyStore):
             # MLflow keeps webhooks by event, not by workspace: one tenant would hear of another's models
             MLFLOW_WEBHOOK_CACHE_TTL.set(0)
         super().__init__(store_uri.removeprefix(SCHEME_PREFIX))
-        migrate(self.engine)
+        self._begin()
         self._sessions = JoiningSessionMaker(self.ManagedSessionMaker)
         self.ManagedSessionMaker = self._sessions
+
+    def _begin(self) -> None:
+        """Make sure that all versions are known to our rules.
+
+        Raises:
+            MlflowException: 409, plain MLflow registered some of them.
+        """
+        if found := unadopted.find(self.engine):
+            error = unadopted.refusal(found)
+            if click.get_current_context(silent=True) is not None:
+                raise SystemExit(error.message)  # `mlflow server` would print a traceback
+            raise error
+        migrate(self.engine)
+        unadopted.switch_over(self.engine)
 
     def _initialize_store_state(self) -> None:
         if not MLFLOW_ENABLE_WORKSPACES.get():

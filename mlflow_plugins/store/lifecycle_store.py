@@ -119,7 +119,9 @@ class LifecycleStore(RegisteringStore):
         """The version an alias points at; `v1.2.0`, which cannot be an alias, is a semantic version."""
         number = semver.parsed(alias)
         if number is None:
-            return super().get_model_version_by_alias(name, alias)
+            lower = alias.lower()
+            # a stage's alias may be spelled in any case here as where it is set
+            return super().get_model_version_by_alias(name, lower if lower in rules.ALIAS_STAGES else alias)
         return self._by_number(name, number)
 
     def set_model_version_tag(self, name: str, version: int | str, tag: Any) -> None:

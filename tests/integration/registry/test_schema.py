@@ -110,6 +110,7 @@ def test_versions_older_than_the_plugin__join_the_life(model: Model) -> None:
     assert model.stages() == {1: "Staging", 2: "Production", 3: "Archived", 4: "Archived"}
     assert model.aliases() == {"production": 2, "staging": 1, "archived": 4}
     assert model.store.history(model.name)[0].evidence["gates"]["manifest"]["manifest"] == "none"
+    stock.delete_registered_model(model.name)  # with it no other test could open this registry
 
 
 def test_workspaces__keep_models_of_one_name_apart(

@@ -1,0 +1,120 @@
+"""Adopting a registry that plain MLflow made: on its database, while no server of ours runs on it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Final
+
+import mlflow
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR, MLFLOW_ENABLE_WORKSPACES
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.workspace_context import ServerWorkspaceContext
+
+from ai_hub.errors import BadInputError, NotFoundError
+from ai_hub.registry.server import readable_errors
+from mlflow_plugins.adoption.adopting import Adoption, UnadoptedStore
+from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
+from mlflow_plugins.artifacts import destination
+from mlflow_plugins.people.actor import UNKNOWN, Actor, claimed
+from mlflow_plugins.store.base import SCHEME_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow_plugins.artifacts.destination import Destination
+
+__all__ = ["ModelPlan", "VersionPlan", "adopt"]
+
+_DATABASES: Final = ("sqlite:", "postgresql:", "postgresql+")
+
+
+def adopt(
+    registry: str,
+    backend: str | None,
+    *,
+    artifacts_destination: str | None,
+    default_artifact_root: str | None = None,
+    workspaces: bool,
+    tenant: str | None = None,
+    dry_run: bool = False,
+) -> Iterator[ModelPlan]:
+    """Adopt one model after the other, and say what became of it (`dry_run`: only say what would).
+
+    Args:
+        registry: address of the registry's database, with or without `lifecycle+`.
+        backend: that of runs and logged models; default: the same.
+        artifacts_destination: that of the server that is going to use it; it serves artifacts.
+        default_artifact_root: that of a server that does not.
+        workspaces: whether that server has workspaces.
+        tenant: only this one's models.
+        dry_run: change nothing.
+
+    Raises:
+        BadInputError: an address is missing, or is none of a database.
+        NotFoundError: the tenant has no models.
+        ConflictError: somebody changes the registry at the same time.
+    """
+    registry = registry.removeprefix(SCHEME_PREFIX)
+    if not registry.startswith(_DATABASES):
+        raise BadInputError(
+            f"{registry.partition(':')[0]}: is no database.",
+            hint="Give the address that `mlflow server` has: sqlite:///… or postgresql://….",
+        )
+    with _as_server(backend or registry, workspaces=workspaces), readable_errors():
+        place = _destination(artifacts_destination, default_artifact_root)
+        store = UnadoptedStore(registry)
+        try:
+            adoption = Adoption(store, place, _actor())
+            tenants = adoption.tenants()
+            if tenant is not None and tenant not in tenants:
+                raise NotFoundError(
+                    f"Tenant {tenant} has no registered models.",
+                    hint=f"These have: {', '.join(tenants) or '-'}.",
+                )
+            for name in tenants if tenant is None else [tenant]:
+                with ServerWorkspaceContext(name) if workspaces else nullcontext():
+                    yield from adoption.plans(name) if dry_run else adoption.adopt(name)
+        finally:
+            store._dispose_engine()  # noqa: SLF001 - MLflow's way to close a store
+            SqlAlchemyStore._engine_map.pop(registry, None)  # noqa: SLF001
+
+
+def _destination(served: str | None, direct: str | None) -> Destination:
+    if served:
+        return destination.served(served)
+    if direct:
+        return destination.unserved(direct)
+    raise BadInputError(
+        "Where are the files of registered versions going to be?",
+        hint="Give --artifacts-destination as `mlflow server` is going to have it, for example minio://ml-models.",
+    )
+
+
+def _actor() -> Actor:
+    try:
+        return claimed(getpass.getuser())
+    except (KeyError, OSError):  # no such user in the system, as in many containers
+        return UNKNOWN
+
+
+@contextmanager
+def _as_server(backend: str, *, workspaces: bool) -> Iterator[None]:
+    """MLflow in this process as in a server: its databases opened directly."""
+    variables = {
+        MLFLOW_ENABLE_WORKSPACES.name: "true" if workspaces else "false",
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.name: "false",
+    }
+    tracking, before = mlflow.get_tracking_uri(), {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    mlflow.set_tracking_uri(backend)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(tracking)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
