@@ -10,20 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_hub.cli import plain
-from ai_hub.cli.main import app
+from ai_hub.cli.registry_group import registry_app
 
 if TYPE_CHECKING:
     from ai_hub.registry.adoption import ModelPlan, VersionPlan
-
-registry_app = typer.Typer(
-    name="registry", no_args_is_help=True, help="The registry as a whole: adopt one that plain MLflow made."
-)
-app.add_typer(registry_app)
-
-
-@registry_app.callback()
-def _group() -> None:
-    """Keep `adopt` a command of its own, also while it is the only one."""
 
 
 @registry_app.command("adopt")

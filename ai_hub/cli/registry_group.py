@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - MLflow loads only when a command runs
-"""`ai-hub registry`: versions between servers and tenants."""
+"""`ai-hub registry export | import`: versions between servers and tenants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ai_hub.cli.main import app
 registry_app = typer.Typer(
     name="registry",
     no_args_is_help=True,
-    help="The model registry as a whole: versions between servers and tenants.",
+    help="The model registry as a whole: adopt one of plain MLflow; versions between servers and tenants.",
 )
 app.add_typer(registry_app)
 
