@@ -27,6 +27,7 @@ $(STAMP): pyproject.toml requirements.lock
 # As many sets of servers side by side; the first file, in which the demo runs, takes longest.
 WORKERS ?= 2
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+COVERAGE = --cov=ai_hub --cov=feast_plugins --cov=mlflow_plugins --cov-branch --cov-report=term:skip-covered
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make lock" pyproject.toml
@@ -48,9 +49,9 @@ test: $(STAMP) ## Lint, type-check and run every test against real embedded serv
 tests:
 	@$(PYTEST) --durations=40 --durations-min=3
 
-test-long: $(STAMP) lint ## The same with many new examples, more kills and fuzzing, and every benchmark tried (hours)
+test-long: $(STAMP) lint ## The same with many new examples, more kills and fuzzing, coverage, and every benchmark tried (hours)
 	@AI_HUB_TEST_TYPE_CHECKS=1 AI_HUB_EVERY_ZONE=1 AI_HUB_SWEEP=1 AI_HUB_FUZZ_EXAMPLES=400 AI_HUB_FUZZ_TIMEOUT_S=3600 \
-	  $(PYTEST) -m "long or not long" --timeout=7200 --hypothesis-profile=long
+	  $(PYTEST) -m "long or not long" --timeout=7200 --hypothesis-profile=long $(COVERAGE)
 	@$(MAKE) --no-print-directory bench faults SMALL=1
 
 bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service, exports and a fleet, into docs/benchmarks (SMALL=1: a try of minutes)
