@@ -197,7 +197,10 @@ def everything() -> dict[str, str]:
             "ai_feature_versions",
             "sql_logins",
         ):
-            found[table] = connection.execute(f"SELECT t::text FROM {table} AS t ORDER BY 1").fetchall()
+            # in any order, without sending every row of the run
+            found[table] = connection.execute(
+                f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {table} AS t"
+            ).fetchone()
     client = redis.Redis.from_url(settings.require("redis_url"))
     names = sorted(client.keys())
     found["redis"] = [

@@ -34,6 +34,8 @@ from ai_hub.stack.up import up
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# what is the newest hour, and whether it is fresh, is compared
+pytestmark = pytest.mark.usefixtures("hour")
 SECRETS = ("timescale_password", "MINIO_SECRET_KEY", "redis_password")
 
 

@@ -29,8 +29,11 @@ ROWS = (
     "SELECT n AS id, n / 4.0::float8 AS value, 'a' || n AS name, array[n, NULL] AS numbers"
     " FROM generate_series(1, {}) AS n"
 )
-#: Fails on the server when most rows have been sent.
-BROKEN = f"{ROWS.format(300_000)} WHERE 1 / (n - 299999) < 2"
+
+
+def broken(rows: int) -> str:
+    """Fails on the server when most rows have been sent."""
+    return f"{ROWS.format(rows)} WHERE 1 / (n - {rows - 1}) < 2"
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def test_persist__parquet__appears_complete_and_is_not_overwritten_unasked(
     with pytest.raises(SavedDatasetLocationAlreadyExists, match="already exists"):
         job(config, ROWS.format(1)).persist(storage)
     with pytest.raises(OSError, match="division by zero"):
-        job(config, BROKEN).persist(storage, allow_overwrite=True)
+        job(config, broken(300_000)).persist(storage, allow_overwrite=True)
     assert path.read_bytes() == before
     job(config, ROWS.format(1)).persist(storage, allow_overwrite=True)
     assert pq.read_table(path).num_rows == 1
@@ -79,7 +82,7 @@ def test_persist__table__appears_complete_and_is_not_overwritten_unasked(
     with pytest.raises(SavedDatasetLocationAlreadyExists, match="saved_rows already exists"):
         job(config, ROWS.format(1)).persist(storage)
     with pytest.raises(OSError, match="division by zero"):
-        job(config, BROKEN).persist(storage, allow_overwrite=True)
+        job(config, broken(40_000)).persist(storage, allow_overwrite=True)
     with psycopg.connect(native_postgres) as connection:
         assert connection.execute("SELECT count(*), max(numbers) FROM saved_rows").fetchone() == (
             12_000,
@@ -114,7 +117,7 @@ def test_to_remote_storage__s3__gives_the_addresses_of_files_with_all_rows(
     assert export.supports_remote_storage_export()
     addresses = export.to_remote_storage()
     with pytest.raises(OSError, match="division by zero"):
-        job(there, BROKEN).to_remote_storage()
+        job(there, broken(300_000)).to_remote_storage()
     found = boto3.client("s3", endpoint_url=endpoint).list_objects_v2(Bucket=bucket, Prefix="exports/")
     keys = {f"s3://{bucket}/{entry['Key']}" for entry in found["Contents"] if not entry["Key"].endswith("/")}
     assert set(addresses) == keys  # the broken one left nothing

@@ -44,14 +44,14 @@ def ai_hub(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 @pytest.fixture
 def everything_of(rows: Rows) -> EverythingOf:
-    """Every row ingest may write for a tenant, whole."""
+    """A digest of every row ingest may write for a tenant, whole and in any order, by table."""
 
     def run(tenant: str) -> dict[str, list[tuple[Any, ...]]]:
         tables = (
             *("timeseries_data", "weather_features", "assets", "feature_changes"),
             *("data_findings", "data_checks_due", "quarantined_rows"),
         )
-        query = "SELECT md5(t::text) FROM {} AS t WHERE tenant_id = %s ORDER BY 1"
+        query = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {} AS t WHERE tenant_id = %s"
         return {table: rows(query.format(table), tenant) for table in tables}
 
     return run

@@ -78,10 +78,11 @@ def test_delete_readings__a_day_in_the_columnstore__goes_and_stays_known(databas
             connection.execute("DELETE FROM removals")
 
 
+@pytest.mark.parametrize("rows", [25, pytest.param(7, marks=pytest.mark.long)])
 def test_delete_readings__batches__end_the_same(
-    database: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+    database: str, tenant: str, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr(removal, "BATCH_ROWS", 7)
+    monkeypatch.setattr(removal, "BATCH_ROWS", rows)
     asset = series(3, 3)
     asset.readings[datetime(1970, 1, 1, tzinfo=UTC)] = 0.0
     with connect(database, autocommit=True) as connection:
