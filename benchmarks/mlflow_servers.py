@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORKS = multiprocessing.get_context("forkserver")
-#: The first makes MLflow take the rest for a server's process.
-PRELOADED = ["uvicorn", "mlflow.server.fastapi_app", "mlflow_plugins.store.lifecycle_store"]
+#: The first makes MLflow take the rest for a server's process; the last is what each would import by itself.
+PRELOADED = ["uvicorn", "mlflow.server.fastapi_app", "mlflow_plugins.store.lifecycle_store", "feast"]
 _START_S = 60
 #: The application without anything of ours.
 STOCK = "stock"

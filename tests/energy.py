@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from feast import FeatureStore
@@ -41,27 +42,18 @@ class Energy:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program of this installation from the repository's root, as a person would."""
-        return _run(self.environment, *command)
-
-
-def _run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    program = str(Path(sys.executable).with_name(command[0]))
-    return subprocess.run(
-        [program, *command[1:]],
-        env=os.environ | environment,
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+        return forked.run(command, os.environ | self.environment, ROOT)
 
 
 @pytest.fixture(scope="session")
 def feast_apply(database: str, stack: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """The first `feast apply` of the run's feature repository, and what it printed."""
     del database
-    return _run(Settings().environment() | stack, "feast", "apply")
+    program = Path(sys.executable).with_name("feast")
+    environment = os.environ | Settings().environment() | stack
+    return subprocess.run(
+        [program, "apply"], env=environment, cwd=ROOT, check=False, capture_output=True, text=True
+    )
 
 
 @pytest.fixture(scope="session")

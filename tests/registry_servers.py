@@ -1,18 +1,42 @@
-"""MLflow servers of a test's own (see `benchmarks.mlflow_servers`), and what their applications answer."""
+"""MLflow servers of a test's own (see `benchmarks.mlflow_servers`), their databases, and what they answer."""
 
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+import pytest
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
 from benchmarks.mlflow_servers import FORKS, PRELOADED, Server, running
+from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from multiprocessing.connection import Connection
+    from pathlib import Path
 
-__all__ = ["FORKS", "Server", "routes", "running"]
+__all__ = ["FORKS", "PRELOADED", "Server", "opened", "routes", "running", "sqlite_template"]
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's and our tables; copying it is much faster than migrating."""
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    with opened(f"lifecycle+sqlite:///{path}"):
+        pass
+    return path
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[LifecycleStore]:
+    """A store whose connections are closed at the end."""
+    store = LifecycleStore(uri)
+    yield store
+    store._dispose_engine()
+    SqlAlchemyStore._engine_map.pop(uri.removeprefix("lifecycle+"), None)
 
 
 def routes(app: str, settings: Mapping[str, str]) -> list[tuple[str, str]]:

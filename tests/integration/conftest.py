@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 import pytest
 from energy import energies, energy, feast_apply
 from oracles.features import HOUR, floor_hour
+from registry_servers import sqlite_template
 
 from ai_hub.database.migrate import migrate
 
-__all__ = ["database", "energies", "energy", "feast_apply"]
+__all__ = ["database", "energies", "energy", "feast_apply", "sqlite_template"]
 
 _DATABASES = {"database", "dsn", "blank_database", "spare_database"}
 #: No module of tests that need one takes longer.

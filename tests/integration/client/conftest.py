@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def registry_server(
-    servers: Stack, tmp_path_factory: pytest.TempPathFactory
+    servers: Stack, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[registry_servers.Server]:
     folder = tmp_path_factory.mktemp("registry")
+    shutil.copy(sqlite_template, folder / "mlflow.db")
     with registry_servers.running(f"sqlite:///{folder}/mlflow.db", servers.start("s3"), folder) as server:
         yield server
 

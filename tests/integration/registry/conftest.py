@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model
+from registry_servers import opened
 
 from ai_hub import cli
 from mlflow_plugins.artifacts import destination
-from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 _SERVER_VARIABLES = (
     destination.SERVE_ARTIFACTS,
@@ -38,20 +38,17 @@ def _outside_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's and our tables; copying it is much faster than migrating."""
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with opened(f"lifecycle+sqlite:///{path}"):
-        pass
-    return path
+def postgres_template(native_postgres: str) -> str:
+    """Name of a database with MLflow's and our tables on `native_postgres`, to make others from."""
+    name = "registry_template"
+    with opened(f"lifecycle+{_created(native_postgres, name)}"):
+        return name
 
 
 @pytest.fixture(scope="session")
-def postgres(native_postgres: str) -> Iterator[str]:
+def postgres(native_postgres: str, postgres_template: str) -> Iterator[str]:
     """URL of a database with MLflow's and our tables, shared by all tests; real row locks are the point."""
-    with psycopg.connect(native_postgres, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE registry")
-    url = urlsplit(native_postgres)._replace(path="/registry").geturl()
+    url = _created(native_postgres, "registry", postgres_template)
     with opened(f"lifecycle+{url}"):
         yield url
 
@@ -66,17 +63,14 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"lifecycle+sqlite:///{path}"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgresql"])
 def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Address of a database of the test's own, of each kind, for a server."""
+    """Address of a database of the test's own with MLflow's and our tables, of each kind, for a server."""
     if request.param == "sqlite":
         shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "mlflow.db")
         return f"sqlite:///{tmp_path / 'mlflow.db'}"
-    server: str = request.getfixturevalue("native_postgres")
-    name = f"registry_{secrets.token_hex(4)}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return urlsplit(server)._replace(path=f"/{name}").geturl()
+    server, template = map(request.getfixturevalue, ("native_postgres", "postgres_template"))
+    return _created(server, f"registry_{secrets.token_hex(4)}", template)
 
 
 @pytest.fixture
@@ -119,10 +113,8 @@ def run(
     return run
 
 
-@contextmanager
-def opened(uri: str) -> Iterator[LifecycleStore]:
-    """A store whose connections are closed at the end."""
-    store = LifecycleStore(uri)
-    yield store
-    store._dispose_engine()
-    SqlAlchemyStore._engine_map.pop(uri.removeprefix("lifecycle+"), None)
+def _created(server: str, name: str, template: str = "template1") -> str:
+    """URL of a new database of a PostgreSQL server, a copy of `template`."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    return urlsplit(server)._replace(path=f"/{name}").geturl()

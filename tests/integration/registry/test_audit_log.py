@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["a file", "standard output"])
 def audited(
-    request: pytest.FixtureRequest, stack: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    stack: dict[str, str],
+    sqlite_template: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[Tenant, Path]]:
     """A tenant with two versions, and where its server's audit log goes."""
     before = mlflow.get_tracking_uri()
     log = tmp_path / "audit.jsonl"
     settings = {"AUDIT_LOG_PATH": str(log)} if request.param == "a file" else {}
+    shutil.copy(sqlite_template, tmp_path / "mlflow.db")
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
     with registry_servers.running(database, stack, tmp_path, settings=settings) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)

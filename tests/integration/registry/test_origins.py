@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import forked
 import lightgbm
 import mlflow
-import mlflow_command
 import numpy as np
 import pytest
 import registry_servers
@@ -75,7 +76,7 @@ def test_versions__outlive_whatever_they_came_from__and_need_no_mlflow(
         assert (copied.current_stage, copied.tags["copied_from"]) == ("Staging", f"models:/{MODEL}/4")
         assert [int(version.version) for version in versions] == [1, 2, 3, 4, 5]
         assert {version.run_id for version in versions} == {run_id}
-        _clean_up(acme, server, run_id, model_id, location, tmp_path / "gc.log")
+        _clean_up(acme, server, run_id, model_id, location, tmp_path)
         assert not _keys(f"{acme.name}/.runs/")
 
         expected = {"linear": linear.predict(LOAD), "booster": booster.predict(LOAD)}
@@ -105,7 +106,7 @@ def _log(acme: Tenant, booster: Any, linear: Any, folder: Path) -> tuple[str, st
 
 
 def _clean_up(
-    acme: Tenant, server: registry_servers.Server, run_id: str, model_id: str, location: str, log: Path
+    acme: Tenant, server: registry_servers.Server, run_id: str, model_id: str, location: str, folder: Path
 ) -> None:
     """Everything MLflow has for that."""
     path = location.partition("mlflow-artifacts:/")[2]
@@ -113,10 +114,12 @@ def _clean_up(
     acme.client.delete_logged_model(model_id)
     acme.client.delete_run(run_id)
     acme.client.delete_experiment(acme.experiment)
-    gc = ["gc", "--backend-store-uri", server.settings["_MLFLOW_SERVER_FILE_STORE"], "--workspace", acme.name]
     # said outright, because processes may be forked from one that was started among other servers
-    gc += ["--tracking-uri", server.url]
-    printed = mlflow_command.run(gc, {"MLFLOW_TRACKING_URI": server.url}, log)
+    gc = ["mlflow", "gc", "--workspace", acme.name, "--tracking-uri", server.url]
+    gc += ["--backend-store-uri", server.settings["_MLFLOW_SERVER_FILE_STORE"]]
+    done = forked.run(gc, os.environ | {"MLFLOW_TRACKING_URI": server.url}, folder)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout + done.stderr
     assert f"Run with ID {run_id} has been permanently deleted" in printed
     assert f"Logged model with ID {model_id} has been permanently deleted" in printed
     assert f"Experiment with ID {acme.experiment} has been permanently deleted" in printed

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from mlflow.entities.model_registry import ModelVersionTag
@@ -46,12 +48,16 @@ def test_migrate__from_nothing_at_once__happens_once(tmp_path: Path) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_migrate__from_the_first_version__keeps_the_trail(
-    empty_database: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, native_postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if empty_database.startswith("sqlite"):
-        empty_database += ".old"
-    engine = sa.create_engine(empty_database)
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    if kind == "postgresql":
+        with psycopg.connect(native_postgres, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE first_version")
+        url = urlsplit(native_postgres)._replace(path="/first_version").geturl()
+    engine = sa.create_engine(url)
     monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
     schema.migrate(engine)
     row = {"workspace": "acme", "name": "demand", "model_created": 1, "version": 1, "to_stage": "Staging"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,10 +75,15 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def tenants(
-    stack: dict[str, str], tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    stack: dict[str, str],
+    sqlite_template: Path,
+    tmp_path: Path,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[Tenant, Tenant]]:
     """Two tenants, each with two versions and a webhook at its own path."""
     before = mlflow.get_tracking_uri()
+    shutil.copy(sqlite_template, tmp_path / "mlflow.db")
     with registry_servers.running(
         f"sqlite:///{tmp_path / 'mlflow.db'}", stack, tmp_path, settings=_OPEN
     ) as server:

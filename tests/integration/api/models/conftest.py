@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import model_service
 import pytest
 import registry_servers
-from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from model_service import ACME, PEOPLE, POLICY, ModelService
 
 from ai_hub import registry
-from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,22 +19,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry's database without anything in it; copy it."""
-    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    store = LifecycleStore(f"lifecycle+sqlite:///{path}")
-    store._dispose_engine()
-    SqlAlchemyStore._engine_map.pop(f"sqlite:///{path}", None)
-    return path
-
-
-@pytest.fixture(scope="session")
 def mlflow_server(
-    servers: Any, database: Path, tmp_path_factory: pytest.TempPathFactory
+    servers: Any, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[registry_servers.Server]:
     """MLflow without login."""
     folder = tmp_path_factory.mktemp("mlflow")
-    (folder / "mlflow.db").write_bytes(database.read_bytes())
+    shutil.copy(sqlite_template, folder / "mlflow.db")
     (folder / "policy.yaml").write_text(POLICY)
     with registry_servers.running(
         f"sqlite:///{folder / 'mlflow.db'}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import model_service
@@ -21,10 +22,12 @@ _ROLES = {_SERVICE: {ACME: "approver"}, "mallory": {ACME: "approver"}}
 
 
 @pytest.fixture(scope="module")
-def server(servers: Any, database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeopleServer]:
+def server(
+    servers: Any, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PeopleServer]:
     """MLflow with login; `ai-hub-service` may speak for others, `mallory` may not."""
     folder = tmp_path_factory.mktemp("login")
-    (folder / "mlflow.db").write_bytes(database.read_bytes())
+    shutil.copy(sqlite_template, folder / "mlflow.db")
     (folder / "policy.yaml").write_text(POLICY)
     more = {
         "AI_HUB_DELEGATES": f"{_SERVICE}, another",
