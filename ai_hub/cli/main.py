@@ -97,6 +97,7 @@ from ai_hub.cli import (
     readings,
     registry,
     registry_group,
+    requests,
     serve,
     stack,
     tenants,

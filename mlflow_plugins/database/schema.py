@@ -73,6 +73,24 @@ removals = sa.Table(
     sa.Column("at_ms", sa.BigInteger, nullable=False),
 )
 
+#: What people say about a version: comments, and requests for promotion; never changed.
+comments = sa.Table(
+    "lifecycle_comments",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True),
+    sa.Column("workspace", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("model_created", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("semantic_version", sa.Text),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("actor_source", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("last_transition", sa.BigInteger, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+)
+
 _KEYS: Final = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "postgresql": "BIGSERIAL PRIMARY KEY"}
 
 _TABLES: Final = (
@@ -139,6 +157,27 @@ _REMOVALS: Final = (
     "CREATE INDEX lifecycle_removals_by_workspace ON lifecycle_removals (workspace, id)",
 )
 
+_COMMENTS: Final = (
+    """
+    CREATE TABLE lifecycle_comments (
+        id {key},
+        workspace VARCHAR(63) NOT NULL,
+        name VARCHAR(256) NOT NULL,
+        model_created BIGINT NOT NULL,
+        version INTEGER NOT NULL,
+        semantic_version VARCHAR(40),
+        kind VARCHAR(12) NOT NULL CHECK (kind IN ('comment', 'request', 'withdrawal')),
+        actor VARCHAR(256) NOT NULL,
+        actor_source VARCHAR(20) NOT NULL
+            CHECK (actor_source IN ('authenticated', 'delegated', 'claimed', 'unknown')),
+        text VARCHAR(5000) NOT NULL,
+        last_transition BIGINT NOT NULL,
+        at_ms BIGINT NOT NULL
+    )
+    """,
+    "CREATE INDEX lifecycle_comments_by_model ON lifecycle_comments (workspace, name, version, id)",
+)
+
 
 def _append_only(table: str, dialect: str) -> Sequence[str]:
     if dialect == "sqlite":
@@ -190,8 +229,13 @@ def _removed_tenants(dialect: str) -> Sequence[str]:
     return (*tables, *_append_only("lifecycle_removals", dialect))
 
 
+def _discussed(dialect: str) -> Sequence[str]:
+    tables = (text.replace("{key}", _KEYS[dialect]) for text in _COMMENTS)
+    return (*tables, *_append_only("lifecycle_comments", dialect))
+
+
 #: Statements of each migration in order; the position is the version. Released ones never change.
-MIGRATIONS: Final = (_first, _delegated, _removed_tenants)
+MIGRATIONS: Final = (_first, _delegated, _removed_tenants, _discussed)
 
 _ADVISORY_LOCK: Final = 7_303_014_201  # any number nobody else locks on
 

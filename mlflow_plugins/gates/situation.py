@@ -56,13 +56,13 @@ class Situation:
 
 def read(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> Situation:
     """The present situation; tags that the transition will use up are read and left."""
-    cause = stages.with_tags(session, version, cause)
+    cause = stages.with_request(session, model, version, stages.with_tags(session, version, cause))
     inside = stages.versions_of(session, model, rules.PRODUCTION)
     return Situation(
         model=model,
-        candidate=_registered(session, model, version),
+        candidate=registered(session, model, version),
         stage=version.current_stage,
-        production=_registered(session, model, inside[-1]) if inside else None,
+        production=registered(session, model, inside[-1]) if inside else None,
         actor=cause.actor,
         reason=cause.reason,
         registered_by=version.user_id,
@@ -70,7 +70,8 @@ def read(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -
     )
 
 
-def _registered(session: Session, model: ModelKey, version: VersionRow) -> Registered:
+def registered(session: Session, model: ModelKey, version: VersionRow) -> Registered:
+    """What the database says about a version itself."""
     record = records.find(session, model, version.version)
     return Registered(
         version=version.version,

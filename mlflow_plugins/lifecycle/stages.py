@@ -15,7 +15,7 @@ from mlflow.store.model_registry.dbmodels.models import (
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.errors import bad_input, conflict, missing
-from mlflow_plugins.lifecycle import audit, rules, semver, webhooks
+from mlflow_plugins.lifecycle import audit, comments, rules, semver, webhooks
 from mlflow_plugins.lifecycle.webhooks import AliasChange
 from mlflow_plugins.people.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
 from mlflow_plugins.people.permissions import require_approver
@@ -59,6 +59,8 @@ class VersionRow(Protocol):
     source: str
     run_id: str | None
     user_id: str | None
+    description: str | None
+    creation_time: int
     last_updated_time: int
 
 
@@ -125,6 +127,8 @@ def move(
     """
     check_move(session, model, version, target)
     cause = _using_up_tags(session, version, cause)
+    if target == rules.PRODUCTION:
+        cause = with_request(session, model, version, cause)
     displaced: list[Transition] = []
     if target == rules.PRODUCTION or (archive_others and target in _ACTIVE):
         for other in versions_of(session, model, target):
@@ -237,6 +241,13 @@ def with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
     actor = claimed(claim) if claim and cause.actor == UNKNOWN else cause.actor
     reason = cause.reason or checked(f"Tag {REASON_TAG}", reason, LONGEST_REASON)
     return cause._replace(actor=actor, reason=reason)
+
+
+def with_request(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> Cause:
+    """Let the request that a promotion answers say why, where nobody else does."""
+    if cause.reason is None and (request := comments.open_request(session, model, version.version)):
+        return cause._replace(reason=f"{request.text} (requested by {request.actor})")
+    return cause
 
 
 def checked(what: str, text: Text, longest: int) -> Text:

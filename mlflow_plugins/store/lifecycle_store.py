@@ -6,6 +6,7 @@ Prompts, which MLflow keeps in the same tables, are left exactly as they are.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.entities.model_registry.model_version_stages import (
@@ -22,7 +23,7 @@ from mlflow_plugins.registration import cards, imports, publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mlflow.entities.model_registry import ModelVersion
     from sqlalchemy.orm import Session
@@ -192,7 +193,7 @@ class LifecycleStore(RegisteringStore):
         cause = stages.Cause.of_request({}, reason=reason, claim=claim)
         with self._sessions() as session:
             row = self._get_sql_model_version(session, name, version)
-            model = self._model_key(session, name)
+            model = self.model_key(session, name)
             present = situation.read(session, model, row, cause)
             refusal = stages.refusal(session, model, row, rules.PRODUCTION)
         if refusal is not None:
@@ -225,11 +226,45 @@ class LifecycleStore(RegisteringStore):
         with self._sessions() as session:
             return audit.production_at(session, self._get_active_workspace(), name, at_ms)
 
+    def tenant(self) -> str:
+        """The tenant of this request."""
+        return str(self._get_active_workspace())
+
+    def model_key(self, session: Session, name: str) -> audit.ModelKey:
+        """A model of this request's tenant.
+
+        Raises:
+            MlflowException: 404, there is none by that name.
+        """
+        model = self._get_registered_model(session, name)
+        return audit.ModelKey(model.workspace, name, model.creation_time)
+
+    def version_row(self, session: Session, name: str, version: int | str) -> stages.VersionRow:
+        """A version's row.
+
+        Raises:
+            MlflowException: 404, there is none.
+        """
+        row: stages.VersionRow = self._get_sql_model_version(session, name, version)
+        return row
+
+    @contextmanager
+    def locked(
+        self, name: str, version: int | str
+    ) -> Iterator[tuple[Session, audit.ModelKey, stages.VersionRow]]:
+        """One transaction in which nobody else changes the model, with one of its versions.
+
+        Raises:
+            MlflowException: 404, there is no such version.
+        """
+        with self._locked(name) as (session, model):
+            yield session, model, self.version_row(session, name, version)
+
     # ---- helpers
 
     def _last_production_version(self, name: str) -> int:
         with self._sessions() as session:
-            model = self._model_key(session, name)
+            model = self.model_key(session, name)
             archived = {row.version for row in stages.versions_of(session, model, rules.ARCHIVED)}
             for version in audit.last_in_production(session, model):
                 if version in archived:
@@ -238,7 +273,7 @@ class LifecycleStore(RegisteringStore):
 
     def _by_number(self, name: str, number: SemanticVersion) -> ModelVersion:
         with self._sessions() as session:
-            record = records.numbered(session, self._model_key(session, name), number)
+            record = records.numbered(session, self.model_key(session, name), number)
         if record is None or record.version is None or record.state != records.REGISTERED:
             raise missing(f"Model {name} has no version {number}.")
         return self.get_model_version(name, record.version)
@@ -253,10 +288,6 @@ class LifecycleStore(RegisteringStore):
     def _version_key(self, name: str, version: int | str) -> alias_dialog.Version:
         return alias_dialog.Version(self._get_active_workspace(), name, int(version))
 
-    def _model_key(self, session: Session, name: str) -> audit.ModelKey:
-        model = self._get_registered_model(session, name)
-        return audit.ModelKey(model.workspace, name, model.creation_time)
-
     def _promote(
         self, name: str, version: int | str, cause: stages.Cause, *, archive_others: bool
     ) -> list[Transition]:
@@ -264,7 +295,7 @@ class LifecycleStore(RegisteringStore):
         for _ in range(_ATTEMPTS):
             with self._sessions() as session:
                 row = self._get_sql_model_version(session, name, version)
-                model = self._model_key(session, name)
+                model = self.model_key(session, name)
                 stages.check_move(session, model, row, rules.PRODUCTION)
                 judged = situation.read(session, model, row, cause)
             assessment, by_production = evaluation.assess(self, judged)

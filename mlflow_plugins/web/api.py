@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.exceptions import MlflowException
 from mlflow.server.mlflow_response import mlflow_exception_response
@@ -18,12 +18,14 @@ from mlflow_plugins.people import actor, permissions
 from mlflow_plugins.registration.imports import ExportedVersion
 from mlflow_plugins.store.base import LARGEST_VERSION
 from mlflow_plugins.store.current import registry_store
+from mlflow_plugins.store.discussions import Discussions
 from mlflow_plugins.store.tenants import Tenants
 
 if TYPE_CHECKING:
     from fastapi.params import Depends as Dependency
 
 router = APIRouter(prefix="/api/models/{name}")
+requests_router = APIRouter(prefix="/api/requests")
 tenants_router = APIRouter(prefix="/api/tenants", dependencies=[Depends(permissions.require_admin)])
 
 
@@ -31,6 +33,7 @@ def _claim(header: Annotated[str | None, Header(alias=actor.HEADER)] = None) -> 
     return actor.user_of_header(header)
 
 
+_Number = Annotated[int, Path(ge=0, le=LARGEST_VERSION)]
 Claim = Annotated[str | None, Depends(_claim)]
 
 
@@ -54,6 +57,12 @@ class Release(BaseModel):
     """A wish to let a name be used again."""
 
     reason: str | None = Field(None, max_length=stages.LONGEST_REASON)
+
+
+class Said(BaseModel):
+    """What somebody says about a version."""
+
+    text: str
 
 
 class Rollback(BaseModel):
@@ -123,6 +132,38 @@ def read_gates(name: str, version: int, reason: str | None = None, claim: Claim 
     return registry_store().gates(name, version, reason=reason, claim=claim).as_json()
 
 
+@router.get("/versions/{version}/comments", dependencies=[_may("read")])
+def read_comments(name: str, version: _Number) -> dict[str, Any]:
+    """Comments on a version and requests for its promotion, oldest first."""
+    said = Discussions(registry_store()).thread(name, version)
+    return {"comments": [comment.as_json() for comment in said]}
+
+
+@router.post("/versions/{version}/comments")
+def add_comment(name: str, version: _Number, said: Said, claim: Claim = None) -> dict[str, Any]:
+    """Add to a version's thread."""
+    return Discussions(registry_store()).comment(name, version, said.text, claim=claim).as_json()
+
+
+@router.post("/versions/{version}/request")
+def request_promotion(name: str, version: _Number, said: Said, claim: Claim = None) -> dict[str, Any]:
+    """Ask the tenant's approvers to promote a version."""
+    return Discussions(registry_store()).request(name, version, said.text, claim=claim).as_json()
+
+
+@router.delete("/versions/{version}/request")
+def withdraw_request(name: str, version: _Number, text: str, claim: Claim = None) -> dict[str, Any]:
+    """Take back a request for promotion, or decline it."""
+    return Discussions(registry_store()).withdraw(name, version, text, claim=claim).as_json()
+
+
+@requests_router.get("")
+def read_requests() -> dict[str, Any]:
+    """The requests that wait for the tenant's approvers, oldest first."""
+    waiting = Discussions(registry_store()).open_requests()
+    return {"requests": [comment.as_json() for comment in waiting]}
+
+
 @router.post("/rollback", dependencies=[_may("update")])
 def roll_back(name: str, wish: Rollback, claim: Claim = None) -> dict[str, Any]:
     """Put the version that was in Production before (or the one named) back."""
@@ -172,6 +213,7 @@ def create_api() -> FastAPI:
     app = FastAPI(title="AI Hub model lifecycle", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(MlflowException, _mlflow_error)
     app.include_router(router)
+    app.include_router(requests_router)
     app.include_router(tenants_router)
     return app
 

@@ -42,11 +42,16 @@ class Wish:
             raise bad_input(f"Choose one of {', '.join(ACTIONS)}.")
         if not 0 < self.version <= _LARGEST:
             raise bad_input("Choose a version.")
-        for what, text, longest in (
-            ("The reason", self.reason, LONGEST_REASON),
-            ("The name", self.claim, LONGEST_NAME),
-        ):
-            checked(what, text, longest)
+        checked("The reason", self.reason, LONGEST_REASON)
+        self.checked_claim()
+
+    def checked_claim(self) -> str:
+        """Whom they say they are.
+
+        Raises:
+            MlflowException: 400, no name is that long.
+        """
+        return checked("The name", self.claim, LONGEST_NAME)
 
 
 async def _wish(request: Request) -> Wish:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from mlflow_plugins.errors import missing
-from mlflow_plugins.lifecycle import audit, rules
+from mlflow_plugins.lifecycle import audit, comments, rules
 from mlflow_plugins.lifecycle.audit import ModelKey, Transition
 from mlflow_plugins.web.lifecycle import tables
 
@@ -30,6 +31,7 @@ class TenantRow:
     models: int = 0
     in_production: int = 0
     candidates: int = 0
+    requests: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def tenants(session: Session, names: Collection[str]) -> list[TenantRow]:
     )
     for tenant, stage, number in session.execute(versions):
         counts[tenant]["in_production" if stage == rules.PRODUCTION else "candidates"] = number
-    return [TenantRow(name, **counts[name]) for name in sorted(names)]
+    asked = Counter(tenant for tenant, _ in comments.open_requests(session, names))
+    return [TenantRow(name, **counts[name], requests=asked[name]) for name in sorted(names)]
 
 
 def models(session: Session, tenant: str) -> list[ModelRow]:
@@ -88,6 +91,27 @@ def models(session: Session, tenant: str) -> list[ModelRow]:
     promoted = audit.last_promotions(session, tenant)
     production = {row.name: _in_production(row, promoted) for row in session.execute(in_production)}
     return [ModelRow(name, production.get(name), waiting.get(name, 0)) for name in names]
+
+
+class VersionName(NamedTuple):
+    """A version in a list to choose from."""
+
+    version: int
+    label: str
+    stage: str
+
+
+def versions(session: Session, tenant: str, model: str) -> list[VersionName]:
+    """The versions of a model, newest first."""
+    query = tables.select_versions(tenant).where(tables.versions.c.name == model)
+    return [
+        VersionName(
+            row.version,
+            f"{row.version} ({row.semantic_version})" if row.semantic_version else str(row.version),
+            row.current_stage,
+        )
+        for row in session.execute(query.order_by(tables.versions.c.version.desc()))
+    ]
 
 
 def deleted_models(session: Session, tenant: str) -> list[Transition]:

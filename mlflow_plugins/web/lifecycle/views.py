@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -12,14 +12,21 @@ from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, Field
 
-from mlflow_plugins.errors import is_missing, missing
-from mlflow_plugins.lifecycle import audit, removals
+from mlflow_plugins.errors import bad_input, is_missing, missing
+from mlflow_plugins.lifecycle import audit, comments, removals
+from mlflow_plugins.lifecycle.comments import Comment
 from mlflow_plugins.lifecycle.stages import LONGEST_REASON
 from mlflow_plugins.people import permissions
 from mlflow_plugins.people.actor import authenticated_user
+from mlflow_plugins.store.base import LARGEST_VERSION
 from mlflow_plugins.store.current import registry_store
-from mlflow_plugins.web.lifecycle import access, assessments, model_page, moves, overview, plot, render
+from mlflow_plugins.store.discussions import Discussions
+from mlflow_plugins.web.lifecycle import access, assessments, card, model_page, moves, overview, plot, render
 from mlflow_plugins.web.lifecycle.forms import Sent, Wish  # noqa: TC001 - FastAPI reads them
+
+if TYPE_CHECKING:
+    from mlflow_plugins.lifecycle.audit import Transition
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 PREFIX: Final = "/lifecycle"
 TRAIL_PAGE: Final = 25
@@ -27,6 +34,8 @@ TRAIL_PAGE: Final = 25
 router = APIRouter(prefix=PREFIX, default_response_class=HTMLResponse)
 
 _Name = Annotated[str, Path(max_length=256, pattern=r"^[^\x00]*$")]
+_Version = Annotated[int, Path(ge=1, le=LARGEST_VERSION)]
+_Query = Annotated[int, Query(ge=1, le=LARGEST_VERSION)]
 _Id = Annotated[int | None, Field(ge=1, lt=2**63)]
 
 
@@ -62,6 +71,7 @@ def show_models(request: Request, tenant: _Name) -> Response:
     with access.inside(tenant), registry_store().ManagedSessionMaker() as session:
         rows = overview.models(session, tenant)
         deleted = overview.deleted_models(session, tenant)
+        waiting = Discussions(registry_store()).open_requests()
         names = [*(row.name for row in rows), *(row.name for row in deleted)]
         readable = set(permissions.readable(names))
     return render.page(
@@ -70,6 +80,7 @@ def show_models(request: Request, tenant: _Name) -> Response:
         tenant=tenant,
         models=[row for row in rows if row.name in readable],
         deleted=[row for row in deleted if row.name in readable],
+        requests=waiting,
     )
 
 
@@ -109,6 +120,91 @@ def show_plot(tenant: _Name, name: _Name, metric: str, versions_before: _Id = No
     return Response(plot.draw(metric, found.points), media_type="image/svg+xml")
 
 
+@router.get("/{tenant}/{name}/versions/{version}")
+def show_version(request: Request, tenant: _Name, name: _Name, version: _Version) -> Response:
+    """A version's card, its thread, and what may be asked for."""
+    with access.inside(tenant):
+        return _show_version(request, tenant, name, version)
+
+
+@router.post("/{tenant}/{name}/versions/{version}")
+def say(request: Request, tenant: _Name, name: _Name, version: _Version, wish: Sent) -> Response:
+    """Comment, request the version's promotion, or end the request."""
+    with access.inside(tenant):
+        discussions = Discussions(registry_store())
+        ways = {
+            "comment": discussions.comment,
+            "request": discussions.request,
+            "withdraw": discussions.withdraw,
+        }
+        try:
+            if wish.action not in ways:
+                raise bad_input(f"Choose one of {', '.join(ways)}.")
+            ways[wish.action](name, version, wish.reason, claim=wish.checked_claim())
+        except MlflowException as error:
+            status = error.get_http_status_code()
+            if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            refusal = str(error.message)
+            return _show_version(request, tenant, name, version, wish=wish, refusal=refusal, status=status)
+    return RedirectResponse(f"{_address(request, tenant, name, 'versions', str(version))}#thread", 303)
+
+
+@router.get("/{tenant}/{name}/compare")
+def compare(request: Request, tenant: _Name, name: _Name, left: _Query, right: _Query) -> Response:
+    """How two versions differ."""
+    with access.inside(tenant):
+        permissions.require("read", name)
+        store = registry_store()
+        difference = card.Difference(*(card.read(store, tenant, name, number) for number in (left, right)))
+    return render.page("compare.html", **_common(request), tenant=tenant, name=name, difference=difference)
+
+
+def _show_version(
+    request: Request,
+    tenant: str,
+    name: str,
+    version: int,
+    *,
+    wish: Wish | None = None,
+    refusal: str | None = None,
+    status: int = 200,
+) -> Response:
+    permissions.require("read", name)
+    store = registry_store()
+    found = card.read(store, tenant, name, version)
+    others = [other for other in _versions(store, tenant, name) if other.version != version]
+    return render.page(
+        "version.html",
+        status,
+        **_common(request),
+        tenant=tenant,
+        name=name,
+        card=found,
+        others=others,
+        rights=access.rights(tenant, name),
+        thread=Discussions(store).thread(name, version),
+        request=next((asked for asked in _requests(store, name) if asked.version == version), None),
+        wish=wish,
+        refusal=refusal,
+        longest=comments.LONGEST,
+    )
+
+
+def _requests(store: LifecycleStore, name: str) -> list[Comment]:
+    return [asked for asked in Discussions(store).open_requests() if asked.name == name]
+
+
+def _versions(store: LifecycleStore, tenant: str, name: str) -> list[overview.VersionName]:
+    with store.sessions() as session:
+        return overview.versions(session, tenant, name)
+
+
+def _place(entry: Transition | Comment) -> tuple[int, int]:
+    """Where an entry of the trail belongs: a comment after the transition that came before it."""
+    return (entry.last_transition, entry.id) if isinstance(entry, Comment) else (entry.id, 0)
+
+
 def _model(
     request: Request,
     tenant: str,
@@ -123,13 +219,16 @@ def _model(
     store = registry_store()
     with store.ManagedSessionMaker() as session:
         trail = audit.history(session, tenant, name, before=look.before, limit=TRAIL_PAGE + 1)
+        older = trail[TRAIL_PAGE - 1].id if len(trail) > TRAIL_PAGE else None
+        asked = comments.between(session, tenant, name, look.before, older or 0)
         happened = audit.same_move(session, tenant, name, look.done) if look.done else []
+    entries: list[Transition | Comment] = [*asked, *trail[:TRAIL_PAGE]]
     shown = {
         **_common(request),
         "tenant": tenant,
         "name": name,
-        "trail": trail[:TRAIL_PAGE],
-        "older": trail[TRAIL_PAGE - 1].id if len(trail) > TRAIL_PAGE else None,
+        "trail": sorted(entries, key=_place, reverse=True),
+        "older": older,
         "newer": look.before is not None,
     }
     try:
@@ -153,6 +252,7 @@ def _model(
         rights=access.rights(tenant, name),
         assessments=assessments.ask(store, found, look.gates),
         look=look,
+        requests={request.version: request for request in _requests(store, name)},
         happened=happened,
         wish=wish,
         refusal=refusal,

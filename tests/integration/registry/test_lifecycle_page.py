@@ -24,6 +24,7 @@ from oracles.lifecycle import Model
 from properties import examples
 
 from mlflow_plugins.people import actor
+from mlflow_plugins.store.discussions import Discussions
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 from mlflow_plugins.web.lifecycle import model_page, render, views
 from mlflow_plugins.web.lifecycle.app import create_page
@@ -506,4 +507,44 @@ def test_queries__do_not_grow_with_models_and_versions(page: Page) -> None:
     for other in (Model(page.store) for _ in range(4)):
         other.move(other.register(), "Production")
         other.register()
-    assert [counted(path) for path in paths] == few == [3, 5, 7]
+    assert [counted(path) for path in paths] == few == [4, 6, 9]
+
+
+def test_card_and_comparison__of_versions_without_files(page: Page) -> None:
+    model = Model(page.store)
+    model.register(limits="Not for *roofs*.")
+    model.register()
+    shown = page.get(f"/default/{model.name}/versions/1")
+    assert shown.status_code == 200
+    assert "<p>Not for <em>roofs</em>.</p>" in shown.text
+    assert "Nobody stated any." in page.get(f"/default/{model.name}/versions/2").text
+    compared = page.get(f"/default/{model.name}/compare", left=1, right=2)
+    assert compared.status_code == 200
+    assert "Neither has metrics." in compared.text
+    for path in ("versions/3", "compare?left=1&right=9", "versions/0", "versions/9999999999"):
+        assert page.get(f"/default/{model.name}/{path}").status_code in {400, 404}
+
+
+def test_requests_in_the_trail__are_on_the_page_of_their_time(page: Page) -> None:
+    model, other = Model(page.store), Model(page.store)
+    discussions = Discussions(page.store)
+    model.register()
+    wanted = []
+    for number in range(15):
+        discussions.request(model.name, 1, f"request {number};")
+        other.register()
+        model.tag(1, actor.REASON_TAG, f"move {number};")
+        model.move(1, "Archived")
+        model.tag(1, actor.REASON_TAG, f"back {number};")
+        model.move(1, "Staging")
+        wanted += [f"request {number};", f"move {number};", f"back {number};"]
+    discussions.comment(model.name, 1, "comment 1;")
+    found: list[str] = []
+    address = f"/default/{model.name}"
+    for _ in range(2):
+        shown = page.get(address)
+        trail = shown.text.split('<h2 id="trail">')[1]
+        found += re.findall(r"(?:request|move|back|comment) \d+;", trail)
+        older = re.search(r'href="/lifecycle([^"]+before=[^"]+)">Older entries', shown.text)
+        address = older[1] if older else ""
+    assert found == wanted[::-1]

@@ -1,0 +1,87 @@
+"""Requests for promotion and comments on versions of a tenant's models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ai_hub.registry.server import call, connect, model_path
+from ai_hub.registry.tenants import tenant_scope
+from ai_hub.registry.versions import LATEST, find_version
+
+
+@dataclass(frozen=True)
+class Comment:
+    """Something said about a version; `kind` is comment, request or withdrawal."""
+
+    model: str
+    version: int
+    semantic_version: str | None
+    kind: str
+    actor: str
+    actor_source: str
+    text: str
+    at: datetime
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Comment:
+        """Read what the server sends."""
+        same = ("version", "semantic_version", "kind", "actor", "actor_source", "text")
+        at = datetime.fromtimestamp(row["at_ms"] / 1000, UTC)
+        return cls(model=row["name"], at=at, **{name: row[name] for name in same})
+
+
+def request_promotion(tenant: str, model: str, text: str, version: str | int = LATEST) -> Comment:
+    """Ask the tenant's approvers to promote a version in Staging; `text` says why.
+
+    Raises:
+        ConflictError: it is not in Staging, or somebody asks for it already.
+        NotFoundError: no such tenant, model or version.
+    """
+    return _say("POST", tenant, model, version, "request", json={"text": text})
+
+
+def withdraw_request(tenant: str, model: str, text: str, version: str | int = LATEST) -> Comment:
+    """Take back one's own request for promotion, or decline somebody's as an approver.
+
+    Raises:
+        ConflictError: there is none.
+        NotFoundError: no such tenant, model or version.
+    """
+    return _say("DELETE", tenant, model, version, "request", params={"text": text})
+
+
+def comment(tenant: str, model: str, text: str, version: str | int = LATEST) -> Comment:
+    """Add to a version's thread.
+
+    Raises:
+        NotFoundError: no such tenant, model or version.
+    """
+    return _say("POST", tenant, model, version, "comments", json={"text": text})
+
+
+def comments(tenant: str, model: str, version: str | int = LATEST) -> list[Comment]:
+    """Everything said about a version, oldest first.
+
+    Raises:
+        NotFoundError: no such tenant, model or version.
+    """
+    chosen = find_version(tenant, model, version)
+    with tenant_scope(tenant):
+        answer = call("GET", f"{model_path(model)}/versions/{chosen.version}/comments")
+    return [Comment.from_row(row) for row in answer["comments"]]
+
+
+def requests(tenant: str) -> list[Comment]:
+    """The requests that wait for the tenant's approvers, oldest first."""
+    connect()
+    with tenant_scope(tenant):
+        return [Comment.from_row(row) for row in call("GET", "/ai-hub/api/requests")["requests"]]
+
+
+def _say(method: str, tenant: str, model: str, version: str | int, what: str, **arguments: Any) -> Comment:
+    chosen = find_version(tenant, model, version)
+    with tenant_scope(tenant):
+        path = f"{model_path(model)}/versions/{chosen.version}/{what}"
+        return Comment.from_row(call(method, path, **arguments))

@@ -1,0 +1,165 @@
+"""What people say about a version: comments, requests for promotion, and their withdrawal; append-only.
+
+A request is open until it is withdrawn or the version changes its stage, so a promotion answers it and
+nothing has to be kept in step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModel
+from mlflow.utils.time import get_current_time_millis
+
+from mlflow_plugins.database.schema import comments as table
+from mlflow_plugins.database.schema import transitions
+from mlflow_plugins.lifecycle import audit_log, removals, rules
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy.orm import Session
+
+    from mlflow_plugins.lifecycle.audit import ModelKey
+    from mlflow_plugins.people.actor import Actor
+
+COMMENT: Final = "comment"
+REQUEST: Final = "request"
+WITHDRAWAL: Final = "withdrawal"
+#: Characters of one; the audit trail keeps a request's text, and who sent it, as the reason of a promotion.
+LONGEST: Final = 4000
+
+
+@dataclass(frozen=True)
+class Comment:
+    """One entry of a version's thread; `at_ms` is UTC milliseconds."""
+
+    id: int
+    name: str
+    version: int
+    semantic_version: str | None
+    kind: str
+    actor: str
+    actor_source: str
+    text: str
+    #: id of the newest transition in the registry when it was written
+    last_transition: int
+    at_ms: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def add(
+    session: Session,
+    model: ModelKey,
+    *,
+    version: int,
+    semantic_version: str | None,
+    kind: str,
+    actor: Actor,
+    text: str,
+) -> Comment:
+    """Append an entry to a thread, inside the transaction that holds the model's lock."""
+    row: dict[str, Any] = {
+        "workspace": model.workspace,
+        "name": model.name,
+        "model_created": model.created,
+        "version": version,
+        "semantic_version": semantic_version,
+        "kind": kind,
+        "actor": actor.name,
+        "actor_source": actor.source,
+        "text": text,
+        "last_transition": session.scalar(sa.select(sa.func.coalesce(sa.func.max(transitions.c.id), 0))),
+        "at_ms": get_current_time_millis(),
+    }
+    inserted = session.execute(sa.insert(table).values(**row).returning(table))
+    comment = _comment(inserted.mappings().one())
+    told = {key: row[key] for key in row.keys() - {"model_created", "last_transition", "at_ms", "kind"}}
+    line = audit_log.line(_EVENTS[kind], comment.at_ms, told)
+    sa.event.listen(session, "after_commit", lambda _: audit_log.write(line), once=True)
+    if kind == REQUEST:
+        promotion_requested(session, model, comment)
+    return comment
+
+
+def promotion_requested(session: Session, model: ModelKey, request: Comment) -> None:
+    """Called in the transaction of every new request for promotion: what is told of it is added here."""
+
+
+def thread(session: Session, model: ModelKey, version: int) -> list[Comment]:
+    """Everything said about a version, oldest first."""
+    query = sa.select(table).where(model.matches(table), table.c.version == version).order_by(table.c.id)
+    return [_comment(row) for row in session.execute(query).mappings()]
+
+
+def between(session: Session, workspace: str, name: str, newest: int | None, oldest: int) -> list[Comment]:
+    """Requests and withdrawals of a model for a page of its audit trail, newest first.
+
+    Args:
+        session: of the registry.
+        workspace: the tenant.
+        name: the model; one of the same name before it counts, as in the trail.
+        newest: the transition that begins the page before, None on the first page.
+        oldest: the last transition of the page; 0 on the last page.
+    """
+    query = sa.select(table).where(
+        table.c.workspace == workspace,
+        table.c.name == name,
+        table.c.kind != COMMENT,
+        table.c.last_transition >= oldest,
+        table.c.last_transition > removals.end_of_former(workspace),
+    )
+    if newest is not None:
+        query = query.where(table.c.last_transition < newest)
+    rows = session.execute(query.order_by(table.c.id.desc())).mappings()
+    return [_comment(row) for row in rows]
+
+
+def open_request(session: Session, model: ModelKey, version: int) -> Comment | None:
+    """The request for a version's promotion that nobody answered or withdrew; None when there is none."""
+    mine = sa.and_(model.matches(table), table.c.version == version)
+    row = session.execute(_open(mine)).mappings().first()
+    return _comment(row) if row else None
+
+
+def open_requests(session: Session, workspaces: Collection[str]) -> list[tuple[str, Comment]]:
+    """The requests that wait for an approver in these tenants, the oldest first, each with its tenant."""
+    rows = session.execute(_open(table.c.workspace.in_(workspaces)).order_by(table.c.id)).mappings()
+    return [(row["workspace"], _comment(row)) for row in rows]
+
+
+def _open(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    later = table.alias()
+    withdrawn = sa.exists().where(
+        *(later.c[name] == table.c[name] for name in ("workspace", "name", "model_created", "version")),
+        later.c.kind != COMMENT,
+        later.c.id > table.c.id,
+    )
+    moved = sa.exists().where(
+        *(transitions.c[name] == table.c[name] for name in ("workspace", "name", "model_created", "version")),
+        transitions.c.id > table.c.last_transition,
+    )
+    versions: Any = SqlModelVersion
+    models: Any = SqlRegisteredModel
+    is_candidate = sa.exists().where(
+        versions.workspace == table.c.workspace,
+        versions.name == table.c.name,
+        versions.version == table.c.version,
+        versions.current_stage == rules.STAGING,
+        models.workspace == table.c.workspace,
+        models.name == table.c.name,
+        models.creation_time == table.c.model_created,
+    )
+    return sa.select(table).where(condition, table.c.kind == REQUEST, ~withdrawn, ~moved, is_candidate)
+
+
+_EVENTS: Final = {COMMENT: "comment", REQUEST: "promotion_requested", WITHDRAWAL: "request_withdrawn"}
+
+
+def _comment(row: sa.RowMapping) -> Comment:
+    return Comment(**{name: row[name] for name in Comment.__dataclass_fields__})
