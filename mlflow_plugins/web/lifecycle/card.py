@@ -103,7 +103,7 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
     with store.sessions() as session:
         model = overview.find_model(session, tenant, name)
         row = store.version_row(session, name, number)
-        registered = situation.registered(session, model, row)
+        registered, author = situation.registered(session, model, row), row.user_id
         card = Card(
             row.version,
             registered.semantic_version,
@@ -123,7 +123,7 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
     window = [parameters.pop(key, None) for key in _WINDOW]
     return replace(
         card,
-        facts=_facts(metadata, tags, window),
+        facts={**_facts(metadata, tags, window), "Registered by": author or _ABSENT},
         parameters=parameters,
         features=tuple(map(str, metadata.get("feature_names") or ())),
         metrics=measured,
