@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
 
-from ai_hub.access.tenant_names import check_served
 from ai_hub.database.connection import connect
 from ai_hub.database.retired import require_in_use
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
+from ai_hub.names import check_workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,7 +95,7 @@ def create(
         BadInputError: no tenant, no scope, or a name that no tenant or key can have.
         ConflictError: one of the tenants has an active key of this name.
     """
-    wanted, may = sorted({check_served(tenant) for tenant in tenants}), sorted(set(scopes))
+    wanted, may = sorted({check_workspace(tenant) for tenant in tenants}), sorted(set(scopes))
     if not wanted or not may:
         raise BadInputError("A key needs a tenant and a scope.", hint="Add --tenant, and --role or --scope.")
     if not 0 < len(name) <= _NAME_LENGTH or not name.isprintable():

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from ai_hub.access.principal import Principal, Scope, UnauthenticatedError
-from ai_hub.database.tenant_wall import check_tenant
 from ai_hub.errors import BadInputError, ServiceDownError
+from ai_hub.names import check_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from ai_hub.access import tenant_names
+from ai_hub import names
 from ai_hub.errors import BadInputError
 from mlflow_plugins.lifecycle import semver
 
-_TENANT: Final = re.compile(tenant_names.PATTERN)
+_TENANT: Final = re.compile(names.WORKSPACE_PATTERN)
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}")
 _EXAMPLE: Final = "city-works:demand-forecast:v1.2.0"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ai_hub.cli import plain
 from ai_hub.cli.main import app
-from ai_hub.errors import BadInputError
+from ai_hub.cli.times import parse_time
 
 
 @app.command()
@@ -50,15 +49,7 @@ def refresh(
     """Compute features for new, late and corrected readings and weather. Safe to repeat and to kill."""
     from ai_hub.database.refresh import refresh as run  # noqa: PLC0415  # psycopg only where needed
 
-    start = None
-    if since is not None:
-        try:
-            start = datetime.fromisoformat(since)
-        except ValueError as error:
-            raise BadInputError(
-                f"--since {since!r} is not a time.", hint="Write 2026-01-31 or 2026-01-31T06:00Z."
-            ) from error
-        start = start if start.tzinfo else start.replace(tzinfo=UTC)
+    start = None if since is None else parse_time(since, "--since")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=plain.console(stderr=True), disable=as_json, transient=True) as bar:

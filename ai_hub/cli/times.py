@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from ai_hub.errors import BadInputError
+from ai_hub.times import assume_utc
 
 
 def parse_time(text: str, option: str) -> datetime:
@@ -14,12 +15,12 @@ def parse_time(text: str, option: str) -> datetime:
         BadInputError: it is none.
     """
     try:
-        found = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError as error:
         raise BadInputError(
             f"{option} {text!r} is not a time.", hint="Write 2026-01-31 or 2026-01-31T06:00Z."
         ) from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return assume_utc(time)
 
 
 def duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
+from ai_hub.times import assume_utc
 from ai_hub.training.terms import NAIVE_HOURS
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def train_command(
                 wanted,
                 weeks=weeks,
                 holdout_weeks=holdout_weeks,
-                until=until.replace(tzinfo=UTC) if until else None,
+                until=assume_utc(until) if until else None,
             )
             try:
                 results.append(

@@ -6,13 +6,12 @@ schema: the wall's views have those of the tables and come first in the search p
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, LiteralString
 
 from psycopg.pq import TransactionStatus
 
-from ai_hub.errors import BadInputError
+from ai_hub.names import check_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +30,6 @@ ENTER: Final[LiteralString] = (
     # compiling takes longer than these queries; a restored database has lost its own setting of this
     " set_config('role', 'ai_hub_service', true), set_config('jit', 'off', true)"
 )
-_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 def service_dsn(settings: Settings) -> str:
@@ -42,20 +40,6 @@ def service_dsn(settings: Settings) -> str:
     """
     own = settings.service_timescale_dsn is not None
     return settings.require("service_timescale_dsn" if own else "timescale_dsn")
-
-
-def check_tenant(tenant: str) -> str:
-    """The name, if a tenant can have it.
-
-    Raises:
-        BadInputError: it cannot.
-    """
-    if _TENANT.fullmatch(tenant) is None:
-        raise BadInputError(
-            f"{tenant[:80]!r} cannot be a tenant.",
-            hint="Use lower-case letters, digits and hyphens, for example city-works.",
-        )
-    return tenant
 
 
 @contextmanager

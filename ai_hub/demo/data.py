@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from ai_hub import paths
 from ai_hub.errors import NotFoundError
+from ai_hub.times import assume_utc
 
 HOUR = timedelta(hours=1)
 _DAYS_A_YEAR = 365.2425
@@ -143,6 +144,5 @@ def _read(path: Path) -> list[tuple[datetime, str]]:
         found = []
         for row in rows:
             instant = datetime.fromisoformat(row[start])
-            aware = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-            found.append((aware.astimezone(UTC), row[start + 1]))
+            found.append((assume_utc(instant).astimezone(UTC), row[start + 1]))
     return found

@@ -13,10 +13,11 @@ from adbc_driver_manager import dbapi
 from feast.repo_config import RepoConfig
 from psycopg import sql
 
-from ai_hub.database.tenant_wall import ENTER, check_tenant
+from ai_hub.database.tenant_wall import ENTER
 from ai_hub.exports.chunks import Chunk, Span, chunks
 from ai_hub.exports.plan import ASSET, CREATED, TENANT, TIME, Computed, Plan
 from ai_hub.exports.request import Request
+from ai_hub.names import check_tenant
 from feast_plugins.history import point_in_time
 from feast_plugins.history.entities import Entities
 from feast_plugins.history.knowledge import Knowledge

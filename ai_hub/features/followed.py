@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from ai_hub.times import EPOCH
+
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from redis import Redis
 
 #: A follower that says nothing for so many seconds is not waited for.
 ALIVE_S: Final = 600
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def followed_key(project: str) -> bytes:
@@ -20,7 +22,7 @@ def followed_key(project: str) -> bytes:
 
 def note_followed(client: Redis, project: str, time: datetime) -> None:
     """All rows of hours that had begun at `time` are in Redis, as far as there are any."""
-    seconds = round((time - _EPOCH).total_seconds())
+    seconds = round((time - EPOCH).total_seconds())
     client.set(followed_key(project), seconds - seconds % 3600, ex=ALIVE_S)
 
 

@@ -13,13 +13,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.ingest.enums import UNKNOWN, Reading
 from ai_hub.ingest.units import check_unit, is_compatible
+from ai_hub.names import ASSET_LENGTH, TENANT_PATTERN, is_asset_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from psycopg import Connection
 
-MAX_ID_LENGTH = 200
 # Files in the zone folder of some machines that are not zones.
 _NO_ZONES = frozenset({"Factory", "localtime", "posixrules"})
 
@@ -43,8 +43,8 @@ def check_zone(name: str) -> str:
 
 
 def _check_id(asset_id: str) -> str:
-    if asset_id != asset_id.strip() or not asset_id.isprintable():
-        raise ValueError("must be printable and not begin or end with a blank")
+    if not is_asset_id(asset_id):
+        raise ValueError(f"must be 1 to {ASSET_LENGTH} printable characters, without a blank at its ends")
     return asset_id
 
 
@@ -53,8 +53,8 @@ class Asset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    tenant_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]
-    asset_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(_check_id)]
+    tenant_id: Annotated[str, Field(pattern=f"^{TENANT_PATTERN}$")]
+    asset_id: Annotated[str, AfterValidator(_check_id)]
     kind: str = UNKNOWN
     unit: str | None = None
     #: None: the unit decides

@@ -14,7 +14,7 @@ from ai_hub.ingest.detection import BLOCK, Detector, RegisterDetector
 from ai_hub.ingest.enums import FindingKind, Reading
 from ai_hub.ingest.findings import DueCheck, Finding, FindingsRepository, reconcile
 from ai_hub.ingest.units import is_amount, rule_of
-from ai_hub.times import Micros, to_instant, to_micros
+from ai_hub.times import Micros, from_micros, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -85,7 +85,7 @@ class Series:
             ' FROM (SELECT "timestamp" AS at, value FROM timeseries_data WHERE tenant_id = %(tenant)s'
             ' AND asset_id = %(asset)s AND "timestamp" >= %(start)s AND "timestamp" < %(end)s'
             ' ORDER BY "timestamp" LIMIT %(limit)s) AS page',
-            {**self._key, "start": to_instant(start), "end": to_instant(end), "limit": PAGE_ROWS},
+            {**self._key, "start": from_micros(start), "end": from_micros(end), "limit": PAGE_ROWS},
             binary=True,
         ).fetchone()
         times, values = (column or b"" for column in row or (b"", b""))
@@ -95,7 +95,7 @@ class Series:
         )
 
     def _edge(self, query: Any, at: int) -> Edge | None:
-        row = self._connection.execute(query, {**self._key, "at": to_instant(at)}).fetchone()
+        row = self._connection.execute(query, {**self._key, "at": from_micros(at)}).fetchone()
         return None if row is None else Edge(to_micros(row[0]), row[1])
 
 
@@ -204,7 +204,7 @@ def examine(
             right = _block(following.at) + BLOCK + reach
         else:
             break
-    around = (to_instant(scope[0]), to_instant(scope[1]))
+    around = (from_micros(scope[0]), from_micros(scope[1]))
     return CheckResult(due, *around, [finding for finding in shown if is_within(finding, *around)])
 
 

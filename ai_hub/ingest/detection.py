@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ai_hub.ingest.enums import FindingKind
 from ai_hub.ingest.findings import Finding
-from ai_hub.times import SECOND, Flags, Micros, to_instant
+from ai_hub.times import SECOND, Flags, Micros, from_micros
 
 if TYPE_CHECKING:
     from ai_hub.ingest.units import KindRule
@@ -148,7 +148,7 @@ class Detector:
                 missing = round(int(times[index] - times[index - 1]) / expected) - 1
                 detail = {"missing": missing, "interval_seconds": expected // SECOND}
             self.findings.append(
-                Finding(FindingKind.GAP, to_instant(times[index - 1]), to_instant(times[index]), detail)
+                Finding(FindingKind.GAP, from_micros(times[index - 1]), from_micros(times[index]), detail)
             )
 
     def _note_runs(self, times: Micros, values: npt.NDArray[np.float64], cut: Flags) -> None:
@@ -190,7 +190,9 @@ class Detector:
             "readings": run.readings,
             "hours": round((run.last - run.first) / (3600 * SECOND), 2),
         }
-        self.findings.append(Finding(FindingKind.STUCK, to_instant(run.first), to_instant(run.last), detail))
+        self.findings.append(
+            Finding(FindingKind.STUCK, from_micros(run.first), from_micros(run.last), detail)
+        )
 
 
 #: In a shorter time the sun may rise or a house warm up.
@@ -234,8 +236,8 @@ class RegisterDetector:
             at = int(enough[np.argmax(lasts[enough] - firsts[enough])])
             finding = Finding(
                 FindingKind.LOOKS_LIKE_REGISTER,
-                to_instant(firsts[at]),
-                to_instant(lasts[at]),
+                from_micros(firsts[at]),
+                from_micros(lasts[at]),
                 {
                     "readings": int(readings[at]),
                     "from": float(begins[at]),

@@ -14,7 +14,7 @@ from ai_hub.ingest.enums import Ambiguous, FindingKind, Nonexistent
 from ai_hub.ingest.findings import Finding
 from ai_hub.ingest.options import TimestampFormat
 from ai_hub.ingest.timezones import Transitions, localize, named_offset, next_change, transitions
-from ai_hub.times import to_instant
+from ai_hub.times import from_micros
 
 if TYPE_CHECKING:
     from ai_hub.ingest.timestamps import ParsedTimestamps
@@ -222,12 +222,12 @@ def _around(wall: pd.Series[Any], zone: str) -> Transitions:
 def _finding(at: int, tally: _Tally) -> Finding:
     detail = {
         "zone": tally.zone,
-        "local_from": to_instant(tally.start).replace(tzinfo=None).isoformat(" ", "minutes"),
-        "local_until": to_instant(tally.end).replace(tzinfo=None).isoformat(" ", "minutes"),
+        "local_from": from_micros(tally.start).replace(tzinfo=None).isoformat(" ", "minutes"),
+        "local_until": from_micros(tally.end).replace(tzinfo=None).isoformat(" ", "minutes"),
         "rows": tally.rows,
         "rejected": tally.rejected,
     }
-    return Finding(tally.kind, to_instant(at), to_instant(at), detail)
+    return Finding(tally.kind, from_micros(at), from_micros(at), detail)
 
 
 #: Puts a time at a clock change into the hour before it.

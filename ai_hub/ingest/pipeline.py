@@ -23,6 +23,7 @@ from ai_hub.ingest.report import Report
 from ai_hub.ingest.units import is_amount
 from ai_hub.ingest.upsert import upsert
 from ai_hub.ingest.validation import validate
+from ai_hub.names import is_asset_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -370,4 +371,4 @@ class _DryRun(_Run):
 def _clean_id(value: object) -> str | None:
     """An asset id without blanks around it; None where it cannot be one."""
     text = "" if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
-    return text if 0 < len(text) <= assets.MAX_ID_LENGTH and text.isprintable() else None
+    return text if is_asset_id(text) else None

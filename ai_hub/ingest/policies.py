@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ai_hub.database.tenant_wall import check_tenant
 from ai_hub.ingest.assets import validate_asset
+from ai_hub.names import check_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,6 +10,7 @@ from ai_hub.registry.server import call, connect, model_path
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.transitions import Transition
 from ai_hub.registry.versions import LATEST, find_version
+from ai_hub.times import to_millis
 from mlflow_plugins.lifecycle import rules
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def production_at(tenant: str, model: str, at: datetime) -> Transition | None:
     connect()
     with tenant_scope(tenant):
         try:
-            row = call("GET", f"{model_path(model)}/production", params={"at_ms": int(at.timestamp() * 1000)})
+            row = call("GET", f"{model_path(model)}/production", params={"at_ms": to_millis(at)})
         except NotFoundError:
             return None
     return Transition.from_row(row)

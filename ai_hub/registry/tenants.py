@@ -13,6 +13,7 @@ from mlflow.utils.workspace_context import ServerWorkspaceContext
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
 from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.names import check_workspace
 from ai_hub.registry.server import call, connect, readable_errors, tracking_uri
 
 if TYPE_CHECKING:
@@ -142,19 +143,17 @@ def enter_tenant(tenant: str) -> None:
 
 
 def check_name(tenant: str) -> None:
-    """Refuse what no workspace can be called.
+    """Refuse a name that no workspace can have.
 
     Raises:
-        BadInputError: see above.
+        BadInputError: it breaks the rule of names, or MLflow keeps it for itself.
     """
-    if tenant == DEFAULT_WORKSPACE_NAME:
-        return
+    check_workspace(tenant)
     try:
         WorkspaceNameValidator.validate(tenant)
     except MlflowException as error:
         raise BadInputError(
-            f"{tenant!r} cannot be a tenant: {error.message}",
-            hint="Use 2 to 63 lower-case letters, digits and hyphens, for example city-works.",
+            f"{tenant!r} cannot be a tenant: {error.message}", hint="Choose another, for example city-works."
         ) from error
 
 

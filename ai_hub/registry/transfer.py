@@ -26,6 +26,7 @@ from ai_hub.registry.server import call, connect, model_path, readable_errors, t
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import ModelVersion, find_version, read_version, search
 from ai_hub.stack.status import without_secrets
+from ai_hub.times import to_millis
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.gates.facts import present_metrics
 from mlflow_plugins.lifecycle import semver
@@ -296,7 +297,7 @@ def _tags_of_run(exported: imports.ExportedVersion) -> dict[str, str]:
 
 def _log(client: MlflowClient, run_id: str, exported: imports.ExportedVersion) -> None:
     """Give the run what the one it stands for had."""
-    now = int(datetime.now(UTC).timestamp() * 1000)
+    now = to_millis(datetime.now(UTC))
     metrics = [Metric(name, value, now, 0) for name, value in exported.metrics.items() if value is not None]
     params = [Param(name, value) for name, value in exported.params.items()]
     for start in range(0, len(metrics), _METRICS):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
+
+from ai_hub.times import from_millis
 
 
 @dataclass(frozen=True)
@@ -27,5 +29,5 @@ class Transition:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Transition:
         """Read what the server sends."""
-        at = datetime.fromtimestamp(row["at_ms"] / 1000, UTC)
+        at = from_millis(row["at_ms"])
         return cls(**{name: row[name] for name in cls.__dataclass_fields__ if name != "at"}, at=at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from ai_hub.errors import NotFoundError
 from ai_hub.registry.server import connect, readable_errors
 from ai_hub.registry.tenants import tenant_scope
+from ai_hub.times import from_millis
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.lifecycle import rules, semver
 
@@ -154,7 +155,7 @@ def read_version(tenant: str, item: Any, aliases: Mapping[str, Any] = MappingPro
         stage=item.current_stage,
         aliases=tuple(alias for alias, version in aliases.items() if int(version) == int(item.version)),
         run_id=item.run_id or None,
-        registered_at=datetime.fromtimestamp(item.creation_timestamp / 1000, UTC),
+        registered_at=from_millis(item.creation_timestamp),
         tags=dict(item.tags),
         metrics={},
         description=item.description or None,

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, StringConstraints, WithJsonSchema
 
-from ai_hub.access import tenant_names
+from ai_hub.names import ASSET_LENGTH, ASSET_PATTERN, WORKSPACE_PATTERN
+from ai_hub.times import EPOCH
 
 #: A workspace of MLflow and a key of every table.
-TenantId = Annotated[str, StringConstraints(pattern=f"^{tenant_names.PATTERN}$", min_length=2, max_length=63)]
-#: Any printable text; control characters are in no identifier.
-AssetId = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=256)]
+TenantId = Annotated[str, StringConstraints(pattern=f"^{WORKSPACE_PATTERN}$", min_length=2, max_length=63)]
+AssetId = Annotated[
+    str, StringConstraints(pattern=f"^{ASSET_PATTERN}$", min_length=1, max_length=ASSET_LENGTH)
+]
 FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 FeatureSetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 #: One folder in the bucket of models.
@@ -34,12 +36,11 @@ def _text_only(value: Any) -> Any:
     raise ValueError("must be text such as 2026-11-25T14:00:00Z")
 
 
-_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 
 def _in_range(value: datetime) -> datetime:
-    if not _EARLIEST <= value < _LATEST:
+    if not EPOCH <= value < _LATEST:
         raise ValueError("must lie between 1970 and 2200")
     return value.astimezone(UTC)
 

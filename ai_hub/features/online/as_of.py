@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from ai_hub.errors import BadInputError
+from ai_hub.times import to_nanos
 
 HOUR_NS = 3600 * 10**9
 _SKEW = timedelta(minutes=5)
 #: Nanoseconds after the hour for which the follower is waited for at most.
 _FOLLOWER_NS = HOUR_NS // 2
-_MICRO_NS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +80,9 @@ def moment(asked: datetime | None, now: datetime, cache_s: int) -> Moment:
             f"timestamp {time.isoformat()} lies in the future; the service's clock says {now.isoformat()}.",
             hint="Leave timestamp out for the present, or give a time in the past.",
         )
-    nanos, now_ns = nanos_of(time), nanos_of(now)
+    nanos, now_ns = to_nanos(time), to_nanos(now)
     hour, this_hour = nanos - nanos % HOUR_NS, now_ns - now_ns % HOUR_NS
     since = None
     if hour == this_hour:
         since = hour - HOUR_NS if now_ns - this_hour < cache_s * 10**9 else hour
     return Moment(time, nanos, hour, since, now_ns, now_ns - cache_s * 10**9, not present)
-
-
-def nanos_of(time: datetime) -> int:
-    """Nanoseconds since 1970."""
-    since = time - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds) * _MICRO_NS
-
-
-def time_of(nanos: int) -> datetime:
-    """The time so many nanoseconds after 1970."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanos // _MICRO_NS)

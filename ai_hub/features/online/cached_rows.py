@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.value_type import ValueType
 
-from ai_hub.features.online.as_of import HOUR_NS, Moment, time_of
+from ai_hub.features.online.as_of import HOUR_NS, Moment
 from ai_hub.features.online.payload import CALENDAR, TIMESCALEDB, Origin
 from ai_hub.features.online.query import Query
+from ai_hub.times import from_nanos
 from feast_plugins.online.on_demand import encode
 from feast_plugins.online.write_back import times_of
 from feast_plugins.online.writing import stamp_of
@@ -120,7 +121,7 @@ class Stored:
         origin = self.origins[asset]
         origin.degraded, origin.source = reason, CALENDAR
         origin.lost |= {view}
-        hour = time_of(self.moment.hour)
+        hour = from_nanos(self.moment.hour)
         fields = {self.query.views[view].stored.stamp_field: stamp_of(hour)[1]}
         if (local_time := self.query.views[view].local_time) is not None:
             wall = hour.astimezone(_zone(zone)).replace(tzinfo=UTC).timestamp()

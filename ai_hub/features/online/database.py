@@ -15,10 +15,11 @@ import structlog
 
 from ai_hub.concurrency import FullError, Turns
 from ai_hub.database.connection import has_utc, prepare_threshold
-from ai_hub.database.tenant_wall import ENTER, check_tenant, service_dsn
+from ai_hub.database.tenant_wall import ENTER, service_dsn
 from ai_hub.errors import SettingMissingError
 from ai_hub.features.online import metrics
 from ai_hub.features.online.breaker import UnavailableError, open_breaker
+from ai_hub.names import check_tenant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -12,9 +12,10 @@ import structlog
 from psycopg import sql
 
 from ai_hub.concurrency import FullError, Patience, Places
-from ai_hub.features.online.as_of import HOUR_NS, time_of
+from ai_hub.features.online.as_of import HOUR_NS
 from ai_hub.features.online.breaker import UnavailableError
 from ai_hub.features.online.database import SERVER
+from ai_hub.times import from_nanos
 from feast_plugins.online.on_demand import encode
 from feast_plugins.online.writing import stamp_of
 
@@ -75,15 +76,15 @@ async def newest_rows(
         psycopg.Error: the view's source cannot be read.
     """
     query = _statement(view)
-    asked: dict[str, Any] = {"tenant": tenant, "assets": list(assets), "at": time_of(at)}
+    asked: dict[str, Any] = {"tenant": tenant, "assets": list(assets), "at": from_nanos(at)}
     # most have a row of the hour itself; to read a longer time costs more
-    asked["since"] = time_of(at - at % HOUR_NS)
+    asked["since"] = from_nanos(at - at % HOUR_NS)
     rows = await _read(connection, view, query, asked)
     rest = [asset for asset in assets if asset not in rows]
     known = set(rows)
     if rest:
         oldest = at - view.stored.ttl if view.stored.ttl else _EPOCH_NS
-        asked |= {"assets": rest, "since": time_of(oldest)}
+        asked |= {"assets": rest, "since": from_nanos(oldest)}
         older = await _read(connection, view, query, asked)
         rows |= older
         known |= set(older)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
-from ai_hub.features.online.as_of import HOUR_NS, time_of
+from ai_hub.features.online.as_of import HOUR_NS
+from ai_hub.times import from_nanos
 from feast_plugins.online import decode
 from feast_plugins.online.answer import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
 
@@ -85,8 +86,8 @@ def results(
             "features": each.features,
             "feature_count": each.feature_count,
             "status": each.status,
-            "hour": None if origin.oldest is None else time_of(origin.oldest - origin.oldest % HOUR_NS),
-            "event_timestamp": None if origin.oldest is None else time_of(origin.oldest),
+            "hour": None if origin.oldest is None else from_nanos(origin.oldest - origin.oldest % HOUR_NS),
+            "event_timestamp": None if origin.oldest is None else from_nanos(origin.oldest),
             "source": origin.source,
             "degraded": origin.degraded is not None,
             "computed_at": computed_at,

@@ -16,7 +16,7 @@ from ai_hub.ingest.detection import BLOCK, Detector
 from ai_hub.ingest.enums import FindingKind
 from ai_hub.ingest.findings import DueCheck, Finding, reconcile
 from ai_hub.ingest.units import KindRule, rule_of
-from ai_hub.times import SECOND, to_instant
+from ai_hub.times import SECOND, from_micros
 
 KINDS = st.sampled_from(["electricity", "gas", "solar", "unknown"]).map(rule_of)
 DAY = 86_400
@@ -100,7 +100,7 @@ def test_check__readings_in_any_pieces_and_order__ends_with_the_findings_of_the_
         if not piece:
             continue
         stored |= {time: readings[time] for time in piece}
-        due = DueCheck("a", 1, *(to_instant(time * SECOND) for time in (min(piece), max(piece))))
+        due = DueCheck("a", 1, *(from_micros(time * SECOND) for time in (min(piece), max(piece))))
         before = list(findings)
         for again in (False, True):
             checked = checks.examine(Memory(stored), due, rule)
@@ -219,7 +219,7 @@ def test_check__stuck_for_months__is_one_finding_whatever_part_came_last(order: 
     stored: Series = {}
     for i in order:
         stored |= parts[i]
-        due = DueCheck("a", 1, *(to_instant(time * SECOND) for time in (min(parts[i]), max(parts[i]))))
+        due = DueCheck("a", 1, *(from_micros(time * SECOND) for time in (min(parts[i]), max(parts[i]))))
         checked = checks.examine(Memory(stored), due, rule_of("electricity"))
         around = [each for each in expected(stored, rule_of("electricity")) if each[0] is FindingKind.STUCK]
         stuck = [each for each in as_plain(checked.findings) if each[0] is FindingKind.STUCK]
