@@ -42,8 +42,7 @@ from feast_plugins.materialize.ragged import data_of
 from feast_plugins.materialize.rows import Encoder
 from feast_plugins.materialize.shards import Shards
 from feast_plugins.materialize.stored import Stored
-from feast_plugins.postgres.reads import stream
-from feast_plugins.postgres.session import connect
+from feast_plugins.postgres.session import connect, stream
 
 if TYPE_CHECKING:
     from feast import FeatureStore

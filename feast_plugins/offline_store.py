@@ -29,16 +29,14 @@ from feast.utils import compute_non_entity_date_range
 from pydantic import AfterValidator, Field
 
 from feast_plugins.errors import HistoryNotKnownError
-from feast_plugins.history import as_query, date_range, point_in_time
-from feast_plugins.history.entities import Entities
-from feast_plugins.history.knowledge import Knowledge
-from feast_plugins.history.strategy import JoinStrategy
-from feast_plugins.history.view_read import ViewRead
-from feast_plugins.postgres import pulls
-from feast_plugins.postgres.connection import open_connection, use_in_sources
-from feast_plugins.postgres.session import connect
-from feast_plugins.postgres.upsert import upsert
-from feast_plugins.retrieval.jobs import JoinJob, QueryJob, SavedRowsJob
+from feast_plugins.offline import date_range, history
+from feast_plugins.offline.entities import Entities
+from feast_plugins.offline.history import JoinStrategy
+from feast_plugins.offline.jobs import JoinJob, QueryJob, SavedRowsJob
+from feast_plugins.offline.views import AsOfFilter, ViewRead
+from feast_plugins.postgres import sources
+from feast_plugins.postgres.session import connect, open_connection, use_in_sources
+from feast_plugins.postgres.writing import upsert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
     from feast.data_source import DataSource
     from feast.infra.offline_stores.offline_store import RetrievalJob
 
-    from feast_plugins.postgres.reads import Query
+    from feast_plugins.postgres.session import Query
 
 
 use_in_sources()
@@ -117,10 +115,10 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
                 "Materialize without `known_at`."
             )
         since = _aware(start_date) - timedelta(seconds=store.late_seconds)
-        source = pulls.Source.of(
+        source = sources.Source.of(
             data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column
         )
-        return QueryJob(store, pulls.latest(source, since, _aware(end_date)))
+        return QueryJob(store, sources.latest(source, since, _aware(end_date)))
 
     @staticmethod
     def pull_all_from_table_or_query(  # noqa: PLR0917  # Feast's signature
@@ -138,10 +136,10 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         bounds = (start_date and _aware(start_date), end_date and _aware(end_date))
         if isinstance(data_source, FileSource):
             return SavedRowsJob(config.offline_store, data_source, columns, timestamp_field, bounds)
-        source = pulls.Source.of(
+        source = sources.Source.of(
             data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column
         )
-        return QueryJob(config.offline_store, pulls.everything(source, *bounds))
+        return QueryJob(config.offline_store, sources.everything(source, *bounds))
 
     @staticmethod
     def get_historical_features(  # noqa: PLR0917  # Feast's signature
@@ -161,19 +159,19 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         without a time of creation have no versions and are read as they are, as everywhere in Feast.
 
         Raises:
-            HistoryNotKnownError: an earlier state is asked for without entity rows, or by `known_at` of a
+            HistoryNotKnownError: an earlier state is requested without entity rows, or by `known_at` of a
                 source that does not tell when its rows were created.
             EntityKeysError: without entity rows, the views have keys that do not contain each other.
         """
         store = config.offline_store
-        knowledge = Knowledge(store.known_at, filter_by_created_timestamp)
+        as_of_filter = AsOfFilter(store.known_at, filter_by_created_timestamp)
         request = _Request(config, feature_views, feature_refs, registry, project, full_feature_names)
         if entity_df is not None:
             keys = offline_utils.get_expected_join_keys(project, feature_views, registry)
-            return request.for_entities(Entities.of(config, entity_df, keys), knowledge)
-        if knowledge.is_limited:
+            return request.for_entities(Entities.of(config, entity_df, keys), as_of_filter)
+        if as_of_filter.is_limited:
             raise HistoryNotKnownError(
-                "What was known at an earlier time can be asked with entity rows only: "
+                "What was known at an earlier time can be as_of with entity rows only: "
                 "give entity_df, or neither known_at nor filter_by_created_timestamp."
             )
         span = compute_non_entity_date_range(feature_views, kwargs.get("start_date"), kwargs.get("end_date"))
@@ -208,7 +206,7 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
 
 @dataclass(frozen=True)
 class _Request:
-    """Which features of which views history is asked of."""
+    """The features and views of a history request."""
 
     config: RepoConfig
     views: list[FeatureView]
@@ -217,10 +215,10 @@ class _Request:
     project: str
     full_feature_names: bool
 
-    def for_entities(self, entities: Entities, knowledge: Knowledge) -> JoinJob:
+    def for_entities(self, entities: Entities, as_of_filter: AsOfFilter) -> JoinJob:
         """Features as of the time of each entity row."""
-        reads = self._reads(entities.span, knowledge)
-        if unknown := [read.view for read in reads if read.created is None and knowledge.at is not None]:
+        reads = self._reads(entities.span, as_of_filter)
+        if unknown := [read.view for read in reads if read.created is None and as_of_filter.at is not None]:
             raise HistoryNotKnownError(
                 f"The source of {', '.join(unknown)} has no created_timestamp_column, "
                 "so nothing says what was known of it at an earlier time."
@@ -229,25 +227,27 @@ class _Request:
 
         def join(timeout_s: float | None) -> pa.Table:
             with connect(store, timeout_s) as connection:
-                return point_in_time.join(
+                return history.join(
                     connection,
                     entities,
                     reads,
-                    knowledge,
+                    as_of_filter,
                     strategy=store.join_strategy,
                     full_feature_names=self.full_feature_names,
                 )
 
         def query() -> Query:
             with connect(store, store.statement_timeout_s) as connection:
-                return as_query.query(connection, entities, reads, full_feature_names=self.full_feature_names)
+                return history.as_query(
+                    connection, entities, reads, full_feature_names=self.full_feature_names
+                )
 
         keys = [name for name in entities.table.column_names if name != entities.time]
-        return self._job(join, None if knowledge.is_limited else query, keys, entities.span)
+        return self._job(join, None if as_of_filter.is_limited else query, keys, entities.span)
 
     def for_range(self, start: datetime, end: datetime) -> RetrievalJob:
         """Rows between two times."""
-        reads = self._reads((start, end), Knowledge())
+        reads = self._reads((start, end), AsOfFilter())
         keys = list(dict.fromkeys(name for read in reads for name in read.keys))
         full = self.full_feature_names
         store = self.config.offline_store
@@ -266,7 +266,7 @@ class _Request:
 
         return self._job(join, None, keys, (start, end))
 
-    def _reads(self, span: tuple[datetime, datetime], knowledge: Knowledge) -> list[ViewRead]:
+    def _reads(self, span: tuple[datetime, datetime], as_of_filter: AsOfFilter) -> list[ViewRead]:
         contexts = offline_utils.get_feature_view_query_context(
             self.refs, self.views, self.registry, self.project, span
         )
@@ -275,7 +275,7 @@ class _Request:
             view.projection.name_to_use(): view.batch_source.tags if view.batch_source else {}  # type: ignore[no-untyped-call]
             for view in self.views
         }
-        return [ViewRead.of(context, tags[context.name], knowledge) for context in contexts]
+        return [ViewRead.of(context, tags[context.name], as_of_filter) for context in contexts]
 
     def _job(
         self,

@@ -17,8 +17,7 @@ from feast.types import from_feast_to_pyarrow_type
 from ai_hub.errors import BadInputError
 from ai_hub.features.lookups import Lookup, lookup_of
 from ai_hub.features.store import feature_names, feature_references, get_service
-from feast_plugins.history.knowledge import Knowledge
-from feast_plugins.history.view_read import ViewRead
+from feast_plugins.offline.views import AsOfFilter, ViewRead
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -145,7 +144,7 @@ def _reads(
     contexts = offline_utils.get_feature_view_query_context(
         wanted, stored, store.registry, store.project, span
     )
-    return [ViewRead.of(context, {}, Knowledge()) for context in contexts]
+    return [ViewRead.of(context, {}, AsOfFilter()) for context in contexts]
 
 
 def _version(service: FeatureService, views: list[Any]) -> str:

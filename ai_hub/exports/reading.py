@@ -18,12 +18,11 @@ from ai_hub.exports.chunks import Chunk, Span, chunks
 from ai_hub.exports.plan import ASSET, CREATED, TENANT, TIME, Computed, Plan
 from ai_hub.exports.request import Request
 from ai_hub.names import check_tenant
-from feast_plugins.history import point_in_time
-from feast_plugins.history.entities import Entities
-from feast_plugins.history.knowledge import Knowledge
-from feast_plugins.history.times import microseconds
-from feast_plugins.postgres import reads, session
-from feast_plugins.postgres import types as postgres_types
+from feast_plugins.offline import history
+from feast_plugins.offline.as_of import microseconds
+from feast_plugins.offline.entities import Entities
+from feast_plugins.offline.views import AsOfFilter
+from feast_plugins.postgres import session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +97,7 @@ class Reader:
 
     def _read(self, connection: dbapi.Connection, chunk: Chunk) -> pa.Table:
         base = self.plan.base
-        rows = reads.fetch(connection, base.select(_conditions(self.plan, self.request, chunk)))
+        rows = session.fetch(connection, base.select(_conditions(self.plan, self.request, chunk)))
         rows = rows.combine_chunks()
         times = microseconds(rows[base.time])
         ranks = pc.index_in(rows[base.keys[ASSET]], value_set=pa.array(chunk.assets)).to_numpy()
@@ -122,11 +121,11 @@ class Reader:
         for lookup in self.plan.lookups:
             rows[lookup.key] = self._looked_up(connection, lookup, rows[ASSET])
         entities = Entities(pa.table(rows), TIME)
-        joined = point_in_time.join(
+        joined = history.join(
             connection,
             entities,
             self.plan.others,
-            Knowledge(),
+            AsOfFilter(),
             strategy=self.config.offline_store.join_strategy,
             full_feature_names=False,
         )
@@ -137,7 +136,7 @@ class Reader:
     ) -> pa.ChunkedArray:
         """The key of each row's asset; null where it has none, or several."""
         wanted = sql.Literal(assets.unique().to_pylist())
-        found = reads.fetch(connection, lookup.query(sql.Literal(self.request.tenant), wanted))
+        found = session.fetch(connection, lookup.query(sql.Literal(self.request.tenant), wanted))
         places = pc.index_in(assets, value_set=found[ASSET].combine_chunks())
         return pa.chunked_array([found[lookup.key].combine_chunks().take(places.combine_chunks())])
 
@@ -178,14 +177,14 @@ def _connected(config: RepoConfig, request: Request, interrupt: Interrupt) -> It
         session.connect(store, store.statement_timeout_s or LONGEST_STATEMENT_S) as connection,
         interrupt.watching(connection),
     ):
-        reads.fetch(connection, enter)
+        session.fetch(connection, enter)
         yield connection
 
 
 def _spans(connection: dbapi.Connection, request: Request) -> list[Span]:
     """The assets in question, and which hours can have rows."""
     query = sql.SQL(_ASSETS).format(tenant=sql.Literal(request.tenant))
-    found = reads.fetch(connection, query).to_pylist()
+    found = session.fetch(connection, query).to_pylist()
     wanted = None if request.assets is None else set(request.assets)
     periods: dict[str, list[tuple[datetime, datetime]]] = {}
     for row in found:
@@ -203,14 +202,14 @@ def _schema(connection: dbapi.Connection, plan: Plan) -> pa.Schema:
     """Columns of the export: time, keys, the features in the service's order, and when a row was created."""
     known: dict[str, pa.DataType] = {}
     for read in (plan.base, *plan.others):
-        fields, _ = postgres_types.conform(reads.schema(connection, read.select([sql.SQL("true")])))
+        fields, _ = session.conform(session.schema(connection, read.select([sql.SQL("true")])))
         known |= {name: fields.field(column).type for column, name in read.outputs(False).items()}
     for each in plan.computed:
         known |= each.outputs
-    fields = [(TIME, postgres_types.TIME), (TENANT, pa.string()), (ASSET, pa.string())]
+    fields = [(TIME, session.TIME), (TENANT, pa.string()), (ASSET, pa.string())]
     fields += [(name, known[name]) for name in plan.features]
     if plan.base.created:
-        fields.append((CREATED, postgres_types.TIME))
+        fields.append((CREATED, session.TIME))
     return pa.schema(fields)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ai_hub.database.connection import connect
 from ai_hub.errors import NotFoundError
 from ai_hub.features.newest import followed_views, is_pushed
-from feast_plugins.postgres.types import TIME
+from feast_plugins.postgres.session import TIME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from psycopg import sql
 
 from ai_hub.features.store import JOIN_KEYS
-from feast_plugins.postgres.reads import stream
+from feast_plugins.postgres.session import stream
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from feast_plugins.postgres import pulls
+from feast_plugins.postgres import sources
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -25,7 +25,7 @@ class Done:
 
 
 def latest(
-    source: pulls.Source, start: datetime, end: datetime, done: Done | None, commit_delay: timedelta
+    source: sources.Source, start: datetime, end: datetime, done: Done | None, commit_delay: timedelta
 ) -> sql.Composed:
     """Newest row of each entity from `start` to `end`, in the order of the keys.
 
@@ -33,10 +33,10 @@ def latest(
     that were created since. A transaction stamps its rows when it begins, and may commit them `commit_delay`
     later.
     """
-    return pulls.latest(_unfinished(source, done, commit_delay) if done else source, start, end)
+    return sources.latest(_unfinished(source, done, commit_delay) if done else source, start, end)
 
 
-def part_of(source: pulls.Source, number: int, count: int) -> pulls.Source:
+def part_of(source: sources.Source, number: int, count: int) -> sources.Source:
     """The rows of one of `count` parts of the entities, which are of about the same size."""
     rows = sql.SQL(
         "(SELECT * FROM {relation} AS rows"
@@ -50,7 +50,7 @@ def part_of(source: pulls.Source, number: int, count: int) -> pulls.Source:
     return replace(source, relation=rows.as_string(None))
 
 
-def _unfinished(source: pulls.Source, done: Done, commit_delay: timedelta) -> pulls.Source:
+def _unfinished(source: sources.Source, done: Done, commit_delay: timedelta) -> sources.Source:
     comma = sql.SQL(", ")
     rows = sql.SQL(
         "(SELECT * FROM {relation} AS rows WHERE ({keys}) > ({last})"

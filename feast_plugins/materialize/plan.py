@@ -16,7 +16,7 @@ from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, _versioned_fv_name
 
 from feast_plugins.materialize.keys import is_exact
-from feast_plugins.postgres import pulls
+from feast_plugins.postgres import sources
 
 if TYPE_CHECKING:
     from feast import FeatureView, RepoConfig
@@ -30,7 +30,7 @@ class ViewPlan:
 
     #: of the view in Redis, with its version if those are kept apart
     name: str
-    source: pulls.Source
+    source: sources.Source
     #: by name, in the view's order
     keys: dict[str, ValueType]
     features: dict[str, ValueType]
@@ -94,7 +94,7 @@ def plan(view: FeatureView, config: RepoConfig) -> ViewPlan | None:
     created = source.created_timestamp_column
     return ViewPlan(
         name=_versioned_fv_name(view, config),
-        source=pulls.Source(
+        source=sources.Source(
             relation=source.get_table_query_string(),
             keys=tuple(columns.get(name, name) for name in keys if name != DUMMY_ENTITY_ID),
             features=tuple(columns.get(name, name) for name in features),

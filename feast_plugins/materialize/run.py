@@ -21,8 +21,7 @@ from feast_plugins.materialize.rows import Encoder
 from feast_plugins.materialize.shards import Shards
 from feast_plugins.materialize.stop import Stop
 from feast_plugins.materialize.stored import Stored
-from feast_plugins.postgres.reads import fetch_value, stream
-from feast_plugins.postgres.session import connect
+from feast_plugins.postgres.session import connect, fetch_value, stream
 
 if TYPE_CHECKING:
     import pyarrow as pa

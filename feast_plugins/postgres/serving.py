@@ -14,7 +14,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import P
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from psycopg import sql
 
-from feast_plugins.postgres.connection import open_connection
+from feast_plugins.postgres.session import open_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

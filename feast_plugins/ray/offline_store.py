@@ -23,10 +23,10 @@ from feast.infra.offline_stores import offline_utils
 from feast.infra.ray_initializer import ensure_ray_initialized
 
 from feast_plugins.errors import RayEngineMissingError
-from feast_plugins.history.entities import Entities
+from feast_plugins.offline.entities import Entities
+from feast_plugins.offline.jobs import JoinJob
 from feast_plugins.offline_store import TimescaleOfflineStore, TimescaleOfflineStoreConfig
 from feast_plugins.ray.workers import count_workers, finished
-from feast_plugins.retrieval.jobs import JoinJob
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -91,7 +91,7 @@ class TimescaleRayOfflineStore(TimescaleOfflineStore):
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked of which views, as bytes that any worker can read."""
+    """The request, as bytes that any worker can read."""
 
     pickled: bytes
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ai_hub.features.online.cache import Place, PutBack
     from ai_hub.features.online.database import Connection, Database
     from ai_hub.features.online.query import View
-    from feast_plugins.postgres.pulls import Source
+    from feast_plugins.postgres.sources import Source
 
 _EPOCH_NS = 0
 _NEWEST = """\

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import adbc_driver_postgresql.dbapi as adbc
 import pytest
 
-from feast_plugins.postgres.reads import fetch
+from feast_plugins.postgres.session import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,9 +18,9 @@ from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import 
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
 from feast_plugins.errors import ExportLocationMissingError, QueryTimeoutError, SavedDatasetStorageError
+from feast_plugins.offline import jobs
+from feast_plugins.offline.jobs import QueryJob
 from feast_plugins.offline_store import TimescaleOfflineStoreConfig
-from feast_plugins.retrieval import saved_datasets
-from feast_plugins.retrieval.jobs import QueryJob
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +109,7 @@ def test_to_remote_storage__s3__gives_the_addresses_of_files_with_all_rows(
     endpoint, bucket = stack["MINIO_ENDPOINT_URL"], stack["MODEL_STORAGE_BUCKET"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack["MINIO_ACCESS_KEY"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", stack["MINIO_SECRET_KEY"])
-    monkeypatch.setattr(saved_datasets, "_FILE", 60_000)
+    monkeypatch.setattr(jobs, "_FILE", 60_000)
     there = config.model_copy(
         update={"export_location": f"s3://{bucket}/exports/", "export_s3_endpoint": endpoint}
     )

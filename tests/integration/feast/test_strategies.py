@@ -16,15 +16,11 @@ from hypothesis import strategies as st
 from properties import examples
 
 from feast_plugins.errors import EntityKeysError, EntityTypeError
-from feast_plugins.history import as_query, date_range, point_in_time, strategy
-from feast_plugins.history.entities import Entities
-from feast_plugins.history.knowledge import Knowledge
-from feast_plugins.history.probes import Probes
-from feast_plugins.history.strategy import JoinStrategy
-from feast_plugins.history.view_read import ViewRead
-from feast_plugins.postgres.reads import fetch
-from feast_plugins.postgres.session import connect
-from feast_plugins.postgres.types import TIME
+from feast_plugins.offline import date_range, history
+from feast_plugins.offline.entities import Entities
+from feast_plugins.offline.history import JoinStrategy, Probes
+from feast_plugins.offline.views import AsOfFilter, ViewRead
+from feast_plugins.postgres.session import TIME, connect, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,13 +117,11 @@ def test_join__any_rows__probes_and_range_reads_equal_a_search(
     )
     read, other = read_of("v", ttl, BOTH), read_of("w", ttl, BOTH)
     with stored(config, native_postgres, rows=rows) as session, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("feast_plugins.history.probes.BLOCK", block)
+        patch.setattr("feast_plugins.offline.history.BLOCK", block)
         for way in JoinStrategy:
-            table = point_in_time.join(
-                session, asked, [read], Knowledge(), strategy=way, full_feature_names=False
-            )
+            table = history.join(session, asked, [read], AsOfFilter(), strategy=way, full_feature_names=False)
             assert table["position"].to_pylist() == [newest(rows, key, at, read.ttl) for key, at in entities]
-        query = as_query.query(session, asked, [read, other], full_feature_names=True)
+        query = history.as_query(session, asked, [read, other], full_feature_names=True)
         assert (
             fetch(session, query)
             .rename_columns([*"ta", "at", "position", "again"])
@@ -211,7 +205,7 @@ def test_choose__few_and_many_entity_rows__by_what_the_planner_expects(
         entities = Entities(table.append_column("at", times), "at")
         with connect(config) as session:
             probes = Probes.of(session, read, entities)
-            return strategy.choose(session, probes, read.in_reach(entities, Knowledge()))
+            return history.choose_strategy(session, probes, read.in_reach(entities, AsOfFilter()))
 
     try:
         assert chosen(3) == JoinStrategy.PROBE
@@ -232,11 +226,11 @@ def test_join__keys_of_another_type__says_which(
         stored(config, native_postgres, rows=[]) as session,
         pytest.raises(EntityTypeError, match=r"those of v: t \(string\), a \(int64\)"),
     ):
-        point_in_time.join(
+        history.join(
             session,
             asked,
             [read_of("v", None, BOTH)],
-            Knowledge(),
+            AsOfFilter(),
             strategy=way,
             full_feature_names=False,
         )

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from properties import examples
 
-from feast_plugins.history.as_of import Asked, newest_rows
-from feast_plugins.history.entities import Entities
-from feast_plugins.history.keys import KeySpace
-from feast_plugins.history.view_read import ViewRead, collect
-from feast_plugins.postgres.types import TIME
+from feast_plugins.offline.as_of import AsOf, KeySpace, newest_rows
+from feast_plugins.offline.entities import Entities
+from feast_plugins.offline.views import ViewRead, collect
+from feast_plugins.postgres.session import TIME
 
 START = datetime(2026, 10, 24, 22, tzinfo=UTC)
 # pairs whose concatenation is the same, and names with separators, spaces and nothing in them
@@ -184,7 +183,7 @@ def test_newest_rows__three_keys_and_missing_parts__never_meet_others() -> None:
     rows = pa.table({**columns, "time": pa.array([START] * len(parts), TIME)})
     space = KeySpace([pa.chunked_array([column]) for column in columns.values()], len(parts))
     times = np.full(len(parts), int(START.timestamp() * 1_000_000))
-    asked = Asked.of(space.rows, times)
+    asked = AsOf.of(space.rows, times)
     found = newest_rows(asked, collect(read, space, rows.to_reader()), None).to_pylist()
     assert found == [0, None, None, None, 1]  # rows without a part of their key are not even kept
 

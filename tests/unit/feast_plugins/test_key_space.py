@@ -8,10 +8,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feast_plugins.history import keys as module
-from feast_plugins.history.keys import KeySpace
-from feast_plugins.history.scale import Scale
-from feast_plugins.history.times import NO_TIME
+from feast_plugins.offline import as_of as module
+from feast_plugins.offline.as_of import NO_TIME, KeySpace, SortKey
 
 PARTS = st.none() | st.sampled_from(["", "1", "11", "a|b", "\u00e9", "e\u0301", " "])
 KEYS = st.lists(st.tuples(PARTS, PARTS, PARTS), max_size=30)
@@ -57,7 +55,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 4), TIMES), min_size=1, max_size=30)
 @given(ROWS)
 def test_joint__any_times__keeps_the_order_of_key_and_time(rows: list[tuple[int, int]]) -> None:
     keys, times = (np.array(part, np.int64) for part in zip(*rows, strict=True))
-    scale = Scale.of(5, times)
+    scale = SortKey.of(5, times)
     joint = scale.joint(keys, times).tolist()
     for (one, first), (other, second) in pairwise(sorted(zip(rows, joint, strict=True))):
         assert (one < other) == (first < second)
@@ -68,7 +66,7 @@ def test_joint__any_times__keeps_the_order_of_key_and_time(rows: list[tuple[int,
 @given(ROWS, st.integers(-(2**62), 2**62) | st.just(NO_TIME))
 def test_joint__a_time_between__counts_as_the_rows_time_before(rows: list[tuple[int, int]], at: int) -> None:
     keys, times = (np.array(part, np.int64) for part in zip(*rows, strict=True))
-    scale = Scale.of(5, times)
+    scale = SortKey.of(5, times)
     wanted = scale.joint(np.array([2]), np.array([at]))[0]
     for key, time, joint in zip(keys, times, scale.joint(keys, times), strict=True):
         assert (joint <= wanted) == ((key, time) <= (2, at))

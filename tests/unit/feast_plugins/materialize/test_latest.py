@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from feast_plugins.materialize.latest import Done, latest
-from feast_plugins.postgres.pulls import Source
+from feast_plugins.postgres.sources import Source
 
 
 def test_latest__after_a_killed_run__reads_what_it_could_not_have() -> None:

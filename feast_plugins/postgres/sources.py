@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from feast.data_source import DataSource
 
+
 _COMMA = sql.SQL(", ")
 
 

@@ -14,13 +14,9 @@ import pyarrow as pa
 from psycopg import sql
 
 from feast_plugins.errors import EntityKeysError
-from feast_plugins.history.as_of import Asked, newest_rows
-from feast_plugins.history.keys import UNKNOWN, KeySpace
-from feast_plugins.history.scale import Scale
-from feast_plugins.history.times import microseconds
-from feast_plugins.history.view_read import ViewRows
-from feast_plugins.postgres.reads import fetch
-from feast_plugins.postgres.types import TIME
+from feast_plugins.offline.as_of import UNKNOWN, AsOf, KeySpace, SortKey, microseconds, newest_rows
+from feast_plugins.offline.views import ViewRows
+from feast_plugins.postgres.session import TIME, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +25,10 @@ if TYPE_CHECKING:
     from adbc_driver_manager import dbapi
     from numpy.typing import NDArray
 
-    from feast_plugins.history.view_read import ViewRead
+    from feast_plugins.offline.views import ViewRead
 
     Numbers = NDArray[np.int64]
+
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 
@@ -105,13 +102,13 @@ class _Base:
         )
         times = np.concatenate([microseconds(table[read.time]) for read, table in views])
         space = KeySpace([together[name] for name in names], len(times))
-        scale = Scale.of(space.count, times)
-        occurring = np.sort(scale.joint(space.rows, times)[space.rows != UNKNOWN])
+        sort_key = SortKey.of(space.count, times)
+        occurring = np.sort(sort_key.joint(space.rows, times)[space.rows != UNKNOWN])
         # sorted already, which `np.unique` would not make use of
         occurring = (
             occurring[np.append(True, occurring[1:] != occurring[:-1])] if len(occurring) else occurring
         )
-        owners, at = scale.split(occurring)
+        owners, at = sort_key.split(occurring)
         numbers, examples = np.unique(space.rows, return_index=True)
         return cls(
             keys=together.take(pa.array(examples[numbers != UNKNOWN])),
@@ -133,11 +130,5 @@ class _Base:
             features=table,
         )
         # they are in the order of key and time
-        asked = Asked(space.rows[self.owners], self.times, np.arange(len(self.times)))
-        return newest_rows(asked, rows, read.ttl)
-
-
-def _distinct(numbers: Numbers) -> Numbers:
-    """Sorted; NumPy's own `unique` hashes, which takes several times as long."""
-    found = np.sort(numbers)
-    return found[np.flatnonzero(np.diff(found, prepend=found[:1] - 1))]
+        as_of = AsOf(space.rows[self.owners], self.times, np.arange(len(self.times)))
+        return newest_rows(as_of, rows, read.ttl)

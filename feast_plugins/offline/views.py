@@ -1,34 +1,56 @@
-"""What a request needs of one feature view, and its rows as columns of numbers."""
+"""Rows of a feature view: which columns and versions of its source a request reads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from psycopg import sql
 
-from feast_plugins.history.knowledge import SUPERSEDED, VERSIONS_TAG
-from feast_plugins.history.times import NO_TIME, microseconds
-from feast_plugins.postgres.reads import stream
-from feast_plugins.postgres.types import TIME
+from feast_plugins.offline.as_of import NO_TIME, microseconds
+from feast_plugins.postgres.session import TIME, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from adbc_driver_manager import dbapi
     from feast.infra.offline_stores.offline_utils import FeatureViewQueryContext
     from numpy.typing import NDArray
 
-    from feast_plugins.history.as_of import Asked
-    from feast_plugins.history.entities import Entities
-    from feast_plugins.history.keys import KeySpace
-    from feast_plugins.history.knowledge import Knowledge
+    from feast_plugins.offline.as_of import AsOf, KeySpace
+    from feast_plugins.offline.entities import Entities
 
     Numbers = NDArray[np.int64]
+
+
+#: Tag of a data source: the relation, or query, with every version of its rows that ever was. It has the
+#: source's columns and `superseded_at`, the time from which the version was no longer known to be true.
+VERSIONS_TAG = "versions"
+SUPERSEDED = "superseded_at"
+
+
+@dataclass(frozen=True)
+class AsOfFilter:
+    """Which versions of the rows a request may see."""
+
+    #: those created up to this time; None: the rows as they are now
+    at: datetime | None = None
+    #: those created up to each entity row's own time
+    by_row: bool = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether rows may be seen in another state than now."""
+        return self.by_row or self.at is not None
+
+    def until(self, latest: datetime) -> datetime:
+        """Time up to which versions may count for entity rows up to `latest`."""
+        known = [time for time in (self.at, latest if self.by_row else None) if time is not None]
+        return min(known)
+
 
 #: Rows to look up at once, for each key there is.
 _ROWS_A_KEY = 4
@@ -51,13 +73,15 @@ class ViewRead:
     superseded: str | None = None
 
     @classmethod
-    def of(cls, context: FeatureViewQueryContext, tags: Mapping[str, str], knowledge: Knowledge) -> ViewRead:
+    def of(
+        cls, context: FeatureViewQueryContext, tags: Mapping[str, str], as_of_filter: AsOfFilter
+    ) -> ViewRead:
         """The read that Feast's query context describes, of a source with these tags.
 
         Without a tag for versions, the source's own rows are the only versions there are.
         """
         columns = [selection.split(" AS ", 1)[0] for selection in context.entity_selections]
-        versions = tags.get(VERSIONS_TAG) if knowledge.is_limited else None
+        versions = tags.get(VERSIONS_TAG) if as_of_filter.is_limited else None
         return cls(
             view=context.name,
             source=context.table_subquery if versions is None else _relation(versions),
@@ -104,17 +128,17 @@ class ViewRead:
             bounds.append(sql.SQL("{} >= {}").format(time, sql.Literal(earliest)))
         return bounds
 
-    def in_reach(self, entities: Entities, knowledge: Knowledge) -> sql.Composed:
-        """Query of every row that may answer an entity row: key, time and knowledge allow it."""
+    def in_reach(self, entities: Entities, as_of_filter: AsOfFilter) -> sql.Composed:
+        """Query of every row that may answer an entity row: key, time and filter allow it."""
         first, latest = entities.span
         conditions = self.between(None if self.ttl is None else first - self.ttl, latest)
-        if knowledge.is_limited and self.created is not None:
-            until = sql.Literal(knowledge.until(latest))
+        if as_of_filter.is_limited and self.created is not None:
+            until = sql.Literal(as_of_filter.until(latest))
             conditions.append(sql.SQL("{} <= {}").format(sql.Identifier(self.created), until))
-        if self.superseded is not None and not knowledge.by_row:
+        if self.superseded is not None and not as_of_filter.by_row:
             ended = sql.Identifier(self.superseded)
             conditions.append(
-                sql.SQL("({0} IS NULL OR {0} > {1})").format(ended, sql.Literal(knowledge.until(latest)))
+                sql.SQL("({0} IS NULL OR {0} > {1})").format(ended, sql.Literal(as_of_filter.until(latest)))
             )
         conditions += [
             sql.SQL("{} = ANY({})").format(sql.Identifier(column), sql.Literal(entities.values(name)))
@@ -145,12 +169,12 @@ class ViewRows:
 
 def read_rows(
     connection: dbapi.Connection, read: ViewRead, query: sql.Composed, entities: Entities
-) -> tuple[Asked, ViewRows]:
+) -> tuple[AsOf, ViewRows]:
     """What the entity rows ask, and the rows of `query` whose keys occur in them."""
     with stream(connection, query) as batches:
         types = [batches.schema.field(column).type for column in read.keys.values()]
-        space, asked = entities.ask(tuple(read.keys), tuple(types))
-        return asked, collect(read, space, batches)
+        space, as_of = entities.ask(tuple(read.keys), tuple(types))
+        return as_of, collect(read, space, batches)
 
 
 def collect(read: ViewRead, space: KeySpace, batches: pa.RecordBatchReader) -> ViewRows:

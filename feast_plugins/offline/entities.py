@@ -1,4 +1,4 @@
-"""Entity rows: for which keys, and as of when, features are asked."""
+"""Entity rows: for which keys, and as of when, features are requested."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ import pyarrow as pa
 from feast.errors import FeastEntityDFMissingColumnsError, InvalidEntityType
 from feast.infra.offline_stores import offline_utils
 
-from feast_plugins.history.as_of import Asked
-from feast_plugins.history.keys import KeySpace
-from feast_plugins.history.times import NO_TIME, microseconds
-from feast_plugins.postgres.reads import fetch
-from feast_plugins.postgres.session import connect
-from feast_plugins.postgres.types import TIME
+from feast_plugins.offline.as_of import NO_TIME, AsOf, KeySpace, microseconds
+from feast_plugins.postgres.session import TIME, connect, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +29,7 @@ class Entities:
 
     table: pa.Table
     time: str
-    _asked: dict[tuple[tuple[str, ...], tuple[pa.DataType, ...]], tuple[KeySpace, Asked]] = field(
+    _asked: dict[tuple[tuple[str, ...], tuple[pa.DataType, ...]], tuple[KeySpace, AsOf]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -76,12 +72,12 @@ class Entities:
         ends = pd.to_datetime([known.min(), known.max()], unit="us", utc=True)
         return ends[0].to_pydatetime(), ends[1].to_pydatetime()
 
-    def ask(self, names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> tuple[KeySpace, Asked]:
+    def ask(self, names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> tuple[KeySpace, AsOf]:
         """Numbers of these rows' keys, compared as values of `types`, and what the rows ask by them."""
         if (names, types) not in self._asked:  # views mostly have the same keys
             columns = [self.table[name].cast(kind) for name, kind in zip(names, types, strict=True)]
             space = KeySpace(columns, self.table.num_rows)
-            self._asked[names, types] = space, Asked.of(space.rows, self.times)
+            self._asked[names, types] = space, AsOf.of(space.rows, self.times)
         return self._asked[names, types]
 
     def values(self, name: str) -> list[Any]:
