@@ -35,13 +35,10 @@ from benchmarks.feast_repository import CREATED, TIME, entities, open_store
 from benchmarks.measure import own_peak_mib, timed
 from benchmarks.servers import clean_up_when_terminated
 from benchmarks.stores import HOST, Postgres, Valkey, postgres, valkey
-from feast_plugins.materialize.channel import open_channel
-from feast_plugins.materialize.latest import latest
-from feast_plugins.materialize.plan import plan
-from feast_plugins.materialize.ragged import data_of
-from feast_plugins.materialize.rows import Encoder
-from feast_plugins.materialize.shards import Shards
-from feast_plugins.materialize.stored import Stored
+from feast_plugins.materialize.encoding import data_of
+from feast_plugins.materialize.plan import Encoder, latest, plan
+from feast_plugins.materialize.resp import Stored
+from feast_plugins.materialize.shards import Shards, open_channel
 from feast_plugins.postgres.session import connect, stream
 
 if TYPE_CHECKING:

@@ -21,9 +21,7 @@ from feast.utils import make_tzaware
 from pydantic import Field
 
 from feast_plugins.errors import ColumnTypesError, MaterializationEndError
-from feast_plugins.materialize.checkpoint import key_of
-from feast_plugins.materialize.stop import Stop
-from feast_plugins.materialize.task import WriteOptions, client_of, materialization, way_of
+from feast_plugins.materialize.run import Stop, WriteOptions, client_of, key_of, materialization, way_of
 from feast_plugins.postgres.serving import serve
 
 if TYPE_CHECKING:

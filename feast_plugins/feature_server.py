@@ -37,9 +37,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.routing import Route
 
-from feast_plugins.online.json_body import body
+from feast_plugins.online.answer import ColumnarResponse, json_body
 from feast_plugins.online.plan import state_of
-from feast_plugins.online.response import ColumnarResponse
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -118,7 +117,7 @@ class OnlineFeatures:
         async with _user_details(request) if authorized else nullcontext():
             response = await self._answer(asked, authorized=authorized)
         if isinstance(response, ColumnarResponse):
-            answer = Response(body(response), media_type="application/json")
+            answer = Response(json_body(response), media_type="application/json")
         else:
             answer = JSONResponse(convert_response_to_dict(response.proto))
         await answer(scope, receive, send)
@@ -162,7 +161,7 @@ class OnlineFeatures:
 
         async def replay() -> Message:
             if unread:
-                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+                return {"type": "http.request", "json_body": unread.pop(), "more_body": False}
             return await receive()
 
         _, found = self._theirs.matches(scope)

@@ -17,7 +17,7 @@ from ai_hub.features.followed import note_followed
 from ai_hub.features.forget import online_client
 from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
-from feast_plugins.materialize.task import writer_of
+from feast_plugins.materialize.run import writer_of
 from feast_plugins.postgres import session
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ai_hub.exports.places import tenant_place
 from ai_hub.features.followed import mark_pattern
 from ai_hub.features.forget import online_client
-from feast_plugins.online.deleting import delete_of_value, keys_of_value
+from feast_plugins.online.writing import delete_of_value, keys_of_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,25 +1,88 @@
-"""What of a feature view is read and written, if it can go the fast way at all."""
+"""What of a feature view is read, if it can go the fast way at all, and how its rows become commands."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
-from feast import StreamFeatureView, ValueType
+from feast import FeatureView, StreamFeatureView, ValueType
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStoreConfig
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import RedisOnlineStoreConfig, _versioned_fv_name
+from feast.utils import _validate_vector_field_lengths
+from psycopg import sql
 
-from feast_plugins.materialize.keys import is_exact
+from feast_plugins.materialize import encoding, resp
+from feast_plugins.materialize.encoding import is_exact
 from feast_plugins.postgres import sources
 
 if TYPE_CHECKING:
-    from feast import FeatureView, RepoConfig
+    from datetime import timedelta
+
+    from feast import RepoConfig
+
+    from feast_plugins.materialize.resp import Stored
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an earlier run wrote: the newest rows up to `end` of the entities up to `last`."""
+
+    last: list[str | int]
+    end: datetime
+    #: of the database, before the rows were read
+    read_at: datetime
+
+
+def latest(
+    source: sources.Source, start: datetime, end: datetime, done: Done | None, commit_delay: timedelta
+) -> sql.Composed:
+    """Newest row of each entity from `start` to `end`, in the order of the keys.
+
+    Of entities that are done, only rows count that were not there to be read: those of later times, and those
+    that were created since. A transaction stamps its rows when it begins, and may commit them `commit_delay`
+    later.
+    """
+    return sources.latest(_unfinished(source, done, commit_delay) if done else source, start, end)
+
+
+def part_of(source: sources.Source, number: int, count: int) -> sources.Source:
+    """The rows of one of `count` parts of the entities, which are of about the same size."""
+    rows = sql.SQL(
+        "(SELECT * FROM {relation} AS rows"
+        " WHERE abs(hashtextextended(ROW({keys})::text, 0) % {count}) = {number})"
+    ).format(
+        relation=sql.SQL(source.relation),
+        keys=sql.SQL(", ").join(map(sql.Identifier, source.keys)),
+        count=sql.Literal(count),
+        number=sql.Literal(number),
+    )
+    return replace(source, relation=rows.as_string(None))
+
+
+def _unfinished(source: sources.Source, done: Done, commit_delay: timedelta) -> sources.Source:
+    comma = sql.SQL(", ")
+    rows = sql.SQL(
+        "(SELECT * FROM {relation} AS rows WHERE ({keys}) > ({last})"
+        " OR {time} > {end} OR {created} > {read_at} OR {created} IS NULL)"
+    ).format(
+        relation=sql.SQL(source.relation),  # a table or query of the feature repository
+        keys=comma.join(map(sql.Identifier, source.keys)),
+        last=comma.join(map(sql.Literal, done.last)),
+        time=sql.Identifier(source.time),
+        end=sql.Literal(done.end),
+        created=sql.Identifier(source.created or source.time),
+        read_at=sql.Literal(done.read_at - commit_delay),
+    )
+    return replace(source, relation=rows.as_string(None))
+
 
 _KEY_VERSION = 3
 
@@ -114,3 +177,49 @@ def _is_computed(view: FeatureView) -> bool:
         getattr(view, name, None)
         for name in ("feature_transformation", "aggregations", "filter", "enable_validation", "source_views")
     )
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes commands of batches of rows."""
+
+    plan: ViewPlan
+    view: FeatureView
+    project: str
+    #: whether rows are compared with the times of those that are stored, which must not be newer
+    check: bool
+    #: whether a row of the same time replaces the stored one
+    replace_equal: bool
+
+    @property
+    def replies(self) -> int:
+        """Replies to the commands of one row."""
+        return 2 if self.plan.ttl_seconds else 1
+
+    def encode(self, batch: pa.RecordBatch, stored: Stored) -> tuple[pa.BinaryArray, pa.BinaryArray]:
+        """Redis keys of the rows that are to be written, and the commands that write each.
+
+        Raises:
+            ValueError: a join key is NULL, or a value is none of its feature's type.
+        """
+        raw = resp.join(*encoding.encode_keys(self._key_columns(batch), self.project))
+        bulk = resp.join(*resp.bulk((raw,)))
+        event_times = encoding.micros(batch.column(self.plan.source.time))
+        current = np.ones(len(raw), np.bool_)
+        if self.check:
+            known = stored.times(raw, bulk)
+            current = encoding.is_current(event_times, known, equal=self.replace_equal)
+        features = {name: batch.column(self.plan.column(name)) for name in self.plan.features}
+        if features:
+            _validate_vector_field_lengths(pa.record_batch(features), self.view)
+        fields = [(self.plan.time_field, encoding.encode_times(event_times))]
+        for name, kind in self.plan.features.items():
+            fields.append((self.plan.feature_field(name), encoding.encode_values(features[name], kind)))
+        commands = resp.hset(bulk, fields, self.plan.ttl_seconds)
+        if current.all():
+            return raw, commands
+        mask = pa.array(current)
+        return raw.filter(mask), commands.filter(mask)
+
+    def _key_columns(self, batch: pa.RecordBatch) -> dict[str, tuple[pa.Array, ValueType]]:
+        return {name: (batch.column(self.plan.column(name)), kind) for name, kind in self.plan.keys.items()}

@@ -1,4 +1,4 @@
-"""Commands of many rows in the Redis serialization protocol.
+"""Commands of many rows in the Redis serialization protocol, and what Redis holds of the rows already.
 
 See redis.io/docs/latest/develop/reference/protocol-spec.
 """
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from feast_plugins.materialize.ragged import by_length, constant, data_of, lengths_of
+from feast_plugins.materialize.encoding import by_length, constant, data_of, lengths_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pyarrow as pa
 
-    from feast_plugins.materialize.ragged import Pieces
+    from feast_plugins.materialize.encoding import Pieces
+    from feast_plugins.materialize.shards import Shards
 
 
 def join(*pieces: pa.BinaryArray | pa.BinaryScalar) -> pa.BinaryArray:
@@ -69,3 +70,24 @@ def _merged(pieces: Sequence[pa.BinaryArray | pa.BinaryScalar]) -> list[pa.Binar
 
 def _is_constant(piece: pa.BinaryArray | pa.BinaryScalar) -> bool:
     return hasattr(piece, "as_py")
+
+
+class Stored:
+    """Event times of a feature view's rows, for one thread."""
+
+    def __init__(self, shards: Shards, field: bytes) -> None:
+        self._shards = shards
+        self._field = field
+        self._was_empty = False
+
+    def times(self, keys: pa.BinaryArray, bulk: pa.BinaryArray) -> list[bytes | None]:
+        """Serialized time of each key, which `bulk` holds as bulk strings; None: nothing is stored.
+
+        While none is found, as in a Redis that is filled for the first time, one command asks whether there
+        is any of a whole batch, which costs the server less.
+        """
+        if self._was_empty and self._shards.is_single and not self._shards.count(exists(bulk)):
+            return [None] * len(keys)
+        found = self._shards.ask(keys, hget(bulk, self._field))
+        self._was_empty = not any(found)
+        return found

@@ -1,16 +1,32 @@
-"""The answer's columns: stored bytes become values with a status and a time, without being decoded."""
+"""The answer, by column: stored bytes become values with a status and a time, without being decoded.
+
+It is Feast's `OnlineResponse`, and the JSON that Feast's feature server sends.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from functools import lru_cache
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
-from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.feature_server_utils import _float_to_native, _timestamp_to_str, _value_to_native
+from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
+from feast.protos.feast.serving.ServingService_pb2 import (
+    FeatureViewMetadata,
+    FieldStatus,
+    GetOnlineFeaturesResponse,
+)
+from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feast_plugins.online import wire
+from feast_plugins.online import protobuf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from feast.value_type import ValueType
+
 
 PRESENT: int = FieldStatus.PRESENT
 NULL_VALUE: int = FieldStatus.NULL_VALUE
@@ -20,7 +36,7 @@ OUTSIDE_MAX_AGE: int = FieldStatus.OUTSIDE_MAX_AGE
 #: A `Value` whose `null_val` is set.
 _NULL = b"\x98\x01\x00"
 _NULLS = (None, b"", _NULL)
-_VALUES, _STATUSES, _TIMES = wire.Field(1), wire.Field(2), wire.Field(3)
+_VALUES, _STATUSES, _TIMES = protobuf.Field(1), protobuf.Field(2), protobuf.Field(3)
 _NANOS = 10**9
 
 
@@ -112,3 +128,109 @@ def _state(stamp: bytes | None, ttl: int | None, now: int) -> int:
         return PRESENT
     time = Timestamp.FromString(stamp)
     return PRESENT if time.seconds * _NANOS + time.nanos >= now - ttl else OUTSIDE_MAX_AGE
+
+
+_METADATA, _RESULTS = protobuf.Field(1), protobuf.Field(2)
+_NAMES, _VIEWS = protobuf.Field(1), protobuf.Field(2)
+
+
+class ColumnarResponse(OnlineResponse):
+    """Feast's response, whose `to_dict` needs no message; all other methods build on the two."""
+
+    def __init__(
+        self,
+        columns: Sequence[tuple[str, Column]],
+        feature_types: dict[str, ValueType],
+        view_metadata: Sequence[bytes] = (),
+    ) -> None:
+        self.columns = columns
+        self.view_metadata = view_metadata
+        self._feature_types = feature_types
+        self._message: GetOnlineFeaturesResponse | None = None
+        self._bytes = b""
+
+    @property
+    def proto(self) -> GetOnlineFeaturesResponse:  # type: ignore[override]  # made when it is looked at
+        """The response as Feast's message."""
+        if self._message is None:
+            self._bytes = self.serialized()
+            self._message = GetOnlineFeaturesResponse.FromString(self._bytes)
+        return self._message
+
+    def serialized(self) -> bytes:
+        """The response as the bytes of Feast's message."""
+        metadata = _names(tuple([name for name, _ in self.columns])) + _VIEWS.all(self.view_metadata)
+        return _METADATA.one(metadata) + _RESULTS.all([column.vector() for _, column in self.columns])
+
+    def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:  # Feast's signature
+        """Values by name; with `include_event_timestamps` the times, too, as seconds since 1970."""
+        if self._message is not None and self._message.SerializeToString() != self._bytes:
+            return super().to_dict(include_event_timestamps)  # it was changed
+        found: dict[str, list[Any]] = {}
+        for name, column in self.columns:
+            found[name] = protobuf.python_values(column.values, self._feature_types.get(name))
+            if include_event_timestamps:
+                stamps = column.stamps
+                found[name + TIMESTAMP_POSTFIX] = (
+                    [0] * len(column.values) if stamps is None else protobuf.seconds(stamps)
+                )
+        return found
+
+
+@lru_cache(maxsize=1024)
+def _names(names: tuple[str, ...]) -> bytes:
+    """Names of the columns as a field of the metadata; requests repeat."""
+    return _NAMES.one(_NAMES.all([name.encode() for name in names]))
+
+
+_STATUS_NAMES = {value.number: value.name for value in FieldStatus.DESCRIPTOR.values}
+_PRESENT_NAME = f'"{_STATUS_NAMES[PRESENT]}"'
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def json_body(response: ColumnarResponse) -> bytes:
+    """The response as JSON."""
+    times: dict[int, str] = {}
+    results = []
+    for _, column in response.columns:
+        of_view = id(column.stamps)  # all features of a view share them
+        if of_view not in times:
+            times[of_view] = _times(column)
+        results.append(
+            f'{{"values":{_encode(_values(column.values))},"statuses":{_statuses(column.statuses)}'
+            f"{times[of_view]}}}"
+        )
+    metadata: dict[str, Any] = {"feature_names": [name for name, _ in response.columns]}
+    if response.view_metadata:
+        metadata["feature_view_metadata"] = [_view(each) for each in response.view_metadata]
+    return f'{{"results":[{",".join(results)}],"metadata":{_encode(metadata)}}}'.encode()
+
+
+def _values(values: Sequence[bytes]) -> list[Any]:
+    found = protobuf.plain_values(values)
+    if found is None:
+        return [_value_to_native(Value.FromString(value)) for value in values]
+    if all(value is None or not isinstance(value, float) or isfinite(value) for value in found):
+        return found
+    return [_float_to_native(value) if isinstance(value, float) else value for value in found]
+
+
+def _statuses(statuses: bytes) -> str:
+    count = statuses.count(PRESENT)
+    if count == len(statuses):
+        return f"[{','.join([_PRESENT_NAME] * count)}]"
+    return str(_encode([_STATUS_NAMES[status] for status in statuses]))
+
+
+def _times(column: Column) -> str:
+    stamps = [b""] * len(column.values) if column.stamps is None else column.stamps
+    if not stamps:
+        return ""
+    known = {stamp: f'"{_timestamp_to_str(Timestamp.FromString(stamp))}"' for stamp in set(stamps)}
+    return f',"event_timestamps":[{",".join([known[stamp] for stamp in stamps])}]'
+
+
+def _view(metadata: bytes) -> dict[str, Any]:
+    view = FeatureViewMetadata.FromString(metadata)
+    found = {"name": view.name} if view.name else {}
+    return found | ({"version": view.version} if view.version else {})

@@ -27,9 +27,16 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from feast_plugins.online.address import Address
-from feast_plugins.online.bulk import AsyncBulkConnection, BulkConnection, use_bulk_connections
-from feast_plugins.online.cluster import exchange_in_cluster, exchange_in_cluster_async
-from feast_plugins.online.exchange import Idle, exchange, exchange_async
+from feast_plugins.online.exchange import (
+    AsyncBulkConnection,
+    BulkConnection,
+    Idle,
+    exchange,
+    exchange_async,
+    exchange_in_cluster,
+    exchange_in_cluster_async,
+    use_bulk_connections,
+)
 
 if TYPE_CHECKING:
     from feast_plugins.online.exchange import Commands

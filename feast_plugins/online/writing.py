@@ -1,18 +1,28 @@
-"""Rows to be written: what is asked first, and the commands that follow from the answers."""
+"""Commands that write rows, write back rows that a reader computed, and delete those of one project.
+
+A reader saw an old row or none, and computed a newer one. What is in Redis by now may be newer still: written
+by a materialization, a correction even of the same hour. So a row is written back only where the time stored
+is the one that was read, in one step of the server.
+
+What was written back can be told from what was materialized: its time, a protobuf `Timestamp`, has one field
+more, which says when it was computed. Whoever does not know the field passes over it, as protobuf has it.
+"""
 
 from __future__ import annotations
 
 import math
+import struct
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from feast import utils
 from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import _versioned_fv_name
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
 
-from feast_plugins.online import entities, keys
+from feast_plugins.online import keys
 from feast_plugins.online.exchange import Commands
 
 if TYPE_CHECKING:
@@ -24,10 +34,16 @@ if TYPE_CHECKING:
     from feast.protos.feast.types.Value_pb2 import Value
 
     Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+    from collections.abc import Iterable, Mapping
 
-_BATCH = 1000
-_NANOS = 10**9
-_MILLIS = 1000
+    from feast_plugins.online.connection import Client
+    from feast_plugins.online.plan import StoredView
+
+
+#: Keys of a round trip.
+_BATCH: Final = 1000
+_NANOS: Final = 10**9
+_MILLIS: Final = 1000
 
 
 class Write:
@@ -103,9 +119,7 @@ def expiry(key_ttl_seconds: int | None, view: FeatureView) -> int | None:
 
 def _key(key: EntityKey) -> bytes:
     pairs = sorted(zip(key.join_keys, key.entity_values, strict=True), key=lambda pair: pair[0])
-    return b"".join(
-        [_prefix(tuple(name for name, _ in pairs)), *[entities.part(value) for _, value in pairs]]
-    )
+    return b"".join([_prefix(tuple(name for name, _ in pairs)), *[keys.part(value) for _, value in pairs]])
 
 
 def stamp_of(time: datetime) -> tuple[int, bytes]:
@@ -136,3 +150,151 @@ def _field(name: str) -> bytes:
 @lru_cache(maxsize=256)
 def _prefix(join_keys: tuple[str, ...]) -> bytes:
     return keys.prefix(join_keys)
+
+
+#: Number of the field, and its tag: a fixed64 (https://protobuf.dev/programming-guides/encoding).
+_COMPUTED: Final = 15
+_COMPUTED_TAG: Final = bytes([_COMPUTED << 3 | 1])
+_COMPUTED_VALUE: Final = struct.Struct("<Q")
+
+#: KEYS: the hash. ARGV: field of the time, the time that was read, seconds to live (0: for ever), the pairs.
+_SCRIPT = b"""\
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+local lives = tonumber(ARGV[3])
+if lives > 0 and redis.call('TTL', KEYS[1]) < lives then redis.call('EXPIRE', KEYS[1], lives) end
+return 1
+"""
+
+
+class Times(NamedTuple):
+    """What the time of a stored row says, in nanoseconds since 1970."""
+
+    event: int
+    #: when a row that was put back was computed; None: it was materialized
+    computed: int | None
+
+
+@lru_cache(maxsize=4096)
+def times_of(stamp: bytes) -> Times:
+    """Both times of a stored row."""
+    found = Timestamp.FromString(stamp)
+    more = (field.data for field in UnknownFieldSet(found) if field.field_number == _COMPUTED)
+    return Times(found.seconds * _NANOS + found.nanos, next(more, None))
+
+
+def computed_at(stamp: bytes, nanos: int) -> bytes:
+    """The time of a row that was computed at `nanos` and is put back."""
+    return stamp + _COMPUTED_TAG + _COMPUTED_VALUE.pack(nanos)
+
+
+def write_back(
+    config: RepoConfig, view: StoredView, key: bytes, row: Mapping[bytes, bytes], read: bytes | None
+) -> Commands:
+    """Command that sets a whole row of `view`: each field, and its time, by its name in Redis.
+
+    `read` is the time that was stored when the row was read (None: there was none). The
+    reply is 1, or 0 where another time is stored by now.
+    """
+    lives = expiry(config.online_store.key_ttl_seconds, view.view) or 0
+    pairs = [part for pair in row.items() for part in pair]
+    return Commands.of(
+        [packed(b"EVAL", _SCRIPT, b"1", key, view.stamp_field, read or b"", b"%d" % lives, *pairs)]
+    )
+
+
+def mark(key: bytes, value: bytes, seconds: int) -> Commands:
+    """Command that sets a plain key, which vanishes after so many seconds."""
+    return Commands.of([packed(b"SET", key, value, b"EX", b"%d" % seconds)])
+
+
+def get_marks(keys: Sequence[bytes]) -> Commands:
+    """Commands that read them."""
+    return Commands.of([packed(b"GET", key) for key in keys])
+
+
+def joined(commands: Sequence[Commands]) -> Commands:
+    """All of them in one go."""
+    return Commands(b"".join([each.payload for each in commands]), sum(each.replies for each in commands))
+
+
+def is_written(reply: Any) -> bool:
+    """Whether the row of a `write_back` was set."""
+    return bool(reply == 1)
+
+
+def delete_entities(client: Client, project: str, join_keys: Iterable[Sequence[str]]) -> int:
+    """Delete whatever is stored of entities with these sets of join keys; returns of how many."""
+    count = 0
+    for names in {tuple(sorted(each)) for each in join_keys}:
+        for batch in _batches(client, project, names):
+            with client.pipeline(transaction=False) as pipe:
+                for key in batch:
+                    pipe.unlink(key)
+                count += sum(pipe.execute())
+    return count
+
+
+def keys_of_value(
+    client: Client, project: str, join_keys: Iterable[Sequence[str]], name: str, value: str
+) -> Iterator[bytes]:
+    """Keys of the project's entities whose join key `name` has this text; one may come twice."""
+    text = value.encode()
+    for names in {tuple(sorted(each)) for each in join_keys if name in each}:
+        for batch in _batches(client, project, names):
+            yield from (key for key in batch if keys.take_apart(key)[0][name] == text)
+
+
+def delete_of_value(
+    client: Client, project: str, join_keys: Iterable[Sequence[str]], name: str, value: str
+) -> int:
+    """Delete whatever is stored of such entities (see `keys_of_value`); returns of how many."""
+    count = 0
+    found = keys_of_value(client, project, join_keys, name, value)
+    while batch := list(islice(found, _BATCH)):
+        with client.pipeline(transaction=False) as pipe:
+            for key in batch:
+                pipe.unlink(key)
+            count += sum(pipe.execute())
+    return count
+
+
+def delete_view(client: Client, config: RepoConfig, view: FeatureView) -> int:
+    """Delete the view's rows and leave what others have stored of the same entities; returns how many.
+
+    The last view of an entity takes with it what views left behind that lost a feature: nobody reads it.
+    """
+    name = _versioned_fv_name(view, config)
+    stamp = f"_ts:{name}".encode()
+    ours = {stamp} | {_mmh3(f"{name}:{feature.name}") for feature in view.features}
+    count = 0
+    for batch in _batches(client, config.project, view.join_keys):
+        with client.pipeline(transaction=False) as pipe:
+            for key in batch:
+                pipe.hkeys(key)  # type: ignore[arg-type]  # keys are bytes
+            stored = dict(zip(batch, pipe.execute(), strict=True))
+        with client.pipeline(transaction=False) as pipe:
+            for key, fields in stored.items():
+                if stamp in fields:
+                    others = any(field.startswith(b"_ts:") and field != stamp for field in fields)
+                    # by name, never the whole key: another view may be being written
+                    pipe.hdel(key, *(ours if others else fields))  # type: ignore[arg-type]  # the same
+                    count += 1
+            pipe.execute()
+    return count
+
+
+def _batches(client: Client, project: str, join_keys: Iterable[str]) -> Iterator[list[bytes]]:
+    """The project's keys with exactly these join keys; one may come twice."""
+    wanted = tuple(sorted(join_keys)), project
+    found = client.scan_iter(match=keys.pattern(join_keys, project), count=_BATCH)
+    while batch := list(islice(found, _BATCH)):
+        if ours := [key for key in batch if _parsed(key) == wanted]:
+            yield ours
+
+
+def _parsed(key: bytes) -> tuple[tuple[str, ...], str] | None:
+    try:
+        return keys.parse(key)
+    except keys.NotOurKeyError:
+        return None

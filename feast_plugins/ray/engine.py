@@ -18,8 +18,8 @@ from feast.infra.compute_engines.ray.config import RayComputeEngineConfig
 from feast.infra.compute_engines.ray.job import RayMaterializationJob
 
 from feast_plugins.errors import ColumnTypesError
-from feast_plugins.materialize.latest import part_of
-from feast_plugins.materialize.task import WriteOptions, materialization, way_of
+from feast_plugins.materialize.plan import part_of
+from feast_plugins.materialize.run import WriteOptions, materialization, way_of
 from feast_plugins.postgres.serving import serve
 from feast_plugins.ray.nodes import StrictRayFeatureBuilder
 from feast_plugins.ray.workers import count_workers, finished

@@ -13,7 +13,7 @@ from ai_hub.features import followed
 from ai_hub.features.online import metrics
 from ai_hub.features.online.breaker import UnavailableError, open_breaker
 from feast_plugins.online.connection import Connections
-from feast_plugins.online.write_back import (
+from feast_plugins.online.writing import (
     computed_at,
     get_marks,
     is_written,

@@ -14,9 +14,8 @@ from ai_hub.features.online.as_of import HOUR_NS, Moment
 from ai_hub.features.online.payload import CALENDAR, TIMESCALEDB, Origin
 from ai_hub.features.online.query import Query
 from ai_hub.times import from_nanos
-from feast_plugins.online.on_demand import encode
-from feast_plugins.online.write_back import times_of
-from feast_plugins.online.writing import stamp_of
+from feast_plugins.online.reading import encode_outputs
+from feast_plugins.online.writing import stamp_of, times_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,7 +126,7 @@ class Stored:
             wall = hour.astimezone(_zone(zone)).replace(tzinfo=UTC).timestamp()
             if zone is None:
                 wall += self._offset_s(view, asset, local_time)
-            (fields[local_time],) = encode([round(wall)], ValueType.INT64)
+            (fields[local_time],) = encode_outputs([round(wall)], ValueType.INT64)
         self._set(view, asset, fields, self.moment.hour)
 
     def judged(self) -> list[Origin]:

@@ -16,7 +16,7 @@ from ai_hub.features.online.as_of import HOUR_NS
 from ai_hub.features.online.breaker import UnavailableError
 from ai_hub.features.online.database import SERVER
 from ai_hub.times import from_nanos
-from feast_plugins.online.on_demand import encode
+from feast_plugins.online.reading import encode_outputs
 from feast_plugins.online.writing import stamp_of
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ async def _read(
         return {}
     assets, times, *columns = zip(*found, strict=True)
     encoded = [
-        (name, encode(values, kind)) for (name, kind), values in zip(view.fields, columns, strict=True)
+        (name, encode_outputs(values, kind))
+        for (name, kind), values in zip(view.fields, columns, strict=True)
     ]
     rows = {}
     for place, (asset, time) in enumerate(zip(assets, times, strict=True)):

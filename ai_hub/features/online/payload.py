@@ -10,7 +10,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from ai_hub.features.online.as_of import HOUR_NS
 from ai_hub.times import from_nanos
-from feast_plugins.online import decode
+from feast_plugins.online import protobuf
 from feast_plugins.online.answer import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ai_hub.features.online.query import Feature, Query
-    from feast_plugins.online.answer import Column
-    from feast_plugins.online.response import ColumnarResponse
+    from feast_plugins.online.answer import Column, ColumnarResponse
 
 
 REDIS, TIMESCALEDB, CALENDAR = "redis", "timescaledb", "calendar"
@@ -101,7 +100,7 @@ def _column(
 ) -> tuple[list[Any], list[str]]:
     if feature.reach > lookback_hours:
         return [None] * len(origins), [OUTSIDE_LOOKBACK] * len(origins)
-    values = decode.python_values(column.values, query.plan.feature_types.get(feature.name))
+    values = protobuf.python_values(column.values, query.plan.feature_types.get(feature.name))
     present = column.statuses.count(PRESENT)
     if present == len(values) and _are_finite(values):
         return values, [_NAMES[PRESENT]] * present

@@ -23,7 +23,7 @@ from ai_hub.features.online import loader
 from ai_hub.features.online.reader import Asked
 from ai_hub.settings import Settings
 from benchmarks.faults_proxy import proxied
-from feast_plugins.online.write_back import times_of
+from feast_plugins.online.writing import times_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from feast.type_map import python_values_to_proto_values
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feast_plugins.online import entities, keys
+from feast_plugins.online import keys
 
 #: Without surrogates, which have no UTF-8.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -31,7 +31,7 @@ ENTITY = st.dictionaries(
 
 
 def our_key(entity: dict[str, tuple[ValueType, Any]], project: str) -> bytes:
-    parts = [entities.encode([value], kind).parts[0] for _, (kind, value) in sorted(entity.items())]
+    parts = [keys.encode_column([value], kind).parts[0] for _, (kind, value) in sorted(entity.items())]
     return keys.prefix(entity) + b"".join(parts) + project.encode()
 
 
@@ -40,7 +40,7 @@ def test_key__is_feasts_byte_by_byte(entity: dict[str, tuple[ValueType, Any]], p
     protos = [python_values_to_proto_values([value], kind)[0] for kind, value in entity.values()]
     stock = EntityKey(join_keys=list(entity), entity_values=protos)
     assert our_key(entity, project) == _redis_key(project, stock)
-    found = entities.encode([value for _, value in [*entity.values()][:1]], next(iter(entity.values()))[0])
+    found = keys.encode_column([value for _, value in [*entity.values()][:1]], next(iter(entity.values()))[0])
     assert found.values[0] == protos[0].SerializeToString(deterministic=True)
 
 
@@ -92,8 +92,8 @@ def test_columns__of_many_rows__are_encoded_as_each_alone(rows: int, data: st.Da
     kind = data.draw(st.sampled_from(list(VALUES)))
     few = data.draw(st.lists(VALUES[kind], min_size=1, max_size=3))
     values = [few[row % len(few)] for row in range(rows)]
-    found = entities.encode(values, kind)
-    alone = [entities.encode([value], kind) for value in values]
+    found = keys.encode_column(values, kind)
+    alone = [keys.encode_column([value], kind) for value in values]
     assert found.values == [each.values[0] for each in alone]
     parts = found.parts if len(found.parts) == rows else list(found.parts) * rows
     assert parts == [each.parts[0] for each in alone]

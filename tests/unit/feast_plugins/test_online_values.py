@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feast_plugins.online import answer, decode, on_demand, wire
+from feast_plugins.online import answer, protobuf, reading
 
 NUMBERS = st.floats(allow_nan=False) | st.none()
 INTEGERS = st.integers(-(1 << 63), (1 << 63) - 1) | st.none()
@@ -34,7 +34,7 @@ def protos(kind: ValueType, values: list[Any]) -> list[Value]:
 @given(COLUMNS)
 def test_python_values__are_feasts(column: tuple[ValueType, list[Any]]) -> None:
     messages = protos(*column)
-    found = decode.python_values([message.SerializeToString() for message in messages], column[0])
+    found = protobuf.python_values([message.SerializeToString() for message in messages], column[0])
     expected = [feast_value_type_to_python_type(message, column[0]) for message in messages]
     assert found == expected
     assert list(map(type, found)) == list(map(type, expected))
@@ -44,17 +44,17 @@ def test_python_values__are_feasts(column: tuple[ValueType, list[Any]]) -> None:
 def test_python_values__of_mixed_types__are_feasts(values: list[Any]) -> None:
     kinds = {float: ValueType.DOUBLE, int: ValueType.INT64}
     messages = [protos(kinds.get(type(value), ValueType.STRING), [value])[0] for value in values]
-    found = decode.python_values([message.SerializeToString() for message in messages], None)
+    found = protobuf.python_values([message.SerializeToString() for message in messages], None)
     assert found == [feast_value_type_to_python_type(message) for message in messages]
 
 
 def test_python_values__identifiers_stored_as_text__are_told_by_the_type() -> None:
     text = "12345678-1234-5678-1234-567812345678"
     stored = [Value(string_val=text).SerializeToString()]
-    assert decode.python_values(stored, ValueType.UUID) == [
+    assert protobuf.python_values(stored, ValueType.UUID) == [
         feast_value_type_to_python_type(Value(string_val=text), ValueType.UUID)
     ]
-    assert decode.python_values(stored, ValueType.STRING) == [text]
+    assert protobuf.python_values(stored, ValueType.STRING) == [text]
 
 
 @given(st.lists(NUMBERS | st.just(float("nan"))) | st.lists(INTEGERS))
@@ -66,9 +66,9 @@ def test_encode__of_computed_values__is_feasts(values: list[Any]) -> None:
             expected = [each.SerializeToString() for each in python_values_to_proto_values(values, kind)]
         except (ValueError, TypeError, AssertionError, OverflowError) as error:
             with pytest.raises(type(error)):
-                on_demand.encode(values, kind)
+                reading.encode_outputs(values, kind)
         else:
-            assert on_demand.encode(values, kind) == expected
+            assert reading.encode_outputs(values, kind) == expected
 
 
 def stamp(time: datetime) -> bytes:
@@ -112,10 +112,10 @@ def test_status__of_values_that_are_none() -> None:
 def test_field__is_what_protocol_buffers_write(items: list[bytes]) -> None:
     vector = GetOnlineFeaturesResponse.FeatureVector(values=[Value(bytes_val=item) for item in items])
     values = [Value(bytes_val=item).SerializeToString() for item in items]
-    assert wire.Field(1).all(values) == vector.SerializeToString()
+    assert protobuf.Field(1).all(values) == vector.SerializeToString()
 
 
 @given(st.integers(0, (1 << 64) - 1))
 def test_varint(number: int) -> None:
     message = Value(int64_val=number - (1 << 64) if number >= 1 << 63 else number)
-    assert b"\x20" + wire.varint(number) == message.SerializeToString()
+    assert b"\x20" + protobuf.varint(number) == message.SerializeToString()

@@ -8,8 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feast_plugins.online.write_back import computed_at, times_of
-from feast_plugins.online.writing import nanos_of, stamp_of
+from feast_plugins.online.writing import computed_at, nanos_of, stamp_of, times_of
 
 # 1970 and times before it have other lengths
 TIMES = st.datetimes(datetime(1901, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  # hypothesis wants naive bounds

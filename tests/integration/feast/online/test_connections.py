@@ -18,7 +18,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from online_repo import OURS, RECENT, Pair, open_store, view
 from valkey_servers import HOST, cluster, free_port, sentinel, server
 
-from feast_plugins.online.bulk import AsyncBulkConnection
+from feast_plugins.online.exchange import AsyncBulkConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feast_plugins.materialize import keys, resp, times
+from feast_plugins.materialize import encoding, resp
 
 KINDS = {
     ValueType.STRING: (pa.string(), st.text(max_size=20)),
@@ -57,7 +57,7 @@ def test_encode__equals_feasts(
         )
         for row in range(rows)
     ]
-    found = resp.join(*keys.encode(columns, project))
+    found = resp.join(*encoding.encode_keys(columns, project))
     assert found.to_pylist() == expected
 
 
@@ -76,12 +76,12 @@ def test_encode__colliding_names__differ() -> None:
         "tenant_id": (pa.array([tenant for tenant, _ in pairs]), ValueType.STRING),
         "asset_id": (pa.array([asset for _, asset in pairs]), ValueType.STRING),
     }
-    assert len(set(resp.join(*keys.encode(columns, "p")).to_pylist())) == len(pairs)
+    assert len(set(resp.join(*encoding.encode_keys(columns, "p")).to_pylist())) == len(pairs)
 
 
 def test_encode__missing_key__is_refused() -> None:
     with pytest.raises(ValueError, match="asset_id is NULL in 1 rows"):
-        keys.encode({"asset_id": (pa.array(["a", None]), ValueType.STRING)}, "p")
+        encoding.encode_keys({"asset_id": (pa.array(["a", None]), ValueType.STRING)}, "p")
 
 
 @given(st.lists(st.datetimes(datetime(1, 1, 2), datetime(9999, 1, 1)), min_size=1))  # noqa: DTZ001  # made UTC below
@@ -94,11 +94,11 @@ def test_times__equal_protobufs(drawn: list[datetime]) -> None:
         stamp.FromDatetime(time)
         assert stamp.seconds == calendar.timegm(time.timetuple())
         expected.append(stamp.SerializeToString())
-    micros = times.micros(column)
-    encoded = resp.join(*times.encode(micros)).to_pylist()
+    micros = encoding.micros(column)
+    encoded = resp.join(*encoding.encode_times(micros)).to_pylist()
     assert encoded == expected
-    assert times.is_current(micros, encoded, equal=True).all()
-    assert not times.is_current(micros, encoded, equal=False).any()
+    assert encoding.is_current(micros, encoded, equal=True).all()
+    assert not encoding.is_current(micros, encoded, equal=False).any()
 
 
 @given(
@@ -112,9 +112,9 @@ def test_is_current__to_the_nanosecond(new: int, stored_nanos: int | None, *, eq
     else:
         message = Timestamp(seconds=stored_nanos // 10**9, nanos=stored_nanos % 10**9).SerializeToString()
         expected = new * 1000 >= stored_nanos if equal else new * 1000 > stored_nanos
-    assert times.is_current(np.array([new]), [message], equal=equal).tolist() == [expected]
+    assert encoding.is_current(np.array([new]), [message], equal=equal).tolist() == [expected]
 
 
 def test_is_current__nothing_stored__before_1970() -> None:
-    micros = times.micros(pa.array([EPOCH - timedelta(days=1)], pa.timestamp("us", tz="UTC")))
-    assert times.is_current(micros, [None], equal=False).all()
+    micros = encoding.micros(pa.array([EPOCH - timedelta(days=1)], pa.timestamp("us", tz="UTC")))
+    assert encoding.is_current(micros, [None], equal=False).all()

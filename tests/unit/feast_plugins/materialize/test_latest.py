@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from feast_plugins.materialize.latest import Done, latest
+from feast_plugins.materialize.plan import Done, latest
 from feast_plugins.postgres.sources import Source
 
 

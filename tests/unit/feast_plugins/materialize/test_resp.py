@@ -10,8 +10,8 @@ from feast import ValueType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feast_plugins.materialize import resp, values
-from feast_plugins.materialize.ragged import data_of, lengths_of
+from feast_plugins.materialize import encoding, resp
+from feast_plugins.materialize.encoding import data_of, lengths_of
 
 
 def parsed(commands: pa.BinaryArray) -> list[Any]:
@@ -40,8 +40,8 @@ def test_hset__is_read_as_sent(
     raw, texts, numbers = zip(*rows, strict=True)
     keys = resp.join(*resp.bulk((pa.array(raw, pa.binary()),)))
     columns = {
-        b"text": values.encode(pa.array(texts, pa.string()), ValueType.STRING),
-        b"_n:1": values.encode(pa.array(numbers, pa.float64()), ValueType.DOUBLE),
+        b"text": encoding.encode_values(pa.array(texts, pa.string()), ValueType.STRING),
+        b"_n:1": encoding.encode_values(pa.array(numbers, pa.float64()), ValueType.DOUBLE),
     }
     plain = {name: resp.join(*pieces).to_pylist() for name, pieces in columns.items()}
     commands = resp.hset(keys, list(columns.items()), ttl).slice(first)

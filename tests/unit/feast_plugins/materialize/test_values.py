@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from properties import examples
 from single_precision import SINGLES
 
-from feast_plugins.materialize import resp, values
-from feast_plugins.materialize.ragged import constant
+from feast_plugins.materialize import encoding, resp
+from feast_plugins.materialize.encoding import constant
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 # Feast passes a column with nulls through float64
@@ -41,7 +41,7 @@ CASES: dict[tuple[ValueType, pa.DataType], st.SearchStrategy[Any]] = {
 
 
 def joined(column: pa.Array, kind: ValueType) -> list[bytes]:
-    found: list[bytes] = resp.join(*values.encode(column, kind)).to_pylist()
+    found: list[bytes] = resp.join(*encoding.encode_values(column, kind)).to_pylist()
     return found
 
 
@@ -66,7 +66,7 @@ def test_encode__scalars__equal_feasts(
 def test_encode__scalars__take_the_vectorised_way(
     case: tuple[ValueType, pa.DataType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(values, "python_values_to_proto_values", None)
+    monkeypatch.setattr(encoding, "python_values_to_proto_values", None)
     assert len(joined(pa.nulls(3, case[1]), case[0])) == 3
 
 
@@ -128,7 +128,7 @@ def test_encode__what_feast_refuses__is_refused(kind: ValueType, column: pa.Arra
     with pytest.raises(Exception) as expected:  # noqa: PT011  # whatever Feast raises
         feasts(column, kind)
     with pytest.raises(expected.type):
-        values.encode(column, kind)
+        encoding.encode_values(column, kind)
 
 
 def test_join__constants_alone_beside_rows() -> None:

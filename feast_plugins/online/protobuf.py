@@ -1,4 +1,8 @@
-"""Columns of serialized values as Python's values, the same that Feast's own conversion gives."""
+"""Protocol buffers as bytes: put together, and decoded many at a time.
+
+Redis holds serialized values, and a response is made of them: joining bytes and parsing the whole once takes
+a tenth of the time of making a message of each value. https://protobuf.dev/programming-guides/encoding/
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,52 @@ from feast.type_map import feast_value_type_to_python_type
 from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feast_plugins.online import wire
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
+_REMEMBERED = 4096
+
+
+def varint(number: int) -> bytes:
+    """Bytes of a number that is not negative, seven bits each, the lowest first."""
+    found = bytearray()
+    while number > 0x7F:  # noqa: PLR2004  # seven bits
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+class Field(dict[int, bytes]):
+    """What precedes an embedded message or a string in field `number`, by its length."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._tag = varint(number << 3 | 2)
+
+    def __missing__(self, length: int) -> bytes:
+        found = self._tag + varint(length)
+        if length < _REMEMBERED:
+            self[length] = found
+        return found
+
+    def one(self, item: bytes) -> bytes:
+        """The field with one element."""
+        return self[len(item)] + item
+
+    def all(self, items: Sequence[bytes]) -> bytes:
+        """The repeated field with these elements."""
+        lengths = set(map(len, items))
+        if len(lengths) == 1:  # most often: numbers
+            prefix = self[lengths.pop()]
+            return prefix + prefix.join(items)
+        return b"".join([self[len(item)] + item for item in items])
+
+
 _DOUBLE_VAL, _INT64_VAL, _STRING_VAL = 0x29, 0x20, 0x12
 _DOUBLE_LENGTH = 9
-_ELEMENT = wire.Field(1)
+_ELEMENT = Field(1)
 _ELEMENT_TAG = b"\x0a"
 #: An older form of these types is a string, told by the type alone.
 _TOLD_BY_TYPE = frozenset({ValueType.UUID, ValueType.TIME_UUID})
