@@ -161,7 +161,7 @@ class OnlineFeatures:
 
         async def replay() -> Message:
             if unread:
-                return {"type": "http.request", "json_body": unread.pop(), "more_body": False}
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
             return await receive()
 
         _, found = self._theirs.matches(scope)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOST = "127.0.0.1"
-_START_S = 20
+_START_S = 120
 _SLOTS = 16_384
 
 

@@ -128,7 +128,7 @@ class SortKey:
 
     @classmethod
     def of(cls, count: int, *times: Numbers) -> Self:
-        """SortKey for `count` keys (-1, which stands for no key, not counted) and the times of some rows."""
+        """Sort key for `count` keys (-1, which stands for no key, not counted) and the times of some rows."""
         known = [part for part in times if len(part)]
         if not known:
             return cls(0, 2)

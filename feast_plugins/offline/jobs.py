@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from feast_plugins.postgres.session import Query
 
 
-#: Rows of a row group, about 16 MB of 16 columns, and of a file of an export_parquet.
+#: Rows of a row group, about 16 MB of 16 columns, and of a file of an export.
 _GROUP = 1 << 17
 _FILE = 1 << 20
 
