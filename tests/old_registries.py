@@ -64,9 +64,18 @@ class Old:
         for number, stage in enumerate(versions, 1):
             self.version(name, self.files(f"{name}-{number}"), stage)
 
-    def version(self, name: str, source: str, stage: str | None = None, **tags: str) -> int:
+    def logged(self, name: str, experiment: str) -> tuple[str, str]:
+        """A run that has logged a model; returns the run and the model's address."""
+        run = self.client.create_run(experiment).info
+        self.client.log_metric(run.run_id, "mae", 1.5)
+        self.client.log_artifacts(run.run_id, self.files(name), "model")
+        return run.run_id, f"{run.artifact_uri}/model"
+
+    def version(
+        self, name: str, source: str, stage: str | None = None, run_id: str | None = None, **tags: str
+    ) -> int:
         """A version in a stage, whatever else is in it."""
-        made = self.client.create_model_version(name, source, tags=tags)
+        made = self.client.create_model_version(name, source, run_id, tags=tags)
         if stage:
             self.stage(name, int(made.version), stage)
         return int(made.version)
@@ -138,12 +147,9 @@ def others(old: Old) -> None:
     old.client.delete_model_version(COPIED, "1")
     old.client.copy_model_version(f"models:/{COPIED}/2", f"{COPIED}-too")
     experiment = old.client.create_experiment("old", artifact_location=str(old.folder / "runs"))
-    run = old.client.create_run(experiment)
-    old.client.log_metric(run.info.run_id, "mae", 1.5)
-    old.client.log_artifacts(run.info.run_id, old.files(LOGGED), "model")
+    run_id, source = old.logged(LOGGED, experiment)
     old.client.create_registered_model(LOGGED)
-    source = f"{run.info.artifact_uri}/model"
-    old.client.create_model_version(LOGGED, source, run.info.run_id)
+    old.version(LOGGED, source, run_id=run_id)
 
 
 KINDS = (staged, aliased, numbered, odd, prompts, gone, others)
