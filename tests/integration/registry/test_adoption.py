@@ -407,21 +407,13 @@ def server_to_server(
         with pytest.warns(FutureWarning, match="stages"):
             client.transition_model_version_stage("demand", "2", "Production")
         assert mlflow.pyfunc.load_model("models:/demand@production").predict([]) == "demand-2"
-        client.create_model_version("demand", client.get_model_version("demand", "1").source, run_id)
+        client.create_model_version("demand", source, run_id)
         assert client.get_model_version("demand", "3").tags["semantic_version"] == "v1.0.2"
 
 
-def test_a_server_of_ours__takes_over_from_plain_mlflow(
-    stock_template: Path, tmp_path: Path, servers: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(stock_template, tmp_path / "old.db")
-    tenant = f"tenant-{secrets.token_hex(4)}"
-    server_to_server(f"sqlite:///{tmp_path / 'old.db'}", tmp_path, servers, monkeypatch, tenant)
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("empty_database", ["postgresql"], indirect=True)
-def test_a_server_of_ours__takes_over_from_plain_mlflow__on_postgresql(
+@pytest.mark.parametrize("empty_database", ["sqlite", "postgresql"], indirect=True)
+def test_a_server_of_ours__takes_over_from_plain_mlflow(
     empty_database: str, tmp_path: Path, servers: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tenant = f"tenant-{secrets.token_hex(4)}"
