@@ -12,29 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_hub.cli import progress
-from ai_hub.cli.ingest import (
-    AmbiguousPolicy,
+from ai_hub.cli.ingest_options import (
     AsJson,
-    AssetId,
-    Columns,
-    Digits,
-    EpochUnit,
-    Interval,
-    NonexistentPolicy,
-    ProfileName,
-    QualityMap,
-    ReadingOption,
-    StampsOption,
+    ReadingOptions,
+    SourceOptions,
+    TemperatureOption,
     Tenant,
-    TimestampForm,
-    Timezone,
-    Unit,
-    file_format,
+    TimestampOptions,
     ingest_options,
+    with_options,
 )
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.enums import Ambiguous, Nonexistent, TemperatureUnit
+from ai_hub.ingest.enums import TemperatureUnit
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -66,6 +56,7 @@ class _Bars:
 
 
 @app.command("backfill")
+@with_options
 def backfill_command(
     files: Annotated[
         list[Path] | None, typer.Argument(help="readings: .csv, .csv.gz or .parquet", show_default=False)
@@ -75,46 +66,17 @@ def backfill_command(
     weather: Annotated[
         list[Path] | None, typer.Option("--weather", help="a file of weather; may be repeated")
     ] = None,
-    asset: AssetId = None,
-    timezone: Timezone = None,
-    columns: Columns = None,
-    unit: Unit = None,
-    reading: ReadingOption = None,
-    digits: Digits = None,
-    interval: Interval = None,
-    profile: ProfileName = None,
-    stamps: StampsOption = None,
-    quality_map: QualityMap = None,
-    timestamp_format: TimestampForm = None,
-    epoch: EpochUnit = None,
-    ambiguous: AmbiguousPolicy = Ambiguous.INFER,
-    nonexistent: NonexistentPolicy = Nonexistent.REJECT,
-    temperature_unit: Annotated[
-        TemperatureUnit, typer.Option("--temperature-unit", help="unit of temperatures; °F is converted")
-    ] = TemperatureUnit.CELSIUS,
+    source: SourceOptions,
+    readings: ReadingOptions,
+    times: TimestampOptions,
+    temperature_unit: TemperatureOption = TemperatureUnit.CELSIUS,
     as_json: AsJson = False,
 ) -> None:
     """Ingest a history of files and compute all its features. Killed midway, the same command goes on."""
     from ai_hub.ingest.files import backfill
     from ai_hub.ingest.report import report_lines
 
-    options = ingest_options(
-        tenant=tenant,
-        asset=asset,
-        timezone=timezone,
-        columns=columns,
-        timestamp_format=timestamp_format,
-        epoch=epoch,
-        ambiguous=ambiguous,
-        nonexistent=nonexistent,
-        unit=unit,
-        reading=reading,
-        digits=digits,
-        interval=interval,
-        profile=profile,
-        quality_map=quality_map,
-        form=file_format(stamps=stamps),
-    )
+    options = ingest_options(tenant, source, times, readings=readings)
     paths = [*(weather or []), *(files or [])]
     if not paths:
         raise BadInputError(

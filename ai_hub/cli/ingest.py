@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,25 +13,33 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from ai_hub.cli import plain
-from ai_hub.cli.main import app
-from ai_hub.errors import BadInputError
-from ai_hub.ingest.enums import (
-    Ambiguous,
-    AssetKind,
-    DateOrder,
-    DecimalMark,
-    Epoch,
-    Nonexistent,
-    Reading,
-    Stamps,
-    TemperatureUnit,
+from ai_hub.cli.ingest_options import (
+    AsJson,
+    Digits,
+    File,
+    Period,
+    ProfileName,
+    ReadingOption,
+    ReadingOptions,
+    RunOptions,
+    SourceOptions,
+    TableOptions,
+    TemperatureOption,
+    Tenant,
+    TimestampOptions,
+    duration_option,
+    ingest_options,
+    whole_interval,
+    with_options,
 )
+from ai_hub.cli.main import app
+from ai_hub.ingest.enums import AssetKind, TemperatureUnit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import timedelta
+    from pathlib import Path
 
-    from ai_hub.ingest.options import FileFormat, Options
+    from ai_hub.ingest.options import Options
     from ai_hub.ingest.pipeline import Preview
     from ai_hub.ingest.report import Report
 
@@ -44,266 +51,67 @@ asset_app = typer.Typer(no_args_is_help=True, help="The register of meters and w
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(asset_app, name="asset")
 
-File = Annotated[
-    Path,
-    typer.Argument(help=".csv, .txt, .xml (also .gz), .parquet, .xlsx, .xls or .ods", show_default=False),
-]
-Tenant = Annotated[str, typer.Option("--tenant", help="whose data it is")]
-AssetId = Annotated[
-    str | None, typer.Option("--asset", help="asset of every row (default: the file's asset_id column)")
-]
-Timezone = Annotated[
-    str | None, typer.Option("--timezone", help="zone of timestamps without an offset (default: the asset's)")
-]
-Columns = Annotated[
-    str | None, typer.Option("--columns", metavar="FIELD=COLUMN,…", help="columns whose names do not say it")
-]
-TimestampForm = Annotated[
-    str | None,
-    typer.Option(
-        "--timestamp-format", metavar="STRPTIME", help="such as '%d.%m.%Y %H:%M' (default: recognised)"
-    ),
-]
-EpochUnit = Annotated[
-    Epoch | None,
-    typer.Option("--epoch", help="timestamps are numbers that count this since 1970 (excel: days)"),
-]
-AmbiguousPolicy = Annotated[
-    Ambiguous, typer.Option("--ambiguous", help="a local time that occurred twice when clocks went back")
-]
-NonexistentPolicy = Annotated[
-    Nonexistent,
-    typer.Option("--nonexistent", help="a local time that never occurred when clocks went forward"),
-]
-RejectPath = Annotated[
-    Path | None, typer.Option("--reject-file", help="where rejected rows go (default: ./FILE.rejected.csv)")
-]
-Unit = Annotated[
-    str | None,
-    typer.Option("--unit", help="unit of the values, such as kWh or kW; converted to the asset's"),
-]
-ReadingOption = Annotated[
-    Reading | None,
-    typer.Option(
-        "--reading",
-        help="energy per interval, mean power, or a register that counts on (default: by the unit)",
-    ),
-]
-Digits = Annotated[
-    int | None,
-    typer.Option(
-        "--digits", min=1, max=15, help="whole digits of a register, after which it begins at 0 again"
-    ),
-]
-Interval = Annotated[
-    str | None,
-    typer.Option(
-        "--interval", metavar="15m", help="that a reading covers (default: the asset's, or told by the file)"
-    ),
-]
-ProfileName = Annotated[
-    str | None, typer.Option("--profile", help="format of the file; `ai-hub ingest profiles` lists them")
-]
-StampsOption = Annotated[
-    Stamps | None, typer.Option("--stamps", help="which end of its interval a timestamp is (default: start)")
-]
-QualityMap = Annotated[
-    str | None,
-    typer.Option("--quality-map", metavar="FLAG=QUALITY,…", help="such as A=good,E52=estimated,W=suspect"),
-]
-Decimal = Annotated[
-    DecimalMark | None, typer.Option("--decimal", help="decimal mark (default: told by the file)")
-]
-Thousands = Annotated[
-    str | None, typer.Option("--thousands", metavar="MARK", help="what separates groups of three digits")
-]
-DateForm = Annotated[
-    DateOrder | None, typer.Option("--date-format", help="which part of a date such as 01/02/2026 is first")
-]
-Encoding = Annotated[
-    str | None, typer.Option("--encoding", help="such as cp1252 (default: Unicode, else Windows-1252)")
-]
-Delimiter = Annotated[str | None, typer.Option("--delimiter", metavar="CHAR", help="between fields")]
-Header = Annotated[
-    int | None,
-    typer.Option("--header", metavar="LINE", min=0, help="line of the column names; 0: there is none"),
-]
-SkipLines = Annotated[
-    int | None, typer.Option("--skip-lines", metavar="N", min=0, help="lines before the column names")
-]
-Where = Annotated[
-    str | None, typer.Option("--where", metavar="COLUMN=TEXT,…", help="only rows that have these texts")
-]
-NoValue = Annotated[
-    str | None, typer.Option("--no-value", metavar="TEXT,…", help="cells that say there is no value")
-]
-Sheet = Annotated[str | None, typer.Option("--sheet", help="of an Excel file (default: the first)")]
-Period = Annotated[
-    str | None, typer.Option("--period", metavar="30m", help="length of the numbered periods of a day")
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="show the first rows as understood and what is rejected; write nothing"),
-]
-Strict = Annotated[bool, typer.Option("--strict", help="exit with status 1 if any row is rejected")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
-
 
 @ingest_app.command("readings")
+@with_options
 def ingest_readings_command(
     file: File,
     *,
     tenant: Tenant,
-    asset: AssetId = None,
-    timezone: Timezone = None,
-    columns: Columns = None,
-    unit: Unit = None,
-    reading: ReadingOption = None,
-    digits: Digits = None,
-    interval: Interval = None,
-    profile: ProfileName = None,
-    stamps: StampsOption = None,
-    quality_map: QualityMap = None,
-    timestamp_format: TimestampForm = None,
-    epoch: EpochUnit = None,
-    ambiguous: AmbiguousPolicy = Ambiguous.INFER,
-    nonexistent: NonexistentPolicy = Nonexistent.REJECT,
-    decimal: Decimal = None,
-    thousands: Thousands = None,
-    date_format: DateForm = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    header: Header = None,
-    skip_lines: SkipLines = None,
-    where: Where = None,
-    no_value: NoValue = None,
-    sheet: Sheet = None,
+    source: SourceOptions,
+    readings: ReadingOptions,
+    times: TimestampOptions,
+    table: TableOptions,
     period: Period = None,
-    reject_file: RejectPath = None,
-    dry_run: DryRun = False,
-    strict: Strict = False,
-    as_json: AsJson = False,
+    run: RunOptions,
 ) -> None:
     """Ingest meter readings: timestamp, value, and where given asset_id and quality."""
     from ai_hub.ingest.files import ingest_readings, preview_readings
 
-    options = ingest_options(
-        tenant=tenant,
-        asset=asset,
-        timezone=timezone,
-        columns=columns,
-        timestamp_format=timestamp_format,
-        epoch=epoch,
-        ambiguous=ambiguous,
-        nonexistent=nonexistent,
-        unit=unit,
-        reading=reading,
-        digits=digits,
-        interval=interval,
-        quality_map=quality_map,
-        profile=profile,
-        date_format=date_format,
-        form=file_format(
-            decimal=decimal,
-            thousands=thousands,
-            encoding=encoding,
-            delimiter=delimiter,
-            header=header,
-            skip_lines=skip_lines,
-            where=where,
-            no_value=no_value,
-            sheet=sheet,
-            stamps=stamps,
-            period=period,
-        ),
-    )
-    if dry_run:
-        _show_preview(preview_readings(file, options), as_json=as_json)
+    options = ingest_options(tenant, source, times, readings=readings, table=table, period=period)
+    if run.dry_run:
+        _show_preview(preview_readings(file, options), as_json=run.as_json)
         return
-    with _progress(file, quiet=as_json) as on_progress:
-        report = ingest_readings(file, options, reject_file=reject_file, on_progress=on_progress)
-    _show(report, options, strict=strict, as_json=as_json)
+    with _progress(file, quiet=run.as_json) as on_progress:
+        report = ingest_readings(file, options, reject_file=run.reject_file, on_progress=on_progress)
+    _show(report, options, run)
 
 
 @ingest_app.command("weather")
+@with_options
 def ingest_weather_command(
     file: File,
     *,
     tenant: Tenant,
-    asset: AssetId = None,
-    timezone: Timezone = None,
-    columns: Columns = None,
-    temperature_unit: Annotated[
-        TemperatureUnit, typer.Option("--temperature-unit", help="unit of temperatures; °F is converted")
-    ] = TemperatureUnit.CELSIUS,
+    source: SourceOptions,
+    temperature_unit: TemperatureOption = TemperatureUnit.CELSIUS,
     available_after: Annotated[
         str, typer.Option("--available-after", help="when a row without available_at could first be read")
     ] = "1h",
     profile: ProfileName = None,
-    timestamp_format: TimestampForm = None,
-    epoch: EpochUnit = None,
-    ambiguous: AmbiguousPolicy = Ambiguous.INFER,
-    nonexistent: NonexistentPolicy = Nonexistent.REJECT,
-    decimal: Decimal = None,
-    thousands: Thousands = None,
-    date_format: DateForm = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    header: Header = None,
-    skip_lines: SkipLines = None,
-    where: Where = None,
-    no_value: NoValue = None,
-    sheet: Sheet = None,
-    reject_file: RejectPath = None,
-    dry_run: DryRun = False,
-    strict: Strict = False,
-    as_json: AsJson = False,
+    times: TimestampOptions,
+    table: TableOptions,
+    run: RunOptions,
 ) -> None:
     """Ingest weather: timestamp, any weather variables, and for forecasts available_at (issue time)."""
     from ai_hub.ingest.files import ingest_weather, preview_weather
 
-    options = ingest_options(
-        tenant=tenant,
-        asset=asset,
-        timezone=timezone,
-        columns=columns,
-        timestamp_format=timestamp_format,
-        epoch=epoch,
-        ambiguous=ambiguous,
-        nonexistent=nonexistent,
-        profile=profile,
-        date_format=date_format,
-        form=file_format(
-            decimal=decimal,
-            thousands=thousands,
-            encoding=encoding,
-            delimiter=delimiter,
-            header=header,
-            skip_lines=skip_lines,
-            where=where,
-            no_value=no_value,
-            sheet=sheet,
-        ),
-    )
-    if dry_run:
-        shown = preview_weather(
-            file,
-            options,
-            temperature_unit=temperature_unit,
-            available_after=duration_option(available_after, "--available-after"),
-        )
-        _show_preview(shown, as_json=as_json)
+    options = ingest_options(tenant, source, times, table=table, profile=profile)
+    delay = duration_option(available_after, "--available-after")
+    if run.dry_run:
+        preview = preview_weather(file, options, temperature_unit=temperature_unit, available_after=delay)
+        _show_preview(preview, as_json=run.as_json)
         return
-    with _progress(file, quiet=as_json) as on_progress:
+    with _progress(file, quiet=run.as_json) as on_progress:
         report = ingest_weather(
             file,
             options,
             temperature_unit=temperature_unit,
-            available_after=duration_option(available_after, "--available-after"),
-            reject_file=reject_file,
+            available_after=delay,
+            reject_file=run.reject_file,
             on_progress=on_progress,
         )
-    _show(report, options, strict=strict, as_json=as_json)
+    _show(report, options, run)
 
 
 @ingest_app.command("profiles")
@@ -399,153 +207,6 @@ def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
     plain.console().print(table)
 
 
-def ingest_options(
-    *,
-    tenant: str,
-    asset: str | None,
-    timezone: str | None,
-    columns: str | None,
-    timestamp_format: str | None,
-    epoch: Epoch | None,
-    ambiguous: Ambiguous,
-    nonexistent: Nonexistent,
-    unit: str | None = None,
-    reading: Reading | None = None,
-    digits: int | None = None,
-    interval: str | None = None,
-    quality_map: str | None = None,
-    profile: str | None = None,
-    date_format: DateOrder | None = None,
-    form: FileFormat | None = None,
-) -> Options:
-    """What the options say of a file.
-
-    Raises:
-        BadInputError: they contradict each other.
-    """
-    from ai_hub.ingest.columns import parse_mapping
-    from ai_hub.ingest.options import FileFormat, Options, TimestampFormat
-
-    if timestamp_format and epoch:
-        raise BadInputError("--timestamp-format and --epoch exclude each other.", hint="Give one of them.")
-    return Options(
-        tenant=tenant,
-        asset=asset,
-        timezone=timezone,
-        columns=parse_mapping(columns),
-        unit=unit,
-        reading=reading,
-        digits=digits,
-        interval=None if interval is None else whole_interval(interval),
-        timestamp_format=TimestampFormat(timestamp_format, epoch, date_format),
-        quality_map=qualities(quality_map),
-        profile=profile,
-        form=form or FileFormat(),
-        ambiguous=ambiguous,
-        nonexistent=nonexistent,
-    )
-
-
-def qualities(text: str | None) -> dict[str, str]:
-    """Quality of each flag of a file, from `--quality-map`.
-
-    Raises:
-        BadInputError: not pairs, or no such quality.
-    """
-    from ai_hub.ingest.columns import parse_mapping
-    from ai_hub.ingest.validation import QUALITIES
-
-    mapping = parse_mapping(text, "--quality-map")
-    for flag, meaning in mapping.items():
-        if meaning not in QUALITIES:
-            raise BadInputError(
-                f"--quality-map has {flag}={meaning}, but {meaning!r} is no quality.",
-                hint=f"Qualities: {', '.join(QUALITIES)}.",
-            )
-    return mapping
-
-
-def file_format(
-    *,
-    decimal: DecimalMark | None = None,
-    thousands: str | None = None,
-    encoding: str | None = None,
-    delimiter: str | None = None,
-    header: int | None = None,
-    skip_lines: int | None = None,
-    where: str | None = None,
-    no_value: str | None = None,
-    sheet: str | None = None,
-    stamps: Stamps | None = None,
-    period: str | None = None,
-) -> FileFormat:
-    """What the options say of how a file is written.
-
-    Raises:
-        BadInputError: they contradict each other, or one is not usable.
-    """
-    import codecs
-
-    from ai_hub.ingest.columns import parse_mapping
-    from ai_hub.ingest.options import NO_VALUE, FileFormat
-
-    if header is not None and skip_lines is not None:
-        raise BadInputError("--header and --skip-lines exclude each other.", hint="Give one of them.")
-    if decimal is not None and thousands == decimal:
-        raise BadInputError(f"--decimal and --thousands are both {thousands!r}.")
-    if delimiter is not None and len(delimiter := delimiter.replace("\\t", "\t")) != 1:
-        raise BadInputError("--delimiter is not one character.", hint="Write ';' or '\\t'.")
-    try:
-        codecs.lookup(encoding or "utf-8")
-    except LookupError as error:
-        raise BadInputError(
-            f"{encoding!r} is no encoding.", hint="Write cp1252, latin-1, utf-16 …."
-        ) from error
-    return FileFormat(
-        encoding=encoding,
-        delimiter=delimiter,
-        header=header if skip_lines is None else skip_lines + 1,
-        decimal=decimal and decimal.value,
-        thousands=thousands,
-        no_value=(*NO_VALUE, *(text.strip() for text in no_value.split(","))) if no_value else NO_VALUE,
-        where=parse_mapping(where, "--where"),
-        sheet=sheet,
-        stamps=stamps,
-        period=None if period is None else whole_interval(period, "--period"),
-    )
-
-
-def whole_interval(text: str, option: str = "--interval") -> timedelta:
-    """The interval of a reading.
-
-    Raises:
-        BadInputError: not a positive number of whole seconds.
-    """
-    duration = duration_option(text, option)
-    if duration.total_seconds() < 1 or duration.microseconds:
-        raise BadInputError(
-            f"{option} {text} is not a positive number of whole seconds.", hint="Write 15m, 30m or 1h."
-        )
-    return duration
-
-
-def duration_option(text: str, option: str) -> timedelta:
-    """A duration as pandas reads it.
-
-    Raises:
-        BadInputError: it is none, or negative.
-    """
-    import pandas as pd
-
-    try:
-        duration = pd.Timedelta(text)
-    except ValueError as error:
-        raise BadInputError(f"{text!r} is not a duration.", hint="Write 30min, 1h or 2d.") from error
-    if not duration >= pd.Timedelta(0):
-        raise BadInputError(f"{option} is negative.", hint="Write 0h or more.")
-    return duration.to_pytimedelta()
-
-
 @contextmanager
 def _progress(file: Path, *, quiet: bool) -> Iterator[Callable[[float, Report], None]]:
     """A bar on a terminal; elsewhere nothing, so logs stay readable."""
@@ -583,16 +244,16 @@ def _show_preview(shown: Preview, *, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _show(report: Report, options: Options, *, strict: bool, as_json: bool) -> None:
-    """Print the report; status 1 where no row was usable, or with `strict` any was not."""
+def _show(report: Report, options: Options, run: RunOptions) -> None:
+    """Print the report; status 1 where no row was usable, or with `--strict` any was not."""
     from ai_hub.ingest.report import report_lines
 
-    if as_json:
+    if run.as_json:
         typer.echo(json.dumps(report.as_dict()))
     else:
         for line in report_lines(report, options):
             typer.echo(line)
-    if report.rejected and (strict or not report.accepted):
+    if report.rejected and (run.strict or not report.accepted):
         sys.exit(1)
 
 

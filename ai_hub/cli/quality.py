@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from ai_hub.cli import plain
-from ai_hub.cli.ingest import AsJson, Tenant, duration_option, ingest_app
+from ai_hub.cli.ingest import ingest_app
+from ai_hub.cli.ingest_options import AsJson, Tenant, duration_option
 from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.enums import Use

@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from ai_hub.cli import plain
-from ai_hub.cli.ingest import AsJson, Tenant, asset_app
+from ai_hub.cli.ingest import asset_app
+from ai_hub.cli.ingest_options import AsJson, Tenant  # noqa: TC001  # typer reads the annotations
 from ai_hub.cli.main import app
 from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any
 
@@ -48,8 +48,6 @@ class _Day:
     qualities: list[str]
     varies: bool
     text: str
-    covered: int = 0
-    faults: list[Malformed] = field(default_factory=list)
 
 
 class Nem12Source:
@@ -168,7 +166,6 @@ def _detail(day: _Day | None, record: list[str]) -> str:
     if not 1 <= first <= last <= len(day.values):
         return f"record 400 is about intervals {first} to {last} of {len(day.values)}"
     day.qualities[first - 1 : last] = [flag] * (last - first + 1)
-    day.covered += last - first + 1
     return ""
 
 
