@@ -89,6 +89,22 @@ class Settings(BaseSettings):
     audit_log_path: Path | None = Field(
         None, description="file the MLflow server appends its audit log to; default: its standard output"
     )
+    notify_receivers: SecretStr | None = Field(
+        None,
+        description="who hears of promotions (docs/notifications.md); MLflow's server alone reads this and "
+        "the other NOTIFY_ settings",
+    )
+    notify_secret: SecretStr | None = Field(None, description="key that webhooks are signed with")
+    notify_allowed_hosts: str = Field(
+        "", description="hosts and networks, with commas between, that webhooks reach by http or in private"
+    )
+    notify_smtp_url: SecretStr | None = Field(
+        None, description="smtp(s)://[user:password@]host[:port] that e-mail is sent by"
+    )
+    notify_sender: str | None = Field(None, description="address that e-mail is sent from")
+    notify_pages_url: str | None = Field(
+        None, description="address of MLflow's pages, for links in what is sent"
+    )
     ai_hub_api_url: str | None = Field(
         None, description="http(s) address of the REST service (`ai-hub serve`)"
     )

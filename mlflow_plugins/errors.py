@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     INVALID_PARAMETER_VALUE,
@@ -14,6 +16,14 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
     ErrorCode,
 )
+
+
+class GateRefusalError(MlflowException):
+    """Gates refuse a promotion (HTTP 409); `evidence` is what they saw."""
+
+    def __init__(self, message: str, evidence: dict[str, Any]) -> None:
+        super().__init__(message, RESOURCE_CONFLICT)
+        self.evidence = evidence
 
 
 def conflict(message: str) -> MlflowException:

@@ -75,12 +75,12 @@ class Tenant:
         return {item.version: item.stage for item in registry.list_versions(self.name, MODEL)}
 
 
-def new_tenant(url: str) -> Tenant:
+def new_tenant(url: str, name: str | None = None) -> Tenant:
     """A tenant nobody else uses, with a model without versions, on the server at `url`.
 
     That server must be the one of the settings (`MLFLOW_TRACKING_URI`).
     """
-    name = f"tenant-{secrets.token_hex(4)}"
+    name = name or f"tenant-{secrets.token_hex(4)}"
     registry.ensure_tenant(name)
     client = MlflowClient(url, url)
     with registry.tenant_scope(name):

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - MLflow loads only when a command runs
-"""`ai-hub registry export | import`: versions between servers and tenants."""
+"""`ai-hub registry`: versions between servers and tenants, and who hears of promotions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
+from ai_hub.cli import plain
 from ai_hub.cli.main import app
 
 registry_app = typer.Typer(
     name="registry",
     no_args_is_help=True,
-    help="The model registry as a whole: adopt one of plain MLflow; versions between servers and tenants.",
+    help="The registry as a whole: adoption, versions between servers and tenants, who hears of promotions.",
 )
 app.add_typer(registry_app)
 
@@ -78,3 +81,27 @@ def import_version(
         typer.echo(f"{label} is in {done.stage}. It was {done.origin}.")
     else:
         typer.echo(f"{label} is this version already, in {done.stage}. Nothing was imported.")
+
+
+@registry_app.command("notifications")
+def notifications(
+    *,
+    test: Annotated[
+        bool, typer.Option("--test", help="send each receiver a message that says nothing")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show who hears of promotions, and what has not arrived; for the administrator."""
+    from ai_hub.registry.notifications import receivers
+
+    found = receivers(test=test)
+    if as_json:
+        typer.echo(json.dumps([asdict(item) for item in found], indent=2))
+        return
+    table = Table("receiver", "tenant", "hears of", "waiting", "failed", "last error", box=SIMPLE_HEAD)
+    for item in found:
+        kinds = ", ".join(item.kinds) if item.is_set else "nothing: it is set no longer"
+        table.add_row(
+            item.receiver, item.tenant or "all", kinds, str(item.waiting), str(item.failed), item.error or "-"
+        )
+    plain.console().print(table if found else "Nobody hears of promotions: NOTIFY_RECEIVERS is not set.")

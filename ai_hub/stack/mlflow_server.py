@@ -21,6 +21,8 @@ _REGISTRY_SCHEME = "lifecycle+"
 _SETTINGS = (
     *("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET"),
     *("FEAST_REGISTRY_URI", "PROMOTION_POLICY_PATH", "AUDIT_LOG_PATH", "AI_HUB_DELEGATES"),
+    *("NOTIFY_RECEIVERS", "NOTIFY_SECRET", "NOTIFY_ALLOWED_HOSTS"),
+    *("NOTIFY_SMTP_URL", "NOTIFY_SENDER", "NOTIFY_PAGES_URL"),
 )
 #: Client settings of the caller that would mislead a server. With S3 keys under their usual names MLflow
 #: would read whatever `s3://` location some client makes up, other tenants' folders included.

@@ -91,6 +91,22 @@ comments = sa.Table(
     sa.Column("at_ms", sa.BigInteger, nullable=False),
 )
 
+#: Messages about events that have not arrived yet; see `notifications.outbox`.
+notifications = sa.Table(
+    "lifecycle_notifications",
+    metadata,
+    sa.Column("id", _BIG, primary_key=True),
+    sa.Column("workspace", sa.Text, nullable=False),
+    sa.Column("receiver", sa.Text, nullable=False),
+    sa.Column("delivery_id", sa.Text, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("error", sa.Text),
+)
+
 _KEYS: Final = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "postgresql": "BIGSERIAL PRIMARY KEY"}
 
 _TABLES: Final = (
@@ -178,6 +194,24 @@ _COMMENTS: Final = (
     "CREATE INDEX lifecycle_comments_by_model ON lifecycle_comments (workspace, name, version, id)",
 )
 
+_NOTIFICATIONS: Final = (
+    """
+    CREATE TABLE lifecycle_notifications (
+        id {key},
+        workspace VARCHAR(63) NOT NULL,
+        receiver VARCHAR(80) NOT NULL,
+        delivery_id VARCHAR(36) NOT NULL,
+        event TEXT NOT NULL,
+        at_ms BIGINT NOT NULL,
+        attempts INTEGER NOT NULL,
+        next_at_ms BIGINT NOT NULL,
+        state VARCHAR(10) NOT NULL CHECK (state IN ('waiting', 'failed')),
+        error VARCHAR(200)
+    )
+    """,
+    "CREATE INDEX lifecycle_notifications_due ON lifecycle_notifications (receiver, state, next_at_ms)",
+)
+
 
 def _append_only(table: str, dialect: str) -> Sequence[str]:
     if dialect == "sqlite":
@@ -234,8 +268,12 @@ def _discussed(dialect: str) -> Sequence[str]:
     return (*tables, *_append_only("lifecycle_comments", dialect))
 
 
+def _notified(dialect: str) -> Sequence[str]:
+    return tuple(text.replace("{key}", _KEYS[dialect]) for text in _NOTIFICATIONS)
+
+
 #: Statements of each migration in order; the position is the version. Released ones never change.
-MIGRATIONS: Final = (_first, _delegated, _removed_tenants, _discussed)
+MIGRATIONS: Final = (_first, _delegated, _removed_tenants, _discussed, _notified)
 
 _ADVISORY_LOCK: Final = 7_303_014_201  # any number nobody else locks on
 

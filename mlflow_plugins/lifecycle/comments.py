@@ -16,6 +16,8 @@ from mlflow.utils.time import get_current_time_millis
 from mlflow_plugins.database.schema import comments as table
 from mlflow_plugins.database.schema import transitions
 from mlflow_plugins.lifecycle import audit_log, removals, rules
+from mlflow_plugins.notifications import event, outbox
+from mlflow_plugins.notifications.event import Event
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -88,7 +90,20 @@ def add(
 
 
 def promotion_requested(session: Session, model: ModelKey, request: Comment) -> None:
-    """Called in the transaction of every new request for promotion: what is told of it is added here."""
+    """Tell whoever is to hear of a new request for promotion."""
+    told = Event(
+        kind=event.REQUEST,
+        workspace=model.workspace,
+        model=model.name,
+        version=request.version,
+        semantic_version=request.semantic_version,
+        actor=request.actor,
+        actor_source=request.actor_source,
+        reason=request.text,
+        at_ms=request.at_ms,
+        from_stage=rules.STAGING,
+    )
+    outbox.add(session, told)
 
 
 def thread(session: Session, model: ModelKey, version: int) -> list[Comment]:

@@ -17,6 +17,8 @@ from mlflow.utils.time import get_current_time_millis
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.lifecycle import audit, comments, rules, semver, webhooks
 from mlflow_plugins.lifecycle.webhooks import AliasChange
+from mlflow_plugins.notifications import outbox
+from mlflow_plugins.notifications.event import Event
 from mlflow_plugins.people.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
 from mlflow_plugins.people.permissions import require_approver
 
@@ -138,6 +140,8 @@ def move(
                 displaced.append(_set_stage(session, model, other, rules.ARCHIVED, because))
     own = _set_stage(session, model, version, target, cause)
     mirror_aliases(session, model)
+    if target == rules.PRODUCTION:
+        outbox.add(session, Event.of_promotion(model.workspace, own, displaced))
     return [own, *displaced]
 
 

@@ -6,19 +6,24 @@ Prompts, which MLflow keeps in the same tables, are left exactly as they are.
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.entities.model_registry.model_version_stages import (
     DEFAULT_STAGES_FOR_GET_LATEST_VERSIONS,
     get_canonical_stage,
 )
+from mlflow.exceptions import MlflowException
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
+from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.errors import bad_input, conflict, missing
+from mlflow_plugins.errors import GateRefusalError, bad_input, conflict, missing
 from mlflow_plugins.gates import evaluation, situation
 from mlflow_plugins.lifecycle import alias_dialog, audit, audit_log, rules, semver, stages, webhooks
+from mlflow_plugins.notifications import event, outbox
 from mlflow_plugins.registration import cards, imports, publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
@@ -34,6 +39,9 @@ if TYPE_CHECKING:
 
 #: How often a promotion asks its gates anew because others were faster.
 _ATTEMPTS: Final = 5
+_log: Final = logging.getLogger(__name__)
+#: What a promotion is refused with, where it is not the request that is wrong.
+_REFUSED: Final = (HTTPStatus.CONFLICT, HTTPStatus.FORBIDDEN)
 _FIXED_TAGS: Final = {
     semver.TAG: "it names the folder of the version's artifacts",
     manifest.TAG: "it seals the version's artifacts",
@@ -169,7 +177,8 @@ class LifecycleStore(RegisteringStore):
         cause = stages.Cause.of_request({}, reason=reason, claim=claim)
         with audit_log.refusals(self._get_active_workspace(), name, version, stage, claim):
             if stage == rules.PRODUCTION:
-                return self._promote(name, version, cause, archive_others=archive_others)
+                with self._told_refusals(name, version, cause):
+                    return self._promote(name, version, cause, archive_others=archive_others)
             with self._locked(name) as (session, model):
                 row = self._get_sql_model_version(session, name, version)
                 if expected not in {None, row.current_stage}:
@@ -300,7 +309,7 @@ class LifecycleStore(RegisteringStore):
                 judged = situation.read(session, model, row, cause)
             assessment, by_production = evaluation.assess(self, judged)
             if (refusal := assessment.refusal_text()) is not None:
-                raise conflict(refusal)
+                raise GateRefusalError(refusal, assessment.evidence())
             with self._locked(name) as (session, model):
                 row = self._get_sql_model_version(session, name, version)
                 present = situation.read(session, model, row, cause)
@@ -313,6 +322,46 @@ class LifecycleStore(RegisteringStore):
             f"Version {version} of model {name} stays as it is: while its gates were asked, somebody changed "
             f"what they compared it with, {_ATTEMPTS} times. Look at the model's history, then promote again."
         )
+
+    @contextmanager
+    def _told_refusals(self, name: str, version: int | str, cause: stages.Cause) -> Iterator[None]:
+        """Tell whoever is to hear of a promotion that this block refuses."""
+        try:
+            yield
+        except MlflowException as error:
+            if error.get_http_status_code() in _REFUSED:
+                self._tell_refusal(name, version, cause, error)
+            raise
+
+    def _tell_refusal(
+        self, name: str, version: int | str, cause: stages.Cause, error: MlflowException
+    ) -> None:
+        workspace = self._get_active_workspace()
+        if not outbox.is_heard(workspace, event.REFUSAL):
+            return
+        try:
+            with self._sessions.transaction() as session:
+                row = self._get_sql_model_version(session, name, version)
+                if row.current_stage == rules.PRODUCTION:
+                    return  # it is there already
+                because = stages.with_tags(session, row, cause)
+                told = event.Event(
+                    kind=event.REFUSAL,
+                    workspace=workspace,
+                    model=name,
+                    version=row.version,
+                    semantic_version=stages.semantic_version(session, row),
+                    actor=because.actor.name,
+                    actor_source=because.actor.source,
+                    reason=because.reason,
+                    at_ms=get_current_time_millis(),
+                    from_stage=row.current_stage,
+                    message=str(error.message),
+                    evidence=getattr(error, "evidence", {}),
+                )
+                outbox.add(session, told)
+        except MlflowException:  # what is refused is said in any case
+            _log.warning("Nobody is told that a promotion of %s was refused.", name, exc_info=True)
 
     def _check_fixed_tag(self, name: str, version: int | str, key: str, value: str | None) -> None:
         present = self.get_model_version(name, version).tags.get(key)

@@ -22,6 +22,7 @@ from mlflow_plugins.database.schema import versions as records_table
 from mlflow_plugins.errors import bad_input, conflict
 from mlflow_plugins.lifecycle import removals, rules, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
+from mlflow_plugins.notifications import outbox
 from mlflow_plugins.people import permissions
 from mlflow_plugins.registration import records
 
@@ -95,6 +96,7 @@ class Tenants:
             for name in _names(session, tenant):
                 SqlAlchemyStore.delete_registered_model(self._store, name)
             session.execute(sa.delete(SqlWebhook).where(SqlWebhook.workspace == tenant))
+            outbox.forget(session, tenant)
             if counts["models"] or before is None or before.step != removals.STARTED:
                 removals.record(
                     session,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from mlflow_plugins.errors import missing
 from mlflow_plugins.lifecycle import audit, stages
+from mlflow_plugins.notifications import outbox
 from mlflow_plugins.people import actor, permissions
 from mlflow_plugins.registration.imports import ExportedVersion
 from mlflow_plugins.store.base import LARGEST_VERSION
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/api/models/{name}")
 requests_router = APIRouter(prefix="/api/requests")
+notifications_router = APIRouter(
+    prefix="/api/notifications", dependencies=[Depends(permissions.require_admin)]
+)
 tenants_router = APIRouter(prefix="/api/tenants", dependencies=[Depends(permissions.require_admin)])
 
 
@@ -208,6 +212,21 @@ def release_tenant(tenant: str, wish: Release, claim: Claim = None) -> dict[str,
     return Tenants(registry_store()).release(tenant, cause).as_json()
 
 
+@notifications_router.get("")
+def read_notifications() -> dict[str, Any]:
+    """Who is told what, and what has not arrived."""
+    with registry_store().sessions() as session:
+        return {"receivers": outbox.overview(session)}
+
+
+@notifications_router.post("/test")
+def send_test_notifications(claim: Claim = None) -> dict[str, Any]:
+    """Send every receiver a message that says nothing."""
+    with registry_store().transaction() as session:
+        outbox.add_test(session, actor.current_actor(claim))
+    return read_notifications()
+
+
 def create_api() -> FastAPI:
     """The application of these routes; errors have MLflow's shape."""
     app = FastAPI(title="AI Hub model lifecycle", docs_url=None, redoc_url=None, openapi_url=None)
@@ -215,6 +234,7 @@ def create_api() -> FastAPI:
     app.include_router(router)
     app.include_router(requests_router)
     app.include_router(tenants_router)
+    app.include_router(notifications_router)
     return app
 
 

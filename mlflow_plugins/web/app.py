@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow.environment_variables import MLFLOW_BASIC_AUTH_FAIL_CLOSED, MLFLOW_RBAC_SEED_DEFAULT_ROLES
+from mlflow.exceptions import MlflowException
 from mlflow.server.fastapi_app import add_fastapi_workspace_middleware, create_fastapi_app
 from mlflow.server.fastapi_security import init_fastapi_security
 
 from ai_hub.settings import Settings
 from mlflow_plugins.lifecycle import audit_log
+from mlflow_plugins.notifications import dispatcher
 from mlflow_plugins.web.api import create_api
 from mlflow_plugins.web.beside import Beside
 from mlflow_plugins.web.lifecycle.app import create_page
@@ -81,6 +83,10 @@ def _one_at_a_time(database: str) -> Iterator[None]:
 
 def _beside(mlflow_app: Any, *, login: bool) -> Beside:
     audit_log.start(Settings().audit_log_path)
+    try:
+        dispatcher.start()
+    except MlflowException as error:
+        raise SystemExit(error.message) from None
     api, page = create_api(), create_page()
     for part in (api, page):
         guard(part, login=login)

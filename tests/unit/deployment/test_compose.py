@@ -158,6 +158,10 @@ def test_parse__refuses_what_programs_do_not_know() -> None:
         parse("mlflow", "server", "--application=ai-hub")
 
 
+#: MLflow's server alone reads them.
+_NOTIFY = {name.upper() for name in Settings.model_fields if name.startswith("notify_")}
+
+
 def test_mlflow__runs_as_in_the_embedded_stack() -> None:
     service = SERVICES["mlflow"]
     own = ("MLFLOW_BACKEND_STORE_URI", "FEAST_REGISTRY_URI", "PROMOTION_POLICY_PATH")
@@ -184,6 +188,7 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
         *("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
         *("MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD", mlflow_login.SECRET_KEY),
         "AI_HUB_DELEGATES",
+        *_NOTIFY,
     }
     assert (
         service["environment"]["AI_HUB_DELEGATES"]
@@ -217,6 +222,7 @@ def test_cli__has_every_setting_of_a_client() -> None:
         "SERVICE_TIMESCALE_DSN",
         "AUDIT_LOG_PATH",
         "AI_HUB_DELEGATES",
+        *_NOTIFY,
     }
     assert expected <= SERVICES["cli"]["environment"].keys()
 

@@ -7,6 +7,7 @@ import compose
 import pytest
 
 from ai_hub.settings import ServiceSettings, Settings
+from ai_hub.stack import mlflow_server
 from ai_hub.stack.mlflow_login import LoginSettings
 from ai_hub.stack.ports import PortSettings
 
@@ -20,7 +21,12 @@ NOT_IN_CONTAINERS: Final = {
     "AUDIT_LOG_PATH": "containers log to standard output, which Docker keeps",
     "AI_HUB_API_LOG_PATH": "containers log to standard output, which Docker keeps",
 }
+#: Who hears of promotions.
+NOTIFY: Final = {
+    name.upper(): "MLflow's server alone reads it" for name in Settings.model_fields if "notify_" in name
+}
 NOT_IN_API: Final = {
+    **NOTIFY,
     "MLFLOW_BACKEND_STORE_URI": "MLflow's server and `init` alone read it",
     "TIMESCALE_DIRECT": "`ai-hub backup` and `ai-hub restore` alone read it",
     "PROMOTION_POLICY_PATH": "MLflow's server and `ai-hub policy` alone read it",
@@ -32,7 +38,7 @@ NOT_IN_API: Final = {
 #: By class of settings: the containers that read it, and what each leaves out.
 READERS: Final = [
     (Settings, "", "api", NOT_IN_API),
-    (Settings, "", "cli", {"AI_HUB_DELEGATES": "MLflow's server alone reads it"}),
+    (Settings, "", "cli", {"AI_HUB_DELEGATES": "MLflow's server alone reads it", **NOTIFY}),
     (ServiceSettings, "AI_HUB_API_", "api", {}),
     (LoginSettings, "MLFLOW_AUTH_", "mlflow", {}),
 ]
@@ -44,6 +50,15 @@ def test_every_setting__reaches_the_container_that_reads_it(
 ) -> None:
     names = {f"{prefix}{name.upper()}" for name in kind.model_fields} - NOT_IN_CONTAINERS.keys()
     assert names - SERVICES[service]["environment"].keys() == set(without)
+
+
+def test_notifications__are_settings_of_mlflows_server() -> None:
+    assert len(NOTIFY) == 6
+    assert NOTIFY.keys() <= SERVICES["mlflow"]["environment"].keys()
+    assert (
+        NOTIFY.keys()
+        <= mlflow_server.environment(dict.fromkeys([*NOTIFY, "MLFLOW_BACKEND_STORE_URI"], "x")).keys()
+    )
 
 
 def test_every_variable__is_used_by_a_container_or_has_a_reason() -> None:

@@ -1,0 +1,1 @@
+"""Telling people about promotions: durable messages to webhooks, chats and e-mail."""

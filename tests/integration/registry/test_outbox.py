@@ -1,0 +1,88 @@
+"""Messages wait in the database, on SQLite and on PostgreSQL, until they arrived or three days are over."""
+
+from __future__ import annotations
+
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mlflow_plugins.notifications import outbox, receivers
+from mlflow_plugins.notifications.event import PROMOTION, Event
+
+if TYPE_CHECKING:
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
+
+EVENT = Event(PROMOTION, "city-works", "demand", 3, "v1.2.0", "ann", "authenticated", "lower error", 1)
+
+
+@pytest.fixture
+def label(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The one receiver, which no other test has."""
+    monkeypatch.setenv("NOTIFY_RECEIVERS", f"https://hooks.example.org/{secrets.token_hex(8)}#promotion")
+    return receivers.current()[0].label
+
+
+def _due(store: LifecycleStore, label: str) -> outbox.Message | None:
+    with store.sessions() as session:
+        return outbox.due(session, label)
+
+
+def _added(store: LifecycleStore, label: str) -> outbox.Message:
+    with store.transaction() as session:
+        outbox.add(session, EVENT)
+    message = _due(store, label)
+    assert message is not None
+    return message
+
+
+def _claim(store: LifecycleStore, message: outbox.Message) -> bool:
+    with store.transaction() as session:
+        return outbox.claim(session, message)
+
+
+def test_message__is_claimed_by_one_of_many__and_gone_once_it_arrived(
+    store: LifecycleStore, label: str
+) -> None:
+    message = _added(store, label)
+    assert (message.event, message.attempts) == (EVENT, 0)
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(lambda _: _claim(store, message), range(8))) == [False] * 7 + [True]
+    assert _due(store, label) is None  # somebody has it; due again if that one dies
+    with store.transaction() as session:
+        pause = (outbox.next_at_ms(session, label) or 0) - message.at_ms
+        assert outbox.LEASE_MS <= pause < outbox.LEASE_MS + 60_000
+        outbox.delivered(session, message)
+    with store.sessions() as session:
+        assert outbox.next_at_ms(session, label) is None
+
+
+def test_message__that_does_not_arrive__waits_longer_each_time__and_is_given_up_after_three_days(
+    store: LifecycleStore, label: str
+) -> None:
+    message = _added(store, label)
+    pauses = []
+    for attempts in (0, 1, 2, 30):
+        with store.transaction() as session:
+            assert outbox.postponed(session, message._replace(attempts=attempts), "answered 500")
+            pauses.append((outbox.next_at_ms(session, label) or 0) - message.at_ms)
+    for pause, least in zip(pauses, (1000, 2000, 4000, outbox.LONGEST_PAUSE_MS), strict=True):
+        assert least <= pause < least + 60_000
+    old = message._replace(at_ms=message.at_ms - outbox.GIVE_UP_AFTER_MS - 60_000)
+    with store.transaction() as session:
+        assert not outbox.postponed(session, old, "answered 500")
+        assert outbox.next_at_ms(session, label) is None
+        (row,) = (each for each in outbox.overview(session) if each["receiver"] == label)
+    assert (row["waiting"], row["failed"], row["error"]) == (0, 1, "answered 500")
+
+
+def test_message_of_a_transaction_that_failed__was_never_there(store: LifecycleStore, label: str) -> None:
+    def fail() -> None:
+        with store.transaction() as session:
+            outbox.add(session, EVENT)
+            raise RuntimeError("no disk")
+
+    with pytest.raises(Exception, match="no disk"):
+        fail()
+    assert _due(store, label) is None
