@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from boto3.exceptions import S3UploadFailedError
@@ -26,25 +26,6 @@ if TYPE_CHECKING:
     from ai_hub.settings import Settings
 
 _GONE = {"404", "NoSuchKey", "NotFound", "NoSuchBucket"}
-
-
-class Storage(Protocol):
-    """Files of one backup by their paths in it."""
-
-    #: bucket the backup is in, if it is in one
-    bucket: str | None
-
-    def put(self, path: str, source: Path) -> None:
-        """Keep a finished file; `source` is in the scratch folder and is used up."""
-
-    def get(self, path: str, scratch: Path) -> Path:
-        """A local file with the content; in `scratch` if it had to be fetched."""
-
-    def has(self, path: str) -> bool:
-        """Whether the file is there."""
-
-    def scratch(self) -> Iterator[Path]:
-        """A folder for files in the making, deleted afterwards."""
 
 
 class FolderStorage:
