@@ -123,17 +123,19 @@ def _line(version: VersionPlan) -> str:
 
 
 def _summary(models: list[ModelPlan], *, dry_run: bool) -> str:
+    from mlflow_plugins.adoption.unadopted import counted
+
     versions = [version for model in models for version in model.versions]
     todo = [each for each in versions if not each.is_known or each.problem is None]
     unsealed = sum(each.problem is not None for each in versions)
-    rest = f" {unsealed} stay unsealed, and load as before." if unsealed else ""
+    rest = f" {unsealed} not sealed, loading as before." if unsealed else ""
     if not todo:
         return f"There is nothing to adopt.{rest}"
     changed = sum(model.changes for model in models)
-    count = f"{len(todo)} versions of {changed} models"
+    count = counted(len(todo), changed)
     if dry_run:
-        return f"{count} would be adopted.{rest} Nothing was changed. Leave --dry-run out to do it."
-    return f"{count} are adopted.{rest}"
+        return f"To adopt: {count}.{rest} Nothing was changed. Leave --dry-run out to do it."
+    return f"Adopted: {count}.{rest}"
 
 
 def _secret(value: object) -> str | None:

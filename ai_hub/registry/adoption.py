@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from contextlib import contextmanager, nullcontext
+from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import mlflow
+import sqlalchemy as sa
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR, MLFLOW_ENABLE_WORKSPACES
+from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _verify_schema  # what MLflow's tracking store asks first
+from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 
-from ai_hub.errors import BadInputError, NotFoundError
+from ai_hub.errors import AiHubError, BadInputError, NotFoundError
 from ai_hub.registry.server import readable_errors
 from mlflow_plugins.adoption.adopting import Adoption, UnadoptedStore
 from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelPlan", "VersionPlan", "adopt"]
 
+#: Name and password in an address.
+_LOGIN: Final = re.compile(r"(?<=://)[^/\s]*@")
 _DATABASES: Final = ("sqlite:", "postgresql:", "postgresql+")
 
 
@@ -53,7 +62,8 @@ def adopt(
 
     Raises:
         BadInputError: an address is missing, or is none of a database.
-        NotFoundError: the tenant has no models.
+        NotFoundError: there is no registry, or the tenant has no models.
+        AiHubError: its tables are those of another version of MLflow; the artifact store failed.
         ConflictError: somebody changes the registry at the same time.
     """
     registry = registry.removeprefix(SCHEME_PREFIX)
@@ -62,7 +72,8 @@ def adopt(
             f"{registry.partition(':')[0]}: is no database.",
             hint="Give the address that `mlflow server` has: sqlite:///… or postgresql://….",
         )
-    with _as_server(backend or registry, workspaces=workspaces), readable_errors():
+    with _as_server(backend or registry, workspaces=workspaces), _readable_errors():
+        _require_registry(registry)
         place = _destination(artifacts_destination, default_artifact_root)
         store = UnadoptedStore(registry)
         try:
@@ -79,6 +90,38 @@ def adopt(
         finally:
             store._dispose_engine()  # noqa: SLF001 - MLflow's way to close a store
             SqlAlchemyStore._engine_map.pop(registry, None)  # noqa: SLF001
+
+
+def _require_registry(address: str) -> None:
+    """Opening a store would make an empty registry where there is none, and change an older one."""
+    url = sa.make_url(address)
+    is_file = url.get_backend_name() == "sqlite"
+    found = not is_file or Path(url.database or "").is_file()
+    if found:
+        engine = sa.create_engine(url)
+        try:
+            found = sa.inspect(engine).has_table(SqlRegisteredModel.__tablename__)
+            if found:
+                _verify_schema(engine)
+        finally:
+            engine.dispose()
+    if not found:
+        raise NotFoundError(
+            f"There is no registry at {url.render_as_string(hide_password=True)}.",
+            hint="Give the address that `mlflow server` has as --registry-store-uri or --backend-store-uri.",
+        )
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Turn MLflow's exceptions into ours; there is no server that could be down."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.get_http_status_code() < HTTPStatus.INTERNAL_SERVER_ERROR:
+            with readable_errors():
+                raise
+        raise AiHubError(_LOGIN.sub("", str(error.message))) from error
 
 
 def _destination(served: str | None, direct: str | None) -> Destination:

@@ -75,10 +75,16 @@ def refusal(found: list[Unadopted]) -> MlflowException:
     """Why no server of ours starts on a registry with these (HTTP 409)."""
     models = {(each.workspace, each.name) for each in found}
     return conflict(
-        f"This registry has {len(found)} versions of {len(models)} models that plain MLflow registered. "
+        f"This registry has {counted(len(found), len(models))} that plain MLflow registered. "
         f"Stop the server that used it, see what would become of them with `{COMMAND} --dry-run`, run "
         f"`{COMMAND}`, then start again."
     )
+
+
+def counted(versions: int, models: int) -> str:
+    """So many versions of so many models, in words."""
+    ends = ["" if count == 1 else "s" for count in (versions, models)]
+    return f"{versions} version{ends[0]} of {models} model{ends[1]}"
 
 
 def switch_over(engine: sa.Engine) -> None:

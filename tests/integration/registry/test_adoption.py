@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -269,7 +270,7 @@ def test_versions_that_plain_mlflow_adds_later__join_what_is_there(sqlite_old: P
     with closing(Old(database, tmp_path)) as old:
         for stage in ("Production", "Staging", None):
             old.version(STAGED, old.files(f"{STAGED}-later-{stage}"), stage)
-    with pytest.raises(MlflowException, match="3 versions of 1 models"):
+    with pytest.raises(MlflowException, match="3 versions of 1 model "):
         LifecycleStore(f"lifecycle+{database}")
     adopt(database, tmp_path)
     assert old_registries.broken(database) == {}
@@ -301,7 +302,7 @@ def test_tenants__are_adopted_one_by_one(
                 old.version("demand", old.files(f"{tenant}-{number}"), "Production")
     (only,) = adopt(database, tmp_path, workspaces=True, tenant="acme")
     assert (only.tenant, len(only.versions)) == ("acme", 2)
-    with pytest.raises(MlflowException, match="2 versions of 1 models"):
+    with pytest.raises(MlflowException, match="2 versions of 1 model "):
         LifecycleStore(f"lifecycle+{database}")
     adopt(database, tmp_path, workspaces=True)
     assert old_registries.broken(database) == {}
@@ -326,13 +327,21 @@ def test_command__shows_and_does_it(
     assert "version 4: None, v1.0.3 (was 2024-05)" in shown
     assert "@staging: none → 4" in shown
     assert "copy_model_version('models:/größe/2', 'NEW-NAME')" in shown
-    assert f"{VERSIONS} versions of {MODELS} models would be adopted" in shown
+    assert f"To adopt: {VERSIONS} versions of {MODELS} models." in shown
     status, shown, _ = run(*command, "--json")
     assert (status, json.loads(shown)["adopted"], len(json.loads(shown)["models"])) == (0, True, MODELS)
     status, shown, _ = run(*command)
-    assert (status, f"nothing to adopt. {UNSEALED} stay unsealed" in shown) == (0, True)
+    assert (status, f"nothing to adopt. {UNSEALED} not sealed" in shown) == (0, True)
     status, _, error = run(*command, "--tenant", "nobody")
     assert (status, "Tenant nobody has no registered models" in error) == (2, True)
+    status, _, error = run("registry", "adopt", "--registry-store-uri", f"sqlite:///{tmp_path / 'typo.db'}")
+    assert (status, "There is no registry at sqlite:///" in error) == (2, True)
+    assert not (tmp_path / "typo.db").exists()
+    with sqlite3.connect(tmp_path / "old.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '3500859a5d39'")  # an older one
+    connection.close()
+    status, _, error = run(*command)
+    assert (status, "mlflow db upgrade" in error) == (1, True)
     status, _, error = run("registry", "adopt", "--registry-store-uri", "http://127.0.0.1:5000")
     assert (status, "http: is no database" in error) == (2, True)
 
@@ -390,7 +399,7 @@ def server_to_server(
             )
             loader.wait_for(loader.rounds + 1)
         assert (done.returncode, done.stderr) == (0, "")
-        assert "2 versions of 1 models are adopted." in done.stdout
+        assert "Adopted: 2 versions of 1 model." in done.stdout
         assert loader.wrong == []
     assert old_registries.broken(database) == {}
     with (
