@@ -302,18 +302,18 @@ class ColumnFinder:
     """Finds the columns of fields: as chosen by options, or by their names."""
 
     available: list[str]
-    given: Mapping[str, str]
+    chosen: Mapping[str, str]
     fields: Mapping[str, Field]
 
     @property
     def free(self) -> list[str]:
         """Columns that no option names."""
-        return [name for name in self.available if name not in self.given.values()]
+        return [name for name in self.available if name not in self.chosen.values()]
 
     def columns(self, field_name: str, *taken: str | None) -> list[str]:
         """Columns that could be the field."""
-        if field_name in self.given:
-            return [self.given[field_name]]
+        if field_name in self.chosen:
+            return [self.chosen[field_name]]
         free = [name for name in self.free if name not in taken]
         return matching_columns(self.fields[field_name], free)
 

@@ -113,10 +113,10 @@ class Readings(Dataset):
         rows["quality"] = "good"
         if "quality" in cells:
             flags = cells["quality"].astype("string").str.strip()
-            given = flags.map(
-                {**{each: each.casefold() for each in flags.dropna().unique()}, **self.qualities}
+            qualities = flags.map(
+                {**{flag: flag.casefold() for flag in flags.dropna().unique()}, **self.qualities}
             )
-            rows["quality"] = given.where(given != "").fillna("good").astype(object)
+            rows["quality"] = qualities.where(qualities != "").fillna("good").astype(object)
         rows["unit"] = ""
         if "unit" in cells:
             units = cells["unit"].astype("string").str.strip().fillna("")

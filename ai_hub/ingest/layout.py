@@ -140,7 +140,7 @@ def _columns(layout: Layout, dataset: Dataset, fields: list[columns.Field]) -> N
 def _times_of_day(layout: Layout, finder: ColumnFinder) -> dict[str, str]:
     """Columns of the date and of its time or period, where they are separate."""
     whole = [name for name in finder.available if name.strip().casefold() == TIMESTAMP.name]
-    if TIMESTAMP.name in finder.given or whole:
+    if TIMESTAMP.name in finder.chosen or whole:
         return {}
     dates = finder.columns(DATE.name) or (finder.columns(TIMESTAMP.name) if layout.wide else [])
     if not dates:

@@ -79,8 +79,8 @@ class Quarantine:
         self._connection.execute(
             "INSERT INTO quarantined_rows"
             " (tenant_id, table_name, file_name, fingerprint, line, reason, cells)"
-            " SELECT %s, %s, %s, given.* FROM"
-            " unnest(%s::uuid[], %s::bigint[], %s::text[], %s::jsonb[]) AS given ON CONFLICT DO NOTHING",
+            " SELECT %s, %s, %s, new_rows.* FROM"
+            " unnest(%s::uuid[], %s::bigint[], %s::text[], %s::jsonb[]) AS new_rows ON CONFLICT DO NOTHING",
             [
                 self._tenant,
                 self._table,

@@ -99,7 +99,7 @@ def _statement(
     return sql.SQL(
         "WITH written AS ("
         " INSERT INTO {table} AS stored (tenant_id, {names})"
-        " SELECT %(tenant)s, {fields} FROM unnest({arrays}) AS given ({names})"
+        " SELECT %(tenant)s, {fields} FROM unnest({arrays}) AS new_rows ({names})"
         " ON CONFLICT (tenant_id, {key}) DO UPDATE SET {assignments}, ingested_at = excluded.ingested_at"
         " WHERE ({stored}) IS DISTINCT FROM ({offered})"
         ' RETURNING (stored.xmax = 0) AS is_new, stored.asset_id, stored."timestamp")'
