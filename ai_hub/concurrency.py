@@ -1,9 +1,9 @@
-"""Who may use a server now, and who may wait for it: tenants take turns, and none can take every place."""
+"""Limits of what runs at once, fair between tenants and callers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,114 +12,135 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class FullError(Exception):
-    """There is no place for this tenant."""
+class LimitReachedError(Exception):
+    """Nothing more may be held."""
 
 
-class Places:
-    """So many places; a tenant may hold as many as are free, so one alone never gets more than half of them.
+class KeyLimitReachedError(LimitReachedError):
+    """Nothing more may be held by this key; others may."""
 
-    Source: dynamic queue length thresholds (A. Choudhury, E. Hahne, IEEE/ACM Transactions on Networking 6,
-    1998), with alpha = 1.
-    """
 
-    def __init__(self, most: int) -> None:
-        self._free = most
-        self._held: Counter[str] = Counter()
+class ConcurrencyLimiter:
+    """Limits how many slots are held at once, in all and by each key (a tenant or a caller)."""
 
-    @contextmanager
-    def held(self, tenant: str) -> Iterator[None]:
-        """Hold a place in the block.
+    def __init__(self, limit: int, *, per_key: int | None = None) -> None:
+        """Limit the slots to `limit`, and those of one key to `per_key`.
+
+        Without `per_key`, a key may hold as many as are free, so one alone never gets more than half of them.
+
+        Source: dynamic queue length thresholds (A. Choudhury, E. Hahne, IEEE/ACM Transactions on Networking
+        6, 1998), with alpha = 1.
+        """
+        self.limit = limit
+        self.per_key = per_key
+        self._free = limit
+        self._held: dict[str, int] = {}
+
+    def acquire(self, key: str, *, exempt: bool = False) -> None:
+        """Take a slot; an `exempt` key is limited by what is free alone.
 
         Raises:
-            FullError: there is none for this tenant.
+            LimitReachedError: none is free.
+            KeyLimitReachedError: this key holds as many as it may.
         """
-        if self._held[tenant] >= self._free:
-            if not self._held[tenant]:
-                del self._held[tenant]
-            raise FullError
+        if self._free <= 0:
+            raise LimitReachedError
+        held = self._held.get(key, 0)
+        if not exempt and held >= (self._free if self.per_key is None else self.per_key):
+            raise KeyLimitReachedError
         self._free -= 1
-        self._held[tenant] += 1
+        self._held[key] = held + 1
+
+    def release(self, key: str) -> None:
+        """Give a slot of this key back."""
+        self._free += 1
+        if self._held[key] > 1:
+            self._held[key] -= 1
+        else:  # keys come and go
+            del self._held[key]
+
+    @contextmanager
+    def hold(self, key: str) -> Iterator[None]:
+        """Hold a slot in the block; raises as `acquire` does."""
+        self.acquire(key)
         try:
             yield
         finally:
-            self._free += 1
-            self._held[tenant] -= 1
-            if not self._held[tenant]:  # tenants come and go
-                del self._held[tenant]
+            self.release(key)
 
 
-class Patience:
-    """How long to wait in a block, which raises TimeoutError then; whoever joins makes it as long again."""
+class RenewableTimeout:
+    """A timeout of a block, which raises TimeoutError; `renew` makes it start anew."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._limit = asyncio.timeout(seconds)
-        self._is_waiting = False
+        self._timeout = asyncio.timeout(seconds)
+        self._is_entered = False
 
     def renew(self) -> bool:
-        """Begin anew; False: it has just ended."""
-        if self._limit.expired():
+        """Start anew; False: it has just expired."""
+        if self._timeout.expired():
             return False
-        if self._is_waiting:
-            self._limit.reschedule(asyncio.get_running_loop().time() + self._seconds)
+        if self._is_entered:
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._seconds)
         return True
 
     async def __aenter__(self) -> None:
-        await self._limit.__aenter__()
-        self._is_waiting = True
+        await self._timeout.__aenter__()
+        self._is_entered = True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_waiting = False
-        await self._limit.__aexit__(kind, error, trace)
+        self._is_entered = False
+        await self._timeout.__aexit__(kind, error, trace)
 
 
-class Turns:
-    """So many at once. Of those that wait, the tenants are served one after the other, each in its order."""
+class FairSemaphore:
+    """A semaphore that is round-robin over tenants, first in first out within one."""
 
-    def __init__(self, at_once: int, may_wait: int) -> None:
-        self._left = at_once
-        self._places = Places(may_wait)
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+    def __init__(self, value: int, *, max_waiting: int) -> None:
+        """Let `value` in at once, and `max_waiting` wait."""
+        self._value = value
+        self._limiter = ConcurrencyLimiter(max_waiting)
+        self._waiters: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
-    async def take(self, tenant: str) -> None:
-        """Wait for one's turn; who has had it calls `give_back`.
+    async def acquire(self, tenant: str) -> None:
+        """Wait for the tenant's turn; `release` ends it.
 
         Raises:
-            FullError: too many wait already.
+            LimitReachedError: too many wait already.
         """
-        if self._left:
-            self._left -= 1
+        if self._value:
+            self._value -= 1
             return
-        with self._places.held(tenant):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault(tenant, deque()).append(turn)
+        with self._limiter.hold(tenant):
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.setdefault(tenant, deque()).append(waiter)
             try:
-                await turn
+                await waiter
             except asyncio.CancelledError:
-                if turn.cancelled():
-                    self._forget(tenant, turn)
-                else:  # it came at the same moment
-                    self.give_back()
+                if waiter.cancelled():
+                    self._remove(tenant, waiter)
+                else:  # it was let in at the same moment
+                    self.release()
                 raise
 
-    def give_back(self) -> None:
-        """The next one's turn."""
-        while self._waiting:
-            tenant, queue = self._waiting.popitem(last=False)
-            turn = queue.popleft()
+    def release(self) -> None:
+        """Let the next waiter in."""
+        while self._waiters:
+            tenant, queue = self._waiters.popitem(last=False)
+            waiter = queue.popleft()
             if queue:
-                self._waiting[tenant] = queue
-            if not turn.done():  # or else it was cancelled, and has yet to notice
-                turn.set_result(None)
+                self._waiters[tenant] = queue
+            if not waiter.done():  # or else it was cancelled, and has yet to notice
+                waiter.set_result(None)
                 return
-        self._left += 1
+        self._value += 1
 
-    def _forget(self, tenant: str, turn: asyncio.Future[None]) -> None:
-        queue = self._waiting.get(tenant, deque())
-        if turn in queue:
-            queue.remove(turn)
+    def _remove(self, tenant: str, waiter: asyncio.Future[None]) -> None:
+        queue = self._waiters.get(tenant, deque())
+        if waiter in queue:
+            queue.remove(waiter)
             if not queue:
-                del self._waiting[tenant]
+                del self._waiters[tenant]

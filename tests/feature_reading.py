@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from feature_tables import VIEWS
 from oracles.features import HOUR, Asset, floor_hour, same
 
-from ai_hub.features.online.reader import Asked, FeatureReader, open_reader
+from ai_hub.features.online.reader import FeatureReader, FeatureRequest, open_reader
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(work: Callable[[FeatureReader], Awaitable[None]], clock: Clock, **option
 
 async def ask(reader: FeatureReader, tenant: str, *assets: str, **asked: Any) -> list[dict[str, Any]]:
     """The results; what is put back is in Redis by then."""
-    answer = await reader.read(Asked(tenant, list(assets), **asked))
+    answer = await reader.read(FeatureRequest(tenant, list(assets), **asked))
     await reader.cache.settle()
     return answer.results
 

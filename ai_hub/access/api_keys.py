@@ -36,7 +36,7 @@ _COLUMNS: Final = sql.SQL(
 
 @dataclass(frozen=True, slots=True)
 class KeyText:
-    """A key in clear text: only ever in the hands of its owner."""
+    """A key in clear text, which only its owner has."""
 
     key_id: str
     secret: str
@@ -49,7 +49,7 @@ class KeyText:
 
 
 def new_key() -> KeyText:
-    """A key nobody else has."""
+    """A new random key."""
     key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
     return KeyText(key_id, secrets.token_urlsafe(_SECRET_BYTES))
 
@@ -61,7 +61,7 @@ def parse(text: str) -> KeyText | None:
 
 
 def digest(secret: str) -> bytes:
-    """What is stored of a secret: its SHA-256."""
+    """SHA-256 of a secret, which is what the database stores."""
     return hashlib.sha256(secret.encode("ascii")).digest()
 
 

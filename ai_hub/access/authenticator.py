@@ -1,4 +1,4 @@
-"""From the headers of a request to the caller."""
+"""Authenticates callers by API key or bearer token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from ai_hub.access import api_keys
-from ai_hub.access.key_cache import KeyRing
+from ai_hub.access.key_cache import KeyCache
 from ai_hub.access.principal import DEVELOPER, Principal, UnauthenticatedError
 from ai_hub.access.tokens import ProviderKeys, Tokens, provider_url
 from ai_hub.database.tenant_wall import service_dsn
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 _CREATE: Final = "Ask your administrator for a key (`ai-hub keys create`)."
 
 
-#: An unknown id and a wrong secret read the same.
+#: The same for an unknown id and a wrong secret.
 _UNKNOWN: Final = ("This API key is not known.", _CREATE)
-#: By what is wrong.
 _REASONS: Final = {
     "wrong": _UNKNOWN,
     "revoked": ("This API key was revoked.", _CREATE),
@@ -31,64 +30,64 @@ _REASONS: Final = {
 
 
 class Authenticator:
-    """Tells who asks."""
+    """Tells the caller of a request."""
 
-    def __init__(self, options: ServiceSettings, ring: KeyRing, tokens: Tokens | None = None) -> None:
+    def __init__(self, options: ServiceSettings, keys: KeyCache, tokens: Tokens | None = None) -> None:
         self._options = options
-        self._ring = ring
+        self._keys = keys
         self._tokens = tokens
 
     @property
     def loaded(self) -> bool:
-        """Whether callers can be told apart: the keys were read, or nobody needs one."""
-        return self._options.auth == "off" or self._ring.loaded
+        """Whether callers can be authenticated: the database was read once, or authentication is off."""
+        return self._options.auth == "off" or self._keys.loaded
 
-    def known(self, key: str | None, bearer: str | None) -> Principal | None:
-        """The caller that a key (header `X-API-Key`) or a bearer token stands for; waits for nothing.
+    def from_cache(self, key: str | None, bearer: str | None) -> Principal | None:
+        """The caller of a key (header `X-API-Key`) or a bearer token, without waiting.
 
-        None: what is in memory does not tell; `look_up` does.
+        None: the key is not cached; use `load`.
 
         Raises:
-            UnauthenticatedError: neither is valid.
+            UnauthenticatedError: the credential is missing or not valid.
         """
         if self._options.auth == "off":
             return DEVELOPER
-        given = key or bearer
-        if not given:
+        credential = key or bearer
+        if not credential:
             raise UnauthenticatedError(
                 "This request carries no key.", hint=f"Send one in the header X-API-Key. {_CREATE}"
             )
-        if not key and not given.startswith(api_keys.PREFIX):
+        if not key and not credential.startswith(api_keys.PREFIX):
             if self._tokens is None:
                 raise UnauthenticatedError("This bearer token is not an API key.", hint=_CREATE)
-            return self._tokens.known(given)
-        return self._by_key(given)
+            return self._tokens.from_cache(credential)
+        return self._by_key(credential)
 
-    async def look_up(self, key: str | None, bearer: str | None) -> Principal:
-        """The caller that `known` did not know, by a look at the database or at the provider's keys.
+    async def load(self, key: str | None, bearer: str | None) -> Principal:
+        """The caller, with its key loaded from the database or from the OpenID provider.
 
         Raises:
-            UnauthenticatedError: there is none.
-            ServiceDownError: that cannot be found out now.
+            UnauthenticatedError: the credential is not valid.
+            ServiceDownError: the key cannot be loaded now.
         """
-        given = key or bearer or ""
-        if self._tokens is not None and not key and not given.startswith(api_keys.PREFIX):
-            return await self._tokens.principal(given)
-        if (text := api_keys.parse(given)) is not None:
-            await self._ring.look_up(text.key_id)
-        principal = self._by_key(given)
+        credential = key or bearer or ""
+        if self._tokens is not None and not key and not credential.startswith(api_keys.PREFIX):
+            return await self._tokens.load(credential)
+        if (text := api_keys.parse(credential)) is not None:
+            await self._keys.load(text.key_id)
+        principal = self._by_key(credential)
         if principal is None:
             message, hint = _UNKNOWN
             raise UnauthenticatedError(message, hint=hint)
         return principal
 
-    def _by_key(self, given: str) -> Principal | None:
-        key = api_keys.parse(given)
+    def _by_key(self, credential: str) -> Principal | None:
+        key = api_keys.parse(credential)
         if key is None:
             raise UnauthenticatedError(
                 "This is not the text of an API key.", hint="It begins with aih_ and has 60 characters."
             )
-        principal, problem = self._ring.find(key)
+        principal, problem = self._keys.find(key)
         if principal is None and problem != "unknown":
             message, hint = _REASONS[problem]
             raise UnauthenticatedError(message, hint=hint)
@@ -97,20 +96,20 @@ class Authenticator:
 
 @asynccontextmanager
 async def open_authenticator(options: ServiceSettings, settings: Settings) -> AsyncIterator[Authenticator]:
-    """An authenticator that keeps itself up to date until it is closed."""
-    ring = KeyRing(lambda: service_dsn(settings), every_s=options.keys_refresh_s)
+    """An authenticator whose cache of keys is refreshed until it is closed."""
+    keys = KeyCache(lambda: service_dsn(settings), every_s=options.keys_refresh_s)
     if options.auth == "off":
-        yield Authenticator(options, ring)
+        yield Authenticator(options, keys)
         return
     url = provider_url(options)
     provider = None if url is None else ProviderKeys(url)
-    keeping = asyncio.create_task(ring.keep())
+    refresh = asyncio.create_task(keys.keep_fresh())
     try:
-        yield Authenticator(options, ring, None if provider is None else Tokens(options, provider))
+        yield Authenticator(options, keys, None if provider is None else Tokens(options, provider))
     finally:
         if provider is not None:
             await provider.close()
-        keeping.cancel()
+        refresh.cancel()
         with suppress(asyncio.CancelledError):
-            await keeping
-        await ring.close()
+            await refresh
+        await keys.close()

@@ -1,4 +1,4 @@
-"""The keys that callers use, in memory: each is read by its id when it first comes and after a change."""
+"""A cache of the API keys in use: each is loaded when it is first sent, and again after any key changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-#: Revoked and expired ones as well: their owners are told so.
+#: Revoked and expired ones as well, so that their owners are told.
 _KEYS: Final[LiteralString] = (
     "SELECT key_id, sha256, name, tenants, scopes,"
     " extract(epoch FROM expires_at)::float8, revoked_at IS NOT NULL"
@@ -36,11 +36,11 @@ _KEYS: Final[LiteralString] = (
 )
 #: Differs after every change or deletion of a key; one row, however many keys there are.
 _REVISION: Final[LiteralString] = "SELECT revision FROM public.api_key_revision"
-#: Least seconds between two reads of unknown keys, and how long one read may take.
-EXTRA_LOOK_S: Final = 0.25
-_LOOK_LIMIT_S: Final = 5.0
-#: Keys that are held; of more, those that were used last.
-_MOST_HELD: Final = 10_000
+#: Seconds between two loads of unknown keys at least, and the timeout of one.
+MIN_LOAD_INTERVAL_S: Final = 0.25
+_LOAD_TIMEOUT_S: Final = 5.0
+#: Capacity; the least recently used keys are dropped.
+_CAPACITY: Final = 10_000
 _SCOPES: Final = {str(scope): scope for scope in Scope}
 
 
@@ -52,27 +52,27 @@ class _Entry(NamedTuple):
 
 
 @dataclass
-class _Look:
-    """A read of unknown keys that has not begun; requests join it."""
+class _PendingLoad:
+    """A load of unknown keys that has not begun; requests join it."""
 
     task: asyncio.Task[None]
     key_ids: set[str] = field(default_factory=set)
 
 
-class KeyRing:
-    """Keys as they were read last; through outages, those go on."""
+class KeyCache:
+    """API keys by id. During an outage of the database cached keys go on working."""
 
-    def __init__(self, dsn: Callable[[], str], *, every_s: float, most: int = _MOST_HELD) -> None:
+    def __init__(self, dsn: Callable[[], str], *, every_s: float, capacity: int = _CAPACITY) -> None:
         self._dsn = dsn
         self._every_s = every_s
-        self._most = most
+        self._capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._revision: int | None = None
         self._connection: psycopg.AsyncConnection | None = None
         #: one statement at a time on the connection
-        self._reading = asyncio.Lock()
-        self._look: _Look | None = None
-        self._last_look = -EXTRA_LOOK_S
+        self._lock = asyncio.Lock()
+        self._pending: _PendingLoad | None = None
+        self._last_load = -MIN_LOAD_INTERVAL_S
         self._is_failing = False
 
     @property
@@ -81,7 +81,7 @@ class KeyRing:
         return self._revision is not None
 
     def find(self, key: KeyText) -> tuple[Principal | None, str]:
-        """Whom a key stands for; else None and why not: `unknown`, `wrong`, `revoked` or `expired`."""
+        """The caller of a key; else None and why: `unknown`, `wrong`, `revoked` or `expired`."""
         entry = self._entries.get(key.key_id)
         if entry is None:
             return None, "unknown"
@@ -94,43 +94,43 @@ class KeyRing:
             return None, "expired"
         return entry.principal, ""
 
-    async def look_up(self, key_id: str) -> None:
-        """Read a key that is not held; requests of the same quarter of a second share one query.
+    async def load(self, key_id: str) -> None:
+        """Load a key; requests of the same quarter of a second share one query.
 
         Raises:
             AiHubError: it cannot be read now.
         """
-        if self._look is None:
-            task = asyncio.create_task(self._look_soon(), name="api keys")
-            # whoever waited may be gone
+        if self._pending is None:
+            task = asyncio.create_task(self._load_batch(), name="api keys")
+            # the requests that waited may be gone
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._look = _Look(task)
-        self._look.key_ids.add(key_id)
-        await asyncio.shield(self._look.task)
+            self._pending = _PendingLoad(task)
+        self._pending.key_ids.add(key_id)
+        await asyncio.shield(self._pending.task)
 
-    async def keep(self) -> None:
-        """Every few seconds read the keys that are held again if any key has changed, until cancelled."""
+    async def keep_fresh(self) -> None:
+        """Load the cached keys again within `every_s` seconds of any change, until cancelled."""
         while True:
-            with suppress(AiHubError):  # noted in the log
-                await self._follow_changes()
+            with suppress(AiHubError):  # logged
+                await self._refresh()
             await asyncio.sleep(self._every_s)
 
     async def close(self) -> None:
-        """Let go of the database."""
-        if self._look is not None:
-            self._look.task.cancel()
+        """Close the connection."""
+        if self._pending is not None:
+            self._pending.task.cancel()
         await self._disconnect()
 
-    async def _look_soon(self) -> None:
-        await asyncio.sleep(max(0.0, self._last_look + EXTRA_LOOK_S - time.monotonic()))
-        async with self._reading:
-            look, self._look = self._look, None
-            self._last_look = time.monotonic()
-            if look is not None:
-                await self._read_keys(look.key_ids)
+    async def _load_batch(self) -> None:
+        await asyncio.sleep(max(0.0, self._last_load + MIN_LOAD_INTERVAL_S - time.monotonic()))
+        async with self._lock:
+            pending, self._pending = self._pending, None
+            self._last_load = time.monotonic()
+            if pending is not None:
+                await self._read_keys(pending.key_ids)
 
-    async def _follow_changes(self) -> None:
-        async with self._reading:
+    async def _refresh(self) -> None:
+        async with self._lock:
             ((revision,),) = await self._read(_REVISION)
             if revision != self._revision:
                 await self._read_keys(set(self._entries))
@@ -145,7 +145,7 @@ class KeyRing:
                 self._entries[key_id] = _entry(rows[key_id])
             else:
                 self._entries.pop(key_id, None)
-        while len(self._entries) > self._most:
+        while len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
 
     async def _read(self, query: LiteralString, parameters: Sequence[object] = ()) -> Sequence[Any]:
@@ -164,13 +164,13 @@ class KeyRing:
 
     async def _execute(self, query: LiteralString, parameters: Sequence[object]) -> Sequence[Any]:
         loop = asyncio.get_running_loop()
-        until = loop.time() + _LOOK_LIMIT_S
+        until = loop.time() + _LOAD_TIMEOUT_S
         if self._connection is None:
             async with asyncio.timeout_at(until):
                 self._connection = await psycopg.AsyncConnection.connect(
                     self._dsn(), autocommit=True, prepare_threshold=None, application_name="ai-hub api keys"
                 )
-        hanging_up = loop.call_at(until, _hang_up, self._connection)
+        hang_up = loop.call_at(until, _hang_up, self._connection)
         try:
             return await (await self._connection.execute(query, parameters)).fetchall()
         except psycopg.OperationalError as error:
@@ -178,7 +178,7 @@ class KeyRing:
                 raise TimeoutError from error
             raise
         finally:
-            hanging_up.cancel()
+            hang_up.cancel()
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

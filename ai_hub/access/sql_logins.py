@@ -49,7 +49,7 @@ WHERE datallowconn AND datname <> current_database()
 GROUP BY datname, datdba ORDER BY datname
 """
 #: Everybody that is no tenant's.
-_OTHERS: Final[LiteralString] = """
+_OTHER_LOGINS: Final[LiteralString] = """
 SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper AND NOT pg_has_role(oid, %s, 'MEMBER')
 """
 _LARGE_OBJECTS: Final[LiteralString] = """
@@ -97,10 +97,10 @@ def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
             hint="Try again, or first end its sessions with `ai-hub keys sql-login --revoke`.",
         ) from error
     parts = urlsplit(dsn)
-    place = parts.netloc.rpartition("@")[2]
-    found = SqlLogin(login, tenant, parts._replace(netloc=f"{login}:{quote(password)}@{place}").geturl())
+    host = parts.netloc.rpartition("@")[2]
+    found = SqlLogin(login, tenant, parts._replace(netloc=f"{login}:{quote(password)}@{host}").geturl())
     if made:
-        _try_out(found, dsn)
+        _check_usable(found, dsn)
     with connect(dsn, application_name="ai-hub keys") as connection:
         return replace(found, left_open=tuple(close_public_access(connection)))
 
@@ -130,7 +130,7 @@ def _set_password(tenant: str, password: str, dsn: str) -> tuple[str, bool]:
     return login, existing is None
 
 
-def _try_out(made: SqlLogin, dsn: str) -> None:
+def _check_usable(made: SqlLogin, dsn: str) -> None:
     """Take a new login back that is of no use. One in use is not tried: its sessions may be all it has."""
     try:
         connect(made.dsn, application_name="ai-hub keys").close()
@@ -150,7 +150,7 @@ def revoke(tenant: str, *, dsn: str | None = None) -> Revoked:
     """
     dsn = dsn or Settings().require("timescale_dsn")
     with connect(dsn, autocommit=True, application_name="ai-hub keys") as connection:
-        login = _shut_out(connection, tenant)
+        login = _lock_out(connection, tenant)
         return Revoked(login, _delete(connection, login, dsn))
 
 
@@ -159,7 +159,7 @@ def revoke(tenant: str, *, dsn: str | None = None) -> Revoked:
     stop=stop_after_attempt(_TRIES),
     reraise=True,
 )
-def _shut_out(connection: psycopg.Connection, tenant: str) -> str:
+def _lock_out(connection: psycopg.Connection, tenant: str) -> str:
     """Committed by itself: nothing that the tenant has left on the server can undo it."""
     # a session that is changing its own password would hold us up
     if login := _existing(connection, tenant):
@@ -233,7 +233,7 @@ def close_public_access(connection: psycopg.Connection) -> list[str]:
     In any other one they could make temporary tables and large objects, and the latter outlive them.
     Logins that exist and are no tenant's keep what they had as part of PUBLIC.
     """
-    others = [sql.Identifier(name) for (name,) in connection.execute(_OTHERS, [TENANT_ROLE])]
+    others = [sql.Identifier(name) for (name,) in connection.execute(_OTHER_LOGINS, [TENANT_ROLE])]
     for database, rights, ours in connection.execute(_DATABASES).fetchall():
         if ours:
             # it may be dropped or changed in this moment

@@ -58,7 +58,7 @@ class ProviderKeys:
         self._read_at = -REFRESH_S
         self._reading: asyncio.Task[None] | None = None
 
-    def known(self, key_id: str) -> ProviderKey | None:
+    def from_cache(self, key_id: str) -> ProviderKey | None:
         """The key of that id, if it is in memory; begins to read them anew when that is due."""
         age = time.monotonic() - self._read_at
         known = self._keys is not None and key_id in self._keys
@@ -66,13 +66,13 @@ class ProviderKeys:
             self._start()
         return None if self._keys is None else self._keys.get(key_id)
 
-    async def find(self, key_id: str) -> ProviderKey | None:
+    async def load(self, key_id: str) -> ProviderKey | None:
         """The key of that id; None when the provider has none.
 
         Raises:
             ServiceDownError: the keys were never read, and cannot be.
         """
-        if self.known(key_id) is None and self._reading is not None:
+        if self.from_cache(key_id) is None and self._reading is not None:
             await asyncio.shield(self._reading)
         if self._keys is None:
             raise ServiceDownError(
@@ -170,31 +170,31 @@ def is_loopback(host: str) -> bool:
 
 
 class Tokens:
-    """Tells whom a token stands for."""
+    """Tells the caller of a token."""
 
     def __init__(self, options: ServiceSettings, keys: ProviderKeys) -> None:
         self._options = options
         self._keys = keys
 
-    def known(self, token: str) -> Principal | None:
-        """The caller; None: the token's key is not in memory, and `principal` must look for it.
+    def from_cache(self, token: str) -> Principal | None:
+        """The caller; None: the token's key is not cached; use `load`.
 
         Raises:
-            UnauthenticatedError: the token is not one of the provider for us, or not in force.
+            UnauthenticatedError: the token is not one of the provider for us, or not valid now.
         """
         algorithm, key_id = _header(token)
-        key = self._keys.known(key_id)
+        key = self._keys.from_cache(key_id)
         return None if key is None else self._checked(token, algorithm, key)
 
-    async def principal(self, token: str) -> Principal:
-        """The caller, also by a key the provider has just begun to use.
+    async def load(self, token: str) -> Principal:
+        """The caller, with the provider's keys read anew if the token's key is unknown.
 
         Raises:
-            UnauthenticatedError: the token is not one of the provider for us, or not in force.
+            UnauthenticatedError: the token is not one of the provider for us, or not valid now.
             ServiceDownError: the provider's keys were never read, and cannot be.
         """
         algorithm, key_id = _header(token)
-        return self._checked(token, algorithm, await self._keys.find(key_id))
+        return self._checked(token, algorithm, await self._keys.load(key_id))
 
     def _checked(self, token: str, algorithm: str, key: ProviderKey | None) -> Principal:
         # the key says which algorithm is right, never the token

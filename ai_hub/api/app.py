@@ -11,11 +11,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from ai_hub.api import errors
 from ai_hub.api.authentication import Authentication, LoopbackOnly
-from ai_hub.api.limits import BodyLimit, Limiter, Places, RateLimit
-from ai_hub.api.observability import Requests, install_tracing
+from ai_hub.api.limits import BodyLimit, ConcurrencyLimit, RateLimit, RateLimiter
+from ai_hub.api.observability import RequestLog, install_tracing
 from ai_hub.api.paths import templates_of
 from ai_hub.api.routes import assets, exports, features, health, models
-from ai_hub.api.services import open_state
+from ai_hub.api.services import open_services
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ or a bearer token. Every error is a JSON body that says what to do next.
 """
 
 
-#: Of requests and of answers, what pages of other sites may send and read.
-_SENT = (
+#: Headers that pages of other origins may send and read.
+_REQUEST_HEADERS = (
     "Authorization",
     "Content-Type",
     "Idempotency-Key",
@@ -41,7 +41,7 @@ _SENT = (
     "X-API-Key",
     "X-Request-ID",
 )
-_READ = (
+_RESPONSE_HEADERS = (
     "Accept-Ranges",
     "Content-Disposition",
     "Content-Range",
@@ -54,12 +54,12 @@ _CORS_AGE_S = 600
 
 
 def _cors(options: ServiceSettings) -> dict[str, Any]:
-    """Keys are sent in headers, never in cookies, so no page borrows anybody's."""
+    """CORS for the configured origins; keys travel in headers, so no page can use another's."""
     return {
-        "allow_origins": [each.strip() for each in options.cors_origins.split(",") if each.strip()],
+        "allow_origins": [origin.strip() for origin in options.cors_origins.split(",") if origin.strip()],
         "allow_methods": ["GET", "POST", "PUT", "DELETE"],
-        "allow_headers": _SENT,
-        "expose_headers": _READ,
+        "allow_headers": _REQUEST_HEADERS,
+        "expose_headers": _RESPONSE_HEADERS,
         "max_age": _CORS_AGE_S,
     }
 
@@ -71,9 +71,9 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_state(options, settings) as parts:
-            app.state.parts = parts
-            templates_of(app)  # while nobody waits for it
+        async with open_services(options, settings) as services:
+            app.state.services = services
+            templates_of(app)  # built here rather than with the first request
             yield
 
     app = FastAPIOffline(
@@ -83,7 +83,7 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        # ours is installed below, where somebody wants it; to look for it with each request takes time
+        # ours is installed below if it is configured; FastAPI's check costs time with each request
         telemetry={"tracing": False, "metrics": False, "logs": False},
         # short names for the functions of generated clients
         generate_unique_id_function=lambda route: route.name,
@@ -92,18 +92,16 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     features.add_online_route(app)
     for module in (features, exports, assets, models, health):
         app.include_router(module.router)
-    # the last added is the first that a request meets
-    limiter = Limiter(options.rate_limit_per_s, options.unauthenticated_per_s)
-    app.add_middleware(Places, most=options.max_in_flight)
+    # a request passes the last added first
+    limiter = RateLimiter(options.rate_limit_per_s, options.unauthenticated_per_s)
+    app.add_middleware(ConcurrencyLimit, limit=options.max_in_flight)
     app.add_middleware(RateLimit, limiter=limiter)
     app.add_middleware(Authentication, limiter=limiter)
-    app.add_middleware(
-        BodyLimit, most_bytes=options.max_body_bytes, most_upload_bytes=options.max_upload_bytes
-    )
+    app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
     if options.auth == "off":
         app.add_middleware(LoopbackOnly)
     if options.cors_origins:
         app.add_middleware(CORSMiddleware, **_cors(options))
-    app.add_middleware(Requests)
+    app.add_middleware(RequestLog)
     install_tracing(app)
     return app

@@ -1,4 +1,4 @@
-"""What endpoints use: the parts of the service, the caller, and common parameters."""
+"""What endpoints depend on: the services, the caller, and common parameters."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from ai_hub.access.principal import Principal, Scope
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:
-    from ai_hub.api.services import State
+    from ai_hub.api.services import Services
 
-# The middleware has checked them already; here they are for OpenAPI.
+# For OpenAPI alone: the middleware checks them.
 _API_KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="a key made by `ai-hub keys create`")
 _BEARER = HTTPBearer(auto_error=False, description="such a key, or a token of the OpenID provider")
 
 
 async def caller(request: Request) -> Principal:
-    """Whom the middleware has authenticated; a coroutine, or each request would wait for a thread."""
+    """The authenticated caller. A coroutine, because FastAPI runs functions in threads."""
     return cast("Principal", request.scope["state"]["principal"])
 
 
-def state_of(request: Request) -> State:
-    """The parts of the service."""
-    return cast("State", request.app.state.parts)
+def services_of(request: Request) -> Services:
+    """The services of the application."""
+    return cast("Services", request.app.state.services)
 
 
-def permit(request: Request, principal: Principal, scope: Scope, tenant: str, **named: object) -> None:
+def permit(request: Request, principal: Principal, scope: Scope, tenant: str, **log_fields: object) -> None:
     """Make sure that the caller has `scope` in `tenant`.
 
-    The log's line about the request gets the tenant and `named`: what the request is about.
+    The tenant and `log_fields` are logged with the request.
 
     Raises:
         ForbiddenError: it has not.
     """
     state = request.scope["state"]
     state["tenant"] = tenant
-    state["named"] = {name: value for name, value in named.items() if value is not None}
+    state["log_fields"] = {name: value for name, value in log_fields.items() if value is not None}
     principal.require(scope, tenant)
 
 
@@ -57,7 +57,7 @@ def own_tenant(principal: Principal, tenant: str | None) -> str:
     )
 
 
-#: Of lists: how many, and how many before them are left out.
+#: Parameters of lists.
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="leave out so many of the first")]
 
@@ -66,7 +66,7 @@ AUTHENTICATED = [Security(_API_KEY), Security(_BEARER)]
 Caller = Annotated[Principal, Depends(caller)]
 
 
-def links(*operations: str, **parameters: str) -> dict[str, Any]:
-    """For a response of a route: `operations`, with parameters from fields of the answer's body."""
+def openapi_links(*operations: str, **parameters: str) -> dict[str, Any]:
+    """OpenAPI links of a response to `operations`, with parameters from fields of its body."""
     taken = {name: f"$response.body#/{field}" for name, field in parameters.items()}
     return {"links": {name: {"operationId": name, "parameters": taken} for name in operations}}

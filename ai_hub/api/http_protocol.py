@@ -1,4 +1,4 @@
-"""How the web server speaks HTTP: heads end, answers are read, and errors have the form that all have."""
+"""The web server's HTTP protocol, with limits on slow or large heads and on clients that do not read."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 if TYPE_CHECKING:
     from asyncio import TimerHandle, Transport
 
-#: Bytes of a request's line and headers, and seconds in which they must come.
-MOST_HEAD_BYTES: Final = 65_536
+#: Limits of a request's line and headers.
+MAX_HEAD_BYTES: Final = 65_536
 HEAD_S: Final = 20.0
-#: Within so many seconds a client must make room for more of an answer, or read as many of its bytes.
+#: A client whose buffer is full must read `MIN_BYTES` of the answer within `ANSWER_S`.
 ANSWER_S: Final = 30.0
-LEAST_BYTES: Final = 1_000_000
-#: In the state of a request whose last byte has come: reading its body waits for nothing.
-WHOLE: Final = "whole"
+MIN_BYTES: Final = 1_000_000
+#: Key in the state of a request whose body has arrived in full.
+BODY_COMPLETE: Final = "body_complete"
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Holds no more than `MOST_HEAD_BYTES` of a head, for no longer than `HEAD_S`; no answer nobody reads."""
+    """Limits a head to `MAX_HEAD_BYTES` and `HEAD_S`, and drops clients that do not read their answer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes: int | None = 0  # None: it is complete
         self._heads = 0
-        #: of a request that follows others which are not answered yet
+        #: answer to a refused request that is pipelined behind unanswered ones
         self._refusal: bytes | None = None
         self._head_timer: TimerHandle | None = None
         self._answer_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """A client is there."""
+        """Start the timer of the first head."""
         super().connection_made(transport)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """Stop the timers."""
         self._stop_timer()
         self._stop_answer_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes of a request."""
+        """Take in bytes of a request, and refuse heads that are too large."""
         if self.transport.is_closing() or self._refusal is not None:
             return
         heads = self._heads
@@ -57,61 +57,61 @@ class BoundedProtocol(HttpToolsProtocol):
             # where a further head begins, the same bytes may end what came before it
             if self._heads in {heads, 1}:
                 self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
+            if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(
                     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    f"The request's headers are larger than {MOST_HEAD_BYTES:,} bytes.",
+                    f"The request's headers are larger than {MAX_HEAD_BYTES:,} bytes.",
                     "Send fewer or shorter ones.",
                 )
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """Count the head from here."""
         super().on_message_begin()
         self._heads += 1
         self._head_bytes = 0
         self._stop_timer()
 
     def on_headers_complete(self) -> None:
-        """The end of its headers."""
+        """Stop counting the head."""
         self._head_bytes = None
         self._stop_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The end of its body."""
-        self.scope["state"][WHOLE] = True
+        """Note that the body has arrived in full."""
+        self.scope["state"][BODY_COMPLETE] = True
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """A request is answered."""
+        """Send a refusal that waited for the answers before it."""
         super().on_response_complete()
         if self._refusal is not None and self.cycle.response_complete and not self.transport.is_closing():
             self.transport.write(self._refusal)
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as it is answered: whoever answers waits."""
+        """Start to watch whether the client reads: its buffer is full."""
         super().pause_writing()
         self._watch_answer()
 
     def resume_writing(self) -> None:
-        """It has read."""
+        """Stop watching: the client has read."""
         self._stop_answer_timer()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """It is no HTTP."""
+        """Refuse what is not HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg, "Send HTTP/1.1 requests, with a library for it.")
 
     def _start_timer(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_S, self._too_late)
+        self._head_timer = self.loop.call_later(HEAD_S, self._head_timed_out)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _too_late(self) -> None:
+    def _head_timed_out(self) -> None:
         if not self.transport.is_closing():
             self._refuse(
                 HTTPStatus.REQUEST_TIMEOUT,
@@ -121,7 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _watch_answer(self) -> None:
         self._answer_timer = self.loop.call_later(
-            ANSWER_S, self._not_read, self.transport.get_write_buffer_size()
+            ANSWER_S, self._check_answer_is_read, self.transport.get_write_buffer_size()
         )
 
     def _stop_answer_timer(self) -> None:
@@ -129,8 +129,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._answer_timer.cancel()
             self._answer_timer = None
 
-    def _not_read(self, before: int) -> None:
-        if self.transport.get_write_buffer_size() > before - LEAST_BYTES:
+    def _check_answer_is_read(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() > before - MIN_BYTES:
             self.transport.abort()  # closing would wait for the client
         else:
             self._watch_answer()

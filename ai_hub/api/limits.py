@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,8 +16,9 @@ from ai_hub.api.errors import (
     TooSlowError,
     answer,
 )
-from ai_hub.api.http_protocol import WHOLE
+from ai_hub.api.http_protocol import BODY_COMPLETE
 from ai_hub.api.paths import ONLINE, UPLOAD, WATCHED
+from ai_hub.concurrency import ConcurrencyLimiter, KeyLimitReachedError, LimitReachedError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from ai_hub.errors import AiHubError
 
 
-#: A body must come within so many seconds, and one more for each so many bytes of it.
+#: Seconds in which a body must come, and bytes for each of which one more second is given.
 BODY_S: Final = 20.0
-LEAST_BYTES_PER_S: Final = 50_000
+MIN_BYTES_PER_S: Final = 50_000
 #: Counters for client addresses: many addresses share one, so that a flood from many takes no memory.
 _ADDRESS_COUNTERS: Final = 4096
-#: Keys after which those at rest are forgotten.
-_REMEMBERED: Final = 10_000
+#: Keys after which those that are idle are forgotten.
+_MAX_KEYS: Final = 10_000
 #: Of a sum of intervals.
 _ROUNDING: Final = 1e-9
 #: One host has a whole network of these.
@@ -41,12 +41,15 @@ _IPV6_NETWORK_BITS: Final = 64
 
 
 class BodyLimit:
-    """Answers 413 and 408; counts what really comes."""
+    """Middleware: answers 413 to bodies that are too large and 408 to those that are too slow.
 
-    def __init__(self, app: ASGIApp, most_bytes: int, most_upload_bytes: int) -> None:
+    It counts the bytes that arrive, whatever Content-Length says.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
         self._app = app
-        self._most_bytes = most_bytes
-        self._most_upload_bytes = most_upload_bytes
+        self._max_bytes = max_bytes
+        self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -54,93 +57,79 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         is_upload = (scope["method"], scope["path"].rstrip("/")) == UPLOAD
-        most = self._most_upload_bytes if is_upload else self._most_bytes
-        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        limit = self._max_upload_bytes if is_upload else self._max_bytes
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         error: AiHubError | None = None
-        if not announced.isdigit():
+        if not length.isdigit():
             error = MalformedError(
                 "The header Content-Length is not a number.", hint="Leave it to your library."
             )
-        elif len(announced) > len(str(most)) or int(announced) > most:
-            error = _too_large(most)
+        elif len(length) > len(str(limit)) or int(length) > limit:
+            error = _too_large(limit)
         if error is not None:
             await answer(error, scope)(scope, receive, send)
             return
-        await self._counted(scope, receive, send, most)
+        await self._pass_on(scope, receive, send, limit)
 
-    async def _counted(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
-        body = _Body(scope.setdefault("state", {}), receive, send, most)
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        body = _Body(scope.setdefault("state", {}), receive, send, limit)
         try:
             await self._app(scope, body.receive, body.send)
         except Exception:
-            if body.problem is None:
+            if body.error is None:
                 raise
-        if body.problem is not None and not body.answered:
-            response = answer(body.problem, scope)
-            if isinstance(body.problem, TooSlowError):
+        if body.error is not None and not body.is_answered:
+            response = answer(body.error, scope)
+            if isinstance(body.error, TooSlowError):
                 response.headers["Connection"] = "close"  # the rest may never come
             await response(scope, receive, send)
 
 
 class _Body:
-    """What comes of one request; at a problem its endpoint stops reading, and what it answers is dropped."""
+    """One request's body; after an error the endpoint reads a disconnect, and its answer is dropped."""
 
-    __slots__ = ("_due", "_most", "_receive", "_received", "_send", "_state", "answered", "problem")
+    __slots__ = ("_deadline", "_limit", "_receive", "_received", "_send", "_state", "error", "is_answered")
 
-    def __init__(self, state: dict[str, Any], receive: Receive, send: Send, most: int) -> None:
+    def __init__(self, state: dict[str, Any], receive: Receive, send: Send, limit: int) -> None:
         self._state = state
         self._receive = receive
         self._send = send
-        self._most = most
+        self._limit = limit
         self._received = 0
-        self._due: float | None = None
-        self.problem: AiHubError | None = None
-        self.answered = False
+        self._deadline: float | None = None
+        self.error: AiHubError | None = None
+        self.is_answered = False
 
     async def receive(self) -> Message:
-        if self.problem is None:
-            # what is there needs no clock, nor does waiting for the client to leave
-            message = await (self._receive() if self._state.get(WHOLE) else self._in_time())
+        if self.error is None:
+            # a body that is complete needs no clock, nor does waiting for the client to leave
+            message = await (self._receive() if self._state.get(BODY_COMPLETE) else self._receive_in_time())
             if message["type"] == "http.request":
                 self._received += len(message.get("body", b""))
                 if not message.get("more_body", False):
-                    self._state[WHOLE] = True
-                if self._received > self._most:
-                    self.problem = _too_large(self._most)
-        return message if self.problem is None else {"type": "http.disconnect"}
+                    self._state[BODY_COMPLETE] = True
+                if self._received > self._limit:
+                    self.error = _too_large(self._limit)
+        return message if self.error is None else {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        if self.problem is None or self.answered:
-            self.answered = True
+        if self.error is None or self.is_answered:
+            self.is_answered = True
             await self._send(message)
 
-    async def _in_time(self) -> Message:
-        if self._due is None:
-            self._due = asyncio.get_running_loop().time() + BODY_S
+    async def _receive_in_time(self) -> Message:
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + BODY_S
         try:
-            async with asyncio.timeout_at(self._due + self._received / LEAST_BYTES_PER_S):
+            async with asyncio.timeout_at(self._deadline + self._received / MIN_BYTES_PER_S):
                 return await self._receive()
         except TimeoutError:
-            self.problem = _too_slow()
+            self.error = _too_slow()
             return {"type": "http.disconnect"}
 
 
-def _too_slow() -> TooSlowError:
-    return TooSlowError(
-        f"The request's body did not come within {BODY_S:.0f} seconds and at"
-        f" {LEAST_BYTES_PER_S:,} bytes a second.",
-        hint="Send it at once; large models can be given as a run.",
-    )
-
-
-def _too_large(most: int) -> TooLargeError:
-    return TooLargeError(
-        f"This request is larger than {most:,} bytes.", hint="Ask for less at once, or give models as a run."
-    )
-
-
-class Limiter:
-    """Counts by caller and by client address, in this process."""
+class RateLimiter:
+    """Counts requests by caller and by client address, in this process."""
 
     def __init__(self, per_caller_s: int, per_address_s: int) -> None:
         self._callers = _Rate(per_caller_s)
@@ -149,10 +138,10 @@ class Limiter:
         self._per_caller_s = per_caller_s
 
     def check_caller(self, principal: Principal) -> None:
-        """Count a request of a known caller.
+        """Count a request of an authenticated caller.
 
         Raises:
-            TooManyRequestsError: it was one too many.
+            TooManyRequestsError: it is over the rate.
         """
         if not self._callers.take(principal.counted_as):
             raise TooManyRequestsError(
@@ -161,24 +150,24 @@ class Limiter:
             )
 
     def check_address(self, scope: Scope) -> None:
-        """Count a request of nobody known.
+        """Count a request without a valid key by the client's address.
 
-        Whoever watches the service is counted apart, for behind a proxy all have one address.
+        Health checks and metrics are counted apart, because behind a proxy all clients have one address.
 
         Raises:
-            TooManyRequestsError: it was one too many.
+            TooManyRequestsError: it is over the rate.
         """
         rate = self._watchers if scope["path"] in WATCHED else self._addresses
-        if not rate.take(_counter(scope)):
+        if not rate.take(_address_key(scope)):
             raise TooManyRequestsError(
                 "Too many requests without a valid key.", hint="Wait, and use a valid key."
             )
 
 
 class _Rate:
-    """So many a second, of each key, and as many at once: the generic cell rate algorithm (ITU-T I.371).
+    """A rate for each key, with a burst of one second: the generic cell rate algorithm (ITU-T I.371).
 
-    Its own, because libraries for it take longer than reading features: one starts threads.
+    Our own, because libraries for it take longer than reading features: one starts threads.
     """
 
     def __init__(self, per_second: int) -> None:
@@ -187,21 +176,21 @@ class _Rate:
         self._arrival: dict[str, float] = {}
 
     def take(self, key: str) -> bool:
-        """Whether one more is in order."""
+        """Count one; False: it is over the rate, and is not counted."""
         now = time.monotonic()
         arrival = max(self._arrival.get(key, now), now)
         if arrival - now > 1 - self._interval + _ROUNDING:
             return False
-        if len(self._arrival) >= _REMEMBERED and key not in self._arrival:
+        if len(self._arrival) >= _MAX_KEYS and key not in self._arrival:
             self._arrival = {name: then for name, then in self._arrival.items() if then > now}
         self._arrival[key] = arrival + self._interval
         return True
 
 
 class RateLimit:
-    """Answers 429."""
+    """Middleware: answers 429 to requests over the rate."""
 
-    def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
+    def __init__(self, app: ASGIApp, limiter: RateLimiter) -> None:
         self._app = app
         self._limiter = limiter
 
@@ -220,7 +209,56 @@ class RateLimit:
         await self._app(scope, receive, send)
 
 
-def _counter(scope: Scope) -> str:
+class ConcurrencyLimit:
+    """Middleware: limits concurrent requests, globally (503) and per caller to half of that (429).
+
+    The online path has a limit of its own. Innermost, so that whoever is refused before it takes no slot.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limiters = {
+            group: ConcurrencyLimiter(limit, per_key=max(1, limit // 2)) for group in ("online", "other")
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on, or refuse it."""
+        if scope["type"] != "http" or scope["path"] in WATCHED:
+            await self._app(scope, receive, send)
+            return
+        group = "online" if scope["path"] == ONLINE else "other"
+        limiter = self._limiters[group]
+        principal: Principal | None = scope.get("state", {}).get("principal")
+        caller = "" if principal is None else principal.counted_as
+        try:
+            limiter.acquire(caller, exempt=principal is not None and principal.every_tenant)
+        except LimitReachedError as reached:
+            observability.REFUSED.labels(group).inc()
+            await answer(_refusal(reached, limiter, principal), scope)(scope, receive, send)
+            return
+        observability.IN_FLIGHT.inc()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            limiter.release(caller)
+            observability.IN_FLIGHT.dec()
+
+
+def _refusal(
+    reached: LimitReachedError, limiter: ConcurrencyLimiter, principal: Principal | None
+) -> AiHubError:
+    if isinstance(reached, KeyLimitReachedError):
+        name = "nobody known" if principal is None else principal.name
+        return TooManyRequestsError(
+            f"{limiter.per_key} requests of {name} are under way.",
+            hint="Wait for answers before you ask for more.",
+        )
+    return OverloadedError(
+        f"{limiter.limit} requests are under way.", hint="Try again in a second, or run more workers."
+    )
+
+
+def _address_key(scope: Scope) -> str:
     host = (scope.get("client") or ("", 0))[0]
     try:
         address = ip_address(host)
@@ -230,56 +268,15 @@ def _counter(scope: Scope) -> str:
     return str(hash((address.version, network)) % _ADDRESS_COUNTERS)
 
 
-class Places:
-    """At most `most` requests of the online path, and as many of all others, are under way.
+def _too_slow() -> TooSlowError:
+    return TooSlowError(
+        f"The request's body did not come within {BODY_S:.0f} seconds and at"
+        f" {MIN_BYTES_PER_S:,} bytes a second.",
+        hint="Send it at once; large models can be given as a run.",
+    )
 
-    One caller has half of them at most. The innermost middleware: whoever is refused before takes no place.
-    """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app = app
-        self._most = most
-        self._most_of_one = max(1, most // 2)
-        self._under_way = {"online": 0, "other": 0}
-        #: by group and caller; those with none are not in it
-        self._of_callers: defaultdict[tuple[str, str], int] = defaultdict(int)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in WATCHED:
-            await self._app(scope, receive, send)
-            return
-        group = "online" if scope["path"] == ONLINE else "other"
-        principal: Principal | None = scope.get("state", {}).get("principal")
-        caller = group, "" if principal is None else principal.counted_as
-        if (refused := self._refused(caller, principal)) is not None:
-            observability.REFUSED.labels(group).inc()
-            await answer(refused, scope)(scope, receive, send)
-            return
-        self._under_way[group] += 1
-        self._of_callers[caller] += 1
-        observability.IN_FLIGHT.inc()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._under_way[group] -= 1
-            self._of_callers[caller] -= 1
-            if not self._of_callers[caller]:
-                del self._of_callers[caller]
-            observability.IN_FLIGHT.dec()
-
-    def _refused(self, caller: tuple[str, str], principal: Principal | None) -> AiHubError | None:
-        """Why there is no place."""
-        if self._under_way[caller[0]] >= self._most:
-            return OverloadedError(
-                f"{self._most} requests are under way.", hint="Try again in a second, or run more workers."
-            )
-        if principal is not None and principal.every_tenant:
-            return None
-        if self._of_callers.get(caller, 0) >= self._most_of_one:
-            name = "nobody known" if principal is None else principal.name
-            return TooManyRequestsError(
-                f"{self._most_of_one} requests of {name} are under way.",
-                hint="Wait for answers before you ask for more.",
-            )
-        return None
+def _too_large(limit: int) -> TooLargeError:
+    return TooLargeError(
+        f"This request is larger than {limit:,} bytes.", hint="Ask for less at once, or give models as a run."
+    )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER: Final = b"x-request-id"
-_ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT: Final = 499
 _REFUSED: Final = 400
@@ -40,7 +40,7 @@ _BUCKETS: Final = (
     *(0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
-#: Files of gauges that hold for as long as their process lives.
+#: Files of gauges that count while their process lives.
 _LIVE: Final = re.compile(r"gauge_live[a-z]*_(\d+)\.db")
 REQUESTS: Final = Counter(
     "ai_hub_http_requests", "Requests answered, by endpoint and status", ["method", "route", "status"]
@@ -60,8 +60,8 @@ _NAME = "OTEL_SERVICE_NAME"
 _DISABLED = "OTEL_SDK_DISABLED"
 
 
-class Requests:
-    """Middleware."""
+class RequestLog:
+    """Outermost middleware: gives each request an id, logs and counts it, and answers 500 to defects."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -72,8 +72,8 @@ class Requests:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        given = next((value for name, value in scope["headers"] if name == HEADER), b"")
-        request_id = given.decode() if _ACCEPTED.fullmatch(given) else secrets.token_hex(8)
+        sent = next((value for name, value in scope["headers"] if name == HEADER), b"")
+        request_id = sent.decode() if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0
@@ -96,7 +96,7 @@ class Requests:
                 raise
             await internal(request_id)(scope, receive, send_with_id)
         finally:
-            _note(scope, status or _CLIENT_LEFT, time.perf_counter() - started)
+            _log_request(scope, status or _CLIENT_LEFT, time.perf_counter() - started)
 
 
 def _route(scope: Scope) -> str:
@@ -106,11 +106,11 @@ def _route(scope: Scope) -> str:
     return route if route is not None and templates.has(route) else templates.of(scope["path"])
 
 
-def _note(scope: Scope, status: int, seconds: float) -> None:
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
     state = scope["state"]
     route = _route(scope)
     feature_set = state.get("feature_set", "")
-    # whoever asks can make methods up
+    # a caller can make methods up, and labels must be few
     method = scope["method"] if scope["method"] in _METHODS else "other"
     count(method, route, status).inc()
     latency(route, feature_set).observe(seconds)
@@ -128,10 +128,10 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
         event["tenant"] = tenant
     if feature_set:
         event["feature_set"] = feature_set
-    # of a request that changes something: what
-    event |= state.get("named", {})
+    # set by `permit`: what the request is about
+    event |= state.get("log_fields", {})
     if status >= _REFUSED:
-        # its text may be the caller's: whoever writes the log masks secrets in it
+        # may hold the caller's text: the log masks secrets in it
         event |= {"path": scope["path"][:_LONGEST_PATH], "reason": state.get("reason")}
     if status >= _FAILED:
         _log.error(REQUEST, **event)
@@ -153,8 +153,8 @@ def latency(route: str, feature_set: str) -> Histogram:
     return LATENCY.labels(route, feature_set)
 
 
-def forget_the_dead() -> None:
-    """Take back what processes that are gone said of their present: a worker that was killed could not."""
+def remove_dead_workers() -> None:
+    """Remove the live gauges of worker processes that are gone."""
     folder = os.environ.get(_DIRECTORY)
     if not folder:
         return
@@ -186,17 +186,17 @@ def exposition(*collectors: Collector) -> bytes:
 
 
 def is_tracing_on() -> bool:
-    """Whether somebody wants traces."""
+    """Whether traces are configured (`OTEL_EXPORTER_OTLP_ENDPOINT`)."""
     return (
         any(os.environ.get(name) for name in _ENDPOINTS) and os.environ.get(_DISABLED, "").lower() != "true"
     )
 
 
 def install_tracing(app: FastAPI) -> None:
-    """Send a span for each request, if somebody wants them; else nothing is imported.
+    """Send a span for each request if tracing is configured; else import nothing.
 
     Raises:
-        BadInputError: somebody does, and the extra is not installed.
+        BadInputError: it is configured, and the extra `tracing` is not installed.
     """
     if not is_tracing_on():
         return

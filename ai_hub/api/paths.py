@@ -1,4 +1,4 @@
-"""Paths that the middleware treats in a way of their own."""
+"""Paths with a role in the middleware, and the route template of a path."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-#: Where features are read for inference.
+#: Online reads of features.
 ONLINE: Final = "/ai/features/get"
-#: Asked all the time by whoever watches, and answered even when the service is full.
+#: Health checks and metrics, answered even when the service is full.
 WATCHED: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
-#: Where models are uploaded: its method and path.
+#: Uploads of models: method and path.
 UPLOAD: Final = ("POST", "/ai/models/register")
-#: Label of a path that the service does not have.
+#: Label of an unknown path.
 UNKNOWN: Final = "none"
 _PARAMETER: Final = re.compile(r"\{\w+\}")
 
 
-class Templates:
-    """Paths of an application with the names of their parameters, such as `/ai/models/{model_id}`."""
+class RouteTemplates:
+    """Paths of an application's routes, such as `/ai/models/{model_id}`."""
 
     def __init__(self, app: FastAPI) -> None:
         documented = sorted(app.openapi()["paths"], key=lambda path: ("{" in path, path))
@@ -39,16 +39,16 @@ class Templates:
         return next((template for pattern, template in self._patterns if pattern.fullmatch(bare)), UNKNOWN)
 
     def has(self, template: str | None) -> bool:
-        """Whether it is one of these, whole: a router knows its paths without the prefix it is mounted at."""
+        """Whether this is a whole template; included routers know theirs without the prefix."""
         return template in self._known
 
 
 _FILES: Final = frozenset({"/docs/static"})
 
 
-def templates_of(app: FastAPI) -> Templates:
-    """Those of `app`, found out once."""
-    found: Templates | None = getattr(app.state, "templates", None)
-    if found is None:
-        found = app.state.templates = Templates(app)
-    return found
+def templates_of(app: FastAPI) -> RouteTemplates:
+    """The templates of `app`, built once."""
+    templates: RouteTemplates | None = getattr(app.state, "templates", None)
+    if templates is None:
+        templates = app.state.templates = RouteTemplates(app)
+    return templates

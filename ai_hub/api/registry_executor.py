@@ -1,4 +1,4 @@
-"""Calls to the model registry, which block: in threads of their own, each in its caller's name."""
+"""Runs calls to the model registry in threads of their own, each as its caller."""
 
 from __future__ import annotations
 
@@ -16,46 +16,44 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from ai_hub.access.principal import Principal
-    from ai_hub.api import registry_service
+    from ai_hub.api.registry_service import RegistryService
     from ai_hub.settings import ServiceSettings
-
-    Desk = registry_service.ModelDesk
 
 T = TypeVar("T")
 
 
-class ModelRegistry:
-    """The registry as endpoints call it; a slow MLflow holds up nothing but these calls."""
+class RegistryExecutor:
+    """Runs blocking calls to the registry, so that a slow MLflow delays nothing else."""
 
     def __init__(self, options: ServiceSettings) -> None:
-        self._turns = anyio.CapacityLimiter(options.registry_calls)
+        self._slots = anyio.CapacityLimiter(options.registry_calls)
         self._wait_s = options.registry_timeout_s
-        # the turns limit them; the framework's own threads are for others
+        # limited by the slots; the framework's own threads are for other work
         self._threads = anyio.CapacityLimiter(math.inf)
 
-    async def ask(self, caller: Principal, question: Callable[[Desk], T]) -> T:
-        """What `question` finds out, asked on behalf of `caller`.
+    async def run_as(self, caller: Principal, call: Callable[[RegistryService], T]) -> T:
+        """The result of `call`, run on behalf of `caller`.
 
         Raises:
-            OverloadedError: so many others ask that its turn did not come in time.
+            OverloadedError: no slot became free in time.
             AiHubError: what the registry says.
         """
-        turn = object()
+        token = object()
         with anyio.move_on_after(self._wait_s) as waiting:
-            await self._turns.acquire_on_behalf_of(turn)
+            await self._slots.acquire_on_behalf_of(token)
         if waiting.cancelled_caught:
             raise OverloadedError(
                 "MLflow is slow, and others wait for it already.", hint="Ask again in a few seconds."
             )
         try:
-            return await anyio.to_thread.run_sync(_answer, caller.name, question, limiter=self._threads)
+            return await anyio.to_thread.run_sync(_run_as, caller.name, call, limiter=self._threads)
         finally:
-            self._turns.release_on_behalf_of(turn)
+            self._slots.release_on_behalf_of(token)
 
 
 @asynccontextmanager
-async def open_model_registry(options: ServiceSettings) -> AsyncIterator[ModelRegistry]:
-    """The registry, with MLflow's client in this process set to give up soon instead of after minutes."""
+async def open_registry_executor(options: ServiceSettings) -> AsyncIterator[RegistryExecutor]:
+    """An executor; sets MLflow's client in this process to give up within the timeout, not after minutes."""
     wanted = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(options.registry_timeout_s)),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -66,7 +64,7 @@ async def open_model_registry(options: ServiceSettings) -> AsyncIterator[ModelRe
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
-        yield ModelRegistry(options)
+        yield RegistryExecutor(options)
     finally:
         for name, value in before.items():
             if value is None:
@@ -75,10 +73,10 @@ async def open_model_registry(options: ServiceSettings) -> AsyncIterator[ModelRe
                 os.environ[name] = value
 
 
-def _answer(name: str, question: Callable[[Desk], T]) -> T:
-    # MLflow takes seconds to import, which whoever asks for features shall not wait for
-    from ai_hub.api.registry_service import ModelDesk  # noqa: PLC0415
+def _run_as(user: str, call: Callable[[RegistryService], T]) -> T:
+    # MLflow takes seconds to import, for which reads of features shall not wait
+    from ai_hub.api.registry_service import RegistryService  # noqa: PLC0415
     from mlflow_plugins.people.user_header import speaking_for  # noqa: PLC0415
 
-    with speaking_for(name):
-        return question(ModelDesk(name))
+    with speaking_for(user):
+        return call(RegistryService(user))

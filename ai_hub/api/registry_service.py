@@ -1,4 +1,4 @@
-"""What the endpoints about models do, in one thread: MLflow's client and `ai_hub.registry` block."""
+"""The registry in the terms of the REST API. Its calls block; `RegistryExecutor` runs them in threads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ai_hub.registry.versions import ModelVersion
 
-#: How MLflow's client begins when there was no answer; the rest are addresses and classes.
+#: How MLflow's client begins when there was no answer; what follows are addresses and classes.
 _NO_ANSWER = "API request to"
 #: How our login refuses whoever has no role in a tenant, and MLflow a tenant that is not there.
 _NO_ROLE = "You have no role in tenant"
@@ -41,8 +41,8 @@ _LONGEST_REASON = 300
 M = TypeVar("M", bound=BaseModel)
 
 
-class ModelDesk:
-    """The model registry on behalf of one caller, by name."""
+class RegistryService:
+    """The model registry on behalf of one user."""
 
     def __init__(self, user: str) -> None:
         self._user = user
@@ -58,9 +58,9 @@ class ModelDesk:
             source=_source(body.artifact),
             user=self._user,
         )
-        with _about(body.tenant_id):
+        with _errors_of(body.tenant_id):
             version = register(wish)
-        stage, message = _send_on(version, target)
+        stage, message = _promote_registered(version, target)
         identity = _id(version)
         return schemas.RegisterResponse(
             model_id=str(identity),
@@ -72,16 +72,16 @@ class ModelDesk:
             uploaded_at=version.registered_at,
         )
 
-    def find(self, wanted: ModelId) -> schemas.ModelResponse:
+    def find(self, model_id: ModelId) -> schemas.ModelResponse:
         """One version."""
-        with _about(wanted.tenant):
-            return _response(find(*wanted))
+        with _errors_of(model_id.tenant):
+            return _response(find(*model_id))
 
     def search(
         self, tenant: str, model: str | None, stage: str | None, limit: int, offset: int
     ) -> schemas.ModelList:
         """Versions of a tenant, newest first."""
-        with _about(tenant):
+        with _errors_of(tenant):
             found = search(tenant, model)
         if stage is not None:
             found = [version for version in found if version.stage == stage]
@@ -89,22 +89,22 @@ class ModelDesk:
         return schemas.ModelList(models=shown, total=len(found), tenant_id=tenant)
 
     def move(
-        self, wanted: ModelId, target: str, reason: str | None, require_promoter: Callable[[], None]
+        self, model_id: ModelId, target: str, reason: str | None, require_promoter: Callable[[], None]
     ) -> schemas.PromoteResponse:
         """Move a version; `require_promoter` is asked before one leaves Production."""
-        with _about(wanted.tenant):
-            version = find(*wanted)
+        with _errors_of(model_id.tenant):
+            version = find(*model_id)
         if rules.PRODUCTION in {version.stage, target}:
             require_promoter()
         # somebody may promote it meanwhile, and then this caller may not be the one to move it
         expected = None if target == rules.PRODUCTION else version.stage
-        with _about(wanted.tenant):
+        with _errors_of(model_id.tenant):
             move = lifecycle.promote(
                 version.tenant,
                 version.model,
                 version.version,
                 stage=target,
-                reason=_storable(reason),
+                reason=_without_nul(reason),
                 expected=expected,
             )
         identity = _id(version)
@@ -121,10 +121,10 @@ class ModelDesk:
             message=" ".join(told),
         )
 
-    def delete(self, wanted: ModelId, *, force: bool) -> schemas.DeleteResponse:
+    def delete(self, model_id: ModelId, *, force: bool) -> schemas.DeleteResponse:
         """Delete a version and its files."""
-        with _about(wanted.tenant):
-            version = find(*wanted)
+        with _errors_of(model_id.tenant):
+            version = find(*model_id)
             try:
                 files = lifecycle.delete(version.tenant, version.model, version.version, force=force)
             except ConflictError as error:
@@ -141,8 +141,8 @@ class ModelDesk:
 
 
 @contextmanager
-def _about(tenant: str) -> Iterator[None]:
-    """Say in the service's terms what MLflow says in its own."""
+def _errors_of(tenant: str) -> Iterator[None]:
+    """Raise MLflow's errors about a tenant in the terms of the service."""
     grant = f"`ai-hub people grant ai-hub-service --tenant {tenant} --role approver --new-tenant`"
     missing = NotFoundError(
         f"There is no tenant {tenant} in the model registry, or this service has no role in it.",
@@ -167,7 +167,7 @@ def _about(tenant: str) -> Iterator[None]:
 
 
 def _down(error: ServiceDownError) -> ServiceDownError:
-    """The same without what is for the operator alone: logs, passwords in addresses, long texts."""
+    """The error without what only the operator may read: logs, passwords in addresses, long texts."""
     reason = error.message.partition(" does not answer: ")[2] or error.message
     if _NO_ANSWER in reason:
         reason = "it took too long, or broke off"
@@ -195,15 +195,15 @@ def _source(artifact: schemas.Artifact) -> FromRun | FromLoggedModel | FromFiles
     return FromFiles(files)
 
 
-def _send_on(version: ModelVersion, target: str) -> tuple[str, str]:
-    """Move a new version on; where it is then, and what to tell."""
+def _promote_registered(version: ModelVersion, target: str) -> tuple[str, str]:
+    """Move a new version to stage `target`; returns its stage and a message."""
     number = _id(version).version
     done = f"{version.model} {number} is registered"
     if target == rules.STAGING:
         return version.stage, f"{done}, in staging."
     reason = f"registered by REST with stage {target.lower()}"
     try:
-        with _about(version.tenant):
+        with _errors_of(version.tenant):
             move = lifecycle.promote(
                 version.tenant, version.model, version.version, stage=target, reason=reason
             )
@@ -215,7 +215,7 @@ def _send_on(version: ModelVersion, target: str) -> tuple[str, str]:
 
 def _response(version: ModelVersion) -> schemas.ModelResponse:
     identity, card = _id(version), card_of(version)
-    metadata = _readable(schemas.ModelMetadata, card.metadata, {"model_type": UNKNOWN})
+    metadata = _valid_fields(schemas.ModelMetadata, card.metadata, {"model_type": UNKNOWN})
     return schemas.ModelResponse(
         model_id=str(identity),
         tenant_id=version.tenant,
@@ -223,21 +223,21 @@ def _response(version: ModelVersion) -> schemas.ModelResponse:
         version=identity.version,
         stage=version.stage.lower(),
         metadata=metadata,
-        metrics=_readable(schemas.ModelMetrics, card.metrics, {}),
+        metrics=_valid_fields(schemas.ModelMetrics, card.metrics, {}),
         uploaded_at=version.registered_at,
         model_size_bytes=card.size_bytes,
         model_type=metadata.model_type,
     )
 
 
-def _readable(kind: type[M], values: dict[str, Any], least: dict[str, Any]) -> M:
-    """What of `values` has the right form: any client of MLflow may have written them."""
+def _valid_fields(kind: type[M], values: dict[str, Any], defaults: dict[str, Any]) -> M:
+    """Those of `values` that are valid: any client of MLflow may have written them."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         wrong = {each["loc"][0] for each in error.errors()}
         return kind.model_validate(
-            {**least, **{name: value for name, value in values.items() if name not in wrong}}
+            {**defaults, **{name: value for name, value in values.items() if name not in wrong}}
         )
 
 
@@ -245,6 +245,6 @@ def _id(version: ModelVersion) -> ModelId:
     return ModelId(version.tenant, version.model, version.semantic_version or str(version.version))
 
 
-def _storable(text: str | None) -> str | None:
+def _without_nul(text: str | None) -> str | None:
     # PostgreSQL has no character of code 0
     return text.replace("\0", "�") if text else text

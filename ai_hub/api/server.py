@@ -38,8 +38,8 @@ _METRICS_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
 EXPORT_WORKER = ("export-worker", "--while-stdin-open")
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
-#: One that ran this long was well: the next failure waits briefly again.
-_WELL_S = 60.0
+#: After this long the next restart waits briefly again.
+_STABLE_S = 60.0
 _STOP_S = 15.0
 _log = structlog.get_logger("ai_hub.supervisor")
 _WARNING = """\
@@ -53,7 +53,7 @@ def serve(host: str, port: int, *, workers: int, export_worker: bool) -> None:
 
     With `export_worker`, a process beside them runs export jobs, and is started again whenever it ends.
     """
-    # the web server passes a signal on when it has shut down; what follows here must still be done
+    # the web server re-raises the signal after it has shut down; the context managers must still exit
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _metrics_folder(), supervised(EXPORT_WORKER) if export_worker else nullcontext():
         uvicorn.run(
@@ -79,11 +79,11 @@ def create_logged_app() -> FastAPI:
     from ai_hub.api.app import create_app  # noqa: PLC0415
 
     # each worker that dies is followed by another
-    observability.forget_the_dead()
+    observability.remove_dead_workers()
     options = ServiceSettings()
     logs.configure(options)
     app = create_app(options)
-    # what was imported stays: to look through it for garbage stops every request for a fifth of a second
+    # garbage collection of what was imported would stop all requests for 200 ms
     gc.collect()
     gc.freeze()
     return app
@@ -131,17 +131,17 @@ def supervised(arguments: Sequence[str]) -> Iterator[None]:
     It holds the read end of a pipe as its standard input: when this process is gone, however that came, the
     pipe closes, and the command must stop.
     """
-    keeper = _Keeper([sys.executable, "-m", "ai_hub.cli", *arguments])
-    thread = threading.Thread(target=keeper.run, name=f"keeps {arguments[0]}", daemon=True)
+    supervisor = _Supervisor([sys.executable, "-m", "ai_hub.cli", *arguments])
+    thread = threading.Thread(target=supervisor.run, name=f"supervisor of {arguments[0]}", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        keeper.stop()
+        supervisor.stop()
         thread.join()
 
 
-class _Keeper:
+class _Supervisor:
     def __init__(self, command: list[str]) -> None:
         self._command = command
         self._stopping = threading.Event()
@@ -161,7 +161,7 @@ class _Keeper:
                 process.stdin.close()
             if self._stopping.is_set():
                 return
-            wait = _FIRST_WAIT_S if time.monotonic() - started > _WELL_S else min(2 * wait, _LONGEST_WAIT_S)
+            wait = _FIRST_WAIT_S if time.monotonic() - started > _STABLE_S else min(2 * wait, _LONGEST_WAIT_S)
             _log.error("ended", command=self._command[-1:], status=status, again_in_s=wait)
             self._stopping.wait(wait)
 

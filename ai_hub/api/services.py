@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ai_hub.access.authenticator import Authenticator, open_authenticator
-from ai_hub.api.registry_executor import ModelRegistry, open_model_registry
-from ai_hub.api.routes.assets import AssetPages
+from ai_hub.api.registry_executor import RegistryExecutor, open_registry_executor
+from ai_hub.api.routes.assets import AssetRepository
 from ai_hub.api.routes.health import Health
 from ai_hub.exports.desk import ExportDesk, open_desk
 from ai_hub.features.online.reader import FeatureReader, open_reader
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class State:
+class Services:
     """What endpoints and middleware use."""
 
     options: ServiceSettings
@@ -28,19 +28,19 @@ class State:
     health: Health
     exports: ExportDesk
     features: FeatureReader
-    models: ModelRegistry
-    assets: AssetPages
+    models: RegistryExecutor
+    assets: AssetRepository
 
 
 @asynccontextmanager
-async def open_state(options: ServiceSettings, settings: Settings) -> AsyncIterator[State]:
+async def open_services(options: ServiceSettings, settings: Settings) -> AsyncIterator[Services]:
     """Open every part; none of them needs its servers to be up already."""
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(options, settings))
         exports = await stack.enter_async_context(open_desk(settings, options.max_in_flight))
         await stack.enter_async_context(exports.counts.kept())
         features = await stack.enter_async_context(open_reader(options, settings))
-        models = await stack.enter_async_context(open_model_registry(options))
+        models = await stack.enter_async_context(open_registry_executor(options))
         health = Health(settings, lambda: authenticator.loaded and features.catalog.loaded)
-        assets = AssetPages(settings)
-        yield State(options, settings, authenticator, health, exports, features, models, assets)
+        assets = AssetRepository(settings)
+        yield Services(options, settings, authenticator, health, exports, features, models, assets)

@@ -129,16 +129,16 @@ def asset_remove(
 def _renew(tenant: str, assets: Sequence[str], *, is_gone: bool = False) -> None:
     """Redis shows what is left."""
     from ai_hub.errors import NotFoundError, SettingMissingError
-    from ai_hub.features.forget import forget
     from ai_hub.features.materialize import materialize
     from ai_hub.features.newest import Scope
+    from ai_hub.features.redis_keys import delete_assets
     from ai_hub.features.store import open_store
 
     if not assets:
         return
     try:
         store = open_store()
-        forget(store, tenant, assets)
+        delete_assets(store, tenant, assets)
         if not is_gone:
             materialize(store, Scope([tenant], list(assets)))
     except (NotFoundError, SettingMissingError) as error:

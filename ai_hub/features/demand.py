@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisClusterException, ResponseError
 
-from ai_hub.features.forget import asset_key, online_client
+from ai_hub.features.redis_keys import asset_key, online_client
 
 if TYPE_CHECKING:
     from feast import FeatureStore

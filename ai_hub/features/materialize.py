@@ -13,10 +13,9 @@ from redis import RedisCluster
 from ai_hub.database.connection import connect
 from ai_hub.errors import NotFoundError
 from ai_hub.features.demand import note_demand
-from ai_hub.features.followed import note_followed
-from ai_hub.features.forget import online_client
 from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
+from ai_hub.features.redis_keys import online_client, set_followed
 from feast_plugins.materialize.run import writer_of
 from feast_plugins.postgres import session
 
@@ -121,7 +120,7 @@ class Follower:
     def _end(self, seen: Seen) -> None:
         self._seen = seen
         if self._scope == EVERYBODY:
-            note_followed(online_client(self._store), self._store.project, self._through)
+            set_followed(online_client(self._store), self._store.project, self._through)
 
 
 def _redis_run(store: FeatureStore) -> str:

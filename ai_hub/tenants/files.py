@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai_hub.exports.places import tenant_place
-from ai_hub.features.followed import mark_pattern
-from ai_hub.features.forget import online_client
+from ai_hub.features.redis_keys import negative_pattern, online_client
 from feast_plugins.online.writing import delete_of_value, keys_of_value
 
 if TYPE_CHECKING:
@@ -55,14 +54,14 @@ def delete_online(store: FeatureStore, tenant: str) -> None:
     """Delete every key of the tenant in Redis, whichever asset it names."""
     client = online_client(store)
     delete_of_value(client, store.project, _join_keys(store), "tenant_id", tenant)
-    for key in list(client.scan_iter(match=mark_pattern(store.project, tenant), count=_BATCH)):
+    for key in list(client.scan_iter(match=negative_pattern(store.project, tenant), count=_BATCH)):
         client.unlink(key)
 
 
 def _keys(store: FeatureStore, tenant: str) -> Iterator[bytes]:
     client = online_client(store)
     yield from keys_of_value(client, store.project, _join_keys(store), "tenant_id", tenant)
-    yield from client.scan_iter(match=mark_pattern(store.project, tenant), count=_BATCH)
+    yield from client.scan_iter(match=negative_pattern(store.project, tenant), count=_BATCH)
 
 
 def _join_keys(store: FeatureStore) -> list[list[str]]:

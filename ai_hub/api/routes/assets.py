@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from ai_hub.access.principal import Scope
 from ai_hub.api import errors
-from ai_hub.api.dependencies import AUTHENTICATED, Caller, Limit, Offset, own_tenant, permit, state_of
+from ai_hub.api.dependencies import AUTHENTICATED, Caller, Limit, Offset, own_tenant, permit, services_of
 from ai_hub.api.schemas.assets import Asset, AssetList
 from ai_hub.api.schemas.common import AssetId, TenantId
 from ai_hub.exports.database import transaction
@@ -31,7 +31,7 @@ FROM assets {_WHERE} ORDER BY asset_id LIMIT %(limit)s OFFSET %(offset)s
 _COUNT: Final = f"SELECT count(*) FROM assets {_WHERE}"  # noqa: S608  # constants
 
 
-class AssetPages:
+class AssetRepository:
     """Reads as the service's login, which sees one tenant."""
 
     def __init__(self, settings: Settings) -> None:
@@ -88,5 +88,5 @@ async def list_assets(
     """A tenant's assets, by id."""
     tenant = own_tenant(caller, tenant_id)
     permit(request, caller, Scope.FEATURES_READ, tenant)
-    found, total = await state_of(request).assets.page(tenant, kind, asset_id, limit, offset)
+    found, total = await services_of(request).assets.page(tenant, kind, asset_id, limit, offset)
     return AssetList(assets=[Asset.model_validate(each) for each in found], total=total, tenant_id=tenant)

@@ -12,7 +12,16 @@ from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 
 from ai_hub.access.principal import Principal, Scope
 from ai_hub.api import errors
-from ai_hub.api.dependencies import AUTHENTICATED, Caller, Limit, Offset, links, own_tenant, permit, state_of
+from ai_hub.api.dependencies import (
+    AUTHENTICATED,
+    Caller,
+    Limit,
+    Offset,
+    openapi_links,
+    own_tenant,
+    permit,
+    services_of,
+)
 from ai_hub.api.schemas.common import FeatureSetName, TenantId
 from ai_hub.api.schemas.exports import (
     ExportDeleted,
@@ -53,7 +62,7 @@ _ExportId = Annotated[UUID, Path(examples=["0f2c6a52-9b1e-4a0e-8a50-3f4f0a6f7d55
     response_model=ExportJob,
     responses=errors.responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
     | {
-        202: links(
+        202: openapi_links(
             "get_export", "cancel_export", "delete_export", export_id="export_id", tenant_id="tenant_id"
         )
     },
@@ -87,13 +96,13 @@ async def create_export(
         body.output_path,
         body.partition_by,
     )
-    desk = state_of(request).exports
+    service = services_of(request).exports
     try:
-        job = await desk.submit(wanted, body.idempotency_key or idempotency_key, caller.name)
+        job = await service.submit(wanted, body.idempotency_key or idempotency_key, caller.name)
     except TooManyExportsError as error:
         raise errors.TooManyRequestsError(error.message, hint=error.hint) from error
-    request.scope["state"]["named"]["export_id"] = str(job.export_id)
-    return ExportJob.of(await desk.wait(job, wait_s, partial(_left, request)))
+    request.scope["state"]["log_fields"]["export_id"] = str(job.export_id)
+    return ExportJob.of(await service.wait(job, wait_s, partial(_left, request)))
 
 
 @router.get("/exports", response_model=ExportList, responses=errors.responses(400, 401, 403, 422, 429, 503))
@@ -122,7 +131,9 @@ async def list_exports(
         raise BadInputError(
             f"status_filter {status_filter!r} is no status.", hint=f"Use one of {', '.join(STATUSES)}."
         )
-    found, total = await state_of(request).exports.newest(tenant, feature_set, status_filter, limit, offset)
+    found, total = await services_of(request).exports.newest(
+        tenant, feature_set, status_filter, limit, offset
+    )
     return ExportList(exports=[ExportSummary.of(job) for job in found], total=total)
 
 
@@ -136,7 +147,7 @@ async def get_export(
 ) -> ExportJob:
     """One export of a tenant."""
     tenant = _permit(request, caller, Scope.EXPORTS_READ, tenant_id, export_id)
-    return ExportJob.of(await state_of(request).exports.find(tenant, export_id))
+    return ExportJob.of(await services_of(request).exports.find(tenant, export_id))
 
 
 @router.get(
@@ -155,7 +166,7 @@ async def list_export_files(
 ) -> ExportFiles:
     """Files of a completed export: one, or one a month."""
     tenant = _permit(request, caller, Scope.EXPORTS_READ, tenant_id, export_id)
-    job, found = await state_of(request).exports.files(tenant, export_id)
+    job, found = await services_of(request).exports.files(tenant, export_id)
     return ExportFiles(
         export_id=job.export_id,
         tenant_id=job.tenant_id,
@@ -192,7 +203,7 @@ async def download_export(
 ) -> Response:
     """A file of a completed export; its ETag is the SHA-256 of the export."""
     tenant = _permit(request, caller, Scope.EXPORTS_READ, tenant_id, export_id)
-    found = await state_of(request).exports.opened(tenant, export_id, path, byte_range)
+    found = await services_of(request).exports.opened(tenant, export_id, path, byte_range)
     return _file_response(found, if_none_match)
 
 
@@ -206,7 +217,7 @@ async def delete_export(
 ) -> ExportDeleted:
     """Delete an export that has ended, with its files."""
     tenant = _permit(request, caller, Scope.EXPORTS_WRITE, tenant_id, export_id)
-    job, removed = await state_of(request).exports.delete(tenant, export_id)
+    job, removed = await services_of(request).exports.delete(tenant, export_id)
     return ExportDeleted(
         export_id=job.export_id,
         tenant_id=job.tenant_id,
@@ -225,7 +236,7 @@ async def cancel_export(
 ) -> ExportJob:
     """Cancel an export that has not finished; it is then failed, with the error "Cancelled on request."."""
     tenant = _permit(request, caller, Scope.EXPORTS_WRITE, tenant_id, export_id)
-    return ExportJob.of(await state_of(request).exports.cancel(tenant, export_id))
+    return ExportJob.of(await services_of(request).exports.cancel(tenant, export_id))
 
 
 def _permit(request: Request, caller: Principal, scope: Scope, tenant_id: str | None, export_id: UUID) -> str:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ai_hub.access.principal import Scope
 from ai_hub.api import errors
-from ai_hub.api.dependencies import AUTHENTICATED, Caller, Limit, Offset, state_of
+from ai_hub.api.dependencies import AUTHENTICATED, Caller, Limit, Offset, services_of
 from ai_hub.api.paths import ONLINE
 from ai_hub.api.schemas.features import (
     FeaturesBatchResponse,
@@ -21,7 +21,7 @@ from ai_hub.api.schemas.features import (
     FeaturesRequest,
     FeaturesResponse,
 )
-from ai_hub.features.online.reader import Asked
+from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.features.store import feature_names
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from starlette import types as asgi
 
     from ai_hub.access.principal import Principal
-    from ai_hub.api.services import State
+    from ai_hub.api.services import Services
 
 router = APIRouter(prefix="/ai/features", tags=["features"], dependencies=AUTHENTICATED)
 
@@ -39,7 +39,7 @@ _VIEW_STORAGE: Final = "TimescaleDB view {views}; Redis"
 
 async def get_features(body: FeaturesRequest, request: Request, caller: Caller) -> Response:
     """Features of one asset, or of many, at a time."""
-    content = await _features(body, caller, state_of(request), request.scope["state"])
+    content = await _features(body, caller, services_of(request), request.scope["state"])
     return Response(content, media_type=_JSON)
 
 
@@ -62,7 +62,7 @@ class _OnlineRoute(APIRoute):
             await super().handle(scope, _replay(body, receive), send)
             return
         state = scope["state"]
-        content = await _features(request, state["principal"], scope["app"].state.parts, state)
+        content = await _features(request, state["principal"], scope["app"].state.services, state)
         headers = [(b"content-type", _JSON.encode()), (b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
@@ -88,7 +88,7 @@ async def list_feature_sets(
 ) -> FeatureSetsResponse:
     """Every feature set there is, by name."""
     del caller  # whoever is authenticated
-    every = await state_of(request).features.catalog.sets()
+    every = await services_of(request).features.catalog.sets()
     sets = {}
     for service, views in every[offset : offset + limit]:
         tags = service.tags or {}
@@ -104,7 +104,7 @@ async def list_feature_sets(
 
 
 async def _features(
-    request: FeaturesRequest, caller: Principal, parts: State, state: dict[str, Any]
+    request: FeaturesRequest, caller: Principal, services: Services, state: dict[str, Any]
 ) -> bytes:
     """The response's body; `state` gets the tenant and the feature set for logs and metrics.
 
@@ -115,13 +115,13 @@ async def _features(
     caller.require(Scope.FEATURES_READ, request.tenant_id)
     is_single = request.asset_id is not None
     assets = [request.asset_id] if request.asset_id is not None else request.asset_ids or []
-    if len(assets) > (limit := parts.options.max_assets):
+    if len(assets) > (limit := services.options.max_assets):
         raise errors.MalformedError(
             f"asset_ids names {len(assets)} assets; at most {limit} are answered at once.",
             hint="Ask for them in several requests.",
         )
-    answer = await parts.features.read(
-        Asked(
+    answer = await services.features.read(
+        FeatureRequest(
             request.tenant_id,
             list(dict.fromkeys(assets)),
             request.timestamp,

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ai_hub.api import observability
-from ai_hub.api.dependencies import state_of
+from ai_hub.api.dependencies import services_of
 from ai_hub.database.tenant_wall import ENTER, service_dsn
 from ai_hub.errors import AiHubError, SettingMissingError
 from ai_hub.exports.places import Bucket, tenant_place
@@ -248,7 +248,7 @@ async def live() -> Live:
 )
 async def ready(request: Request, response: Response) -> Ready:
     """Whether features can be answered, and which servers work; found out at most once in two seconds."""
-    found = await state_of(request).health.check()
+    found = await services_of(request).health.check()
     if found.status == "unavailable":
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     return Ready(
@@ -263,4 +263,4 @@ async def ready(request: Request, response: Response) -> Ready:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def prometheus(request: Request) -> Response:
     """Metrics of every process of this service, for Prometheus; none names a tenant."""
-    return Response(observability.exposition(state_of(request).exports.counts), media_type=_METRICS_TYPE)
+    return Response(observability.exposition(services_of(request).exports.counts), media_type=_METRICS_TYPE)

@@ -13,7 +13,16 @@ from starlette.requests import ClientDisconnect
 
 from ai_hub.access.principal import Principal, Scope
 from ai_hub.api import errors, model_ids
-from ai_hub.api.dependencies import AUTHENTICATED, Caller, Limit, Offset, links, own_tenant, permit, state_of
+from ai_hub.api.dependencies import (
+    AUTHENTICATED,
+    Caller,
+    Limit,
+    Offset,
+    openapi_links,
+    own_tenant,
+    permit,
+    services_of,
+)
 from ai_hub.api.errors import MalformedError, OverloadedError
 from ai_hub.api.model_ids import PRODUCTION, ModelId, stage_of
 from ai_hub.api.schemas.common import ModelName, TenantId
@@ -33,15 +42,15 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive
 
-#: Values of a document, about: what separates them is counted. Files are in Base64, which has none of it.
-MOST_VALUES: Final = 200_000
+#: Values of a JSON document, counted by their separators, which Base64 has none of.
+MAX_VALUES: Final = 200_000
 _SEPARATORS: Final = (b",", b"[", b"{")
-#: Bodies of the largest size that may be in memory at once: each is there several times while it is read.
-MOST_AT_ONCE: Final = 4
+#: Bodies of the largest size in memory at once; parsing copies each several times.
+MAX_CONCURRENT: Final = 4
 _CLIENT_LEFT: Final = 499
 
 
-class _Uploads:
+class _UploadMemory:
     """Counts the bytes of uploads that are in memory."""
 
     def __init__(self) -> None:
@@ -87,21 +96,21 @@ class _UploadRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's, behind these checks."""
         handle = super().get_route_handler()
-        uploads = _Uploads()
+        memory = _UploadMemory()
 
         async def handle_upload(request: Request) -> Response:
             # before a byte of it is read
             cast("Principal", request.scope["state"]["principal"]).require_scope(Scope.MODELS_REGISTER)
-            most = request.app.state.parts.options.max_upload_bytes * MOST_AT_ONCE
-            with uploads.counted(request.receive, most) as receive:
+            most = request.app.state.services.options.max_upload_bytes * MAX_CONCURRENT
+            with memory.counted(request.receive, most) as receive:
                 upload = _UploadRequest(request.scope, receive)
                 try:
                     body = await upload.body()
                 except ClientDisconnect:
                     return Response(status_code=_CLIENT_LEFT)
-                if sum(map(body.count, _SEPARATORS)) > MOST_VALUES:
+                if sum(map(body.count, _SEPARATORS)) > MAX_VALUES:
                     raise MalformedError(
-                        f"The document has more than {MOST_VALUES:,} values.",
+                        f"The document has more than {MAX_VALUES:,} values.",
                         hint="Put large objects into a file of the model.",
                     )
                 return await handle(upload)
@@ -125,7 +134,7 @@ _Id = Annotated[str, Path(description="tenant:model:version", examples=["city-wo
     status_code=201,
     response_model=RegisterResponse,
     responses=errors.responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
-    | {201: links("get_model", "promote_model", "delete_model", model_id="model_id")},
+    | {201: openapi_links("get_model", "promote_model", "delete_model", model_id="model_id")},
 )
 async def register_model(
     caller: Caller, request: Request, response: Response, body: RegisterRequest
@@ -136,8 +145,10 @@ async def register_model(
     target = stage_of(body.stage)
     if target == PRODUCTION:
         caller.require(Scope.MODELS_PROMOTE, body.tenant_id)
-    registered = await state_of(request).models.ask(caller, lambda desk: desk.register(body, target))
-    request.scope["state"]["named"]["model"] = registered.model_id
+    registered = await services_of(request).models.run_as(
+        caller, lambda registry: registry.register(body, target)
+    )
+    request.scope["state"]["log_fields"]["model"] = registered.model_id
     response.headers["Location"] = f"{router.prefix}/{registered.model_id}"
     return registered
 
@@ -147,7 +158,7 @@ router.include_router(_uploads)
 
 @router.api_route("/register", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
 async def register_by_another_method() -> None:
-    """Not the version of this id, which is none."""
+    """Answer 405: `register` is not an id of a model."""
     raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
 
 
@@ -166,9 +177,9 @@ async def list_models(
     """A tenant's versions, newest first."""
     tenant = own_tenant(caller, tenant_id)
     permit(request, caller, Scope.MODELS_READ, tenant)
-    wanted = None if stage is None else stage_of(stage)
-    return await state_of(request).models.ask(
-        caller, lambda desk: desk.search(tenant, model_name, wanted, limit, offset)
+    only = None if stage is None else stage_of(stage)
+    return await services_of(request).models.run_as(
+        caller, lambda registry: registry.search(tenant, model_name, only, limit, offset)
     )
 
 
@@ -179,8 +190,8 @@ async def list_models(
 )
 async def get_model(caller: Caller, request: Request, model_id: _Id) -> ModelResponse:
     """One version: what it is, how good it was, and its stage."""
-    wanted = _require(request, caller, Scope.MODELS_READ, model_id)
-    return await state_of(request).models.ask(caller, lambda desk: desk.find(wanted))
+    version = _require(request, caller, Scope.MODELS_READ, model_id)
+    return await services_of(request).models.run_as(caller, lambda registry: registry.find(version))
 
 
 @router.put(
@@ -200,13 +211,13 @@ async def promote_model(
     enough = Scope.MODELS_REGISTER
     if target == PRODUCTION or enough not in caller.scopes:
         enough = Scope.MODELS_PROMOTE
-    wanted = _require(request, caller, enough, model_id, stage=body.target_stage)
+    version = _require(request, caller, enough, model_id, stage=body.target_stage)
 
     def require_promoter() -> None:
-        caller.require(Scope.MODELS_PROMOTE, wanted.tenant)
+        caller.require(Scope.MODELS_PROMOTE, version.tenant)
 
-    return await state_of(request).models.ask(
-        caller, lambda desk: desk.move(wanted, target, body.reason, require_promoter)
+    return await services_of(request).models.run_as(
+        caller, lambda registry: registry.move(version, target, body.reason, require_promoter)
     )
 
 
@@ -222,11 +233,15 @@ async def delete_model(
     force: Annotated[bool, Query(description="also one that is not archived")] = False,
 ) -> DeleteResponse:
     """Delete an archived version with its files; with `force`, one in any stage."""
-    wanted = _require(request, caller, Scope.MODELS_DELETE, model_id, force=force)
-    return await state_of(request).models.ask(caller, lambda desk: desk.delete(wanted, force=force))
+    version = _require(request, caller, Scope.MODELS_DELETE, model_id, force=force)
+    return await services_of(request).models.run_as(
+        caller, lambda registry: registry.delete(version, force=force)
+    )
 
 
-def _require(request: Request, caller: Principal, scope: Scope, model_id: str, **named: object) -> ModelId:
-    wanted = model_ids.parse(model_id)
-    permit(request, caller, scope, wanted.tenant, model=model_id, **named)
-    return wanted
+def _require(
+    request: Request, caller: Principal, scope: Scope, model_id: str, **log_fields: object
+) -> ModelId:
+    parsed = model_ids.parse(model_id)
+    permit(request, caller, scope, parsed.tenant, model=model_id, **log_fields)
+    return parsed

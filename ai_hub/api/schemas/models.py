@@ -22,19 +22,19 @@ MetricName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_
 _STAGES = ["staging", "production", "archived"]
 #: Another value is answered with 400, as the contract says, not with 422.
 Stage = Annotated[str, Field(json_schema_extra={"enum": _STAGES})]
-_DEEPEST = 32
+_MAX_DEPTH = 32
 
 
 def _json_only(value: dict[str, Any]) -> dict[str, Any]:
-    if _depth(value) > _DEEPEST:
-        raise ValueError(f"is nested deeper than {_DEEPEST} levels")
+    if _depth(value) > _MAX_DEPTH:
+        raise ValueError(f"is nested deeper than {_MAX_DEPTH} levels")
     json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # no NaN, no half of a character
     return value
 
 
 def _depth(value: Any) -> int:
     deepest, waiting = 0, [(value, 1)]
-    while waiting and deepest <= _DEEPEST:
+    while waiting and deepest <= _MAX_DEPTH:
         found, level = waiting.pop()
         deepest = max(deepest, level)
         if isinstance(found, dict | list):

@@ -1,4 +1,4 @@
-"""When a request is about, and when a stored row still answers it."""
+"""The time that a request asks about, and whether a stored row is current for it."""
 
 from __future__ import annotations
 
@@ -9,72 +9,75 @@ from ai_hub.errors import BadInputError
 from ai_hub.times import to_nanos
 
 HOUR_NS = 3600 * 10**9
+#: Clocks of callers may be ahead by this much.
 _SKEW = timedelta(minutes=5)
-#: Nanoseconds after the hour for which the follower is waited for at most.
-_FOLLOWER_NS = HOUR_NS // 2
+#: How long into an hour a read waits for the follower to bring the hour's rows.
+_FOLLOWER_GRACE_NS = HOUR_NS // 2
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """The time that features are asked for."""
+class AsOf:
+    """The time that features are read as of."""
 
     time: datetime
-    #: the same in nanoseconds since 1970, and the start of its hour
+    #: `time` and the start of its hour in nanoseconds since 1970
     nanos: int
     hour: int
-    #: rows from this time on are current; None: the time is past, only history answers
+    #: rows stamped from here on (ns) are current; None: a time in the past, which only history answers
     current_since: int | None
-    #: of the request (ns), which differs from `nanos` where a time was given
+    #: time of the request (ns); `nanos` differs from it where the request gives a time
     now: int
-    #: rows put back count from when they were computed: before this time (ns) is too long ago
-    put_back_since: int
-    #: it was given: rows after it must not be seen
-    is_given: bool
+    #: rows written back are current if they were computed from here on (ns)
+    written_back_since: int
+    #: the request gives a time in the past, after which no row may be used
+    is_past: bool
 
     def is_current(self, stamp: int | None, computed: int | None = None) -> bool:
-        """Whether a row of this time (ns), None: no row, answers as it is.
+        """Whether a row needs no look at TimescaleDB.
 
-        `computed`: when it was put back (ns); None: it was materialized, or just computed.
+        Args:
+            stamp: event time of the row (ns); None: there is no row.
+            computed: when it was computed, if it was written back (ns); None: it was materialized.
         """
         since = self.current_since
         return (
             since is not None
             and stamp is not None
             and since <= stamp
-            and (stamp <= self.nanos or not self.is_given)
-            and (computed is None or self.put_back_since <= computed)
+            and (stamp <= self.nanos or not self.is_past)
+            and (computed is None or self.written_back_since <= computed)
         )
 
     def awaits_successor(self, stamp: int, computed: int | None) -> bool:
-        """Whether a row is of the hour before and answers as it is while the follower brings the next ones.
+        """Whether a row of the hour before is used until the follower brings the next one.
 
-        So herds of reads never fall on TimescaleDB for rows that come into Redis anyway.
+        Otherwise every read would go to TimescaleDB at the turn of the hour.
         """
         return (
             self.current_since is not None
-            and self.now % HOUR_NS < _FOLLOWER_NS
+            and self.now % HOUR_NS < _FOLLOWER_GRACE_NS
             and self.hour - HOUR_NS <= stamp
-            and self.is_seen(stamp)
-            and (computed is None or self.put_back_since <= computed)
+            and self.is_visible(stamp)
+            and (computed is None or self.written_back_since <= computed)
         )
 
-    def is_seen(self, stamp: int) -> bool:
-        """Whether a row of this time (ns) was there already."""
-        return stamp <= self.nanos or not self.is_given
+    def is_visible(self, stamp: int) -> bool:
+        """Whether a row of this event time (ns) existed then."""
+        return stamp <= self.nanos or not self.is_past
 
 
-def moment(asked: datetime | None, now: datetime, cache_s: int) -> Moment:
-    """The moment that a request at `now` is about.
+def as_of(timestamp: datetime | None, now: datetime, cache_s: int) -> AsOf:
+    """The time that a request at `now` asks about; without `timestamp`, the present.
 
-    A time in the hour of `now` is the present; so is one up to five minutes ahead, for clocks differ. A row
-    that was put back is current for `cache_s`, one that was materialized for its hour. While the hour is
-    younger than `cache_s`, the row of the hour before is current, too: whoever materializes needs a moment.
+    A time up to five minutes ahead is the present, because clocks differ. A row that was materialized is
+    current for its hour, one that was written back for `cache_s` seconds. During the first `cache_s` seconds
+    of an hour the row of the hour before is current, too: materialization takes a while.
 
     Raises:
-        BadInputError: it lies further ahead.
+        BadInputError: `timestamp` lies further ahead.
     """
-    present = asked is None or now < asked <= now + _SKEW
-    time = now if asked is None or present else asked
+    is_present = timestamp is None or now < timestamp <= now + _SKEW
+    time = now if timestamp is None or is_present else timestamp
     if time > now:
         raise BadInputError(
             f"timestamp {time.isoformat()} lies in the future; the service's clock says {now.isoformat()}.",
@@ -85,4 +88,4 @@ def moment(asked: datetime | None, now: datetime, cache_s: int) -> Moment:
     since = None
     if hour == this_hour:
         since = hour - HOUR_NS if now_ns - this_hour < cache_s * 10**9 else hour
-    return Moment(time, nanos, hour, since, now_ns, now_ns - cache_s * 10**9, not present)
+    return AsOf(time, nanos, hour, since, now_ns, now_ns - cache_s * 10**9, not is_present)

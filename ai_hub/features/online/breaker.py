@@ -1,4 +1,4 @@
-"""Circuit breakers: a server that fails again and again is left alone for a while."""
+"""Circuit breakers: after failures in a row a server is not asked for a while."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 
 class UnavailableError(Exception):
-    """A server cannot be asked now; `reason` is a word for metrics."""
+    """A server does not answer, or is not asked now; `reason` is for metrics."""
 
     def __init__(self, server: str, reason: str) -> None:
         self.server = server
@@ -32,11 +32,11 @@ class UnavailableError(Exception):
 
 
 class Breaker:
-    """The breaker of one server: after the pause one request tries, the others do not wait for it."""
+    """The breaker of one server. After the pause one request tries; others are refused meanwhile."""
 
     def __init__(self, server: str, pause_s: float) -> None:
         self.server = server
-        #: set by `open_breaker`, before anybody asks
+        #: set by `open_breaker`
         self.breaker: AsyncCircuitBreaker
         self._pause_s = pause_s
         self._opened_at = 0.0
@@ -47,25 +47,25 @@ class Breaker:
         """`closed`, `half-opened` or `opened`."""
         return str(self.breaker.context.state)
 
-    def says_nothing(self, _: BaseException) -> bool:
-        """Whether a request that was given up tells nothing; a try has not shown that the server is back."""
+    def is_inconclusive(self, _: BaseException) -> bool:
+        """Whether a cancelled call is ignored; it counts as a failure only while half-open."""
         return self.state != HALF_OPENED
 
-    def note(self, name: str, what: str, event: Any) -> None:
-        """Something happened to the library's breaker."""
-        if what == "state_changed" and isinstance(event, ContextChanged):
+    def on_event(self, name: str, kind: str, event: Any) -> None:
+        """Log and count a change of state."""
+        if kind == "state_changed" and isinstance(event, ContextChanged):
             if event.state == OPENED:
                 # the library measures the pause by the wall clock, which may be set back
                 self._opened_at = time.monotonic()
-            metrics.note_breaker(name, event.state)
+            metrics.set_breaker(name, event.state)
             _log.warning("breaker", server=name, state=event.state)
 
     @asynccontextmanager
-    async def asked(self) -> AsyncIterator[None]:
-        """Ask the server in the block.
+    async def guard(self) -> AsyncIterator[None]:
+        """Call the server in the block.
 
         Raises:
-            UnavailableError: it is left alone now.
+            UnavailableError: the breaker is open.
         """
         if self.state == OPENED and time.monotonic() - self._opened_at >= self._pause_s:
             self.breaker.context.set_state(HalfOpenedState())
@@ -82,11 +82,11 @@ class Breaker:
 async def open_breaker(
     server: str, failures: int, pause_s: float, *, harmless: Sequence[type[BaseException]] = ()
 ) -> Breaker:
-    """A closed breaker; `harmless` are errors that say nothing against the server."""
-    made = Breaker(server, pause_s)
-    cancelled = (asyncio.CancelledError, made.says_nothing)
+    """A closed breaker; `harmless` errors do not count as failures."""
+    breaker = Breaker(server, pause_s)
+    cancelled = (asyncio.CancelledError, breaker.is_inconclusive)
     factory = AsyncCircuitBreakerFactory(failures, pause_s, exclude=[cancelled, *harmless])
-    factory.add_listener(made.note)
-    metrics.note_breaker(server, "closed")
-    made.breaker = await factory.get_breaker(server)
-    return made
+    factory.add_listener(breaker.on_event)
+    metrics.set_breaker(server, "closed")
+    breaker.breaker = await factory.get_breaker(server)
+    return breaker

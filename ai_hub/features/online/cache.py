@@ -1,4 +1,4 @@
-"""Redis for requests: short time limits on reads, and rows written back after the answer."""
+"""Redis for requests: reads with short timeouts, and rows written back after the answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from ai_hub.features import followed
+from ai_hub.features import redis_keys
 from ai_hub.features.online import metrics
 from ai_hub.features.online.breaker import UnavailableError, open_breaker
 from feast_plugins.online.connection import Connections
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from feast import RepoConfig
 
-    from ai_hub.features.online.as_of import Moment
+    from ai_hub.features.online.as_of import AsOf
     from ai_hub.features.online.breaker import Breaker
     from ai_hub.features.online.catalog import Catalog
-    from ai_hub.features.online.loader import Found, Row
+    from ai_hub.features.online.loader import Row, RowLookup
     from ai_hub.features.online.query import View
     from ai_hub.settings import ServiceSettings
     from feast_plugins.online.connection import ConnectionConfig
@@ -39,64 +39,80 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 SERVER = "redis"
-#: Rows that wait to be written at most; more are left out, and the next miss tries again.
-_MOST_PENDING = 10_000
-#: Commands of one exchange, so that it ends within the time limit of a read.
-_TOGETHER = 200
-#: Exchanges that write at once: reads go before.
-_MOST_WRITING = 4
-#: Values of marks.
-KNOWN, UNKNOWN = b"known", b"unknown"
+#: Writes that may be pending; more are dropped, and the next miss tries again.
+_MAX_PENDING = 10_000
+#: Writes in one exchange, so that it ends within the timeout of a read.
+_BATCH_SIZE = 200
+#: Exchanges that write at once, so that reads go first.
+_MAX_WRITERS = 4
+#: Values of negative-cache entries: the asset has no newer row, or there is no such asset.
+NO_NEWER_ROW, NO_SUCH_ASSET = b"known", b"unknown"
+
+
+class CacheKey(NamedTuple):
+    """Where a row is written back to."""
+
+    #: of the hash in Redis
+    key: bytes
+    #: time of the row that was read there; None: there was none
+    stamp: bytes | None
+    #: whether the row that was read lacks a feature
+    is_partial: bool = False
 
 
 class Cache:
-    """The online store, with time limits and connections of a service."""
+    """The online store, with the service's timeouts and connections."""
 
-    def __init__(self, options: ServiceSettings, breaker: Breaker, mark_s: int) -> None:
+    def __init__(self, options: ServiceSettings, breaker: Breaker, negative_ttl_s: int) -> None:
         self._options = options
         self._breaker = breaker
-        self._mark_s = mark_s
+        self._negative_ttl_s = negative_ttl_s
         self._connections = Connections()
         self._config: RepoConfig | None = None
         self._online: ConnectionConfig | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending = 0
-        self._writing = asyncio.Semaphore(_MOST_WRITING)
+        self._writers = asyncio.Semaphore(_MAX_WRITERS)
 
-    async def ask(self, config: RepoConfig, commands: Commands) -> list[Any]:
+    async def send(self, config: RepoConfig, commands: Commands) -> list[Any]:
         """Replies to the commands.
 
         Raises:
-            UnavailableError: the server does not answer in time, or is left alone.
+            UnavailableError: Redis does not answer in time, or its breaker is open.
         """
         try:
-            async with self._breaker.asked():
+            async with self._breaker.guard():
                 return await self._connections.exchange_async(self._options_of(config), commands)
         except (RedisError, OSError) as error:
             reason = "timeout" if "Timeout" in type(error).__name__ else "down"
             _log.warning("redis", reason=reason, error=str(error))
             raise UnavailableError(SERVER, reason) from error
 
-    async def marks(self, config: RepoConfig, keys: Sequence[bytes]) -> list[bytes | None]:
-        """What is noted of rows that were looked for in vain a moment ago; see `mark_key`."""
-        return await self.ask(config, get_marks(keys))
+    async def values(self, config: RepoConfig, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values of plain keys, such as negative-cache entries."""
+        return await self.send(config, get_marks(keys))
 
-    def put_back(
+    def write_back(
         self, config: RepoConfig, view: View, rows: Sequence[tuple[bytes, Row, bytes | None]], computed: int
     ) -> None:
-        """Write rows (key, row, the time that was read there) that were computed at that time (ns)."""
+        """Begin to write rows that were computed at `computed` (ns).
+
+        Each is given with its key and the time that was read there: it is written unless that has changed.
+        """
         self._start(
             config,
             [
-                write_back(config, view.stored, key, _put_back_fields(view, row, computed), read)
-                for key, row, read in rows
+                write_back(config, view.stored, key, _with_computed_at(view, row, computed), stamp)
+                for key, row, stamp in rows
             ],
             are_rows=True,
         )
 
-    def mark(self, config: RepoConfig, noted: Sequence[tuple[bytes, bytes]]) -> None:
-        """Note (key, value) that nothing newer was found; it holds for `FEATURE_CACHE_TTL`."""
-        self._start(config, [mark(key, value, self._mark_s) for key, value in noted], are_rows=False)
+    def add_negative_entries(self, config: RepoConfig, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """Begin to write (key, value) of negative-cache entries; they hold for `FEATURE_CACHE_TTL`."""
+        self._start(
+            config, [mark(key, value, self._negative_ttl_s) for key, value in entries], are_rows=False
+        )
 
     async def settle(self) -> None:
         """Wait for what is being written."""
@@ -104,7 +120,7 @@ class Cache:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def aclose(self) -> None:
-        """Give what is being written a moment, and close the connections."""
+        """Wait for what is being written, no longer than a read's timeout, and close the connections."""
         try:
             async with asyncio.timeout(self._options.redis_timeout_s):
                 await self.settle()
@@ -116,83 +132,50 @@ class Cache:
     def _start(self, config: RepoConfig, commands: Sequence[Commands], *, are_rows: bool) -> None:
         if not commands:
             return
-        if self._pending + len(commands) > _MOST_PENDING:
+        if self._pending + len(commands) > _MAX_PENDING:
             metrics.write_backs("dropped").inc(len(commands))
             return
         self._pending += len(commands)
         task = asyncio.create_task(self._write(config, commands, are_rows=are_rows), name="write-back")
         self._tasks.add(task)
 
-        def ended(_: asyncio.Task[None]) -> None:
+        def on_done(_: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             self._pending -= len(commands)
 
-        task.add_done_callback(ended)
+        task.add_done_callback(on_done)
 
     async def _write(self, config: RepoConfig, commands: Sequence[Commands], *, are_rows: bool) -> None:
-        for first in range(0, len(commands), _TOGETHER):
-            some = commands[first : first + _TOGETHER]
+        for start in range(0, len(commands), _BATCH_SIZE):
+            batch = commands[start : start + _BATCH_SIZE]
             try:
-                async with self._writing:
-                    replies = await self.ask(config, joined(some))
+                async with self._writers:
+                    replies = await self.send(config, joined(batch))
             except UnavailableError:
-                metrics.write_backs("failed").inc(len(commands) - first)
+                metrics.write_backs("failed").inc(len(commands) - start)
                 return
             if are_rows:
                 written = sum(map(is_written, replies))
                 metrics.write_backs("written").inc(written)
-                metrics.write_backs("refused").inc(len(some) - written)
+                metrics.write_backs("refused").inc(len(batch) - written)
 
     def _options_of(self, config: RepoConfig) -> ConnectionConfig:
         if self._config is not config or self._online is None:
-            limit = self._options.redis_timeout_s
+            timeout = self._options.redis_timeout_s
             self._config = config
             self._online = config.online_store.model_copy(
                 update={
-                    "timeout_seconds": limit,
-                    "connect_timeout_seconds": limit,
+                    "timeout_seconds": timeout,
+                    "connect_timeout_seconds": timeout,
                     "retries": 0,  # TimescaleDB is the second try
-                    "max_connections": self._options.max_in_flight + _MOST_WRITING,
+                    "max_connections": self._options.max_in_flight + _MAX_WRITERS,
                 }
             )
         return self._online
 
 
-def _put_back_fields(view: View, row: Row, computed: int) -> dict[bytes, bytes]:
-    field = view.stored.stamp_field
-    return row.fields | {field: computed_at(row.fields[field], computed)}
-
-
-def mark_key(config: RepoConfig, view: View, tenant: str, asset: str) -> bytes:
-    """Key of the note about an asset's row."""
-    return followed.mark_key(config.project, view.name, tenant, asset)
-
-
-@asynccontextmanager
-async def open_cache(options: ServiceSettings, mark_s: int) -> AsyncIterator[Cache]:
-    """A cache that connects when it is first asked."""
-    # a server that is full refuses writes, and still answers reads
-    breaker = await open_breaker(
-        SERVER, options.breaker_failures, options.breaker_pause_s, harmless=[ResponseError]
-    )
-    cache = Cache(options, breaker, mark_s)
-    try:
-        yield cache
-    finally:
-        await cache.aclose()
-
-
-class Place(NamedTuple):
-    """Where a row belongs in Redis: the key of its hash, and the time that was read there."""
-
-    key: bytes
-    stamp: bytes | None
-    #: what is there lacks a feature
-    is_partial: bool = False
-
-
-class PutBack:
-    """Puts rows back, and marks what was looked for in vain."""
+class WriteBack:
+    """Writes loaded rows back to Redis, and negative-cache entries where there was nothing newer."""
 
     def __init__(self, catalog: Catalog, cache: Cache) -> None:
         self._catalog = catalog
@@ -202,30 +185,55 @@ class PutBack:
         self,
         view: View,
         tenant: str,
-        moment: Moment,
-        found: Mapping[str, Found],
-        places: Mapping[str, Place],
+        as_of: AsOf,
+        lookups: Mapping[str, RowLookup],
+        keys: Mapping[str, CacheKey],
     ) -> None:
-        """Begin to write what was found for `moment`, of those assets that have a place."""
+        """Begin to write what was loaded as of `as_of`, of the assets in `keys`."""
         config = self._catalog.config
         rows: list[tuple[bytes, Row, bytes | None]] = []
-        marks: list[tuple[bytes, bytes]] = []
-        for asset, place in places.items():
-            row, is_known = found[asset].row, found[asset].is_known
+        entries: list[tuple[bytes, bytes]] = []
+        for asset, key in keys.items():
+            row, asset_exists = lookups[asset].row, lookups[asset].asset_exists
             computed = None
-            if row is not None and (place.is_partial or _belongs(row, place.stamp)):
-                rows.append((place.key, row, place.stamp))
-                computed = moment.now
-            if not moment.is_given and (row is None or not view.is_current(moment, row.nanos, computed)):
-                marks.append((mark_key(config, view, tenant, asset), KNOWN if is_known else UNKNOWN))
-        self._cache.put_back(config, view, rows, moment.now)
-        self._cache.mark(config, marks)
+            if row is not None and (key.is_partial or _supersedes(row, key.stamp)):
+                rows.append((key.key, row, key.stamp))
+                computed = as_of.now
+            if not as_of.is_past and (row is None or not view.is_current(as_of, row.nanos, computed)):
+                value = NO_NEWER_ROW if asset_exists else NO_SUCH_ASSET
+                entries.append((negative_key(config, view, tenant, asset), value))
+        self._cache.write_back(config, view, rows, as_of.now)
+        self._cache.add_negative_entries(config, entries)
 
 
-def _belongs(row: Row, stamp: bytes | None) -> bool:
+def negative_key(config: RepoConfig, view: View, tenant: str, asset: str) -> bytes:
+    """Key of the negative-cache entry of an asset's row."""
+    return redis_keys.negative_key(config.project, view.name, tenant, asset)
+
+
+def _supersedes(row: Row, stamp: bytes | None) -> bool:
     """Whether a row is newer than the one that was read, or computed later."""
     if stamp is None:
         return True
     stored = times_of(stamp)
     # what was materialized may be a correction that came after this computation
     return row.nanos > stored.event or (row.nanos == stored.event and stored.computed is not None)
+
+
+def _with_computed_at(view: View, row: Row, computed: int) -> dict[bytes, bytes]:
+    field = view.stored.stamp_field
+    return row.fields | {field: computed_at(row.fields[field], computed)}
+
+
+@asynccontextmanager
+async def open_cache(options: ServiceSettings, negative_ttl_s: int) -> AsyncIterator[Cache]:
+    """A cache that connects when it is first used."""
+    # a server that is full refuses writes, and still answers reads
+    breaker = await open_breaker(
+        SERVER, options.breaker_failures, options.breaker_pause_s, harmless=[ResponseError]
+    )
+    cache = Cache(options, breaker, negative_ttl_s)
+    try:
+        yield cache
+    finally:
+        await cache.aclose()

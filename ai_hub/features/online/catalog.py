@@ -1,4 +1,4 @@
-"""Which features there are: Feast's registry as `feast apply` last left it, looked at twice a second.
+"""Which features there are: Feast's registry as `feast apply` last left it, polled twice a second.
 
 Requests never wait for the registry's database: they use the state that is known, however old, until it
 answers again. A state is used as a whole: no request meets the service of one and the view of another.
@@ -22,8 +22,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ai_hub.errors import AiHubError, BadInputError, ServiceDownError
-from ai_hub.features.online.query import MEANING_TAG, Query, choose_features, meanings, resolve
-from ai_hub.features.online.registry_watcher import RegistryReader
+from ai_hub.features.online.query import MEANING_TAG, Query, choose_features, meanings_by_name, resolve
+from ai_hub.features.online.registry_watcher import RegistryWatcher
 from ai_hub.features.store import repo_config
 from feast_plugins.online.plan import Plans
 
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _FIRST_WAIT_S: Final = 10.0
 _RETRY_S: Final = 1.0
-#: Seconds between two looks; while somebody writes they are closer.
-_LOOK_S: Final = 0.4
-_LOOK_AGAIN_S: Final = 0.1
+#: Seconds between two polls, and while the registry is changing.
+_POLL_S: Final = 0.4
+_CHANGING_POLL_S: Final = 0.1
 #: How long a state in which services lack their views is not used: an apply may have been interrupted.
 _INCOMPLETE_S: Final = 5.0
-_MOST: Final = 1000
+#: Queries that are kept.
+_CAPACITY: Final = 1000
 DEFAULT_SET: Final = "forecast_basic"
 #: Of a view: what a materialization changes.
 _OF_RUNS: Final = ("materialization_intervals", "last_updated_timestamp", "state")
@@ -50,7 +51,7 @@ _OF_RUNS: Final = ("materialization_intervals", "last_updated_timestamp", "state
 _RESOLVING: Final = threading.Lock()
 
 
-class _State:
+class _RegistryState:
     """One state of the registry: its feature services, and the queries of them."""
 
     def __init__(self, config: RepoConfig, registry: Any) -> None:
@@ -62,7 +63,7 @@ class _State:
             views = registry.list_all_feature_views(config.project, allow_cache=True)
         self.services: dict[str, FeatureService] = {service.name: service for service in listed}
         tags = {view.name: tag for view in views if (tag := view.tags.get(MEANING_TAG)) is not None}
-        self._meanings = meanings(self.services, tags)
+        self._meanings = meanings_by_name(self.services, tags)
         self.queries: dict[tuple[str | None, tuple[str, ...] | None], Query] = {}
         #: of each service the stored views behind it; those that Feast cannot resolve are not in it
         self.stored_views: dict[str, list[str]] = {}
@@ -75,7 +76,7 @@ class _State:
         """Whether every service has its views."""
         return len(self.stored_views) == len(self.services)
 
-    def equals(self, other: _State) -> bool:
+    def equals(self, other: _RegistryState) -> bool:
         """Whether the definitions are the same, whatever was materialized since."""
         return bool(_definitions(self._registry) == _definitions(other._registry))
 
@@ -99,10 +100,10 @@ class _State:
                 f"These features cannot be asked for together: {error}",
                 hint="Name a feature_set, or fewer features.",
             ) from error
-        # a set that was found for names is nobody's label: names are the caller's
+        # names are the caller's, and labels must be few
         label = feature_set or (DEFAULT_SET if names is None else "any")
         found = resolve(self._config, plan, label, names, entities)
-        if len(self.queries) >= _MOST:
+        if len(self.queries) >= _CAPACITY:
             self.queries.clear()
         self.queries[key] = found
         return found
@@ -125,8 +126,8 @@ class Catalog:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._config: RepoConfig | None = None
-        self._reader: RegistryReader | None = None
-        self._state: _State | None = None
+        self._reader: RegistryWatcher | None = None
+        self._state: _RegistryState | None = None
         self._tried = asyncio.Event()
         self._failure: AiHubError | None = None
 
@@ -149,7 +150,7 @@ class Catalog:
             ServiceDownError: the registry was never read.
             SettingMissingError: there is none.
         """
-        return (await self._known()).services
+        return (await self._wait_for_state()).services
 
     async def sets(self) -> list[tuple[FeatureService, list[str]]]:
         """Every feature service in the order of the names, and the stored views behind it.
@@ -158,13 +159,13 @@ class Catalog:
             ServiceDownError: the registry was never read.
             SettingMissingError: there is none.
         """
-        state = await self._known()
+        state = await self._wait_for_state()
         return [
             (service, state.stored_views.get(name, [])) for name, service in sorted(state.services.items())
         ]
 
     async def query(self, feature_set: str | None, names: Sequence[str] | None) -> Query:
-        """What a request asks for.
+        """The resolved query of a request.
 
         Raises:
             NotFoundError: there is no such set, or it has no such features; names those there are.
@@ -172,25 +173,25 @@ class Catalog:
             ServiceDownError: the registry was never read.
         """
         key = None if names is None else tuple(names)
-        state = self._state or await self._known()
+        state = self._state or await self._wait_for_state()
         if (known := state.queries.get((feature_set, key))) is not None:
             return known
         return state.query(feature_set, key)
 
-    async def keep_up(self) -> None:
-        """Look at the registry again and again."""
-        # one thread of its own: the others are for requests
+    async def follow(self) -> None:
+        """Poll the registry until cancelled."""
+        # a thread of its own: the others are for requests
         with ThreadPoolExecutor(1, "registry") as pool:
             while True:
                 pause = _RETRY_S
                 try:
-                    pause = await asyncio.get_running_loop().run_in_executor(pool, self._look)
+                    pause = await asyncio.get_running_loop().run_in_executor(pool, self._poll)
                     self._failure = None
                 except AiHubError as error:
                     self._failure = error
                 except (SQLAlchemyError, FeastRegistrySchemaError, OSError) as error:
                     reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-                    self._failed(reason)
+                    self._log_failure(reason)
                 except Exception as error:  # noqa: BLE001  # what is known goes on being used, whatever it is
                     _log.exception("registry_not_read")
                     self._failure = _down(self._settings, f"{type(error).__name__}: {error}")
@@ -203,7 +204,7 @@ class Catalog:
         if self._reader is not None:
             self._reader.close()
 
-    async def _known(self) -> _State:
+    async def _wait_for_state(self) -> _RegistryState:
         if self._state is None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._tried.wait(), _FIRST_WAIT_S)
@@ -211,24 +212,24 @@ class Catalog:
                 raise self._failure or _down(self._settings, "it was not read yet")
         return self._state
 
-    def _look(self) -> float:
-        """Use a new state if there is one; returns the seconds until the next look."""
+    def _poll(self) -> float:
+        """Use a new state if there is one; returns the seconds until the next poll."""
         if self._reader is None:
             url = self._settings.require("feast_registry_uri")
-            self._reader = RegistryReader(url, self.config.project)
+            self._reader = RegistryWatcher(url, self.config.project)
         reader = self._reader
         registry = reader.poll()
         if registry is None:
-            return _LOOK_AGAIN_S if reader.is_changing else _LOOK_S
-        state = _State(self.config, registry)
+            return _CHANGING_POLL_S if reader.is_changing else _POLL_S
+        state = _RegistryState(self.config, registry)
         if not state.is_complete and self._state is not None and reader.changed_s < _INCOMPLETE_S:
             reader.reread()
-            return _LOOK_S
+            return _POLL_S
         if self._state is None or not state.equals(self._state):
             self._state = state
-        return _LOOK_S
+        return _POLL_S
 
-    def _failed(self, reason: str) -> None:
+    def _log_failure(self, reason: str) -> None:
         failure = _down(self._settings, reason)
         if self._failure is None or self._failure.message != failure.message:
             _log.warning("registry_not_read", reason=reason)
@@ -256,10 +257,10 @@ def _down(settings: Settings, reason: str) -> ServiceDownError:
 async def open_catalog(settings: Settings) -> AsyncIterator[Catalog]:
     """A catalog that is kept up to date until it is closed."""
     catalog = Catalog(settings)
-    with suppress(AiHubError):  # a setting that is missing is told to whoever asks
-        # the classes it names are imported now, while nobody waits
+    with suppress(AiHubError):  # a missing setting is told to each request
+        # imports the stores' classes before the first request
         _ = catalog.config.online_store, catalog.config.offline_store
-    task = asyncio.create_task(catalog.keep_up(), name="registry")
+    task = asyncio.create_task(catalog.follow(), name="registry")
     try:
         yield catalog
     finally:

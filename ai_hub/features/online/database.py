@@ -1,4 +1,4 @@
-"""TimescaleDB for requests: few connections, each use with a time limit, and none where there is no hope."""
+"""TimescaleDB for requests: few connections, a timeout for each use, and a circuit breaker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import structlog
 
-from ai_hub.concurrency import FullError, Turns
+from ai_hub.concurrency import FairSemaphore, LimitReachedError
 from ai_hub.database.connection import has_utc, prepare_threshold
 from ai_hub.database.tenant_wall import ENTER, service_dsn
 from ai_hub.errors import SettingMissingError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from psycopg.rows import TupleRow
 
-    from ai_hub.concurrency import Patience
+    from ai_hub.concurrency import RenewableTimeout
     from ai_hub.features.online.breaker import Breaker
     from ai_hub.settings import ServiceSettings, Settings
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 SERVER = "timescaledb"
 _LEAST_CONNECT_S = 2
-#: Errors of one query; a view that is wrong must not take the others with it.
+#: Errors of one query, which must not open the breaker for the others.
 _HARMLESS = (
     psycopg.ProgrammingError,
     psycopg.DataError,
@@ -46,8 +46,8 @@ _HARMLESS = (
     psycopg.NotSupportedError,
 )
 _MS = 1000
-#: Of this transaction: inside the tenant's wall. The plan of a prepared statement is made once, not with each
-#: use: to plan takes longer than to run.
+#: Settings of a transaction: the tenant scope, and one plan for a prepared statement, as planning takes
+#: longer than the query.
 _BEGIN: LiteralString = (
     ENTER
     + ", set_config('statement_timeout', %s, true), set_config('plan_cache_mode', 'force_generic_plan', true)"
@@ -56,7 +56,7 @@ _BEGIN_IN_UTC: LiteralString = _BEGIN + ", set_config('TimeZone', 'UTC', true)"
 
 
 class Database:
-    """Runs short read-only transactions; at most so many at once, and so many that wait."""
+    """Runs short read-only transactions, with limits on how many run and how many wait."""
 
     def __init__(
         self,
@@ -68,34 +68,34 @@ class Database:
         self._dsn = dsn
         self._prepare_threshold = prepare_threshold
         self._timeout_s = options.database_timeout_s
-        self._turns = Turns(options.database_connections, options.database_queue)
+        self._semaphore = FairSemaphore(options.database_connections, max_waiting=options.database_queue)
         self._breaker = breaker
         self._idle: deque[Connection] = deque()
 
     @asynccontextmanager
-    async def turn(self, tenant: str, patience: Patience | None = None) -> AsyncIterator[None]:
-        """Wait for the tenant's turn, no longer than there is patience.
+    async def slot(self, tenant: str, within: RenewableTimeout | None = None) -> AsyncIterator[None]:
+        """Hold one of the connections in the block; tenants wait in rotation, no longer than `within`.
 
         Raises:
-            UnavailableError: too many wait already, or it did not come in time.
+            UnavailableError: too many wait already, or none was free in time.
         """
         try:
-            async with patience or nullcontext():
-                await self._turns.take(tenant)
-        except FullError:
+            async with within or nullcontext():
+                await self._semaphore.acquire(tenant)
+        except LimitReachedError:
             raise UnavailableError(SERVER, "queue_full") from None
         except TimeoutError:
             raise UnavailableError(SERVER, "timeout") from None
         try:
             yield
         finally:
-            self._turns.give_back()
+            self._semaphore.release()
 
     async def run(self, tenant: str, work: Callable[[Connection], Awaitable[Result]]) -> Result:
-        """What `work` reads in one transaction of `tenant`; the caller has its turn.
+        """The result of `work` in one transaction of `tenant`; the caller holds a slot.
 
         Raises:
-            UnavailableError: the server does not answer in time, or is left alone.
+            UnavailableError: the server does not answer in time, or its breaker is open.
             psycopg.Error: the query is wrong.
         """
         if self._dsn is None:
@@ -103,7 +103,7 @@ class Database:
         started = time.perf_counter()
         result = "failed"
         try:
-            async with self._breaker.asked():
+            async with self._breaker.guard():
                 found = await self._within_limit(self._dsn, tenant, work)
             result = "done"
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError, OSError) as error:
@@ -128,7 +128,7 @@ class Database:
             try:
                 return await self._use(connection, tenant, work, deadline)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                # an idle one was cut meanwhile, which is no failure yet
+                # an idle connection was cut meanwhile: try another one
                 if is_fresh or not connection.broken or _is_past(deadline):
                     if _is_past(deadline):
                         raise TimeoutError("the query took too long") from error
@@ -157,7 +157,7 @@ class Database:
         deadline: float,
     ) -> Result:
         loop = asyncio.get_running_loop()
-        # cancelling would ask a server that does not answer, and wait for it
+        # cancelling would send a request to a server that does not answer, and wait
         timer = loop.call_at(deadline, _cut, connection)
         kept = False
         try:
@@ -178,7 +178,7 @@ class Database:
 
 
 def _cut(connection: Connection) -> None:
-    """Shut the connection's socket down: whoever waits for it reads its end."""
+    """Shut the connection's socket down, which ends every wait on it."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as other:
         other.shutdown(socket.SHUT_RDWR)
 
@@ -193,7 +193,7 @@ def _first_line(error: BaseException) -> str:
 
 @asynccontextmanager
 async def open_database(options: ServiceSettings, settings: Settings) -> AsyncIterator[Database]:
-    """A database that connects when it is first asked."""
+    """A database that connects when it is first used."""
     try:
         dsn = service_dsn(settings)
     except SettingMissingError:

@@ -1,4 +1,11 @@
-"""Newest rows of a feature view, read from TimescaleDB, as the bytes that Redis would hold."""
+"""Loads newest rows from TimescaleDB, in queries that requests share.
+
+A request joins the query under way for its asset, else the one of its tenant and view that still waits for a
+slot: many misses become few queries, and the longer they wait the fewer.
+
+Requests stop waiting at their timeout, and what the query finds later is still written back to Redis. Half
+of the timeout is for the slot: a query that begins later would end when nobody waits for it any more.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +18,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from ai_hub.concurrency import FullError, Patience, Places
+from ai_hub.concurrency import ConcurrencyLimiter, LimitReachedError, RenewableTimeout
 from ai_hub.features.online.as_of import HOUR_NS
 from ai_hub.features.online.breaker import UnavailableError
 from ai_hub.features.online.database import SERVER
@@ -23,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ai_hub.features.lookups import Lookup
-    from ai_hub.features.online.as_of import Moment
-    from ai_hub.features.online.cache import Place, PutBack
+    from ai_hub.features.online.as_of import AsOf
+    from ai_hub.features.online.cache import CacheKey, WriteBack
     from ai_hub.features.online.database import Connection, Database
     from ai_hub.features.online.query import View
     from feast_plugins.postgres.sources import Source
@@ -36,7 +43,7 @@ FROM {relation} AS source
 WHERE source.{tenant} = %(tenant)s AND source.{asset} = ANY(%(assets)s)
     AND source.{time} >= %(since)s AND source.{time} <= %(at)s
 ORDER BY source.{asset}, source.{time} DESC{created}"""
-# of views with other keys than the asset: the newest row by the keys that each asset has
+# for views with other keys than the asset: the newest row by the keys of each asset
 _NEWEST_BY_KEYS = """\
 SELECT asset_id, source.{time}, {features}
 FROM {keys} CROSS JOIN LATERAL (
@@ -46,71 +53,202 @@ FROM {keys} CROSS JOIN LATERAL (
 ) AS source"""
 _ASSETS = "SELECT asset_id FROM assets WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s)"
 _log = structlog.get_logger(__name__)
-_MOST = 1000
-_LINGERS_S = 0.5
+#: Assets of one query.
+_BATCH_SIZE = 1000
+#: A request that read Redis just before the row was written back asks here after the query has ended.
+_LINGER_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a view: its time in nanoseconds, and each field by its name in Redis, the time among them."""
+    """A row of a view."""
 
+    #: event time (ns)
     nanos: int
+    #: bytes by name in Redis, the time among them
     fields: dict[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What the database knows of an asset at a time."""
+class RowLookup:
+    """What the database has of an asset."""
 
+    #: newest row; None: there is none
     row: Row | None
-    #: whether there is such an asset, with or without a row
-    is_known: bool
+    asset_exists: bool
+
+
+class _BatchKey(NamedTuple):
+    """Rows that one query can read: those of a tenant and a view, for the same hour or time."""
+
+    tenant: str
+    view: str
+    time: int
+
+
+class _Batch:
+    def __init__(self, view: View, as_of: AsOf, timeout: RenewableTimeout) -> None:
+        self.view = view
+        self.as_of = as_of
+        self.timeout = timeout
+        self.lookups: dict[str, asyncio.Future[RowLookup]] = {}
+        self.cache_keys: dict[str, CacheKey] = {}
+
+
+class Loader:
+    """Loads the newest rows of assets."""
+
+    def __init__(
+        self, database: Database, write_back: WriteBack, *, timeout_s: float, max_waiting: int
+    ) -> None:
+        """Let `max_waiting` requests wait `timeout_s` each, for the slot and the query together."""
+        self._database = database
+        self._write_back = write_back
+        self._timeout_s = timeout_s
+        self._waiting = ConcurrencyLimiter(max_waiting)
+        #: batches that assets can still join
+        self._open: dict[_BatchKey, _Batch] = {}
+        self._lookups: dict[tuple[_BatchKey, str], asyncio.Future[RowLookup]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def load(
+        self, view: View, tenant: str, as_of: AsOf, cache_keys: Mapping[str, CacheKey | None]
+    ) -> list[RowLookup]:
+        """What the database has of each asset, in order; rows that have a cache key are written back.
+
+        Requests for the present hour share what is read at the time of the first.
+
+        Raises:
+            UnavailableError: it cannot be read now.
+        """
+        is_shared = as_of.current_since is not None and not as_of.is_past
+        time = as_of.nanos % view.window - as_of.nanos if is_shared else as_of.nanos
+        key = _BatchKey(tenant, view.name, time)
+        try:
+            with self._waiting.hold(tenant):
+                futures = [self._join(key, view, as_of, *item) for item in cache_keys.items()]
+                # a request that times out leaves the query to the others
+                _, pending = await asyncio.wait(futures, timeout=self._timeout_s)
+        except LimitReachedError:
+            raise UnavailableError(SERVER, "queue_full") from None
+        if pending:
+            raise UnavailableError(SERVER, "timeout")
+        return [future.result() for future in futures]
+
+    async def aclose(self) -> None:
+        """Cancel the queries under way."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _join(
+        self, key: _BatchKey, view: View, as_of: AsOf, asset: str, cache_key: CacheKey | None
+    ) -> asyncio.Future[RowLookup]:
+        if (lookup := self._lookups.get((key, asset))) is not None:
+            return lookup
+        batch = self._open.get(key)
+        if batch is None or len(batch.lookups) >= _BATCH_SIZE or not batch.timeout.renew():
+            batch = self._open[key] = _Batch(view, as_of, RenewableTimeout(self._timeout_s / 2))
+            task = asyncio.create_task(self._run(key, batch), name="features")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        future: asyncio.Future[RowLookup] = asyncio.get_running_loop().create_future()
+        # retrieves the error where every request has left
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        batch.lookups[asset] = self._lookups[key, asset] = future
+        if cache_key is not None:
+            batch.cache_keys[asset] = cache_key
+        return future
+
+    async def _run(self, key: _BatchKey, batch: _Batch) -> None:
+        failure: BaseException | None = None
+        lookups: dict[str, RowLookup] = {}
+        try:
+            async with self._database.slot(key.tenant, batch.timeout):
+                self._close(key, batch)
+
+                async def work(connection: Connection) -> dict[str, RowLookup]:
+                    return await newest_rows(
+                        connection, batch.view, key.tenant, list(batch.lookups), batch.as_of.nanos
+                    )
+
+                lookups = await self._database.run(key.tenant, work)
+        except psycopg.Error as error:
+            # the view's source is wrong: rows in Redis are all there is
+            _log.exception("feature_view_not_read", view=key.view)
+            failure = UnavailableError(SERVER, "query_failed")
+            failure.__cause__ = error
+        except (UnavailableError, asyncio.CancelledError) as error:
+            failure = error if isinstance(error, UnavailableError) else UnavailableError(SERVER, "stopped")
+        except Exception:  # noqa: BLE001  # whatever it is, the requests get an answer
+            _log.exception("feature_rows_not_read", view=key.view)
+            failure = UnavailableError(SERVER, "query_failed")
+        finally:
+            self._close(key, batch)
+            self._complete(key, batch, lookups, failure)
+        if failure is None:
+            self._write_back(batch.view, key.tenant, batch.as_of, lookups, batch.cache_keys)
+
+    def _complete(
+        self, key: _BatchKey, batch: _Batch, lookups: dict[str, RowLookup], failure: BaseException | None
+    ) -> None:
+        for asset, future in batch.lookups.items():
+            if failure is not None:
+                self._lookups.pop((key, asset), None)
+                future.set_exception(failure)
+            else:
+                future.set_result(lookups[asset])
+                asyncio.get_running_loop().call_later(_LINGER_S, self._lookups.pop, (key, asset), None)
+
+    def _close(self, key: _BatchKey, batch: _Batch) -> None:
+        if self._open.get(key) is batch:
+            del self._open[key]
 
 
 async def newest_rows(
     connection: Connection, view: View, tenant: str, assets: Sequence[str], at: int
-) -> dict[str, Found]:
+) -> dict[str, RowLookup]:
     """The newest row of each asset at or before `at` (ns) within the view's time to live.
 
     Raises:
         psycopg.Error: the view's source cannot be read.
     """
     query = _statement(view)
-    asked: dict[str, Any] = {"tenant": tenant, "assets": list(assets), "at": from_nanos(at)}
-    # most have a row of the hour itself; to read a longer time costs more
-    asked["since"] = from_nanos(at - at % HOUR_NS)
-    rows = await _read(connection, view, query, asked)
+    parameters: dict[str, Any] = {"tenant": tenant, "assets": list(assets), "at": from_nanos(at)}
+    # most assets have a row of the hour itself; to read a longer time costs more
+    parameters["since"] = from_nanos(at - at % HOUR_NS)
+    rows = await _read(connection, view, query, parameters)
     rest = [asset for asset in assets if asset not in rows]
-    known = set(rows)
+    existing = set(rows)
     if rest:
         oldest = at - view.stored.ttl if view.stored.ttl else _EPOCH_NS
-        asked |= {"assets": rest, "since": from_nanos(oldest)}
-        older = await _read(connection, view, query, asked)
+        parameters |= {"assets": rest, "since": from_nanos(oldest)}
+        older = await _read(connection, view, query, parameters)
         rows |= older
-        known |= set(older)
-        asked["assets"] = [asset for asset in rest if asset not in older]
-        if asked["assets"]:
-            cursor = await connection.execute(_ASSETS, asked, prepare=True)
-            known.update(asset for (asset,) in await cursor.fetchall())
-    return {asset: Found(rows.get(asset), asset in known) for asset in assets}
+        existing |= set(older)
+        parameters["assets"] = [asset for asset in rest if asset not in older]
+        if parameters["assets"]:
+            cursor = await connection.execute(_ASSETS, parameters, prepare=True)
+            existing.update(asset for (asset,) in await cursor.fetchall())
+    return {asset: RowLookup(rows.get(asset), asset in existing) for asset in assets}
 
 
 async def _read(
-    connection: Connection, view: View, query: sql.Composed, asked: dict[str, Any]
+    connection: Connection, view: View, query: sql.Composed, parameters: dict[str, Any]
 ) -> dict[str, Row]:
-    cursor = await connection.execute(query, asked, prepare=True, binary=True)
-    found = await cursor.fetchall()
-    if not found:
+    cursor = await connection.execute(query, parameters, prepare=True, binary=True)
+    records = await cursor.fetchall()
+    if not records:
         return {}
-    assets, times, *columns = zip(*found, strict=True)
+    assets, times, *columns = zip(*records, strict=True)
     encoded = [
         (name, encode_outputs(values, kind))
         for (name, kind), values in zip(view.fields, columns, strict=True)
     ]
     rows = {}
-    for place, (asset, time) in enumerate(zip(assets, times, strict=True)):
+    for index, (asset, time) in enumerate(zip(assets, times, strict=True)):
         nanos, stamp = stamp_of(time)
-        fields = {name: values[place] for name, values in encoded}
+        fields = {name: values[index] for name, values in encoded}
         fields[view.stored.stamp_field] = stamp
         rows[asset] = Row(nanos, fields)
     return rows
@@ -160,130 +298,3 @@ def _composed(
     ]
     joined = sql.SQL(" NATURAL JOIN ").join(relations)
     return sql.SQL(_NEWEST_BY_KEYS).format(keys=joined, conditions=sql.SQL(" AND ").join(conditions), **parts)
-
-
-class _What(NamedTuple):
-    """Rows that one query can read: of a tenant and a view, wanted for the same hour or time."""
-
-    tenant: str
-    view: str
-    key: int
-
-
-class _Batch:
-    def __init__(self, view: View, moment: Moment, patience: Patience) -> None:
-        self.view = view
-        self.moment = moment
-        self.patience = patience
-        self.answers: dict[str, asyncio.Future[Found]] = {}
-        self.places: dict[str, Place] = {}
-
-
-class Loader:
-    """Newest rows from TimescaleDB."""
-
-    def __init__(self, database: Database, put_back: PutBack, *, patience_s: float, may_wait: int) -> None:
-        """`patience_s`: how long requests wait, the turn and the query together; `may_wait`: how many do."""
-        self._database = database
-        self._put_back = put_back
-        self._patience_s = patience_s
-        self._waiting = Places(may_wait)
-        self._open: dict[_What, _Batch] = {}
-        self._under_way: dict[tuple[_What, str], asyncio.Future[Found]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def load(
-        self, view: View, tenant: str, moment: Moment, places: Mapping[str, Place | None]
-    ) -> list[Found]:
-        """What the database knows of each asset at the moment, in their order.
-
-        Where an asset has a place, its row is put there. Requests for the present hour share what is read at
-        the time of the first.
-
-        Raises:
-            UnavailableError: it cannot be found out.
-        """
-        is_shared = moment.current_since is not None and not moment.is_given
-        # a time that was given is its own key
-        key = moment.nanos % view.window - moment.nanos if is_shared else moment.nanos
-        what = _What(tenant, view.name, key)
-        try:
-            with self._waiting.held(tenant):
-                futures = [self._join(what, view, moment, *each) for each in places.items()]
-                # whoever goes away leaves the query to the others
-                _, pending = await asyncio.wait(futures, timeout=self._patience_s)
-        except FullError:
-            raise UnavailableError(SERVER, "queue_full") from None
-        if pending:
-            raise UnavailableError(SERVER, "timeout")
-        return [future.result() for future in futures]
-
-    async def aclose(self) -> None:
-        """Give up what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _join(
-        self, what: _What, view: View, moment: Moment, asset: str, place: Place | None
-    ) -> asyncio.Future[Found]:
-        if (under_way := self._under_way.get((what, asset))) is not None:
-            return under_way
-        batch = self._open.get(what)
-        if batch is None or len(batch.answers) >= _MOST or not batch.patience.renew():
-            batch = self._open[what] = _Batch(view, moment, Patience(self._patience_s / 2))
-            task = asyncio.create_task(self._run(what, batch), name="features")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
-        # nobody may be left to look at its error
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        batch.answers[asset] = self._under_way[what, asset] = future
-        if place is not None:
-            batch.places[asset] = place
-        return future
-
-    async def _run(self, what: _What, batch: _Batch) -> None:
-        failure: BaseException | None = None
-        found: dict[str, Found] = {}
-        try:
-            async with self._database.turn(what.tenant, batch.patience):
-                self._close(what, batch)
-
-                async def work(connection: Connection) -> dict[str, Found]:
-                    return await newest_rows(
-                        connection, batch.view, what.tenant, list(batch.answers), batch.moment.nanos
-                    )
-
-                found = await self._database.run(what.tenant, work)
-        except psycopg.Error as error:
-            # the view's source is wrong: what is in Redis is all there is
-            _log.exception("feature_view_not_read", view=what.view)
-            failure = UnavailableError(SERVER, "query_failed")
-            failure.__cause__ = error
-        except (UnavailableError, asyncio.CancelledError) as error:
-            failure = error if isinstance(error, UnavailableError) else UnavailableError(SERVER, "stopped")
-        except Exception:  # noqa: BLE001  # whatever it is, whoever waits gets an answer
-            _log.exception("feature_rows_not_read", view=what.view)
-            failure = UnavailableError(SERVER, "query_failed")
-        finally:
-            self._close(what, batch)
-            self._end(what, batch, found, failure)
-        if failure is None:
-            self._put_back(batch.view, what.tenant, batch.moment, found, batch.places)
-
-    def _end(
-        self, what: _What, batch: _Batch, found: dict[str, Found], failure: BaseException | None
-    ) -> None:
-        for asset, future in batch.answers.items():
-            if failure is not None:
-                self._under_way.pop((what, asset), None)
-                future.set_exception(failure)
-            else:
-                future.set_result(found[asset])
-                # who looked into Redis before the row was put back asks here after the query has ended
-                asyncio.get_running_loop().call_later(_LINGERS_S, self._under_way.pop, (what, asset), None)
-
-    def _close(self, what: _What, batch: _Batch) -> None:
-        if self._open.get(what) is batch:
-            del self._open[what]

@@ -26,18 +26,16 @@ _AGE = Histogram(
     ["feature_set"],
     buckets=_AGES_S,
 )
-_WRITE_BACKS = Counter(
-    "ai_hub_feature_write_backs", "Rows put back into Redis, by what came of them", ["result"]
-)
+_WRITE_BACKS = Counter("ai_hub_feature_write_backs", "Rows written back to Redis, by result", ["result"])
 _QUERIES = Histogram(
     "ai_hub_feature_query_seconds",
-    "Seconds of a computation in TimescaleDB, its wait for a turn not counted",
+    "Seconds of a computation in TimescaleDB, its wait for a connection not counted",
     ["result"],
     buckets=(0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
 _BREAKER = Gauge(
     "ai_hub_breaker_state",
-    "Whether a server is asked: 0 closed (it is), 1 half open (one request tries), 2 open (left alone)",
+    "State of a server's circuit breaker: 0 closed, 1 half open (one request tries), 2 open (not asked)",
     ["server"],
     multiprocess_mode="livemax",
 )
@@ -73,6 +71,6 @@ def queries(result: str) -> Histogram:
     return _QUERIES.labels(result)
 
 
-def note_breaker(server: str, state: str) -> None:
-    """The breaker of a server has this state now."""
+def set_breaker(server: str, state: str) -> None:
+    """Set the state of a server's breaker."""
     _BREAKER.labels(server).set(STATES[state])

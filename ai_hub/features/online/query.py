@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from feast import Entity, FeatureView, OnDemandFeatureView, RepoConfig
 
-    from ai_hub.features.online.as_of import Moment
+    from ai_hub.features.online.as_of import AsOf
 
 #: Tag of a view: features of one name in views with the same value of it are the same feature.
 MEANING_TAG: Final = "meaning"
@@ -48,7 +48,7 @@ _REACH = re.compile(r"_(\d+)h$")
 
 
 class Meaning(NamedTuple):
-    """What a name stands for in a feature service."""
+    """What a feature's name stands for in a feature service."""
 
     #: the tag of the view, else the view, with its version if the service names one
     origin: str
@@ -56,11 +56,11 @@ class Meaning(NamedTuple):
     join_keys: tuple[tuple[str, str], ...]
 
 
-#: By name of a feature and by meaning, the services in which it has it, each with the view it comes from.
+#: By name of a feature and by meaning: the view it comes from, by service.
 Meanings = dict[str, dict[Meaning, dict[str, str]]]
 
 
-def meanings(services: Mapping[str, FeatureService], tags: Mapping[str, str]) -> Meanings:
+def meanings_by_name(services: Mapping[str, FeatureService], tags: Mapping[str, str]) -> Meanings:
     """What each name of a feature means in each service; `tags` has the tags `meaning` of views."""
     found: Meanings = {}
     for name, service in services.items():
@@ -76,13 +76,13 @@ def meanings(services: Mapping[str, FeatureService], tags: Mapping[str, str]) ->
 
 def choose_features(
     services: Mapping[str, FeatureService],
-    known: Meanings,
+    by_name: Meanings,
     feature_set: str | None,
     names: Sequence[str] | None,
     *,
     default: str,
 ) -> FeatureService | list[str]:
-    """The service that has the features, or for names alone references of them.
+    """The service that has the features; for names without a feature set, references of features.
 
     Raises:
         NotFoundError: there is no such set, or it has no such features.
@@ -91,17 +91,17 @@ def choose_features(
     if feature_set is not None or names is None:
         name = feature_set or default
         if (found := services.get(name)) is None:
-            raise NotFoundError(f"There is no feature set {name}.", hint=_known("Feature sets", services))
+            raise NotFoundError(f"There is no feature set {name}.", hint=_list("Feature sets", services))
         if unknown := _missing(names or (), feature_names(found)):
             raise _unknown(unknown, feature_names(found), f"Feature set {name} does not have")
         return found
-    if unknown := _missing(names, known):
-        raise _unknown(unknown, known, "No feature set has")
+    if unknown := _missing(names, by_name):
+        raise _unknown(unknown, by_name, "No feature set has")
     wanted = list(dict.fromkeys(names))
-    if ambiguous := [name for name in wanted if len(known[name]) > 1]:
-        raise _ambiguous(ambiguous, wanted, known)
-    views = {name: _views(name, known) for name in wanted}
-    # from the set that has most of them, so that few views are read; of equal ones the smallest
+    if ambiguous := [name for name in wanted if len(by_name[name]) > 1]:
+        raise _ambiguous(ambiguous, wanted, by_name)
+    views = {name: _views(name, by_name) for name in wanted}
+    # from the set that has most of them, so that few views are read; among equals the smallest
     ranked = sorted(
         {each for sets in views.values() for each in sets},
         key=lambda each: (
@@ -113,9 +113,9 @@ def choose_features(
     return [f"{next(sets[each] for each in ranked if each in sets)}:{name}" for name, sets in views.items()]
 
 
-def _views(name: str, known: Meanings) -> dict[str, str]:
+def _views(name: str, by_name: Meanings) -> dict[str, str]:
     """The view of a feature that means the same in all services, by service."""
-    ((meaning, views),) = known[name].items()
+    ((meaning, views),) = by_name[name].items()
     if meaning.join_keys:
         named = min(views)
         raise BadInputError(
@@ -124,8 +124,8 @@ def _views(name: str, known: Meanings) -> dict[str, str]:
     return views
 
 
-def _ambiguous(ambiguous: Sequence[str], wanted: Sequence[str], known: Meanings) -> BadInputError:
-    having = {name: sorted({each for sets in known[name].values() for each in sets}) for name in wanted}
+def _ambiguous(ambiguous: Sequence[str], wanted: Sequence[str], by_name: Meanings) -> BadInputError:
+    having = {name: sorted({each for sets in by_name[name].values() for each in sets}) for name in wanted}
     complete = set.intersection(*map(set, having.values()))
     listed = "; ".join(f"{name} in {', '.join(having[name])}" for name in ambiguous)
     one = "It is" if len(ambiguous) == 1 else "They are"
@@ -144,11 +144,11 @@ def _missing(names: Iterable[str], known: Iterable[str]) -> list[str]:
 
 def _unknown(names: Sequence[str], known: Iterable[str], who: str) -> NotFoundError:
     near = {match for name in names for match in get_close_matches(name, list(known), n=2)}
-    hint = f"Did you mean {', '.join(sorted(near))}?" if near else _known("There are", known)
+    hint = f"Did you mean {', '.join(sorted(near))}?" if near else _list("There are", known)
     return NotFoundError(f"{who} {', '.join(names)}.", hint=hint)
 
 
-def _known(title: str, names: Iterable[str]) -> str:
+def _list(title: str, names: Iterable[str]) -> str:
     listed = ", ".join(sorted(names))
     return f"{title}: {listed}." if listed else "None is registered yet: run `feast apply`."
 
@@ -183,20 +183,23 @@ class View:
         """Nanoseconds of which requests share what is read: rows come at the multiples."""
         return HOUR_NS if self.step == HOUR_NS else _SHORTEST_NS
 
-    def is_current(self, moment: Moment, stamp: int | None, computed: int | None = None) -> bool:
-        """Whether a row of this time (ns), None: no row, is the newest there can be.
+    def is_current(self, as_of: AsOf, stamp: int | None, computed: int | None = None) -> bool:
+        """Whether a row is the newest there can be.
 
-        `computed`: when it was put back (ns); None: it was materialized.
+        Args:
+            as_of: the time asked about.
+            stamp: event time of the row (ns); None: there is no row.
+            computed: when it was computed, if it was written back (ns); None: it was materialized.
         """
-        if self.step == HOUR_NS or stamp is None or moment.current_since is None:
-            return moment.is_current(stamp, computed)
-        if not moment.is_seen(stamp) or (computed is not None and computed < moment.put_back_since):
+        if self.step == HOUR_NS or stamp is None or as_of.current_since is None:
+            return as_of.is_current(stamp, computed)
+        if not as_of.is_visible(stamp) or (computed is not None and computed < as_of.written_back_since):
             return False
         if self.step is not None:
-            return moment.nanos - stamp < self.step
-        # nothing can have come since
+            return as_of.nanos - stamp < self.step
+        # no row can have been added since
         since = stamp if computed is None else computed
-        return since - since % _SHORTEST_NS == moment.now - moment.now % _SHORTEST_NS
+        return since - since % _SHORTEST_NS == as_of.now - as_of.now % _SHORTEST_NS
 
 
 @dataclass(frozen=True)
@@ -204,9 +207,9 @@ class Feature:
     """A feature of the answer."""
 
     name: str
-    #: hours it looks back
+    #: how far it looks back, in hours
     reach: int
-    #: places of the views it comes from, or is computed from
+    #: indexes of the views it comes from, or is computed from
     views: tuple[int, ...]
     is_computed: bool
 
@@ -227,9 +230,9 @@ class Query:
         return all((view.tags or {}).get(DETERMINISTIC_TAG) == "true" for view in self.plan.on_demand)
 
     def reach_within(self, lookback_hours: int) -> int:
-        """Hours that the features look back of which a request may see."""
-        place = bisect(self._reaches, lookback_hours)
-        return self._reaches[place - 1] if place else 0
+        """The longest look-back, in hours, of the features within `lookback_hours`."""
+        index = bisect(self._reaches, lookback_hours)
+        return self._reaches[index - 1] if index else 0
 
     @cached_property
     def _reaches(self) -> list[int]:
@@ -247,13 +250,13 @@ class Query:
         return tuple(group.fields)
 
     @cached_property
-    def stamps(self) -> tuple[int, ...]:
-        """Place of the time of each view in a reply."""
+    def stamp_indexes(self) -> tuple[int, ...]:
+        """Index in a reply of each view's time."""
         return tuple(self.fields.index(view.stored.stamp_field) for view in self.views)
 
     @cached_property
-    def places(self) -> tuple[tuple[tuple[int, bytes], ...], ...]:
-        """For each view the places of its fields in a reply, its time among them."""
+    def field_indexes(self) -> tuple[tuple[tuple[int, bytes], ...], ...]:
+        """For each view the index in a reply and the name of each field, its time among them."""
         return tuple(
             tuple((self.fields.index(name), name) for name in (*view.stored.fields, view.stored.stamp_field))
             for view in self.views
@@ -329,9 +332,9 @@ def _view(config: RepoConfig, plan: Plan, stored: StoredView, entities: Mapping[
 
 
 def _keyed_by_asset(stored: StoredView) -> StoredView:
-    """The view as one whose rows are those of assets, which this service puts into Redis by itself.
+    """The view keyed by tenant and asset, whose rows only this service writes to Redis.
 
-    So a row that was read for one tenant is never found by another.
+    So no tenant reads a row that was written for another.
     """
     view = copy.copy(stored.view)
     view.entities = list(KEYS)
@@ -352,17 +355,17 @@ def _features(plan: Plan) -> list[Feature]:
         for name in (each.name, f"{view.projection.name_to_use()}__{each.name}")
     }
     found = []
-    for name, number, place in plan.results:
+    for name, number, index in plan.results:
         if number is not None:
             stored = plan.views[number]
-            tags = _tags(stored.view, stored.features[place])
+            tags = _tags(stored.view, stored.features[index])
             found.append(Feature(name, _reach(name, tags), (number,), is_computed=False))
         elif (view := on_demand.get(name)) is not None:
             sources = {each.name for each in view.source_feature_view_projections.values()}
-            places = tuple(
-                at for at, stored in enumerate(plan.views) if stored.view.projection.name in sources
+            views = tuple(
+                index for index, stored in enumerate(plan.views) if stored.view.projection.name in sources
             )
-            found.append(Feature(name, _reach(name, _tags(view, name)), places, is_computed=True))
+            found.append(Feature(name, _reach(name, _tags(view, name)), views, is_computed=True))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The read path: Redis; where it has no current row TimescaleDB; where that cannot be asked, what is left."""
+"""Reads features for inference: from Redis, else from TimescaleDB, else what is left without them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.errors import NotFoundError
-from ai_hub.features.followed import followed_key
 from ai_hub.features.online import metrics, payload
-from ai_hub.features.online.as_of import moment
-from ai_hub.features.online.assets import Assets
+from ai_hub.features.online.as_of import as_of
+from ai_hub.features.online.assets import AssetDirectory
 from ai_hub.features.online.breaker import UnavailableError
-from ai_hub.features.online.cache import UNKNOWN, Place, PutBack, mark_key, open_cache
-from ai_hub.features.online.cached_rows import Stored
+from ai_hub.features.online.cache import NO_SUCH_ASSET, CacheKey, WriteBack, negative_key, open_cache
+from ai_hub.features.online.cached_rows import CachedRows
 from ai_hub.features.online.catalog import open_catalog
 from ai_hub.features.online.database import open_database
 from ai_hub.features.online.loader import Loader
-from ai_hub.features.online.payload import Memo, row_keys
+from ai_hub.features.online.payload import BoundedCache, Origin, Payload
+from ai_hub.features.redis_keys import followed_key
 from feast_plugins.online.reading import Read
 
 if TYPE_CHECKING:
@@ -29,35 +29,37 @@ if TYPE_CHECKING:
 
     from feast import RepoConfig
 
-    from ai_hub.features.online.as_of import Moment
+    from ai_hub.features.online.as_of import AsOf
     from ai_hub.features.online.cache import Cache
     from ai_hub.features.online.catalog import Catalog
-    from ai_hub.features.online.loader import Found
+    from ai_hub.features.online.loader import RowLookup
     from ai_hub.features.online.query import Query
     from ai_hub.settings import ServiceSettings, Settings
 
-    Wanting = dict[int, list[int]]
+    #: indexes of assets by index of the view
+    Stale = dict[int, list[int]]
     Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True)
-class Asked:
+class FeatureRequest:
     """Which features of which assets, and at what time."""
 
     tenant: str
-    #: each once
+    #: without duplicates
     assets: Sequence[str]
+    #: default: the present
     timestamp: datetime | None = None
     lookback_hours: int = 168
     feature_set: str | None = None
     feature_names: Sequence[str] | None = None
-    #: an asset that there is not is an error
+    #: whether an unknown asset is an error
     must_exist: bool = False
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Features of each asset, as they are sent."""
+    """Features of each asset, in the order of the request."""
 
     #: feature set, for metrics
     label: str
@@ -74,7 +76,7 @@ class FeatureReader:
         catalog: Catalog,
         cache: Cache,
         loader: Loader,
-        assets: Assets,
+        assets: AssetDirectory,
         *,
         cache_s: int,
         kept_assets: int,
@@ -86,170 +88,178 @@ class FeatureReader:
         self._assets = assets
         self._cache_s = cache_s
         self._clock = clock
-        self._reads: Memo[Read] = Memo(kept_assets)
-        self._features: Memo[payload.Rendered] = Memo(kept_assets)
+        self._reads: BoundedCache[Read] = BoundedCache(kept_assets)
+        self._payloads: BoundedCache[Payload] = BoundedCache(kept_assets)
 
-    async def read(self, asked: Asked) -> Answer:
-        """The features asked for.
+    async def read(self, request: FeatureRequest) -> Answer:
+        """The features of a request.
 
         Raises:
             NotFoundError: there is no such feature set, feature or asset.
-            BadInputError: the time lies in the future, or the features cannot be asked for.
-            ServiceDownError: it was never known which features there are.
+            BadInputError: the time lies in the future, or the features cannot be read together.
+            ServiceDownError: Feast's registry was never read.
         """
-        query = await self.catalog.query(asked.feature_set, asked.feature_names)
+        query = await self.catalog.query(request.feature_set, request.feature_names)
         config = self.catalog.config
         now = self._clock()
-        at = moment(asked.timestamp, now, self._cache_s)
-        read = self._read(query, config, asked)
-        stored, cache_is_up = await self._stored(query, config, at, read)
-        if wanting := stored.wanting():
+        at = as_of(request.timestamp, now, self._cache_s)
+        read = self._read_of(query, config, request)
+        rows, cache_is_up = await self._cached_rows(query, config, at, read)
+        if stale := rows.stale():
             if cache_is_up:
-                wanting = await self._without_marked(config, stored, asked, wanting)
-            if wanting:
-                await self._compute(stored, asked, wanting, read, cache_is_up=cache_is_up)
-        origins = stored.judged()
-        if asked.must_exist and not origins[0].is_known and origins[0].degraded is None:
-            raise await self._no_asset(asked.tenant, asked.assets[0])
+                stale = await self._without_negative_entries(config, rows, request, stale)
+            if stale:
+                await self._load_stale(rows, request, stale, read, cache_is_up=cache_is_up)
+        origins = rows.complete_origins()
+        if request.must_exist and not origins[0].asset_exists and origins[0].degraded is None:
+            raise await self._unknown_asset(request.tenant, request.assets[0])
         _count(query.label, at, origins)
-        features = self._rendered(stored, asked, read, origins, is_stored=not wanting)
-        results = payload.results(asked.assets, origins, features, computed_at=now)
-        return Answer(query.label, asked.timestamp or now, now, results)
+        payloads = self._payloads_of(rows, request, read, origins, is_from_redis=not stale)
+        results = payload.results(request.assets, origins, payloads, computed_at=now)
+        return Answer(query.label, request.timestamp or now, now, results)
 
-    def _read(self, query: Query, config: RepoConfig, asked: Asked) -> Read:
-        count = len(asked.assets)
-        is_kept = self._reads.is_worth(count)
-        key = (query, asked.tenant, *asked.assets) if is_kept else None
-        if is_kept and (known := self._reads.get(key, assets=count)) is not None:
-            return known
-        columns = {"tenant_id": [asked.tenant] * count, "asset_id": list(asked.assets)}
+    def _read_of(self, query: Query, config: RepoConfig, request: FeatureRequest) -> Read:
+        """The commands for Redis, and how its replies become features."""
+        count = len(request.assets)
+        is_cached = self._reads.is_enabled(count)
+        key = (query, request.tenant, *request.assets) if is_cached else None
+        if is_cached and (cached := self._reads.get(key, assets=count)) is not None:
+            return cached
+        columns = {"tenant_id": [request.tenant] * count, "asset_id": list(request.assets)}
         read = Read(query.plan, columns, config.project)
-        if is_kept:
+        if is_cached:
             self._reads.put(key, read, assets=count)
         return read
 
-    def _rendered(
+    def _payloads_of(
         self,
-        stored: Stored,
-        asked: Asked,
+        rows: CachedRows,
+        request: FeatureRequest,
         read: Read,
-        origins: Sequence[payload.Origin],
+        origins: Sequence[Origin],
         *,
-        is_stored: bool,
-    ) -> list[payload.Rendered]:
-        """Features as they are sent; `is_stored`: all rows are those that Redis has."""
-        query, hours = stored.query, asked.lookback_hours
-        is_kept = is_stored and query.is_deterministic and self._features.is_worth(len(asked.assets))
+        is_from_redis: bool,
+    ) -> list[Payload]:
+        """Features as they are sent; `is_from_redis`: every row is the one in Redis."""
+        query, hours = rows.query, request.lookback_hours
+        is_cached = (
+            is_from_redis and query.is_deterministic and self._payloads.is_enabled(len(request.assets))
+        )
         keys: list[Hashable] = []
-        if is_kept:
-            keys = row_keys(query, asked.tenant, asked.assets, stored.replies, origins, lookback_hours=hours)
-            if (known := self._features.all(keys)) is not None:
-                return known
-        response = read.answer(stored.replies, view_metadata=False, now=stored.moment.nanos)
-        found = payload.rendered(query, response, origins, lookback_hours=hours)
-        if is_kept:
-            for key, each in zip(keys, found, strict=True):
-                self._features.put(key, each)
-        return found
+        if is_cached:
+            keys = payload.keys_of(
+                query, request.tenant, request.assets, rows.replies, origins, lookback_hours=hours
+            )
+            if (cached := self._payloads.get_all(keys)) is not None:
+                return cached
+        response = read.answer(rows.replies, view_metadata=False, now=rows.as_of.nanos)
+        payloads = payload.render(query, response, origins, lookback_hours=hours)
+        if is_cached:
+            for key, value in zip(keys, payloads, strict=True):
+                self._payloads.put(key, value)
+        return payloads
 
-    async def _stored(self, query: Query, config: RepoConfig, at: Moment, read: Read) -> tuple[Stored, bool]:
-        """What Redis has, and whether it payload."""
+    async def _cached_rows(
+        self, query: Query, config: RepoConfig, at: AsOf, read: Read
+    ) -> tuple[CachedRows, bool]:
+        """The rows in Redis, and whether it answered."""
         if at.current_since is not None:
             try:
-                return Stored(query, at, await self.cache.ask(config, read.commands)), True
+                return CachedRows(query, at, await self.cache.send(config, read.commands)), True
             except UnavailableError:
                 pass
-        return Stored.nothing(query, at, read.commands.replies), False
+        return CachedRows.empty(query, at, read.commands.replies), False
 
-    async def _without_marked(
-        self, config: RepoConfig, stored: Stored, asked: Asked, wanting: Wanting
-    ) -> Wanting:
-        """Leave out the rows that have no newer ones yet.
+    async def _without_negative_entries(
+        self, config: RepoConfig, rows: CachedRows, request: FeatureRequest, stale: Stale
+    ) -> Stale:
+        """Leave out the rows of which there is nothing newer.
 
-        Either they were looked for a moment ago, or the follower has not brought this hour's.
+        Either that was found a moment ago, or the follower has not brought this hour's rows yet.
         """
-        places = [
+        pairs = [
             (view, asset)
-            for view, assets in wanting.items()
+            for view, assets in stale.items()
             for asset in assets
-            if stored.is_seen(view, asset)
+            if rows.is_visible(view, asset)
         ]
-        if not places:
-            return wanting
+        if not pairs:
+            return stale
         keys = [
-            mark_key(config, stored.query.views[view], asked.tenant, asked.assets[asset])
-            for view, asset in places
+            negative_key(config, rows.query.views[view], request.tenant, request.assets[asset])
+            for view, asset in pairs
         ]
         try:
-            followed, *marks = await self.cache.marks(config, [followed_key(config.project), *keys])
+            followed, *entries = await self.cache.values(config, [followed_key(config.project), *keys])
         except UnavailableError:
-            return wanting
-        is_behind = followed is not None and int(followed) * 10**9 < stored.moment.hour
-        marked = set()
-        for (view, asset), mark in zip(places, marks, strict=True):
-            if mark is not None or (is_behind and stored.awaits_successor(view, asset)):
-                marked.add((view, asset))
-                if mark == UNKNOWN and stored.times[view][asset] is None:
-                    stored.origins[asset].is_known = False
+            return stale
+        is_behind = followed is not None and int(followed) * 10**9 < rows.as_of.hour
+        current = set()
+        for (view, asset), entry in zip(pairs, entries, strict=True):
+            if entry is not None or (is_behind and rows.awaits_successor(view, asset)):
+                current.add((view, asset))
+                if entry == NO_SUCH_ASSET and rows.times[view][asset] is None:
+                    rows.origins[asset].asset_exists = False
         rest = {
-            view: [asset for asset in assets if (view, asset) not in marked]
-            for view, assets in wanting.items()
+            view: [asset for asset in assets if (view, asset) not in current]
+            for view, assets in stale.items()
         }
         return {view: assets for view, assets in rest.items() if assets}
 
-    async def _compute(
-        self, stored: Stored, asked: Asked, wanting: Wanting, read: Read, *, cache_is_up: bool
+    async def _load_stale(
+        self, rows: CachedRows, request: FeatureRequest, stale: Stale, read: Read, *, cache_is_up: bool
     ) -> None:
-        """Fill in what TimescaleDB has, or what is left without it."""
-        self._assets.note(asked.tenant)
-        is_put_back = cache_is_up and stored.moment.current_since is not None
-        found = await asyncio.gather(
+        """Replace stale rows with those of TimescaleDB; where it is down, use what is left."""
+        self._assets.refresh(request.tenant)
+        is_written_back = cache_is_up and rows.as_of.current_since is not None
+        loaded = await asyncio.gather(
             *(
-                self._load(stored, asked, view, assets, read if is_put_back else None)
-                for view, assets in wanting.items()
+                self._load(rows, request, view, assets, read if is_written_back else None)
+                for view, assets in stale.items()
             )
         )
-        for (view, assets), loaded in zip(wanting.items(), found, strict=True):
-            if isinstance(loaded, UnavailableError):
-                self._do_without(stored, asked, view, assets, loaded.reason)
+        for (view, assets), lookups in zip(stale.items(), loaded, strict=True):
+            if isinstance(lookups, UnavailableError):
+                self._degrade(rows, request, view, assets, lookups.reason)
                 continue
-            for asset, each in zip(assets, loaded, strict=True):
-                stored.origins[asset].is_known = each.is_known
-                stored.put(view, asset, each.row)
+            for asset, lookup in zip(assets, lookups, strict=True):
+                rows.origins[asset].asset_exists = lookup.asset_exists
+                rows.replace(view, asset, lookup.row)
 
     async def _load(
-        self, stored: Stored, asked: Asked, view: int, assets: Sequence[int], read: Read | None
-    ) -> list[Found] | UnavailableError:
-        """Rows of the assets; `read`: where they belong in Redis."""
-        places: dict[str, Place | None]
+        self, rows: CachedRows, request: FeatureRequest, view: int, assets: Sequence[int], read: Read | None
+    ) -> list[RowLookup] | UnavailableError:
+        """Rows of the assets; with `read`, they are written back to its keys."""
+        keys: dict[str, CacheKey | None]
         if read is None:
-            places = dict.fromkeys(asked.assets[asset] for asset in assets)
+            keys = dict.fromkeys(request.assets[asset] for asset in assets)
         else:
-            ((_, keys),) = read.groups
-            places = {
-                asked.assets[asset]: Place(
-                    keys.prefix + keys.rows[asset] + keys.suffix,
-                    stored.stamp(view, asset),
-                    stored.is_partial(view, asset),
+            ((_, group),) = read.groups
+            keys = {
+                request.assets[asset]: CacheKey(
+                    group.prefix + group.rows[asset] + group.suffix,
+                    rows.stamp(view, asset),
+                    rows.is_partial(view, asset),
                 )
                 for asset in assets
             }
         try:
-            return await self._loader.load(stored.query.views[view], asked.tenant, stored.moment, places)
+            return await self._loader.load(rows.query.views[view], request.tenant, rows.as_of, keys)
         except UnavailableError as error:
             return error
 
-    def _do_without(
-        self, stored: Stored, asked: Asked, view: int, assets: Sequence[int], reason: str
+    def _degrade(
+        self, rows: CachedRows, request: FeatureRequest, view: int, assets: Sequence[int], reason: str
     ) -> None:
-        zones = self._assets.zones(asked.tenant)
+        """Use stale rows that are within their time to live, else the calendar alone."""
+        zones = self._assets.zones(request.tenant)
         for asset in assets:
-            if stored.is_usable(view, asset):
-                stored.keep_old(asset, reason)
+            if rows.is_usable(view, asset):
+                rows.keep_stale(asset, reason)
             else:
-                stored.lose(view, asset, reason, zones.get(asked.assets[asset]))
+                rows.use_calendar(view, asset, reason, zones.get(request.assets[asset]))
 
-    async def _no_asset(self, tenant: str, asset: str) -> NotFoundError:
+    async def _unknown_asset(self, tenant: str, asset: str) -> NotFoundError:
         near = await self._assets.nearest(tenant, asset)
         hint = (
             f"Did you mean {near}?" if near else "Assets come with `ai-hub ingest`; it lists what it added."
@@ -257,7 +267,7 @@ class FeatureReader:
         return NotFoundError(f"Tenant {tenant} has no asset {asset}.", hint=hint)
 
 
-def _count(label: str, at: Moment, origins: Sequence[payload.Origin]) -> None:
+def _count(label: str, at: AsOf, origins: Sequence[Origin]) -> None:
     for source, count in Counter(origin.source for origin in origins).items():
         metrics.reads(label, source).inc(count)
     for reason, count in Counter(origin.degraded for origin in origins if origin.degraded).items():
@@ -271,20 +281,20 @@ def _count(label: str, at: Moment, origins: Sequence[payload.Origin]) -> None:
 async def open_reader(
     options: ServiceSettings, settings: Settings, clock: Clock = lambda: datetime.now(UTC)
 ) -> AsyncIterator[FeatureReader]:
-    """A reader whose servers may be down: they are found later. `clock` tells the present."""
+    """A reader; its servers need not be up yet. `clock` tells the present."""
     async with AsyncExitStack() as stack:
         catalog = await stack.enter_async_context(open_catalog(settings))
         database = await stack.enter_async_context(open_database(options, settings))
         cache = await stack.enter_async_context(open_cache(options, settings.feature_cache_ttl))
         loader = Loader(
             database,
-            PutBack(catalog, cache),
-            patience_s=options.database_timeout_s,
+            WriteBack(catalog, cache),
+            timeout_s=options.database_timeout_s,
             # the other half is for requests that Redis answers
-            may_wait=options.max_in_flight // 2,
+            max_waiting=options.max_in_flight // 2,
         )
         stack.push_async_callback(loader.aclose)
-        assets = Assets(database)
+        assets = AssetDirectory(database)
         stack.push_async_callback(assets.aclose)
         yield FeatureReader(
             catalog,

@@ -37,8 +37,8 @@ _TABLES: Final = tuple(
 )
 
 
-class RegistryReader:
-    """Reads one registry; for one thread."""
+class RegistryWatcher:
+    """Watches one registry; for one thread."""
 
     def __init__(self, url: str, project: str) -> None:
         self._project = project

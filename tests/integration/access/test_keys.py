@@ -158,22 +158,22 @@ def test_database_away__keys_known_before_go_on__unknown_ones_wait_for_it(line: 
 
 def test_database_silent__look_ends_in_time(line: Any, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dsn, proxy = line
-    monkeypatch.setattr(key_cache, "_LOOK_LIMIT_S", 0.5)
+    monkeypatch.setattr(key_cache, "_LOAD_TIMEOUT_S", 0.5)
 
     async def looks() -> float:
         text = parse(key)
         assert text is not None
-        ring = key_cache.KeyRing(lambda: dsn, every_s=1)
-        await ring.look_up(text.key_id)
+        keys = key_cache.KeyCache(lambda: dsn, every_s=1)
+        await keys.load(text.key_id)
         proxy.stall()
         begun = time.monotonic()
         try:
             with pytest.raises(ServiceDownError):
-                await ring.look_up("q" * 12)
+                await keys.load("q" * 12)
         finally:
             proxy.heal()
-            await ring.close()
-        assert ring.find(text)[0] is not None
+            await keys.close()
+        assert keys.find(text)[0] is not None
         return time.monotonic() - begun
 
     # asking the server to end the query would take ten seconds more
@@ -184,7 +184,7 @@ def test_database_silent__unknown_keys_take_no_place_of_a_known_one__and_few_of_
     line: Any, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dsn, proxy = line
-    monkeypatch.setattr(authentication, "MOST_WAITING", 4)
+    monkeypatch.setattr(authentication, "MAX_WAITING", 4)
     options = ServiceSettings(keys_refresh_s=60, max_in_flight=4, unauthenticated_per_s=9)
     with (
         running_service(Settings(timescale_dsn=dsn, service_timescale_dsn=None), options) as url,
@@ -243,18 +243,18 @@ def test_ring__many_keys__reads_those_that_come_and_those_again_after_any_change
     made = [api_keys.create(f"k{number}", [tenant], ALL_SCOPES, created_by="test")[1] for number in range(4)]
 
     async def main() -> None:
-        ring = key_cache.KeyRing(lambda: dsn, every_s=0.05, most=3)
+        keys = key_cache.KeyCache(lambda: dsn, every_s=0.05, most=3)
         read: list[set[str]] = []
-        read_keys = ring._read_keys
+        read_keys = keys._read_keys
 
         async def noted(key_ids: AbstractSet[str]) -> None:
             read.append(set(key_ids))
             await read_keys(key_ids)
 
-        ring._read_keys = noted  # type: ignore[method-assign]
-        await asyncio.gather(*(ring.look_up(text.key_id) for text in made[:3]), ring.look_up("z" * 12))
+        keys._read_keys = noted  # type: ignore[method-assign]
+        await asyncio.gather(*(keys.load(text.key_id) for text in made[:3]), keys.load("z" * 12))
         assert read == [{*(text.key_id for text in made[:3]), "z" * 12}], "one query for all"
-        keeping = asyncio.create_task(ring.keep())
+        refresh = asyncio.create_task(keys.keep_fresh())
         await asyncio.sleep(0.3)
         read.clear()
         await asyncio.sleep(0.3)
@@ -264,12 +264,12 @@ def test_ring__many_keys__reads_those_that_come_and_those_again_after_any_change
             connection.execute("UPDATE api_keys SET revoked_at = now() WHERE key_id = %s", [made[0].key_id])
             connection.execute("DELETE FROM api_keys WHERE key_id = %s", [made[1].key_id])
         await asyncio.sleep(0.5)
-        assert [ring.find(text)[1] for text in made[:3]] == ["revoked", "unknown", ""]
+        assert [keys.find(text)[1] for text in made[:3]] == ["revoked", "unknown", ""]
         # the one that was used longest ago makes room
-        await ring.look_up(made[3].key_id)
-        assert len(ring._entries) == 3
-        assert ring.find(made[3])[0] is not None
-        keeping.cancel()
-        await ring.close()
+        await keys.load(made[3].key_id)
+        assert len(keys._entries) == 3
+        assert keys.find(made[3])[0] is not None
+        refresh.cancel()
+        await keys.close()
 
     asyncio.run(main())

@@ -20,7 +20,7 @@ from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import NotFoundError
 from ai_hub.features.online import loader
-from ai_hub.features.online.reader import Asked
+from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.settings import Settings
 from benchmarks.faults_proxy import proxied
 from feast_plugins.online.writing import times_of
@@ -238,7 +238,7 @@ def test_unknown_asset__of_a_tenant_with_thousands__holds_nobody_up() -> None:
     async def work(reader: FeatureReader) -> None:
         await reader._assets.nearest(tenant, "meter-00001")
         await asyncio.gather(*reader._assets._tasks.values())
-        asked = Asked(tenant, ["meter-001234"], must_exist=True)
+        asked = FeatureRequest(tenant, ["meter-001234"], must_exist=True)
         with pytest.raises(NotFoundError) as refused:
             await reader.read(asked)
         assert "Did you mean meter-" in str(refused.value.hint)

@@ -16,10 +16,10 @@ from redis import Redis
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.features import materialize as module
-from ai_hub.features.followed import ALIVE_S, followed_key, note_followed
 from ai_hub.features.materialize import Follower, materialize
 from ai_hub.features.newest import Scope
 from ai_hub.features.online.database import Database
+from ai_hub.features.redis_keys import ALIVE_S, followed_key, set_followed
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def test_after_the_hour__follower_behind__row_of_the_hour_before__then_half_past
     clock = Clock(NOW + HOUR + timedelta(minutes=10))
 
     async def work(reader: FeatureReader) -> None:
-        note_followed(followed, energy.store.project, NOW + timedelta(minutes=40))
+        set_followed(followed, energy.store.project, NOW + timedelta(minutes=40))
         results = await ask(reader, delta, *ASSETS)
         assert sources(results) == ["redis"] * len(ASSETS)
         assert {(each["hour"], each["degraded"]) for each in results} == {(NOW, False)}
@@ -104,7 +104,7 @@ def test_after_the_hour__nothing_is_to_come__timescaledb_is_asked(
     delta: str, transactions: list[str], followed: Redis, energy: Energy, note: timedelta | None
 ) -> None:
     if note is not None:
-        note_followed(followed, energy.store.project, NOW + note)
+        set_followed(followed, energy.store.project, NOW + note)
 
     async def work(reader: FeatureReader) -> None:
         await reader.catalog.services()

@@ -16,7 +16,7 @@ from feast.infra.registry.sql import SqlRegistry
 from feast.types import Float64
 from feature_reading import PATIENT, Clock, ask, run
 
-from ai_hub.features.online.registry_watcher import RegistryReader
+from ai_hub.features.online.registry_watcher import RegistryWatcher
 from ai_hub.features.store import open_store
 
 if TYPE_CHECKING:
@@ -111,10 +111,10 @@ def test_nothing_changes__registry_is_not_read(energy: Energy, monkeypatch: pyte
     states: list[Any] = []
     reads: list[Any] = []
     looked_five_times = threading.Event()
-    looked = RegistryReader._token
+    looked = RegistryWatcher._token
     read = SqlRegistry.proto
 
-    def looks(reader: RegistryReader) -> Any:
+    def looks(reader: RegistryWatcher) -> Any:
         states.append(looked(reader))
         if len(states) > 5:
             looked_five_times.set()
@@ -130,7 +130,7 @@ def test_nothing_changes__registry_is_not_read(energy: Energy, monkeypatch: pyte
         await ask(reader, energy.main, "1")
         await asyncio.to_thread(looked_five_times.wait, 60)
 
-    monkeypatch.setattr(RegistryReader, "_token", looks)
+    monkeypatch.setattr(RegistryWatcher, "_token", looks)
     monkeypatch.setattr(SqlRegistry, "proto", reading)
     run(work, Clock(energy.now + timedelta(minutes=10)))
     assert len(states) > 5

@@ -41,7 +41,7 @@ def ask(provider: Provider, *given: str) -> Principal:
         keys = ProviderKeys(provider.url)
         tokens = Tokens(provider.options(), keys)
         for each in given:
-            found = await tokens.principal(each)
+            found = await tokens.load(each)
         return found
 
     return asyncio.run(last())
@@ -136,19 +136,19 @@ def test_keys__provider_down__known_ones_go_on_and_unknown_ones_cost_one_read(
     async def story() -> None:
         keys = ProviderKeys(provider.url)
         tokens = Tokens(provider.options(), keys)
-        await tokens.principal(token())
+        await tokens.load(token())
         provider.down = True
         monkeypatch.setattr(token_module, "REFRESH_S", 0)
-        await tokens.principal(token())
+        await tokens.load(token())
         before = provider.reads
         for _ in range(50):
             with pytest.raises(UnauthenticatedError):
-                await tokens.principal(token(headers={"kid": "new"}))
+                await tokens.load(token(headers={"kid": "new"}))
         assert provider.reads - before <= 1
         monkeypatch.setattr(token_module, "UNKNOWN_KEY_S", 0)
         provider.down = False
         provider.keys.append(provider.keys[0] | {"kid": "new"})
-        await tokens.principal(token(headers={"kid": "new"}))
+        await tokens.load(token(headers={"kid": "new"}))
         await keys.close()
 
     asyncio.run(story())
@@ -157,7 +157,7 @@ def test_keys__provider_down__known_ones_go_on_and_unknown_ones_cost_one_read(
 def test_keys__never_read__is_the_providers_fault() -> None:
     async def ask_nobody() -> None:
         options = ServiceSettings(oidc_issuer="i", oidc_audience="a", oidc_jwks_url="http://127.0.0.1:9/")
-        await Tokens(options, ProviderKeys("http://127.0.0.1:9/")).principal(token())
+        await Tokens(options, ProviderKeys("http://127.0.0.1:9/")).load(token())
 
     with pytest.raises(ServiceDownError):
         asyncio.run(ask_nobody())

@@ -108,7 +108,7 @@ def test_answer_nobody_reads__is_dropped_with_its_connection(
 
 def test_answer_read_slowly__is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "ANSWER_S", 0.8)
-    monkeypatch.setattr(http_protocol, "LEAST_BYTES", 10_000)
+    monkeypatch.setattr(http_protocol, "MIN_BYTES", 10_000)
     size, received, begun = 12_000_000, 0, time.monotonic()
     answer = Response(b"x" * size, headers={"Connection": "close"})
     with running_app(answer, "off") as address, connected(address, 1 << 20) as client:
@@ -150,7 +150,7 @@ def test_refusal__of_a_pipelined_request__follows_the_answers_before_it(
 def test_head__of_a_pipelined_request__is_not_as_long_as_the_body_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_protocol, "MOST_HEAD_BYTES", 1000)
+    monkeypatch.setattr(http_protocol, "MAX_HEAD_BYTES", 1000)
     with running_app(unhurried, "off") as address, connected(address) as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5001\r\n\r\n{")
         time.sleep(0.1)
@@ -162,7 +162,7 @@ def test_head__of_a_pipelined_request__is_not_as_long_as_the_body_before_it(
 
 
 def test_head__too_long__is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "MOST_HEAD_BYTES", 1000)
+    monkeypatch.setattr(http_protocol, "MAX_HEAD_BYTES", 1000)
     with running_app(unhurried, "off") as address, connected(address) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 1000)
         assert read_all(client).startswith(b"HTTP/1.1 431 ")

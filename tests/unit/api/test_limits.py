@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 
 from ai_hub.access.principal import DEVELOPER, Principal
 from ai_hub.api import limits
-from ai_hub.api.limits import BodyLimit, Limiter, RateLimit
+from ai_hub.api.limits import BodyLimit, RateLimit, RateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -99,7 +99,7 @@ def test_body__without_end__is_answered_when_its_time_is_over(monkeypatch: pytes
 
 def test_body__large_and_at_a_fair_rate__has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BODY_S", 0.2)
-    monkeypatch.setattr(limits, "LEAST_BYTES_PER_S", 1000)
+    monkeypatch.setattr(limits, "MIN_BYTES_PER_S", 1000)
     app = BodyLimit(count_bytes, MOST, MOST_UPLOAD)
     begun = time.monotonic()
     answer = post(app, "/ai/models/register", content=slowly(*[200] * 20))
@@ -121,7 +121,7 @@ def test_body__that_has_come__leaves_the_endpoint_all_time(monkeypatch: pytest.M
     assert (answer.status_code, answer.text) == (200, "done")
 
 
-def limited(principal: Principal | None, limiter: Limiter) -> ASGIApp:
+def limited(principal: Principal | None, limiter: RateLimiter) -> ASGIApp:
     inner = RateLimit(count_bytes, limiter)
 
     async def known(scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,7 +136,7 @@ def caller(identity: str) -> Principal:
 
 
 def test_rate__one_caller_asks_too_often__others_do_not_notice() -> None:
-    limiter = Limiter(20, 20)
+    limiter = RateLimiter(20, 20)
     first, second = limited(caller("1"), limiter), limited(caller("2"), limiter)
     answers = [post(first) for _ in range(30)]
     refused = [answer for answer in answers if answer.status_code == 429]
@@ -147,19 +147,19 @@ def test_rate__one_caller_asks_too_often__others_do_not_notice() -> None:
 
 
 def test_rate__a_second_later__may_ask_again() -> None:
-    app = limited(caller("1"), Limiter(3, 3))
+    app = limited(caller("1"), RateLimiter(3, 3))
     assert [post(app).status_code for _ in range(4)][-1] == 429
     time.sleep(1.05)
     assert post(app).status_code == 200
 
 
 def test_rate__development__has_no_limit() -> None:
-    app = limited(DEVELOPER, Limiter(1, 1))
+    app = limited(DEVELOPER, RateLimiter(1, 1))
     assert {post(app).status_code for _ in range(5)} == {200}
 
 
 def test_rate__addresses__are_limited_by_network_and_take_no_memory() -> None:
-    limiter = Limiter(1, 1)
+    limiter = RateLimiter(1, 1)
 
     def refused(address: str) -> bool:
         app = RateLimit(count_bytes, limiter)
@@ -180,7 +180,7 @@ def test_rate__addresses__are_limited_by_network_and_take_no_memory() -> None:
 
 
 def test_rate__strangers_behind_the_same_proxy__watching_goes_on() -> None:
-    app = RateLimit(count_bytes, Limiter(1, 3))
+    app = RateLimit(count_bytes, RateLimiter(1, 3))
     assert [post(app).status_code for _ in range(5)].count(429) >= 2
     assert [post(app, path).status_code for path in ("/health/live", "/health/ready", "/metrics")] == [
         200

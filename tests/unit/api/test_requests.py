@@ -15,7 +15,7 @@ from ai_hub.access.principal import Principal, Scope
 from ai_hub.api import errors, observability
 from ai_hub.api.app import create_app
 from ai_hub.api.dependencies import permit
-from ai_hub.api.observability import Requests
+from ai_hub.api.observability import RequestLog
 from ai_hub.settings import ServiceSettings, Settings
 
 SCOPE = {"state": {"request_id": "id"}}
@@ -34,7 +34,7 @@ def new_app() -> FastAPI:
     async def broken() -> None:
         raise RuntimeError("hush: the password is 1234")
 
-    app.add_middleware(Requests)
+    app.add_middleware(RequestLog)
     return app
 
 
@@ -155,7 +155,7 @@ def test_log__of_a_refused_request__says_who_what_and_why() -> None:
         permit(request, caller, Scope.MODELS_DELETE, "city-works", model=name, stage=None)
 
     app.include_router(router)
-    app.add_middleware(Requests)
+    app.add_middleware(RequestLog)
     with capture_logs() as lines:
         asyncio.run(_deleted(app, "/ai/things/one"))
         asyncio.run(_deleted(app, "/ai/things"))

@@ -40,7 +40,7 @@ def lives(pid: int) -> bool:
 
 def test_supervised__killed__started_again__and_gone_when_it_is_stopped(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    keeper = server._Keeper([sys.executable, "-c", _WORKER, str(pids)])
+    keeper = server._Supervisor([sys.executable, "-c", _WORKER, str(pids)])
 
     def started() -> list[int]:
         return [int(line) for line in pids.read_text().splitlines()] if pids.exists() else []
@@ -59,7 +59,7 @@ def test_supervised__killed__started_again__and_gone_when_it_is_stopped(tmp_path
 _PARENT = """
 import sys, time, threading
 from ai_hub.api import server
-keeper = server._Keeper([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+keeper = server._Supervisor([sys.executable, "-c", sys.argv[1], sys.argv[2]])
 threading.Thread(target=keeper.run, daemon=True).start()
 time.sleep(60)
 """

@@ -67,7 +67,7 @@ def test_large_file__registered__and_nobody_waits_long(service: ModelService, mo
 def test_many_at_once__more_than_memory_is_for__are_told_to_come_again(
     service: ModelService, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "MOST_AT_ONCE", 0.04)  # of 64 megabytes
+    monkeypatch.setattr(models, "MAX_CONCURRENT", 0.04)  # of 64 megabytes
     body = upload(ACME, model)
     body["artifact"]["files"] += encoded({"data/large.bin": bytes(MEGABYTE)})
     content = httpx.Request("POST", "http://x", json=body).content

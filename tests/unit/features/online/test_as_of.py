@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracles.features import HOUR, floor_hour
 
 from ai_hub.errors import BadInputError
-from ai_hub.features.online.as_of import moment
+from ai_hub.features.online.as_of import as_of
 from ai_hub.times import from_nanos, to_nanos
 
 TIMES = st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001  # hypothesis wants naive bounds
@@ -33,7 +33,7 @@ def is_current(now: datetime, row: datetime) -> bool:
 @example(now=NOON + timedelta(seconds=GRACE_S), back=GRACE_S + 3600)
 def test_is_current__no_time_given__the_present_hour_and_a_grace(now: datetime, back: int) -> None:
     row = now - timedelta(seconds=back)
-    assert moment(None, now, GRACE_S).is_current(to_nanos(row)) == is_current(now, row)
+    assert as_of(None, now, GRACE_S).is_current(to_nanos(row)) == is_current(now, row)
 
 
 @given(now=TIMES, back=SECONDS, computed_back=st.integers(-60, 2 * GRACE_S))
@@ -41,7 +41,7 @@ def test_is_current__no_time_given__the_present_hour_and_a_grace(now: datetime, 
 @example(now=NOON, back=0, computed_back=GRACE_S + 1)
 def test_is_current__put_back__no_longer_than_its_time(now: datetime, back: int, computed_back: int) -> None:
     row, computed = now - timedelta(seconds=back), now - timedelta(seconds=computed_back)
-    assert moment(None, now, GRACE_S).is_current(to_nanos(row), to_nanos(computed)) == (
+    assert as_of(None, now, GRACE_S).is_current(to_nanos(row), to_nanos(computed)) == (
         is_current(now, row) and computed_back <= GRACE_S
     )
 
@@ -54,11 +54,11 @@ def test_awaits_successor__row_of_the_hour_before__until_half_past(
 ) -> None:
     row, hour = now - timedelta(seconds=back), floor_hour(now)
     computed = None if computed_back is None else to_nanos(now - timedelta(seconds=computed_back))
-    assert moment(None, now, GRACE_S).awaits_successor(to_nanos(row), computed) == (
+    assert as_of(None, now, GRACE_S).awaits_successor(to_nanos(row), computed) == (
         now - hour < HOUR / 2 and row >= hour - HOUR and (computed_back is None or computed_back <= GRACE_S)
     )
     # a past time has none
-    assert not moment(now - 2 * HOUR, now, GRACE_S).awaits_successor(to_nanos(row), computed)
+    assert not as_of(now - 2 * HOUR, now, GRACE_S).awaits_successor(to_nanos(row), computed)
 
 
 @given(now=TIMES, back=SECONDS, row_back=SECONDS)
@@ -66,7 +66,7 @@ def test_is_current__time_given__only_in_the_present_hour_and_never_a_later_row(
     now: datetime, back: int, row_back: int
 ) -> None:
     asked, row = now - timedelta(seconds=back), now - timedelta(seconds=row_back)
-    found = moment(asked, now, GRACE_S)
+    found = as_of(asked, now, GRACE_S)
     assert found.is_current(to_nanos(row)) == (
         floor_hour(asked) == floor_hour(now) and row <= asked and is_current(now, row)
     )
@@ -79,10 +79,10 @@ def test_is_current__time_given__only_in_the_present_hour_and_never_a_later_row(
 def test_moment__ahead_of_the_clock__five_minutes_are_the_present(now: datetime, ahead: int) -> None:
     asked = now + timedelta(microseconds=ahead)
     if asked - now <= timedelta(minutes=5):
-        assert moment(asked, now, GRACE_S).time == now
+        assert as_of(asked, now, GRACE_S).time == now
     else:
         with pytest.raises(BadInputError, match="future"):
-            moment(asked, now, GRACE_S)
+            as_of(asked, now, GRACE_S)
 
 
 @given(time=TIMES)

@@ -16,13 +16,13 @@ class DownError(Exception):
 
 async def fail(breaker: Breaker) -> None:
     with pytest.raises(DownError):
-        async with breaker.asked():
+        async with breaker.guard():
             raise DownError
 
 
 async def refused(breaker: Breaker) -> bool:
     try:
-        async with breaker.asked():
+        async with breaker.guard():
             return False
     except UnavailableError:
         return True
@@ -53,7 +53,7 @@ def test_asked__after_the_pause__one_tries_and_no_other_waits() -> None:
         breaker = await open_breaker("redis", 1, PAUSE_S)
         await fail(breaker)
         await asyncio.sleep(PAUSE_S * 1.2)
-        async with breaker.asked():
+        async with breaker.guard():
             assert await refused(breaker)
             assert await refused(breaker)
         assert not await refused(breaker)
@@ -66,7 +66,7 @@ def test_asked__cancelled__no_failure_of_the_server() -> None:
         breaker = await open_breaker("redis", 1, PAUSE_S)
 
         async def wait() -> None:
-            async with breaker.asked():
+            async with breaker.guard():
                 await asyncio.sleep(60)
 
         task = asyncio.create_task(wait())
@@ -107,7 +107,7 @@ def test_asked__try_given_up__is_no_sign_that_the_server_is_back() -> None:
         await fail(breaker)
         await asyncio.sleep(PAUSE_S * 1.2)
         with pytest.raises(asyncio.CancelledError):
-            async with breaker.asked():
+            async with breaker.guard():
                 raise asyncio.CancelledError
         assert await refused(breaker)
         await asyncio.sleep(PAUSE_S * 1.2)

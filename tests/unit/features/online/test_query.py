@@ -36,7 +36,7 @@ SERVICES["again"] = FeatureService(name="again", features=[*SMALL._features])
 
 
 def chosen(feature_set: str | None, *names: str) -> object:
-    known = query.meanings(SERVICES, {})
+    known = query.meanings_by_name(SERVICES, {})
     found = query.choose_features(SERVICES, known, feature_set, names or None, default="small")
     return found if isinstance(found, list) else found.name
 
@@ -68,7 +68,7 @@ def test_features__name_with_one_meaning__from_the_set_with_most_of_them_then_th
         for name, features in {"c": ("x", "y", "z"), "b": ("x", "y"), "a": ("x", "w", "v")}.items()
     }
     tags = {f"{name}_view": "rows" for name in tagged}
-    known = query.meanings(tagged, tags)
+    known = query.meanings_by_name(tagged, tags)
     for names, found in {
         ("x",): ["b_view:x"],
         ("x", "y"): ["b_view:x", "b_view:y"],
@@ -76,7 +76,7 @@ def test_features__name_with_one_meaning__from_the_set_with_most_of_them_then_th
         ("w", "y", "x"): ["a_view:w", "b_view:y", "b_view:x"],
     }.items():
         assert query.choose_features(tagged, known, None, names, default="a") == found
-    known = query.meanings(tagged | {"d": service("d", "x")}, tags)
+    known = query.meanings_by_name(tagged | {"d": service("d", "x")}, tags)
     with pytest.raises(BadInputError, match="x in a, b, c, d"):
         query.choose_features(tagged, known, None, ["x"], default="a")
 

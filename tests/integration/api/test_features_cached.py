@@ -42,14 +42,14 @@ def shore(energy: Energy) -> str:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many assets' features were made, for each time that it was done."""
     counts: list[int] = []
-    rendered = payload.Memo.all
+    rendered = payload.BoundedCache.get_all
 
     def counted(self: Any, keys: Any) -> Any:
         found = rendered(self, keys)
         counts.append(0 if found is not None else len(keys))
         return found
 
-    monkeypatch.setattr(payload.Memo, "all", counted)
+    monkeypatch.setattr(payload.BoundedCache, "get_all", counted)
     return counts
 
 

@@ -1,9 +1,8 @@
-"""Places and turns against a plain reading of what they promise."""
+"""ConcurrencyLimiter and semaphore against a plain reading of what they promise."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from contextlib import ExitStack
 from itertools import chain
 
@@ -11,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_hub.concurrency import FullError, Patience, Places, Turns
+from ai_hub.concurrency import ConcurrencyLimiter, FairSemaphore, LimitReachedError, RenewableTimeout
 
 
 @given(
     most=st.integers(0, 12),
     steps=st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60),
 )
-def test_places__any_order__as_many_as_are_free(most: int, steps: list[tuple[str, bool]]) -> None:
-    places = Places(most)
+def test_limiter__any_order__as_many_as_are_free(most: int, steps: list[tuple[str, bool]]) -> None:
+    limiter = ConcurrencyLimiter(most)
     held: dict[str, list[ExitStack]] = {name: [] for name in "abc"}
     for tenant, comes in steps:
         free = most - sum(map(len, held.values()))
@@ -29,38 +28,38 @@ def test_places__any_order__as_many_as_are_free(most: int, steps: list[tuple[str
             continue
         stack = ExitStack()
         try:
-            stack.enter_context(places.held(tenant))
-        except FullError:
+            stack.enter_context(limiter.hold(tenant))
+        except LimitReachedError:
             assert len(held[tenant]) >= free
         else:
             assert len(held[tenant]) < free
             held[tenant].append(stack)
-    assert places._held == Counter({name: len(stacks) for name, stacks in held.items() if stacks})
+    assert limiter._held == {name: len(stacks) for name, stacks in held.items() if stacks}
     for stack in chain.from_iterable(held.values()):
         stack.close()
-    assert places._free == most
-    assert not places._held
+    assert limiter._free == most
+    assert not limiter._held
 
 
-def test_turns__many_wait__tenants_in_rotation_each_in_its_order() -> None:
+def test_semaphore__many_wait__tenants_in_rotation_each_in_its_order() -> None:
     order: list[str] = []
 
-    async def use(turns: Turns, tenant: str, number: int) -> None:
-        await turns.take(tenant)
+    async def use(semaphore: FairSemaphore, tenant: str, number: int) -> None:
+        await semaphore.acquire(tenant)
         order.append(f"{tenant}{number}")
         await asyncio.sleep(0)
-        turns.give_back()
+        semaphore.release()
 
     async def main() -> None:
-        turns = Turns(1, 100)
-        await turns.take("somebody")
-        tasks = [asyncio.create_task(use(turns, "a", number)) for number in range(5)]
+        semaphore = FairSemaphore(1, max_waiting=100)
+        await semaphore.acquire("somebody")
+        tasks = [asyncio.create_task(use(semaphore, "a", number)) for number in range(5)]
         await asyncio.sleep(0)
-        tasks += [asyncio.create_task(use(turns, "b", number)) for number in range(2)]
+        tasks += [asyncio.create_task(use(semaphore, "b", number)) for number in range(2)]
         await asyncio.sleep(0)
-        turns.give_back()
+        semaphore.release()
         await asyncio.gather(*tasks)
-        await turns.take("a")  # it is free again
+        await semaphore.acquire("a")  # it is free again
 
     asyncio.run(main())
     assert order == ["a0", "b0", "a1", "b1", "a2", "a3", "a4"]
@@ -70,26 +69,26 @@ def test_turns__many_wait__tenants_in_rotation_each_in_its_order() -> None:
     st.integers(1, 3),
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["comes", "leaves", "ends"])), max_size=80),
 )
-def test_turns__any_order__never_too_many_and_none_is_lost(
-    at_once: int, steps: list[tuple[str, str]]
+def test_semaphore__any_order__never_too_many_and_none_is_lost(
+    limit: int, steps: list[tuple[str, str]]
 ) -> None:
     """Also where one leaves at the moment its turn comes."""
 
     async def main() -> None:
-        turns = Turns(at_once, 1000)
+        semaphore = FairSemaphore(limit, max_waiting=1000)
         under_way: list[str] = []
         ends: list[asyncio.Event] = []
         tasks: list[asyncio.Task[None]] = []
 
         async def use(tenant: str, end: asyncio.Event) -> None:
-            await turns.take(tenant)
+            await semaphore.acquire(tenant)
             under_way.append(tenant)
-            assert len(under_way) <= at_once
+            assert len(under_way) <= limit
             try:
                 await end.wait()
             finally:
                 under_way.remove(tenant)
-                turns.give_back()
+                semaphore.release()
 
         for tenant, what in steps:
             if what == "comes":
@@ -104,23 +103,23 @@ def test_turns__any_order__never_too_many_and_none_is_lost(
             end.set()
         done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
         assert all(each is None or isinstance(each, asyncio.CancelledError) for each in done)
-        for _ in range(at_once):
-            await asyncio.wait_for(turns.take("last"), 1)
-        assert not turns._waiting
+        for _ in range(limit):
+            await asyncio.wait_for(semaphore.acquire("last"), 1)
+        assert not semaphore._waiters
 
     asyncio.run(main())
 
 
-def test_patience__renewed__lasts_as_long_again() -> None:
+def test_timeout__renewed__lasts_as_long_again() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        patience = Patience(0.2)
+        timeout = RenewableTimeout(0.2)
         started = loop.time()
-        loop.call_later(0.1, patience.renew)
+        loop.call_later(0.1, timeout.renew)
         with pytest.raises(TimeoutError):
-            async with patience:
+            async with timeout:
                 await asyncio.sleep(5)
         assert 0.25 < loop.time() - started < 2
-        assert not patience.renew()
+        assert not timeout.renew()
 
     asyncio.run(main())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ai_hub.api.registry_service import _about
+from ai_hub.api.registry_service import _errors_of
 from ai_hub.errors import AiHubError, ForbiddenError, NotFoundError, ServiceDownError
 
 _URL = "http://ada:secret@mlflow:5000"
@@ -33,7 +33,7 @@ _URL = "http://ada:secret@mlflow:5000"
 def test_errors__say_what_to_do_and_nothing_of_the_operator(
     error: AiHubError, kind: type[AiHubError], text: str
 ) -> None:
-    with pytest.raises(kind) as raised, _about("acme"):
+    with pytest.raises(kind) as raised, _errors_of("acme"):
         raise error
     assert text in raised.value.message
     assert "secret" not in str(raised.value)

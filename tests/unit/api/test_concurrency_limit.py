@@ -7,7 +7,7 @@ import httpx
 from starlette.responses import PlainTextResponse
 
 from ai_hub.access.principal import DEVELOPER, Principal
-from ai_hub.api.limits import Places
+from ai_hub.api.limits import ConcurrencyLimit
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -21,7 +21,7 @@ class Service:
 
     def __init__(self, most: int) -> None:
         self.gate = asyncio.Event()
-        self._places = Places(self._endpoint, most)
+        self._limit = ConcurrencyLimit(self._endpoint, most)
         transport = httpx.ASGITransport(self._known)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://service")
         self._asked: list[asyncio.Task[httpx.Response]] = []
@@ -30,7 +30,7 @@ class Service:
         caller = dict(scope["headers"]).get(b"caller", b"").decode()
         principal = DEVELOPER if caller == "developer" else CALLERS.get(caller)
         scope["state"] = {} if principal is None else {"principal": principal}
-        await self._places(scope, receive, send)
+        await self._limit(scope, receive, send)
 
     async def _endpoint(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["path"].startswith("/health/"):
@@ -78,12 +78,14 @@ def test_one_caller__has_half_of_the_places__and_gets_them_back() -> None:
         assert await service.ask(OTHER, "a") is None
         assert await service.finish() == {200}
         assert (await service.http.get(ONLINE, headers={"caller": "a"})).status_code == 200
-        assert not service._places._of_callers, "callers at rest take no memory"
+        assert not any(limiter._held for limiter in service._limit._limiters.values()), (
+            "callers at rest take no memory"
+        )
 
     asyncio.run(run())
 
 
-def test_nobody_known__is_one_caller__and_a_developer_has_all_places() -> None:
+def test_nobody_known__is_one_caller__and_a_developer_has_all_limit() -> None:
     async def run() -> None:
         service = Service(most=4)
         answers = [await service.ask("/docs", "") for _ in range(3)]
