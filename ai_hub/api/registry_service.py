@@ -23,7 +23,7 @@ from ai_hub.registry import lifecycle
 from ai_hub.registry.cards import UNKNOWN, card_of
 from ai_hub.registry.catalogue import find, search
 from ai_hub.registry.registering import FromFiles, FromLoggedModel, FromRun, Wish, register
-from ai_hub.stack.status import without_secrets
+from ai_hub.servers import without_secrets
 from mlflow_plugins.lifecycle import rules
 
 if TYPE_CHECKING:

@@ -40,11 +40,11 @@ def provision(
 
 
 def _ensure_bucket(settings: Settings) -> None:
-    from ai_hub.stack import s3
-    from ai_hub.stack.service import NotReadyError
+    from ai_hub import servers
+    from ai_hub.servers import NotReadyError
 
     try:
-        s3.ensure_bucket(settings.environment())
+        servers.ensure_bucket(settings.environment())
     except NotReadyError as error:
         hint = "Check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and MODEL_STORAGE_BUCKET."
         raise ServiceDownError("S3", settings.require("minio_endpoint_url"), str(error), hint=hint) from error

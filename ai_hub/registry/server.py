@@ -23,9 +23,9 @@ from ai_hub.errors import (
     NotLoggedInError,
     ServiceDownError,
 )
+from ai_hub.servers import without_secrets
 from ai_hub.settings import Settings
 from ai_hub.stack import health
-from ai_hub.stack.status import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

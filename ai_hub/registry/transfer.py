@@ -25,7 +25,7 @@ from ai_hub.registry.registering import ensure_model, remove_empty
 from ai_hub.registry.server import call, connect, model_path, readable_errors, tracking_uri
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import ModelVersion, find_version, read_version, search
-from ai_hub.stack.status import without_secrets
+from ai_hub.servers import without_secrets
 from ai_hub.times import to_millis
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.gates.facts import present_metrics

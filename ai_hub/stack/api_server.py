@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ai_hub.stack.http_check import require_ok
+from ai_hub.servers import check_http
 from ai_hub.stack.mlflow_server import CLIENT_VARIABLES
 from ai_hub.stack.ports import LOOPBACK
 from ai_hub.stack.service import Service, Site
@@ -53,4 +53,4 @@ class ApiService(Service):
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """`/health/live`."""
-        require_ok(f"{settings[self.setting].rstrip('/')}/health/live", timeout_s)
+        check_http(f"{settings[self.setting].rstrip('/')}/health/live", timeout_s)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ai_hub.errors import ServiceDownError
+from ai_hub.servers import without_secrets
 from ai_hub.settings import Settings
 from ai_hub.stack import plan, ports, record
 from ai_hub.stack.services import SERVICES
-from ai_hub.stack.status import without_secrets
 from ai_hub.stack.up import recorded_handle
 
 if TYPE_CHECKING:

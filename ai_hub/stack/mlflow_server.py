@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai_hub import paths
+from ai_hub.servers import check_http
 from ai_hub.stack import mlflow_login
-from ai_hub.stack.http_check import require_ok
 from ai_hub.stack.mlflow_login import LoginSettings
 from ai_hub.stack.ports import LOOPBACK
 from ai_hub.stack.service import Service, Site
@@ -108,4 +108,4 @@ class MlflowService(Service):
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """`/health`."""
-        require_ok(f"{settings[self.setting].rstrip('/')}/health", timeout_s)
+        check_http(f"{settings[self.setting].rstrip('/')}/health", timeout_s)

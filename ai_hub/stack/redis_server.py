@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai_hub.errors import AiHubError
+from ai_hub.servers import check_redis
 from ai_hub.stack.ports import LOOPBACK
-from ai_hub.stack.service import NotReadyError, Service, Site
+from ai_hub.stack.service import Service, Site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,20 +65,7 @@ class RedisService(Service):
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """`PING`."""
-        import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        from feast_plugins.online.address import Address
-
-        once = Retry(NoBackoff(), 0)
-        try:
-            with Address.of(settings[self.setting]).client(
-                socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once
-            ) as client:
-                client.ping()
-        except (redis.RedisError, ValueError) as error:
-            raise NotReadyError(str(error)) from error
+        check_redis(settings[self.setting], timeout_s)
 
 
 def _configuration(site: Site) -> Path:

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ai_hub.errors import AiHubError
+from ai_hub.servers import check_s3, ensure_bucket
 from ai_hub.stack.ports import LOOPBACK
-from ai_hub.stack.service import NotReadyError, Service, Site
+from ai_hub.stack.service import Service, Site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from botocore.exceptions import ClientError
-    from mypy_boto3_s3 import S3Client
-
 _KEYS = ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
-_BUCKET = "MODEL_STORAGE_BUCKET"
 _VOLUME_MB = 128
-_NOT_FOUND = {"404", "NoSuchBucket", "NotFound"}
-#: S3 refuses signatures made at a time further away than this.
-_CLOCK_TOLERANCE = timedelta(minutes=15)
 
 
 class S3MissingError(AiHubError):
@@ -93,87 +85,11 @@ class S3Service(Service):
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """The keys are accepted."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            client(settings, timeout_s).head_bucket(Bucket=settings[_BUCKET])
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in _NOT_FOUND:
-                raise NotReadyError(_refusal(error)) from error
-        except BotoCoreError as error:
-            raise NotReadyError(str(error)) from error
+        check_s3(settings, timeout_s)
 
     def finish(self, settings: Mapping[str, str]) -> None:
         """Create the bucket."""
         ensure_bucket(settings)
-
-
-def require_bucket(settings: Mapping[str, str], bucket: str, timeout_s: float) -> None:
-    """Make sure that the keys reach a bucket that exists.
-
-    Raises:
-        NotReadyError: they do not.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        client(settings, timeout_s).head_bucket(Bucket=bucket)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in _NOT_FOUND:
-            raise NotReadyError(f"there is no bucket {bucket}") from error
-        raise NotReadyError(_refusal(error)) from error
-    except BotoCoreError as error:
-        raise NotReadyError(str(error)) from error
-
-
-def client(settings: Mapping[str, str], timeout_s: float = 10) -> S3Client:
-    """S3 client for the store that `settings` name."""
-    import boto3
-    from botocore.config import Config
-
-    keys: dict[str, Any] = {}
-    if all(key in settings for key in _KEYS):
-        access, secret = (settings[key] for key in _KEYS)
-        keys = {"aws_access_key_id": access, "aws_secret_access_key": secret}
-    return boto3.client(
-        "s3",
-        endpoint_url=settings[S3Service.setting],
-        region_name="us-east-1",
-        config=Config(connect_timeout=timeout_s, read_timeout=timeout_s, retries={"total_max_attempts": 1}),
-        **keys,
-    )
-
-
-def ensure_bucket(settings: Mapping[str, str]) -> None:
-    """Create the bucket of model artifacts unless it exists.
-
-    Raises:
-        NotReadyError: the store refuses.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    store = client(settings)
-    try:
-        store.head_bucket(Bucket=settings[_BUCKET])
-    except ClientError as error:
-        if error.response["Error"]["Code"] not in _NOT_FOUND:
-            raise NotReadyError(_refusal(error)) from error
-        try:
-            store.create_bucket(Bucket=settings[_BUCKET])
-        except (BotoCoreError, ClientError) as refused:
-            raise NotReadyError(f"cannot create bucket {settings[_BUCKET]}: {refused}") from refused
-
-
-def _refusal(error: ClientError) -> str:
-    """What the store said, and where the clocks are too far apart for its signatures, that."""
-    date = error.response["ResponseMetadata"]["HTTPHeaders"].get("date")
-    if date is not None:
-        ahead = datetime.now(UTC) - parsedate_to_datetime(date)
-        if abs(ahead) > _CLOCK_TOLERANCE:
-            side = "ahead of" if ahead > timedelta(0) else "behind"
-            minutes = abs(ahead) // timedelta(minutes=1)
-            return f"this machine's clock is {minutes} min {side} the store's, which refuses requests for it"
-    return str(error)
 
 
 def _program() -> Path:

@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     Say = Callable[[str], None]
 
 
-class NotReadyError(Exception):
-    """A server does not do its job (yet)."""
-
-
 @dataclass(frozen=True)
 class Site:
     """Where one server lives: its folder, its ports, and the secrets its clients need."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
+from ai_hub.servers import NotReadyError, without_secrets
 from ai_hub.settings import Settings
 from ai_hub.stack import plan, record
-from ai_hub.stack.service import NotReadyError, Service
 from ai_hub.stack.up import recorded_handle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from ai_hub.stack.service import Service
 
 _CHECK_TIMEOUT_S = 3.0
 
@@ -78,9 +79,3 @@ def _health(service: Service, settings: Mapping[str, str]) -> str:
     except NotReadyError as error:
         return str(error).splitlines()[0]
     return "ok"
-
-
-def without_secrets(address: str) -> str:
-    """The address without user and password, and without options, which may be passwords."""
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from ai_hub.servers import NotReadyError
 from ai_hub.stack import node
 from ai_hub.stack.ports import LOOPBACK
-from ai_hub.stack.service import NotReadyError, Service, Site
+from ai_hub.stack.service import Service, Site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from ai_hub import paths
 from ai_hub.errors import AiHubError
+from ai_hub.servers import NotReadyError
 from ai_hub.settings import Settings
 from ai_hub.stack import plan, ports, processes, record
 from ai_hub.stack.mlflow_server import CLIENT_VARIABLES
 from ai_hub.stack.processes import Handle
-from ai_hub.stack.service import NotReadyError, Service
 from ai_hub.stack.services import SERVICES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from ai_hub.stack.service import Service
 
 _CHECK_TIMEOUT_S = 5.0
 _POLL_S = 0.1

@@ -28,10 +28,7 @@ from ai_hub.api.dependencies import services_of
 from ai_hub.database.tenant_wall import ENTER, service_dsn
 from ai_hub.errors import AiHubError, SettingMissingError
 from ai_hub.exports.places import Bucket, tenant_place
-from ai_hub.stack.http_check import require_ok
-from ai_hub.stack.s3 import require_bucket
-from ai_hub.stack.service import NotReadyError
-from ai_hub.stack.services import SERVICES
+from ai_hub.servers import NotReadyError, check_bucket, check_http, check_redis, check_s3
 
 if TYPE_CHECKING:
     from ai_hub.settings import Settings
@@ -146,7 +143,7 @@ def _timescaledb(settings: Settings) -> None:
 def _redis(settings: Settings) -> None:
     """`PING`, with the password."""
     settings.require("redis_url")
-    SERVICES["redis"].check(settings.environment(), _TIMEOUT_S)
+    check_redis(settings.environment()["REDIS_URL"], _TIMEOUT_S)
 
 
 def _feast_registry(settings: Settings) -> None:
@@ -169,16 +166,16 @@ def _s3(settings: Settings) -> None:
     """The keys reach the bucket of models, and that of exports where they go to one."""
     settings.require("minio_endpoint_url")
     environment = settings.environment()
-    SERVICES["s3"].check(environment, _TIMEOUT_S)
+    check_s3(environment, _TIMEOUT_S)
     place = tenant_place(settings, _TENANT)
     if isinstance(place, Bucket):
-        require_bucket(environment, place.name, _TIMEOUT_S)
+        check_bucket(environment, place.name, _TIMEOUT_S)
 
 
 def _mlflow(settings: Settings) -> None:
     """The server answers, and where it has a login, takes the service's account."""
     base = settings.require("mlflow_tracking_uri").rstrip("/")
-    require_ok(f"{base}/health", _TIMEOUT_S)
+    check_http(f"{base}/health", _TIMEOUT_S)
     request = urllib.request.Request(f"{base}{_ACCOUNT}")  # noqa: S310  # from the settings
     names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
     if (login := [os.environ.get(name, "") for name in names])[0]:

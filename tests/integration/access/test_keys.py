@@ -236,14 +236,14 @@ def test_many_unknown_keys__share_the_looks_at_the_database(energy: Energy) -> N
         assert time.monotonic() - begun < _SOON_S
 
 
-def test_ring__many_keys__reads_those_that_come_and_those_again_after_any_change(
+def test_key_cache__many_keys__reads_those_that_come_and_those_again_after_any_change(
     energy: Energy, tenant: str
 ) -> None:
     dsn = energy.environment["TIMESCALE_DSN"]
     made = [api_keys.create(f"k{number}", [tenant], ALL_SCOPES, created_by="test")[1] for number in range(4)]
 
     async def main() -> None:
-        keys = key_cache.KeyCache(lambda: dsn, every_s=0.05, most=3)
+        keys = key_cache.KeyCache(lambda: dsn, every_s=0.05, capacity=3)
         read: list[set[str]] = []
         read_keys = keys._read_keys
 

@@ -20,9 +20,9 @@ from ai_hub.api.routes.health import Health
 from ai_hub.cli.main import app
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
-from ai_hub.features.forget import forget
 from ai_hub.features.materialize import Follower
 from ai_hub.features.newest import Scope
+from ai_hub.features.redis_keys import delete_assets
 from ai_hub.features.store import open_store
 from ai_hub.settings import Settings
 from ai_hub.stack import health
@@ -104,7 +104,7 @@ def test_features__miss_is_computed_and_put_back__hit_has_the_same_values(
         }
         assert [values for _, values in found.values()] == [values for _, values in expected.values()]
     assert all(value["lag_1h"] is not None for _, values in found.values() for value in values)
-    forget(open_store(Settings(redis_url=url)), works, ASSETS)
+    delete_assets(open_store(Settings(redis_url=url)), works, ASSETS)
     assert all(set(sources) == {"timescaledb"} for sources, _ in asked(works, url).values())
 
 

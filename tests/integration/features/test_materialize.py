@@ -13,11 +13,10 @@ from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import NotFoundError
 from ai_hub.features import materialize as module
-from ai_hub.features.followed import mark_key
-from ai_hub.features.forget import forget
 from ai_hub.features.freshness import freshness
 from ai_hub.features.materialize import Follower, materialize
 from ai_hub.features.newest import Scope
+from ai_hub.features.redis_keys import delete_assets, negative_key
 
 if TYPE_CHECKING:
     from energy import Energy
@@ -200,14 +199,14 @@ def test_forget__rows_and_notes_of_these_assets_alone(
     refresh(dsn=database)
     materialize(store, Scope([tenant, f"{tenant}-x"]))
     notes = [
-        mark_key(store.project, f"_ts:{VIEWS[0]}", owner, asset)
+        negative_key(store.project, f"_ts:{VIEWS[0]}", owner, asset)
         for owner, asset in [(tenant, "gone"), *others]
     ]
     before = [online(store, owner, asset) for owner, asset in others]
     assert online(store, tenant, "gone") == values(1.0, 1.0)
     with Redis.from_url(redis_url) as client:
         client.mset(dict.fromkeys(notes, "1"))
-        forget(store, tenant, ["gone"])
+        delete_assets(store, tenant, ["gone"])
         assert client.mget(notes) == [None, b"1", b"1"]
         client.delete(*notes)
     assert online(store, tenant, "gone") == values(None, None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import redis
 
-from ai_hub.stack.s3 import client
+from ai_hub.servers import s3_client as client
 
 if TYPE_CHECKING:
     from ai_hub.settings import Settings

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy
 from psycopg import sql
 
-from ai_hub.stack.service import NotReadyError
+from ai_hub.servers import NotReadyError
 from ai_hub.stack.timescale import TimescaleService
 
 if TYPE_CHECKING:

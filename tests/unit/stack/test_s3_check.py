@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ai_hub.stack.s3 import S3Service, ensure_bucket
-from ai_hub.stack.service import NotReadyError
+from ai_hub.servers import NotReadyError, ensure_bucket
+from ai_hub.stack.s3 import S3Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

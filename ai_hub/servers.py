@@ -1,0 +1,155 @@
+"""Checks of the servers the product uses, and clients for them. Client libraries load when they are used."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from botocore.exceptions import ClientError
+    from mypy_boto3_s3 import S3Client
+
+_KEYS = ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
+_BUCKET = "MODEL_STORAGE_BUCKET"
+_NOT_FOUND = {"404", "NoSuchBucket", "NotFound"}
+#: S3 refuses signatures made at a time further away than this.
+_CLOCK_TOLERANCE = timedelta(minutes=15)
+
+
+class NotReadyError(Exception):
+    """A server does not work, or not yet."""
+
+
+def check_http(url: str, timeout_s: float) -> None:
+    """Make sure that `url` answers with 200.
+
+    Raises:
+        NotReadyError: it does not.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310  # from the settings
+            status = response.status
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NotReadyError(str(error)) from error
+    if status != HTTPStatus.OK:
+        raise NotReadyError(f"{url} answered {status}")
+
+
+def check_redis(url: str, timeout_s: float) -> None:
+    """Make sure that Redis, a Sentinel or a cluster at `url` answers `PING`.
+
+    Raises:
+        NotReadyError: it does not.
+    """
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    from feast_plugins.online.address import Address
+
+    once = Retry(NoBackoff(), 0)
+    try:
+        with Address.of(url).client(
+            socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once
+        ) as client:
+            client.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise NotReadyError(str(error)) from error
+
+
+def check_s3(settings: Mapping[str, str], timeout_s: float) -> None:
+    """Make sure that the S3 store accepts the keys, whether or not the bucket of models exists.
+
+    Raises:
+        NotReadyError: it does not.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        s3_client(settings, timeout_s).head_bucket(Bucket=settings[_BUCKET])
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in _NOT_FOUND:
+            raise NotReadyError(_refusal(error)) from error
+    except BotoCoreError as error:
+        raise NotReadyError(str(error)) from error
+
+
+def check_bucket(settings: Mapping[str, str], bucket: str, timeout_s: float) -> None:
+    """Make sure that the keys reach a bucket that exists.
+
+    Raises:
+        NotReadyError: they do not.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        s3_client(settings, timeout_s).head_bucket(Bucket=bucket)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _NOT_FOUND:
+            raise NotReadyError(f"there is no bucket {bucket}") from error
+        raise NotReadyError(_refusal(error)) from error
+    except BotoCoreError as error:
+        raise NotReadyError(str(error)) from error
+
+
+def s3_client(settings: Mapping[str, str], timeout_s: float = 10) -> S3Client:
+    """S3 client for the store that `settings` name."""
+    import boto3
+    from botocore.config import Config
+
+    keys: dict[str, Any] = {}
+    if all(key in settings for key in _KEYS):
+        access, secret = (settings[key] for key in _KEYS)
+        keys = {"aws_access_key_id": access, "aws_secret_access_key": secret}
+    return boto3.client(
+        "s3",
+        endpoint_url=settings["MINIO_ENDPOINT_URL"],
+        region_name="us-east-1",
+        config=Config(connect_timeout=timeout_s, read_timeout=timeout_s, retries={"total_max_attempts": 1}),
+        **keys,
+    )
+
+
+def ensure_bucket(settings: Mapping[str, str]) -> None:
+    """Create the bucket of model artifacts unless it exists.
+
+    Raises:
+        NotReadyError: the store refuses.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    store = s3_client(settings)
+    try:
+        store.head_bucket(Bucket=settings[_BUCKET])
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in _NOT_FOUND:
+            raise NotReadyError(_refusal(error)) from error
+        try:
+            store.create_bucket(Bucket=settings[_BUCKET])
+        except (BotoCoreError, ClientError) as refused:
+            raise NotReadyError(f"cannot create bucket {settings[_BUCKET]}: {refused}") from refused
+
+
+def _refusal(error: ClientError) -> str:
+    """What the store said, and where the clocks are too far apart for its signatures, that."""
+    date = error.response["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if date is not None:
+        ahead = datetime.now(UTC) - parsedate_to_datetime(date)
+        if abs(ahead) > _CLOCK_TOLERANCE:
+            side = "ahead of" if ahead > timedelta(0) else "behind"
+            minutes = abs(ahead) // timedelta(minutes=1)
+            return f"this machine's clock is {minutes} min {side} the store's, which refuses requests for it"
+    return str(error)
+
+
+def without_secrets(address: str) -> str:
+    """The address without user and password, and without options, which may be passwords."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
