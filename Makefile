@@ -78,10 +78,11 @@ sweep: $(STAMP) ## Try every command of ai-hub and feast with every hostile argu
 screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
 	@$(BIN)/python tests/screenshots.py
 
-lint: $(STAMP) ## Check style (ruff), types (mypy) and that there is no dead code (vulture)
+lint: $(STAMP) ## Check style (ruff), types (mypy), imports between packages (import-linter) and dead code (vulture)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@! $(BIN)/vulture | grep -E 'unused (function|class|method|property)|unreachable'
 
 docs: $(STAMP) ## Build the documentation as a site in build/site and check its links
