@@ -27,7 +27,7 @@ _LEVELS = {
 #: The line about each request: the endpoint, and names and numbers of our own.
 REQUEST: Final = "request"
 #: Libraries that tell every step at this level or below.
-_QUIET = {"uvicorn.access": logging.CRITICAL, "httpx": logging.WARNING, "botocore": logging.WARNING}
+QUIET = {"uvicorn.access": logging.CRITICAL, "httpx": logging.WARNING, "botocore": logging.WARNING}
 MASK: Final = "***"
 _DEPTH: Final = 6
 #: What names of secret fields, headers, variables and parameters have in them.
@@ -88,7 +88,7 @@ def configure(options: ServiceSettings, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.INFO))
-    for name, least in _QUIET.items():
+    for name, least in QUIET.items():
         logging.getLogger(name).setLevel(least)
 
 

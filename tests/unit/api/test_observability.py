@@ -25,8 +25,11 @@ def untouched() -> Iterator[None]:
     """The loggers of the test run itself stay as they are."""
     root = logging.getLogger()
     kept = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in logs.QUIET}
     yield
     root.handlers[:], root.level = kept
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     structlog.reset_defaults()
 
 
