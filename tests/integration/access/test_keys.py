@@ -188,13 +188,13 @@ def test_database_silent__unknown_keys_take_no_place_of_a_known_one__and_few_of_
     options = ServiceSettings(keys_refresh_s=60, max_in_flight=4, unauthenticated_per_s=9)
     with (
         running_service(Settings(timescale_dsn=dsn, service_timescale_dsn=None), options) as url,
-        ThreadPoolExecutor(20) as pool,
+        ThreadPoolExecutor(40) as pool,
     ):
         assert ask(url, key).status_code == 200
         proxy.stall()
         try:
-            asked = [pool.submit(ask, url, f"aih_{'z' * 12}_{'y' * 43}") for _ in range(20)]
-            done, waiting = wait(asked, timeout=2)
+            asked = [pool.submit(ask, url, f"aih_{'z' * 12}_{'y' * 43}") for _ in range(40)]
+            done, waiting = wait(asked, timeout=4)
             statuses = sorted(each.result().status_code for each in done)
             assert len(waiting) == 4
             assert statuses == [429] * statuses.count(429) + [503] * statuses.count(503)
