@@ -114,6 +114,9 @@ class Settings(BaseSettings):
         description="accounts of MLflow's login, with commas between, that may name whom they act for (the "
         "REST service does); only the MLflow server reads it",
     )
+    ai_hub_mlflow_assistant: bool = Field(
+        False, description="whether MLflow's pages have its assistant; only the MLflow server reads it"
+    )
     ai_hub_tenant: str | None = Field(None, description="whose features and models `ai_hub.Client` asks for")
     export_storage_path: str = Field("./exports", description="folder or s3:// URL for Parquet exports")
     export_expiry_days: int | None = Field(

@@ -176,10 +176,12 @@ class Registry:
         """The stage shown on a version's page."""
         return self.page.locator("main").get_by_role("status").filter(has_text=text)
 
-    def change_stage(self, current: str, target: str) -> None:
-        """Choose another stage in the menu of a version's page and confirm."""
+    def change_stage(self, current: str, target: str, comment: str | None = None) -> None:
+        """Choose another stage in the menu of a version's page and confirm, with a comment in the dialog."""
         self.stage(current).click()
         self.page.get_by_role("menuitem").filter(has_text=target).click()
+        if comment:
+            self.page.get_by_role("dialog").get_by_role("textbox").fill(comment)
         self.page.get_by_role("dialog").get_by_role("button", name="OK").click()
 
     def _go(self, path: str, tenant: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ _SETTINGS = (
     *("FEAST_REGISTRY_URI", "PROMOTION_POLICY_PATH", "AUDIT_LOG_PATH", "AI_HUB_DELEGATES"),
     *("NOTIFY_RECEIVERS", "NOTIFY_SECRET", "NOTIFY_ALLOWED_HOSTS"),
     *("NOTIFY_SMTP_URL", "NOTIFY_SENDER", "NOTIFY_PAGES_URL"),
+    "AI_HUB_MLFLOW_ASSISTANT",
 )
 #: Client settings of the caller that would mislead a server. With S3 keys under their usual names MLflow
 #: would read whatever `s3://` location some client makes up, other tenants' folders included.
@@ -52,12 +54,13 @@ def arguments(*, host: str, port: int, workers: int, bucket: str, login: bool) -
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Variables the server needs: its databases, the S3 store, and what promotion gates ask."""
     database = settings["MLFLOW_BACKEND_STORE_URI"]
+    no_reports = os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true")
     return {
         "MLFLOW_BACKEND_STORE_URI": database,
         "MLFLOW_REGISTRY_STORE_URI": f"{_REGISTRY_SCHEME}{database}",
         **{name: settings[name] for name in _SETTINGS if name in settings},
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": no_reports,
+        "DO_NOT_TRACK": no_reports,
         # Background jobs are for judging language models; each would cost a process and half a gigabyte.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }

@@ -19,7 +19,15 @@ from mlflow_plugins.lifecycle import audit, comments, rules, semver, webhooks
 from mlflow_plugins.lifecycle.webhooks import AliasChange
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.notifications.event import Event
-from mlflow_plugins.people.actor import ACTOR_TAG, REASON_TAG, UNKNOWN, Actor, claimed, current_actor
+from mlflow_plugins.people.actor import (
+    ACTOR_TAG,
+    REASON_TAG,
+    UNKNOWN,
+    Actor,
+    claimed,
+    current_actor,
+    reason_of_request,
+)
 from mlflow_plugins.people.permissions import require_approver
 
 if TYPE_CHECKING:
@@ -48,7 +56,8 @@ class Cause(NamedTuple):
         Raises:
             MlflowException: 400, no audit trail could hold the reason.
         """
-        return cls(current_actor(claim), checked("The reason", reason or None, LONGEST_REASON), evidence)
+        reason = checked("The reason", reason or reason_of_request(), LONGEST_REASON)
+        return cls(current_actor(claim), reason, evidence)
 
 
 class VersionRow(Protocol):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: Header in which our own client names its user. Proof of nothing, so it is recorded as a claim, unless a
 #: logged-in account sends it that may speak for others (`AI_HUB_DELEGATES`).
 HEADER: Final = "X-AI-Hub-User"
+#: Header in which a script of ours lets MLflow's pages send the comment of the stage dialog, percent-encoded.
+REASON_HEADER: Final = "X-AI-Hub-Reason"
 #: Version tags that the next transition consumes: the way to say it in a page that sends no header.
 REASON_TAG: Final = "promotion.reason"
 ACTOR_TAG: Final = "promotion.user"
@@ -87,6 +89,12 @@ def current_actor(claim: str | None = None) -> Actor:
 def delegates() -> frozenset[str]:
     """Accounts of MLflow's login that may speak for others."""
     return frozenset(name.strip() for name in Settings().ai_hub_delegates.split(",")) - {""}
+
+
+def reason_of_request() -> str | None:
+    """The reason that a request of MLflow's pages gives; None for none."""
+    said = flask.request.headers.get(REASON_HEADER) if flask.has_request_context() else None
+    return unquote(said) if said else None
 
 
 def claimed(name: str) -> Actor:

@@ -22,10 +22,12 @@ from mlflow_plugins.lifecycle import audit_log
 from mlflow_plugins.notifications import dispatcher
 from mlflow_plugins.web.api import create_api
 from mlflow_plugins.web.beside import Beside
+from mlflow_plugins.web.front_page import ASSISTANT, FrontPage, no_assistant
 from mlflow_plugins.web.lifecycle.app import create_page
 from mlflow_plugins.web.lifecycle.views import PREFIX
 from mlflow_plugins.web.origin import SameOrigin
 from mlflow_plugins.web.readable import ReadableRefusal
+from mlflow_plugins.web.telemetry import report_nothing
 from mlflow_plugins.web.warm_up import WarmUp
 
 if TYPE_CHECKING:
@@ -37,11 +39,13 @@ if TYPE_CHECKING:
 
 def create_app() -> ASGIApp:
     """MLflow without login, which trusts whoever reaches it."""
+    report_nothing()
     return _beside(create_fastapi_app(), login=False)
 
 
 def create_app_with_login() -> ASGIApp:
     """MLflow with its basic auth, in which ours take part."""
+    report_nothing()
     # Turned off, MLflow lets every user pass where it has no check: there is none for deleting a workspace.
     MLFLOW_BASIC_AUTH_FAIL_CLOSED.set(True)
     # a tenant has our roles; MLflow's own two would not tell an approver from an engineer
@@ -82,7 +86,8 @@ def _one_at_a_time(database: str) -> Iterator[None]:
 
 
 def _beside(mlflow_app: Any, *, login: bool) -> Beside:
-    audit_log.start(Settings().audit_log_path)
+    settings = Settings()
+    audit_log.start(settings.audit_log_path)
     try:
         dispatcher.start()
     except MlflowException as error:
@@ -90,6 +95,10 @@ def _beside(mlflow_app: Any, *, login: bool) -> Beside:
     api, page = create_api(), create_page()
     for part in (api, page):
         guard(part, login=login)
-    return Beside(
-        mlflow_app, mounted={"/ai-hub": api}, pages={PREFIX: page}, before={"/health": WarmUp(mlflow_app)}
-    )
+    assistant = settings.ai_hub_mlflow_assistant
+    before: dict[str, ASGIApp] = {
+        "/health": WarmUp(mlflow_app),
+        "/": FrontPage(mlflow_app, assistant=assistant),
+        **({} if assistant else {ASSISTANT: no_assistant}),
+    }
+    return Beside(mlflow_app, mounted={"/ai-hub": api}, pages={PREFIX: page}, before=before)

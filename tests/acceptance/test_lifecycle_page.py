@@ -314,6 +314,76 @@ def test_mlflow_stage_menu__is_refused_without_a_reason__and_done_with_the_tag(
     _check_promoted(shop, model, "quieter at night")
 
 
+def test_mlflow_stage_dialog__sends_its_comment_as_the_reason(
+    window: Window, shop: Reviews, model: str
+) -> None:
+    with window("anna", stages=True) as anna:
+        anna.open_version(TENANT, model, 2)
+        anna.change_stage("Staging", "Production", comment="quieter at night; größer")
+        expect(anna.stage("Production")).to_be_visible()
+    _check_promoted(shop, model, "quieter at night; größer")
+
+
+def test_mlflow_pages__lead_to_the_lifecycle_page__and_have_no_assistant(
+    window: Window, chromium: Browser, shop: Reviews, steady: str
+) -> None:
+    with window("vera") as vera:
+        vera.open_models(TENANT)
+        expect(vera.page.get_by_role("link", name=f"Lifecycle of {TENANT}")).to_be_visible()
+        vera.open_model(TENANT, steady)
+        expect(vera.version_row(2)).to_contain_text("semantic_version")
+        expect(vera.version_row(2)).not_to_contain_text(re.compile(r"manifest_sha256|ai_hub|more"))
+        vera.open_version(TENANT, steady, 2)
+        promote = vera.page.get_by_role("button", name="Promote model")
+        expect(promote).to_have_attribute("title", re.compile("^Copies this version"))
+        link = vera.page.get_by_role("link", name=f"Lifecycle of {steady} 2")
+        link.click()
+        expect(vera.page.get_by_role("heading", name=f"{steady}, version 2")).to_be_visible()
+        vera.page.goto(f"{vera.url}/#/experiments")
+        expect(link).to_be_hidden()
+    with shop.server.person("vera"), registry.tenant_scope(TENANT):
+        assert "ai_hub.card" in shop.server.client().get_model_version(steady, "2").tags
+    # somebody without preferences
+    login = {"username": "vera", "password": password("vera")}
+    context = chromium.new_context(http_credentials=login)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(f"{shop.url}/#/models?workspace={TENANT}")
+    page.get_by_text("Registered Models").first.wait_for()
+    assert page.locator('[data-assistant-ui="true"]').filter(visible=True).count() == 0
+    context.close()
+
+
+def test_engineer_requests__approver_decides(window: Window, shop: Reviews, model: str) -> None:
+    with window("emil") as emil:
+        emil.open_lifecycle(TENANT, model)
+        emil.candidate(2).get_by_role("link", name="Card and comments").click()
+        form = emil.page.get_by_role("form", name="Request the promotion")
+        form.get_by_label("Why should it be promoted?").fill("lower on cold days")
+        form.get_by_role("button").click()
+        expect(emil.page.get_by_role("article", name="Request for promotion by emil")).to_be_visible()
+        _check_accessibility(emil.page)
+        for width in (320, 390):
+            emil.page.set_viewport_size({"width": width, "height": 800})
+            assert emil.page.evaluate("document.documentElement.scrollWidth") <= width
+    with window("anna") as anna:
+        anna.open_lifecycle(TENANT)
+        queue = anna.page.get_by_role("region", name="Requests for promotion")
+        expect(queue).to_contain_text("lower on cold days")
+        _check_accessibility(anna.page)
+        queue.get_by_role("link", name=f"{model} 2").click()
+        anna.page.get_by_role("link", name="Decide on version 2").click()
+        anna.candidate(2).get_by_role("link", name="What differs from production").click()
+        expect(anna.page.get_by_role("row").filter(has_text="mae").first).to_contain_text("▼ 6.7 % lower")
+        _check_accessibility(anna.page)
+        anna.page.go_back()
+        # the request says why
+        anna.candidate(2).get_by_role("button", name="Promote").click()
+        expect(anna.page.get_by_role("status")).to_contain_text("lower on cold days (requested by emil)")
+        anna.open_lifecycle(TENANT)
+        expect(anna.page.get_by_text("lower on cold days (requested")).to_be_visible()
+    _check_promoted(shop, model, "lower on cold days (requested by emil)")
+
+
 def _check_promoted(shop: Reviews, model: str, reason: str) -> None:
     assert shop.stages(model) == {1: "Archived", 2: "Production"}
     own = next(entry for entry in shop.history(model) if entry.version == 2)

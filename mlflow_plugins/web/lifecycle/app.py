@@ -15,6 +15,8 @@ from starlette.exceptions import HTTPException
 from mlflow_plugins.web.lifecycle import render, views
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.middleware.base import RequestResponseEndpoint
 
 _HEADERS: Final = {
@@ -28,14 +30,16 @@ _HEADERS: Final = {
 #: The styles of a picture are in its elements; opened by itself it may do nothing else.
 _PICTURE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 _log: Final = logging.getLogger(__name__)
-_STYLE: Final = (files(__package__) / "style.css").read_bytes()
+#: Files of the pages, and what MLflow's own pages load.
+_FILES: Final = {"style.css": "text/css", "mlflow.css": "text/css", "mlflow.js": "text/javascript"}
 
 
 def create_page() -> FastAPI:
     """The application; it answers paths from `/lifecycle` on."""
     app = FastAPI(title="AI Hub lifecycle page", docs_url=None, redoc_url=None, openapi_url=None)
     app.middleware("http")(_guard)
-    app.add_api_route(f"{views.PREFIX}/style.css", _style)
+    for name, kind in _FILES.items():
+        app.add_api_route(f"{views.PREFIX}/{name}", _file(name, kind))
     app.include_router(views.router)
     app.add_exception_handler(MlflowException, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
@@ -52,8 +56,9 @@ async def _guard(request: Request, call_next: RequestResponseEndpoint) -> Respon
     return response
 
 
-def _style() -> Response:
-    return Response(_STYLE, media_type="text/css", headers={"Cache-Control": "max-age=3600"})
+def _file(name: str, kind: str) -> Callable[[], Response]:
+    content = (files(__package__) / name).read_bytes()
+    return lambda: Response(content, media_type=kind, headers={"Cache-Control": "max-age=3600"})
 
 
 def _refused(request: Request, error: Exception) -> Response:

@@ -187,7 +187,7 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
     assert extra == {
         *("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
         *("MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD", mlflow_login.SECRET_KEY),
-        "AI_HUB_DELEGATES",
+        *("AI_HUB_DELEGATES", "AI_HUB_MLFLOW_ASSISTANT"),
         *_NOTIFY,
     }
     assert (
@@ -223,6 +223,7 @@ def test_cli__has_every_setting_of_a_client() -> None:
         "AUDIT_LOG_PATH",
         "AI_HUB_DELEGATES",
         *_NOTIFY,
+        "AI_HUB_MLFLOW_ASSISTANT",
     }
     assert expected <= SERVICES["cli"]["environment"].keys()
 

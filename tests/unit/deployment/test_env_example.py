@@ -31,6 +31,7 @@ NOT_IN_API: Final = {
     "TIMESCALE_DIRECT": "`ai-hub backup` and `ai-hub restore` alone read it",
     "PROMOTION_POLICY_PATH": "MLflow's server and `ai-hub policy` alone read it",
     "AI_HUB_DELEGATES": "MLflow's server alone reads it",
+    "AI_HUB_MLFLOW_ASSISTANT": "MLflow's server alone reads it",
     "AI_HUB_API_URL": "clients read it",
     "AI_HUB_API_KEY": "clients read it",
     "AI_HUB_TENANT": "clients read it",
@@ -38,7 +39,16 @@ NOT_IN_API: Final = {
 #: By class of settings: the containers that read it, and what each leaves out.
 READERS: Final = [
     (Settings, "", "api", NOT_IN_API),
-    (Settings, "", "cli", {"AI_HUB_DELEGATES": "MLflow's server alone reads it", **NOTIFY}),
+    (
+        Settings,
+        "",
+        "cli",
+        {
+            "AI_HUB_DELEGATES": "MLflow's server alone reads it",
+            "AI_HUB_MLFLOW_ASSISTANT": "MLflow's server alone reads it",
+            **NOTIFY,
+        },
+    ),
     (ServiceSettings, "AI_HUB_API_", "api", {}),
     (LoginSettings, "MLFLOW_AUTH_", "mlflow", {}),
 ]
