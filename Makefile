@@ -35,7 +35,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: ## Resolve pyproject.toml anew into requirements.lock, and the part a server needs into requirements.runtime.lock
 	@test -x $(BIN)/uv || $(MAKE) install
 	$(COMPILE) --all-extras --output-file requirements.lock
-	$(COMPILE) --extra tracing --constraints requirements.lock --output-file requirements.runtime.lock
+	$(COMPILE) --extra server --extra tracing --constraints requirements.lock --output-file requirements.runtime.lock
 
 demo: $(STAMP) ## Run the whole product end to end on real meter data (embedded servers, no Docker)
 	@$(BIN)/ai-hub demo
@@ -54,7 +54,7 @@ test-long: $(STAMP) lint ## The same with many new examples, more kills and fuzz
 	  $(PYTEST) -m "long or not long" --timeout=7200 --hypothesis-profile=long $(COVERAGE)
 	@$(MAKE) --no-print-directory bench faults SMALL=1
 
-bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service, exports and a fleet, into docs/benchmarks (SMALL=1: a try of minutes)
+bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service, exports, a fleet and start-up, into docs/benchmarks (SMALL=1: a try of minutes)
 	@$(BIN)/python -m benchmarks.features $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.backfill $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.offline $(if $(SMALL),--small)
@@ -64,6 +64,7 @@ bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service,
 	@$(BIN)/python -m benchmarks.service $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.exports $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.fleet $(if $(SMALL),--small)
+	@$(BIN)/python -m benchmarks.start_up $(if $(SMALL),--small)
 
 faults: $(STAMP) ## Kill and disturb every server under load and see what clients notice, into docs/benchmarks (SMALL=1: shorter)
 	@$(BIN)/python -m benchmarks.faults $(if $(SMALL),--small)

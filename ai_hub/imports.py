@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -26,6 +27,23 @@ def skip_type_checks() -> None:
         _leave_unchecked(module)
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+@contextmanager
+def without(name: str) -> Iterator[None]:
+    """Libraries imported in this block find no module `name`, if nothing has imported it before.
+
+    For those that use it where it is there: LightGBM imports scikit-learn, which takes a second, for its
+    estimators of that style alone.
+    """
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # how Python itself marks a module that is not there
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 class _Finder(MetaPathFinder):

@@ -5,52 +5,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import (
-    INVALID_PARAMETER_VALUE,
-    PERMISSION_DENIED,
-    RESOURCE_CONFLICT,
-    RESOURCE_DOES_NOT_EXIST,
-    TEMPORARILY_UNAVAILABLE,
-    ErrorCode,
-)
+if TYPE_CHECKING:
+    from mlflow.exceptions import MlflowException
 
-
-class GateRefusalError(MlflowException):
-    """Gates refuse a promotion (HTTP 409); `evidence` is what they saw."""
-
-    def __init__(self, message: str, evidence: dict[str, Any]) -> None:
-        super().__init__(message, RESOURCE_CONFLICT)
-        self.evidence = evidence
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
 
 
 def conflict(message: str) -> MlflowException:
     """The present state does not allow that (HTTP 409)."""
-    return MlflowException(message, RESOURCE_CONFLICT)
+    return _error(message, "RESOURCE_CONFLICT")
 
 
 def bad_input(message: str) -> MlflowException:
     """The request itself is wrong (HTTP 400)."""
-    return MlflowException(message, INVALID_PARAMETER_VALUE)
+    return _error(message, "INVALID_PARAMETER_VALUE")
 
 
 def forbidden(message: str) -> MlflowException:
     """Nobody may do that through this door (HTTP 403)."""
-    return MlflowException(message, PERMISSION_DENIED)
+    return _error(message, "PERMISSION_DENIED")
 
 
 def missing(message: str) -> MlflowException:
     """There is nothing by that name (HTTP 404)."""
-    return MlflowException(message, RESOURCE_DOES_NOT_EXIST)
+    return _error(message, _MISSING)
 
 
 def unavailable(message: str) -> MlflowException:
     """A server behind this one does not answer (HTTP 503)."""
-    return MlflowException(message, TEMPORARILY_UNAVAILABLE)
+    return _error(message, "TEMPORARILY_UNAVAILABLE")
 
 
 def is_missing(error: MlflowException) -> bool:
     """Whether it says that there is nothing by that name."""
-    return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
+    return bool(error.error_code == _MISSING)
+
+
+def _error(message: str, code: str) -> MlflowException:
+    # clients import this module, and need MLflow only where something is wrong
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.protos.databricks_pb2 import ErrorCode  # noqa: PLC0415
+
+    return MlflowException(message, ErrorCode.Value(code))

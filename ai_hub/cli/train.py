@@ -130,7 +130,10 @@ def predict_command(
     Fails when there are features for no meter at all.
     """
     from ai_hub.features.store import open_store
-    from ai_hub.training.predict import load, predict, production_models
+    from ai_hub.imports import without
+
+    with without("sklearn"):  # a second, for nothing that a booster needs
+        from ai_hub.training.predict import load, predict, production_models
 
     models = [load(tenant, name) for name in model or production_models(tenant)]
     store = open_store()

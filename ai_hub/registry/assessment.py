@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ai_hub.registry.server import call, model_path
-from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import LATEST, find_version
 from mlflow_plugins.gates.assessment import Assessment, GateResult
 
@@ -21,5 +20,4 @@ def gates(tenant: str, model: str, version: str | int = LATEST, *, reason: str |
     chosen = find_version(tenant, model, version)
     path = f"{model_path(model)}/versions/{chosen.version}/gates"
     parameters: dict[str, Any] = {} if reason is None else {"reason": reason}
-    with tenant_scope(tenant):
-        return Assessment.from_json(call("GET", path, params=parameters))
+    return Assessment.from_json(call("GET", path, tenant=tenant, params=parameters))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ai_hub.registry.server import call, connect, model_path
-from ai_hub.registry.tenants import tenant_scope
+from ai_hub.registry.server import call, model_path, require_server
+from ai_hub.registry.tenants import check_name
 from ai_hub.registry.versions import LATEST, find_version
 
 
@@ -68,20 +68,18 @@ def comments(tenant: str, model: str, version: str | int = LATEST) -> list[Comme
         NotFoundError: no such tenant, model or version.
     """
     chosen = find_version(tenant, model, version)
-    with tenant_scope(tenant):
-        answer = call("GET", f"{model_path(model)}/versions/{chosen.version}/comments")
+    answer = call("GET", f"{model_path(model)}/versions/{chosen.version}/comments", tenant=tenant)
     return [Comment.from_row(row) for row in answer["comments"]]
 
 
 def requests(tenant: str) -> list[Comment]:
     """The requests that wait for the tenant's approvers, oldest first."""
-    connect()
-    with tenant_scope(tenant):
-        return [Comment.from_row(row) for row in call("GET", "/ai-hub/api/requests")["requests"]]
+    check_name(tenant)
+    require_server()
+    return [Comment.from_row(row) for row in call("GET", "/ai-hub/api/requests", tenant=tenant)["requests"]]
 
 
 def _say(method: str, tenant: str, model: str, version: str | int, what: str, **arguments: Any) -> Comment:
     chosen = find_version(tenant, model, version)
-    with tenant_scope(tenant):
-        path = f"{model_path(model)}/versions/{chosen.version}/{what}"
-        return Comment.from_row(call(method, path, **arguments))
+    path = f"{model_path(model)}/versions/{chosen.version}/{what}"
+    return Comment.from_row(call(method, path, tenant=tenant, **arguments))

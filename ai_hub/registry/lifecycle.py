@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ai_hub.errors import NotFoundError
-from ai_hub.registry.server import call, connect, model_path
-from ai_hub.registry.tenants import tenant_scope
+from ai_hub.registry.server import call, model_path, require_server
+from ai_hub.registry.tenants import check_name
 from ai_hub.registry.transitions import Transition
 from ai_hub.registry.versions import LATEST, find_version
 from ai_hub.times import to_millis
@@ -57,7 +57,7 @@ def rollback(tenant: str, model: str, *, version: str | int | None = None, reaso
         ConflictError: there is nothing to roll back to, or the registry refuses.
         NotFoundError: no such tenant, model or version.
     """
-    connect()
+    require_server()
     number = None if version is None else find_version(tenant, model, version).version
     return _move(tenant, model, f"{model_path(model)}/rollback", {"version": number, "reason": reason})
 
@@ -73,9 +73,8 @@ def delete(
     """
     chosen = find_version(tenant, model, version)
     parameters = {"force": str(force).lower(), **({"reason": reason} if reason else {})}
-    with tenant_scope(tenant):
-        path = f"{model_path(model)}/versions/{chosen.version}"
-        answer = call("DELETE", path, params=parameters, timeout=_CHECK_S)
+    path = f"{model_path(model)}/versions/{chosen.version}"
+    answer = call("DELETE", path, tenant=tenant, params=parameters, timeout=_CHECK_S)
     return list(answer["files_deleted"])
 
 
@@ -83,29 +82,29 @@ def history(
     tenant: str, model: str, *, version: str | int | None = None, limit: int = 1000
 ) -> list[Transition]:
     """Every change of stage, newest first; those of deleted versions included."""
-    connect()
+    check_name(tenant)
+    require_server()
     parameters: dict[str, Any] = {"limit": limit}
     if version is not None:
         parameters["version"] = find_version(tenant, model, version).version
-    with tenant_scope(tenant):
-        answer = call("GET", f"{model_path(model)}/transitions", params=parameters)
+    answer = call("GET", f"{model_path(model)}/transitions", tenant=tenant, params=parameters)
     return [Transition.from_row(row) for row in answer["transitions"]]
 
 
 def production_at(tenant: str, model: str, at: datetime) -> Transition | None:
     """The promotion that put into Production what was there at `at` (with a time zone)."""
-    connect()
-    with tenant_scope(tenant):
-        try:
-            row = call("GET", f"{model_path(model)}/production", params={"at_ms": to_millis(at)})
-        except NotFoundError:
-            return None
+    check_name(tenant)
+    require_server()
+    wish = {"at_ms": to_millis(at)}
+    try:
+        row = call("GET", f"{model_path(model)}/production", tenant=tenant, params=wish)
+    except NotFoundError:
+        return None
     return Transition.from_row(row)
 
 
 def _move(tenant: str, model: str, path: str, wish: dict[str, Any]) -> Move:
-    with tenant_scope(tenant):
-        own, *displaced = (
-            Transition.from_row(row) for row in call("POST", path, json=wish, timeout=_CHECK_S)["transitions"]
-        )
+    check_name(tenant)
+    answer = call("POST", path, tenant=tenant, json=wish, timeout=_CHECK_S)
+    own, *displaced = map(Transition.from_row, answer["transitions"])
     return Move(model, own, tuple(displaced))

@@ -8,21 +8,19 @@ from contextvars import copy_context
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
 from ai_hub.errors import ConflictError
-from ai_hub.registry.server import connect, readable_errors, tracking_uri
-from ai_hub.registry.tenants import tenant_scope
+from ai_hub.registry.files import repository
+from ai_hub.registry.server import API, call, readable_errors
+from ai_hub.registry.tenants import check_name
 from ai_hub.registry.versions import ModelVersion, production_version
 from mlflow_plugins.artifacts import manifest, parallel
-from mlflow_plugins.artifacts.folders import RepositoryFolder
 from mlflow_plugins.artifacts.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+    from ai_hub.registry.files import Repository
 
 
 def load_production(
@@ -57,11 +55,12 @@ def download_version(version: ModelVersion, folder: Path) -> Path:
             f"Version {version.version} of {version.model} has no manifest, so its files cannot be checked.",
             hint="Register the model anew from its run.",
         )
-    client = connect()
+    check_name(version.tenant)
+    wish = {"name": version.model, "version": str(version.version)}
     try:
-        with tenant_scope(version.tenant), readable_errors():
-            uri = client.get_model_version_download_uri(version.model, str(version.version))
-            _download(get_artifact_repository(uri, tracking_uri=tracking_uri()), sealed, folder)
+        found = call("GET", f"{API}/model-versions/get-download-uri", tenant=version.tenant, params=wish)
+        with repository(found["artifact_uri"], version.tenant) as files, readable_errors():
+            _download(files, sealed, folder)
     except ConflictError as error:
         raise ConflictError(
             error.message,
@@ -71,27 +70,33 @@ def download_version(version: ModelVersion, folder: Path) -> Path:
     return folder
 
 
-def _download(repository: ArtifactRepository, sealed: str, folder: Path) -> None:
+def _download(repository: Repository, sealed: str, folder: Path) -> None:
     """Download what the manifest lists, which must be all there is."""
-    remote = RepositoryFolder(repository)
-    sizes = {path: file.size for path, file in remote.files().items()}
+    sizes = repository.sizes()
     if MANIFEST not in sizes:
-        raise manifest.tampered(remote, MANIFEST, "is missing")
+        raise _tampered(repository, MANIFEST, "is missing")
     own = _fetch(repository, MANIFEST, folder)
     path = MANIFEST if _sha256(own) == sealed else manifest.place(sizes, MANIFEST)
     if path != MANIFEST:  # that one is the model's
         own = _fetch(repository, path, folder)
-    listed = manifest.parse(remote, path, own.read_bytes(), sealed)
-    manifest.check_listing(remote, listed, sizes)
+    if _sha256(own) != sealed:
+        raise _tampered(repository, path, "was changed")
+    listed = manifest.listed_by(path, own.read_bytes(), sealed)
+    if found := manifest.difference(listed, sizes):
+        raise _tampered(repository, *found)
 
     def fetch(job: tuple[Context, str]) -> None:
         context, path = job
         local = context.run(_fetch, repository, path, folder)
         if _sha256(local) != listed[path]["sha256"]:
-            raise manifest.tampered(remote, path, "was changed")
+            raise _tampered(repository, path, "was changed")
 
     # a thread does not know the tenant by itself
     parallel.each(fetch, [(copy_context(), name) for name in listed if name != path])
+
+
+def _tampered(repository: Repository, path: str, what: str) -> ConflictError:
+    return ConflictError(manifest.tampered_text(repository.address, path, what))
 
 
 def _load_pyfunc(folder: str) -> Any:
@@ -100,14 +105,13 @@ def _load_pyfunc(folder: str) -> Any:
     return mlflow.pyfunc.load_model(folder)
 
 
-def _fetch(repository: ArtifactRepository, path: str, folder: Path) -> Path:
+def _fetch(repository: Repository, path: str, folder: Path) -> Path:
     parts = PurePosixPath(path).parts
     if ".." in parts or PurePosixPath(path).is_absolute():
         raise ConflictError(f"The manifest names {path!r}, which is outside the version's folder.")
     local = folder.joinpath(*parts)
     local.parent.mkdir(parents=True, exist_ok=True)
-    # `download_artifacts` would list everything again
-    repository._download_file(path, str(local))  # noqa: SLF001 - what every repository implements
+    repository.download(path, str(local))
     return local
 
 

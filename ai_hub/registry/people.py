@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote
 
 from ai_hub.errors import BadInputError, NotFoundError
-from ai_hub.registry.server import NoSuchRouteError, call, connect, readable_errors
+from ai_hub.registry.server import WORKSPACES, NoSuchRouteError, call, require_server
 from ai_hub.roles import DESCRIPTIONS, Role
 from mlflow_plugins.people.roles import GRANTS, Grant
 
@@ -60,8 +61,8 @@ def grant(name: str, tenant: str, role: Role) -> None:
         NotFoundError: no such user or tenant.
         ForbiddenError: you may not hand out roles of this tenant.
     """
-    with readable_errors():
-        connect().get_workspace(tenant)
+    require_server()
+    call("GET", f"{WORKSPACES}/{quote(tenant, safe='')}")
     held = _held(name, tenant)
     wanted = _ensure_role(tenant, role)
     if wanted not in held:

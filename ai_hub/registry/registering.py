@@ -20,7 +20,7 @@ from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundErro
 from ai_hub.registry import uploads
 from ai_hub.registry.server import call, connect, readable_errors
 from ai_hub.registry.tenants import tenant_scope
-from ai_hub.registry.versions import ModelVersion, read_version
+from ai_hub.registry.versions import ModelVersion, get_version
 from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.registration.cards import LONGEST, METADATA_TAG, METRICS_TAG, given_metrics
 from mlflow_plugins.registration.model_info import FEATURE_SERVICE
@@ -188,13 +188,13 @@ def _create(client: MlflowClient, wish: Wish, source: _Source, tags: Mapping[str
     given = {key: value for key, value in body.items() if value}
     try:
         # not repeated by itself: an answer that was lost may stand for a version that is there
-        answer = call("POST", _CREATE, json=given, timeout=_COPY_S, max_retries=0)
+        answer = call("POST", _CREATE, tenant=wish.tenant, json=given, timeout=_COPY_S, max_retries=0)
     except AiHubError as error:
         if made and not isinstance(error, ConflictError):
             remove_empty(client, wish.model)
         raise
     number = str(answer["model_version"]["version"])
-    return read_version(wish.tenant, client.get_model_version(wish.model, number))
+    return get_version(wish.tenant, wish.model, number)
 
 
 def ensure_model(client: MlflowClient, name: str) -> bool:

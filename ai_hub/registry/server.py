@@ -1,18 +1,22 @@
-"""Talking to the MLflow server: one address, our errors, no minutes of silent retries."""
+"""Talking to the MLflow server: one address, our errors, no minutes of silent retries.
+
+What a command asks goes by `call`, because importing MLflow takes seconds. `connect` is for those that need
+MLflow's own client.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import time
 from contextlib import contextmanager
+from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-import requests
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.rest_utils import http_request
+import httpx
 
 from ai_hub.errors import (
     AiHubError,
@@ -23,12 +27,16 @@ from ai_hub.errors import (
     NotLoggedInError,
     ServiceDownError,
 )
-from ai_hub.servers import without_secrets
+from ai_hub.registry.login import WORKSPACE_HEADER, connection
 from ai_hub.settings import Settings
-from ai_hub.stack import health
+from mlflow_plugins.people.claim import user_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mlflow import MlflowClient
+
+    Response = Any  # of httpx, and of requests in MLflow's own client; used alike
 
 _KINDS: dict[int, type[AiHubError]] = {
     HTTPStatus.BAD_REQUEST: BadInputError,
@@ -38,9 +46,22 @@ _KINDS: dict[int, type[AiHubError]] = {
     HTTPStatus.FORBIDDEN: ForbiddenError,
 }
 #: All that MLflow's login says.
-_BARE_REFUSAL = "Permission denied"
+_BARE_REFUSAL: Final = "Permission denied"
 #: Name and password in an address.
-_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
+_LOGIN: Final = re.compile(r"(?<=://)[^/\s]*@")
+
+API: Final = "/api/2.0/mlflow"
+#: MLflow's name of tenants.
+WORKSPACES: Final = "/api/3.0/mlflow/workspaces"
+#: Answers after which MLflow's own client asks again, too.
+_TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
+#: MLflow's defaults of `MLFLOW_HTTP_REQUEST_…`.
+_TIMEOUT_S: Final = 120.0
+_RETRIES: Final = 7
+_BACKOFF: Final = 2.0
+_LONGEST_PAUSE_S: Final = 120.0
+#: Logins that only MLflow's own client knows, by the variable that asks for them.
+_OTHER_LOGINS: Final = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
 
 
 class NoSuchRouteError(NotFoundError):
@@ -56,15 +77,33 @@ def tracking_uri() -> str:
     return Settings().require("mlflow_tracking_uri")
 
 
-def connect() -> MlflowClient:
-    """A client of a server that answers.
+def require_server() -> None:
+    """Make sure that the server answers: `call` would try for minutes before it says so.
 
     Raises:
         ServiceDownError: it does not.
     """
-    health.require("mlflow")  # MLflow's client would try for minutes before it says so
+    from ai_hub.stack import health  # noqa: PLC0415  # clients of a registry elsewhere have no servers here
+
+    health.require("mlflow")
+
+
+def connect() -> MlflowClient:
+    """MLflow's own client of a server that answers.
+
+    Raises:
+        ServiceDownError: it does not.
+    """
+    require_server()
+    from mlflow import MlflowClient  # noqa: PLC0415  # takes seconds
+
     uri = tracking_uri()
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def needs_own_client() -> bool:
+    """Whether the environment asks for a login that only MLflow's own client knows."""
+    return any(os.environ.get(name) for name in _OTHER_LOGINS)
 
 
 @contextmanager
@@ -72,31 +111,160 @@ def readable_errors() -> Iterator[None]:
     """Turn MLflow's exceptions into ours; the server's text stays whole."""
     try:
         yield
-    except MlflowException as error:
+    except Exception as error:
+        if readable := _readable(error):
+            raise readable from error
+        raise
+
+
+def _readable(error: Exception) -> AiHubError | None:
+    """Ours for an exception of MLflow's; only a library that is loaded can have raised one."""
+    mlflow, requests = (sys.modules.get(name) for name in ("mlflow.exceptions", "requests"))
+    if mlflow is not None and isinstance(error, mlflow.MlflowException):
         # RestException puts the code before the server's text
         text = str(error.message).removeprefix(f"{error.error_code}: ")
-        raise _error(error.get_http_status_code(), text) from error
-    except requests.HTTPError as error:  # of the artifact proxy
-        if error.response is None:
-            raise
-        raise _error_of(error.response) from error
+        return _error(error.get_http_status_code(), text)
+    if requests is not None and isinstance(error, requests.HTTPError) and error.response is not None:
+        return _error_of(error.response)  # of the artifact proxy
+    return None
 
 
-def call(method: str, path: str, **arguments: Any) -> dict[str, Any]:
-    """Call a route MLflow's client does not know, in the tenant of the current scope.
+def call(
+    method: str,
+    path: str,
+    *,
+    tenant: str | None = None,
+    json: Any = None,
+    params: Any = None,
+    timeout: float | None = None,
+    max_retries: int | None = None,
+) -> dict[str, Any]:
+    """Call a route of the server; returns what it answers.
+
+    Args:
+        method: of HTTP.
+        path: of the route.
+        tenant: whom it is about; default: that of `tenant_scope`, else of `MLFLOW_WORKSPACE`.
+        json: body.
+        params: of the query.
+        timeout: seconds; default: MLflow's, `MLFLOW_HTTP_REQUEST_TIMEOUT`.
+        max_retries: default: MLflow's, `MLFLOW_HTTP_REQUEST_MAX_RETRIES`.
 
     Raises:
         AiHubError: by the kind of the answer, with the server's text.
     """
-    with readable_errors():
-        response = http_request(
-            get_default_host_creds(tracking_uri()), path, method, raise_on_status=False, **arguments
-        )
-    if response.status_code == HTTPStatus.OK:
+    response = _send(method, path, tenant, timeout, max_retries, json=json, params=params)
+    if response.status_code in {HTTPStatus.OK, HTTPStatus.CREATED}:
         return dict(response.json())
     if response.status_code == HTTPStatus.NO_CONTENT:
         return {}
     raise _error_of(response)
+
+
+@contextmanager
+def stream(path: str, tenant: str) -> Iterator[Iterator[bytes]]:
+    """The bytes that a route answers, in chunks; what fails before the first one is asked for again.
+
+    Raises:
+        AiHubError: as for `call`.
+    """
+    response = _send("GET", path, tenant, stream=True)
+    try:
+        if response.status_code != HTTPStatus.OK:
+            response.read()
+            raise _error_of(response)
+        try:
+            yield response.iter_bytes(1 << 20)
+        except httpx.TransportError as error:
+            raise _no_answer(error) from error
+    finally:
+        response.close()
+
+
+def _send(
+    method: str,
+    path: str,
+    tenant: str | None,
+    timeout: float | None = None,
+    max_retries: int | None = None,
+    *,
+    stream: bool = False,
+    **content: Any,
+) -> Response:
+    if needs_own_client():
+        return _send_by_mlflow(method, path, tenant, timeout=timeout, max_retries=max_retries, **content)
+    # a workspace's own address names it
+    workspace = None if path.startswith(WORKSPACES) else tenant or _current_tenant()
+    headers = {**user_header(), **({WORKSPACE_HEADER: workspace} if workspace else {})}
+    client = _client(os.getpid(), tracking_uri(), _login_variables())
+    seconds = timeout or float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or _TIMEOUT_S)
+    if max_retries is None:
+        max_retries = int(os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") or _RETRIES)
+    for retry in range(max_retries + 1):
+        request = client.build_request(method, path, headers=headers, timeout=seconds, **content)
+        try:
+            response = client.send(request, stream=stream)
+        except httpx.TransportError as error:
+            if retry == max_retries:
+                raise _no_answer(error) from error
+            after = None
+        else:
+            if response.status_code not in _TRANSIENT or retry == max_retries:
+                return response
+            after = response.headers.get("Retry-After")
+            response.close()
+        time.sleep(_pause_s(retry, after))
+    raise AssertionError("the last try returns or raises")
+
+
+def _current_tenant() -> str | None:
+    # the scope is MLflow's own, so where that is not loaded there is none
+    scopes = sys.modules.get("mlflow.utils.workspace_context")
+    return scopes.get_request_workspace() if scopes else os.environ.get("MLFLOW_WORKSPACE")
+
+
+@lru_cache(maxsize=4)
+def _client(process: int, uri: str, variables: tuple[str | None, ...]) -> httpx.Client:
+    """Kept because reading the machine's certificates takes longer than a request.
+
+    Its connections are not: a server that closes an idle one may do so just when it is used again.
+    """
+    del process, variables  # in another process, or with another login, it is another client
+    _, options = connection(uri)
+    return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), follow_redirects=True, **options)
+
+
+def _login_variables() -> tuple[str | None, ...]:
+    names = ("USERNAME", "PASSWORD", "TOKEN", "INSECURE_TLS", "SERVER_CERT_PATH", "CLIENT_CERT_PATH")
+    return (os.environ.get("HOME"), *(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in names))
+
+
+def _pause_s(retry: int, after: str | None) -> float:
+    if after is not None and after.isdecimal():
+        return min(float(after), _LONGEST_PAUSE_S)
+    # at once, then by and by
+    return min(_BACKOFF * 2**retry, _LONGEST_PAUSE_S) if retry else 0.0
+
+
+def address() -> str:
+    """Address of the MLflow server, without a login that may be in it."""
+    return connection(tracking_uri())[0]
+
+
+def _no_answer(error: httpx.TransportError) -> ServiceDownError:
+    reason = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error)
+    return ServiceDownError("MLflow", address(), reason or type(error).__name__)
+
+
+def _send_by_mlflow(method: str, path: str, tenant: str | None, **arguments: Any) -> Response:
+    """The same by MLflow's own client, which knows further logins."""
+    from mlflow.utils.credentials import get_default_host_creds  # noqa: PLC0415  # takes seconds
+    from mlflow.utils.rest_utils import http_request  # noqa: PLC0415
+
+    headers = {WORKSPACE_HEADER: tenant} if tenant else None
+    login = get_default_host_creds(tracking_uri())
+    with readable_errors():
+        return http_request(login, path, method, raise_on_status=False, extra_headers=headers, **arguments)
 
 
 def model_path(model: str) -> str:
@@ -104,24 +272,25 @@ def model_path(model: str) -> str:
     return f"/ai-hub/api/models/{quote(model, safe='')}"
 
 
-def _error_of(response: requests.Response) -> AiHubError:
+def _error_of(response: Response) -> AiHubError:
     try:
         body = response.json()
     except ValueError:
         # MLflow's own errors are JSON; a path that leads nowhere gets Flask's page
         if response.status_code == HTTPStatus.NOT_FOUND:
             return NoSuchRouteError()
-        return _error(response.status_code, response.text)
-    return _error(response.status_code, str(body.get("message") or body.get("detail") or body))
+        return _error(response.status_code, response.text or f"status {response.status_code}")
+    said = body.get("message") or body.get("detail") or f"status {response.status_code}"
+    return _error(response.status_code, str(said))
 
 
 def _error(status: int, message: str) -> AiHubError:
     # MLflow's client quotes the address it asked, with a login that is in it
     message = _LOGIN.sub("", message)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ServiceDownError("MLflow", without_secrets(tracking_uri()), message)
+        return ServiceDownError("MLflow", address(), message)
     if status == HTTPStatus.UNAUTHORIZED:
-        return NotLoggedInError(without_secrets(tracking_uri()))
+        return NotLoggedInError(address())
     if status == HTTPStatus.FORBIDDEN and _BARE_REFUSAL in message:
         return ForbiddenError(hint="Ask the administrator for a role in the tenant (see docs/people.md).")
     return _KINDS.get(status, AiHubError)(message)

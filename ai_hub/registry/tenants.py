@@ -5,23 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import mlflow
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
-from mlflow.store.workspace.abstract_store import WorkspaceNameValidator
-from mlflow.utils.workspace_context import ServerWorkspaceContext
-from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
-
-from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.errors import AiHubError, BadInputError, ConflictError
 from ai_hub.names import check_workspace
-from ai_hub.registry.server import call, connect, readable_errors, tracking_uri
+from ai_hub.registry.server import WORKSPACES, call, require_server, tracking_uri
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 
 _OURS: Final = "/ai-hub/api/tenants"
-_WORKSPACES: Final = "/api/3.0/mlflow/workspaces"
+#: The server's own tenant.
+_DEFAULT: Final = "default"
+#: What MLflow keeps for its addresses.
+_RESERVED: Final = frozenset({"workspaces", "api", "ajax-api", "static-files"})
 #: Seconds the server may take to list or delete every file of a tenant.
 _FILES_S: Final = 3600
 
@@ -33,14 +29,13 @@ def ensure_tenant(tenant: str) -> None:
         BadInputError: no workspace can have this name.
         ForbiddenError: it is not one of yours, and only the administrator makes new ones.
     """
-    if tenant == DEFAULT_WORKSPACE_NAME:
+    if tenant == _DEFAULT:
         return
     check_name(tenant)
-    client = connect()
-    with readable_errors():
-        # with a login, this is what people may ask about tenants: which are theirs
-        if tenant not in {workspace.name for workspace in client.list_workspaces()}:
-            _create(client, tenant)
+    require_server()
+    # with a login, this is what people may ask about tenants: which are theirs
+    if tenant not in _workspaces():
+        _create(tenant)
 
 
 def create_tenant(tenant: str) -> None:
@@ -52,19 +47,15 @@ def create_tenant(tenant: str) -> None:
         ForbiddenError: only the administrator makes new ones.
     """
     check_name(tenant)
-    client = connect()
     if tenant in list_tenants():
         raise ConflictError(f"Tenant {tenant} exists.", hint="`ai-hub tenants list` shows all.")
-    with readable_errors():
-        client.create_workspace(tenant)
+    call("POST", WORKSPACES, json={"name": tenant})
 
 
 def list_tenants() -> list[str]:
     """Tenants of the registry by name (with a login: yours); `default` is none."""
-    client = connect()
-    with readable_errors():
-        names = {str(workspace.name) for workspace in client.list_workspaces()}
-    return sorted(names - {DEFAULT_WORKSPACE_NAME})
+    require_server()
+    return sorted(_workspaces() - {_DEFAULT})
 
 
 @dataclass(frozen=True)
@@ -89,9 +80,9 @@ def registered_tenant(tenant: str) -> RegisteredTenant:
         ForbiddenError: only the administrator may.
     """
     check_name(tenant)
-    if tenant == DEFAULT_WORKSPACE_NAME:
+    if tenant == _DEFAULT:
         raise BadInputError(f"{tenant} is the server's own tenant, which can neither be removed nor renamed.")
-    connect()
+    require_server()
     found = call("GET", f"{_OURS}/{tenant}", timeout=_FILES_S)
     counts = {**found["tables"], **found["counts"]}
     return RegisteredTenant(
@@ -104,7 +95,7 @@ def registered_tenant(tenant: str) -> RegisteredTenant:
 
 def removed_tenants() -> list[dict[str, Any]]:
     """The last step of the removal of each tenant that was removed."""
-    connect()
+    require_server()
     return list(call("GET", _OURS)["removals"])
 
 
@@ -116,7 +107,7 @@ def remove_tenant(tenant: str, *, reason: str, force: bool, keep: bool) -> None:
         NotFoundError: there is none.
     """
     wish = {"mode": "CASCADE", "force": str(force).lower(), "keep": str(keep).lower(), "reason": reason}
-    call("DELETE", f"{_WORKSPACES}/{tenant}", params=wish, timeout=_FILES_S)
+    call("DELETE", f"{WORKSPACES}/{tenant}", params=wish, timeout=_FILES_S)
 
 
 def release_tenant(tenant: str, reason: str) -> None:
@@ -130,6 +121,8 @@ def tenant_scope(tenant: str) -> AbstractContextManager[str | None]:
     Unlike `mlflow.set_workspace` it leaves the process's environment alone, so threads may serve different
     tenants side by side. Threads that MLflow starts itself do not see it: use `enter_tenant` for training.
     """
+    from mlflow.utils.workspace_context import ServerWorkspaceContext  # noqa: PLC0415  # takes seconds
+
     check_name(tenant)
     scope: AbstractContextManager[str | None] = ServerWorkspaceContext(tenant)
     return scope
@@ -137,6 +130,8 @@ def tenant_scope(tenant: str) -> AbstractContextManager[str | None]:
 
 def enter_tenant(tenant: str) -> None:
     """Make everything this process does from now on be about `tenant`, which is created if missing."""
+    import mlflow  # noqa: PLC0415  # takes seconds
+
     ensure_tenant(tenant)
     mlflow.set_tracking_uri(tracking_uri())
     mlflow.set_workspace(tenant)
@@ -149,18 +144,21 @@ def check_name(tenant: str) -> None:
         BadInputError: it breaks the rule of names, or MLflow keeps it for itself.
     """
     check_workspace(tenant)
-    try:
-        WorkspaceNameValidator.validate(tenant)
-    except MlflowException as error:
+    if tenant in _RESERVED:
         raise BadInputError(
-            f"{tenant!r} cannot be a tenant: {error.message}", hint="Choose another, for example city-works."
-        ) from error
+            f"{tenant!r} cannot be a tenant: MLflow keeps the name for its own addresses.",
+            hint="Choose another, for example city-works.",
+        )
 
 
-def _create(client: mlflow.MlflowClient, tenant: str) -> None:
+def _workspaces() -> set[str]:
+    return {str(each["name"]) for each in call("GET", WORKSPACES).get("workspaces", ())}
+
+
+def _create(tenant: str) -> None:
     try:
-        client.create_workspace(tenant)
-    except MlflowException as error:
+        call("POST", WORKSPACES, json={"name": tenant})
+    except AiHubError:
         # somebody else was faster
-        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+        if tenant not in _workspaces():
             raise

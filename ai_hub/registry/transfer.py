@@ -24,7 +24,7 @@ from ai_hub.registry.loading import download_version
 from ai_hub.registry.registering import ensure_model, remove_empty
 from ai_hub.registry.server import call, connect, model_path, readable_errors, tracking_uri
 from ai_hub.registry.tenants import tenant_scope
-from ai_hub.registry.versions import ModelVersion, find_version, read_version, search
+from ai_hub.registry.versions import ModelVersion, find_version, get_version, search
 from ai_hub.servers import without_secrets
 from ai_hub.times import to_millis
 from mlflow_plugins.artifacts import manifest
@@ -132,12 +132,12 @@ def import_version(
         name = model or exported.origin.model
         client = connect()
         with tenant_scope(tenant), readable_errors():
-            present = _imported_before(client, tenant, name, exported.origin)
+            present = _imported_before(tenant, name, exported.origin)
             if present is not None:
                 return _result(present, exported.origin, is_new=False)
-            created = _register(client, name, version, found, reason)
+            created = _register(client, tenant, name, version, found, reason)
             return _result(
-                read_version(tenant, client.get_model_version(name, str(created))),
+                get_version(tenant, name, str(created)),
                 exported.origin,
                 is_new=True,
             )
@@ -241,16 +241,13 @@ def _fingerprint(local: Path) -> imports.Fingerprint:
     return imports.Fingerprint(size=local.stat().st_size, sha256=sha256)
 
 
-def _imported_before(
-    client: MlflowClient, tenant: str, model: str, origin: imports.Origin
-) -> ModelVersion | None:
+def _imported_before(tenant: str, model: str, origin: imports.Origin) -> ModelVersion | None:
     """The version that these very files were imported as.
 
     Raises:
         ConflictError: the version is there itself, not as an import.
     """
-    for item in search(client, model):
-        found = read_version(tenant, item)
+    for found in search(tenant, model):
         if found.manifest_sha256 == origin.manifest_sha256:
             raise ConflictError(
                 f"{model} of tenant {tenant} has this very version: it is {found.version}.",
@@ -262,8 +259,13 @@ def _imported_before(
     return None
 
 
-def _register(
-    client: MlflowClient, model: str, number: str | None, found: bundle.Bundle, reason: str | None
+def _register(  # noqa: PLR0917  # what it registers, whose, and why
+    client: MlflowClient,
+    tenant: str,
+    model: str,
+    number: str | None,
+    found: bundle.Bundle,
+    reason: str | None,
 ) -> int:
     exported = found.version
     wanted = exported.origin.semantic_version if number is None else number
@@ -278,7 +280,8 @@ def _register(
         made = ensure_model(client, model)
         try:
             # not repeated by itself: an answer that was lost may stand for a version that is there
-            answer = call("POST", f"{model_path(model)}/imports", json=wish, timeout=_COPY_S, max_retries=0)
+            route = f"{model_path(model)}/imports"
+            answer = call("POST", route, tenant=tenant, json=wish, timeout=_COPY_S, max_retries=0)
         except BaseException:
             if made:
                 remove_empty(client, model)

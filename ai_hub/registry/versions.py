@@ -7,20 +7,15 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-
 from ai_hub.errors import NotFoundError
-from ai_hub.registry.server import connect, readable_errors
-from ai_hub.registry.tenants import tenant_scope
+from ai_hub.registry.server import API, call, require_server
+from ai_hub.registry.tenants import check_name
 from ai_hub.times import from_millis
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.lifecycle import rules, semver
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mlflow import MlflowClient
+    from collections.abc import Mapping, Sequence
 
 LATEST = "latest"
 _PAGE = 1000
@@ -59,11 +54,11 @@ def list_versions(tenant: str, model: str | None = None) -> list[ModelVersion]:
     Raises:
         NotFoundError: no such tenant or model.
     """
-    client = connect()
-    with tenant_scope(tenant), readable_errors():
-        names = [model] if model is not None else sorted({item.name for item in search(client, None)})
-        found = [item for name in names for item in _versions(client, tenant, name)]
-        found = [replace(item, metrics=_metrics(client, item.run_id)) for item in found]
+    check_name(tenant)
+    require_server()
+    names = [model] if model is not None else sorted({item.model for item in search(tenant)})
+    found = [item for name in names for item in _versions(tenant, name)]
+    found = [replace(item, metrics=_metrics(tenant, item.run_id)) for item in found]
     return sorted(found, key=lambda item: (item.model, -item.version))
 
 
@@ -79,9 +74,9 @@ def find_version(tenant: str, model: str, wanted: str | int) -> ModelVersion:
     Raises:
         NotFoundError: there is none, with what there is.
     """
-    client = connect()
-    with tenant_scope(tenant), readable_errors():
-        present = _versions(client, tenant, model)
+    check_name(tenant)
+    require_server()
+    present = _versions(tenant, model)
     matching = [item for item in present if _matches(item, str(wanted))]
     if matching:
         return max(matching, key=lambda item: item.version)
@@ -126,49 +121,77 @@ def _matches(item: ModelVersion, wanted: str) -> bool:
     )
 
 
-def _versions(client: MlflowClient, tenant: str, model: str) -> list[ModelVersion]:
+def _versions(tenant: str, model: str) -> list[ModelVersion]:
     # a search does not tell aliases
-    aliases = client.get_registered_model(model).aliases
-    return [read_version(tenant, item, aliases) for item in search(client, model)]
+    found = call("GET", f"{API}/registered-models/get", tenant=tenant, params={"name": model})
+    aliases = {each["alias"]: each["version"] for each in found["registered_model"].get("aliases", ())}
+    return search(tenant, model, aliases)
 
 
-def search(client: MlflowClient, model: str | None) -> list[Any]:
-    """MLflow's entities of a model's versions, or of all of the current tenant."""
-    found: list[Any] = []
-    token: str | None = None
-    condition = f"name = '{model}'" if model else None
+def search(
+    tenant: str,
+    model: str | None = None,
+    aliases: Mapping[str, Any] = MappingProxyType({}),
+    order_by: Sequence[str] = (),
+) -> list[ModelVersion]:
+    """Every version of a model, or of all of the tenant, with one call for each thousand.
+
+    `aliases` are those of the model: version by name.
+    """
+    found: list[ModelVersion] = []
+    wish: dict[str, Any] = {"max_results": _PAGE, "order_by": order_by}
+    if model:
+        wish["filter"] = f"name = '{model}'"
     while True:
-        page = client.search_model_versions(condition, max_results=_PAGE, page_token=token)
-        found += page
-        token = page.token
-        if not token:
+        page = call("GET", f"{API}/model-versions/search", tenant=tenant, params=wish)
+        found += [read_version(tenant, each, aliases) for each in page.get("model_versions", ())]
+        wish["page_token"] = page.get("next_page_token")
+        if not wish["page_token"]:
             return found
 
 
-def read_version(tenant: str, item: Any, aliases: Mapping[str, Any] = MappingProxyType({})) -> ModelVersion:
-    """A version from MLflow's own entity; `aliases` are those of its model, by name."""
+def get_version(tenant: str, model: str, version: str) -> ModelVersion:
+    """One version by `v1.2.0` or MLflow's number, with one call.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    if version.isdecimal():
+        route, key = "model-versions/get", "version"
+    else:
+        # the registry takes a semantic version for an alias
+        route, key = "registered-models/alias", "alias"
+    found = call("GET", f"{API}/{route}", tenant=tenant, params={"name": model, key: version})
+    return read_version(tenant, found["model_version"])
+
+
+def read_version(
+    tenant: str, row: Mapping[str, Any], aliases: Mapping[str, Any] = MappingProxyType({})
+) -> ModelVersion:
+    """A version from the server's JSON; `aliases` are those of its model, by name."""
+    number = int(row["version"])
+    tags = {str(tag["key"]): str(tag.get("value", "")) for tag in row.get("tags", ())}
     return ModelVersion(
         tenant=tenant,
-        model=item.name,
-        version=int(item.version),
-        semantic_version=item.tags.get(semver.TAG),
-        stage=item.current_stage,
-        aliases=tuple(alias for alias, version in aliases.items() if int(version) == int(item.version)),
-        run_id=item.run_id or None,
-        registered_at=from_millis(item.creation_timestamp),
-        tags=dict(item.tags),
+        model=row["name"],
+        version=number,
+        semantic_version=tags.get(semver.TAG),
+        stage=row["current_stage"],
+        aliases=tuple(alias for alias, version in aliases.items() if int(version) == number),
+        run_id=row.get("run_id") or None,
+        registered_at=from_millis(int(row["creation_timestamp"])),
+        tags=tags,
         metrics={},
-        description=item.description or None,
+        description=row.get("description") or None,
     )
 
 
-def _metrics(client: MlflowClient, run_id: str | None) -> dict[str, float]:
+def _metrics(tenant: str, run_id: str | None) -> dict[str, float]:
     if run_id is None:
         return {}
     try:
-        return dict(client.get_run(run_id).data.metrics)
-    except MlflowException as error:
-        # a run may be cleaned up; its registered version stays
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            return {}
-        raise
+        run = call("GET", f"{API}/runs/get", tenant=tenant, params={"run_id": run_id})["run"]
+    except NotFoundError:  # a run may be cleaned up; its registered version stays
+        return {}
+    # JSON has no NaN, so some values are text
+    return {each["key"]: float(each["value"]) for each in run["data"].get("metrics", ())}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightgbm as lgb
-from mlflow.models import Model
+import yaml
 
 from ai_hub.database.connection import connect
 from ai_hub.errors import ConflictError, NotFoundError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Where MLflow's LightGBM flavor keeps the model, readable with LightGBM alone.
 MODEL_FILE = "model.lgb"
+#: What MLflow says of a model, as YAML.
+DESCRIPTION = "MLmodel"
 _HOUR_S = 3600
 
 
@@ -100,7 +102,8 @@ def production_models(tenant: str) -> list[str]:
 
 def _read(folder: str) -> tuple[lgb.Booster, ModelCard | None]:
     booster = lgb.Booster(model_file=str(Path(folder) / MODEL_FILE))
-    return booster, ModelCard.from_metadata(Model.load(folder).metadata)
+    description = yaml.safe_load((Path(folder) / DESCRIPTION).read_text())
+    return booster, ModelCard.from_metadata(description.get("metadata"))
 
 
 def predict(

@@ -131,6 +131,11 @@ def parse(folder: Folder, path: str, document: bytes, manifest_sha256: str) -> F
     """What `folder` must hold by its manifest `document`, which is at `path`; see `read`."""
     if hashlib.sha256(document).hexdigest() != manifest_sha256:
         raise tampered(folder, path, "was changed")
+    return listed_by(path, document, manifest_sha256)
+
+
+def listed_by(path: str, document: bytes, manifest_sha256: str) -> Fingerprints:
+    """What the manifest `document`, which is at `path` and has this SHA-256, lists, itself included."""
     own = {"size": len(document), "sha256": manifest_sha256}
     return {**json.loads(document)["files"], path: own}
 
@@ -163,15 +168,20 @@ def check_listing(folder: Folder, listed: Fingerprints, sizes: Mapping[str, int]
     Raises:
         MlflowException: 409 naming the first file that is missing, not listed or of another size.
     """
+    if found := difference(listed, sizes):
+        raise tampered(folder, *found)
+
+
+def difference(listed: Fingerprints, sizes: Mapping[str, int]) -> tuple[str, str] | None:
+    """The first file that is missing, not listed or of another size, and what is wrong with it."""
     for path in sorted(listed.keys() | sizes.keys()):
         if path not in sizes:
-            raise tampered(folder, path, "is missing")
+            return path, "is missing"
         if path not in listed:
-            raise tampered(folder, path, "was added")
+            return path, "was added"
         if sizes[path] != listed[path]["size"]:
-            raise tampered(
-                folder, path, f"has {sizes[path]} bytes instead of {listed[path]['size']}: it was changed"
-            )
+            return path, f"has {sizes[path]} bytes instead of {listed[path]['size']}: it was changed"
+    return None
 
 
 def canonical_json(value: Any) -> bytes:
@@ -181,7 +191,12 @@ def canonical_json(value: Any) -> bytes:
 
 def tampered(folder: Folder, path: str, what: str) -> MlflowException:
     """The refusal of a version one of whose files `what` (HTTP 409)."""
-    return conflict(
+    return conflict(tampered_text(folder, path, what))
+
+
+def tampered_text(folder: object, path: str, what: str) -> str:
+    """Why a version is refused one of whose files `what`."""
+    return (
         f"Artifact {path} of {folder} {what} since registration. "
         "Register the model anew from its run; this version cannot be used."
     )

@@ -11,13 +11,12 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from ai_hub.settings import Settings
+from mlflow_plugins.artifacts.witnesses import UPLOAD_PART
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _SETTINGS: Final = ("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
-#: Size of the parts in which larger files are sent and fetched; the ETag of such a file depends on it.
-UPLOAD_PART: Final = 8 << 20
 TRANSFER: Final = TransferConfig(multipart_threshold=UPLOAD_PART, multipart_chunksize=UPLOAD_PART)
 
 

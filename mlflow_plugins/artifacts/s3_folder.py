@@ -11,8 +11,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mlflow_plugins.artifacts import parallel, s3_copy
 from mlflow_plugins.artifacts.folders import CHUNK, File
-from mlflow_plugins.artifacts.s3 import TRANSFER, UPLOAD_PART
-from mlflow_plugins.artifacts.witnesses import EtagWitness, Sha256Witness
+from mlflow_plugins.artifacts.s3 import TRANSFER
+from mlflow_plugins.artifacts.witnesses import UPLOAD_PART, EtagWitness, Sha256Witness
 from mlflow_plugins.errors import conflict, missing, unavailable
 
 if TYPE_CHECKING:

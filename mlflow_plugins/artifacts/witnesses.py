@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-from mlflow_plugins.artifacts.s3 import UPLOAD_PART
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+#: Size of the parts in which larger files are sent and fetched; the ETag of such a file depends on it.
+UPLOAD_PART: Final = 8 << 20
 
 
 class Witness(Protocol):

@@ -10,31 +10,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from mlflow.entities.model_registry.model_version_stages import (
-    STAGE_ARCHIVED as ARCHIVED,
-)
-from mlflow.entities.model_registry.model_version_stages import (
-    STAGE_NONE as NONE,
-)
-from mlflow.entities.model_registry.model_version_stages import (
-    STAGE_PRODUCTION as PRODUCTION,
-)
-from mlflow.entities.model_registry.model_version_stages import (
-    STAGE_STAGING as STAGING,
-)
-
-__all__ = [
-    "ALIAS_STAGES",
-    "ALLOWED",
-    "ARCHIVED",
-    "DELETED",
-    "NONE",
-    "PRODUCTION",
-    "ROLLBACK",
-    "STAGING",
-    "refusal",
-    "refusal_to_delete",
-]
+# MLflow's names of its stages, written here because clients import these rules without MLflow.
+NONE: Final = "None"
+STAGING: Final = "Staging"
+PRODUCTION: Final = "Production"
+ARCHIVED: Final = "Archived"
 
 #: What the audit trail calls the end of a version's life.
 DELETED: Final = "Deleted"

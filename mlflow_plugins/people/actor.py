@@ -11,13 +11,11 @@ from urllib.parse import unquote
 import flask
 
 from ai_hub.settings import Settings
+from mlflow_plugins.people.claim import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Header in which our own client names its user. Proof of nothing, so it is recorded as a claim, unless a
-#: logged-in account sends it that may speak for others (`AI_HUB_DELEGATES`).
-HEADER: Final = "X-AI-Hub-User"
 #: Header in which a script of ours lets MLflow's pages send the comment of the stage dialog, percent-encoded.
 REASON_HEADER: Final = "X-AI-Hub-Reason"
 #: Version tags that the next transition consumes: the way to say it in a page that sends no header.

@@ -20,8 +20,9 @@ from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.errors import GateRefusalError, bad_input, conflict, missing
+from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.gates import evaluation, situation
+from mlflow_plugins.gates.refusal import GateRefusalError
 from mlflow_plugins.lifecycle import alias_dialog, audit, audit_log, rules, semver, stages, webhooks
 from mlflow_plugins.notifications import event, outbox
 from mlflow_plugins.registration import cards, imports, publishing, records

@@ -20,7 +20,8 @@ from starlette.responses import PlainTextResponse, Response
 
 from mlflow_plugins.errors import forbidden
 from mlflow_plugins.people import permissions
-from mlflow_plugins.people.actor import HEADER, logged_in
+from mlflow_plugins.people.actor import logged_in
+from mlflow_plugins.people.claim import HEADER
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

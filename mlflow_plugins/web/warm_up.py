@@ -50,6 +50,9 @@ class WarmUp:
 
     @staticmethod
     def _import() -> None:
+        from ai_hub.imports import skip_type_checks  # noqa: PLC0415
+
+        skip_type_checks()  # two thirds of the import; this server reads what others have declared
         from ai_hub.features.registry import find_service  # noqa: PLC0415
 
         find_service("")

@@ -119,9 +119,12 @@ def _inputs(description: dict[str, Any]) -> dict[str, str]:
 
 
 def _booster(path: Path, columns: list[str]) -> tuple[list[str], Callable[[Any], Any]]:
-    import lightgbm as lgb  # noqa: PLC0415  # takes seconds, and brings pandas
+    try:
+        import lightgbm as lgb  # noqa: PLC0415  # takes seconds, and brings pandas
 
-    from ai_hub.training.model_input import model_input  # noqa: PLC0415  # see above
+        from ai_hub.training.model_input import model_input  # noqa: PLC0415  # see above
+    except ModuleNotFoundError as error:
+        raise _not_installed(error, "ai-hub[models]") from error
 
     booster = lgb.Booster(model_file=str(path))
     columns = columns or booster.feature_name()
@@ -137,8 +140,11 @@ def _booster(path: Path, columns: list[str]) -> tuple[list[str], Callable[[Any],
 
 
 def _pyfunc(folder: Path, inputs: Mapping[str, str]) -> Callable[[Any], Any]:
-    import mlflow.pyfunc  # noqa: PLC0415  # takes seconds
-    import pandas as pd  # noqa: PLC0415  # see above
+    try:
+        import mlflow.pyfunc  # noqa: PLC0415  # takes seconds
+        import pandas as pd  # noqa: PLC0415  # see above
+    except ModuleNotFoundError as error:
+        raise _not_installed(error, "mlflow") from error
 
     model = mlflow.pyfunc.load_model(str(folder))
 
@@ -153,6 +159,12 @@ def _pyfunc(folder: Path, inputs: Mapping[str, str]) -> Callable[[Any], Any]:
         return model.predict(frame[list(inputs)] if inputs else frame)
 
     return ask
+
+
+def _not_installed(error: ModuleNotFoundError, package: str) -> BadInputError:
+    return BadInputError(
+        f"To load this model, {error.name} must be installed.", hint=f"Run `pip install '{package}'`."
+    )
 
 
 def _lacks(what: object) -> BadInputError:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import configparser
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,12 +18,12 @@ from ai_hub.errors import (
     NotLoggedInError,
     ServiceDownError,
 )
+from ai_hub.registry.login import WORKSPACE_HEADER, connection
 from ai_hub.settings import Settings
 
 _ALIAS_PATH = "/api/2.0/mlflow/registered-models/alias"
 #: always mirrors the stage, see docs/registry.md
 _ALIAS = "production"
-_WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"
 _SEAL_TAG = "manifest_sha256"
 _TIMEOUT = httpx.Timeout(5.0, connect=2.0)
 
@@ -60,8 +57,8 @@ class Registry:
     def __init__(self, tenant: str, url: str | None = None) -> None:
         self._tenant = tenant
         #: its address, without a login
-        self.url, login = _address(url or Settings().require("mlflow_tracking_uri"))
-        self._http = httpx.Client(base_url=self.url, timeout=_TIMEOUT, verify=_verify(), **login)
+        self.url, options = connection(url or Settings().require("mlflow_tracking_uri"))
+        self._http = httpx.Client(timeout=_TIMEOUT, **options)
 
     def close(self) -> None:
         """Close its connections."""
@@ -79,7 +76,7 @@ class Registry:
             response = self._http.get(
                 _ALIAS_PATH,
                 params={"name": model, "alias": _ALIAS},
-                headers={_WORKSPACE_HEADER: self._tenant},
+                headers={WORKSPACE_HEADER: self._tenant},
             )
         except httpx.HTTPError as error:
             raise ServiceDownError("MLflow", self.url, str(error) or type(error).__name__) from error
@@ -128,43 +125,3 @@ def _body(response: httpx.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
-
-
-def _address(url: str) -> tuple[str, dict[str, Any]]:
-    """The address, without the login that httpx would log, and the login.
-
-    One in the address wins over others, as for MLflow's own client.
-
-    Raises:
-        BadInputError: it is no URL.
-    """
-    try:
-        found = httpx.URL(url)
-    except httpx.InvalidURL:
-        # its text may hold a part of the password
-        raise BadInputError("The registry's address is no URL.", hint="See MLFLOW_TRACKING_URI.") from None
-    bare = str(found.copy_with(userinfo=b"")).rstrip("/")
-    if found.username and found.password:
-        return bare, {"auth": (found.username, found.password)}
-    return bare, _login()
-
-
-def _login() -> dict[str, Any]:
-    """The login that MLflow's own client would use: of the environment, else of its file."""
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        return {"headers": {"Authorization": f"Bearer {token}"}}
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(Path.home() / ".mlflow/credentials")
-    known = dict(parser["mlflow"]) if parser.has_section("mlflow") else {}
-    name, password = (
-        os.environ.get(variable) or known.get(variable.lower())
-        for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-    )
-    return {"auth": (name, password)} if name and password else {}
-
-
-def _verify() -> bool | str:
-    """How MLflow's own client would check the server's certificate."""
-    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in {"true", "1"}:
-        return False
-    return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True

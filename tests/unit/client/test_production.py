@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 
-from ai_hub.client.models import production
 from ai_hub.client.models.production import Registry
 from ai_hub.errors import (
     AiHubError,
@@ -21,9 +20,6 @@ from ai_hub.errors import (
     NotLoggedInError,
     ServiceDownError,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SEALED = [{"key": "manifest_sha256", "value": "ab" * 32}, {"key": "semantic_version", "value": "v1.2.0"}]
 
@@ -106,35 +102,3 @@ def test_address__that_is_none__is_refused_without_its_password() -> None:
         Registry("city-works", "http://me:sec/ret@mlflow.test")
     assert "sec" not in str(refusal.value)
     assert refusal.value.__suppress_context__, "httpx quotes a part of it"
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("TOKEN", "USERNAME", "PASSWORD", "INSECURE_TLS", "SERVER_CERT_PATH"):
-        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
-    (tmp_path / ".mlflow").mkdir()
-    return tmp_path
-
-
-def test_login__is_that_of_mlflows_own_client(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert production._login() == {}
-    file = home / ".mlflow/credentials"
-    file.write_text("[mlflow]\nmlflow_tracking_username = anna\nmlflow_tracking_password = 50%off\n")
-    assert production._login() == {"auth": ("anna", "50%off")}
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "vera")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "other")
-    assert production._login() == {"auth": ("vera", "other")}
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")
-    assert production._login() == {"headers": {"Authorization": "Bearer abc"}}
-
-
-def test_certificate__is_checked_as_mlflows_own_client_does(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del home
-    assert production._verify() is True
-    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "/ca.pem")
-    assert production._verify() == "/ca.pem"
-    monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
-    assert production._verify() is False

@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 from zipfile import ZipFile
 
+import ai_hub
+
 ROOT = Path(__file__).parents[3]
 #: Whatever else is installed, these modules find nothing of the rest of the project.
 ALONE = """
@@ -47,5 +49,7 @@ def test_dependencies__are_those_of_the_whole_project() -> None:
         tomllib.loads((ROOT / path).read_text())
         for path in ("pyproject.toml", "feast_plugins/pyproject.toml")
     ]
-    whole, part = (set(project["project"]["dependencies"]) for project in projects)
-    assert part <= whole
+    whole, part = (project["project"] for project in projects)
+    server = {*whole["dependencies"], *whole["optional-dependencies"]["server"]}
+    assert set(part["dependencies"]) <= server
+    assert part["version"] == ai_hub.__version__

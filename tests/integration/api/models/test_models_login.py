@@ -11,7 +11,7 @@ from model_service import ACME, PEOPLE, POLICY, ModelService, upload
 from people_server import PeopleServer, running_with_login
 
 from ai_hub import registry
-from mlflow_plugins.people.actor import HEADER
+from mlflow_plugins.people.claim import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

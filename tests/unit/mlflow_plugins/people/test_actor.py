@@ -10,7 +10,8 @@ import pytest
 
 from mlflow_plugins.people import actor
 from mlflow_plugins.people.actor import Actor
-from mlflow_plugins.people.user_header import UserHeaderProvider, speaking_for
+from mlflow_plugins.people.claim import HEADER, speaking_for
+from mlflow_plugins.people.user_header import UserHeaderProvider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +26,12 @@ def _login(name: str) -> dict[str, str]:
     [
         ({}, None, Actor("unknown", "unknown")),
         ({}, "ada", Actor("ada", "claimed")),
-        ({actor.HEADER: "grace"}, "ada", Actor("grace", "claimed")),
-        ({actor.HEADER: "J%C3%BCrgen"}, None, Actor("J\u00fcrgen", "claimed")),
+        ({HEADER: "grace"}, "ada", Actor("grace", "claimed")),
+        ({HEADER: "J%C3%BCrgen"}, None, Actor("J\u00fcrgen", "claimed")),
         # nobody has checked the password, so it proves nothing
         (_login("eve"), None, Actor("unknown", "unknown")),
         (_login("eve"), "ada", Actor("ada", "claimed")),
-        ({actor.HEADER: "x" * 999}, None, Actor("x" * 256, "claimed")),
+        ({HEADER: "x" * 999}, None, Actor("x" * 256, "claimed")),
     ],
 )
 def test_current_actor__without_authentication(
@@ -48,7 +49,7 @@ def test_current_actor__behind_mlflows_login__is_who_logged_in() -> None:
         flask.g.mlflow_authenticated_user = "ada"
 
     app.before_request(check)
-    with app.test_request_context(headers={**_login("mallory"), actor.HEADER: "eve"}):
+    with app.test_request_context(headers={**_login("mallory"), HEADER: "eve"}):
         app.preprocess_request()
         assert actor.current_actor("mallory") == Actor("ada", "authenticated")
 
@@ -66,7 +67,7 @@ def test_current_actor__outside_a_request() -> None:
 
 def test_user_header__names_the_process_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "J\u00fcrgen M.")
-    header = UserHeaderProvider().request_headers()[actor.HEADER]
+    header = UserHeaderProvider().request_headers()[HEADER]
     assert header.isascii()
     assert actor.user_of_header(header) == "J\u00fcrgen M."
 
@@ -105,7 +106,7 @@ def test_current_actor__of_an_account_that_speaks_for_others__is_whom_it_names(
     with actor.logged_in(user, header):
         assert actor.current_actor("mallory") == expected
     app = flask.Flask(__name__)
-    with app.test_request_context(headers={} if header is None else {actor.HEADER: header}):
+    with app.test_request_context(headers={} if header is None else {HEADER: header}):
         flask.g.mlflow_authenticated_user = user
         assert actor.current_actor("mallory") == expected
 
@@ -113,5 +114,5 @@ def test_current_actor__of_an_account_that_speaks_for_others__is_whom_it_names(
 def test_user_header__of_a_block_that_speaks_for_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
     with speaking_for("J\u00fcrgen"):
-        assert UserHeaderProvider().request_headers() == {actor.HEADER: "J%C3%BCrgen"}
-    assert UserHeaderProvider().request_headers() == {actor.HEADER: "ada"}
+        assert UserHeaderProvider().request_headers() == {HEADER: "J%C3%BCrgen"}
+    assert UserHeaderProvider().request_headers() == {HEADER: "ada"}
