@@ -171,7 +171,7 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
             return request.for_entities(Entities.of(config, entity_df, keys), as_of_filter)
         if as_of_filter.is_limited:
             raise HistoryNotKnownError(
-                "What was known at an earlier time can be as_of with entity rows only: "
+                "What was known at an earlier time can be requested with entity rows only: "
                 "give entity_df, or neither known_at nor filter_by_created_timestamp."
             )
         span = compute_non_entity_date_range(feature_views, kwargs.get("start_date"), kwargs.get("end_date"))

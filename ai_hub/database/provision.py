@@ -165,7 +165,7 @@ def _let_mlflow_read(admin: str, connection: psycopg.Connection, mlflow: URL, fe
                 database=sql.Identifier(database), **names
             )
         )
-    with connect(urlsplit(admin)._replace(path=f"/{quote(database)}").geturl()) as there:
+    with connect(urlsplit(admin)._replace(path=f"/{quote(database)}").geturl()) as there, _alone(there):
         for statement in (
             "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}",
             # those that `feast apply` has yet to create

@@ -27,6 +27,7 @@ from ai_hub.errors import (
     NotLoggedInError,
     ServiceDownError,
 )
+from ai_hub.registry import login
 from ai_hub.registry.login import WORKSPACE_HEADER, connection
 from ai_hub.settings import Settings
 from mlflow_plugins.people.claim import user_header
@@ -120,7 +121,7 @@ def readable_errors() -> Iterator[None]:
 def _readable(error: Exception) -> AiHubError | None:
     """Ours for an exception of MLflow's; only a library that is loaded can have raised one."""
     mlflow, requests = (sys.modules.get(name) for name in ("mlflow.exceptions", "requests"))
-    if mlflow is not None and isinstance(error, mlflow.MlflowException):
+    if (kind := getattr(mlflow, "MlflowException", None)) is not None and isinstance(error, kind):
         # RestException puts the code before the server's text
         text = str(error.message).removeprefix(f"{error.error_code}: ")
         return _error(error.get_http_status_code(), text)
@@ -155,7 +156,10 @@ def call(
     """
     response = _send(method, path, tenant, timeout, max_retries, json=json, params=params)
     if response.status_code in {HTTPStatus.OK, HTTPStatus.CREATED}:
-        return dict(response.json())
+        try:
+            return dict(response.json())
+        except ValueError as error:  # the page of a proxy's login, for example
+            raise ServiceDownError("MLflow", address(), "its answer is no JSON") from error
     if response.status_code == HTTPStatus.NO_CONTENT:
         return {}
     raise _error_of(response)
@@ -175,7 +179,7 @@ def stream(path: str, tenant: str) -> Iterator[Iterator[bytes]]:
             raise _error_of(response)
         try:
             yield response.iter_bytes(1 << 20)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _no_answer(error) from error
     finally:
         response.close()
@@ -196,7 +200,7 @@ def _send(
     # a workspace's own address names it
     workspace = None if path.startswith(WORKSPACES) else tenant or _current_tenant()
     headers = {**user_header(), **({WORKSPACE_HEADER: workspace} if workspace else {})}
-    client = _client(os.getpid(), tracking_uri(), _login_variables())
+    client = _client(os.getpid(), tracking_uri(), login.state())
     seconds = timeout or float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or _TIMEOUT_S)
     if max_retries is None:
         max_retries = int(os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") or _RETRIES)
@@ -204,8 +208,8 @@ def _send(
         request = client.build_request(method, path, headers=headers, timeout=seconds, **content)
         try:
             response = client.send(request, stream=stream)
-        except httpx.TransportError as error:
-            if retry == max_retries:
+        except httpx.RequestError as error:
+            if retry == max_retries or not isinstance(error, httpx.TransportError):
                 raise _no_answer(error) from error
             after = None
         else:
@@ -220,30 +224,28 @@ def _send(
 def _current_tenant() -> str | None:
     # the scope is MLflow's own, so where that is not loaded there is none
     scopes = sys.modules.get("mlflow.utils.workspace_context")
-    return scopes.get_request_workspace() if scopes else os.environ.get("MLFLOW_WORKSPACE")
+    # while another thread imports it, it has no functions yet
+    current = getattr(scopes, "get_request_workspace", None)
+    return current() if current else os.environ.get("MLFLOW_WORKSPACE")
 
 
 @lru_cache(maxsize=4)
-def _client(process: int, uri: str, variables: tuple[str | None, ...]) -> httpx.Client:
+def _client(process: int, uri: str, login_state: tuple[Any, ...]) -> httpx.Client:
     """Kept because reading the machine's certificates takes longer than a request.
 
     Its connections are not: a server that closes an idle one may do so just when it is used again.
     """
-    del process, variables  # in another process, or with another login, it is another client
+    del process, login_state  # in another process, or with another login, it is another client
     _, options = connection(uri)
     return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), follow_redirects=True, **options)
-
-
-def _login_variables() -> tuple[str | None, ...]:
-    names = ("USERNAME", "PASSWORD", "TOKEN", "INSECURE_TLS", "SERVER_CERT_PATH", "CLIENT_CERT_PATH")
-    return (os.environ.get("HOME"), *(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in names))
 
 
 def _pause_s(retry: int, after: str | None) -> float:
     if after is not None and after.isdecimal():
         return min(float(after), _LONGEST_PAUSE_S)
     # at once, then by and by
-    return min(_BACKOFF * 2**retry, _LONGEST_PAUSE_S) if retry else 0.0
+    factor = float(os.environ.get("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR") or _BACKOFF)
+    return min(factor * 2**retry, _LONGEST_PAUSE_S) if retry else 0.0
 
 
 def address() -> str:
@@ -251,7 +253,7 @@ def address() -> str:
     return connection(tracking_uri())[0]
 
 
-def _no_answer(error: httpx.TransportError) -> ServiceDownError:
+def _no_answer(error: httpx.RequestError) -> ServiceDownError:
     reason = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error)
     return ServiceDownError("MLflow", address(), reason or type(error).__name__)
 

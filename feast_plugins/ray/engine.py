@@ -1,7 +1,7 @@
 """Feast's Ray engine, with feature views from Postgres written to Redis by the workers.
 
 Named in `feature_store.yaml` as `batch_engine: {type: feast_plugins.ray.engine.TimescaleRayComputeEngine}`.
-Each worker reads its part of the entities and writes it, so that no row passes through the process that as_of
+Each worker reads its part of the entities and writes it, so that no row passes through the process that asked
 for it. Feature views that cannot go this way go through Feast's own Ray nodes, see `feast_plugins.ray.nodes`.
 """
 

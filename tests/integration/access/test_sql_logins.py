@@ -161,7 +161,7 @@ def test_close__databases_of_somebody_else__are_named(owner: str, other: str) ->
             place = urlsplit(owner)
             address = place._replace(netloc=f"{name}:{password}@{place.netloc.rpartition('@')[2]}").geturl()
             with psycopg.connect(address) as theirs:
-                assert f"database {other}" in sql_logins.close(theirs)
+                assert f"database {other}" in sql_logins.close_public_access(theirs)
         finally:
             connection.execute(f"DROP OWNED BY {name}")
             connection.execute(f"DROP ROLE {name}")

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from ai_hub.errors import BadInputError
 from ai_hub.registry import login
 
 if TYPE_CHECKING:
@@ -15,8 +23,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("TOKEN", "USERNAME", "PASSWORD", "INSECURE_TLS", "SERVER_CERT_PATH"):
-        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    for name in (*login._LOGIN, *login._AUTHORITIES, login._CERTIFICATE, login._INSECURE):
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / ".mlflow").mkdir()
     return tmp_path
 
@@ -33,12 +41,73 @@ def test_login__is_that_of_mlflows_own_client(home: Path, monkeypatch: pytest.Mo
     assert login._login() == {"auth": ("vera", "other")}
 
 
-def test_certificate__is_checked_as_mlflows_own_client_does(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a certificate and its key."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "registry")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, encryption_algorithm=serialization.NoEncryption()
+    )
+    path.write_bytes(certificate.public_bytes(pem) + private)
+    return path
+
+
+@pytest.mark.parametrize(
+    "variable", ["MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+)
+def test_authority__of_mlflows_own_client__is_the_only_one(
+    home: Path, authority: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     del home
-    assert login._verify() is True
-    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "/ca.pem")
-    assert login._verify() == "/ca.pem"
+    assert login.tls().verify_mode == ssl.CERT_REQUIRED
+    assert len(login.tls().get_ca_certs()) > 1
+    monkeypatch.setenv(variable, str(authority))
+    (known,) = login.tls().get_ca_certs()
+    assert known["subject"] == ((("commonName", "registry"),),)
     monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
-    assert login._verify() is False
+    assert login.tls().verify_mode == ssl.CERT_NONE
+
+
+def test_own_certificate__is_shown_beside_an_authority(
+    home: Path, authority: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda _, path: shown.append(path))
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(authority))
+    monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(authority))
+    login.tls()
+    assert shown == [str(authority)]
+    monkeypatch.undo()
+    monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(home / "nothing.pem"))
+    with pytest.raises(BadInputError, match="of MLFLOW_TRACKING_CLIENT_CERT_PATH cannot be read"):
+        login.connection("https://127.0.0.1:1")
+
+
+def test_state__changes_with_variables_and_files(
+    home: Path, authority: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = login.state()
+    assert login.state() == before
+    (home / ".mlflow/credentials").write_text("[mlflow]\n")
+    written = login.state()
+    assert written != before
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+    named = login.state()
+    assert named != written
+    os.utime(authority, ns=(1, 1))
+    assert login.state() != named

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow.utils import rest_utils
 from model_service import ACME, ModelService, upload
+
+from ai_hub.registry import server
 
 if TYPE_CHECKING:
     import pytest
@@ -48,13 +49,13 @@ def test_list__is_newest_first_and_costs_one_call(
     ids = [service.register("rita", upload(ACME, model)).json()["model_id"] for _ in range(3)]
     service.promote("paul", ids[1], "production")
     calls: list[str] = []
-    answer = rest_utils._get_http_response_with_retries
+    send = server._send
 
-    def counting(method: str, url: str, *arguments: Any, **options: Any) -> Any:
-        calls.append(f"{method} {url}")
-        return answer(method, url, *arguments, **options)
+    def counting(method: str, path: str, *arguments: Any, **options: Any) -> Any:
+        calls.append(f"{method} {path}")
+        return send(method, path, *arguments, **options)
 
-    monkeypatch.setattr(rest_utils, "_get_http_response_with_retries", counting)
+    monkeypatch.setattr(server, "_send", counting)
     query = {"tenant_id": ACME, "model_name": model}
     for path in ("", "/"):
         found = service.call("vera", "GET", path, params=query).json()
