@@ -22,6 +22,8 @@ from ai_hub.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 HOUR = timedelta(hours=1)
+#: What tests set to be clients of a registry of their own.
+_OF_CLIENTS = {"MLFLOW_REGISTRY_URI", "MLFLOW_WORKSPACE", "MLFLOW_EXPERIMENT_ID"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Energy:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program of this installation from the repository's root, as a person would."""
-        return forked.run(command, os.environ | self.environment, ROOT)
+        ours = {name: value for name, value in os.environ.items() if name not in _OF_CLIENTS}
+        return forked.run(command, ours | self.environment, ROOT)
 
 
 @pytest.fixture(scope="session")

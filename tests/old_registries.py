@@ -131,6 +131,7 @@ def prompts(old: Old) -> None:
     for text in ("Hello {{name}}", "Hi {{name}}"):
         old.client.register_prompt(PROMPT, text)
     old.client.set_prompt_alias(PROMPT, "production", 1)
+    old.client.set_prompt_alias(PROMPT, "Production", 2)
 
 
 def gone(old: Old) -> None:

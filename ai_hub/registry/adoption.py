@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import mlflow
 import sqlalchemy as sa
-from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR, MLFLOW_ENABLE_WORKSPACES
+from mlflow.environment_variables import (
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
+    MLFLOW_ENABLE_WORKSPACES,
+    MLFLOW_REGISTRY_URI,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _verify_schema  # what MLflow's tracking store asks first
 from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel
@@ -72,7 +76,7 @@ def adopt(
             f"{registry.partition(':')[0]}: is no database.",
             hint="Give the address that `mlflow server` has: sqlite:///… or postgresql://….",
         )
-    with _as_server(backend or registry, workspaces=workspaces), _readable_errors():
+    with _as_server(registry, backend or registry, workspaces=workspaces), _readable_errors():
         _require_registry(registry)
         place = _destination(artifacts_destination, default_artifact_root)
         store = UnadoptedStore(registry)
@@ -143,9 +147,11 @@ def _actor() -> Actor:
 
 
 @contextmanager
-def _as_server(backend: str, *, workspaces: bool) -> Iterator[None]:
+def _as_server(registry: str, backend: str, *, workspaces: bool) -> Iterator[None]:
     """MLflow in this process as in a server: its databases opened directly."""
     variables = {
+        # whoever runs this may be a client of another registry
+        MLFLOW_REGISTRY_URI.name: registry,
         MLFLOW_ENABLE_WORKSPACES.name: "true" if workspaces else "false",
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.name: "false",
     }

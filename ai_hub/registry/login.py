@@ -87,7 +87,10 @@ def tls() -> ssl.SSLContext:
     try:
         if name is not None and is_checked:
             path = os.environ[name]
-            context = ssl.create_default_context(**{"capath" if Path(path).is_dir() else "cafile": path})
+            is_folder = Path(path).is_dir()
+            context = ssl.create_default_context(
+                cafile=None if is_folder else path, capath=path if is_folder else None
+            )
         else:
             context = httpx.create_ssl_context(verify=is_checked)
         if certificate := os.environ.get(name := _CERTIFICATE):

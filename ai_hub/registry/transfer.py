@@ -16,6 +16,7 @@ from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.credentials import get_default_host_creds
+from pydantic import ValidationError
 
 from ai_hub.errors import ConflictError
 from ai_hub.registry import bundle, uploads
@@ -253,8 +254,11 @@ def _imported_before(tenant: str, model: str, origin: imports.Origin) -> ModelVe
                 f"{model} of tenant {tenant} has this very version: it is {found.version}.",
                 hint="Name another model with --model, or another tenant.",
             )
-        tag = found.tags.get(imports.TAG)
-        if tag and json.loads(tag)["manifest_sha256"] == origin.manifest_sha256:
+        try:
+            imported = imports.Origin.model_validate_json(found.tags.get(imports.TAG, ""))
+        except ValidationError:
+            continue  # none, or a tag that somebody else gave this name
+        if imported.manifest_sha256 == origin.manifest_sha256:
             return found
     return None
 

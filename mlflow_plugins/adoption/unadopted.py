@@ -41,18 +41,12 @@ class Unadopted(NamedTuple):
 
 def find(engine: sa.Engine) -> list[Unadopted]:
     """Versions without a record or a trail of ours, in order; prompts and deleted versions are none."""
-    prompts = sa.exists().where(
-        _tag.workspace == _version.workspace,
-        _tag.name == _version.name,
-        _tag.key == IS_PROMPT_TAG_KEY,
-        _tag.value == "true",
-    )
     present = (
         sa.select(
             _version.workspace, _version.name, sa.func.coalesce(_model.creation_time, 0), _version.version
         )
         .join(_model, sa.and_(_model.workspace == _version.workspace, _model.name == _version.name))
-        .where(_version.current_stage != STAGE_DELETED_INTERNAL, ~prompts)
+        .where(_version.current_stage != STAGE_DELETED_INTERNAL, ~_is_prompt(_version))
     )
     queries: list[Any] = [present]
     if has_our_tables(engine):
@@ -64,6 +58,16 @@ def find(engine: sa.Engine) -> list[Unadopted]:
         queries = [present.except_(sa.select(*key)) for key in keys]
     with engine.connect() as connection:
         return sorted({Unadopted(*row) for query in queries for row in connection.execute(query)})
+
+
+def _is_prompt(row: Any) -> sa.ColumnElement[bool]:
+    """Whether a row's model is a prompt."""
+    return sa.exists().where(
+        _tag.workspace == row.workspace,
+        _tag.name == row.name,
+        _tag.key == IS_PROMPT_TAG_KEY,
+        _tag.value == "true",
+    )
 
 
 def has_our_tables(engine: sa.Engine) -> bool:
@@ -102,8 +106,11 @@ def switch_over(engine: sa.Engine) -> None:
     copies = sa.select(versions.c.location).where(same)
     present = sa.func.coalesce(_version.storage_location, "")
     elsewhere = sa.exists(copies.where(versions.c.location != present))
+    # a prompt has no stages, so its aliases mean what they say
     misspelt = sa.and_(
-        sa.func.lower(_alias.alias).in_(rules.ALIAS_STAGES), _alias.alias.not_in(rules.ALIAS_STAGES)
+        sa.func.lower(_alias.alias).in_(rules.ALIAS_STAGES),
+        _alias.alias.not_in(rules.ALIAS_STAGES),
+        ~_is_prompt(_alias),
     )
     with engine.connect() as connection:
         if connection.scalar(sa.select(sa.literal(1)).where(_version.version > 0, elsewhere).limit(1)):

@@ -32,6 +32,9 @@ REQUEST: Final = "request"
 WITHDRAWAL: Final = "withdrawal"
 #: Characters of one; the audit trail keeps a request's text, and who sent it, as the reason of a promotion.
 LONGEST: Final = 4000
+#: Entries of a version's thread, and of them between the transitions of a page.
+MOST: Final = 1000
+_PAGE: Final = 200
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,12 @@ def thread(session: Session, model: ModelKey, version: int) -> list[Comment]:
     return [_comment(row) for row in session.execute(query).mappings()]
 
 
+def count(session: Session, model: ModelKey, version: int) -> int:
+    """How many entries a version's thread has."""
+    query = sa.select(sa.func.count()).where(model.matches(table), table.c.version == version)
+    return session.scalar(query) or 0
+
+
 def between(session: Session, workspace: str, name: str, newest: int | None, oldest: int) -> list[Comment]:
     """Requests and withdrawals of a model for a page of its audit trail, newest first.
 
@@ -131,7 +140,7 @@ def between(session: Session, workspace: str, name: str, newest: int | None, old
     )
     if newest is not None:
         query = query.where(table.c.last_transition < newest)
-    rows = session.execute(query.order_by(table.c.id.desc())).mappings()
+    rows = session.execute(query.order_by(table.c.id.desc()).limit(_PAGE)).mappings()
     return [_comment(row) for row in rows]
 
 

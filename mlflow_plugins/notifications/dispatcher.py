@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from mlflow.utils.time import get_current_time_millis
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 #: How long a message may wait that another process has written, or that this one failed to read.
 _POLL_S: Final = 5.0
+_CLEAN_UP_S: Final = 3600.0
 _log: Final = logging.getLogger("ai_hub.notifications")
 
 
@@ -36,11 +38,17 @@ def start() -> None:
 
 def _run(receiver: Receiver, waker: threading.Event) -> None:
     pause = 1.0  # the server is still starting
+    cleaned_up = -_CLEAN_UP_S
     while True:
         waker.wait(pause)
         waker.clear()
         try:
-            pause = _send_due(registry_store(), receiver)
+            store = registry_store()
+            pause = _send_due(store, receiver)
+            if time.monotonic() - cleaned_up > _CLEAN_UP_S:
+                with store.transaction() as session:
+                    outbox.forget_old(session)
+                cleaned_up = time.monotonic()
         except Exception:  # noqa: BLE001 - the database is away; messages wait in it
             _log.warning("Messages to %s wait: the registry's database does not answer.", receiver.label)
             pause = _POLL_S

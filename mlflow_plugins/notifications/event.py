@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -78,7 +78,8 @@ class Event:
     def headline(self) -> str:
         """One line: what happened, where, and who did it."""
         who = self.actor if self.actor_source in {"authenticated", "delegated"} else f"{self.actor} (claimed)"
-        return " ".join(f"[{self.workspace}] {self.label} {KINDS[self.kind]} {who}".split())
+        happened = KINDS.get(self.kind, f"({self.kind})")
+        return " ".join(f"[{self.workspace}] {self.label} {happened} {who}".split())
 
     def lines(self) -> list[str]:
         """Everything else, a paragraph each."""
@@ -95,6 +96,12 @@ class Event:
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> Event:
+        """What `as_json` gave, perhaps of a release with more fields."""
+        names = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
 
     @property
     def at(self) -> str:

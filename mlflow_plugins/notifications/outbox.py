@@ -27,9 +27,14 @@ if TYPE_CHECKING:
     from mlflow_plugins.people.actor import Actor
 
 #: How long one attempt may take.
-LEASE_MS: Final = 60_000
+LEASE_MS: Final = 180_000
 LONGEST_PAUSE_MS: Final = 900_000
-GIVE_UP_AFTER_MS: Final = 3 * 24 * 3_600_000
+_DAY_MS: Final = 24 * 3_600_000
+#: A message is given up when it is so old and was tried so often: the server may have been off for days.
+GIVE_UP_AFTER_MS: Final = 3 * _DAY_MS
+_GIVE_UP_AFTER_ATTEMPTS: Final = 10
+#: How long it is kept, whatever became of it; one for a receiver that is set no longer is sent by nobody.
+_KEEP_MS: Final = 30 * _DAY_MS
 _WAITING, _FAILED = "waiting", "failed"
 #: Set by what is added, of the threads of this process that send.
 wakers: Final[set[threading.Event]] = set()
@@ -92,7 +97,7 @@ def due(session: Session, receiver: str) -> Message | None:
     if row is None:
         return None
     values = {name: row[name] for name in Message._fields if name != "event"}
-    return Message(**values, event=Event(**json.loads(row["event"])))
+    return Message(**values, event=Event.of_json(json.loads(row["event"])))
 
 
 def claim(session: Session, message: Message) -> bool:
@@ -112,7 +117,7 @@ def postponed(session: Session, message: Message, error: str) -> bool:
     """Try again later, twice as late each time; whether there will be another attempt."""
     now = get_current_time_millis()
     pause = min(1000 << min(message.attempts, 20), LONGEST_PAUSE_MS)
-    is_over = now - message.at_ms > GIVE_UP_AFTER_MS
+    is_over = now - message.at_ms > GIVE_UP_AFTER_MS and message.attempts >= _GIVE_UP_AFTER_ATTEMPTS
     values = {"next_at_ms": now + pause, "error": error[:200], "state": _FAILED if is_over else _WAITING}
     session.execute(sa.update(table).where(table.c.id == message.id).values(**values))
     return not is_over
@@ -129,28 +134,33 @@ def overview(session: Session) -> list[dict[str, Any]]:
 
     Those that are set no longer are there while anything waits for them.
     """
-    last = sa.select(table.c.receiver, table.c.state, table.c.error).order_by(table.c.id)
-    found = {
+    found: dict[str, dict[str, Any]] = {
         item.label: {"tenant": item.tenant, "kinds": sorted(item.kinds - {TEST}), "is_set": True}
         for item in receivers.current()
     }
-    messages = list(session.execute(last))
-    for row in messages:
-        found.setdefault(row.receiver, {"tenant": None, "kinds": [], "is_set": False})
+    counts = sa.select(table.c.receiver, table.c.state, sa.func.count()).group_by(
+        table.c.receiver, table.c.state
+    )
+    numbers = {(label, state): count for label, state, count in session.execute(counts)}
+    last = sa.select(sa.func.max(table.c.id)).where(table.c.error.is_not(None)).group_by(table.c.receiver)
+    errors = sa.select(table.c.receiver, table.c.error).where(table.c.id.in_(last))
+    told = {row.receiver: row.error for row in session.execute(errors)}
+    for label, _ in numbers:
+        found.setdefault(label, {"tenant": None, "kinds": [], "is_set": False})
     return [
         {
             "receiver": label,
             **about,
-            **{
-                state: sum(row.receiver == label and row.state == state for row in messages)
-                for state in (_WAITING, _FAILED)
-            },
-            "error": next(
-                (row.error for row in reversed(messages) if row.receiver == label and row.error), None
-            ),
+            **{state: numbers.get((label, state), 0) for state in (_WAITING, _FAILED)},
+            "error": told.get(label),
         }
         for label, about in found.items()
     ]
+
+
+def forget_old(session: Session) -> None:
+    """Remove messages of a month ago, which nobody is going to send or look at."""
+    session.execute(sa.delete(table).where(table.c.at_ms < get_current_time_millis() - _KEEP_MS))
 
 
 def add_test(session: Session, actor: Actor) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 #: Version tag that says from where a version was imported, as JSON.
 TAG: Final = "imported_from"
 _LONGEST: Final = 500
+#: Of a trail, which is kept for good and read by every page: characters as JSON, and values inside values.
+_LONGEST_TRAIL: Final = 1_000_000
+_DEEPEST: Final = 20
 
 
 class _Strict(BaseModel):
@@ -89,6 +92,15 @@ class ExportedVersion(_Strict):
     #: `metadata.json`, `metrics.json` and `manifest.json`, as they were there
     registry_files: dict[str, Fingerprint]
 
+    @field_validator("transitions")
+    @classmethod
+    def _is_readable(cls, transitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if _depth(transitions) > _DEEPEST or len(json.dumps(transitions)) > _LONGEST_TRAIL:
+            raise ValueError(
+                f"a trail has at most {_LONGEST_TRAIL:,} characters and {_DEEPEST} values inside each other"
+            )
+        return transitions
+
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """The model's files as manifests list them."""
         return {path: entry.model_dump() for path, entry in self.files.items()}
@@ -97,3 +109,14 @@ class ExportedVersion(_Strict):
         """What the audit trail keeps of it where it is imported."""
         kept = {"origin", "lineage", "metrics", "transitions"}
         return self.model_dump(mode="json", by_alias=True, include=kept)
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects are inside each other."""
+    deepest, level = 0, [value]
+    while level and deepest <= _DEEPEST:
+        deepest += 1
+        inner = [list(each.values()) if isinstance(each, dict) else each for each in level]
+        level = [each for group in inner if isinstance(group, list) for each in group]
+        level = [each for each in level if isinstance(each, dict | list)]
+    return deepest

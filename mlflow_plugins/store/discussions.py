@@ -39,6 +39,10 @@ class _Thread(NamedTuple):
         return self.add(kind, text)
 
     def add(self, kind: str, text: str) -> Comment:
+        if comments.count(self.session, self.model, self.row.version) >= comments.MOST:
+            raise conflict(
+                f"The thread of version {self.row.version} is full: it has {comments.MOST} entries."
+            )
         return comments.add(
             self.session,
             self.model,

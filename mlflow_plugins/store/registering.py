@@ -40,6 +40,10 @@ OWN_TAGS: Final = frozenset({manifest.TAG, publishing.ORIGIN_TAG, cards.CARD_TAG
 IMPORTED_FOLDER: Final = "model"
 
 
+#: Characters of a tag or a description that is imported.
+_LONGEST_TEXT: Final = 100_000
+
+
 @dataclass(frozen=True)
 class _Request:
     """What `create_model_version` was asked for, and what it found out about it."""
@@ -153,13 +157,15 @@ class RegisteringStore(DeletingStore):
         given = {key: text for key, text in exported.tags.items() if key not in OWN_TAGS}
         given.pop(semver.TAG, None)
         given[imports.TAG] = exported.origin.as_tag()
+        for text in (exported.description, *given, *given.values()):
+            stages.checked("A text of the export", text, _LONGEST_TEXT)
         run = MlflowClient().get_run(run_id)
         origin = Origin(f"{run.info.artifact_uri}/{IMPORTED_FOLDER}", run_id)
         candidate = publishing.inspect(current_destination(), origin, self._get_active_workspace(), given)
         promised = exported.fingerprints()
         if candidate.folder is None or candidate.files.keys() != promised.keys():
             raise bad_input(f"The files of run {run_id} are not those of {exported.origin}. Import it again.")
-        why = f"Imported: {exported.origin}." + (f" {reason}" if reason else "")
+        why = f"Imported, as its export says: {exported.origin}." + (f" {reason}" if reason else "")
         cause = stages.Cause.of_request({"imported": exported.evidence()}, reason=why, claim=claim)
         request = _Request(
             name,

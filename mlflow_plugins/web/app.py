@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from mlflow.environment_variables import MLFLOW_BASIC_AUTH_FAIL_CLOSED, MLFLOW_R
 from mlflow.exceptions import MlflowException
 from mlflow.server.fastapi_app import add_fastapi_workspace_middleware, create_fastapi_app
 from mlflow.server.fastapi_security import init_fastapi_security
+from mlflow.server.handlers import STATIC_PREFIX_ENV_VAR
 
 from ai_hub.settings import Settings
 from mlflow_plugins.lifecycle import audit_log
@@ -96,9 +98,11 @@ def _beside(mlflow_app: Any, *, login: bool) -> Beside:
     for part in (api, page):
         guard(part, login=login)
     assistant = settings.ai_hub_mlflow_assistant
+    # where `mlflow server --static-prefix` puts MLflow's own pages
+    prefix = os.environ.get(STATIC_PREFIX_ENV_VAR, "")
     before: dict[str, ASGIApp] = {
         "/health": WarmUp(mlflow_app),
-        "/": FrontPage(mlflow_app, assistant=assistant),
-        **({} if assistant else {ASSISTANT: no_assistant}),
+        f"{prefix}/": FrontPage(mlflow_app, assistant=assistant),
+        **({} if assistant else {f"{prefix}{ASSISTANT}": no_assistant}),
     }
     return Beside(mlflow_app, mounted={"/ai-hub": api}, pages={PREFIX: page}, before=before)

@@ -163,8 +163,7 @@ class LiveModel:
 
     def refresh(self) -> bool:
         """Look at the registry now; whether it went well. The error is in `last_error`."""
-        self._failed = None
-        return self._attempt()
+        return self._attempt(at_once=True)
 
     def __repr__(self) -> str:
         return f"<LiveModel {self.tenant}/{self.name} {self._label()}{' stale' if self.stale else ''}>"
@@ -176,8 +175,11 @@ class LiveModel:
         while not self._closed.wait(self._refresh_s * random.uniform(1 - _JITTER, 1 + _JITTER)):  # noqa: S311
             self._attempt()
 
-    def _attempt(self) -> bool:
+    def _attempt(self, *, at_once: bool = False) -> bool:
         with self._turn:
+            if at_once:
+                # within the turn: a look under way may fail and put the version off
+                self._failed = None
             try:
                 self._refresh()
             except Exception as error:  # noqa: BLE001  # whatever it is, the version in use goes on

@@ -10,12 +10,34 @@
   }
 
   // MLflow's stage dialog has a field for a comment and leaves it out of its request.
+  // It counts for the dialog that it was typed in, which is gone a moment before the request or after it.
+  const AFTER_DIALOG_MS = 1500;
+  const LONGEST_HEADER = 7000;
   let comment = "";
+  let field = null;
+  let lastShown = 0;
   document.addEventListener("input", (event) => {
     if (event.target.matches('[role="dialog"] textarea')) {
-      comment = event.target.value.trim();
+      field = event.target;
+      comment = field.value.trim();
+      lastShown = Date.now();
     }
   });
+  const forgetClosedDialog = () => {
+    if (field?.isConnected && field.getClientRects().length > 0) {
+      lastShown = Date.now();
+    } else if (Date.now() - lastShown > AFTER_DIALOG_MS) {
+      comment = "";
+      field = null;
+    }
+  };
+  const asHeader = (text) => {
+    let shortened = text;
+    while (encodeURIComponent(shortened).length > LONGEST_HEADER) {
+      shortened = `${shortened.slice(0, -50)}…`;
+    }
+    return encodeURIComponent(shortened);
+  };
   // The table of versions has room for tags that people read; a version's own page shows all.
   const MACHINE = new Set(["manifest_sha256", "ai_hub.card", "ai_hub.metadata", "ai_hub.metrics"]);
   const withoutMachineTags = async (answer) => {
@@ -32,9 +54,10 @@
   const send = window.fetch;
   window.fetch = (resource, options) => {
     const address = String(resource instanceof Request ? resource.url : resource);
+    forgetClosedDialog();
     if (comment && address.includes("mlflow/model-versions/transition-stage")) {
       const headers = new Headers(options?.headers ?? (resource instanceof Request ? resource.headers : {}));
-      headers.set("X-AI-Hub-Reason", encodeURIComponent(comment));
+      headers.set("X-AI-Hub-Reason", asHeader(comment));
       comment = "";
       return send(resource, { ...options, headers });
     }
@@ -64,6 +87,7 @@
   const link = document.createElement("a");
   link.className = "ai-hub-lifecycle";
   const show = () => {
+    forgetClosedDialog();
     const found = target();
     link.hidden = !found;
     link.style.display = found ? "" : "none";

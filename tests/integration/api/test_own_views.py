@@ -112,11 +112,9 @@ def own(energy: Energy) -> Iterator[Own]:
             (made.tenant, "both", "FR"), (made.twin, "a", "FR"), (made.twin, "b", "DE-LU"),
         ]  # fmt: skip
         for table, rows in ((PRICES, prices), (TARIFFS, tariffs), (ZONES, zones), (SECRET, prices)):
-            marks = sql.SQL(", ").join([sql.Placeholder()] * len(rows[0]))
-            with connection.cursor() as cursor:
-                cursor.executemany(
-                    sql.SQL("INSERT INTO {} VALUES ({})").format(sql.Identifier(table), marks), rows
-                )
+            comma = sql.SQL(", ")
+            values = comma.join(sql.SQL("({})").format(comma.join(map(sql.Literal, row))) for row in rows)
+            connection.execute(sql.SQL("INSERT INTO {} VALUES {}").format(sql.Identifier(table), values))
     refresh()
     zone = Entity(name=ZONE, join_keys=[ZONE], value_type=ValueType.STRING, tags={"lookup": ZONES})
     fields = [Field(name="price", dtype=Float64)]

@@ -122,7 +122,8 @@ def _check_trail(other: Tenant, origin: dict[str, Any], end: str) -> None:
     assert (row.from_stage, row.to_stage) == (None, "Staging")
     reason = str(row.reason)
     assert reason.startswith(
-        f"Imported: {MODEL} v1.0.0 of {origin['tenant']} at {origin['server']}, exported by "
+        f"Imported, as its export says: {MODEL} v1.0.0 of {origin['tenant']} at {origin['server']}, "
+        "exported by "
     )
     assert reason.endswith(end)
     imported = row.evidence["imported"]

@@ -21,9 +21,9 @@ import redis
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
+from ai_hub import servers
 from ai_hub.errors import ConflictError
 from ai_hub.settings import Settings
-from ai_hub.stack import s3
 from ai_hub.stack.down import down
 from ai_hub.stack.ports import is_free
 from ai_hub.stack.record import load, save
@@ -228,14 +228,14 @@ def test_up__second_stack__runs_beside_the_first(
 ) -> None:
     own_stack.up("redis", "s3")
     first = Settings().environment()
-    s3.client(first).put_object(Bucket="ml-models", Key="only-in-the-first", Body=b"x")
+    servers.s3_client(first).put_object(Bucket="ml-models", Key="only-in-the-first", Body=b"x")
     monkeypatch.setenv("AI_HUB_STATE_DIR", str(own_stack.state.with_name("second")))
     own_stack.up("redis", "s3")
     second = Settings().environment()
-    assert "Contents" not in s3.client(second).list_objects_v2(Bucket="ml-models")
-    assert s3.client(first).list_objects_v2(Bucket="ml-models")["KeyCount"] == 1
+    assert "Contents" not in servers.s3_client(second).list_objects_v2(Bucket="ml-models")
+    assert servers.s3_client(first).list_objects_v2(Bucket="ml-models")["KeyCount"] == 1
     down(select([]), purge=True, on_wait=lambda: None)
-    s3.client(first).head_object(Bucket="ml-models", Key="only-in-the-first")
+    servers.s3_client(first).head_object(Bucket="ml-models", Key="only-in-the-first")
 
 
 def test_up__folder_of_somebody_else__refused(own_stack: OwnStack) -> None:

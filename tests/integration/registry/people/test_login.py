@@ -14,6 +14,7 @@ from ai_hub.api.routes.health import Health
 from ai_hub.errors import NotLoggedInError
 from ai_hub.registry import people
 from ai_hub.settings import Settings
+from mlflow_plugins.web.front_page import ASSISTANT
 
 if TYPE_CHECKING:
     from people_server import PeopleServer, Tenant
@@ -31,6 +32,9 @@ def test_every_route__without_a_login__is_401(server: PeopleServer, routes: list
             if method != "OPTIONS" and not PUBLIC.fullmatch(path)
         }
     assert len(answers) > 600
+    # the assistant is off for everybody
+    off = {key for key in answers if key[1].startswith(ASSISTANT)}
+    assert {answers.pop(key).status_code for key in off} == {404}
     assert {key: item.status_code for key, item in answers.items() if item.status_code != 401} == {}
     assert all(item.headers["WWW-Authenticate"].startswith("Basic ") for item in answers.values())
 
