@@ -320,8 +320,11 @@ def test_command__shows_and_does_it(
     run: Callable[..., tuple[int, str, str]], sqlite_old: Path, tmp_path: Path
 ) -> None:
     shutil.copy(sqlite_old, tmp_path / "old.db")
-    where = ("--registry-store-uri", f"lifecycle+sqlite:///{tmp_path / 'old.db'}", "--disable-workspaces")
-    command = ("registry", "adopt", *where, "--artifacts-destination", str(tmp_path / "mlartifacts"))
+    database = f"sqlite:///{tmp_path / 'old.db'}"
+    # the run's own servers may be in the environment
+    where = ("--registry-store-uri", f"lifecycle+{database}", "--backend-store-uri", database)
+    place = ("--artifacts-destination", str(tmp_path / "mlartifacts"), "--disable-workspaces")
+    command = ("registry", "adopt", *where, *place)
     status, shown, _ = run(*command, "--dry-run")
     assert status == 0
     assert f"{STAGED} of default\n  version 1: Production → Archived, v1.0.0, 2 files" in shown
