@@ -7,17 +7,13 @@ from typing import Final, NamedTuple
 
 from ai_hub import names
 from ai_hub.errors import BadInputError
-from mlflow_plugins.lifecycle import semver
+from mlflow_plugins.lifecycle import rules, semver
 
 _TENANT: Final = re.compile(names.WORKSPACE_PATTERN)
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}")
 _EXAMPLE: Final = "city-works:demand-forecast:v1.2.0"
 _LONGEST: Final = 240
-
-#: As the registry writes it.
-PRODUCTION: Final = "Production"
-_STAGES: Final = {stage.lower(): stage for stage in ("Staging", PRODUCTION, "Archived")}
 
 
 class ModelId(NamedTuple):
@@ -58,8 +54,8 @@ def stage_of(text: str) -> str:
         BadInputError: there is no such stage.
     """
     try:
-        return _STAGES[text.lower()]
+        return rules.ALIAS_STAGES[text.lower()]
     except KeyError:
         raise BadInputError(
-            f"There is no stage {text[:40]!a}.", hint=f"Stages are {', '.join(_STAGES)}."
+            f"There is no stage {text[:40]!a}.", hint="Stages are staging, production, archived."
         ) from None

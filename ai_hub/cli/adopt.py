@@ -71,7 +71,7 @@ def adopt(
     from ai_hub.settings import Settings
 
     settings = Settings()
-    backend = backend_store_uri or _secret(settings.mlflow_backend_store_uri)
+    backend = backend_store_uri or settings.environment().get("MLFLOW_BACKEND_STORE_URI")
     registry = registry_store_uri or backend
     if registry is None:
         raise BadInputError(
@@ -136,8 +136,3 @@ def _summary(models: list[ModelPlan], *, dry_run: bool) -> str:
     if dry_run:
         return f"To adopt: {count}.{rest} Nothing was changed. Leave --dry-run out to do it."
     return f"Adopted: {count}.{rest}"
-
-
-def _secret(value: object) -> str | None:
-    reveal = getattr(value, "get_secret_value", None)
-    return reveal() if reveal else None

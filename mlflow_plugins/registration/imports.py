@@ -112,11 +112,6 @@ class ExportedVersion(_Strict):
 
 
 def _depth(value: Any) -> int:
-    """How many lists and objects are inside each other."""
-    deepest, level = 0, [value]
-    while level and deepest <= _DEEPEST:
-        deepest += 1
-        inner = [list(each.values()) if isinstance(each, dict) else each for each in level]
-        level = [each for group in inner if isinstance(group, list) for each in group]
-        level = [each for each in level if isinstance(each, dict | list)]
-    return deepest
+    """How many values are inside each other; the parser has refused what is too deep to be counted."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)

@@ -24,7 +24,7 @@ from ai_hub.api.dependencies import (
     services_of,
 )
 from ai_hub.api.errors import MalformedError, OverloadedError
-from ai_hub.api.model_ids import PRODUCTION, ModelId, stage_of
+from ai_hub.api.model_ids import ModelId, stage_of
 from ai_hub.api.schemas.common import ModelName, TenantId
 from ai_hub.api.schemas.models import (
     DeleteResponse,
@@ -36,6 +36,7 @@ from ai_hub.api.schemas.models import (
     RegisterResponse,
     Stage,
 )
+from mlflow_plugins.lifecycle import rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -143,7 +144,7 @@ async def register_model(
     model = ":".join(filter(None, (body.tenant_id, body.model_name, body.version)))
     permit(request, caller, Scope.MODELS_REGISTER, body.tenant_id, model=model, stage=body.stage)
     target = stage_of(body.stage)
-    if target == PRODUCTION:
+    if target == rules.PRODUCTION:
         caller.require(Scope.MODELS_PROMOTE, body.tenant_id)
     registered = await services_of(request).models.run_as(
         caller, lambda registry: registry.register(body, target)
@@ -209,7 +210,7 @@ async def promote_model(
     """
     target = stage_of(body.target_stage)
     enough = Scope.MODELS_REGISTER
-    if target == PRODUCTION or enough not in caller.scopes:
+    if target == rules.PRODUCTION or enough not in caller.scopes:
         enough = Scope.MODELS_PROMOTE
     version = _require(request, caller, enough, model_id, stage=body.target_stage)
 

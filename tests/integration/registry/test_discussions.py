@@ -60,6 +60,18 @@ def test_request__waits_until_the_version_moves(model: Model, discussions: Discu
     model.check()
 
 
+def test_thread__that_is_full__takes_no_more(
+    model: Model, discussions: Discussions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.register()
+    monkeypatch.setattr(comments, "MOST", 2)
+    discussions.comment(model.name, 1, "looks good", claim="anna")
+    discussions.request(model.name, 1, "lower MAE", claim="emil")
+    status, text = _refusal(discussions.withdraw, model.name, 1, "not yet", claim="emil")
+    assert (status, "The thread of version 1 is full" in text) == (409, True)
+    assert len(discussions.thread(model.name, 1)) == 2
+
+
 def test_request__is_made_once__and_ended_once(model: Model, discussions: Discussions) -> None:
     model.register()
     first = discussions.request(model.name, 1, "lower MAE", claim="emil")
