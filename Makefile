@@ -77,7 +77,7 @@ sweep: $(STAMP) ## Try every command of ai-hub and feast with every hostile argu
 	@AI_HUB_SWEEP=1 $(BIN)/pytest tests/unit/cli/test_sweep.py tests/unit/cli/test_feast_sweep.py
 
 screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
-	@$(BIN)/python tests/screenshots.py
+	@PYTHONPATH=tests $(BIN)/python -m support.screenshots
 
 lint: $(STAMP) ## Check style (ruff), types (mypy), imports between packages (import-linter) and dead code (vulture)
 	@$(BIN)/ruff check .

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-import machine
-import properties
 import psycopg
 import pytest
+from support import machine, properties
 
 from ai_hub.imports import skip_type_checks
 from ai_hub.settings import Settings

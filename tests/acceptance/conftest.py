@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import browser as pages
 import pytest
+from support import browser as pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

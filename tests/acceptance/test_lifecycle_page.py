@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
-import browser as pages
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from people_server import password
 from playwright.sync_api import expect
-from reviewed_models import OTHER_TENANT, TENANT, Reviews, reviews
+from support import browser as pages
+from support.people_server import password
+from support.reviewed_models import OTHER_TENANT, TENANT, Reviews, reviews
 
 from ai_hub import registry
 

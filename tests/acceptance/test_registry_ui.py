@@ -16,8 +16,8 @@ from ai_hub import registry
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from browser import Registry
     from conftest import Demo
+    from support.browser import Registry
 
 pytestmark = pytest.mark.browser
 

@@ -15,7 +15,7 @@ from conformance.rows import HOUR, T0
 from conformance.stores import JOINS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from properties import examples
+from support.properties import examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

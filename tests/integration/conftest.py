@@ -6,9 +6,9 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from energy import energies, energy, feast_apply
 from oracles.features import HOUR, floor_hour
-from registry_servers import sqlite_template
+from support.energy import energies, energy, feast_apply
+from support.registry_servers import sqlite_template
 
 from ai_hub.database.migrate import migrate
 

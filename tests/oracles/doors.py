@@ -12,7 +12,7 @@ from unittest import mock
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from people_server import PeopleServer
+from support.people_server import PeopleServer
 
 from ai_hub import cli, registry
 from ai_hub.errors import AiHubError, ServiceDownError

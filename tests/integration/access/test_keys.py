@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from service_process import free_port
-from service_server import running_service
+from support.service_process import free_port
+from support.service_server import running_service
 from typer.testing import CliRunner
 
 from ai_hub.access import api_keys, key_cache
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
 
-    from energy import Energy
+    from support.energy import Energy
 
 _SOON_S = 10
 SETS = "/ai/features/sets"

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from psycopg import sql
+from support.walled_database import new_database, walled_database
 from typer.testing import CliRunner
-from walled_database import new_database, walled_database
 
 from ai_hub.access import api_keys, sql_logins
 from ai_hub.access.principal import SCOPES

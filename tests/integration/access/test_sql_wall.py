@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from walled_database import FOREIGN, FOREIGN_VALUE, OURS, is_timescale, walled_database
+from support.walled_database import FOREIGN, FOREIGN_VALUE, OURS, is_timescale, walled_database
 
 from ai_hub.access import sql_logins
 from ai_hub.database import connect

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from feature_tables import write, write_weather
 from oracles.features import HOUR, Weather, floor_hour
-from walled_database import new_database
+from support.feature_tables import write, write_weather
+from support.walled_database import new_database
 
 from ai_hub.database import connect
 from ai_hub.database.migrate import migrate

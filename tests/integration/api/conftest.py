@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from city_works import city_works
+from support.city_works import city_works
 
 __all__ = ["city_works"]

@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from service_server import running_service
+from support.service_server import running_service
 
 from ai_hub.api.schemas.exports import ExportJob, ExportList
 from ai_hub.exports import worker
@@ -24,7 +24,7 @@ from ai_hub.settings import ServiceSettings, Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
+    from support.energy import Energy
 
 LIMIT = 6
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psutil
 import pytest
-from service_process import serving
+from support.service_process import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from energy import Energy
+    from support.energy import Energy
 
 
 def test_faults__worker_then_service_killed__the_job_completes_and_no_process_stays(

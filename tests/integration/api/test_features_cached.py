@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from feature_reading import PATIENT, Clock, ask, run
-from feature_tables import register, write
 from oracles.features import HOUR, floor_hour
+from support.feature_reading import PATIENT, Clock, ask, run
+from support.feature_tables import register, write
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.features.online import payload, query
 
 if TYPE_CHECKING:
-    from energy import Energy
+    from support.energy import Energy
 
     from ai_hub.features.online.reader import FeatureReader
 

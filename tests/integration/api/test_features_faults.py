@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pytest
-from feature_reading import CALENDAR, PATIENT, Clock, ask, place, reading, run, sources, through
-from feature_tables import register, write
 from oracles.features import HOUR, floor_hour
+from support.feature_reading import CALENDAR, PATIENT, Clock, ask, place, reading, run, sources, through
+from support.feature_tables import register, write
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
@@ -25,7 +25,7 @@ from benchmarks.faults_proxy import proxied
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
+    from support.energy import Energy
 
     from ai_hub.features.online.reader import FeatureReader
     from benchmarks.faults_proxy import Proxy

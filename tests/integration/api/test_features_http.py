@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from feature_reading import PATIENT
-from service_server import running_service
+from support.feature_reading import PATIENT
+from support.service_server import running_service
 
 from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSetsResponse, FeaturesResponse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
+    from support.energy import Energy
 
 NAMES = {
     "forecast_basic": 6,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from feature_reading import PATIENT, Clock, ask, place, run, sources, through
-from feature_tables import register, write
 from oracles.features import HOUR, floor_hour
-from service_server import running_service
+from support.feature_reading import PATIENT, Clock, ask, place, run, sources, through
+from support.feature_tables import register, write
+from support.service_server import running_service
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
@@ -28,7 +28,7 @@ from feast_plugins.online.writing import times_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
+    from support.energy import Energy
 
     from ai_hub.features.online.reader import FeatureReader
 

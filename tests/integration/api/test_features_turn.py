@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from feature_reading import Clock, ask, run, sources
-from feature_tables import register, write
 from oracles.features import HOUR, floor_hour
 from redis import Redis
+from support.feature_reading import Clock, ask, run, sources
+from support.feature_tables import register, write
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
@@ -25,7 +25,7 @@ from ai_hub.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
+    from support.energy import Energy
 
     from ai_hub.features.online.reader import FeatureReader
 

@@ -10,16 +10,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from feature_reading import Clock, ask, differences, run, sources
-from feature_tables import VIEWS, register, write, write_weather
 from oracles.features import HOUR, Asset, Weather, floor_hour
+from support.feature_reading import Clock, ask, differences, run, sources
+from support.feature_tables import VIEWS, register, write, write_weather
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from energy import Energy
+    from support.energy import Energy
 
     from ai_hub.features.online.reader import FeatureReader
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import boto3
 import psycopg
 import pytest
-from service_process import free_port
+from support.service_process import free_port
 
 from ai_hub.api.routes.health import Finding, Health
 from ai_hub.settings import Settings

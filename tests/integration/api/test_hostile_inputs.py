@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from city_works import TENANT
-from hostile_inputs import HOSTILE
-from hostile_requests import MODEL_ID, Hostile, ask, upload
-from hostile_world import Answer, Record, credentials_of, exchange
+from support.city_works import TENANT
+from support.hostile_inputs import HOSTILE
+from support.hostile_requests import MODEL_ID, Hostile, ask, upload
+from support.hostile_world import Answer, Record, credentials_of, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from city_works import CityWorks
+    from support.city_works import CityWorks
 
 _AT_LEAST = 100
 _CREATED = 201

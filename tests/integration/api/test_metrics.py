@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from service_server import running_service
+from support.service_server import running_service
 
 from ai_hub.exports import metrics
 from ai_hub.exports.database import transaction
@@ -20,7 +20,7 @@ from benchmarks.faults_proxy import Proxy, proxied
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
+    from support.energy import Energy
 
 AT_ONCE_S = 1.0
 EVERY_S = 0.1

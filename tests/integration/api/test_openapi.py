@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import httpx
-    from city_works import CityWorks
+    from support.city_works import CityWorks
 
 ROOT = Path(__file__).resolve().parents[3]
 METHODS = ("get", "put", "post", "patch", "delete", "head", "options", "trace")
@@ -151,7 +151,7 @@ def _run(city_works: CityWorks, tmp_path: Path, examples: str, *arguments: str) 
         env={
             **os.environ,
             "AI_HUB_FUZZ_KEYS": str(tmp_path / "keys.json"),
-            "AI_HUB_FUZZ_HOOKS": "openapi_hooks",
+            "AI_HUB_FUZZ_HOOKS": "support.openapi_hooks",
             "PYTHONPATH": str(ROOT / "tests"),
         },
         cwd=tmp_path,

@@ -11,9 +11,9 @@ import pytest
 from feast import Entity, FeatureService, FeatureView, Field, ValueType
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.types import Float64
-from feature_reading import Clock, ask, run
-from feature_tables import register, write
 from psycopg import errors, sql
+from support.feature_reading import Clock, ask, run
+from support.feature_tables import register, write
 
 from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
@@ -24,7 +24,7 @@ from ai_hub.errors import BadInputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
+    from support.energy import Energy
 
     from ai_hub.features.online.reader import FeatureReader
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from feature_reading import Clock, ask, reading, run, sources
-from feature_tables import register, write
 from oracles.features import HOUR, floor_hour
+from support.feature_reading import Clock, ask, reading, run, sources
+from support.feature_tables import register, write
+from support.valkey_servers import HOST, cluster, sentinel
 from typer.testing import CliRunner
-from valkey_servers import HOST, cluster, sentinel
 
 from ai_hub.api.routes.health import Health
 from ai_hub.cli.main import app
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from energy import Energy
+    from support.energy import Energy
 
     from ai_hub.features.online.reader import FeatureReader
 

@@ -14,13 +14,13 @@ from feast import Entity, FeatureService, FeatureView, Field, ValueType
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.infra.registry.sql import SqlRegistry
 from feast.types import Float64
-from feature_reading import PATIENT, Clock, ask, run
+from support.feature_reading import PATIENT, Clock, ask, run
 
 from ai_hub.features.online.registry_watcher import RegistryWatcher
 from ai_hub.features.store import open_store
 
 if TYPE_CHECKING:
-    from energy import Energy
+    from support.energy import Energy
 
     from ai_hub.features.online.reader import FeatureReader
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import psutil
-from service_process import CLI, free_port, serving
+from support.service_process import CLI, free_port, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,8 @@ import httpx
 import pytest
 import redis
 from mlflow import MlflowClient
-from model_service import upload
-from service_server import running_service
+from support.model_service import upload
+from support.service_server import running_service
 
 from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES, Scope
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from energy import Energy
+    from support.energy import Energy
 
 #: What nobody types who does not know it; it is in the victim's model and export.
 MARK = f"foreign-{secrets.token_hex(6)}"

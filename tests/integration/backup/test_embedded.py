@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 import pytest
-from backup_drill import Silent, a_database_file, ask, content, dump, fill, s3, stored
 from conftest import isolated
-from energy import ROOT
+from support.backup_drill import Silent, a_database_file, ask, content, dump, fill, s3, stored
+from support.energy import ROOT
 
 from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import machine
 import psycopg
 import pytest
-from backup_drill import Silent, ask, content, fill, s3, stored
+from support import machine
+from support.backup_drill import Silent, ask, content, fill, s3, stored
 
 from ai_hub.access import api_keys, sql_logins
 from ai_hub.access.principal import Scope

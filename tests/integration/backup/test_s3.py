@@ -6,8 +6,8 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from backup_drill import Silent, a_database_file, dump, s3, stored
 from conftest import isolated
+from support.backup_drill import Silent, a_database_file, dump, s3, stored
 from typer.testing import CliRunner
 
 from ai_hub.backup.create import backup

@@ -6,8 +6,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-import registry_servers
-from registry_tenant import Tenant, new_tenant
+from support import registry_servers
+from support.registry_tenant import Tenant, new_tenant
 
 from ai_hub.client.models import live
 from mlflow_plugins.artifacts.s3 import s3_client

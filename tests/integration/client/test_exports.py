@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from service_server import running_service
+from support.service_server import running_service
 
 import ai_hub
 from ai_hub.access import api_keys
@@ -25,7 +25,7 @@ from ai_hub.settings import ServiceSettings, Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
+    from support.energy import Energy
 
     from ai_hub.api.schemas.exports import ExportSummary
 

@@ -12,11 +12,11 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import client_models
 import pytest
-from client_models import ROWS, answer_of
-from registry_servers import FORKS
-from registry_tenant import MODEL, Tenant
+from support import client_models
+from support.client_models import ROWS, answer_of
+from support.registry_servers import FORKS
+from support.registry_tenant import MODEL, Tenant
 
 import ai_hub
 from ai_hub.client.models.seal import TamperedError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
-    from registry_servers import Server
+    from support.registry_servers import Server
 
     from ai_hub.client import LiveModel
 

@@ -9,13 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import client_models
 import pytest
-from client_models import FEATURES, answer_of
-from feature_reading import PATIENT
 from mlflow import MlflowClient
-from registry_tenant import MODEL, Tenant
-from service_server import running_service
+from support import client_models
+from support.client_models import FEATURES, answer_of
+from support.feature_reading import PATIENT
+from support.registry_tenant import MODEL, Tenant
+from support.service_server import running_service
 
 import ai_hub
 from ai_hub import registry
@@ -29,7 +29,7 @@ from ai_hub.errors import ConflictError, ForbiddenError, NotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
+    from support.energy import Energy
 
     from ai_hub.api.schemas.features import FeaturesResponse
     from ai_hub.client import Prediction

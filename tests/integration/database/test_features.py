@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from feature_tables import assert_views_equal, now, register, write, write_weather
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles.features import HOUR, Asset, Weather, floor_hour, same
-from properties import examples
+from support.feature_tables import assert_views_equal, now, register, write, write_weather
+from support.properties import examples
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh

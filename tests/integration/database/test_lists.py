@@ -14,8 +14,8 @@ from ai_hub.ingest import findings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
     from psycopg import Connection
+    from support.energy import Energy
 
 MANY = 5_000
 FINDINGS = """

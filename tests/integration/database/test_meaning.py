@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from feature_tables import now, write
+from support.feature_tables import now, write
 
 from ai_hub import paths
 from ai_hub.database import connect

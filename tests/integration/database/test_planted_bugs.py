@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from feature_tables import differences, now, register, write, write_weather
 from oracles.features import HOUR, Asset, Weather, same
 from psycopg.errors import UniqueViolation
+from support.feature_tables import differences, now, register, write, write_weather
 
 from ai_hub import paths
 from ai_hub.database import connect

@@ -23,12 +23,12 @@ import httpx
 import psycopg
 import pyarrow.parquet as pq
 import pytest
-from energy import ROOT
-from feature_reading import differences as answer_differences
-from feature_tables import VIEWS, assert_views_equal, register
 from oracles.features import HOUR, Asset, floor_hour
-from pooler import pooled
-from service_server import running_service
+from support.energy import ROOT
+from support.feature_reading import differences as answer_differences
+from support.feature_tables import VIEWS, assert_views_equal, register
+from support.pooler import pooled
+from support.service_server import running_service
 
 from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES

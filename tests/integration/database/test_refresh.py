@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from feature_tables import assert_views_equal, now, write, write_weather
 from oracles.features import HOUR, Asset, Weather, floor_hour
+from support.feature_tables import assert_views_equal, now, write, write_weather
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh

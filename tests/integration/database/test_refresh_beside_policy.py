@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import psycopg
-from feature_tables import assert_views_equal, write
 from oracles.features import HOUR, Asset, floor_hour
+from support.feature_tables import assert_views_equal, write
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
 from ai_hub.database import connect

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from feature_tables import now, write
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles.registers import Register
-from properties import examples
+from support.feature_tables import now, write
+from support.properties import examples
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import compose
 import psycopg
 import pytest
 import requests
+from support import compose
 
 from ai_hub.database.migrate import migrate
 from ai_hub.settings import postgres_environment

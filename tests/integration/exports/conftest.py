@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from export_lab import ExportLab
+from support.export_lab import ExportLab
 
 from ai_hub.database import connect
 from ai_hub.settings import Settings
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from energy import Energy
+    from support.energy import Energy
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from export_lab import ExportLab, selected
+from support.export_lab import ExportLab, selected
 
 from ai_hub.cli.export import export_worker_command
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 import pytest
-from export_lab import selected
+from support.export_lab import selected
 from typer.testing import CliRunner
 
 from ai_hub.cli.export import _follow
@@ -29,7 +29,7 @@ from ai_hub.exports.errors import PathTakenError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from export_lab import ExportLab
+    from support.export_lab import ExportLab
 
 CLI = str(Path(sys.executable).with_name("ai-hub"))
 _INTERRUPTED = 130

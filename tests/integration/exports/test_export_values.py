@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from export_lab import selected
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from properties import examples
+from support.export_lab import selected
+from support.properties import examples
 
 from ai_hub.exports import reading, writing
 from ai_hub.features.store import get_service
 
 if TYPE_CHECKING:
-    from export_lab import ExportLab
+    from support.export_lab import ExportLab
 
 SERVICES = ("forecast_basic", "forecast_advanced", "anomaly_detection")
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from export_lab import ExportLab
+from support.export_lab import ExportLab
 
 from ai_hub.exports import claims, lease
 from ai_hub.exports.local import LocalTarget

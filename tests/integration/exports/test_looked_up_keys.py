@@ -17,8 +17,8 @@ from ai_hub.database import connect
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
-    from export_lab import ExportLab
+    from support.energy import Energy
+    from support.export_lab import ExportLab
 
 UNIQUE = secrets.token_hex(4)
 ZONE, ZONES, PRICES = (f"{name}_{UNIQUE}" for name in ("area", "areas", "prices"))

@@ -12,17 +12,17 @@ import pandas as pd
 import polars as pl
 import pyarrow.dataset as ds
 import pytest
-from export_lab import selected
 from feast import FileSource
 from feast.infra.offline_stores.dask import DaskOfflineStore, DaskOfflineStoreConfig
 from feast.repo_config import RepoConfig
+from support.export_lab import selected
 
 from ai_hub.exports.writing import File, manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from export_lab import ExportLab
+    from support.export_lab import ExportLab
 
 Rows = set[tuple[str, datetime, float | None]]
 NAMES = ["asset_id", "event_timestamp", "lag_1h"]

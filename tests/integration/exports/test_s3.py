@@ -13,8 +13,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
-from export_lab import ExportLab, selected
-from s3_faults import faults, lost_completions, uploads_by_exact_key
+from support.export_lab import ExportLab, selected
+from support.s3_faults import faults, lost_completions, uploads_by_exact_key
 
 from ai_hub.errors import NotFoundError
 from ai_hub.exports import files, leftovers, s3, submission, worker
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from energy import Energy
     from mypy_boto3_s3 import S3Client
+    from support.energy import Energy
 
     from ai_hub.exports.jobs import Job
     from ai_hub.exports.request import Request

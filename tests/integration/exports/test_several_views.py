@@ -13,8 +13,8 @@ from ai_hub.features.store import get_service
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
-    from export_lab import ExportLab
+    from support.energy import Energy
+    from support.export_lab import ExportLab
 
 SERVICE = "load_and_range"
 

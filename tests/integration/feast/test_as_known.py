@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
-from properties import examples
+from support.properties import examples
 
 from ai_hub.database import connect
 from ai_hub.features.store import open_store
 from feast_plugins.errors import HistoryNotKnownError
 
 if TYPE_CHECKING:
-    from energy import Energy
     from feast import FeatureStore
+    from support.energy import Energy
 
 HOUR = timedelta(hours=1)
 TTL = timedelta(hours=3)

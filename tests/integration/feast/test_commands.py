@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from click.testing import CliRunner
-from feast_process import restored
+from support.feast_process import restored
 
 from ai_hub.cli.failures import explain
 from ai_hub.cli.feast_commands import SERVERS, commands
@@ -28,7 +28,7 @@ from ai_hub.cli.feast_commands import SERVERS, commands
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from energy import Energy
+    from support.energy import Energy
 
 VIEW = "forecast_basic_features"
 ON_DEMAND = "forecast_basic_calendar"

@@ -9,8 +9,8 @@ from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 
 if TYPE_CHECKING:
-    from energy import Energy
     from feast import FeatureStore
+    from support.energy import Energy
 
 HOUR = timedelta(hours=1)
 SERVICE = "anomaly_detection"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles.features import Asset, floor_hour, same
-from properties import examples
+from support.properties import examples
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
@@ -22,8 +22,8 @@ from ai_hub.features.store import feature_names, get_service
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from energy import Energy
     from feast import FeatureService, FeatureStore
+    from support.energy import Energy
 
     Anchor = Callable[[], datetime]
     Offsets = dict[timedelta, float]

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from feast.errors import ProjectObjectNotFoundException
 from feast.project import Project as Declared
-from two_projects import Project
+from support.two_projects import Project
 
 from feast_plugins import projects
 from feast_plugins.errors import ProtectedProjectError, SharedRegistryError

@@ -16,8 +16,8 @@ from ai_hub.errors import BadInputError
 from ai_hub.features.push import Reading, push
 
 if TYPE_CHECKING:
-    from energy import Energy
     from feast import FeatureStore
+    from support.energy import Energy
 
 PUSHED_AT = datetime.now(UTC).replace(microsecond=0)
 FEATURES = ["latest_reading:value", "latest_reading:quality"]

@@ -12,7 +12,7 @@ from ai_hub.features.store import feature_names, get_service
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
-    from energy import Energy
+    from support.energy import Energy
 
 SERVICES = {
     "forecast_basic": [

@@ -13,7 +13,7 @@ import pytest
 from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from properties import examples
+from support.properties import examples
 
 from feast_plugins.errors import EntityKeysError, EntityTypeError
 from feast_plugins.offline import date_range, history

@@ -13,7 +13,7 @@ from ai_hub.database.connection import connect
 from ai_hub.features.store import feature_names, get_service, read_online
 
 if TYPE_CHECKING:
-    from energy import Energy
+    from support.energy import Energy
 
 SERVICES = ["forecast_basic", "forecast_advanced", "anomaly_detection"]
 KEYS = ["tenant_id", "asset_id", "event_timestamp"]

@@ -17,7 +17,7 @@ from ai_hub.features.store import get_service, read_online
 from ai_hub.ingest import removal
 
 if TYPE_CHECKING:
-    from energy import Energy
+    from support.energy import Energy
 
 THIS_HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 

@@ -12,8 +12,8 @@ from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
 
 if TYPE_CHECKING:
-    from energy import Energy
     from psycopg import Connection
+    from support.energy import Energy
 
 HOUR = timedelta(hours=1)
 THIS_HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)

@@ -19,8 +19,8 @@ from ai_hub.features.newest import Scope
 from ai_hub.features.redis_keys import delete_assets, negative_key
 
 if TYPE_CHECKING:
-    from energy import Energy
     from feast import FeatureStore
+    from support.energy import Energy
 
 HOUR = timedelta(hours=1)
 THIS_HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)

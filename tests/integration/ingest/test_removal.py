@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from feature_tables import assert_views_equal, now, register, write, write_weather
 from oracles.features import HOUR, Asset, Weather, floor_hour
 from psycopg.errors import RaiseException
+from support.feature_tables import assert_views_equal, now, register, write, write_weather
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh

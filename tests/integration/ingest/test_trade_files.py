@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trade_files import day, nem
+from support.trade_files import day, nem
 
 if TYPE_CHECKING:
     from conftest import AiHub, CsvFile, EverythingOf, ReadingsOf, Rows

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from oracles.lifecycle import Model
-from registry_servers import opened
+from support.registry_servers import opened
 
 from ai_hub import cli
 from mlflow_plugins.artifacts import destination

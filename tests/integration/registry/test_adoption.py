@@ -19,16 +19,15 @@ from urllib.parse import urlsplit
 
 import click
 import mlflow
-import old_registries
 import psycopg
 import pytest
-import registry_servers
 import sqlalchemy as sa
 from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
-from old_registries import ALIASED, GONE, KINDS, LOGGED, NUMBERED, ODD, PROMPT, STAGED, Old
 from oracles.lifecycle import Model, refused
-from registry_servers import FORKS
+from support import old_registries, registry_servers
+from support.old_registries import ALIASED, GONE, KINDS, LOGGED, NUMBERED, ODD, PROMPT, STAGED, Old
+from support.registry_servers import FORKS
 
 from ai_hub.registry import adoption
 from benchmarks.mlflow_servers import PRELOADED, STOCK

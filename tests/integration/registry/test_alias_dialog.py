@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import mlflow
 import pytest
-from registry_tenant import MODEL, Tenant, new_tenant
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 

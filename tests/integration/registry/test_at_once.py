@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import mlflow
-import properties
 import pytest
-import registry_servers
 from oracles.lifecycle import Model
-from registry_tenant import MODEL, Tenant, new_tenant
+from support import properties, registry_servers
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from mlflow_plugins.store.lifecycle_store import LifecycleStore

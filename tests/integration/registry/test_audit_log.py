@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pytest
-import registry_servers
-from registry_tenant import MODEL, Tenant, new_tenant
+from support import registry_servers
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from ai_hub.errors import ConflictError

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import people_server
 import pytest
 import yaml
 from hypothesis import Phase, settings
@@ -25,8 +24,9 @@ from hypothesis.stateful import (
 from mlflow import MlflowClient
 from oracles.doors import DELETE_DOORS, ROLLBACK_DOORS, STAGE_DOORS, Person
 from oracles.lifecycle import STAGES, Model
-from people_server import PeopleServer
-from properties import examples
+from support import people_server
+from support.people_server import PeopleServer
+from support.properties import examples
 
 from ai_hub import registry
 from mlflow_plugins.artifacts.s3 import s3_client

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import registry_servers
 import requests
 import yaml
 from mlflow import MlflowClient
+from support import registry_servers
 
 from ai_hub import registry
 from ai_hub.errors import ConflictError

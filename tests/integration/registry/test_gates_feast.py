@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.types import Float64, String
-from gate_candidates import candidacy
+from support.gate_candidates import candidacy
 
 from ai_hub.errors import ServiceDownError, SettingMissingError
 from mlflow_plugins.gates.builtin.feature_service import FeatureServiceGate

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import properties
 import pytest
-import registry_servers
 import requests
-from registry_tenant import MODEL, Tenant, new_tenant
+from support import properties, registry_servers
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from mlflow_plugins.artifacts import manifest, parallel

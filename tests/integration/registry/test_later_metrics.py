@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import mlflow
 import pytest
-import registry_servers
 import requests
-from registry_tenant import MODEL, Tenant, new_tenant
+from support import registry_servers
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 

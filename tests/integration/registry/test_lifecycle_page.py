@@ -14,14 +14,14 @@ import pytest
 import requests
 import sqlalchemy as sa
 import uvicorn
-from html_pages import Parsed
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mlflow.entities.model_registry import RegisteredModelTag
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model
-from properties import examples
+from support.html_pages import Parsed
+from support.properties import examples
 
 from mlflow_plugins.people import actor
 from mlflow_plugins.store.discussions import Discussions

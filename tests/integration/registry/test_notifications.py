@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import receivers
-import registry_servers
 import sqlalchemy as sa
-from registry_tenant import MODEL, Tenant, new_tenant
+from support import receivers, registry_servers
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from ai_hub.errors import ConflictError

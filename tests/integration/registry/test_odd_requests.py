@@ -8,7 +8,7 @@ import pytest
 from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.exceptions import MlflowException
-from registry_tenant import MODEL, new_tenant
+from support.registry_tenant import MODEL, new_tenant
 
 from ai_hub import registry
 from mlflow_plugins.people.actor import REASON_TAG

@@ -8,15 +8,14 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-import forked
 import lightgbm
 import mlflow
 import numpy as np
 import pytest
-import registry_servers
 from mlflow.utils.workspace_context import WorkspaceContext
-from registry_tenant import MODEL, Tenant, new_tenant
 from sklearn.linear_model import LinearRegression
+from support import forked, registry_servers
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from mlflow_plugins.artifacts.s3 import s3_client

@@ -9,14 +9,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import registry_servers
 import requests
 import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities.workspace import WorkspaceDeletionMode
 from mlflow.exceptions import MlflowException
 from mlflow.store.workspace.sqlalchemy_store import SqlAlchemyStore as StockStore
-from registry_tenant import MODEL, Tenant, new_tenant
+from support import registry_servers
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from mlflow_plugins.artifacts.s3 import s3_client

@@ -11,7 +11,7 @@ import pytest
 from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.exceptions import MlflowException
 from oracles.lifecycle import Model, refused
-from s3_faults import faults
+from support.s3_faults import faults
 
 from mlflow_plugins.artifacts import destination, manifest
 from mlflow_plugins.artifacts.s3 import s3_client

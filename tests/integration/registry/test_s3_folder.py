@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
-from properties import examples
-from s3_faults import faults, small_pages
+from support.properties import examples
+from support.s3_faults import faults, small_pages
 
 from mlflow_plugins.artifacts import manifest, s3_copy, s3_folder
 from mlflow_plugins.artifacts.s3 import s3_client

@@ -16,7 +16,7 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from registry_tenant import MODEL, Tenant, new_tenant
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError

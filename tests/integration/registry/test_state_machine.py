@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import STAGES, Model, refused
-from properties import examples
+from support.properties import examples
 
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import mlflow
 import pytest
-import registry_servers
 from mlflow.exceptions import MlflowException
 from mlflow.utils.workspace_context import WorkspaceContext
-from registry_tenant import MODEL, Tenant, new_tenant
+from support import registry_servers
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from ai_hub.errors import ConflictError

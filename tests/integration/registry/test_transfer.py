@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import numpy as np
 import pytest
-import registry_servers
 from mlflow.exceptions import MlflowException
-from registry_tenant import MODEL, Tenant, new_tenant
 from sklearn.linear_model import LinearRegression
+from support import registry_servers
+from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from ai_hub.errors import AiHubError, ConflictError

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from energy import Energy  # of a dataclass
-from feature_tables import register, write
-from registry_tenant import MODEL, Tenant, new_tenant
-from service_server import running_service
+from support.energy import Energy  # of a dataclass
+from support.feature_tables import register, write
+from support.registry_tenant import MODEL, Tenant, new_tenant
+from support.service_server import running_service
 
 from ai_hub import cli, registry
 from ai_hub.access import api_keys, sql_logins

@@ -20,7 +20,7 @@ from ai_hub.training.targets import end_of_data
 from ai_hub.training.train import plan, train
 
 if TYPE_CHECKING:
-    from energy import Energy
+    from support.energy import Energy
 
 HOUR = timedelta(hours=1)
 #: Long enough for rows that `ai_features` no longer keeps.

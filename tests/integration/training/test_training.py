@@ -13,8 +13,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from energy import add_meter
 from mlflow import MlflowClient
+from support.energy import add_meter
 
 from ai_hub import registry
 from ai_hub.database.connection import connect
@@ -30,7 +30,7 @@ from ai_hub.training.train import plan, train
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from energy import Energy
+    from support.energy import Energy
 
 MODEL = "demand-forecast-electricity"
 METERS = ("1", "11")

@@ -19,7 +19,7 @@ from ai_hub.training.terms import TARGET
 from ai_hub.training.train import TrainingPlan, train
 
 if TYPE_CHECKING:
-    from energy import Energy
+    from support.energy import Energy
 
 WEEKS = 5
 QUARTER = timedelta(minutes=15)

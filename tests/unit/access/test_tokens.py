@@ -11,7 +11,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from openid_provider import PRIVATE, Provider, running_provider, token
+from support.openid_provider import PRIVATE, Provider, running_provider, token
 
 from ai_hub.access import tokens as token_module
 from ai_hub.access.principal import Principal, Scope, UnauthenticatedError

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import httpx
-from service_server import running_service
+from support.service_server import running_service
 
 from ai_hub.settings import ServiceSettings, Settings
 

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from service_process import free_port
-from service_server import running_app, running_service
 from starlette.requests import Request
 from starlette.responses import Response
+from support.service_process import free_port
+from support.service_server import running_app, running_service
 
 from ai_hub.api import http_protocol, limits
 from ai_hub.settings import ServiceSettings, Settings

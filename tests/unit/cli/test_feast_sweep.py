@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 from click.testing import CliRunner
-from feast_process import restored
-from hostile_arguments import HOSTILE, NOWHERE
+from support.feast_process import restored
+from support.hostile_arguments import HOSTILE, NOWHERE
 
 from ai_hub import paths
 from ai_hub.cli.failures import UnexpectedError, explain

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 import typer.main
-from hostile_arguments import HOSTILE, NOWHERE
+from support.hostile_arguments import HOSTILE, NOWHERE
 from typer.testing import CliRunner
 
 from ai_hub.cli.failures import UnexpectedError, explain

@@ -5,8 +5,8 @@ import secrets
 import sys
 from typing import TYPE_CHECKING, Any
 
-import compose
 import pytest
+from support import compose
 
 if TYPE_CHECKING:
     from pathlib import Path

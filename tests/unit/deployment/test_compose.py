@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import compose
 import pytest
 import typer.main
+from support import compose
 
 from ai_hub.cli.main import app
 from ai_hub.settings import Settings

@@ -8,7 +8,7 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, PackagePath, files
 from pathlib import Path
 
-import compose
+from support import compose
 
 TEXT = (compose.ROOT / "Dockerfile").read_text()
 COPIED = [

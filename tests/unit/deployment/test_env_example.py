@@ -3,8 +3,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import compose
 import pytest
+from support import compose
 
 from ai_hub.settings import ServiceSettings, Settings
 from ai_hub.stack import mlflow_server

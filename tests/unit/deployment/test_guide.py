@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-import compose
+from support import compose
 
 TEXT = (compose.ROOT / "docs/deployment.md").read_text()
 SERVICES = compose.resolved(compose.example())["services"]

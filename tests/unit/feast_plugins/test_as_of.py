@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from properties import examples
+from support.properties import examples
 
 from feast_plugins.offline.as_of import AsOf, KeySpace, newest_rows
 from feast_plugins.offline.entities import Entities

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trade_files import END, INPUTS, Input
+from support.trade_files import END, INPUTS, Input
 
 from ai_hub.errors import BadInputError
 from ai_hub.ingest import localizer, numbers

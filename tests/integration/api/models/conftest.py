@@ -6,10 +6,9 @@ import secrets
 import shutil
 from typing import TYPE_CHECKING, Any
 
-import model_service
 import pytest
-import registry_servers
-from model_service import ACME, PEOPLE, POLICY, ModelService
+from support import model_service, registry_servers
+from support.model_service import ACME, PEOPLE, POLICY, ModelService
 
 from ai_hub import registry
 

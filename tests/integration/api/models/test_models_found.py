@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from model_service import ACME, ModelService, upload
+from support.model_service import ACME, ModelService, upload
 
 from ai_hub.registry import server
 

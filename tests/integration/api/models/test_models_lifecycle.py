@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow.entities import LoggedModelOutput
-from model_service import ACME, MLMODEL, ModelService, encoded, upload, uploads
+from support.model_service import ACME, MLMODEL, ModelService, encoded, upload, uploads
 
 from ai_hub import registry
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
-import model_service
 import pytest
-from model_service import ACME, PEOPLE, POLICY, ModelService, upload
-from people_server import PeopleServer, running_with_login
+from support import model_service
+from support.model_service import ACME, PEOPLE, POLICY, ModelService, upload
+from support.people_server import PeopleServer, running_with_login
 
 from ai_hub import registry
 from mlflow_plugins.people.claim import HEADER

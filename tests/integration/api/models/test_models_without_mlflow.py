@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import model_service
 import pytest
-from model_service import ACME, PEOPLE, ModelService, upload
+from support import model_service
+from support.model_service import ACME, PEOPLE, ModelService, upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

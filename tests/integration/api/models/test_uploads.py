@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from model_service import ACME, encoded, upload
+from support.model_service import ACME, encoded, upload
 
 from ai_hub.api.routes import models
 
 if TYPE_CHECKING:
-    from model_service import ModelService
+    from support.model_service import ModelService
 
 MEGABYTE = 1_000_000
 

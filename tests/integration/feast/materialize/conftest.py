@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from materialize_lab import Lab, database
+from support.materialize_lab import Lab, database
 
 from benchmarks.stores import valkey
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from materialize_lab import DAY, NOON, STOCK, view
+from support.materialize_lab import DAY, NOON, STOCK, view
 
 from benchmarks.stores import free_port, valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from materialize_lab import Lab
+    from support.materialize_lab import Lab
 
 SLOTS = 16384
 CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from feast import BatchFeatureView, FeatureView, Field, FileSource
 from feast.types import Float64, String
-from materialize_lab import DAY, ENTITIES, NOON, OURS, SCHEMA, STOCK, view
+from support.materialize_lab import DAY, ENTITIES, NOON, OURS, SCHEMA, STOCK, view
 
 from feast_plugins.batch_engine import ArrowComputeEngine
 from feast_plugins.errors import HistoryNotKnownError, MaterializationEndError, QueryTimeoutError
@@ -17,7 +17,7 @@ from feast_plugins.materialize.run import Materialization
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-    from materialize_lab import Lab
+    from support.materialize_lab import Lab
 
 INSERT = "INSERT INTO meters VALUES ('t', 'a', %s, %s, %s, 1, 'on')"
 ROW = [{"tenant_id": "t", "asset_id": "a"}]

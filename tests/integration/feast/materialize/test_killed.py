@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import redis
-from materialize_lab import DAY, NOON, Lab, view
+from support.materialize_lab import DAY, NOON, Lab, view
 
 from benchmarks.stores import valkey
 

@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 import ray
 import yaml
-from energy import ROOT
 from feast import BatchFeatureView, Field, OnDemandFeatureView
 from feast.types import Float64
-from materialize_lab import DAY, ENTITIES, NOON, OURS, view
+from support.energy import ROOT
+from support.materialize_lab import DAY, ENTITIES, NOON, OURS, view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from feast import FeatureStore
-    from materialize_lab import Lab
+    from support.materialize_lab import Lab
 
 RAY = (
     "feast_plugins.ray.offline_store.TimescaleRayOfflineStore",

@@ -11,13 +11,13 @@ import pytest
 from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Set, String, UnixTimestamp
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from materialize_lab import DAY, NOON, OURS, STOCK, view
-from properties import examples
-from single_precision import SINGLES
+from support.materialize_lab import DAY, NOON, OURS, STOCK, view
+from support.properties import examples
+from support.single_precision import SINGLES
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-    from materialize_lab import Lab
+    from support.materialize_lab import Lab
 
 #: Feast type, SQL type and values of each column.
 COLUMNS: dict[str, tuple[Any, str, st.SearchStrategy[Any]]] = {

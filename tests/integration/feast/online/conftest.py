@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from online_repo import Pair
+from support.online_repo import Pair
 
 from ai_hub.settings import feast_redis_connection
 

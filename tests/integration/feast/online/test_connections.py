@@ -15,8 +15,8 @@ import uvloop
 from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from online_repo import OURS, RECENT, Pair, open_store, view
-from valkey_servers import HOST, cluster, free_port, sentinel, server
+from support.online_repo import OURS, RECENT, Pair, open_store, view
+from support.valkey_servers import HOST, cluster, free_port, sentinel, server
 
 from feast_plugins.online.exchange import AsyncBulkConnection
 

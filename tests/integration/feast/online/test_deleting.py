@@ -8,7 +8,7 @@ import pytest
 import redis
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from online_repo import METER, RECENT, Pair, view
+from support.online_repo import METER, RECENT, Pair, view
 
 from feast_plugins.online import keys
 

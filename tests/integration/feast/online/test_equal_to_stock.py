@@ -16,7 +16,7 @@ from feast import types as feast_types
 from feast.errors import RequestDataNotFoundInEntityRowsException
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 from feast.types import Array, Float64, Int64, Map, Set, String
-from online_repo import METER, TENANT, Pair, by_name, statuses, view
+from support.online_repo import METER, TENANT, Pair, by_name, statuses, view
 
 if TYPE_CHECKING:
     from feast.online_response import OnlineResponse

@@ -21,8 +21,8 @@ from feast.permissions.policy import RoleBasedPolicy
 from feast.permissions.security_manager import SecurityManager
 from feast.permissions.user import User
 from feast.types import Array, Bytes, Float64, Int64, String
-from online_repo import OURS, Pair, view
-from valkey_servers import free_port, until
+from support.online_repo import OURS, Pair, view
+from support.valkey_servers import free_port, until
 
 from feast_plugins.feature_server import create_app
 

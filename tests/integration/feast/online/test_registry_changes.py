@@ -9,7 +9,7 @@ import pytest
 from feast import FeatureService, Field
 from feast.errors import FeatureViewNotFoundException
 from feast.types import Float64
-from online_repo import ENTITIES, OURS, Pair, open_store, view
+from support.online_repo import ENTITIES, OURS, Pair, open_store, view
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from feast import Field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import String
-from online_repo import RECENT, Pair, view
+from support.online_repo import RECENT, Pair, view
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -6,8 +6,8 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import registry_servers
-from people_server import PeopleServer, Tenant, filled, running_with_login
+from support import registry_servers
+from support.people_server import PeopleServer, Tenant, filled, running_with_login
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

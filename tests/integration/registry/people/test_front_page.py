@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from people_server import PeopleServer
+    from support.people_server import PeopleServer
 
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant/config"
 

@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from html_pages import Parsed
 from mlflow import MlflowClient
-from people_server import ADMIN, password
+from support.html_pages import Parsed
+from support.people_server import ADMIN, password
 
 from ai_hub import registry
 from ai_hub.registry import people
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Tenant
-    from people_server import PeopleServer, Session
+    from support.people_server import PeopleServer, Session
 
 MODEL = "demand"
 PAGE = f"/lifecycle/acme/{MODEL}"

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from people_server import MODEL, password
+from support.people_server import MODEL, password
 
 from ai_hub import registry
 from ai_hub.api.routes.health import Health
@@ -17,7 +17,7 @@ from ai_hub.settings import Settings
 from mlflow_plugins.web.front_page import ASSISTANT
 
 if TYPE_CHECKING:
-    from people_server import PeopleServer, Tenant
+    from support.people_server import PeopleServer, Tenant
 
 #: The bundle of the pages, whether the server lives, and what it is: nothing of any tenant.
 PUBLIC = re.compile(r"/health|/static-files/.*|/(ajax-)?api/3.0/mlflow/server-info")

@@ -7,8 +7,8 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import registry_servers
-from people_server import ADMIN, password
+from support import registry_servers
+from support.people_server import ADMIN, password
 from typer.testing import CliRunner
 
 from ai_hub.cli.main import app
@@ -20,7 +20,7 @@ from mlflow_plugins.people.roles import GRANTS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from people_server import PeopleServer
+    from support.people_server import PeopleServer
 
 SECRET = "long enough to be taken"
 

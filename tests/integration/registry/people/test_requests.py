@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from html_pages import Parsed
-from people_server import MODEL
+from support.html_pages import Parsed
+from support.people_server import MODEL
 
 from ai_hub import registry
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from people_server import PeopleServer, Tenant
+    from support.people_server import PeopleServer, Tenant
 
 API = f"/ai-hub/api/models/{MODEL}/versions"
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import pytest
 from mlflow.utils.workspace_context import WorkspaceContext
-from people_server import ADMIN, MODEL, Session
-from people_sweep import ask, contents, known_of, without_twins
 from requests import Response
+from support.people_server import ADMIN, MODEL, Session
+from support.people_sweep import ask, contents, known_of, without_twins
 from typer.testing import CliRunner
 
 from ai_hub import registry
@@ -22,7 +22,7 @@ from ai_hub.registry import people
 from ai_hub.roles import Role
 
 if TYPE_CHECKING:
-    from people_server import PeopleServer, Tenant
+    from support.people_server import PeopleServer, Tenant
 
 V2 = "/api/2.0/mlflow"
 OURS = f"/ai-hub/api/models/{MODEL}"

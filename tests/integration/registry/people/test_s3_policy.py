@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import s3_servers
 from botocore.exceptions import ClientError
 from mypy_boto3_s3 import S3Client
+from support import s3_servers
 
 from ai_hub.errors import BadInputError
 from ai_hub.registry.s3_policy import read_policy

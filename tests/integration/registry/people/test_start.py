@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psycopg
-import registry_servers
-from people_server import ADMIN, PeopleServer, settings
+from support import registry_servers
+from support.people_server import ADMIN, PeopleServer, settings
 
 from ai_hub.stack import mlflow_login
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from registry_servers import Server
+    from support.registry_servers import Server
 
 
 def test_workers__start_at_once_on_a_new_database(native_postgres: str, servers: Any, tmp_path: Path) -> None:

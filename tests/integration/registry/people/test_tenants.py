@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from people_server import MODEL
-from people_sweep import IRRELEVANT, ask, contents, known_of
+from support.people_server import MODEL
+from support.people_sweep import IRRELEVANT, ask, contents, known_of
 
 if TYPE_CHECKING:
-    from people_server import PeopleServer, Tenant
+    from support.people_server import PeopleServer, Tenant
 
 V2: Final = "/api/2.0/mlflow"
 PROXY: Final = "/api/2.0/mlflow-artifacts"

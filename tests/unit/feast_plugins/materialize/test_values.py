@@ -11,8 +11,8 @@ from feast import ValueType
 from feast.type_map import python_values_to_proto_values
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from properties import examples
-from single_precision import SINGLES
+from support.properties import examples
+from support.single_precision import SINGLES
 
 from feast_plugins.materialize import encoding, resp
 from feast_plugins.materialize.encoding import constant

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gate_candidates import HOUR_MS, NOW_MS, candidacy
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
+from support.gate_candidates import HOUR_MS, NOW_MS, candidacy
 
 from mlflow_plugins.errors import conflict
 from mlflow_plugins.gates.builtin.approver import ApproverGate

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from gate_candidates import candidacy
+from support.gate_candidates import candidacy
 
 from mlflow_plugins.gates.known import gate_class, gate_names
 from mlflow_plugins.gates.policy_file import load, parse

@@ -8,9 +8,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 import pytest
-from gate_candidates import candidacy, facts
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.gate_candidates import candidacy, facts
 
 from mlflow_plugins.gates.builtin.not_worse import NotWorseGate
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: What a promotion asks Feast's registry for, and what it has to import for that.
 _FIRST_PROMOTION = """
 import sys
-from gate_candidates import candidacy
+from support.gate_candidates import candidacy
 from mlflow_plugins.gates.builtin.feature_service import FeatureServiceGate
 from mlflow_plugins.web.warm_up import WarmUp
 

@@ -12,10 +12,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from energy import HOUR
-from openid_provider import running_provider
 from psycopg.errors import UniqueViolation
-from service_server import running_service
 
 from ai_hub import registry
 from ai_hub.access import api_keys
@@ -27,6 +24,9 @@ from ai_hub.exports.attempt import Attempts
 from ai_hub.exports.jobs import CANCELLED
 from ai_hub.exports.request import Request
 from ai_hub.settings import Settings
+from support.energy import HOUR
+from support.openid_provider import running_provider
+from support.service_server import running_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

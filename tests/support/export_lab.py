@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
-from energy import Energy  # of a dataclass
 
 from ai_hub.exports import claims, jobs, submission
 from ai_hub.exports.attempt import Attempts
@@ -17,6 +16,7 @@ from ai_hub.exports.database import transaction
 from ai_hub.exports.jobs import Job
 from ai_hub.exports.request import Request
 from ai_hub.settings import Settings
+from support.energy import Energy  # of a dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import machine
 import psycopg
-from valkey_servers import free_port, until
+
+from support import machine
+from support.valkey_servers import free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

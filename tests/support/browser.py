@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from machine import chromium
 from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from support.machine import chromium
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,7 +7,7 @@ import json
 from base64 import b64encode
 from itertools import repeat
 
-from hostile_requests import (
+from support.hostile_requests import (
     FILL,
     FOUND,
     HEAD,

@@ -7,12 +7,11 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry_servers import FORKS
-from registry_tenant import MODEL, Tenant
-
 import ai_hub
 from ai_hub import registry
 from ai_hub.training.card import ModelCard
+from support.registry_servers import FORKS
+from support.registry_tenant import MODEL, Tenant
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -10,7 +10,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
 
-from registry_servers import FORKS, PRELOADED
+from support.registry_servers import FORKS, PRELOADED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

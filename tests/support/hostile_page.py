@@ -1,17 +1,17 @@
-"""Writes docs/hostile-inputs.md: `python tests/hostile_page.py`."""
+"""Writes docs/hostile-inputs.md: `python tests/support/hostile_page.py`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hostile_inputs
-from hostile_inputs import HOSTILE
+from support import hostile_inputs
+from support.hostile_inputs import HOSTILE
 
 if TYPE_CHECKING:
-    from hostile_requests import Hostile
+    from support.hostile_requests import Hostile
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "hostile-inputs.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "hostile-inputs.md"
 _SHOWN = 60
 _GROUPS = {
     "Times": hostile_inputs.TIMES,
@@ -37,7 +37,7 @@ def page() -> str:
         "TimescaleDB, keys of Redis (but for the short-lived marks that an asset does not exist), objects in",
         "every bucket, MLflow's tables and the files of exports are compared.",
         "`tests/integration/api/test_hostile_inputs.py` sends them all; this page is written by",
-        "`python tests/hostile_page.py` from `tests/hostile_inputs.py`.",
+        "`python tests/support/hostile_page.py` from `tests/support/hostile_inputs.py`.",
     ]
     for title, group in _GROUPS.items():
         lines += ["", f"## {title}", "", "| input | request | status |", "|---|---|---|"]

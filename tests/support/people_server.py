@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import pytest
-import registry_servers
 import requests
 from mlflow import MlflowClient
 from pydantic import SecretStr
@@ -23,6 +22,7 @@ from ai_hub import registry
 from ai_hub.registry import people
 from ai_hub.roles import Role
 from ai_hub.stack import mlflow_login as login
+from support import registry_servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

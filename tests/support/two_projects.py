@@ -14,11 +14,11 @@ import yaml
 from click.testing import CliRunner
 from feast import FeatureStore
 from feast.infra.registry.sql import metadata
-from feast_process import restored
 
 from ai_hub.cli.feast_commands import commands
 from ai_hub.settings import feast_redis_connection
 from feast_plugins.online import keys
+from support.feast_process import restored
 
 if TYPE_CHECKING:
     from click.testing import Result

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from feature_tables import VIEWS
 from oracles.features import HOUR, Asset, floor_hour, same
 
 from ai_hub.features.online.reader import FeatureReader, FeatureRequest, open_reader
 from ai_hub.settings import ServiceSettings, Settings
+from support.feature_tables import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence

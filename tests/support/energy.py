@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import forked
 import numpy as np
 import pytest
 from feast import FeatureStore
@@ -19,8 +18,9 @@ from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.features.store import open_store
 from ai_hub.settings import Settings
+from support import forked
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HOUR = timedelta(hours=1)
 #: What tests set to be clients of a registry of their own.
 _OF_CLIENTS = {"MLFLOW_REGISTRY_URI", "MLFLOW_WORKSPACE", "MLFLOW_EXPERIMENT_ID"}

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import openid_provider
 import pytest
 import yaml
 from mlflow import MlflowClient
-from service_server import running_service
 
 from ai_hub import registry
 from ai_hub.access.principal import ALL_SCOPES, Principal, Scope
 from ai_hub.registry.uploads import EXPERIMENT
+from support import openid_provider
+from support.service_server import running_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

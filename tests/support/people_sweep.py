@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from people_server import ADMIN, MODEL
-
 from mlflow_plugins.artifacts.s3 import s3_client
+from support.people_server import ADMIN, MODEL
 
 if TYPE_CHECKING:
-    from people_server import Session, Tenant
+    from support.people_server import Session, Tenant
 
 V2: Final = "/api/2.0/mlflow"
 #: The bundle of the pages, and a list of models that the server fetches from the internet.

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import requests
 import yaml
 from mlflow import MlflowClient
-from people_server import PeopleServer, running_with_login
 
 from ai_hub import registry
+from support.people_server import PeopleServer, running_with_login
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -12,21 +12,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import browser
 from conftest import removed_after, start
-from people_server import password
 from playwright.sync_api import expect
-from reviewed_models import TENANT as CITY
-from reviewed_models import Reviews, reviews
 
 from ai_hub import registry
 from ai_hub.settings import Settings
 from ai_hub.stack.services import select
+from support import browser
+from support.people_server import password
+from support.reviewed_models import TENANT as CITY
+from support.reviewed_models import Reviews, reviews
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "images"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "images"
 TENANT, MODEL = "illinois", "demand-forecast-electricity"
 REVIEWED = "load-forecast"
 

@@ -18,20 +18,20 @@ from urllib.parse import urlsplit
 
 import boto3
 import jwt
-import openid_provider
 import psycopg
 import redis
-from city_works import OTHER, TENANT
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from psycopg import sql
 
 from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES, Scope
+from support import openid_provider
+from support.city_works import OTHER, TENANT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from city_works import CityWorks
+    from support.city_works import CityWorks
 
 _TIMEOUT_S = 30
 _TABLES = """
