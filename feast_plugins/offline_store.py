@@ -1,11 +1,11 @@
 """Feast offline store for TimescaleDB and plain Postgres.
 
 Named in `feature_store.yaml` as `type: feast_plugins.offline_store.TimescaleOfflineStore`. Rows leave the
-database as Arrow. History is joined where it is cheaper: in the database by one index probe an entity row,
-or in Arrow after one range read of each view. Either way its cost grows with the rows in question, not with
-their square, and keys are compared part by part, so no two tenants share a row. Rows can be read as they were
-known earlier, for all rows at one time (`known_at`) or for each at its own (Feast's
-`filter_by_created_timestamp`), from the versions that a source's tag names.
+database as Arrow. History is joined where it is cheaper: in the database by one index probe per entity row,
+or in Arrow after one range read per view. The cost is linear in the number of rows. Join keys are compared
+column by column, so no two tenants share a row. Earlier versions of rows can be read: of one time for all
+entity rows (`known_at`), or of each entity row's own time (Feast's `filter_by_created_timestamp`). The tag
+`versions` of a source names the relation that holds them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 use_in_sources()
 
-#: Tag of a source: columns, with commas between, that whoever writes rows leaves to the database.
+#: Tag of a source: columns, separated by commas, that the database fills when rows are written.
 FILLED_TAG: Final = "filled_by_database"
 
 
@@ -68,7 +68,7 @@ class TimescaleOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     type: str = "feast_plugins.offline_store.TimescaleOfflineStore"  # type: ignore[assignment]  # names the class
 
     late_seconds: int = Field(10_800, ge=0)
-    """How far behind its start a materialization looks for rows that late readings changed."""
+    """Seconds before its start from which a materialization reads rows that late readings may have changed."""
 
     known_at: Annotated[datetime, AfterValidator(_aware)] | None = None
     """Read features as they were known at this time (UTC if naive); None: as they are now."""
@@ -77,7 +77,7 @@ class TimescaleOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     """Where history for entity rows is joined; `auto` compares the planner's estimates."""
 
     statement_timeout_s: float | None = Field(None, gt=0)
-    """Seconds after which the database gives up a statement of a read; None: never."""
+    """Seconds after which the database cancels a statement of a read; None: never."""
 
     export_location: str | None = None
     """Folder or `s3://` address that `to_remote_storage` writes Parquet files to."""
@@ -100,10 +100,10 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """Newest row of each entity; rows stamped up to `late_seconds` before `start_date` count, too.
+        """Newest row of each entity from `late_seconds` before `start_date` to `end_date`.
 
-        `feast materialize-incremental` starts where the last run ended, and a row whose last reading came
-        after that is stamped before it.
+        `feast materialize-incremental` starts where the last run ended. A late reading changes a row whose
+        event time is before that.
 
         Raises:
             HistoryNotKnownError: the store is open as of an earlier time.
@@ -131,7 +131,7 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row of a source between two times, or of a saved dataset."""
+        """Every row of a source, or of a saved dataset, from `start_date` to `end_date`, both included."""
         columns = (*join_key_columns, *feature_name_columns)
         bounds = (start_date and _aware(start_date), end_date and _aware(end_date))
         if isinstance(data_source, FileSource):
@@ -153,15 +153,15 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         filter_by_created_timestamp: bool = False,
         **kwargs: Any,
     ) -> RetrievalJob:
-        """History for a frame or an SQL query of entity rows, or without any for a range of time.
+        """History for a frame or an SQL query of entity rows or, without either, for a range of time.
 
-        With `filter_by_created_timestamp` each entity row sees what was known at its own time. Sources
-        without a time of creation have no versions and are read as they are, as everywhere in Feast.
+        With `filter_by_created_timestamp` each entity row reads the versions that existed at its own time.
+        Sources without a created timestamp have no versions and are read as they are, as everywhere in Feast.
 
         Raises:
             HistoryNotKnownError: an earlier state is requested without entity rows, or by `known_at` of a
-                source that does not tell when its rows were created.
-            EntityKeysError: without entity rows, the views have keys that do not contain each other.
+                source without a created timestamp.
+            EntityKeysError: without entity rows, no view has the join keys of all others.
         """
         store = config.offline_store
         as_of_filter = AsOfFilter(store.known_at, filter_by_created_timestamp)
@@ -184,11 +184,11 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         table: pa.Table,
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows into the table of the view's batch source; writing them again changes nothing.
+        """Upsert rows into the table of the view's batch source; writing them again changes nothing.
 
         Raises:
-            WriteColumnsError: the columns are not those of the table.
-            WriteTargetError: the source is no table, or keys and time are not unique in it.
+            WriteColumnsError: the columns differ from those of the table.
+            WriteTargetError: the source is no table, or has no unique key of join keys and event time.
         """
         with open_connection(config.offline_store) as connection:
             upsert(connection, feature_view, table)
@@ -198,7 +198,7 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
     def get_table_column_names_and_types_from_data_source(
         self, config: RepoConfig, data_source: DataSource
     ) -> Iterable[tuple[str, str]]:
-        """Columns that rows to be written must have: all but those of the tag `filled_by_database`."""
+        """Columns that written rows must have: all but those of the tag `filled_by_database`."""
         filled = data_source.tags.get(FILLED_TAG, "").split(",")
         columns = super().get_table_column_names_and_types_from_data_source(config, data_source)
         return [(name, kind) for name, kind in columns if name not in filled]
@@ -294,10 +294,10 @@ class _Request:
         )
 
     def _on_demand(self) -> list[OnDemandFeatureView]:
-        found: list[OnDemandFeatureView] = OnDemandFeatureView.get_requested_odfvs(
+        views: list[OnDemandFeatureView] = OnDemandFeatureView.get_requested_odfvs(
             self.refs, self.project, self.registry
         )
-        return found
+        return views
 
     def _metadata(self, keys: list[str], span: tuple[datetime, datetime]) -> RetrievalMetadata:
         return RetrievalMetadata(

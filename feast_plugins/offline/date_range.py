@@ -1,7 +1,7 @@
-"""History of feature views without entity rows: what there was between two times.
+"""History of feature views without entity rows: the rows between two times.
 
-One view gives its rows. Several views are joined at every key and time that any of them has a row of: each
-with its newest row of the range by then.
+One view gives its own rows. Several views are joined at every key and time at which any of them has a row,
+each with its newest row of the range at or before that time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EVENT, CREATED = "event_timestamp", "created_timestamp"
 
 
 def rows_of(read: ViewRead, start: datetime, end: datetime, *, full_feature_names: bool) -> sql.Composed:
-    """Query of the rows of one view in the range, times first, then keys and features."""
+    """Query of the rows of one view from `start` to `end`, both included: times, then keys and features."""
     names = {read.time: EVENT} | ({read.created: CREATED} if read.created else {})
     keys = {column: name for name, column in read.keys.items()}
     columns = [*names.items(), *keys.items(), *read.outputs(full_feature_names).items()]
@@ -56,10 +56,10 @@ def join(
     *,
     full_feature_names: bool,
 ) -> pa.Table:
-    """Rows of several views in the range, joined, in the order of their time.
+    """Joined rows of several views from `start` to `end`, both included, in the order of their event times.
 
     Raises:
-        EntityKeysError: no view has the keys of all others, so their rows cannot be told apart.
+        EntityKeysError: no view has the join keys of all others.
     """
     names = list(dict.fromkeys(name for read in reads for name in read.keys))
     complete = [number for number, read in enumerate(reads) if set(read.keys) == set(names)]
@@ -69,56 +69,54 @@ def join(
     base = _Base.of([(reads[number], tables[number]) for number in complete], names)
     columns: dict[str, pa.ChunkedArray | pa.Array] = {
         EVENT: pa.array(base.times[base.order], TIME),
-        **{name: base.keys[name].take(pa.array(base.owners[base.order])) for name in names},
+        **{name: base.keys[name].take(pa.array(base.key_numbers[base.order])) for name in names},
     }
     for read, table in zip(reads, tables, strict=True):
-        found = base.answers(read, table).take(pa.array(base.order))
+        positions = base.positions(read, table).take(pa.array(base.order))
         for feature, name in read.outputs(full_feature_names).items():
-            columns[name] = table[feature].combine_chunks().take(found)
+            columns[name] = table[feature].combine_chunks().take(positions)
     return pa.table(columns)
 
 
 @dataclass(frozen=True)
 class _Base:
-    """Every key and time that occurs in some views."""
+    """Every pair of key and time that occurs in some views, in the order of key and time."""
 
-    #: distinct keys, one column a part
+    #: distinct keys; the row is the key's number
     keys: pa.Table
-    #: number of the key of each row
-    owners: Numbers
-    #: microseconds since 1970 of each row
+    #: key number of each pair
+    key_numbers: Numbers
+    #: microseconds since 1970 of each pair
     times: Numbers
-    #: positions of the rows in the order of time
+    #: positions of the pairs in the order of time
     order: Numbers
 
     @classmethod
     def of(cls, views: Sequence[tuple[ViewRead, pa.Table]], names: Sequence[str]) -> Self:
-        """Keys and times of views that have all of the keys."""
+        """Pairs of views that have all join keys `names`, and of their rows."""
         first_read, first_table = views[0]
         types = {name: first_table.schema.field(column).type for name, column in first_read.keys.items()}
-        together = pa.concat_tables(
+        combined = pa.concat_tables(
             pa.table({name: table[read.keys[name]].cast(types[name]) for name in names})
             for read, table in views
         )
         times = np.concatenate([microseconds(table[read.time]) for read, table in views])
-        space = KeySpace([together[name] for name in names], len(times))
+        space = KeySpace([combined[name] for name in names], len(times))
         sort_key = SortKey.of(space.count, times)
-        occurring = np.sort(sort_key.joint(space.rows, times)[space.rows != UNKNOWN])
-        # sorted already, which `np.unique` would not make use of
-        occurring = (
-            occurring[np.append(True, occurring[1:] != occurring[:-1])] if len(occurring) else occurring
-        )
-        owners, at = sort_key.split(occurring)
+        joint = np.sort(sort_key.joint(space.rows, times)[space.rows != UNKNOWN])
+        # faster than `np.unique`, which sorts again
+        distinct = joint[np.append(True, joint[1:] != joint[:-1])] if len(joint) else joint
+        key_numbers, times_of_keys = sort_key.split(distinct)
         numbers, examples = np.unique(space.rows, return_index=True)
         return cls(
-            keys=together.take(pa.array(examples[numbers != UNKNOWN])),
-            owners=owners,
-            times=at,
-            order=np.argsort(at, kind="stable"),
+            keys=combined.take(pa.array(examples[numbers != UNKNOWN])),
+            key_numbers=key_numbers,
+            times=times_of_keys,
+            order=np.argsort(times_of_keys, kind="stable"),
         )
 
-    def answers(self, read: ViewRead, table: pa.Table) -> pa.Array:
-        """Position in a view's `table` of the newest row by each key and time, null where there is none."""
+    def positions(self, read: ViewRead, table: pa.Table) -> pa.Array:
+        """Position in a view's `table` of the newest row at or before each pair, null where there is none."""
         names = list(read.keys)
         space = KeySpace([self.keys[name] for name in names], self.keys.num_rows)
         columns = [table[read.keys[name]].cast(self.keys.schema.field(name).type) for name in names]
@@ -129,6 +127,6 @@ class _Base:
             ended=None,
             features=table,
         )
-        # they are in the order of key and time
-        as_of = AsOf(space.rows[self.owners], self.times, np.arange(len(self.times)))
+        # the pairs are in the order of key and time
+        as_of = AsOf(space.rows[self.key_numbers], self.times, np.arange(len(self.times)))
         return newest_rows(as_of, rows, read.ttl)

@@ -1,4 +1,4 @@
-"""Entity rows: for which keys, and as of when, features are requested."""
+"""Entity rows: the join keys and times for which features are requested."""
 
 from __future__ import annotations
 
@@ -25,69 +25,69 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entities:
-    """Table of entity rows, whose column `time` is in UTC."""
+    """Table of entity rows; `time` names its column of event times, in UTC microseconds."""
 
     table: pa.Table
     time: str
-    _asked: dict[tuple[tuple[str, ...], tuple[pa.DataType, ...]], tuple[KeySpace, AsOf]] = field(
+    _resolved: dict[tuple[tuple[str, ...], tuple[pa.DataType, ...]], tuple[KeySpace, AsOf]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     @classmethod
-    def of(cls, config: RepoConfig, given: pd.DataFrame | str, join_keys: Iterable[str]) -> Entities:
-        """Rows of a frame, or of an SQL query, which may not change data.
+    def of(cls, config: RepoConfig, entity_df: pd.DataFrame | str, join_keys: Iterable[str]) -> Entities:
+        """Entity rows of a frame or of an SQL query, which runs read-only.
 
         Raises:
-            FeastEntityDFMissingColumnsError: a join key or the time is missing.
-            InvalidEntityType: `given` is something else.
+            FeastEntityDFMissingColumnsError: a join key or the event time is missing.
+            InvalidEntityType: `entity_df` is neither a frame nor a query.
         """
-        if isinstance(given, pd.DataFrame):
-            table = pa.Table.from_pandas(given, preserve_index=False).replace_schema_metadata()
-        elif isinstance(given, str):
+        if isinstance(entity_df, pd.DataFrame):
+            table = pa.Table.from_pandas(entity_df, preserve_index=False).replace_schema_metadata()
+        elif isinstance(entity_df, str):
             store = config.offline_store
             with connect(store, store.statement_timeout_s) as connection:
-                table = fetch(connection, f"SELECT * FROM ({given}) AS entity_rows")  # noqa: S608  # it is a query
+                table = fetch(connection, f"SELECT * FROM ({entity_df}) AS entity_rows")  # noqa: S608  # it is a query
         else:
-            raise InvalidEntityType(type(given))
+            raise InvalidEntityType(type(entity_df))
         time = offline_utils.infer_event_timestamp_from_entity_df(
             dict(table.schema.empty_table().to_pandas().dtypes)
         )
         if missing := {*join_keys, time} - set(table.column_names):
             raise FeastEntityDFMissingColumnsError({*join_keys, time}, missing)  # type: ignore[no-untyped-call]
-        place = table.column_names.index(time)
-        return cls(table.set_column(place, time, _utc(table[time])), time)
+        index = table.column_names.index(time)
+        return cls(table.set_column(index, time, _utc(table[time])), time)
 
     @cached_property
     def times(self) -> NDArray[np.int64]:
-        """Microseconds since 1970 of each row; of a row without a time, the least number."""
+        """Microseconds since 1970 of each row; `NO_TIME` for a row without a time."""
         return microseconds(self.table[self.time])
 
     @cached_property
     def span(self) -> tuple[datetime, datetime]:
-        """Earliest and latest time; without any rows, now."""
-        known = self.times[self.times != NO_TIME]
-        if not len(known):
+        """Earliest and latest event time in UTC; now, if there is none."""
+        times = self.times[self.times != NO_TIME]
+        if not len(times):
             now = pd.Timestamp.now("UTC").to_pydatetime()
             return now, now
-        ends = pd.to_datetime([known.min(), known.max()], unit="us", utc=True)
+        ends = pd.to_datetime([times.min(), times.max()], unit="us", utc=True)
         return ends[0].to_pydatetime(), ends[1].to_pydatetime()
 
-    def ask(self, names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> tuple[KeySpace, AsOf]:
-        """Numbers of these rows' keys, compared as values of `types`, and what the rows ask by them."""
-        if (names, types) not in self._asked:  # views mostly have the same keys
+    def resolve_keys(self, names: tuple[str, ...], types: tuple[pa.DataType, ...]) -> tuple[KeySpace, AsOf]:
+        """Key space of the join keys `names`, as values of `types`, and each row's key number and time."""
+        if (names, types) not in self._resolved:  # views mostly have the same keys
             columns = [self.table[name].cast(kind) for name, kind in zip(names, types, strict=True)]
             space = KeySpace(columns, self.table.num_rows)
-            self._asked[names, types] = space, AsOf.of(space.rows, self.times)
-        return self._asked[names, types]
+            self._resolved[names, types] = space, AsOf.of(space.rows, self.times)
+        return self._resolved[names, types]
 
     def values(self, name: str) -> list[Any]:
-        """What occurs in a column."""
-        found: list[Any] = self.table[name].unique().drop_null().to_pylist()
-        return found
+        """Distinct values of a column."""
+        values: list[Any] = self.table[name].unique().drop_null().to_pylist()
+        return values
 
 
 def _utc(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Microseconds in UTC of times, dates or texts; one without zone is UTC, as everywhere in Feast."""
+    """UTC microseconds of times, dates or texts; a time without a zone is UTC, as everywhere in Feast."""
     if pa.types.is_timestamp(column.type):
         return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(TIME)
     times = pd.to_datetime(column.to_pandas(), utc=True).dt.as_unit("us")

@@ -1,8 +1,8 @@
 """History for entity rows: each row with the features as of its own time.
 
-Joined where it is cheaper as the planner sees it: in the database by one index probe an entity row, or in
-Arrow from one read of the rows in reach. Entity rows travel as array literals, in blocks: no table is made
-for them, so none can stay behind, and it works where `COPY … FROM STDIN` does not.
+Joined where the planner's estimate is lower: in the database by one index probe per entity row, or in Arrow
+from one read of the candidate rows. Entity rows are sent as array literals, in blocks: there is no temporary
+table to clean up, and no need of `COPY … FROM STDIN`, which some servers lack.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from feast_plugins.offline.views import AsOfFilter
 
 
-#: Entity rows of a statement, whose text stays below a few megabytes.
+#: Entity rows per statement, which keeps its text below a few megabytes.
 BLOCK = 20_000
-_PLACE, _TIME = "entity_row", "at"
+_ROW_NUMBER, _TIME = "entity_row", "at"
 _COMMA = sql.SQL(", ")
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Index probes of one view for some entity rows; a row with a missing key or time is left out."""
+    """Index probes of one view for entity rows; a row with a missing key or time finds nothing."""
 
     read: ViewRead
     entities: Entities
@@ -46,33 +46,33 @@ class Probes:
 
     @classmethod
     def of(cls, connection: dbapi.Connection, read: ViewRead, entities: Entities) -> Probes:
-        """Probes that compare keys as values of the types that they have in the view."""
+        """Probes that compare keys as values of their types in the view."""
         columns = list(read.keys.values())
-        found = schema(connection, read.select([sql.SQL("true")], columns)) if columns else ()
-        return cls(read, entities, tuple(type_name(field) for field in found))
+        key_schema = schema(connection, read.select([sql.SQL("true")], columns)) if columns else ()
+        return cls(read, entities, tuple(type_name(field) for field in key_schema))
 
     def query(self, rows: pa.Table, columns: Sequence[str]) -> sql.Composed:
-        """Place of each entity row that has an answer (1 is the first), and `columns` of the answer."""
+        """Query of the number (from 1) of each entity row that has a feature row, and its `columns`."""
         names = {name: f"key_{number}" for number, name in enumerate(self.read.keys)}
         arrays = [array_literal(rows[name], kind) for name, kind in zip(names, self.types, strict=True)]
         arrays.append(array_literal(rows[self.entities.time], "timestamptz"))
         return sql.SQL(
-            "SELECT {picked} FROM unnest({arrays}) WITH ORDINALITY AS given ({given}) CROSS JOIN LATERAL "
-            "{answer} AS found"
+            "SELECT {selected} FROM unnest({arrays}) WITH ORDINALITY AS entity ({entity}) CROSS JOIN LATERAL "
+            "{feature_row} AS feature"
         ).format(
-            picked=_COMMA.join(
-                [_of("given", _PLACE), *(_of("found", column) for column in columns)],
+            selected=_COMMA.join(
+                [_of("entity", _ROW_NUMBER), *(_of("feature", column) for column in columns)],
             ),
             arrays=_COMMA.join(arrays),
-            given=_COMMA.join(map(sql.Identifier, (*names.values(), _TIME, _PLACE))),
-            answer=self.answer(names, _TIME, columns),
+            entity=_COMMA.join(map(sql.Identifier, (*names.values(), _TIME, _ROW_NUMBER))),
+            feature_row=self.lateral_row(names, _TIME, columns),
         )
 
-    def answer(self, names: Mapping[str, str], time: str, columns: Sequence[str]) -> sql.Composed:
-        """Subquery of the row that answers row `given`, whose columns are `names` of the keys and `time`."""
-        at, stamp = _of("given", time), _of("source", self.read.time)
+    def lateral_row(self, names: Mapping[str, str], time: str, columns: Sequence[str]) -> sql.Composed:
+        """Subquery of the feature row as of row `entity`, with the columns `names` of keys and `time`."""
+        at, stamp = _of("entity", time), _of("source", self.read.time)
         conditions = [
-            sql.SQL("{} = {}").format(_of("source", column), _of("given", names[name]))
+            sql.SQL("{} = {}").format(_of("source", column), _of("entity", names[name]))
             for name, column in self.read.keys.items()
         ]
         conditions.append(sql.SQL("{} <= {}").format(stamp, at))
@@ -88,23 +88,23 @@ class Probes:
             _COMMA.join(order),
         )
 
-    def answers(self, connection: dbapi.Connection) -> pa.Table:
-        """Features of the view for each entity row, nulls where there is no answer."""
+    def features(self, connection: dbapi.Connection) -> pa.Table:
+        """Features of the view for each entity row, null where there is no feature row."""
         columns = self.read.features
-        found = []
+        tables = []
         for first in range(0, self.entities.table.num_rows, BLOCK):
             rows = self.entities.table.slice(first, BLOCK)
             table = fetch(connection, self.query(rows, columns))
-            places = table[_PLACE].to_numpy() - 1
+            numbers = table[_ROW_NUMBER].to_numpy() - 1
             positions = np.full(rows.num_rows, -1)
-            positions[places] = np.arange(len(places))
-            taken = pa.array(positions, mask=positions < 0)
-            found.append(table.select(list(columns)).take(taken))
-        return pa.concat_tables(found)
+            positions[numbers] = np.arange(len(numbers))
+            indexes = pa.array(positions, mask=positions < 0)
+            tables.append(table.select(list(columns)).take(indexes))
+        return pa.concat_tables(tables)
 
 
 def array_literal(column: pa.ChunkedArray, kind: str) -> sql.Composed:
-    """Array of a column's values, as text that Postgres reads as values of `kind`."""
+    """SQL array of a column's values, as texts that Postgres casts to `kind`."""
     texts = column.cast(pa.string()).to_pylist()
     return sql.SQL("{}::text[]::{}[]").format(sql.Literal(texts), sql.Identifier(kind))
 
@@ -113,7 +113,7 @@ def _of(relation: str, column: str) -> sql.Identifier:
     return sql.Identifier(relation, column)
 
 
-#: What the planner does not count: bringing a row to the client and joining it there, in its units.
+#: Cost, in the planner's units, of sending a row to the client and joining it there.
 _CLIENT_ROW = 0.3
 _SAMPLE = 100
 
@@ -122,31 +122,28 @@ class JoinStrategy(StrEnum):
     """Where history is joined."""
 
     AUTO = "auto"
-    #: in the database, one index probe an entity row
+    #: in the database, by one index probe per entity row
     PROBE = "probe"
-    #: in Arrow, from one read of the rows in reach
+    #: in Arrow, from one read of the candidate rows
     RANGE = "range"
 
 
-def choose_strategy(connection: dbapi.Connection, probes: Probes, in_reach: sql.Composed) -> JoinStrategy:
-    """The cheaper strategy for these entity rows and the query of all rows in reach."""
-    read = _plan(connection, in_reach)
+def choose_strategy(connection: dbapi.Connection, probes: Probes, candidates: sql.Composed) -> JoinStrategy:
+    """The cheaper strategy for these probes and the query of all candidate rows."""
+    range_plan = _plan(connection, candidates)
     rows = probes.entities.table
     sample = rows.slice(0, _SAMPLE)
-    probe = _plan(connection, probes.query(sample, probes.read.features))
-    by_probe = probe["Total Cost"] * rows.num_rows / sample.num_rows
-    by_range = read["Total Cost"] + read["Plan Rows"] * _CLIENT_ROW
+    probe_plan = _plan(connection, probes.query(sample, probes.read.features))
+    by_probe = probe_plan["Total Cost"] * rows.num_rows / sample.num_rows
+    by_range = range_plan["Total Cost"] + range_plan["Plan Rows"] * _CLIENT_ROW
     return JoinStrategy.PROBE if by_probe < by_range else JoinStrategy.RANGE
 
 
 def _plan(connection: dbapi.Connection, query: sql.Composed) -> dict[str, Any]:
-    """The planner's estimates for a query, which is not run."""
-    found = fetch_value(connection, sql.SQL("EXPLAIN (FORMAT json) ") + query)
-    plan: dict[str, Any] = json.loads(str(found))[0]["Plan"]
+    """Top node of the planner's EXPLAIN of a query, which is not run."""
+    explained = fetch_value(connection, sql.SQL("EXPLAIN (FORMAT json) ") + query)
+    plan: dict[str, Any] = json.loads(str(explained))[0]["Plan"]
     return plan
-
-
-_PLACE = "entity_row"
 
 
 def as_query(
@@ -156,33 +153,33 @@ def as_query(
     *,
     full_feature_names: bool,
 ) -> sql.Composed:
-    """Query of the entity rows, which are literals in it, each with the features as of its time."""
+    """Query of the entity rows, as literals, each with the features as of its time."""
     names = entities.table.column_names
-    # keys have the types of the views' keys, so that an index on them serves
+    # keys have the types of the views' keys, so that an index on those is used
     kinds = {field.name: _kind(field.type) for field in entities.table.schema}
-    answers: list[sql.Composable] = []
-    picked: list[sql.Composable] = [sql.Identifier("given", name) for name in names]
+    joins: list[sql.Composable] = []
+    selected: list[sql.Composable] = [sql.Identifier("entity", name) for name in names]
     for number, read in enumerate(reads):
         probes = Probes.of(connection, read, entities)
         kinds |= zip(read.keys, probes.types, strict=True)
         view = f"view_{number}"
-        answers.append(
+        joins.append(
             sql.SQL(" LEFT JOIN LATERAL {} AS {} ON true").format(
-                probes.answer({name: name for name in read.keys}, entities.time, read.features),
+                probes.lateral_row({name: name for name in read.keys}, entities.time, read.features),
                 sql.Identifier(view),
             )
         )
-        picked += [
+        selected += [
             sql.SQL("{} AS {}").format(sql.Identifier(view, feature), sql.Identifier(name))
             for feature, name in read.outputs(full_feature_names).items()
         ]
     comma = sql.SQL(", ")
-    return sql.SQL("SELECT {} FROM unnest({}) WITH ORDINALITY AS given ({}){} ORDER BY {}").format(
-        comma.join(picked),
+    return sql.SQL("SELECT {} FROM unnest({}) WITH ORDINALITY AS entity ({}){} ORDER BY {}").format(
+        comma.join(selected),
         comma.join(array_literal(entities.table[name], kinds[name]) for name in names),
-        comma.join(map(sql.Identifier, (*names, _PLACE))),
-        sql.Composed(answers),
-        sql.Identifier("given", _PLACE),
+        comma.join(map(sql.Identifier, (*names, _ROW_NUMBER))),
+        sql.Composed(joins),
+        sql.Identifier("entity", _ROW_NUMBER),
     )
 
 
@@ -211,23 +208,23 @@ def join(
     """The entity rows in their order, with the features of every view.
 
     Raises:
-        EntityTypeError: a key has another type than in a view, so that the two cannot be compared.
+        EntityTypeError: a join key has a type that does not compare with that of a view.
     """
     joined = entities.table
     for read in reads:
         try:
-            answers = _answers(connection, entities, read, as_of_filter, strategy)
+            features = _features(connection, entities, read, as_of_filter, strategy)
         except dbapi.ProgrammingError as error:
             if error.sqlstate != _NO_SUCH_OPERATOR:
                 raise
             types = {name: str(joined.schema.field(name).type) for name in read.keys}
             raise EntityTypeError(read.view, types) from error
         for feature, name in read.outputs(full_feature_names).items():
-            joined = joined.append_column(name, answers[feature])
+            joined = joined.append_column(name, features[feature])
     return joined
 
 
-def _answers(
+def _features(
     connection: dbapi.Connection,
     entities: Entities,
     read: ViewRead,
@@ -235,19 +232,19 @@ def _answers(
     strategy: JoinStrategy,
 ) -> pa.Table:
     """Features of one view for each entity row."""
-    in_reach = read.in_reach(entities, as_of_filter)
-    # probes see rows as they are now
+    candidates = read.candidates(entities, as_of_filter)
+    # probes read the present rows only
     if strategy != JoinStrategy.RANGE and not as_of_filter.is_limited and entities.table.num_rows:
-        schema(connection, in_reach)  # refuses keys that do not compare, as probes by their texts would not
+        schema(connection, candidates)  # fails for keys of other types, which probes would cast from text
         probes = Probes.of(connection, read, entities)
         if (
             strategy == JoinStrategy.PROBE
-            or choose_strategy(connection, probes, in_reach) == JoinStrategy.PROBE
+            or choose_strategy(connection, probes, candidates) == JoinStrategy.PROBE
         ):
-            return probes.answers(connection)
-    as_of, rows = read_rows(connection, read, in_reach, entities)
+            return probes.features(connection)
+    as_of, rows = read_rows(connection, read, candidates, entities)
     if as_of_filter.at is not None:
         rows = rows.known_at(as_of_filter.at)
-    as_known = as_of_filter.by_row and read.created is not None
-    found = newest_rows(as_of, rows, read.ttl, as_known=as_known)
-    return rows.features.combine_chunks().take(found)
+    filter_by_created = as_of_filter.by_row and read.created is not None
+    positions = newest_rows(as_of, rows, read.ttl, filter_by_created=filter_by_created)
+    return rows.features.combine_chunks().take(positions)

@@ -1,4 +1,4 @@
-"""Retrieval jobs with Arrow results, and files and tables that results are saved to, whole or not at all."""
+"""Retrieval jobs with Arrow results, and the files and tables they are saved to, atomically."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from feast_plugins.postgres.session import Query
 
 
-#: Rows of a row group, about 16 MB of 16 columns, and of a file of an export.
+#: Rows per row group (about 16 MB of 16 columns), and per file of an export.
 _GROUP = 1 << 17
 _FILE = 1 << 20
 
@@ -55,7 +55,7 @@ def save_dataset(
     """Write `batches` as the Parquet file or the table that `storage` names.
 
     Raises:
-        SavedDatasetLocationAlreadyExists: something is there, and `overwrite` is false.
+        SavedDatasetLocationAlreadyExists: the file or table exists, and `overwrite` is false.
         SavedDatasetStorageError: the storage is neither of the two.
     """
     if isinstance(storage, SavedDatasetPostgreSQLStorage):
@@ -102,12 +102,12 @@ def read_saved_dataset(
     """Columns of the rows of Parquet files between two times, both included."""
     filesystem, path = _filesystem(source.path, source.s3_endpoint_override)
     rows = dataset(path, filesystem=filesystem, format="parquet")
-    kind, wanted = rows.schema.field(time).type, pc.scalar(True)  # Arrow's constant
+    kind, condition = rows.schema.field(time).type, pc.scalar(True)  # Arrow's constant
     for end, compare in zip(bounds, (operator.ge, operator.le), strict=True):
         if end is not None:
             naive = end if kind.tz else end.astimezone(UTC).replace(tzinfo=None)
-            wanted &= compare(pc.field(time), pa.scalar(naive, kind))
-    return rows.scanner(columns=list(columns), filter=wanted).to_reader()
+            condition &= compare(pc.field(time), pa.scalar(naive, kind))
+    return rows.scanner(columns=list(columns), filter=condition).to_reader()
 
 
 def _parts(batches: pa.RecordBatchReader) -> Iterator[pa.Table]:
@@ -125,7 +125,7 @@ def _parts(batches: pa.RecordBatchReader) -> Iterator[pa.Table]:
 
 @contextmanager
 def _file(filesystem: fs.FileSystem, path: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A Parquet file that appears under its name when it is complete."""
+    """Writer of a Parquet file that gets its name when it is complete."""
     unfinished = f"{path}.{uuid4().hex}.unfinished"
     if isinstance(filesystem, fs.LocalFileSystem):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -195,10 +195,10 @@ class ArrowRetrievalJob(RetrievalJob):
     def persist(
         self, storage: SavedDatasetStorage, allow_overwrite: bool | None = False, timeout: int | None = None
     ) -> None:
-        """Write the result as a Parquet file or a table, all of it or nothing.
+        """Write the result as a Parquet file or a table, atomically.
 
         Raises:
-            SavedDatasetLocationAlreadyExists: something is there and may not be overwritten.
+            SavedDatasetLocationAlreadyExists: the file or table exists, and `allow_overwrite` is false.
             SavedDatasetStorageError: the storage is neither of the two.
             QueryTimeoutError: the database did not finish in time.
         """
@@ -263,7 +263,7 @@ class QueryJob(ArrowRetrievalJob):
 
 
 class JoinJob(ArrowRetrievalJob):
-    """Rows that a function joins, given seconds that a statement may take."""
+    """Rows that a function of the statement time-out in seconds joins."""
 
     def __init__(
         self,
@@ -285,11 +285,10 @@ class JoinJob(ArrowRetrievalJob):
         self._query = query
 
     def to_sql(self) -> str:
-        """A query that gives the same rows, joined by the database alone.
+        """A query that gives the same rows, joined in the database.
 
         Raises:
-            NotImplementedError: there is none: rows of several views without entity rows, or as they were
-                known at another time, are joined here only.
+            NotImplementedError: there is none of several views without entity rows, nor of earlier versions.
         """
         if self._query is None:
             raise NotImplementedError(
@@ -299,7 +298,7 @@ class JoinJob(ArrowRetrievalJob):
 
     @contextmanager
     def batches(self, timeout: float | None = None) -> Iterator[pa.RecordBatchReader]:
-        """The joined rows, which are all there before the first is given."""
+        """The joined rows, all of which are computed before the first is returned."""
         yield self._join(timeout or self._config.statement_timeout_s).to_reader()
 
 
@@ -322,6 +321,6 @@ class SavedRowsJob(ArrowRetrievalJob):
 
     @contextmanager
     def batches(self, timeout: float | None = None) -> Iterator[pa.RecordBatchReader]:
-        """Rows as they are read from the file; without a database there is no time-out."""
+        """Rows as they are read from the file; `timeout` has no effect."""
         del timeout
         yield read_saved_dataset(self._source, self._columns, self._time, self._bounds)

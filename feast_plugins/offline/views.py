@@ -1,4 +1,4 @@
-"""Rows of a feature view: which columns and versions of its source a request reads."""
+"""Reads of a feature view: the columns and row versions of its source that a request needs."""
 
 from __future__ import annotations
 
@@ -26,59 +26,63 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.int64]
 
 
-#: Tag of a data source: the relation, or query, with every version of its rows that ever was. It has the
-#: source's columns and `superseded_at`, the time from which the version was no longer known to be true.
+#: Tag of a data source: the relation, or query, with every version of its rows. It has the source's columns
+#: and `superseded_at`, the time at which a version was replaced or deleted.
 VERSIONS_TAG = "versions"
 SUPERSEDED = "superseded_at"
 
 
 @dataclass(frozen=True)
 class AsOfFilter:
-    """Which versions of the rows a request may see."""
+    """The row versions that a request may read."""
 
-    #: those created up to this time; None: the rows as they are now
+    #: those that existed at this time; None: the present ones
     at: datetime | None = None
-    #: those created up to each entity row's own time
+    #: those that existed at each entity row's own time
     by_row: bool = False
 
     @property
     def is_limited(self) -> bool:
-        """Whether rows may be seen in another state than now."""
+        """Whether the filter admits other versions than the present ones."""
         return self.by_row or self.at is not None
 
     def until(self, latest: datetime) -> datetime:
-        """Time up to which versions may count for entity rows up to `latest`."""
-        known = [time for time in (self.at, latest if self.by_row else None) if time is not None]
-        return min(known)
+        """Latest creation time of versions that entity rows up to `latest` may read; of a limited filter."""
+        limits = [time for time in (self.at, latest if self.by_row else None) if time is not None]
+        return min(limits)
 
 
-#: Rows to look up at once, for each key there is.
-_ROWS_A_KEY = 4
+#: Rows to look up at once, per distinct key.
+_ROWS_PER_KEY = 4
 
 
 @dataclass(frozen=True)
 class ViewRead:
-    """Which columns of which view a history request needs."""
+    """The columns of a view's source that a history request reads."""
 
     view: str
+    #: table or subquery
     source: str
-    #: column of the source by the name of the entity table's column it equals
+    #: column of the source by join key of the entity rows
     keys: dict[str, str]
     features: tuple[str, ...]
+    #: name of the feature by column of the source
     names: dict[str, str]
+    #: column of event times
     time: str
+    #: column of created timestamps
     created: str | None
     ttl: timedelta | None
-    #: column with the time from which a row no longer counts; rows without it count on
+    #: column of the times at which versions ended, null for a present one; None: the source has no versions
     superseded: str | None = None
 
     @classmethod
     def of(
         cls, context: FeatureViewQueryContext, tags: Mapping[str, str], as_of_filter: AsOfFilter
     ) -> ViewRead:
-        """The read that Feast's query context describes, of a source with these tags.
+        """The read of Feast's query context, of a source with `tags`.
 
-        Without a tag for versions, the source's own rows are the only versions there are.
+        A source without the tag `versions` has its own rows as their only versions.
         """
         columns = [selection.split(" AS ", 1)[0] for selection in context.entity_selections]
         versions = tags.get(VERSIONS_TAG) if as_of_filter.is_limited else None
@@ -101,7 +105,7 @@ class ViewRead:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column that is needed, once."""
+        """Every column that is read, once."""
         times = filter(None, [self.time, self.created, self.superseded])
         return tuple(dict.fromkeys([*self.keys.values(), *self.features, *times]))
 
@@ -121,15 +125,15 @@ class ViewRead:
         )
 
     def between(self, earliest: datetime | None, latest: datetime) -> list[sql.Composed]:
-        """Conditions on the time of rows, as constants: the planner leaves out chunks by them."""
+        """Conditions on event times, both ends included, as constants so that the planner excludes chunks."""
         time = sql.Identifier(self.time)
         bounds = [sql.SQL("{} <= {}").format(time, sql.Literal(latest))]
         if earliest is not None:
             bounds.append(sql.SQL("{} >= {}").format(time, sql.Literal(earliest)))
         return bounds
 
-    def in_reach(self, entities: Entities, as_of_filter: AsOfFilter) -> sql.Composed:
-        """Query of every row that may answer an entity row: key, time and filter allow it."""
+    def candidates(self, entities: Entities, as_of_filter: AsOfFilter) -> sql.Composed:
+        """Query of the rows that may be the newest of an entity row, by key, time, TTL and filter."""
         first, latest = entities.span
         conditions = self.between(None if self.ttl is None else first - self.ttl, latest)
         if as_of_filter.is_limited and self.created is not None:
@@ -149,18 +153,19 @@ class ViewRead:
 
 @dataclass(frozen=True)
 class ViewRows:
-    """Rows of a view: numbers of their keys, their times in microseconds since 1970, their features."""
+    """Rows of a view; times are microseconds since 1970 in UTC."""
 
+    #: key numbers
     keys: Numbers
     event: Numbers
-    #: when each was created; `NO_TIME` where unknown, None where the view does not say
+    #: creation times, `NO_TIME` for null; None: the view has none
     created: Numbers | None
-    #: from when each no longer counts; `NO_TIME` where it still does, None where all do
+    #: times at which versions ended, `NO_TIME` for a present one; None: the view has no versions
     ended: Numbers | None
     features: pa.Table
 
     def known_at(self, time: datetime) -> ViewRows:
-        """The rows as they were known then: that one would no longer count later was not."""
+        """The rows as known at `time`: a version that ended later had not ended then."""
         if self.ended is None:
             return self
         later = self.ended > microseconds(pa.array([time], TIME))
@@ -170,31 +175,31 @@ class ViewRows:
 def read_rows(
     connection: dbapi.Connection, read: ViewRead, query: sql.Composed, entities: Entities
 ) -> tuple[AsOf, ViewRows]:
-    """What the entity rows ask, and the rows of `query` whose keys occur in them."""
+    """Key numbers and times of the entity rows, and the rows of `query` whose keys occur in them."""
     with stream(connection, query) as batches:
         types = [batches.schema.field(column).type for column in read.keys.values()]
-        space, as_of = entities.ask(tuple(read.keys), tuple(types))
+        space, as_of = entities.resolve_keys(tuple(read.keys), tuple(types))
         return as_of, collect(read, space, batches)
 
 
 def collect(read: ViewRead, space: KeySpace, batches: pa.RecordBatchReader) -> ViewRows:
-    """Rows with keys in `space`, taken in while they arrive."""
+    """Rows with keys in `space`, filtered batch by batch."""
     times = {"event": read.time, "created": read.created, "ended": read.superseded}
     keys: list[Numbers] = []
-    found: dict[str, list[Numbers]] = {name: [] for name, column in times.items() if column}
+    chunks: dict[str, list[Numbers]] = {name: [] for name, column in times.items() if column}
     features = []
     schema = pa.schema([batches.schema.field(name) for name in read.features])
-    for block in _blocks(batches, _ROWS_A_KEY * space.count):
+    for block in _blocks(batches, _ROWS_PER_KEY * space.count):
         rows = block
         numbers = space.find([rows[column] for column in read.keys.values()], rows.num_rows)
         usable = (numbers >= 0) & (microseconds(rows[read.time]) != NO_TIME)
         if not usable.all():
             rows, numbers = rows.filter(pa.array(usable)), numbers[usable]
         keys.append(numbers)
-        for name, parts in found.items():
+        for name, parts in chunks.items():
             parts.append(microseconds(rows[times[name]]))
         features += rows.select(list(read.features)).to_batches()
-    columns = {name: _joined(parts) for name, parts in found.items()}
+    columns = {name: _joined(parts) for name, parts in chunks.items()}
     return ViewRows(
         keys=_joined(keys),
         event=columns["event"],

@@ -205,7 +205,7 @@ def test_choose__few_and_many_entity_rows__by_what_the_planner_expects(
         entities = Entities(table.append_column("at", times), "at")
         with connect(config) as session:
             probes = Probes.of(session, read, entities)
-            return history.choose_strategy(session, probes, read.in_reach(entities, AsOfFilter()))
+            return history.choose_strategy(session, probes, read.candidates(entities, AsOfFilter()))
 
     try:
         assert chosen(3) == JoinStrategy.PROBE

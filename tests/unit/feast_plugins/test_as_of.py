@@ -48,9 +48,11 @@ def instants(rows: list[Any]) -> list[Any]:
     ]
 
 
-def join(entities: list[Any], rows: list[Any], read: ViewRead, *, as_known: bool = False) -> list[int | None]:
+def join(
+    entities: list[Any], rows: list[Any], read: ViewRead, *, filter_by_created: bool = False
+) -> list[int | None]:
     columns = list(zip(*rows, strict=True)) or [()] * 4
-    asked = Entities(
+    entity_rows = Entities(
         pa.table(
             {
                 "t": [key[0] for key, _ in entities],
@@ -71,11 +73,10 @@ def join(entities: list[Any], rows: list[Any], read: ViewRead, *, as_known: bool
             "position": pa.array(range(len(rows)), pa.int64()),
         }
     )
-    space, question = asked.ask(("t", "a"), (pa.string(), pa.string()))
-    found_rows = collect(read, space, table.to_reader(max_chunksize=7))
-    found = newest_rows(question, found_rows, read.ttl, as_known=as_known)
-    found = found_rows.features["position"].combine_chunks().take(found)
-    positions: list[int | None] = found.to_pylist()
+    space, as_of = entity_rows.resolve_keys(("t", "a"), (pa.string(), pa.string()))
+    view_rows = collect(read, space, table.to_reader(max_chunksize=7))
+    indices = newest_rows(as_of, view_rows, read.ttl, filter_by_created=filter_by_created)
+    positions: list[int | None] = view_rows.features["position"].combine_chunks().take(indices).to_pylist()
     return positions
 
 
@@ -84,21 +85,21 @@ def test_newest_rows__any_keys_and_times__equal_a_search_row_by_row(
     entities: list[Any], rows: list[Any], ttl: int | None, created: bool
 ) -> None:
     ttl_time = None if ttl is None else timedelta(minutes=ttl)
-    found = join(entities, rows, read_of(ttl_time, created=created))
+    positions = join(entities, rows, read_of(ttl_time, created=created))
     entities, rows = instants(entities), instants(rows)
-    for (key, at), position in zip(entities, found, strict=True):
+    for (key, at), position in zip(entities, positions, strict=True):
         reach = [
-            (time, made) if created else (time,)
-            for row_key, time, made, _ in rows
+            (time, created_at) if created else (time,)
+            for row_key, time, created_at, _ in rows
             if row_key == key and time <= at and (ttl_time is None or at - time <= ttl_time)
         ]
         if not reach:
             assert position is None
             continue
         assert position is not None
-        row_key, time, made, _ = rows[position]
+        row_key, time, created_at, _ = rows[position]
         assert row_key == key
-        assert ((time, made) if created else (time,)) == max(reach)
+        assert ((time, created_at) if created else (time,)) == max(reach)
 
 
 # few keys, so that they have many versions
@@ -117,9 +118,9 @@ def histories(draw: st.DrawFn) -> list[Any]:
     rows = []
     for (key, time), turns in draw(LIVES).items():
         order = sorted(turns)
-        for made, ended in zip(order, [*order[1:], None], strict=True):
-            if turns[made]:
-                rows.append((key, time, made, ended))
+        for created_at, ended in zip(order, [*order[1:], None], strict=True):
+            if turns[created_at]:
+                rows.append((key, time, created_at, ended))
     return draw(st.permutations(rows))
 
 
@@ -130,15 +131,15 @@ def test_newest_rows__as_known__equal_a_search_among_what_was_not_superseded(
 ) -> None:
     entities = [*entities, *((key, at) for key, *_ in rows for _, at in entities[:3])]
     ttl_time = None if ttl is None else timedelta(minutes=ttl)
-    found = join(entities, rows, read_of(ttl_time, created=True, superseded=True), as_known=True)
+    positions = join(entities, rows, read_of(ttl_time, created=True, superseded=True), filter_by_created=True)
     entities, rows = instants(entities), instants(rows)
-    for (key, at), position in zip(entities, found, strict=True):
-        known = [
-            (time, place)
-            for place, (row_key, time, made, ended) in enumerate(rows)
-            if row_key == key and time <= at and made <= at and (ended is None or ended > at)
+    for (key, at), position in zip(entities, positions, strict=True):
+        versions = [
+            (time, index)
+            for index, (row_key, time, created_at, ended) in enumerate(rows)
+            if row_key == key and time <= at and created_at <= at and (ended is None or ended > at)
         ]
-        newest = max(known, default=None)
+        newest = max(versions, default=None)
         if newest is None or (ttl_time is not None and at - newest[0] > ttl_time):
             assert position is None
         else:
@@ -155,16 +156,16 @@ def test_newest_rows__as_known_without_ends__equal_a_search_among_what_was_creat
 ) -> None:
     entities = [*entities, *((key, entities[0][1]) for key, *_ in rows)]
     ttl_time = None if ttl is None else timedelta(minutes=ttl)
-    found = join(entities, rows, read_of(ttl_time, created=True), as_known=True)
+    positions = join(entities, rows, read_of(ttl_time, created=True), filter_by_created=True)
     entities, rows = instants(entities), instants(rows)
-    for (key, at), position in zip(entities, found, strict=True):
-        # a later row of the source wins ties; one that does not say when it was created was never known
-        known = [
-            (time, made, place)
-            for place, (row_key, time, made, _) in enumerate(rows)
-            if row_key == key and made is not None and time <= at and made <= at
+    for (key, at), position in zip(entities, positions, strict=True):
+        # of equal rows the later in the source wins; one without a created timestamp is never read
+        versions = [
+            (time, created_at, index)
+            for index, (row_key, time, created_at, _) in enumerate(rows)
+            if row_key == key and created_at is not None and time <= at and created_at <= at
         ]
-        newest = max(known, default=None)
+        newest = max(versions, default=None)
         if newest is None or (ttl_time is not None and at - newest[0] > ttl_time):
             assert position is None
         else:
@@ -183,14 +184,14 @@ def test_newest_rows__three_keys_and_missing_parts__never_meet_others() -> None:
     rows = pa.table({**columns, "time": pa.array([START] * len(parts), TIME)})
     space = KeySpace([pa.chunked_array([column]) for column in columns.values()], len(parts))
     times = np.full(len(parts), int(START.timestamp() * 1_000_000))
-    asked = AsOf.of(space.rows, times)
-    found = newest_rows(asked, collect(read, space, rows.to_reader()), None).to_pylist()
-    assert found == [0, None, None, None, 1]  # rows without a part of their key are not even kept
+    as_of = AsOf.of(space.rows, times)
+    positions = newest_rows(as_of, collect(read, space, rows.to_reader()), None).to_pylist()
+    assert positions == [0, None, None, None, 1]  # rows with a null in their key are filtered out
 
 
-@pytest.mark.parametrize("as_known", [False, True])
-def test_newest_rows__entity_row_without_a_time__has_no_answer(as_known: bool) -> None:
+@pytest.mark.parametrize("filter_by_created", [False, True])
+def test_newest_rows__entity_row_without_a_time__has_no_answer(filter_by_created: bool) -> None:
     rows = [(("1", "1"), START, START, None)]
     times: list[Any] = [(("1", "1"), None), (("1", "1"), START)]
-    assert join(times, rows, read_of(None, created=True), as_known=as_known) == [None, 0]
-    assert join(times, [], read_of(None, created=True), as_known=as_known) == [None, None]
+    assert join(times, rows, read_of(None, created=True), filter_by_created=filter_by_created) == [None, 0]
+    assert join(times, [], read_of(None, created=True), filter_by_created=filter_by_created) == [None, None]

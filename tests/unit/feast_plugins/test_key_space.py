@@ -22,23 +22,23 @@ def columns(keys: list[Any]) -> list[pa.ChunkedArray]:
 
 @given(KEYS, KEYS, st.booleans())
 def test_find__any_keys__gives_the_number_of_the_equal_key_alone(
-    known: list[Any], asked: list[Any], searching: bool
+    keys: list[Any], others: list[Any], searching: bool
 ) -> None:
     table = module._TABLE
     module._TABLE = 0 if searching else table  # many combinations are searched, few looked up in a table
     try:
-        space = KeySpace(columns(known), len(known))
+        space = KeySpace(columns(keys), len(keys))
     finally:
         module._TABLE = table
     numbers: dict[Any, int] = {}
-    for key, number in zip(known, space.rows.tolist(), strict=True):
+    for key, number in zip(keys, space.rows.tolist(), strict=True):
         if None in key:
             assert number == -1
         else:
             assert numbers.setdefault(key, number) == number
     assert sorted(numbers.values()) == list(range(space.count))
-    found = space.find(columns(asked), len(asked)).tolist()
-    assert found == [numbers.get(key, -1) for key in asked]
+    result = space.find(columns(others), len(others)).tolist()
+    assert result == [numbers.get(key, -1) for key in others]
 
 
 def test_key_space__no_parts__all_rows_have_the_same_key() -> None:
@@ -55,18 +55,18 @@ ROWS = st.lists(st.tuples(st.integers(0, 4), TIMES), min_size=1, max_size=30)
 @given(ROWS)
 def test_joint__any_times__keeps_the_order_of_key_and_time(rows: list[tuple[int, int]]) -> None:
     keys, times = (np.array(part, np.int64) for part in zip(*rows, strict=True))
-    scale = SortKey.of(5, times)
-    joint = scale.joint(keys, times).tolist()
+    sort_key = SortKey.of(5, times)
+    joint = sort_key.joint(keys, times).tolist()
     for (one, first), (other, second) in pairwise(sorted(zip(rows, joint, strict=True))):
         assert (one < other) == (first < second)
-    again = scale.split(np.array(joint))
+    again = sort_key.split(np.array(joint))
     assert list(zip(*(part.tolist() for part in again), strict=True)) == rows
 
 
 @given(ROWS, st.integers(-(2**62), 2**62) | st.just(NO_TIME))
 def test_joint__a_time_between__counts_as_the_rows_time_before(rows: list[tuple[int, int]], at: int) -> None:
     keys, times = (np.array(part, np.int64) for part in zip(*rows, strict=True))
-    scale = SortKey.of(5, times)
-    wanted = scale.joint(np.array([2]), np.array([at]))[0]
-    for key, time, joint in zip(keys, times, scale.joint(keys, times), strict=True):
-        assert (joint <= wanted) == ((key, time) <= (2, at))
+    sort_key = SortKey.of(5, times)
+    limit = sort_key.joint(np.array([2]), np.array([at]))[0]
+    for key, time, joint in zip(keys, times, sort_key.joint(keys, times), strict=True):
+        assert (joint <= limit) == ((key, time) <= (2, at))
