@@ -68,7 +68,7 @@ class TimescaleOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     type: str = "feast_plugins.offline_store.TimescaleOfflineStore"  # type: ignore[assignment]  # names the class
 
     late_seconds: int = Field(10_800, ge=0)
-    """Seconds before its start from which a materialization reads rows that late readings may have changed."""
+    """Seconds before its start from which a materialization reads rows: late readings may change them."""
 
     known_at: Annotated[datetime, AfterValidator(_aware)] | None = None
     """Read features as they were known at this time (UTC if naive); None: as they are now."""
