@@ -84,6 +84,7 @@ class ServiceDownError(AiHubError):
     def __init__(self, service: str, endpoint: str, reason: str, *, hint: str | None = None) -> None:
         self.service = service
         self.endpoint = endpoint
+        self.reason = reason
         what, help_ = (
             "does not answer",
             "See `ai-hub status`; `ai-hub up --detach` starts the embedded servers again.",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from ai_hub.errors import ServiceDownError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,10 +24,58 @@ _BUCKET = "MODEL_STORAGE_BUCKET"
 _NOT_FOUND = {"404", "NoSuchBucket", "NotFound"}
 #: S3 refuses signatures made at a time further away than this.
 _CLOCK_TOLERANCE = timedelta(minutes=15)
+_CONNECT_TIMEOUT_S = 2.0
+_DEFAULT_PORTS = {
+    "http": 80,
+    "https": 443,
+    "postgresql": 5432,
+    "postgres": 5432,
+    "redis": 6379,
+    "rediss": 6379,
+    "redis+cluster": 6379,
+    "rediss+cluster": 6379,
+    "redis+sentinel": 26379,
+    "rediss+sentinel": 26379,
+}
 
 
 class NotReadyError(Exception):
     """A server does not work, or not yet."""
+
+
+class NoConnectionError(ServiceDownError):
+    """Nothing accepts connections at the address of a server."""
+
+
+def require_connection(title: str, address: str) -> None:
+    """Make sure that something accepts connections at `address`, or at one of the several it names.
+
+    Takes milliseconds, so commands call it first: clients of their own would retry for minutes.
+
+    Raises:
+        NoConnectionError: nothing does; `title` is the server's name in the message.
+    """
+    errors = [connection_error(host, port, _CONNECT_TIMEOUT_S) for host, port in _hosts(address)]
+    # of several servers one is enough to find the others
+    if (error := errors[0]) and all(errors):
+        raise NoConnectionError(title, without_secrets(address), error.strerror or str(error))
+
+
+def connection_error(host: str, port: int, timeout_s: float) -> OSError | None:
+    """None when something accepts connections at `host:port`, else why not."""
+    try:
+        socket.create_connection((host, port), timeout=timeout_s).close()
+    except OSError as error:
+        return error
+    return None
+
+
+def _hosts(address: str) -> list[tuple[str, int]]:
+    """Host and port of each server that an address names."""
+    parts = urlsplit(address)
+    nodes = [urlsplit(f"//{node}") for node in parts.netloc.rpartition("@")[2].split(",")]
+    default = _DEFAULT_PORTS.get(parts.scheme, 80)
+    return [(node.hostname or "127.0.0.1", node.port or default) for node in nodes]
 
 
 def check_http(url: str, timeout_s: float) -> None:

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ai_hub.stack.mlflow_server import environment
+from ai_hub.dev.mlflow_server import environment
 from benchmarks.stores import free_port
 from mlflow_plugins.artifacts import destination
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from ai_hub.stack.mlflow_server import arguments
+from ai_hub.dev.mlflow_server import arguments
 from benchmarks import results
 from benchmarks.servers import clean_up_when_terminated
 from benchmarks.stores import free_port

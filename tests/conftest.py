@@ -13,18 +13,17 @@ import psycopg
 import pytest
 from support import machine, properties
 
+from ai_hub.dev.control import down, up
+from ai_hub.dev.services import SERVICES, select
 from ai_hub.imports import skip_type_checks
 from ai_hub.settings import Settings
-from ai_hub.stack.down import down
-from ai_hub.stack.services import SERVICES, select
-from ai_hub.stack.up import up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from types import FrameType
 
-    from ai_hub.stack.service import Service
+    from ai_hub.dev.service import Service
 
 properties.register()
 # As many workers run as there are cores; LightGBM's threads would wait for each other.

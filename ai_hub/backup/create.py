@@ -20,6 +20,7 @@ from ai_hub.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from ai_hub.backup.embedded import EmbeddedServers
     from ai_hub.backup.manifest import Database, File
     from ai_hub.backup.storage import FolderStorage, S3Storage
 
@@ -42,6 +43,7 @@ class Report(Protocol):
 def backup(
     place: str,
     report: Report,
+    servers: EmbeddedServers,
     *,
     without: Collection[str] = (),
     with_secrets: bool = False,
@@ -67,7 +69,7 @@ def backup(
     if storage.has(MANIFEST):
         raise ConflictError(f"{place} has a backup already.", hint="Name a new folder or prefix.")
     started = datetime.now(UTC)
-    databases = {} if set(parts.NAMES[:4]) <= set(without) else parts.databases(settings)
+    databases = {} if set(parts.NAMES[:4]) <= set(without) else parts.databases(settings, servers)
     places = {} if set(parts.NAMES[4:]) <= set(without) else parts.objects(settings)
     for name, source in places.items():
         if (

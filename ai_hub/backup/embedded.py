@@ -7,26 +7,20 @@ crash would leave.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import tarfile
 import time
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ai_hub import paths
 from ai_hub.backup import facts
 from ai_hub.backup.manifest import Database, describe
 from ai_hub.backup.postgres import server_major
 from ai_hub.database.connection import connect
-from ai_hub.errors import BadInputError, ConflictError
-from ai_hub.stack import plan, record
-from ai_hub.stack.down import down
-from ai_hub.stack.services import SERVICES, select
-from ai_hub.stack.up import recorded_handle, up
+from ai_hub.errors import ConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 #: The server ends a transaction that idles for a minute while others wait.
@@ -44,10 +38,17 @@ _FRESH: Final = {
 _SHOWN: Final = 5
 
 
-def is_embedded(service: str) -> bool:
-    """Whether the service is one of the embedded stack."""
-    known = record.load()
-    return service in known.services and plan.outside(SERVICES[service], known) is None
+class EmbeddedServers(Protocol):
+    """What a backup asks of the servers of `ai-hub up`; `ai_hub.dev.backup` answers."""
+
+    def includes(self, service: str) -> bool:
+        """Whether the service is one of them, and not replaced by an outside server."""
+
+    def is_running(self, service: str) -> bool:
+        """Whether the service is one of them, and runs."""
+
+    def stopped(self, *services: str) -> AbstractContextManager[None]:
+        """In this block these services are stopped; afterwards they work again."""
 
 
 def dump(name: str, dsn: str, folder: Path) -> Database:
@@ -83,13 +84,7 @@ def check(name: str, dsn: str, kept: Database) -> None:
 
     Raises:
         ConflictError: it is not.
-        BadInputError: the server is none of ours.
     """
-    if not is_embedded("timescaledb"):
-        raise BadInputError(
-            "This is a backup of embedded servers, and TIMESCALE_DSN names a server outside of them.",
-            hint="`unset TIMESCALE_DSN`, run `ai-hub up --detach`, and restore again.",
-        )
     with connect(dsn, autocommit=True, application_name="ai-hub restore") as connection:
         here = (server_major(connection), facts.timescaledb_version(connection))
         if here != (kept.server_major, kept.timescaledb):
@@ -111,7 +106,7 @@ def check(name: str, dsn: str, kept: Database) -> None:
             )
 
 
-def restore(archive: Path) -> None:
+def restore(archive: Path, servers: EmbeddedServers) -> None:
     """Put the folder in the place of the empty server's, which is started again.
 
     Killed midway, the next call finds an empty server as this one did.
@@ -123,34 +118,10 @@ def restore(archive: Path) -> None:
     with tarfile.open(archive) as content:
         content.extractall(fresh, filter="data")
     fresh.chmod(0o700)
-    with stopped("timescaledb"):
+    with servers.stopped("timescaledb"):
         data.rename(old)
         fresh.rename(data)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def is_running(service: str) -> bool:
-    """Whether the service is one of the embedded stack, and runs."""
-    return is_embedded(service) and recorded_handle(record.load(), SERVICES[service]) is not None
-
-
-@contextmanager
-def stopped(*names: str) -> Iterator[None]:
-    """In this block these embedded servers are stopped; afterwards they work again."""
-    if not names:
-        yield
-        return
-    services = select(list(names))
-    down(services, purge=False, on_wait=lambda: None)
-    try:
-        with ExitStack() as locks:
-            for name in names:
-                # its threads may let go of the folder a moment after it has ended
-                lock = locks.enter_context((paths.state_dir() / name / "lock").open("ab"))
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-    finally:
-        up(services, _quiet)
 
 
 def compare(name: str, dsn: str, kept: Database) -> list[str]:
@@ -159,7 +130,3 @@ def compare(name: str, dsn: str, kept: Database) -> list[str]:
         facts.use_plain_text(connection)
         found = facts.gather(connection)
     return [f"{name}: {line}" for line in facts.differences(kept.facts, found, same_major=True)]
-
-
-def _quiet(*_: object, **__: object) -> None:
-    """Nobody watches."""

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from sqlalchemy.engine import make_url
 
 from ai_hub import paths
-from ai_hub.backup.embedded import is_embedded
 from ai_hub.backup.objects import BucketPlace, FolderPlace
 from ai_hub.backup.postgres import address
 from ai_hub.backup.sqlite import path_of
@@ -19,6 +18,7 @@ from ai_hub.errors import BadInputError
 from ai_hub.exports.s3 import client_of
 
 if TYPE_CHECKING:
+    from ai_hub.backup.embedded import EmbeddedServers
     from ai_hub.settings import Settings
 
 #: In the order of a backup: what refers to files goes before them, so that each file it names is kept.
@@ -39,7 +39,7 @@ class DatabasePart:
 Part = DatabasePart | BucketPlace | FolderPlace
 
 
-def databases(settings: Settings) -> dict[str, DatabasePart]:
+def databases(settings: Settings, servers: EmbeddedServers) -> dict[str, DatabasePart]:
     """The databases by name.
 
     Raises:
@@ -49,12 +49,12 @@ def databases(settings: Settings) -> dict[str, DatabasePart]:
         "timescaledb": DatabasePart(
             "timescaledb",
             dsn=settings.direct(settings.require("timescale_dsn")),
-            embedded=is_embedded("timescaledb"),
+            embedded=servers.includes("timescaledb"),
         ),
         "mlflow": _of_url("mlflow", settings.direct(settings.require("mlflow_backend_store_uri"))),
         "feast": _of_url("feast", settings.direct(settings.require("feast_registry_uri"))),
     }
-    if (login := _login_database()) is not None:
+    if (login := _login_database(servers)) is not None:
         part = _of_url("mlflow-login", login)
         if (part.dsn, part.path) != (found["mlflow"].dsn, found["mlflow"].path):
             found["mlflow-login"] = part
@@ -96,10 +96,10 @@ def _of_url(name: str, url: str) -> DatabasePart:
     return DatabasePart(name, dsn=address(url))
 
 
-def _login_database() -> str | None:
+def _login_database(servers: EmbeddedServers) -> str | None:
     """Address of the users of the embedded MLflow; containers keep them in MLflow's own database."""
     config = paths.state_dir() / "mlflow" / "login.ini"
-    if not is_embedded("mlflow") or not config.exists():
+    if not servers.includes("mlflow") or not config.exists():
         return None
     parser = configparser.ConfigParser()
     parser.read(config)

@@ -19,6 +19,7 @@ from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from ai_hub.backup.create import Report
+    from ai_hub.backup.embedded import EmbeddedServers
     from ai_hub.backup.manifest import Database, Entry
     from ai_hub.backup.storage import FolderStorage, S3Storage
 
@@ -51,7 +52,9 @@ class RestoredDifferentlyError(AiHubError):
         )
 
 
-def restore(place: str, report: Report, *, settings: Settings | None = None) -> Manifest:
+def restore(
+    place: str, report: Report, servers: EmbeddedServers, *, settings: Settings | None = None
+) -> Manifest:
     """Bring the backup at `place` into the servers of the settings, which must be empty, and compare.
 
     Everything is checked before anything is written. Killed midway, the same call goes on.
@@ -77,7 +80,7 @@ def restore(place: str, report: Report, *, settings: Settings | None = None) -> 
                 f"The backup is of MLflow {manifest.versions['mlflow']}; {version('mlflow')} is installed.",
                 hint="Restore with the version of ai-hub that made it.",
             )
-        _Restore(manifest, storage, scratch, settings, report).run()
+        _Restore(manifest, storage, scratch, settings=settings, report=report, servers=servers).run()
         return manifest
 
 
@@ -89,15 +92,18 @@ class _Restore:
         manifest: Manifest,
         storage: FolderStorage | S3Storage,
         scratch: Path,
+        *,
         settings: Settings,
         report: Report,
+        servers: EmbeddedServers,
     ) -> None:
         self._manifest = manifest
         self._storage = storage
         self._scratch = scratch
         self._settings = settings
         self._report = report
-        self._parts = parts.databases(settings) if manifest.databases else {}
+        self._servers = servers
+        self._parts = parts.databases(settings, servers) if manifest.databases else {}
         self._places = parts.objects(settings) if manifest.objects else {}
         self._entries: dict[str, list[Entry]] = {}
         #: those that an interrupted call has brought back
@@ -112,8 +118,8 @@ class _Restore:
         files = self._check()
         # both keep files of SQLite open, which are replaced
         replaced = any(self._parts[name].path and name not in self._present for name in files)
-        readers = [name for name in ("mlflow", "api") if replaced and embedded.is_running(name)]
-        with embedded.stopped(*readers):
+        readers = [name for name in ("mlflow", "api") if replaced and self._servers.is_running(name)]
+        with self._servers.stopped(*readers):
             for name, kept in self._manifest.databases.items():
                 self._report.start(name)
                 if name not in self._present:
@@ -189,7 +195,7 @@ class _Restore:
     def _database(self, name: str, kept: Database, file: Path) -> None:
         part = self._parts[name]
         if part.embedded:
-            embedded.restore(file)
+            embedded.restore(file, self._servers)
         elif part.path is not None:
             for beside in ("-wal", "-shm", "-journal"):
                 part.path.with_name(part.path.name + beside).unlink(missing_ok=True)

@@ -71,9 +71,10 @@ def backup(
 ) -> None:
     """Keep all data: TimescaleDB, MLflow, Feast's registry, models, exports. Servers go on running."""
     from ai_hub.backup.create import backup as take
+    from ai_hub.dev.backup import RecordedServers
 
     with _Lines(quiet=as_json) as lines:
-        manifest = take(place, lines, without=without or (), with_secrets=with_secrets)
+        manifest = take(place, lines, RecordedServers(), without=without or (), with_secrets=with_secrets)
     _print(manifest, place, "kept in", as_json=as_json)
 
 
@@ -85,9 +86,10 @@ def restore(
 ) -> None:
     """Bring a backup into empty servers, and compare every table and object. Safe to repeat after a kill."""
     from ai_hub.backup.restore import restore as bring
+    from ai_hub.dev.backup import RecordedServers
 
     with _Lines(quiet=as_json) as lines:
-        manifest = bring(place, lines)
+        manifest = bring(place, lines, RecordedServers())
     _print(manifest, place, "restored from", as_json=as_json)
     if not as_json:
         typer.echo("next: `ai-hub migrate`, then `ai-hub materialize`, which fills Redis")

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from ai_hub.errors import AiHubError, BadInputError, ConflictError, ForbiddenError
+from ai_hub.servers import NoConnectionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,11 +31,13 @@ class FileError(AiHubError):
 
 def explain(error: BaseException) -> AiHubError:
     """`error` as a message and what to do."""
-    if isinstance(error, AiHubError):
+    if isinstance(error, AiHubError) and not isinstance(error, NoConnectionError):
         return error
     # Imported late: only a failure pays for looking at the servers.
-    from ai_hub.stack.health import translate  # noqa: PLC0415
+    from ai_hub.dev.status import translate, with_diagnosis  # noqa: PLC0415
 
+    if isinstance(error, NoConnectionError):
+        return with_diagnosis(error)
     if (down := translate(error)) is not None:
         return down
     for each in _chain(error):

@@ -92,8 +92,8 @@ def _serve_metrics(stack: ExitStack, store: FeatureStore, host: str, port: int |
 
 
 def _follow(follower: Follower, metrics: Metrics, interval: float, *, refresh: bool) -> None:
+    from ai_hub.dev.status import translate
     from ai_hub.features.follow import follow
-    from ai_hub.stack.health import translate
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

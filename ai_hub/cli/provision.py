@@ -22,11 +22,11 @@ def provision(
 ) -> None:
     """Create the databases of MLflow and Feast and the bucket of models on your servers. Safe to repeat."""
     from ai_hub.database.provision import provision_databases
+    from ai_hub.dev import status
     from ai_hub.settings import Settings
-    from ai_hub.stack import health
 
     settings = Settings()
-    health.require("timescaledb", "s3", settings=settings)
+    status.require("timescaledb", "s3", settings=settings)
     databases = provision_databases(settings)
     _ensure_bucket(settings)
     if as_json:

@@ -18,24 +18,23 @@ from rich.text import Text
 from ai_hub import paths
 from ai_hub.cli import plain
 from ai_hub.cli.main import app
+from ai_hub.dev import plan, processes, record, services
+from ai_hub.dev.control import StartFailedError, undo
+from ai_hub.dev.control import down as stop
+from ai_hub.dev.control import up as start
+from ai_hub.dev.mlflow_server import LoginSettings
+from ai_hub.dev.plan import LOGS
+from ai_hub.dev.status import ServiceStatus, diagnose
+from ai_hub.dev.status import status as inspect
 from ai_hub.settings import Settings
-from ai_hub.stack import plan, processes, record, services
-from ai_hub.stack.down import down as stop
-from ai_hub.stack.health import diagnose
-from ai_hub.stack.mlflow_login import LoginSettings
-from ai_hub.stack.plan import LOGS
-from ai_hub.stack.status import ServiceStatus
-from ai_hub.stack.status import status as inspect
-from ai_hub.stack.up import StartFailedError, undo
-from ai_hub.stack.up import up as start
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from rich.console import Console
 
-    from ai_hub.stack.processes import Handle
-    from ai_hub.stack.service import Service
+    from ai_hub.dev.processes import Handle
+    from ai_hub.dev.service import Service
 
 _PLAIN_WIDTH = 160
 _STATE_STYLES = {"running": "green", "outside": "cyan", "stopped": "dim", "dead": "bold red"}

@@ -29,6 +29,7 @@ from ai_hub.errors import (
 )
 from ai_hub.registry import login
 from ai_hub.registry.login import WORKSPACE_HEADER, connection
+from ai_hub.servers import require_connection
 from ai_hub.settings import Settings
 from mlflow_plugins.people.claim import user_header
 
@@ -84,9 +85,7 @@ def require_server() -> None:
     Raises:
         ServiceDownError: it does not.
     """
-    from ai_hub.stack import health  # noqa: PLC0415  # clients of a registry elsewhere have no servers here
-
-    health.require("mlflow")
+    require_connection("MLflow", tracking_uri())
 
 
 def connect() -> MlflowClient:

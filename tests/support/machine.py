@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from ai_hub.dev import node
 from ai_hub.errors import AiHubError
-from ai_hub.stack import node
 from benchmarks.stores import PostgresMissingError, postgres
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from mlflow import MlflowClient
 from pydantic import SecretStr
 
 from ai_hub import registry
+from ai_hub.dev import mlflow_server
 from ai_hub.registry import people
 from ai_hub.roles import Role
-from ai_hub.stack import mlflow_login as login
 from support import registry_servers
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class PeopleServer:
 
 def settings(folder: Path) -> dict[str, str]:
     """Variables of a server with login whose users are in `folder`."""
-    return login.variables(folder, "for a test", SecretStr(password(ADMIN)))
+    return mlflow_server.login_variables(folder, "for a test", SecretStr(password(ADMIN)))
 
 
 @contextmanager

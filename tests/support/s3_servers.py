@@ -12,9 +12,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ai_hub.stack import ports
-from ai_hub.stack.s3 import S3Service
-from ai_hub.stack.service import Site
+from ai_hub.dev import ports
+from ai_hub.dev.s3_server import S3Service
+from ai_hub.dev.service import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from conftest import removed_after, start
 from playwright.sync_api import expect
 
 from ai_hub import registry
+from ai_hub.dev.services import select
 from ai_hub.settings import Settings
-from ai_hub.stack.services import select
 from support import browser
 from support.people_server import password
 from support.reviewed_models import TENANT as CITY

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from ai_hub.stack.redis_server import server_program
+from ai_hub.dev.redis_server import server_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,14 +20,13 @@ from ai_hub.api.routes.health import Health
 from ai_hub.cli.main import app
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
+from ai_hub.dev.services import SERVICES
+from ai_hub.dev.status import require, status
 from ai_hub.features.materialize import Follower
 from ai_hub.features.newest import Scope
 from ai_hub.features.redis_keys import delete_assets
 from ai_hub.features.store import open_store
 from ai_hub.settings import Settings
-from ai_hub.stack import health
-from ai_hub.stack.services import SERVICES
-from ai_hub.stack.status import status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +119,7 @@ def test_commands_and_health__take_the_address(works: str, url: str, monkeypatch
     assert done.exit_code == 0, done.output
     found = asked(works, url)
     assert set(found["forecast_basic"][0]) == {"redis"}
-    health.require("redis")
+    require("redis")
     (row,) = status([SERVICES["redis"]])
     assert (row.state, row.health, row.endpoint) == ("outside", "ok", url)
     dependencies = asyncio.run(Health(Settings(redis_url=url)).check()).dependencies

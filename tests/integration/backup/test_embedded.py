@@ -23,13 +23,13 @@ from ai_hub.backup.create import backup
 from ai_hub.backup.restore import RestoredDifferentlyError, restore
 from ai_hub.database.migrate import migrate
 from ai_hub.database.refresh import refresh
+from ai_hub.dev.backup import RecordedServers
+from ai_hub.dev.control import down, up
+from ai_hub.dev.services import select
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.features.materialize import materialize
 from ai_hub.features.store import open_store
 from ai_hub.settings import Settings
-from ai_hub.stack.down import down
-from ai_hub.stack.services import select
-from ai_hub.stack.up import up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +115,7 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
             (servers.folder / "exports" / "acme" / "a.parquet").write_bytes(b"rows")
             answers = features(str(key))
             assert {answer["source"] for answer in answers} == {"redis"}
-            backup(str(tmp_path / "kept"), Silent())
+            backup(str(tmp_path / "kept"), Silent(), RecordedServers())
             credentials = json.loads((tmp_path / "a" / "state" / "stack.json").read_text())["credentials"]
             for file in (tmp_path / "kept").glob("*.*"):
                 text = b"" if file.suffix == ".tar" else file.read_bytes()
@@ -133,23 +133,23 @@ def test_drill__everything_comes_back_and_a_second_restore_into_used_servers_is_
         servers = Servers(tmp_path / "b", patch)
         try:
             with pytest.raises(ConflictError, match="has a backup already"):
-                backup(str(place), Silent())
+                backup(str(place), Silent(), RecordedServers())
             damaged = tmp_path / "damaged"
             shutil.copytree(place, damaged)
             (damaged / "mlflow.sqlite").write_bytes(b"other")
             with pytest.raises(BadInputError, match=r"mlflow\.sqlite is damaged"):
-                restore(str(damaged), Silent())
+                restore(str(damaged), Silent(), RecordedServers())
             (damaged / "manifest.json").unlink()
             with pytest.raises(NotFoundError, match="no finished backup"):
-                restore(str(damaged), Silent())
+                restore(str(damaged), Silent(), RecordedServers())
             assert content(servers.dsn)["timeseries_data"][0] == 0
             assert not stored(s3(servers.environment), "ml-models")
 
-            restore(str(place), Silent())
+            restore(str(place), Silent(), RecordedServers())
             assert servers.state() == kept.state
             # as after a kill: what is there already stays
             s3(servers.environment).delete_object(Bucket="ml-models", Key="b")
-            restore(str(place), Silent())
+            restore(str(place), Silent(), RecordedServers())
             assert servers.state() == kept.state
 
             # one command fills Redis, which is in no backup
@@ -162,7 +162,7 @@ def test_drill__everything_comes_back_and_a_second_restore_into_used_servers_is_
             with psycopg.connect(servers.dsn) as connection:
                 connection.execute("DELETE FROM timeseries_data WHERE tenant_id = 'beta'")
             with pytest.raises(ConflictError, match=r"is not empty: it has rows in .*ai_feature") as refusal:
-                restore(str(place), Silent())
+                restore(str(place), Silent(), RecordedServers())
             assert "--purge" in str(refusal.value.hint)
             assert content(servers.dsn)["timeseries_data"][0] == 400
         finally:

@@ -23,6 +23,7 @@ from ai_hub.backup.restore import restore
 from ai_hub.database.migrate import migrate
 from ai_hub.database.provision import provision_databases
 from ai_hub.database.refresh import refresh
+from ai_hub.dev.backup import RecordedServers
 from ai_hub.errors import ConflictError
 from benchmarks.stores import postgres
 
@@ -149,14 +150,14 @@ def test_drill__into_an_empty_cluster__every_table_right_and_object_is_as_it_was
             connection.execute("INSERT INTO registered_models VALUES ('load', now()), ('demand', null)")
 
     place = str(tmp_path / "kept")
-    manifest = backup(place, Silent())
+    manifest = backup(place, Silent(), RecordedServers())
     assert manifest.databases["timescaledb"].facts.tables["public.timeseries_data"][0] == 800
     before = content(dsn), rights(dsn)
 
     with cluster() as target:
         use(monkeypatch, target, buckets[1], tmp_path / "restored")
         restored = os.environ["TIMESCALE_DSN"]
-        restore(place, Silent())
+        restore(place, Silent(), RecordedServers())
 
         assert (content(restored), rights(restored)) == before
         assert stored(client, buckets[1]) == stored(client, buckets[0])
@@ -170,7 +171,7 @@ def test_drill__into_an_empty_cluster__every_table_right_and_object_is_as_it_was
         with psycopg.connect(os.environ["MLFLOW_BACKEND_STORE_URI"]) as owner:
             assert owner.execute("SELECT count(*) FROM registered_models").fetchone() == (2,)
         with pytest.raises(ConflictError, match="is not empty"):
-            restore(place, Silent())
+            restore(place, Silent(), RecordedServers())
         assert statuses(str(api_key), "acme", "beta") == [200, 403]
 
 
@@ -183,7 +184,7 @@ def test_restore__killed_before_the_comparison__goes_on(
     fill(os.environ["TIMESCALE_DSN"])
     others = ("mlflow", "mlflow-login", "feast", "models", "exports")
     provision_databases()
-    backup(str(tmp_path / "kept"), Silent(), without=others)
+    backup(str(tmp_path / "kept"), Silent(), RecordedServers(), without=others)
     before = content(os.environ["TIMESCALE_DSN"])
 
     class Killed(Silent):
@@ -194,8 +195,8 @@ def test_restore__killed_before_the_comparison__goes_on(
     with cluster() as target:
         use(monkeypatch, target, "ml-models", tmp_path / "exports")
         with pytest.raises(KeyboardInterrupt):
-            restore(str(tmp_path / "kept"), Killed())
-        restore(str(tmp_path / "kept"), Silent())
+            restore(str(tmp_path / "kept"), Killed(), RecordedServers())
+        restore(str(tmp_path / "kept"), Silent(), RecordedServers())
         assert content(os.environ["TIMESCALE_DSN"]) == before
         with psycopg.connect(os.environ["TIMESCALE_DSN"]) as connection:
             assert connection.execute("SHOW timescaledb.restoring").fetchone() == ("off",)

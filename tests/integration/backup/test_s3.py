@@ -14,6 +14,7 @@ from ai_hub.backup.create import backup
 from ai_hub.backup.restore import restore
 from ai_hub.cli.failures import explain
 from ai_hub.cli.main import app
+from ai_hub.dev.backup import RecordedServers
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
@@ -68,24 +69,24 @@ def test_bucket__everything_comes_back(s3_settings: tuple[pytest.MonkeyPatch, An
     client.put_object(Bucket=source.buckets[1], Key="some/where/acme/ü.parquet", Body=b"rows")
 
     with pytest.raises(BadInputError, match="is in the bucket of models itself"):
-        backup(f"s3://{source.buckets[0]}/backups", Silent(), without=WITHOUT)
+        backup(f"s3://{source.buckets[0]}/backups", Silent(), RecordedServers(), without=WITHOUT)
     client.create_bucket(Bucket=kept)
-    manifest = backup(place, Silent(), without=WITHOUT)
+    manifest = backup(place, Silent(), RecordedServers(), without=WITHOUT)
     assert manifest.objects["models"].count == 5
     assert all(key.startswith("weekly/2026-11-29/") for key in stored(client, kept))
     with pytest.raises(ConflictError, match="has a backup already"):
-        backup(place, Silent(), without=WITHOUT)
+        backup(place, Silent(), RecordedServers(), without=WITHOUT)
     before = source.state()
 
     (tmp_path / "b").mkdir()
     target = Installation(tmp_path / "b", patch, client)
     with pytest.raises(NotFoundError, match="no finished backup"):
-        restore(f"s3://{kept}/weekly", Silent())
-    restore(place, Silent())
+        restore(f"s3://{kept}/weekly", Silent(), RecordedServers())
+    restore(place, Silent(), RecordedServers())
     assert target.state() == before
     client.put_object(Bucket=target.buckets[0], Key="other", Body=b"")
     with pytest.raises(ConflictError, match="is not empty"):
-        restore(place, Silent())
+        restore(place, Silent(), RecordedServers())
 
 
 @pytest.mark.parametrize(

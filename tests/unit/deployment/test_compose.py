@@ -14,8 +14,8 @@ import typer.main
 from support import compose
 
 from ai_hub.cli.main import app
+from ai_hub.dev import mlflow_server
 from ai_hub.settings import Settings
-from ai_hub.stack import mlflow_login, mlflow_server
 
 PASSWORDS = {
     "POSTGRES_PASSWORD": "pw1",
@@ -186,7 +186,7 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
     extra = service["environment"].keys() - wanted.keys()
     assert extra == {
         *("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
-        *("MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD", mlflow_login.SECRET_KEY),
+        *("MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD", mlflow_server.SECRET_KEY),
         *("AI_HUB_DELEGATES", "AI_HUB_MLFLOW_ASSISTANT"),
         *_NOTIFY,
     }
@@ -197,7 +197,7 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
     (config,) = service["configs"]
     assert config["target"] == service["environment"]["MLFLOW_AUTH_CONFIG_PATH"]
     database = service["environment"]["MLFLOW_BACKEND_STORE_URI"]
-    assert FILE["configs"][config["source"]]["content"] == mlflow_login.configuration(database)
+    assert FILE["configs"][config["source"]]["content"] == mlflow_server.login_configuration(database)
 
 
 @pytest.mark.parametrize("name", ["apply", "feature-server", "materializer", "cli"])

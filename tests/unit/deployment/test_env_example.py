@@ -6,10 +6,10 @@ from typing import Final
 import pytest
 from support import compose
 
+from ai_hub.dev import mlflow_server
+from ai_hub.dev.mlflow_server import LoginSettings
+from ai_hub.dev.ports import PortSettings
 from ai_hub.settings import ServiceSettings, Settings
-from ai_hub.stack import mlflow_server
-from ai_hub.stack.mlflow_login import LoginSettings
-from ai_hub.stack.ports import PortSettings
 
 TEXT = compose.EXAMPLE.read_text()
 #: Every variable of the file, set or commented out, with its value.

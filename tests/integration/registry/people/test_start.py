@@ -11,7 +11,7 @@ import psycopg
 from support import registry_servers
 from support.people_server import ADMIN, PeopleServer, settings
 
-from ai_hub.stack import mlflow_login
+from ai_hub.dev import mlflow_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def test_workers__start_at_once_on_a_new_database(native_postgres: str, servers:
     database = urlsplit(native_postgres)._replace(path="/login").geturl()
     stack = servers.start("s3")
     variables = settings(tmp_path)
-    (tmp_path / "login.ini").write_text(mlflow_login.configuration(database))
+    (tmp_path / "login.ini").write_text(mlflow_server.login_configuration(database))
 
     def start(number: int) -> Server:
         folder = tmp_path / str(number)

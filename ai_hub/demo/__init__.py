@@ -1,1 +1,0 @@
-"""What the demonstration runs on."""

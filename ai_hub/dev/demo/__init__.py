@@ -1,0 +1,1 @@
+"""The whole product on sample meters: `ai-hub demo`."""

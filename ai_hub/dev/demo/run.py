@@ -1,0 +1,223 @@
+"""The whole product end to end: real servers, real data, real promotion, real prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from ai_hub.dev.demo import data, service
+from ai_hub.dev.demo.steps import Steps
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+SERVICE = "forecast_advanced"
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """A model the demo trained, promoted and predicted with."""
+
+    tenant: str
+    model: str
+    version: str
+    mae: float
+    naive_mae: float
+    best_naive: str
+    unit: str
+
+    @property
+    def improvement(self) -> float:
+        """Share of the naive forecast's mean absolute error that the model saves."""
+        return 1 - self.mae / self.naive_mae
+
+
+def run(console: Console) -> list[Forecaster]:
+    """Run the demo and print what happened; safe to repeat.
+
+    Raises:
+        StepFailedError: a command failed.
+    """
+    steps = Steps(console)
+    _prepare_databases(steps)
+    # one hour for all steps: were it over in between, the newest features would lack its readings
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    # MLflow starts slowly and is not needed before training
+    with steps.beside("ai-hub", "up", "--detach"):
+        series = _ingest(steps, hour)
+        _compute(steps, hour)
+    forecasters = _train(steps, sorted({each.tenant for each in series}))
+    _promote(steps, forecasters)
+    _refuse(steps, forecasters[0])
+    _predict(steps, forecasters)
+    _serve(steps, forecasters[0], series, hour)
+    _summarize(console, steps, forecasters)
+    return forecasters
+
+
+def _prepare_databases(steps: Steps) -> None:
+    steps.begin("Start the databases and apply the SQL migrations")
+    steps.run("ai-hub", "up", "--detach", "--only", "timescaledb", "--only", "redis", "--only", "s3")
+    steps.run("ai-hub", "migrate")
+    steps.end("TimescaleDB, Redis and S3 are up; MLflow starts beside the next steps")
+
+
+def _ingest(steps: Steps, hour: datetime) -> list[data.DemoSeries]:
+    steps.begin("Bring in two tenants' meters and weather")
+    series = data.prepare(now=hour)
+    for each in series:
+        asset = ["ai-hub", "asset", "add", each.asset, "--tenant", each.tenant, "--kind", each.kind]
+        asset += ["--timezone", each.timezone]
+        if each.role == "readings":
+            asset += ["--unit", each.unit]
+        if each.weather_asset:
+            asset += ["--weather-from", each.weather_asset]
+        steps.run(*asset, shown=False)
+    written = unchanged = 0
+    for each, report in zip(
+        series, steps.json_together([_ingest_command(each) for each in series]), strict=True
+    ):
+        counts = ", ".join(
+            f"{report[what]:,} {what}" for what in ("inserted", "updated", "unchanged", "rejected")
+        )
+        steps.console.print(f"{each.tenant}/{each.asset}: {counts}", highlight=False)
+        written += report["inserted"] + report["updated"]
+        unchanged += report["unchanged"]
+    steps.end(f"{written:,} rows written, {unchanged:,} already there; {len(series)} series")
+    return series
+
+
+def _ingest_command(series: data.DemoSeries) -> list[str]:
+    command = ["ai-hub", "ingest", series.role, str(series.file), "--tenant", series.tenant]
+    command += ["--asset", series.asset]
+    return [*command, "--temperature-unit" if series.role == "weather" else "--unit", series.unit]
+
+
+def _compute(steps: Steps, hour: datetime) -> None:
+    steps.begin("Compute features, and put the newest into Redis")
+    rows = steps.json("ai-hub", "refresh")["rows"]
+    steps.console.print(f"{rows:,} feature rows computed", highlight=False)
+    steps.run("feast", "apply", shown=False)
+    steps.run("feast", "materialize-incremental", f"{hour:%Y-%m-%dT%H:%M:%S}", shown=False)
+    steps.end(f"{rows:,} feature rows computed; three feature services applied and materialized")
+
+
+def _train(steps: Steps, tenants: list[str]) -> list[Forecaster]:
+    steps.begin(f"Train forecasts for {' and '.join(tenants)}")
+    commands = [["ai-hub", "train", "--tenant", tenant, "--service", SERVICE] for tenant in tenants]
+    found = [_forecaster(summary) for answer in steps.json_together(commands) for summary in answer]
+    for each in found:
+        steps.console.print(
+            f"{each.tenant}: {each.model} version {each.version}, held-out MAE {each.mae:.3f} {each.unit}, "
+            f"best naive ({each.best_naive}) {each.naive_mae:.3f}: {each.improvement:+.1%}",
+            highlight=False,
+        )
+    steps.end(f"{len(found)} models registered in staging")
+    return found
+
+
+def _forecaster(summary: dict[str, Any]) -> Forecaster:
+    overall = summary["overall"]
+    return Forecaster(
+        tenant=summary["tenant"],
+        model=summary["model"],
+        version=str(summary["version"]),
+        mae=overall["model"]["mae"],
+        naive_mae=overall["naive"][overall["best_naive"]]["mae"],
+        best_naive=overall["best_naive"],
+        unit=summary.get("unit") or "",
+    )
+
+
+def _promote(steps: Steps, forecasters: list[Forecaster]) -> None:
+    steps.begin("Ask the promotion gates about a version, then promote to production")
+    wishes = [
+        [
+            *(each.model, "--tenant", each.tenant, "--version", each.version),
+            *("--reason", f"held-out MAE {each.improvement:+.1%} against naive"),
+        ]
+        for each in forecasters
+    ]
+    steps.run("ai-hub", "gates", *wishes[0])
+    steps.run_together([["ai-hub", "promote", *wish] for wish in wishes])
+    steps.end(f"{len(forecasters)} models in production, through the gates of policy/promotion_policy.yaml")
+
+
+def _refuse(steps: Steps, forecaster: Forecaster) -> None:
+    steps.begin("Try an illegal move: from production back to staging")
+    steps.refused(
+        *("ai-hub", "promote", forecaster.model, "--tenant", forecaster.tenant),
+        *("--version", forecaster.version, "--stage", "staging", "--reason", "just trying"),
+    )
+    steps.end("refused by the registry, as it must be")
+
+
+def _predict(steps: Steps, forecasters: list[Forecaster]) -> None:
+    steps.begin("Predict with the production models")
+    tenants = sorted({each.tenant for each in forecasters})
+    steps.run_together([["ai-hub", "predict", "--tenant", tenant] for tenant in tenants])
+    steps.end("forecasts from get_online_features and the production versions")
+
+
+def _serve(steps: Steps, forecaster: Forecaster, series: list[data.DemoSeries], hour: datetime) -> None:
+    # a model's name ends in the kind of its meters
+    assets = [
+        each.asset
+        for each in series
+        if each.tenant == forecaster.tenant
+        and each.role == "readings"
+        and forecaster.model.endswith(each.kind)
+    ]
+    other = next(each.tenant for each in series if each.tenant != forecaster.tenant)
+    service.ask(
+        steps,
+        tenant=forecaster.tenant,
+        other_tenant=other,
+        model=forecaster.model,
+        assets=assets,
+        hour=hour,
+    )
+
+
+def _summarize(console: Console, steps: Steps, forecasters: list[Forecaster]) -> None:
+    console.print()
+    table = Table(title="What happened", show_lines=False)
+    table.add_column("step")
+    table.add_column("seconds", justify="right")
+    table.add_column("result")
+    for step in steps.done:
+        table.add_row(step.title, f"{step.seconds:.1f}", step.result)
+    console.print(table)
+
+    table = Table(title="Forecast error on held-out weeks (mean absolute error)")
+    for heading in ("tenant", "model", "version"):
+        table.add_column(heading)
+    for heading in ("LightGBM", "best naive", "better by"):
+        table.add_column(heading, justify="right")
+    for each in forecasters:
+        table.add_row(
+            each.tenant,
+            each.model,
+            each.version,
+            f"{each.mae:.3f} {each.unit}",
+            f"{each.naive_mae:.3f} {each.unit}",
+            f"{each.improvement:+.1%}",
+        )
+    console.print(table)
+
+    address = Settings().require("mlflow_tracking_uri")
+    console.print("Look at it:", style="bold")
+    console.print(
+        f"  the REST service: {Settings().require('ai_hub_api_url')}/docs", soft_wrap=True, highlight=False
+    )
+    for tenant in sorted({each.tenant for each in forecasters}):
+        console.print(
+            f"  models of {tenant}: {address}/#/models?workspace={tenant}", soft_wrap=True, highlight=False
+        )
+    console.print('  a shell with all settings: eval "$(ai-hub env)"; psql', highlight=False)
+    console.print("  stop it and delete its data: make demo-down", highlight=False)

@@ -1,0 +1,95 @@
+"""Processes are stopped with everything they started, and never somebody else's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from ai_hub.dev import processes
+from ai_hub.dev.processes import Handle
+from ai_hub.errors import ConflictError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Starts a child, writes its pid to a file, then waits; `ignore` makes both deaf to a polite request.
+PARENT = """
+import signal, subprocess, sys, time
+if sys.argv[1] == "ignore":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "60"])
+open("child", "w").write(str(child.pid))
+time.sleep(60)
+"""
+
+
+def start(folder: Path, mode: str = "polite") -> Handle:
+    command = [sys.executable, "-c", PARENT, mode]
+    handle = processes.spawn(command, folder=folder, log=folder / "log", environment=os.environ)
+    while not (folder / "child").exists() or not (folder / "child").read_text():
+        time.sleep(0.02)
+    return handle
+
+
+def child(folder: Path) -> int:
+    return int((folder / "child").read_text())
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_stop__ends_children_as_well(tmp_path: Path) -> None:
+    handle = start(tmp_path)
+    assert processes.is_alive(handle)
+    processes.stop(handle, 5)
+    assert not processes.is_alive(handle)
+    assert is_gone(child(tmp_path))
+
+
+def test_stop__deaf_process__ended_by_force(tmp_path: Path) -> None:
+    handle = start(tmp_path, "ignore")
+    processes.stop(handle, 0.3)
+    assert not processes.is_alive(handle)
+    assert is_gone(child(tmp_path))
+
+
+def test_stop__leader_already_dead__ends_what_it_left(tmp_path: Path) -> None:
+    handle = start(tmp_path)
+    os.kill(handle.pid, signal.SIGKILL)
+    while processes.is_alive(handle):
+        time.sleep(0.02)
+    assert not is_gone(child(tmp_path))
+    processes.stop(handle, 5)
+    assert is_gone(child(tmp_path))
+
+
+def test_stop__other_start_time__leaves_the_process_alone(tmp_path: Path) -> None:
+    handle = start(tmp_path)
+    processes.stop(Handle(handle.pid, handle.create_time - 60), 1)
+    assert processes.is_alive(handle)
+    processes.stop(handle, 5)
+
+
+def test_spawn__folder_in_use__refused(tmp_path: Path) -> None:
+    handle = start(tmp_path)
+    with pytest.raises(ConflictError, match="not recorded uses"):
+        start(tmp_path)
+    processes.stop(handle, 5)
+    processes.stop(start(tmp_path), 5)
+
+
+def test_rotate__large_log__put_aside(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    assert processes.rotate(log) == 0
+    log.write_bytes(b"x" * 10)
+    assert processes.rotate(log) == 10
+    log.write_bytes(b"x" * 5_000_001)
+    assert processes.rotate(log) == 0
+    assert not log.exists()
