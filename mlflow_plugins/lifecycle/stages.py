@@ -149,8 +149,7 @@ def move(
                 displaced.append(_set_stage(session, model, other, rules.ARCHIVED, because))
     own = _set_stage(session, model, version, target, cause)
     mirror_aliases(session, model)
-    if target == rules.PRODUCTION:
-        outbox.add(session, Event.of_promotion(model.workspace, own, displaced))
+    _tell(session, model, own, displaced)
     return [own, *displaced]
 
 
@@ -169,7 +168,7 @@ def record_deletion(session: Session, model: ModelKey, version: VersionRow, caus
         require_approver(model.workspace)
     cause = _using_up_tags(session, version, cause)
     origin, version.current_stage = version.current_stage, rules.DELETED
-    _record(session, model, version, origin, cause)
+    _tell(session, model, _record(session, model, version, origin, cause), [])
 
 
 def mirror_aliases(session: Session, model: ModelKey) -> None:
@@ -229,6 +228,11 @@ def _set_stage(
     origin, version.current_stage = version.current_stage, target
     version.last_updated_time = get_current_time_millis()
     return _record(session, model, version, origin, cause)
+
+
+def _tell(session: Session, model: ModelKey, own: Transition, displaced: list[Transition]) -> None:
+    if (event := Event.of_move(model.workspace, own, displaced)) is not None:
+        outbox.add(session, event)
 
 
 def _record(

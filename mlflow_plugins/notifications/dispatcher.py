@@ -23,12 +23,15 @@ _log: Final = logging.getLogger("ai_hub.notifications")
 
 
 def start() -> None:
-    """Begin to send, for as long as this process lives; nothing where nobody is to be told.
+    """Begin to send, and to remove what is old, for as long as this process lives.
 
     Raises:
         MlflowException: 400, a setting is wrong.
     """
-    for receiver in receivers.current():
+    told = receivers.current()
+    # messages of receivers that are set no longer are there where nobody is to be told, too
+    threading.Thread(target=_clean_up, name="notify-clean-up", daemon=True).start()
+    for receiver in told:
         waker = threading.Event()
         outbox.wakers.add(waker)
         threading.Thread(
@@ -36,19 +39,25 @@ def start() -> None:
         ).start()
 
 
+def _clean_up() -> None:
+    pause = _POLL_S  # the server is still starting
+    while True:
+        time.sleep(pause)
+        pause = _CLEAN_UP_S
+        try:
+            with registry_store().transaction() as session:
+                outbox.forget_old(session)
+        except Exception:  # noqa: BLE001 - the database is away; nothing waits for this
+            _log.warning("Old messages stay for an hour: the registry's database does not answer.")
+
+
 def _run(receiver: Receiver, waker: threading.Event) -> None:
     pause = 1.0  # the server is still starting
-    cleaned_up = -_CLEAN_UP_S
     while True:
         waker.wait(pause)
         waker.clear()
         try:
-            store = registry_store()
-            pause = _send_due(store, receiver)
-            if time.monotonic() - cleaned_up > _CLEAN_UP_S:
-                with store.transaction() as session:
-                    outbox.forget_old(session)
-                cleaned_up = time.monotonic()
+            pause = _send_due(registry_store(), receiver)
         except Exception:  # noqa: BLE001 - the database is away; messages wait in it
             _log.warning("Messages to %s wait: the registry's database does not answer.", receiver.label)
             pause = _POLL_S

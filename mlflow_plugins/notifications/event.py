@@ -15,6 +15,8 @@ PROMOTION: Final = "promotion"
 ROLLBACK: Final = "rollback"
 REFUSAL: Final = "refusal"
 REQUEST: Final = "request"
+ARCHIVAL: Final = "archival"
+DELETION: Final = "deletion"
 TEST: Final = "test"
 #: Each kind in words, before the name of the user. A new kind is a line here, and a call of `outbox.add`.
 KINDS: Final = {
@@ -22,6 +24,8 @@ KINDS: Final = {
     ROLLBACK: "is back in Production, rolled back by",
     REFUSAL: "is not promoted, refused to",
     REQUEST: "shall go to Production, asks",
+    ARCHIVAL: "left Production without a successor, archived by",
+    DELETION: "left Production without a successor, deleted by",
     TEST: "is nothing but a test by",
 }
 
@@ -49,10 +53,12 @@ class Event:
     evidence: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_promotion(cls, workspace: str, own: Transition, displaced: list[Transition]) -> Event:
-        """The event of a version's move to Production."""
+    def of_move(cls, workspace: str, own: Transition, displaced: list[Transition]) -> Event | None:
+        """The event of a version's move into Production, or out of it without a successor; else None."""
+        if (kind := _KINDS_OF_MOVES.get((own.from_stage, own.to_stage))) is None:
+            return None
         return cls(
-            kind=ROLLBACK if own.from_stage == rules.ARCHIVED else PROMOTION,
+            kind=kind,
             workspace=workspace,
             model=own.name,
             version=own.version,
@@ -107,6 +113,14 @@ class Event:
     def at(self) -> str:
         """ISO 8601, UTC."""
         return datetime.fromtimestamp(self.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+_KINDS_OF_MOVES: Final[dict[tuple[str | None, str], str]] = {
+    (rules.STAGING, rules.PRODUCTION): PROMOTION,
+    (rules.ARCHIVED, rules.PRODUCTION): ROLLBACK,
+    (rules.PRODUCTION, rules.ARCHIVED): ARCHIVAL,
+    (rules.PRODUCTION, rules.DELETED): DELETION,
+}
 
 
 def _text(found: Any) -> str:

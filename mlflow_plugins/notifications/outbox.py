@@ -33,7 +33,8 @@ _DAY_MS: Final = 24 * 3_600_000
 #: A message is given up when it is so old and was tried so often: the server may have been off for days.
 GIVE_UP_AFTER_MS: Final = 3 * _DAY_MS
 _GIVE_UP_AFTER_ATTEMPTS: Final = 10
-#: How long it is kept, whatever became of it; one for a receiver that is set no longer is sent by nobody.
+#: How long it is kept, whatever became of it; one for a receiver that is set no longer is sent by nobody, and
+#: not when that receiver is set again much later.
 _KEEP_MS: Final = 30 * _DAY_MS
 _WAITING, _FAILED = "waiting", "failed"
 #: Set by what is added, of the threads of this process that send.
@@ -85,11 +86,7 @@ def due(session: Session, receiver: str) -> Message | None:
     """The message that is due longest; None when there is none."""
     query = (
         sa.select(table)
-        .where(
-            table.c.receiver == receiver,
-            table.c.state == _WAITING,
-            table.c.next_at_ms <= get_current_time_millis(),
-        )
+        .where(_waits_for(receiver), table.c.next_at_ms <= get_current_time_millis())
         .order_by(table.c.next_at_ms, table.c.id)
         .limit(1)
     )
@@ -126,7 +123,7 @@ def postponed(session: Session, message: Message, error: str) -> bool:
 def next_at_ms(session: Session, receiver: str) -> int | None:
     """When the next attempt is due (UTC milliseconds); None when nothing waits."""
     query = sa.select(sa.func.min(table.c.next_at_ms))
-    return session.scalar(query.where(table.c.receiver == receiver, table.c.state == _WAITING))
+    return session.scalar(query.where(_waits_for(receiver)))
 
 
 def overview(session: Session) -> list[dict[str, Any]]:
@@ -160,7 +157,7 @@ def overview(session: Session) -> list[dict[str, Any]]:
 
 def forget_old(session: Session) -> None:
     """Remove messages of a month ago, which nobody is going to send or look at."""
-    session.execute(sa.delete(table).where(table.c.at_ms < get_current_time_millis() - _KEEP_MS))
+    session.execute(sa.delete(table).where(~_is_kept()))
 
 
 def add_test(session: Session, actor: Actor) -> None:
@@ -177,6 +174,15 @@ def add_test(session: Session, actor: Actor) -> None:
 def forget(session: Session, workspace: str) -> None:
     """Remove the messages of a tenant that is removed."""
     session.execute(sa.delete(table).where(table.c.workspace == workspace))
+
+
+def _waits_for(receiver: str) -> sa.ColumnElement[bool]:
+    """Condition: the message is to be sent to the receiver, now or later."""
+    return sa.and_(table.c.receiver == receiver, table.c.state == _WAITING, _is_kept())
+
+
+def _is_kept() -> sa.ColumnElement[bool]:
+    return table.c.at_ms >= get_current_time_millis() - _KEEP_MS
 
 
 def _wake(_: Session) -> None:

@@ -23,7 +23,7 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.gates import evaluation, situation
 from mlflow_plugins.gates.refusal import GateRefusalError
-from mlflow_plugins.lifecycle import alias_dialog, audit, audit_log, rules, semver, stages, webhooks
+from mlflow_plugins.lifecycle import alias_dialog, audit, audit_log, rules, search, semver, stages, webhooks
 from mlflow_plugins.notifications import event, outbox
 from mlflow_plugins.registration import cards, imports, publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
@@ -157,6 +157,20 @@ class LifecycleStore(RegisteringStore):
         if key == IS_PROMPT_TAG_KEY:
             self._check_prompt_tag(name, None)
         super().delete_registered_model_tag(name, key)
+
+    def _get_search_registered_model_filter_query(
+        self, session: Session, parsed_filters: Sequence[search.Filter], dialect: str
+    ) -> Any:
+        by_stage, others = search.split(parsed_filters)
+        query: Any = super()._get_search_registered_model_filter_query(session, others, dialect)
+        return query.where(*search.of_models(by_stage))
+
+    def _get_search_model_versions_filter_clauses(
+        self, parsed_filters: Sequence[search.Filter], dialect: str
+    ) -> Any:
+        by_stage, others = search.split(parsed_filters)
+        query: Any = super()._get_search_model_versions_filter_clauses(others, dialect)
+        return query.where(*search.of_versions(by_stage))
 
     # ---- what MLflow's interface does not have
 

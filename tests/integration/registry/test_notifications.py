@@ -82,7 +82,8 @@ def running(
                 late=slack+http://127.0.0.1:{late_port}/{SECRET} late={web.url}/other
                 retried={web.url}/retried#promotion tested=teams+{web.url}/tested#rollback
                 private=https://localhost:{port}/private
-                removed=http://127.0.0.1:{free_port()}/hook#promotion
+                removed=http://127.0.0.1:{free_port()}/hook#promotion,deletion
+                left={web.url}/left#archival,deletion
                 """,
             "NOTIFY_SECRET": KEY,
             "NOTIFY_ALLOWED_HOSTS": "127.0.0.0/8",
@@ -159,6 +160,48 @@ def test_every_kind_of_receiver__is_told_who_what_why_and_the_evidence(world: Wo
     registry.promote("told", MODEL, 2, stage="staging")
     _until(lambda: not world.waiting("told"))
     assert (web.posts["/told"].qsize(), mail.mails.qsize()) == (0, 0)
+
+
+def test_production_without_a_successor__is_told__by_whichever_way_it_left(
+    world: World, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    left = world.tenant("left", tmp_path)
+    chip = {"name": MODEL, "version": "1"}
+    of = ("--tenant", "left", "--version", "1", "--reason", "drift")
+    page = {"action": "reject", "version": "1", "reason": "drift", "seen": str(2**40)}
+
+    def dialog() -> None:
+        assert left.alias("archived", 1).status_code == 200
+        taken_off = left.call(
+            "DELETE", "/api/2.0/mlflow/registered-models/alias", json={**chip, "alias": "production"}
+        )
+        assert taken_off.status_code == 200
+
+    ways: list[tuple[str, str | None, Callable[[], object]]] = [
+        ("archival", None, lambda: left.stage(1, "Archived")),
+        ("archival", None, dialog),
+        ("archival", "drift", lambda: left.call("POST", f"/lifecycle/left/{MODEL}", data=page)),
+        ("archival", "drift", lambda: run("promote", MODEL, *of, "--stage", "archived")),
+        ("deletion", "drift", lambda: run("delete", MODEL, *of, "--force")),
+    ]
+    for kind, reason, leave in ways:
+        registry.promote("left", MODEL, 1, reason="error is lower")
+        leave()
+        told = world.web.next("/left").json
+        data = told["data"]
+        assert (told["action"], data["version"], data["from_stage"], data["reason"]) == (
+            kind,
+            1,
+            "Production",
+            reason,
+        )
+        assert (
+            f"{MODEL} 1 (v1.0.0) left Production without a successor, {data['text'].split()[-4]}"
+            in (data["text"])
+        )
+        assert not any(stage == "Production" for stage in left.stages().values())
+    _until(lambda: not world.waiting("left"))
+    assert world.web.posts["/left"].empty()
 
 
 def _check_frame(told: dict[str, Any]) -> None:

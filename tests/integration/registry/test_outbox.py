@@ -100,9 +100,14 @@ def test_message_of_a_month_ago__is_forgotten_whoever_it_was_for(
         outbox.forget_old(session)
     assert _due(store, label) is not None
     monkeypatch.setattr(outbox, "_KEEP_MS", -60_000)
+    # nor is it sent to a receiver that is set again, before anybody has removed it
+    assert _due(store, label) is None
+    with store.sessions() as session:
+        assert outbox.next_at_ms(session, label) is None
     with store.transaction() as session:
         outbox.forget_old(session)
-    assert _due(store, label) is None
+    with store.sessions() as session:
+        assert all(row["receiver"] != label for row in outbox.overview(session))
 
 
 def test_message_of_a_newer_release__is_read_as_far_as_it_is_known() -> None:
