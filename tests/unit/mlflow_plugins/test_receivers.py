@@ -67,7 +67,10 @@ def test_current__reads_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
         ("slack+mailto:ops@example.org", "names no mailbox"),
         ("mailto:ops", "names no mailbox"),
         ("mailto:ops@example.org", "NOTIFY_SMTP_URL and NOTIFY_SENDER must be set"),
-        (f"https://a.example.org/{SECRET}#promotions", "knows no 'promotions'; there are archival, deletion, promotion"),
+        (
+            f"https://a.example.org/{SECRET}#promotions",
+            "knows no 'promotions'; there are archival, deletion, promotion",
+        ),
         (
             f"https://a.example.org/{SECRET} https://a.example.org/{SECRET}#refusal",
             "Receiver 2 .* is there twice",
