@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from ai_hub import paths
 from ai_hub.errors import BadInputError, SettingMissingError
 from feast_plugins.online.address import Address
+from mlflow_plugins.settings import RegistrySettings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -52,10 +53,8 @@ class _EmbeddedStackSource(PydanticBaseSettingsSource):
         return {name: recorded[name.upper()] for name in names}
 
 
-class Settings(BaseSettings):
-    """Settings from the environment; every variable is described in `.env.example`."""
-
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+class Settings(RegistrySettings):
+    """Settings from the environment, the registry's included; `.env.example` describes every variable."""
 
     timescale_dsn: SecretStr | None = Field(None, description="postgresql://user:password@host:port/database")
     service_timescale_dsn: SecretStr | None = Field(
@@ -73,9 +72,6 @@ class Settings(BaseSettings):
         None,
         description="redis://[:password@]host:port/db, or of several servers redis+sentinel:// or redis+cluster://",
     )
-    minio_endpoint_url: str | None = Field(None, description="S3 endpoint that holds model artifacts")
-    minio_access_key: SecretStr | None = None
-    minio_secret_key: SecretStr | None = None
     model_storage_bucket: str = Field("ml-models", description="bucket of registered model artifacts")
     mlflow_tracking_uri: str | None = Field(None, description="http(s) address of the MLflow server")
     mlflow_backend_store_uri: SecretStr | None = Field(
@@ -83,40 +79,10 @@ class Settings(BaseSettings):
     )
     feast_registry_uri: SecretStr | None = Field(None, description="SQLAlchemy URL of Feast's SQL registry")
     feature_cache_ttl: int = Field(300, ge=1, description="seconds a written-back feature stays valid")
-    promotion_policy_path: str | None = Field(
-        None, description="YAML file that says which gates guard Production; only the MLflow server reads it"
-    )
-    audit_log_path: Path | None = Field(
-        None, description="file the MLflow server appends its audit log to; default: its standard output"
-    )
-    notify_receivers: SecretStr | None = Field(
-        None,
-        description="who hears of promotions (docs/notifications.md); MLflow's server alone reads this and "
-        "the other NOTIFY_ settings",
-    )
-    notify_secret: SecretStr | None = Field(None, description="key that webhooks are signed with")
-    notify_allowed_hosts: str = Field(
-        "", description="hosts and networks, with commas between, that webhooks reach by http or in private"
-    )
-    notify_smtp_url: SecretStr | None = Field(
-        None, description="smtp(s)://[user:password@]host[:port] that e-mail is sent by"
-    )
-    notify_sender: str | None = Field(None, description="address that e-mail is sent from")
-    notify_pages_url: str | None = Field(
-        None, description="address of MLflow's pages, for links in what is sent"
-    )
     ai_hub_api_url: str | None = Field(
         None, description="http(s) address of the REST service (`ai-hub serve`)"
     )
     ai_hub_api_key: SecretStr | None = Field(None, description="key of the REST service, for its clients")
-    ai_hub_delegates: str = Field(
-        "",
-        description="accounts of MLflow's login, with commas between, that may name whom they act for (the "
-        "REST service does); only the MLflow server reads it",
-    )
-    ai_hub_mlflow_assistant: bool = Field(
-        False, description="whether MLflow's pages have its assistant; only the MLflow server reads it"
-    )
     ai_hub_tenant: str | None = Field(None, description="whose features and models `ai_hub.Client` asks for")
     export_storage_path: str = Field("./exports", description="folder or s3:// URL for Parquet exports")
     export_expiry_days: int | None = Field(
@@ -152,10 +118,9 @@ class Settings(BaseSettings):
         Raises:
             SettingMissingError: it is not set.
         """
-        value = getattr(self, name)
-        if value is None:
+        if getattr(self, name) is None:
             raise SettingMissingError(name.upper())
-        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        return super().require(name)
 
     def direct(self, address: str) -> str:
         """The address, with the server behind the pooler in the pooler's place (`TIMESCALE_DIRECT`)."""

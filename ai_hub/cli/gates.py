@@ -86,10 +86,11 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show every installed gate: whether it is on, its settings, and which level of the policy says so."""
+    from ai_hub.settings import Settings
     from mlflow_plugins.gates import policy_file
     from mlflow_plugins.gates.known import gate_class, gate_names
 
-    policy = _readable(lambda: policy_file.load(file) if file else policy_file.current())
+    policy = _readable(lambda: policy_file.load(file) if file else policy_file.current(Settings()))
     rules = policy.rules(tenant, model)
     rows = []
     for name in gate_names():

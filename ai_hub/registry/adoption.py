@@ -25,9 +25,11 @@ from mlflow.utils.workspace_context import ServerWorkspaceContext
 
 from ai_hub.errors import AiHubError, BadInputError, NotFoundError
 from ai_hub.registry.server import readable_errors
+from ai_hub.settings import Settings
 from mlflow_plugins.adoption.adopting import Adoption, UnadoptedStore
 from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
 from mlflow_plugins.artifacts import destination
+from mlflow_plugins.artifacts.s3 import S3_SETTINGS
 from mlflow_plugins.people.actor import UNKNOWN, Actor, claimed
 from mlflow_plugins.store.base import SCHEME_PREFIX
 
@@ -154,6 +156,7 @@ def _as_server(registry: str, backend: str, *, workspaces: bool) -> Iterator[Non
         MLFLOW_REGISTRY_URI.name: registry,
         MLFLOW_ENABLE_WORKSPACES.name: "true" if workspaces else "false",
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.name: "false",
+        **{name: value for name, value in Settings().environment().items() if name in S3_SETTINGS},
     }
     tracking, before = mlflow.get_tracking_uri(), {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

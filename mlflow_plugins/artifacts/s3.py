@@ -10,13 +10,13 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
-from ai_hub.settings import Settings
 from mlflow_plugins.artifacts.witnesses import UPLOAD_PART
+from mlflow_plugins.settings import RegistrySettings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_SETTINGS: Final = ("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
+S3_SETTINGS: Final = ("MINIO_ENDPOINT_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 TRANSFER: Final = TransferConfig(multipart_threshold=UPLOAD_PART, multipart_chunksize=UPLOAD_PART)
 
 
@@ -24,12 +24,12 @@ def s3_client() -> S3Client:
     """Client of the store at `MINIO_ENDPOINT_URL`; boto3 clients are safe to share between threads.
 
     Raises:
-        SettingMissingError: the endpoint or a key is not set.
+        MlflowException: 409, the endpoint or a key is not set.
     """
-    given = [os.environ.get(name) for name in _SETTINGS]
+    given = [os.environ.get(name) for name in S3_SETTINGS]
     if not all(given):
-        settings = Settings()  # takes milliseconds, and a server's environment has them all
-        given = [settings.require(name.lower()) for name in _SETTINGS]
+        settings = RegistrySettings()  # takes milliseconds, and a server's environment has them all
+        given = [settings.require(name.lower()) for name in S3_SETTINGS]
     return _client(*map(str, given))
 
 

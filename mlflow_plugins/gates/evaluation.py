@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
-from ai_hub.errors import AiHubError
 from mlflow_plugins.gates import facts, policy_file
 from mlflow_plugins.gates.assessment import Assessment, GateResult
 from mlflow_plugins.gates.candidacy import Candidacy
@@ -92,8 +91,6 @@ def _ask(gate: Gate, candidacy: Candidacy) -> GateResult:
         verdict = gate.check(candidacy)
     except MlflowException as error:
         verdict = Verdict(passed=False, text=str(error.message))
-    except AiHubError as error:
-        verdict = Verdict(passed=False, text=" ".join(filter(None, (error.message, error.hint))))
     except Exception as error:  # noqa: BLE001 - a gate may be anybody's, and what is not known to be right does not pass
         _log.exception("Gate %s broke", gate.name)
         verdict = refused(

@@ -45,6 +45,10 @@ class Gate(BaseModel, ABC):
         """What it is about: the summary of its docstring."""
         return inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
+    @classmethod
+    def warm_up(cls) -> None:
+        """Do what would make the first `check` slow, such as imports, while the server starts."""
+
     def judged_metrics(self) -> list[str]:
         """Names of the metrics it looks at, the most telling first; the page plots them before others."""
         return []

@@ -14,11 +14,11 @@ from mlflow.store.workspace.abstract_store import WorkspaceNameValidator
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from pydantic import ValidationError
 
-from ai_hub.settings import Settings
 from mlflow_plugins.artifacts.layout import check_model_name
 from mlflow_plugins.gates import places
 from mlflow_plugins.gates.known import UnusableGateError, gate_class
 from mlflow_plugins.gates.policy import BUILT_IN, Document, Level, Policy, Rule, levels, merged
+from mlflow_plugins.settings import RegistrySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,13 +51,16 @@ class PolicyError(ValueError):
         super().__init__(f"{source}: {places}.")
 
 
-def current() -> Policy:
+def current(settings: RegistrySettings | None = None) -> Policy:
     """The policy in force: the file at `PROMOTION_POLICY_PATH`, or the built-in one where that is not set.
+
+    Args:
+        settings: default: those of the environment.
 
     Raises:
         PolicyError: the file is missing or wrong.
     """
-    path = Settings().promotion_policy_path
+    path = (settings or RegistrySettings()).promotion_policy_path
     return BUILT_IN if path is None else load(Path(path))
 
 

@@ -23,8 +23,8 @@ from mlflow.webhooks.constants import (
 from mlflow.webhooks.delivery import _generate_hmac_signature  # the one its receivers verify
 from mlflow.webhooks.ssrf import SSRFProtectedHTTPAdapter, SSRFProtectionError
 
-from ai_hub.settings import Settings
 from mlflow_plugins.notifications.receivers import JSON, MAIL, Receiver
+from mlflow_plugins.settings import RegistrySettings
 
 if TYPE_CHECKING:
     from mlflow_plugins.notifications.event import Event
@@ -47,7 +47,7 @@ def send(receiver: Receiver, message: Message) -> None:
     Raises:
         DeliveryError: it did not arrive.
     """
-    settings = Settings()
+    settings = RegistrySettings()
     link = _link(settings.notify_pages_url, message.event)
     if receiver.format == MAIL:
         _mail(settings, receiver.address, message, link)
@@ -55,7 +55,7 @@ def send(receiver: Receiver, message: Message) -> None:
         _post(settings, receiver, message, json.dumps(_body(receiver.format, message.event, link)))
 
 
-def _post(settings: Settings, receiver: Receiver, message: Message, body: str) -> None:
+def _post(settings: RegistrySettings, receiver: Receiver, message: Message, body: str) -> None:
     timestamp = str(int(time.time()))
     headers = {
         "Content-Type": "application/json",
@@ -92,7 +92,7 @@ def _post(settings: Settings, receiver: Receiver, message: Message, body: str) -
         raise DeliveryError(f"answered {status}")
 
 
-def _mail(settings: Settings, mailbox: str, message: Message, link: str | None) -> None:
+def _mail(settings: RegistrySettings, mailbox: str, message: Message, link: str | None) -> None:
     parts = urlsplit(settings.require("notify_smtp_url"))
     host, port = parts.hostname or "", parts.port or (465 if parts.scheme == _SMTPS else 25)
     context = ssl.create_default_context()

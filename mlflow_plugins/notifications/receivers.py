@@ -15,9 +15,9 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import urldefrag, urlsplit
 
-from ai_hub.settings import Settings
 from mlflow_plugins.errors import bad_input
 from mlflow_plugins.notifications.event import KINDS, TEST
+from mlflow_plugins.settings import RegistrySettings
 
 JSON: Final = "json"
 MAIL: Final = "mail"
@@ -55,7 +55,7 @@ def current() -> tuple[Receiver, ...]:
     Raises:
         MlflowException: 400, a setting is wrong.
     """
-    settings = Settings()
+    settings = RegistrySettings()
     text = settings.notify_receivers.get_secret_value() if settings.notify_receivers else ""
     mail = settings.notify_smtp_url is not None and settings.notify_sender is not None
     return _parsed(text, settings.notify_allowed_hosts, mail)

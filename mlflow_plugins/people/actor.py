@@ -10,8 +10,8 @@ from urllib.parse import unquote
 
 import flask
 
-from ai_hub.settings import Settings
 from mlflow_plugins.people.claim import HEADER
+from mlflow_plugins.settings import RegistrySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +86,7 @@ def current_actor(claim: str | None = None) -> Actor:
 @lru_cache(maxsize=1)
 def delegates() -> frozenset[str]:
     """Accounts of MLflow's login that may speak for others."""
-    return frozenset(name.strip() for name in Settings().ai_hub_delegates.split(",")) - {""}
+    return frozenset(name.strip() for name in RegistrySettings().ai_hub_delegates.split(",")) - {""}
 
 
 def reason_of_request() -> str | None:

@@ -1,14 +1,29 @@
-"""The roles people have in a tenant, as grants of MLflow's own permissions.
+"""The roles people and keys have in a tenant, and for people the grants of MLflow's own permissions.
 
 A role is an MLflow role in the tenant's workspace. Runs, traces and logged models follow their experiment,
-versions their model. Creators manage what they created, as MLflow itself has it.
+versions their model. Creators manage what they created, as MLflow itself has it. Light to import, because the
+command line shows them.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final, NamedTuple
 
-from ai_hub.roles import Role
+
+class Role(StrEnum):
+    """What somebody may do in a tenant; each includes the ones before."""
+
+    VIEWER = "viewer"
+    ENGINEER = "engineer"
+    APPROVER = "approver"
+
+
+DESCRIPTIONS: Final = {
+    Role.VIEWER: "Reads everything of the tenant and changes nothing.",
+    Role.ENGINEER: "Logs runs, registers versions, archives and restores those not in Production.",
+    Role.APPROVER: "An engineer who also moves versions into and out of Production.",
+}
 
 
 class Grant(NamedTuple):

@@ -19,9 +19,9 @@ from mlflow.server.fastapi_app import add_fastapi_workspace_middleware, create_f
 from mlflow.server.fastapi_security import init_fastapi_security
 from mlflow.server.handlers import STATIC_PREFIX_ENV_VAR
 
-from ai_hub.settings import Settings
 from mlflow_plugins.lifecycle import audit_log
 from mlflow_plugins.notifications import dispatcher
+from mlflow_plugins.settings import RegistrySettings
 from mlflow_plugins.web.api import create_api
 from mlflow_plugins.web.beside import Beside
 from mlflow_plugins.web.front_page import ASSISTANT, FrontPage, no_assistant
@@ -88,7 +88,7 @@ def _one_at_a_time(database: str) -> Iterator[None]:
 
 
 def _beside(mlflow_app: Any, *, login: bool) -> Beside:
-    settings = Settings()
+    settings = RegistrySettings()
     audit_log.start(settings.audit_log_path)
     try:
         dispatcher.start()

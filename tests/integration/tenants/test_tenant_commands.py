@@ -29,9 +29,9 @@ from ai_hub.exports.claims import claim
 from ai_hub.exports.request import Request
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
-from ai_hub.roles import Role
 from ai_hub.settings import Settings
 from ai_hub.tenants import removal, rows
+from mlflow_plugins.people.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

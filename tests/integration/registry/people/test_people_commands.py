@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.registry import people
-from ai_hub.roles import Role
-from mlflow_plugins.people.roles import GRANTS
+from mlflow_plugins.people.roles import GRANTS, Role
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,13 +1,20 @@
-"""Gate `feature_service`: what the model needs is served."""
+"""Gate `feature_service` of the registry: what a model needs is served."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from ai_hub.errors import AiHubError
 from mlflow_plugins.gates.gate import Gate, Verdict, passed, refused
 
 if TYPE_CHECKING:
     from mlflow_plugins.gates.candidacy import Candidacy
+
+#: Where prometheus-client shares numbers between processes. Feast sets both in whatever imports it, and
+#: removes the folder when that process ends; whoever inherits them can then import Feast no more.
+_METRICS: Final = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
 
 
 class FeatureServiceGate(Gate):
@@ -15,12 +22,19 @@ class FeatureServiceGate(Gate):
 
     name: ClassVar[str] = "feature_service"
 
-    def check(self, candidacy: Candidacy) -> Verdict:
-        """Ask Feast's registry, past its cache.
+    @classmethod
+    def warm_up(cls) -> None:
+        """Import Feast, which takes seconds, unhindered by variables of a process that has ended."""
+        from ai_hub.imports import skip_type_checks  # noqa: PLC0415
 
-        Raises:
-            AiHubError: the registry is not configured or does not answer.
-        """
+        forget_metrics()
+        skip_type_checks()  # two thirds of the import; this server reads what others have declared
+        from ai_hub.features.registry import find_service  # noqa: PLC0415
+
+        find_service("")
+
+    def check(self, candidacy: Candidacy) -> Verdict:
+        """Ask Feast's registry, past its cache."""
         # importing Feast takes seconds, which only promotions under such a policy pay
         from ai_hub.features.registry import find_service  # noqa: PLC0415
 
@@ -33,7 +47,10 @@ class FeatureServiceGate(Gate):
         if not names:
             found = "It has no signature, so it does not say which features it takes."
             return refused(found, f"Log the model with a signature, {again}", service=wanted)
-        service = find_service(wanted)
+        try:
+            service = find_service(wanted)
+        except AiHubError as error:  # the registry is not configured, or does not answer
+            return refused(error.message, error.hint or "", service=wanted)
         if service is None:
             return refused(
                 f"Feast has no feature service {wanted}.",
@@ -49,3 +66,11 @@ class FeatureServiceGate(Gate):
                 lacking=lacking,
             )
         return passed(f"Feature service {wanted} serves all {len(names)} features.", **evidence)
+
+
+def forget_metrics() -> None:
+    """Unset inherited folders of metrics that are gone, or that are another process's of Feast."""
+    for name in _METRICS:
+        folder = os.environ.get(name)
+        if folder and (not Path(folder).is_dir() or Path(folder).name.startswith("feast_metrics_")):
+            del os.environ[name]
