@@ -10,8 +10,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from ai_hub.api import errors
-from ai_hub.api.authentication import Authentication, LoopbackOnly
-from ai_hub.api.limits import BodyLimit, ConcurrencyLimit, RateLimit, RateLimiter
+from ai_hub.api.admission import Admission
 from ai_hub.api.observability import RequestLog, install_tracing
 from ai_hub.api.paths import templates_of
 from ai_hub.api.routes import assets, exports, features, health, models
@@ -89,17 +88,11 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         generate_unique_id_function=lambda route: route.name,
     )
     errors.install(app)
-    features.add_online_route(app)
     for module in (features, exports, assets, models, health):
         app.include_router(module.router)
     # a request passes the last added first
-    limiter = RateLimiter(options.rate_limit_per_s, options.unauthenticated_per_s)
-    app.add_middleware(ConcurrencyLimit, limit=options.max_in_flight)
-    app.add_middleware(RateLimit, limiter=limiter)
-    app.add_middleware(Authentication, limiter=limiter)
-    app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
-    if options.auth == "off":
-        app.add_middleware(LoopbackOnly)
+    app.add_middleware(features.OnlineFeatures)
+    app.add_middleware(Admission, options=options)
     if options.cors_origins:
         app.add_middleware(CORSMiddleware, **_cors(options))
     app.add_middleware(RequestLog)

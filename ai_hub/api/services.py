@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ai_hub.access.authenticator import Authenticator, open_authenticator
+from ai_hub.api.assets import AssetRepository
+from ai_hub.api.health import Health
 from ai_hub.api.registry_executor import RegistryExecutor, open_registry_executor
-from ai_hub.api.routes.assets import AssetRepository
-from ai_hub.api.routes.health import Health
 from ai_hub.exports.desk import ExportDesk, open_desk
 from ai_hub.features.online.reader import FeatureReader, open_reader
 from ai_hub.settings import ServiceSettings, Settings

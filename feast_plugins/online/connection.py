@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence  # noqa: TC003  # fields
+from collections.abc import Awaitable, Callable, Sequence  # noqa: TC003  # fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
@@ -28,11 +29,9 @@ from redis.retry import Retry
 
 from feast_plugins.online.address import Address
 from feast_plugins.online.exchange import (
-    AsyncBulkConnection,
-    BulkConnection,
     Idle,
+    Pipeline,
     exchange,
-    exchange_async,
     exchange_in_cluster,
     exchange_in_cluster_async,
     use_bulk_connections,
@@ -54,7 +53,7 @@ class ConnectionConfig(RedisOnlineStoreConfig):
     """
 
     max_connections: PositiveInt = 64
-    """Connections a process keeps to one server; more requests at once fail."""
+    """Connections that the threads of a process keep to one server; more requests at once fail."""
 
     timeout_seconds: PositiveFloat = 5.0
     """How long one answer of the server may take."""
@@ -85,14 +84,16 @@ class ConnectionConfig(RedisOnlineStoreConfig):
 
 class _OfThreads(NamedTuple):
     client: Client
-    idle: Idle[BulkConnection] | None
+    idle: Idle | None
     #: clients of sentinels, which are closed with it
     sentinels: Sequence[Redis] = ()
 
 
 class _OfLoop(NamedTuple):
     client: AsyncClient
-    idle: Idle[AsyncBulkConnection] | None
+    exchange: Callable[[Commands], Awaitable[list[Any]]]
+    #: closed with the client
+    pipeline: Pipeline | None = None
     sentinels: Sequence[redis_asyncio.Redis] = ()
 
 
@@ -124,12 +125,8 @@ class Connections:
 
     async def exchange_async(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
         """As `exchange`."""
-        client, idle, _ = self._of_loop(config)
-        if not commands.replies:
-            return []
-        if isinstance(client, redis_asyncio.RedisCluster):
-            return await exchange_in_cluster_async(client, commands)
-        return await exchange_async(client, idle, commands)
+        of_loop = self._of_loop(config)
+        return await of_loop.exchange(commands) if commands.replies else []
 
     def close(self) -> None:
         """Close the connections for threads."""
@@ -142,6 +139,8 @@ class Connections:
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         if (found := self._loops.pop(asyncio.get_running_loop(), None)) is not None:
+            if found.pipeline is not None:
+                found.pipeline.close()
             for client in (found.client, *found.sentinels):
                 await client.aclose()
 
@@ -191,13 +190,13 @@ def _connect(config: ConnectionConfig) -> _OfThreads:
     if address.master is not None:
         sentinel = address.sentinel(Sentinel, options)
         client = sentinel.master_for(address.master)
-        use_bulk_connections(client, BulkConnection)
+        use_bulk_connections(client)
         # its pool is to know of each connection: it drops those to a server that is the master no more
         return _OfThreads(client, None, sentinel.sentinels)
     client = address.client(**options)
     if isinstance(client, RedisCluster):
         return _OfThreads(client, None)
-    use_bulk_connections(client, BulkConnection)
+    use_bulk_connections(client)
     return _OfThreads(client, Idle())
 
 
@@ -206,13 +205,14 @@ def _connect_loop(config: ConnectionConfig) -> _OfLoop:
     options = _options(config, address) | {"retry": AsyncRetry(_backoff(config), config.retries)}
     if address.is_cluster:
         nodes = [redis_asyncio.cluster.ClusterNode(host, port) for host, port in address.nodes]
-        return _OfLoop(redis_asyncio.RedisCluster(startup_nodes=nodes, **options), None)
+        client = redis_asyncio.RedisCluster(startup_nodes=nodes, **options)
+        return _OfLoop(client, partial(exchange_in_cluster_async, client))
     if address.master is not None:
         sentinel = address.sentinel(redis_asyncio.Sentinel, options)
-        client = sentinel.master_for(address.master)
-        use_bulk_connections(client, AsyncBulkConnection)
-        return _OfLoop(client, None, sentinel.sentinels)
+        master = sentinel.master_for(address.master)
+        pipeline = Pipeline(master)
+        return _OfLoop(master, pipeline.exchange, pipeline, sentinel.sentinels)
     ((host, port), *_) = address.nodes
-    client = redis_asyncio.Redis(host=host, port=port, **options)
-    use_bulk_connections(client, AsyncBulkConnection)
-    return _OfLoop(client, Idle())
+    server = redis_asyncio.Redis(host=host, port=port, **options)
+    pipeline = Pipeline(server)
+    return _OfLoop(server, pipeline.exchange, pipeline)

@@ -1,8 +1,9 @@
 """Commands sent in one go, replies read in one go.
 
-Reading replies one by one takes longer than parsing them, so connections of redis-py read many at once. A
-connection is used again only after every reply was read: one that was left in it would be taken for the
-answer to the next request, which may be another tenant's.
+redis-py opens the connections, with logins, TLS and sentinels; reading replies one by one, as it does, takes
+longer than parsing them. A thread uses a connection again only after every reply was read. The requests of an
+event loop share one connection, and its replies come in the order of the commands. No reply is ever taken for
+the answer to another request, which may be another tenant's.
 """
 
 # mypy: allow-untyped-calls
@@ -11,16 +12,16 @@ answer to the next request, which may be another tenant's.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import hiredis
-from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser, _HiredisParser
-from redis.asyncio.connection import Connection as AsyncConnection
+from redis._parsers.hiredis import NOT_ENOUGH_DATA, _HiredisParser
 from redis.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
     from redis import asyncio as redis_asyncio
+    from redis.asyncio.connection import Connection as AsyncConnection
     from redis.cluster import RedisCluster
 
 
@@ -41,18 +43,6 @@ class _Parser(_HiredisParser):
         while len(found) < count:
             if (reply := gets()) is NOT_ENOUGH_DATA:
                 self.read_from_socket()
-            else:
-                found.append(reply)
-        return found
-
-
-class _AsyncParser(_AsyncHiredisParser):
-    async def read_responses(self, count: int) -> list[Any]:
-        found: list[Any] = []
-        gets = self._reader.gets  # type: ignore[attr-defined]  # a connected one has it
-        while len(found) < count:
-            if (reply := gets()) is NOT_ENOUGH_DATA:
-                await self.read_from_socket()
             else:
                 found.append(reply)
         return found
@@ -85,45 +75,9 @@ class BulkConnection(Connection):
             raise
 
 
-class AsyncBulkConnection(AsyncConnection):
-    """A connection for an event loop; its time-out is for all replies together."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**(options | {"parser_class": _AsyncParser}))
-
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """As redis-py's, whose error it raises where uvloop finds the connection reset."""
-        try:
-            await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
-            await self.disconnect(nowait=True)
-            raise RedisConnectionError(f"Error while writing to {self.host}:{self.port}: {error}") from error
-
-    async def ask(self, payload: bytes, count: int) -> list[Any]:
-        """As `BulkConnection.ask`."""
-        try:
-            async with asyncio.timeout(self.socket_timeout):
-                if not self.is_connected:
-                    await self.connect()
-                await super().send_packed_command(payload)
-                return _open_reply(await self._parser.read_responses(count))  # type: ignore[attr-defined]  # ours
-        except TimeoutError as error:
-            await self.disconnect(nowait=True)
-            raise RedisTimeoutError(f"Timeout reading from {self.host}:{self.port}") from error
-        except (OSError, RuntimeError) as error:
-            # uvloop raises the latter when the other side has reset the connection
-            await self.disconnect(nowait=True)
-            raise RedisConnectionError(
-                f"Error while reading from {self.host}:{self.port}: {error}"
-            ) from error
-        except BaseException:
-            await self.disconnect(nowait=True)
-            raise
-
-
-def use_bulk_connections(client: Redis | redis_asyncio.Redis, part: type) -> None:
-    """Make the client's pool open connections of its own kind that are `part`, too."""
-    kind = client.connection_pool.connection_class
+def use_bulk_connections(client: Redis) -> None:
+    """Make the client's pool open connections of its own kind that are `BulkConnection`, too."""
+    part, kind = BulkConnection, client.connection_pool.connection_class
     made = part if issubclass(part, kind) else type(f"Bulk{kind.__name__}", (part, kind), {})
     client.connection_pool.connection_class = made
 
@@ -139,8 +93,6 @@ def _open_reply(replies: list[Any]) -> list[Any]:
 
 _KEPT = 8
 
-_C = TypeVar("_C")
-
 
 class Commands(NamedTuple):
     """Commands in the protocol of Redis, each with one key, which may be sent twice."""
@@ -155,17 +107,17 @@ class Commands(NamedTuple):
         return cls(b"".join(commands), len(commands))
 
 
-class Idle(Generic[_C]):
+class Idle:
     """Connections at hand, outside of their pool, whose checks take as long as reading a row.
 
     What they check for is found out by using the connection.
     """
 
     def __init__(self) -> None:
-        self._connections: deque[_C] = deque()
+        self._connections: deque[BulkConnection] = deque()
         self._process = os.getpid()
 
-    def take(self) -> _C | None:
+    def take(self) -> BulkConnection | None:
         """The one used last, if there is any."""
         if os.getpid() != self._process:  # the process that this one was forked from uses them
             self._connections, self._process = deque(), os.getpid()
@@ -174,7 +126,7 @@ class Idle(Generic[_C]):
         except IndexError:
             return None
 
-    def keep(self, connection: _C) -> bool:
+    def keep(self, connection: BulkConnection) -> bool:
         """Whether it is kept; or else its pool must have it."""
         if len(self._connections) >= _KEPT:
             return False
@@ -182,7 +134,7 @@ class Idle(Generic[_C]):
         return True
 
 
-def exchange(client: Redis, idle: Idle[BulkConnection] | None, commands: Commands) -> list[Any]:
+def exchange(client: Redis, idle: Idle | None, commands: Commands) -> list[Any]:
     """Replies to the commands, in their order.
 
     Raises:
@@ -215,39 +167,178 @@ def exchange(client: Redis, idle: Idle[BulkConnection] | None, commands: Command
     return _checked(replies)
 
 
-async def exchange_async(
-    client: redis_asyncio.Redis,
-    idle: Idle[AsyncBulkConnection] | None,
-    commands: Commands,
-) -> list[Any]:
-    """As `exchange`."""
-    pool = client.connection_pool
-    if idle is not None and (connection := idle.take()) is not None:
-        kept = False
-        try:
-            replies = await connection.ask(*commands)
-            kept = idle.keep(connection)
-        except RedisConnectionError:
-            pass
-        except RedisTimeoutError:
-            if not connection.retry.get_retries():
-                raise
-        else:
-            return _checked(replies)
-        finally:
-            if not kept:
-                await pool.release(connection)
-    fresh: Any = await pool.get_connection()
-    kept = False
-    try:
-        replies = await fresh.retry.call_with_retry(
-            lambda: fresh.ask(*commands), lambda _: fresh.disconnect(nowait=True)
+class _Request(NamedTuple):
+    """Commands that were sent and whose replies are still to come."""
+
+    future: asyncio.Future[list[Any]]
+    replies: int
+    #: by the clock of the event loop
+    deadline: float
+
+
+class PipelinedConnection(asyncio.Protocol):
+    """A connection that any number of requests use at once; its replies come in the order of the commands.
+
+    Those to a request that was cancelled are dropped. Where one is late the connection is closed.
+    """
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        """Take over a connection that redis-py has opened."""
+        self._loop = asyncio.get_running_loop()
+        self._where = connection._host_error()  # noqa: SLF001  # as its own errors say
+        self._timeout_s = connection.socket_timeout or math.inf
+        self._reader = hiredis.Reader(
+            protocolError=InvalidResponse,
+            replyError=connection._parser.parse_error,  # noqa: SLF001  # its classes of errors
+            notEnoughData=NOT_ENOUGH_DATA,
         )
-        kept = idle is not None and idle.keep(fresh)
-    finally:
-        if not kept:
-            await pool.release(fresh)
-    return _checked(replies)
+        # kept: a writer that is deleted closes its transport, and a connection with one warns
+        self._writer: Any = connection._writer  # noqa: SLF001
+        self._transport: asyncio.Transport = self._writer.transport
+        connection._writer = connection._reader = None  # noqa: SLF001
+        self._requests: deque[_Request] = deque()
+        self._replies: list[Any] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_open = True
+        self._transport.set_protocol(self)
+
+    def send(self, payload: bytes, count: int) -> asyncio.Future[list[Any]]:
+        """Send packed commands; the result are the replies, where that to a refused command is its error.
+
+        The result is an error of redis-py where the server cannot be reached or does not answer in time.
+        """
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._requests.append(_Request(future, count, self._loop.time() + self._timeout_s))
+        if self._timer is None and self._timeout_s < math.inf:
+            self._timer = self._loop.call_later(self._timeout_s, self._check_deadline)
+        if not self.is_open:
+            self.close()
+        try:
+            self._transport.write(payload)
+        except RuntimeError as error:  # of uvloop, where the other side has reset the connection
+            self._fail(error)
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        """Hand replies to the requests they are for."""
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not NOT_ENOUGH_DATA:
+                self._replies.append(reply)
+                if len(self._replies) == self._requests[0].replies:
+                    self._complete(self._requests.popleft().future)
+        except (RedisError, IndexError) as error:  # no reply of Redis, one that nobody waits for, or unusable
+            self._fail(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the requests whose replies will not come."""
+        self._fail(exc or RedisConnectionError("the server closed the connection"))
+
+    def close(self) -> None:
+        """Close it; requests under way end in an error."""
+        self._fail(RedisConnectionError("the connection was closed"))
+
+    def _complete(self, future: asyncio.Future[list[Any]]) -> None:
+        replies, self._replies = self._replies, []
+        try:
+            _open_reply(replies)
+        except RedisConnectionError as error:
+            if not future.done():
+                future.set_exception(error)
+            raise
+        if not future.done():
+            future.set_result(replies)
+
+    def _check_deadline(self) -> None:
+        """Close the connection if the oldest request has waited too long; one timer serves all requests."""
+        self._timer = None
+        if not self._requests:
+            return
+        oldest, *_ = self._requests
+        if (left_s := oldest.deadline - self._loop.time()) > 0:
+            self._timer = self._loop.call_later(left_s, self._check_deadline)
+            return
+        error = RedisTimeoutError(f"Timeout reading from {self._where}")
+        if not oldest.future.done():
+            oldest.future.set_exception(error)
+        self._fail(error)
+
+    def _fail(self, reason: BaseException) -> None:
+        self.is_open = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.abort()
+        while self._requests:
+            future = self._requests.popleft().future
+            if not future.done():
+                error = RedisConnectionError(f"Error while reading from {self._where}: {reason}")
+                error.__cause__ = reason
+                future.set_exception(error)
+
+
+class Pipeline:
+    """The connection of an event loop to a server, opened when it is needed and again when it was lost."""
+
+    def __init__(self, client: redis_asyncio.Redis) -> None:
+        self._pool = client.connection_pool
+        self._retry: Any = client.get_retry()
+        self._connection: PipelinedConnection | None = None
+        self._opening: asyncio.Task[PipelinedConnection] | None = None
+
+    async def exchange(self, commands: Commands) -> list[Any]:
+        """As `exchange`."""
+        connection = self._connection
+        if connection is not None and connection.is_open:
+            try:
+                return _checked(await connection.send(*commands))
+            except RedisConnectionError:
+                pass  # it was closed meanwhile, which is no failure yet
+            except RedisTimeoutError:
+                if not self._retry.get_retries():
+                    raise
+        return _checked(await self._retry.call_with_retry(lambda: self._ask(commands), _ignore))
+
+    def close(self) -> None:
+        """Close the connection; it can be opened again."""
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._connection is not None:
+            self._connection.close()
+
+    async def _ask(self, commands: Commands) -> list[Any]:
+        """The replies, from a new connection if there is none; the time-out is for both together."""
+        connection, timeout_s = self._connection, self._pool.connection_kwargs["socket_timeout"]
+        try:
+            async with asyncio.timeout(timeout_s):
+                if connection is None or not connection.is_open:
+                    if self._opening is None:
+                        self._opening = asyncio.create_task(self._open())
+                        self._opening.add_done_callback(self._on_opened)
+                    # others wait for it, too
+                    connection = await asyncio.shield(self._opening)
+                return await connection.send(*commands)
+        except TimeoutError as error:
+            raise RedisTimeoutError(f"Timeout connecting to {self._pool}") from error
+
+    async def _open(self) -> PipelinedConnection:
+        connection = self._pool.make_connection()  # a sentinel is asked anew who the master is
+        try:
+            await connection.connect()
+            self._connection = PipelinedConnection(connection)
+        except RuntimeError as error:  # as in `send`
+            raise RedisConnectionError(f"Error connecting to {connection._host_error()}: {error}") from error  # noqa: SLF001
+        finally:
+            await connection.disconnect(nowait=True)  # what was not taken over
+        return self._connection
+
+    def _on_opened(self, task: asyncio.Task[PipelinedConnection]) -> None:
+        self._opening = None
+        if not task.cancelled():
+            task.exception()  # those who waited may be gone
+
+
+async def _ignore(_: RedisError) -> None:
+    """Nothing is to be done before the next try."""
 
 
 def _checked(replies: list[Any]) -> list[Any]:

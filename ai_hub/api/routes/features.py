@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from ai_hub.access.principal import Scope
@@ -21,11 +20,11 @@ from ai_hub.api.schemas.features import (
     FeaturesRequest,
     FeaturesResponse,
 )
+from ai_hub.errors import AiHubError
 from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.features.store import feature_names
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from starlette import types as asgi
 
     from ai_hub.access.principal import Principal
@@ -37,49 +36,47 @@ _JSON: Final = "application/json"
 _VIEW_STORAGE: Final = "TimescaleDB view {views}; Redis"
 
 
+@router.post(
+    "/get",
+    response_model=FeaturesResponse | FeaturesBatchResponse,
+    responses=errors.responses(400, 401, 403, 404, 408, 413, 422, 429, 503),
+)
 async def get_features(body: FeaturesRequest, request: Request, caller: Caller) -> Response:
     """Features of one asset, or of many, at a time."""
     content = await _features(body, caller, services_of(request), request.scope["state"])
     return Response(content, media_type=_JSON)
 
 
-class _OnlineRoute(APIRoute):
-    """Answers valid requests itself: FastAPI's parsing and dependencies take longer than reading features.
+class OnlineFeatures:
+    """Middleware: answers valid requests for features itself: FastAPI's own way takes longer than reading them.
 
     Any other request goes to FastAPI, which says what is wrong with it.
     """
 
-    async def handle(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        """Answer one request."""
-        if scope["method"] != "POST":
-            await super().handle(scope, receive, send)
+    def __init__(self, app: asgi.ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        """Answer one request, or pass it on."""
+        if scope["type"] != "http" or scope["path"] != ONLINE or scope["method"] != "POST":
+            await self._app(scope, receive, send)
             return
         body = await _read_body(receive)
         if body is None:
             return
         request = _parse(scope, body)
         if request is None:
-            await super().handle(scope, _replay(body, receive), send)
+            await self._app(scope, _replay(body, receive), send)
             return
         state = scope["state"]
-        content = await _features(request, state["principal"], scope["app"].state.services, state)
+        try:
+            content = await _features(request, state["principal"], scope["app"].state.services, state)
+        except AiHubError as error:
+            await errors.answer(error, scope)(scope, receive, send)
+            return
         headers = [(b"content-type", _JSON.encode()), (b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
-
-
-def add_online_route(app: FastAPI) -> None:
-    """Add `POST /ai/features/get` to the application itself: an included router takes time to match."""
-    app.router.add_api_route(
-        ONLINE,
-        get_features,
-        methods=["POST"],
-        tags=["features"],
-        dependencies=AUTHENTICATED,
-        response_model=FeaturesResponse | FeaturesBatchResponse,
-        responses=errors.responses(400, 401, 403, 404, 408, 413, 422, 429, 503),
-        route_class_override=_OnlineRoute,
-    )
 
 
 @router.get("/sets", responses=errors.responses(401, 422, 429, 503))

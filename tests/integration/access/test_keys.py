@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ai_hub.access import api_keys, key_cache
 from ai_hub.access.api_keys import digest, parse
 from ai_hub.access.principal import ALL_SCOPES
-from ai_hub.api import authentication
+from ai_hub.api import admission
 from ai_hub.cli.main import app
 from ai_hub.database import connect
 from ai_hub.errors import BadInputError, ServiceDownError
@@ -184,7 +184,7 @@ def test_database_silent__unknown_keys_take_no_place_of_a_known_one__and_few_of_
     line: Any, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dsn, proxy = line
-    monkeypatch.setattr(authentication, "MAX_WAITING", 4)
+    monkeypatch.setattr(admission, "MAX_WAITING", 4)
     options = ServiceSettings(keys_refresh_s=60, max_in_flight=4, unauthenticated_per_s=9)
     with (
         running_service(Settings(timescale_dsn=dsn, service_timescale_dsn=None), options) as url,

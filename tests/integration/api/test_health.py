@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from support.service_process import free_port
 
-from ai_hub.api.routes.health import Finding, Health
+from ai_hub.api.health import Finding, Health
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from support.feature_tables import register, write
 from support.valkey_servers import HOST, cluster, sentinel
 from typer.testing import CliRunner
 
-from ai_hub.api.routes.health import Health
+from ai_hub.api.health import Health
 from ai_hub.cli.main import app
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 from starlette.responses import PlainTextResponse
+from support.admitted import Admitted
 
 from ai_hub.access.principal import DEVELOPER, Principal
-from ai_hub.api.limits import ConcurrencyLimit
+from ai_hub.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -17,20 +18,18 @@ CALLERS = {name: Principal("same name", frozenset({"a"}), frozenset(), identity=
 
 
 class Service:
-    """Keeps every request until the gate opens; the header `caller` says who asks."""
+    """Keeps every request until the gate opens; the key says who asks."""
 
     def __init__(self, most: int) -> None:
         self.gate = asyncio.Event()
-        self._limit = ConcurrencyLimit(self._endpoint, most)
-        transport = httpx.ASGITransport(self._known)
+        self.app = Admitted(self._endpoint, ServiceSettings(max_in_flight=most), self._caller)
+        transport = httpx.ASGITransport(self.app)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://service")
         self._asked: list[asyncio.Task[httpx.Response]] = []
 
-    async def _known(self, scope: Scope, receive: Receive, send: Send) -> None:
-        caller = dict(scope["headers"]).get(b"caller", b"").decode()
-        principal = DEVELOPER if caller == "developer" else CALLERS.get(caller)
-        scope["state"] = {} if principal is None else {"principal": principal}
-        await self._limit(scope, receive, send)
+    @staticmethod
+    def _caller(key: str | None) -> Principal | None:
+        return DEVELOPER if key == "developer" else CALLERS.get(key or "")
 
     async def _endpoint(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["path"].startswith("/health/"):
@@ -39,7 +38,7 @@ class Service:
 
     async def ask(self, path: str, caller: str) -> httpx.Response | None:
         """The answer; None: it is under way."""
-        task = asyncio.create_task(self.http.get(path, headers={"caller": caller}))
+        task = asyncio.create_task(self.http.get(path, headers={"x-api-key": caller}))
         done, _ = await asyncio.wait([task], timeout=0.02)
         self._asked += [] if done else [task]
         return task.result() if done else None
@@ -61,7 +60,7 @@ def test_full__refuses_with_503__and_neither_path_takes_the_places_of_the_other(
         assert (await service.http.get("/health/live")).status_code == 200
         assert await service.ask(ONLINE, "c") is None
         assert await service.finish() == {200}
-        assert (await service.http.get(OTHER, headers={"caller": "c"})).status_code == 200
+        assert (await service.http.get(OTHER, headers={"x-api-key": "c"})).status_code == 200
 
     asyncio.run(run())
 
@@ -77,8 +76,8 @@ def test_one_caller__has_half_of_the_places__and_gets_them_back() -> None:
         assert await service.ask(ONLINE, "b") is None
         assert await service.ask(OTHER, "a") is None
         assert await service.finish() == {200}
-        assert (await service.http.get(ONLINE, headers={"caller": "a"})).status_code == 200
-        assert not any(limiter._held for limiter in service._limit._limiters.values()), (
+        assert (await service.http.get(ONLINE, headers={"x-api-key": "a"})).status_code == 200
+        assert not any(limiter._held for limiter in service.app._slots.limiters.values()), (
             "callers at rest take no memory"
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ai_hub.api.routes.health import Health
+from ai_hub.api.health import Health
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:

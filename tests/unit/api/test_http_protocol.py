@@ -17,7 +17,7 @@ from starlette.responses import Response
 from support.service_process import free_port
 from support.service_server import running_app, running_service
 
-from ai_hub.api import http_protocol, limits
+from ai_hub.api import admission, http_protocol
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def until(status: int, method: str, url: str) -> None:
 def test_bodies_without_end__hold_all_places__and_give_them_back(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "BODY_S", HELD_S)
+    monkeypatch.setattr(admission, "BODY_S", HELD_S)
     online = f"{address}/ai/features/get"
     head = b"POST /ai/features/get HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\n{"
     with ExitStack() as stack:

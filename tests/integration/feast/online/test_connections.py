@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+import redis.asyncio
 import uvloop
 from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from support.online_repo import OURS, RECENT, Pair, open_store, view
 from support.valkey_servers import HOST, cluster, free_port, sentinel, server
 
-from feast_plugins.online.exchange import AsyncBulkConnection
+from feast_plugins.online.exchange import Commands, Pipeline, PipelinedConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -272,31 +275,95 @@ def test_sentinel__names_another_master__which_is_asked_from_then_on(folder: Pat
         store.provider.online_store.teardown(store.config, [], [])
 
 
-def test_ask__uvloop_has_closed_the_transport__is_a_connection_error_and_connects_anew(port: int) -> None:
-    async def run() -> list[Any]:
-        connection = AsyncBulkConnection(host=HOST, port=port)
-        assert await connection.ask(b"PING\r\n", 1) == [b"PONG"]
-        connection._writer.transport.abort()  # type: ignore[union-attr]  # connected
-        await asyncio.sleep(0.01)
+PING = Commands(b"PING\r\n", 1)
+
+
+async def connected(port: int, timeout_s: float = 5.0) -> PipelinedConnection:
+    connection = redis.asyncio.Connection(host=HOST, port=port, socket_timeout=timeout_s)
+    await connection.connect()
+    return PipelinedConnection(connection)
+
+
+def test_send__many_at_once__each_gets_its_own_replies_and_cancelled_ones_are_dropped(port: int) -> None:
+    def echo(number: int) -> Commands:
+        text = b"x" * (number * 997 % 70_000)
+        return Commands.of([b"*2\r\n$4\r\nECHO\r\n$%d\r\n%b\r\n" % (len(text), text)] * (number % 4 + 1))
+
+    async def run() -> None:
+        connection = await connected(port)
+        futures = [connection.send(*echo(number)) for number in range(200)]
+        for future in futures[::3]:
+            future.cancel()
+        for number, future in enumerate(futures):
+            if not future.cancelled():
+                assert await future == [b"x" * (number * 997 % 70_000)] * (number % 4 + 1)
+        connection.close()
+
+    uvloop.run(run())
+    asyncio.run(run())
+
+
+def test_send__reply_that_nobody_waits_for__closes_the_connection(port: int) -> None:
+    async def run() -> None:
+        connection = await connected(port)
+        first = connection.send(b"PING\r\nPING\r\n", 1)
+        assert await first == [b"PONG"]
         with pytest.raises(redis.exceptions.ConnectionError):
-            await connection.ask(b"PING\r\n", 1)
-        replies = await connection.ask(b"PING\r\n", 1)
-        await connection.disconnect()
+            await connection.send(b"ECHO mine\r\n", 1)
+        assert not connection.is_open
+
+    asyncio.run(run())
+
+
+def test_send__reply_is_late__the_later_requests_may_be_sent_again(port: int, admin: redis.Redis) -> None:
+    """They have not timed out, and the connection is closed."""
+
+    async def run() -> None:
+        connection = await connected(port, PATIENCE_S)
+        admin.client_pause(PAUSE_MS)
+        first = connection.send(*PING)
+        await asyncio.sleep(PATIENCE_S / 2)
+        second = connection.send(*PING)
+        with pytest.raises(redis.exceptions.TimeoutError):
+            await first
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await second
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await connection.send(*PING)
+
+    asyncio.run(run())
+
+
+def test_exchange__uvloop_has_closed_the_transport__connects_anew(port: int) -> None:
+    async def run() -> list[Any]:
+        client = redis.asyncio.Redis(host=HOST, port=port, socket_timeout=5.0)
+        pipeline = Pipeline(client)
+        assert await pipeline.exchange(PING) == [b"PONG"]
+        connection = pipeline._connection
+        assert connection is not None
+        connection._transport.abort()
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await connection.send(*PING)
+        replies = await pipeline.exchange(PING)
+        pipeline.close()
+        await client.aclose()
         return replies
 
     assert uvloop.run(run()) == [b"PONG"]
 
 
-def test_connect__uvloop_closes_the_transport_while_greeting__is_a_connection_error(port: int) -> None:
-    async def greet(connection: AsyncBulkConnection) -> None:
+def test_exchange__uvloop_closes_the_transport_while_greeting__is_a_connection_error(port: int) -> None:
+    async def greet(connection: redis.asyncio.Connection) -> None:
         connection._writer.transport.abort()  # type: ignore[union-attr]  # as for a server that was killed
         await asyncio.sleep(0.01)
         await connection.send_command("PING")
 
     async def run() -> None:
-        connection = AsyncBulkConnection(host=HOST, port=port, redis_connect_func=greet)
+        client = redis.asyncio.Redis(
+            host=HOST, port=port, socket_timeout=5.0, redis_connect_func=greet, retry=Retry(NoBackoff(), 0)
+        )
         with pytest.raises(redis.exceptions.ConnectionError):
-            await connection.connect()
-        await connection.disconnect()
+            await Pipeline(client).exchange(PING)
+        await client.aclose()
 
     uvloop.run(run())

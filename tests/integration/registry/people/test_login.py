@@ -10,7 +10,7 @@ import pytest
 from support.people_server import MODEL, password
 
 from ai_hub import registry
-from ai_hub.api.routes.health import Health
+from ai_hub.api.health import Health
 from ai_hub.errors import NotLoggedInError
 from ai_hub.registry import people
 from ai_hub.settings import Settings
