@@ -124,7 +124,7 @@ class Admission:
                 return None
         return _Body(scope["state"], receive, send, limit)
 
-    async def _pass_on(self, scope: Scope, body: Body, send: Send) -> None:
+    async def _pass_on(self, scope: Scope, body: _Body, send: Send) -> None:
         try:
             await self._app(scope, body.receive, body.send)
         except Exception:

@@ -193,8 +193,9 @@ class PipelinedConnection(asyncio.Protocol):
             notEnoughData=NOT_ENOUGH_DATA,
         )
         # kept: a writer that is deleted closes its transport, and a connection with one warns
-        self._writer: Any = connection._writer  # noqa: SLF001
-        self._transport: asyncio.Transport = self._writer.transport
+        writer: Any = connection._writer  # noqa: SLF001
+        self._writer = writer
+        self._transport: asyncio.Transport = writer.transport
         connection._writer = connection._reader = None  # noqa: SLF001
         self._requests: deque[_Request] = deque()
         self._replies: list[Any] = []

@@ -48,7 +48,7 @@ async def get_features(body: FeaturesRequest, request: Request, caller: Caller) 
 
 
 class OnlineFeatures:
-    """Middleware: answers valid requests for features itself: FastAPI's own way takes longer than reading them.
+    """Middleware: answers valid requests for features, before FastAPI, which takes longer than reading them.
 
     Any other request goes to FastAPI, which says what is wrong with it.
     """
