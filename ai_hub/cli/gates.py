@@ -88,7 +88,7 @@ def show(
     """Show every installed gate: whether it is on, its settings, and which level of the policy says so."""
     from ai_hub.settings import Settings
     from mlflow_plugins.gates import policy_file
-    from mlflow_plugins.gates.known import gate_class, gate_names
+    from mlflow_plugins.gates.policy import gate_class, gate_names
 
     policy = _readable(lambda: policy_file.load(file) if file else policy_file.current(Settings()))
     rules = policy.rules(tenant, model)
@@ -117,7 +117,7 @@ def show(
 @policy_app.command("gates")
 def describe() -> None:
     """Describe every installed gate and its settings."""
-    from mlflow_plugins.gates.known import gate_class, gate_names
+    from mlflow_plugins.gates.policy import gate_class, gate_names
 
     for name in gate_names():
         gate = gate_class(name)

@@ -10,7 +10,7 @@ from ai_hub.errors import AiHubError
 from mlflow_plugins.gates.gate import Gate, Verdict, passed, refused
 
 if TYPE_CHECKING:
-    from mlflow_plugins.gates.candidacy import Candidacy
+    from mlflow_plugins.gates.gate import Candidate
 
 #: Where prometheus-client shares numbers between processes. Feast sets both in whatever imports it, and
 #: removes the folder when that process ends; whoever inherits them can then import Feast no more.
@@ -33,12 +33,12 @@ class FeatureServiceGate(Gate):
 
         find_service("")
 
-    def check(self, candidacy: Candidacy) -> Verdict:
+    def check(self, candidate: Candidate) -> Verdict:
         """Ask Feast's registry, past its cache."""
         # importing Feast takes seconds, which only promotions under such a policy pay
         from ai_hub.features.registry import find_service  # noqa: PLC0415
 
-        metadata = candidacy.facts.metadata
+        metadata = candidate.info.metadata
         wanted = metadata.get("feature_service")
         names = metadata.get("feature_names") or []
         again = "and register the model anew."

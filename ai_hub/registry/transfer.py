@@ -29,7 +29,7 @@ from ai_hub.registry.versions import ModelVersion, find_version, get_version, se
 from ai_hub.servers import without_secrets
 from ai_hub.times import to_millis
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.gates.facts import present_metrics
+from mlflow_plugins.gates.context import present_metrics
 from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.people.actor import ACTOR_TAG, REASON_TAG
 from mlflow_plugins.registration import imports

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.artifacts.destination import Destination
     from mlflow_plugins.artifacts.manifest import Sealed
     from mlflow_plugins.people.actor import Actor
-    from mlflow_plugins.registration.publishing import Candidate
+    from mlflow_plugins.registration.publishing import NewVersion
 
 REASON: Final = "adopted"
 #: In front of tags of ours that plain MLflow's users had set to something else.
@@ -202,7 +202,7 @@ class Adoption:
             recorded=frozenset(recorded & versions.keys()),
         )
 
-    def _plan(self, tenant: str, name: str) -> tuple[ModelPlan, dict[int, Candidate]]:
+    def _plan(self, tenant: str, name: str) -> tuple[ModelPlan, dict[int, NewVersion]]:
         with self._store.sessions() as session:
             state = self._look(session, tenant, name)
             wanted = {
@@ -211,7 +211,7 @@ class Adoption:
                 if version not in state.known or state.records[version].manifest_sha256 is None
             }
             taken = self._taken(session, state.model)
-        candidates: dict[int, Candidate] = {}
+        candidates: dict[int, NewVersion] = {}
         problems: dict[int, str] = {}
         for version, source in wanted.items():
             record = state.records.get(version)
@@ -271,13 +271,13 @@ class Adoption:
             if row.version is not None or not owners.is_abandoned(row)
         }
 
-    def _inspect(self, tenant: str, source: str, run_id: str | None, tags: dict[str, str]) -> Candidate:
+    def _inspect(self, tenant: str, source: str, run_id: str | None, tags: dict[str, str]) -> NewVersion:
         origin = sources.resolve(self._store, tenant, source, run_id, model_info.logged_model(source))
         return publishing.inspect(AnySource(self._destination), origin, tenant, tags)
 
     # ---- doing
 
-    def _record(self, plan_: ModelPlan, version: VersionPlan, candidate: Candidate | None) -> None:
+    def _record(self, plan_: ModelPlan, version: VersionPlan, candidate: NewVersion | None) -> None:
         """Copy and seal a version's files, where they can be, and write its record and its tags."""
         tenant, name = plan_.tenant, plan_.model
         seals = version.problem is None and candidate is not None
@@ -322,7 +322,7 @@ class Adoption:
                         claims.give_up(session, claimed)
                 raise
 
-    def _publish(self, state: _State, version: VersionPlan, candidate: Candidate, location: str) -> Sealed:
+    def _publish(self, state: _State, version: VersionPlan, candidate: NewVersion, location: str) -> Sealed:
         found = state.versions[version.version]
         identity = {
             "tenant_id": state.model.workspace,
@@ -408,7 +408,7 @@ def _has_trail(session: Session, model: ModelKey, version: int) -> bool:
     return session.execute(query.limit(1)).first() is not None
 
 
-def _interface(candidate: Candidate | None, tags: dict[str, str]) -> Interface:
+def _interface(candidate: NewVersion | None, tags: dict[str, str]) -> Interface:
     return candidate.interface if candidate else model_info.interface({}, tags, RunFacts())
 
 

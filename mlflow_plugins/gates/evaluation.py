@@ -7,23 +7,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_CONFLICT
 from mlflow.utils.time import get_current_time_millis
 
-from mlflow_plugins.gates import facts, policy_file
+from mlflow_plugins.gates import policy_file
 from mlflow_plugins.gates.assessment import Assessment, GateResult
-from mlflow_plugins.gates.candidacy import Candidacy
-from mlflow_plugins.gates.gate import Gate, Verdict, refused
+from mlflow_plugins.gates.context import verify_version, version_info
+from mlflow_plugins.gates.gate import Candidate, Gate, Verdict, refused
 from mlflow_plugins.gates.policy_file import PolicyError
 
 if TYPE_CHECKING:
     from mlflow.store.model_registry.abstract_store import AbstractStore
 
-    from mlflow_plugins.gates.situation import Situation
+    from mlflow_plugins.gates.context import PromotionContext
 
 _log: Final = logging.getLogger(__name__)
 
 
-def assess(store: AbstractStore, situation: Situation) -> tuple[Assessment, bool]:
+def assess(store: AbstractStore, context: PromotionContext) -> tuple[Assessment, bool]:
     """Ask every gate, also after one refused, without holding any lock.
 
     Returns:
@@ -32,23 +33,23 @@ def assess(store: AbstractStore, situation: Situation) -> tuple[Assessment, bool
     try:
         in_force = policy_file.current()
     except PolicyError as error:
-        return forbidden(situation, _closed(error)), False
-    candidacy = _candidacy(store, situation)
-    chosen = in_force.gates(situation.model.workspace, situation.model.name)
-    asked = [gate for gate in chosen if gate.on_rollback or not situation.rollback]
+        return forbidden(context, _closed(error)), False
+    candidate = _candidate(store, context)
+    chosen = in_force.gates(context.model.workspace, context.model.name)
+    asked = [gate for gate in chosen if gate.on_rollback or not context.rollback]
     assessment = Assessment(
-        **_heading(situation),
+        **_heading(context),
         refusal=None,
-        results=tuple(_ask(gate, candidacy) for gate in asked),
+        results=tuple(_ask(gate, candidate) for gate in asked),
         skipped=tuple(gate.name for gate in chosen if gate not in asked),
         policy=in_force.origin(),
     )
-    return assessment, candidacy.asked_for_production
+    return assessment, candidate.compared_with_production
 
 
-def forbidden(situation: Situation, refusal: str) -> Assessment:
+def forbidden(context: PromotionContext, refusal: str) -> Assessment:
     """The assessment of a move that no gate is asked about, because `refusal` stands before them."""
-    return Assessment(**_heading(situation), refusal=refusal, results=(), skipped=(), policy={})
+    return Assessment(**_heading(context), refusal=refusal, results=(), skipped=(), policy={})
 
 
 def _closed(error: PolicyError) -> str:
@@ -58,37 +59,37 @@ def _closed(error: PolicyError) -> str:
     )
 
 
-def _heading(situation: Situation) -> dict[str, Any]:
+def _heading(context: PromotionContext) -> dict[str, Any]:
     return {
-        "model": situation.model.name,
-        "version": situation.candidate.version,
-        "semantic_version": situation.candidate.semantic_version,
-        "stage": situation.stage,
-        "rollback": situation.rollback,
-        "displaces": situation.production.version if situation.production else None,
+        "model": context.model.name,
+        "version": context.candidate.version,
+        "semantic_version": context.candidate.semantic_version,
+        "stage": context.stage,
+        "rollback": context.rollback,
+        "displaces": context.production.version if context.production else None,
     }
 
 
-def _candidacy(store: AbstractStore, situation: Situation) -> Candidacy:
-    model, production = situation.model, situation.production
-    return Candidacy(
+def _candidate(store: AbstractStore, context: PromotionContext) -> Candidate:
+    model, production = context.model, context.production
+    return Candidate(
         tenant=model.workspace,
         model=model.name,
-        facts=facts.facts(store, model, situation.candidate),
-        rollback=situation.rollback,
-        actor=situation.actor,
-        reason=situation.reason,
-        registered_by=situation.registered_by,
-        staged_at_ms=situation.staged_at_ms,
+        info=version_info(store, model, context.candidate),
+        rollback=context.rollback,
+        actor=context.actor,
+        reason=context.reason,
+        registered_by=context.registered_by,
+        staged_at_ms=context.staged_at_ms,
         now_ms=get_current_time_millis(),
-        verify=partial(facts.verify, model, situation.candidate),
-        find_production=lambda: facts.facts(store, model, production) if production else None,
+        verify=partial(verify_version, model, context.candidate),
+        find_production=lambda: version_info(store, model, production) if production else None,
     )
 
 
-def _ask(gate: Gate, candidacy: Candidacy) -> GateResult:
+def _ask(gate: Gate, candidate: Candidate) -> GateResult:
     try:
-        verdict = gate.check(candidacy)
+        verdict = gate.check(candidate)
     except MlflowException as error:
         verdict = Verdict(passed=False, text=str(error.message))
     except Exception as error:  # noqa: BLE001 - a gate may be anybody's, and what is not known to be right does not pass
@@ -98,3 +99,11 @@ def _ask(gate: Gate, candidacy: Candidacy) -> GateResult:
             "Its traceback is in the server's log; the policy can turn it off meanwhile.",
         )
     return GateResult(gate.name, verdict.passed, verdict.text, verdict.evidence)
+
+
+class GateRefusalError(MlflowException):
+    """Gates refuse a promotion (HTTP 409); `evidence` is what they saw."""
+
+    def __init__(self, message: str, evidence: dict[str, Any]) -> None:
+        super().__init__(message, RESOURCE_CONFLICT)
+        self.evidence = evidence

@@ -1,25 +1,73 @@
-"""Which gates guard which model: the defaults, then what a tenant says, then what it says about the model.
+"""Which gates are installed, and which guard which model.
 
-On each level a gate is `true` or settings (on) or `false` (off). The nearest level that names a gate decides
-whether it is on; its settings are those of all levels together, the nearest winning each.
+The defaults hold, then what a tenant says, then what it says about the model. On each level a gate is `true`
+or settings (on) or `false` (off). The nearest level that names a gate decides whether it is on; its settings
+are those of all levels together, the nearest winning each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
-from mlflow_plugins.gates.builtin.not_worse import NotWorseGate
-from mlflow_plugins.gates.known import gate_class
+from mlflow_plugins.gates.builtin import NotWorseGate
+from mlflow_plugins.gates.gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mlflow_plugins.gates.gate import Gate
+
+GROUP: Final = "ai_hub.promotion_gates"
+
+
+class UnusableGateError(ValueError):
+    """A policy names a gate that cannot be used."""
+
+
+def gate_names() -> list[str]:
+    """Every installed gate."""
+    return sorted(_entry_points())
+
+
+@lru_cache(maxsize=128)
+def gate_class(name: str) -> type[Gate]:
+    """The gate of this name.
+
+    Raises:
+        UnusableGateError: none is installed, two are, or it cannot be loaded.
+    """
+    points = _entry_points().get(name, [])
+    if not points:
+        raise UnusableGateError(f"There is no gate {name!r}. Installed: {', '.join(gate_names())}.")
+    if len(points) > 1:
+        owners = " and ".join(point.value for point in points)
+        raise UnusableGateError(f"Gate {name!r} is installed twice, by {owners}. Uninstall one.")
+    try:
+        loaded = points[0].load()
+    except Exception as error:
+        raise UnusableGateError(
+            f"Gate {name!r} ({points[0].value}) cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Gate)):
+        raise UnusableGateError(f"Gate {name!r} ({points[0].value}) is not a mlflow_plugins.gates.gate.Gate.")
+    if getattr(loaded, "name", None) != name:
+        raise UnusableGateError(f"Gate {name!r} ({points[0].value}) calls itself by another name.")
+    return loaded
+
+
+@lru_cache(maxsize=1)
+def _entry_points() -> dict[str, list[EntryPoint]]:
+    points: dict[str, list[EntryPoint]] = {}
+    # an editable installation may be listed twice
+    for point in dict.fromkeys(entry_points(group=GROUP)):
+        points.setdefault(point.name, []).append(point)
+    return points
 
 
 def _rule(given: Any) -> Any:

@@ -15,13 +15,22 @@ from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from pydantic import ValidationError
 
 from mlflow_plugins.artifacts.layout import check_model_name
-from mlflow_plugins.gates import places
-from mlflow_plugins.gates.known import UnusableGateError, gate_class
-from mlflow_plugins.gates.policy import BUILT_IN, Document, Level, Policy, Rule, levels, merged
+from mlflow_plugins.gates.policy import (
+    BUILT_IN,
+    Document,
+    Level,
+    Policy,
+    Rule,
+    UnusableGateError,
+    gate_class,
+    levels,
+    merged,
+)
 from mlflow_plugins.settings import RegistrySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
 
 _Path = tuple[str | int, ...]
 
@@ -94,9 +103,9 @@ def parse(content: bytes, source: str) -> Policy:
         raise PolicyError(source, [Problem("", line, f"this is not YAML: {what}")]) from error
 
     def problem(path: _Path, text: str) -> Problem:
-        return Problem(".".join(map(str, path)), places.line_of(root, path), text)
+        return Problem(".".join(map(str, path)), line_of(root, path), text)
 
-    if twice := [problem(path, "this key is there twice") for path in places.repeated_keys(root)]:
+    if twice := [problem(path, "this key is there twice") for path in repeated_keys(root)]:
         raise PolicyError(source, twice)
     try:
         document = Document.model_validate(raw)
@@ -158,3 +167,38 @@ def _without_kinds(raw: Any, loc: _Path) -> _Path:
             raw = raw[part]
             kept.append(part)
     return tuple(kept)
+
+
+def line_of(root: yaml.Node | None, path: tuple[str | int, ...]) -> int | None:
+    """The line (from 1) of the deepest part of `path` that the file has; None when it has none of it."""
+    line = None
+    for part in path:
+        found = [pair for pair in _pairs(root) if pair[0].value == str(part)]
+        if not found:
+            break
+        key, root = found[-1]
+        line = key.start_mark.line + 1
+    return line
+
+
+def repeated_keys(root: yaml.Node | None) -> Iterator[tuple[str, ...]]:
+    """Keys that a mapping has more than once, of which YAML would silently take the last."""
+    waiting: list[tuple[tuple[str, ...], yaml.Node | None]] = [((), root)]
+    # an alias leads to the same node again, even to one it is inside of
+    visited: set[int] = set()
+    while waiting:
+        above, node = waiting.pop()
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
+        seen = set()
+        for key, value in _pairs(node):
+            path = (*above, str(key.value))
+            if path in seen:
+                yield path
+            seen.add(path)
+            waiting.append((path, value))
+
+
+def _pairs(node: yaml.Node | None) -> list[tuple[yaml.Node, yaml.Node]]:
+    return node.value if isinstance(node, yaml.MappingNode) else []

@@ -14,7 +14,7 @@ from mlflow_plugins.registration.model_info import describe
 
 if TYPE_CHECKING:
     from mlflow_plugins.artifacts.manifest import Sealed
-    from mlflow_plugins.registration.publishing import Candidate
+    from mlflow_plugins.registration.publishing import NewVersion
 
 METADATA_TAG: Final = "ai_hub.metadata"
 METRICS_TAG: Final = "ai_hub.metrics"
@@ -51,7 +51,7 @@ def given_metrics(tags: dict[str, str]) -> dict[str, float]:
     return {name: float(value) for name, value in named.items() if _is_number(value)}
 
 
-def make(candidate: Candidate, sealed: Sealed) -> str:
+def make(candidate: NewVersion, sealed: Sealed) -> str:
     """The card of a version as text."""
     described = describe(candidate.mlmodel, candidate.facts)
     card: dict[str, Any] = {

@@ -33,7 +33,7 @@ ORIGIN_TAG: Final = "copied_from"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class NewVersion:
     """A model about to be registered: its files and what is known about it."""
 
     source: str
@@ -53,7 +53,7 @@ class Candidate:
         return self.facts.tags.get(RUN_USER_TAG)
 
 
-def inspect(destination: Sources | None, origin: Origin, tenant: str, tags: dict[str, str]) -> Candidate:
+def inspect(destination: Sources | None, origin: Origin, tenant: str, tags: dict[str, str]) -> NewVersion:
     """Look at the files of `origin` before anything is reserved or copied.
 
     Args:
@@ -67,7 +67,9 @@ def inspect(destination: Sources | None, origin: Origin, tenant: str, tags: dict
     """
     location = origin.location
     if destination is None:
-        return Candidate(location, None, {}, frozenset(), {}, {}, RunFacts(), interface({}, tags, RunFacts()))
+        return NewVersion(
+            location, None, {}, frozenset(), {}, {}, RunFacts(), interface({}, tags, RunFacts())
+        )
     folder = destination.folder(location, tenant)
     present = folder.files()
     if not present:
@@ -81,12 +83,12 @@ def inspect(destination: Sources | None, origin: Origin, tenant: str, tags: dict
     facts = run_facts(origin.run_id, origin.model_id)
     # what is given for this version counts, also where its run says otherwise
     facts = replace(facts, metrics={**facts.metrics, **cards.given_metrics(tags)})
-    return Candidate(
+    return NewVersion(
         location, folder, files, added, promised, mlmodel, facts, interface(mlmodel, tags, facts)
     )
 
 
-def publish(candidate: Candidate, target: Folder, identity: dict[str, Any], extra: dict[str, Any]) -> Sealed:
+def publish(candidate: NewVersion, target: Folder, identity: dict[str, Any], extra: dict[str, Any]) -> Sealed:
     """Fill the version's folder: the model's files, what is known about it, and the manifest last.
 
     Raises:
@@ -127,7 +129,7 @@ def _listed(folder: Folder, files: Mapping[str, File], manifest_sha256: str) -> 
     return listed
 
 
-def _check_unchanged(folder: Folder, candidate: Candidate) -> None:
+def _check_unchanged(folder: Folder, candidate: NewVersion) -> None:
     """All copies must be of one state of the source, also where every single one is right."""
     present = {path: file for path, file in folder.files().items() if path not in candidate.added}
     for path in sorted(present.keys() | candidate.files.keys()):

@@ -21,8 +21,8 @@ from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.errors import bad_input, conflict, missing
-from mlflow_plugins.gates import evaluation, situation
-from mlflow_plugins.gates.refusal import GateRefusalError
+from mlflow_plugins.gates import context, evaluation
+from mlflow_plugins.gates.evaluation import GateRefusalError
 from mlflow_plugins.lifecycle import alias_dialog, audit, audit_log, rules, search, semver, stages, webhooks
 from mlflow_plugins.notifications import event, outbox
 from mlflow_plugins.registration import cards, imports, publishing, records
@@ -218,7 +218,7 @@ class LifecycleStore(RegisteringStore):
         with self._sessions() as session:
             row = self._get_sql_model_version(session, name, version)
             model = self.model_key(session, name)
-            present = situation.read(session, model, row, cause)
+            present = context.read_context(session, model, row, cause)
             refusal = stages.refusal(session, model, row, rules.PRODUCTION)
         if refusal is not None:
             return evaluation.forbidden(present, refusal)
@@ -321,13 +321,13 @@ class LifecycleStore(RegisteringStore):
                 row = self._get_sql_model_version(session, name, version)
                 model = self.model_key(session, name)
                 stages.check_move(session, model, row, rules.PRODUCTION)
-                judged = situation.read(session, model, row, cause)
+                judged = context.read_context(session, model, row, cause)
             assessment, by_production = evaluation.assess(self, judged)
             if (refusal := assessment.refusal_text()) is not None:
                 raise GateRefusalError(refusal, assessment.evidence())
             with self._locked(name) as (session, model):
                 row = self._get_sql_model_version(session, name, version)
-                present = situation.read(session, model, row, cause)
+                present = context.read_context(session, model, row, cause)
                 if judged.still_holds(present, production_matters=by_production):
                     because = cause._replace(evidence=assessment.evidence())
                     return stages.move(

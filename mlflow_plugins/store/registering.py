@@ -18,7 +18,7 @@ from mlflow_plugins.artifacts.layout import check_model_name
 from mlflow_plugins.errors import bad_input, conflict, is_missing
 from mlflow_plugins.lifecycle import semver, stages
 from mlflow_plugins.registration import cards, claims, imports, owners, publishing, records, sources
-from mlflow_plugins.registration.publishing import Candidate
+from mlflow_plugins.registration.publishing import NewVersion
 from mlflow_plugins.registration.sources import Origin
 from mlflow_plugins.store.base import is_prompt_request, is_too_large
 from mlflow_plugins.store.deleting import DeletingStore
@@ -54,7 +54,7 @@ class _Request:
     run_link: str | None
     description: str | None
     origin: Origin
-    candidate: Candidate
+    candidate: NewVersion
     cause: stages.Cause
 
 

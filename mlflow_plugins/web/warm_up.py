@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import PlainTextResponse
 
-from mlflow_plugins.gates.known import gate_class, gate_names
+from mlflow_plugins.gates.policy import gate_class, gate_names
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlflow_plugins.gates.candidacy import Candidacy, Facts
+from mlflow_plugins.gates.gate import Candidate, VersionInfo
 from mlflow_plugins.people.actor import claimed
 
 if TYPE_CHECKING:
@@ -14,26 +14,26 @@ HOUR_MS = 3_600_000
 NOW_MS = 1_800_000_000_000
 
 
-def facts(
+def info(
     version: int = 2,
     *,
     metrics: Mapping[str, float | None] | None = None,
     metadata: Mapping[str, Any] | None = None,
-) -> Facts:
+) -> VersionInfo:
     """What is known about a version."""
-    return Facts(version, f"v1.0.{version - 1}", lambda: metrics or {}, lambda: metadata or {})
+    return VersionInfo(version, f"v1.0.{version - 1}", lambda: metrics or {}, lambda: metadata or {})
 
 
-def candidacy(
+def candidate(
     metrics: Mapping[str, float | None] | None = None,
     metadata: Mapping[str, Any] | None = None,
     **changed: Any,
-) -> Candidacy:
+) -> Candidate:
     """Version 2 wants to be the first in Production; `changed` says what is otherwise."""
     usual: dict[str, Any] = {
         "tenant": "city-works",
         "model": "demand",
-        "facts": facts(metrics=metrics, metadata=metadata),
+        "info": info(metrics=metrics, metadata=metadata),
         "rollback": False,
         "actor": claimed("grace"),
         "reason": None,
@@ -43,4 +43,4 @@ def candidacy(
         "verify": lambda: None,
         "find_production": lambda: None,
     }
-    return Candidacy(**{**usual, **changed})
+    return Candidate(**{**usual, **changed})

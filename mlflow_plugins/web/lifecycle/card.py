@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.exceptions import MlflowException
 
-from mlflow_plugins.gates import facts, situation
+from mlflow_plugins.gates import context
 from mlflow_plugins.lifecycle import stages
 from mlflow_plugins.registration.model_info import logged_model, run_facts
 from mlflow_plugins.web.lifecycle import metrics, overview
@@ -43,7 +43,7 @@ class Card:
     parameters: Mapping[str, str] = field(default_factory=dict)
     features: tuple[str, ...] = ()
     metrics: Metrics = field(default_factory=dict)
-    #: why facts, parameters, features and metrics cannot be shown
+    #: why context, parameters, features and metrics cannot be shown
     problem: str | None = None
 
     @property
@@ -70,7 +70,7 @@ class Difference:
 
     @property
     def facts(self) -> list[Change]:
-        """Facts that differ: among them feature service and data window."""
+        """VersionInfo that differ: among them feature service and data window."""
         return _changes(self.left.facts, self.right.facts)
 
     @property
@@ -103,7 +103,7 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
     with store.sessions() as session:
         model = overview.find_model(session, tenant, name)
         row = store.version_row(session, name, number)
-        registered, author = situation.registered(session, model, row), row.user_id
+        registered, author = context.registered_version(session, model, row), row.user_id
         card = Card(
             row.version,
             registered.semantic_version,
@@ -114,7 +114,7 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
             row.creation_time,
         )
     try:
-        found = facts.facts(store, model, registered)
+        found = context.version_info(store, model, registered)
         metadata, measured = dict(found.metadata), dict(found.metrics)
         tags = run_facts(registered.run_id, logged_model(registered.source)).tags
     except MlflowException as error:

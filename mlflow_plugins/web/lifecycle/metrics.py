@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
-from mlflow_plugins.gates.facts import present_metrics, sealed_document
+from mlflow_plugins.gates.context import present_metrics, verified_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -95,5 +95,7 @@ def _read(tenant: str, location: str, sealed: str) -> Metrics:
     # what a seal stands for never changes, so no page need fetch it twice; promotion always reads the files
     destination = current_destination()
     return (
-        sealed_document(destination.folder(location, tenant), sealed, manifest.METRICS) if destination else {}
+        verified_document(destination.folder(location, tenant), sealed, manifest.METRICS)
+        if destination
+        else {}
     )

@@ -12,7 +12,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from oracles.lifecycle import Model, refused
 
-from mlflow_plugins.gates import known, policy_file
+from mlflow_plugins.gates import policy as policy_rules
+from mlflow_plugins.gates import policy_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,24 +37,24 @@ class Watching(Gate):
     on_rollback: ClassVar[bool] = True
     looks_at_production: bool = Field(default=False, description="look at what would be displaced")
 
-    def check(self, candidacy):
-        seen = candidacy.production.version if self.looks_at_production and candidacy.production else None
+    def check(self, candidate):
+        seen = candidate.production.version if self.looks_at_production and candidate.production else None
         for action in list(on_check):
-            action(candidacy.version, seen)
+            action(candidate.version, seen)
         return passed("Seen.", production=seen)
 
 class Never(Gate):
     """Refuses everything."""
     name: ClassVar[str] = "never"
 
-    def check(self, candidacy):
+    def check(self, candidate):
         return refused("It is Friday.", "Come back on Monday.", weekday="Friday")
 
 class Defective(Gate):
     """Breaks."""
     name: ClassVar[str] = "defective"
 
-    def check(self, candidacy):
+    def check(self, candidate):
         return 1 / 0
 
 not_a_gate = object()
@@ -71,8 +72,8 @@ signature = city_gates:Never
 
 
 def _forget() -> None:
-    known._entry_points.cache_clear()
-    known.gate_class.cache_clear()
+    policy_rules._entry_points.cache_clear()
+    policy_rules.gate_class.cache_clear()
     policy_file.parse.cache_clear()
 
 

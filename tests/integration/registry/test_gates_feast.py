@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.types import Float64, String
-from support.gate_candidates import candidacy
+from support.gate_candidates import candidate
 
 from ai_hub.features.promotion_gate import FeatureServiceGate
 
@@ -55,7 +55,7 @@ def _apply(registry: Path, *features: str) -> FeatureStore:
 
 def _ask(service: str | None, *features: str) -> Verdict:
     metadata: dict[str, Any] = {"feature_service": service, "feature_names": list(features)}
-    return FeatureServiceGate().check(candidacy(metadata=metadata))
+    return FeatureServiceGate().check(candidate(metadata=metadata))
 
 
 def test_service__with_all_features__passes(registry: Path) -> None:

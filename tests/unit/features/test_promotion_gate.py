@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: What a promotion asks Feast's registry for, and what it has to import for that.
 _FIRST_PROMOTION = """
 import sys
-from support.gate_candidates import candidacy
+from support.gate_candidates import candidate
 from ai_hub.features.promotion_gate import FeatureServiceGate
 from mlflow_plugins.web.warm_up import WarmUp
 
@@ -25,7 +25,7 @@ cold = set(sys.modules)
 WarmUp(None).wait()
 warm = set(sys.modules)
 metadata = {"feature_service": "forecast", "feature_names": ["a"]}
-verdict = FeatureServiceGate().check(candidacy(metadata=metadata))
+verdict = FeatureServiceGate().check(candidate(metadata=metadata))
 assert not verdict.passed
 print(len(warm - cold), *sorted(set(sys.modules) - warm))
 """

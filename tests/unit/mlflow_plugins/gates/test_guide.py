@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from support.gate_candidates import candidacy
+from support.gate_candidates import candidate
 
-from mlflow_plugins.gates.known import gate_class, gate_names
+from mlflow_plugins.gates.policy import gate_class, gate_names
 from mlflow_plugins.gates.policy_file import load, parse
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -50,8 +50,8 @@ def test_gate__of_the_guide__works() -> None:
     exec(_blocks("python")[0], made)  # noqa: S102 - our own guide
     gate = made["SmallGate"](max_features=1)
     columns = [{"name": "lag_1h"}, {"name": "lag_24h"}]
-    assert gate.check(candidacy(metadata={"signature": {"inputs": columns[:1]}})).passed
-    assert gate.check(candidacy(metadata={"signature": {"inputs": columns}})).text == (
+    assert gate.check(candidate(metadata={"signature": {"inputs": columns[:1]}})).passed
+    assert gate.check(candidate(metadata={"signature": {"inputs": columns}})).text == (
         "It takes 2 features. Train one with 1."
     )
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.gate_candidates import candidacy, facts
+from support.gate_candidates import candidate as candidate_with
+from support.gate_candidates import info
 
-from mlflow_plugins.gates.builtin.not_worse import NotWorseGate
+from mlflow_plugins.gates.builtin import NotWorseGate
 
 if TYPE_CHECKING:
     from mlflow_plugins.gates.gate import Verdict
@@ -28,8 +29,8 @@ def _compare(
     percent: float = 5,
 ) -> Verdict:
     gate = NotWorseGate(metric="mae", better=better, max_worse_percent=percent)
-    theirs = facts(1, metrics={"mae": production})
-    return gate.check(candidacy({"mae": candidate}, find_production=lambda: theirs))
+    theirs = info(1, metrics={"mae": production})
+    return gate.check(candidate_with({"mae": candidate}, find_production=lambda: theirs))
 
 
 @given(
@@ -94,7 +95,7 @@ def test_zero_in_production__nothing_is_a_percentage_of_it() -> None:
 
 def test_nothing_in_production__passes_and_says_so() -> None:
     gate = NotWorseGate(metric="mae", better="lower")
-    verdict = gate.check(candidacy({"mae": 3.5}))
+    verdict = gate.check(candidate_with({"mae": 3.5}))
     assert verdict.passed
     assert "nothing is in Production" in verdict.text
     assert verdict.evidence["production_version"] is None
@@ -104,14 +105,14 @@ def test_nothing_in_production__passes_and_says_so() -> None:
 def test_metric__that_was_not_recorded__is_refused(production: int | None) -> None:
     # were it let into an empty Production, no later version could be compared with it
     gate = NotWorseGate(metric="mae", better="lower")
-    theirs = facts(1, metrics={"mae": 1.0}) if production else None
-    verdict = gate.check(candidacy({"rmse": 1.0}, find_production=lambda: theirs))
+    theirs = info(1, metrics={"mae": 1.0}) if production else None
+    verdict = gate.check(candidate_with({"rmse": 1.0}, find_production=lambda: theirs))
     assert not verdict.passed
     assert "was not recorded; it has rmse" in verdict.text
 
 
 def test_production__without_the_metric__says_how_to_go_on() -> None:
     gate = NotWorseGate(metric="mae", better="lower")
-    verdict = gate.check(candidacy({"mae": 1.0}, find_production=lambda: facts(1, metrics={"rmse": 1.0})))
+    verdict = gate.check(candidate_with({"mae": 1.0}, find_production=lambda: info(1, metrics={"rmse": 1.0})))
     assert not verdict.passed
     assert verdict.text.endswith("Or turn this gate off for the model until then.")

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_plugins.gates import policy_file
-from mlflow_plugins.gates.builtin.manifest import ManifestGate
-from mlflow_plugins.gates.builtin.reason import ReasonGate
+from mlflow_plugins.gates.builtin import ManifestGate, ReasonGate
 from mlflow_plugins.gates.policy import BUILT_IN
 from mlflow_plugins.gates.policy_file import PolicyError, parse
 

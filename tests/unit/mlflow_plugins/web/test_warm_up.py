@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httpx
 from starlette.responses import PlainTextResponse
 
-from mlflow_plugins.gates.builtin.manifest import ManifestGate
+from mlflow_plugins.gates.builtin import ManifestGate
 from mlflow_plugins.web.warm_up import WarmUp
 
 if TYPE_CHECKING:
