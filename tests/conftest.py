@@ -6,11 +6,13 @@ import os
 import secrets
 import signal
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+import typer.main
 from support import machine, properties
 
 from ai_hub.dev.control import down, up
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from ai_hub.dev.service import Service
 
 properties.register()
+# A process builds its command line once; here it serves every command that runs in the process of the tests.
+typer.main.get_command = cache(typer.main.get_command)
 # As many workers run as there are cores; LightGBM's threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # MLflow's usage reports change the environment from a thread of their own.

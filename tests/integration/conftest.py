@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, LiteralString
 
 import pytest
 from oracles.features import HOUR, floor_hour
 from support.energy import energies, energy, feast_apply
 from support.registry_servers import sqlite_template
 
+from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["database", "energies", "energy", "feast_apply", "sqlite_template"]
 
@@ -19,6 +24,14 @@ _DATABASES = {"database", "dsn", "blank_database", "spare_database"}
 _LONGEST_MODULE_S = 120
 #: Names of what modules set when tests were collected, perhaps in an earlier hour.
 _MOVED = {"NOW", "THIS_HOUR"}
+_DROP_CHUNKS: LiteralString = """
+SELECT drop_chunks(relation::regclass, {})
+FROM (
+    SELECT format('%I.%I', hypertable_schema, hypertable_name) FROM timescaledb_information.hypertables
+    UNION ALL
+    SELECT format('%I.%I', view_schema, view_name) FROM timescaledb_information.continuous_aggregates
+) AS relations (relation)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +46,31 @@ def hour() -> datetime:
 @pytest.fixture(scope="module", autouse=True)
 def _hour_of_the_module(request: pytest.FixtureRequest) -> None:
     """Tests that need a database see no hour's end; `NOW` of their module is in their hour."""
-    tests = (test for test in request.session.items if test.path == request.path)
-    if any(_DATABASES.intersection(getattr(test, "fixturenames", ())) for test in tests):
+    if _DATABASES & _fixtures_of_the_module(request):
         hour = request.getfixturevalue("hour")
         for name in _MOVED & vars(request.module).keys():
             now = getattr(request.module, name)
             setattr(request.module, name, now + (hour - floor_hour(now)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_stays_of_the_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Queries plan over every chunk there is, and a refresh computes whatever waits, also for later modules.
+
+    What several modules share is younger than a year.
+    """
+    address = request.getfixturevalue("database") if "database" in _fixtures_of_the_module(request) else None
+    yield
+    if address:
+        with connect(address, autocommit=True) as connection:
+            connection.execute("DELETE FROM feature_changes")
+            connection.execute(_DROP_CHUNKS.format("older_than => now() - INTERVAL '1 year'"))
+            connection.execute(_DROP_CHUNKS.format("newer_than => now() + INTERVAL '60 days'"))
+
+
+def _fixtures_of_the_module(request: pytest.FixtureRequest) -> set[str]:
+    tests = (test for test in request.session.items if test.path == request.path)
+    return {name for test in tests for name in getattr(test, "fixturenames", ())}
 
 
 @pytest.fixture(scope="session")

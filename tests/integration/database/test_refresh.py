@@ -147,7 +147,7 @@ def test_refresh__two_at_once_beside_a_writer__miss_nothing(database: str, tenan
 
 
 # A batch is of some three meters: of two sessions, some may end between a look and the kill.
-@pytest.mark.parametrize(("meters", "kills"), [(18, 1), pytest.param(30, 2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("meters", "kills"), [(10, 1), pytest.param(30, 2, marks=pytest.mark.long)])
 def test_refresh__killed_again_and_again__ends_the_same(
     database: str, stack: dict[str, str], tenant: str, meters: int, kills: int
 ) -> None:

@@ -89,8 +89,8 @@ def killed(tenant: str, history: tuple[list[str], str], ready: Any) -> None:
 def test_backfill__killed_while_storing_and_while_computing__ends_like_an_undisturbed_one(
     rows: Rows, tenant: str
 ) -> None:
-    # seven batches of features: of two sessions, some may end between a look and the kill
-    days = 250
+    # five batches of features: of two sessions, some may end between a look and the kill
+    days = 150
     history = make_history(days)
     total = ASSETS * days * 24
     with connect(autocommit=True) as connection:

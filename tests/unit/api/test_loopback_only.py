@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -8,17 +10,23 @@ import pytest
 from ai_hub.api.app import create_app
 from ai_hub.settings import ServiceSettings, Settings
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 HERE = ("127.0.0.1", "127.9.9.9", "::1")
 ELSEWHERE = ("192.168.1.4", "10.0.0.1", "2001:db8::1", "::ffff:10.0.0.1", "localhost.example", "")
 HOSTS = ("localhost", "LOCALHOST:8003", "127.0.0.1:8003", "127.0.0.2", "[::1]:8003")
 FOREIGN_HOSTS = ("hub.example", "127.0.0.1.example", "localhost.example:8003", "0.0.0.0", "x@127.0.0.1", "")  # noqa: S104
 
 
-def ask(client: str, host: str, path: str = "/health/live", **options: str) -> httpx.Response:
-    app = create_app(ServiceSettings(**options), Settings())  # type: ignore[arg-type]
+@cache  # making it costs more than all requests
+def service(**options: str) -> FastAPI:
+    return create_app(ServiceSettings(**options), Settings())  # type: ignore[arg-type]
 
+
+def ask(client: str, host: str, path: str = "/health/live", **options: str) -> httpx.Response:
     async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(app, client=(client, 1))
+        transport = httpx.ASGITransport(service(**options), client=(client, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://hub") as http:
             return await http.get(path, headers={"host": host})
 
