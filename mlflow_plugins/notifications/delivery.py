@@ -35,6 +35,8 @@ TIMEOUT_S: Final = 10
 #: Characters of a message to a chat.
 _LONGEST: Final = 10_000
 _SMTPS: Final = "smtps"
+#: What SMTP servers answer to a client that has to log in.
+_LOGIN_FIRST: Final = 530
 
 
 class DeliveryError(Exception):
@@ -107,14 +109,21 @@ def _mail(settings: RegistrySettings, mailbox: str, message: Message, link: str 
                 server.starttls(context=context)
                 server.ehlo()
             elif parts.scheme != _SMTPS and parts.password:
-                raise DeliveryError("offers no encryption, so the password is not sent")
+                raise DeliveryError("has a mail server that offers no encryption, so no password is sent")
             if parts.password:
                 server.login(unquote(parts.username or ""), unquote(parts.password))
             server.send_message(_email(settings.require("notify_sender"), mailbox, message, link))
+    except smtplib.SMTPAuthenticationError as error:
+        refusal = f"has a mail server that refuses the login of NOTIFY_SMTP_URL ({error.smtp_code})"
+        raise DeliveryError(refusal) from None
+    except smtplib.SMTPNotSupportedError:
+        raise DeliveryError("has a mail server that takes no login: NOTIFY_SMTP_URL needs none") from None
     except smtplib.SMTPResponseException as error:
-        raise DeliveryError(f"answered {error.smtp_code}") from None
+        asks = error.smtp_code == _LOGIN_FIRST
+        answer = "asks for a login, which NOTIFY_SMTP_URL has not" if asks else f"answered {error.smtp_code}"
+        raise DeliveryError(f"has a mail server that {answer}") from None
     except (smtplib.SMTPException, OSError) as error:
-        raise DeliveryError(_said(error)) from None
+        raise DeliveryError(f"has a mail server that {_said(error)}") from None
 
 
 def _email(sender: str, mailbox: str, message: Message, link: str | None) -> EmailMessage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
-import socketserver
+import ssl
 import threading
 from collections import defaultdict
 from contextlib import contextmanager
@@ -14,10 +14,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
+
+from benchmarks.stores import free_port
+
 if TYPE_CHECKING:
+    import socketserver
     from collections.abc import Iterator, Mapping, Sequence
     from email.message import EmailMessage
+    from pathlib import Path
 
+    from aiosmtpd.smtp import Envelope, LoginPassword, Session
+
+#: Name and password at the mail server that asks for them.
+ACCOUNT = ("hub@example.org", "p@ss:w/ord %41")
 #: How long a message may take on a loaded machine.
 SECONDS = 60
 
@@ -77,53 +88,58 @@ class Mail(NamedTuple):
     sender: str
     mailboxes: list[str]
     message: EmailMessage
+    login: str | None
 
 
 class MailServer:
-    """Speaks as much SMTP as it takes to accept a message."""
+    """Keeps what is sent to it; with a certificate only by STARTTLS and after a login of `ACCOUNT`."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
         self.mails: queue.Queue[Mail] = queue.Queue()
-        mails = self.mails
+        self.port = free_port()
+        if certificate is None:
+            self.controller = Controller(self, hostname="127.0.0.1", port=self.port)
+            return
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
+        self.controller = Controller(
+            self,
+            hostname="127.0.0.1",
+            port=self.port,
+            tls_context=tls,
+            require_starttls=True,
+            auth_required=True,
+            authenticator=self._check,
+        )
 
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                self.say("220 ready")
-                sender, mailboxes = "", list[str]()
-                while line := self.rfile.readline().decode().strip():
-                    verb = line.partition(" ")[0].upper()
-                    if verb == "MAIL":
-                        sender = line.partition("<")[2].partition(">")[0]
-                    elif verb == "RCPT":
-                        mailboxes.append(line.partition("<")[2].partition(">")[0])
-                    elif verb == "DATA":
-                        self.say("354 go on")
-                        lines = iter(self.rfile.readline, b".\r\n")
-                        content = b"".join(each.removeprefix(b".") for each in lines)
-                        mails.put(Mail(sender, mailboxes, message_from_bytes(content, policy=default)))
-                    elif verb == "QUIT":
-                        self.say("221 bye")
-                        return
-                    self.say("250 fine")
-
-            def say(self, text: str) -> None:
-                self.wfile.write(f"{text}\r\n".encode())
-
-        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.port = self.server.server_address[1]
+    async def handle_DATA(  # noqa: N802  # what aiosmtpd calls
+        self, _: object, session: Session, envelope: Envelope
+    ) -> str:
+        """Keep a message."""
+        message = message_from_bytes(envelope.content or b"", policy=default)
+        self.mails.put(Mail(envelope.mail_from or "", envelope.rcpt_tos, message, session.auth_data))
+        return "250 fine"
 
     def next(self) -> Mail:
         """The next message, waiting for it."""
         return self.mails.get(timeout=SECONDS)
 
+    def _check(self, *arguments: Any) -> AuthResult:
+        login: LoginPassword = arguments[-1]
+        name = login.login.decode()
+        is_right = (name, login.password.decode()) == ACCOUNT
+        return AuthResult(success=is_right, handled=False, auth_data=name)
+
 
 @contextmanager
-def mail_server() -> Iterator[MailServer]:
+def mail_server(certificate: Path | None = None) -> Iterator[MailServer]:
     """A mail server for the block."""
-    running = MailServer()
-    with _serving(running.server):
+    running = MailServer(certificate)
+    running.controller.start()
+    try:
         yield running
+    finally:
+        running.controller.stop()
 
 
 @contextmanager
