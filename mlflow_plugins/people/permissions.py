@@ -69,6 +69,21 @@ def readable(models: Iterable[str]) -> list[str]:
     return [model for model in models if gate.retains(VERSION) and gate.retains(MODEL, model)]
 
 
+def may_read_files(kind: Literal["run", "logged_model"], experiment: str) -> bool:
+    """Whether the user may read runs, or logged models, of an experiment: what MLflow's own routes ask."""
+    auth = _login()
+    if auth is None or (user := _user(auth)).is_admin:
+        return True
+    from mlflow.server.auth.requirements import Requirement  # noqa: PLC0415 - with login only
+
+    parent = (EXPERIMENT, experiment)
+    asked = [
+        Requirement(*parent, "read"),
+        Requirement(kind, EVERY, "read", fallback_if_no_grant=(parent,)),
+    ]
+    return bool(auth.authorize(user.username, parent, asked))
+
+
 def require_creator(kind: str) -> None:
     """Refuse to create a resource for whoever may not change every one of this type in the current tenant.
 

@@ -24,6 +24,7 @@ _HEADERS: Final = {
     "base-uri 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
     # what is in production may change, and what a person may see is theirs alone
     "Cache-Control": "no-store",
 }

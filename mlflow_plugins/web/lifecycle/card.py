@@ -37,6 +37,8 @@ class Card:
     description: str | None
     limits: str | None
     run_id: str | None
+    #: of the logged model it is
+    model_id: str | None
     registered_ms: int
     #: one-line facts by their names, in the order they are shown
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -111,12 +113,13 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
             row.description,
             stages.tag(session, row, LIMITS_TAG),
             row.run_id,
+            logged_model(registered.source),
             row.creation_time,
         )
     try:
         found = context.version_info(store, model, registered)
         metadata, measured = dict(found.metadata), dict(found.metrics)
-        tags = run_facts(registered.run_id, logged_model(registered.source)).tags
+        tags = run_facts(registered.run_id, card.model_id).tags
     except MlflowException as error:
         return replace(card, problem=str(error.message))
     parameters = {key: str(value) for key, value in (metadata.get("hyperparameters") or {}).items()}

@@ -18,10 +18,21 @@ from mlflow_plugins.lifecycle.comments import Comment
 from mlflow_plugins.lifecycle.stages import LONGEST_REASON
 from mlflow_plugins.people import permissions
 from mlflow_plugins.people.actor import authenticated_user
+from mlflow_plugins.registration.model_info import logged_model
 from mlflow_plugins.store.base import LARGEST_VERSION
 from mlflow_plugins.store.current import registry_store
 from mlflow_plugins.store.discussions import Discussions
-from mlflow_plugins.web.lifecycle import access, assessments, card, model_page, moves, overview, plot, render
+from mlflow_plugins.web.lifecycle import (
+    access,
+    assessments,
+    card,
+    images,
+    model_page,
+    moves,
+    overview,
+    plot,
+    render,
+)
 from mlflow_plugins.web.lifecycle.forms import Sent, Wish  # noqa: TC001 - FastAPI reads them
 
 if TYPE_CHECKING:
@@ -127,6 +138,19 @@ def show_version(request: Request, tenant: _Name, name: _Name, version: _Version
         return _show_version(request, tenant, name, version)
 
 
+@router.get("/{tenant}/{name}/versions/{version}/images/{origin}")
+def show_image(tenant: _Name, name: _Name, version: _Version, origin: str, path: str) -> Response:
+    """An image that was logged to a version's run or logged model."""
+    with access.inside(tenant):
+        permissions.require("read", name)
+        store = registry_store()
+        with store.sessions() as session:
+            row = store.version_row(session, name, version)
+            run_id, model_id = row.run_id, logged_model(row.source)
+        content = images.read(tenant, run_id, model_id, origin, path)
+    return Response(content, media_type="image/png")
+
+
 @router.post("/{tenant}/{name}/versions/{version}")
 def say(request: Request, tenant: _Name, name: _Name, version: _Version, wish: Sent) -> Response:
     """Comment, request the version's promotion, or end the request."""
@@ -181,6 +205,7 @@ def _show_version(
         tenant=tenant,
         name=name,
         card=found,
+        gallery=images.find(tenant, found.run_id, found.model_id),
         others=others,
         rights=access.rights(tenant, name),
         thread=Discussions(store).thread(name, version),

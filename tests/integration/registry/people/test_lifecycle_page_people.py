@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from support.html_pages import Parsed
 from support.people_server import ADMIN, password
@@ -13,6 +16,7 @@ from support.people_server import ADMIN, password
 from ai_hub import registry
 from ai_hub.registry import people
 from mlflow_plugins.artifacts.s3 import s3_client
+from mlflow_plugins.web.lifecycle import images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from support.people_server import PeopleServer, Session
 
 MODEL = "demand"
+#: Of an image.
+HOSTILE_NAME = "\"onerror='alert(1)' & 100%?#.png"
 PAGE = f"/lifecycle/acme/{MODEL}"
 
 
@@ -214,6 +220,116 @@ def test_plot__shows_every_version(acme: Tenant) -> None:
     assert "v1.0.0" in answer.text
     assert "<script" not in answer.text
     assert acme.server.session("vera").get(f"{PAGE}/plot.svg", params={"metric": "no"}).status_code == 404
+
+
+@pytest.fixture
+def plotted(acme: Tenant, tmp_path: Path) -> Iterator[tuple[int, dict[str, bytes]]]:
+    """A version with images of every kind in its run and its logged model; those that can be shown."""
+    figure = Figure(figsize=(2, 1))
+    figure.add_subplot().plot([1, 2], [2, 1])
+    (tmp_path / "plots").mkdir()
+    figure.savefig(tmp_path / "plots/error_by-hour.png")
+    picture = (tmp_path / "plots/error_by-hour.png").read_bytes()
+    files = {
+        "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+        "page.html": b"<script>alert(1)</script>",
+        "no_picture.png": b"<script>alert(1)</script>",
+        "no_end.png": picture[:18],
+        "vast.png": picture[:16] + (10**5).to_bytes(4) * 2 + picture[24:],
+        "heavy.png": picture + bytes(images.LARGEST),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with acme.server.person("emil"), registry.tenant_scope("acme"):
+        client = MlflowClient()
+        run = client.create_run(acme.experiment).info
+        client.log_artifacts(run.run_id, str(tmp_path))
+        # MLflow's client cannot send such a name
+        key = f"acme/.runs/{acme.experiment}/{run.run_id}/artifacts/{HOSTILE_NAME}"
+        s3_client().put_object(Bucket="ml-models", Key=key, Body=picture)
+        logged = client.create_logged_model(acme.experiment, name="plotted", source_run_id=run.run_id)
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model/MLmodel").write_text("flavors: {lightgbm: {}}\n")
+        (tmp_path / "model/importance.png").write_bytes(picture)
+        client.log_model_artifacts(logged.model_id, str(tmp_path / "model"))
+        client.finalize_logged_model(logged.model_id, "READY")
+        source = f"models:/{logged.model_id}"
+        made = client.create_model_version(MODEL, source, run.run_id, model_id=logged.model_id)
+    shown = ("run?plots/error_by-hour.png", f"run?{HOSTILE_NAME}", "logged_model?importance.png")
+    yield int(made.version), dict.fromkeys(shown, picture)
+    acme.put(int(made.version), "Archived")
+
+
+def _images(page: str) -> dict[str, tuple[str, str]]:
+    """Address and text alternative of the plots of a card, by what they are of."""
+    found = re.findall(r'<img src="([^"]+/images/[^"]+)" alt="([^"]+)"', page)
+    addresses = [(unescape(address), unescape(text)) for address, text in found]
+    return {
+        f"{urlsplit(address).path.rpartition('/')[2]}?{parse_qs(urlsplit(address).query)['path'][0]}": (
+            address,
+            text,
+        )
+        for address, text in addresses
+    }
+
+
+def test_plots__stand_in_the_card__and_nothing_that_could_run(
+    acme: Tenant, plotted: tuple[int, dict[str, bytes]]
+) -> None:
+    version, expected = plotted
+    session = acme.server.session("vera")
+    page = session.get(f"{PAGE}/versions/{version}")
+    assert "svg" not in page.text.split('id="card"')[1].replace("plot.svg", "")
+    assert "Not shown: too large: heavy.png." in Parsed.of(page).text
+    shown = _images(page.text)
+    assert shown["run?plots/error_by-hour.png"][1] == "error by hour"
+    answers = {name: session.get(address) for name, (address, _) in shown.items()}
+    # what is no picture is a broken one: the list knows names and sizes alone
+    broken = {f"run?{name}" for name in ("no_picture.png", "no_end.png", "vast.png")}
+    assert shown.keys() == expected.keys() | broken
+    for name, answer in answers.items():
+        if name in broken:
+            assert answer.status_code == 404
+            continue
+        assert answer.content == expected[name]
+        assert answer.headers["Content-Type"] == "image/png"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none';")
+        assert "sandbox" in answer.headers["Content-Security-Policy"]
+    place = f"{PAGE}/versions/{version}/images"
+    for path in ("drawing.svg", "page.html", "heavy.png", "../plots/error_by-hour.png", "/etc/x.png", ""):
+        assert session.get(f"{place}/run", params={"path": path}).status_code == 404
+    for origin in ("model", "logged_model", "..%2Frun"):
+        answer = session.get(f"{place}/{origin}", params={"path": "plots/error_by-hour.png"})
+        assert answer.status_code == 404
+    for person, tenant in (("bert", "acme"), ("bert", "beta"), ("noor", "acme"), (None, "acme")):
+        other = acme.server.session(person).get(
+            f"/lifecycle/{tenant}/{MODEL}/versions/{version}/images/run",
+            params={"path": "plots/error_by-hour.png"},
+        )
+        assert other.status_code in {401, 404}
+
+
+def test_plots__of_an_experiment_that_is_denied__are_not_shown(
+    acme: Tenant, plotted: tuple[int, dict[str, bytes]]
+) -> None:
+    version, expected = plotted
+    session = acme.server.session("vera")
+    card = f"{PAGE}/versions/{version}"
+    address, _ = _images(session.get(card).text)["run?plots/error_by-hour.png"]
+    admin, roles = acme.server.session(ADMIN), "/api/3.0/mlflow/roles"
+    role = admin.post(f"{roles}/create", json={"workspace": "acme", "name": "denied"}).json()["role"]["id"]
+    denial = {"resource_type": "experiment", "resource_pattern": acme.experiment, "permission": "DENY"}
+    try:
+        added = admin.post(f"{roles}/permissions/add", json={"role_id": role, **denial})
+        assert added.status_code == 200, added.text
+        assert admin.post(f"{roles}/assign", json={"username": "vera", "role_id": role}).status_code == 200
+        refused = session.get(card)
+        assert (refused.status_code, _images(refused.text)) == (200, {})
+        assert session.get(address).status_code == 404
+    finally:
+        assert admin.delete(f"{roles}/delete", json={"role_id": role}).status_code == 200
+    assert expected.keys() <= _images(session.get(card).text).keys()
 
 
 def test_metrics__that_were_tampered_with__are_not_shown(acme: Tenant, tmp_path: Path) -> None:
