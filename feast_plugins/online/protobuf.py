@@ -59,6 +59,7 @@ class Field(dict[int, bytes]):
 
 _DOUBLE_VAL, _INT64_VAL, _STRING_VAL = 0x29, 0x20, 0x12
 _DOUBLE_LENGTH = 9
+_DOUBLE = struct.Struct("<xd")
 _ELEMENT = Field(1)
 _ELEMENT_TAG = b"\x0a"
 #: An older form of these types is a string, told by the type alone.
@@ -85,6 +86,8 @@ def plain_values(values: Sequence[bytes]) -> list[Any] | None:
 
 
 def _decode(values: Sequence[bytes]) -> list[Any] | None:
+    if len(values) == 1 and len(values[0]) == _DOUBLE_LENGTH and values[0][0] == _DOUBLE_VAL:
+        return list(_DOUBLE.unpack(values[0]))  # one row, as most requests ask for
     tags = {value[0] for value in values}
     if not tags:
         return []

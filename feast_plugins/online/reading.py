@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from feast import metrics, utils
@@ -23,7 +24,7 @@ from feast_plugins.online.answer import ColumnarResponse
 from feast_plugins.online.exchange import Commands
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from feast import OnDemandFeatureView
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from feast_plugins.online.plan import Plan
 
     Named = list[tuple[str, Column]]
-    from feast_plugins.online.plan import KeyGroup, Keys
 
 
 _INT64_VAL, _DOUBLE_VAL = b"\x20", b"\x29"
@@ -41,34 +41,56 @@ _NUMBERS_OR_NONE = ({int}, {int, type(None)})
 _FLOATS_OR_NONE = ({float}, {float, type(None)})
 
 
+def is_python(plan: Plan) -> bool:
+    """Whether `transform` computes the plan's on-demand views; Feast's own code does others."""
+    return all(view.mode == "python" and not view.aggregations for view in _computed_views(plan))
+
+
+def _computed_views(plan: Plan) -> list[OnDemandFeatureView]:
+    return [view for view in plan.on_demand if not view.write_to_online_store]
+
+
+def transform(
+    plan: Plan, given: Mapping[str, list[Any]], stored: Callable[[int], Mapping[str, list[Any]]]
+) -> dict[str, tuple[list[Any], ValueType]]:
+    """Outputs of the plan's on-demand views and their types, by their names in the answer.
+
+    `given` are keys and inputs, `stored` gives the values of a stored view by its index in the plan.
+    """
+    found: dict[str, tuple[list[Any], ValueType]] = {}
+    for view in _computed_views(plan):
+        started = time.monotonic()
+        inputs = dict(given)
+        # a view sees its own sources and no other's
+        sources = {projection.name for projection in view.source_feature_view_projections.values()}
+        for number, each in enumerate(plan.views):
+            if each.view.projection.name in sources:
+                inputs |= stored(number)
+        found |= _features(view, _transform(view, inputs), full_names=plan.full_names)
+        if metrics._config.online_features and view.track_metrics:  # noqa: SLF001  # Feast's switch
+            metrics.track_transformation(view.name, view.mode, time.monotonic() - started)
+    return found
+
+
 def compute_on_demand(plan: Plan, given: Named, stored: Sequence[Sequence[Column]]) -> dict[str, Column]:
     """Features of the plan's on-demand views by their names in the answer.
 
     `given` are keys and inputs, `stored` the columns of each stored view of the plan.
     """
-    views = [view for view in plan.on_demand if not view.write_to_online_store]
-    if any(view.mode != "python" or view.aggregations for view in views):
+    if not is_python(plan):
         return _computed_by_feast(plan, given, stored)
+
+    @cache
+    def decoded(number: int) -> dict[str, list[Any]]:
+        view = plan.views[number]
+        return {
+            name: protobuf.python_values(column.values, kind)
+            for name, kind, column in zip(view.names, view.types, stored[number], strict=True)
+        }
+
     known = {name: protobuf.python_values(column.values, None) for name, column in given}
-    decoded: dict[int, dict[str, list[Any]]] = {}
-    found: dict[str, Column] = {}
-    for view in views:
-        started = time.monotonic()
-        inputs = dict(known)
-        # a view sees its own sources and no other's
-        sources = {projection.name for projection in view.source_feature_view_projections.values()}
-        for number, each in enumerate(plan.views):
-            if each.view.projection.name in sources:
-                if number not in decoded:
-                    decoded[number] = {
-                        name: protobuf.python_values(column.values, kind)
-                        for name, kind, column in zip(each.names, each.types, stored[number], strict=True)
-                    }
-                inputs |= decoded[number]
-        found |= _features(view, _transform(view, inputs), full_names=plan.full_names)
-        if metrics._config.online_features and view.track_metrics:  # noqa: SLF001  # Feast's switch
-            metrics.track_transformation(view.name, view.mode, time.monotonic() - started)
-    return found
+    outputs = transform(plan, known, decoded)
+    return {name: answer.computed(encode_outputs(values, kind)) for name, (values, kind) in outputs.items()}
 
 
 def _transform(view: OnDemandFeatureView, inputs: dict[str, list[Any]]) -> dict[str, Any]:
@@ -107,15 +129,17 @@ def _called(view: OnDemandFeatureView, inputs: dict[str, list[Any]]) -> dict[str
     return outputs
 
 
-def _features(view: OnDemandFeatureView, outputs: dict[str, Any], *, full_names: bool) -> dict[str, Column]:
+def _features(
+    view: OnDemandFeatureView, outputs: dict[str, Any], *, full_names: bool
+) -> dict[str, tuple[list[Any], ValueType]]:
     used = view.projection.name_to_use()
     found = {}
     for field in view.features:
         full = f"{used}__{field.name}"
         name = full if full in outputs else field.name
         if name in outputs:
-            values = encode_outputs(_listed(outputs[name]), field.dtype.to_value_type())
-            found[full if full_names else field.name] = answer.computed(values)
+            kind = field.dtype.to_value_type()
+            found[full if full_names else field.name] = _listed(outputs[name]), kind
     return found
 
 
@@ -140,6 +164,14 @@ def encode_outputs(values: Sequence[Any], kind: ValueType) -> list[bytes]:
             for number in values
         ]
     return [proto.SerializeToString() for proto in python_values_to_proto_values(list(values), kind)]
+
+
+def as_stored(values: list[Any], kind: ValueType) -> list[Any]:
+    """The values as who reads them sees them: what `encode_outputs` gives, decoded."""
+    types = set(map(type, values))
+    if kind == ValueType.INT64 and types in _NUMBERS_OR_NONE and all(map(_fits, values)):
+        return values
+    return protobuf.python_values(encode_outputs(values, kind), kind)
 
 
 def _fits(number: int | None) -> bool:
@@ -179,7 +211,6 @@ class Read:
         }
         #: rows of each group, and how many hashes are read for them; fewer, if some are the same
         self._rows: list[tuple[list[bytes], int]] = []
-        self._read: list[Keys] = []
         payload = []
         for group in layout.groups:
             hashes = group.keys(self._keys, self._count, project.encode())
@@ -187,25 +218,14 @@ class Read:
             if len(set(rows)) < len(rows):
                 hashes = hashes._replace(rows=list(dict.fromkeys(rows)))
             self._rows.append((rows, len(hashes.rows)))
-            self._read.append(hashes)
             payload.append(group.commands(hashes))
         self.commands = Commands(b"".join(payload), sum(count for _, count in self._rows))
 
-    @property
-    def groups(self) -> list[tuple[KeyGroup, Keys]]:
-        """What `commands` read: of each group of views the hashes, each once, in the order of the replies."""
-        return list(zip(self._layout.groups, self._read, strict=True))
-
-    def answer(
-        self, replies: Sequence[Any], *, view_metadata: bool, now: int | None = None
-    ) -> ColumnarResponse:
-        """The response to the request; `replies` are those to `commands`.
-
-        `now`: when ages are judged, in nanoseconds since 1970; default: the clock's time.
-        """
+    def answer(self, replies: Sequence[Any], *, view_metadata: bool) -> ColumnarResponse:
+        """The response to the request; `replies` are those to `commands`."""
         plan, layout = self._plan, self._layout
         join_keys = [(name, answer.given(self._keys[column].values)) for column, name, _ in layout.join_keys]
-        stored = self._stored(replies, time.time_ns() if now is None else now)
+        stored = self._stored(replies, time.time_ns())
         computed: dict[str, Column] = {}
         if plan.on_demand:
             inputs = [

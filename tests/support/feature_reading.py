@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import orjson
 from oracles.features import HOUR, Asset, floor_hour, same
 
 from ai_hub.features.online.reader import FeatureReader, FeatureRequest, open_reader
@@ -55,7 +56,10 @@ async def ask(reader: FeatureReader, tenant: str, *assets: str, **asked: Any) ->
     """The results; what is put back is in Redis by then."""
     answer = await reader.read(FeatureRequest(tenant, list(assets), **asked))
     await reader.cache.settle()
-    return answer.results
+    return [
+        result | orjson.loads(orjson.dumps({name: result[name] for name in ("features", "status")}))
+        for result in answer.results
+    ]
 
 
 def differences(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -141,14 +140,7 @@ async def _features(
             "degraded": any(result["degraded"] for result in results),
             "computed_at": answer.computed_at,
         }
-    return orjson.dumps(body, default=_base64, option=orjson.OPT_UTC_Z)
-
-
-def _base64(value: Any) -> str:
-    """Encode a feature of the type Bytes as Feast's feature server does."""
-    if not isinstance(value, bytes):
-        raise TypeError(f"{type(value).__name__} has no form in JSON")
-    return b64encode(value).decode()
+    return orjson.dumps(body, option=orjson.OPT_UTC_Z)
 
 
 async def _read_body(receive: asgi.Receive) -> bytes | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import copy
 import re
 from bisect import bisect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from feast import FeatureService
@@ -22,7 +23,9 @@ from ai_hub.features.online.as_of import HOUR_NS
 from ai_hub.features.store import feature_names
 from feast_plugins.materialize import plan as materialize
 from feast_plugins.materialize.plan import ViewPlan
-from feast_plugins.online.plan import Plan, StoredView
+from feast_plugins.online.exchange import Commands
+from feast_plugins.online.keys import EntityColumn, string_parts
+from feast_plugins.online.plan import KeyGroup, Keys, Plan, StoredView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -209,9 +212,8 @@ class Feature:
     name: str
     #: how far it looks back, in hours
     reach: int
-    #: indexes of the views it comes from, or is computed from
-    views: tuple[int, ...]
-    is_computed: bool
+    #: the views it comes from, or is computed from: a bit for each index
+    views: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +225,28 @@ class Query:
     plan: Plan
     views: tuple[View, ...]
     features: tuple[Feature, ...]
+    #: of the store
+    project: bytes
+    #: another one for each query, whatever registry it is of
+    number: int = field(default_factory=count().__next__)
+
+    def keys(self, tenant: str, assets: Sequence[str]) -> Keys:
+        """Keys in Redis of the hashes that have the rows."""
+        columns = {
+            "tenant_id": EntityColumn((), string_parts([tenant.encode()])),
+            "asset_id": EntityColumn((), string_parts([asset.encode() for asset in assets])),
+        }
+        return self._group.keys(columns, len(assets), self.project)
+
+    def commands(self, keys: Keys) -> Commands:
+        """Commands that read them; each reply has the values of `fields`."""
+        return Commands(self._group.commands(keys), len(keys.rows))
+
+    @cached_property
+    def _group(self) -> KeyGroup:
+        """All views have the same keys, so one hash an asset."""
+        (group,) = self.plan.layout(KEYS).groups
+        return group
 
     @cached_property
     def is_deterministic(self) -> bool:
@@ -245,9 +269,8 @@ class Query:
 
     @cached_property
     def fields(self) -> tuple[bytes, ...]:
-        """Fields of each reply, in their order; all views have the same keys, so one hash an asset."""
-        (group,) = self.plan.layout(KEYS).groups
-        return tuple(group.fields)
+        """Fields of each reply, in their order."""
+        return tuple(self._group.fields)
 
     @cached_property
     def stamp_indexes(self) -> tuple[int, ...]:
@@ -299,7 +322,7 @@ def resolve(
     )
     known = {feature.name: feature for feature in _features(plan)}
     chosen = known if names is None else dict.fromkeys(names)
-    return Query(label, plan, views, tuple(known[name] for name in chosen))
+    return Query(label, plan, views, tuple(known[name] for name in chosen), config.project.encode())
 
 
 def _title(plan: Plan) -> str:
@@ -359,13 +382,15 @@ def _features(plan: Plan) -> list[Feature]:
         if number is not None:
             stored = plan.views[number]
             tags = _tags(stored.view, stored.features[index])
-            found.append(Feature(name, _reach(name, tags), (number,), is_computed=False))
+            found.append(Feature(name, _reach(name, tags), 1 << number))
         elif (view := on_demand.get(name)) is not None:
             sources = {each.name for each in view.source_feature_view_projections.values()}
-            views = tuple(
-                index for index, stored in enumerate(plan.views) if stored.view.projection.name in sources
+            views = sum(
+                1 << index
+                for index, stored in enumerate(plan.views)
+                if stored.view.projection.name in sources
             )
-            found.append(Feature(name, _reach(name, _tags(view, name)), views, is_computed=True))
+            found.append(Feature(name, _reach(name, _tags(view, name)), views))
     return found
 
 

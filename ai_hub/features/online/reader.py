@@ -11,21 +11,19 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.errors import NotFoundError
-from ai_hub.features.online import metrics, payload
+from ai_hub.features.online import metrics
 from ai_hub.features.online.as_of import as_of
 from ai_hub.features.online.assets import AssetDirectory
 from ai_hub.features.online.breaker import UnavailableError
 from ai_hub.features.online.cache import NO_SUCH_ASSET, CacheKey, WriteBack, negative_key, open_cache
-from ai_hub.features.online.cached_rows import CachedRows
 from ai_hub.features.online.catalog import open_catalog
 from ai_hub.features.online.database import open_database
 from ai_hub.features.online.loader import Loader
-from ai_hub.features.online.payload import BoundedCache, Origin, Payload
+from ai_hub.features.online.rows import BoundedCache, CachedRows, Origin, Payload, keys_of, render, results
 from ai_hub.features.redis_keys import followed_key
-from feast_plugins.online.reading import Read
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Hashable
+    from collections.abc import AsyncIterator, Callable
 
     from feast import RepoConfig
 
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from ai_hub.features.online.loader import RowLookup
     from ai_hub.features.online.query import Query
     from ai_hub.settings import ServiceSettings, Settings
+    from feast_plugins.online.plan import Keys
 
     #: indexes of assets by index of the view
     Stale = dict[int, list[int]]
@@ -65,6 +64,7 @@ class Answer:
     label: str
     timestamp: datetime
     computed_at: datetime
+    #: ready for orjson
     results: list[dict[str, Any]]
 
 
@@ -88,7 +88,6 @@ class FeatureReader:
         self._assets = assets
         self._cache_s = cache_s
         self._clock = clock
-        self._reads: BoundedCache[Read] = BoundedCache(kept_assets)
         self._payloads: BoundedCache[Payload] = BoundedCache(kept_assets)
 
     async def read(self, request: FeatureRequest) -> Answer:
@@ -103,72 +102,48 @@ class FeatureReader:
         config = self.catalog.config
         now = self._clock()
         at = as_of(request.timestamp, now, self._cache_s)
-        read = self._read_of(query, config, request)
-        rows, cache_is_up = await self._cached_rows(query, config, at, read)
+        keys = query.keys(request.tenant, request.assets)
+        rows, cache_is_up = await self._cached_rows(query, config, at, keys)
         if stale := rows.stale():
             if cache_is_up:
                 stale = await self._without_negative_entries(config, rows, request, stale)
             if stale:
-                await self._load_stale(rows, request, stale, read, cache_is_up=cache_is_up)
+                await self._load_stale(rows, request, stale, keys, cache_is_up=cache_is_up)
         origins = rows.complete_origins()
         if request.must_exist and not origins[0].asset_exists and origins[0].degraded is None:
             raise await self._unknown_asset(request.tenant, request.assets[0])
         _count(query.label, at, origins)
-        payloads = self._payloads_of(rows, request, read, origins, is_from_redis=not stale)
-        results = payload.results(request.assets, origins, payloads, computed_at=now)
-        return Answer(query.label, request.timestamp or now, now, results)
-
-    def _read_of(self, query: Query, config: RepoConfig, request: FeatureRequest) -> Read:
-        """The commands for Redis, and how its replies become features."""
-        count = len(request.assets)
-        is_cached = self._reads.is_enabled(count)
-        key = (query, request.tenant, *request.assets) if is_cached else None
-        if is_cached and (cached := self._reads.get(key, assets=count)) is not None:
-            return cached
-        columns = {"tenant_id": [request.tenant] * count, "asset_id": list(request.assets)}
-        read = Read(query.plan, columns, config.project)
-        if is_cached:
-            self._reads.put(key, read, assets=count)
-        return read
+        payloads = self._payloads_of(rows, request, origins, is_from_redis=not stale)
+        answers = results(request.assets, origins, payloads, computed_at=now)
+        return Answer(query.label, request.timestamp or now, now, answers)
 
     def _payloads_of(
-        self,
-        rows: CachedRows,
-        request: FeatureRequest,
-        read: Read,
-        origins: Sequence[Origin],
-        *,
-        is_from_redis: bool,
+        self, rows: CachedRows, request: FeatureRequest, origins: Sequence[Origin], *, is_from_redis: bool
     ) -> list[Payload]:
         """Features as they are sent; `is_from_redis`: every row is the one in Redis."""
-        query, hours = rows.query, request.lookback_hours
-        is_cached = (
-            is_from_redis and query.is_deterministic and self._payloads.is_enabled(len(request.assets))
-        )
-        keys: list[Hashable] = []
-        if is_cached:
-            keys = payload.keys_of(
-                query, request.tenant, request.assets, rows.replies, origins, lookback_hours=hours
-            )
-            if (cached := self._payloads.get_all(keys)) is not None:
-                return cached
-        response = read.answer(rows.replies, view_metadata=False, now=rows.as_of.nanos)
-        payloads = payload.render(query, response, origins, lookback_hours=hours)
-        if is_cached:
+        asked = rows, request.tenant, request.assets, origins
+        if not (
+            is_from_redis and rows.query.is_deterministic and self._payloads.is_enabled(len(request.assets))
+        ):
+            return render(*asked, lookback_hours=request.lookback_hours)
+        keys = keys_of(*asked, lookback_hours=request.lookback_hours)
+        payloads = self._payloads.get_all(keys)
+        if payloads is None:
+            payloads = render(*asked, lookback_hours=request.lookback_hours)
             for key, value in zip(keys, payloads, strict=True):
                 self._payloads.put(key, value)
         return payloads
 
     async def _cached_rows(
-        self, query: Query, config: RepoConfig, at: AsOf, read: Read
+        self, query: Query, config: RepoConfig, at: AsOf, keys: Keys
     ) -> tuple[CachedRows, bool]:
         """The rows in Redis, and whether it answered."""
         if at.current_since is not None:
             try:
-                return CachedRows(query, at, await self.cache.send(config, read.commands)), True
+                return CachedRows(query, at, await self.cache.send(config, query.commands(keys))), True
             except UnavailableError:
                 pass
-        return CachedRows.empty(query, at, read.commands.replies), False
+        return CachedRows.empty(query, at, len(keys.rows)), False
 
     async def _without_negative_entries(
         self, config: RepoConfig, rows: CachedRows, request: FeatureRequest, stale: Stale
@@ -207,14 +182,14 @@ class FeatureReader:
         return {view: assets for view, assets in rest.items() if assets}
 
     async def _load_stale(
-        self, rows: CachedRows, request: FeatureRequest, stale: Stale, read: Read, *, cache_is_up: bool
+        self, rows: CachedRows, request: FeatureRequest, stale: Stale, keys: Keys, *, cache_is_up: bool
     ) -> None:
         """Replace stale rows with those of TimescaleDB; where it is down, use what is left."""
         self._assets.refresh(request.tenant)
         is_written_back = cache_is_up and rows.as_of.current_since is not None
         loaded = await asyncio.gather(
             *(
-                self._load(rows, request, view, assets, read if is_written_back else None)
+                self._load(rows, request, view, assets, keys if is_written_back else None)
                 for view, assets in stale.items()
             )
         )
@@ -227,24 +202,23 @@ class FeatureReader:
                 rows.replace(view, asset, lookup.row)
 
     async def _load(
-        self, rows: CachedRows, request: FeatureRequest, view: int, assets: Sequence[int], read: Read | None
+        self, rows: CachedRows, request: FeatureRequest, view: int, assets: Sequence[int], keys: Keys | None
     ) -> list[RowLookup] | UnavailableError:
-        """Rows of the assets; with `read`, they are written back to its keys."""
-        keys: dict[str, CacheKey | None]
-        if read is None:
-            keys = dict.fromkeys(request.assets[asset] for asset in assets)
+        """Rows of the assets; with `keys`, of the whole request, they are written back."""
+        cache_keys: dict[str, CacheKey | None]
+        if keys is None:
+            cache_keys = dict.fromkeys(request.assets[asset] for asset in assets)
         else:
-            ((_, group),) = read.groups
-            keys = {
+            cache_keys = {
                 request.assets[asset]: CacheKey(
-                    group.prefix + group.rows[asset] + group.suffix,
+                    keys.prefix + keys.rows[asset] + keys.suffix,
                     rows.stamp(view, asset),
                     rows.is_partial(view, asset),
                 )
                 for asset in assets
             }
         try:
-            return await self._loader.load(rows.query.views[view], request.tenant, rows.as_of, keys)
+            return await self._loader.load(rows.query.views[view], request.tenant, rows.as_of, cache_keys)
         except UnavailableError as error:
             return error
 

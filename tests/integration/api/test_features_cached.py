@@ -14,7 +14,7 @@ from support.feature_tables import register, write
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
-from ai_hub.features.online import payload, query
+from ai_hub.features.online import query, rows
 
 if TYPE_CHECKING:
     from support.energy import Energy
@@ -42,14 +42,14 @@ def shore(energy: Energy) -> str:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many assets' features were made, for each time that it was done."""
     counts: list[int] = []
-    rendered = payload.BoundedCache.get_all
+    rendered = rows.BoundedCache.get_all
 
     def counted(self: Any, keys: Any) -> Any:
         found = rendered(self, keys)
         counts.append(0 if found is not None else len(keys))
         return found
 
-    monkeypatch.setattr(payload.BoundedCache, "get_all", counted)
+    monkeypatch.setattr(rows.BoundedCache, "get_all", counted)
     return counts
 
 

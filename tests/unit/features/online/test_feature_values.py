@@ -5,10 +5,10 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from ai_hub.api.routes import features
+from ai_hub.features.online import rows
 
 
 def test_bytes__are_sent_in_base64__and_nothing_else_is_guessed() -> None:
-    assert orjson.loads(orjson.dumps({"code": b"\x00\xff"}, default=features._base64)) == {"code": "AP8="}
+    assert orjson.loads(orjson.dumps({"code": b"\x00\xff"}, default=rows._base64)) == {"code": "AP8="}
     with pytest.raises(TypeError, match="object"):
-        orjson.dumps({"code": object()}, default=features._base64)
+        orjson.dumps({"code": object()}, default=rows._base64)

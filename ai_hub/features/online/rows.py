@@ -1,0 +1,403 @@
+"""Rows of a request: as Redis has them, what replaces stale ones, and features as they are sent."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass, field
+from datetime import UTC
+from functools import lru_cache
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import orjson
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.value_type import ValueType
+
+from ai_hub.features.online.as_of import HOUR_NS, AsOf
+from ai_hub.features.online.query import KEYS, Query
+from ai_hub.times import from_nanos
+from feast_plugins.online import answer, protobuf, reading
+from feast_plugins.online.answer import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
+from feast_plugins.online.keys import encode_column
+from feast_plugins.online.writing import stamp_of, times_of
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from ai_hub.features.online.loader import Row
+    from ai_hub.features.online.query import Feature
+
+T = TypeVar("T")
+
+REDIS, TIMESCALEDB, CALENDAR = "redis", "timescaledb", "calendar"
+OUTSIDE_LOOKBACK, UNAVAILABLE = "OUTSIDE_LOOKBACK", "UNAVAILABLE"
+_STATUS_NAMES: dict[int, str] = {value.number: value.name for value in FieldStatus.DESCRIPTOR.values}
+#: After a low hit rate caching stops for this many times the capacity in lookups.
+_COOLDOWN: Final = 10
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where an asset's rows came from. Sets of views are integers with a bit for each index."""
+
+    source: str = REDIS
+    #: oldest event time of its rows (ns); None: there is none
+    oldest: int | None = None
+    #: reason why the answer is degraded, for metrics
+    degraded: str | None = None
+    #: False: the database knows no such asset
+    asset_exists: bool = True
+    #: views whose rows could not be read, of which only the calendar is known
+    lost: int = 0
+    #: views without a row, and views whose row is past its time to live
+    without_row: int = 0
+    too_old: int = 0
+
+
+class Payload(NamedTuple):
+    """Features of an asset as they are sent: their values and their statuses in JSON."""
+
+    features: bytes
+    feature_count: int
+    status: bytes
+
+
+@dataclass(slots=True)
+class CachedRows:
+    """One reply of Redis an asset; rows that are loaded replace its values.
+
+    Views and assets are given by index.
+    """
+
+    query: Query
+    as_of: AsOf
+    replies: list[list[Any]]
+    #: event time (ns) by view and asset
+    times: list[list[int | None]] = field(init=False)
+    origins: list[Origin] = field(init=False)
+    _current: list[list[bool]] = field(init=False)
+    #: (view, asset) of rows that lack a feature, which was added to their view later
+    _partial: set[tuple[int, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.times, self._current, self._partial = [], [], set()
+        for view, index in zip(self.query.views, self.query.stamp_indexes, strict=True):
+            by_stamp: dict[bytes | None, tuple[int | None, bool]] = {None: (None, False)}
+            stamps = [reply[index] for reply in self.replies]
+            for stamp in set(stamps) - by_stamp.keys():
+                times = times_of(stamp)
+                by_stamp[stamp] = times.event, view.is_current(self.as_of, *times)
+            self.times.append([by_stamp[stamp][0] for stamp in stamps])
+            self._current.append([by_stamp[stamp][1] for stamp in stamps])
+        for asset, reply in enumerate(self.replies):
+            if None in reply:
+                self._find_partial(asset, reply)
+        self.origins = [Origin() for _ in self.replies]
+
+    @classmethod
+    def empty(cls, query: Query, as_of: AsOf, count: int) -> CachedRows:
+        """No rows of any of `count` assets."""
+        return cls(query, as_of, [[None] * len(query.fields) for _ in range(count)])
+
+    def stale(self) -> dict[int, list[int]]:
+        """By view, the assets whose rows are not current."""
+        return {
+            index: [asset for asset, is_current in enumerate(current) if not is_current]
+            for index, (view, current) in enumerate(zip(self.query.views, self._current, strict=True))
+            # a view without a source has rows in Redis alone
+            if view.source is not None and not all(current)
+        }
+
+    def stamp(self, view: int, asset: int) -> bytes | None:
+        """Time of a row as Redis stores it."""
+        stamp: bytes | None = self.replies[asset][self.query.stamp_indexes[view]]
+        return stamp
+
+    def is_partial(self, view: int, asset: int) -> bool:
+        """Whether the row lacks a feature, because it was written before the view had it."""
+        return (view, asset) in self._partial
+
+    def is_usable(self, view: int, asset: int) -> bool:
+        """Whether there is a row of that time that is within its view's time to live."""
+        time, ttl = self.times[view][asset], self.query.views[view].stored.ttl
+        return (
+            time is not None
+            and self.as_of.is_visible(time)
+            and (ttl is None or time >= self.as_of.nanos - ttl)
+        )
+
+    def is_visible(self, view: int, asset: int) -> bool:
+        """Whether there is no row, or one that existed at the time asked for."""
+        time = self.times[view][asset]
+        return time is None or self.as_of.is_visible(time)
+
+    def awaits_successor(self, view: int, asset: int) -> bool:
+        """Whether the row is used until the follower brings the next one."""
+        stamp = self.stamp(view, asset)
+        return (
+            stamp is not None
+            and self.query.views[view].step == HOUR_NS
+            and not self.is_partial(view, asset)
+            and self.as_of.awaits_successor(*times_of(stamp))
+        )
+
+    def replace(self, view: int, asset: int, row: Row | None) -> None:
+        """Use the row of TimescaleDB, unless that of Redis is newer."""
+        time, origin = self.times[view][asset], self.origins[asset]
+        is_visible = self.is_visible(view, asset)
+        if row is None:
+            if time is None or not is_visible:
+                origin.source = TIMESCALEDB
+                self._set(view, asset, {}, None)
+        elif time is None or row.nanos >= time or not is_visible:
+            origin.source = TIMESCALEDB
+            self._set(view, asset, row.fields, row.nanos)
+
+    def keep_stale(self, asset: int, reason: str) -> None:
+        """Use the asset's rows although one is not current; the answer is degraded for `reason`."""
+        self.origins[asset].degraded = reason
+
+    def use_calendar(self, view: int, asset: int, reason: str, zone: str | None) -> None:
+        """Use nothing but the calendar of the hour in the asset's time zone (None: unknown)."""
+        origin = self.origins[asset]
+        origin.degraded, origin.source = reason, CALENDAR
+        origin.lost |= 1 << view
+        hour = from_nanos(self.as_of.hour)
+        fields = {self.query.views[view].stored.stamp_field: stamp_of(hour)[1]}
+        if (local_time := self.query.views[view].local_time) is not None:
+            local_s = hour.astimezone(_zone(zone)).replace(tzinfo=UTC).timestamp()
+            if zone is None:
+                local_s += self._offset_s(view, asset, local_time)
+            (fields[local_time],) = reading.encode_outputs([round(local_s)], ValueType.INT64)
+        self._set(view, asset, fields, self.as_of.hour)
+
+    def complete_origins(self) -> list[Origin]:
+        """Origin of each asset's rows, with their oldest time and which are missing or too old."""
+        for index, (view, times) in enumerate(zip(self.query.views, self.times, strict=True)):
+            ttl = view.stored.ttl
+            since = None if ttl is None else self.as_of.nanos - ttl
+            for origin, time in zip(self.origins, times, strict=True):
+                if time is None:
+                    origin.without_row |= 1 << index
+                    continue
+                origin.asset_exists = True
+                if origin.oldest is None or time < origin.oldest:
+                    origin.oldest = time
+                if since is not None and time < since:
+                    origin.too_old |= 1 << index
+        return self.origins
+
+    def _find_partial(self, asset: int, reply: Sequence[Any]) -> None:
+        for view, indexes in enumerate(self.query.field_indexes):
+            # a feature without a value is stored as an empty value
+            if self._current[view][asset] and any(reply[index] is None for index, _ in indexes):
+                self._current[view][asset] = False
+                self._partial.add((view, asset))
+
+    def _offset_s(self, view: int, asset: int, local_time: bytes) -> int:
+        """Seconds that local time was ahead of UTC in the hour of a row, however old it is."""
+        time, local = self.times[view][asset], self.replies[asset][self.query.fields.index(local_time)]
+        if time is None or local is None:
+            return 0
+        return int(Value.FromString(local).int64_val) - time // 10**9
+
+    def _set(self, view: int, asset: int, fields: Mapping[bytes, bytes], time: int | None) -> None:
+        reply = self.replies[asset]
+        for index, name in self.query.field_indexes[view]:
+            reply[index] = fields.get(name)
+        self.times[view][asset] = time
+
+
+def _zone(name: str | None) -> ZoneInfo:
+    try:
+        return ZoneInfo(name or "UTC")
+    except (ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo("UTC")
+
+
+class BoundedCache(Generic[T]):
+    """A cache of one value an asset; it is cleared when it is full."""
+
+    def __init__(self, capacity: int) -> None:
+        """Hold `capacity` values; 0: none."""
+        self._capacity = capacity
+        self._hits = 0
+        self._cooldown = 0
+        self._values: dict[Hashable, T] = {}
+
+    def is_enabled(self, count: int) -> bool:
+        """Whether so many values are looked up and put here now."""
+        if self._cooldown > 0:
+            self._cooldown -= count
+            return False
+        return self._capacity > 0
+
+    def get_all(self, keys: Sequence[Hashable]) -> list[T] | None:
+        """The value of each key; None: one is missing."""
+        values = self._values
+        try:
+            found = [values[key] for key in keys]
+        except KeyError:
+            return None
+        self._hits += len(keys)
+        return found
+
+    def put(self, key: Hashable, value: T) -> None:
+        """Add a value."""
+        if len(self._values) >= self._capacity:
+            # with fewer hits than values, caching takes more time than it saves
+            self._cooldown = 0 if self._hits > len(self._values) else _COOLDOWN * self._capacity
+            self._values.clear()
+            self._hits = 0
+        self._values[key] = value
+
+
+def keys_of(
+    rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
+) -> list[Hashable]:
+    """Cache keys of payloads: all that they depend on, with the rows' bytes.
+
+    On-demand views may use the entity keys, so these are part of it. Keys and payloads hold nothing but
+    bytes, text and numbers, which garbage collection passes over.
+    """
+    # requests with a longer look-back see the same features
+    number, reach = rows.query.number, rows.query.reach_within(lookback_hours)
+    return [
+        (number, reach, tenant, asset, *reply, origin.without_row, origin.too_old)
+        for asset, reply, origin in zip(assets, rows.replies, origins, strict=True)
+    ]
+
+
+def render(
+    rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
+) -> list[Payload]:
+    """The payload of each asset, in their order."""
+    query = rows.query
+    decoded = _decode(rows, origins)
+    columns = {name: column for view in decoded for name, column in view.items()}
+    if query.plan.on_demand:
+        columns |= _compute(rows, {"tenant_id": [tenant] * len(assets), "asset_id": list(assets)}, decoded)
+    values, statuses = [], []
+    for feature in query.features:
+        if feature.reach > lookback_hours:
+            values.append([None] * len(assets))
+            statuses.append([OUTSIDE_LOOKBACK] * len(assets))
+            continue
+        column = columns[feature.name]
+        if not all(map(_is_finite, column)):
+            column = [value if _is_finite(value) else None for value in column]
+        values.append(column)
+        statuses.append(
+            [_status_name(feature, origin, value) for value, origin in zip(column, origins, strict=True)]
+        )
+    names = query.names
+    return [
+        Payload(
+            orjson.dumps(dict(zip(names, row, strict=True)), default=_base64),
+            len(row) - row.count(None),
+            _status_json(names, states),
+        )
+        for row, states in zip(zip(*values, strict=True), zip(*statuses, strict=True), strict=True)
+    ]
+
+
+def results(
+    assets: Sequence[str], origins: Sequence[Origin], payloads: Sequence[Payload], *, computed_at: datetime
+) -> list[dict[str, Any]]:
+    """The result of each asset, in their order; features and statuses are fragments of JSON."""
+    return [
+        {
+            "asset_id": asset,
+            "features": orjson.Fragment(payload.features),
+            "feature_count": payload.feature_count,
+            "status": orjson.Fragment(payload.status),
+            "hour": None if origin.oldest is None else from_nanos(origin.oldest - origin.oldest % HOUR_NS),
+            "event_timestamp": None if origin.oldest is None else from_nanos(origin.oldest),
+            "source": origin.source,
+            "degraded": origin.degraded is not None,
+            "computed_at": computed_at,
+        }
+        for asset, origin, payload in zip(assets, origins, payloads, strict=True)
+    ]
+
+
+def _decode(rows: CachedRows, origins: Sequence[Origin]) -> list[dict[str, list[Any]]]:
+    """Values of the features of each view, by name; None where there is no row, or where it is too old."""
+    fields = list(zip(*rows.replies, strict=True))
+    decoded = []
+    for index, (view, indexes) in enumerate(zip(rows.query.views, rows.query.field_indexes, strict=True)):
+        missing = {
+            asset
+            for asset, origin in enumerate(origins)
+            if (origin.without_row | origin.too_old) >> index & 1
+        }
+        values = {}
+        # the time is behind the features
+        for name, kind, (field_index, _) in zip(view.stored.names, view.stored.types, indexes, strict=False):
+            column = fields[field_index]
+            if missing or None in column:
+                column = tuple(
+                    b"" if value is None or asset in missing else value for asset, value in enumerate(column)
+                )
+            values[name] = protobuf.python_values(column, kind)
+        decoded.append(values)
+    return decoded
+
+
+def _compute(
+    rows: CachedRows, keys: dict[str, list[Any]], decoded: Sequence[Mapping[str, list[Any]]]
+) -> dict[str, list[Any]]:
+    """Values of on-demand features, by name."""
+    plan = rows.query.plan
+    if reading.is_python(plan):
+        outputs = reading.transform(plan, keys, decoded.__getitem__)
+        return {name: reading.as_stored(values, kind) for name, (values, kind) in outputs.items()}
+    given = [(key, answer.given(encode_column(keys[key], plan.kind_of(key)).values)) for key in KEYS]
+    columns = reading.compute_on_demand(plan, given, list(_columns(rows)))
+    return {
+        name: protobuf.python_values(column.values, plan.feature_types.get(name))
+        for name, column in columns.items()
+    }
+
+
+def _columns(rows: CachedRows) -> Iterator[list[answer.Column]]:
+    """Columns of each view, as Feast's own code takes them."""
+    fields = list(zip(*rows.replies, strict=True))
+    for view, stamp, indexes in zip(
+        rows.query.views, rows.query.stamp_indexes, rows.query.field_indexes, strict=True
+    ):
+        judged = answer.Rows(fields[stamp], view.stored.ttl, rows.as_of.nanos)
+        yield [judged.column(fields[index]) for index, _ in indexes[:-1]]
+
+
+def _status_name(feature: Feature, origin: Origin, value: Any) -> str:
+    status = PRESENT
+    if value is None:
+        status = NULL_VALUE
+        if origin.lost & feature.views:
+            return UNAVAILABLE
+        # of a computed feature without a value its views tell why
+        if origin.without_row & feature.views:
+            status = NOT_FOUND
+        elif origin.too_old & feature.views:
+            status = OUTSIDE_MAX_AGE
+    return _STATUS_NAMES[status]
+
+
+@lru_cache(maxsize=1024)
+def _status_json(names: tuple[str, ...], statuses: tuple[str, ...]) -> bytes:
+    return orjson.dumps(dict(zip(names, statuses, strict=True)))
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or isfinite(value)
+
+
+def _base64(value: Any) -> str:
+    """Encode a feature of the type Bytes as Feast's feature server does."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} has no form in JSON")
+    return b64encode(value).decode()
