@@ -37,7 +37,7 @@ from benchmarks.stores import valkey
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.jobs import Export
 
 BENCHMARK = "exports"
 FEATURE_SET = "forecast_advanced"
@@ -127,7 +127,7 @@ def _compare(site: Site, window: Window, size: Size, turns: int, where: str) -> 
     times = {variant: Times() for variant in (OURS, FLOOR)}
     processes, peaks = [], []
     sizes: list[int] = []
-    job: Job | None = None
+    job: Export | None = None
     for turn in range(turns):
         for variant in list(times)[:: -1 if turn % 2 else 1]:
             _say(f"{window.name} to {where}: {variant}")
@@ -155,7 +155,7 @@ def _compare(site: Site, window: Window, size: Size, turns: int, where: str) -> 
     }
 
 
-def _export(site: Site, window: Window) -> tuple[Job, float, int]:
+def _export(site: Site, window: Window) -> tuple[Export, float, int]:
     """A finished job, seconds of the worker's process, and its peak memory in MiB."""
     settings = Settings(**{name.lower(): value for name, value in site.environment.items()})
     request = Request(TENANT, FEATURE_SET, window.start, window.end, None, None, None)
@@ -163,7 +163,7 @@ def _export(site: Site, window: Window) -> tuple[Job, float, int]:
     program = str(Path(sys.executable).with_name("ai-hub"))
     begun, peak = time.perf_counter(), 0
     with subprocess.Popen(
-        [program, "export-worker", "--once"], env=site.environment, cwd=site.folder, stdin=subprocess.DEVNULL
+        [program, "worker", "--once"], env=site.environment, cwd=site.folder, stdin=subprocess.DEVNULL
     ) as worker:
         while worker.poll() is None:
             peak = max(peak, _peak_kib(worker.pid))
@@ -203,7 +203,7 @@ def _copy(site: Site, window: Window) -> int:
     return size
 
 
-def _is_whole(job: Job, where: str) -> bool:
+def _is_whole(job: Export, where: str) -> bool:
     """Whether the file is what the job says."""
     if where == "S3":
         return True

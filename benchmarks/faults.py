@@ -142,7 +142,7 @@ def _kill_worker(ground: Ground, service: Service) -> None:
     if service.process is None:
         return
     for child in psutil.Process(service.process.pid).children(recursive=True):
-        if "export-worker" in child.cmdline():
+        if "worker" in child.cmdline():
             child.kill()
 
 

@@ -99,10 +99,11 @@ _MORE_KEYS = (
     " FROM generate_series(1, %s) AS number"
 )
 _EXPORTS = (
-    "INSERT INTO feature_exports (tenant_id, feature_set, start_time, end_time, status, row_count,"
-    " output_path, request_hash, created_at)"
-    " SELECT %s, 'forecast_basic', now() - INTERVAL '1 day', now(), 'completed', 1,"
-    " number || '.parquet', number::text, now() - number * INTERVAL '1 second'"
+    "INSERT INTO jobs (kind, tenant_id, arguments, status, result, created_at)"
+    " SELECT 'export', %s, jsonb_build_object('feature_set', 'forecast_basic',"
+    " 'start_time', now() - INTERVAL '1 day', 'end_time', now(),"
+    " 'output_path', number || '.parquet', 'request_hash', number::text),"
+    " 'completed', '{\"row_count\": 1}', now() - number * INTERVAL '1 second'"
     " FROM generate_series(1, %s) AS number"
 )
 

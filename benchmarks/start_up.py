@@ -97,7 +97,7 @@ def commands(state: Path, folder: Path) -> list[Command]:
         Command("ai-hub history", ("ai-hub", "history", _MODEL, *_TENANT)),
         Command("ai-hub tenants list", ("ai-hub", "tenants", "list")),
         Command("ai-hub keys list", ("ai-hub", "keys", "list")),
-        Command("ai-hub export-worker --once", ("ai-hub", "export-worker", "--once")),
+        Command("ai-hub worker --once", ("ai-hub", "worker", "--once")),
         Command(
             "ai-hub serve, until ready",
             ("ai-hub", "serve", "--port", str(service), "--no-export-worker"),

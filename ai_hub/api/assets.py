@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 from psycopg.rows import dict_row
 
-from ai_hub.exports.database import transaction
+from ai_hub.database.transactions import transaction
 
 if TYPE_CHECKING:
     from ai_hub.settings import Settings

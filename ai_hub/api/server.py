@@ -35,7 +35,7 @@ _KEEP_ALIVE_S = 75
 _SHUTDOWN_S = 20
 #: Both names: Feast sets them, too, and prometheus_client reads one of them when it is first imported.
 _METRICS_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
-EXPORT_WORKER = ("export-worker", "--while-stdin-open")
+WORKER = ("worker", "--while-stdin-open")
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 #: After this long the next restart waits briefly again.
@@ -55,7 +55,7 @@ def serve(host: str, port: int, *, workers: int, export_worker: bool) -> None:
     """
     # the web server re-raises the signal after it has shut down; the context managers must still exit
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with _metrics_folder(), supervised(EXPORT_WORKER) if export_worker else nullcontext():
+    with _metrics_folder(), supervised(WORKER) if export_worker else nullcontext():
         uvicorn.run(
             "ai_hub.api.server:create_logged_app",
             factory=True,

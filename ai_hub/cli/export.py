@@ -1,13 +1,10 @@
 # ruff: noqa: PLC0415 - Feast and pyarrow load only in the commands that need them
-"""`ai-hub export`, `ai-hub exports`, `ai-hub export-worker`: features as Parquet files."""
+"""`ai-hub export` and `ai-hub exports`: features as Parquet files."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from enum import StrEnum
@@ -19,19 +16,21 @@ import typer
 from rich.filesize import decimal
 
 from ai_hub.cli import progress
+from ai_hub.cli.jobs import interruptible
 from ai_hub.cli.main import app
 from ai_hub.cli.times import parse_time
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator
 
-    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.jobs import Export
     from ai_hub.settings import Settings
 
 _LOOK_S = 0.5
 #: Where sessions share one backend, a renewal can wait behind the statement that this process waits for, too:
-#: another's job is taken over when it is found overdue for so long.
-_OVERDUE_S = 2.5
+#: another's job is taken over when it is found stalled for so long.
+_STALLED_S = 2.5
 _INTERRUPTED = 130
 _FAILED = 1
 
@@ -88,7 +87,7 @@ def export_command(
     job = submit(settings, request, requested_by="ai-hub export", export_id=new)
     # standard output is the result's
     logs.configure(ServiceSettings(log_format="console", log_level="warning"), sys.stderr)
-    with _interruptible() as stop, _bar(quiet=as_json) as on_progress:
+    with interruptible() as stop, _bar(quiet=as_json) as on_progress:
         job = _follow(job, stop, on_progress, own=job.export_id == new)
     typer.echo(json.dumps(_as_dict(job)) if as_json else _line(job))
     if stop.is_set():
@@ -112,7 +111,7 @@ def exports_command(
     if tenant is None:
         raise typer.BadParameter("Whose exports? Give --tenant.", param_hint="--tenant")
     from ai_hub.api.schemas.exports import ExportSummary
-    from ai_hub.exports.database import transaction
+    from ai_hub.database.transactions import transaction
     from ai_hub.exports.jobs import newest
     from ai_hub.settings import Settings
 
@@ -138,8 +137,8 @@ def download_command(
     ] = None,
 ) -> None:
     """Copy the files of a completed export here, from wherever EXPORT_STORAGE_PATH leads to."""
+    from ai_hub.database.transactions import transaction
     from ai_hub.exports import files, jobs
-    from ai_hub.exports.database import transaction
     from ai_hub.settings import Settings
 
     settings = Settings()
@@ -159,84 +158,56 @@ def delete_command(export_id: ExportId, *, tenant: Tenant) -> None:
     typer.echo(f"{export_id}: deleted with {len(removed)} files")
 
 
-@app.command("export-worker")
-def export_worker_command(
-    *,
-    once: Annotated[bool, typer.Option("--once", help="end when no job waits")] = False,
-    while_stdin_open: Annotated[
-        bool, typer.Option("--while-stdin-open", help="end with the process that holds standard input")
-    ] = False,
-) -> None:
-    """Work through the export jobs of all tenants until stopped; SIGTERM gives a job under way back."""
-    from ai_hub.api import logs
-    from ai_hub.exports.worker import run
-    from ai_hub.settings import ServiceSettings
-
-    logs.configure(ServiceSettings())
-    with _interruptible() as stop:
-        if while_stdin_open:
-            threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
-        run(stop, once=once)
-
-
-def _follow(job: Job, stop: threading.Event, on_progress: Callable[[float], None], *, own: bool) -> Job:
-    """Do the job here, or watch the worker that has it, until it has ended; a stop cancels an `own` one."""
+def _follow(
+    export: Export, stop: threading.Event, on_progress: Callable[[float], None], *, own: bool
+) -> Export:
+    """Do the export here, or watch its worker, until it has ended; a stop cancels an `own` one."""
+    from ai_hub.database.transactions import transaction
     from ai_hub.errors import ConflictError
-    from ai_hub.exports import claims, jobs, submission, worker
-    from ai_hub.exports.attempt import Attempts
-    from ai_hub.exports.database import transaction
+    from ai_hub.exports import jobs, submission
+    from ai_hub.exports.task import ExportTask
+    from ai_hub.jobs.worker import Worker
     from ai_hub.settings import Settings
 
-    settings, me = Settings(), worker.name()
-    here = Attempts(settings, stop, on_chunk=lambda done, total: on_progress(done / total))
+    settings = Settings()
+    task = ExportTask(settings, on_chunk=lambda done, total: on_progress(done / total))
+    worker = Worker(settings, [task], stop)
     turn = _Turn()
-    while not job.is_finished:
+    while not export.is_finished:
         if stop.is_set():
             if not own:
-                return job
+                return export
             try:
-                return submission.cancel(settings, job.tenant_id, job.export_id)
+                return submission.cancel(settings, export.tenant_id, export.export_id)
             except ConflictError:
                 pass  # it has ended at the same moment
-        elif turn.has_come(settings, job) and (mine := claims.claim(settings, me, job.export_id)):
-            here.make(mine)
-        with transaction(settings, job.tenant_id) as connection:
-            job = jobs.find(connection, job.tenant_id, job.export_id)
-        if not job.is_finished:
-            on_progress(job.progress)
+        elif turn.has_come(settings, export) and (job := worker.acquire(export.export_id)):
+            worker.run_job(job)
+        with transaction(settings, export.tenant_id) as connection:
+            export = jobs.find(connection, export.tenant_id, export.export_id)
+        if not export.is_finished:
+            on_progress(export.progress)
             stop.wait(_LOOK_S)
-    return job
+    return export
 
 
 class _Turn:
-    """Whether a job that is followed may be done here."""
+    """Whether an export that is followed may be done here."""
 
     def __init__(self) -> None:
-        self._overdue_since: float | None = None
+        self._stalled_since: float | None = None
 
-    def has_come(self, settings: Settings, job: Job) -> bool:
-        from ai_hub.exports import claims
+    def has_come(self, settings: Settings, export: Export) -> bool:
+        from ai_hub.jobs import queue
 
-        if job.status == "pending":
+        if export.status == "pending":
             return True
-        if not claims.is_overdue(settings, job):
-            self._overdue_since = None
+        if not queue.is_stalled(settings, export.export_id):
+            self._stalled_since = None
             return False
-        if self._overdue_since is None:
-            self._overdue_since = time.monotonic()
-        return time.monotonic() - self._overdue_since > _OVERDUE_S
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set."""
-    stop = threading.Event()
-    before = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        if self._stalled_since is None:
+            self._stalled_since = time.monotonic()
+        return time.monotonic() - self._stalled_since > _STALLED_S
 
 
 @contextmanager
@@ -246,14 +217,7 @@ def _bar(*, quiet: bool) -> Iterator[Callable[[float], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def _stop_at_end_of_input(stop: threading.Event) -> None:
-    # not through Python's buffer, whose lock a thread that waits holds when the process ends
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    stop.set()
-
-
-def _line(job: Job) -> str:
+def _line(job: Export) -> str:
     window = f"{job.start_time:%Y-%m-%d %H:%M} to {job.end_time:%Y-%m-%d %H:%M}"
     line = f"{job.export_id}  {job.feature_set}  {window}  {job.message}"
     if job.storage_path and job.file_size_bytes is not None:
@@ -261,7 +225,7 @@ def _line(job: Job) -> str:
     return line
 
 
-def _as_dict(job: Job) -> dict[str, object]:
+def _as_dict(job: Export) -> dict[str, object]:
     from ai_hub.api.schemas.exports import ExportJob
 
     return ExportJob.of(job).model_dump(mode="json")

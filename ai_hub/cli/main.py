@@ -91,6 +91,7 @@ from ai_hub.cli import (
     features,
     gates,
     ingest,
+    jobs,
     keys,
     people,
     provision,

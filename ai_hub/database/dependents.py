@@ -28,6 +28,7 @@ _COMMENT = re.compile(r"--[^\n]*")
 _DROPPED_VIEWS = re.compile(rf"\bDROP\s+(?:MATERIALIZED\s+)?VIEW\s+{_LISTED}", re.IGNORECASE)
 _DROPPED_FUNCTION = re.compile(r"\bDROP\s+(?:FUNCTION|AGGREGATE)\s+(?:IF\s+EXISTS\s+)?(\w+)", re.IGNORECASE)
 _DROPPED_WALL = re.compile(r"\bDROP\s+SCHEMA\s+(?:IF\s+EXISTS\s+)?tenant_wall\b", re.IGNORECASE)
+_DROPPED_TABLE = re.compile(r"\bDROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?(\w+)", re.IGNORECASE)
 _CHANGED_TABLE = re.compile(
     r"\bALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(\w+)[^;]*\b(?:DROP\s+COLUMN|TYPE)\b", re.IGNORECASE
 )
@@ -194,7 +195,9 @@ class Changes:
         """Changes that the statements in `files` make."""
         text = _COMMENT.sub("", "\n".join(files))
         return cls(
-            frozenset(_dropped_views(text)) | frozenset(_CHANGED_TABLE.findall(text)),
+            frozenset(_dropped_views(text))
+            | frozenset(_CHANGED_TABLE.findall(text))
+            | frozenset(_DROPPED_TABLE.findall(text)),
             frozenset(_DROPPED_FUNCTION.findall(text)),
             _DROPPED_WALL.search(text) is not None,
         )
@@ -225,7 +228,15 @@ class Kept:
 
 def exist(connection: psycopg.Connection, changes: Changes, ours: frozenset[str]) -> bool:
     """Whether anything of users is built on what `changes` drops."""
-    return bool(changes) and any(not _is_ours(row, ours) for row in _built_on(connection, changes))
+    if not changes:
+        return False
+    rows = _built_on(connection, changes)
+    own = {row.oid for row in rows if _is_ours(row, ours)}
+    # indexes and defaults of our own tables go and stay with them
+    return any(
+        row.oid not in own and not (row.part_of in own and (row.kind == "i" or row.catalog == "pg_attrdef"))
+        for row in rows
+    )
 
 
 def set_aside(connection: psycopg.Connection, changes: Changes, ours: frozenset[str]) -> Kept:

@@ -12,17 +12,17 @@ import anyio.to_thread
 import psycopg
 import structlog
 
+from ai_hub.database.transactions import transaction
 from ai_hub.errors import AiHubError
 from ai_hub.exports import jobs, submission
-from ai_hub.exports.database import transaction
-from ai_hub.exports.metrics import JobCounts
+from ai_hub.jobs.metrics import JobCounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from uuid import UUID
 
     from ai_hub.exports.files import File, Opened
-    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.jobs import Export
     from ai_hub.exports.request import Request
     from ai_hub.settings import Settings
 
@@ -44,26 +44,26 @@ class ExportDesk:
         self._most_waiting = max(1, max_in_flight // _WAITING_SHARE)
         self._most_of_tenant = max(1, max_in_flight // _TENANT_SHARE)
         #: for Prometheus; read beside the scrapes
-        self.counts = JobCounts(settings)
+        self.counts = JobCounts(settings, [jobs.KIND])
         self._limiter = anyio.CapacityLimiter(_THREADS)
         #: by tenant and job
-        self._waiting: dict[str, dict[UUID, list[asyncio.Future[Job]]]] = {}
+        self._waiting: dict[str, dict[UUID, list[asyncio.Future[Export]]]] = {}
         self._somebody = asyncio.Event()
 
-    async def submit(self, request: Request, key: str | None, requested_by: str) -> Job:
+    async def submit(self, request: Request, key: str | None, requested_by: str) -> Export:
         """See `submission.submit`."""
         return await self._run(
             lambda: submission.submit(self._settings, request, key=key, requested_by=requested_by)
         )
 
-    async def cancel(self, tenant: str, export_id: UUID) -> Job:
+    async def cancel(self, tenant: str, export_id: UUID) -> Export:
         """See `submission.cancel`."""
         return await self._run(lambda: submission.cancel(self._settings, tenant, export_id))
 
-    async def files(self, tenant: str, export_id: UUID) -> tuple[Job, list[File]]:
+    async def files(self, tenant: str, export_id: UUID) -> tuple[Export, list[File]]:
         """The job, and the files it has written; see `files.listed`."""
 
-        def read() -> tuple[Job, list[File]]:
+        def read() -> tuple[Export, list[File]]:
             from ai_hub.exports import files  # noqa: PLC0415  # libraries for files load when one is asked for
 
             job = self._find(tenant, export_id)
@@ -81,26 +81,26 @@ class ExportDesk:
 
         return await self._run(read)
 
-    async def delete(self, tenant: str, export_id: UUID) -> tuple[Job, list[str]]:
+    async def delete(self, tenant: str, export_id: UUID) -> tuple[Export, list[str]]:
         """See `files.delete`."""
 
-        def work() -> tuple[Job, list[str]]:
+        def work() -> tuple[Export, list[str]]:
             from ai_hub.exports import files  # noqa: PLC0415  # see above
 
             return files.delete(self._settings, tenant, export_id)
 
         return await self._run(work)
 
-    async def find(self, tenant: str, export_id: UUID) -> Job:
+    async def find(self, tenant: str, export_id: UUID) -> Export:
         """See `jobs.find`."""
         return await self._run(partial(self._find, tenant, export_id))
 
     async def newest(
         self, tenant: str, feature_set: str | None, status: str | None, limit: int, offset: int = 0
-    ) -> tuple[list[Job], int]:
+    ) -> tuple[list[Export], int]:
         """See `jobs.newest`."""
 
-        def read() -> tuple[list[Job], int]:
+        def read() -> tuple[list[Export], int]:
             with transaction(self._settings, tenant) as connection:
                 return jobs.newest(
                     connection,
@@ -113,7 +113,9 @@ class ExportDesk:
 
         return await self._run(read)
 
-    async def wait(self, job: Job, seconds: float, left: Callable[[], Coroutine[None, None, None]]) -> Job:
+    async def wait(
+        self, job: Export, seconds: float, left: Callable[[], Coroutine[None, None, None]]
+    ) -> Export:
         """The job when it has finished, or as it is after some seconds.
 
         At once where too many wait already, so that they leave room for other requests; and no longer than
@@ -121,7 +123,7 @@ class ExportDesk:
         """
         if job.is_finished or seconds <= 0 or self._is_full(job.tenant_id):
             return job
-        finished: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        finished: asyncio.Future[Export] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(job.tenant_id, {}).setdefault(job.export_id, []).append(finished)
         self._somebody.set()
         leaving = asyncio.create_task(left())
@@ -161,7 +163,7 @@ class ExportDesk:
         counts = {each: sum(map(len, waiting.values())) for each, waiting in self._waiting.items()}
         return counts.get(tenant, 0) >= self._most_of_tenant or sum(counts.values()) >= self._most_waiting
 
-    def _forget(self, job: Job, finished: asyncio.Future[Job]) -> None:
+    def _forget(self, job: Export, finished: asyncio.Future[Export]) -> None:
         waiting = self._waiting[job.tenant_id]
         waiting[job.export_id].remove(finished)
         if not waiting[job.export_id]:
@@ -169,12 +171,12 @@ class ExportDesk:
         if not waiting:
             del self._waiting[job.tenant_id]
 
-    def _find(self, tenant: str, export_id: UUID) -> Job:
+    def _find(self, tenant: str, export_id: UUID) -> Export:
         with transaction(self._settings, tenant) as connection:
             return jobs.find(connection, tenant, export_id)
 
-    def _find_each(self, wanted: dict[str, list[UUID]]) -> list[Job]:
-        found: list[Job] = []
+    def _find_each(self, wanted: dict[str, list[UUID]]) -> list[Export]:
+        found: list[Export] = []
         for tenant, export_ids in wanted.items():
             try:
                 with transaction(self._settings, tenant) as connection:

@@ -14,14 +14,15 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 from psycopg.rows import class_row
 
+from ai_hub.database.transactions import transaction
 from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError, ServiceDownError
-from ai_hub.exports.database import transaction
 from ai_hub.exports.errors import RangeError
-from ai_hub.exports.failures import reason
-from ai_hub.exports.jobs import COLUMNS, Job, find
+from ai_hub.exports.jobs import COLUMNS, Export, find
 from ai_hub.exports.local import is_of
 from ai_hub.exports.places import local_path, tenant_place
 from ai_hub.exports.targets import target_of
+from ai_hub.jobs import queue
+from ai_hub.jobs.failures import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,9 +61,10 @@ SELECT export_id FROM feature_exports
 WHERE tenant_id = %s AND output_path = %s AND status IN ('pending', 'running') LIMIT 1
 """
 _EXPIRE: Final = """
-UPDATE feature_exports SET
-    expired_at = clock_timestamp(), storage_path = NULL, clean_after = NULL, idempotency_key = NULL
-WHERE export_id = %s
+UPDATE jobs SET
+    result = result - 'storage_path' || jsonb_build_object('expired_at', clock_timestamp()),
+    clean_after = NULL, idempotency_key = NULL
+WHERE job_id = %s
 """
 
 
@@ -87,7 +89,7 @@ class Opened:
     answer: Any = None
 
 
-def listed(settings: Settings, job: Job) -> list[File]:
+def listed(settings: Settings, job: Export) -> list[File]:
     """Files of a completed export, by path.
 
     Raises:
@@ -116,7 +118,7 @@ def listed(settings: Settings, job: Job) -> list[File]:
     return [File(path, size, checksums.get(path)) for path, size in sorted(sizes.items())]
 
 
-def opened(settings: Settings, job: Job, path: str, part: str | None) -> Opened:
+def opened(settings: Settings, job: Export, path: str, part: str | None) -> Opened:
     """One file of a completed export.
 
     Args:
@@ -152,7 +154,7 @@ def opened(settings: Settings, job: Job, path: str, part: str | None) -> Opened:
     return _in_store(settings, job, path, Opened(name, etag), part=part)
 
 
-def copied(settings: Settings, job: Job, to: Path) -> Iterator[Path]:
+def copied(settings: Settings, job: Export, to: Path) -> Iterator[Path]:
     """Copy the files of a completed export, one to `to`, those of a partitioned one below it; yields each.
 
     Raises:
@@ -174,7 +176,7 @@ def copied(settings: Settings, job: Job, to: Path) -> Iterator[Path]:
         yield place
 
 
-def delete(settings: Settings, tenant: str, export_id: UUID) -> tuple[Job, list[str]]:
+def delete(settings: Settings, tenant: str, export_id: UUID) -> tuple[Export, list[str]]:
     """Remove the files of an ended export, then the job; returns it and the paths of the files.
 
     Killed midway, it can be repeated.
@@ -203,11 +205,7 @@ def delete(settings: Settings, tenant: str, export_id: UUID) -> tuple[Job, list[
     with _answering():
         target_of(settings, job).clean()
     with transaction(settings, tenant) as connection:
-        connection.execute(
-            "DELETE FROM feature_exports WHERE tenant_id = %s AND export_id = %s AND fence = %s"
-            " AND status IN ('completed', 'failed')",
-            [tenant, export_id, job.fence],
-        )
+        queue.delete(connection, tenant, export_id, job.fence)
     return job, removed
 
 
@@ -227,12 +225,12 @@ def expire(settings: Settings) -> None:
         log.info("export_expired")
 
 
-def _take_expired(settings: Settings, days: int) -> Job | None:
-    with transaction(settings) as connection, connection.cursor(row_factory=class_row(Job)) as cursor:
+def _take_expired(settings: Settings, days: int) -> Export | None:
+    with transaction(settings) as connection, connection.cursor(row_factory=class_row(Export)) as cursor:
         return cursor.execute(_TAKE_EXPIRED.encode(), [days]).fetchone()
 
 
-def _in_store(settings: Settings, job: Job, path: str, found: Opened, *, part: str | None) -> Opened:
+def _in_store(settings: Settings, job: Export, path: str, found: Opened, *, part: str | None) -> Opened:
     from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
 
     bucket = tenant_place(settings, job.tenant_id)
@@ -270,7 +268,7 @@ def _reading(found: Opened) -> Iterator[Any]:
             yield body
 
 
-def _check(job: Job) -> None:
+def _check(job: Export) -> None:
     if job.status != "completed":
         raise ConflictError(
             f"Export {job.export_id} has no file: it is {job.status}.",
@@ -280,12 +278,12 @@ def _check(job: Job) -> None:
         raise NotFoundError(f"Export {job.export_id}: {job.message}", hint="Export it again.")
 
 
-def _gone(job: Job, path: str = "") -> NotFoundError:
+def _gone(job: Export, path: str = "") -> NotFoundError:
     what = f"file {path[:200]!r}" if path else "file any more"
     return NotFoundError(f"Export {job.export_id} has no {what}.", hint="GET …/files lists those it has.")
 
 
-def _local_sizes(final: Path, job: Job) -> dict[str, int]:
+def _local_sizes(final: Path, job: Export) -> dict[str, int]:
     files = [final] if final.is_file() else [file for file in final.rglob("*.parquet") if file.is_file()]
     # another export may have taken the path of one whose files were removed
     if not files or not is_of(files[0], job.export_id):

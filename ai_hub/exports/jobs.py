@@ -1,4 +1,4 @@
-"""Export jobs as the table `feature_exports` has them."""
+"""Exports as the view `feature_exports` of the table `jobs` has them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from psycopg.rows import class_row
 
 from ai_hub.errors import NotFoundError
 from ai_hub.exports.request import Request
+from ai_hub.jobs.job import UNFINISHED, describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import psycopg
 
-#: Error of a job that somebody cancelled.
-CANCELLED: Final = "Cancelled on request."
-UNFINISHED: Final = frozenset({"pending", "running"})
-STATUSES: Final = ("pending", "running", "completed", "failed")
+#: Kind of these jobs.
+KIND: Final = "export"
 
 COLUMNS: Final = (
     "export_id, tenant_id, feature_set, start_time, end_time, asset_ids,"
-    " cardinality(asset_ids) AS asset_count, status, row_count, file_size_bytes,"
+    " asset_count, status, row_count, file_size_bytes,"
     " sha256, storage_path, error, created_at, started_at, completed_at, output_path, partition_by,"
     " idempotency_key, request_hash, progress, cancel_requested, attempts, fence, worker, service_version,"
     " expired_at, file_sha256"
@@ -32,7 +31,7 @@ COLUMNS: Final = (
 
 
 @dataclass(frozen=True)
-class Job:
+class Export:
     """One row; see the migrations for the columns."""
 
     export_id: UUID
@@ -59,7 +58,7 @@ class Job:
     progress: float
     cancel_requested: bool
     attempts: int
-    #: of its last taking-up; a later one has a greater one
+    #: fencing token, incremented on every acquisition
     fence: int
     worker: str | None
     service_version: str | None
@@ -94,23 +93,17 @@ class Job:
             return f"Expired: its files were removed on {self.expired_at:%Y-%m-%d}."
         if self.status == "completed":
             return f"Completed: {self.row_count:,} rows."
-        if self.status == "failed":
-            return f"Failed: {self.error}"
-        if self.cancel_requested:
-            return "It is being cancelled."
-        if self.status == "running":
-            return f"Running: {self.progress:.0%} done."
-        return "It waits for a worker."
+        return describe(self.status, self.error, self.progress, cancel_requested=self.cancel_requested)
 
 
-def find(connection: psycopg.Connection[Any], tenant: str, export_id: UUID) -> Job:
+def find(connection: psycopg.Connection[Any], tenant: str, export_id: UUID) -> Export:
     """A job of the tenant.
 
     Raises:
         NotFoundError: it has none with this id.
     """
     query = f"SELECT {COLUMNS} FROM feature_exports WHERE tenant_id = %s AND export_id = %s"  # noqa: S608
-    with connection.cursor(row_factory=class_row(Job)) as cursor:
+    with connection.cursor(row_factory=class_row(Export)) as cursor:
         job = cursor.execute(query, [tenant, export_id]).fetchone()
     if job is None:
         raise NotFoundError(
@@ -119,10 +112,10 @@ def find(connection: psycopg.Connection[Any], tenant: str, export_id: UUID) -> J
     return job
 
 
-def find_each(connection: psycopg.Connection[Any], export_ids: Sequence[UUID]) -> list[Job]:
+def find_each(connection: psycopg.Connection[Any], export_ids: Sequence[UUID]) -> list[Export]:
     """Jobs with these ids, of all tenants that the connection sees."""
     query = f"SELECT {COLUMNS} FROM feature_exports WHERE export_id = ANY(%s)"  # noqa: S608
-    with connection.cursor(row_factory=class_row(Job)) as cursor:
+    with connection.cursor(row_factory=class_row(Export)) as cursor:
         return cursor.execute(query, [list(export_ids)]).fetchall()
 
 
@@ -134,7 +127,7 @@ def newest(
     status: str | None = None,
     limit: int = 100,
     offset: int = 0,
-) -> tuple[list[Job], int]:
+) -> tuple[list[Export], int]:
     """The tenant's jobs, newest first, and how many there are without `limit`.
 
     They come without `asset_ids` and `file_sha256`, which can be long.
@@ -158,7 +151,7 @@ def newest(
         " ORDER BY created_at DESC, export_id LIMIT %(limit)s OFFSET %(offset)s"
     )
     count = f"SELECT count(*) FROM feature_exports WHERE {where}"  # noqa: S608
-    with connection.cursor(row_factory=class_row(Job)) as cursor:
+    with connection.cursor(row_factory=class_row(Export)) as cursor:
         found = cursor.execute(query, parameters).fetchall()
     row = connection.execute(count, parameters).fetchone()
     return found, row[0] if row else 0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from uuid import UUID
 
-    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.jobs import Export
     from ai_hub.exports.targets import Sink
 
 #: Names of the export and its fence in the metadata of each file.
@@ -33,7 +33,7 @@ _TAKEN: Final = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 class LocalTarget:
     """See `targets.Target`."""
 
-    def __init__(self, folder: Path, job: Job) -> None:
+    def __init__(self, folder: Path, job: Export) -> None:
         self._job = job
         self._final = local_path(folder, job.output_path)
         mark = f".{self._final.name}.{job.export_id.hex}."
@@ -76,10 +76,6 @@ class LocalTarget:
             raise
         _sync(self._final.parent)
         return str(self._final)
-
-    def abandon(self) -> None:
-        """Also the finished file."""
-        self.clean()
 
     def _leftovers(self) -> list[Path]:
         try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
-    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.jobs import Export
     from ai_hub.exports.places import Bucket
     from ai_hub.exports.targets import Sink
     from ai_hub.settings import Settings
@@ -141,7 +141,7 @@ def signed_url(settings: Settings, bucket: Bucket, path: str, seconds: int) -> s
 class S3Target:
     """See `targets.Target`."""
 
-    def __init__(self, settings: Settings, bucket: Bucket, job: Job) -> None:
+    def __init__(self, settings: Settings, bucket: Bucket, job: Export) -> None:
         self._client = client_of(settings)
         self._bucket = bucket.name
         self._key = bucket.prefix + job.output_path
@@ -157,7 +157,9 @@ class S3Target:
         self._uploads: list[_Upload] = []
 
     def clean(self) -> None:
-        """Open uploads, and objects that were not recorded any more; makes the bucket if there is none."""
+        """Own uploads first, which are known without being listed; makes the bucket if there is none."""
+        for upload in self._uploads:
+            self._abort(upload.key, upload.upload_id)
         self._make_bucket()
         self._abort_uploads()
         for key in self._keys():
@@ -190,12 +192,6 @@ class S3Target:
             upload.complete()
         self._uploads = []
         return f"s3://{self._bucket}/{self._key}"
-
-    def abandon(self) -> None:
-        """Own uploads first, which are known without being listed."""
-        for upload in self._uploads:
-            self._abort(upload.key, upload.upload_id)
-        self.clean()
 
     def _make_bucket(self) -> None:
         try:

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+from ai_hub.database.transactions import transaction
 from ai_hub.errors import ConflictError, NotFoundError
-from ai_hub.exports.database import transaction
 from ai_hub.exports.errors import PathTakenError, TooManyExportsError
-from ai_hub.exports.jobs import CANCELLED, Job, find
+from ai_hub.exports.jobs import KIND, Export, find
 from ai_hub.exports.places import check_place, is_gone
 from ai_hub.features.registry import find_service
+from ai_hub.jobs import queue
 
 if TYPE_CHECKING:
     import psycopg
@@ -26,16 +27,6 @@ SELECT export_id FROM feature_exports
 WHERE tenant_id = %s AND status IN ('pending', 'running')
     AND request_hash = %s AND idempotency_key IS NULL AND NOT cancel_requested
 ORDER BY created_at LIMIT 1
-"""
-_CANCEL = """
-UPDATE feature_exports SET
-    cancel_requested = true,
-    status = CASE status WHEN 'pending' THEN 'failed' ELSE status END,
-    error = CASE status WHEN 'pending' THEN %(error)s END,
-    completed_at = CASE status WHEN 'pending' THEN clock_timestamp() END,
-    -- an attempt that was given back may have left files
-    clean_after = CASE WHEN status = 'pending' AND fence > 0 THEN clock_timestamp() END
-WHERE tenant_id = %(tenant)s AND export_id = %(export_id)s AND status IN ('pending', 'running')
 """
 # written before they were registered, readings have a span only
 _UNKNOWN_ASSETS = """
@@ -71,7 +62,7 @@ def submit(
     key: str | None = None,
     requested_by: str | None = None,
     export_id: UUID | None = None,
-) -> Job:
+) -> Export:
     """The job for a request: a new one, or the one that it is already.
 
     With the same `key` the same request is the same job for ever. Without one, a request that equals that of
@@ -106,28 +97,20 @@ def submit(
         placed = replace(request, output_path=request.path(export_id))
         _check_path(connection, placed, gone)
         _check_count(connection, request.tenant, settings.export_jobs_per_tenant)
-        connection.execute(
-            "INSERT INTO feature_exports (export_id, tenant_id, feature_set, start_time, end_time, asset_ids,"
-            " output_path, partition_by, idempotency_key, request_hash, requested_by)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            [
-                export_id,
-                request.tenant,
-                request.feature_set,
-                request.start,
-                request.end,
-                None if request.assets is None else list(request.assets),
-                placed.output_path,
-                request.partition_by,
-                key,
-                request.hash,
-                requested_by,
-            ],
+        job = queue.NewJob(
+            export_id,
+            KIND,
+            request.tenant,
+            arguments=_arguments(placed, request.hash),
+            queueing_lock=placed.output_path,
+            idempotency_key=key,
+            created_by=requested_by,
         )
+        queue.defer(connection, job)
         return find(connection, request.tenant, export_id)
 
 
-def cancel(settings: Settings, tenant: str, export_id: UUID) -> Job:
+def cancel(settings: Settings, tenant: str, export_id: UUID) -> Export:
     """Cancel a job: one that waits at once, a running one as soon as its worker sees it, within seconds.
 
     Raises:
@@ -136,14 +119,23 @@ def cancel(settings: Settings, tenant: str, export_id: UUID) -> Job:
         ServiceDownError: the database does not answer.
     """
     with transaction(settings, tenant) as connection:
-        connection.execute(_CANCEL, {"error": CANCELLED, "tenant": tenant, "export_id": export_id})
-        job = find(connection, tenant, export_id)
-    if job.is_finished and job.error != CANCELLED:
-        raise ConflictError(
-            f"Export {export_id} has ended already: {job.status}.",
-            hint="Only an unfinished export can be cancelled.",
-        )
-    return job
+        find(connection, tenant, export_id)
+        queue.cancel(connection, tenant, export_id)
+        return find(connection, tenant, export_id)
+
+
+def _arguments(placed: Request, request_hash: str) -> dict[str, Any]:
+    """The request as `feature_exports` reads it; `request_hash` is that of the request as it came."""
+    arguments = {
+        "feature_set": placed.feature_set,
+        "start_time": placed.start.isoformat(),
+        "end_time": placed.end.isoformat(),
+        "asset_ids": None if placed.assets is None else list(placed.assets),
+        "output_path": placed.output_path,
+        "partition_by": placed.partition_by,
+        "request_hash": request_hash,
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _known(connection: psycopg.Connection[Any], request: Request, key: str | None) -> UUID | None:

@@ -10,7 +10,7 @@ from ai_hub.exports.places import tenant_place
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.jobs import Export
     from ai_hub.settings import Settings
 
 
@@ -40,11 +40,8 @@ class Target(Protocol):
             PathTakenError: something is there already.
         """
 
-    def abandon(self) -> None:
-        """The same at the end, published or not."""
 
-
-def target_of(settings: Settings, job: Job) -> Target:
+def target_of(settings: Settings, job: Export) -> Target:
     """Where this attempt at a job is written.
 
     Raises:

@@ -35,10 +35,10 @@ class File:
 
 @dataclass(frozen=True)
 class Written:
-    """What an export has become."""
+    """What an export has become; the names are those of its row."""
 
-    rows: int
-    size: int
+    row_count: int
+    file_size_bytes: int
     sha256: str
     storage_path: str
     #: of a partitioned export, that of each file by its path

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Tables with rows of tenants, in the order in which they are emptied; `removals` and the logins are apart.
 #: An asset's own entries go last, so that a removal that was killed finds its readings again.
 TABLES: Final = (
-    *("timeseries_data", "register_readings", "feature_exports", "weather_features", "ai_features"),
+    *("timeseries_data", "register_readings", "jobs", "weather_features", "ai_features"),
     *("ai_feature_versions", "data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),
     *(
         "backfill_files",

@@ -73,7 +73,7 @@ BEGIN
         'forecast_basic_features', 'forecast_basic_feature_versions',
         'forecast_advanced_features', 'forecast_advanced_feature_versions',
         'anomaly_detection_features', 'anomaly_detection_feature_versions',
-        'quality_policies', 'quarantined_rows', 'data_findings', 'feature_exports'
+        'quality_policies', 'quarantined_rows', 'data_findings', 'jobs', 'feature_exports'
     ] LOOP
         definition := format('SELECT * FROM public.%I', relation);
         IF relation = 'hourly_state' THEN
@@ -95,11 +95,11 @@ $$;
 CREATE VIEW tenant_wall.feature_hours AS SELECT hour FROM public.feature_hours;
 GRANT SELECT ON tenant_wall.feature_hours TO ai_hub_service, ai_hub_tenant;
 
--- The service's only writes: export jobs, each of the tenant of its transaction.
-ALTER VIEW tenant_wall.feature_exports SET (check_option = local);
-GRANT INSERT, UPDATE, DELETE ON tenant_wall.feature_exports TO ai_hub_service;
-ALTER TABLE feature_exports ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own_tenant ON feature_exports USING (tenant_id = (SELECT tenant_wall.current_tenant()));
+-- The service's only writes: jobs, each of the tenant of its transaction.
+ALTER VIEW tenant_wall.jobs SET (check_option = local);
+GRANT INSERT, UPDATE, DELETE ON tenant_wall.jobs TO ai_hub_service;
+ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own_tenant ON jobs USING (tenant_id = (SELECT tenant_wall.current_tenant()));
 
 -- Hashes, to compare keys with.
 GRANT SELECT ON api_keys TO ai_hub_service;

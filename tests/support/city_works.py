@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,18 +12,20 @@ from uuid import UUID
 import httpx
 import pytest
 from psycopg.errors import UniqueViolation
+from psycopg.types.json import Jsonb
 
 from ai_hub import registry
 from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
-from ai_hub.exports import claims, submission
-from ai_hub.exports.attempt import Attempts
-from ai_hub.exports.jobs import CANCELLED
+from ai_hub.exports import submission
+from ai_hub.exports.jobs import KIND
 from ai_hub.exports.request import Request
+from ai_hub.jobs.job import CANCELLED
 from ai_hub.settings import Settings
 from support.energy import HOUR
+from support.export_worker import complete
 from support.openid_provider import running_provider
 from support.service_server import running_service
 
@@ -108,13 +109,18 @@ def add_meters(dsn: str) -> None:
 def add_export(dsn: str) -> None:
     """The export of the examples: one that was cancelled, so that it can be cancelled again."""
     hour = datetime(2026, 10, 1, tzinfo=UTC)
+    arguments = {
+        "feature_set": "forecast_basic",
+        "start_time": hour.isoformat(),
+        "end_time": (hour + HOUR).isoformat(),
+        "output_path": "example.parquet",
+        "request_hash": "example",
+    }
     with connect(dsn) as connection:
         connection.execute(
-            "INSERT INTO feature_exports (export_id, tenant_id, feature_set, start_time, end_time, status,"
-            " error, output_path, request_hash, cancel_requested, created_at, completed_at)"
-            " VALUES (%s, %s, 'forecast_basic', %s, %s, 'failed',"
-            " %s, 'example.parquet', 'example', true, now(), now()) ON CONFLICT DO NOTHING",
-            [EXPORT, TENANT, hour, hour + HOUR, CANCELLED],
+            "INSERT INTO jobs (job_id, kind, tenant_id, arguments, status, error, cancel_requested,"
+            " completed_at) VALUES (%s, %s, %s, %s, 'failed', %s, true, now()) ON CONFLICT DO NOTHING",
+            [EXPORT, KIND, TENANT, Jsonb(arguments), CANCELLED],
         )
 
 
@@ -124,6 +130,4 @@ def write_export(settings: Settings) -> None:
     request = Request(TENANT, "forecast_basic", hour - 4 * HOUR, hour, output_path="done.parquet")
     with suppress(UniqueViolation):
         job = submission.submit(settings, request, export_id=UUID(DONE))
-        claimed = claims.claim(settings, "city-works", job.export_id)
-        assert claimed is not None
-        assert Attempts(settings, threading.Event()).make(claimed) == "completed"
+        complete(settings, job)

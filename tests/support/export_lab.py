@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from ai_hub.exports import claims, jobs, submission
-from ai_hub.exports.attempt import Attempts
-from ai_hub.exports.database import transaction
-from ai_hub.exports.jobs import Job
+from ai_hub.database.transactions import transaction
+from ai_hub.exports import jobs, submission
+from ai_hub.exports.jobs import KIND, Export
 from ai_hub.exports.request import Request
+from ai_hub.exports.task import ExportTask
+from ai_hub.jobs import queue
+from ai_hub.jobs.worker import Worker
 from ai_hub.settings import Settings
 from support.energy import Energy  # of a dataclass
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
+
+    from ai_hub.jobs.job import Job
 
 
 @dataclass
@@ -32,17 +36,18 @@ class ExportLab:
     settings: Settings
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
-    submitted: list[Job] = field(default_factory=list)
+    submitted: list[Export] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.attempts = Attempts(self.settings, self.stop)
+        self.task = ExportTask(self.settings)
+        self.worker = Worker(self.settings, [self.task], self.stop)
 
     def request(self, hours: int = 48, **options: Any) -> Request:
         end = self.energy.now
         given = {"tenant": self.energy.main, "feature_set": "forecast_basic"} | options
         return Request(**{"start": end - timedelta(hours=hours), "end": end} | given)
 
-    def submit(self, request: Request, key: str | None = None) -> Job:
+    def submit(self, request: Request, key: str | None = None) -> Export:
         job = submission.submit(self.settings, request, key=key)
         self.submitted.append(job)
         return job
@@ -52,35 +57,41 @@ class ExportLab:
         for job in self.submitted:
             self.change(job, "status = 'failed', error = 'of a test'")
 
-    def claim(self, job: Job, worker: str = "lab") -> Job | None:
-        return claims.claim(self.settings, worker, job.export_id)
+    def acquire(self, job: Export, holder: str = "lab") -> Job | None:
+        return queue.acquire(self.settings, holder, [KIND], job_id=job.export_id)
 
-    def work(self, job: Job, on_chunk: Callable[[int, int], None] | None = None) -> Job:
-        """Claim the job, do it, and return what has become of it."""
-        claimed = self.claim(job)
-        assert claimed is not None
-        return self.make(claimed, on_chunk)
+    def work(self, job: Export, on_chunk: Callable[[int, int], None] | None = None) -> Export:
+        """Acquire the job, do it, and return what has become of it."""
+        acquired = self.acquire(job)
+        assert acquired is not None
+        return self.run(acquired, on_chunk)
 
-    def make(self, claimed: Job, on_chunk: Callable[[int, int], None] | None = None) -> Job:
-        self.attempts.on_chunk = on_chunk or (lambda _done, _total: None)
-        self.attempts.make(claimed)
-        return self.find(claimed)
+    def run(self, acquired: Job, on_chunk: Callable[[int, int], None] | None = None) -> Export:
+        self.task.on_chunk = on_chunk or (lambda _done, _total: None)
+        self.worker.run_job(acquired)
+        with transaction(self.settings) as connection:
+            return jobs.find(connection, acquired.tenant_id, acquired.job_id)
 
-    def export(self, request: Request) -> Job:
+    def run_once(self) -> None:
+        """What a worker does that finds the queue as it is."""
+        self.task.on_chunk = lambda _done, _total: None
+        self.worker.run(once=True)
+
+    def export(self, request: Request) -> Export:
         """A completed job."""
         job = self.work(self.submit(request))
         assert job.status == "completed", job.error
         return job
 
-    def find(self, job: Job) -> Job:
+    def find(self, job: Export) -> Export:
         with transaction(self.settings) as connection:
             return jobs.find(connection, job.tenant_id, job.export_id)
 
-    def change(self, job: Job, assignments: str) -> None:
+    def change(self, job: Export, assignments: str) -> None:
         """Change the row behind the job's back."""
         with transaction(self.settings) as connection:
             connection.execute(
-                f"UPDATE feature_exports SET {assignments} WHERE export_id = %s".encode(),  # noqa: S608
+                f"UPDATE jobs SET {assignments} WHERE job_id = %s".encode(),  # noqa: S608
                 [job.export_id],
             )
 
@@ -88,7 +99,7 @@ class ExportLab:
         """Every file below the folder, hidden ones, too."""
         return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
 
-    def table(self, job: Job) -> pa.Table:
+    def table(self, job: Export) -> pa.Table:
         """Rows of a job that is one local file."""
         return pq.ParquetFile(job.storage_path).read()
 

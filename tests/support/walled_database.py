@@ -130,9 +130,9 @@ def _fill(dsn: str) -> None:
                 [tenant, asset, value],
             )
             here.execute(
-                "INSERT INTO feature_exports (tenant_id, feature_set, start_time, end_time, output_path, request_hash)"
-                " VALUES (%s, 'x', now(), now() + INTERVAL '1 hour', %s, %s)",
-                [tenant, asset, asset],
+                "INSERT INTO jobs (kind, tenant_id, arguments)"
+                " VALUES ('export', %s, jsonb_build_object('start_time', now(), 'output_path', %s::text))",
+                [tenant, asset],
             )
             here.execute(
                 "INSERT INTO quarantined_rows (tenant_id, fingerprint, table_name, file_name, line, reason, cells)"

@@ -35,8 +35,8 @@ from ai_hub.api.schemas.exports import (
 )
 from ai_hub.errors import BadInputError
 from ai_hub.exports.errors import TooManyExportsError
-from ai_hub.exports.jobs import STATUSES
 from ai_hub.exports.request import Request as Wanted
+from ai_hub.jobs.job import STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from ai_hub.api.schemas.common import (
 )
 
 if TYPE_CHECKING:
-    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.jobs import Export
 
 _MOST_ASSETS = 10_000
 _MEGABYTE = 1_000_000
@@ -92,7 +92,7 @@ class ExportSummary(BaseModel):
     expired_at: datetime | None = Field(None, description="when the files of a completed export were removed")
 
     @classmethod
-    def of(cls, job: Job) -> Self:
+    def of(cls, job: Export) -> Self:
         """The job as the service answers it."""
         size = job.file_size_bytes
         megabytes = None if size is None else round(size / _MEGABYTE, 3)

@@ -27,7 +27,7 @@ RELATIONS = (
     *("ai_features", "ai_feature_versions", "asset_spans", "feature_rows", "dated_feature_rows"),
     *("dated_feature_versions", "forecast_basic_features", "forecast_basic_feature_versions"),
     *("forecast_advanced_features", "forecast_advanced_feature_versions", "anomaly_detection_features"),
-    *("anomaly_detection_feature_versions", "quarantined_rows", "data_findings", "feature_exports"),
+    *("anomaly_detection_feature_versions", "quarantined_rows", "data_findings", "feature_exports", "jobs"),
     *("hourly_values", "quality_policies"),
 )
 #: Tables with tenants in them that are in nobody's wall: what the database itself works with.
@@ -61,7 +61,7 @@ ATTEMPTS: dict[str, tuple[str, ...]] = {
     "session, default": ("RESET SESSION AUTHORIZATION", "RESET ROLE", "SELECT * FROM public.assets"),
     "join the service": ("GRANT ai_hub_service TO CURRENT_USER", "SELECT * FROM public.assets"),
     "make a superuser": ("ALTER ROLE CURRENT_USER SUPERUSER", "SELECT * FROM public.assets"),
-    "pass all policies": ("ALTER ROLE CURRENT_USER BYPASSRLS", "SELECT * FROM public.feature_exports"),
+    "pass all policies": ("ALTER ROLE CURRENT_USER BYPASSRLS", "SELECT * FROM public.feature_exports, public.jobs"),
     "make a role": ("CREATE ROLE evil LOGIN SUPERUSER",),
     "bind the login anew": ("UPDATE public.sql_logins SET tenant_id = 'theirs'", "SELECT * FROM assets"),
     "bind it by insert": ("INSERT INTO sql_logins VALUES (session_user, 'theirs')", "SELECT * FROM assets"),
@@ -117,10 +117,10 @@ ATTEMPTS: dict[str, tuple[str, ...]] = {
     "settings": ("SELECT * FROM pg_settings WHERE setting ~ 'theirs'", "SELECT * FROM pg_db_role_setting"),
     # changing things
     **{f"writing {name}": ("SET default_transaction_read_only = off", f"DELETE FROM {name}", f"UPDATE {name} SET tenant_id = 'ours'")
-       for name in ("assets", "timeseries_data", "feature_exports", "ai_features")},
-    "writing past the wall": ("SET default_transaction_read_only = off", "TRUNCATE public.assets", "DELETE FROM public.feature_exports"),
+       for name in ("assets", "timeseries_data", "feature_exports", "jobs", "ai_features")},
+    "writing past the wall": ("SET default_transaction_read_only = off", "TRUNCATE public.assets", "DELETE FROM public.feature_exports", "DELETE FROM public.jobs"),
     "jobs for others": ("SET default_transaction_read_only = off",
-        "INSERT INTO feature_exports (tenant_id, feature_set) VALUES ('theirs', 'x') RETURNING *"),
+        "INSERT INTO jobs (tenant_id, kind) VALUES ('theirs', 'x') RETURNING *"),
     "new table": ("SET default_transaction_read_only = off", "CREATE TABLE evil AS SELECT * FROM assets"),
     "new table in the wall": ("SET default_transaction_read_only = off", "CREATE TABLE tenant_wall.evil AS TABLE assets"),
     "temporary table": ("SET default_transaction_read_only = off", "CREATE TEMP TABLE assets AS TABLE public.assets"),
@@ -128,8 +128,8 @@ ATTEMPTS: dict[str, tuple[str, ...]] = {
     "other view": ("SET default_transaction_read_only = off", "ALTER VIEW tenant_wall.assets RESET (security_barrier)"),
     "other function": ("SET default_transaction_read_only = off",
         "CREATE OR REPLACE FUNCTION tenant_wall.current_tenant() RETURNS text LANGUAGE sql AS $$ SELECT 'theirs' $$"),
-    "no policy": ("SET default_transaction_read_only = off", "ALTER TABLE feature_exports DISABLE ROW LEVEL SECURITY"),
-    "row security off": ("SET row_security = off", "SELECT * FROM feature_exports"),
+    "no policy": ("SET default_transaction_read_only = off", "ALTER TABLE jobs DISABLE ROW LEVEL SECURITY"),
+    "row security off": ("SET row_security = off", "SELECT * FROM jobs", "SELECT * FROM public.jobs"),
     "extension": ("SET default_transaction_read_only = off", "CREATE EXTENSION dblink"),
     "operator": ("SET default_transaction_read_only = off",
         "CREATE OPERATOR tenant_wall.= (LEFTARG = text, RIGHTARG = text, FUNCTION = textne)"),

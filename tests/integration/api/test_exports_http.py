@@ -14,11 +14,11 @@ from uuid import uuid4
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from support.export_worker import worker_of
 from support.service_server import running_service
 
 from ai_hub.api.schemas.exports import ExportJob, ExportList
-from ai_hub.exports import worker
-from ai_hub.exports.database import transaction
+from ai_hub.database.transactions import transaction
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def no_unfinished_jobs(settings: Settings) -> Iterator[None]:
     yield
     with transaction(settings) as connection:
         connection.execute(
-            "UPDATE feature_exports SET status = 'failed', error = 'of a test'"
-            " WHERE status IN ('pending', 'running')"
+            "UPDATE jobs SET status = 'failed', error = 'of a test' WHERE status IN ('pending', 'running')"
         )
 
 
@@ -75,7 +74,7 @@ def test_export__that_ends_in_time__is_answered_finished(
     service: httpx.Client, settings: Settings, body: dict[str, Any]
 ) -> None:
     stop = threading.Event()
-    thread = threading.Thread(target=worker.run, args=(stop,), kwargs={"settings": settings})
+    thread = threading.Thread(target=worker_of(settings, stop).run)
     thread.start()
     try:
         answer = post(service, body, wait_s=60)
@@ -275,7 +274,7 @@ def completed(service: httpx.Client, settings: Settings, energy: Energy) -> dict
             "end_time": energy.now.isoformat(),
         }
         made[name] = post(service, body | options).json()
-    worker.run(threading.Event(), once=True, settings=settings)
+    worker_of(settings).run(once=True)
     return {
         name: service.get(f"/exports/{job['export_id']}", params={"tenant_id": energy.main}).json()
         for name, job in made.items()

@@ -48,7 +48,7 @@ def test_faults__worker_then_service_killed__the_job_completes_and_no_process_st
 def worker_of(pid: int) -> psutil.Process | None:
     """The export worker of a service."""
     for child in psutil.Process(pid).children():
-        if "export-worker" in child.cmdline():
+        if "worker" in child.cmdline():
             return child
     return None
 

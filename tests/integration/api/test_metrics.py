@@ -11,9 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.service_server import running_service
 
-from ai_hub.exports import metrics
-from ai_hub.exports.database import transaction
-from ai_hub.exports.jobs import STATUSES
+from ai_hub.database.transactions import transaction
+from ai_hub.jobs import metrics
+from ai_hub.jobs.job import STATUSES
 from ai_hub.settings import ServiceSettings, Settings
 from benchmarks.faults_proxy import Proxy, proxied
 
@@ -42,8 +42,10 @@ def scrape(address: str) -> tuple[dict[str, float], float | None]:
     text = httpx.get(f"{address}/metrics", timeout=60).raise_for_status().text
     assert time.monotonic() - begun < AT_ONCE_S
     found = {family.name: family.samples for family in text_string_to_metric_families(text)}
-    jobs = {each.labels["status"]: each.value for each in found["ai_hub_export_jobs"]}
-    return jobs, next((each.value for each in found["ai_hub_export_jobs_age_seconds"]), None)
+    jobs = {
+        each.labels["status"]: each.value for each in found["ai_hub_jobs"] if each.labels["kind"] == "export"
+    }
+    return jobs, next((each.value for each in found["ai_hub_jobs_age_seconds"]), None)
 
 
 def fresh(address: str, expected: dict[str, int] | None = None) -> dict[str, float]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import secrets
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable  # a field of a dataclass
@@ -19,6 +18,7 @@ import httpx
 import pytest
 import redis
 from mlflow import MlflowClient
+from support.export_worker import worker_of
 from support.model_service import upload
 from support.service_server import running_service
 
@@ -27,7 +27,6 @@ from ai_hub.access.principal import ALL_SCOPES, Scope
 from ai_hub.api.app import create_app
 from ai_hub.database import connect
 from ai_hub.database.tenant_wall import as_tenant
-from ai_hub.exports import worker
 from ai_hub.registry import ensure_tenant, tenant_scope
 from ai_hub.registry.uploads import FOLDER
 from ai_hub.settings import ServiceSettings, Settings
@@ -180,7 +179,7 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             assert made.status_code == 202, made.text
             setattr(found, name, made.json()["export_id"])
             if name == "done_id":
-                worker.run(threading.Event(), once=True, settings=settings)
+                worker_of(settings).run(once=True)
         yield found
 
 
@@ -190,7 +189,7 @@ def everything() -> dict[str, str]:
     found: dict[str, Any] = {}
     with connect() as connection:
         for table in (
-            "feature_exports",
+            "jobs",
             "api_keys",
             "assets",
             "ai_features",
@@ -343,7 +342,14 @@ def test_stores__of_two_tenants__hold_each_its_own(place: Place) -> None:
     with connect() as connection, as_tenant(connection, place.other):
         foreign = [
             connection.execute(f"SELECT count(*) FROM {name} WHERE tenant_id <> %s", [place.other]).fetchone()
-            for name in ("assets", "timeseries_data", "hourly_features", "ai_features", "feature_exports")
+            for name in (
+                "assets",
+                "timeseries_data",
+                "hourly_features",
+                "ai_features",
+                "feature_exports",
+                "jobs",
+            )
         ]
         assert set(foreign) == {(0,)}
         assert connection.execute("SELECT count(*) FROM ai_features").fetchone() != (0,)

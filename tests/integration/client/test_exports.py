@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,13 @@ from uuid import uuid4
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from support.export_worker import worker_of
 from support.service_server import running_service
 
 import ai_hub
 from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError
-from ai_hub.exports import worker
 from ai_hub.exports.s3 import client_of
 from ai_hub.settings import ServiceSettings, Settings
 
@@ -92,7 +91,7 @@ def made(client: ai_hub.Client, settings: Settings, energy: Energy, partition: s
         client.download(job, Path("never"))
     with pytest.raises(ConflictError):
         client.delete_export(job)
-    worker.run(threading.Event(), once=True, settings=settings)
+    worker_of(settings).run(once=True)
     (done,) = [each for each in client.exports() if each.export_id == job.export_id]
     assert done.status == "completed", done
     return done

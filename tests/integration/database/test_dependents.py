@@ -187,6 +187,20 @@ def test_migrate__view_that_no_longer_fits__is_named_and_nothing_changes(
     users.forget(number)
 
 
+def test_migrate__view_on_a_table_that_becomes_a_view__stays(users: Users, dsn: str, files: Path) -> None:
+    first, _ = add(files, "CREATE TABLE named (x integer PRIMARY KEY DEFAULT 1)")
+    migrate(dsn, sql=files)
+    users.run("CREATE VIEW users.mine AS SELECT x + 1 AS y FROM named")
+    before = users.value("SELECT pg_get_viewdef('users.mine'::regclass)")
+    second, _ = add(files, "DROP TABLE named; CREATE VIEW named AS SELECT 41 AS x")
+    migrate(dsn, sql=files)
+    assert users.value("SELECT y FROM users.mine") == 42
+    assert users.value("SELECT pg_get_viewdef('users.mine'::regclass)") == before
+    users.run("DROP VIEW named CASCADE")
+    for number in (first, second):
+        users.forget(number)
+
+
 FUNCTION = """
 CREATE FUNCTION users.rows() RETURNS SETOF anomaly_detection_features LANGUAGE sql
     AS 'SELECT * FROM public.anomaly_detection_features'
@@ -235,7 +249,7 @@ def test_migrate__aggregates_are_made_anew__views_on_them_stay(users: Users, dsn
     aggregates = aggregates[aggregates.index("CREATE MATERIALIZED VIEW") : aggregates.index("SELECT add_")]
     ours_on_them = users.connection.execute(
         "SELECT relname FROM pg_class WHERE relkind = 'v' AND relnamespace = 'public'::regnamespace"
-        " AND relname ~ 'feature|hourly' AND relname NOT IN ('hourly_features', 'daily_features')"
+        " AND relname ~ 'feature|hourly' AND relname NOT IN ('hourly_features', 'daily_features', 'feature_exports')"
         " ORDER BY oid DESC"
     ).fetchall()
     number, name = add(

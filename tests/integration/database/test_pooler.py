@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 from oracles.features import HOUR, Asset, floor_hour
 from support.energy import ROOT
+from support.export_worker import complete
 from support.feature_reading import differences as answer_differences
 from support.feature_tables import VIEWS, assert_views_equal, register
 from support.pooler import pooled
@@ -39,8 +40,7 @@ from ai_hub.database.migrate import migrate
 from ai_hub.database.provision import provision_databases
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import AiHubError, ConflictError
-from ai_hub.exports import claims, submission
-from ai_hub.exports.attempt import Attempts
+from ai_hub.exports import submission
 from ai_hub.exports.request import Request
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
@@ -174,9 +174,7 @@ def test_reads_by_many_clients_at_once__have_the_values_of_a_direct_connection(w
             world.tenant, "anomaly_detection", NOW - 48 * HOUR, NOW, assets=tuple(ASSETS), output_path=path
         )
         job = submission.submit(settings, request)
-        claimed = claims.claim(settings, path, job.export_id)
-        assert claimed is not None
-        assert Attempts(settings, threading.Event()).make(claimed) == "completed"
+        complete(settings, job)
         return pq.read_table(Path(settings.export_storage_path) / world.tenant / path)
 
     direct = Settings(timescale_dsn=world.direct)

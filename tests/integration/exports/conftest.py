@@ -24,7 +24,7 @@ def lab(energy: Energy, tmp_path: Path) -> Iterator[ExportLab]:
     # workers take whatever waits, also what tests of other files have left
     with connect(energy.environment["TIMESCALE_DSN"]) as connection:
         connection.execute(
-            "UPDATE feature_exports SET status = 'failed', error = 'left by another test',"
+            "UPDATE jobs SET status = 'failed', error = 'left by another test',"
             " completed_at = now() WHERE status IN ('pending', 'running')"
         )
     found = ExportLab(energy, Settings(export_storage_path=str(folder)), folder)

@@ -17,11 +17,12 @@ import psycopg
 import pytest
 from support.export_lab import ExportLab, selected
 
-from ai_hub.cli.export import export_worker_command
+from ai_hub.cli.jobs import worker_command
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
-from ai_hub.exports import claims, lease, reading, submission
+from ai_hub.exports import reading, submission
 from ai_hub.exports.errors import PathTakenError
-from ai_hub.exports.jobs import CANCELLED
+from ai_hub.jobs import lease, queue
+from ai_hub.jobs.job import CANCELLED
 from ai_hub.settings import Settings
 from feast_plugins.postgres import session
 
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
     from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 
     from ai_hub.exports.chunks import Chunk
-    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.jobs import Export
 
 
 def _slow_worker(folder: str) -> None:
     """A worker that is slow enough to be met midway, and whose lease is short."""
     os.environ["EXPORT_STORAGE_PATH"] = folder
-    claims.LEASE_S = 3.0
+    queue.LEASE_S = 3.0
     reading.SHORT_CHUNK_ROWS = 1
     read = reading.Reader.read
 
@@ -50,11 +51,11 @@ def _slow_worker(folder: str) -> None:
         return read(reader, chunk)
 
     reading.Reader.read = slowly
-    export_worker_command(once=False, while_stdin_open=False)
+    worker_command(once=False, while_stdin_open=False)
 
 
 @pytest.fixture
-def slow_job(lab: ExportLab) -> Iterator[tuple[Job, BaseProcess]]:
+def slow_job(lab: ExportLab) -> Iterator[tuple[Export, BaseProcess]]:
     """A job, and the process that is in the middle of it."""
     job = lab.submit(lab.request(hours=24 * 35, partition_by="month", output_path="slow"))
     # forked: a fresh interpreter would import for seconds
@@ -74,27 +75,27 @@ def slow_job(lab: ExportLab) -> Iterator[tuple[Job, BaseProcess]]:
 
 
 def test_killed_worker__another_takes_the_job_up_and_removes_its_leftovers(
-    lab: ExportLab, slow_job: tuple[Job, BaseProcess]
+    lab: ExportLab, slow_job: tuple[Export, BaseProcess]
 ) -> None:
     job, process = slow_job
     process.kill()
     process.join()
-    assert lab.claim(job) is None
+    assert lab.acquire(job) is None
     assert lab.find(job).status == "running"
     assert any(".partial/" in name for name in lab.files())
     deadline = time.monotonic() + 10
-    while (claimed := lab.claim(job)) is None:
+    while (acquired := lab.acquire(job)) is None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert claimed.attempts == 2
-    done = lab.make(claimed)
+    assert acquired.attempts == 2
+    done = lab.run(acquired)
     assert done.status == "completed"
     assert done.row_count == len(selected(lab.settings, job.request))
     assert all(name.startswith(f"{job.tenant_id}/slow/year_month=") for name in lab.files())
 
 
 def test_terminated_worker__gives_the_job_back_at_once(
-    lab: ExportLab, slow_job: tuple[Job, BaseProcess]
+    lab: ExportLab, slow_job: tuple[Export, BaseProcess]
 ) -> None:
     job, process = slow_job
     process.terminate()
@@ -108,7 +109,7 @@ def test_terminated_worker__gives_the_job_back_at_once(
 
 def test_cancelled_while_running__leaves_nothing(lab: ExportLab) -> None:
     job = lab.submit(lab.request())
-    seen: list[Job] = []
+    seen: list[Export] = []
 
     def cancel(done: int, total: int) -> None:
         del done, total
@@ -128,14 +129,14 @@ def test_cancelled_after_it_was_published__leaves_nothing(
     lab: ExportLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = lab.submit(lab.request())
-    complete = claims.complete
+    complete = queue.complete
 
     def cancelled_before(*given: object) -> bool:
         assert len(lab.files()) == 1
         submission.cancel(lab.settings, job.tenant_id, job.export_id)
         return complete(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(claims, "complete", cancelled_before)
+    monkeypatch.setattr(queue, "complete", cancelled_before)
     assert lab.work(job).error == CANCELLED
     assert lab.files() == set()
 
@@ -149,19 +150,19 @@ def test_completed_job__cannot_be_cancelled(lab: ExportLab) -> None:
 
 def test_worker_that_lost_its_job__touches_nothing_of_the_next_attempt(lab: ExportLab) -> None:
     job = lab.submit(lab.request(output_path="once.parquet"))
-    first = lab.claim(job, "first")
+    first = lab.acquire(job, "first")
     assert first is not None
-    ends: list[Job] = []
+    ends: list[Export] = []
 
     def overtaken(done: int, total: int) -> None:
         if done < total or ends:
             return
         lab.change(job, "lease_until = now() - interval '1 second'")
-        second = lab.claim(job, "second")
+        second = lab.acquire(job, "second")
         assert second is not None
-        ends.append(ExportLab(lab.energy, lab.settings, lab.folder).make(second))
+        ends.append(ExportLab(lab.energy, lab.settings, lab.folder).run(second))
 
-    done = lab.make(first, overtaken)
+    done = lab.run(first, overtaken)
     assert done == ends[0]
     assert (done.status, done.attempts) == ("completed", 2)
     assert lab.files() == {f"{job.tenant_id}/once.parquet"}
@@ -171,14 +172,14 @@ def test_worker_that_lost_its_job__touches_nothing_of_the_next_attempt(lab: Expo
 def test_database_away_right_before_publishing__is_waited_for(
     lab: ExportLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renew, failures = claims.renew, [ServiceDownError("TimescaleDB", "db:5432", "restarting")]
+    renew, failures = queue.renew, [ServiceDownError("TimescaleDB", "db:5432", "restarting")]
 
     def blip(*given: object) -> bool | None:
         if threading.current_thread().name != "lease" and failures:
             raise failures.pop()
         return renew(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(claims, "renew", blip)
+    monkeypatch.setattr(queue, "renew", blip)
     job = lab.work(lab.submit(lab.request()))
     assert (job.status, job.attempts, failures) == ("completed", 1, [])
 
@@ -208,16 +209,16 @@ def test_repetition_with_its_key__is_answered_without_the_feature_set(
 
 
 def test_job_that_cannot_be_renewed__is_given_back(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "LEASE_S", 0.3)
+    monkeypatch.setattr(queue, "LEASE_S", 0.3)
     monkeypatch.setattr(lease, "_RENEW_S", 0.1)
-    renew = claims.renew
+    renew = queue.renew
 
     def refused(*given: object) -> bool | None:
         if threading.current_thread().name == "lease":
             raise psycopg.errors.ReadOnlySqlTransaction
         return renew(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(claims, "renew", refused)
+    monkeypatch.setattr(queue, "renew", refused)
     job = lab.work(lab.submit(lab.request()), lambda _done, _total: time.sleep(1))
     assert (job.status, job.attempts) == ("pending", 1)
     assert lab.files() == set()
@@ -225,7 +226,7 @@ def test_job_that_cannot_be_renewed__is_given_back(lab: ExportLab, monkeypatch: 
 
 def test_job_whose_workers_die_three_times__fails_and_says_so(lab: ExportLab) -> None:
     job = lab.submit(lab.request())
-    lab.change(job, "status = 'running', worker = 'dead', attempts = 3, lease_until = now() - interval '1 s'")
+    lab.change(job, "status = 'running', holder = 'dead', attempts = 3, lease_until = now() - interval '1 s'")
     done = lab.work(job)
     assert done.status == "failed"
     assert done.error == "Its workers ended 3 times before it was done; their logs may say why."
@@ -234,7 +235,7 @@ def test_job_whose_workers_die_three_times__fails_and_says_so(lab: ExportLab) ->
 def test_published_but_not_recorded__is_done_again(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
     job = lab.submit(lab.request(output_path="again.parquet"))
     with monkeypatch.context() as patch:
-        patch.setattr(claims, "complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(queue, "complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             lab.work(job)
     assert len(lab.files()) == 1
@@ -295,7 +296,7 @@ def test_link_made_after_submission__is_not_followed(lab: ExportLab, tmp_path: P
 
 def test_feature_service_gone_meanwhile__fails_and_says_so(lab: ExportLab) -> None:
     job = lab.submit(lab.request())
-    lab.change(job, "feature_set = 'gone'")
+    lab.change(job, "arguments = arguments || jsonb_build_object('feature_set', 'gone')")
     done = lab.work(job)
     assert (done.status, done.error) == ("failed", "There is no feature service 'gone'.")
 
@@ -311,7 +312,7 @@ def test_full_disk__fails_and_leaves_nothing(lab: ExportLab, tmp_path: Path) -> 
     try:
         full = ExportLab(lab.energy, Settings(export_storage_path=str(small)), small, submitted=lab.submitted)
         job = full.work(full.submit(full.request(hours=24 * 30)))
-        assert (job.status, job.error) == ("failed", "No space is left where exports are stored.")
+        assert (job.status, job.error) == ("failed", "No space is left where its files are stored.")
         assert full.files() == set()
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -338,11 +339,11 @@ def test_jobs_of_many_tenants__take_turns(lab: ExportLab) -> None:
     ours = {job.export_id for job in (*many, other)}
     order = []
     while len(order) < len(ours):
-        job = claims.claim(lab.settings, "lab")
+        job = lab.worker.acquire()
         assert job is not None
-        if job.export_id in ours:
-            order.append(job.export_id)
-        assert lab.make(job).is_finished
+        if job.job_id in ours:
+            order.append(job.job_id)
+        assert lab.run(job).is_finished
     assert order.index(other.export_id) < 2
     assert [each for each in order if each != other.export_id] == [job.export_id for job in many]
     assert lab.energy.now - timedelta(hours=3) == other.start_time

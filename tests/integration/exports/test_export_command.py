@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from ai_hub.cli.export import _follow
 from ai_hub.cli.main import app
+from ai_hub.database.transactions import transaction
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError
 from ai_hub.exports import submission
-from ai_hub.exports.database import transaction
 from ai_hub.exports.errors import PathTakenError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def command(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     yield ["export", "--tenant", request.tenant, "--feature-set", request.feature_set, *window]
     with transaction(lab.settings) as connection:
         connection.execute(
-            "UPDATE feature_exports SET status = 'failed', error = 'of a test' WHERE tenant_id = %s",
+            "UPDATE jobs SET status = 'failed', error = 'of a test' WHERE tenant_id = %s",
             [request.tenant],
         )
 
@@ -102,7 +102,7 @@ def test_job_of_another_worker__is_taken_over_only_if_it_stays_overdue(
 ) -> None:
     monkeypatch.setenv("EXPORT_STORAGE_PATH", str(lab.folder))
     job = lab.submit(lab.request())
-    lab.change(job, "status = 'running', worker = 'other', fence = 1, lease_until = now() - interval '1 s'")
+    lab.change(job, "status = 'running', holder = 'other', fence = 1, lease_until = now() - interval '1 s'")
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(_follow, lab.find(job), threading.Event(), lambda _done: None, own=False)
         if renewed:
@@ -118,7 +118,7 @@ def test_job_of_another_worker__is_taken_over_only_if_it_stays_overdue(
 def test_ctrl_c__of_a_job_that_somebody_else_asked_for__goes_on(lab: ExportLab) -> None:
     job = lab.submit(lab.request())
     lab.change(
-        job, "status = 'running', worker = 'other', fence = 1, lease_until = now() + interval '1 hour'"
+        job, "status = 'running', holder = 'other', fence = 1, lease_until = now() + interval '1 hour'"
     )
     stop = threading.Event()
     stop.set()
@@ -174,9 +174,10 @@ def test_exports__fetched_and_deleted(
     assert lab.files() == set()
 
 
-def test_worker__sigterm_while_standard_input_is_open__ends_cleanly(lab: ExportLab) -> None:
+@pytest.mark.parametrize("name", ["worker", "export-worker"])
+def test_worker__sigterm_while_standard_input_is_open__ends_cleanly(lab: ExportLab, name: str) -> None:
     process = subprocess.Popen(
-        [CLI, "export-worker", "--while-stdin-open"],
+        [CLI, name, "--while-stdin-open"],
         env=os.environ | lab.energy.environment | {"EXPORT_STORAGE_PATH": str(lab.folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 import pytest
 from support.export_lab import ExportLab
 
-from ai_hub.exports import claims, lease
 from ai_hub.exports.local import LocalTarget
-from ai_hub.exports.targets import target_of
+from ai_hub.jobs import lease, queue
 
 if TYPE_CHECKING:
-    from ai_hub.exports.jobs import Job
+    from ai_hub.exports.jobs import Export
+    from ai_hub.jobs.job import Job
 
 
-def _end(lab: ExportLab, job: Job) -> Job:
+def _end(lab: ExportLab, job: Export) -> Export:
     """The next attempt takes the job over and completes it."""
     lab.change(job, "lease_until = now() - interval '1 second'")
-    claimed = lab.claim(job, "second")
-    assert claimed is not None
-    done = ExportLab(lab.energy, lab.settings, lab.folder).make(claimed)
+    acquired = lab.acquire(job, "second")
+    assert acquired is not None
+    done = ExportLab(lab.energy, lab.settings, lab.folder).run(acquired)
     assert done.status == "completed", done.error
     return done
 
@@ -37,22 +37,24 @@ def test_late_clean_up__spares_the_file_of_a_later_attempt(
     monkeypatch.setattr(lease, "_RENEW_S", 1000)  # asleep
     path = "months" if partition_by else "once.parquet"
     job = lab.submit(lab.request(output_path=path, partition_by=partition_by))
-    abandon, ends = LocalTarget.abandon, []
+    clean, cleanings, ends = LocalTarget.clean, [], []
 
     def late(target: LocalTarget) -> None:
-        if not ends:
+        cleanings.append(target)
+        # the first one comes before the work
+        if len(cleanings) == 2:
             ends.append(_end(lab, job))
-        abandon(target)
+        clean(target)
 
-    monkeypatch.setattr(LocalTarget, "abandon", late)
-    first = lab.claim(job, "first")
+    monkeypatch.setattr(LocalTarget, "clean", late)
+    first = lab.acquire(job, "first")
     assert first is not None
-    lab.attempts.on_chunk = _breaking
-    assert lab.attempts.make(first) == "lost"
+    lab.task.on_chunk = _breaking
+    assert lab.worker.run_job(first) == "lost"
     assert lab.find(job) == ends[0]
     assert len(lab.files()) == 1
     # nor does the clean-up that comes before the work
-    target_of(lab.settings, first).clean()
+    lab.task.attempt(first).clean()
     assert len(lab.files()) == 1
 
 
@@ -60,27 +62,31 @@ def test_numbers__are_never_used_again(lab: ExportLab) -> None:
     job = lab.submit(lab.request())
     fences = []
     for _ in range(3):
-        claimed = lab.claim(job)
-        assert claimed is not None
-        assert claimed.attempts == 1
-        fences.append(claimed.fence)
-        assert claims.give_back(lab.settings, claimed, forgive=True)
+        acquired = lab.acquire(job)
+        assert acquired is not None
+        assert acquired.attempts == 1
+        fences.append(acquired.fence)
+        assert queue.requeue(lab.settings, acquired, counted=False)
         # of no use to whoever has it no more
-        assert not claims.give_back(lab.settings, claimed)
-        assert not claims.fail(lab.settings, claimed, "late")
+        assert not queue.requeue(lab.settings, acquired)
+        assert not queue.fail(lab.settings, acquired, "late")
     assert fences == [1, 2, 3]
 
 
 def test_job__is_kept_while_its_files_are_removed(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "LEASE_S", 1.0)
+    monkeypatch.setattr(queue, "LEASE_S", 1.0)
     monkeypatch.setattr(lease, "_RENEW_S", 0.2)
     job = lab.submit(lab.request())
     taken: list[Job | None] = []
 
-    def slow(_target: LocalTarget) -> None:
-        time.sleep(2)
-        taken.append(lab.claim(job, "second"))
+    cleanings: list[LocalTarget] = []
 
-    monkeypatch.setattr(LocalTarget, "abandon", slow)
+    def slow(target: LocalTarget) -> None:
+        cleanings.append(target)
+        if len(cleanings) == 2:
+            time.sleep(2)
+            taken.append(lab.acquire(job, "second"))
+
+    monkeypatch.setattr(LocalTarget, "clean", slow)
     found = lab.work(job, _breaking)
     assert (found.status, taken) == ("pending", [None])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -16,13 +15,12 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from support.export_lab import ExportLab, selected
 from support.s3_faults import faults, lost_completions, uploads_by_exact_key
 
+from ai_hub.database.transactions import transaction
 from ai_hub.errors import NotFoundError
-from ai_hub.exports import files, leftovers, s3, submission, worker
+from ai_hub.exports import files, s3, submission
 from ai_hub.exports.chunks import files_by_month
-from ai_hub.exports.database import transaction
 from ai_hub.exports.errors import PathTakenError, RangeError
-from ai_hub.exports.jobs import CANCELLED
-from ai_hub.exports.places import Bucket
+from ai_hub.jobs.job import CANCELLED
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from support.energy import Energy
 
-    from ai_hub.exports.jobs import Job
     from ai_hub.exports.request import Request
+    from ai_hub.jobs.job import Job
 
 BUCKET = "ml-models"
 
@@ -73,9 +71,9 @@ def _listings(request: Request) -> int:
 
 
 def _target(lab: ExportLab, job: Job) -> s3.S3Target:
-    return s3.S3Target(
-        lab.settings, Bucket(BUCKET, f"feature-exports/{lab.folder.name}/{job.tenant_id}/"), job
-    )
+    target = lab.task.attempt(job).target
+    assert isinstance(target, s3.S3Target)
+    return target
 
 
 def _body(client: S3Client, place: str) -> bytes:
@@ -121,8 +119,8 @@ def test_store_that_goes_away_midway__gets_the_whole_object_later(
     ):
         found = lab.work(job)
     assert (found.status, found.attempts) == ("pending", 1)
-    assert lab.claim(job) is None  # not at once
-    lab.change(job, "lease_until = NULL")
+    assert lab.acquire(job) is None  # not at once
+    lab.change(job, "next_at = now()")
     done = lab.work(job)
     assert (done.status, done.attempts) == ("completed", 2)
     assert _uploads(client, lab) == []
@@ -135,14 +133,13 @@ def test_late_clean_up__spares_the_objects_of_a_later_attempt(
 ) -> None:
     path = "months" if partition_by else "once.parquet"
     job = lab.submit(lab.request(output_path=path, partition_by=partition_by))
-    first = lab.claim(job, "first")
+    first = lab.acquire(job, "first")
     assert first is not None
     late = _target(lab, first)
     lab.change(job, "lease_until = now() - interval '1 second'")
     assert lab.work(job).status == "completed"
     before = _keys(client, lab)
     late.clean()
-    late.abandon()
     assert _keys(client, lab) == before
     assert before
 
@@ -161,14 +158,14 @@ def test_completed_with_the_answer_lost__is_completed(
 def test_sleeper_on_minio__cannot_publish_its_months(lab: ExportLab, client: S3Client) -> None:
     request = lab.request(hours=24 * 35, partition_by="month", output_path="by-month")
     job = lab.submit(request)
-    first = lab.claim(job, "first")
+    first = lab.acquire(job, "first")
     assert first is not None
     asleep = _target(lab, first)
     for path in files_by_month(request.start, request.end):
         with asleep.create(path) as sink:
             sink.write(memoryview(b"stale"))
     lab.change(job, "lease_until = now() - interval '1 second'")
-    second = lab.claim(job, "second")
+    second = lab.acquire(job, "second")
     assert second is not None
     with uploads_by_exact_key(client):
         _target(lab, second).clean()
@@ -212,21 +209,19 @@ def test_store_away_at_the_end__is_cleaned_when_it_is_back(
     assert _keys(client, lab)
     assert _uploads(client, lab)
     with faults(client, "ListMultipartUploads"):
-        worker.run(threading.Event(), once=True, settings=lab.settings)
+        lab.run_once()
     assert _keys(client, lab)
     # a new job that has the path now keeps its uploads
     lab.change(job, "clean_after = now()")
     again = lab.submit(request)
-    leftovers.remove(lab.settings)
+    lab.worker.remove_orphans()
     assert _keys(client, lab)
     submission.cancel(lab.settings, again.tenant_id, again.export_id)
-    worker.run(threading.Event(), once=True, settings=lab.settings)
+    lab.run_once()
     assert _keys(client, lab) == []
     assert _uploads(client, lab) == []
     with transaction(lab.settings) as connection:
-        row = connection.execute(
-            "SELECT clean_after FROM feature_exports WHERE export_id = %s", [job.export_id]
-        ).fetchone()
+        row = connection.execute("SELECT clean_after FROM jobs WHERE job_id = %s", [job.export_id]).fetchone()
     assert row == (None,)
 
 
@@ -234,7 +229,7 @@ def test_store_that_stays_away__fails_the_job_after_three_attempts(lab: ExportLa
     job = lab.submit(lab.request())
     with faults(client, "CreateMultipartUpload"):
         for _ in range(3):
-            lab.change(job, "lease_until = NULL")
+            lab.change(job, "next_at = now()")
             found = lab.work(job)
     assert (found.status, found.error) == ("failed", "The S3 store does not answer: EndpointConnectionError.")
     assert EndpointConnectionError.__name__ in str(found.error)

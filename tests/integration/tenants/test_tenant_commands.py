@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 from support.energy import Energy  # of a dataclass
+from support.export_worker import complete
 from support.feature_tables import register, write
 from support.registry_tenant import MODEL, Tenant, new_tenant
 from support.service_server import running_service
@@ -24,8 +24,6 @@ from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError
 from ai_hub.exports import submission
-from ai_hub.exports.attempt import Attempts
-from ai_hub.exports.claims import claim
 from ai_hub.exports.request import Request
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
@@ -91,9 +89,7 @@ def fill(energy: Energy, settings: Settings, tenant: str) -> str:
     materialize(energy.store, Scope([tenant]))
     request = Request(tenant=tenant, feature_set="forecast_basic", start=now - 48 * HOUR, end=now)
     job = submission.submit(settings, request, key=None)
-    claimed = claim(settings, "test", job.export_id)
-    assert claimed is not None
-    Attempts(settings, threading.Event()).make(claimed)
+    complete(settings, job)
     _, text = api_keys.create("forecasts", [tenant], SCOPES[Role.ENGINEER], created_by="test")
     return str(text)
 
@@ -128,7 +124,7 @@ def test_remove__shows_first__then_everything_goes(
     before = known.counts()
     for kind in (
         *("models", "versions", "trail", "experiments", "files", "bytes", "timeseries_data", "ai_features"),
-        *("assets", "asset_spans", "feature_exports", "api_keys", "export_files", "redis_keys"),
+        *("assets", "asset_spans", "jobs", "api_keys", "export_files", "redis_keys"),
     ):
         assert before[kind] > 0, kind
 
@@ -188,7 +184,7 @@ def test_remove__keep__shuts_out_and_reserves_the_name(known: Known, service: st
     before = known.counts()
     removal.remove(known.settings, known.name, reason="an audit", keep=True)
     after = known.counts()
-    for kind in ("files", "bytes", "timeseries_data", "ai_features", "export_files", "feature_exports"):
+    for kind in ("files", "bytes", "timeseries_data", "ai_features", "export_files", "jobs"):
         assert after[kind] == before[kind]
     assert {"models", "experiments", "api_keys", "redis_keys"}.isdisjoint(after)
     assert known.features(service, known.key).status_code == 401

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: These run until they are stopped, or start servers: only their help and wrong options are tried.
-ENDLESS = {"up", "demo", "serve", "feature-server", "export-worker", "freshness"}
+ENDLESS = {"up", "demo", "serve", "feature-server", "worker", "export-worker", "freshness"}
 
 
 def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -13,7 +13,7 @@ import psycopg
 
 from ai_hub.exports import desk, jobs
 from ai_hub.exports.desk import ExportDesk
-from ai_hub.exports.jobs import Job
+from ai_hub.exports.jobs import Export
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def job_of(tenant: str) -> Job:
-    values: dict[str, object] = dict.fromkeys(each.name for each in dataclasses.fields(Job))
+def job_of(tenant: str) -> Export:
+    values: dict[str, object] = dict.fromkeys(each.name for each in dataclasses.fields(Export))
     given = {"export_id": uuid4(), "tenant_id": tenant, "status": "pending", "start_time": NOW}
-    return Job(**values | given)  # type: ignore[arg-type]
+    return Export(**values | given)  # type: ignore[arg-type]
 
 
 class Desk(ExportDesk):
@@ -37,7 +37,7 @@ class Desk(ExportDesk):
         super().__init__(Settings(), max_in_flight)
         self.reads = 0
 
-    async def find(self, tenant: str, export_id: UUID) -> Job:
+    async def find(self, tenant: str, export_id: UUID) -> Export:
         self.reads += 1
         return dataclasses.replace(job_of(tenant), export_id=export_id)
 
@@ -97,7 +97,7 @@ def test_database_error__stops_no_poll_and_is_one_tenants_alone(monkeypatch: pyt
             raise psycopg.errors.InsufficientPrivilege
         yield tenant
 
-    def find_each(tenant: str, export_ids: list[UUID]) -> list[Job]:
+    def find_each(tenant: str, export_ids: list[UUID]) -> list[Export]:
         return [
             dataclasses.replace(job_of(tenant), export_id=each, status="completed") for each in export_ids
         ]

@@ -1,4 +1,4 @@
-"""Keeps a job while it is worked on, and tells the work when it has to end."""
+"""The lease of a job: renewed while the job is done, and the reason why the work must end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final, Self
 import structlog
 
 from ai_hub.errors import AiHubError
-from ai_hub.exports import claims
+from ai_hub.jobs import queue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
-    from ai_hub.exports.jobs import Job
-    from ai_hub.exports.reading import Interrupt
+    from ai_hub.jobs.job import Job
     from ai_hub.settings import Settings
 
 _RENEW_S: Final = 2.0
@@ -36,27 +36,25 @@ class CancelledError(MustEndError):
 
 
 class LostError(MustEndError):
-    """The job is somebody else's by now."""
+    """Another worker has the job."""
 
 
-class RanOutError(MustEndError, AiHubError):
-    """The job may be somebody else's by now, because the database has not answered."""
+class ExpiredError(MustEndError, AiHubError):
+    """Another worker may have the job, because the database has not answered."""
 
     retryable = True
 
 
 class Lease:
-    """In its block the job is renewed, also while it is being ended.
+    """In its block the lease is renewed, also while the job is being ended."""
 
-    The query under way is ended as soon as the work has to end.
-    """
-
-    def __init__(self, settings: Settings, job: Job, stop: threading.Event, interrupt: Interrupt) -> None:
+    def __init__(self, settings: Settings, job: Job, stop: threading.Event) -> None:
+        #: share of the work that is done, 0 to 1
         self.progress = 0.0
         self._settings = settings
         self._job = job
         self._stop = stop
-        self._interrupt = interrupt
+        self._interrupt: Callable[[], None] | None = None
         self._done = threading.Event()
         self._reason: type[MustEndError] | None = None
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -72,9 +70,13 @@ class Lease:
         self._thread.join()
 
     @property
-    def ran_out(self) -> bool:
-        """Whether the work had to end because the job could not be renewed."""
-        return self._reason is RanOutError
+    def has_expired(self) -> bool:
+        """Whether the work had to end because the lease could not be renewed."""
+        return self._reason is ExpiredError
+
+    def on_end(self, interrupt: Callable[[], None]) -> None:
+        """Call `interrupt` once, in another thread, as soon as the work has to end."""
+        self._interrupt = interrupt
 
     def check(self) -> None:
         """Raise `MustEndError` if the work has to end."""
@@ -86,7 +88,7 @@ class Lease:
     def confirm(self) -> None:
         """Make sure of the job once more, right before what cannot be undone; raises `MustEndError`."""
         self.check()
-        self._judge(claims.renew_surely(self._settings, self._job, self.progress))
+        self._judge(queue.renew_with_retry(self._settings, self._job, self.progress))
         self.check()
 
     def _keep(self) -> None:
@@ -95,14 +97,15 @@ class Lease:
             if time.monotonic() >= tried + _RENEW_S:
                 tried = time.monotonic()
                 try:
-                    self._judge(claims.renew(self._settings, self._job, self.progress))
+                    self._judge(queue.renew(self._settings, self._job, self.progress))
                     renewed = tried
                 except Exception as error:  # noqa: BLE001  # without this thread the job is soon lost
-                    _log.warning("not_renewed", export_id=str(self._job.export_id), reason=str(error))
-                    if time.monotonic() > renewed + claims.LEASE_S:
-                        self._reason = self._reason or RanOutError
-            if (self._stop.is_set() or self._reason is not None) and not self._interrupt.requested:
-                self._interrupt.request()
+                    _log.warning("lease_not_renewed", job_id=str(self._job.job_id), reason=str(error))
+                    if time.monotonic() > renewed + queue.LEASE_S:
+                        self._reason = self._reason or ExpiredError
+            if (self._stop.is_set() or self._reason is not None) and self._interrupt is not None:
+                interrupt, self._interrupt = self._interrupt, None
+                interrupt()
             if self._reason is LostError:
                 return
 

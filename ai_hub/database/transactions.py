@@ -1,4 +1,4 @@
-"""The one place where exports open connections to TimescaleDB."""
+"""Short transactions of one tenant, or of the owner."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def transaction(settings: Settings, tenant: str | None = None) -> Iterator[psyco
     """
     dsn = settings.require("timescale_dsn") if tenant is None else service_dsn(settings)
     try:
-        with connect(dsn, application_name="ai-hub exports") as connection:
+        with connect(dsn, application_name="ai-hub jobs") as connection:
             if tenant is None:
                 yield connection
             else:
@@ -53,7 +53,7 @@ async def brief_session(settings: Settings, limit_s: int) -> AsyncIterator[psyco
         await psycopg.AsyncConnection.connect(
             settings.require("timescale_dsn"),
             autocommit=True,
-            application_name="ai-hub exports",
+            application_name="ai-hub jobs",
             connect_timeout=limit_s,
             prepare_threshold=None,
         ) as connection,

@@ -48,12 +48,12 @@ def is_defect(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:  # noqa: PLR0911  # a table of texts
-    """What to tell whoever asked for the export: no paths of the server, no SQL."""
+    """What to tell whoever asked for the job: no paths of the server, no SQL."""
     match error:
         case AiHubError():
             return error.message
         case OSError() if error.errno in _FULL:
-            return "No space is left where exports are stored."
+            return "No space is left where its files are stored."
         case OSError() if error.errno is not None:
             return f"The file could not be written: {error.strerror}."
         case ClientError():
@@ -66,4 +66,4 @@ def reason(error: Exception) -> str:  # noqa: PLR0911  # a table of texts
         case OSError() | dbapi.Error() | OperationalError():
             return "The database ended the connection or refused the query; the worker's log says more."
         case _:
-            return f"The export failed with {type(error).__name__}; the worker's log says more."
+            return f"The job failed with {type(error).__name__}; the worker's log says more."

@@ -1,0 +1,1 @@
+"""Durable jobs on PostgreSQL: deferred in a transaction and done by workers."""

@@ -1,0 +1,306 @@
+"""The queue of jobs in the database: defer, acquire, renew, requeue, complete, fail, cancel, retry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from psycopg.errors import UniqueViolation
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+from tenacity import retry as tenacity_retry
+from tenacity import retry_if_exception_type, stop_after_delay, wait_exponential
+
+from ai_hub.database.transactions import transaction
+from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
+from ai_hub.jobs.job import CANCELLED, COLUMNS, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import psycopg
+
+    from ai_hub.settings import Settings
+
+#: Seconds a job stays with a worker that does not renew its lease.
+LEASE_S: Final = 12.0
+
+# Round-robin over tenants, first in first out within one.
+_ACQUIRE: Final = f"""
+UPDATE jobs SET
+    status = 'running', holder = %(holder)s, attempts = attempts + 1, fence = fence + 1, progress = 0,
+    lease_until = clock_timestamp() + %(lease)s * INTERVAL '1 second', started_at = clock_timestamp()
+WHERE job_id = (
+    SELECT job_id FROM jobs AS waiting
+    WHERE kind = ANY(%(kinds)s) AND (%(job_id)s::uuid IS NULL OR job_id = %(job_id)s) AND (
+        status = 'pending' AND next_at <= clock_timestamp()
+        OR status = 'running' AND lease_until <= clock_timestamp()
+    )
+    ORDER BY (
+        SELECT max(started_at) FROM jobs AS other WHERE other.tenant_id = waiting.tenant_id
+    ) NULLS FIRST, created_at
+    LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+RETURNING {COLUMNS}
+"""  # noqa: S608  # constants
+_HELD: Final = "WHERE job_id = %(job_id)s AND fence = %(fence)s AND status = 'running'"
+_RENEW: Final = f"""
+UPDATE jobs SET
+    lease_until = clock_timestamp() + %(lease)s * INTERVAL '1 second', progress = %(progress)s
+{_HELD} RETURNING cancel_requested
+"""  # noqa: S608  # constants
+_REQUEUE: Final = f"""
+UPDATE jobs SET
+    status = 'pending', holder = NULL, lease_until = NULL, progress = 0, attempts = attempts - %(uncounted)s,
+    next_at = clock_timestamp() + %(pause)s * INTERVAL '1 second'
+{_HELD} RETURNING true
+"""  # noqa: S608  # constants
+_FAIL: Final = f"""
+UPDATE jobs SET
+    status = 'failed', error = %(error)s, holder = NULL, lease_until = NULL, completed_at = clock_timestamp(),
+    clean_after = CASE WHEN %(has_orphans)s THEN clock_timestamp() END
+{_HELD} RETURNING true
+"""  # noqa: S608  # constants
+_COMPLETE: Final = f"""
+UPDATE jobs SET
+    status = 'completed', progress = 1, holder = NULL, lease_until = NULL, completed_at = clock_timestamp(),
+    result = %(result)s
+{_HELD} AND NOT cancel_requested RETURNING true
+"""  # noqa: S608  # constants
+_CANCEL: Final = """
+UPDATE jobs SET
+    cancel_requested = true,
+    status = CASE status WHEN 'pending' THEN 'failed' ELSE status END,
+    error = CASE status WHEN 'pending' THEN %(error)s END,
+    completed_at = CASE status WHEN 'pending' THEN clock_timestamp() END,
+    -- an attempt that was requeued may have left something
+    clean_after = CASE WHEN status = 'pending' AND fence > 0 THEN clock_timestamp() END
+WHERE job_id = %(job_id)s AND tenant_id = %(tenant)s AND status IN ('pending', 'running')
+"""
+_RETRY: Final = """
+UPDATE jobs SET
+    status = 'pending', attempts = 0, next_at = clock_timestamp(), progress = 0, cancel_requested = false,
+    error = NULL, completed_at = NULL, clean_after = NULL
+WHERE job_id = %(job_id)s AND tenant_id = %(tenant)s AND status = 'failed'
+"""
+# Pauses grow with the time since the job ended; after a week it is given up. An unfinished job with the same
+# lock may be at work in the same place and is waited for.
+_TAKE_ORPHANED: Final = f"""
+UPDATE jobs SET clean_after = clock_timestamp()
+    + least(greatest(clock_timestamp() - completed_at, INTERVAL '30 s'), INTERVAL '1 hour')
+WHERE job_id = (
+    SELECT job_id FROM jobs AS ended
+    WHERE kind = ANY(%(kinds)s) AND status = 'failed' AND clean_after <= clock_timestamp()
+        AND completed_at > clock_timestamp() - INTERVAL '7 days'
+        AND NOT EXISTS (
+            SELECT FROM jobs AS other
+            WHERE other.tenant_id = ended.tenant_id AND other.kind = ended.kind
+                AND other.queueing_lock = ended.queueing_lock AND other.status IN ('pending', 'running')
+        )
+    ORDER BY clean_after LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+RETURNING {COLUMNS}
+"""  # noqa: S608  # constants
+# arguments and results can be long
+_BRIEF: Final = COLUMNS.replace(" arguments,", " '{}'::jsonb AS arguments,").replace(
+    " result,", " NULL::jsonb AS result,"
+)
+#: What must not get lost is tried again while the database is away, so long.
+_through_outage = tenacity_retry(
+    retry=retry_if_exception_type(ServiceDownError),
+    stop=stop_after_delay(120),
+    wait=wait_exponential(multiplier=0.2, max=5),
+    reraise=True,
+)
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to be deferred."""
+
+    job_id: UUID
+    kind: str
+    tenant: str
+    arguments: dict[str, Any]
+    #: no other unfinished job of the tenant and kind may have it
+    queueing_lock: str | None = None
+    #: no other job of the tenant and kind may ever have it
+    idempotency_key: str | None = None
+    created_by: str | None = None
+
+
+def defer(connection: psycopg.Connection[Any], job: NewJob) -> None:
+    """Put a job into the queue; it is there when the connection's transaction is committed.
+
+    Raises:
+        psycopg.errors.UniqueViolation: another job has its lock or key.
+    """
+    connection.execute(
+        "INSERT INTO jobs (job_id, kind, tenant_id, arguments, queueing_lock, idempotency_key, created_by)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        [
+            job.job_id,
+            job.kind,
+            job.tenant,
+            Jsonb(job.arguments),
+            job.queueing_lock,
+            job.idempotency_key,
+            job.created_by,
+        ],
+    )
+
+
+def acquire(
+    settings: Settings, holder: str, kinds: Sequence[str], *, job_id: UUID | None = None
+) -> Job | None:
+    """Acquire the job whose turn it is, or the one with `job_id`; None if there is none to acquire."""
+    values = {"holder": holder, "lease": LEASE_S, "kinds": list(kinds), "job_id": job_id}
+    return _one(settings, _ACQUIRE, values)
+
+
+def is_stalled(settings: Settings, job_id: UUID) -> bool:
+    """Whether a running job's lease has ended."""
+    query = "SELECT FROM jobs WHERE job_id = %s AND status = 'running' AND lease_until <= clock_timestamp()"
+    with transaction(settings) as connection:
+        return connection.execute(query, [job_id]).fetchone() is not None
+
+
+def renew(settings: Settings, job: Job, progress: float) -> bool | None:
+    """Renew the lease; returns whether cancellation is requested, or None if another worker has the job."""
+    row = _update(settings, _RENEW, job, lease=LEASE_S, progress=progress)
+    return None if row is None else bool(row[0])
+
+
+@_through_outage
+def renew_with_retry(settings: Settings, job: Job, progress: float = 0) -> bool | None:
+    """Renew the lease, retrying through an outage of the database."""
+    return renew(settings, job, progress)
+
+
+@_through_outage
+def requeue(settings: Settings, job: Job, *, pause_s: float = 0, counted: bool = True) -> bool:
+    """Let it be acquired again after a pause; False if another worker has it.
+
+    Unless `counted`, this attempt is none of those that a job may have.
+    """
+    return _update(settings, _REQUEUE, job, pause=pause_s, uncounted=int(not counted)) is not None
+
+
+@_through_outage
+def fail(settings: Settings, job: Job, error: str, *, has_orphans: bool = False) -> bool:
+    """End it without a result; False if another worker has it."""
+    return _update(settings, _FAIL, job, error=error, has_orphans=has_orphans) is not None
+
+
+@_through_outage
+def complete(settings: Settings, job: Job, result: dict[str, Any]) -> bool:
+    """End it with its result; False if it was cancelled or another worker has it."""
+    return _update(settings, _COMPLETE, job, result=Jsonb(result)) is not None
+
+
+def cancel(connection: psycopg.Connection[Any], tenant: str, job_id: UUID) -> Job:
+    """Cancel an unfinished job: a pending one at once, a running one when its worker renews its lease.
+
+    Raises:
+        NotFoundError: the tenant has no such job.
+        ConflictError: it has ended otherwise.
+    """
+    connection.execute(_CANCEL, {"error": CANCELLED, "tenant": tenant, "job_id": job_id})
+    job = find(connection, tenant, job_id)
+    if job.is_finished and job.error != CANCELLED:
+        raise ConflictError(
+            f"{job.kind.capitalize()} {job_id} has ended already: {job.status}.",
+            hint="Only an unfinished one can be cancelled.",
+        )
+    return job
+
+
+def retry(connection: psycopg.Connection[Any], tenant: str, job_id: UUID) -> Job:
+    """Put a failed or cancelled job into the queue again, with all its attempts.
+
+    Raises:
+        NotFoundError: the tenant has no such job.
+        ConflictError: it has not failed, or another one has its lock.
+    """
+    job = find(connection, tenant, job_id)
+    try:
+        changed = connection.execute(_RETRY, {"tenant": tenant, "job_id": job_id}).rowcount
+    except UniqueViolation as error:
+        raise ConflictError(
+            f"Another job does what job {job_id} did.", hint="Wait until it has ended, or cancel it."
+        ) from error
+    if not changed:
+        raise ConflictError(f"Job {job_id} is {job.status}.", hint="Only a failed job can be tried again.")
+    return find(connection, tenant, job_id)
+
+
+def delete(connection: psycopg.Connection[Any], tenant: str, job_id: UUID, fence: int) -> None:
+    """Delete an ended job, unless it was acquired again since it had this fence."""
+    connection.execute(
+        "DELETE FROM jobs WHERE tenant_id = %s AND job_id = %s AND fence = %s"
+        " AND status IN ('completed', 'failed')",
+        [tenant, job_id, fence],
+    )
+
+
+def find(connection: psycopg.Connection[Any], tenant: str, job_id: UUID) -> Job:
+    """A job of the tenant.
+
+    Raises:
+        NotFoundError: it has none with this id.
+    """
+    query = f"SELECT {COLUMNS} FROM jobs WHERE tenant_id = %s AND job_id = %s"  # noqa: S608
+    with connection.cursor(row_factory=class_row(Job)) as cursor:
+        job = cursor.execute(query, [tenant, job_id]).fetchone()
+    if job is None:
+        raise NotFoundError(f"Tenant {tenant} has no job {job_id}.", hint="`ai-hub jobs list` shows them.")
+    return job
+
+
+def newest(  # filters
+    connection: psycopg.Connection[Any],
+    *,
+    tenant: str | None = None,
+    kind: str | None = None,
+    status: str | None = None,
+    limit: int = 20,
+    offset: int = 0,
+) -> tuple[list[Job], int]:
+    """Jobs that the connection sees, newest first, and how many there are without `limit`.
+
+    They come without `arguments` and `result`.
+    """
+    given = {"tenant_id": tenant, "kind": kind, "status": status}
+    where = " AND ".join(["true", *(f"{name} = %({name})s" for name, value in given.items() if value)])
+    parameters = given | {"limit": limit, "offset": offset}
+    query = (
+        f"SELECT {_BRIEF} FROM jobs WHERE {where}"  # noqa: S608
+        " ORDER BY created_at DESC, job_id LIMIT %(limit)s OFFSET %(offset)s"
+    )
+    with connection.cursor(row_factory=class_row(Job)) as cursor:
+        jobs = cursor.execute(query.encode(), parameters).fetchall()
+    row = connection.execute(f"SELECT count(*) FROM jobs WHERE {where}".encode(), parameters).fetchone()  # noqa: S608
+    return jobs, row[0] if row else 0
+
+
+def take_orphaned(settings: Settings, kinds: Sequence[str]) -> Job | None:
+    """A failed job that may have left something behind, for some time; None if there is none due."""
+    return _one(settings, _TAKE_ORPHANED, {"kinds": list(kinds)})
+
+
+def note_cleaned(settings: Settings, job_id: UUID) -> None:
+    """Nothing is left behind by this job."""
+    with transaction(settings) as connection:
+        connection.execute("UPDATE jobs SET clean_after = NULL WHERE job_id = %s", [job_id])
+
+
+def _one(settings: Settings, query: str, values: dict[str, Any]) -> Job | None:
+    with transaction(settings) as connection, connection.cursor(row_factory=class_row(Job)) as cursor:
+        return cursor.execute(query.encode(), values).fetchone()
+
+
+def _update(settings: Settings, query: str, job: Job, **values: Any) -> tuple[Any, ...] | None:
+    held = {"job_id": job.job_id, "fence": job.fence}
+    with transaction(settings) as connection:
+        return connection.execute(query.encode(), held | values).fetchone()

@@ -1,0 +1,161 @@
+"""The worker: acquires jobs of all tenants, does them by their task, and records what became of them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ai_hub.errors import AiHubError, ServiceDownError
+from ai_hub.jobs import queue
+from ai_hub.jobs.failures import is_defect, may_pass, reason
+from ai_hub.jobs.job import CANCELLED
+from ai_hub.jobs.lease import CancelledError, ExpiredError, Lease, StoppedError
+from ai_hub.jobs.metrics import ATTEMPTS
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterable
+    from uuid import UUID
+
+    from ai_hub.jobs.job import Job
+    from ai_hub.jobs.task import Attempt, Task
+    from ai_hub.settings import Settings
+
+_PAUSE_S: Final = (0.2, 2.0)
+_LONGEST_OUTAGE_PAUSE_S: Final = 10.0
+#: How often to look for orphans, and for what else tasks maintain.
+_MAINTAIN_S: Final = 10.0
+_DIED: Final = "Its workers ended {attempts} times before it was done; their logs may say why."
+_log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Does the jobs of its tasks, one after another, until `stop` is set."""
+
+    def __init__(self, settings: Settings, tasks: Iterable[Task], stop: threading.Event) -> None:
+        self._settings = settings
+        self._tasks = {task.kind: task for task in tasks}
+        self._stop = stop
+        #: no other worker has this name
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def run(self, *, once: bool = False) -> None:
+        """Do jobs; with `once`, until none waits. Goes on through outages of the database."""
+        pause = _PAUSE_S[0]
+        maintain_at = 0.0
+        while not self._stop.is_set():
+            try:
+                job = self.acquire()
+                if job is not None:
+                    self.run_job(job)
+                    pause = _PAUSE_S[0]
+                    continue
+                if time.monotonic() >= maintain_at:
+                    maintain_at = time.monotonic() + _MAINTAIN_S
+                    self.remove_orphans()
+                    for task in self._tasks.values():
+                        task.maintain()
+            except (ServiceDownError, psycopg.Error) as error:
+                if once:
+                    raise
+                _log.warning("waiting", reason=str(error))
+                self._stop.wait(min(5 * pause, _LONGEST_OUTAGE_PAUSE_S))
+            if once:
+                return
+            self._stop.wait(pause)
+            pause = min(pause * 1.5, _PAUSE_S[1])
+
+    def acquire(self, job_id: UUID | None = None) -> Job | None:
+        """See `queue.acquire`."""
+        return queue.acquire(self._settings, self.name, list(self._tasks), job_id=job_id)
+
+    def run_job(self, job: Job) -> str:
+        """Do an acquired job and record what became of it; returns that for logs and metrics.
+
+        completed, failed, cancelled, requeued, or lost to another worker.
+        """
+        outcome = self._run_job(job)
+        ATTEMPTS.labels(job.kind, outcome).inc()
+        return outcome
+
+    def remove_orphans(self) -> None:
+        """Remove what failed jobs have left where a store was away at their end, until a store refuses."""
+        while (job := queue.take_orphaned(self._settings, list(self._tasks))) is not None:
+            try:
+                self._tasks[job.kind].attempt(job).clean()
+            except (AiHubError, OSError, BotoCoreError, ClientError) as error:
+                _log.warning(
+                    "orphans_not_removed", job_id=str(job.job_id), tenant=job.tenant_id, reason=reason(error)
+                )
+                return
+            queue.note_cleaned(self._settings, job.job_id)
+
+    def _run_job(self, job: Job) -> str:
+        log = _log.bind(kind=job.kind, job_id=str(job.job_id), tenant=job.tenant_id, attempt=job.attempts)
+        task = self._tasks[job.kind]
+        attempt: Attempt | None = None
+        # kept to the end: cleaning up can take longer than a lease
+        with Lease(self._settings, job, self._stop) as lease:
+            try:
+                attempt = task.attempt(job)
+                attempt.clean()
+                if job.cancel_requested:
+                    raise CancelledError  # noqa: TRY301  # its last worker died meanwhile
+                if job.attempts > task.retry.max_attempts:
+                    return self._fail(job, attempt, _DIED.format(attempts=task.retry.max_attempts))
+                result = attempt.run(lease)
+                if not queue.complete(self._settings, job, result):
+                    raise CancelledError  # noqa: TRY301  # at the last moment
+            except Exception as raised:  # each has to be recorded
+                # and not what has become of an interrupted query
+                error = ExpiredError() if lease.has_expired else raised
+                outcome = self._end(job, attempt, error)
+                log.warning("job_not_completed", outcome=outcome, reason=reason(error))
+                if outcome == "failed" and is_defect(error):
+                    log.exception("job_failed")
+                return outcome
+        log.info("job_completed")
+        return "completed"
+
+    def _end(self, job: Job, attempt: Attempt | None, error: Exception) -> str:
+        """Record how an attempt ended that did not complete the job."""
+        cancelled = queue.renew_with_retry(self._settings, job)
+        if cancelled is None:
+            # the next attempt has removed what this one made
+            return "lost"
+        retry = self._tasks[job.kind].retry
+        if self._stop.is_set() or isinstance(error, StoppedError):
+            return self._requeue(job, attempt, counted=False)
+        if cancelled:
+            return self._fail(job, attempt, CANCELLED)
+        if may_pass(error) and job.attempts < retry.max_attempts:
+            return self._requeue(job, attempt, pause_s=retry.pause(job.attempts))
+        return self._fail(job, attempt, reason(error))
+
+    def _requeue(self, job: Job, attempt: Attempt | None, *, pause_s: float = 0, counted: bool = True) -> str:
+        _is_cleaned(attempt)
+        held = queue.requeue(self._settings, job, pause_s=pause_s, counted=counted)
+        return "requeued" if held else "lost"
+
+    def _fail(self, job: Job, attempt: Attempt | None, error: str) -> str:
+        cleaned = _is_cleaned(attempt)
+        if not queue.fail(self._settings, job, error, has_orphans=not cleaned):
+            return "lost"
+        return "cancelled" if error == CANCELLED else "failed"
+
+
+def _is_cleaned(attempt: Attempt | None) -> bool:
+    """Whether nothing is left of the attempt; otherwise the next one removes it, or `remove_orphans`."""
+    try:
+        if attempt is not None:
+            attempt.clean()
+    except (AiHubError, OSError, BotoCoreError, ClientError):
+        return False
+    return True
