@@ -249,7 +249,8 @@ def test_migrate__aggregates_are_made_anew__views_on_them_stay(users: Users, dsn
     aggregates = aggregates[aggregates.index("CREATE MATERIALIZED VIEW") : aggregates.index("SELECT add_")]
     ours_on_them = users.connection.execute(
         "SELECT relname FROM pg_class WHERE relkind = 'v' AND relnamespace = 'public'::regnamespace"
-        " AND relname ~ 'feature|hourly' AND relname NOT IN ('hourly_features', 'daily_features', 'feature_exports')"
+        " AND relname ~ 'feature|hourly'"
+        " AND relname NOT IN ('hourly_features', 'daily_features', 'feature_exports')"
         " ORDER BY oid DESC"
     ).fetchall()
     number, name = add(
