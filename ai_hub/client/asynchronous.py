@@ -1,4 +1,4 @@
-"""The client for event loops: the methods of `Client`, awaited; files, models and MLflow stay in threads."""
+"""The asynchronous client: the methods of `Client`, awaited; files, models and MLflow run in threads."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from uuid import UUID
 import httpx
 from tenacity import AsyncRetrying
 
-from ai_hub.client import calls, downloads, exchange, flows
-from ai_hub.client.errors import ClosedError, of_answer
-from ai_hub.client.models.shelf import Shelf
-from ai_hub.client.options import resolve
+from ai_hub.client import endpoints, http, operations
+from ai_hub.client.errors import ClosedError, error_of_response
+from ai_hub.client.models.production_model import ProductionModels
+from ai_hub.client.operations import request
+from ai_hub.client.predictions import UnitCache
 from ai_hub.errors import AiHubError
+from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,41 +31,41 @@ if TYPE_CHECKING:
     from ai_hub.api.schemas.exports import ExportJob, ExportSummary
     from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
     from ai_hub.api.schemas.models import ModelResponse
-    from ai_hub.client.flows import Flow, Step
-    from ai_hub.client.models.live import LiveModel
-    from ai_hub.client.models.loaded import LoadedModel
+    from ai_hub.client.models.loading import LoadedModel
+    from ai_hub.client.models.production_model import ProductionModel
+    from ai_hub.client.operations import Operation, Step
     from ai_hub.client.predictions import OnDegraded, Prediction
 
 T = TypeVar("T")
 
 
-class AsyncModel:
-    """A `LiveModel` whose methods are awaited; its other attributes are those of `LiveModel`."""
+class AsyncProductionModel:
+    """A `ProductionModel` whose methods are awaited; its other attributes are those of `ProductionModel`."""
 
-    def __init__(self, live: LiveModel) -> None:
+    def __init__(self, model: ProductionModel) -> None:
         #: the model itself
-        self.live = live
+        self.model = model
 
     @property
     def current(self) -> LoadedModel:
-        """See `LiveModel.current`."""
-        return self.live.current
+        """See `ProductionModel.current`."""
+        return self.model.current
 
     def __getattr__(self, name: str) -> Any:
-        if name == "live":  # `copy` and `pickle` ask before it is there
+        if name == "model":  # `copy` and `pickle` ask before it is there
             raise AttributeError(name)
-        return getattr(self.live, name)
+        return getattr(self.model, name)
 
     def __repr__(self) -> str:
-        return repr(self.live).replace("LiveModel", "AsyncModel", 1)
+        return repr(self.model).replace("ProductionModel", "AsyncProductionModel", 1)
 
     async def predict(self, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Any:
-        """See `LiveModel.predict`."""
-        return await asyncio.to_thread(self.live.predict, rows)
+        """See `ProductionModel.predict`."""
+        return await asyncio.to_thread(self.model.predict, rows)
 
     async def refresh(self) -> bool:
-        """See `LiveModel.refresh`."""
-        return await asyncio.to_thread(self.live.refresh)
+        """See `ProductionModel.refresh`."""
+        return await asyncio.to_thread(self.model.refresh)
 
 
 class AsyncClient:
@@ -78,13 +80,21 @@ class AsyncClient:
         timeout_s: float = 10.0,
         cache_dir: Path | None = None,
         refresh_s: float = 30.0,
-        on_model_error: Callable[[LiveModel, Exception], None] | None = None,
+        on_model_error: Callable[[ProductionModel, Exception], None] | None = None,
     ) -> None:
-        self._options = resolve(url, api_key, tenant, timeout_s)
-        self._http = httpx.AsyncClient(**exchange.connection(self._options))
-        self._shelf = Shelf(
-            self._options.tenant, cache_dir=cache_dir, refresh_s=refresh_s, on_error=on_model_error
+        settings = Settings()
+        self._options = http.resolve_options(
+            settings, url=url, api_key=api_key, tenant=tenant, timeout_s=timeout_s
         )
+        self._http = httpx.AsyncClient(**http.client_arguments(self._options))
+        self._models = ProductionModels(
+            settings,
+            self._options.tenant,
+            cache_dir=cache_dir,
+            refresh_s=refresh_s,
+            on_error=on_model_error,
+        )
+        self._units = UnitCache()
 
     @overload
     async def features(
@@ -116,19 +126,19 @@ class AsyncClient:
         lookback_hours: int | None = None,
     ) -> FeaturesResponse | FeaturesBatchResponse:
         """See `Client.features`."""
-        call = calls.features(
+        call = endpoints.features(
             self.tenant, assets, feature_set, names=feature_names, at=at, lookback_hours=lookback_hours
         )
-        answer: FeaturesResponse | FeaturesBatchResponse = await self._run(flows.ask(call))
+        answer: FeaturesResponse | FeaturesBatchResponse = await self._run(request(call))
         return answer
 
     async def feature_sets(self) -> dict[str, FeatureSet]:
         """See `Client.feature_sets`."""
-        return (await self._run(flows.ask(calls.feature_sets()))).feature_sets
+        return (await self._run(request(endpoints.feature_sets()))).feature_sets
 
-    async def model(self, name: str) -> AsyncModel:
+    async def model(self, name: str) -> AsyncProductionModel:
         """See `Client.model`."""
-        return AsyncModel(await self._run(flows.model(self._shelf, name)))
+        return AsyncProductionModel(await self._run(operations.model(self._models, name)))
 
     async def predict(
         self,
@@ -140,7 +150,9 @@ class AsyncClient:
     ) -> list[Prediction]:
         """See `Client.predict`."""
         return await self._run(
-            flows.predict(self._shelf, self.tenant, model, assets, at=at, on_degraded=on_degraded)
+            operations.predict(
+                self._models, self._units, self.tenant, model, assets, at=at, on_degraded=on_degraded
+            )
         )
 
     async def export(
@@ -157,7 +169,7 @@ class AsyncClient:
     ) -> ExportJob:
         """See `Client.export`."""
         return await self._run(
-            flows.export(
+            operations.export(
                 self.tenant,
                 wait=wait,
                 feature_set=feature_set,
@@ -180,32 +192,32 @@ class AsyncClient:
     ) -> list[ExportSummary]:
         """See `Client.exports`."""
         return (
-            await self._run(flows.ask(calls.exports(self.tenant, feature_set, status, limit, offset)))
+            await self._run(request(endpoints.exports(self.tenant, feature_set, status, limit, offset)))
         ).exports
 
     async def download(self, export: ExportSummary | UUID, to: str | Path) -> list[Path]:
         """See `Client.download`."""
         export_id = export if isinstance(export, UUID) else export.export_id
-        return await self._run(flows.download(self.tenant, export_id, Path(to)))
+        return await self._run(operations.download(self.tenant, export_id, Path(to)))
 
     async def delete_export(self, export: ExportSummary | UUID) -> None:
         """See `Client.delete_export`."""
         export_id = export if isinstance(export, UUID) else export.export_id
-        await self._run(flows.ask(calls.delete_export(self.tenant, export_id)))
+        await self._run(request(endpoints.delete_export(self.tenant, export_id)))
 
     async def assets(self, kind: str | None = None, *, limit: int = 1000, offset: int = 0) -> list[Asset]:
         """See `Client.assets`."""
-        return (await self._run(flows.ask(calls.assets(self.tenant, kind, limit, offset)))).assets
+        return (await self._run(request(endpoints.assets(self.tenant, kind, limit, offset)))).assets
 
     async def models(
         self, name: str | None = None, *, stage: str | None = None, limit: int = 100, offset: int = 0
     ) -> list[ModelResponse]:
         """See `Client.models`."""
-        return (await self._run(flows.ask(calls.models(self.tenant, name, stage, limit, offset)))).models
+        return (await self._run(request(endpoints.models(self.tenant, name, stage, limit, offset)))).models
 
     async def aclose(self) -> None:
         """See `Client.close`."""
-        await asyncio.to_thread(self._shelf.close)
+        await asyncio.to_thread(self._models.close)
         await self._http.aclose()
 
     @property
@@ -224,12 +236,12 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._options.url!r}, tenant={self.tenant!r})"
 
-    async def _run(self, flow: Flow[T]) -> T:
+    async def _run(self, operation: Operation[T]) -> T:
         answer: Any = None
         error: AiHubError | None = None
         while True:
             try:
-                step = flow.send(answer) if error is None else flow.throw(error)
+                step = operation.send(answer) if error is None else operation.throw(error)
             except StopIteration as end:
                 result: T = end.value
                 return result
@@ -240,35 +252,37 @@ class AsyncClient:
                 error = failure
 
     async def _do(self, step: Step) -> Any:
-        if isinstance(step, flows.Pause):
+        if isinstance(step, operations.Sleep):
             await asyncio.sleep(step.seconds)
             return None
-        if isinstance(step, flows.Work):
-            return await asyncio.to_thread(step.do)
-        if isinstance(step, calls.Download):
-            retries = AsyncRetrying(**exchange.retries())
+        if isinstance(step, operations.Blocking):
+            return await asyncio.to_thread(step.function)
+        if isinstance(step, endpoints.Download):
+            retries = AsyncRetrying(**http.retry_arguments())
             return await retries(self._download, step, secrets.token_hex(8))
-        return await AsyncRetrying(**exchange.retries())(self._exchange, step, secrets.token_hex(8))
+        return await AsyncRetrying(**http.retry_arguments())(self._exchange, step, secrets.token_hex(8))
 
-    async def _exchange(self, call: calls.Call[Any], request_id: str) -> Any:
+    async def _exchange(self, call: endpoints.Call[Any], request_id: str) -> Any:
         if self._http.is_closed:
             raise ClosedError
         try:
-            response = await self._http.request(**exchange.request(self._options, call, request_id))
+            response = await self._http.request(**http.request_arguments(self._options, call, request_id))
         except httpx.HTTPError as error:
-            raise exchange.failure(self._options, error, request_id) from error
-        return exchange.answer(self._options, call, response, request_id)
+            raise http.transport_error(self._options, error, request_id) from error
+        return http.parse_response(self._options, call, response, request_id)
 
-    async def _download(self, wanted: calls.Download, request_id: str) -> None:
+    async def _download(self, download: endpoints.Download, request_id: str) -> None:
         if self._http.is_closed:
             raise ClosedError
         try:
-            async with self._http.stream(**downloads.request(self._options, wanted, request_id)) as response:
+            async with self._http.stream(
+                **http.download_arguments(self._options, download, request_id)
+            ) as response:
                 if not response.is_success:
                     await response.aread()
-                    raise of_answer(response, self._options.url, request_id)
-                with downloads.receiving(wanted, response) as take:
+                    raise error_of_response(response, self._options.url, request_id)
+                with http.receiving(download, response) as write:
                     async for data in response.aiter_bytes():
-                        take(data)
+                        write(data)
         except httpx.HTTPError as error:
-            raise exchange.failure(self._options, error, request_id) from error
+            raise http.transport_error(self._options, error, request_id) from error

@@ -1,4 +1,4 @@
-"""What a client may meet, made from the service's answers."""
+"""Errors of the client, made from the service's responses."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class KeyRefusedError(ForbiddenError):
 
 
 class BusyError(AiHubError):
-    """You ask more often than you may."""
+    """The limit of requests for this caller is reached."""
 
     retryable = True
 
-    #: seconds after which the service wants to be asked again
+    #: seconds to wait before the next request
     retry_after_s: float | None = None
 
 
 class UnavailableError(ServiceDownError):
     """The service, or a server behind it, does not answer or has too much to do."""
 
-    #: seconds after which the service wants to be asked again
+    #: seconds to wait before the next request
     retry_after_s: float | None = None
 
     def __init__(self, message: str, endpoint: str, *, hint: str | None = None) -> None:
@@ -97,8 +97,8 @@ _KINDS: dict[int, type[AiHubError]] = {
 _UNAVAILABLE = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 
 
-def of_answer(response: httpx.Response, endpoint: str, request_id: str) -> AiHubError:
-    """The error that an answer with status 4xx or 5xx means, with the service's own text."""
+def error_of_response(response: httpx.Response, endpoint: str, request_id: str) -> AiHubError:
+    """The error for a response with status 4xx or 5xx, with the service's own text."""
     problem = _problem(response)
     message, hint = _message(response, problem), problem.get("hint")
     status = response.status_code
@@ -113,7 +113,7 @@ def of_answer(response: httpx.Response, endpoint: str, request_id: str) -> AiHub
 
 
 def with_id(error: AiHubError, request_id: str) -> AiHubError:
-    """The error, knowing the request it belongs to; tracebacks show it."""
+    """The error with the id of its request, which tracebacks show, too."""
     error.request_id = request_id
     error.add_note(f"request id {request_id}")
     return error
@@ -136,7 +136,7 @@ def _message(response: httpx.Response, problem: dict[str, Any]) -> str:
 
 
 def _details(listed: Any) -> list[str]:
-    """The fields and what is wrong with them, as the service tells it; a proxy may tell anything."""
+    """The fields and what is wrong with them; a proxy may have sent anything."""
     return [
         f"{each['field']}: {each['problem']}"
         for each in (listed if isinstance(listed, list) else ())

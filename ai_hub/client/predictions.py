@@ -1,7 +1,8 @@
-"""From features and a model to predictions that say what they rest on."""
+"""Predictions from features and a model, with what they were made from."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
@@ -11,11 +12,12 @@ from ai_hub.client.errors import DegradedError
 from ai_hub.errors import ConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ai_hub.api.schemas.features import AssetFeatures
-    from ai_hub.client.models.live import LiveModel
-    from ai_hub.client.models.loaded import LoadedModel
+    from ai_hub.client.models.loading import LoadedModel
+    from ai_hub.client.models.production_model import ProductionModel
+
 
 OnDegraded = Literal["flag", "raise"]
 
@@ -42,8 +44,8 @@ class Prediction:
     source: FeatureSource
 
 
-def wanted(model: LoadedModel) -> list[str]:
-    """Features to ask for.
+def required_features(model: LoadedModel) -> list[str]:
+    """Names of the features that the model uses.
 
     Raises:
         ConflictError: the model does not say.
@@ -57,7 +59,7 @@ def wanted(model: LoadedModel) -> list[str]:
 
 
 def predict(
-    live: LiveModel, model: LoadedModel, rows: Sequence[AssetFeatures], on_degraded: OnDegraded
+    production: ProductionModel, model: LoadedModel, rows: Sequence[AssetFeatures], on_degraded: OnDegraded
 ) -> list[Prediction]:
     """Predictions of `model` for `rows`, in their order.
 
@@ -65,19 +67,21 @@ def predict(
         DegradedError: one is degraded, and `on_degraded` is "raise".
     """
     inputs = [{name: row.features.get(name) for name in model.columns} for row in rows]
-    known = [
-        place for place, given in enumerate(inputs) if any(value is not None for value in given.values())
+    filled = [
+        index
+        for index, features in enumerate(inputs)
+        if any(value is not None for value in features.values())
     ]
-    answers = model.values([inputs[place] for place in known]) if known else ()
-    values = dict(zip(known, map(float, answers), strict=True))
-    stale = live.stale or live.version != model.version
-    found = []
-    for place, row in enumerate(rows):
-        missing = tuple(name for name, value in inputs[place].items() if value is None)
-        found.append(
+    outputs = model.values([inputs[index] for index in filled]) if filled else ()
+    values = dict(zip(filled, map(float, outputs), strict=True))
+    stale = production.stale or production.version != model.version
+    predictions = []
+    for index, row in enumerate(rows):
+        missing = tuple(name for name, value in inputs[index].items() if value is None)
+        predictions.append(
             Prediction(
                 asset_id=row.asset_id,
-                value=values.get(place),
+                value=values.get(index),
                 hour=row.hour,
                 version=model.version,
                 semantic_version=model.semantic_version,
@@ -87,6 +91,35 @@ def predict(
                 source=row.source,
             )
         )
-    if on_degraded == "raise" and any(each.degraded for each in found):
-        raise DegradedError(found)
-    return found
+    if on_degraded == "raise" and any(prediction.degraded for prediction in predictions):
+        raise DegradedError(predictions)
+    return predictions
+
+
+#: Seconds before an asset's unit, which hardly ever changes, is asked for again.
+_UNIT_TTL_S = 600.0
+_UNITS = 100_000
+
+
+class UnitCache:
+    """Units of the features of one tenant's assets, as the service said last; may be shared by threads."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[float, bool, str | None]] = {}
+
+    def due(self, assets: Iterable[str]) -> list[str]:
+        """Those of the assets that are to be asked for."""
+        now = time.monotonic()
+        return [asset for asset in dict.fromkeys(assets) if self._entries.get(asset, (0.0,))[0] <= now]
+
+    def put(self, assets: Sequence[str], units: Mapping[str, str | None]) -> None:
+        """Keep the units of `assets`; one that is not in `units` is not registered."""
+        until = time.monotonic() + _UNIT_TTL_S
+        if len(self._entries) + len(assets) > _UNITS:
+            self._entries = {}
+        self._entries.update({asset: (until, asset in units, units.get(asset)) for asset in assets})
+
+    def get(self, assets: Iterable[str]) -> dict[str, str | None]:
+        """Units of those assets that are in the cache and registered."""
+        entries = {asset: self._entries[asset] for asset in assets if asset in self._entries}
+        return {asset: unit for asset, (_, is_registered, unit) in entries.items() if is_registered}

@@ -1,4 +1,4 @@
-"""The client for code that waits."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from uuid import UUID
 import httpx
 from tenacity import Retrying
 
-from ai_hub.client import calls, downloads, exchange, flows
-from ai_hub.client.errors import ClosedError, of_answer
-from ai_hub.client.models.shelf import Shelf
-from ai_hub.client.options import resolve
+from ai_hub.client import endpoints, http, operations
+from ai_hub.client.errors import ClosedError, error_of_response
+from ai_hub.client.models.production_model import ProductionModels
+from ai_hub.client.operations import request
+from ai_hub.client.predictions import UnitCache
 from ai_hub.errors import AiHubError
+from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from ai_hub.api.schemas.exports import ExportJob, ExportSummary
     from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
     from ai_hub.api.schemas.models import ModelResponse
-    from ai_hub.client.flows import Flow, Step
-    from ai_hub.client.models.live import LiveModel
+    from ai_hub.client.models.production_model import ProductionModel
+    from ai_hub.client.operations import Operation, Step
     from ai_hub.client.predictions import OnDegraded, Prediction
 
 T = TypeVar("T")
@@ -50,7 +52,7 @@ class Client:
         timeout_s: float = 10.0,
         cache_dir: Path | None = None,
         refresh_s: float = 30.0,
-        on_model_error: Callable[[LiveModel, Exception], None] | None = None,
+        on_model_error: Callable[[ProductionModel, Exception], None] | None = None,
     ) -> None:
         """Connect to nothing yet.
 
@@ -58,16 +60,24 @@ class Client:
             url: address of the service; default: AI_HUB_API_URL, else port 8003 of this machine.
             api_key: key or token; default: AI_HUB_API_KEY.
             tenant: whose features and models; default: AI_HUB_TENANT.
-            timeout_s: seconds an answer may take.
+            timeout_s: seconds a response may take.
             cache_dir: where models are kept; default: `models` in AI_HUB_CACHE_DIR, else in the user's cache.
-            refresh_s: seconds between looks at the registry for a new production version.
-            on_model_error: called, in another thread, whenever such a look or a swap fails.
+            refresh_s: seconds between requests to the registry for the production version.
+            on_model_error: called, in another thread, whenever such a request or a swap fails.
         """
-        self._options = resolve(url, api_key, tenant, timeout_s)
-        self._http = httpx.Client(**exchange.connection(self._options))
-        self._shelf = Shelf(
-            self._options.tenant, cache_dir=cache_dir, refresh_s=refresh_s, on_error=on_model_error
+        settings = Settings()
+        self._options = http.resolve_options(
+            settings, url=url, api_key=api_key, tenant=tenant, timeout_s=timeout_s
         )
+        self._http = httpx.Client(**http.client_arguments(self._options))
+        self._models = ProductionModels(
+            settings,
+            self._options.tenant,
+            cache_dir=cache_dir,
+            refresh_s=refresh_s,
+            on_error=on_model_error,
+        )
+        self._units = UnitCache()
 
     @overload
     def features(
@@ -101,31 +111,31 @@ class Client:
         """Features of one asset or, in one request, of many.
 
         Args:
-            assets: one, or a list; then the answer has `results`, in its order.
+            assets: one, or a list; then the response has `results`, in its order.
             feature_set: default: forecast_basic.
             feature_names: only these.
             at: as of this time (with a zone), from readings before it alone; default: now.
             lookback_hours: features that look further back are left empty; default: 168.
         """
-        call = calls.features(
+        call = endpoints.features(
             self.tenant, assets, feature_set, names=feature_names, at=at, lookback_hours=lookback_hours
         )
-        answer: FeaturesResponse | FeaturesBatchResponse = self._run(flows.ask(call))
+        answer: FeaturesResponse | FeaturesBatchResponse = self._run(request(call))
         return answer
 
     def feature_sets(self) -> dict[str, FeatureSet]:
         """Feature services by name."""
-        return self._run(flows.ask(calls.feature_sets())).feature_sets
+        return self._run(request(endpoints.feature_sets())).feature_sets
 
-    def model(self, name: str) -> LiveModel:
-        """The tenant's model as it is in Production, from now on until the client is closed.
+    def model(self, name: str) -> ProductionModel:
+        """The tenant's model in Production, which follows the registry until the client is closed.
 
         Raises:
-            ConflictError: files are not what was registered, and no other version is at hand.
+            ConflictError: files are not what was registered, and no other version can be used.
             NotFoundError: nothing is in Production.
             ServiceDownError: the registry does not answer, and the cache has no version.
         """
-        return self._run(flows.model(self._shelf, name))
+        return self._run(operations.model(self._models, name))
 
     def predict(
         self,
@@ -135,13 +145,15 @@ class Client:
         at: datetime | None = None,
         on_degraded: OnDegraded = "flag",
     ) -> list[Prediction]:
-        """What the production version of `model` says about each asset, in their order.
+        """Predictions of the production version of `model` for each asset, in their order.
 
         Raises:
             DegradedError: features are missing, and `on_degraded` is "raise".
         """
         return self._run(
-            flows.predict(self._shelf, self.tenant, model, assets, at=at, on_degraded=on_degraded)
+            operations.predict(
+                self._models, self._units, self.tenant, model, assets, at=at, on_degraded=on_degraded
+            )
         )
 
     def export(
@@ -156,13 +168,13 @@ class Client:
         idempotency_key: str | None = None,
         wait: bool = True,
     ) -> ExportJob:
-        """Export rows of `feature_set` with `start` <= hour < `end` as Parquet; `wait`: until it has ended.
+        """Export rows of `feature_set` with `start` <= hour < `end` as Parquet; `wait` until it has ended.
 
         Raises:
-            ExportFailedError: it ended, and badly.
+            ExportFailedError: the export failed.
         """
         return self._run(
-            flows.export(
+            operations.export(
                 self.tenant,
                 wait=wait,
                 feature_set=feature_set,
@@ -184,36 +196,36 @@ class Client:
         offset: int = 0,
     ) -> list[ExportSummary]:
         """The tenant's exports, newest first."""
-        return self._run(flows.ask(calls.exports(self.tenant, feature_set, status, limit, offset))).exports
+        return self._run(request(endpoints.exports(self.tenant, feature_set, status, limit, offset))).exports
 
     def download(self, export: ExportSummary | UUID, to: str | Path) -> list[Path]:
-        """Fetch an export to the file `to`, or a partitioned one into the folder `to`; returns the files.
+        """Download an export to the file `to`, or a partitioned one into the folder `to`; returns the files.
 
         Raises:
             NotFoundError: its files are gone.
             ConflictError: it is not completed.
         """
         export_id = export if isinstance(export, UUID) else export.export_id
-        return self._run(flows.download(self.tenant, export_id, Path(to)))
+        return self._run(operations.download(self.tenant, export_id, Path(to)))
 
     def delete_export(self, export: ExportSummary | UUID) -> None:
         """Delete an export that has ended, with its files."""
         export_id = export if isinstance(export, UUID) else export.export_id
-        self._run(flows.ask(calls.delete_export(self.tenant, export_id)))
+        self._run(request(endpoints.delete_export(self.tenant, export_id)))
 
     def assets(self, kind: str | None = None, *, limit: int = 1000, offset: int = 0) -> list[Asset]:
         """The tenant's assets, by id."""
-        return self._run(flows.ask(calls.assets(self.tenant, kind, limit, offset))).assets
+        return self._run(request(endpoints.assets(self.tenant, kind, limit, offset))).assets
 
     def models(
         self, name: str | None = None, *, stage: str | None = None, limit: int = 100, offset: int = 0
     ) -> list[ModelResponse]:
         """The tenant's model versions, newest first."""
-        return self._run(flows.ask(calls.models(self.tenant, name, stage, limit, offset))).models
+        return self._run(request(endpoints.models(self.tenant, name, stage, limit, offset))).models
 
     def close(self) -> None:
         """Close connections, and stop following the registry."""
-        self._shelf.close()
+        self._models.close()
         self._http.close()
 
     @property
@@ -232,12 +244,12 @@ class Client:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._options.url!r}, tenant={self.tenant!r})"
 
-    def _run(self, flow: Flow[T]) -> T:
+    def _run(self, operation: Operation[T]) -> T:
         answer: Any = None
         error: AiHubError | None = None
         while True:
             try:
-                step = flow.send(answer) if error is None else flow.throw(error)
+                step = operation.send(answer) if error is None else operation.throw(error)
             except StopIteration as end:
                 result: T = end.value
                 return result
@@ -248,35 +260,37 @@ class Client:
                 error = failure
 
     def _do(self, step: Step) -> Any:
-        if isinstance(step, flows.Pause):
+        if isinstance(step, operations.Sleep):
             time.sleep(step.seconds)
             return None
-        if isinstance(step, flows.Work):
-            return step.do()
-        if isinstance(step, calls.Download):
-            retries = Retrying(**exchange.retries())
+        if isinstance(step, operations.Blocking):
+            return step.function()
+        if isinstance(step, endpoints.Download):
+            retries = Retrying(**http.retry_arguments())
             return retries(self._download, step, secrets.token_hex(8))
-        return Retrying(**exchange.retries())(self._exchange, step, secrets.token_hex(8))
+        return Retrying(**http.retry_arguments())(self._exchange, step, secrets.token_hex(8))
 
-    def _exchange(self, call: calls.Call[Any], request_id: str) -> Any:
+    def _exchange(self, call: endpoints.Call[Any], request_id: str) -> Any:
         if self._http.is_closed:
             raise ClosedError
         try:
-            response = self._http.request(**exchange.request(self._options, call, request_id))
+            response = self._http.request(**http.request_arguments(self._options, call, request_id))
         except httpx.HTTPError as error:
-            raise exchange.failure(self._options, error, request_id) from error
-        return exchange.answer(self._options, call, response, request_id)
+            raise http.transport_error(self._options, error, request_id) from error
+        return http.parse_response(self._options, call, response, request_id)
 
-    def _download(self, wanted: calls.Download, request_id: str) -> None:
+    def _download(self, download: endpoints.Download, request_id: str) -> None:
         if self._http.is_closed:
             raise ClosedError
         try:
-            with self._http.stream(**downloads.request(self._options, wanted, request_id)) as response:
+            with self._http.stream(
+                **http.download_arguments(self._options, download, request_id)
+            ) as response:
                 if not response.is_success:
                     response.read()
-                    raise of_answer(response, self._options.url, request_id)
-                with downloads.receiving(wanted, response) as take:
+                    raise error_of_response(response, self._options.url, request_id)
+                with http.receiving(download, response) as write:
                     for data in response.iter_bytes():
-                        take(data)
+                        write(data)
         except httpx.HTTPError as error:
-            raise exchange.failure(self._options, error, request_id) from error
+            raise http.transport_error(self._options, error, request_id) from error

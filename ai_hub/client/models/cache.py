@@ -1,9 +1,9 @@
-"""A model's versions on disk, for all processes of a machine.
+"""A model's versions on disk, shared by all processes of a machine.
 
 ::
 
     {cache}/{registry}/{tenant}/{model}/
-        {version}-{seal}/…   complete and verified, or absent
+        {version}-{digest}/… complete and verified, or absent
         production.json      the version last seen in Production; its mtime: when it was
         .partial-…           a download, locked by its process while that lives
         .lock                shared while a version is read, exclusive while folders change
@@ -25,8 +25,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ai_hub.client.models import private, seal
-from ai_hub.client.models.production import Production
+from ai_hub.client.models.registry import ProductionVersion
+from ai_hub.client.models.verification import (
+    CACHE_VARIABLE,
+    TamperedError,
+    UnusableCacheError,
+    find_flaw,
+    make_private,
+    require_private,
+    verify_files,
+)
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -42,13 +50,13 @@ _PREFIX = 12
 
 def default_folder() -> Path:
     """`models` in AI_HUB_CACHE_DIR, or in the user's cache folder."""
-    if configured := os.environ.get(private.VARIABLE):
+    if configured := os.environ.get(CACHE_VARIABLE):
         return Path(configured).expanduser() / "models"
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(caches).expanduser() / "ai-hub" / "models"
 
 
-class Cache:
+class ModelCache:
     """Versions of one model of one tenant in the registry that has this address, without a login."""
 
     def __init__(self, root: Path, registry: str, tenant: str, model: str) -> None:
@@ -63,50 +71,50 @@ class Cache:
         with self._lock(fcntl.LOCK_SH):
             yield
 
-    def place(self, version: Production) -> Path:
-        """Where a version is, if it is there."""
+    def path(self, version: ProductionVersion) -> Path:
+        """Folder of a version, whether or not it is there."""
         return self.folder / _part(f"{version.label}-{version.manifest_sha256[:_PREFIX]}")
 
-    def verified(self, version: Production) -> Path:
-        """Where a version is, after a look at each of its files.
+    def verified(self, version: ProductionVersion) -> Path:
+        """Folder of a version, after checking each of its files.
 
         Raises:
             TamperedError: it is not there, or a file is not what was registered.
         """
-        place = self.place(version)
-        with _told(place):
-            if os.path.lexists(place) and private.flaw(place):
-                raise seal.TamperedError(place, "was opened to other users")
-            seal.verify(place, version.manifest_sha256)
-        return place
+        path = self.path(version)
+        with _readable_errors(path):
+            if os.path.lexists(path) and find_flaw(path):
+                raise TamperedError(path, "was opened to other users")
+            verify_files(path, version.manifest_sha256)
+        return path
 
-    def last(self) -> Production | None:
-        """The version last seen in Production; None: none was, or nobody can tell any more."""
+    def last(self) -> ProductionVersion | None:
+        """The version last seen in Production; None when the cache does not say."""
         pointer = self.folder / _POINTER
-        with _told(pointer), suppress(FileNotFoundError, ValueError, TypeError):
+        with _readable_errors(pointer), suppress(FileNotFoundError, ValueError, TypeError):
             self._prepare()
-            if says := private.flaw(pointer):
-                _log.warning("%s %s, so it is not believed", pointer, says)
+            if flaw := find_flaw(pointer):
+                _log.warning("%s %s, so it is not used", pointer, flaw)
                 return None
-            return Production(**json.loads(pointer.read_text()))
+            return ProductionVersion(**json.loads(pointer.read_text()))
         return None
 
     def checked_at(self) -> datetime | None:
-        """When the version that `last` tells was last seen in Production."""
+        """When the version of `last` was last seen in Production."""
         pointer = self.folder / _POINTER
-        with _told(pointer), suppress(FileNotFoundError):
+        with _readable_errors(pointer), suppress(FileNotFoundError):
             return datetime.fromtimestamp(pointer.stat().st_mtime, UTC)
         return None
 
-    def remember(self, version: Production) -> None:
-        """Note that `version`, which was verified, is in Production now; nothing, if it is no longer here."""
-        with _told(self.folder):
+    def remember(self, version: ProductionVersion) -> None:
+        """Record that `version`, which was verified, is in Production now, if it is still in the cache."""
+        with _readable_errors(self.folder):
             if version == self.last():
                 os.utime(self.folder / _POINTER)
-            elif self.place(version).exists():
+            elif self.path(version).exists():
                 self._point_to(version)
 
-    def _point_to(self, version: Production) -> None:
+    def _point_to(self, version: ProductionVersion) -> None:
         document = json.dumps(asdict(version), indent=2, sort_keys=True)
         with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".pointer-", delete=False) as file:
             file.write(document + "\n")
@@ -115,33 +123,33 @@ class Cache:
         Path(file.name).replace(self.folder / _POINTER)
         _fsync(self.folder)
         # `prune` keeps what was used last
-        os.utime(self.place(version))
+        os.utime(self.path(version))
 
-    def install(self, version: Production, download: Callable[[Path], object]) -> None:
-        """Fetch a version, verify it and put it in its place; a good copy that is there stays.
+    def install(self, version: ProductionVersion, download: Callable[[Path], object]) -> None:
+        """Download a version, verify it and put it into the cache; an intact copy that is there stays.
 
         Raises:
             ConflictError: a file is not what was registered.
         """
-        with _told(self.folder), self._partial() as partial:
+        with _readable_errors(self.folder), self._partial() as partial:
             download(partial)
-            seal.verify(partial, version.manifest_sha256)
+            verify_files(partial, version.manifest_sha256)
             for path in sorted(partial.rglob("*"), reverse=True):
                 _fsync(path)
             _fsync(partial)
             with self._lock(fcntl.LOCK_EX):
-                place = self.place(version)
-                with suppress(seal.TamperedError):
+                path = self.path(version)
+                with suppress(TamperedError):
                     self.verified(version)
                     return
-                _remove(place)
-                partial.rename(place)
+                _remove(path)
+                partial.rename(path)
                 _fsync(self.folder)
 
-    def prune(self, *current: Production | None) -> None:
+    def prune(self, *current: ProductionVersion | None) -> None:
         """Remove what killed downloads left, and all versions but `current` and the one used before it."""
-        kept = {self.place(version) for version in current if version}
-        with _told(self.folder), self._lock(fcntl.LOCK_EX):
+        kept = {self.path(version) for version in current if version}
+        with _readable_errors(self.folder), self._lock(fcntl.LOCK_EX):
             versions = [path for path in self.folder.iterdir() if path.is_dir() and path.name[0] != "."]
             others = sorted(set(versions) - kept, key=lambda path: path.stat().st_mtime, reverse=True)
             for path in others[max(_KEPT - len(kept), 0) :]:
@@ -167,11 +175,11 @@ class Cache:
         path = self.folder / ".lock"
         # a cache that can only be read, can be read
         flags = os.O_CREAT | (os.O_RDONLY if kind == fcntl.LOCK_SH else os.O_RDWR)
-        with _told(path):
+        with _readable_errors(path):
             self._prepare()
             descriptor = os.open(path, flags, mode=0o600)
         try:
-            with _told(path):
+            with _readable_errors(path):
                 fcntl.flock(descriptor, kind)
             yield
         finally:
@@ -179,12 +187,12 @@ class Cache:
 
     def _prepare(self) -> None:
         """Make the folder, which may have been removed, and make sure that no other user can write it."""
-        private.make(self.folder)
-        private.require(*self._levels)
+        make_private(self.folder)
+        require_private(*self._levels)
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _readable_errors(path: Path) -> Iterator[None]:
     """Turn what the file system refuses into an error that says what can be done."""
     try:
         yield
@@ -193,7 +201,7 @@ def _told(path: Path) -> Iterator[None]:
         if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
             raise
         where = Path(error.filename) if isinstance(error.filename, str) else path
-        raise private.UnusableCacheError(where, f"cannot be used ({error.strerror})") from error
+        raise UnusableCacheError(where, f"cannot be used ({error.strerror})") from error
 
 
 def _part(name: str) -> str:
@@ -215,11 +223,11 @@ def _is_abandoned(path: Path) -> bool:
     return True
 
 
-def _remove(place: Path) -> None:
+def _remove(path: Path) -> None:
     """Remove a version as a whole: under its name it is complete or absent at any time."""
-    if os.path.lexists(place):
-        doomed = Path(tempfile.mkdtemp(dir=place.parent, prefix=_PARTIAL))
-        place.rename(doomed / place.name)
+    if os.path.lexists(path):
+        doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=_PARTIAL))
+        path.rename(doomed / path.name)
         shutil.rmtree(doomed, ignore_errors=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 from support import registry_servers
 from support.registry_tenant import Tenant, new_tenant
 
-from ai_hub.client.models import live
+from ai_hub.client.models import production_model
 from mlflow_plugins.artifacts.s3 import s3_client
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def acme(registry_server: registry_servers.Server, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry_server.url)
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(live, "_PATIENCE_S", 10.0)
+    monkeypatch.setattr(production_model, "_START_TIMEOUT_S", 10.0)
     return new_tenant(registry_server.url)
 
 

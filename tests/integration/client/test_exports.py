@@ -139,7 +139,7 @@ def test_export__changed_where_it_is_stored__is_not_taken(
 ) -> None:
     job = made(client, settings, energy, partition)
     count = change(job)
-    with pytest.raises(AiHubError, match="did not come whole"):
+    with pytest.raises(AiHubError, match="was not received in full"):
         client.download(job, tmp_path / "to")
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == count - 1
     client.delete_export(job)

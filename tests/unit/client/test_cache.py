@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from ai_hub.client.models.cache import Cache
-from ai_hub.client.models.production import Production
-from ai_hub.client.models.seal import TamperedError, verify
+from ai_hub.client.models.cache import ModelCache
+from ai_hub.client.models.registry import ProductionVersion
+from ai_hub.client.models.verification import TamperedError, verify_files
 from ai_hub.errors import BadInputError
 from mlflow_plugins.artifacts import manifest
 
@@ -42,11 +42,13 @@ def _fill(folder: Path, note: str = "") -> str:
     return hashlib.sha256(document).hexdigest()
 
 
-def _version(folder: Path, number: int) -> Production:
-    return Production(number, f"v1.0.{number}", _fill(folder / f"source-{number}", str(number)), {"a": "b"})
+def _version(folder: Path, number: int) -> ProductionVersion:
+    return ProductionVersion(
+        number, f"v1.0.{number}", _fill(folder / f"source-{number}", str(number)), {"a": "b"}
+    )
 
 
-def _install(cache: Cache, folder: Path, number: int) -> Production:
+def _install(cache: ModelCache, folder: Path, number: int) -> ProductionVersion:
     version = _version(folder, number)
     cache.install(version, lambda target: _fill(target, str(number)))
     cache.remember(version)
@@ -55,8 +57,8 @@ def _install(cache: Cache, folder: Path, number: int) -> Production:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    cache = Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast")
+def cache(tmp_path: Path) -> ModelCache:
+    cache = ModelCache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast")
     assert cache.last() is None
     return cache
 
@@ -106,19 +108,19 @@ def _remove_manifest(folder: Path) -> str:
 
 @pytest.mark.parametrize("tamper", [_change, _remove, _add, _link, _link_a_folder, _forge, _remove_manifest])
 def test_version__tampered_with__is_refused_by_the_files_name_and_replaced(
-    cache: Cache, tmp_path: Path, tamper: Callable[[Path], str]
+    cache: ModelCache, tmp_path: Path, tamper: Callable[[Path], str]
 ) -> None:
     version = _install(cache, tmp_path, 1)
-    place = cache.place(version)
-    verify(place, version.manifest_sha256)
+    place = cache.path(version)
+    verify_files(place, version.manifest_sha256)
     says = tamper(place)
     with pytest.raises(TamperedError, match=says):
-        verify(place, version.manifest_sha256)
+        verify_files(place, version.manifest_sha256)
     cache.install(version, lambda target: _fill(target, "1"))
-    verify(place, version.manifest_sha256)
+    verify_files(place, version.manifest_sha256)
 
 
-def test_install__of_what_is_not_the_version__leaves_nothing(cache: Cache, tmp_path: Path) -> None:
+def test_install__of_what_is_not_the_version__leaves_nothing(cache: ModelCache, tmp_path: Path) -> None:
     version = _version(tmp_path, 1)
     with pytest.raises(TamperedError, match=r"manifest\.json was changed"):
         cache.install(version, lambda target: _fill(target, "another"))
@@ -127,7 +129,7 @@ def test_install__of_what_is_not_the_version__leaves_nothing(cache: Cache, tmp_p
     assert [path.name for path in cache.folder.iterdir()] == [".lock"]
 
 
-def test_prune__keeps_the_version_in_production_and_the_one_before(cache: Cache, tmp_path: Path) -> None:
+def test_prune__keeps_the_version_in_production_and_the_one_before(cache: ModelCache, tmp_path: Path) -> None:
     def kept() -> set[str]:
         return {path.name.split("-")[0] for path in cache.folder.iterdir() if path.is_dir()}
 
@@ -142,7 +144,7 @@ def test_prune__keeps_the_version_in_production_and_the_one_before(cache: Cache,
 
 
 def test_prune__touches_no_download_under_way_and_removes_abandoned_ones(
-    cache: Cache, tmp_path: Path
+    cache: ModelCache, tmp_path: Path
 ) -> None:
     (cache.folder / ".partial-of-a-killed-process").mkdir()
     version = _version(tmp_path, 1)
@@ -154,11 +156,11 @@ def test_prune__touches_no_download_under_way_and_removes_abandoned_ones(
         _fill(target, "1")
 
     cache.install(version, download)
-    assert cache.place(version).is_dir()
+    assert cache.path(version).is_dir()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"version": 1, "extra": 2}'])
-def test_pointer__damaged__is_as_if_there_were_none(cache: Cache, content: str) -> None:
+def test_pointer__damaged__is_as_if_there_were_none(cache: ModelCache, content: str) -> None:
     (cache.folder / "production.json").write_text(content)
     assert cache.last() is None
 
@@ -166,7 +168,7 @@ def test_pointer__damaged__is_as_if_there_were_none(cache: Cache, content: str) 
 @pytest.mark.parametrize("name", ["../other", "..", ".lock", "", "a/b"])
 def test_names__lead_nowhere_else(tmp_path: Path, name: str) -> None:
     try:
-        found = Cache(tmp_path, REGISTRY, "city-works", name).folder
+        found = ModelCache(tmp_path, REGISTRY, "city-works", name).folder
     except BadInputError:
         return
     assert (found.parent.name, found.parents[2]) == ("city-works", tmp_path)
@@ -176,7 +178,7 @@ def test_folders__that_are_made__are_the_users_alone(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     before = os.umask(0)
     try:
-        Cache(Path("a/b/cache"), REGISTRY, "city-works", "demand-forecast").last()
+        ModelCache(Path("a/b/cache"), REGISTRY, "city-works", "demand-forecast").last()
     finally:
         os.umask(before)
     made = [path for path in tmp_path.rglob("*") if path.is_dir()]
@@ -187,67 +189,69 @@ def test_folders__that_are_made__are_the_users_alone(tmp_path: Path, monkeypatch
 def test_folder__that_cannot_be_made__has_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInputError, match="AI_HUB_CACHE_DIR"):
-        Cache(tmp_path / "file", REGISTRY, "city-works", "demand-forecast").last()
+        ModelCache(tmp_path / "file", REGISTRY, "city-works", "demand-forecast").last()
 
 
 def test_registries__with_a_tenant_and_model_of_the_same_names__stay_apart(
-    cache: Cache, tmp_path: Path
+    cache: ModelCache, tmp_path: Path
 ) -> None:
-    other = Cache(tmp_path / "cache", "http://staging.test", "city-works", "demand-forecast")
+    other = ModelCache(tmp_path / "cache", "http://staging.test", "city-works", "demand-forecast")
     version = _install(cache, tmp_path, 1)
-    assert (other.last(), other.place(version).exists()) == (None, False)
-    again = Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast")
-    assert (again.last(), again.verified(version)) == (version, cache.place(version))
+    assert (other.last(), other.path(version).exists()) == (None, False)
+    again = ModelCache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast")
+    assert (again.last(), again.verified(version)) == (version, cache.path(version))
 
 
-def test_versions__of_one_number_with_other_files__stay_apart(cache: Cache, tmp_path: Path) -> None:
+def test_versions__of_one_number_with_other_files__stay_apart(cache: ModelCache, tmp_path: Path) -> None:
     first = _install(cache, tmp_path, 1)
     second = replace(first, manifest_sha256=_fill(tmp_path / "source", "of a registry that was made anew"))
     cache.install(second, lambda target: _fill(target, "of a registry that was made anew"))
     assert cache.verified(first) != cache.verified(second)
 
 
-def test_version__that_names_another_folder__stays_in_the_models(cache: Cache, tmp_path: Path) -> None:
+def test_version__that_names_another_folder__stays_in_the_models(cache: ModelCache, tmp_path: Path) -> None:
     version = _version(tmp_path, 1)
     for odd in (replace(version, manifest_sha256="/../../evil"), replace(version, semantic_version="a/../b")):
-        assert cache.place(odd).parent == cache.folder
+        assert cache.path(odd).parent == cache.folder
 
 
-def _levels(cache: Cache, tmp_path: Path) -> list[Path]:
+def _levels(cache: ModelCache, tmp_path: Path) -> list[Path]:
     """From the model's folder up to the cache's own."""
     levels = [cache.folder, *cache.folder.parents]
     return levels[: levels.index(tmp_path)]
 
 
-def test_folder__that_others_can_write__is_not_used(cache: Cache, tmp_path: Path) -> None:
+def test_folder__that_others_can_write__is_not_used(cache: ModelCache, tmp_path: Path) -> None:
     for folder in _levels(cache, tmp_path):
         for mode in (0o777, 0o720, 0o702):
             folder.chmod(mode)
             with pytest.raises(BadInputError, match="can be written by other users") as refusal:
-                Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast").last()
+                ModelCache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast").last()
             assert str(folder) in str(refusal.value)
         folder.chmod(0o755)
-    Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast").last()
+    ModelCache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast").last()
 
 
 def test_folder__of_another_user__is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(BadInputError, match="belongs to another user"):
-        Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast").last()
+        ModelCache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast").last()
 
 
-def test_folder__that_is_a_link__is_not_used_but_as_the_whole_cache(cache: Cache, tmp_path: Path) -> None:
+def test_folder__that_is_a_link__is_not_used_but_as_the_whole_cache(
+    cache: ModelCache, tmp_path: Path
+) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "cache")
-    linked = Cache(tmp_path / "link", REGISTRY, "city-works", "demand-forecast")
+    linked = ModelCache(tmp_path / "link", REGISTRY, "city-works", "demand-forecast")
     assert (linked.last(), linked.folder) == (None, cache.folder)
     cache.folder.rename(tmp_path / "elsewhere")
     cache.folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BadInputError, match="is a link"):
-        Cache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast").last()
+        ModelCache(tmp_path / "cache", REGISTRY, "city-works", "demand-forecast").last()
 
 
-def test_folder__that_disappears__is_made_again(cache: Cache, tmp_path: Path) -> None:
+def test_folder__that_disappears__is_made_again(cache: ModelCache, tmp_path: Path) -> None:
     first = _install(cache, tmp_path, 1)
     shutil.rmtree(tmp_path / "cache")
     cache.remember(first)
@@ -257,12 +261,12 @@ def test_folder__that_disappears__is_made_again(cache: Cache, tmp_path: Path) ->
         cache.verified(first)
     shutil.rmtree(tmp_path / "cache")
     second = _install(cache, tmp_path, 2)
-    assert (cache.last(), cache.verified(second)) == (second, cache.place(second))
+    assert (cache.last(), cache.verified(second)) == (second, cache.path(second))
 
 
 @pytest.mark.parametrize("name", ["production.json", ".lock"])
 def test_file__that_cannot_be_read_or_written__is_told_with_a_remedy(
-    cache: Cache, tmp_path: Path, name: str
+    cache: ModelCache, tmp_path: Path, name: str
 ) -> None:
     version = _install(cache, tmp_path, 1)
     (cache.folder / name).unlink()
@@ -276,7 +280,7 @@ def test_file__that_cannot_be_read_or_written__is_told_with_a_remedy(
         use()
 
 
-def test_cache__that_can_only_be_read__is_read(cache: Cache, tmp_path: Path) -> None:
+def test_cache__that_can_only_be_read__is_read(cache: ModelCache, tmp_path: Path) -> None:
     version = _install(cache, tmp_path, 1)
     with _read_only():
         assert cache.last() == version
@@ -311,7 +315,7 @@ def _read_only() -> Iterator[None]:
     ids=["disk", "requests", "socket"],
 )
 def test_download__that_fails__is_the_fault_of_the_cache_if_the_disk_is_full(
-    cache: Cache, tmp_path: Path, error: OSError, kind: type[Exception]
+    cache: ModelCache, tmp_path: Path, error: OSError, kind: type[Exception]
 ) -> None:
     def download(_: Path) -> None:
         raise error

@@ -16,13 +16,13 @@ import pytest
 import ai_hub
 from ai_hub.api.schemas.features import FeatureSource
 from ai_hub.client import (
-    AsyncModel,
+    AsyncProductionModel,
     BusyError,
     DegradedError,
     ExportFailedError,
     KeyRefusedError,
     UnavailableError,
-    exchange,
+    http,
 )
 from ai_hub.client.predictions import Prediction
 from ai_hub.errors import (
@@ -93,10 +93,10 @@ class Service:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     service = Service()
-    connection = exchange.connection
+    connection = http.client_arguments
     # reading the certificates takes longer than a test
     more = {"transport": httpx.MockTransport(service), "verify": False}
-    monkeypatch.setattr(exchange, "connection", lambda options: connection(options) | more)
+    monkeypatch.setattr(http, "client_arguments", lambda options: connection(options) | more)
     return service
 
 
@@ -222,10 +222,10 @@ def test_degradation__is_told_in_words(missing: tuple[str, ...], more: int, says
 
 
 def test_async_model__can_be_copied() -> None:
-    model = AsyncModel(cast("Any", "a model"))
-    assert copy.copy(model).live == "a model"
+    model = AsyncProductionModel(cast("Any", "a model"))
+    assert copy.copy(model).model == "a model"
     with pytest.raises(AttributeError):
-        object.__new__(AsyncModel).anything  # noqa: B018
+        object.__new__(AsyncProductionModel).anything  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_answer__of_something_else__is_told(service: Service, ask: Ask, answer: 
 def test_export__that_takes_longer__is_followed(
     service: Service, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ai_hub.client.flows._POLL_S", 0.01)
+    monkeypatch.setattr("ai_hub.client.operations._POLL_S", 0.01)
     service.answers = [_answer(202, JOB), _answer(body=JOB), _answer(body=JOB | {"status": "completed"})]
     job = ask(lambda client: client.export("forecast_basic", NOON, NOON, assets=["meter-008"]))
     assert job.status == "completed"

@@ -6,8 +6,9 @@ import sys
 import pytest
 
 import ai_hub
-from ai_hub.client.options import resolve
+from ai_hub.client.http import Options, resolve_options
 from ai_hub.errors import BadInputError
+from ai_hub.settings import Settings
 
 _KEY = "ahk_0123456789abcdef"
 
@@ -21,40 +22,44 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
     monkeypatch.setenv("AI_HUB_TENANT", "city-works")
 
 
+def resolve(url: str | None = None, key: str | None = None, tenant: str | None = None) -> Options:
+    return resolve_options(Settings(), url=url, api_key=key, tenant=tenant, timeout_s=1.0)
+
+
 def test_options__without_arguments__are_the_settings() -> None:
-    found = resolve(None, None, None, 1.0)
-    assert (found.url, found.tenant) == ("http://settings.test:1", "city-works")
-    assert found.headers == {"Authorization": f"Bearer {_KEY}"}
+    options = resolve()
+    assert (options.url, options.tenant) == ("http://settings.test:1", "city-works")
+    assert options.headers == {"Authorization": f"Bearer {_KEY}"}
 
 
 def test_options__arguments__win() -> None:
-    found = resolve("https://argument.test", "other", "grid-east", 1.0)
-    assert (found.url, found.tenant) == ("https://argument.test", "grid-east")
-    assert found.headers == {"Authorization": "Bearer other"}
+    options = resolve("https://argument.test", "other", "grid-east")
+    assert (options.url, options.tenant) == ("https://argument.test", "grid-east")
+    assert options.headers == {"Authorization": "Bearer other"}
 
 
 def test_key__from_a_file__loses_its_line_end() -> None:
-    assert resolve(None, f"{_KEY}\n", None, 1.0).headers == {"Authorization": f"Bearer {_KEY}"}
+    assert resolve(key=f"{_KEY}\n").headers == {"Authorization": f"Bearer {_KEY}"}
 
 
 @pytest.mark.parametrize("key", [f"{_KEY}\r\nX-Admin: 1", f"{_KEY} x", f"{_KEY}é"])
 def test_key__no_header_can_carry__is_refused_without_naming_it(key: str) -> None:
     with pytest.raises(BadInputError) as refusal:
-        resolve(None, key, None, 1.0)
+        resolve(key=key)
     assert _KEY not in str(refusal.value)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8003", "ftp://hub.test", "http://", f"http://me:{_KEY}@hub.test"])
 def test_address__that_cannot_be_one__is_refused_without_naming_a_login(url: str) -> None:
     with pytest.raises(BadInputError) as refusal:
-        resolve(url, None, None, 1.0)
+        resolve(url)
     assert _KEY not in str(refusal.value)
 
 
 def test_tenant__nowhere__is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AI_HUB_TENANT")
     with pytest.raises(BadInputError, match="AI_HUB_TENANT"):
-        resolve(None, None, None, 1.0)
+        resolve()
 
 
 def test_repr__holds_no_key() -> None:

@@ -19,31 +19,30 @@ from ai_hub.errors import (
     ServiceDownError,
 )
 from ai_hub.registry.login import WORKSPACE_HEADER, connection
-from ai_hub.settings import Settings
 
 _ALIAS_PATH = "/api/2.0/mlflow/registered-models/alias"
 #: always mirrors the stage, see docs/registry.md
 _ALIAS = "production"
-_SEAL_TAG = "manifest_sha256"
+_DIGEST_TAG = "manifest_sha256"
 _TIMEOUT = httpx.Timeout(5.0, connect=2.0)
 
 
 @dataclass(frozen=True)
-class Production:
+class ProductionVersion:
     """A version that is, or was, in Production."""
 
     version: int
     semantic_version: str | None
-    #: SHA-256 of the manifest that seals its files
+    #: SHA-256 of the manifest, which lists the version's files and their checksums
     manifest_sha256: str
     tags: Mapping[str, str]
 
     @property
     def label(self) -> str:
-        """Its name for people, and of its folder."""
+        """Name in messages and of its folder."""
         return self.semantic_version or str(self.version)
 
-    def is_same(self, other: Production | None) -> bool:
+    def is_same(self, other: ProductionVersion | None) -> bool:
         """Whether `other` is this version with these files; tags may change."""
         return other is not None and (self.version, self.manifest_sha256) == (
             other.version,
@@ -51,24 +50,24 @@ class Production:
         )
 
 
-class Registry:
-    """The MLflow server, asked for production versions; connections are kept."""
+class RegistryClient:
+    """Asks the MLflow server for a tenant's production versions; keeps its connections."""
 
-    def __init__(self, tenant: str, url: str | None = None) -> None:
+    def __init__(self, tenant: str, url: str) -> None:
         self._tenant = tenant
         #: its address, without a login
-        self.url, options = connection(url or Settings().require("mlflow_tracking_uri"))
+        self.url, options = connection(url)
         self._http = httpx.Client(timeout=_TIMEOUT, **options)
 
     def close(self) -> None:
         """Close its connections."""
         self._http.close()
 
-    def production(self, model: str) -> Production:
+    def production(self, model: str) -> ProductionVersion:
         """The version in Production now.
 
         Raises:
-            ConflictError: its files have no seal.
+            ConflictError: its files have no manifest.
             NotFoundError: there is none, or no such model.
             ServiceDownError: the registry does not answer.
         """
@@ -84,19 +83,19 @@ class Registry:
             raise self._error(response, model)
         return self._version(response, model)
 
-    def _version(self, response: httpx.Response, model: str) -> Production:
+    def _version(self, response: httpx.Response, model: str) -> ProductionVersion:
         try:
-            found = response.json()["model_version"]
-            tags = {str(tag["key"]): str(tag.get("value", "")) for tag in found.get("tags", ())}
-            version = int(found["version"])
+            body = response.json()["model_version"]
+            tags = {str(tag["key"]): str(tag.get("value", "")) for tag in body.get("tags", ())}
+            version = int(body["version"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ServiceDownError("MLflow", self.url, "what answers there is no registry") from error
-        if _SEAL_TAG not in tags:
+            raise ServiceDownError("MLflow", self.url, "the response is not MLflow's") from error
+        if _DIGEST_TAG not in tags:
             raise ConflictError(
                 f"Version {version} of {model} has no manifest, so its files cannot be checked.",
                 hint="Register the model anew from its run.",
             )
-        return Production(version, tags.get("semantic_version"), tags[_SEAL_TAG], tags)
+        return ProductionVersion(version, tags.get("semantic_version"), tags[_DIGEST_TAG], tags)
 
     def _error(self, response: httpx.Response, model: str) -> AiHubError:
         body = _body(response)

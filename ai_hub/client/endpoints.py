@@ -1,4 +1,4 @@
-"""The service's endpoints as values: what to send, and what the answer is; nothing is sent here."""
+"""The service's endpoints as values: what to send, and what comes back; nothing is sent here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
+
 
 _FEATURES = "/ai/features/get"
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -45,22 +46,22 @@ class Call(Generic[Answer]):
             return self.answer.model_validate_json(content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "body"
+            field_name = ".".join(str(part) for part in first["loc"]) or "body"
             raise AiHubError(
                 f"{self.method} {self.path} was answered with what this client cannot read: "
-                f"{place}: {first['msg']}.",
+                f"{field_name}: {first['msg']}.",
                 hint="Is it the address of AI Hub, and of the same version?",
             ) from error
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file to be fetched; it appears at `to` when all of it is there."""
+    """A file to be downloaded; it appears at `to` when it is complete."""
 
     path: str
     query: dict[str, Any]
     to: Path
-    #: of its bytes; None: not known
+    #: None: not known
     sha256: str | None
 
 
@@ -84,8 +85,8 @@ def features(
         "lookback_hours": lookback_hours,
     }
     if one:
-        return Call("POST", _FEATURES, FeaturesResponse, body=_given(body))
-    return Call("POST", _FEATURES, FeaturesBatchResponse, body=_given(body))
+        return Call("POST", _FEATURES, FeaturesResponse, body=_without_none(body))
+    return Call("POST", _FEATURES, FeaturesBatchResponse, body=_without_none(body))
 
 
 def feature_sets() -> Call[FeatureSetsResponse]:
@@ -97,12 +98,12 @@ def export(tenant: str, wait_s: float, **fields: Any) -> Call[ExportJob]:
     """Start an export; `fields` are those of `ExportRequest`, `idempotency_key` among them."""
     body = {"tenant_id": tenant, **fields}
     return Call(
-        "POST", "/ai/features/export", ExportJob, {"wait_s": wait_s}, body=_given(body), waits_s=wait_s
+        "POST", "/ai/features/export", ExportJob, {"wait_s": wait_s}, body=_without_none(body), waits_s=wait_s
     )
 
 
 def export_job(tenant: str, export_id: UUID) -> Call[ExportJob]:
-    """Where an export is."""
+    """State of an export."""
     return Call("GET", f"/ai/features/exports/{export_id}", ExportJob, {"tenant_id": tenant})
 
 
@@ -111,7 +112,7 @@ def exports(
 ) -> Call[ExportList]:
     """The tenant's exports."""
     query = {"tenant_id": tenant, "feature_set": feature_set, "status_filter": status}
-    return Call("GET", "/ai/features/exports", ExportList, _given(query) | _page(limit, offset))
+    return Call("GET", "/ai/features/exports", ExportList, _without_none(query) | _page(limit, offset))
 
 
 def export_files(tenant: str, export_id: UUID) -> Call[ExportFiles]:
@@ -128,7 +129,7 @@ def delete_export(tenant: str, export_id: UUID) -> Call[ExportDeleted]:
 def assets(tenant: str, kind: str | None, limit: int, offset: int) -> Call[AssetList]:
     """The tenant's assets."""
     query = {"tenant_id": tenant, "kind": kind}
-    return Call("GET", "/ai/assets", AssetList, _given(query) | _page(limit, offset))
+    return Call("GET", "/ai/assets", AssetList, _without_none(query) | _page(limit, offset))
 
 
 def units(tenant: str, assets: Sequence[str]) -> Call[AssetList]:
@@ -140,12 +141,12 @@ def units(tenant: str, assets: Sequence[str]) -> Call[AssetList]:
 def models(tenant: str, model: str | None, stage: str | None, limit: int, offset: int) -> Call[ModelList]:
     """The tenant's model versions."""
     query = {"tenant_id": tenant, "model_name": model, "stage": stage}
-    return Call("GET", "/ai/models/", ModelList, _given(query) | _page(limit, offset))
+    return Call("GET", "/ai/models/", ModelList, _without_none(query) | _page(limit, offset))
 
 
 def _page(limit: int, offset: int) -> dict[str, int]:
     return {"limit": limit, "offset": offset} if offset else {"limit": limit}
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai_hub.client.models import live, supply
-from ai_hub.client.models.cache import Cache
-from ai_hub.client.models.live import LiveModel
-from ai_hub.client.models.loaded import LoadedModel
-from ai_hub.client.models.private import UnusableCacheError
-from ai_hub.client.models.production import Production
-from ai_hub.client.models.seal import TamperedError
+from ai_hub.client.models import loading, production_model
+from ai_hub.client.models.cache import ModelCache
+from ai_hub.client.models.loading import LoadedModel
+from ai_hub.client.models.production_model import ProductionModel
+from ai_hub.client.models.registry import ProductionVersion
+from ai_hub.client.models.verification import TamperedError, UnusableCacheError
 from ai_hub.errors import ConflictError, ForbiddenError, ServiceDownError
 
 if TYPE_CHECKING:
@@ -34,11 +33,11 @@ def _manifest(number: int) -> bytes:
     return json.dumps({"files": {"model": {"sha256": hashlib.sha256(CONTENT[number]).hexdigest()}}}).encode()
 
 
-def _version(number: int) -> Production:
-    return Production(number, f"v1.0.{number}", hashlib.sha256(_manifest(number)).hexdigest(), {})
+def _version(number: int) -> ProductionVersion:
+    return ProductionVersion(number, f"v1.0.{number}", hashlib.sha256(_manifest(number)).hexdigest(), {})
 
 
-class Registry:
+class RegistryClient:
     """Tells what is in Production, or raises that."""
 
     def __init__(self) -> None:
@@ -46,7 +45,7 @@ class Registry:
         #: before a look returns
         self.looks: Callable[[], object] = lambda: None
 
-    def production(self, model: str) -> Production:
+    def production(self, model: str) -> ProductionVersion:
         assert model == "m"
         self.looks()
         if isinstance(self.now, Exception):
@@ -58,20 +57,20 @@ class World:
     """A registry, a cache, and what was loaded from the cache."""
 
     def __init__(self, root: Path) -> None:
-        self.registry = Registry()
+        self.registry = RegistryClient()
         self.root = root
         self.loaded: list[int] = []
         self.download: Callable[[], object] = lambda: None
 
-    def cache(self) -> Cache:
-        return Cache(self.root, "http://mlflow.test", "t-a", "m")
+    def cache(self) -> ModelCache:
+        return ModelCache(self.root, "http://mlflow.test", "t-a", "m")
 
-    def model(self, **more: Any) -> LiveModel:
+    def model(self, **more: Any) -> ProductionModel:
         registry: Any = self.registry
-        return LiveModel(registry, self.cache(), "t-a", "m", **{"refresh_s": 3600.0} | more)
+        return ProductionModel(registry, self.cache(), "t-a", "m", **{"refresh_s": 3600.0} | more)
 
     @contextmanager
-    def opened(self, **more: Any) -> Iterator[LiveModel]:
+    def opened(self, **more: Any) -> Iterator[ProductionModel]:
         model = self.model(**more)
         model.open()
         yield model
@@ -83,19 +82,19 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """Version 1 is in Production, and in the cache."""
     world = World(tmp_path / "cache")
 
-    def download(_: object, version: Production, folder: Path) -> None:
+    def download(_: object, version: ProductionVersion, folder: Path) -> None:
         world.download()
         (folder / "manifest.json").write_bytes(_manifest(version.version))
         (folder / "model").write_bytes(CONTENT[version.version])
 
-    def load(place: Path, tenant: str, name: str, version: Production) -> LoadedModel:
+    def load(place: Path, tenant: str, name: str, version: ProductionVersion) -> LoadedModel:
         number = int((place / "model").read_text().removeprefix("weights "))
         world.loaded.append(number)
         seal = version.manifest_sha256
         return LoadedModel(tenant, name, number, version.label, seal, (), frozenset(), None, len)
 
-    monkeypatch.setattr(supply.Supply, "_download", download)
-    monkeypatch.setattr(supply, "load", load)
+    monkeypatch.setattr(loading.ModelLoader, "_download", download)
+    monkeypatch.setattr(loading, "load", load)
     with world.opened():
         pass
     world.loaded.clear()
@@ -144,7 +143,7 @@ def test_start__when_the_newer_version_is_bad__runs_the_one_before(world: World)
 def test_start__when_the_newer_version_takes_long__runs_the_one_before_until_it_is_there(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(production_model, "_START_TIMEOUT_S", 0.01)
     world.registry.now = 2
     go_on = threading.Event()
     world.download = go_on.wait
@@ -158,8 +157,8 @@ def test_start__when_the_newer_version_takes_long__runs_the_one_before_until_it_
 def test_start__with_a_changed_file__waits_for_what_is_still_to_come(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_PATIENCE_S", 0.01)
-    (world.cache().place(_version(1)) / "model").write_text("weights 3")
+    monkeypatch.setattr(production_model, "_START_TIMEOUT_S", 0.01)
+    (world.cache().path(_version(1)) / "model").write_text("weights 3")
     world.registry.now = DOWN
     with pytest.raises(TamperedError, match="model was changed"):
         world.model().open()
@@ -172,7 +171,7 @@ def test_start__with_a_changed_file__waits_for_what_is_still_to_come(
 
 @pytest.mark.parametrize("mode", [0o777, 0o720, 0o702])
 def test_version__that_others_can_write__is_not_run(world: World, mode: int) -> None:
-    place = world.cache().place(_version(1))
+    place = world.cache().path(_version(1))
     place.chmod(mode)
     world.registry.now = DOWN
     with pytest.raises(TamperedError, match=r"v1\.0\.1\S* was opened to other users"):
@@ -193,7 +192,7 @@ def test_pointer__that_others_can_write__is_not_believed(
     with pytest.raises(ServiceDownError):
         world.model().open()
     assert world.loaded == []
-    assert "production.json can be written by other users, so it is not believed" in caplog.text
+    assert "production.json can be written by other users, so it is not used" in caplog.text
     world.registry.now = 1
     with world.opened():
         pass
@@ -245,7 +244,7 @@ def test_start__that_cannot_write_the_pointer__is_no_failure_and_is_told_once(
         assert model.refresh()
         assert model.refresh()
         assert (model.version, model.stale, model.last_error) == (1, False, None)
-    assert caplog.text.count("is not kept: The model cache is not used") == 1
+    assert caplog.text.count("is not cached: The model cache is not used") == 1
 
 
 def test_start__without_a_cache__is_told_with_a_remedy(world: World) -> None:

@@ -14,8 +14,8 @@ import pytest
 from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression
 
-from ai_hub.client.models.loaded import LoadedModel, load
-from ai_hub.client.models.production import Production
+from ai_hub.client.models.loading import LoadedModel, load
+from ai_hub.client.models.registry import ProductionVersion
 from ai_hub.errors import BadInputError, ConflictError
 from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard
 
@@ -29,7 +29,7 @@ TARGET = 2.0 * FRAME["hour_of_day"] + FRAME["lag_1h"]
 
 
 def _load(folder: Path, **tags: str) -> LoadedModel:
-    return load(folder, "city-works", "demand-forecast", Production(3, "v1.2.0", "0" * 64, tags))
+    return load(folder, "city-works", "demand-forecast", ProductionVersion(3, "v1.2.0", "0" * 64, tags))
 
 
 def _linear(folder: Path, *, signed: bool = True) -> LoadedModel:

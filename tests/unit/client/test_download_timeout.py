@@ -1,4 +1,4 @@
-"""How long a download that fails is waited for."""
+"""A download from a registry that is overloaded ends soon."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai_hub.client.models import supply
-from ai_hub.client.models.cache import Cache
-from ai_hub.client.models.production import Production
-from ai_hub.client.models.supply import Supply
+from ai_hub.client.models import loading
+from ai_hub.client.models.cache import ModelCache
+from ai_hub.client.models.loading import ModelLoader
+from ai_hub.client.models.registry import ProductionVersion
 from ai_hub.errors import ServiceDownError
 
 if TYPE_CHECKING:
@@ -52,20 +52,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.mark.timeout(60)
 def test_download__from_an_overloaded_registry__is_given_up_soon(asked: list[str], tmp_path: Path) -> None:
-    source = Supply(Cache(tmp_path, "http://mlflow.test", "city-works", "m"), "city-works", "m")
+    source = ModelLoader(ModelCache(tmp_path, "http://mlflow.test", "city-works", "m"), "city-works", "m")
     with pytest.raises(ServiceDownError, match="503"):
-        source.get(Production(1, "v1.0.0", "ab" * 32, {"manifest_sha256": "ab" * 32}))
+        source.get(ProductionVersion(1, "v1.0.0", "ab" * 32, {"manifest_sha256": "ab" * 32}))
     assert len(asked) == 2
     assert not set(NAMES) & set(os.environ), "as before"
 
 
-def test_patience__is_ones_own_if_set_and_as_before_after_the_last_download(
+def test_short_timeout__leaves_what_the_user_set_and_ends_with_the_last_download(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(NAMES[0], "5")
     monkeypatch.delenv(NAMES[1], raising=False)
-    first = supply._soon()
-    with supply._soon():
+    first = loading._short_timeout()
+    with loading._short_timeout():
         first.__enter__()
     assert [os.environ.get(name) for name in NAMES] == ["5", "20"]
     first.__exit__(None, None, None)

@@ -19,7 +19,7 @@ from support.registry_servers import FORKS
 from support.registry_tenant import MODEL, Tenant
 
 import ai_hub
-from ai_hub.client.models.seal import TamperedError
+from ai_hub.client.models.verification import TamperedError
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from support.registry_servers import Server
 
-    from ai_hub.client import LiveModel
+    from ai_hub.client import ProductionModel
 
 BUCKET = "ml-models"
 _SOON_S = 60
@@ -81,7 +81,7 @@ def test_promotion_and_rollback__under_eight_threads__swap_between_whole_answers
     errors: list[Exception] = []
     stop = threading.Event()
 
-    def ask(model: LiveModel, found: list[float]) -> None:
+    def ask(model: ProductionModel, found: list[float]) -> None:
         while not stop.is_set():
             try:
                 (answer,) = set(model.predict(ROWS))
@@ -175,7 +175,7 @@ def test_changed_file_in_the_cache__is_refused_and_fetched_anew(
     with _client(acme, cache) as client:
         model = client.model(MODEL)
         assert list(model.predict(ROWS)) == pytest.approx([answer_of(1)] * 3)
-        assert not model.stale
+        _soon(lambda: not model.stale)
     assert booster.read_bytes() == whole
 
 
@@ -286,7 +286,7 @@ def test_async__swaps_alike_and_never_holds_the_loop(acme: Tenant, cache: Path, 
 
 
 @contextmanager
-def _down_for_looks(model: LiveModel) -> Iterator[None]:
+def _down_for_looks(model: ProductionModel) -> Iterator[None]:
     """The model does not look at the registry during the block."""
-    with model._turn:
+    with model._refresh_lock:
         yield

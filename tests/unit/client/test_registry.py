@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ai_hub.client.models.production import Registry
+from ai_hub.client.models.registry import RegistryClient
 from ai_hub.errors import (
     AiHubError,
     BadInputError,
@@ -34,7 +34,7 @@ def _ask(answer: httpx.Response | Exception) -> Any:
             raise answer
         return answer
 
-    registry = Registry("city-works", "http://me:secret@mlflow.test/")
+    registry = RegistryClient("city-works", "http://me:secret@mlflow.test/")
     registry._http = httpx.Client(base_url=registry.url, transport=httpx.MockTransport(respond))
     return registry.production("demand-forecast")
 
@@ -57,8 +57,8 @@ def test_answer__is_the_version_with_its_seal() -> None:
         (httpx.Response(403, json={"message": "Permission denied"}), ForbiddenError, "docs/people"),
         (httpx.Response(500, text="oops"), ServiceDownError, "500 Internal Server Error"),
         (httpx.Response(503, json=["odd"]), ServiceDownError, "503"),
-        (httpx.Response(200, text="<html>"), ServiceDownError, "no registry"),
-        (httpx.Response(200, json={"model_version": {}}), ServiceDownError, "no registry"),
+        (httpx.Response(200, text="<html>"), ServiceDownError, "not MLflow's"),
+        (httpx.Response(200, json={"model_version": {}}), ServiceDownError, "not MLflow's"),
         (httpx.Response(200, json={"model_version": {"version": "7"}}), ConflictError, "has no manifest"),
         (httpx.ConnectError("refused"), ServiceDownError, "http://mlflow.test does not answer: refused"),
         (httpx.ReadTimeout(""), ServiceDownError, "ReadTimeout"),
@@ -87,7 +87,7 @@ def test_login_in_the_address__is_sent_and_is_in_no_log_or_error(caplog: pytest.
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        registry = Registry("city-works", f"http://me:sec%40ret@127.0.0.1:{server.server_port}")
+        registry = RegistryClient("city-works", f"http://me:sec%40ret@127.0.0.1:{server.server_port}")
         with pytest.raises(NotLoggedInError) as refusal:
             registry.production("demand-forecast")
         registry.close()
@@ -99,6 +99,6 @@ def test_login_in_the_address__is_sent_and_is_in_no_log_or_error(caplog: pytest.
 
 def test_address__that_is_none__is_refused_without_its_password() -> None:
     with pytest.raises(BadInputError, match="MLFLOW_TRACKING_URI") as refusal:
-        Registry("city-works", "http://me:sec/ret@mlflow.test")
+        RegistryClient("city-works", "http://me:sec/ret@mlflow.test")
     assert "sec" not in str(refusal.value)
     assert refusal.value.__suppress_context__, "httpx quotes a part of it"
