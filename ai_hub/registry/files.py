@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import quote, urlsplit
 
+from ai_hub.errors import AiHubError
 from ai_hub.registry.server import address, call, needs_own_client, stream, tracking_uri
 from ai_hub.registry.tenants import tenant_scope
 from mlflow_plugins.artifacts.folders import RepositoryFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _PROXY: Final = "/api/2.0/mlflow-artifacts/artifacts"
 _PROXY_SCHEME: Final = "mlflow-artifacts"
@@ -32,13 +35,37 @@ class Repository(Protocol):
 
 @contextmanager
 def repository(uri: str, tenant: str) -> Iterator[Repository]:
-    """The files at an address that the registry gave."""
+    """The files at an address that the registry gave.
+
+    Raises:
+        AiHubError: reading them takes MLflow, which is not installed.
+    """
     parts = urlsplit(uri)
     if parts.scheme == _PROXY_SCHEME and not parts.netloc and not needs_own_client():
         yield _Proxy(parts.path.strip("/"), tenant)
         return
+    open_repository = _of_mlflow(uri)
     with tenant_scope(tenant):
-        yield _OfMlflow(uri)
+        yield _OfMlflow(open_repository(uri, tracking_uri=tracking_uri()))
+
+
+def _of_mlflow(uri: str) -> Callable[..., ArtifactRepository]:
+    """What opens the files at an address that the server does not hand out.
+
+    Raises:
+        AiHubError: MLflow is not installed.
+    """
+    try:
+        from mlflow.store.artifact.artifact_repository_registry import (  # noqa: PLC0415  # takes seconds
+            get_artifact_repository,
+        )
+    except ModuleNotFoundError as error:
+        raise AiHubError(
+            f"The registry's server does not hand out the files at {uri}, and MLflow, which can read them, "
+            "is not installed.",
+            hint="Run `pip install 'ai-hub[server]'`, or have the server started with --serve-artifacts.",
+        ) from error
+    return get_artifact_repository
 
 
 class _Proxy:
@@ -73,12 +100,8 @@ class _Proxy:
 class _OfMlflow:
     """Files of any store that MLflow's own client reads."""
 
-    def __init__(self, uri: str) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import (  # noqa: PLC0415  # takes seconds
-            get_artifact_repository,
-        )
-
-        self._repository = get_artifact_repository(uri, tracking_uri=tracking_uri())
+    def __init__(self, repository: ArtifactRepository) -> None:
+        self._repository = repository
         self.address = str(self._repository.artifact_uri)
 
     def sizes(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ai_hub.errors import NotFoundError
+from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.registry.server import call, model_path, require_server
 from ai_hub.registry.tenants import check_name
 from ai_hub.registry.transitions import Transition
@@ -92,7 +92,17 @@ def history(
 
 
 def production_at(tenant: str, model: str, at: datetime) -> Transition | None:
-    """The promotion that put into Production what was there at `at` (with a time zone)."""
+    """The promotion that put into Production what was there at `at`; None when nothing was.
+
+    Raises:
+        BadInputError: `at` has no time zone.
+        NotFoundError: no such tenant.
+    """
+    if at.tzinfo is None:
+        raise BadInputError(
+            f"{at.isoformat()} names no time zone, so it is no moment.",
+            hint="Give the time one, for example datetime(2026, 11, 30, 12, tzinfo=timezone.utc).",
+        )
     check_name(tenant)
     require_server()
     wish = {"at_ms": to_millis(at)}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from fractions import Fraction
-from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mlflow_plugins.gates.gate import Gate, Verdict, passed, refused
 from mlflow_plugins.people.actor import REASON_TAG, UNKNOWN
+from mlflow_plugins.registration.model_info import is_finite
 
 if TYPE_CHECKING:
     from mlflow_plugins.gates.gate import Candidate, VersionInfo
@@ -301,7 +301,7 @@ def value_of(info: VersionInfo, metric: str) -> float | str:
         known = ", ".join(sorted(info.metrics)) or "no metrics"
         return f"Metric {metric} of {info} was not recorded; it has {known}."
     value = info.metrics[metric]
-    if value is None or not isfinite(value):
+    if value is None or not is_finite(value):
         return f"Metric {metric} of {info} is not a finite number."
     return value
 

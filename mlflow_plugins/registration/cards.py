@@ -10,7 +10,7 @@ import json
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
-from mlflow_plugins.registration.model_info import describe
+from mlflow_plugins.registration.model_info import describe, is_finite
 
 if TYPE_CHECKING:
     from mlflow_plugins.artifacts.manifest import Sealed
@@ -59,7 +59,7 @@ def make(candidate: NewVersion, sealed: Sealed) -> str:
         "feature_names": described["feature_names"],
         "hyperparameters": described["hyperparameters"],
         "feature_service": candidate.interface.feature_service,
-        "metrics": {name: value for name, value in candidate.facts.metrics.items() if isfinite(value)},
+        "metrics": {name: value for name, value in candidate.facts.metrics.items() if is_finite(value)},
         "size_bytes": sealed.size_bytes,
     }
     for name in _SPARED:

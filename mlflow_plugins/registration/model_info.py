@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from math import isfinite, isnan
 from typing import TYPE_CHECKING, Any, Final
@@ -51,9 +52,14 @@ class RunFacts:
     own_metrics: dict[str, float] = field(default_factory=dict)
 
 
+def is_finite(value: float) -> bool:
+    """Whether a metric is a number to compare; MLflow's databases keep infinity as the largest float."""
+    return isfinite(value) and abs(value) < sys.float_info.max
+
+
 def finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """Metrics as JSON takes them: None for NaN and infinity."""
-    return {name: value if isfinite(value) else None for name, value in metrics.items()}
+    return {name: value if is_finite(value) else None for name, value in metrics.items()}
 
 
 def read_mlmodel(folder: Folder, paths: Container[str]) -> dict[str, Any]:

@@ -135,6 +135,9 @@ def test_metric__missing__is_refused_with_the_run_and_counts_once_it_is_there(
         told = f"Metric rmse of version 1 (v1.0.0) was not recorded; it has mae. Log it to run {run_id}; it"
         assert told in answer.json()["message"]
         assert told in run("gates", MODEL, "--tenant", acme.name)[1].replace("\n", " ")
+        acme.client.log_metric(run_id, "rmse", float("inf"))
+        answer = acme.stage(version, "Production")
+        assert "Metric rmse of version 1 (v1.0.0) is not a finite number." in answer.json()["message"]
         acme.client.log_metric(run_id, "rmse", 2.5)
         answer = acme.stage(version, "Production")
         assert "Metric rmse is 2.5, above the most allowed, 2." in answer.json()["message"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -106,6 +107,7 @@ def test_signature__complete__passes() -> None:
         ({"mae": None}, "not a finite number"),
         ({"mae": float("nan")}, "not a finite number"),
         ({"mae": float("inf")}, "not a finite number"),
+        ({"mae": -sys.float_info.max}, "not a finite number"),  # as MLflow keeps negative infinity
         ({"mae": 2.01}, "2.01, above the most allowed, 2"),
         ({"mae": -0.5}, "-0.5, below the least allowed, 0"),
     ],
