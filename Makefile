@@ -6,7 +6,9 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 # Trust whom the machine trusts: many companies sign what passes their proxy.
 export UV_SYSTEM_CERTS := true
-# Without bytecode on disk every process compiles Feast and MLflow anew, which doubles its start.
+# Without bytecode on disk every process compiles Feast and MLflow anew, which doubles its start. Python writes it
+# when it first imports a module; where the user's environment forbids that, `make install` does, for later commands.
+COMPILED := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -20,14 +22,14 @@ install: $(STAMP) ## Create .venv and install everything from the lock file
 $(STAMP): pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet $(COMPILED) --require-hashes -r requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements.lock --editable .
+	@$(if $(COMPILED),$(BIN)/python -m compileall -q ai_hub feast_plugins mlflow_plugins feature_repo)
 	@touch $@
 
 # As many sets of servers side by side; the first file, in which the demo runs, takes longest.
 WORKERS ?= 2
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-COVERAGE = --cov=ai_hub --cov=feast_plugins --cov=mlflow_plugins --cov-branch --cov-report=term:skip-covered
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make lock" pyproject.toml
@@ -51,7 +53,7 @@ tests:
 
 test-long: $(STAMP) lint ## The same with many new examples, more kills and fuzzing, coverage, and every benchmark tried (hours)
 	@AI_HUB_TEST_TYPE_CHECKS=1 AI_HUB_EVERY_ZONE=1 AI_HUB_SWEEP=1 AI_HUB_FUZZ_EXAMPLES=400 AI_HUB_FUZZ_TIMEOUT_S=3600 \
-	  $(PYTEST) -m "long or not long" --timeout=7200 --hypothesis-profile=long $(COVERAGE)
+	  $(PYTEST) -m "long or not long" --timeout=7200 --hypothesis-profile=long --cov
 	@$(MAKE) --no-print-directory bench faults SMALL=1
 
 bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service, exports, a fleet and start-up, into docs/benchmarks (SMALL=1: a try of minutes)

@@ -21,7 +21,7 @@ from ai_hub.imports import skip_type_checks
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
     from types import FrameType
 
@@ -47,6 +47,15 @@ _FOREIGN = (
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     *(f"AI_HUB_{service.port_field.upper()}" for service in SERVICES.values()),
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a test that is skipped fails: it shows nothing, and nobody would notice."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+    return report
 
 
 @contextmanager

@@ -79,7 +79,10 @@ def entries(dialog: Dialog) -> int:
     return len(registry.history(dialog.tenant.name, MODEL, version=dialog.version))
 
 
-@pytest.mark.parametrize("start", ALIASES)
+@pytest.mark.parametrize(
+    "start",
+    ["production", *(pytest.param(alias, marks=pytest.mark.long) for alias in ("staging", "archived"))],
+)
 def test_dialog__any_chips__is_green_when_all_of_it_happened_and_red_when_not(
     acme: Tenant, tmp_path: Path, start: str
 ) -> None:

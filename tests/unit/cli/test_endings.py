@@ -24,7 +24,8 @@ LIMIT = 100_000
 
 
 def _environment(folder: Path, **variables: str) -> dict[str, str]:
-    foreign = ("TIMESCALE_", "REDIS_", "MINIO_", "MLFLOW_", "FEAST_", "PG")
+    # where files have no room, coverage's have none, either
+    foreign = ("TIMESCALE_", "REDIS_", "MINIO_", "MLFLOW_", "FEAST_", "PG", "COVERAGE_")
     own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return own | {"AI_HUB_STATE_DIR": str(folder / "state")} | variables
 
