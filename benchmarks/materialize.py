@@ -37,7 +37,7 @@ from benchmarks.servers import clean_up_when_terminated
 from benchmarks.stores import HOST, Postgres, Valkey, postgres, valkey
 from feast_plugins.materialize.encoding import data_of
 from feast_plugins.materialize.plan import Encoder, latest, plan
-from feast_plugins.materialize.resp import Stored
+from feast_plugins.materialize.resp import StoredTimes
 from feast_plugins.materialize.shards import Shards, open_channel
 from feast_plugins.postgres.session import connect, stream
 
@@ -188,16 +188,16 @@ def _materialize(store: FeatureStore) -> None:
 def _commands(store: FeatureStore) -> list[tuple[memoryview, int]]:
     """What ours sends, in the same parts, and the number of replies to each."""
     view = store.get_feature_view("meters")
-    way = plan(view, store.config)
-    if way is None:
+    view_plan = plan(view, store.config)
+    if view_plan is None:
         raise RuntimeError("The view does not go the fast way.")
-    encoder = Encoder(way, view, store.project, check=False, replace_equal=True)
-    query = latest(way.source, START, END, None, timedelta())
+    encoder = Encoder(view_plan, view, store.project, check=False, replace_equal=True)
+    query = latest(view_plan.source, START, END, None, timedelta())
     found = []
-    unasked = Stored(Shards(None, _TIMEOUT_S), way.time_field)
+    unread = StoredTimes(Shards(None, _TIMEOUT_S), view_plan.time_field)
     with connect(store.config.offline_store) as connection, stream(connection, query) as batches:
         for batch in batches:
-            keys, commands = encoder.encode(batch, unasked)
+            keys, commands = encoder.encode(batch, unread)
             found.append((data_of(commands), len(keys) * encoder.replies))
     return found
 

@@ -1,10 +1,9 @@
 """Feast batch engine that materializes from Postgres to Redis as columns.
 
 Named in `feature_store.yaml` as `batch_engine: {type: feast_plugins.batch_engine.ArrowComputeEngine}`. The
-newest row of each entity is picked in SQL, read as Arrow and written as commands of the Redis protocol. No
-value becomes a Python object, and Redis holds the same bytes as with Feast's own engine. Views it cannot
-do, such as transformed ones, those of other sources and of other online stores, go through Feast's local
-engine.
+newest row of each entity is selected in SQL, read as Arrow and written as commands of the Redis protocol. No
+value becomes a Python object, and Redis holds the same bytes as with Feast's own engine. Transformed views,
+and views of other sources or other online stores, go through Feast's local engine.
 """
 
 from __future__ import annotations
@@ -21,7 +20,14 @@ from feast.utils import make_tzaware
 from pydantic import Field
 
 from feast_plugins.errors import ColumnTypesError, MaterializationEndError
-from feast_plugins.materialize.run import Stop, WriteOptions, client_of, key_of, materialization, way_of
+from feast_plugins.materialize.run import (
+    Cancellation,
+    WriteOptions,
+    checkpoint_key,
+    client_of,
+    materialization,
+    supported_plan,
+)
 from feast_plugins.postgres.serving import serve
 
 if TYPE_CHECKING:
@@ -34,12 +40,12 @@ if TYPE_CHECKING:
     from feast_plugins.materialize.plan import ViewPlan
 
 
-#: How far the clocks of those who ask may be ahead of this one.
+#: How far a client's clock may be ahead of this one.
 _CLOCK_DIFFERENCE: Final = timedelta(minutes=5)
 
 
 class ArrowComputeEngineConfig(WriteOptions, LocalComputeEngineConfig):
-    """Options of the engine, beside those of the local engine it falls back to."""
+    """Options of the engine, and those of the local engine it falls back to."""
 
     type: str = "feast_plugins.batch_engine.ArrowComputeEngine"  # type: ignore[assignment]  # names the class
 
@@ -47,15 +53,15 @@ class ArrowComputeEngineConfig(WriteOptions, LocalComputeEngineConfig):
     """Feature views that are materialized at the same time."""
 
     resume_seconds: float = Field(3600, ge=0)
-    """How long a run that was killed may be resumed where it was; at most a tenth of `key_ttl_seconds`.
+    """Seconds within which a killed run can be resumed; at most a tenth of `key_ttl_seconds`.
 
-    Relies on the created_timestamp_column of the source: a row that is written or corrected after others were
-    read has a newer one. 0 if that is not so: a killed run is then repeated from its start.
+    Requires that every write or correction of a row renews the source's `created_timestamp_column`. Set 0
+    where it does not: a killed run is then repeated from its start.
     """
 
 
 class ArrowComputeEngine(LocalComputeEngine):
-    """Local engine with a fast way from Postgres to Redis."""
+    """Local engine that writes views of Postgres to Redis as whole columns."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -63,7 +69,7 @@ class ArrowComputeEngine(LocalComputeEngine):
 
     @property
     def supports_batch(self) -> bool:
-        """All feature views of a call come at once."""
+        """True: Feast passes all feature views of a call at once."""
         return True
 
     def materialize(
@@ -72,32 +78,36 @@ class ArrowComputeEngine(LocalComputeEngine):
         tasks: MaterializationTask | list[MaterializationTask],
         **kwargs: Any,
     ) -> list[MaterializationJob]:
-        """Materialize the tasks, some at the same time; one's failure ends none of the others.
+        """Materialize the tasks, `views_at_once` in parallel; a failed task does not end the others.
 
         Raises:
-            MaterializationEndError: a task ends in the future, or an earlier run did. Nothing is written.
+            MaterializationEndError: a task, or an earlier run, ends in the future. Nothing is written.
         """
-        every = tasks if isinstance(tasks, list) else [tasks]
+        all_tasks = tasks if isinstance(tasks, list) else [tasks]
         latest = datetime.now(UTC) + _CLOCK_DIFFERENCE
-        for task in every:
+        for task in all_tasks:
             start, end = make_tzaware(task.start_time), make_tzaware(task.end_time)
             if end > latest or start > latest:
                 raise MaterializationEndError(task.feature_view.name, start, end)
-        stop = Stop()
-        fast = {at: way for at, task in enumerate(every) if (way := self._way(task, registry))}
-        if fast:
-            self._client()  # made before there are threads to make two of it
-        done: dict[int, LocalMaterializationJob | None] = {}
+        cancellation = Cancellation()
+        plans = {index: plan for index, task in enumerate(all_tasks) if (plan := self._plan(task, registry))}
+        if plans:
+            self._client()  # created here, as two threads could create two
+        jobs: dict[int, LocalMaterializationJob | None] = {}
         with ThreadPoolExecutor(self.options.views_at_once, "materialize") as pool:
-            started = {at: pool.submit(self._run, every[at], way, stop) for at, way in fast.items()}
+            futures = {
+                index: pool.submit(self._run, all_tasks[index], plan, cancellation)
+                for index, plan in plans.items()
+            }
             try:
-                done = {at: job.result() for at, job in started.items()}
+                jobs = {index: future.result() for index, future in futures.items()}
             except BaseException:
-                stop.set()
+                cancellation.set()
                 raise
-        # one after another: transformations and other stores may know nothing of threads
+        # sequential: transformations and other stores need not be thread-safe
         return [
-            done.get(at) or self._materialize_one(registry, task, **kwargs) for at, task in enumerate(every)
+            jobs.get(index) or self._materialize_one(registry, task, **kwargs)
+            for index, task in enumerate(all_tasks)
         ]
 
     def update(
@@ -108,52 +118,56 @@ class ArrowComputeEngine(LocalComputeEngine):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Let the service read what the views read; forget how far materializations of deleted views came."""
+        """Let the service read the sources of the views; delete the checkpoints of deleted views."""
         super().update(project, views_to_delete, views_to_keep, *args, **kwargs)
-        self._forget(project, views_to_delete)
+        self._delete_checkpoints(project, views_to_delete)
         serve(self.repo_config, views_to_keep, args[1])
 
     def teardown_infra(self, project: str, fvs: Sequence[FeatureView], *args: Any, **kwargs: Any) -> None:
-        """Forget how far materializations came."""
+        """Delete the checkpoints of the views, too."""
         super().teardown_infra(project, fvs, *args, **kwargs)
-        self._forget(project, fvs)
+        self._delete_checkpoints(project, fvs)
 
-    def _forget(self, project: str, views: Sequence[FeatureView]) -> None:
+    def _delete_checkpoints(self, project: str, views: Sequence[FeatureView]) -> None:
         if views and isinstance(self.online_store, RedisOnlineStore):
             for view in views:
-                self._client().delete(key_of(project, _versioned_fv_name(view, self.repo_config)))
+                self._client().delete(checkpoint_key(project, _versioned_fv_name(view, self.repo_config)))
 
-    def _run(self, task: MaterializationTask, way: ViewPlan, stop: Stop) -> LocalMaterializationJob | None:
-        """The finished job; None if Feast's engine must do it."""
+    def _run(
+        self, task: MaterializationTask, plan: ViewPlan, cancellation: Cancellation
+    ) -> LocalMaterializationJob | None:
+        """The finished job; None if the column types need Feast's engine."""
         name = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
         try:
-            self._write(task, way, stop)
+            self._write(task, plan, cancellation)
         except ColumnTypesError:
             return None
-        except Exception as error:  # noqa: BLE001  # Feast raises it when all views are done
+        except Exception as error:  # noqa: BLE001  # Feast raises it after all views
             return LocalMaterializationJob(name, MaterializationJobStatus.ERROR, error)
         return LocalMaterializationJob(name, MaterializationJobStatus.SUCCEEDED)
 
-    def _write(self, task: MaterializationTask, way: ViewPlan, stop: Stop) -> None:
+    def _write(self, task: MaterializationTask, plan: ViewPlan, cancellation: Cancellation) -> None:
         bar = task.tqdm_builder(0) if task.tqdm_builder else None
         if bar is not None:
             bar.set_description_str(task.feature_view.name)
         try:
             materialization(
                 task,
-                way,
+                plan,
                 self.repo_config,
                 self.online_store,
                 progress=bar.update if bar is not None else lambda _: None,
                 resume_s=self.options.resume_seconds,
-                stop=stop,
+                cancellation=cancellation,
             ).run()
         finally:
             if bar is not None:
                 bar.close()
 
-    def _way(self, task: MaterializationTask, registry: BaseRegistry) -> ViewPlan | None:
-        return way_of(task.feature_view, self.repo_config, self.offline_store, self.online_store, registry)
+    def _plan(self, task: MaterializationTask, registry: BaseRegistry) -> ViewPlan | None:
+        return supported_plan(
+            task.feature_view, self.repo_config, self.offline_store, self.online_store, registry
+        )
 
     def _client(self) -> Any:
         return client_of(self.online_store, self.repo_config)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class HistoryNotKnownError(FeastError):
-    """A request for rows as they were known at some time cannot be answered."""
+    """Rows cannot be read as they were known at an earlier time."""
 
 
 class MaterializationEndError(FeastError):
@@ -25,9 +25,9 @@ class MaterializationEndError(FeastError):
         since, until = f"{start:%Y-%m-%dT%H:%M:%S} UTC", f"{end:%Y-%m-%dT%H:%M:%S} UTC"
         text = (
             f"An earlier run materialized {view} until {since}, which is in the future, so this one would "
-            "write nothing. `feast materialize START END` writes what is missing."
+            "write nothing. `feast materialize START END` writes the missing rows."
             if start > end
-            else f"{until} is in the future: the next incremental run would begin there and miss what comes "
+            else f"{until} is in the future: the next incremental run would start there and skip the rows "
             "before. End now: `feast materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)`."
         )
         super().__init__(text)
@@ -47,7 +47,7 @@ class SharedRegistryError(FeastError):
 
 
 class ProtectedProjectError(FeastError):
-    """A project that is managed elsewhere cannot be torn down."""
+    """A project with Feast's tag for protected ones cannot be torn down."""
 
     def __init__(self, project: str) -> None:
         self.project = project
@@ -57,15 +57,15 @@ class ProtectedProjectError(FeastError):
 
 
 class WriteColumnsError(FeastError):
-    """Rows to be written do not have the columns of the table of the batch source."""
+    """Rows to be written have other columns than the table of the batch source."""
 
     def __init__(self, table: str, missing: Iterable[str], unknown: Iterable[str]) -> None:
         self.table = table
         self.missing = sorted(missing)
         self.unknown = sorted(unknown)
-        parts = {"missing": self.missing, "not in the table": self.unknown}
-        found = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
-        super().__init__(f"The rows do not fit into {table}. {found}.")
+        by_label = {"missing": self.missing, "not in the table": self.unknown}
+        differences = "; ".join(f"{label}: {', '.join(names)}" for label, names in by_label.items() if names)
+        super().__init__(f"The rows do not fit into {table}. {differences}.")
 
 
 class WriteTargetError(FeastError):
@@ -84,14 +84,14 @@ class EntityKeysError(FeastError):
 
 
 class EntityTypeError(FeastError):
-    """Keys of the entity rows have other types than those of a view."""
+    """Join keys of the entity rows have types that do not compare with those of a view."""
 
     def __init__(self, view: str, types: Mapping[str, str]) -> None:
         self.view = view
         self.types = dict(types)
-        given = ", ".join(f"{name} ({kind})" for name, kind in self.types.items())
+        types_text = ", ".join(f"{name} ({kind})" for name, kind in self.types.items())
         super().__init__(
-            f"The keys of the entity rows do not compare with those of {view}: {given}. Give each "
+            f"The keys of the entity rows do not compare with those of {view}: {types_text}. Give each "
             "the type that its column has in the view's source."
         )
 
@@ -102,8 +102,8 @@ class QueryTimeoutError(FeastError):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(
-            f"The query did not finish within {seconds:g} s and was cancelled. Ask for less at once, "
-            "or allow more by the job's `timeout` or the offline store's `statement_timeout_s`."
+            f"The query did not finish within {seconds:g} s and was cancelled. Request fewer rows, or "
+            "raise the job's `timeout` or the offline store's `statement_timeout_s`."
         )
 
 
@@ -130,7 +130,7 @@ class ColumnTypesError(FeastError):
 
 
 class InterruptedMaterializationError(FeastError):
-    """A materialization ended before its end because another one of the same call was interrupted."""
+    """A materialization was cancelled because the call that it is part of was interrupted."""
 
     def __init__(self, view: str) -> None:
         super().__init__(f"The materialization of {view} was interrupted.")

@@ -1,10 +1,9 @@
-"""Feast's feature server, whose `POST /get-online-features` answers from columns.
+"""Feast's feature server, with a columnar `POST /get-online-features`.
 
     python -m feast_plugins.feature_server [--host HOST] [--port PORT] [--workers N] REPOSITORY
 
-Everything else is Feast's: the other paths, authorization, metrics, workers, and what `feature_store.yaml`
-says under `feature_server`. `create_app` is for an ASGI server of one's own, `serve` does what `feast serve`
-does.
+Everything else is Feast's: the other paths, authorization, metrics, workers, and the section `feature_server`
+of `feature_store.yaml`. `create_app` returns the app for another ASGI server; `serve` replaces `feast serve`.
 """
 
 # mypy: allow-untyped-calls
@@ -53,14 +52,14 @@ _user_details = asynccontextmanager(inject_user_details)
 
 
 def create_app(store: FeatureStore, registry_ttl_sec: int = DEFAULT_FEATURE_SERVER_REGISTRY_TTL) -> FastAPI:
-    """Feast's app for `store`; it reads the registry anew every `registry_ttl_sec` seconds."""
+    """Feast's app for `store`, which reloads the registry every `registry_ttl_sec` seconds."""
     return accelerated(feast_server.get_app(store, registry_ttl_sec), store)
 
 
 def accelerated(app: FastAPI, store: FeatureStore) -> FastAPI:
-    """Feast's app with our answer before its own."""
-    (theirs,) = [route for route in app.router.routes if isinstance(route, Route) and route.path == PATH]
-    app.router.routes.insert(0, Route(PATH, OnlineFeatures(store, theirs), methods=["POST"]))
+    """Feast's app with the columnar route before its own."""
+    (feast_route,) = [route for route in app.router.routes if isinstance(route, Route) and route.path == PATH]
+    app.router.routes.insert(0, Route(PATH, OnlineFeatures(store, feast_route), methods=["POST"]))
     return app
 
 
@@ -72,7 +71,7 @@ def serve(store: FeatureStore, host: str, port: int, *, workers: int, registry_t
     init_auth_manager(auth_type=kind, server_type=ServerType.REST, auth_config=auth)
     settings = getattr(store.config.feature_server, "metrics", None)
     if measured := bool(getattr(settings, "enabled", False)):
-        # its workers watch resources and freshness, as those of `feast serve`
+        # the workers monitor resources and freshness, as those of `feast serve`
         metrics.start_metrics_server(
             store,
             metrics_config=metrics.build_metrics_flags(settings),
@@ -95,11 +94,11 @@ class _Server(feast_server.FeastServeApplication):
 
 
 class OnlineFeatures:
-    """The path's ASGI app. A request that is not in order is left to Feast's route, which says why."""
+    """ASGI app of the path. Invalid requests go to Feast's route, which reports the error."""
 
-    def __init__(self, store: FeatureStore, theirs: Route) -> None:
+    def __init__(self, store: FeatureStore, feast_route: Route) -> None:
         self._store = store
-        self._theirs = theirs
+        self._feast_route = feast_route
         self._registry_state: Any = None
         self._services: dict[str, FeatureService] = {}
         settings = getattr(store.config.feature_server, "metrics", None) or MetricsConfig()
@@ -109,13 +108,13 @@ class OnlineFeatures:
         """Answer one request."""
         request = Request(scope, receive)
         content = await request.body()
-        asked = _parsed(request, content)
-        if asked is None or metrics._config.audit_logging:  # noqa: SLF001  # Feast's switch
-            await self._leave(scope, content, receive, send)
+        body = _parsed(request, content)
+        if body is None or metrics._config.audit_logging:  # noqa: SLF001  # Feast's switch
+            await self._delegate(scope, content, receive, send)
             return
         authorized = get_security_manager() is not None
         async with _user_details(request) if authorized else nullcontext():
-            response = await self._answer(asked, authorized=authorized)
+            response = await self._answer(body, authorized=authorized)
         if isinstance(response, ColumnarResponse):
             answer = Response(json_body(response), media_type="application/json")
         else:
@@ -123,54 +122,54 @@ class OnlineFeatures:
         await answer(scope, receive, send)
 
     async def _answer(
-        self, asked: feast_server.GetOnlineFeaturesRequest, *, authorized: bool
+        self, body: feast_server.GetOnlineFeaturesRequest, *, authorized: bool
     ) -> OnlineResponse:
-        with metrics.track_request_latency(PATH) as noted:
+        with metrics.track_request_latency(PATH) as latency:
             if authorized:
-                features = await feast_server._get_features(asked, self._store)  # noqa: SLF001  # asks permission
-            elif asked.feature_service:
-                features = await self._service(asked.feature_service)
+                features = await feast_server._get_features(body, self._store)  # noqa: SLF001  # asks permission
+            elif body.feature_service:
+                features = await self._service(body.feature_service)
             else:
-                features = asked.features
-            count, noted.feature_view_count = feast_server._resolve_feature_counts(features)  # noqa: SLF001
-            noted.feature_count = feast_server.bin_feature_count(int(count), self._bins)
-            metrics.track_online_features_entities(len(next(iter(asked.entities.values()), [])))
+                features = body.features
+            count, latency.feature_view_count = feast_server._resolve_feature_counts(features)  # noqa: SLF001
+            latency.feature_count = feast_server.bin_feature_count(int(count), self._bins)
+            metrics.track_online_features_entities(len(next(iter(body.entities.values()), [])))
             return await self._store.get_online_features_async(
                 features,
-                asked.entities,
-                asked.full_feature_names,
-                asked.include_feature_view_version_metadata,
+                body.entities,
+                body.full_feature_names,
+                body.include_feature_view_version_metadata,
             )
 
     async def _service(self, name: str) -> FeatureService:
         registry = self._store.registry
         state = state_of(registry)
-        if state is not None and state == self._registry_state and (known := self._services.get(name)):
-            return known
-        found = await run_in_threadpool(self._store.get_feature_service, name, allow_cache=True)
-        after = state_of(registry)
-        if after != self._registry_state:
-            self._registry_state, self._services = after, {}
-        if state == after is not None:
-            self._services[name] = found
-        return found
+        if state is not None and state == self._registry_state and (cached := self._services.get(name)):
+            return cached
+        service = await run_in_threadpool(self._store.get_feature_service, name, allow_cache=True)
+        state_after = state_of(registry)
+        if state_after != self._registry_state:
+            self._registry_state, self._services = state_after, {}
+        if state == state_after is not None:
+            self._services[name] = service
+        return service
 
-    async def _leave(self, scope: Scope, content: bytes, receive: Receive, send: Send) -> None:
-        """Let Feast's route answer, which has yet to read the content."""
-        unread = [content]
+    async def _delegate(self, scope: Scope, content: bytes, receive: Receive, send: Send) -> None:
+        """Pass the request to Feast's route, with the body that was read already."""
+        unread_bodies = [content]
 
         async def replay() -> Message:
-            if unread:
-                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            if unread_bodies:
+                return {"type": "http.request", "body": unread_bodies.pop(), "more_body": False}
             return await receive()
 
-        _, found = self._theirs.matches(scope)
-        scope.update(found)
-        await self._theirs.handle(scope, replay, send)
+        _, child_scope = self._feast_route.matches(scope)
+        scope.update(child_scope)
+        await self._feast_route.handle(scope, replay, send)
 
 
 def _parsed(request: Request, content: bytes) -> feast_server.GetOnlineFeaturesRequest | None:
-    """The request as Feast parses it; None: it is not in order."""
+    """The request as Feast parses it; None if it is invalid."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return None
     try:
@@ -185,16 +184,22 @@ def main() -> None:
     parser.add_argument("repository", help="folder with feature_store.yaml")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=6566, help="port to serve on (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that answer (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes (default: %(default)s)")
     parser.add_argument(
         "--registry-ttl",
         type=int,
         default=DEFAULT_FEATURE_SERVER_REGISTRY_TTL,
-        help="seconds after which the registry is read anew (default: %(default)s)",
+        help="seconds after which the registry is reloaded (default: %(default)s)",
     )
-    given = parser.parse_args()
-    store = FeatureStore(given.repository)
-    serve(store, given.host, given.port, workers=given.workers, registry_ttl_sec=given.registry_ttl)
+    arguments = parser.parse_args()
+    store = FeatureStore(arguments.repository)
+    serve(
+        store,
+        arguments.host,
+        arguments.port,
+        workers=arguments.workers,
+        registry_ttl_sec=arguments.registry_ttl,
+    )
 
 
 if __name__ == "__main__":

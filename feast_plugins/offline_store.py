@@ -106,12 +106,12 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         event time is before that.
 
         Raises:
-            HistoryNotKnownError: the store is open as of an earlier time.
+            HistoryNotKnownError: the store has `known_at`.
         """
         store = config.offline_store
         if store.known_at is not None:
             raise HistoryNotKnownError(
-                "This store shows features as known at an earlier time, which are nothing to serve. "
+                "This store reads features as known at an earlier time, which must not be served. "
                 "Materialize without `known_at`."
             )
         since = _aware(start_date) - timedelta(seconds=store.late_seconds)

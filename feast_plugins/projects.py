@@ -1,7 +1,7 @@
-"""Several projects in one registry: what is torn down or deleted is one of them.
+"""Deletion of one project of several in one registry.
 
-Feast's `FeatureStore.teardown` deletes every project of the registry, and deleting a project leaves the
-versions of its views, which then keep the views from being applied again.
+Feast's `FeatureStore.teardown` deletes every project of the registry, and Feast's deletion of a project
+leaves the versions of its views, which keep those views from being applied again.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 class ProjectProvider(PassthroughProvider):
     """Feast's local provider, whose teardown deletes no other project.
 
-    `feature_store.yaml` names it: `provider: feast_plugins.projects.ProjectProvider`.
+    Named in `feature_store.yaml` as `provider: feast_plugins.projects.ProjectProvider`.
     """
 
     def teardown_infra(self, project: str, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Delete the project, as the first step of `FeatureStore.teardown`.
 
         Raises:
-            SharedRegistryError: the registry holds other projects, which the next step would delete.
+            SharedRegistryError: the registry has other projects, which the next step would delete.
         """
         store = FeatureStore(config=self.repo_config)
-        others = {each.name for each in store.registry.list_projects(allow_cache=False)} - {project}
+        others = {other.name for other in store.registry.list_projects(allow_cache=False)} - {project}
         if others:
             raise SharedRegistryError(project, others)
         super().teardown_infra(project, tables, entities)
@@ -47,7 +47,7 @@ def teardown(store: FeatureStore) -> None:
     """Delete the store's project: its rows in the online store and its part of the registry.
 
     Raises:
-        ProtectedProjectError: the project is managed elsewhere.
+        ProtectedProjectError: the project is protected.
     """
     _refuse_protected(store.registry, store.project)
     views = [
@@ -68,8 +68,8 @@ def delete_project(store: FeatureStore, project: str) -> None:
     """Delete a project from the registry, with the versions of its views; its online rows stay.
 
     Raises:
-        ProjectObjectNotFoundException: there is no such project.
-        ProtectedProjectError: the project is managed elsewhere.
+        ProjectObjectNotFoundException: the project does not exist.
+        ProtectedProjectError: the project is protected.
     """
     store.get_project(project)
     _refuse_protected(store.registry, project)
@@ -77,19 +77,19 @@ def delete_project(store: FeatureStore, project: str) -> None:
 
 
 def _refuse_protected(registry: BaseRegistry, project: str) -> None:
-    for each in registry.list_projects(allow_cache=False):
-        if each.name == project and each.tags.get(PROTECTED_PROJECT_TAG) == "true":
+    for registered in registry.list_projects(allow_cache=False):
+        if registered.name == project and registered.tags.get(PROTECTED_PROJECT_TAG) == "true":
             raise ProtectedProjectError(project)
 
 
 def _delete(registry: BaseRegistry, project: str) -> None:
-    if any(each.name == project for each in registry.list_projects(allow_cache=False)):
+    if any(registered.name == project for registered in registry.list_projects(allow_cache=False)):
         registry.delete_project(project)
     forget_versions(registry, project)
 
 
 def forget_versions(registry: BaseRegistry, project: str) -> None:
-    """Delete what an SQL registry keeps of views that the project no longer has."""
+    """Delete the versions of views that the project no longer has from an SQL registry."""
     if not isinstance(registry, sql.SqlRegistry):
         return
     history = sql.feature_view_version_history

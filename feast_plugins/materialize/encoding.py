@@ -1,9 +1,9 @@
-"""Columns of rows as byte strings: values, event times and Redis keys, as Feast's own store writes them.
+"""Values, event times and Redis keys as columns of bytes, equal to those that Feast's own store writes.
 
 The common scalar types are encoded as whole columns, by the Protocol Buffers wire format
 (protobuf.dev/programming-guides/encoding). A `Value` holds one field of a `oneof`, which is written even when
-it is zero or empty; a null is an empty message. What is null is as in `feast.type_map`, which encodes all
-other types, one value at a time.
+it is zero or empty; a null is an empty message. Nulls are those of `feast.type_map`, which encodes all other
+types, one value at a time.
 
 Keys are those of `feast.infra.key_encoding_utils.serialize_entity_key`, version 3: the number of join keys,
 their names in order of the alphabet, then in the same order the type, length and bytes of each value, then
@@ -44,7 +44,7 @@ def constant(value: bytes) -> pa.BinaryScalar:
 
 
 def pack(matrix: NDArray[np.uint8], lengths: NDArray[np.int64] | None = None) -> pa.BinaryArray:
-    """The first bytes of each row of `matrix`, as many as its length; all of them without lengths."""
+    """Variable-length bytes: the first `lengths[i]` bytes of row i of `matrix`; all bytes without lengths."""
     rows, width = matrix.shape
     if lengths is None:
         ends = np.arange(1, rows + 1, dtype=np.int64) * width
@@ -58,7 +58,7 @@ def pack(matrix: NDArray[np.uint8], lengths: NDArray[np.int64] | None = None) ->
 
 
 def varint(value: int) -> bytes:
-    """Protocol Buffers' base 128 varint of a number from 0."""
+    """Protocol Buffers' base 128 varint of a number >= 0."""
     out = bytearray()
     while value >= 1 << _VARINT_BITS:
         out.append(value & 0x7F | 0x80)
@@ -68,11 +68,11 @@ def varint(value: int) -> bytes:
 
 
 def varints(values: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Varint of each value in its row of a matrix, and its length; negative values take ten bytes."""
+    """Varints of the values as rows of a matrix, and their lengths in bytes; negative values take ten."""
     unsigned = values.view(np.uint64)
     lengths = np.ones(len(values), np.int64)
-    for place in range(1, _VARINT_BYTES):
-        lengths += unsigned >= np.uint64(1 << (_VARINT_BITS * place))
+    for index in range(1, _VARINT_BYTES):
+        lengths += unsigned >= np.uint64(1 << (_VARINT_BITS * index))
     width = int(lengths.max(initial=1))
     shifts = np.arange(width, dtype=np.uint64) * np.uint64(_VARINT_BITS)
     matrix: NDArray[np.uint8] = (unsigned[:, None] >> shifts).astype(np.uint8)
@@ -84,7 +84,7 @@ def varints(values: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.in
 def tagged_varints(
     tag: bytes, values: NDArray[np.int64], absent: NDArray[np.bool_] | None = None
 ) -> pa.BinaryArray:
-    """`tag` and the varint of each value; nothing where it is absent."""
+    """`tag` and the varint of each value; no bytes where it is absent."""
     digits, lengths = varints(values)
     matrix = np.empty((len(values), len(tag) + digits.shape[1]), np.uint8)
     matrix[:, : len(tag)] = np.frombuffer(tag, np.uint8)
@@ -96,13 +96,13 @@ def tagged_varints(
 
 
 def by_length(lengths: NDArray[np.int64], make: Callable[[int], bytes]) -> pa.BinaryArray:
-    """What `make` gives for each length, computed once for each that occurs."""
-    found = pa.array(lengths).dictionary_encode()
-    return pa.array([make(length) for length in found.dictionary.to_pylist()], BINARY).take(found.indices)
+    """`make(length)` of each row, called once per distinct length."""
+    encoded = pa.array(lengths).dictionary_encode()
+    return pa.array([make(length) for length in encoded.dictionary.to_pylist()], BINARY).take(encoded.indices)
 
 
 def lengths_of(pieces: Pieces) -> NDArray[np.int64]:
-    """Length of the bytes of each row; one of the pieces is an array."""
+    """Total bytes per row of `pieces`, at least one of which is an array."""
     total: NDArray[np.int64] | np.int64 = np.int64(0)
     for piece in pieces:
         if isinstance(piece, pa.Scalar):
@@ -113,13 +113,13 @@ def lengths_of(pieces: Pieces) -> NDArray[np.int64]:
 
 
 def offsets_of(array: pa.BinaryArray) -> NDArray[np.int32]:
-    """Where in its buffer each row begins, and where the last ends."""
+    """Offsets of the rows in the data buffer, and the end of the last."""
     offsets = np.frombuffer(array.buffers()[1], np.int32)
     return offsets[array.offset : array.offset + len(array) + 1]
 
 
 def data_of(array: pa.BinaryArray) -> memoryview:
-    """The bytes of all rows, one after another."""
+    """The bytes of all rows, concatenated."""
     if not len(array):
         return memoryview(b"")
     offsets = offsets_of(array)
@@ -134,13 +134,13 @@ def encode_values(column: pa.Array, value_type: ValueType) -> Pieces:
     """Serialized `Value` of each row.
 
     Raises:
-        TypeError, ValueError, AssertionError: Feast refuses a value for this type, too.
+        TypeError, ValueError, AssertionError: a value that Feast refuses for this type, too.
     """
     vectorised = _VECTORISED.get((value_type, column.type))
     if vectorised is not None and not _is_out_of_range(column, value_type):
         return vectorised(column)
     if pa.types.is_list(column.type) and pa.types.is_timestamp(column.type.value_type):
-        column = column.cast(pa.list_(pa.timestamp("us")))  # Feast counts in UTC without saying so
+        column = column.cast(pa.list_(pa.timestamp("us")))  # Feast's naive times are UTC
     values = python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type)
     return (pa.array([value.SerializeToString() for value in values], BINARY),)
 
@@ -188,7 +188,7 @@ def _integers(field: str) -> Callable[[pa.Array], Pieces]:
 
 
 def _seconds(column: pa.Array) -> Pieces:
-    # a missing time is the least number, which Feast reads as null
+    # a missing time is the least int64, which Feast reads as null
     seconds = column.to_numpy(zero_copy_only=False).astype("datetime64[s]").astype(np.int64)
     return (tagged_varints(_tag("unix_timestamp_val", _VARINT), seconds),)
 
@@ -211,7 +211,7 @@ _DOUBLE = _fixed("double_val", _EIGHT_BYTES, "<f8")
 _FLOAT = _fixed("float_val", _FOUR_BYTES, "<f4")
 _INT32 = _integers("int32_val")
 _INT64 = _integers("int64_val")
-#: By type of the feature and of the column. Where Feast refuses the pair, so does the slow way.
+#: By types of feature and column. Other pairs are encoded, or refused, by Feast.
 _VECTORISED: dict[tuple[ValueType, pa.DataType], Callable[[pa.Array], Pieces]] = {
     (ValueType.DOUBLE, pa.float64()): _DOUBLE,
     (ValueType.FLOAT, pa.float32()): _FLOAT,
@@ -233,7 +233,7 @@ _MICROS = 1_000_000
 
 
 def micros(column: pa.Array) -> NDArray[np.int64]:
-    """Microseconds since 1970 of a column of times."""
+    """Microseconds since 1970 (UTC) of a column of timestamps."""
     return np.asarray(column.to_numpy(zero_copy_only=False).astype("datetime64[us]").astype(np.int64))
 
 
@@ -247,22 +247,22 @@ def encode_times(times: NDArray[np.int64]) -> Pieces:
 
 
 def is_current(times: NDArray[np.int64], stored: Sequence[bytes | None], *, equal: bool) -> NDArray[np.bool_]:
-    """Whether each time (µs since 1970) is newer than the stored message, or as new if `equal`.
+    """Whether each time (µs since 1970) is newer than the stored `Timestamp` message, or the same if `equal`.
 
-    A time of which nothing is stored is newer.
+    Every time is newer than None.
     """
-    least: dict[bytes | None, int] = {None: np.iinfo(np.int64).min}
+    first_current: dict[bytes | None, int] = {None: np.iinfo(np.int64).min}
     for message in set(stored) - {None}:
         stamp = Timestamp()
         stamp.ParseFromString(message)
         nanos = int(stamp.ToNanoseconds())
-        # the first microsecond that counts
-        least[message] = -(-nanos // 1000) if equal else nanos // 1000 + 1
-    known = np.fromiter((least[message] for message in stored), np.int64, len(stored))
-    return np.asarray(times >= known)
+        # stored times have nanoseconds: the first microsecond that is newer
+        first_current[message] = -(-nanos // 1000) if equal else nanos // 1000 + 1
+    limits = np.fromiter((first_current[message] for message in stored), np.int64, len(stored))
+    return np.asarray(times >= limits)
 
 
-#: Types of columns whose distinct values have distinct keys, by declared type of the join key.
+#: Column types whose distinct values have distinct keys, by declared type of the join key.
 _EXACT = {
     ValueType.STRING: {pa.string()},
     ValueType.BYTES: {pa.binary()},
@@ -273,15 +273,15 @@ _NUMBERS = {ValueType.INT32: "<i4", ValueType.INT64: "<i8"}
 
 
 def is_exact(value_type: ValueType, kind: pa.DataType) -> bool:
-    """Whether keys can be made of a column of `kind`, one of each value."""
+    """Whether distinct values of a column of `kind` have distinct keys."""
     return kind in _EXACT.get(value_type, ())
 
 
 def encode_keys(columns: Mapping[str, tuple[pa.Array, ValueType]], project: str) -> Pieces:
-    """Redis key of each row, of the column and type of each join key.
+    """Redis key of each row; `columns` has the column and type by join key.
 
     Raises:
-        ValueError: a join key is NULL, which no request could ask for.
+        ValueError: a join key is NULL, which no request can name.
     """
     names = sorted(columns)
     pieces: list[pa.BinaryArray | pa.BinaryScalar] = [constant(serialize_entity_key_prefix(names))]

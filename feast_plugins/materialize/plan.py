@@ -1,4 +1,4 @@
-"""What of a feature view is read, if it can go the fast way at all, and how its rows become commands."""
+"""Plan of a feature view's columnar materialization: which rows are read, and how they become commands."""
 
 from __future__ import annotations
 
@@ -28,33 +28,38 @@ if TYPE_CHECKING:
 
     from feast import RepoConfig
 
-    from feast_plugins.materialize.resp import Stored
+    from feast_plugins.materialize.resp import StoredTimes
 
 
 @dataclass(frozen=True)
-class Done:
-    """What an earlier run wrote: the newest rows up to `end` of the entities up to `last`."""
+class WrittenRange:
+    """Rows that an earlier run wrote: the newest up to `end`, of the entities up to `last`."""
 
+    #: join keys, in the order of the source's key columns
     last: list[str | int]
     end: datetime
-    #: of the database, before the rows were read
+    #: time of the database before the rows were read
     read_at: datetime
 
 
 def latest(
-    source: sources.Source, start: datetime, end: datetime, done: Done | None, commit_delay: timedelta
+    source: sources.Source,
+    start: datetime,
+    end: datetime,
+    written: WrittenRange | None,
+    commit_delay: timedelta,
 ) -> sql.Composed:
-    """Newest row of each entity from `start` to `end`, in the order of the keys.
+    """Query of the newest row of each entity from `start` to `end`, in the order of the keys.
 
-    Of entities that are done, only rows count that were not there to be read: those of later times, and those
-    that were created since. A transaction stamps its rows when it begins, and may commit them `commit_delay`
-    later.
+    Of entities that are `written`, only rows that the earlier run could not read count: those of later event
+    times, and those created since. A transaction stamps its rows when it begins, and may commit them
+    `commit_delay` later.
     """
-    return sources.latest(_unfinished(source, done, commit_delay) if done else source, start, end)
+    return sources.latest(_unwritten(source, written, commit_delay) if written else source, start, end)
 
 
-def part_of(source: sources.Source, number: int, count: int) -> sources.Source:
-    """The rows of one of `count` parts of the entities, which are of about the same size."""
+def partition(source: sources.Source, number: int, count: int) -> sources.Source:
+    """The rows of partition `number` (from 0) of `count` partitions of the entities, by hash of the keys."""
     rows = sql.SQL(
         "(SELECT * FROM {relation} AS rows"
         " WHERE abs(hashtextextended(ROW({keys})::text, 0) % {count}) = {number})"
@@ -67,7 +72,7 @@ def part_of(source: sources.Source, number: int, count: int) -> sources.Source:
     return replace(source, relation=rows.as_string(None))
 
 
-def _unfinished(source: sources.Source, done: Done, commit_delay: timedelta) -> sources.Source:
+def _unwritten(source: sources.Source, written: WrittenRange, commit_delay: timedelta) -> sources.Source:
     comma = sql.SQL(", ")
     rows = sql.SQL(
         "(SELECT * FROM {relation} AS rows WHERE ({keys}) > ({last})"
@@ -75,11 +80,11 @@ def _unfinished(source: sources.Source, done: Done, commit_delay: timedelta) -> 
     ).format(
         relation=sql.SQL(source.relation),  # a table or query of the feature repository
         keys=comma.join(map(sql.Identifier, source.keys)),
-        last=comma.join(map(sql.Literal, done.last)),
+        last=comma.join(map(sql.Literal, written.last)),
         time=sql.Identifier(source.time),
-        end=sql.Literal(done.end),
+        end=sql.Literal(written.end),
         created=sql.Identifier(source.created or source.time),
-        read_at=sql.Literal(done.read_at - commit_delay),
+        read_at=sql.Literal(written.read_at - commit_delay),
     )
     return replace(source, relation=rows.as_string(None))
 
@@ -89,15 +94,15 @@ _KEY_VERSION = 3
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Names are those of the feature view, columns those of its source."""
+    """How a view is materialized. Names are those of the feature view, columns those of its source."""
 
-    #: of the view in Redis, with its version if those are kept apart
+    #: of the view in Redis, with its version if Feast stores versions separately
     name: str
     source: sources.Source
     #: by name, in the view's order
     keys: dict[str, ValueType]
     features: dict[str, ValueType]
-    #: column by name where they differ
+    #: column by name, where they differ
     columns: dict[str, str]
     ttl_seconds: int | None
 
@@ -107,28 +112,30 @@ class ViewPlan:
 
     @property
     def time_field(self) -> bytes:
-        """Field of the hash with the event time."""
+        """Field of the Redis hash with the event time."""
         return f"_ts:{self.name}".encode()
 
     def feature_field(self, name: str) -> bytes:
-        """Field of the hash with a feature's value."""
+        """Field of the Redis hash with a feature's value."""
         return bytes(_mmh3(f"{self.name}:{name}"))
 
     @property
     def identity(self) -> str:
-        """The same for two plans that write the same of the same."""
+        """SHA-256 of everything that decides what the plan reads and writes."""
         parts = [self.name, repr(self.source), self.columns, self.ttl_seconds]
-        types = [[(name, kind.name) for name, kind in each.items()] for each in (self.keys, self.features)]
+        types = [
+            [(name, kind.name) for name, kind in fields.items()] for fields in (self.keys, self.features)
+        ]
         return hashlib.sha256(json.dumps([*parts, *types]).encode()).hexdigest()
 
     def fits(self, schema: pa.Schema) -> bool:
-        """Whether the columns read have types that can be encoded."""
+        """Whether the types of the columns can be encoded."""
         if any(isinstance(field.type, pa.BaseExtensionType) for field in schema):
             return False
         return all(is_exact(kind, schema.field(self.column(name)).type) for name, kind in self.keys.items())
 
     def is_resumable(self, schema: pa.Schema) -> bool:
-        """Whether rows can be told to be new, and SQL can compare keys that were kept as JSON."""
+        """Whether rows have a created timestamp, and keys that JSON preserves and SQL compares."""
         kinds = [schema.field(column).type for column in self.source.keys]
         return (
             self.source.created is not None
@@ -139,7 +146,7 @@ class ViewPlan:
 
 
 def plan(view: FeatureView, config: RepoConfig) -> ViewPlan | None:
-    """How to materialize `view`; None if only Feast's own engine can."""
+    """Plan of `view`; None if only Feast's own engine can materialize it."""
     source, online = view.batch_source, config.online_store
     if not (
         isinstance(source, PostgreSQLSource)
@@ -172,7 +179,7 @@ def plan(view: FeatureView, config: RepoConfig) -> ViewPlan | None:
 
 
 def _is_computed(view: FeatureView) -> bool:
-    """Whether rows are more than read: transformed, aggregated, filtered, validated or merged."""
+    """Whether rows are transformed, aggregated, filtered, validated or derived from other views."""
     return isinstance(view, StreamFeatureView) or any(
         getattr(view, name, None)
         for name in ("feature_transformation", "aggregations", "filter", "enable_validation", "source_views")
@@ -181,34 +188,34 @@ def _is_computed(view: FeatureView) -> bool:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes commands of batches of rows."""
+    """Encodes batches of rows as Redis commands."""
 
     plan: ViewPlan
     view: FeatureView
     project: str
-    #: whether rows are compared with the times of those that are stored, which must not be newer
+    #: whether rows that are older than the stored ones are skipped
     check: bool
     #: whether a row of the same time replaces the stored one
     replace_equal: bool
 
     @property
     def replies(self) -> int:
-        """Replies to the commands of one row."""
+        """Number of replies to the commands of one row."""
         return 2 if self.plan.ttl_seconds else 1
 
-    def encode(self, batch: pa.RecordBatch, stored: Stored) -> tuple[pa.BinaryArray, pa.BinaryArray]:
-        """Redis keys of the rows that are to be written, and the commands that write each.
+    def encode(self, batch: pa.RecordBatch, stored: StoredTimes) -> tuple[pa.BinaryArray, pa.BinaryArray]:
+        """Redis keys of the rows to be written, and the commands that write them, one element per row.
 
         Raises:
-            ValueError: a join key is NULL, or a value is none of its feature's type.
+            ValueError: a join key is NULL, or a value is not of its feature's type.
         """
         raw = resp.join(*encoding.encode_keys(self._key_columns(batch), self.project))
         bulk = resp.join(*resp.bulk((raw,)))
         event_times = encoding.micros(batch.column(self.plan.source.time))
         current = np.ones(len(raw), np.bool_)
         if self.check:
-            known = stored.times(raw, bulk)
-            current = encoding.is_current(event_times, known, equal=self.replace_equal)
+            stored_times = stored.times(raw, bulk)
+            current = encoding.is_current(event_times, stored_times, equal=self.replace_equal)
         features = {name: batch.column(self.plan.column(name)) for name in self.plan.features}
         if features:
             _validate_vector_field_lengths(pa.record_batch(features), self.view)

@@ -1,4 +1,4 @@
-"""Commands of many rows in the Redis serialization protocol, and what Redis holds of the rows already.
+"""Commands of many rows in the Redis serialization protocol (RESP), and the event times that Redis has.
 
 See redis.io/docs/latest/develop/reference/protocol-spec.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def join(*pieces: pa.BinaryArray | pa.BinaryScalar) -> pa.BinaryArray:
-    """Bytes of each row, of one piece after another."""
+    """Concatenated pieces of each row."""
     return pc.binary_join_element_wise(*pieces, constant(b""))
 
 
@@ -36,19 +36,19 @@ def bulk(pieces: Pieces) -> Pieces:
 
 
 def exists(keys: pa.BinaryArray) -> memoryview:
-    """Command that counts the keys that are there; they are bulk strings already."""
+    """Command that counts existing keys; `keys` are bulk strings."""
     return memoryview(b"".join([b"*%d\r\n" % (len(keys) + 1), text(b"EXISTS"), data_of(keys)]))
 
 
 def hget(keys: pa.BinaryArray, field: bytes) -> pa.BinaryArray:
-    """Command that reads `field` of the hash of each key, which is a bulk string already."""
+    """Commands that read `field` of the hash of each key; `keys` are bulk strings."""
     return join(constant(b"*3\r\n" + text(b"HGET")), keys, constant(text(field)))
 
 
 def hset(
     keys: pa.BinaryArray, fields: Sequence[tuple[bytes, Pieces]], ttl_seconds: int | None
 ) -> pa.BinaryArray:
-    """Commands that set the fields of the hash of each key and, if given, when it expires."""
+    """Commands that set the fields of the hash of each key and, with `ttl_seconds`, its expiry."""
     pieces = [constant(b"*%d\r\n" % (2 + 2 * len(fields)) + text(b"HSET")), keys]
     for name, values in fields:
         pieces += [constant(text(name)), *bulk(values)]
@@ -58,7 +58,7 @@ def hset(
 
 
 def _merged(pieces: Sequence[pa.BinaryArray | pa.BinaryScalar]) -> list[pa.BinaryArray | pa.BinaryScalar]:
-    """The same with neighbouring constants as one: each piece costs a copy a row."""
+    """The pieces with neighbouring constants joined: each piece costs a copy per row."""
     merged: list[pa.BinaryArray | pa.BinaryScalar] = []
     for piece in pieces:
         if merged and _is_constant(piece) and _is_constant(merged[-1]):
@@ -72,8 +72,8 @@ def _is_constant(piece: pa.BinaryArray | pa.BinaryScalar) -> bool:
     return hasattr(piece, "as_py")
 
 
-class Stored:
-    """Event times of a feature view's rows, for one thread."""
+class StoredTimes:
+    """Event times of a feature view's rows in Redis. Not thread-safe."""
 
     def __init__(self, shards: Shards, field: bytes) -> None:
         self._shards = shards
@@ -81,13 +81,13 @@ class Stored:
         self._was_empty = False
 
     def times(self, keys: pa.BinaryArray, bulk: pa.BinaryArray) -> list[bytes | None]:
-        """Serialized time of each key, which `bulk` holds as bulk strings; None: nothing is stored.
+        """Serialized event time of each key, None where Redis has none; `bulk` is the keys as bulk strings.
 
-        While none is found, as in a Redis that is filled for the first time, one command asks whether there
-        is any of a whole batch, which costs the server less.
+        After a batch without any stored row, as in an empty Redis, one EXISTS for the whole batch is tried
+        first, which costs the server less.
         """
         if self._was_empty and self._shards.is_single and not self._shards.count(exists(bulk)):
             return [None] * len(keys)
-        found = self._shards.ask(keys, hget(bulk, self._field))
-        self._was_empty = not any(found)
-        return found
+        times = self._shards.read(keys, hget(bulk, self._field))
+        self._was_empty = not any(times)
+        return times

@@ -1,8 +1,8 @@
-"""One feature view from Postgres to Redis: reading, encoding and writing at the same time.
+"""Materialization of one feature view from Postgres to Redis: reading, encoding and writing in parallel.
 
-How far a run came is kept in the Redis that it fills: a Redis that loses its rows loses this, too. In a
-cluster the two may be on different nodes, so there a run that was killed is repeated from its start. Feast's
-materialization tasks become runs here, for any engine.
+A checkpoint of the run is stored in the Redis that it fills: a Redis that loses its rows loses the
+checkpoint, too. In a cluster the two may be on different nodes, so there a killed run is repeated from its
+start.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from pydantic import Field
 from redis.cluster import RedisCluster
 
 from feast_plugins.errors import ColumnTypesError, HistoryNotKnownError, InterruptedMaterializationError
-from feast_plugins.materialize.plan import Done, Encoder, ViewPlan, latest, plan
-from feast_plugins.materialize.resp import Stored
+from feast_plugins.materialize.plan import Encoder, ViewPlan, WrittenRange, latest, plan
+from feast_plugins.materialize.resp import StoredTimes
 from feast_plugins.materialize.shards import Channel, Shards, open_channel
 from feast_plugins.offline_store import TimescaleOfflineStore
 from feast_plugins.online.writing import expiry
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from feast.infra.registry.base_registry import BaseRegistry
 
 
-class Stop:
-    """A flag, and the queries that are cancelled when it is set."""
+class Cancellation:
+    """A flag that ends runs, and cancels their queries when it is set."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -62,12 +62,12 @@ class Stop:
             _cancel(connection)
 
     def is_set(self) -> bool:
-        """Whether runs are to end."""
+        """Whether runs have to end."""
         return self._event.is_set()
 
     @contextmanager
     def cancels(self, connection: dbapi.Connection) -> Iterator[None]:
-        """Let a query of `connection` not outlive the flag, nor a failure of the block."""
+        """Cancel the query of `connection` when the flag is set, or when the block fails."""
         self._connections.add(connection)
         try:
             yield
@@ -79,20 +79,20 @@ class Stop:
 
 
 def _cancel(connection: dbapi.Connection) -> None:
-    with suppress(dbapi.Error):  # nothing ran any more
+    with suppress(dbapi.Error):  # no query was running
         connection.adbc_cancel()
 
 
 @dataclass
 class Checkpoint:
-    """Of one feature view."""
+    """Progress of the materialization of one feature view, stored in Redis."""
 
     channel: Channel
     project: str
     view: str
-    #: of the plan; what another plan wrote does not count
+    #: identity of the plan; checkpoints of other plans are ignored
     identity: str
-    #: how long the rows of this run may be relied on
+    #: seconds after which the rows of this run may expire
     seconds: float
     _until: float = field(init=False)
 
@@ -101,104 +101,104 @@ class Checkpoint:
 
     @property
     def _key(self) -> bytes:
-        return key_of(self.project, self.view)
+        return checkpoint_key(self.project, self.view)
 
-    def load(self, start: datetime) -> Done | None:
-        """What an earlier run has done of a run that starts at `start`; None: nothing to rely on."""
-        left_ms = int(self.channel.ask(b"PTTL", self._key) or 0)
-        text = self.channel.ask(b"GET", self._key)
-        if not isinstance(text, bytes) or left_ms <= 0:
+    def load(self, start: datetime) -> WrittenRange | None:
+        """Range that an earlier run wrote, of a run from `start`; None if there is no valid checkpoint."""
+        remaining_ms = int(self.channel.execute(b"PTTL", self._key) or 0)
+        text = self.channel.execute(b"GET", self._key)
+        if not isinstance(text, bytes) or remaining_ms <= 0:
             return None
-        kept = json.loads(text)
-        if kept["identity"] != self.identity or datetime.fromisoformat(kept["start"]) > start:
+        state = json.loads(text)
+        if state["identity"] != self.identity or datetime.fromisoformat(state["start"]) > start:
             return None
-        # rows of the earlier run are as old as that
-        self._until = min(self._until, time.monotonic() + left_ms / 1000)
-        return Done(
-            kept["last"], datetime.fromisoformat(kept["end"]), datetime.fromisoformat(kept["read_at"])
+        # the rows of the earlier run expire earlier
+        self._until = min(self._until, time.monotonic() + remaining_ms / 1000)
+        return WrittenRange(
+            state["last"], datetime.fromisoformat(state["end"]), datetime.fromisoformat(state["read_at"])
         )
 
-    def save(self, start: datetime, done: Done) -> None:
-        """Keep what is done for as long as it can be relied on."""
-        left_ms = int((self._until - time.monotonic()) * 1000)
-        if left_ms <= 0:
+    def save(self, start: datetime, written: WrittenRange) -> None:
+        """Store the range until its first rows may expire."""
+        remaining_ms = int((self._until - time.monotonic()) * 1000)
+        if remaining_ms <= 0:
             self.clear()
             return
-        kept = {
+        state = {
             "identity": self.identity,
             "start": start.isoformat(),
-            "last": done.last,
-            "end": done.end.isoformat(),
-            "read_at": done.read_at.isoformat(),
+            "last": written.last,
+            "end": written.end.isoformat(),
+            "read_at": written.read_at.isoformat(),
         }
-        self.channel.ask(b"SET", self._key, json.dumps(kept).encode(), b"PX", b"%d" % left_ms)
+        self.channel.execute(b"SET", self._key, json.dumps(state).encode(), b"PX", b"%d" % remaining_ms)
 
     def clear(self) -> None:
-        """Forget it: nothing is left to be resumed."""
-        self.channel.ask(b"DEL", self._key)
+        """Delete the checkpoint."""
+        self.channel.execute(b"DEL", self._key)
 
 
-def key_of(project: str, view: str) -> bytes:
+def checkpoint_key(project: str, view: str) -> bytes:
     """Redis key of a view's checkpoint."""
     return b"feast_plugins:materialize:" + hashlib.sha256(json.dumps([project, view]).encode()).digest()
 
 
-#: The database's time; and rows of parallel workers cost the planner a tenth, because Redis waits for the
-#: sort before the first row, which several processes do sooner.
+#: Returns the database's time, and lowers the planner's cost of rows of parallel workers to a tenth: Redis
+#: waits for the sort before the first row, which several processes finish sooner.
 _PREPARE = "SELECT now()::text, set_config('parallel_tuple_cost', '0.01', true)"
-#: Encoded batches that may wait for Redis.
-_AHEAD = 2
-#: How long after it stamped its rows a transaction may commit them.
+#: Encoded batches that may be queued for Redis.
+_MAX_PENDING = 2
+#: Longest time between the created timestamps of a transaction and its commit.
 _COMMIT_DELAY = timedelta(minutes=10)
-#: So much shorter than that of its rows is the life of a checkpoint, which must not outlive them.
-_TTL_SHARE = 10
+#: A checkpoint lives for this fraction of the TTL of its rows, so that it expires before them.
+_TTL_FRACTION = 10
 
 
 @dataclass(frozen=True)
 class Materialization:
-    """Of one feature view."""
+    """One run of the materialization of one feature view."""
 
     encoder: Encoder
     postgres: PostgreSQLConfig
-    #: redis-py's, of one server or of a cluster
+    #: client of redis-py, of one server or of a cluster
     redis: Any
+    #: first and last event time, both included
     start: datetime
     end: datetime
-    #: how long the query may run; None: as long as it takes
+    #: time-out of the query; None: no limit
     query_s: float | None
     #: rows that are encoded and sent at once
     batch_rows: int
-    #: how long Redis may be silent
+    #: time-out of each send to and receive from Redis
     timeout_s: float
-    #: how long what a killed run has written may be relied on
+    #: seconds within which a killed run can be resumed; 0: never
     resume_s: float
-    #: called with the number of rows done
+    #: called with the number of rows of each written batch
     progress: Callable[[int], Any]
-    #: set to end the run before its next batch
-    stop: Stop
+    cancellation: Cancellation
 
     def run(self) -> None:
         """Write the newest row of each entity.
 
         Raises:
-            ColumnTypesError: a column has a type that only Feast's engine can try; nothing has been written.
-            InterruptedMaterializationError: it was told to stop.
-            QueryTimeoutError: the query took longer than it may.
-            redis.RedisError: Redis is gone, silent, or refuses.
+            ColumnTypesError: a column has a type that needs Feast's engine; nothing has been written.
+            InterruptedMaterializationError: the run was cancelled.
+            QueryTimeoutError: the query took longer than `query_s`.
+            redis.RedisError: Redis is unreachable, does not answer in time, or refuses a command.
         """
         with ExitStack() as stack:
             checkpoint = self._checkpoint(stack)
             connection = stack.enter_context(connect(self.postgres, self.query_s))
-            stack.enter_context(self.stop.cancels(connection))
-            done = None if checkpoint is None else checkpoint.load(self.start)
+            stack.enter_context(self.cancellation.cancels(connection))
+            written = None if checkpoint is None else checkpoint.load(self.start)
             now = str(fetch_value(connection, _PREPARE))
-            reached = Done([], self.end, datetime.fromisoformat(now).astimezone(UTC))
-            query = latest(self.encoder.plan.source, self.start, self.end, done, _COMMIT_DELAY)
+            whole_range = WrittenRange([], self.end, datetime.fromisoformat(now).astimezone(UTC))
+            query = latest(self.encoder.plan.source, self.start, self.end, written, _COMMIT_DELAY)
             with stream(connection, query) as batches:
                 _require(self.encoder.plan.fits(batches.schema), ColumnTypesError(self.encoder.plan.name))
                 if not self.encoder.plan.is_resumable(batches.schema):
                     checkpoint = None
-                self._pump(iter(batches), checkpoint, reached)
+                self._pump(iter(batches), checkpoint, whole_range)
             if checkpoint:
                 checkpoint.clear()
 
@@ -207,59 +207,63 @@ class Materialization:
         return self.encoder.plan.fits(schema)
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> None:
-        """Write these rows, at most one of each entity, with the columns of the view's source.
+        """Write rows, at most one per entity, with the columns of the view's source.
 
         Raises:
-            redis.RedisError: Redis is gone, silent, or refuses.
+            redis.RedisError: Redis is unreachable, does not answer in time, or refuses a command.
         """
-        self._pump(batches, None, Done([], self.end, self.end))
+        self._pump(batches, None, WrittenRange([], self.end, self.end))
 
     def _checkpoint(self, stack: ExitStack) -> Checkpoint | None:
-        """Where to keep how far the run came, if the rows it leaves can be relied on."""
+        """Checkpoint of the run; None if it cannot be resumed."""
         plan = self.encoder.plan
         if not self.resume_s or not self.encoder.check or isinstance(self.redis, RedisCluster):
             return None
-        seconds = min(self.resume_s, plan.ttl_seconds / _TTL_SHARE) if plan.ttl_seconds else self.resume_s
+        seconds = min(self.resume_s, plan.ttl_seconds / _TTL_FRACTION) if plan.ttl_seconds else self.resume_s
         channel = stack.enter_context(open_channel(self.redis, self.timeout_s))
         return Checkpoint(channel, self.encoder.project, plan.name, plan.identity, seconds)
 
-    def _pump(self, batches: Iterator[pa.RecordBatch], checkpoint: Checkpoint | None, reached: Done) -> None:
+    def _pump(
+        self, batches: Iterator[pa.RecordBatch], checkpoint: Checkpoint | None, whole_range: WrittenRange
+    ) -> None:
         with (
             Shards(self.redis, self.timeout_s) as checks,
             Shards(self.redis, self.timeout_s) as shards,
             ThreadPoolExecutor(1, "read") as reader,
             ThreadPoolExecutor(1, "write") as writer,
         ):
-            stored = Stored(checks, self.encoder.plan.time_field)
+            stored_times = StoredTimes(checks, self.encoder.plan.time_field)
 
             def write(batch: pa.RecordBatch, keys: pa.BinaryArray, commands: pa.BinaryArray) -> int:
                 shards.write(keys, commands, self.encoder.replies)
                 if checkpoint:
                     last = [batch.column(column)[-1].as_py() for column in self.encoder.plan.source.keys]
-                    checkpoint.save(self.start, Done(last, reached.end, reached.read_at))
+                    checkpoint.save(self.start, WrittenRange(last, whole_range.end, whole_range.read_at))
                 return len(batch)
 
-            under_way: deque[Future[int]] = deque()
+            pending: deque[Future[int]] = deque()
             try:
-                for batch in self._parts(batches, reader):
-                    under_way.append(writer.submit(write, batch, *self.encoder.encode(batch, stored)))
-                    if len(under_way) > _AHEAD:
-                        self.progress(under_way.popleft().result())
-                while under_way:
-                    self.progress(under_way.popleft().result())
+                for batch in self._slices(batches, reader):
+                    pending.append(writer.submit(write, batch, *self.encoder.encode(batch, stored_times)))
+                    if len(pending) > _MAX_PENDING:
+                        self.progress(pending.popleft().result())
+                while pending:
+                    self.progress(pending.popleft().result())
             finally:
-                for future in under_way:
+                for future in pending:
                     future.cancel()
 
-    def _parts(
+    def _slices(
         self, batches: Iterator[pa.RecordBatch], reader: ThreadPoolExecutor
     ) -> Iterator[pa.RecordBatch]:
-        """The rows in parts that are not too large, read one batch ahead."""
+        """Slices of at most `batch_rows` rows; the next batch is read meanwhile."""
         ahead = reader.submit(next, batches, None)
         while (batch := ahead.result()) is not None:
             ahead = reader.submit(next, batches, None)
             for first in range(0, len(batch), self.batch_rows):
-                _require(not self.stop.is_set(), InterruptedMaterializationError(self.encoder.plan.name))
+                _require(
+                    not self.cancellation.is_set(), InterruptedMaterializationError(self.encoder.plan.name)
+                )
                 yield batch.slice(first, self.batch_rows)
 
 
@@ -268,8 +272,8 @@ def _require(condition: bool, error: Exception) -> None:
         raise error
 
 
-#: Stores whose ways of reading and writing are known here; of those that override them nothing is.
-_PULLS = (
+#: Reads and writes that a columnar run replaces; stores that override them go through Feast's engine.
+_SOURCE_QUERIES = (
     PostgreSQLOfflineStore.pull_latest_from_table_or_query,
     TimescaleOfflineStore.pull_latest_from_table_or_query,
 )
@@ -277,78 +281,79 @@ _WRITES = (RedisOnlineStore.online_write_batch, CorrectableRedisOnlineStore.onli
 
 
 class WriteOptions(FeastConfigBaseModel):
-    """Options of every engine that writes this way."""
+    """Options of every engine that writes columns."""
 
     batch_rows: int = Field(10_000, ge=1)
-    """Rows that are encoded and sent at once; Feast's `online_write_batch_size` goes before."""
+    """Rows that are encoded and sent at once; Feast's `online_write_batch_size` takes precedence."""
 
     redis_timeout_seconds: float = Field(60, gt=0)
-    """How long Redis may be silent before a materialization fails."""
+    """Seconds without an answer of Redis after which a materialization fails."""
 
 
-def way_of(
+def supported_plan(
     view: FeatureView,
     config: RepoConfig,
     offline: OfflineStore,
     online: OnlineStore,
     registry: BaseRegistry,
 ) -> ViewPlan | None:
-    """The fast way of a feature view, if there is one that does what the stores do."""
-    known = (
-        type(online).online_write_batch in _WRITES and type(offline).pull_latest_from_table_or_query in _PULLS
+    """Plan of a feature view whose result equals that of the stores; None if there is none."""
+    is_stock = (
+        type(online).online_write_batch in _WRITES
+        and type(offline).pull_latest_from_table_or_query in _SOURCE_QUERIES
     )
-    found = plan(view, config) if known else None
-    if found is None or not isinstance(online, CorrectableRedisOnlineStore):
-        return found
-    # views with the same keys share a hash, which lives as long as the most patient of them wants
+    view_plan = plan(view, config) if is_stock else None
+    if view_plan is None or not isinstance(online, CorrectableRedisOnlineStore):
+        return view_plan
+    # views with the same keys share a hash, which expires with the longest TTL of them
     views = registry.list_feature_views(config.project, allow_cache=True)
-    lives = [expiry(found.ttl_seconds, each) or 0 for each in (view, *views)]
-    return replace(found, ttl_seconds=max(lives) or None)
+    ttls = [expiry(view_plan.ttl_seconds, other) or 0 for other in (view, *views)]
+    return replace(view_plan, ttl_seconds=max(ttls) or None)
 
 
 def client_of(online: OnlineStore, config: RepoConfig) -> Any:
     """The Redis client of the online store."""
     store: Any = online
-    return store._get_client(config.online_store)  # noqa: SLF001  # nobody else connects as it does
+    return store._get_client(config.online_store)  # noqa: SLF001  # Feast has no public way to it
 
 
 def writer_of(store: FeatureStore, view: FeatureView) -> Materialization | None:
-    """What writes rows of a feature view that are read elsewhere; None: only Feast itself can."""
+    """Writer of a feature view's rows that are read elsewhere; None if only Feast's engine can write them."""
     config, provider = store.config, store._get_provider()  # noqa: SLF001  # Feast has no public way to it
     offline, online = provider.offline_store, provider.online_store
-    way = way_of(view, config, offline, online, store.registry)
-    if way is None or not isinstance(config.batch_engine, WriteOptions):
+    view_plan = supported_plan(view, config, offline, online, store.registry)
+    if view_plan is None or not isinstance(config.batch_engine, WriteOptions):
         return None
     now = datetime.now(UTC)
     task = MaterializationTask(store.project, view, now, now, tqdm_builder=None)
-    return materialization(task, way, config, online, progress=lambda _: None)
+    return materialization(task, view_plan, config, online, progress=lambda _: None)
 
 
 def materialization(
     task: MaterializationTask,
-    way: ViewPlan,
+    view_plan: ViewPlan,
     config: RepoConfig,
     online: OnlineStore,
     *,
     progress: Callable[[int], Any],
     resume_s: float = 0,
-    stop: Stop | None = None,
+    cancellation: Cancellation | None = None,
 ) -> Materialization:
-    """What the task asks for, ready to run.
+    """The run of Feast's materialization task.
 
     Raises:
-        HistoryNotKnownError: the offline store is open as of an earlier time.
+        HistoryNotKnownError: the offline store has `known_at`.
     """
     store, options = config.offline_store, config.batch_engine
     if getattr(store, "known_at", None) is not None:
         raise HistoryNotKnownError(
-            "This store shows features as known at an earlier time, which are nothing to serve. "
+            "This store reads features as known at an earlier time, which must not be served. "
             "Materialize without `known_at`."
         )
     correctable = isinstance(online, CorrectableRedisOnlineStore)
     return Materialization(
         Encoder(
-            way,
+            view_plan,
             task.feature_view,
             task.project,
             check=correctable or not config.online_store.skip_dedup,
@@ -363,5 +368,5 @@ def materialization(
         timeout_s=options.redis_timeout_seconds,
         resume_s=resume_s,
         progress=progress,
-        stop=stop or Stop(),
+        cancellation=cancellation or Cancellation(),
     )

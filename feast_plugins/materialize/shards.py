@@ -30,24 +30,24 @@ _CHUNK = 1 << 18
 
 
 class Channel:
-    """One connection; whoever sends must collect the replies of it all before sending more."""
+    """One connection. All replies to what was sent must be collected before more is sent."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
 
     def send(self, commands: memoryview) -> None:
         """Send commands."""
-        with _named(self._socket):
+        with _translate_errors(self._socket):
             self._socket.sendall(commands)
 
-    def ask(self, *command: bytes) -> bytes | int | None:
-        """Reply to one command.
+    def execute(self, *command: bytes) -> bytes | int | None:
+        """Send one command and return its reply.
 
         Raises:
             redis.ResponseError: the server refused it.
         """
-        sent = b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in command)
-        self.send(memoryview(b"*%d\r\n%b" % (len(command), sent)))
+        arguments = b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in command)
+        self.send(memoryview(b"*%d\r\n%b" % (len(command), arguments)))
         return cast("bytes | int | None", self._replies(1)[0])
 
     def number(self) -> int:
@@ -78,10 +78,10 @@ class Channel:
         return replies
 
     def integers(self, count: int) -> None:
-        """Collect replies that are numbers, which say nothing.
+        """Collect and discard integer replies.
 
         Raises:
-            redis.ResponseError: the server refused a command; the first refusal.
+            redis.ResponseError: the server refused a command; the error of the first.
         """
         replies, refused = bytearray(), False
         while count:
@@ -95,7 +95,7 @@ class Channel:
             raise redis.ResponseError(first.partition(b"-")[2].decode(errors="replace"))
 
     def _receive(self) -> bytes:
-        with _named(self._socket):
+        with _translate_errors(self._socket):
             chunk = self._socket.recv(_CHUNK)
         if not chunk:
             raise redis.ConnectionError("Redis closed the connection in the middle of a materialization.")
@@ -104,10 +104,10 @@ class Channel:
 
 @contextmanager
 def open_channel(client: redis.Redis, timeout_s: float) -> Iterator[Channel]:
-    """A connection of `client`'s pool; no reply for `timeout_s` is an error.
+    """A connection of `client`'s pool, with a time-out of `timeout_s` seconds for each send and receive.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is gone, or silent.
+        redis.ConnectionError, redis.TimeoutError: Redis is unreachable, or does not answer in time.
     """
     pool = client.connection_pool
     connection = pool.get_connection()
@@ -121,8 +121,8 @@ def open_channel(client: redis.Redis, timeout_s: float) -> Iterator[Channel]:
 
 
 @contextmanager
-def _named(sock: socket.socket) -> Iterator[None]:
-    """Let errors of the connection be those of redis-py."""
+def _translate_errors(sock: socket.socket) -> Iterator[None]:
+    """Raise errors of the socket as those of redis-py."""
     try:
         yield
     except TimeoutError as error:
@@ -136,7 +136,7 @@ _TRIES, _PAUSE_S = 6, 0.5
 
 
 class Shards:
-    """A connection to each server that is needed, for one thread."""
+    """One connection to each server that is needed. Not thread-safe."""
 
     def __init__(self, client: Any, timeout_s: float) -> None:
         self._client = client
@@ -154,17 +154,17 @@ class Shards:
 
     @property
     def is_single(self) -> bool:
-        """Whether one server has all keys."""
+        """Whether one server has all keys, unlike in a cluster."""
         return not isinstance(self._client, RedisCluster)
 
     def count(self, command: memoryview) -> int:
-        """Reply of the only server to a command that counts."""
+        """Integer reply of the only server to `command`."""
         channel = self._channel("", self._client)
         channel.send(command)
         return channel.number()
 
-    def ask(self, keys: pa.BinaryArray, commands: pa.BinaryArray) -> list[bytes | None]:
-        """Replies of one command a key."""
+    def read(self, keys: pa.BinaryArray, commands: pa.BinaryArray) -> list[bytes | None]:
+        """Replies to `commands`, one per key."""
         replies: list[bytes | None] = [None] * len(keys)
 
         def collect(channel: Channel, rows: NDArray[np.int64]) -> None:
@@ -175,18 +175,18 @@ class Shards:
         return replies
 
     def write(self, keys: pa.BinaryArray, commands: pa.BinaryArray, replies: int) -> None:
-        """Run the commands of each key, which have so many `replies` that are numbers."""
+        """Run the commands of each key, which have `replies` integer replies per key."""
         self._run(keys, commands, lambda channel, rows: channel.integers(replies * len(rows)))
 
     def _run(self, keys: pa.BinaryArray, commands: pa.BinaryArray, collect: Any) -> None:
         for tries_left in reversed(range(_TRIES)):
             try:
-                for channel, rows in self._placed(keys):
-                    part = commands if len(rows) == len(keys) else commands.take(pa.array(rows))
-                    channel.send(data_of(part))
+                for channel, rows in self._by_server(keys):
+                    selected = commands if len(rows) == len(keys) else commands.take(pa.array(rows))
+                    channel.send(data_of(selected))
                     collect(channel, rows)
             except redis.ResponseError as error:
-                # slots are on the move; what was written already is written again
+                # slots are moving; rows that were written are written again
                 if not tries_left or not str(error).startswith(_REDIRECTS):
                     raise
                 self._stack.close()
@@ -196,15 +196,15 @@ class Shards:
             else:
                 return
 
-    def _placed(self, keys: pa.BinaryArray) -> Iterator[tuple[Channel, NDArray[np.int64]]]:
+    def _by_server(self, keys: pa.BinaryArray) -> Iterator[tuple[Channel, NDArray[np.int64]]]:
         if self.is_single:
             yield self._channel("", self._client), np.arange(len(keys))
             return
         slots = np.fromiter((key_slot(key) for key in keys.to_pylist()), np.int64, len(keys))
         nodes = {slot: self._client.nodes_manager.get_node_from_slot(slot) for slot in set(slots.tolist())}
-        places = np.array([nodes[slot].name for slot in slots.tolist()])
+        names = np.array([nodes[slot].name for slot in slots.tolist()])
         for node in {node.name: node for node in nodes.values()}.values():
-            rows = np.flatnonzero(places == node.name)
+            rows = np.flatnonzero(names == node.name)
             yield self._channel(node.name, self._client.get_redis_connection(node)), rows
 
     def _channel(self, name: str, client: redis.Redis) -> Channel:

@@ -1,7 +1,7 @@
-"""Relations that feature views read, opened to the service that serves them.
+"""Grants the service access to the relations that feature views read.
 
 A service with the rights of one tenant at a time reads through views of the schema `tenant_wall`. Where a
-database has it, `feast apply` makes these views for the tables that its sources name.
+database has that schema, `feast apply` creates these views for the tables that its sources name.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
     from feast import Entity, RepoConfig
     from feast.base_feature_view import BaseFeatureView
 
-#: Tag of a source: tables of it without a column `tenant_id` are the same for every tenant.
+#: Tag of a source: its tables without a column `tenant_id` are shared by all tenants.
 SHARED_TAG: Final = "shared"
-#: Tag of an entity: table with `tenant_id`, `asset_id` and the entity's key, which the asset determines.
+#: Tag of an entity: table of `tenant_id`, `asset_id` and the entity's join key, which depends on the asset.
 LOOKUP_TAG: Final = "lookup"
-_HAS_WALL: Final = "SELECT to_regprocedure('tenant_wall.serve_source(text, boolean)') IS NOT NULL"
+_HAS_TENANT_SCOPE: Final = "SELECT to_regprocedure('tenant_wall.serve_source(text, boolean)') IS NOT NULL"
 _SERVE: Final = "SELECT relation, problem FROM tenant_wall.serve_source(%s, %s)"
 _log = logging.getLogger(__name__)
 
 
 def serve(config: RepoConfig, views: Iterable[BaseFeatureView], entities: Iterable[Entity]) -> None:
-    """Let the service read what `views` and `entities` are read from; warns of what it may not read."""
+    """Let the service read the relations of `views` and `entities`; log a warning of each that it may not."""
     relations = _relations(views, entities)
     if not relations or not isinstance(config.offline_store, PostgreSQLOfflineStoreConfig):
         return
     try:
         with open_connection(config.offline_store) as connection:
-            if connection.execute(_HAS_WALL).fetchone() != (True,):
+            if connection.execute(_HAS_TENANT_SCOPE).fetchone() != (True,):
                 return
             for relation, (name, is_shared) in relations.items():
                 _serve(connection, relation, name, is_shared=is_shared)
     except psycopg.Error as error:
-        _log.warning("What feature views read could not be opened to the service: %s", _reason(error))
+        _log.warning("The service was not granted the relations of the feature views: %s", _reason(error))
 
 
 def _serve(connection: psycopg.Connection, relation: str, name: str, *, is_shared: bool) -> None:
@@ -59,20 +59,20 @@ def _serve(connection: psycopg.Connection, relation: str, name: str, *, is_share
 def _relations(
     views: Iterable[BaseFeatureView], entities: Iterable[Entity]
 ) -> Mapping[str, tuple[str, bool]]:
-    """What is read, with a name for people, and whether it may be shared."""
-    found: dict[str, tuple[str, bool]] = {}
+    """By relation: its name in messages, and whether all tenants share it."""
+    relations: dict[str, tuple[str, bool]] = {}
     for view in views:
         source = getattr(view, "batch_source", None)
         if isinstance(source, PostgreSQLSource):
             shared = (source.tags or {}).get(SHARED_TAG, "").lower() == "true"
-            found[source.get_table_query_string()] = source.name, shared
+            relations[source.get_table_query_string()] = source.name, shared
     for entity in entities:
         if table := (entity.tags or {}).get(LOOKUP_TAG, "").strip():
-            found.setdefault(sql.Identifier(table).as_string(), (table, False))
+            relations.setdefault(sql.Identifier(table).as_string(), (table, False))
         elif entity.join_key not in {"tenant_id", "asset_id"}:
-            # a column that assets may have got for it
-            found.setdefault("assets", ("assets", False))
-    return found
+            # the join key may be a column of assets
+            relations.setdefault("assets", ("assets", False))
+    return relations
 
 
 def _reason(error: psycopg.Error) -> str:

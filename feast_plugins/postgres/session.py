@@ -1,8 +1,8 @@
-"""Sessions with Postgres, by psycopg and by ADBC, and the rows of queries as Arrow.
+"""Postgres sessions, by psycopg and by ADBC, and the rows of queries as Arrow.
 
-A query's rows come as the stream of a binary `COPY … TO STDOUT`, decoded into Arrow in C. A pooler can be
-between: no setting outlives a transaction. Feast's own connections give the search path as a start-up option,
-which PgBouncer refuses, and prepare statements, which another session does not know.
+Rows of a query are streamed by a binary `COPY … TO STDOUT` and decoded into Arrow in C. Poolers are
+supported: no setting outlives a transaction. Feast's own connections pass the search path as a start-up
+option, which PgBouncer refuses, and prepare statements, which do not exist in another session of the pool.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 #: Times of results; a time without a zone is UTC, as everywhere in Feast.
 TIME = pa.timestamp("us", tz="UTC")
 _TYPE_NAME = b"POSTGRESQL:type"
-_UUID_PARTS = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
+_UUID_GROUPS = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
 
 
 def type_name(field: pa.Field) -> str:
-    """Postgres' name of the type of a column that ADBC read; an array's begins with `_`."""
+    """Postgres' type name of a column that ADBC read; that of an array begins with `_`."""
     return str((field.metadata or {}).get(_TYPE_NAME, b"").decode())
 
 
 def conform(schema: pa.Schema) -> tuple[pa.Schema, list[Conversion | None]]:
-    """Feast's types of the columns that ADBC reads with `schema`, and how to convert each that differs."""
+    """`schema` of ADBC with Feast's types, and a conversion of each column whose type differs (else None)."""
     fields, conversions = [], []
     for field in schema:
         kind, conversion = _conform(field.type, type_name(field).removeprefix("_"))
@@ -57,11 +57,11 @@ def conform(schema: pa.Schema) -> tuple[pa.Schema, list[Conversion | None]]:
     return pa.schema(fields), conversions
 
 
-def _conform(found: pa.DataType, name: str) -> tuple[pa.DataType, Conversion | None]:
-    if pa.types.is_list(found):
-        kind, conversion = _conform(found.value_type, name)
+def _conform(read_type: pa.DataType, name: str) -> tuple[pa.DataType, Conversion | None]:
+    if pa.types.is_list(read_type):
+        kind, conversion = _conform(read_type.value_type, name)
         return pa.list_(kind), conversion and _of_items(conversion)
-    return _CONFORMED.get(name, (found, None))
+    return _CONFORMED.get(name, (read_type, None))
 
 
 def _cast(kind: pa.DataType) -> tuple[pa.DataType, Conversion]:
@@ -85,12 +85,14 @@ def _numbers(values: pa.ExtensionArray) -> pa.Array:
 
 
 def _uuid_texts(values: pa.ExtensionArray) -> pa.Array:
-    """Canonical text of each (RFC 9562, section 4)."""
+    """Canonical text of UUIDs (RFC 9562, section 4)."""
     digits = pa.array([value and value.hex() for value in values.storage.to_pylist()], pa.string())
-    return pc.binary_join_element_wise(*(pc.utf8_slice_codeunits(digits, *part) for part in _UUID_PARTS), "-")
+    return pc.binary_join_element_wise(
+        *(pc.utf8_slice_codeunits(digits, *bounds) for bounds in _UUID_GROUPS), "-"
+    )
 
 
-#: Where Feast's type for a Postgres type is not the one that ADBC gives.
+#: Postgres types that Feast reads as other types than ADBC.
 _CONFORMED: dict[str, tuple[pa.DataType, Conversion | None]] = {
     "numeric": (pa.float64(), _numbers),
     "json": (pa.string(), _storage),
@@ -103,7 +105,7 @@ _CONFORMED: dict[str, tuple[pa.DataType, Conversion | None]] = {
 
 
 def open_connection(config: PostgreSQLConfig) -> psycopg.Connection[Any]:
-    """A connection whose present transaction, and no other, has the search path of `config`."""
+    """A connection whose first transaction, and no later one, has the search path of `config`."""
     connection = psycopg.connect(
         connection_utils._get_conninfo(config),  # noqa: SLF001  # Feast has no public way to it
         prepare_threshold=None,
@@ -114,31 +116,31 @@ def open_connection(config: PostgreSQLConfig) -> psycopg.Connection[Any]:
 
 
 def options(config: PostgreSQLConfig) -> dict[str, Any]:
-    """Arguments of a connection besides who and where."""
-    given = connection_utils._get_conn_kwargs(config) | {"keepalives_idle": config.keepalives_idle}  # noqa: SLF001
-    return {name: value for name, value in given.items() if value is not None and name != "options"}
+    """Arguments of a connection besides address, database and user."""
+    arguments = connection_utils._get_conn_kwargs(config) | {"keepalives_idle": config.keepalives_idle}  # noqa: SLF001
+    return {name: value for name, value in arguments.items() if value is not None and name != "options"}
 
 
 def search_path(config: PostgreSQLConfig) -> str:
-    """The search path that Feast gives its sessions."""
+    """The search path of Feast's sessions."""
     path = (config.db_schema or config.user).strip()
     return path if path == "public" else f"{path},public"
 
 
 def use_in_sources() -> None:
-    """Let Feast's Postgres source, which asks the database for columns by itself, connect like this.
+    """Let Feast's Postgres source, which queries the database for its columns, use `open_connection`.
 
-    Feast's own offline store is left as it is: it wants connections that no transaction has begun on.
+    Feast's own offline store is unchanged: it needs connections without an open transaction.
     """
-    # there is no option for it, and users declare Feast's class, not one of ours
+    # Feast has no option for it, and users declare Feast's class, not one of ours
     source: Any = postgres_source
     source._get_conn = open_connection  # noqa: SLF001
 
 
 _QUERY_CANCELED = "57014"
-#: How often a server at work looks whether its client is still there. It ends the work of one that is not.
+#: How often the server checks that the client of a running query is connected; it cancels the query if not.
 _CHECK_CLIENT_MS = 2000
-#: Of this transaction: a pooler's sessions are not ours, and those of some servers share one backend.
+#: Local to the transaction: a pooler's sessions are shared, and those of some servers share one backend.
 _SETTINGS = sql.SQL(
     "SELECT set_config('client_connection_check_interval', {}, true), "
     "set_config('statement_timeout', {}, true), set_config('search_path', {}, true)"
@@ -147,18 +149,18 @@ _SETTINGS = sql.SQL(
 
 @contextmanager
 def connect(config: PostgreSQLConfig, timeout_s: float | None = None) -> Iterator[dbapi.Connection]:
-    """One read-only transaction, in which all queries see the same state; an interrupt cancels its query.
+    """One read-only transaction, whose queries all read the same state; an interrupt cancels its query.
 
-    A statement longer than `timeout_s` (0 and None: however long) ends on the server, too. If this process is
-    killed, the server notices within seconds and stops.
+    The server cancels a statement that runs longer than `timeout_s` seconds (0 and None: no limit), and
+    within seconds the query of a process that was killed.
 
     Raises:
         QueryTimeoutError: a statement ran longer than `timeout_s`.
     """
     database = _database(make_conninfo(_get_conninfo(config), **options(config)))
     timeout_ms = math.ceil((timeout_s or 0) * 1000)
-    # the driver sends BEGIN and COMMIT in one message each; every other statement takes several, which must
-    # meet the same session
+    # the driver sends BEGIN and COMMIT in one message each; every other statement takes several, which a
+    # pooler must pass to the same session, so they are sent within a transaction
     with dbapi.Connection(database, AdbcConnection(database), autocommit=False) as connection:
         _execute(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         settings = map(sql.Literal, (str(_CHECK_CLIENT_MS), str(timeout_ms), search_path(config)))
@@ -178,25 +180,25 @@ def _execute(connection: dbapi.Connection, statement: str) -> None:
 
 
 def _is_timeout(error: dbapi.Error | OSError) -> bool:
-    """An error in the middle of a stream comes through Arrow, as an `OSError` without a code."""
+    """Whether the statement timed out; within a stream Arrow raises an `OSError` without SQLSTATE."""
     if isinstance(error, dbapi.Error):
         return bool(error.sqlstate == _QUERY_CANCELED)
     return "statement timeout" in str(error)
 
 
-class _KeptDatabase(AdbcDatabase):
-    """Stays open when a connection that used it closes, because it costs ten times what a connection does."""
+class _SharedDatabase(AdbcDatabase):
+    """Stays open when a connection of it closes, because it costs ten times as much as a connection."""
 
     def close(self) -> None:
-        """Nothing; it holds no connection."""
+        """Do nothing: no connection is held."""
 
 
 @lru_cache(maxsize=16)
 def _database(conninfo: str) -> AdbcDatabase:
-    return _KeptDatabase(driver=adbc_driver_postgresql._driver_path(), uri=conninfo)  # noqa: SLF001  # `connect` of its dbapi module offers no database
+    return _SharedDatabase(driver=adbc_driver_postgresql._driver_path(), uri=conninfo)  # noqa: SLF001  # `connect` of its dbapi module offers no database
 
 
-#: Bytes of a batch: small enough to stay in the processor's cache while it is decoded.
+#: Bytes per batch: small enough to stay in the processor's cache while it is decoded.
 _BATCH = {"adbc.postgresql.batch_size_hint_bytes": str(1 << 20)}
 _WITHOUT_COPY = {"adbc.postgresql.use_copy": "false"}
 
@@ -207,8 +209,8 @@ def stream(connection: dbapi.Connection, query: Query) -> Iterator[pa.RecordBatc
     with connection.cursor() as cursor:
         cursor.adbc_statement.set_options(**_BATCH)
         cursor.execute(text(query))
-        found = cursor.fetch_record_batch()
-        schema, conversions = conform(found.schema)
+        reader = cursor.fetch_record_batch()
+        schema, conversions = conform(reader.schema)
         yield pa.RecordBatchReader.from_batches(
             schema,
             (
@@ -219,22 +221,22 @@ def stream(connection: dbapi.Connection, query: Query) -> Iterator[pa.RecordBatc
                     ],
                     schema=schema,
                 )
-                for batch in found
+                for batch in reader
             ),
         )
 
 
 def fetch(connection: dbapi.Connection, query: Query) -> pa.Table:
-    """Rows of `query` with the types that Feast names for those of Postgres.
+    """Rows of `query`, with Feast's types of the Postgres types.
 
-    Times are in UTC. JSON and UUIDs, which Feast's own reader cannot give, are text.
+    Times are in UTC. JSON and UUIDs, which Feast's own reader cannot read, are text.
     """
     with stream(connection, query) as batches:
         return batches.read_all()
 
 
 def fetch_value(connection: dbapi.Connection, query: Query) -> object:
-    """First value of the only row of a statement that cannot be read by COPY, such as EXPLAIN."""
+    """First value of the only row of a statement that COPY does not support, such as EXPLAIN."""
     with connection.cursor() as cursor:
         cursor.adbc_statement.set_options(**_WITHOUT_COPY)
         cursor.execute(text(query))
@@ -249,5 +251,5 @@ def schema(connection: dbapi.Connection, query: Query) -> pa.Schema:
 
 
 def text(query: Query) -> str:
-    """SQL text of a query; literals in it need no session to be quoted."""
+    """SQL text of a query; its literals are quoted without a session."""
     return query if isinstance(query, str) else query.as_string(None)

@@ -20,11 +20,11 @@ _COMMA = sql.SQL(", ")
 
 @dataclass(frozen=True)
 class Source:
-    """A relation or query, and the columns of it that are wanted."""
+    """A relation or query, and its columns that are read."""
 
     relation: str
     keys: tuple[str, ...]
-    #: none: every column of the source
+    #: empty: every column of the source
     features: tuple[str, ...]
     time: str
     created: str | None
@@ -38,13 +38,13 @@ class Source:
         time: str,
         created: str | None,
     ) -> Self:
-        """What a pull by Feast asks of a data source, in the order of Feast's arguments."""
+        """The arguments of Feast's `pull_*_from_table_or_query`, in Feast's order."""
         relation = source.get_table_query_string()
         return cls(relation, tuple(keys), tuple(features), time, created or None)
 
     @property
     def selection(self) -> sql.Composable:
-        """The wanted columns, each once."""
+        """The columns that are read, each once."""
         if not self.features:
             return sql.SQL("source.*")
         times = filter(None, [self.time, self.created])
@@ -64,14 +64,14 @@ class Source:
 
 
 def everything(source: Source, start: datetime | None, end: datetime | None) -> sql.Composed:
-    """Query of all rows between two times."""
+    """Query of all rows between two times, both included."""
     return sql.SQL("SELECT {}").format(source.selection) + source.rows(start, end)
 
 
 def latest(source: Source, start: datetime, end: datetime) -> sql.Composed:
-    """Query of the newest row of each entity between two times, in the order of the keys.
+    """Query of the newest row of each entity between two times, both included, in the order of the keys.
 
-    Of rows with the same time the one created last counts.
+    Of rows with the same time the one created last is read.
     """
     keys = [_column(key) for key in source.keys]
     order = [*keys, sql.SQL("{} DESC").format(_column(source.time))]
@@ -79,11 +79,11 @@ def latest(source: Source, start: datetime, end: datetime) -> sql.Composed:
         order.append(sql.SQL("{} DESC NULLS LAST").format(_column(source.created)))
     rows = source.rows(start, end) + sql.SQL(" ORDER BY {}").format(_COMMA.join(order))
     if keys:
-        chosen = sql.SQL("SELECT DISTINCT ON ({}) {}").format(_COMMA.join(keys), source.selection)
-        return chosen + rows
-    # a view without entities has one row, whose key is Feast's stand-in
-    stand_in = sql.SQL(", {} AS {}").format(sql.Literal(DUMMY_ENTITY_VAL), sql.Identifier(DUMMY_ENTITY_ID))
-    return sql.SQL("SELECT ") + source.selection + stand_in + rows + sql.SQL(" LIMIT 1")
+        select = sql.SQL("SELECT DISTINCT ON ({}) {}").format(_COMMA.join(keys), source.selection)
+        return select + rows
+    # a view without entities has one row, whose key is Feast's dummy entity
+    dummy = sql.SQL(", {} AS {}").format(sql.Literal(DUMMY_ENTITY_VAL), sql.Identifier(DUMMY_ENTITY_ID))
+    return sql.SQL("SELECT ") + source.selection + dummy + rows + sql.SQL(" LIMIT 1")
 
 
 def _column(name: str) -> sql.Composed:

@@ -1,4 +1,4 @@
-"""Rows written by `INSERT … SELECT FROM unnest`, which works on servers without `COPY … FROM STDIN`, too."""
+"""Writes by `INSERT … SELECT FROM unnest`, which servers without `COPY … FROM STDIN` support, too."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
 
 
 def upsert(connection: Connection[Any], feature_view: FeatureView, rows: pa.Table) -> None:
-    """Insert `rows`, named as in the view, or replace the rows with the same keys and time.
+    """Insert `rows`, with the view's names, or update the rows with the same join keys and event time.
 
-    Of several rows with the same keys and time the one created last stays, in `rows` and in the table.
+    Of several rows with the same keys and time, in `rows` and in the table, the one created last is stored.
 
     Raises:
-        WriteColumnsError: the columns are not those of the table.
-        WriteTargetError: the source is no table, or keys and time are not unique in it.
+        WriteColumnsError: the columns differ from those of the table.
+        WriteTargetError: the source is no table, or has no unique key of join keys and event time.
     """
     source = feature_view.batch_source
     table = source.get_table_query_string() if isinstance(source, PostgreSQLSource) else "("
@@ -41,76 +41,76 @@ def upsert(connection: Connection[Any], feature_view: FeatureView, rows: pa.Tabl
         raise WriteTargetError(
             f"The batch source of {feature_view.name} is no table, so rows cannot be written to it."
         )
-    original = {feature: column for column, feature in source.field_mapping.items()}
-    rows = rows.rename_columns([original.get(name, name) for name in rows.column_names])
+    columns = {feature: column for column, feature in source.field_mapping.items()}
+    rows = rows.rename_columns([columns.get(name, name) for name in rows.column_names])
     types = dict(connection.execute(_COLUMNS, [table]).fetchall())
-    needed = [
-        *(original.get(key, key) for key in feature_view.join_keys),
-        original.get(source.timestamp_field, source.timestamp_field),
+    key = [
+        *(columns.get(key, key) for key in feature_view.join_keys),
+        columns.get(source.timestamp_field, source.timestamp_field),
     ]
-    created = original.get(source.created_timestamp_column, source.created_timestamp_column)
-    absent = {*needed, *filter(None, [created])} - set(rows.column_names)
+    created = columns.get(source.created_timestamp_column, source.created_timestamp_column)
+    absent = {*key, *filter(None, [created])} - set(rows.column_names)
     if absent or (unknown := set(rows.column_names) - types.keys()):
         raise WriteColumnsError(table, absent, set() if absent else unknown)
     names = rows.column_names
     try:
         connection.execute(
-            _statement(table, {name: types[name] for name in names}, needed, created),
+            _statement(table, {name: types[name] for name in names}, key, created),
             [_values(rows[name]) for name in names],
         )
     except psycopg.errors.InvalidColumnReference as error:
         raise WriteTargetError(
-            f"{table} needs a unique key ({', '.join(needed)}): "
-            "without it, a row that is pushed twice would be there twice."
+            f"{table} needs a unique key ({', '.join(key)}): "
+            "without it, a row that is pushed twice would be stored twice."
         ) from error
 
 
 def _statement(table: str, types: dict[str, str], key: list[str], created: str) -> sql.Composed:
     comma = sql.SQL(", ")
     names = comma.join(map(sql.Identifier, types))
+    number = sql.Identifier("_pushed_row_number")
     measures = [name for name in types if name not in key]
-    newest = [sql.SQL("{} DESC").format(sql.Identifier(created))] if created else []
+    created_order = [sql.SQL("{} DESC").format(sql.Identifier(created))] if created else []
     not_older = (
         sql.SQL("stored.{0} <= excluded.{0}").format(sql.Identifier(created)) if created else sql.SQL("true")
     )
-    # a row that is there already, whenever it was pushed first, is left alone
-    changing = [name for name in measures if name != created]
+    # a row whose values are stored already is not updated, whatever its created timestamp
+    compared = [name for name in measures if name != created]
     return sql.SQL(
         "INSERT INTO {table} AS stored ({names})"
-        " SELECT DISTINCT ON ({key}) {names} FROM unnest({arrays}) WITH ORDINALITY AS given ({names}, place)"
+        " SELECT DISTINCT ON ({key}) {names}"
+        " FROM unnest({arrays}) WITH ORDINALITY AS pushed ({names}, {number})"
         " ORDER BY {key}, {newest} ON CONFLICT ({key}) {action}"
     ).format(
         table=sql.SQL(table),
         names=names,
         key=comma.join(map(sql.Identifier, key)),
         arrays=comma.join(sql.SQL("%s::{}[]").format(sql.SQL(kind)) for kind in types.values()),
-        newest=comma.join([*newest, sql.SQL("place DESC")]),
+        number=number,
+        newest=comma.join([*created_order, sql.SQL("{} DESC").format(number)]),
         action=sql.SQL(
-            "DO UPDATE SET {changes} WHERE {not_older} AND ({stored}) IS DISTINCT FROM ({given})"
+            "DO UPDATE SET {changes} WHERE {not_older} AND ({stored}) IS DISTINCT FROM ({pushed})"
         ).format(
             changes=comma.join(
                 sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in measures
             ),
             not_older=not_older,
-            stored=comma.join(sql.Identifier("stored", name) for name in changing),
-            given=comma.join(sql.Identifier("excluded", name) for name in changing),
+            stored=comma.join(sql.Identifier("stored", name) for name in compared),
+            pushed=comma.join(sql.Identifier("excluded", name) for name in compared),
         )
-        if changing
+        if compared
         else sql.SQL("DO NOTHING"),
     )
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    """Python values; times are exact to the microsecond, and in UTC if they name no zone.
-
-    Maps and structs are JSON texts.
-    """
+    """Python values: times to the microsecond, in UTC if without a zone; maps and structs as JSON texts."""
     if pa.types.is_struct(column.type) or pa.types.is_map(column.type):
         return [value if value is None else json.dumps(dict(value)) for value in column.to_pylist()]
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False).cast(TIME)
-    found: list[Any] = column.to_pylist()
-    return found
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 _TYPE_NAMES = {
@@ -129,17 +129,17 @@ _TYPE_NAMES = {
     pa.time64("us"): "time",
     pa.null(): "text",
 }
-#: Rows of an INSERT.
+#: Rows per INSERT.
 _BLOCK = 10_000
 
 
 def create_table(
     config: PostgreSQLConfig, name: str, batches: pa.RecordBatchReader, *, replace: bool
 ) -> None:
-    """Create a table of `batches`, all of it or nothing; `name` may carry a schema.
+    """Create a table of `batches`, atomically; `name` may be qualified with a schema.
 
     Raises:
-        SavedDatasetLocationAlreadyExists: it is there, and `replace` is false. Nothing has changed.
+        SavedDatasetLocationAlreadyExists: the table exists, and `replace` is false. Nothing has changed.
     """
     table = sql.SQL(name)  # as Feast reads it: quoted by whoever needs quotes
     kinds = {field.name: _type_name(field.type) for field in batches.schema}
@@ -164,7 +164,7 @@ def _insert(
     comma = sql.SQL(", ")
     values = [column.to_pylist() for column in rows.columns]
     if any(kind.endswith("[]") for kind in kinds.values()):
-        # `unnest` would take the lists apart, too
+        # `unnest` would flatten the lists, too
         command = sql.SQL("INSERT INTO {} VALUES ({})").format(
             table, comma.join([sql.SQL("%s")] * len(kinds))
         )

@@ -1,8 +1,8 @@
 """Feast's Ray engine, with feature views from Postgres written to Redis by the workers.
 
 Named in `feature_store.yaml` as `batch_engine: {type: feast_plugins.ray.engine.TimescaleRayComputeEngine}`.
-Each worker reads its part of the entities and writes it, so that no row passes through the process that asked
-for it. Feature views that cannot go this way go through Feast's own Ray nodes, see `feast_plugins.ray.nodes`.
+Each worker reads and writes one partition of the entities, so that no row passes through the calling process.
+Other feature views go through Feast's own Ray nodes, see `feast_plugins.ray.nodes`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from feast.infra.compute_engines.ray.config import RayComputeEngineConfig
 from feast.infra.compute_engines.ray.job import RayMaterializationJob
 
 from feast_plugins.errors import ColumnTypesError
-from feast_plugins.materialize.plan import part_of
-from feast_plugins.materialize.run import WriteOptions, materialization, way_of
+from feast_plugins.materialize.plan import partition
+from feast_plugins.materialize.run import WriteOptions, materialization, supported_plan
 from feast_plugins.postgres.serving import serve
 from feast_plugins.ray.nodes import StrictRayFeatureBuilder
-from feast_plugins.ray.workers import count_workers, finished
+from feast_plugins.ray.workers import count_workers, results_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 
 class TimescaleRayComputeEngineConfig(WriteOptions, RayComputeEngineConfig):
-    """Options of Feast's Ray engine, under this engine's type; `max_workers` is the number of parts."""
+    """Options of Feast's Ray engine, under this engine's type; `max_workers` is the number of partitions."""
 
     type: str = "feast_plugins.ray.engine.TimescaleRayComputeEngine"  # type: ignore[assignment]  # names the class
 
 
 class TimescaleRayComputeEngine(RayComputeEngine):
-    """Ray engine whose failures are failures, and whose rows are those of the local engine."""
+    """Ray engine that reports failures, and writes the rows of the local engine."""
 
     def update(self, project: str, *args: Any, **kwargs: Any) -> None:
-        """Let the service read what the views read."""
+        """Let the service read the sources of the views."""
         super().update(project, *args, **kwargs)
         _, views, _, entities = args
         serve(self.repo_config, views, entities)
@@ -55,28 +55,30 @@ class TimescaleRayComputeEngine(RayComputeEngine):
         from_offline_store: bool = False,
         **kwargs: Any,
     ) -> MaterializationJob:
-        del from_offline_store, kwargs  # a way that Feast will take away
+        del from_offline_store, kwargs  # deprecated in Feast
         name = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
-        way = way_of(task.feature_view, self.repo_config, self.offline_store, self.online_store, registry)
+        plan = supported_plan(
+            task.feature_view, self.repo_config, self.offline_store, self.online_store, registry
+        )
         try:
-            if way is None or not self._write_in_parts(task, way):
+            if plan is None or not self._write_partitions(task, plan):
                 builder = StrictRayFeatureBuilder(registry, task.feature_view, task, self.config)
                 builder.build().execute(self.get_execution_context(registry, task))
         except Exception as error:  # noqa: BLE001  # Feast raises it
             return RayMaterializationJob(job_id=name, status=MaterializationJobStatus.ERROR, error=error)
         return RayMaterializationJob(job_id=name, status=MaterializationJobStatus.SUCCEEDED)
 
-    def _write_in_parts(self, task: MaterializationTask, way: ViewPlan) -> bool:
-        """Whether the view could be written this way."""
+    def _write_partitions(self, task: MaterializationTask, plan: ViewPlan) -> bool:
+        """Write the view on the workers; False if its column types need Feast's nodes."""
         artifacts = SerializedArtifacts.serialize(task.feature_view, self.repo_config)
-        parts = count_workers(self.config) if way.source.keys else 1
+        count = count_workers(self.config) if plan.source.keys else 1
         times = (task.start_time, task.end_time)
-        started = [_write_part.remote(artifacts, way, times, number, parts) for number in range(parts)]
+        tasks = [_write_partition.remote(artifacts, plan, times, number, count) for number in range(count)]
         bar = task.tqdm_builder(0) if task.tqdm_builder else None
         if bar is not None:
             bar.set_description_str(task.feature_view.name)
         try:
-            for rows in finished(started):
+            for rows in results_of(tasks):
                 if bar is not None:
                     bar.update(rows)
         except ray.exceptions.RayTaskError as error:
@@ -90,14 +92,14 @@ class TimescaleRayComputeEngine(RayComputeEngine):
 
 
 @ray.remote
-def _write_part(
-    artifacts: SerializedArtifacts, way: ViewPlan, times: tuple[datetime, datetime], number: int, count: int
+def _write_partition(
+    artifacts: SerializedArtifacts, plan: ViewPlan, times: tuple[datetime, datetime], number: int, count: int
 ) -> int:
-    """Materialize one of `count` parts of the entities, and return its number of rows."""
+    """Materialize partition `number` (from 0) of `count`, and return its number of rows."""
     view, online, _, config = artifacts.unserialize()
     task = MaterializationTask(config.project, view, *times)
     if count > 1:
-        way = replace(way, source=part_of(way.source, number, count))
-    done: list[int] = []
-    materialization(task, way, config, online, progress=done.append).run()
-    return sum(done)
+        plan = replace(plan, source=partition(plan.source, number, count))
+    row_counts: list[int] = []
+    materialization(task, plan, config, online, progress=row_counts.append).run()
+    return sum(row_counts)

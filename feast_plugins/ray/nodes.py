@@ -1,8 +1,7 @@
-"""Feast's Ray nodes, with what they get wrong put right.
+"""Feast's Ray nodes with corrections.
 
-While it materializes, Feast 0.67 drops rows that are older than the view's time to live; it gives all rows to
-one worker; and its nodes that transform and write log an error, go on with what they were given, and report
-success.
+The nodes of Feast 0.67 drop rows that are older than the view's TTL, give all rows to one worker, and after a
+failed transformation or write they log the error, continue with their input and report success.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ class StrictRayFeatureBuilder(RayFeatureBuilder):
     """Builds plans of materialization tasks that fail when a node does."""
 
     def build(self) -> ExecutionPlan:
-        """The plan; views derived from others keep Feast's, whose sinks it knows."""
+        """The plan; views derived from other views keep Feast's."""
         if self.feature_view.source_views:
             return super().build()
         return FeatureBuilder.build(self)
 
     def build_source_node(self, view: FeatureView) -> DAGNode:
-        """Reading, in parts for the workers."""
+        """Read rows, in one block per worker."""
         times = (self.task.start_time, self.task.end_time)
         columns = self.get_column_info(view)
-        source = cast("DataSource", view.batch_source)  # or Feast would not have called
+        source = cast("DataSource", view.batch_source)  # Feast calls this for views with a source only
         return self._add(_ReadNode("source", source, columns, self.config, *times), [])
 
     def build_filter_node(self, view: FeatureView, input_node: DAGNode) -> DAGNode:
-        """Only the view's own filter: what is materialized need not be young."""
+        """Apply the view's own filter, and no TTL: rows of any age are materialized."""
         condition = getattr(view, "filter", None)
         return self._add(
             RayFilterNode("filter", self.get_column_info(view), self.config, filter_condition=condition),
@@ -57,27 +56,27 @@ class StrictRayFeatureBuilder(RayFeatureBuilder):
         )
 
     def build_transformation_node(self, view: FeatureView, input_nodes: list[DAGNode]) -> DAGNode:
-        """The view's function, on the workers."""
+        """Run the view's function on the workers."""
         function = getattr(view, "feature_transformation", None) or getattr(view, "udf", None)
         return self._add(_TransformationNode("transformation", function, self.config), input_nodes)
 
     def build_output_nodes(self, view: FeatureView, final_node: DAGNode) -> DAGNode:
-        """Writing, on the workers."""
+        """Write rows on the workers."""
         return self._add(_WriteNode("output", view, self.config), [final_node])
 
     def _add(self, node: DAGNode, inputs: list[DAGNode]) -> DAGNode:
-        for each in inputs:
-            node.add_input(each)
+        for input_node in inputs:
+            node.add_input(input_node)
         self.nodes.append(node)
         return node
 
 
 class _ReadNode(RayReadNode):
-    """Reads rows as Feast's node does, whose one block only one worker could take."""
+    """Reads rows as Feast's node does, and splits its one block for the workers."""
 
     def execute(self, context: ExecutionContext) -> DAGValue:
-        found = super().execute(context)
-        return DAGValue(found.data.repartition(count_workers(self.config)), found.format, found.metadata)
+        value = super().execute(context)
+        return DAGValue(value.data.repartition(count_workers(self.config)), value.format, value.metadata)
 
 
 class _TransformationNode(RayTransformationNode):
@@ -92,10 +91,10 @@ class _TransformationNode(RayTransformationNode):
             frame: pd.DataFrame = batch if batch.empty else dill.loads(function)(batch)  # noqa: S301  # made above
             return frame
 
-        found = self.get_single_input_value(context)
-        found.assert_format(DAGFormat.RAY)
+        value = self.get_single_input_value(context)
+        value.assert_format(DAGFormat.RAY)
         return DAGValue(
-            found.data.map_batches(transform, batch_format="pandas", concurrency=count_workers(self.config)),
+            value.data.map_batches(transform, batch_format="pandas", concurrency=count_workers(self.config)),
             DAGFormat.RAY,
             {"transformed": True},
         )
@@ -110,9 +109,9 @@ class _WriteNode(DAGNode):
         self._config = config
 
     def execute(self, context: ExecutionContext) -> DAGValue:
-        found = self.get_single_input_value(context)
-        found.assert_format(DAGFormat.RAY)
-        written = found.data.map_batches(
+        value = self.get_single_input_value(context)
+        value.assert_format(DAGFormat.RAY)
+        written = value.data.map_batches(
             _write,
             fn_args=(SerializedArtifacts.serialize(self._view, context.repo_config),),
             batch_format="pyarrow",
@@ -123,10 +122,10 @@ class _WriteNode(DAGNode):
 
 
 def _write(rows: pa.Table, artifacts: SerializedArtifacts) -> pa.Table:
-    """Write rows, and return how many."""
+    """Write rows, and return a table of their number."""
     view, online, offline, config = artifacts.unserialize()
     keys = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-    # Feast converts the first batch of a table
+    # Feast would convert only the first batch of a table
     batches = rows.combine_chunks().to_batches()
     for batch in batches if view.online else []:
         online.online_write_batch(config, view, _convert_arrow_to_proto(batch, view, keys), None)

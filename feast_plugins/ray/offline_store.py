@@ -1,9 +1,9 @@
 """Offline store whose history is joined by the workers of a Ray cluster.
 
 Named in `feature_store.yaml` as `type: feast_plugins.ray.offline_store.TimescaleRayOfflineStore`, beside the
-Ray engine whose cluster it uses. A worker has the entity rows of its part of the entities and joins them as
-`TimescaleOfflineStore` does, so results are the same. That store does everything else, and history of a range
-of time.
+Ray engine whose cluster it uses. Each worker joins the entity rows of one partition of the entities as
+`TimescaleOfflineStore` does, so results are the same. Everything else, such as history of a range of time, is
+inherited.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from feast_plugins.errors import RayEngineMissingError
 from feast_plugins.offline.entities import Entities
 from feast_plugins.offline.jobs import JoinJob
 from feast_plugins.offline_store import TimescaleOfflineStore, TimescaleOfflineStoreConfig
-from feast_plugins.ray.workers import count_workers, finished
+from feast_plugins.ray.workers import count_workers, results_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -69,7 +69,7 @@ class TimescaleRayOfflineStore(TimescaleOfflineStore):
             raise RayEngineMissingError
         keys = offline_utils.get_expected_join_keys(project, feature_views, registry)
         if isinstance(entity_df, str):
-            # every worker has the same rows, with the types that they have in Arrow
+            # the query runs once; the rows keep their Arrow types
             rows = Entities.of(config, entity_df, keys).table
             entity_df = rows.to_pandas(types_mapper=pd.ArrowDtype)
         rest = (full_feature_names, filter_by_created_timestamp)
@@ -91,7 +91,7 @@ class TimescaleRayOfflineStore(TimescaleOfflineStore):
 
 @dataclass(frozen=True)
 class _Request:
-    """The request, as bytes that any worker can read."""
+    """The pickled request, which the workers share."""
 
     pickled: bytes
 
@@ -102,22 +102,25 @@ class _Request:
         engine: RayComputeEngineConfig,
         timeout_s: float | None,
     ) -> pa.Table:
-        """Features as of the time of each row of `frame`, in its order, joined by the workers."""
+        """Entity rows of `frame`, in its order, with their features, joined by the workers."""
         ensure_ray_initialized(engine)
-        parts = [part for part in _parts(frame, keys, count_workers(engine)) if len(part)]
-        if not parts:
+        partitions = [
+            positions for positions in _partitions(frame, keys, count_workers(engine)) if len(positions)
+        ]
+        if not partitions:
             return self.join_here(frame, timeout_s)
         shared = ray.put(self)
-        started = [
-            _join_part.remote(shared, frame.iloc[part], place, timeout_s) for place, part in enumerate(parts)
+        tasks = [
+            _join_partition.remote(shared, frame.iloc[positions], number, timeout_s)
+            for number, positions in enumerate(partitions)
         ]
-        found = dict(finished(started))
-        tables = [found[place] for place in range(len(parts))]
+        results = dict(results_of(tasks))
+        tables = [results[number] for number in range(len(partitions))]
         joined = pa.concat_tables(tables, promote_options="permissive")
-        return joined.take(pa.array(np.argsort(np.concatenate(parts))))
+        return joined.take(pa.array(np.argsort(np.concatenate(partitions))))
 
     def join_here(self, frame: pd.DataFrame, timeout_s: float | None) -> pa.Table:
-        """The same, joined by this process."""
+        """Entity rows of `frame` with their features, joined in this process."""
         config, views, refs, project, *rest = dill.loads(self.pickled)  # noqa: S301  # made above
         registry = FeatureStore(config=config).registry
         job = TimescaleOfflineStore.get_historical_features(
@@ -128,14 +131,14 @@ class _Request:
 
 
 @ray.remote
-def _join_part(
-    request: _Request, frame: pd.DataFrame, place: int, timeout_s: float | None
+def _join_partition(
+    request: _Request, frame: pd.DataFrame, number: int, timeout_s: float | None
 ) -> tuple[int, pa.Table]:
-    return place, request.join_here(frame, timeout_s)
+    return number, request.join_here(frame, timeout_s)
 
 
-def _parts(frame: pd.DataFrame, keys: Collection[str], count: int) -> list[NDArray[np.int64]]:
-    """Positions of the rows of each part; those of an entity are together, so that its rows are read once."""
+def _partitions(frame: pd.DataFrame, keys: Collection[str], count: int) -> list[NDArray[np.int64]]:
+    """Positions of the rows of each partition; an entity is in one, so its feature rows are read once."""
     if keys:
         hashed = pd.util.hash_pandas_object(frame[sorted(keys)].astype(str), index=False).to_numpy()
     else:

@@ -1,4 +1,4 @@
-"""How many workers there are, and what they are done with."""
+"""Number of Ray workers, and results of their tasks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 def count_workers(config: RayComputeEngineConfig) -> int:
-    """Tasks that may run at once: `max_workers`, or the processors of the cluster."""
+    """Tasks that run in parallel: `max_workers`, or the CPUs of the cluster."""
     return int(config.max_workers or ray.cluster_resources().get("CPU", 1))
 
 
-def finished(tasks: Sequence[Any]) -> Iterator[Any]:
+def results_of(tasks: Sequence[Any]) -> Iterator[Any]:
     """Results in the order in which they come; the first failure cancels what has not ended."""
-    waiting = list(tasks)
+    pending = list(tasks)
     try:
-        while waiting:
-            (done,), waiting = ray.wait(waiting)
-            yield ray.get(done)
+        while pending:
+            (task,), pending = ray.wait(pending)
+            yield ray.get(task)
     except BaseException:
-        for task in waiting:
+        for task in pending:
             ray.cancel(task)
         raise
