@@ -170,7 +170,7 @@ def asset_add(
     }
     changes = {name: value for name, value in values.items() if value is not None}
     with connect() as connection:
-        stored = assets.put(connection, assets.validate_asset(tenant_id=tenant, asset_id=asset, **changes))
+        stored = assets.save(connection, assets.validate_asset(tenant_id=tenant, asset_id=asset, **changes))
     if as_json:
         typer.echo(json.dumps(stored.model_dump()))
     else:
@@ -188,15 +188,17 @@ def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
     from ai_hub.ingest import assets
 
     with connect() as connection:
-        registered = list(assets.find(connection, tenant).values())
+        registered, invalid = assets.find_all(connection, tenant)
+    for asset_id, reason in invalid.items():
+        typer.echo(f"Asset {asset_id!r} is invalid, correct its row by SQL: {reason}", err=True)
     if as_json:
-        typer.echo(json.dumps([asset.model_dump() for asset in registered]))
+        typer.echo(json.dumps([asset.model_dump() for asset in registered.values()]))
         return
     table = Table(
         *("asset", "kind", "unit", "reading", "interval", "capacity", "timezone", "weather from"),
         title=f"Assets of {tenant}",
     )
-    for asset in registered:
+    for asset in registered.values():
         capacity = "" if asset.capacity is None else f"{asset.capacity:g}"
         weather_from = asset.weather_asset_id or "itself"
         interval = f"{asset.interval_seconds / 60:g} min" if asset.interval_seconds else ""

@@ -73,7 +73,7 @@ def quality_command(
     uses = {"suspect": suspect, "estimated": estimated}
     policy = {quality: use is Use.USE for quality, use in uses.items() if use is not None}
     with connect(autocommit=True) as connection:
-        changed = policies.put_quality_policy(connection, tenant, policy) if policy else 0
+        changed = policies.save_quality_policy(connection, tenant, policy) if policy else 0
         policy_now = policies.find_quality_policy(connection, tenant)
     if as_json:
         typer.echo(json.dumps({"in_features": policy_now, "readings_changed": changed}))
@@ -144,5 +144,5 @@ def bounds_command(
         else:
             time = None if earliest is None else parse_time(earliest, "--earliest")
             lead = None if ahead is None else duration_option(ahead, "--ahead")
-            bounds = policies.put_bounds(connection, tenant, earliest=time, ahead=lead)
+            bounds = policies.save_bounds(connection, tenant, earliest=time, ahead=lead)
     typer.echo(f"{tenant}: readings from {bounds.earliest.isoformat()} to {bounds.ahead} ahead of the clock")

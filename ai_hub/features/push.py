@@ -64,10 +64,11 @@ def check(reading: Reading) -> tuple[pd.DataFrame, Asset]:
         NotFoundError: the asset is not registered.
     """
     with connect() as connection:
-        known = assets.find(connection, reading.tenant)
-        taken = policies.find_bounds(connection, reading.tenant)
-    if (asset := known.get(reading.asset)) is None:
-        near = get_close_matches(reading.asset, known, n=1)
+        asset = assets.find(connection, reading.tenant, [reading.asset]).get(reading.asset)
+        registered = () if asset else list(assets.find_all(connection, reading.tenant)[0])
+        bounds = policies.find_bounds(connection, reading.tenant)
+    if asset is None:
+        near = get_close_matches(reading.asset, registered, n=1)
         raise NotFoundError(
             f"Tenant {reading.tenant} has no asset {reading.asset}.",
             hint=f"Did you mean {near[0]}?"
@@ -83,7 +84,7 @@ def check(reading: Reading) -> tuple[pd.DataFrame, Asset]:
         }
     )
     row["asset_id"] = reading.asset
-    dataset = Readings(now=now, bounds=taken)
+    dataset = Readings(now=now, bounds=bounds)
     reasons = validate(dataset, row, {reading.asset: asset})
     if reason := reasons.iloc[0]:
         raise BadInputError(f"Not a reading of {reading.asset}: {reason}.")

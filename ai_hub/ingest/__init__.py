@@ -5,15 +5,15 @@ A row crosses these modules in this order:
 1. `files` takes a path and `options`; `pipeline` runs the steps below for each block of rows.
 2. `reader` opens the file: `tables` (text, Parquet, spreadsheets), `nem12` or `green_button`.
 3. `layout` decides once how to read it (`columns`, `numbers`, units, zone, dates); `cells` reads it so.
-4. `localizer` turns timestamps into UTC, with `timestamps` (parsing) and `timezones` (clock changes).
-5. `datasets` makes typed rows: readings or weather. `normalization` brings readings to the unit of their
-   asset (`assets`, `units`) and finds the interval each one covers.
+4. `localizer` converts timestamps to UTC, with `timestamps` (parsing) and `timezones` (clock changes).
+5. `datasets` makes typed rows: readings or weather. `normalization` converts readings to the unit of their
+   asset (`assets`, `units`) and infers the interval each one covers.
 6. `validation` applies the rules of the asset's kind and the tenant's `policies`. Rejected rows go to
    `rejects` and `quarantine`, good ones to `upsert`.
-7. `checks` reads the series around what was written; `detection` finds gaps, stuck meters and registers, and
-   `findings` stores them. `report` says what became of the file.
+7. `checks` reads the series around the written rows; `detection` finds gaps, stuck meters and registers, and
+   `findings` stores them. `report` summarizes the run.
 
-`removal` deletes readings and assets. `enums` has the choices of the command line and the tables.
+`removal` deletes readings and assets. `enums` has the enumerations of the command line and the tables.
 """
 
 import os

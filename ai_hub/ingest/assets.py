@@ -1,9 +1,9 @@
-"""The register of assets: what a meter measures, in which unit and time zone, and whose weather it uses."""
+"""Assets: what a meter measures, in which unit and time zone, and whose weather it uses."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, LiteralString
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from psycopg import sql
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
+_ID_RULE = f"must be 1 to {ASSET_LENGTH} printable characters, without a blank at its ends"
 # Files in the zone folder of some machines that are not zones.
 _NO_ZONES = frozenset({"Factory", "localtime", "posixrules"})
 
 
 def check_zone(name: str) -> str:
-    """`name` if it is an IANA time zone.
+    """Return `name` if it is an IANA time zone.
 
     Raises:
-        BadInputError: it is not.
+        BadInputError: `name` is not an IANA time zone.
     """
     try:
         if name.startswith(("posix/", "right/")) or name in _NO_ZONES:
@@ -42,24 +43,18 @@ def check_zone(name: str) -> str:
     return name
 
 
-def _check_id(asset_id: str) -> str:
-    if not is_asset_id(asset_id):
-        raise ValueError(f"must be 1 to {ASSET_LENGTH} printable characters, without a blank at its ends")
-    return asset_id
-
-
 class Asset(BaseModel):
-    """One row of `assets`."""
+    """One row of `assets`; `validate_asset` checks the id of a new one."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     tenant_id: Annotated[str, Field(pattern=f"^{TENANT_PATTERN}$")]
-    asset_id: Annotated[str, AfterValidator(_check_id)]
+    asset_id: str
     kind: str = UNKNOWN
     unit: str | None = None
-    #: None: the unit decides
+    #: None: by the unit
     reading: Reading | None = None
-    #: Of readings that do not say their own.
+    #: Interval of readings without one of their own.
     interval_seconds: Annotated[int, Field(gt=0)] | None = None
     #: Whole digits of a register, in `unit`.
     register_digits: Annotated[int, Field(ge=1, le=15)] | None = None
@@ -71,46 +66,82 @@ class Asset(BaseModel):
 
 
 def validate_asset(**values: Any) -> Asset:
-    """An asset from raw values.
+    """A new asset from raw values.
 
     Raises:
         BadInputError: a value is not allowed.
     """
     try:
-        return Asset(**values)
+        asset = Asset(**values)
     except ValidationError as error:
-        parts = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise BadInputError(
-            f"Not a valid asset: {'; '.join(parts)}",
+            f"Not a valid asset: {_reasons(error)}",
             hint="Tenants are lower-case letters, digits and dashes; latitude and longitude are degrees.",
         ) from error
+    if not is_asset_id(asset.asset_id):
+        raise BadInputError(f"Not a valid asset: asset_id: {_ID_RULE}")
+    return asset
 
 
-def find(
-    connection: Connection[Any], tenant: str, asset_ids: Iterable[str] | None = None
-) -> dict[str, Asset]:
-    """Registered assets of a tenant by id: those of `asset_ids`, or all."""
-    ids = None if asset_ids is None else list(asset_ids)
-    with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(
-            "SELECT * FROM assets WHERE tenant_id = %(tenant)s"
-            " AND (%(wanted)s::text[] IS NULL OR asset_id = ANY (%(wanted)s::text[])) ORDER BY asset_id",
-            {"tenant": tenant, "wanted": ids},
-        )
-        return {row["asset_id"]: Asset.model_validate(row) for row in cursor}
+def _reasons(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
 
 
-def put(connection: Connection[Any], asset: Asset) -> Asset:
-    """Register an asset, or change those values of a registered one that are set explicitly.
-
-    Returns the asset as stored.
+def find(connection: Connection[Any], tenant: str, asset_ids: Iterable[str]) -> dict[str, Asset]:
+    """Registered assets of a tenant by id: those of `asset_ids`.
 
     Raises:
-        NotFoundError: the weather comes from an asset that is not registered.
-        BadInputError: the unit is not one of the asset's kind, or not one of what a reading is.
+        BadInputError: one of the stored rows is invalid, as SQL can write it.
+    """
+    registered, invalid = _read(
+        connection,
+        "SELECT * FROM assets WHERE tenant_id = %s AND asset_id = ANY (%s::text[]) ORDER BY asset_id",
+        [tenant, list(asset_ids)],
+    )
+    for asset_id, reason in invalid.items():
+        raise BadInputError(
+            f"The stored asset {asset_id!r} of tenant {tenant} is invalid: {reason}",
+            hint="Correct its row of the table assets by SQL.",
+        )
+    return registered
+
+
+def find_all(connection: Connection[Any], tenant: str) -> tuple[dict[str, Asset], dict[str, str]]:
+    """All assets of a tenant by id, and what is invalid in stored rows, by id, as SQL can write it.
+
+    An asset of which only the id is invalid is in both.
+    """
+    query = "SELECT * FROM assets WHERE tenant_id = %s ORDER BY asset_id"
+    registered, invalid = _read(connection, query, [tenant])
+    ids = {asset_id: f"asset_id: {_ID_RULE}" for asset_id in registered if not is_asset_id(asset_id)}
+    return registered, ids | invalid
+
+
+def _read(
+    connection: Connection[Any], query: LiteralString, values: list[Any]
+) -> tuple[dict[str, Asset], dict[str, str]]:
+    """Valid assets by id, and why the other rows are invalid, by id."""
+    registered, invalid = {}, {}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        for row in cursor.execute(query, values):
+            try:
+                registered[row["asset_id"]] = Asset.model_validate(row)
+            except ValidationError as error:
+                invalid[row["asset_id"]] = _reasons(error)
+    return registered, invalid
+
+
+def save(connection: Connection[Any], asset: Asset) -> Asset:
+    """Register an asset, or change those values of a registered one that are set explicitly.
+
+    Returns the stored asset.
+
+    Raises:
+        NotFoundError: `weather_asset_id` is not registered.
+        BadInputError: the unit does not suit the kind or reading, or digits are set without a register.
     """
     if asset.weather_asset_id and not find(connection, asset.tenant_id, [asset.weather_asset_id]):
-        registered_ids = list(find(connection, asset.tenant_id))
+        registered_ids = list(find_all(connection, asset.tenant_id)[0])
         similar = get_close_matches(asset.weather_asset_id, registered_ids, n=1)
         raise NotFoundError(
             f"Tenant {asset.tenant_id} has no asset {asset.weather_asset_id} to take the weather from.",
@@ -119,17 +150,17 @@ def put(connection: Connection[Any], asset: Asset) -> Asset:
             else "Register it first: `ai-hub asset add --kind weather …`.",
         )
     registered = find(connection, asset.tenant_id, [asset.asset_id]).get(asset.asset_id)
-    stored = registered.model_copy(update=asset.model_dump(exclude_unset=True)) if registered else asset
-    if stored.unit is not None:
-        stored = stored.model_copy(update={"unit": check_unit(stored.kind, stored.unit)})
-    if not is_compatible(stored.unit, stored.reading):
+    updated = registered.model_copy(update=asset.model_dump(exclude_unset=True)) if registered else asset
+    if updated.unit is not None:
+        updated = updated.model_copy(update={"unit": check_unit(updated.kind, updated.unit)})
+    if not is_compatible(updated.unit, updated.reading):
         raise BadInputError(
-            f"{stored.unit} is not a unit of {stored.reading}.",
+            f"{updated.unit} is not a unit of {updated.reading}.",
             hint="Energy is in kWh, m3 or the like, power is in kW: see --unit and --reading.",
         )
-    if stored.register_digits is not None and stored.reading is not Reading.REGISTER:
+    if updated.register_digits is not None and updated.reading is not Reading.REGISTER:
         raise BadInputError("--digits are those of a register.", hint="Say --reading register.")
-    values = stored.model_dump(mode="json")
+    values = updated.model_dump(mode="json")
     names = [name for name in values if name not in {"tenant_id", "asset_id"}]
     statement = sql.SQL(
         "INSERT INTO assets ({names}) VALUES ({values})"
@@ -142,7 +173,7 @@ def put(connection: Connection[Any], asset: Asset) -> Asset:
         ),
     )
     connection.execute(statement, values)
-    return stored
+    return updated
 
 
 def register(connection: Connection[Any], assets: Sequence[Asset]) -> None:
@@ -166,7 +197,7 @@ def register(connection: Connection[Any], assets: Sequence[Asset]) -> None:
 
 
 class AssetCache:
-    """The assets of one run: each is read once, and a new one is registered with its first good row."""
+    """Cache of the assets of one run; a new asset is registered with its first good row."""
 
     def __init__(
         self,
@@ -177,7 +208,7 @@ class AssetCache:
         timezone: str | None,
         read_only: bool = False,
     ) -> None:
-        """Without a connection every asset is new; with `read_only` none is registered."""
+        """Without a connection every asset is new; with `read_only` no asset is registered."""
         self._read_only = read_only
         self._connection = connection
         self._tenant = tenant
@@ -188,11 +219,11 @@ class AssetCache:
         self._with_amounts: dict[str, bool] = {}
         #: Assets registered by this run.
         self.new: list[str] = []
-        #: Assets this run had good rows of.
+        #: Assets with good rows in this run.
         self.written: set[str] = set()
 
     def get(self, asset_ids: Iterable[str]) -> dict[str, Asset]:
-        """Assets by id; one that is not registered has the defaults of the run."""
+        """Assets by id; unregistered ones with the defaults of the run."""
         ids = set(asset_ids)
         if missing := ids - self._assets.keys():
             registered = find(self._connection, self._tenant, missing) if self._connection else {}
@@ -204,7 +235,7 @@ class AssetCache:
         return {asset_id: self._assets[asset_id] for asset_id in ids}
 
     def has_amounts(self, asset_id: str) -> bool:
-        """Whether the asset had readings before this run that were not stored as a register's."""
+        """Whether the asset has readings that were not stored as those of a register."""
         if asset_id not in self._with_amounts:
             row = (
                 self._connection
@@ -222,13 +253,13 @@ class AssetCache:
         return {asset_id for asset_id, asset in by_id.items() if asset.reading is Reading.REGISTER}
 
     def fill_in(self, asset_id: str, changes: Mapping[str, object]) -> None:
-        """Set values that the asset has not; they are stored with its next good row."""
+        """Set missing values of the asset; they are stored with its next good row."""
         if changes:
             self._assets[asset_id] = self._assets[asset_id].model_copy(update=dict(changes))
             self._changed.add(asset_id)
 
     def register(self, asset_ids: Iterable[str]) -> None:
-        """Store these assets where they are new or were filled in."""
+        """Store those of these assets that are new or were filled in."""
         self.written.update(asset_ids)
         changed = [
             asset_id for asset_id in sorted(set(asset_ids)) if asset_id in self._changed | self._unregistered

@@ -1,4 +1,4 @@
-"""A file as fields of a table, block by block, once its layout is decided."""
+"""Reading of a file's blocks as fields of a table, by its layout."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ class FieldBlock:
     cells: pd.DataFrame
     #: Why a row is rejected; empty where it is not.
     reasons: pd.Series[str]
-    #: Number of rows whose cell means no value.
+    #: Number of rows without a value.
     missing: int
     malformed: list[Malformed]
+    #: Share of the file read so far, 0 to 1.
     fraction: float
 
 
@@ -49,10 +50,11 @@ class Layout:
     originals: dict[str, str] = field(default_factory=dict)
     #: What was detected, for the report.
     notes: list[str] = field(default_factory=list)
+    #: The open file.
     source: Source = None  # type: ignore[assignment]
     mapping: dict[str, str] = field(default_factory=dict)
     wide: list[str] = field(default_factory=list)
-    #: What the columns of a wide file are: period or time.
+    #: Field that the columns of a wide file are: period or time.
     interval: str = ""
     measures: list[str] = field(default_factory=list)
     numbers: NumberFormat = numbers.POINT
@@ -98,7 +100,7 @@ class Layout:
     ) -> tuple[pd.Series[bool], pd.Series[str]]:
         """Convert numbers to plain text with a decimal point, in the table's units.
 
-        Returns which rows have no value, and why a row is not read.
+        Returns which rows have no value, and why a row is rejected.
         """
         reasons = pd.Series("", index=index, dtype=object)
         missing = pd.Series(data=False, index=index)
@@ -168,7 +170,7 @@ class Layout:
 
 
 def as_text(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Cells as trimmed text; empty where there is none."""
+    """Cells as trimmed text; null is empty."""
     return column.astype("string").str.strip().fillna("").astype(object)
 
 
@@ -177,7 +179,7 @@ def _end_of_day(end: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _closed(begin: pd.Series[Any], end: pd.Series[Any]) -> pd.Series[Any]:
-    """Ends such as 00:59, the last minute of the interval, as the minute after it."""
+    """Exclusive ends: an inclusive one such as 00:59 becomes the minute after it."""
     first, last = (
         column.str[:2].str.rstrip(":").astype(float) * 60
         + column.str.extract(r":(\d{2})", expand=False).astype(float)
@@ -194,7 +196,7 @@ NO_PERIOD = "the day does not have so many periods (check --timezone)"
 
 
 def melt(cells: pd.DataFrame, wide: list[str], offset: int) -> pd.DataFrame:
-    """One row for each reading, numbered from `offset` + 1, with `line`, `interval` and `value`."""
+    """One row per reading, numbered from `offset` + 1, with `line`, `interval` and `value`."""
     others = [name for name in cells.columns if name not in wide]
     size = len(wide)
     repeated = cells[others].loc[cells.index.repeat(size)]
@@ -210,9 +212,9 @@ def melt(cells: pd.DataFrame, wide: list[str], offset: int) -> pd.DataFrame:
 def start_of_periods(
     dates: pd.Series[Any], periods: pd.Series[Any], length: timedelta, zone: str, form: TimestampFormat
 ) -> tuple[pd.Series[Any], pd.Series[str]]:
-    """Instants at which numbered periods of local days begin, and why one does not exist.
+    """Instants in UTC at which numbered periods of local days begin, and why a period does not exist.
 
-    Days on which the clock changes have fewer or more periods: 46 or 50 half hours.
+    Days with a clock change have fewer or more periods: 46 or 50 half hours.
     """
     parsed = timestamps.parse(dates, form)
     days = parsed.wall.dt.floor("D")
@@ -221,9 +223,9 @@ def start_of_periods(
     following, _ = localize(days + pd.Timedelta(days=1), zone)
     ordinals = pd.to_numeric(periods, errors="coerce").astype("float64")
     count = (following - midnight).dt.total_seconds() / length.total_seconds()
-    whole = ordinals.notna() & (ordinals % 1 == 0) & (ordinals >= 1)
-    reason[(reason == "") & ~whole] = "the period is not a number from 1"
+    is_number = ordinals.notna() & (ordinals % 1 == 0) & (ordinals >= 1)
+    reason[(reason == "") & ~is_number] = "the period is not a number from 1"
     beyond = (reason == "") & (ordinals > count)
     reason[beyond] = NO_PERIOD
-    start = midnight + pd.to_timedelta((ordinals - 1).where(whole) * length.total_seconds(), unit="s")
+    start = midnight + pd.to_timedelta((ordinals - 1).where(is_number) * length.total_seconds(), unit="s")
     return start.where(reason == "").astype("datetime64[us, UTC]"), reason

@@ -1,4 +1,4 @@
-"""Check the stored series around what was written, and keep `data_findings` in line with it."""
+"""Checks of the stored series around written readings, whose findings are stored in `data_findings`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _SERVER_EPOCH = 946_684_800_000_000
 
 
 class Edge(NamedTuple):
-    """The reading next to a range."""
+    """The reading next to a range; `at` is in microseconds since 1970."""
 
     at: int
     value: float
 
 
 class Series:
-    """The stored readings of one asset of one tenant."""
+    """The stored readings of one asset of one tenant; instants are in microseconds since 1970."""
 
     def __init__(self, connection: Connection[Any], tenant: str, asset_id: str) -> None:
         self._connection = connection
@@ -61,24 +61,24 @@ class Series:
         )
 
     def parts(self, start: int, end: int) -> Iterator[tuple[Micros, npt.NDArray[np.float64]]]:
-        """Readings of [start, end) in order of time, in parts that cut no block."""
-        held: list[tuple[Micros, npt.NDArray[np.float64]]] = []
+        """Times and values of [start, end) in order of time, in parts of whole blocks."""
+        pending: list[tuple[Micros, npt.NDArray[np.float64]]] = []
         while True:
             times, values = self._page(start, end)
-            held.append((times, values))
+            pending.append((times, values))
             is_last = len(times) < PAGE_ROWS
-            # A block that is not known to be over stays for the next part.
+            # the last block may continue on the next page
             cut = len(times) if is_last else int(np.searchsorted(times // BLOCK, times[-1] // BLOCK))
             if is_last or cut:
-                whole = [*held[:-1], (times[:cut], values[:cut])]
-                yield np.concatenate([t for t, _ in whole]), np.concatenate([v for _, v in whole])
-                held = [(times[cut:], values[cut:])]
+                complete = [*pending[:-1], (times[:cut], values[:cut])]
+                yield np.concatenate([t for t, _ in complete]), np.concatenate([v for _, v in complete])
+                pending = [(times[cut:], values[cut:])]
             if is_last:
                 return
             start = int(times[-1]) + 1
 
     def _page(self, start: int, end: int) -> tuple[Micros, npt.NDArray[np.float64]]:
-        """Two byte strings instead of rows: on the embedded server that is six times as fast."""
+        """Times and values from `start`, as two byte strings: six times as fast as rows (embedded server)."""
         row = self._connection.execute(
             "SELECT string_agg(timestamptz_send(at), ''::bytea ORDER BY at),"
             " string_agg(float8send(value), ''::bytea ORDER BY at)"
@@ -107,7 +107,7 @@ BATCH = 20
 class CheckResult:
     """The findings of one asset between two readings."""
 
-    due: DueCheck
+    due_check: DueCheck
     start: datetime
     end: datetime
     findings: list[Finding]
@@ -124,31 +124,31 @@ class Outcome:
 def check(
     connection: Connection[Any], tenant: str, asset_ids: Iterable[str], *, since: datetime | None = None
 ) -> Outcome:
-    """Run the checks that are due of these assets, also those that a killed run left.
+    """Run the due checks of these assets, including those of a killed run.
 
-    An asset that another run writes to meanwhile is left to that run.
+    An asset that another run is writing to is checked by that run.
 
     Args:
         connection: In autocommit mode.
-        tenant: Whose assets.
+        tenant: Tenant of the assets.
         asset_ids: The assets.
-        since: Add what the database itself has found since then.
+        since: Also return findings that the database itself has stored or resolved since then.
     """
     outcome = Outcome()
     asset_ids = list(asset_ids)
     repository = FindingsRepository(connection, tenant)
-    due_checks = repository.due(asset_ids)
-    registered = assets.find(connection, tenant, [due.asset_id for due in due_checks])
-    repository.review_intervals([due.asset_id for due in due_checks])
+    due_checks = repository.due_checks(asset_ids)
+    registered = assets.find(connection, tenant, [due_check.asset_id for due_check in due_checks])
+    repository.review_intervals([due_check.asset_id for due_check in due_checks])
     for batch in _batches(due_checks):
         results = [
             examine(
-                Series(connection, tenant, due.asset_id),
-                due,
-                rule_of(registered[due.asset_id].kind if due.asset_id in registered else ""),
-                is_register=_is_register(registered.get(due.asset_id)),
+                Series(connection, tenant, due_check.asset_id),
+                due_check,
+                rule_of(registered[due_check.asset_id].kind if due_check.asset_id in registered else ""),
+                is_register=_is_register(registered.get(due_check.asset_id)),
             )
-            for due in batch
+            for due_check in batch
         ]
         with connection.transaction():
             _store(repository, results, outcome)
@@ -169,43 +169,51 @@ def _is_register(asset: Asset | None) -> bool | None:
 
 
 def examine(
-    series: Series, due: DueCheck, rule: KindRule, *, is_register: bool | None = False
+    series: Series, due_check: DueCheck, rule: KindRule, *, is_register: bool | None = False
 ) -> CheckResult:
-    """Detect what the series shows in the written blocks and next to them.
+    """Detect findings in the written blocks and next to them.
 
     Reads whole blocks (weeks), also those of the neighbouring readings, and more while a run of equal values
-    that could be stuck continues beyond them.
+    that may be stuck continues beyond them.
     """
-    start = _block(to_micros(due.first))
-    end = _block(to_micros(due.last)) + BLOCK
+    start = _block(to_micros(due_check.first))
+    end = _block(to_micros(due_check.last)) + BLOCK
     before, after = series.before(start), series.since(end)
     scope = (before.at if before else start, after.at if after else end)
-    left = _block(before.at) if before else start
-    right = _block(after.at) + BLOCK if after else end
+    first_block = _block(before.at) if before else start
+    end_block = _block(after.at) + BLOCK if after else end
     while True:
         detector, register_detector = Detector(rule, is_register=bool(is_register)), RegisterDetector()
-        for times, values in series.parts(left, right):
+        for times, values in series.parts(first_block, end_block):
             detector.feed(times, values)
             register_detector.feed(times, values)
-        shown = detector.finish()
+        findings = detector.finish()
         if is_register is None and register_detector.longest is not None:
-            shown.append(register_detector.longest)
+            findings.append(register_detector.longest)
         opening, closing = detector.opening, detector.closing
-        reach = right - left
+        reach = end_block - first_block
         previous = (
-            opening and not detector.is_idle(opening) and opening.last >= scope[0] and series.before(left)
+            opening
+            and not detector.is_idle(opening)
+            and opening.last >= scope[0]
+            and series.before(first_block)
         )
         following = (
-            closing and not detector.is_idle(closing) and closing.first <= scope[1] and series.since(right)
+            closing
+            and not detector.is_idle(closing)
+            and closing.first <= scope[1]
+            and series.since(end_block)
         )
         if opening and previous and previous.value == opening.value:
-            left = _block(previous.at) - reach
+            first_block = _block(previous.at) - reach
         elif closing and following and following.value == closing.value:
-            right = _block(following.at) + BLOCK + reach
+            end_block = _block(following.at) + BLOCK + reach
         else:
             break
-    around = (from_micros(scope[0]), from_micros(scope[1]))
-    return CheckResult(due, *around, [finding for finding in shown if is_within(finding, *around)])
+    checked_range = (from_micros(scope[0]), from_micros(scope[1]))
+    return CheckResult(
+        due_check, *checked_range, [finding for finding in findings if is_within(finding, *checked_range)]
+    )
 
 
 def is_within(finding: Finding, start: datetime, end: datetime) -> bool:
@@ -216,20 +224,20 @@ def is_within(finding: Finding, start: datetime, end: datetime) -> bool:
 
 
 def _store(repository: FindingsRepository, results: list[CheckResult], outcome: Outcome) -> None:
-    """Store the findings of assets that no other run has written to meanwhile."""
-    unchanged = repository.settle_due([result.due for result in results])
-    results = [result for result in results if result.due.asset_id in unchanged]
-    stored = repository.open_series_findings(
-        {result.due.asset_id: (result.start, result.end) for result in results}
+    """Store the findings of assets that no other run has written to since they were read."""
+    unchanged = repository.delete_due_checks([result.due_check for result in results])
+    results = [result for result in results if result.due_check.asset_id in unchanged]
+    stored_findings = repository.open_series_findings(
+        {result.due_check.asset_id: (result.start, result.end) for result in results}
     )
     changes = {}
     for result in results:
         before = [
             finding
-            for finding in stored.get(result.due.asset_id, [])
+            for finding in stored_findings.get(result.due_check.asset_id, [])
             if is_within(finding, result.start, result.end)
         ]
-        changes[result.due.asset_id] = reconcile(
+        changes[result.due_check.asset_id] = reconcile(
             before, [_extended(finding, before) for finding in result.findings]
         )
     repository.apply(changes)
@@ -238,14 +246,14 @@ def _store(repository: FindingsRepository, results: list[CheckResult], outcome: 
         outcome.resolved += [(asset_id, finding) for finding in change.resolved]
 
 
-def _extended(finding: Finding, stored: list[Finding]) -> Finding:
-    """A stretch like a register's, joined with a stored one that began in blocks that were not read now."""
+def _extended(finding: Finding, stored_findings: list[Finding]) -> Finding:
+    """A register-like stretch, extended by a stored one that begins in blocks that were not read."""
     if finding.kind is not FindingKind.LOOKS_LIKE_REGISTER:
         return finding
-    for earlier in stored:
-        if earlier.overlaps(finding) and earlier.first < finding.first:
+    for stored in stored_findings:
+        if stored.overlaps(finding) and stored.first < finding.first:
             finding = Finding(
-                finding.kind, earlier.first, finding.last, {**finding.detail, "from": earlier.detail["from"]}
+                finding.kind, stored.first, finding.last, {**finding.detail, "from": stored.detail["from"]}
             )
     return finding
 
@@ -254,6 +262,6 @@ def _block(at: int) -> int:
     return at - at % BLOCK
 
 
-def _batches(due: list[DueCheck]) -> Iterator[list[DueCheck]]:
-    for at in range(0, len(due), BATCH):
-        yield due[at : at + BATCH]
+def _batches(due_checks: list[DueCheck]) -> Iterator[list[DueCheck]]:
+    for first in range(0, len(due_checks), BATCH):
+        yield due_checks[first : first + BATCH]

@@ -1,4 +1,4 @@
-"""Which column of a file is which field of a table."""
+"""Mapping of a file's columns to the fields of a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a file, and the column names that mean it."""
+    """One field of a table, and the column names it is recognised by."""
 
     name: str
     #: In order of preference.
@@ -59,7 +59,7 @@ TIMESTAMP = Field(
         "date",
     ),
 )
-#: End of the interval that begins at the timestamp.
+#: End of the interval that the timestamp begins.
 INTERVAL_END = Field(
     "interval_end",
     ("end", "end time", "end date", "interval end", "period end", "bis", "datum bis", "ende", "to"),
@@ -118,7 +118,7 @@ WEATHER = (
 QUALITY = Field("quality", ("quality flag", "quality method", "quality code", "reading quality"))
 UNIT = Field("unit", ("units", "uom", "einheit"))
 #: Text between commas outside of quotes.
-_PARTS = re.compile(r'(?:[^,"]|"(?:[^"]|"")*")+')
+_ITEMS = re.compile(r'(?:[^,"]|"(?:[^"]|"")*")+')
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _UNIT_IN_NAME = re.compile(r"\[([^\]]+)\]|\(([^()]+)\)\s*$")
 
@@ -126,10 +126,10 @@ _UNIT_IN_NAME = re.compile(r"\[([^\]]+)\]|\(([^()]+)\)\s*$")
 def parse_mapping(text: str | None, option: str = "--columns") -> dict[str, str]:
     """`timestamp=start,value=kwh` as a dictionary from field to column.
 
-    As in CSV, what has a comma stands in double quotes, in which a quote is doubled: `value="Usage, total"`.
+    As in CSV, text with a comma is in double quotes, in which a quote is doubled: `value="Usage, total"`.
 
     Raises:
-        BadInputError: a part is not `field=column`, a field is named twice, or a quote is not closed.
+        BadInputError: an item is not `field=column`, a field is named twice, or a quote is not closed.
     """
     mapping: dict[str, str] = {}
     example = {"--columns": "timestamp=start,value=kwh", "--where": "register=E1"}.get(
@@ -140,15 +140,15 @@ def parse_mapping(text: str | None, option: str = "--columns") -> dict[str, str]
             f"{option} has a double quote that is not closed.",
             hint='A quote that belongs to a name is doubled, within quotes: value="5"" pipe".',
         )
-    for part in _PARTS.findall(text or ""):
-        if not part.strip():
+    for item in _ITEMS.findall(text or ""):
+        if not item.strip():
             continue
-        field, separator, column = map(_unquoted, _unquoted(part).partition("="))
+        field, separator, column = map(_unquoted, _unquoted(item).partition("="))
         if not separator or not field or not column:
             raise BadInputError(
-                f"{option} has {part.strip()!r}, which is not NAME=VALUE."
+                f"{option} has {item.strip()!r}, which is not NAME=VALUE."
                 if option != "--columns"
-                else f"--columns has {part.strip()!r}, which is not FIELD=COLUMN.",
+                else f"--columns has {item.strip()!r}, which is not FIELD=COLUMN.",
                 hint=f"Example: {option} {example}",
             )
         if field in mapping:
@@ -179,13 +179,13 @@ def unit_in_name(column: str) -> str | None:
 def matching_columns(field: Field, available: Sequence[str]) -> list[str]:
     """Columns with the field's name, else those with an alias, in the order of the aliases."""
     names = {column: normalized_name(column) for column in available}
-    whole = [
+    exact = [
         column
         for column in available
         if column.strip().casefold() in {field.name, field.name.replace("_", " ")}
     ]
-    if whole:
-        return whole
+    if exact:
+        return exact
     spellings = [field.name.replace("_", " "), *field.aliases]
     rank = {
         normalized_name(alias) if alias.strip() == alias else alias.strip(): position
@@ -198,7 +198,7 @@ def matching_columns(field: Field, available: Sequence[str]) -> list[str]:
 def resolve(
     fields: Sequence[Field], available: Sequence[str], chosen: Mapping[str, str], *, required: Sequence[str]
 ) -> dict[str, str]:
-    """Column by field, in the file's order: as chosen by options, else by its name.
+    """Column by field, in the file's order: as `chosen` by options, else by its name.
 
     Raises:
         BadInputError: a chosen column does not exist, a required field has none, or one is ambiguous;
@@ -230,9 +230,9 @@ def resolve(
     return dict(sorted(mapping.items(), key=lambda pair: available.index(pair[1])))
 
 
-def _guess(field: Field, available: Sequence[str], taken: set[str], listing: str) -> str | None:
+def _guess(field: Field, available: Sequence[str], used: set[str], listing: str) -> str | None:
     """The column with the field's name or its first alias."""
-    candidates = [column for column in matching_columns(field, available) if column not in taken]
+    candidates = [column for column in matching_columns(field, available) if column not in used]
     if field.unique and len(set(candidates)) > 1 and candidates[0].strip().casefold() != field.name:
         raise BadInputError(
             f"More than one column could be the {field.name}: {', '.join(candidates)}.",
@@ -248,7 +248,7 @@ _FEWEST_PERIODS = 23
 
 
 def interval_columns(names: Sequence[str]) -> list[str]:
-    """Columns that are the times or numbered periods of a whole day, in order; else none."""
+    """Columns of the times or numbered periods of a whole day, in order; else none."""
     for pattern in (_TIME_COLUMN, _PERIOD_COLUMN):
         columns = [name for name in names if pattern.match(name)]
         if len(columns) < _FEWEST_PERIODS:
@@ -275,7 +275,7 @@ def interval_label(name: str, *, last: bool) -> str:
 
 
 def fields_of(dataset: Dataset, profile: Profile) -> list[Field]:
-    """A dataset's fields, and those of separate dates and times, with the profile's aliases."""
+    """The dataset's fields and those of separate dates and times, with the profile's aliases."""
     extra = profile.columns
     return [
         Field(field.name, (*extra.get(field.name, ()), *field.aliases), field.unique)
@@ -310,11 +310,11 @@ class ColumnFinder:
         """Columns that no option names."""
         return [name for name in self.available if name not in self.chosen.values()]
 
-    def columns(self, field_name: str, *taken: str | None) -> list[str]:
+    def columns(self, field_name: str, *used: str | None) -> list[str]:
         """Columns that could be the field."""
         if field_name in self.chosen:
             return [self.chosen[field_name]]
-        free = [name for name in self.free if name not in taken]
+        free = [name for name in self.free if name not in used]
         return matching_columns(self.fields[field_name], free)
 
 

@@ -1,4 +1,4 @@
-"""The two tables a file can go to: what a file must carry and how its cells become typed rows."""
+"""Datasets (readings, weather): the fields a file must have, and how its cells become typed rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Dataset(ABC):
-    """One kind of file: its fields, its table and its rules."""
+    """One kind of data: its fields, its table and its rules."""
 
     table: ClassVar[str]
     fields: ClassVar[tuple[Field, ...]]
@@ -37,9 +37,9 @@ class Dataset(ABC):
     new_kind: ClassVar[str]
     #: Whether stored series are checked for gaps and stuck meters.
     is_series: ClassVar[bool]
-    #: How the file writes its timestamps.
+    #: Format of the file's timestamps.
     form: TimestampFormat
-    #: Other columns the file fills, with their SQL types; a row is unchanged where all are equal.
+    #: Other columns with their SQL types; a row is unchanged where all are equal.
     measures: dict[str, str]
 
     def configure(self, options: Options) -> None:
@@ -51,12 +51,12 @@ class Dataset(ABC):
         """Select the fields that the file has.
 
         Raises:
-            BadInputError: they do not suffice.
+            BadInputError: required fields are missing.
         """
 
     @abstractmethod
     def convert(self, cells: pd.DataFrame, rows: pd.DataFrame, zones: pd.Series[str]) -> pd.Series[str]:
-        """Fill `rows` (`asset_id`, `timestamp` in UTC) from `cells`; returns why a row is rejected."""
+        """Fill `rows` (`asset_id`, `timestamp` in UTC) from `cells`; returns why each row is rejected."""
 
     @abstractmethod
     def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
@@ -64,7 +64,7 @@ class Dataset(ABC):
 
 
 def numbers(column: pd.Series[Any], name: str) -> tuple[pd.Series[float], pd.Series[str]]:
-    """A column as numbers (NaN where a cell is empty), and why a row is rejected."""
+    """Column as numbers (NaN for an empty cell), and why a row is rejected."""
     values = pd.to_numeric(column, errors="coerce").astype("float64")
     reason = pd.Series("", index=column.index, dtype=object)
     text = column[values.isna()].dropna().astype(str).str.strip().str.casefold()
@@ -131,7 +131,7 @@ class Readings(Dataset):
     def _lengths(
         self, column: pd.Series[Any], begin: pd.Series[Any], zones: pd.Series[str]
     ) -> tuple[pd.Series[Any], pd.Series[str]]:
-        """Seconds from `begin` to the end in `column`; a local end that occurred twice is the first."""
+        """Seconds from `begin` to the end in `column`; the first instant of an ambiguous local end."""
         ends = localizer.instant_ranges(column, self.form, zones, ends=True)
         reason = ends.reason.replace(timestamps.MISSING, "")
         end = ends.earliest.where(ends.earliest > begin, ends.latest)
@@ -153,7 +153,7 @@ class Weather(Dataset):
     now: pd.Timestamp
     form: TimestampFormat
     temperature_unit: TemperatureUnit
-    #: After its timestamp, when an observation without an issue time could first be read.
+    #: Delay after its timestamp at which an observation without an issue time becomes available.
     available_after: pd.Timedelta
     table = "weather_features"
     fields = (
@@ -186,7 +186,7 @@ class Weather(Dataset):
             )
 
     def convert(self, cells: pd.DataFrame, rows: pd.DataFrame, zones: pd.Series[str]) -> pd.Series[str]:
-        """Every variable, temperatures to °C, and when the row could first be read."""
+        """Every variable, temperatures in °C, and `available_at`."""
         reasons = pd.Series("", index=rows.index, dtype=object)
         for name in self.measures:
             rows[name], reason = numbers(cells[name], name)
@@ -203,7 +203,7 @@ class Weather(Dataset):
     def _issue_times(
         self, column: pd.Series[Any], zones: pd.Series[str]
     ) -> tuple[pd.Series[Any], pd.Series[str]]:
-        """Instants of the issue times; an empty one is no error, a local one that occurred twice is."""
+        """Instants of the issue times; empty ones are allowed, ambiguous local ones are rejected."""
         issued = localizer.instant_ranges(column, self.form, zones)
         reason = issued.reason.replace(timestamps.MISSING, "")
         reason[issued.earliest.notna() & (issued.earliest != issued.latest)] = localizer.AMBIGUOUS

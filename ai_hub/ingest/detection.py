@@ -1,4 +1,4 @@
-"""Gaps, stuck runs and stretches that look like a register's, in one series fed part by part."""
+"""Detection of gaps, stuck runs and register-like stretches in one series, fed in parts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ai_hub.times import SECOND, Flags, Micros, from_micros
 if TYPE_CHECKING:
     from ai_hub.ingest.units import KindRule
 
-#: A week, counted from 1970. Readings are compared within their block only, so any part of a series can be
-#: checked again without the rest.
+#: A week, counted from 1970. Readings are compared within their block only, so that blocks can be checked
+#: independently.
 BLOCK = 7 * 86_400 * SECOND
 _FEWEST_STEPS = 3
 _TOLERANCE = 0.1
@@ -40,8 +40,8 @@ class Cadence:
 def cadence(steps: Micros) -> Cadence:
     """The cadence of a block from the steps between its readings.
 
-    Regular, if at least half of the steps are within a tenth of the commonest (in whole seconds): a gap is
-    more than one and a half of it. Irregular otherwise: a gap is more than ten median steps.
+    Regular, if at least half of the steps are within 10 % of the most frequent one (in whole seconds): a gap
+    is longer than 1.5 of it. Irregular otherwise: a gap is longer than ten median steps.
     """
     if len(steps) < _FEWEST_STEPS:
         return Cadence()
@@ -57,7 +57,7 @@ def cadence(steps: Micros) -> Cadence:
 
 
 def steady(steps: Micros) -> Flags:
-    """Steps in a stretch of twelve or more equal ones: a cadence of its own, as after a change of meter."""
+    """Steps within twelve or more equal ones: a cadence of its own, as after a change of meter."""
     seconds = (steps + SECOND // 2) // SECOND
     starts = np.flatnonzero(np.diff(seconds, prepend=-1))
     lengths = np.diff(starts, append=len(seconds))
@@ -89,7 +89,7 @@ def gaps(times: Micros) -> tuple[Flags, Micros]:
     return is_gap, interval
 
 
-#: Fewer equal readings are not a stuck meter, however far apart they are.
+#: Least number of equal readings of a stuck meter.
 FEWEST_STUCK = 4
 
 
@@ -104,45 +104,45 @@ class Run:
 
 
 class Detector:
-    """Finds gaps and stuck runs of one series. How it is cut into parts makes no difference."""
+    """Finds gaps and stuck runs of one series. The result does not depend on how it is split into parts."""
 
     def __init__(self, rule: KindRule, *, is_register: bool = False) -> None:
         self.findings: list[Finding] = []
-        #: The run the fed readings begin with, once it has ended.
+        #: First run, once it has ended.
         self.opening: Run | None = None
-        #: The run they end with.
+        #: Last run, which may continue.
         self.closing: Run | None = None
         self._may_idle = rule.may_idle
-        # A register that does not count on is not stuck.
+        # A register that does not advance is not stuck.
         self._always_idle = is_register
         self._stuck_after = rule.stuck_after // timedelta(microseconds=1)
         self._context: Micros = np.empty(0, dtype=np.int64)
 
     def feed(self, times: Micros, values: npt.NDArray[np.float64]) -> None:
-        """Continue with these readings, in ascending order; a part must not end inside a block."""
+        """Add readings in ascending order (µs since 1970); a part must end at the end of a block."""
         if not len(times):
             return
-        seen = len(self._context)
+        context_length = len(self._context)
         with_context = np.concatenate([self._context, times])
         is_gap, interval = gaps(with_context)
-        self._note_gaps(with_context, is_gap, interval, seen)
-        steps = np.diff(with_context, prepend=with_context[:1])[seen:]
-        self._note_runs(times, values, is_gap[seen:] & (steps > self._stuck_after))
+        self._note_gaps(with_context, is_gap, interval, context_length)
+        steps = np.diff(with_context, prepend=with_context[:1])[context_length:]
+        self._note_runs(times, values, is_gap[context_length:] & (steps > self._stuck_after))
         self._context = times[np.searchsorted(times // BLOCK, times[-1] // BLOCK) :]
 
     def finish(self) -> list[Finding]:
-        """All findings in order of time; an open run counts with its present length."""
+        """All findings in order of time; the last run counts with its present length."""
         if self.closing:
             self.opening = self.opening or self.closing
             self._note_stuck(self.closing)
         return sorted(self.findings, key=lambda finding: (finding.first, finding.kind))
 
     def is_idle(self, run: Run) -> bool:
-        """Whether a run of this value is normal, however long it is."""
+        """Whether a run of this value is normal at any length."""
         return self._may_idle if run.value == 0 else self._always_idle
 
-    def _note_gaps(self, times: Micros, is_gap: Flags, interval: Micros, seen: int) -> None:
-        for index in np.flatnonzero(is_gap[seen:]) + seen:
+    def _note_gaps(self, times: Micros, is_gap: Flags, interval: Micros, context_length: int) -> None:
+        for index in np.flatnonzero(is_gap[context_length:]) + context_length:
             detail: dict[str, float | None] = {"missing": None, "interval_seconds": None}
             if expected := int(interval[index]):
                 missing = round(int(times[index] - times[index - 1]) / expected) - 1
@@ -157,15 +157,15 @@ class Detector:
         firsts = times[starts]
         ends = np.append(starts[1:], len(times))
         lasts = times[ends - 1]
-        carried = self.closing
+        open_run = self.closing
         head = int(starts[0]) if len(starts) else len(times)
-        if carried and head:
-            carried = Run(carried.value, carried.first, int(times[head - 1]), carried.readings + head)
+        if open_run and head:
+            open_run = Run(open_run.value, open_run.first, int(times[head - 1]), open_run.readings + head)
         if not len(starts):
-            self.closing = carried
+            self.closing = open_run
             return
-        if carried:
-            self._end(carried)
+        if open_run:
+            self._end(open_run)
         long = np.flatnonzero((ends - starts >= FEWEST_STUCK) & (lasts - firsts >= self._stuck_after))
         runs = {
             int(at): Run(
@@ -195,56 +195,56 @@ class Detector:
         )
 
 
-#: In a shorter time the sun may rise or a house warm up.
+#: Within less time, solar power or a temperature may only rise, too.
 _LONG = timedelta(hours=20) // timedelta(microseconds=1)
-#: A series that hardly ever changes is stuck or idle.
+#: A series with fewer changes is stuck or idle.
 _FEWEST_RISES = 12
 
 
 class RegisterDetector:
-    """Finds the longest stretch that never falls: most likely a register, ingested as if it were amounts."""
+    """Finds the longest stretch that never falls: most likely a register that was ingested as amounts."""
 
     def __init__(self) -> None:
         self.longest: Finding | None = None
-        #: The stretch that the readings so far end with: first time and value, readings, rises.
+        #: Last stretch, which may continue: first time and value, number of readings and of rises.
         self._open: tuple[int, float, int, int] | None = None
         self._last = -np.inf
 
     def feed(self, times: Micros, values: npt.NDArray[np.float64]) -> None:
-        """Continue with these readings."""
+        """Add readings in ascending order."""
         if not len(times):
             return
         steps = np.diff(values, prepend=self._last)
         rises = np.cumsum(steps > 0)
         starts = np.flatnonzero(steps < 0)
-        carried = self._open
-        if carried is None:
-            carried = (int(times[0]), float(values[0]), 0, -1)
+        open_stretch = self._open
+        if open_stretch is None:
+            open_stretch = (int(times[0]), float(values[0]), 0, -1)
         starts = np.concatenate([[0], starts[starts > 0]]) if steps[0] >= 0 else starts
         ends = np.append(starts[1:], len(times))
-        firsts, begins = times[starts].copy(), values[starts].copy()
+        firsts, first_values = times[starts].copy(), values[starts].copy()
         readings = ends - starts
         # the step into a stretch is a fall, and is not counted
-        risen = rises[ends - 1] - rises[starts]
+        rise_counts = rises[ends - 1] - rises[starts]
         if steps[0] >= 0:
-            firsts[0], begins[0] = carried[0], carried[1]
-            readings[0] += carried[2]
-            risen[0] = rises[ends[0] - 1] + carried[3]
+            firsts[0], first_values[0] = open_stretch[0], open_stretch[1]
+            readings[0] += open_stretch[2]
+            rise_counts[0] = rises[ends[0] - 1] + open_stretch[3]
         lasts = times[ends - 1]
-        enough = np.flatnonzero((risen >= _FEWEST_RISES) & (lasts - firsts >= _LONG))
-        if len(enough):
-            at = int(enough[np.argmax(lasts[enough] - firsts[enough])])
+        candidates = np.flatnonzero((rise_counts >= _FEWEST_RISES) & (lasts - firsts >= _LONG))
+        if len(candidates):
+            at = int(candidates[np.argmax(lasts[candidates] - firsts[candidates])])
             finding = Finding(
                 FindingKind.LOOKS_LIKE_REGISTER,
                 from_micros(firsts[at]),
                 from_micros(lasts[at]),
                 {
                     "readings": int(readings[at]),
-                    "from": float(begins[at]),
+                    "from": float(first_values[at]),
                     "to": float(values[ends[at] - 1]),
                 },
             )
             if self.longest is None or finding.last - finding.first > self.longest.last - self.longest.first:
                 self.longest = finding
-        self._open = (int(firsts[-1]), float(begins[-1]), int(readings[-1]), int(risen[-1]))
+        self._open = (int(firsts[-1]), float(first_values[-1]), int(readings[-1]), int(rise_counts[-1]))
         self._last = float(values[-1])

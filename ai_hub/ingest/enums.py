@@ -1,4 +1,4 @@
-"""The choices of the command line and of the tables; light to import."""
+"""Enumerations of the command line and of the tables; quick to import."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Stamps(StrEnum):
 
 
 class Use(StrEnum):
-    """Whether features use readings of a quality."""
+    """Whether features use readings of a given quality."""
 
     USE = "use"
     LEAVE_OUT = "leave-out"
@@ -65,7 +65,7 @@ class Epoch(StrEnum):
 
 
 class TemperatureUnit(StrEnum):
-    """Unit a file gives temperatures in; the table holds °C."""
+    """Unit of a file's temperatures; the table has °C."""
 
     CELSIUS = "C"
     FAHRENHEIT = "F"
@@ -94,7 +94,7 @@ class FindingKind(StrEnum):
 
 
 class DateOrder(StrEnum):
-    """Which part of a date such as 01/02/2026 comes first."""
+    """Order of the parts of a date such as 01/02/2026."""
 
     DAY = "dmy"
     MONTH = "mdy"

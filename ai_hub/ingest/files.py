@@ -1,4 +1,4 @@
-"""Ingest a file of readings or of weather, or a whole history of files."""
+"""Ingest of a file of readings or weather, and backfill of many files."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def ingest_weather(
         path: The file.
         options: What the file does not say itself.
         temperature_unit: Of the file; the table holds °C.
-        available_after: When an observation without an issue time could first be read: an hour's mean is
-            known once the hour has ended.
+        available_after: Delay at which an observation without an issue time becomes available: an hour's mean
+            once the hour has ended.
         reject_file: Default `<name>.rejected.csv` in the current folder.
         on_progress: Called with the share of the file done and the counts so far.
     """
@@ -109,7 +109,7 @@ def preview_weather(
 
 
 def _preview(path: Path, dataset: Dataset, options: Options) -> Preview:
-    """Preview with registered assets if the database can be reached, else without."""
+    """Preview with the registered assets, or without if the database is unreachable."""
     with ExitStack() as stack:
         connection = None
         try:
@@ -119,16 +119,16 @@ def _preview(path: Path, dataset: Dataset, options: Options) -> Preview:
             connection = None
         if connection is not None and isinstance(dataset, Readings):
             dataset = replace(dataset, bounds=policies.find_bounds(connection, options.tenant))
-        shown = preview(connection, path, dataset, options)
+        result = preview(connection, path, dataset, options)
     if connection is None:
-        shown.report.understood.append(
+        result.report.understood.append(
             "no asset is looked up: the database cannot be reached or is not migrated"
         )
-    return shown
+    return result
 
 
-_KNOWN = "SELECT FROM backfill_files WHERE tenant_id = %s AND fingerprint = %s"
-_DONE = (
+_SELECT_FILE = "SELECT FROM backfill_files WHERE tenant_id = %s AND fingerprint = %s"
+_INSERT_FILE = (
     "INSERT INTO backfill_files (tenant_id, fingerprint, file_name, row_count) VALUES (%s, %s, %s, %s)"
     " ON CONFLICT DO NOTHING"
 )
@@ -138,21 +138,21 @@ class BackfillProgress(Protocol):
     """Receives the progress of a backfill."""
 
     def file(self, path: Path, fraction: float, rows: int) -> None:
-        """A file's stored fraction (0 to 1) and its rows so far."""
+        """Share of the file that is stored (0 to 1), and its rows so far."""
 
     def aggregates(self, done: int, total: int) -> None:
-        """Weeks of aggregates that are refreshed, of `total`."""
+        """Number of refreshed weeks of aggregates, of `total`."""
 
     def features(self, done: int, total: int) -> None:
-        """Feature rows that are computed, of `total`."""
+        """Number of computed feature rows, of `total`."""
 
 
 @dataclass
 class BackfillResult:
-    """Report of each file, and the refresh of features after them."""
+    """Report by file name, and the refresh of features after them."""
 
     reports: dict[str, Report] = field(default_factory=dict)
-    #: Names of files that an earlier backfill had finished.
+    #: Names of files that an earlier backfill has ingested.
     skipped: list[str] = field(default_factory=list)
     refreshed: Refreshed | None = None
 
@@ -165,10 +165,10 @@ def backfill(
     *,
     temperature_unit: TemperatureUnit = TemperatureUnit.CELSIUS,
 ) -> BackfillResult:
-    """Ingest `weather` and `readings`, then compute every feature they touch, in bounded memory.
+    """Ingest `weather` and `readings`, then compute every feature they change, in bounded memory.
 
-    Every file that is done is noted. Called again with the same files, a backfill goes on with the first that
-    is not, whose stored rows change nothing, and with the features still to compute.
+    Ingested files are recorded. A repeated call with the same files skips those, resumes with the next file
+    and computes the remaining features.
 
     Raises:
         NotFoundError: a file is missing; nothing was written.
@@ -178,37 +178,37 @@ def backfill(
         raise NotFoundError(f"There is no file {', '.join(missing)}.", hint="Nothing was written.")
     result = BackfillResult()
     read_weather = partial(ingest_weather, temperature_unit=temperature_unit)
-    # these options are about readings only
+    # these options apply to readings only
     weather_options = replace(options, unit=None, reading=None, interval=None, digits=None)
     steps: list[tuple[Path, str, Callable[..., Report], Options]] = [
         (path, f"weather {temperature_unit}", read_weather, weather_options) for path in weather
     ]
     steps += [(path, "readings", ingest_readings, options) for path in readings]
-    for path, what, read_file, file_options in steps:
-        fingerprint = _fingerprint(path, what, file_options)
-        if _is_done(options.tenant, fingerprint):
+    for path, reader, read_file, file_options in steps:
+        fingerprint = _fingerprint(path, reader, file_options)
+        if _is_ingested(options.tenant, fingerprint):
             result.skipped.append(path.name)
             watcher.file(path, 1.0, 0)
             continue
-        report = read_file(path, file_options, on_progress=partial(_tell, watcher, path))
+        report = read_file(path, file_options, on_progress=partial(_forward, watcher, path))
         result.reports[path.name] = report
         with connect() as connection:
-            connection.execute(_DONE, [options.tenant, fingerprint, path.name, report.rows])
+            connection.execute(_INSERT_FILE, [options.tenant, fingerprint, path.name, report.rows])
     result.refreshed = refresh(aggregating=watcher.aggregates, progress=watcher.features)
     return result
 
 
-def _tell(watcher: BackfillProgress, path: Path, fraction: float, report: Report) -> None:
+def _forward(watcher: BackfillProgress, path: Path, fraction: float, report: Report) -> None:
     watcher.file(path, fraction, report.rows)
 
 
-def _is_done(tenant: str, fingerprint: str) -> bool:
+def _is_ingested(tenant: str, fingerprint: str) -> bool:
     with connect() as connection:
-        return connection.execute(_KNOWN, [tenant, fingerprint]).fetchone() is not None
+        return connection.execute(_SELECT_FILE, [tenant, fingerprint]).fetchone() is not None
 
 
-def _fingerprint(path: Path, how: str, options: Options) -> str:
-    """Digest of the file's bytes and of the options that decide their meaning."""
+def _fingerprint(path: Path, reader: str, options: Options) -> str:
+    """SHA-256 of the file's bytes and of the reader and options that interpret them."""
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{how}\n{content}\n{options!r}".encode()).hexdigest()
+    return hashlib.sha256(f"{reader}\n{content}\n{options!r}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Oddities of series: what one is, how a check changes the stored ones, and their tables."""
+"""Findings about series: what a finding is, how a check changes the stored ones, and their tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One oddity of an asset's series.
+    """An anomaly of an asset's series, such as a gap.
 
     A gap lies between the readings at `first` and `last`; a stuck run includes both.
     """
@@ -31,7 +31,7 @@ class Finding:
     detail: Mapping[str, Any] = field(hash=False)
 
     def overlaps(self, other: Finding) -> bool:
-        """Whether both are parts of the same oddity."""
+        """Whether both are parts of the same anomaly."""
         if self.kind is not other.kind:
             return False
         if self.kind is FindingKind.GAP:
@@ -39,7 +39,7 @@ class Finding:
         return self.first <= other.last and other.first <= self.last
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The finding for JSON."""
         return {
             "kind": self.kind.value,
             "first": self.first.isoformat(),
@@ -50,22 +50,22 @@ class Finding:
 
 @dataclass
 class Changes:
-    """The difference between stored findings and those of the series."""
+    """Changes of stored findings."""
 
     #: To insert or replace.
-    put: list[Finding] = field(default_factory=list)
-    #: Those of `put` that overlap no stored one.
+    upserted: list[Finding] = field(default_factory=list)
+    #: Those of `upserted` that overlap no stored one.
     new: list[Finding] = field(default_factory=list)
     #: Stored ones that continue under another first timestamp; to delete.
     moved: list[Finding] = field(default_factory=list)
-    #: Stored ones that the series no longer shows.
+    #: Stored ones that the series no longer has.
     resolved: list[Finding] = field(default_factory=list)
 
 
 def reconcile(stored: list[Finding], current: list[Finding]) -> Changes:
     """Compare open stored findings with the current ones of the same range.
 
-    A finding that grew or shrank stays one; the rest of a partly filled gap is not new.
+    A finding that grew or shrank is the same finding; the rest of a partly filled gap is not new.
     """
     changes = Changes()
     stored_by_key = {(finding.kind, finding.first): finding for finding in stored}
@@ -75,7 +75,7 @@ def reconcile(stored: list[Finding], current: list[Finding]) -> Changes:
         same = stored_by_key.get((finding.kind, finding.first))
         if same == finding:
             continue
-        changes.put.append(finding)
+        changes.upserted.append(finding)
         if same is not None:
             continue
         if before := next((other for other in ended if other.overlaps(finding)), None):
@@ -88,7 +88,7 @@ def reconcile(stored: list[Finding], current: list[Finding]) -> Changes:
 
 
 _SERIES = [FindingKind.GAP.value, FindingKind.STUCK.value, FindingKind.LOOKS_LIKE_REGISTER.value]
-#: Those that the database finds itself, whoever writes readings.
+#: Kinds that triggers of the database find.
 _OF_DATABASE = [
     *(FindingKind.REGISTER_FAULT.value, FindingKind.REGISTER_GAP.value),
     FindingKind.UNKNOWN_INTERVAL.value,
@@ -97,7 +97,7 @@ _OF_DATABASE = [
 
 @dataclass(frozen=True)
 class DueCheck:
-    """Readings from `first` to `last` were written and are not checked yet."""
+    """A pending check of the readings written from `first` to `last`."""
 
     asset_id: str
     change_id: int
@@ -115,7 +115,7 @@ class StoredFinding:
     resolved_at: datetime | None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The finding for JSON."""
         return {
             "asset_id": self.asset_id,
             **self.finding.as_dict(),
@@ -138,8 +138,8 @@ class FindingsRepository:
         self._connection = connection
         self._tenant = tenant
 
-    def due(self, asset_ids: Iterable[str]) -> list[DueCheck]:
-        """Checks that are due of these assets."""
+    def due_checks(self, asset_ids: Iterable[str]) -> list[DueCheck]:
+        """Due checks of these assets."""
         rows = self._connection.execute(
             "SELECT asset_id, change_id, first_timestamp, last_timestamp FROM data_checks_due"
             " WHERE tenant_id = %s AND asset_id = ANY (%s::text[]) ORDER BY asset_id",
@@ -147,21 +147,25 @@ class FindingsRepository:
         )
         return [DueCheck(*row) for row in rows]
 
-    def settle_due(self, done: Sequence[DueCheck]) -> set[str]:
-        """Delete these checks; returns the assets that nothing was written to since they were read."""
+    def delete_due_checks(self, checks: Sequence[DueCheck]) -> set[str]:
+        """Delete these checks; returns the assets that were not written to since the checks were read."""
         rows = self._connection.execute(
             "DELETE FROM data_checks_due AS due"
             " USING unnest(%s::text[], %s::bigint[]) AS done (asset_id, change_id)"
             " WHERE due.tenant_id = %s AND due.asset_id = done.asset_id AND due.change_id = done.change_id"
             " RETURNING due.asset_id",
-            [[due.asset_id for due in done], [due.change_id for due in done], self._tenant],
+            [
+                [due_check_checks.asset_id for due_check_checks in checks],
+                [due_check_checks.change_id for due_check_checks in checks],
+                self._tenant,
+            ],
         )
         return {asset_id for (asset_id,) in rows}
 
     def open_series_findings(
         self, ranges: Mapping[str, tuple[datetime, datetime]]
     ) -> dict[str, list[Finding]]:
-        """Open gaps and stuck runs of each asset that lie in its range or touch it."""
+        """Open findings of series, by asset, that overlap or touch the asset's range."""
         rows = self._connection.execute(
             "SELECT asset_id, kind, first_timestamp, last_timestamp, detail"
             " FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[])"
@@ -185,7 +189,7 @@ class FindingsRepository:
     def database_findings(
         self, asset_ids: Iterable[str], since: datetime
     ) -> tuple[list[tuple[str, Finding]], list[tuple[str, Finding]]]:
-        """New and resolved findings that the database itself made of these assets since an instant."""
+        """New and resolved findings of these assets that triggers of the database stored since `since`."""
         rows = self._connection.execute(
             "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, resolved_at IS NULL"
             " FROM data_findings WHERE tenant_id = %s AND asset_id = ANY (%s::text[])"
@@ -212,7 +216,7 @@ class FindingsRepository:
         )
 
     def apply(self, changes: Mapping[str, Changes]) -> None:
-        """Store the changes of a check, by asset; the caller's transaction makes them one."""
+        """Store the changes of a check, by asset, within the caller's transaction."""
         moved = [(asset_id, finding) for asset_id, change in changes.items() for finding in change.moved]
         resolved = [
             (asset_id, finding) for asset_id, change in changes.items() for finding in change.resolved
@@ -233,11 +237,11 @@ class FindingsRepository:
                 " AND first_timestamp = gone.first",
                 [*_keys(resolved), self._tenant],
             )
-        self.put(
-            [(asset_id, finding, True) for asset_id, change in changes.items() for finding in change.put]
+        self.save(
+            [(asset_id, finding, True) for asset_id, change in changes.items() for finding in change.upserted]
         )
 
-    def put(self, findings: Sequence[tuple[str, Finding, bool]]) -> None:
+    def save(self, findings: Sequence[tuple[str, Finding, bool]]) -> None:
         """Insert or replace findings: asset, finding and whether it is open."""
         if not findings:
             return
@@ -260,10 +264,10 @@ class FindingsRepository:
             ],
         )
 
-    def merge_clock_changes(self, seen: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
-        """Store a file's clock changes; returns those that were not stored before.
+    def merge_clock_changes(self, clock_changes: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
+        """Store findings of clock changes of a file; returns those that were not stored before.
 
-        The larger counts are kept, so the order and the repetition of files make no difference. A clock
+        The larger counts are stored, so that neither the order of files nor repetition matters. A clock
         change without rejected rows needs no repair and is stored as resolved.
         """
         rows = self._connection.execute(
@@ -273,14 +277,14 @@ class FindingsRepository:
             " USING (asset_id) WHERE tenant_id = %s AND stored.kind = seen.kind"
             " AND first_timestamp = seen.first"
             " FOR UPDATE OF stored",
-            [*_keys(seen), self._tenant],
+            [*_keys(clock_changes), self._tenant],
         )
         stored = {
             (asset, kind, first): Finding(FindingKind(kind), first, last, detail)
             for asset, kind, first, last, detail in rows
         }
         changed, new = [], []
-        for asset_id, finding in seen:
+        for asset_id, finding in clock_changes:
             earlier = stored.get((asset_id, finding.kind.value, finding.first))
             if earlier is None:
                 new.append((asset_id, finding))
@@ -291,7 +295,7 @@ class FindingsRepository:
                 finding = Finding(finding.kind, finding.first, finding.last, {**earlier.detail, **larger})  # noqa: PLW2901
             if finding != earlier:
                 changed.append((asset_id, finding, finding.detail["rejected"] > 0))
-        self.put(changed)
+        self.save(changed)
         return new
 
     def find(

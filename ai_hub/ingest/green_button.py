@@ -1,4 +1,4 @@
-"""Green Button XML: readings in the Energy Services Provider Interface (NAESB REQ.21) inside Atom."""
+"""Green Button XML: readings of the Energy Services Provider Interface (ESPI, NAESB REQ.21) within Atom."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CHUNK = 1 << 16
 
 @dataclass
 class _Entry:
-    """An entry of the feed: its links, what it is and the fields of that."""
+    """An entry of the feed: its links, its kind and the fields of that."""
 
     links: dict[str, list[str]] = field(default_factory=dict)
     kind: str = ""
@@ -37,7 +37,7 @@ class _Entry:
 
 
 class _Reader:
-    """Target of the parser: entries and interval readings as they end, nothing else is kept."""
+    """Target of the parser, which collects entries and interval readings."""
 
     def __init__(self, *, readings: bool) -> None:
         self.entries: list[_Entry] = []
@@ -90,16 +90,16 @@ class _Reader:
             self._entry.fields[name] = text
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing at the end of the file."""
 
 
 def _doubt(code: str) -> int:
-    """How much a quality code doubts the reading: of several, the most doubtful counts."""
+    """Rank of a quality code, by which the worst of several is chosen."""
     return {"10": 3}.get(code, 0 if code in {"0", "14", "17", "18", "19", ""} else 2)
 
 
 class GreenButtonSource:
-    """All interval readings of a file; a first pass finds what they are readings of."""
+    """All interval readings of a file; a first pass reads the meters and reading types."""
 
     delimiter = None
     columns = COLUMNS
@@ -112,7 +112,7 @@ class GreenButtonSource:
         entries = [entry for reader in self._parse(readings=False) for entry in reader]
         self._types = {link: e.fields for e in entries if e.kind == "ReadingType" for link in _own(e)}
         if not self._types:
-            raise BadInputError("The file has no ReadingType, so nothing says what its values are.")
+            raise BadInputError("The file has no ReadingType, so the meaning of its values is unknown.")
         self._type_of = {
             link: related
             for entry in entries
@@ -124,10 +124,10 @@ class GreenButtonSource:
         blocks = [entry for entry in entries if entry.kind == "IntervalBlock"]
         self.meters: list[str] | None = sorted({self._meter(entry)[0] for entry in blocks})
         behaviours = {self._meter(entry)[2].get("accumulationBehaviour", "") for entry in blocks}
-        #: What the values are, where the file says so: a register that counts on.
+        #: Whether the values are those of registers.
         self.is_register = bool(behaviours) and behaviours <= _REGISTERS
         if not self.is_register and behaviours & _REGISTERS:
-            raise BadInputError("The file has registers that count on beside energy per interval.")
+            raise BadInputError("The file has both cumulative registers and energy per interval.")
 
     def _parse(self, *, readings: bool) -> Iterator[list[Any]]:
         self._raw.seek(0)
@@ -205,7 +205,7 @@ def _instant(seconds: int) -> str:
 
 
 def _scaled(value: str, kind: dict[str, str]) -> str:
-    """The value in its unit, exactly: integers in ESPI, with a power of ten beside them."""
+    """The exact value in its unit: an ESPI integer times its power of ten."""
     try:
         power = int(kind.get("powerOfTenMultiplier") or 0)
         return format(Decimal(value).scaleb(power), "f")

@@ -1,4 +1,4 @@
-"""Decide how to read a file: its columns, units, zone, numbers and dates."""
+"""Detection of a file's layout: its columns, units, zone, numbers and dates."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ _WEATHER_UNITS: Mapping[str, Mapping[str, tuple[float, float]]] = {
 
 @contextmanager
 def open_layout(path: Path, dataset: Dataset, options: Options) -> Iterator[Layout]:
-    """Open a file and decide how to read it.
+    """Open a file and detect its layout.
 
     Raises:
-        NotFoundError: no such file.
-        BadInputError: it cannot be read, or not in one way only; the hint names the option that decides.
+        NotFoundError: the file does not exist.
+        BadInputError: the file cannot be read, or is ambiguous; the hint names the option that decides.
     """
     name, is_detected = detect_profile(options, beginning(path))
     profile = PROFILES[name] if name else Profile(summary="")
@@ -138,9 +138,9 @@ def _columns(layout: Layout, dataset: Dataset, fields: list[columns.Field]) -> N
 
 
 def _times_of_day(layout: Layout, finder: ColumnFinder) -> dict[str, str]:
-    """Columns of the date and of its time or period, where they are separate."""
-    whole = [name for name in finder.available if name.strip().casefold() == TIMESTAMP.name]
-    if TIMESTAMP.name in finder.chosen or whole:
+    """Separate columns of the date and of its time or period, by field."""
+    exact = [name for name in finder.available if name.strip().casefold() == TIMESTAMP.name]
+    if TIMESTAMP.name in finder.chosen or exact:
         return {}
     dates = finder.columns(DATE.name) or (finder.columns(TIMESTAMP.name) if layout.wide else [])
     if not dates:
@@ -149,20 +149,20 @@ def _times_of_day(layout: Layout, finder: ColumnFinder) -> dict[str, str]:
     time, period = finder.columns(TIME_OF_DAY.name, date), finder.columns(PERIOD.name, date)
     if layout.wide:
         layout.interval = TIME_OF_DAY.name if ":" in layout.wide[0] else PERIOD.name
-        columns_found = {DATE.name: date}
+        columns_by_field = {DATE.name: date}
     elif period and not time:
-        columns_found = {DATE.name: date, PERIOD.name: period[0]}
+        columns_by_field = {DATE.name: date, PERIOD.name: period[0]}
     elif time:
         return {DATE.name: date, TIME_OF_DAY.name: time[0]}
     else:
         return {}
-    if PERIOD.name in {*columns_found, layout.interval} and layout.options.form.period is None:
-        what = f"in columns {layout.wide[0]} to {layout.wide[-1]}" if layout.wide else f"in {period[0]!r}"
+    if PERIOD.name in {*columns_by_field, layout.interval} and layout.options.form.period is None:
+        where = f"in columns {layout.wide[0]} to {layout.wide[-1]}" if layout.wide else f"in {period[0]!r}"
         raise BadInputError(
-            f"The file counts periods of the day {what}, and nothing says how long they are.",
+            f"The file counts periods of the day {where}, and their length is unknown.",
             hint="Say --profile uk-settlement for half hours of Great Britain, or --period and --timezone.",
         )
-    return columns_found
+    return columns_by_field
 
 
 def _wide_columns(layout: Layout) -> None:
@@ -219,14 +219,14 @@ def _meters(layout: Layout) -> None:
 
 
 def _open_meteo(layout: Layout) -> None:
-    """All timestamps of Open-Meteo have one offset, also through clock changes."""
+    """Read the offset of all timestamps from the preamble: it is constant, also through clock changes."""
     preamble = [row for row in layout.source.preamble if any(row)]
     try:
-        facts = dict(zip(preamble[0], preamble[1], strict=True))
-        seconds = int(facts["utc_offset_seconds"])
+        metadata = dict(zip(preamble[0], preamble[1], strict=True))
+        seconds = int(metadata["utc_offset_seconds"])
         hours, minutes = divmod(abs(seconds) // 60, 60)
     except (IndexError, KeyError, ValueError) as error:
-        raise BadInputError("The file does not say utc_offset_seconds, as Open-Meteo does.") from error
+        raise BadInputError("The file has no utc_offset_seconds, as Open-Meteo files do.") from error
     if layout.options.timestamp_format != TimestampFormat():
         return
     sign = "-" if seconds < 0 else "+"
@@ -259,7 +259,7 @@ def _header_zone(layout: Layout) -> None:
 
 
 def _units(layout: Layout, dataset: Dataset) -> None:
-    """Take units from the names of columns."""
+    """Detect units by the names of columns."""
     if layout.measures == ["value"]:
         _unit_of_readings(layout)
         return
@@ -306,7 +306,7 @@ def _unit_of_readings(layout: Layout) -> None:
 
 
 def _numbers(layout: Layout) -> None:
-    """Detect how the numbers of the file are written."""
+    """Detect the format of the file's numbers."""
     form = layout.options.form
     names = layout.wide or [layout.mapping[name] for name in layout.measures]
     layout.numbers = numbers.detect_format(
@@ -316,13 +316,13 @@ def _numbers(layout: Layout) -> None:
         thousands=form.thousands,
     )
     if form.decimal is None and layout.numbers != numbers.POINT:
-        mark = "comma" if layout.numbers.decimal == "," else "point"
+        mark_name = "comma" if layout.numbers.decimal == "," else "point"
         groups = f", thousands {layout.numbers.thousands!r}" if layout.numbers.thousands else ""
-        layout.notes.append(f"numbers with decimal {mark}{groups} (--decimal, --thousands)")
+        layout.notes.append(f"numbers with decimal {mark_name}{groups} (--decimal, --thousands)")
 
 
 def _ends_of_days(layout: Layout) -> None:
-    """Note that 24:00 suggests ends of intervals: no interval begins there."""
+    """Add a note where 24:00 suggests that timestamps are ends of intervals: no interval begins there."""
     if layout.options.form.stamps is not None or layout.has_ends or layout.wide:
         return
     name = layout.mapping.get(TIME_OF_DAY.name) or layout.mapping.get(TIMESTAMP.name)
@@ -335,29 +335,29 @@ def _ends_of_days(layout: Layout) -> None:
 
 
 def _dates(layout: Layout) -> None:
-    """Detect which part of a date comes first."""
+    """Detect the order of the parts of a date."""
     _ends_of_days(layout)
     form = layout.options.timestamp_format
     if form.order is not None or form.strptime is not None or form.epoch is not None:
         return
     name = layout.mapping.get(DATE.name) or layout.mapping[TIMESTAMP.name]
-    seen = [False, False, False]
+    evidence = [False, False, False]
     for block in layout.source.blocks([name]):
         column = block.cells[name]
         if column.dtype != object:
             return
-        seen = [a or b for a, b in zip(seen, date_orders(as_text(column)), strict=True)]
-        if not seen[0] or seen[1] != seen[2]:
+        evidence = [a or b for a, b in zip(evidence, date_orders(as_text(column)), strict=True)]
+        if not evidence[0] or evidence[1] != evidence[2]:
             break
-    any_such, day_first, month_first = seen
-    if any_such and day_first == month_first:
+    has_ambiguous, day_first, month_first = evidence
+    if has_ambiguous and day_first == month_first:
         raise BadInputError(
-            "Nothing in the file tells whether its dates begin with the day or the month."
+            "The file does not show whether its dates begin with the day or the month."
             if not day_first
             else "Some dates of the file can only begin with the day, others only with the month.",
             hint="Say --date-format dmy or --date-format mdy.",
         )
-    if any_such:
+    if has_ambiguous:
         order = DateOrder.DAY if day_first else DateOrder.MONTH
         layout.options = replace(layout.options, timestamp_format=replace(form, order=order))
         layout.notes.append(f"dates as {order} (--date-format)")

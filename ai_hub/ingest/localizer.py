@@ -1,4 +1,4 @@
-"""Local times of a file to instants in UTC, through clock changes."""
+"""Localization of a file's local times to instants in UTC, through clock changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AMBIGUOUS = (
 
 @dataclass
 class InstantRanges:
-    """Earliest and latest instant of timestamps in UTC; NaT where there is none."""
+    """Earliest and latest instant of timestamps in UTC; NaT, and a reason, for those without any."""
 
     earliest: pd.Series[Any]
     latest: pd.Series[Any]
@@ -40,7 +40,7 @@ class InstantRanges:
 def instant_ranges(
     column: pd.Series[Any], form: TimestampFormat, zones: pd.Series[str], *, ends: bool = False
 ) -> InstantRanges:
-    """Instants of a column.
+    """Earliest and latest instant of each timestamp of a column.
 
     Args:
         column: Text, numbers, dates or timestamps.
@@ -54,7 +54,7 @@ def instant_ranges(
     local = resolve_zone_names(instants, zones, earliest, latest, reason)
     for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
         first, last = localize(wall, str(zone), ends=ends)
-        apply_pass_marks(instants.marks, first, last, reason)
+        apply_fold_suffixes(instants.suffixes, first, last, reason)
         earliest.loc[wall.index], latest.loc[wall.index] = first, last
         reason.loc[wall.index[first.isna() & (reason[wall.index] == "")]] = NONEXISTENT
     return InstantRanges(earliest, latest, reason)
@@ -69,7 +69,7 @@ def resolve_zone_names(
 ) -> pd.Series[bool]:
     """Set the instants of rows that name their zone (such as CEST); returns which rows are still local."""
     local = instants.is_local.copy()
-    names = instants.marks[instants.marks.str.len() > 1]
+    names = instants.suffixes[instants.suffixes.str.len() > 1]
     for (name, zone), rows in names.groupby([names, zones[names.index]], sort=False):
         offset = named_offset(str(name), str(zone))
         local[rows.index] = False
@@ -81,41 +81,41 @@ def resolve_zone_names(
     return local
 
 
-def apply_pass_marks(
-    marks: pd.Series[str], earliest: pd.Series[Any], latest: pd.Series[Any], reason: pd.Series[str]
+def apply_fold_suffixes(
+    suffixes: pd.Series[str], earliest: pd.Series[Any], latest: pd.Series[Any], reason: pd.Series[str]
 ) -> None:
-    """Keep the first pass through a repeated hour for rows marked A, the second for rows marked B."""
-    turns = marks[marks.index.isin(earliest.index) & (marks.str.len() == 1)]
-    if turns.empty:
+    """Use the first pass through a repeated hour for rows with suffix A, the second for rows with B."""
+    letters = suffixes[suffixes.index.isin(earliest.index) & (suffixes.str.len() == 1)]
+    if letters.empty:
         return
-    twice = (earliest != latest)[turns.index]
-    first, second = turns.index[turns.eq("A") & twice], turns.index[turns.eq("B") & twice]
+    twice = (earliest != latest)[letters.index]
+    first, second = letters.index[letters.eq("A") & twice], letters.index[letters.eq("B") & twice]
     latest[first], earliest[second] = earliest[first], latest[second]
-    wrong = turns.index[~twice]
-    reason[wrong] = NOT_REPEATED
-    earliest[wrong] = latest[wrong] = pd.NaT
+    not_repeated = letters.index[~twice]
+    reason[not_repeated] = NOT_REPEATED
+    earliest[not_repeated] = latest[not_repeated] = pd.NaT
 
 
-def infer_order(held: pd.DataFrame, descending: set[str], *, ends: bool = False) -> pd.Series[str]:
+def infer_order(pending: pd.DataFrame, descending: set[str], *, ends: bool = False) -> pd.Series[str]:
     """`earliest` or `latest` for rows whose local time occurred twice; empty where the order is unclear.
 
     Local times that step back within an asset's rows separate the first pass through the hour from the
-    second. With one reading an hour that step is zero; in a denser series the same time again is a duplicate.
+    second. With one reading per hour that step is zero; in a denser series an equal time is a duplicate.
 
     Args:
-        held: `asset_id`, naive `wall` and instant of the clock `change`, in the order of the file.
+        pending: `asset_id`, naive `wall` and instant of the clock `change`, in the order of the file.
         descending: Assets whose rows run from new to old.
         ends: Whether timestamps are ends of intervals; then the hour includes both of its edges.
     """
-    most = 2 if ends else 1
-    answer = pd.Series("", index=held.index, dtype=object)
-    for (asset, _), rows in held["wall"].groupby([held["asset_id"], held["change"]], sort=False):
+    most_edges = 2 if ends else 1
+    order = pd.Series("", index=pending.index, dtype=object)
+    for (asset, _), rows in pending["wall"].groupby([pending["asset_id"], pending["change"]], sort=False):
         ordered = rows[::-1] if asset in descending else rows
         steps = ordered.diff().dt.total_seconds().to_numpy()
-        back = steps <= 0 if ordered.nunique() <= most else steps < 0
-        if back.sum() == 1:
-            answer.loc[ordered.index] = np.where(np.cumsum(back) == 0, "earliest", "latest")
-    return answer
+        steps_back = steps <= 0 if ordered.nunique() <= most_edges else steps < 0
+        if steps_back.sum() == 1:
+            order.loc[ordered.index] = np.where(np.cumsum(steps_back) == 0, "earliest", "latest")
+    return order
 
 
 _DAY = 86_400_000_000
@@ -136,7 +136,7 @@ class _Tally:
 
 
 class ClockChanges:
-    """Counts the rows of a file at each clock change; memory grows with assets, not with rows."""
+    """Counts of a file's rows at each clock change; memory grows with assets, not with rows."""
 
     def __init__(self) -> None:
         #: By asset, then by the instant of the change.
@@ -159,9 +159,9 @@ class ClockChanges:
         assets = asset_ids[earliest.index[~absent]]
         following = np.searchsorted(changes.at, instants, side="right")
         upcoming = np.append(changes.at, _NEVER)[following] - instants <= _DAY
-        self._mark_side("before", zone, changes, assets[upcoming], following[upcoming])
+        self._add_side("before", zone, changes, assets[upcoming], following[upcoming])
         since = instants - np.append(-_NEVER, changes.at)[following] < _DAY
-        self._mark_side("after", zone, changes, assets[since], following[since] - 1)
+        self._add_side("after", zone, changes, assets[since], following[since] - 1)
         twice = (earliest != latest)[~absent].to_numpy()
         self._count(zone, changes, assets[twice], following[twice])
         skipped = np.searchsorted(
@@ -170,13 +170,13 @@ class ClockChanges:
         self._count(zone, changes, asset_ids[wall.index[absent]], skipped - 1)
 
     def note_rejected(self, asset_ids: pd.Series[str], wall: pd.Series[Any]) -> None:
-        """Count rows that were rejected for their local time; they were counted by `note` before."""
+        """Count rejected rows, which `note` has counted as rows already."""
         for asset, walls in wall.astype("int64").groupby(asset_ids, sort=False):
             for tally in self._tallies[str(asset)].values():
                 tally.rejected += int(((walls >= tally.start) & (walls < tally.end)).sum())
 
     def findings(self) -> list[tuple[str, Finding]]:
-        """Findings by asset: skipped hours with rows inside or on both sides, repeated hours with rows."""
+        """By asset, skipped hours with rows inside or on both sides, and repeated hours with rows."""
         return [
             (asset_id, _finding(at, tally))
             for asset_id, tallies in sorted(self._tallies.items())
@@ -184,7 +184,7 @@ class ClockChanges:
             if tally.rows or (tally.kind is FindingKind.SKIPPED_HOUR and len(tally.sides) == 2)  # noqa: PLR2004 - both
         ]
 
-    def _mark_side(
+    def _add_side(
         self, side: str, zone: str, changes: Transitions, assets: pd.Series[str], which: Micros
     ) -> None:
         for asset, index in set(zip(assets, which.tolist(), strict=True)):
@@ -204,7 +204,7 @@ class ClockChanges:
 
 
 def shift_forward(wall: pd.Series[Any], zone: str) -> pd.Series[Any]:
-    """Instants of local times that never occurred, read as by a clock that was not put forward."""
+    """Instants of nonexistent local times, by the offset before the clock change."""
     changes = _around(wall, zone)
     local = wall.astype("int64").to_numpy()
     which = np.searchsorted(changes.at + changes.before, local, side="right") - 1
@@ -230,16 +230,16 @@ def _finding(at: int, tally: _Tally) -> Finding:
     return Finding(tally.kind, from_micros(at), from_micros(at), detail)
 
 
-#: Puts a time at a clock change into the hour before it.
+#: Moves a time at a clock change into the hour before it.
 _BEFORE = pd.Timedelta(microseconds=1)
 
 
 @dataclass
 class TimezoneLocalizer:
-    """Turns the timestamps of one file into instants in UTC, block by block.
+    """Localizes the timestamps of one file to UTC, block by block.
 
-    The order of an asset's rows decides which of its two instants a repeated local time is. They may be in
-    several blocks, so these few rows are held until `resolve_held`.
+    The order of an asset's rows decides which of its two instants a repeated local time is. As these rows may
+    be in several blocks, they are pending until `resolve_pending`.
     """
 
     form: TimestampFormat
@@ -247,60 +247,62 @@ class TimezoneLocalizer:
     nonexistent: Nonexistent = Nonexistent.REJECT
     #: Whether timestamps are the ends of intervals.
     ends: bool = False
-    #: Rows at clock changes, counted so far.
+    #: Counts of rows at clock changes.
     changes: ClockChanges = field(default_factory=ClockChanges)
-    _held: list[pd.DataFrame] = field(default_factory=list)
+    _pending: list[pd.DataFrame] = field(default_factory=list)
     #: First and last instant of each asset in the order of the file; descending rows end earlier.
     _ends: dict[str, tuple[pd.Timestamp, pd.Timestamp]] = field(default_factory=dict)
 
     def localize(
         self, column: pd.Series[Any], asset_ids: pd.Series[str], zones: pd.Series[str]
     ) -> tuple[pd.Series[Any], pd.Series[str]]:
-        """Instants in UTC and reasons by row; a row with neither is held."""
+        """Instants in UTC, and why a row is rejected; a row with neither is pending."""
         instants = timestamps.parse(column, self.form)
         utc = instants.wall.dt.tz_localize("UTC").copy()
         reason = instants.reason
         local = resolve_zone_names(instants, zones, utc, utc, reason)
         for zone, wall in instants.wall[local].groupby(zones[local], sort=False):
             earliest, latest = localize(wall, str(zone), ends=self.ends)
-            counted = localize(wall, str(zone)) if self.ends else (earliest, latest)
-            self.changes.note(wall, asset_ids, str(zone), *counted)
-            apply_pass_marks(instants.marks, earliest, latest, reason)
+            bounds = localize(wall, str(zone)) if self.ends else (earliest, latest)
+            self.changes.note(wall, asset_ids, str(zone), *bounds)
+            apply_fold_suffixes(instants.suffixes, earliest, latest, reason)
             utc.loc[wall.index] = self._choose(earliest, latest)
-            absent = wall.index[earliest.isna() & (reason[wall.index] == "")]
+            nonexistent = wall.index[earliest.isna() & (reason[wall.index] == "")]
             if self.nonexistent is Nonexistent.SHIFT_FORWARD:
-                utc.loc[absent] = shift_forward(wall[absent], str(zone))
+                utc.loc[nonexistent] = shift_forward(wall[nonexistent], str(zone))
             else:
-                reason.loc[absent] = NONEXISTENT
-                self.changes.note_rejected(asset_ids[absent], wall[absent])
-            twice = wall.index[earliest.notna() & (earliest != latest)]
+                reason.loc[nonexistent] = NONEXISTENT
+                self.changes.note_rejected(asset_ids[nonexistent], wall[nonexistent])
+            repeated = wall.index[earliest.notna() & (earliest != latest)]
             if self.ambiguous is Ambiguous.REJECT:
-                reason.loc[twice] = AMBIGUOUS
-                self.changes.note_rejected(asset_ids[twice], wall[twice])
-            elif self.ambiguous is Ambiguous.INFER and len(twice):
-                held = pd.DataFrame(
+                reason.loc[repeated] = AMBIGUOUS
+                self.changes.note_rejected(asset_ids[repeated], wall[repeated])
+            elif self.ambiguous is Ambiguous.INFER and len(repeated):
+                pending = pd.DataFrame(
                     {"asset_id": asset_ids, "wall": wall, "earliest": earliest, "latest": latest}
                 )
-                held = held.loc[twice]
-                self._held.append(held.assign(change=next_change(held["earliest"] - _BEFORE, str(zone))))
+                pending = pending.loc[repeated]
+                self._pending.append(
+                    pending.assign(change=next_change(pending["earliest"] - _BEFORE, str(zone)))
+                )
         self._note_ends(utc, asset_ids)
         return utc, reason
 
-    def resolve_held(self) -> tuple[pd.Series[Any], pd.Series[str]]:
-        """Instants and reasons of the held rows; each has one or the other."""
-        if not self._held:
+    def resolve_pending(self) -> tuple[pd.Series[Any], pd.Series[str]]:
+        """Instants in UTC, or why they are rejected, of the pending rows."""
+        if not self._pending:
             return pd.Series(dtype="datetime64[us, UTC]"), pd.Series(dtype=object)
-        held = pd.concat(self._held)
-        self._held.clear()
+        pending = pd.concat(self._pending)
+        self._pending.clear()
         descending = {asset for asset, (first, last) in self._ends.items() if last < first}
-        order = infer_order(held, descending, ends=self.ends)
-        utc = held["earliest"].where(order == "earliest", held["latest"].where(order == "latest"))
-        if self.ends:  # the end of the hour, which comes once after it where it does not come twice
-            at_change = held["earliest"].astype("int64") == held["change"]
-            utc = utc.where(utc.notna() | ~at_change, held["latest"])
+        order = infer_order(pending, descending, ends=self.ends)
+        utc = pending["earliest"].where(order == "earliest", pending["latest"].where(order == "latest"))
+        if self.ends:  # without both passes, the end of the hour is the end of the second
+            at_change = pending["earliest"].astype("int64") == pending["change"]
+            utc = utc.where(utc.notna() | ~at_change, pending["latest"])
         unresolved = utc.isna()
-        self.changes.note_rejected(held.loc[unresolved, "asset_id"], held.loc[unresolved, "wall"])
-        return utc, pd.Series("", index=held.index, dtype=object).mask(unresolved, AMBIGUOUS)
+        self.changes.note_rejected(pending.loc[unresolved, "asset_id"], pending.loc[unresolved, "wall"])
+        return utc, pd.Series("", index=pending.index, dtype=object).mask(unresolved, AMBIGUOUS)
 
     def _choose(self, earliest: pd.Series[Any], latest: pd.Series[Any]) -> pd.Series[Any]:
         if self.ambiguous is Ambiguous.EARLIEST:

@@ -1,4 +1,4 @@
-"""NEM12: interval meter data of Australia's market, a day a line (AEMO, Meter Data File Format)."""
+"""NEM12: interval meter data of Australia's market, one day per line (AEMO, Meter Data File Format)."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _day(line: int, record: list[str], stream: _Stream | None) -> tuple[_Day | N
 
 
 def _detail(day: _Day | None, record: list[str]) -> str:
-    """Take the quality of some intervals of a day; what is wrong with the record."""
+    """Apply a record 400 to the qualities of the day's intervals; returns why it is malformed, or nothing."""
     if day is None:
         return "record 400 follows no readable record 300"
     try:
@@ -170,7 +170,7 @@ def _detail(day: _Day | None, record: list[str]) -> str:
 
 
 def _complete(day: _Day, malformed: list[Malformed]) -> Iterator[_Day]:
-    """The day, unless its quality varies and no record 400 says how."""
+    """The day, unless its quality varies without records 400 for every interval."""
     if day.varies and any(flag.startswith("V") for flag in day.qualities):
         malformed.append(
             Malformed(day.line, "records 400 do not say the quality of every interval", day.text)

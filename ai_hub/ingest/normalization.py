@@ -1,4 +1,4 @@
-"""Readings in the unit of their asset, each with the interval it covers."""
+"""Normalization of readings to the unit of their asset, with the interval that each covers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ai_hub.ingest.assets import Asset, AssetCache
     from ai_hub.ingest.options import Options
 
-#: Equal steps in a row that make a cadence; fewer may be gaps that happen to be equal.
+#: Number of consecutive equal steps that make a cadence; fewer may be gaps of equal length.
 STEADY = 4
-#: Usual intervals of meters, in seconds: such a step is an interval even where it is the only one.
+#: Usual intervals of meters, in seconds: a single step of such a length is an interval.
 USUAL = (60, 300, 360, 600, 720, 900, 1200, 1800, 3600)
-#: Readings of each asset kept from block to block: enough for a steady stretch.
+#: Readings per asset that are carried over to the next block: enough for a steady stretch.
 _RECENT_ROWS = STEADY + 1
 _REGULAR = 2
 
@@ -44,7 +44,7 @@ class IntervalInference:
     def infer(self, asset_ids: pd.Series[str], times: pd.Series[Any]) -> tuple[Seconds, Flags]:
         """Infer the intervals of a block.
 
-        Returns the seconds of each row (NaN: unknown), and whether its own step is part of a steady stretch.
+        Returns the seconds of each row (NaN: unknown), and whether its step is part of a steady stretch.
         """
         names = asset_ids.unique()
         recent = self._recent[self._recent["asset_id"].isin(names)]
@@ -74,14 +74,14 @@ class IntervalInference:
         ranked = view.assign(rank=view["at"].where(~backwards, -view["at"])).drop_duplicates(
             ["asset_id", "at"]
         )
-        kept = ranked.sort_values("rank").groupby("asset_id", sort=False).tail(_RECENT_ROWS)
+        nearest = ranked.sort_values("rank").groupby("asset_id", sort=False).tail(_RECENT_ROWS)
         others = self._recent[~self._recent["asset_id"].isin(names)]
-        # In the file's order, which shows its direction.
-        self._recent = pd.concat([others, kept.sort_values("rank")[["asset_id", "at"]]], ignore_index=True)
+        # in the order of the file, so that its direction is preserved
+        self._recent = pd.concat([others, nearest.sort_values("rank")[["asset_id", "at"]]], ignore_index=True)
 
 
 class _Steps:
-    """Steps of several series, one after the other, each in order of time."""
+    """Steps of several series, concatenated, each in order of time."""
 
     def __init__(self, codes: npt.NDArray[np.intp], at: npt.NDArray[np.int64]) -> None:
         is_first = np.ones(len(at), dtype=bool)
@@ -109,7 +109,7 @@ class _Steps:
         return np.bincount(self._codes, weights=flags)[self._codes] > 0
 
     def intervals(self, stamps: Stamps) -> tuple[Seconds, Flags]:
-        """Seconds of each reading (of its neighbours where its step is a gap), and where it is steady."""
+        """Seconds of each reading (its neighbours' where its step is a gap), and whether it is steady."""
         own, steady = self._interval, self._steady
         if stamps is Stamps.END:
             before = np.append(-1, self._codes[:-1]) == self._codes
@@ -132,7 +132,7 @@ OVERLAP = "readings are nearer to each other than the interval that they cover (
 
 
 class ReadingNormalizer:
-    """Gives readings their unit and interval from the options, their assets and the file, in this order."""
+    """Sets unit and interval of readings by the options, their assets and the file, in this order."""
 
     def __init__(self, assets: AssetCache, options: Options) -> None:
         self._assets = assets
@@ -142,7 +142,7 @@ class ReadingNormalizer:
         self.filled: dict[str, int] = {}
 
     def conflict(self, asset: Asset) -> str:
-        """Why the options contradict the asset; empty where they do not."""
+        """Why the options contradict the asset, or an empty text."""
         unit, reading = self._options.unit, self._options.reading
         if unit is not None:
             try:
@@ -158,7 +158,7 @@ class ReadingNormalizer:
         return self._register_conflict(asset)
 
     def _register_conflict(self, asset: Asset) -> str:
-        """Why the options for registers contradict the asset; empty where they do not."""
+        """Why the options of registers contradict the asset, or an empty text."""
         is_register = (self._options.reading or asset.reading) is Reading.REGISTER
         if is_register and asset.reading is None and self._assets.has_amounts(asset.asset_id):
             return (
@@ -177,10 +177,10 @@ class ReadingNormalizer:
 
         Args:
             rows: `asset_id`, `timestamp` in UTC, `value`, `unit` (or empty), `interval_seconds` (or NA).
-            is_last: Whether the file ends with these rows; then no row waits.
+            is_last: Whether the file ends with these rows; then no row is pending.
 
         Returns:
-            By row why it is rejected (or empty), and whether it waits for the rest of the file.
+            By row, why it is rejected (or empty), and whether its interval is pending until later rows.
         """
         self._fill_assets(rows)
         reasons = self._convert(rows)
@@ -195,7 +195,7 @@ class ReadingNormalizer:
             own = np.where(np.isnan(own), option.total_seconds(), own)
             nearer = steady & (inferred < own - 1) & (reasons == "").to_numpy() & ~registers
             reasons = reasons.mask(pd.Series(nearer, index=rows.index), OVERLAP)
-        # The interval of a steady file goes before the registered one: the meter may have changed.
+        # the interval of a steady file overrides the registered one: the meter may have changed
         by_file = rows["asset_id"].isin(self._intervals.steady).to_numpy() | np.isnan(registered)
         seconds = np.where(by_file & ~np.isnan(inferred), inferred, registered)
         seconds = np.where(np.isnan(own), seconds, own)
@@ -215,7 +215,7 @@ class ReadingNormalizer:
         return reasons, waiting
 
     def _move_registers(self, rows: pd.DataFrame, registers: npt.NDArray[np.bool_]) -> pd.Series[str]:
-        """Move register readings of rows with an interval to its end, where the options say so."""
+        """Move readings of registers with an interval to its end if the options say so; returns reasons."""
         spans = pd.Series(registers, index=rows.index) & (rows["interval_seconds"].fillna(0) > 0)
         if self._options.form.stamps is None:
             return pd.Series("", index=rows.index, dtype=object).mask(spans, NO_INSTANT)

@@ -1,4 +1,4 @@
-"""Numbers as files write them: decimal point or comma, digits in groups of three."""
+"""Number formats of files: decimal point or comma, thousands separators."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _PLAIN_POINT = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$"
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """How the numbers of a file are written."""
+    """Number format of a file."""
 
     decimal: str = "."
-    #: Separator of groups of three digits; empty where no cell shows it.
+    #: Thousands separator; empty where no cell has one.
     thousands: str = ""
 
 
@@ -35,18 +35,18 @@ POINT = NumberFormat()
 
 
 class Evidence:
-    """Evidence of the number format in the cells of a file, block by block."""
+    """Evidence of the number format, collected from the cells of a file."""
 
     def __init__(self) -> None:
-        #: A cell that can only have this decimal mark, by mark.
-        self.shown: dict[str, str] = {}
-        #: Separators of groups in cells that can only be read so.
+        #: Example of a cell that allows this decimal mark only, by mark.
+        self.certain: dict[str, str] = {}
+        #: Unambiguous thousands separators.
         self.grouped: set[str] = set()
-        #: A cell that could be either, by its separator.
+        #: Example of a cell whose separator may be either, by separator.
         self.ambiguous: dict[str, str] = {}
 
     def note(self, column: pd.Series[Any]) -> None:
-        """Examine a column; only text has evidence."""
+        """Collect the evidence of a column of text; others have none."""
         if column.dtype != object and not isinstance(column.dtype, pd.StringDtype):
             return
         try:
@@ -60,10 +60,10 @@ class Evidence:
             cells_with = cells.filter(pc.match_substring(cells, mark))
             if not len(cells_with):
                 continue
-            for shown, pattern in _shown(mark):
+            for certainal, pattern in _decimal_patterns(mark):
                 if match := _first(cells_with, pattern):
-                    self.shown.setdefault(shown, match)
-            if _first(cells_with, _grouped(mark)):
+                    self.certain.setdefault(certainal, match)
+            if _first(cells_with, _grouped_pattern(mark)):
                 self.grouped.add(mark)
             if match := _first(cells_with, _AMBIGUOUS):
                 self.ambiguous.setdefault(mark, match)
@@ -80,12 +80,12 @@ def detect_format(
 
     Args:
         columns: The columns of numbers, block by block; read only as far as needed.
-        delimiter: Of the file; between commas a lone point is the decimal point.
-        decimal: As given, `.` or `,`.
-        thousands: As given.
+        delimiter: Of the file; in a comma-separated file a lone point is the decimal point.
+        decimal: Option, `.` or `,`.
+        thousands: Option, thousands separator.
 
     Raises:
-        BadInputError: the cells do not tell, or contradict each other.
+        BadInputError: the cells are ambiguous or contradict each other.
     """
     if decimal is not None:
         return NumberFormat(decimal, _OTHER[decimal] if thousands is None else thousands)
@@ -93,16 +93,16 @@ def detect_format(
     for block in columns:
         for column in block:
             evidence.note(column)
-        if evidence.shown:
+        if evidence.certain:
             break
-    if len(evidence.shown) > 1:
+    if len(evidence.certain) > 1:
         raise BadInputError(
             "The file has numbers with decimal comma and with decimal point:"
-            f" {evidence.shown[',']!r} and {evidence.shown['.']!r}.",
+            f" {evidence.certain[',']!r} and {evidence.certain['.']!r}.",
             hint="Say --decimal ',' or --decimal '.': numbers of the other kind are then rejected.",
         )
-    if evidence.shown:
-        mark = next(iter(evidence.shown))
+    if evidence.certain:
+        mark = next(iter(evidence.certain))
         group = _OTHER[mark] if _OTHER[mark] in evidence.grouped else ""
         return NumberFormat(mark, group if thousands is None else thousands)
     if thousands in _OTHER:
@@ -110,16 +110,16 @@ def detect_format(
     lone_points = delimiter in {",", None} and set(evidence.ambiguous) == {"."}
     if evidence.ambiguous and not lone_points:
         cell = next(iter(evidence.ambiguous.values()))
-        whole, part = re.split("[.,]", cell)
+        integer, fraction = re.split("[.,]", cell)
         raise BadInputError(
-            f"Nothing in the file tells whether {cell!r} is {whole}.{part} or {whole}{part}.",
+            f"The file does not show whether {cell!r} is {integer}.{fraction} or {integer}{fraction}.",
             hint="Say --decimal '.' or --decimal ',' .",
         )
     return NumberFormat(".", thousands or "")
 
 
 def are_plain(column: pd.Series[Any]) -> bool:
-    """Whether every cell is a number with a decimal point, or none at all is text."""
+    """Whether every cell is a number with a decimal point, or the column is not text."""
     if column.dtype != object and not isinstance(column.dtype, pd.StringDtype):
         return True
     try:
@@ -130,9 +130,9 @@ def are_plain(column: pd.Series[Any]) -> bool:
 
 
 def to_plain(column: pd.Series[Any], form: NumberFormat, name: str) -> tuple[pd.Series[Any], pd.Series[str]]:
-    """Numbers as text with a decimal point and no groups; and why a cell is rejected.
+    """Numbers as text with a decimal point and no thousands separators, and why a cell is rejected.
 
-    Text that is not a number in any format stays as it is.
+    Text that is not a number in any format is returned unchanged.
     """
     reason = pd.Series("", index=column.index, dtype=object)
     if column.dtype != object and not isinstance(column.dtype, pd.StringDtype):
@@ -145,19 +145,19 @@ def to_plain(column: pd.Series[Any], form: NumberFormat, name: str) -> tuple[pd.
         reason.loc[why.index] = why
         return column.where(~column.index.isin(plain.index), plain.reindex(column.index)), reason
     if form.decimal == ".":
-        odd = ~_matches(cells, _PLAIN_POINT)
-        if not odd.any():
+        unusual = ~_matches(cells, _PLAIN_POINT)
+        if not unusual.any():
             return column, reason
         column = column.copy()
-        column[odd], reason[odd] = _odd_to_plain(column[odd], form, name)
+        column[unusual], reason[unusual] = _unusual_to_plain(column[unusual], form, name)
         return column, reason
-    return _odd_to_plain(column, form, name)
+    return _unusual_to_plain(column, form, name)
 
 
-def _odd_to_plain(
+def _unusual_to_plain(
     column: pd.Series[Any], form: NumberFormat, name: str
 ) -> tuple[pd.Series[Any], pd.Series[str]]:
-    """As `to_plain`, by regular expressions over the whole column."""
+    """`to_plain` by regular expressions over the whole column."""
     mark, other = form.decimal, _OTHER[form.decimal]
     cells = pc.utf8_trim_whitespace(pa.array(column, type=pa.string(), from_pandas=True))
     cells = pc.replace_substring(cells, "\u2212", "-")
@@ -167,27 +167,29 @@ def _odd_to_plain(
     grouped = _matches(cells, rf"^[+-]?\d{{1,3}}(?:{group}\d{{3}})+(?:{escaped}\d*)?$")
     is_certain = _matches(cells, rf"^[+-]?\d{{1,3}}(?:{group}\d{{3}}){{2,}}$|{escaped}|[{_BLANKS}]")
     is_uncertain = grouped & ~is_certain & (form.thousands != other)
-    either = _matches(cells, _AMBIGUOUS)
+    ambiguous = _matches(cells, _AMBIGUOUS)
     foreign = _matches(cells, rf"^[+-]?\d*[.,\d{_BLANKS}]*\d$") & ~plain & ~grouped
-    read = pc.replace_substring_regex(cells, group, "")
-    read = pc.replace_substring(read, mark, ".") if mark != "." else read
+    normalized = pc.replace_substring_regex(cells, group, "")
+    normalized = pc.replace_substring(normalized, mark, ".") if mark != "." else normalized
     result = column.copy()
-    taken = plain | (grouped & ~is_uncertain)
-    result[taken] = pd.Series(read.to_numpy(zero_copy_only=False), index=column.index, dtype=object)[taken]
+    readable = plain | (grouped & ~is_uncertain)
+    result[readable] = pd.Series(normalized.to_numpy(zero_copy_only=False), index=column.index, dtype=object)[
+        readable
+    ]
     reason = pd.Series("", index=column.index, dtype=object)
-    what = "comma" if mark == "," else "point"
-    reason[foreign] = f"{name} is not a number with decimal {what} (see --decimal and --thousands)"
-    reason[is_uncertain & either] = (
+    mark_name = "comma" if mark == "," else "point"
+    reason[foreign] = f"{name} is not a number with decimal {mark_name} (see --decimal and --thousands)"
+    reason[is_uncertain & ambiguous] = (
         f"{name} could be a decimal number or a thousand (see --thousands {other})"
     )
-    reason[is_uncertain & ~either] = reason[foreign & either] = (
+    reason[is_uncertain & ~ambiguous] = reason[foreign & ambiguous] = (
         f"{name} has digits in groups that no other number of the file has (see --thousands {other})"
     )
     return result, reason
 
 
-def _shown(mark: str) -> list[tuple[str, str]]:
-    """Decimal mark that a cell containing `mark` shows, and its pattern."""
+def _decimal_patterns(mark: str) -> list[tuple[str, str]]:
+    """Decimal marks that a cell containing `mark` can prove, with the pattern of such cells."""
     here, other = re.escape(mark), re.escape(_OTHER[mark])
     decimal = (
         rf"^[+-]?(?:\d{{4,}}{here}\d+|0\d*{here}\d+|{here}\d+|\d+{here}(?:\d{{1,2}}|\d{{4,}})"
@@ -196,8 +198,8 @@ def _shown(mark: str) -> list[tuple[str, str]]:
     return [(mark, decimal), (_OTHER[mark], rf"^[+-]?\d{{1,3}}(?:{here}\d{{3}}){{2,}}(?:{other}\d+)?$")]
 
 
-def _grouped(mark: str) -> str:
-    """Cells in which `mark` can only separate groups."""
+def _grouped_pattern(mark: str) -> str:
+    """Pattern of cells in which `mark` can only separate thousands."""
     here, other = re.escape(mark), re.escape(_OTHER[mark])
     return rf"^[+-]?\d{{1,3}}(?:(?:{here}\d{{3}})+{other}\d+|(?:{here}\d{{3}}){{2,}})$"
 

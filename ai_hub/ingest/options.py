@@ -1,4 +1,4 @@
-"""What a caller and the profile of a trade format say of a file, beside what the file says itself."""
+"""Options of an ingest: the caller's, and those of the profile of a trade format."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from datetime import timedelta
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.enums import Ambiguous, DateOrder, Epoch, Nonexistent, Reading, Stamps
 
-#: Cells that mean no value, in upper or lower case. An empty cell does only where a profile has it.
+#: Cells without a value, in upper or lower case. Empty cells are missing values only where a profile says so.
 NO_VALUE = ("n/a", "n/e", "-", "--")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileFormat:
-    """How a file is written; None is detected."""
+    """Format of a file; None is detected."""
 
     encoding: str | None = None
     delimiter: str | None = None
@@ -24,10 +24,10 @@ class FileFormat:
     header: int | None = None
     #: `.` or `,`.
     decimal: str | None = None
-    #: Between groups of three digits.
+    #: Thousands separator.
     thousands: str | None = None
     no_value: tuple[str, ...] = NO_VALUE
-    #: Keep only rows that have this text, by column.
+    #: Filter of rows: text by column.
     where: Mapping[str, str] = field(default_factory=dict)
     sheet: str | None = None
     #: Which end of its interval a timestamp is.
@@ -38,7 +38,7 @@ class FileFormat:
 
 @dataclass(frozen=True)
 class TimestampFormat:
-    """How a file writes its timestamps; by default in ISO 8601 or a usual date format."""
+    """Format of a file's timestamps; by default ISO 8601 or a usual date format."""
 
     strptime: str | None = None
     epoch: Epoch | None = None
@@ -50,7 +50,7 @@ class TimestampFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a caller says of a file."""
+    """Options of a caller."""
 
     tenant: str
     #: Asset of every row; by default the file has a column for it.
@@ -59,7 +59,7 @@ class Options:
     timezone: str | None = None
     #: Column by field, where its name is not recognised.
     columns: Mapping[str, str] = field(default_factory=dict)
-    #: Unit of the values, where no column has it; they are converted to the asset's.
+    #: Unit of the values, where no column has it; values are converted to the asset's unit.
     unit: str | None = None
     #: Energy per interval, mean power or a register; by default the asset's.
     reading: Reading | None = None
@@ -73,7 +73,7 @@ class Options:
     timestamp_format: TimestampFormat = field(default_factory=TimestampFormat)
     #: Name of one of `PROFILES`; by default detected.
     profile: str | None = None
-    #: How the file is written.
+    #: Format of the file.
     form: FileFormat = field(default_factory=FileFormat)
     ambiguous: Ambiguous = Ambiguous.INFER
     nonexistent: Nonexistent = Nonexistent.REJECT
@@ -84,7 +84,7 @@ _EMPTY = (*NO_VALUE, "")
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Options for every file of a trade format."""
+    """Options of every file of a trade format."""
 
     summary: str
     #: `table`, or a format that is not a table.
@@ -176,7 +176,7 @@ def detect_profile(options: Options, beginning: str) -> tuple[str | None, bool]:
     """Name of a file's profile, and whether it was detected by the file's beginning.
 
     Raises:
-        BadInputError: there is no such profile.
+        BadInputError: the profile of the options does not exist.
     """
     if options.profile is not None:
         if options.profile not in PROFILES:

@@ -1,4 +1,4 @@
-"""One file into one table: read, place in time, normalize, validate, remove duplicates, write, check."""
+"""Pipeline of one file into one table: read, localize, normalize, validate, deduplicate, write, check."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _NO_ASSET = "asset_id is missing, too long or not printable"
 
 
 def no_progress(fraction: float, report: Report) -> None:
-    """Show nothing."""
+    """Do nothing."""
     del fraction, report
 
 
@@ -56,18 +56,18 @@ def ingest(
     reject_file: Path,
     on_progress: OnProgress = no_progress,
 ) -> Report:
-    """Ingest a file. A repeated run, also after a killed one, ends with the same table.
+    """Ingest a file. Idempotent: a repeated run, also after a killed one, ends with the same table.
 
     Args:
         connection: In autocommit mode: every chunk is a short transaction of its own.
         path: A file of any format that `reader` opens.
         dataset: `Readings` or `Weather`.
-        options: What the file does not say itself.
-        reject_file: Where rejected rows go; written only if there are any.
-        on_progress: Called with the share of the file done and the counts so far.
+        options: Options of the caller.
+        reject_file: File of rejected rows, written only if there are any.
+        on_progress: Called with the share of the file that is ingested (0 to 1) and the counts so far.
 
     Raises:
-        BadInputError: the file, its columns or an option is not usable; nothing was written.
+        BadInputError: the file, its columns or an option is invalid; nothing was written.
     """
     assets.validate_asset(
         tenant_id=options.tenant, asset_id=options.asset or "any", timezone=options.timezone or "UTC"
@@ -99,16 +99,16 @@ class Preview:
 
 
 def preview(connection: Connection[Any] | None, path: Path, dataset: Dataset, options: Options) -> Preview:
-    """Read a whole file as `ingest` would and write nothing.
+    """Dry run: read a whole file as `ingest` does, without writing.
 
     Args:
         connection: For registered assets; None: every asset is new.
         path: The file.
         dataset: `Readings` or `Weather`.
-        options: What the file does not say itself.
+        options: Options of the caller.
 
     Raises:
-        BadInputError: the file, its columns or an option is not usable.
+        BadInputError: the file, its columns or an option is invalid.
     """
     assets.validate_asset(
         tenant_id=options.tenant, asset_id=options.asset or "any", timezone=options.timezone or "UTC"
@@ -135,7 +135,7 @@ class _Run:
         on_progress: OnProgress,
     ) -> None:
         self.report = Report()
-        # Only a dry run has none; it neither writes nor checks stored series.
+        # None only in a dry run, which neither writes nor checks stored series
         self._connection = cast("Connection[Any]", connection)
         self._dataset = dataset
         self._options = options
@@ -148,7 +148,7 @@ class _Run:
             options.nonexistent,
             ends=options.stamps is Stamps.END,
         )
-        self._held: list[pd.DataFrame] = []
+        self._pending_times: list[pd.DataFrame] = []
         self._assets = AssetCache(
             connection,
             options.tenant,
@@ -157,9 +157,9 @@ class _Run:
             read_only=self.read_only,
         )
         self._normalizer = ReadingNormalizer(self._assets, options)
-        self._began = clock(connection) if connection is not None and not self.read_only else None
-        #: Cells and rows whose interval is not known yet.
-        self._waiting: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+        self._started_at = clock(connection) if connection is not None and not self.read_only else None
+        #: Cells and rows whose interval depends on later rows.
+        self._pending_intervals: list[tuple[pd.DataFrame, pd.DataFrame]] = []
 
     def read(self, layout: Layout) -> None:
         """Ingest every block of a file."""
@@ -169,13 +169,13 @@ class _Run:
             self.reject_malformed(block.malformed)
             self.ingest_block(block)
             self.report_progress(block.fraction)
-        self.ingest_held()
+        self.ingest_pending()
 
     def check_options(self) -> None:
         """Compare the options with the registered asset, where `--asset` names one.
 
         Raises:
-            BadInputError: they contradict each other.
+            BadInputError: the options contradict the asset.
         """
         if asset_id := self._options.asset:
             asset = self._assets.get([asset_id])[asset_id]
@@ -185,7 +185,7 @@ class _Run:
                 )
 
     def reject_malformed(self, lines: list[Malformed]) -> None:
-        """Reject lines that are no rows."""
+        """Reject malformed lines."""
         self.report.rows += len(lines)
         self.report.rejected += len(lines)
         self._rejects.add_malformed(lines)
@@ -207,18 +207,18 @@ class _Run:
         conflicts = {asset_id: self._normalizer.conflict(asset) for asset_id, asset in by_id.items()}
         cells = self._reject(cells, cells["asset_id"].map(conflicts))
         utc, reasons = self._localizer.localize(cells["timestamp"], cells["asset_id"], self._zones(cells))
-        if (held := utc.isna() & (reasons == "")).any():
-            self._held.append(cells[held])
+        if (pending := utc.isna() & (reasons == "")).any():
+            self._pending_times.append(cells[pending])
         self._ingest_localized(self._reject(cells, reasons), utc)
 
-    def ingest_held(self) -> None:
-        """Ingest the rows that waited for the end of the file."""
-        utc, reasons = self._localizer.resolve_held()
-        if self._held:
-            self._ingest_localized(self._reject(pd.concat(self._held), reasons), utc)
-            self._held.clear()
-        if self._waiting:
-            self._store(*self._normalize(*self._with_waiting(), is_last=True))
+    def ingest_pending(self) -> None:
+        """Ingest the rows that were pending until the end of the file."""
+        utc, reasons = self._localizer.resolve_pending()
+        if self._pending_times:
+            self._ingest_localized(self._reject(pd.concat(self._pending_times), reasons), utc)
+            self._pending_times.clear()
+        if self._pending_intervals:
+            self._store(*self._normalize(*self._with_pending(), is_last=True))
         self._rejects.flush()
 
     def check_series(self) -> None:
@@ -228,12 +228,12 @@ class _Run:
         with self._connection.transaction():
             self.report.findings += repository.merge_clock_changes(self._localizer.changes.findings())
         if self._dataset.is_series:
-            outcome = check(self._connection, tenant, self._assets.written, since=self._began)
+            outcome = check(self._connection, tenant, self._assets.written, since=self._started_at)
             self.report.findings += outcome.new
             self.report.resolved += outcome.resolved
 
     def report_progress(self, fraction: float) -> None:
-        """Report the share of the file that is done, 0 to 1."""
+        """Report the share of the file that is ingested, 0 to 1."""
         self._fraction = fraction
         self._on_progress(fraction, self.report)
 
@@ -266,45 +266,45 @@ class _Run:
         return cells[~bad]
 
     def _ingest_localized(self, cells: pd.DataFrame, utc: pd.Series[Any]) -> None:
-        """Ingest rows that have an instant: type, normalize, validate and write them."""
+        """Convert, normalize, validate and write the rows that have an instant."""
         cells = cells.loc[utc[cells.index].notna()]
         rows = pd.DataFrame({"asset_id": cells["asset_id"], "timestamp": utc[cells.index]})
         cells = self._reject(cells, self._dataset.convert(cells, rows, self._zones(cells)))
         self._store(*self._normalize(cells, rows.loc[cells.index]))
 
-    def _with_waiting(self, *block: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The waiting rows, then those of the block: the order of the file."""
-        both = [*self._waiting, block] if block else self._waiting
+    def _with_pending(self, *block: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The pending rows, then those of the block: the order of the file."""
+        both = [*self._pending_intervals, block] if block else self._pending_intervals
         cells, rows = (pd.concat(parts) for parts in zip(*both, strict=True))
-        self._waiting = []
+        self._pending_intervals = []
         return cells, rows
 
     def _normalize(
         self, cells: pd.DataFrame, rows: pd.DataFrame, *, is_last: bool = False
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Readings in their asset's unit with their interval; those without one yet wait."""
+        """Readings in their asset's unit with their interval; rows without an interval become pending."""
         if not self._dataset.is_series or not len(rows):
             return cells, rows
-        if self._waiting:
-            cells, rows = self._with_waiting(cells, rows)
+        if self._pending_intervals:
+            cells, rows = self._with_pending(cells, rows)
         normalized = rows.copy()
-        reasons, waits = self._normalizer.apply(normalized, is_last=is_last)
-        if waits.any():
-            self._waiting.append((cells[waits], rows[waits]))
-        cells = self._reject(cells[~waits], reasons[~waits])
+        reasons, pending = self._normalizer.apply(normalized, is_last=is_last)
+        if pending.any():
+            self._pending_intervals.append((cells[pending], rows[pending]))
+        cells = self._reject(cells[~pending], reasons[~pending])
         return cells, normalized.loc[cells.index]
 
     def _store(self, cells: pd.DataFrame, rows: pd.DataFrame) -> None:
-        """Validate rows, keep one for each key, register their assets and write them."""
+        """Validate and deduplicate rows, register their assets and write them."""
         reasons = validate(self._dataset, rows, self._assets.get(rows["asset_id"].unique()))
         cells = self._reject(cells, reasons)
         rows = self._without_duplicates(cells, rows.loc[cells.index])
         self._assets.register(rows["asset_id"].unique())
-        # Sorted by key, so that concurrent runs lock rows in the same order and never deadlock.
+        # sorted by key, so that concurrent runs lock rows in the same order and do not deadlock
         self._write(rows.sort_values(list(self._dataset.key)))
 
     def _without_duplicates(self, cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-        """The last row of each key; an earlier one with other values is rejected."""
+        """The last row of each key; earlier ones with other values are rejected."""
         key = list(self._dataset.key)
         earlier = rows.duplicated(key, keep="last")
         if not earlier.any():
@@ -320,12 +320,12 @@ class _Run:
                 self._connection,
                 table,
                 self._options.tenant,
-                part,
+                table_rows,
                 key=self._dataset.key,
                 measures=measures,
                 note_checks=self._dataset.is_series,
             )
-            for table, part, measures in self._by_table(rows)
+            for table, table_rows, measures in self._by_table(rows)
         )
         for written in written_chunks:
             self.report.inserted += written.inserted
@@ -334,7 +334,7 @@ class _Run:
             self._on_progress(self._fraction, self.report)
 
     def _by_table(self, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, str]]]:
-        """Rows with their table and its columns: readings of registers have one of their own."""
+        """Rows with their table and its columns: readings of registers have a table of their own."""
         table, measures = self._dataset.table, self._dataset.measures
         registers = self._assets.registers(rows["asset_id"].unique()) if self._dataset.is_series else ()
         of_registers = rows["asset_id"].isin(registers)
@@ -344,7 +344,7 @@ class _Run:
 
 
 class _DryRun(_Run):
-    """The same steps without writing."""
+    """A run without writing, which keeps a sample of the rows."""
 
     read_only = True
 
@@ -354,11 +354,11 @@ class _DryRun(_Run):
 
     def _write(self, rows: pd.DataFrame) -> None:
         self.report.inserted += len(rows)
-        # Few are shown, but a row whose instant the rest of the file tells comes late.
+        # of every call, as pending rows come last
         self._sample.append(rows.sort_index().head(SAMPLE))
 
     def sample(self) -> pd.DataFrame:
-        """First rows of the file that are no rejects."""
+        """First accepted rows of the file."""
         if not self._sample:
             return pd.DataFrame()
         rows = pd.concat(self._sample).sort_index().head(SAMPLE)

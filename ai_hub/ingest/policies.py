@@ -1,4 +1,4 @@
-"""What a tenant decides: which times of readings are taken, which qualities features use."""
+"""Policies of a tenant: which times of readings are accepted, and which qualities features use."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-#: How far a reading or an issue time may lie in the future: clocks differ.
+#: How far a reading or an issue time may lie in the future, as clocks differ.
 AHEAD = pd.Timedelta(days=1)
 
 
-#: Clocks that were reset count from 1970 or 2000.
+#: Earliest accepted time: clocks that were reset count from 1970 or 2000.
 EARLIEST = pd.Timestamp("2005-01-01", tz="UTC")
 
 
@@ -38,7 +38,7 @@ BOUNDS = Bounds()
 
 
 def find_bounds(connection: Connection[Any], tenant: str) -> Bounds:
-    """The tenant's bounds, or the default ones."""
+    """The tenant's bounds, or `BOUNDS`."""
     row = connection.execute(
         "SELECT earliest, ahead FROM reading_bounds WHERE tenant_id = %s", [tenant]
     ).fetchone()
@@ -47,13 +47,13 @@ def find_bounds(connection: Connection[Any], tenant: str) -> Bounds:
     return Bounds(pd.Timestamp(row[0]).tz_convert("UTC"), pd.Timedelta(row[1]))
 
 
-def put_bounds(
+def save_bounds(
     connection: Connection[Any], tenant: str, *, earliest: datetime | None, ahead: timedelta | None
 ) -> Bounds:
-    """Change the tenant's bounds where they are not None; returns the new ones.
+    """Change those of the tenant's bounds that are not None; returns the new bounds.
 
     Raises:
-        BadInputError: not a possible tenant.
+        BadInputError: the tenant's name is invalid.
     """
     before = find_bounds(connection, check_tenant(tenant))
     values = [
@@ -70,7 +70,7 @@ def put_bounds(
 
 
 QUALITIES = ("suspect", "estimated")
-#: Readings of this long are updated in one transaction.
+#: Time range of the readings that are updated in one transaction.
 BATCH = timedelta(days=7)
 
 
@@ -83,15 +83,15 @@ def find_quality_policy(connection: Connection[Any], tenant: str) -> dict[str, b
     return dict(rows.fetchall())
 
 
-def put_quality_policy(connection: Connection[Any], tenant: str, policy: Mapping[str, bool]) -> int:
+def save_quality_policy(connection: Connection[Any], tenant: str, policy: Mapping[str, bool]) -> int:
     """Set whether features use readings of these qualities; returns the number of changed readings.
 
-    Readings are brought in line a week at a time, each in a transaction of its own, and queue their hours for
-    the next refresh. Called again after it was killed, it goes on. The connection must be in autocommit mode.
+    Readings are updated one week per transaction, which queues their hours for the next refresh. A repeated
+    call resumes a killed one. The connection must be in autocommit mode.
     """
     validate_asset(tenant_id=tenant, asset_id="any")
     with connection.transaction():
-        # Wait for writers that still use the old policy, so that none of their readings is missed below.
+        # waits for writers that still use the old policy, so that their readings are updated below
         connection.execute("LOCK TABLE quality_policies IN ACCESS EXCLUSIVE MODE")
         for quality, used in policy.items():
             connection.execute(
@@ -116,7 +116,7 @@ def _reapply(connection: Connection[Any], tenant: str, start: datetime, until: d
 
 
 def _next(connection: Connection[Any], tenant: str, at: datetime) -> datetime | None:
-    """Time of the tenant's next reading, which skips years without any."""
+    """Time of the tenant's first reading from `at` on, so that years without readings are skipped."""
     row = connection.execute(
         'SELECT min(first."timestamp") FROM asset_spans AS spans CROSS JOIN LATERAL ('
         ' SELECT "timestamp" FROM timeseries_data AS readings WHERE readings.tenant_id = spans.tenant_id'

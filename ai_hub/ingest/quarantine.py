@@ -64,12 +64,12 @@ class Quarantine:
         lines, rows = original_cells(cells, self._fields)
         for line, reason, row in zip(lines, reasons, rows, strict=True):
             texts = ("" if cell is None else str(cell) for cell in row)
-            self._put(int(line), reason, dict(zip(self._columns, texts, strict=True)))
+            self._append(int(line), reason, dict(zip(self._columns, texts, strict=True)))
 
     def add_malformed(self, lines: Iterable[Malformed]) -> None:
         """Keep lines that do not have the header's number of fields."""
         for bad in lines:
-            self._put(bad.line, bad.reason, bad.text)
+            self._append(bad.line, bad.reason, bad.text)
 
     def flush(self) -> None:
         """Write buffered rows, in one short transaction."""
@@ -93,7 +93,7 @@ class Quarantine:
         )
         self._rows.clear()
 
-    def _put(self, line: int, reason: str, cells: dict[str, str] | str) -> None:
+    def _append(self, line: int, reason: str, cells: dict[str, str] | str) -> None:
         # PostgreSQL's text cannot hold this character.
         text = json.dumps(cells).replace("\\u0000", "\\ufffd")
         self._rows.append((line, reason, text))
@@ -160,9 +160,9 @@ def export(connection: Connection[Any], tenant: str, path: Path, file_name: str 
             writer = csv.writer(text)
             writer.writerow(["line", "reason", *columns, "row"])
             for row in find(connection, tenant, file_name):
-                whole = row.cells if isinstance(row.cells, str) else ""
+                raw_line = row.cells if isinstance(row.cells, str) else ""
                 cells = row.cells if isinstance(row.cells, dict) else {}
-                writer.writerow([row.line, row.reason, *(cells.get(name, "") for name in columns), whole])
+                writer.writerow([row.line, row.reason, *(cells.get(name, "") for name in columns), raw_line])
                 count += 1
     except OSError as error:
         raise BadInputError(f"{path} cannot be written: {error.strerror}.") from error

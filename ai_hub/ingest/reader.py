@@ -1,4 +1,4 @@
-"""Open a file of any format for reading block by block, so that memory does not grow with it."""
+"""Opening of a file of any format, which is read block by block, in bounded memory."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def open_source(
 
     Args:
         path: The file.
-        form: Options; what they leave open is detected.
+        form: Options; unset ones are detected.
         reader: `table`, or a format that is not a table: `nem12`, `green-button`.
         is_header: Whether these fields are column names; without it the first line is the header.
 
     Raises:
-        NotFoundError: no such file.
-        BadInputError: not a format we read, or damaged.
+        NotFoundError: the file does not exist.
+        BadInputError: the format is not supported, or the file is damaged.
     """
     form = form or FileFormat()
     name = _check_name(path)
@@ -85,11 +85,11 @@ def open_source(
 
 
 def beginning(path: Path, size: int = 4096) -> str:
-    """First characters of a text file; empty where it is not one or cannot be read.
+    """First characters of a text file; empty for other files and where it cannot be read.
 
     Raises:
-        NotFoundError: no such file.
-        BadInputError: not a format we read.
+        NotFoundError: the file does not exist.
+        BadInputError: the format is not supported.
     """
     name = _check_name(path)
     if not name.endswith(_TEXT):
@@ -108,7 +108,7 @@ def _check_name(path: Path) -> str:
     name = path.name.casefold()
     if not name.endswith((*_PARQUET, *_EXCEL, *_TEXT)):
         raise BadInputError(
-            f"{path.name} is not a format we read.",
+            f"The format of {path.name} is not supported.",
             hint="Use .csv, .tsv, .txt or .xml (also with .gz), .parquet, .xlsx, .xls or .ods.",
         )
     return name

@@ -1,4 +1,4 @@
-"""Removing readings, and whole assets, with what was derived from them."""
+"""Deletion of readings, and removal of assets, with everything derived from them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.ingest import assets
 from ai_hub.ingest.checks import check
-from ai_hub.ingest.enums import Reading
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-#: Readings deleted in one transaction.
+#: Readings deleted per transaction.
 BATCH_ROWS: Final = 10_000
 #: Tables with rows of one asset besides its readings, in the order of deletion.
 _TABLES: Final = (
@@ -54,7 +53,7 @@ SELECT count(*) FROM ai_feature_versions
 WHERE tenant_id = %(tenant)s AND asset_id = ANY (%(assets)s) AND superseded_at IS NULL
     AND hour > %(start)s AND hour <= %(end)s::timestamptz + INTERVAL '24 hours'
 """
-# Times as text, because Python's end with the year 9999.
+# times as text, because Python's end with the year 9999
 _BATCH_END = """
 SELECT max("timestamp")::text FROM (
     SELECT "timestamp" FROM {table}
@@ -62,7 +61,7 @@ SELECT max("timestamp")::text FROM (
     ORDER BY "timestamp" LIMIT {limit}
 ) AS batch
 """
-# Literals, because only with them the columnstore opens just the asset's own batches of these times.
+# literals, because with parameters the columnstore would decompress batches of other assets and times
 _DELETE = """
 DELETE FROM {table}
 WHERE tenant_id = {tenant} AND asset_id = {asset} AND "timestamp" >= {start} AND "timestamp" <= {last}
@@ -80,7 +79,7 @@ _UNLIMITED = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction 
 
 @dataclass(frozen=True)
 class Selection:
-    """Readings of a tenant: of these assets (None: all) in [start, end); None: without an end."""
+    """Readings of a tenant: of `assets` (None: all) in [start, end), which are unbounded if None."""
 
     tenant: str
     assets: Sequence[str] | None
@@ -99,13 +98,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class Preview:
-    """Counts of what is deleted."""
+    """Counts of the rows to be deleted."""
 
-    #: Readings and their hours by asset.
+    #: Number of readings and of their hours, by asset.
     readings: Mapping[str, tuple[int, int]]
     #: Rows by table.
     counts: Mapping[str, int]
-    #: Exports with the asset's rows, which stay.
+    #: Paths of exports with the asset's rows, which are not deleted.
     exports: Sequence[str] = field(default=())
 
 
@@ -114,7 +113,7 @@ def preview_readings(connection: Connection[Any], selection: Selection) -> Previ
 
     Raises:
         BadInputError: the range is empty.
-        NotFoundError: the tenant has no such asset.
+        NotFoundError: the tenant does not have one of the assets.
     """
     if selection.start and selection.end and selection.start >= selection.end:
         raise BadInputError("The range is empty: --from is not before --to.", hint="--to is not included.")
@@ -132,22 +131,22 @@ def preview_readings(connection: Connection[Any], selection: Selection) -> Previ
 
 
 def delete_readings(connection: Connection[Any], selection: Selection, reason: str) -> Preview:
-    """Delete readings in short transactions, then update features and findings; returns the counts.
+    """Delete readings in short transactions, then refresh features and findings; returns the counts.
 
-    The same call continues a killed one. The connection must be in autocommit mode.
+    A repeated call resumes a killed one. The connection must be in autocommit mode.
     """
     _check_reason(reason)
     preview = preview_readings(connection, selection)
-    _note(connection, ("readings", "started"), selection, reason, preview.counts)
+    _record(connection, ("readings", "started"), selection, reason, preview.counts)
     for asset in preview.readings:
         _delete(connection, selection, asset)
     refresh(dsn=_dsn(connection))
-    # also those of a killed call
-    due = connection.execute(
+    # includes those of a killed call
+    due_assets = connection.execute(
         "SELECT asset_id FROM data_checks_due WHERE tenant_id = %s", [selection.tenant]
     ).fetchall()
-    check(connection, selection.tenant, [asset for (asset,) in due])
-    _note(connection, ("readings", "finished"), selection, reason, preview.counts)
+    check(connection, selection.tenant, [asset for (asset,) in due_assets])
+    _record(connection, ("readings", "finished"), selection, reason, preview.counts)
     return preview
 
 
@@ -184,13 +183,13 @@ def preview_asset(connection: Connection[Any], tenant: str, asset: str) -> Previ
 def remove_asset(connection: Connection[Any], tenant: str, asset: str, reason: str) -> Preview:
     """Remove an asset with all its rows; returns the counts.
 
-    The same call continues a killed one: the asset's own row is deleted last. The connection must be in
+    A repeated call resumes a killed one, as the asset's own row is deleted last. The connection must be in
     autocommit mode.
     """
     _check_reason(reason)
     preview = preview_asset(connection, tenant, asset)
     selection = Selection(tenant, [asset])
-    _note(connection, ("asset", "started"), selection, reason, preview.counts)
+    _record(connection, ("asset", "started"), selection, reason, preview.counts)
     _delete(connection, selection, asset)
     refresh(dsn=_dsn(connection))
     for table in ("quarantined_rows", *_present(connection)):
@@ -200,17 +199,17 @@ def remove_asset(connection: Connection[Any], tenant: str, asset: str, reason: s
                 tenant=sql.Literal(tenant), asset=sql.Literal(asset)
             )
             connection.execute(statement)
-    _note(connection, ("asset", "finished"), selection, reason, preview.counts)
+    _record(connection, ("asset", "finished"), selection, reason, preview.counts)
     return preview
 
 
 def delete_all_readings(connection: Connection[Any], tenant: str, asset: str) -> None:
-    """Delete every reading of an asset in short transactions; the caller updates features and findings."""
+    """Delete every reading of an asset in short transactions; the caller refreshes features and findings."""
     _delete(connection, Selection(tenant, [asset]), asset)
 
 
 def was_removed(connection: Connection[Any], tenant: str, asset: str) -> bool:
-    """Whether such an asset was removed before."""
+    """Whether an asset of this id was removed before."""
     row = connection.execute(
         "SELECT FROM removals WHERE tenant_id = %s AND kind = 'asset' AND asset_ids = ARRAY[%s] LIMIT 1",
         [tenant, asset],
@@ -219,7 +218,7 @@ def was_removed(connection: Connection[Any], tenant: str, asset: str) -> bool:
 
 
 def history(connection: Connection[Any], tenant: str) -> list[dict[str, Any]]:
-    """Removals of a tenant, the latest first, without those of a former tenant of the same name."""
+    """Removals of a tenant, newest first, without those of a former tenant of the same name."""
     rows = connection.execute(
         "SELECT noted_at, kind, step, asset_ids, start_time::text, end_time::text, removed_by, reason, counts"
         " FROM removals WHERE tenant_id = %(tenant)s AND removal_id > coalesce((SELECT max(removal_id)"
@@ -232,13 +231,15 @@ def history(connection: Connection[Any], tenant: str) -> list[dict[str, Any]]:
 
 
 def _delete(connection: Connection[Any], selection: Selection, asset: str) -> None:
-    """Delete an asset's readings; for a register those it counted, from which its amounts follow."""
+    """Delete an asset's readings; of a register its `register_readings`: a trigger deletes the amounts."""
     values = selection.values()
     start: Any = values["start"]
-    registered = assets.find(connection, selection.tenant, [asset]).get(asset)
-    is_register = registered is not None and registered.reading is Reading.REGISTER
+    is_register = connection.execute(
+        "SELECT FROM assets WHERE tenant_id = %s AND asset_id = %s AND reading = 'register'",
+        [selection.tenant, asset],
+    ).fetchone()
     parameters = {
-        "table": sql.Identifier("register_readings" if is_register else "timeseries_data"),
+        "table": sql.Identifier("register_readings" if is_register is not None else "timeseries_data"),
         "tenant": sql.Literal(selection.tenant),
         "asset": sql.Literal(asset),
         "end": sql.SQL("{}::timestamptz").format(sql.Literal(values["end"])),
@@ -279,7 +280,7 @@ def _require(connection: Connection[Any], tenant: str, asset: str) -> None:
         {"t": tenant, "a": asset},
     ).fetchone()
     if row is None:
-        similar = get_close_matches(asset, list(assets.find(connection, tenant)), n=1)
+        similar = get_close_matches(asset, list(assets.find_all(connection, tenant)[0]), n=1)
         raise NotFoundError(
             f"Tenant {tenant} has no asset {asset}.",
             hint=f"Did you mean {similar[0]}?" if similar else "`ai-hub asset list` shows those it has.",
@@ -288,10 +289,10 @@ def _require(connection: Connection[Any], tenant: str, asset: str) -> None:
 
 def _check_reason(reason: str) -> None:
     if not reason.strip():
-        raise BadInputError("--reason is empty.", hint="Say why, for those who look for the data later.")
+        raise BadInputError("--reason is empty.", hint="State why, for those who look for the data later.")
 
 
-def _note(
+def _record(
     connection: Connection[Any],
     what: tuple[str, str],
     selection: Selection,

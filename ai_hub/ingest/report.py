@@ -1,4 +1,4 @@
-"""What became of a file, as counts and as lines of text."""
+"""Report of an ingest, as counts and as lines of text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Report:
         return self.inserted + self.updated + self.unchanged + self.duplicates
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The report for JSON."""
         lists = {
             name: [{"asset_id": asset_id, **one.as_dict()} for asset_id, one in getattr(self, name)]
             for name in ("findings", "resolved")
@@ -74,7 +74,7 @@ NAMED = 5
 
 
 def report_lines(report: Report, options: Options) -> Iterator[str]:
-    """A report as a few lines of text, whatever the size of its file."""
+    """A report as a few lines of text, independent of the size of the file."""
     for note in report.understood:
         yield f"Read as: {note}"
     yield (
@@ -97,20 +97,20 @@ def report_lines(report: Report, options: Options) -> Iterator[str]:
             f" {', '.join(new[:NAMED])}{more}. Say what they are with `ai-hub asset add --kind …`."
         )
     if report.intervals:
-        every = Counter(report.intervals.values())
-        lengths = ", ".join(f"{_interval(seconds)} ({count} asset(s))" for seconds, count in every.items())
-        yield f"Interval of a reading, told by the steps of the file: {lengths}"
-    if unsaid := report.without_unit:
-        more = f" and {len(unsaid) - NAMED}" if len(unsaid) > NAMED else ""
+        counts = Counter(report.intervals.values())
+        lengths = ", ".join(f"{_interval(seconds)} ({count} asset(s))" for seconds, count in counts.items())
+        yield f"Interval of a reading, inferred from the steps of the file: {lengths}"
+    if without_unit := report.without_unit:
+        more = f" and {len(without_unit) - NAMED}" if len(without_unit) > NAMED else ""
         yield (
-            f"Nothing says what the readings of {', '.join(unsaid[:NAMED])}{more} are:"
+            f"Nothing says what the readings of {', '.join(without_unit[:NAMED])}{more} are:"
             " features average them as they are. For energy or power say --unit kWh or kW."
         )
 
 
-def preview_lines(shown: Preview) -> Iterator[str]:
+def preview_lines(preview: Preview) -> Iterator[str]:
     """The report of a dry run as lines of text."""
-    report = shown.report
+    report = preview.report
     for note in report.understood:
         yield f"Read as: {note}"
     yield (
@@ -119,14 +119,14 @@ def preview_lines(shown: Preview) -> Iterator[str]:
     )
     for reason, count in report.reasons.items():
         yield f"  rejected {count:,}: {reason}"
-    for line, reason, text in shown.rejected:
+    for line, reason, text in preview.rejected:
         yield f"  line {line}: {text} ({reason})"
     yield from _preview_notes(report)
 
 
 def preview_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The first rows of a dry run: asset, interval in UTC and in local time, and what was measured."""
-    shown = []
+    """The first rows of a dry run: asset, interval in UTC and in local time, and measures."""
+    table = []
     for row in rows.to_dict("records"):
         start = row["timestamp"]
         length = row.get("interval_seconds")
@@ -146,8 +146,8 @@ def preview_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
             for name, value in row.items()
             if name not in {"asset_id", "timestamp", "interval_seconds", "timezone", "capacity"}
         }
-        shown.append({"asset_id": row["asset_id"], **times, **local, "timezone": zone, **others})
-    return shown
+        table.append({"asset_id": row["asset_id"], **times, **local, "timezone": zone, **others})
+    return table
 
 
 def preview_row_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -172,9 +172,9 @@ def _span(start: str, end: str | None) -> str:
 
 def _preview_notes(report: Report) -> Iterator[str]:
     if report.intervals:
-        every = Counter(report.intervals.values())
-        lengths = ", ".join(f"{_interval(seconds)} ({count} asset(s))" for seconds, count in every.items())
-        yield f"Interval of a reading, told by the steps of the file: {lengths}"
+        counts = Counter(report.intervals.values())
+        lengths = ", ".join(f"{_interval(seconds)} ({count} asset(s))" for seconds, count in counts.items())
+        yield f"Interval of a reading, inferred from the steps of the file: {lengths}"
 
 
 def describe(finding: Finding) -> str:
@@ -193,10 +193,10 @@ def describe(finding: Finding) -> str:
             does_not = (
                 f"{detail['local_from']} to {detail['local_until'][-5:]} {detail['zone']} never occurred"
             )
-            return f"{does_not}: {_claims(finding, 'claim it')}"
+            return f"{does_not}: {_row_counts(finding, 'claim it')}"
         case FindingKind.REPEATED_HOUR:
             twice = f"{detail['local_from']} to {detail['local_until'][-5:]} {detail['zone']} occurred twice"
-            return f"{twice}: {_claims(finding, 'in it')}"
+            return f"{twice}: {_row_counts(finding, 'in it')}"
         case _:
             return _describe_meaning(finding)
 
@@ -254,7 +254,7 @@ def _counts(findings: Sequence[tuple[str, Finding]]) -> str:
     return ", ".join(f"{counts[kind]:,} {kind}" for kind in FindingKind if counts[kind])
 
 
-def _claims(finding: Finding, what: str) -> str:
+def _row_counts(finding: Finding, what: str) -> str:
     rows, rejected = finding.detail["rows"], finding.detail["rejected"]
     if not rows:
         return f"no rows {what}"

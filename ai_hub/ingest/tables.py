@@ -1,4 +1,4 @@
-"""Tables in text, Parquet and spreadsheet files, as blocks of rows under the file's own column names."""
+"""Sources of text, Parquet and spreadsheet files: blocks of rows under the file's own column names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from ai_hub.ingest.options import FileFormat
 
-# About 100,000 rows of a narrow CSV: large enough to work on columns, small enough to hold many times over.
+# about 100,000 rows of a narrow CSV: large enough for columnar work, small enough for several copies in
+# memory
 BLOCK_BYTES = 4 << 20
 BLOCK_ROWS = 100_000
 
@@ -43,7 +44,7 @@ class Malformed:
 class Block:
     """Consecutive rows under the file's own column names, indexed by line (Parquet: row) number.
 
-    Where one line has many readings, the index counts them and a column `line` has the line.
+    Where one line has several readings, the index numbers the readings and the column `line` has the line.
     """
 
     cells: pd.DataFrame
@@ -58,7 +59,7 @@ class Source(Protocol):
     columns: list[str]
     #: Lines before the header, split into fields.
     preamble: list[list[str]]
-    #: What was detected rather than given, for the report.
+    #: What was detected, for the report.
     notes: list[str]
 
     @property
@@ -74,7 +75,7 @@ class Source(Protocol):
 
 
 def original(name: str) -> str:
-    """Name of the column that keeps a field's original cells, where reading changed them."""
+    """Name of the column of a field's original cells, where reading changed them."""
     return f"{name} as written"
 
 
@@ -82,32 +83,32 @@ def original_cells(
     cells: pd.DataFrame, fields: Sequence[str]
 ) -> tuple[Iterable[int], Iterable[tuple[Any, ...]]]:
     """Lines and original cells of rows."""
-    shown = {
+    originals = {
         name: cells[original(name)].where(cells[original(name)].notna(), cells[name])
         if original(name) in cells
         else cells[name]
         for name in fields
     }
     lines = cells["line"] if "line" in cells and "line" not in fields else cells.index
-    return lines, zip(*shown.values(), strict=True)
+    return lines, zip(*originals.values(), strict=True)
 
 
-#: In order of preference where two are equally common: a comma may be part of numbers and names.
+#: In order of preference where two are equally frequent: a comma may be part of numbers and names.
 DELIMITERS = "\t;|,"
-_MARKS = (
+_BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-#: Lines that may be the header.
+#: Number of first lines that may be the header.
 _MOST_LINES = 60
-#: Characters beside letters in texts about energy; others show that the file is not Windows-1252.
+#: Non-letters in texts about energy; other ones show that the file is not Windows-1252.
 _SIGNS = "°²³€µ§ß—“”·±½\u00a0£©®\u2013\u2018\u2019\u00b4\u00d7"
 
 
 @dataclass(frozen=True)
 class Head:
-    """How a text file begins."""
+    """Format of a text file, detected from its beginning."""
 
     encoding: str
     delimiter: str
@@ -122,13 +123,13 @@ class Head:
 
 
 def detect_encoding(head: bytes) -> tuple[str, bool]:
-    """Encoding of a text by its first bytes, and whether it is only likely.
+    """Encoding of a text by its first bytes, and whether it is a guess.
 
     Raises:
-        BadInputError: neither Unicode nor Windows-1252.
+        BadInputError: the text is neither Unicode nor Windows-1252.
     """
-    for mark, name in _MARKS:
-        if head.startswith(mark):
+    for bom, name in _BOMS:
+        if head.startswith(bom):
             return name, False
     for first, name in ((0, "utf-16-be"), (1, "utf-16-le")):
         high = head[first:512:2]  # zero in the letters of most alphabets
@@ -153,16 +154,16 @@ def detect_encoding(head: bytes) -> tuple[str, bool]:
 def read_head(
     head: bytes, form: FileFormat, is_header: Callable[[Sequence[str]], bool] | None, *, complete: bool
 ) -> Head:
-    """Detect how to read a text file.
+    """Detect the format of a text file.
 
     Args:
         head: Its first bytes.
-        form: Options; what they leave open is detected.
+        form: Options; unset ones are detected.
         is_header: Whether these fields are column names; without it the first line is the header.
         complete: Whether `head` is the whole file.
 
     Raises:
-        BadInputError: the file is empty, has no such header or is not in the encoding.
+        BadInputError: the file is empty, lacks the header or does not have the encoding.
     """
     encoding, guessed = (form.encoding, False) if form.encoding else detect_encoding(head)
     try:
@@ -226,7 +227,7 @@ HEAD_BYTES = 1 << 20
 
 
 def unpacked(raw: IO[bytes], name: str) -> IO[bytes]:
-    """A file's content, also where its name ends in .gz."""
+    """A file's content, decompressed where its name ends in .gz."""
     return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if name.endswith(".gz") else raw
 
 
@@ -243,21 +244,21 @@ class ParquetSource:
         self.notes: list[str] = []
 
     def blocks(self, columns: list[str]) -> Iterator[Block]:
-        """The file's rows; categories as their values."""
+        """The file's rows; dictionary columns as their values."""
         total = max(self._file.metadata.num_rows, 1)
-        done = 0
+        rows_read = 0
         for batch in self._file.iter_batches(batch_size=BLOCK_ROWS, columns=columns):
-            # Pandas metadata would turn a column into the index.
+            # pandas metadata would turn a column into the index
             cells = batch.to_pandas(ignore_metadata=True)
             coded = [name for name, dtype in cells.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)]
             cells = cells.astype(dict.fromkeys(coded, object))
-            cells.index = pd.RangeIndex(done + 1, done + 1 + len(cells), name="line")
-            done += len(cells)
-            yield Block(cells, [], done / total)
+            cells.index = pd.RangeIndex(rows_read + 1, rows_read + 1 + len(cells), name="line")
+            rows_read += len(cells)
+            yield Block(cells, [], rows_read / total)
 
 
 class CsvSource:
-    """A text file. Every cell stays text, so a rejected row is written back unchanged."""
+    """A text file. Every cell remains text, so that a rejected row is written unchanged."""
 
     meters: list[str] | None = None
 
@@ -282,8 +283,8 @@ class CsvSource:
         """Rows that are not blank, by line, and malformed lines."""
         if not self._head.has_rows:
             return
-        # A new file for every pass: a pass that ended early still reads ahead in its thread
-        # and would take rows from the next pass.
+        # opened anew for every pass: a pass that ended early still reads ahead in its thread,
+        # and would consume rows of the next pass
         with self._path.open("rb") as raw:
             yield from self._blocks(raw, columns)
 
@@ -295,11 +296,11 @@ class CsvSource:
             malformed.append(Malformed(row.number, reason, row.text))
             return "skip"
 
-        # Numbers as column names, because the file's own names may occur twice.
+        # numbers as column names, because the file's own names may occur twice
         names = [str(i) for i, _ in enumerate(self.columns)]
         reader = pacsv.open_csv(
             unpacked(raw, self._path.name.casefold()),
-            # Only a single-threaded reader has the line numbers of malformed rows.
+            # only a single-threaded reader has the line numbers of malformed rows
             read_options=pacsv.ReadOptions(
                 use_threads=False,
                 block_size=BLOCK_BYTES,
@@ -328,10 +329,10 @@ class CsvSource:
             blank = (cells == "").all(axis=1).to_numpy()
             if blank.any():  # a line with values in other columns is not blank
                 blank[blank] = (batch.filter(pa.array(blank)).to_pandas() == "").all(axis=1)
-            # The reader is one line ahead of the block, so some malformed lines belong to the next one.
-            due = [bad for bad in malformed if bad.line < next_line]
+            # the reader is one line ahead of the block, so some malformed lines belong to the next block
+            of_block = [bad for bad in malformed if bad.line < next_line]
             malformed[:] = [bad for bad in malformed if bad.line >= next_line]
-            yield Block(cells[~blank], due, min(raw.tell() / self._size, 1.0))
+            yield Block(cells[~blank], of_block, min(raw.tell() / self._size, 1.0))
         if malformed:
             yield Block(pd.DataFrame(columns=columns), malformed, 1.0)
 
@@ -341,7 +342,7 @@ _DAY_SECONDS = 86_400
 
 
 class ExcelSource:
-    """One sheet, held in memory: its format allows no more than a million rows."""
+    """One sheet, in memory: the format is limited to about a million rows."""
 
     delimiter = None
     meters: list[str] | None = None
@@ -379,13 +380,13 @@ class ExcelSource:
         for start in range(0, len(self._rows), BLOCK_ROWS):
             rows = self._rows[start : start + BLOCK_ROWS]
             lines = [self._first_line + start + i for i, row in enumerate(rows) if any(c != "" for c in row)]
-            kept = [[_plain(row[i]) for i in positions] for row in rows if any(cell != "" for cell in row)]
-            cells = pd.DataFrame(kept, columns=columns, index=pd.Index(lines, name="line"), dtype=object)
+            values = [[_plain(row[i]) for i in positions] for row in rows if any(cell != "" for cell in row)]
+            cells = pd.DataFrame(values, columns=columns, index=pd.Index(lines, name="line"), dtype=object)
             yield Block(cells, [], min((start + len(rows)) / max(len(self._rows), 1), 1.0))
 
 
 def _plain(cell: Any) -> Any:
-    """Dates and times as text, to the second: a sheet holds them as fractions of days."""
+    """Dates and times as text, rounded to the second: a sheet stores them as fractions of days."""
     if isinstance(cell, datetime):
         return (cell + timedelta(milliseconds=500)).replace(microsecond=0).isoformat(sep=" ")
     if isinstance(cell, time):

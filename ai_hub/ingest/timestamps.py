@@ -1,4 +1,4 @@
-"""Timestamps of a file as text, numbers or dates, parsed to UTC or to local time."""
+"""Parsing of a file's timestamps (text, numbers or dates) to UTC or to local time."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ _MONTH_NUMBERS = {name: number for number, name in enumerate(_MONTHS, 1)} | {
     "okt": 10,
     "dez": 12,
 }
-_MARKED = r"^(?P<body>.*?\d) ?\(?(?P<zone>[A-Za-z]{3,5}|[AB])\)?$"
+_WITH_SUFFIX = r"^(?P<body>.*?\d) ?\(?(?P<zone>[A-Za-z]{3,5}|[AB])\)?$"
 
 
 @dataclass
 class ParsedTimestamps:
     """Parsed timestamps, by the index of their rows.
 
-    `wall` is a local time still without an offset where `is_local`; elsewhere it is UTC already.
+    `wall` is naive local time where `is_local`, else naive UTC.
     """
 
     wall: pd.Series[Any]
     is_local: pd.Series[bool]
     #: Why a row has none; empty where it has one.
     reason: pd.Series[str]
-    #: What follows the local time: the name of its zone, or A or B in a repeated hour.
-    marks: pd.Series[str] = field(default_factory=lambda: pd.Series(dtype=object))
+    #: Suffix of a local time: the abbreviation of its zone, or A or B in a repeated hour.
+    suffixes: pd.Series[str] = field(default_factory=lambda: pd.Series(dtype=object))
 
 
 def parse(column: pd.Series[Any], form: TimestampFormat) -> ParsedTimestamps:
@@ -106,20 +106,20 @@ def _parse_text(text: pd.Series[Any], form: TimestampFormat) -> ParsedTimestamps
     is_number = other & text.str.match(_BARE_NUMBER).fillna(value=False).astype(bool)
     instants.reason[is_number] = NUMBER
     instants.is_local.loc[other] = written.is_local.to_numpy(dtype=bool)
-    return ParsedTimestamps(wall, instants.is_local, instants.reason, written.marks)
+    return ParsedTimestamps(wall, instants.is_local, instants.reason, written.suffixes)
 
 
 def _parse_written(text: pd.Series[Any], form: TimestampFormat) -> ParsedTimestamps:
-    """Parse dates and times that are not ISO 8601, and what follows them."""
+    """Parse dates and times that are not ISO 8601, and their suffixes."""
     parts = pc.extract_regex(pa.array(text, type=pa.string()), _WRITTEN)
-    part = {
+    fields = {
         name.name: pd.Series(parts.field(name.name).to_numpy(zero_copy_only=False), index=text.index)
         for name in parts.type
     }
-    year, month, day, needs_order = _date(part, form.order)
-    hour, minute = _number(part["hour"]).fillna(0), _number(part["minute"]).fillna(0)
-    second = _number(part["seconds"].str.replace(",", ".")).fillna(0)
-    half = part["half"].str.upper().fillna("")
+    year, month, day, needs_order = _date(fields, form.order)
+    hour, minute = _number(fields["hour"]).fillna(0), _number(fields["minute"]).fillna(0)
+    second = _number(fields["seconds"].str.replace(",", ".")).fillna(0)
+    half = fields["half"].str.upper().fillna("")
     twelve = (half != "") & hour.between(1, 12)
     hour = hour.where(~twelve, hour % 12 + 12 * (half == "P"))
     hour = hour.where(twelve | (half == ""))
@@ -129,29 +129,29 @@ def _parse_written(text: pd.Series[Any], form: TimestampFormat) -> ParsedTimesta
     date: pd.Series[Any] = pd.to_datetime(days, errors="coerce")
     wall = date.where(possible).astype("datetime64[us]")
     wall += pd.to_timedelta((hour * 60 + minute).fillna(0) * 60 + second, unit="s").astype("timedelta64[us]")
-    zone = part["zone"].fillna("").str.upper()
+    zone = fields["zone"].fillna("").str.upper()
     offsets = zone.str.replace("^(?:UTC|GMT)(?=[+-])", "", regex=True)
     offsets = offsets.str.replace(r"^([+-])(\d)(?=:|$)", r"\g<1>0\2", regex=True)
     fixed = offsets.str.match("[+-]|Z$")
     offset_minutes = {offset: _offset_minutes(offset) for offset in offsets[fixed].unique()}
     shift = pd.to_timedelta(offsets.map(offset_minutes).where(fixed, 0).astype("float64"), unit="min")
-    turn = part["turn"].fillna("") + part["later_turn"].fillna("")
+    fold = fields["turn"].fillna("") + fields["later_turn"].fillna("")
     instants = _instants(wall - shift.astype("timedelta64[us]"), local=~fixed.astype(bool), was=text)
     instants.reason[needs_order & (instants.reason == UNREADABLE)] = DAY_OR_MONTH
-    marks = turn.str.upper().where(turn != "", zone.where(~fixed, ""))
-    instants.marks = marks[(marks != "") & instants.wall.notna()]
+    suffixes = fold.str.upper().where(fold != "", zone.where(~fixed, ""))
+    instants.suffixes = suffixes[(suffixes != "") & instants.wall.notna()]
     return instants
 
 
 def _date(
-    part: dict[str, pd.Series[Any]], order: DateOrder | None
+    fields: dict[str, pd.Series[Any]], order: DateOrder | None
 ) -> tuple[pd.Series[Any], pd.Series[Any], pd.Series[Any], pd.Series[bool]]:
-    """Year, month and day, and where their order is unknown without an option."""
-    first, third = part["first"].fillna(""), part["third"].fillna("")
-    named = part["second"].str[:3].str.lower().map(_MONTH_NUMBERS)
-    second = _number(part["second"]).where(named.isna(), named)
+    """Year, month and day, and whether their order needs an option."""
+    first, third = fields["first"].fillna(""), fields["third"].fillna("")
+    named = fields["second"].str[:3].str.lower().map(_MONTH_NUMBERS)
+    second = _number(fields["second"]).where(named.isna(), named)
     year_first = (first.str.len() == 4) | ((order is DateOrder.YEAR) & (third.str.len() < 3))  # noqa: PLR2004 - digits
-    sure = year_first | (part["mark"] == ".") | named.notna()
+    sure = year_first | (fields["mark"] == ".") | named.notna()
     month_first = (order is DateOrder.MONTH) & ~sure
     needs_order = ~sure & (order is None) & first.ne("")
     year = _number(first.where(year_first, third))
@@ -175,13 +175,13 @@ def _number(text: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _parse_strptime(text: pd.Series[Any], form: str) -> ParsedTimestamps:
-    """Parse by a strptime format, and also 24:00 and a mark at the end: the name of a zone, A or B."""
+    """Parse by a strptime format, also with 24:00 and a suffix: the abbreviation of a zone, A or B."""
     instants = _strptime(text, form)
     other = text[instants.reason == UNREADABLE]
     if other.empty:
         return instants
-    parts = pc.extract_regex(pa.array(other, type=pa.string()), _MARKED)
-    body, mark = (
+    parts = pc.extract_regex(pa.array(other, type=pa.string()), _WITH_SUFFIX)
+    body, suffixes = (
         pd.Series(parts.field(name).to_numpy(zero_copy_only=False), index=other.index)
         for name in ("body", "zone")
     )
@@ -191,8 +191,8 @@ def _parse_strptime(text: pd.Series[Any], form: str) -> ParsedTimestamps:
     instants.wall[other.index] = again.wall + pd.to_timedelta(late.astype(int), unit="D")
     instants.reason[other.index] = again.reason
     instants.is_local.loc[other.index] = again.is_local.to_numpy(dtype=bool)
-    mark = mark.fillna("").str.upper()
-    instants.marks = mark[(mark != "") & again.wall.notna() & again.is_local]
+    suffixes = suffixes.fillna("").str.upper()
+    instants.suffixes = suffixes[(suffixes != "") & again.wall.notna() & again.is_local]
     return instants
 
 
@@ -203,7 +203,7 @@ def _strptime(text: pd.Series[Any], form: str) -> ParsedTimestamps:
 
 
 def _parse_iso(text: pd.Series[Any]) -> ParsedTimestamps:
-    """Parse ISO 8601. Offsets are split off first, because pandas parses them row by row."""
+    """Parse ISO 8601. Offsets are parsed separately, because pandas would parse row by row."""
     parts = pc.extract_regex(pa.array(text, type=pa.string()), _ISO)
     wall = pd.Series(parts.field("wall").to_numpy(zero_copy_only=False), index=text.index)
     offsets = parts.field("offset").dictionary_encode()
@@ -217,7 +217,7 @@ def _parse_iso(text: pd.Series[Any]) -> ParsedTimestamps:
 
 
 def _offset_minutes(offset: str) -> float:
-    """Minutes east of UTC; NaN (the row is unreadable) where the offset is impossible."""
+    """Minutes east of UTC; NaN for an impossible offset, which makes the row unreadable."""
     digits = offset[1:].replace(":", "").ljust(4, "0")
     if offset in {"", "Z"}:
         return 0

@@ -1,4 +1,4 @@
-"""Time zones as arrays: a zone's clock changes, and local times to instants, exactly as zoneinfo has them."""
+"""Clock changes of time zones as arrays, and local times to instants; equal to zoneinfo's."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _with_interval_ends(times: LocalTimes, local: Micros, zone: str) -> LocalTim
     first, last = (np.datetime64(int(edge), "us").item().year for edge in (local.min(), local.max()))
     changes = transitions(zone, first - 1, last + 1)
     earliest, latest, exists = times.earliest.copy(), times.latest.copy(), times.exists.copy()
-    for at, before, delta in zip(*(part.tolist() for part in changes), strict=True):
+    for at, before, delta in zip(*(column.tolist() for column in changes), strict=True):
         here = local == at + before
         earliest[here] = at
         if delta > 0:
@@ -160,7 +160,7 @@ def local_times(wall: pd.Series[int], zone: str) -> LocalTimes:
 
 
 def _most_between(at: Micros) -> int:
-    """Largest number of changes within twice `_FAR`."""
+    """Largest number of changes within `2 * _FAR`."""
     return int((np.searchsorted(at, at + 2 * _FAR, side="right") - np.arange(len(at))).max())
 
 

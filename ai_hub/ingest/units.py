@@ -88,7 +88,7 @@ def conversion(source: str, target: str) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class KindRule:
-    """Bounds of the readings of one kind of meter, and when they count as odd."""
+    """Bounds of the readings of one kind of meter, and when its series is stuck."""
 
     units: tuple[str, ...] = ()
     minimum: float | None = None
@@ -103,17 +103,17 @@ class KindRule:
 _ENERGY = ("Wh", "kWh", "MWh", "GWh", "W", "kW", "MW", "GW")
 _VOLUME = ("m3", "l", "ft3", "ccf", "gal")
 _HEAT = (*_ENERGY, "MJ", "GJ", "BTU")
-# Meters that count in coarse steps show one small value for long.
+# Meters with coarse steps repeat one small value for long.
 _COARSE = timedelta(hours=18)
 
 KINDS: Mapping[str, KindRule] = {
-    # No lower bound: a net meter runs backwards while the sun shines. Something is always switched on.
+    # No lower bound: net meters count backwards with solar power. Some load is always on.
     AssetKind.ELECTRICITY: KindRule(_ENERGY, may_idle=False),
     AssetKind.GAS: KindRule((*_ENERGY, "therm", "MJ", "GJ", *_VOLUME), minimum=0, stuck_after=_COARSE),
     AssetKind.HEAT: KindRule(_HEAT, minimum=0),
     AssetKind.COOLING: KindRule(_HEAT, minimum=0),
     AssetKind.WATER: KindRule(_VOLUME, minimum=0, stuck_after=_COARSE),
-    # The sun does not shine equally for long.
+    # Solar power changes within hours.
     AssetKind.SOLAR: KindRule(_ENERGY, minimum=0, stuck_after=timedelta(hours=6)),
     AssetKind.WIND: KindRule(_ENERGY, minimum=0),
 }
@@ -121,7 +121,7 @@ _ANY = KindRule()
 
 
 def rule_of(kind: str) -> KindRule:
-    """The rule of a kind; an unknown kind has no bounds."""
+    """The rule of a kind; unknown kinds have no bounds."""
     return KINDS.get(kind, _ANY)
 
 
@@ -129,7 +129,7 @@ def check_unit(kind: str, unit: str) -> str:
     """`unit` in its usual spelling.
 
     Raises:
-        BadInputError: not a unit of that kind of meter.
+        BadInputError: it is not a unit of that kind of meter.
     """
     units = rule_of(kind).units
     if not units:

@@ -1,4 +1,4 @@
-"""Write typed rows to a table so that writing them again changes nothing."""
+"""Idempotent writes of typed rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from psycopg import Connection
 
-# Large enough to hide the round trip, small enough that others wait well under a second.
+# large enough to hide the round trip, small enough that other writers wait well under a second
 CHUNK_ROWS = 10_000
 
 _TYPES = {"asset_id": "text", "timestamp": "bigint", "available_at": "bigint"}
@@ -38,12 +38,12 @@ def upsert(
     measures: Mapping[str, str],
     note_checks: bool,
 ) -> Iterator[Written]:
-    """Insert new rows and update changed ones, a short transaction a chunk.
+    """Insert new rows and update changed ones, in one short transaction per chunk; yields the counts of each.
 
-    With `note_checks` the same statement records in `data_checks_due` what it changed.
+    With `note_checks` the same statement records the changed time ranges in `data_checks_due`.
 
-    Arrays as parameters rather than COPY: the embedded server has no COPY FROM STDIN, and upserting needs a
-    statement anyway. The connection must be in autocommit mode, and no key may occur twice in `rows`.
+    Rows are sent as arrays rather than by COPY: the embedded server has no COPY FROM STDIN, and an upsert
+    needs a statement anyway. The connection must be in autocommit mode, and keys must be unique in `rows`.
     """
     statement = _statement(table, key, measures, note_checks=note_checks)
     for start in range(0, len(rows), CHUNK_ROWS):
@@ -74,7 +74,7 @@ _NOTE_CHECKS = sql.SQL(
 
 
 def _new_value(name: str) -> sql.Composable:
-    """The new value of a column; a stored interval stays where the file has none."""
+    """The new value of a column; a stored interval is kept where the file has none."""
     offered = sql.Identifier("excluded", name)
     if name != "interval_seconds":
         return offered

@@ -1,4 +1,4 @@
-"""What readings and weather must be like to enter the tables: schemas by kind of asset."""
+"""Validation of readings and weather: schemas by kind of asset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 QUALITIES = ("good", "estimated", "suspect")
 OLDEST = pd.Timestamp("1970-01-01", tz="UTC")
-#: How far ahead a forecast may look.
+#: Longest horizon of a forecast.
 HORIZON = pd.Timedelta(days=366)
 TOO_MANY_DIGITS = "value has more digits than the register (see --digits)"
 
@@ -36,7 +36,7 @@ class WeatherRange:
     unit: str
 
 
-# A little wider than the records on Earth, inside the table's own CHECKs.
+# a little wider than the records on Earth, within the table's own CHECKs
 WEATHER: Mapping[str, WeatherRange] = {
     "temperature": WeatherRange(-95, 65, "°C"),
     "humidity": WeatherRange(0, 100, "%"),

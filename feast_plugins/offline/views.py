@@ -210,7 +210,7 @@ def collect(read: ViewRead, space: KeySpace, batches: pa.RecordBatchReader) -> V
 
 
 def _blocks(batches: pa.RecordBatchReader, least: int) -> Iterator[pa.Table]:
-    """Tables of at least so many rows, but for the last: to look keys up costs a pass over all of them."""
+    """Tables of at least `least` rows, except the last: every lookup costs a pass over all distinct keys."""
     pending: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:

@@ -18,7 +18,7 @@ def count_workers(config: RayComputeEngineConfig) -> int:
 
 
 def results_of(tasks: Sequence[Any]) -> Iterator[Any]:
-    """Results in the order in which they come; the first failure cancels what has not ended."""
+    """Results in the order of completion; the first failure cancels the pending tasks."""
     pending = list(tasks)
     try:
         while pending:

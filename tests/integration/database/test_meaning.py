@@ -150,8 +150,8 @@ def test_features__quality__follows_the_tenant_s_policy(database: str, tenant: s
         refresh(dsn=database)
         assert lag(connection, tenant, "m", START + HOUR) == 2.0
         before = now(connection)
-        assert policies.put_quality_policy(connection, tenant, {"suspect": True, "estimated": False}) == 2
-        assert policies.put_quality_policy(connection, tenant, {"suspect": True}) == 0
+        assert policies.save_quality_policy(connection, tenant, {"suspect": True, "estimated": False}) == 2
+        assert policies.save_quality_policy(connection, tenant, {"suspect": True}) == 0
         assert policies.find_quality_policy(connection, other) == {"suspect": False, "estimated": True}
         refresh(dsn=database)
         assert lag(connection, tenant, "m", START + HOUR) == 50.5

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ai_hub.database import connect
 from ai_hub.dev.demo.data import prepare
 
 if TYPE_CHECKING:
@@ -72,6 +73,27 @@ def test_asset__added_twice__keeps_what_is_not_given(tenant: str, ai_hub: AiHub)
         refused = ai_hub(*add, "meter", *wrong)
         assert refused.returncode == 2
         assert "Traceback" not in refused.stderr
+
+
+def test_asset_list__rows_that_only_sql_writes__are_named_and_hide_no_others(
+    tenant: str, ai_hub: AiHub
+) -> None:
+    with connect() as connection:
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, capacity)"
+            " VALUES (%(t)s, 'good', 1), (%(t)s, 'blank ', 1), (%(t)s, 'negative', -1)",
+            {"t": tenant},
+        )
+    result = ai_hub("asset", "list", "--tenant", tenant, "--json")
+    assert result.returncode == 0
+    assert [asset["asset_id"] for asset in json.loads(result.stdout)] == ["blank ", "good"]
+    first, second = result.stderr.splitlines()
+    assert "Asset 'blank ' is invalid" in first
+    assert "Asset 'negative' is invalid" in second
+    assert "capacity" in second
+    removal = ("asset", "remove", "--tenant", tenant, "--reason", "misspelt", "--yes")
+    for asset in ("blank ", "negative"):
+        assert ai_hub(*removal, "--asset", asset).returncode == 0
 
 
 def test_ingest__killed_midway__is_completed_by_running_it_again(

@@ -56,7 +56,7 @@ def stored(rows: Rows, tenant: str) -> dict[tuple[str, int, int], bool]:
 
 def register(tenant: str, **values: object) -> None:
     with connect() as connection:
-        assets.put(connection, assets.validate_asset(tenant_id=tenant, asset_id="m", **values))
+        assets.save(connection, assets.validate_asset(tenant_id=tenant, asset_id="m", **values))
 
 
 def test_findings__gap_between_files_that_a_later_one_fills__is_resolved(

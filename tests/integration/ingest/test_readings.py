@@ -180,7 +180,7 @@ def test_ingest_readings__local_year_with_both_clock_changes__keeps_every_readin
     instants += [instant + timedelta(days=135) for instant in instants]
     local = [(t.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%dT%H:%M"), i) for i, t in enumerate(instants)]
     with connect() as connection:
-        assets.put(connection, assets.validate_asset(tenant_id=tenant, asset_id="m", timezone=zone))
+        assets.save(connection, assets.validate_asset(tenant_id=tenant, asset_id="m", timezone=zone))
     file = csv_file("m.csv", "timestamp,value", local)
     assert counts(ingest_readings(file, Options(tenant=tenant, asset="m"))) == (len(instants), 0, 0, 0, 0)
     assert readings_of(tenant) == {("m", t): (float(i), "good") for i, t in enumerate(instants)}
@@ -191,7 +191,7 @@ def test_ingest_readings__each_asset_in_its_own_zone__lands_at_its_own_instant(
 ) -> None:
     with connect() as connection:
         for name, zone in (("berlin", "Europe/Berlin"), ("york", "America/New_York")):
-            assets.put(connection, assets.validate_asset(tenant_id=tenant, asset_id=name, timezone=zone))
+            assets.save(connection, assets.validate_asset(tenant_id=tenant, asset_id=name, timezone=zone))
     names = ("berlin", "york", "new")
     file = csv_file("m.csv", "timestamp,value,asset", [("2025-01-15 12:00", 1, name) for name in names])
     report = ingest_readings(file, Options(tenant=tenant))
@@ -205,10 +205,10 @@ def test_ingest_readings__each_asset_in_its_own_zone__lands_at_its_own_instant(
 
 def test_ingest_readings__rules_follow_the_kind_of_each_asset(tenant: str, csv_file: CsvFile) -> None:
     with connect() as connection:
-        assets.put(
+        assets.save(
             connection, assets.validate_asset(tenant_id=tenant, asset_id="g", kind="gas", unit="therm")
         )
-        assets.put(
+        assets.save(
             connection, assets.validate_asset(tenant_id=tenant, asset_id="e", kind="electricity", unit="kWh")
         )
     file = csv_file(

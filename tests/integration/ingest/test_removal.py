@@ -150,7 +150,7 @@ def test_bounds__reading_of_a_reset_clock__is_rejected_until_the_policy_takes_it
     assert (report.inserted, report.rejected) == (1, 1)
     assert "ai-hub ingest bounds" in json.dumps(report.reasons)
     with connect() as connection:
-        policies.put_bounds(connection, tenant, earliest=datetime(1960, 1, 1, tzinfo=UTC), ahead=None)
+        policies.save_bounds(connection, tenant, earliest=datetime(1960, 1, 1, tzinfo=UTC), ahead=None)
         assert policies.find_bounds(connection, f"{tenant}-x") == policies.BOUNDS
     report = ingest_readings(path, options, reject_file=tmp_path / "rejected.csv")
     assert (report.inserted, report.unchanged, report.rejected) == (1, 1, 0)
