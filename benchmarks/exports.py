@@ -27,17 +27,19 @@ from ai_hub.database import connect
 from ai_hub.exports import jobs, submission
 from ai_hub.exports.request import Request
 from ai_hub.settings import Settings
-from benchmarks import exports_report, results, servers
+from benchmarks import results, servers
 from benchmarks.comparison import FLOOR, OURS
 from benchmarks.history import HOUR, TENANT, this_hour
 from benchmarks.measure import Times, paired_ratio
+from benchmarks.report import format_time
 from benchmarks.service_site import Site
 from benchmarks.stores import valkey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ai_hub.exports.jobs import Export
+
 
 BENCHMARK = "exports"
 FEATURE_SET = "forecast_advanced"
@@ -108,7 +110,7 @@ def main() -> None:
                 "versions": servers.versions(dsn) | {"pyarrow": pa.__version__},
             } | results.circumstances()
             found += [common | record for record in _measure(site, size)]
-    exports_report.write(folder, results.select(results.store(folder, found), BENCHMARK))
+    write_report(folder, results.select(results.store(folder, found), BENCHMARK))
     print(f"written to {folder}")
 
 
@@ -231,6 +233,54 @@ def _make_bucket(site: Site) -> None:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+_INTRO = """# Exports
+
+Rows of `forecast_advanced` with their keys and times, written to Parquet by the process that `ai-hub serve`
+keeps for exports (zstd, sorted, with SHA-256), beside a binary
+`COPY (SELECT the same columns FROM forecast_advanced_features WHERE …) TO STDOUT` of the same rows that is
+thrown away as it arrives. A job's time is from the moment the worker takes it up until the file is in place;
+memory is the peak of the worker's resident set, its libraries included.
+
+Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}; {versions}.
+Code {commit}, {measured_at}.
+
+"""
+_TITLES = (
+    *("server", "window", "to", "rows", "export", "rows/s"),
+    *("COPY", "export / COPY", "worker's peak", "file", "COPY's bytes"),
+)
+_MIB = 1 << 20
+
+
+def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write `exports.md`."""
+    records = sorted(records, key=lambda record: (record["server"], record["sizes"]["rows"]), reverse=True)
+    first = records[0]
+    text = _INTRO.format(**results.facts(first))
+    folder.mkdir(parents=True, exist_ok=True)
+    text += f"| {' | '.join(_TITLES)} |\n|---|---|---|{'---:|' * (len(_TITLES) - 3)}\n"
+    (folder / "exports.md").write_text(text + "".join(_row(record) for record in records))
+
+
+def _row(record: dict[str, Any]) -> str:
+    sizes, seconds = record["sizes"], record["seconds"]
+    ours = seconds[OURS]["median"]
+    cells = (
+        record["server"],
+        record["window"],
+        record["where"],
+        f"{sizes['rows']:,}",
+        format_time(ours),
+        f"{sizes['rows'] / ours:,.0f}",
+        format_time(seconds[FLOOR]["median"]),
+        f"**{record['ratios']['ours to floor']:.2f}**",
+        f"{record['peak_mib']['worker']} MiB",
+        f"{sizes['file_bytes'] / _MIB:.1f} MiB",
+        f"{sizes['copied_bytes'] / _MIB:.1f} MiB",
+    )
+    return f"| {' | '.join(cells)} |\n"
 
 
 if __name__ == "__main__":

@@ -18,12 +18,11 @@ import numpy as np
 import psycopg
 
 from ai_hub.database import connect
-from benchmarks import service_process
-from benchmarks.faults_ground import Ground, differing
+from benchmarks import service_site
+from benchmarks.faults_servers import Ground, differing
 from benchmarks.history import this_hour
 from benchmarks.service_load import Load, Outcome, Stream
-from benchmarks.service_process import Service
-from benchmarks.service_site import TENANTS
+from benchmarks.service_site import TENANTS, Service
 
 FAST, PAST, MODELS = "features", "past features", "models"
 _MARKS = ('"degraded":true',)
@@ -85,7 +84,7 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
     """Run the fault."""
     service = ground.service(dict(fault.variables))
     with ExitStack() as stack:
-        stack.enter_context(service_process.running(service))
+        stack.enter_context(service_site.running(service))
         before = ground.facts(service)
         exports, writer, watcher = Exports(ground, service), Writer(ground), Watcher(service)
         registrar = Registrar(ground, service)

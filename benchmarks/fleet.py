@@ -28,15 +28,15 @@ import psutil
 
 from ai_hub.access.api_keys import KeyText, digest, new_key
 from ai_hub.database import connect
-from benchmarks import fleet_report, results, servers, service_load, service_process
+from benchmarks import results, servers, service_load, service_site
 from benchmarks.history import HOUR, this_hour
 from benchmarks.service_load import Load, Stream
-from benchmarks.service_process import Service
-from benchmarks.service_site import Site
+from benchmarks.service_site import Service, Site
 from benchmarks.stores import Valkey, valkey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
 
 BENCHMARK = "fleet"
 SEED = 20_261_129
@@ -182,7 +182,7 @@ def main() -> None:
             record = common | results.circumstances() | {"found": fleet.measure()}
         # the next shape may fail
         every = results.select(results.store(folder, [record]), BENCHMARK)
-        fleet_report.write(folder, [record for record in every if record["server"] == server])
+        write_report(folder, [record for record in every if record["server"] == server])
         _say(f"written to {folder}")
 
 
@@ -220,14 +220,14 @@ class _Fleet:
         taken = time.monotonic() - begun
         found["apply and materialize all, s"] = round(taken, 1)
         settings = {"AI_HUB_API_RATE_LIMIT_PER_S": "1000000"}
-        with service_process.running(Service(site, settings)) as service:
+        with service_site.running(Service(site, settings)) as service:
             _say("at rest")
             found |= self._at_rest(service)
             found |= self._lists(service)
         # the follower's first pass reads everything
         turning = self._shifted(self._hour - timedelta(seconds=1.5 * taken + 20))
         site = Site(self._site.folder, {**self._site.variables, **turning})
-        with service_process.running(Service(site, settings)) as service, self._following(site) as follower:
+        with service_site.running(Service(site, settings)) as service, self._following(site) as follower:
             service_load.run(service.port, self._stream(2))
             found |= self._turn(service, follower, site)
         found["load of the machine, 5 min"] = round(os.getloadavg()[1], 1)
@@ -404,6 +404,46 @@ def _ms(seconds: float) -> float:
 
 def _say(text: str) -> None:
     print(f"{datetime.now(UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
+
+
+_INTRO = """# A fleet at the turn of an hour
+
+100,000 meters of 10 and of 1,000 tenants, 100,000 API keys and 100,000 finished exports on a native
+TimescaleDB. The history is that of the hours which the features look at. `FEATURE_CACHE_TTL` is ten seconds,
+so that what five minutes after the hour bring is there ten seconds after it: readings of all meters arrive at
+the hour, eleven seconds after it `ai-hub refresh` begins, and a running `ai-hub materialize --follow` brings
+the rows into Redis. All the time 100 requests a second read `forecast_basic` of one meter each; "degraded or
+failed" are answers with `degraded: true` or another status than 200.
+
+A machine of {cpus} CPUs carries TimescaleDB, Valkey, service, follower and load; the last row tells what else
+it was doing.
+
+Columns "before" are of code 6eee22c. Since then keys are read by id, nothing is read for an answer that Redis
+has, and rows stay current while the follower brings their successors. A refresh computes single hours without
+windows, in two sessions of 5,000 rows a transaction, and looks superseded versions up by key; rows go to
+Redis as columns, and a follower reads those that were computed. Columns "before" had shared_buffers 2GB and
+work_mem 32MB, on a machine that was shared with other work.
+
+Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}; {versions}.
+
+"""
+
+
+def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write `fleet.md`: a row for each number, a column for each shape and label."""
+    records = sorted(records, key=lambda record: (record["sizes"]["tenants"], record["label"] != "before"))
+    names = list(dict.fromkeys(name for record in records for name in record["found"]))
+    lines = [
+        f"| | {' | '.join(record['work'] for record in records)} |",
+        "|---" + "|---:" * len(records) + "|",
+        *(
+            f"| {name} | {' | '.join(str(record['found'].get(name, '')) for record in records)} |"
+            for name in names
+        ),
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    text = _INTRO.format(**results.facts(records[-1])) + "\n".join(lines) + "\n"
+    (folder / "fleet.md").write_text(text)
 
 
 if __name__ == "__main__":

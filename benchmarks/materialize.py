@@ -29,7 +29,7 @@ from feast.types import Float64, Int64, String
 from psycopg import sql
 from redis import Redis
 
-from benchmarks import comparison_report, results
+from benchmarks import comparison, results
 from benchmarks.comparison import FLOOR, OURS, STOCK, Comparison
 from benchmarks.feast_repository import CREATED, TIME, entities, open_store
 from benchmarks.measure import own_peak_mib, timed
@@ -138,7 +138,7 @@ def main() -> None:
             for comparison in _measure(servers, size)
         ]
     results.store(folder, found)
-    comparison_report.write(folder, BENCHMARK, _INTRO, found)
+    comparison.write_report(folder, BENCHMARK, _INTRO, found)
     print(f"written to {folder}")
 
 

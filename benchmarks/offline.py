@@ -26,7 +26,7 @@ import pandas as pd
 import psycopg
 from psycopg import sql
 
-from benchmarks import comparison_report, results
+from benchmarks import comparison, results
 from benchmarks.comparison import FLOOR, OURS, STOCK, Comparison
 from benchmarks.feast_repository import CREATED, KEYS, TIME, Table, entities, open_store
 from benchmarks.measure import own_peak_mib, timed
@@ -148,7 +148,7 @@ def main() -> None:
         ]
     # in the order of the works, not of their names
     results.store(folder, found)
-    comparison_report.write(folder, BENCHMARK, _INTRO, found)
+    comparison.write_report(folder, BENCHMARK, _INTRO, found)
     print(f"written to {folder}")
 
 

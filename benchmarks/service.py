@@ -27,13 +27,12 @@ import redis
 import yaml
 
 from ai_hub import paths
-from benchmarks import http_load, results, servers, service_load, service_process, service_report
+from benchmarks import http_load, results, servers, service_load, service_report, service_site
 from benchmarks.comparison import FLOOR, OURS, STOCK
 from benchmarks.history import this_hour
 from benchmarks.service_load import Outcome, Stream
-from benchmarks.service_process import Service
 from benchmarks.service_report import ANEW
-from benchmarks.service_site import TENANTS, Site
+from benchmarks.service_site import TENANTS, Service, Site
 from benchmarks.stores import Valkey, valkey
 
 if TYPE_CHECKING:
@@ -178,9 +177,9 @@ def _serving(site: Site, keys: Valkey) -> Iterator[Variants]:
     # more than anybody may ask by default, as the clients ask as fast as they can
     settings = {"AI_HUB_API_RATE_LIMIT_PER_S": "1000000"}
     with ExitStack() as stack:
-        ours = stack.enter_context(service_process.running(Service(site, settings)))
+        ours = stack.enter_context(service_site.running(Service(site, settings)))
         bare = Service(site, settings | {"AI_HUB_API_KEPT_ASSETS": "0"})
-        anew = stack.enter_context(service_process.running(bare))
+        anew = stack.enter_context(service_site.running(bare))
         secret = {tenant: site.key(tenant) for tenant in TENANTS}
         body = json.loads(_ours(["meter-000"], "forecast_basic")[0])
         status, answer = ours.ask("POST", PATH, body, key=secret[TENANTS[0]])

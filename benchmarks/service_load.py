@@ -1,23 +1,35 @@
-"""Load on an HTTP server, sent by a process of its own (`benchmarks.service_sender`).
+"""Load on an HTTP server, sent by a process of its own: `python -m benchmarks.service_load < plan.json`.
 
-A stream with a rate sends when its time has come, whatever is still unanswered, and counts from the moment
-a request should have left: a server that stalls shows in every request it kept waiting. A stream with
-connections asks again as soon as it is answered.
+A stream with a rate sends when its time has come, whatever is still unanswered, and counts from the moment a
+request should have left: a stalled server shows in every request it kept waiting. A stream with connections
+sends the next request after each answer.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import gc
+import itertools
 import json
+import selectors
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence  # dataclass fields
 from dataclasses import asdict, dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
+import httptools
 import numpy as np
 
 from benchmarks.results import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 #: First line of the process that sends.
 BEGUN = "begun"
@@ -82,7 +94,7 @@ class Load:
             json.dump({"port": port, "streams": [asdict(stream) for stream in streams]}, plan)
             plan.seek(0)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.service_sender"],
+                [sys.executable, "-m", "benchmarks.service_load"],
                 stdin=plan,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -115,3 +127,165 @@ def run(port: int, *streams: Stream) -> dict[str, Outcome]:
     """Send all streams at once and wait for their end."""
     with Load(port, streams) as load:
         return load.outcomes()
+
+
+_HOST = "127.0.0.1"
+
+
+class _NoAnswerError(Exception):
+    pass
+
+
+class _Connection(asyncio.Protocol):
+    """One request at a time over a kept connection."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._body: list[bytes] = []
+        self.open = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open = False
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(_NoAnswerError("cut" if exc is None else type(exc).__name__))
+
+    # the parser calls these
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        body, self._body = b"".join(self._body), []
+        if not self._parser.should_keep_alive():
+            self.close()
+        status = self._parser.get_status_code()
+        self._parser = httptools.HttpResponseParser(self)
+        if self._answer and not self._answer.done():
+            self._answer.set_result((status, body))
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        if self._transport is None:
+            raise _NoAnswerError("not connected")
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def close(self) -> None:
+        self.open = False
+        if self._transport:
+            self._transport.abort()
+
+
+class _Sender:
+    def __init__(self, port: int, plan: dict[str, Any], stopping: asyncio.Event) -> None:
+        self._port = port
+        self._stopping = stopping
+        self._plan = plan
+        self._requests = itertools.cycle(list(_requests(plan)))
+        self._marks = [mark.encode() for mark in plan["marks"]]
+        self._idle: list[_Connection] = []
+        self.outcome = Outcome()
+
+    async def run(self) -> None:
+        """Send the stream."""
+        begun, seconds = time.monotonic(), self._plan["seconds"]
+        if self._plan["connections"]:
+            await asyncio.gather(*(self._again(begun + seconds) for _ in range(self._plan["connections"])))
+            return
+        loop, under_way, period = asyncio.get_running_loop(), set(), 1 / self._plan["rate"]
+        for number in range(round(self._plan["rate"] * seconds)):
+            if self._stopping.is_set():
+                break
+            due = begun + number * period
+            if (wait := due - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+            task = loop.create_task(self._one(due))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        await asyncio.gather(*under_way)
+
+    async def _again(self, end: float) -> None:
+        while (now := time.monotonic()) < end:
+            await self._one(now)
+
+    async def _one(self, due: float) -> None:
+        status, body = 0, b""
+        try:
+            async with asyncio.timeout(self._plan["patience"]):
+                status, body = await self._ask(next(self._requests))
+        except (OSError, _NoAnswerError) as error:
+            self._failed(error)
+        found = self.outcome
+        found.due.append(due)
+        found.seconds.append(time.monotonic() - due)
+        found.status.append(status)
+        found.marks.append(sum((mark in body) << number for number, mark in enumerate(self._marks)))
+        if str(status) not in found.samples:
+            found.samples[str(status)] = body.decode(errors="replace")[:1000]
+
+    async def _ask(self, request: bytes) -> tuple[int, bytes]:
+        while self._idle and not self._idle[-1].open:
+            self._idle.pop()
+        if self._idle:
+            connection = self._idle.pop()
+        else:
+            _, connection = await asyncio.get_running_loop().create_connection(_Connection, _HOST, self._port)
+        try:
+            answer = await connection.ask(request)
+        except BaseException:
+            connection.close()
+            raise
+        if connection.open:
+            self._idle.append(connection)
+        return answer
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, TimeoutError):
+            name = "no answer in time"
+        elif isinstance(error, ConnectionRefusedError):
+            name = "refused"
+        elif isinstance(error, OSError):
+            name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        else:
+            name = str(error)
+        self.outcome.failures[name] = self.outcome.failures.get(name, 0) + 1
+
+
+def _requests(plan: dict[str, Any]) -> Iterator[bytes]:
+    for body, given in zip(plan["bodies"], itertools.cycle(plan["headers"])):  # the second never ends
+        headers = {"host": _HOST, "content-type": "application/json", **given}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        content = body.encode()
+        head = f"{plan['method']} {plan['path']} HTTP/1.1\r\n{lines}content-length: {len(content)}\r\n\r\n"
+        yield head.encode() + content
+
+
+async def _send(plan: dict[str, Any]) -> dict[str, Any]:
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    print(BEGUN, flush=True)
+    senders = {stream["name"]: _Sender(plan["port"], stream, stopping) for stream in plan["streams"]}
+    await asyncio.gather(*(sender.run() for sender in senders.values()))
+    return {name: asdict(sender.outcome) for name, sender in senders.items()}
+
+
+def main() -> None:
+    """Send what standard input asks for."""
+    plan = json.load(sys.stdin)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    # epoll waits in whole milliseconds, which would make each request late
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    json.dump(loop.run_until_complete(_send(plan)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ from support.valkey_servers import free_port, until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.faults_proxy import Proxy
+    from benchmarks.tcp_proxy import Proxy
 
 HOST = "127.0.0.1"
 _CONFIGURATION = """

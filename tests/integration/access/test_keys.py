@@ -23,7 +23,7 @@ from ai_hub.cli.main import app
 from ai_hub.database import connect
 from ai_hub.errors import BadInputError, ServiceDownError
 from ai_hub.settings import ServiceSettings, Settings
-from benchmarks.faults_proxy import proxied
+from benchmarks.tcp_proxy import proxied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import ServiceDownError
 from ai_hub.features.online import loader
-from benchmarks.faults_proxy import proxied
+from benchmarks.tcp_proxy import proxied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from support.energy import Energy
 
     from ai_hub.features.online.reader import FeatureReader
-    from benchmarks.faults_proxy import Proxy
+    from benchmarks.tcp_proxy import Proxy
 
 ZONE = "Asia/Kolkata"
 NOW = floor_hour(datetime.now(UTC)) + timedelta(minutes=10)

@@ -22,7 +22,7 @@ from ai_hub.errors import NotFoundError
 from ai_hub.features.online import loader
 from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.settings import Settings
-from benchmarks.faults_proxy import proxied
+from benchmarks.tcp_proxy import proxied
 from feast_plugins.online.writing import times_of
 
 if TYPE_CHECKING:

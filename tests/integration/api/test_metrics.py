@@ -15,7 +15,7 @@ from ai_hub.database.transactions import transaction
 from ai_hub.jobs import metrics
 from ai_hub.jobs.job import STATUSES
 from ai_hub.settings import ServiceSettings, Settings
-from benchmarks.faults_proxy import Proxy, proxied
+from benchmarks.tcp_proxy import Proxy, proxied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -50,7 +50,7 @@ from ai_hub.ingest.options import Options
 from ai_hub.settings import ServiceSettings, Settings
 from ai_hub.training import dataset
 from ai_hub.training.splits import Window
-from benchmarks.faults_proxy import Proxy, proxied
+from benchmarks.tcp_proxy import Proxy, proxied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks import service_load
-from benchmarks.faults_proxy import proxied
 from benchmarks.service_load import Load, Stream
+from benchmarks.tcp_proxy import proxied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

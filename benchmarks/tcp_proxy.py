@@ -1,4 +1,4 @@
-"""A TCP proxy on this machine that can cut, stall and refuse what passes it."""
+"""A TCP proxy on this machine that can cut, stall and refuse connections."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from benchmarks.stores import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
 
 _CHUNK = 1 << 16
 #: SO_LINGER on, zero seconds: closing sends a reset.
