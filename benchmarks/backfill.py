@@ -67,25 +67,25 @@ def main() -> None:
         "--server", choices=servers.available(), action="append", help="just this one (repeatable)"
     )
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    given = parser.parse_args()
-    size = SMALL if given.small else FULL
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    arguments = parser.parse_args()
+    size = SMALL if arguments.small else FULL
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
     servers.clean_up_when_terminated()
-    command = "make bench SMALL=1" if given.small else "make bench"
+    command = "make bench SMALL=1" if arguments.small else "make bench"
     series = History(size.assets, size.days, this_hour() - HOUR)
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="ai-hub-bench-") as name:
         files = _write_files(series, Path(name))
-        for server in given.server or servers.available():
+        for server in arguments.server or servers.available():
             with servers.databases(server, (UNDISTURBED, KILLED)) as databases:
                 record = _measure(databases, series, files)
                 versions = servers.versions(databases[KILLED].dsn)
-            found.append(
+            records.append(
                 {"benchmark": BENCHMARK, "server": server, **record, "seed": history.SEED, "command": command}
                 | {"versions": versions}
                 | results.circumstances()
             )
-    _write(folder, results.select(results.store(folder, found), BENCHMARK))
+    _write(folder, results.select(results.store(folder, records), BENCHMARK))
     print(f"written to {folder}")
 
 
@@ -108,10 +108,10 @@ def _measure(databases: dict[str, Database], series: History, files: list[Path])
     for database in databases.values():
         with connect(database.dsn, autocommit=True) as connection:
             series.add_assets(connection)
-    said: dict[str, Any] = {}
+    output: dict[str, Any] = {}
     with PeakMemory(undisturbed.server_pid) as peak:
-        seconds = timed(lambda: said.update(_run(undisturbed, files)))
-    memory = {"client": said["peak_memory_mb"]} | {
+        seconds = timed(lambda: output.update(_run(undisturbed, files)))
+    memory = {"client": output["peak_memory_mb"]} | {
         who: mib for who, mib in peak.record().items() if who == "server"
     }
 
@@ -127,7 +127,7 @@ def _measure(databases: dict[str, Database], series: History, files: list[Path])
             "assets": series.assets,
             "readings": readings,
             "files": len(files),
-            "feature rows": said["feature_rows"],
+            "feature rows": output["feature_rows"],
         },
         "seconds": {
             UNDISTURBED: {"median": round(seconds, 1), "runs": 1},

@@ -34,7 +34,7 @@ class Comparison:
     #: a variant that did not finish, and the seconds it was given
     unfinished: dict[str, float] = field(default_factory=dict)
 
-    def run_in_turns(self, works: Mapping[str, Callable[[], object]], rounds: int) -> None:
+    def run_interleaved(self, works: Mapping[str, Callable[[], object]], rounds: int) -> None:
         """Measure each variant once a round, one after the other, so that noise hits all of them."""
         for number in range(rounds):
             order = list(works)
@@ -117,23 +117,23 @@ def _table(records: Sequence[dict[str, Any]]) -> list[str]:
 def _seconds(record: dict[str, Any], variant: str) -> str:
     if variant in record["unfinished_s"]:
         return f"not in {record['unfinished_s'][variant]:g} s"
-    found = record["seconds"].get(variant)
-    return format_time(found["median"]) if found else ""
+    times = record["seconds"].get(variant)
+    return format_time(times["median"]) if times else ""
 
 
 def _plot(path: Path, records: Sequence[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 0.8 + 0.85 * len(records)), layout="constrained")
     axes = figure.subplots()
-    for place, record in enumerate(reversed(records)):
+    for position, record in enumerate(reversed(records)):
         for offset, variant in zip((0.27, 0, -0.27), (STOCK, OURS, FLOOR), strict=True):
             unfinished = record["unfinished_s"].get(variant)
-            found = record["seconds"].get(variant)
-            if unfinished is None and found is None:
+            times = record["seconds"].get(variant)
+            if unfinished is None and times is None:
                 continue
-            width = unfinished or found["median"]
-            axes.barh(place + offset, width, 0.26, color=_COLOURS[variant])
+            width = unfinished or times["median"]
+            axes.barh(position + offset, width, 0.26, color=_COLOURS[variant])
             label = f"> {unfinished:g} s" if unfinished else format_time(width)
-            axes.annotate(label, (width, place + offset), (4, -3), textcoords="offset points")
+            axes.annotate(label, (width, position + offset), (4, -3), textcoords="offset points")
     axes.set_yticks(range(len(records)), [record["work"] for record in reversed(records)])
     axes.set_xscale("log")
     axes.set_xlabel("seconds (log scale)")

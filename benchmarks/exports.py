@@ -83,22 +83,22 @@ def main() -> None:
     parser.add_argument("--server", choices=servers.available(), action="append", help="just this one")
     parser.add_argument("--dsn", help="a database that an earlier run has filled, for more runs")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     servers.clean_up_when_terminated()
-    size = SMALL if given.small else FULL
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
-    found = []
+    size = SMALL if arguments.small else FULL
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    records = []
     # a year of the embedded server's features takes ten minutes to compute
-    for server in given.server or servers.available()[-1:]:
+    for server in arguments.server or servers.available()[-1:]:
         with ExitStack() as stack:
-            dsn = given.dsn or stack.enter_context(servers.databases(server, (BENCHMARK,)))[BENCHMARK].dsn
+            dsn = arguments.dsn or stack.enter_context(servers.databases(server, (BENCHMARK,)))[BENCHMARK].dsn
             keys = stack.enter_context(valkey())
             name = stack.enter_context(tempfile.TemporaryDirectory(prefix="exports-"))
             s3 = stack.enter_context(servers.stack("s3"))[0]
             store = {name: value for name, value in s3.items() if name.startswith("MINIO_")}
             url = f"redis://127.0.0.1:{keys.port}/0"
             site = Site(Path(name), {"TIMESCALE_DSN": dsn, "REDIS_URL": url, **store})
-            if not given.dsn:
+            if not arguments.dsn:
                 _say(f"{server}: readings and features")
                 site.fill(size.assets, 4 * size.days + 1, (TENANT,))
             site.apply()
@@ -106,11 +106,11 @@ def main() -> None:
             common = {
                 "benchmark": BENCHMARK,
                 "server": server,
-                "command": "make bench SMALL=1" if given.small else "make bench",
+                "command": "make bench SMALL=1" if arguments.small else "make bench",
                 "versions": servers.versions(dsn) | {"pyarrow": pa.__version__},
             } | results.circumstances()
-            found += [common | record for record in _measure(site, size)]
-    write_report(folder, results.select(results.store(folder, found), BENCHMARK))
+            records += [common | record for record in _measure(site, size)]
+    write_report(folder, results.select(results.store(folder, records), BENCHMARK))
     print(f"written to {folder}")
 
 
@@ -143,14 +143,14 @@ def _compare(site: Site, window: Window, size: Size, turns: int, where: str) -> 
                 raise RuntimeError(f"the export {job.status}: {job.error}")
             times[OURS].runs.append((job.completed_at - job.started_at).total_seconds())
     rows = size.assets * int((window.end - window.start) / HOUR)
-    if job is None or job.row_count != rows or not _is_whole(job, where):
+    if job is None or job.row_count != rows or not _is_complete(job, where):
         raise RuntimeError(f"{rows:,} rows expected: {job}")
     return {
         "work": f"export of {rows:,} rows to {where}",
         "sizes": {"rows": rows, "file_bytes": job.file_size_bytes, "copied_bytes": sizes[-1]},
         "window": window.name,
         "where": where,
-        "seconds": {variant: found.record() for variant, found in times.items()},
+        "seconds": {variant: variant_times.record() for variant, variant_times in times.items()},
         "process_seconds": round(sorted(processes)[len(processes) // 2], 2),
         "ratios": {"ours to floor": round(paired_ratio(times[OURS], times[FLOOR]), 3)},
         "peak_mib": {"worker": max(peaks)},
@@ -163,14 +163,14 @@ def _export(site: Site, window: Window) -> tuple[Export, float, int]:
     request = Request(TENANT, FEATURE_SET, window.start, window.end, None, None, None)
     job = submission.submit(settings, request)
     program = str(Path(sys.executable).with_name("ai-hub"))
-    begun, peak = time.perf_counter(), 0
+    started, peak = time.perf_counter(), 0
     with subprocess.Popen(
         [program, "worker", "--once"], env=site.environment, cwd=site.folder, stdin=subprocess.DEVNULL
     ) as worker:
         while worker.poll() is None:
             peak = max(peak, _peak_kib(worker.pid))
             time.sleep(_SAMPLE_S)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     with connect(site.variables["TIMESCALE_DSN"]) as connection:
         return jobs.find(connection, TENANT, job.export_id), seconds, peak >> 10
 
@@ -205,7 +205,7 @@ def _copy(site: Site, window: Window) -> int:
     return size
 
 
-def _is_whole(job: Export, where: str) -> bool:
+def _is_complete(job: Export, where: str) -> bool:
     """Whether the file is what the job says."""
     if where == "S3":
         return True
@@ -258,7 +258,7 @@ def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write `exports.md`."""
     records = sorted(records, key=lambda record: (record["server"], record["sizes"]["rows"]), reverse=True)
     first = records[0]
-    text = _INTRO.format(**results.facts(first))
+    text = _INTRO.format(**results.description(first))
     folder.mkdir(parents=True, exist_ok=True)
     text += f"| {' | '.join(_TITLES)} |\n|---|---|---|{'---:|' * (len(_TITLES) - 3)}\n"
     (folder / "exports.md").write_text(text + "".join(_row(record) for record in records))

@@ -47,11 +47,11 @@ def main() -> None:
     parser.add_argument("--timescaledb", choices=kinds, help="which one (default: native where there is one)")
     parser.add_argument("--only", action="append", help="faults with these words in their names; repeatable")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     servers.clean_up_when_terminated()
-    plan = SMALL if given.small else FULL
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
-    kind = given.timescaledb or kinds[0]
+    plan = SMALL if arguments.small else FULL
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    kind = arguments.timescaledb or kinds[0]
     with ExitStack() as stack:
         name = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
         if os.geteuid() == 0:
@@ -60,19 +60,19 @@ def main() -> None:
         ground = stack.enter_context(prepared(name, kind, ASSETS, DAYS))
         disk = stack.enter_context(_small_disk(name)) if os.geteuid() == 0 else None
         for fault in [*_faults(disk), *_clocks(name)]:
-            if given.only and not any(words in fault.name for words in given.only):
+            if arguments.only and not any(words in fault.name for words in arguments.only):
                 continue
             _say(fault.name)
             record = faults_run.run(ground, fault, plan)
             _say(f"  {record['streams']} exports {record['exports']}")
             _say(f"  healthy {record['healthy_s']} s, gap {record['gap_s']} s, lost {record['lost']}")
-            every = results.store(
+            records = results.store(
                 folder,
                 [
                     {
                         "benchmark": BENCHMARK,
                         "server": kind,
-                        "command": "make faults SMALL=1" if given.small else "make faults",
+                        "command": "make faults SMALL=1" if arguments.small else "make faults",
                         "sizes": {"assets": ASSETS, "days": DAYS, "rate": plan.rate},
                         "versions": servers.versions(ground.direct.variables["TIMESCALE_DSN"]),
                     }
@@ -80,13 +80,13 @@ def main() -> None:
                     | results.circumstances()
                 ],
             )
-            write_report(folder, results.select(every, BENCHMARK))
+            write_report(folder, results.select(records, BENCHMARK))
     print(f"written to {folder}")
 
 
 def _faults(disk: Path | None) -> list[Fault]:
     """Every fault, in the order of the table."""
-    found = [
+    faults = [
         Fault("nothing"),
         *(_killed(name, title) for name, title in _TITLES.items()),
         Fault("S3 killed for 5 s, exports go there", _kill("s3"), _start("s3"), _S3),
@@ -96,7 +96,7 @@ def _faults(disk: Path | None) -> list[Fault]:
     ]
     for name, title in _TITLES.items():
         variables = _S3 if name == "s3" else {}
-        found += [
+        faults += [
             Fault(f"connections to {title} reset", _proxy(name, "reset"), variables=variables, seconds=1.0),
             Fault(
                 f"network to {title} silent for 8 s",
@@ -107,7 +107,7 @@ def _faults(disk: Path | None) -> list[Fault]:
             ),
         ]
     if disk:
-        found.append(
+        faults.append(
             Fault(
                 "disk of exports full for 8 s",
                 lambda _ground, _service: _fill(disk),
@@ -116,7 +116,7 @@ def _faults(disk: Path | None) -> list[Fault]:
                 seconds=8.0,
             )
         )
-    return found
+    return faults
 
 
 _TITLES = {"redis": "Redis", "timescaledb": "TimescaleDB", "s3": "S3", "mlflow": "MLflow"}
@@ -164,19 +164,21 @@ def _start_service(ground: Ground, service: Service) -> None:
 @contextmanager
 def _small_disk(folder: Path) -> Iterator[Path]:
     """A file system of some megabytes."""
-    place = folder / "disk"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m", "tmpfs", str(place)], check=True)
+    mount_point = folder / "disk"
+    mount_point.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m", "tmpfs", str(mount_point)], check=True
+    )
     try:
-        yield place
+        yield mount_point
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", str(mount_point)], check=True)
 
 
 def _fill(disk: Path) -> None:
-    found = os.statvfs(disk)
+    usage = os.statvfs(disk)
     with (disk / "filler").open("wb") as file:
-        file.write(bytes(max(0, found.f_bavail * found.f_frsize - _LEFT_BYTES)))
+        file.write(bytes(max(0, usage.f_bavail * usage.f_frsize - _LEFT_BYTES)))
 
 
 def _empty(disk: Path) -> None:
@@ -243,7 +245,7 @@ def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write `faults.md`."""
     first = records[0]
     sizes = first["sizes"]
-    text = [_INTRO.format(rate=sizes["rate"], assets=sizes["assets"], **results.facts(first))]
+    text = [_INTRO.format(rate=sizes["rate"], assets=sizes["assets"], **results.description(first))]
     for server in ("native", "embedded"):
         chosen = [record for record in records if record["server"] == server]
         if not chosen:
@@ -257,8 +259,8 @@ def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
             *(_row(record) for record in chosen),
             "",
         ]
-        if said := _said(chosen):
-            text += ["What refused requests were told:\n", *said, ""]
+        if messages := _messages(chosen):
+            text += ["What refused requests were told:\n", *messages, ""]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "faults.md").write_text("\n".join(text))
 
@@ -289,41 +291,41 @@ def _healthy(record: dict[str, Any]) -> str:
     return f"not ready while it lasts: {down}" if down else "ready all the time"
 
 
-def _stream(found: dict[str, Any]) -> str:
-    total = sum(found["statuses"].values())
-    others = {status: count for status, count in found["statuses"].items() if status not in {"0", "200"}}
+def _stream(answers: dict[str, Any]) -> str:
+    total = sum(answers["statuses"].values())
+    others = {status: count for status, count in answers["statuses"].items() if status not in {"0", "200"}}
     parts = [f"{count} of {total} {status}" for status, count in others.items()]
-    parts += [f"{count} {how}" for how, count in found["failures"].items()]
-    if found["degraded"]:
-        parts.append(f"{found['degraded']} of {total} degraded")
+    parts += [f"{count} {ending}" for ending, count in answers["failures"].items()]
+    if answers["degraded"]:
+        parts.append(f"{answers['degraded']} of {total} degraded")
     return ", ".join(parts) or f"all {total} 200"
 
 
-def _registrations(found: dict[str, int]) -> str:
-    good = found.get("201", 0)
+def _registrations(statuses: dict[str, int]) -> str:
+    good = statuses.get("201", 0)
     others = [
         f"{count} unanswered" if status == "0" else f"{count} answered {status}"
-        for status, count in found.items()
+        for status, count in statuses.items()
         if status != "201"
     ]
-    return ", ".join([f"{good} of {sum(found.values())} done", *others])
+    return ", ".join([f"{good} of {sum(statuses.values())} done", *others])
 
 
-def _exports(found: dict[str, Any]) -> str:
-    others = {status: count for status, count in found["statuses"].items() if status != "202"}
-    parts = [f"{found['completed']} of {found['accepted']} completed"]
+def _exports(exports: dict[str, Any]) -> str:
+    others = {status: count for status, count in exports["statuses"].items() if status != "202"}
+    parts = [f"{exports['completed']} of {exports['accepted']} completed"]
     parts += [
         f"{count} answered {status}" if status != "0" else f"{count} unanswered"
         for status, count in others.items()
     ]
-    if found["failed"]:
-        parts.append(f"{len(found['failed'])} failed with a reason")
-    if found["taken up again"]:
-        parts.append(f"{found['taken up again']} taken up again")
+    if exports["failed"]:
+        parts.append(f"{len(exports['failed'])} failed with a reason")
+    if exports["taken up again"]:
+        parts.append(f"{exports['taken up again']} taken up again")
     return ", ".join(parts)
 
 
-def _said(records: Sequence[dict[str, Any]]) -> list[str]:
+def _messages(records: Sequence[dict[str, Any]]) -> list[str]:
     """Each message once."""
     messages = {
         f"- {status}: {message}": None

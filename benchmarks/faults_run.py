@@ -25,7 +25,7 @@ from benchmarks.service_load import Load, Outcome, Stream
 from benchmarks.service_site import TENANTS, Service
 
 FAST, PAST, MODELS = "features", "past features", "models"
-_MARKS = ('"degraded":true',)
+_PATTERNS = ('"degraded":true',)
 _WRITER = "writer"
 _DONE_S = 120
 #: Load ends some time after the fault, or then.
@@ -85,10 +85,10 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
     service = ground.service(dict(fault.variables))
     with ExitStack() as stack:
         stack.enter_context(service_site.running(service))
-        before = ground.facts(service)
+        before = ground.state(service)
         exports, writer, watcher = Exports(ground, service), Writer(ground), Watcher(service)
         registrar = Registrar(ground, service)
-        known = set(ground.jobs())
+        earlier_jobs = set(ground.jobs())
         load = stack.enter_context(Load(service.port, _streams(ground, plan)))
         with (
             _Repeating(exports.submit, 1.0),
@@ -107,12 +107,12 @@ def run(ground: Ground, fault: Fault, plan: Plan) -> dict[str, Any]:
             load.stop()
             outcomes = load.outcomes()
         finished = exports.wait()
-        after = ground.facts(service)
-        jobs = {name: job for name, job in ground.jobs().items() if name not in known}
+        after = ground.state(service)
+        jobs = {name: job for name, job in ground.jobs().items() if name not in earlier_jobs}
         return {
             "work": fault.name,
             "lasting": fault.lasting,
-            "streams": {name: _seen(each, hurt) for name, each in outcomes.items()},
+            "streams": {name: _answers(outcome, hurt) for name, outcome in outcomes.items()},
             "seconds": {
                 "before": _times(outcomes[FAST], 0, hurt),
                 "during": _times(outcomes[FAST], hurt, over),
@@ -134,13 +134,15 @@ def _streams(ground: Ground, plan: Plan) -> list[Stream]:
     pairs = [(asset, tenant) for asset in ground.assets for tenant in TENANTS]
     headers = [{"x-api-key": ground.keys[tenant]} for _, tenant in pairs]
     one = [{"tenant_id": tenant, "asset_id": asset} for asset, tenant in pairs]
-    now = [json.dumps(each | {"feature_set": "forecast_basic"}) for each in one]
+    now = [json.dumps(body | {"feature_set": "forecast_basic"}) for body in one]
     past = [
-        json.dumps(each | {"feature_set": "forecast_advanced", "timestamp": hour.isoformat()}) for each in one
+        json.dumps(body | {"feature_set": "forecast_advanced", "timestamp": hour.isoformat()}) for body in one
     ]
     get = "/ai/features/get"
     return [
-        Stream(FAST, "POST", get, now, seconds, rate=plan.rate, headers=headers, marks=_MARKS, patience=10),
+        Stream(
+            FAST, "POST", get, now, seconds, rate=plan.rate, headers=headers, patterns=_PATTERNS, timeout=10
+        ),
         Stream(
             PAST,
             "POST",
@@ -149,8 +151,8 @@ def _streams(ground: Ground, plan: Plan) -> list[Stream]:
             seconds,
             rate=plan.rate / 10,
             headers=headers,
-            marks=_MARKS,
-            patience=10,
+            patterns=_PATTERNS,
+            timeout=10,
         ),
         Stream(
             MODELS,
@@ -160,7 +162,7 @@ def _streams(ground: Ground, plan: Plan) -> list[Stream]:
             seconds,
             rate=2,
             headers=headers[:1],
-            patience=10,
+            timeout=10,
         ),
     ]
 
@@ -182,15 +184,15 @@ class Exports:
     def submit(self) -> None:
         """Ask for one more."""
         tenant = TENANTS[len(self._accepted) % len(TENANTS)]
-        wanted = {"tenant_id": tenant, "feature_set": "forecast_advanced", "idempotency_key": str(uuid4())}
+        request = {"tenant_id": tenant, "feature_set": "forecast_advanced", "idempotency_key": str(uuid4())}
         status, answer = 0, None
         try:
             status, answer = self._service.ask(
                 "POST",
                 "/ai/features/export?wait_s=0",
-                wanted | self._window,
+                request | self._window,
                 key=self._ground.keys[tenant],
-                patience=10,
+                timeout=10,
             )
         finally:
             self._statuses[str(status)] = self._statuses.get(str(status), 0) + 1
@@ -222,19 +224,19 @@ class Exports:
 
     def lost(self, jobs: Mapping[str, dict[str, Any]]) -> list[str]:
         """Accepted exports that nothing is known of, that do not end, or whose file is wrong."""
-        found = []
+        errors = []
         for name in self._accepted:
             job = jobs.get(name)
             if job is None:
-                found.append(f"export {name} is gone")
+                errors.append(f"export {name} is gone")
             elif job["status"] not in {"completed", "failed"}:
-                found.append(f"export {name} is still {job['status']}")
+                errors.append(f"export {name} is still {job['status']}")
             elif job["status"] == "completed":
                 if job["row_count"] != self._rows:
-                    found.append(f"export {name} has {job['row_count']} rows of {self._rows}")
+                    errors.append(f"export {name} has {job['row_count']} rows of {self._rows}")
                 elif self._ground.digest(job["storage_path"]) != job["sha256"]:
-                    found.append(f"export {name} has other bytes")
-        return found
+                    errors.append(f"export {name} has other bytes")
+        return errors
 
 
 class Registrar:
@@ -249,7 +251,7 @@ class Registrar:
     def register(self) -> None:
         """Register one more, with a file of its own."""
         content = base64.b64encode(uuid4().bytes).decode()
-        wanted = {
+        request = {
             "tenant_id": TENANTS[0],
             "model_name": self._model,
             "metadata": {"model_type": "demand_forecast"},
@@ -258,7 +260,7 @@ class Registrar:
         status, answer = 0, None
         try:
             status, answer = self._service.ask(
-                "POST", "/ai/models/register", wanted, key=self._ground.keys[TENANTS[0]], patience=20
+                "POST", "/ai/models/register", request, key=self._ground.keys[TENANTS[0]], timeout=20
             )
         finally:
             self.statuses[str(status)] = self.statuses.get(str(status), 0) + 1
@@ -267,8 +269,8 @@ class Registrar:
 
     def lost(self) -> list[str]:
         """Confirmed versions that are not there."""
-        found = self._ground.versions(self._service, self._model) if self._confirmed else []
-        missing = set(self._confirmed) - set(found)
+        versions = self._ground.versions(self._service, self._model) if self._confirmed else []
+        missing = set(self._confirmed) - set(versions)
         return [f"{len(missing)} of {len(self._confirmed)} registered versions"] if missing else []
 
 
@@ -317,29 +319,31 @@ class Watcher:
         """Look once."""
         well = False
         try:
-            status, answer = self._service.ask("GET", "/health/ready", patience=5)
+            status, answer = self._service.ask("GET", "/health/ready", timeout=5)
             well = status == _OK and answer["status"] == "ready"
-            self.down |= {name for name, each in answer["dependencies"].items() if each["status"] != "ok"}
+            self.down |= {
+                name for name, dependency in answer["dependencies"].items() if dependency["status"] != "ok"
+            }
         finally:
             self.looks.append((time.monotonic(), well))
 
 
 def _ends(outcome: Outcome) -> np.ndarray:
-    return np.array(outcome.due) + np.array(outcome.seconds)
+    return np.array(outcome.scheduled) + np.array(outcome.seconds)
 
 
 def _is_bad(outcome: Outcome) -> np.ndarray:
-    return (np.array(outcome.status) != _OK) | (np.array(outcome.marks) != 0)
+    return (np.array(outcome.status) != _OK) | (np.array(outcome.matches) != 0)
 
 
-def _seen(outcome: Outcome, hurt: float) -> dict[str, Any]:
+def _answers(outcome: Outcome, hurt: float) -> dict[str, Any]:
     """Answers since the fault began, by status; how requests without an answer ended; degraded answers."""
-    since = np.array(outcome.due) >= hurt
+    since = np.array(outcome.scheduled) >= hurt
     values, counts = np.unique(np.array(outcome.status)[since], return_counts=True)
     return {
         "statuses": {str(value): int(count) for value, count in zip(values, counts, strict=True)},
         "failures": outcome.failures,
-        "degraded": int((np.array(outcome.marks)[since] != 0).sum()),
+        "degraded": int((np.array(outcome.matches)[since] != 0).sum()),
         "said": {
             status: _message(body) for status, body in outcome.samples.items() if status not in {"0", "200"}
         },
@@ -355,8 +359,8 @@ def _message(body: str) -> str:
 
 
 def _times(outcome: Outcome, since: float, until: float) -> dict[str, Any] | None:
-    due, taken = np.array(outcome.due), np.array(outcome.seconds)
-    chosen = taken[(due >= since) & (due < until) & (np.array(outcome.status) == _OK)]
+    scheduled, seconds = np.array(outcome.scheduled), np.array(outcome.seconds)
+    chosen = seconds[(scheduled >= since) & (scheduled < until) & (np.array(outcome.status) == _OK)]
     if not len(chosen):
         return None
     return {
@@ -370,7 +374,7 @@ def _gap(outcome: Outcome) -> float:
     """Longest time without an answer of 200, from the first request to the last answer."""
     ends = _ends(outcome)
     good = ends[np.array(outcome.status) == _OK]
-    return float(np.diff(np.sort([min(outcome.due), *good, ends.max()])).max())
+    return float(np.diff(np.sort([min(outcome.scheduled), *good, ends.max()])).max())
 
 
 def _healthy(outcomes: Mapping[str, Outcome], watcher: Watcher, healed: float) -> float:

@@ -73,7 +73,7 @@ class Stack:
         return dict(record["services"][name])
 
     def _run(self, *arguments: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [str(Path(sys.executable).with_name("ai-hub")), *arguments],
             check=False,
             capture_output=True,
@@ -81,9 +81,9 @@ class Stack:
             env=self._environment,
             cwd=self._folder,
         )
-        if done.returncode:
-            raise RuntimeError(f"ai-hub {' '.join(arguments)}: {done.stderr or done.stdout}")
-        return done.stdout
+        if process.returncode:
+            raise RuntimeError(f"ai-hub {' '.join(arguments)}: {process.stderr or process.stdout}")
+        return process.stdout
 
 
 class Embedded(Server):
@@ -129,9 +129,9 @@ def kill_family(pid: int) -> None:
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
-        for each in family:
+        for member in family:
             with suppress(psutil.NoSuchProcess):
-                os.kill(each.pid, signal.SIGKILL)
+                os.kill(member.pid, signal.SIGKILL)
         psutil.wait_procs(family, timeout=10)
 
 
@@ -174,8 +174,8 @@ def through(variables: Mapping[str, str], ports: Mapping[str, int]) -> dict[str,
 
 def _with_port(url: str, port: int) -> str:
     parts = urlsplit(url)
-    login, found, _ = parts.netloc.rpartition("@")
-    return f"{login}{found}{parts.hostname}:{port}"
+    login, separator, _ = parts.netloc.rpartition("@")
+    return f"{login}{separator}{parts.hostname}:{port}"
 
 
 #: Settings of what is proxied, by server.
@@ -185,7 +185,7 @@ _ADDRESSES = {
     "s3": "MINIO_ENDPOINT_URL",
     "mlflow": "MLFLOW_TRACKING_URI",
 }
-_TAKEN = (*_ADDRESSES.values(), "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET")
+_SETTINGS = (*_ADDRESSES.values(), "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MODEL_STORAGE_BUCKET")
 BUCKET = "exports"
 _OPEN = "import sys; from ai_hub.registry import ensure_tenant; [*map(ensure_tenant, sys.argv[1:])]"
 
@@ -219,9 +219,9 @@ class Ground:
             region_name="us-east-1",
         )
 
-    def digest(self, place: str) -> str:
+    def digest(self, storage_path: str) -> str:
         """SHA-256 of an exported file."""
-        parts = urlsplit(place)
+        parts = urlsplit(storage_path)
         if parts.scheme == "s3":
             body = self.bucket().get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"].read()
             return hashlib.sha256(body).hexdigest()
@@ -236,7 +236,7 @@ class Ground:
             names = [column.name for column in cursor.description or ()]
             return {row[0]: dict(zip(names, row, strict=True)) for row in cursor.fetchall()}
 
-    def facts(self, service: Service) -> dict[str, Any]:
+    def state(self, service: Service) -> dict[str, Any]:
         """What must be the same after a fault: features as they are served, readings, models."""
         features = {}
         for tenant in TENANTS:
@@ -247,7 +247,7 @@ class Ground:
                 key=self.keys[tenant],
             )
             features[tenant] = (
-                {each["asset_id"]: each["features"] for each in answer["results"]}
+                {result["asset_id"]: result["features"] for result in answer["results"]}
                 if status == HTTPStatus.OK
                 else status
             )
@@ -265,7 +265,7 @@ class Ground:
         status, answer = service.ask("GET", path, key=self.keys[TENANTS[0]])
         if status != HTTPStatus.OK:
             raise RuntimeError(f"{status}: {answer}")
-        return [str(each["version"]) for each in answer["models"]]
+        return [str(version["version"]) for version in answer["models"]]
 
 
 @contextmanager
@@ -275,7 +275,7 @@ def prepared(folder: Path, timescaledb: str, assets: int, days: int) -> Iterator
         names = EMBEDDED[timescaledb == "native" :]
         stack, settings = cleanup.enter_context(embedded(folder, names))
         servers: dict[str, Server] = {name: Embedded(stack, name) for name in names}
-        variables = {name: settings[name] for name in _TAKEN if name in settings}
+        variables = {name: settings[name] for name in _SETTINGS if name in settings}
         if timescaledb == "native":
             servers["timescaledb"], variables["TIMESCALE_DSN"] = cleanup.enter_context(native())
         migrate(variables["TIMESCALE_DSN"])

@@ -86,22 +86,22 @@ def main() -> None:
         "--server", choices=servers.available(), action="append", help="just this one (repeatable)"
     )
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    given = parser.parse_args()
-    size = SMALL if given.small else FULL
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    arguments = parser.parse_args()
+    size = SMALL if arguments.small else FULL
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
     servers.clean_up_when_terminated()
-    command = "make bench SMALL=1" if given.small else "make bench"
+    command = "make bench SMALL=1" if arguments.small else "make bench"
     circumstances = results.circumstances()
-    found: list[dict[str, Any]] = []
-    for server in given.server or servers.available():
+    records: list[dict[str, Any]] = []
+    for server in arguments.server or servers.available():
         with servers.databases(server, (MONTH, YEAR)) as databases:
-            found += [
+            records += [
                 {"benchmark": BENCHMARK, "server": server, **record, "seed": history.SEED, "command": command}
                 | {"versions": servers.versions(databases[YEAR].dsn)}
                 | circumstances
                 for record in _measure(databases, server, size)
             ]
-    report.write(folder, results.select(results.store(folder, found), BENCHMARK))
+    report.write(folder, results.select(results.store(folder, records), BENCHMARK))
     print(f"written to {folder}")
 
 
@@ -159,8 +159,8 @@ def _bulk(name: str, case: Case) -> dict[str, Any]:
     return {
         "work": f"bulk load, one {name}",
         "sizes": {"assets": case.history.assets, "readings": len(rows), "feature rows": features},
-        "seconds": {each: {"median": round(value, 3), "runs": 1} for each, value in seconds.items()},
-        "floor_seconds": {each: round(value, 3) for each, value in floor.items()},
+        "seconds": {work: {"median": round(value, 3), "runs": 1} for work, value in seconds.items()},
+        "floor_seconds": {work: round(value, 3) for work, value in floor.items()},
         "ratios": {
             "insert to its floor": round(seconds["insert"] / floor["insert without triggers"], 2),
             "readings a second, insert": round(len(rows) / seconds["insert"]),
@@ -186,12 +186,12 @@ def _repeat(case: Case, number: int) -> None:
         # what an hour that ended since has made due
         case.refresh()
         hour = this_hour()
-        found = _new_hour(case, hour - HOUR, number)
+        new_case = _new_hour(case, hour - HOUR, number)
         if this_hour() == hour:
             break
-    for work, times in found.times.items():
+    for work, times in new_case.times.items():
         case.times[work].runs += times.runs
-    case.rows |= found.rows
+    case.rows |= new_case.rows
     for work, days in _LATE.items():
         if days < case.history.days:
             at = case.history.end - timedelta(days=days)
@@ -203,18 +203,18 @@ def _repeat(case: Case, number: int) -> None:
 
 def _new_hour(case: Case, hour: datetime, number: int) -> Case:
     """Add the newest complete hour, then take it back, so that each run meets the same state."""
-    found = Case(case.database, case.history)
+    new_case = Case(case.database, case.history)
     new = case.history.hour(hour, seed=number)
-    found.measure(NOTHING, case.refresh)
+    new_case.measure(NOTHING, case.refresh)
     with connect(case.database.dsn, autocommit=True) as connection:
-        found.times[f"inserting {NEW_HOUR}"].measure(partial(write, connection, new))
-        found.measure(NEW_HOUR, case.refresh)
-        found.times["floor: insert"].measure(partial(write, connection, new, history.INSERT_BARE))
-        found.times["floor: copy"].measure(lambda: _copy(case, _ROWS_OF_THE_HOUR))
+        new_case.times[f"inserting {NEW_HOUR}"].measure(partial(write, connection, new))
+        new_case.measure(NEW_HOUR, case.refresh)
+        new_case.times["floor: insert"].measure(partial(write, connection, new, history.INSERT_BARE))
+        new_case.times["floor: copy"].measure(lambda: _copy(case, _ROWS_OF_THE_HOUR))
         connection.execute(_TAKE_BACK, [history.TENANT, hour])
         connection.execute("TRUNCATE bench_floor")
     case.refresh()
-    return found
+    return new_case
 
 
 def _floors(case: Case) -> None:

@@ -43,7 +43,7 @@ SEED = 20_261_129
 _PATH = "/ai/features/get"
 _SET = "forecast_basic"
 _TTL_S = 10
-_MARKS = ('"source":"redis"', '"source":"timescaledb"', '"degraded":true')
+_PATTERNS = ('"source":"redis"', '"source":"timescaledb"', '"degraded":true')
 _CLOCK = Path(__file__).with_name("shifted_clock.c")
 #: Rows of one INSERT of new readings.
 _CHUNK = 10_000
@@ -66,7 +66,7 @@ SELECT 'fleet-' || tenant, 'meter-' || lpad(asset::text, 5, '0'), 'electricity',
 FROM generate_series(0, %s - 1) AS tenant, generate_series(0, %s - 1) AS asset
 """
 #: Rows of the last day, as if they had been computed hour by hour; of the last hour those that Redis gets.
-_STORED = (
+_STORE_ROWS = (
     """
     INSERT INTO ai_features (hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h,
         historical_min_24h, historical_max_24h, lag_1h, lag_24h, lag_168h, created_timestamp)
@@ -152,13 +152,13 @@ def main() -> None:
     parser.add_argument("--tenants", type=int, help="only the shape with so many tenants")
     parser.add_argument("--label", default="after", help="column of the table that is measured anew")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     servers.clean_up_when_terminated()
-    size = SMALL if given.small else FULL
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
-    server = given.server or servers.available()[-1]
+    size = SMALL if arguments.small else FULL
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    server = arguments.server or servers.available()[-1]
     for shape in size.shapes:
-        if given.tenants not in {None, shape.tenants}:
+        if arguments.tenants not in {None, shape.tenants}:
             continue
         _await_hour(size)
         with (
@@ -172,26 +172,26 @@ def main() -> None:
                 "benchmark": BENCHMARK,
                 "server": server,
                 "seed": SEED,
-                "work": f"{shape.name}, {given.label}",
+                "work": f"{shape.name}, {arguments.label}",
                 "shape": shape.name,
-                "label": given.label,
-                "command": f"python -m benchmarks.fleet{' --small' if given.small else ''}",
+                "label": arguments.label,
+                "command": f"python -m benchmarks.fleet{' --small' if arguments.small else ''}",
                 "sizes": {"tenants": shape.tenants, "assets": shape.assets, "keys": size.keys},
                 "versions": servers.versions(dsn),
             }
             record = common | results.circumstances() | {"found": fleet.measure()}
         # the next shape may fail
-        every = results.select(results.store(folder, [record]), BENCHMARK)
-        write_report(folder, [record for record in every if record["server"] == server])
+        records = results.select(results.store(folder, [record]), BENCHMARK)
+        write_report(folder, [record for record in records if record["server"] == server])
         _say(f"written to {folder}")
 
 
 def _await_hour(size: Size) -> None:
     """Do not begin where the hour would end in the middle: TimescaleDB's own clock is right."""
-    left = this_hour() + HOUR - datetime.now(UTC)
-    if left < timedelta(minutes=size.minutes):
-        _say(f"the next hour begins in {left.total_seconds():.0f} s")
-        time.sleep(left.total_seconds() + 1)
+    remaining = this_hour() + HOUR - datetime.now(UTC)
+    if remaining < timedelta(minutes=size.minutes):
+        _say(f"the next hour begins in {remaining.total_seconds():.0f} s")
+        time.sleep(remaining.total_seconds() + 1)
 
 
 class _Fleet:
@@ -211,27 +211,27 @@ class _Fleet:
     def measure(self) -> dict[str, Any]:
         """All numbers of the shape."""
         self._fill()
-        found: dict[str, Any] = {}
+        numbers: dict[str, Any] = {}
         at_rest = self._shifted(self._hour - timedelta(minutes=30))
         site = Site(self._site.folder, {**self._site.variables, **at_rest})
         _say("apply, materialize")
-        begun = time.monotonic()
+        started = time.monotonic()
         site.apply()
-        taken = time.monotonic() - begun
-        found["apply and materialize all, s"] = round(taken, 1)
+        seconds = time.monotonic() - started
+        numbers["apply and materialize all, s"] = round(seconds, 1)
         settings = {"AI_HUB_API_RATE_LIMIT_PER_S": "1000000"}
         with service_site.running(Service(site, settings)) as service:
             _say("at rest")
-            found |= self._at_rest(service)
-            found |= self._lists(service)
+            numbers |= self._at_rest(service)
+            numbers |= self._lists(service)
         # the follower's first pass reads everything
-        turning = self._shifted(self._hour - timedelta(seconds=1.5 * taken + 20))
+        turning = self._shifted(self._hour - timedelta(seconds=1.5 * seconds + 20))
         site = Site(self._site.folder, {**self._site.variables, **turning})
         with service_site.running(Service(site, settings)) as service, self._following(site) as follower:
             service_load.run(service.port, self._stream(2))
-            found |= self._turn(service, follower, site)
-        found["load of the machine, 5 min"] = round(os.getloadavg()[1], 1)
-        return found
+            numbers |= self._turn(service, follower, site)
+        numbers["load of the machine, 5 min"] = round(os.getloadavg()[1], 1)
+        return numbers
 
     def _fill(self) -> None:
         _say(f"{self._shape.name}: readings")
@@ -243,7 +243,7 @@ class _Fleet:
             for first in range(0, len(self._tenants), at_once):
                 connection.execute(_HISTORY, hour | {"tenants": self._tenants[first : first + at_once]})
             connection.execute("CALL refresh_feature_aggregates(NULL, NULL, false)")
-            for statement in _STORED:
+            for statement in _STORE_ROWS:
                 connection.execute(statement, hour)
             tenants, keys = list(self._keys), list(self._keys.values())
             connection.execute(
@@ -268,7 +268,7 @@ class _Fleet:
             bodies.append(json.dumps({"tenant_id": tenant, "asset_id": asset, "feature_set": _SET}))
             headers.append({"x-api-key": str(self._keys[tenant])})
         return Stream(
-            "reads", "POST", _PATH, bodies, seconds, rate=self._size.rate, headers=headers, marks=_MARKS
+            "reads", "POST", _PATH, bodies, seconds, rate=self._size.rate, headers=headers, patterns=_PATTERNS
         )
 
     def _at_rest(self, service: Service) -> dict[str, Any]:
@@ -291,20 +291,20 @@ class _Fleet:
 
     def _lists(self, service: Service) -> dict[str, Any]:
         key = str(self._keys[self._tenants[0]])
-        found = {}
+        numbers = {}
         for name, path in (
             ("/metrics, ms", "/metrics"),
             ("20 of 100,000 exports, ms", f"/ai/features/exports?tenant_id={self._tenants[0]}&limit=20"),
         ):
-            taken = []
+            seconds = []
             for _ in range(5):
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 status, answer = service.ask("GET", path, key=key)
-                taken.append(time.perf_counter() - begun)
+                seconds.append(time.perf_counter() - started)
                 if status != 200:  # noqa: PLR2004
                     raise RuntimeError(f"{path}: {status} {answer}")
-            found[name] = _ms(sorted(taken)[2])
-        return found
+            numbers[name] = _ms(sorted(seconds)[2])
+        return numbers
 
     @contextmanager
     def _following(self, site: Site) -> Iterator[subprocess.Popen[str]]:
@@ -327,9 +327,9 @@ class _Fleet:
             process.wait(60)
 
     def _await_line(self, site: Site, process: subprocess.Popen[str], words: str) -> None:
-        begun, log = time.monotonic(), site.folder / "follower.log"
+        started, log = time.monotonic(), site.folder / "follower.log"
         while words not in log.read_text():
-            if time.monotonic() - begun > _TURN_LIMIT_S or process.poll() is not None:
+            if time.monotonic() - started > _TURN_LIMIT_S or process.poll() is not None:
                 raise RuntimeError(f"the follower does not come to {words!r}:\n{log.read_text()[-2000:]}")
             time.sleep(0.2)
 
@@ -342,28 +342,28 @@ class _Fleet:
         time.sleep(max(0.0, wait))
         _say("the hour turns over")
         database = self._transactions()
-        found: dict[str, Any] = {}
+        numbers: dict[str, Any] = {}
         with Load(service.port, [self._stream(_TURN_LIMIT_S)]) as load:
-            begun = time.monotonic()
+            started = time.monotonic()
             with connect(self._dsn, autocommit=True) as connection:
                 for first in range(0, self._shape.meters, _CHUNK):
                     connection.execute(_READINGS, [self._hour - HOUR, first, _CHUNK])
             arrived = time.monotonic()
             # what comes next is five minutes later in real life: the last hour's rows were good for so long
-            time.sleep(max(0.0, begun + _TTL_S + 1 - arrived))
+            time.sleep(max(0.0, started + _TTL_S + 1 - arrived))
             refreshing = time.monotonic()
             self._site.run("ai-hub", "refresh")
             refreshed = time.monotonic()
             self._await_line(site, follower, "1 refresh in")
-            done = time.monotonic()
-            found["readings arrive, s"] = round(arrived - begun, 1)
-            found["refresh, s"] = round(refreshed - refreshing, 1)
-            found["then in Redis, s"] = round(done - refreshed, 1)
-            found["an hour turns over in, s"] = round(done - refreshing, 1)
+            finished = time.monotonic()
+            numbers["readings arrive, s"] = round(arrived - started, 1)
+            numbers["refresh, s"] = round(refreshed - refreshing, 1)
+            numbers["then in Redis, s"] = round(finished - refreshed, 1)
+            numbers["an hour turns over in, s"] = round(finished - refreshing, 1)
             load.stop()
             outcome = load.outcomes()["reads"]
         transactions = self._transactions() - database
-        return found | {
+        return numbers | {
             "reads meanwhile, p50 ms": _ms(outcome.percentile(50)),
             "reads meanwhile, p99 ms": _ms(outcome.percentile(99)),
             "reads meanwhile, from TimescaleDB": f"{outcome.count(1)} of {len(outcome.status)}",
@@ -394,8 +394,8 @@ def _process(service: Service) -> psutil.Process:
 
 
 def _cpu(process: psutil.Process) -> float:
-    every = [process, *process.children(recursive=True)]
-    return sum(sum(each.cpu_times()[:2]) for each in every)
+    family = [process, *process.children(recursive=True)]
+    return sum(sum(member.cpu_times()[:2]) for member in family)
 
 
 def _ms(seconds: float) -> float:
@@ -442,7 +442,7 @@ def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
         ),
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    text = _INTRO.format(**results.facts(records[-1])) + "\n".join(lines) + "\n"
+    text = _INTRO.format(**results.description(records[-1])) + "\n".join(lines) + "\n"
     (folder / "fleet.md").write_text(text)
 
 

@@ -68,8 +68,8 @@ class Rows:
     def chunks(self, size: int) -> Iterator[list[list[str] | list[int] | list[float]]]:
         """Parameters of one INSERT after the other."""
         for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield [self.assets[part], self.seconds[part], self.values[part]]
+            rows = slice(start, start + size)
+            yield [self.assets[rows], self.seconds[rows], self.values[rows]]
 
 
 @dataclass(frozen=True)

@@ -95,22 +95,22 @@ def ask(port: int, content: bytes) -> bytes:
 
 def latencies(port: int, content: bytes, *, connections: int, seconds: float) -> list[float]:
     """Seconds of each request of clients that ask again at once, each over a connection of its own."""
-    found: list[list[float]] = [[] for _ in range(connections)]
+    by_connection: list[list[float]] = [[] for _ in range(connections)]
     end = time.monotonic() + seconds
 
-    def run(taken: list[float]) -> None:
+    def run(times: list[float]) -> None:
         connection = http.client.HTTPConnection(HOST, port, timeout=60)
         while time.monotonic() < end:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             _ask(connection, content)
-            taken.append(time.perf_counter() - begun)
+            times.append(time.perf_counter() - started)
 
-    threads = [threading.Thread(target=run, args=(taken,)) for taken in found]
+    threads = [threading.Thread(target=run, args=(times,)) for times in by_connection]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [each for taken in found for each in taken]
+    return [seconds_of_request for times in by_connection for seconds_of_request in times]
 
 
 def _ask(connection: http.client.HTTPConnection, content: bytes) -> bytes:

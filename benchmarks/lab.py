@@ -44,12 +44,12 @@ class Answer:
         return "\n".join(lines)
 
 
-def _cell(found: float | dict[str, float] | None) -> str:
-    if found is None:
+def _cell(number: float | dict[str, float] | None) -> str:
+    if number is None:
         return ""
-    if isinstance(found, dict):
-        return f"{found['planning_ms']:.2f} + {found['execution_ms']:,.2f} ms, {found['pages']:,} pages"
-    return f"{found:,.0f}" if found >= _MANY else f"{found:.3g}"
+    if isinstance(number, dict):
+        return f"{number['planning_ms']:.2f} + {number['execution_ms']:,.2f} ms, {number['pages']:,} pages"
+    return f"{number:,.0f}" if number >= _MANY else f"{number:.3g}"
 
 
 class Lab:
@@ -112,7 +112,7 @@ class Lab:
 
         A query that changes rows is a function of the number of the run, so that each meets other rows.
         """
-        found: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        rows: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
         for number in range(-1, runs):  # the first warms the cache
             for variant, query in queries.items():
                 text = query if isinstance(query, str) else query(number + 1)
@@ -120,8 +120,8 @@ class Lab:
                 root = plan["Plan"]
                 pages = root["Shared Hit Blocks"] + root["Shared Read Blocks"]
                 if number >= 0:
-                    found[variant].append((plan["Planning Time"], plan["Execution Time"], pages))
-        for variant, measured in found.items():
+                    rows[variant].append((plan["Planning Time"], plan["Execution Time"], pages))
+        for variant, measured in rows.items():
             planning, execution, pages = (statistics.median(column) for column in zip(*measured, strict=True))
             answer.columns[variant][work] = {
                 "planning_ms": round(planning, 3),

@@ -114,14 +114,14 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="few rows: shows that it works, in seconds")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # Feast's, of things that are not measured here
-    if given.child:
-        _child(**json.loads(given.child))
+    if arguments.child:
+        _child(**json.loads(arguments.child))
         return
     clean_up_when_terminated()
-    size = SMALL if given.small else FULL
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    size = SMALL if arguments.small else FULL
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
     circumstances = results.circumstances()
     with (
         postgres("shared_buffers=512MB") as rows,
@@ -130,15 +130,15 @@ def main() -> None:
     ):
         servers = Servers(rows, keys, registry)
         versions = _versions(servers)
-        found = [
+        records = [
             {"benchmark": BENCHMARK, "server": "native", "seed": SEED, "versions": versions}
-            | {"command": "make bench SMALL=1" if given.small else "make bench"}
+            | {"command": "make bench SMALL=1" if arguments.small else "make bench"}
             | comparison.record()
             | circumstances
             for comparison in _measure(servers, size)
         ]
-    results.store(folder, found)
-    comparison.write_report(folder, BENCHMARK, _INTRO, found)
+    results.store(folder, records)
+    comparison.write_report(folder, BENCHMARK, _INTRO, records)
     print(f"written to {folder}")
 
 
@@ -204,8 +204,8 @@ def _commands(store: FeatureStore) -> list[tuple[memoryview, int]]:
 
 def _write(client: Redis, commands: list[tuple[memoryview, int]]) -> None:
     with open_channel(client, _TIMEOUT_S) as channel:
-        for part, replies in commands:
-            channel.send(part)
+        for command, replies in commands:
+            channel.send(command)
             channel.integers(replies)
 
 
@@ -217,16 +217,16 @@ def _require_all(client: Redis, count: int) -> None:
 def _in_a_process(servers: Servers, variant: str, table: str) -> dict[str, Any]:
     plain = asdict(servers)
     del plain["postgres"]["restart"]
-    given = json.dumps({"servers": plain, "variant": variant, "table": table})
-    command = [sys.executable, "-m", "benchmarks.materialize", "--child", given]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    arguments = json.dumps({"servers": plain, "variant": variant, "table": table})
+    command = [sys.executable, "-m", "benchmarks.materialize", "--child", arguments]
+    process = subprocess.run(command, check=True, capture_output=True, text=True)
+    report: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return report
 
 
 def _child(servers: dict[str, Any], variant: str, table: str) -> None:
-    found = Servers(Postgres(**servers["postgres"]), Valkey(**servers["valkey"]), servers["folder"])
-    store = found.store(variant, table)
+    running = Servers(Postgres(**servers["postgres"]), Valkey(**servers["valkey"]), servers["folder"])
+    store = running.store(variant, table)
     seconds = timed(lambda: _materialize(store))
     peak = own_peak_mib()
     print(json.dumps({"seconds": seconds, "peak_mib": peak}))

@@ -48,9 +48,9 @@ class Times:
 
 def timed(work: Callable[[], object]) -> float:
     """Seconds of `work`."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def own_peak_mib() -> int:
@@ -88,8 +88,8 @@ class PeakMemory:
 
     def record(self) -> dict[str, int]:
         """What goes into the results."""
-        found = {"client": round(self.client)}
-        return found if self.server is None else found | {"server": round(self.server)}
+        peaks = {"client": round(self.client)}
+        return peaks if self.server is None else peaks | {"server": round(self.server)}
 
     def _watch(self) -> None:
         while True:

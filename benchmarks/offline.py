@@ -128,27 +128,27 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # Feast's, of things that are not measured here
-    if given.child:
-        _child(**json.loads(given.child))
+    if arguments.child:
+        _child(**json.loads(arguments.child))
         return
     clean_up_when_terminated()
-    size = SMALL if given.small else FULL
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    size = SMALL if arguments.small else FULL
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
     circumstances = results.circumstances()
     with postgres("shared_buffers=512MB") as server, tempfile.TemporaryDirectory() as registry:
         versions = _fill(server, size)
-        found = [
+        records = [
             {"benchmark": BENCHMARK, "server": "native", "seed": SEED, "versions": versions}
-            | {"command": "make bench SMALL=1" if given.small else "make bench"}
+            | {"command": "make bench SMALL=1" if arguments.small else "make bench"}
             | comparison.record()
             | circumstances
-            for comparison in _measure(server, Path(registry), size, given.stock_limit)
+            for comparison in _measure(server, Path(registry), size, arguments.stock_limit)
         ]
     # in the order of the works, not of their names
-    results.store(folder, found)
-    comparison.write_report(folder, BENCHMARK, _INTRO, found)
+    results.store(folder, records)
+    comparison.write_report(folder, BENCHMARK, _INTRO, records)
     print(f"written to {folder}")
 
 
@@ -164,7 +164,7 @@ def _measure(server: Postgres, folder: Path, size: Size, stock_limit: float) -> 
             for variant in (STOCK, OURS) if with_stock else (OURS,):
                 process.measure(comparison, variant, work)
         store = open_store(OURS, server, folder, _objects())
-        comparison.run_in_turns(
+        comparison.run_interleaved(
             {OURS: partial(work.run, store), FLOOR: partial(_copy, server, work.floor(size))}, size.rounds
         )
         comparisons.append(comparison)
@@ -199,16 +199,20 @@ class _Process:
 
     def measure(self, comparison: Comparison, variant: str, work: Work) -> None:
         """Do the work once."""
-        given = {"variant": variant, "work": asdict(work), "folder": str(self.folder)}
-        given["server"] = {name: value for name, value in asdict(self.server).items() if name != "restart"}
-        command = [sys.executable, "-m", "benchmarks.offline", "--child", json.dumps(given)]
+        arguments = {"variant": variant, "work": asdict(work), "folder": str(self.folder)}
+        arguments["server"] = {
+            name: value for name, value in asdict(self.server).items() if name != "restart"
+        }
+        command = [sys.executable, "-m", "benchmarks.offline", "--child", json.dumps(arguments)]
         try:
-            done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=self.limit_s)
+            process = subprocess.run(
+                command, check=True, capture_output=True, text=True, timeout=self.limit_s
+            )
         except subprocess.TimeoutExpired:
             comparison.unfinished[variant] = self.limit_s
             _end_queries(self.server)
             return
-        report = json.loads(done.stdout.splitlines()[-1])
+        report = json.loads(process.stdout.splitlines()[-1])
         comparison.sizes["rows"] = report["rows"]
         comparison.peak_mib[variant] = report["peak_mib"]
         if variant == STOCK:

@@ -51,7 +51,7 @@ PROJECT = "bench"
 #: Requests of one kind before those of another: what the processor keeps at hand is theirs.
 _IN_A_ROW = 10
 CONNECTIONS = 4
-ASKED = 100
+REQUEST_ROWS = 100
 STORES = {STOCK: "redis", OURS: "feast_plugins.online_store.CorrectableRedisOnlineStore"}
 WIDE = Table("wide", tuple(f"f{number}" for number in range(13)))
 
@@ -124,11 +124,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.online", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few requests: shows that it works")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # Feast's, of things that are not measured here
     clean_up_when_terminated()
-    size = SMALL if given.small else FULL
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    size = SMALL if arguments.small else FULL
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
     circumstances = results.circumstances()
     with valkey() as server, tempfile.TemporaryDirectory(prefix="online-") as temporary:
         stores = _stores(server, Path(temporary))
@@ -140,7 +140,7 @@ def main() -> None:
             "benchmark": BENCHMARK,
             "server": "valkey",
             "seed": SEED,
-            "command": "make bench SMALL=1" if given.small else "make bench",
+            "command": "make bench SMALL=1" if arguments.small else "make bench",
             "versions": {
                 "valkey": str(client.info("server").get("valkey_version", "")),  # type: ignore[union-attr]  # not async
                 "feast": feast.__version__,
@@ -150,9 +150,9 @@ def main() -> None:
             },
         }
         comparisons = [*_reads(stores, client, size), _servers(Path(temporary), size)]
-        found = [common | _record(comparison, size) | circumstances for comparison in comparisons]
-    results.store(folder, found)
-    write_report(folder, found)
+        records = [common | _record(comparison, size) | circumstances for comparison in comparisons]
+    results.store(folder, records)
+    write_report(folder, records)
     print(f"written to {folder}")
 
 
@@ -224,12 +224,12 @@ def _reads(stores: dict[str, FeatureStore], client: redis.Redis, size: Size) -> 
 
 def _servers(folder: Path, size: Size) -> Comparison:
     request = REQUESTS[0]
-    entities_asked = pd.DataFrame(request.rows(ASKED)).to_dict("list")
+    entities_asked = pd.DataFrame(request.rows(REQUEST_ROWS)).to_dict("list")
     content = json.dumps({"features": request.features, "entities": entities_asked}).encode()
     comparison = Comparison(
-        f"HTTP, {ASKED} entities, {request.name}, {CONNECTIONS} connections",
+        f"HTTP, {REQUEST_ROWS} entities, {request.name}, {CONNECTIONS} connections",
         "uvicorn: always the same bytes",
-        {"entities": ASKED, "connections": CONNECTIONS},
+        {"entities": REQUEST_ROWS, "connections": CONNECTIONS},
     )
     with ExitStack() as stack:
         ports = {
@@ -251,10 +251,10 @@ def _record(comparison: Comparison, size: Size) -> dict[str, Any]:
     """The comparison's record, with what happens to one request in a hundred."""
     record = comparison.record()
     for variant, times in comparison.times.items():
-        found = record["seconds"][variant]
-        found["p99"] = round(statistics.quantiles(times.runs, n=100, method="inclusive")[98], 5)
+        seconds = record["seconds"][variant]
+        seconds["p99"] = round(statistics.quantiles(times.runs, n=100, method="inclusive")[98], 5)
         if "connections" in comparison.sizes:
-            found["requests_per_second"] = round(len(times.runs) / (size.turns * size.seconds), 1)
+            seconds["requests_per_second"] = round(len(times.runs) / (size.turns * size.seconds), 1)
     return record
 
 
@@ -315,7 +315,7 @@ def _row(record: dict[str, Any]) -> str:
 
 
 def _server(record: dict[str, Any]) -> str:
-    rates = {variant: found["requests_per_second"] for variant, found in record["seconds"].items()}
+    rates = {variant: times["requests_per_second"] for variant, times in record["seconds"].items()}
     return (
         f"{record['work']}: {rates[STOCK]:,.0f} requests a second by `feast serve`, {rates[OURS]:,.0f} by "
         f"ours, {rates[OURS] / rates[STOCK]:.1f} times as many; {rates[FLOOR]:,.0f} at the floor."
@@ -325,15 +325,15 @@ def _server(record: dict[str, Any]) -> str:
 def _plot(path: Path, records: Sequence[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 0.8 + 0.85 * len(records)), layout="constrained")
     axes = figure.subplots()
-    for place, record in enumerate(reversed(records)):
+    for position, record in enumerate(reversed(records)):
         for offset, variant in zip((0.27, 0, -0.27), _COLOURS, strict=True):
-            found = record["seconds"][variant]
-            middle, late = found["median"] * 1000, found["p99"] * 1000
-            axes.barh(place + offset, middle, 0.26, color=_COLOURS[variant])
-            axes.plot([middle, late], [place + offset] * 2, color="#999999", linewidth=1)
-            axes.plot(late, place + offset, marker="|", color="#999999")
+            times = record["seconds"][variant]
+            middle, late = times["median"] * 1000, times["p99"] * 1000
+            axes.barh(position + offset, middle, 0.26, color=_COLOURS[variant])
+            axes.plot([middle, late], [position + offset] * 2, color="#999999", linewidth=1)
+            axes.plot(late, position + offset, marker="|", color="#999999")
             axes.annotate(
-                format_time(found["median"]), (late, place + offset), (4, -3), textcoords="offset points"
+                format_time(times["median"]), (late, position + offset), (4, -3), textcoords="offset points"
             )
     axes.set_yticks(range(len(records)), [record["work"] for record in reversed(records)])
     axes.set_xscale("log")

@@ -73,12 +73,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.registry", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few requests: shows that it works")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     clean_up_when_terminated()
-    size = SMALL if given.small else FULL
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
+    size = SMALL if arguments.small else FULL
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
     with stack("s3") as (s3, _):
-        run(size, s3, folder, "make bench SMALL=1" if given.small else "make bench")
+        run(size, s3, folder, "make bench SMALL=1" if arguments.small else "make bench")
     print(f"written to {folder}")
 
 
@@ -87,22 +87,24 @@ def run(size: Size, s3: Mapping[str, str], folder: Path, command: str) -> None:
     # a progress bar is not what is measured
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     circumstances = results.circumstances()
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="registry-") as temporary:
         for server in size.databases:
-            place = Path(temporary, server)
-            place.mkdir()
+            work_folder = Path(temporary, server)
+            work_folder.mkdir()
             common = {"benchmark": BENCHMARK, "server": server, "seed": SEED, "command": command}
-            with _registries(server, s3, place) as (registries, versions):
+            with _registries(server, s3, work_folder) as (registries, versions):
                 common |= {"versions": versions}
-                found += [common | _record(each) | circumstances for each in _measured(registries, size)]
-    results.store(folder, found)
-    write_report(folder, found)
+                records += [
+                    common | _record(comparison) | circumstances for comparison in _measured(registries, size)
+                ]
+    results.store(folder, records)
+    write_report(folder, records)
 
 
 @contextmanager
 def _registries(
-    server: str, s3: Mapping[str, str], place: Path
+    server: str, s3: Mapping[str, str], folder: Path
 ) -> Iterator[tuple[dict[str, Registry], dict[str, str]]]:
     """A registry a variant, each with a database of its own, and the versions of what runs."""
     versions = {"mlflow": mlflow.__version__, "boto3": boto3.__version__}
@@ -111,17 +113,19 @@ def _registries(
             admin = running.enter_context(postgres()).dsn
             urls = {variant: _database(admin, variant) for variant in _APPS}
             with psycopg.connect(admin) as connection:
-                found = connection.execute("SHOW server_version").fetchone()
-            versions["postgresql"] = str(found[0] if found else "").split(" ")[0]
+                row = connection.execute("SHOW server_version").fetchone()
+            versions["postgresql"] = str(row[0] if row else "").split(" ")[0]
         else:
-            urls = {variant: f"sqlite:///{place}/{variant}.db" for variant in _APPS}
-            migrate(place / f"{STOCK}.db")
-            shutil.copy(place / f"{STOCK}.db", place / f"{OURS}.db")  # faster than to create the tables again
-            found = sqlalchemy.create_engine("sqlite://").dialect.dbapi.sqlite_version  # type: ignore[union-attr]
-            versions["sqlite"] = str(found)
+            urls = {variant: f"sqlite:///{folder}/{variant}.db" for variant in _APPS}
+            migrate(folder / f"{STOCK}.db")
+            shutil.copy(
+                folder / f"{STOCK}.db", folder / f"{OURS}.db"
+            )  # faster than to create the tables again
+            row = sqlalchemy.create_engine("sqlite://").dialect.dbapi.sqlite_version  # type: ignore[union-attr]
+            versions["sqlite"] = str(row)
         registries = {}
         for variant, app in _APPS.items():
-            logs = place / variant
+            logs = folder / variant
             logs.mkdir()
             served = running.enter_context(mlflow_servers.running(urls[variant], s3, logs, app=app))
             registries[variant] = Registry(served.url, urls[variant], ours=variant == OURS)
@@ -167,7 +171,7 @@ def _life_of(
 
     works = {variant: register(variant) for variant in registries}
     versions = {variant: str(work()) for variant, work in works.items()}
-    registering.run_in_turns(works, rounds)
+    registering.run_interleaved(works, rounds)
     yield registering
     _say(f"load {files}")
     for variant, registry in registries.items():
@@ -177,7 +181,7 @@ def _life_of(
     loads = {variant: partial(registry.load, model) for variant, registry in registries.items()}
     for load in loads.values():
         load()
-    loading.run_in_turns(loads, rounds)
+    loading.run_interleaved(loads, rounds)
     yield loading
 
 
@@ -297,15 +301,15 @@ def _row(record: dict[str, Any]) -> str:
 def _plot(path: Path, records: Sequence[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 0.8 + 0.6 * len(records)), layout="constrained")
     axes = figure.subplots()
-    for place, record in enumerate(reversed(records)):
+    for position, record in enumerate(reversed(records)):
         for offset, (variant, colour) in zip((0.2, -0.2), _COLOURS.items(), strict=True):
-            found = record["seconds"][variant]
-            middle, late = found["median"] * 1000, found["p99"] * 1000
-            axes.barh(place + offset, middle, 0.38, color=colour)
-            axes.plot([middle, late], [place + offset] * 2, color="#999999", linewidth=1)
-            axes.plot(late, place + offset, marker="|", color="#999999")
+            times = record["seconds"][variant]
+            middle, late = times["median"] * 1000, times["p99"] * 1000
+            axes.barh(position + offset, middle, 0.38, color=colour)
+            axes.plot([middle, late], [position + offset] * 2, color="#999999", linewidth=1)
+            axes.plot(late, position + offset, marker="|", color="#999999")
             axes.annotate(
-                format_time(found["median"]), (late, place + offset), (4, -3), textcoords="offset points"
+                format_time(times["median"]), (late, position + offset), (4, -3), textcoords="offset points"
             )
     names = [f"{record['work'].replace('`', '')}, {record['server']}" for record in reversed(records)]
     axes.set_yticks(range(len(records)), names)

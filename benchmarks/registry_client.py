@@ -89,8 +89,8 @@ class Registry:
 
     def resolve(self, model: str) -> str:
         """Where the files of `models:/MODEL@production` are, by the two calls of MLflow's client."""
-        found = self._call("GET", "registered-models/alias", {"name": model, "alias": "production"})
-        version = {"name": model, "version": found["model_version"]["version"]}
+        answer = self._call("GET", "registered-models/alias", {"name": model, "alias": "production"})
+        version = {"name": model, "version": answer["model_version"]["version"]}
         return str(self._call("GET", "model-versions/get-download-uri", version)["artifact_uri"])
 
     def load(self, model: str) -> int:
@@ -111,8 +111,8 @@ class Registry:
         return LifecycleStore(f"lifecycle+{self.database}") if self.ours else SqlAlchemyStore(self.database)
 
     def _call(self, method: str, path: str, fields: dict[str, Any]) -> dict[str, Any]:
-        place = "params" if method == "GET" else "json"
-        answer = self.session.request(method, f"{self.url}{_API}/{path}", timeout=300, **{place: fields})
+        argument = "params" if method == "GET" else "json"
+        answer = self.session.request(method, f"{self.url}{_API}/{path}", timeout=300, **{argument: fields})
         if not answer.ok:
             raise RuntimeError(f"{path}: {answer.status_code} {answer.text}")
         return dict(answer.json())

@@ -137,16 +137,16 @@ def _plot_refreshes(folder: Path, records: list[dict[str, Any]]) -> None:
     for axes, record in zip(panels, records, strict=True):
         names = [name for name in record["seconds"] if not name.startswith("inserting")]
         works = _works(names)[::-1]
-        for place, work in enumerate(works):
+        for position, work in enumerate(works):
             for offset, (size, colour) in zip((0.2, -0.2), _COLOURS.items(), strict=True):
-                found = record["seconds"].get(f"{work}, {size}")
-                if not found:
+                times = record["seconds"].get(f"{work}, {size}")
+                if not times:
                     continue
-                low, middle, high = found["min"], found["median"], found["max"]
+                low, middle, high = times["min"], times["median"], times["max"]
                 spread = [[middle - low], [high - middle]]
-                axes.barh(place + offset, middle, 0.38, color=colour, xerr=spread, ecolor="#999999")
+                axes.barh(position + offset, middle, 0.38, color=colour, xerr=spread, ecolor="#999999")
                 axes.annotate(
-                    format_time(middle), (high, place + offset), (4, -3), textcoords="offset points"
+                    format_time(middle), (high, position + offset), (4, -3), textcoords="offset points"
                 )
         axes.set_yticks(range(len(works)), works)
         axes.margins(x=0.12)
@@ -163,14 +163,14 @@ def _plot_bulks(folder: Path, records: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 0.8 + 0.5 * len(records)), layout="constrained")
     rates, memory = figure.subplots(1, 2)
     labels = [f"{record['server']}, {record['work'].rpartition(' ')[2]}" for record in records]
-    for place, record in enumerate(records):
+    for position, record in enumerate(records):
         colour = _COLOURS[record["work"].rpartition(" ")[2]]
         rate = record["ratios"]["readings a second, all"]
-        rates.barh(place, rate, color=colour)
-        rates.annotate(f"{rate:,}", (rate, place), (4, -3), textcoords="offset points")
+        rates.barh(position, rate, color=colour)
+        rates.annotate(f"{rate:,}", (rate, position), (4, -3), textcoords="offset points")
         peak = max((mib for name, mib in record["peak_mib"].items() if name.startswith("server")), default=0)
-        memory.barh(place, peak, color=colour)
-        memory.annotate(f"{peak:,}", (peak, place), (4, -3), textcoords="offset points")
+        memory.barh(position, peak, color=colour)
+        memory.annotate(f"{peak:,}", (peak, position), (4, -3), textcoords="offset points")
     for axes, title in ((rates, "readings/s, insert to features"), (memory, "server's peak memory, MiB")):
         axes.set_yticks(range(len(labels)), labels)
         axes.margins(x=0.2)
@@ -198,8 +198,8 @@ def _works(names: Iterable[str]) -> list[str]:
 
 
 def _median(record: dict[str, Any], name: str) -> float | None:
-    found = record["seconds"].get(name)
-    return found["median"] if found else None
+    times = record["seconds"].get(name)
+    return times["median"] if times else None
 
 
 def _software(record: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def facts(record: dict[str, Any]) -> dict[str, Any]:
+def description(record: dict[str, Any]) -> dict[str, Any]:
     """What a report says of how a record was made, by the names of its placeholders."""
     machine = record["machine"]
     return {

@@ -85,16 +85,16 @@ def _measure(servers: Servers, store: FeatureStore, work: Callable[[FeatureStore
 
 def _on_ray(store: FeatureStore, folder: Path) -> FeatureStore:
     """A store of the same configuration but for Ray."""
-    given = store.config.model_dump(by_alias=True, exclude_unset=True)
-    given["registry"] = str(folder / f"{OURS}.db")
-    given["offline_store"] = store.config.offline_config | {"type": RAY["offline_store"]}
-    given["online_store"] = store.config.online_config
-    given["batch_engine"] = {
+    configuration = store.config.model_dump(by_alias=True, exclude_unset=True)
+    configuration["registry"] = str(folder / f"{OURS}.db")
+    configuration["offline_store"] = store.config.offline_config | {"type": RAY["offline_store"]}
+    configuration["online_store"] = store.config.online_config
+    configuration["batch_engine"] = {
         "type": RAY["batch_engine"],
         "max_workers": _WORKERS,
         "ray_conf": {"num_cpus": _WORKERS},
     }
-    return FeatureStore(config=RepoConfig(**given))
+    return FeatureStore(config=RepoConfig(**configuration))
 
 
 def _apply_busy(store: FeatureStore) -> None:

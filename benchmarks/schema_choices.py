@@ -131,14 +131,14 @@ def chunk_interval(laboratory: Lab) -> Answer:
     for variant, table in tables.items():
         laboratory.execute(READINGS.format(name=table, chunk=variant))
     # hour by hour for all assets, as meters send, in the same slices for each in turn
-    begun = laboratory.value(f"SELECT {HOUR} - INTERVAL '{DAYS} days'")
+    started = laboratory.value(f"SELECT {HOUR} - INTERVAL '{DAYS} days'")
     inserted = dict.fromkeys(tables, 0.0)
     for first in range(0, DAYS, 5):
         for variant, table in tables.items():
             inserted[variant] += laboratory.seconds(
                 f'INSERT INTO {table} ("timestamp", tenant_id, asset_id, value)'
                 f" SELECT time, tenant_id, asset_id, level + extract(hour FROM time) FROM generate_series("
-                f"'{begun}'::timestamptz + INTERVAL '{first} days', '{begun}'::timestamptz"
+                f"'{started}'::timestamptz + INTERVAL '{first} days', '{started}'::timestamptz"
                 f" + INTERVAL '{first + 5} days' - INTERVAL '1 hour', INTERVAL '1 hour')"
                 " AS time, meters"
             )
@@ -280,7 +280,7 @@ def real_time(laboratory: Lab) -> Answer:
     return answer
 
 
-def _whole(session: Lab, name: str) -> None:
+def _one_call(session: Lab, name: str) -> None:
     session.execute(f"CALL refresh_continuous_aggregate('{name}', NULL, {HOUR})")
 
 
@@ -313,7 +313,7 @@ def refresh_policy(laboratory: Lab) -> Answer:
     answer = Answer("refresh of the hourly aggregate over a year")
     fill(laboratory, "source")
     variants: dict[str, Callable[[Lab, str], None]] = {
-        "one call": _whole,
+        "one call": _one_call,
         "30-day slices": _slices(30),
         "7-day slices": _slices(7),
         f"policy, 1 bucket a batch (default), {_FEW_BATCHES} batches": _policy(1, batches=_FEW_BATCHES),
@@ -361,7 +361,7 @@ def hourly_state(laboratory: Lab) -> Answer:
             ") AS day WHERE mean IS NOT NULL AND low <= high"
         ),
     }
-    laboratory.compare(answer, "one asset's year", {each: _for_one(query) for each, query in queries.items()})
+    laboratory.compare(answer, "one asset's year", {work: _for_one(query) for work, query in queries.items()})
     # for all assets it takes minutes
     del queries["readings, window by window"]
     laboratory.compare(answer, "100 assets' year", queries, runs=2)
@@ -427,10 +427,10 @@ def main() -> None:
         "questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)} (default: all)"
     )
     parser.add_argument("--output", type=Path, default=results.DOCS, help="folder of results.json")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     servers.clean_up_when_terminated()
     admin = os.environ[servers.NATIVE]
-    for name in given.questions or QUESTIONS:
+    for name in arguments.questions or QUESTIONS:
         with servers.native(admin, migrated=False) as database:
             laboratory = _laboratory(database.dsn)
             with laboratory.connection:
@@ -449,7 +449,7 @@ def main() -> None:
             "command": f"python -m benchmarks.schema_choices {name}",
             "versions": servers.versions(admin),
         }
-        results.store(given.output, [record | results.circumstances()])
+        results.store(arguments.output, [record | results.circumstances()])
 
 
 def _laboratory(dsn: str) -> Lab:

@@ -76,7 +76,7 @@ def stack(service: str) -> Iterator[tuple[dict[str, str], int]]:
 
         def ai_hub(*arguments: str) -> str:
             program = str(Path(sys.executable).with_name("ai-hub"))
-            done = subprocess.run(
+            process = subprocess.run(
                 [program, *arguments],
                 check=False,
                 capture_output=True,
@@ -84,9 +84,9 @@ def stack(service: str) -> Iterator[tuple[dict[str, str], int]]:
                 env=environment,
                 cwd=folder,
             )
-            if done.returncode:
-                raise RuntimeError(f"ai-hub {' '.join(arguments)}: {done.stderr or done.stdout}")
-            return done.stdout
+            if process.returncode:
+                raise RuntimeError(f"ai-hub {' '.join(arguments)}: {process.stderr or process.stdout}")
+            return process.stdout
 
         try:
             ai_hub("up", "--detach", "--only", service)

@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 BENCHMARK = "service"
 SEED = 20_261_127
-ASKED = 100
+BATCH_ASSETS = 100
 CONNECTIONS = 4
 PATH = "/ai/features/get"
 _SETS = {"forecast_basic": 10, "anomaly_detection": 10, "forecast_advanced": 20}
 #: Between two times at which Redis is emptied; an asset is asked again later than that.
 _EMPTIED_S = 1.0
-MARKS = ('"source":"redis"', '"source":"timescaledb"', '"degraded":true')
+PATTERNS = ('"source":"redis"', '"source":"timescaledb"', '"degraded":true')
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Variants:
             rate=work.rate,
             connections=work.connections,
             headers=headers,
-            marks=MARKS,
+            patterns=PATTERNS,
         )
 
 
@@ -115,11 +115,11 @@ def main() -> None:
     parser.add_argument("--server", choices=servers.available(), help="where TimescaleDB runs")
     parser.add_argument("--only", action="append", help="works with these words in their names; repeatable")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     servers.clean_up_when_terminated()
-    size = SMALL if given.small else FULL
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
-    server = given.server or servers.available()[-1]
+    size = SMALL if arguments.small else FULL
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    server = arguments.server or servers.available()[-1]
     with (
         servers.databases(server, (BENCHMARK,)) as databases,
         valkey() as keys,
@@ -134,14 +134,14 @@ def main() -> None:
             works = [
                 work
                 for work in _works(series.names)
-                if not given.only or any(words in work.name for words in given.only)
+                if not arguments.only or any(words in work.name for words in arguments.only)
             ]
-            found = _measure(site, keys, variants, works, size)
+            measured = _measure(site, keys, variants, works, size)
         common = {
             "benchmark": BENCHMARK,
             "server": server,
             "seed": SEED,
-            "command": "make bench SMALL=1" if given.small else "make bench",
+            "command": "make bench SMALL=1" if arguments.small else "make bench",
             "sizes": {"tenants": len(TENANTS), "assets": size.assets, "days": size.days},
             "versions": servers.versions(databases[BENCHMARK].dsn)
             | {
@@ -149,9 +149,9 @@ def main() -> None:
                 "feast": feast.__version__,
             },
         } | results.circumstances()
-    records = [common | record for record in found]
-    every = results.select(results.store(folder, records), BENCHMARK)
-    service_report.write(folder, [record for record in every if record["server"] == server])
+    new_records = [common | record for record in measured]
+    records = results.select(results.store(folder, new_records), BENCHMARK)
+    service_report.write(folder, [record for record in records if record["server"] == server])
     print(f"written to {folder}")
 
 
@@ -198,9 +198,9 @@ def _serving(site: Site, keys: Valkey) -> Iterator[Variants]:
 def _works(assets: Sequence[str]) -> list[Work]:
     """What is asked; assets in an order of no system, tenants by turns."""
     order = random.Random(SEED).sample(assets, len(assets))  # noqa: S311  # no secret
-    everything = list(assets)[:ASKED]
+    everything = list(assets)[:BATCH_ASSETS]
     floor = {FLOOR: ["{}"]}
-    found = [
+    works = [
         Work(
             f"{name}, 1 asset",
             {STOCK: _stock(order, name), OURS: _ours(order, name)} | floor,
@@ -210,7 +210,7 @@ def _works(assets: Sequence[str]) -> list[Work]:
         for name, limit in _SETS.items()
     ]
     batch = {"tenant_id": "", "asset_ids": everything, "feature_set": "forecast_basic"}
-    entities = [[each] * len(everything) for each in TENANTS]
+    entities = [[tenant] * len(everything) for tenant in TENANTS]
     ours = [json.dumps(batch | {"tenant_id": tenant}) for tenant in TENANTS]
     batches = {
         OURS: ours,
@@ -231,8 +231,10 @@ def _works(assets: Sequence[str]) -> list[Work]:
         for number, body in enumerate(_ours(order, "forecast_advanced"))
     ]
     return [
-        *found,
-        Work(f"forecast_basic, {ASKED} assets in one call", {OURS: batches[OURS]}, rate=20, limit_ms=50),
+        *works,
+        Work(
+            f"forecast_basic, {BATCH_ASSETS} assets in one call", {OURS: batches[OURS]}, rate=20, limit_ms=50
+        ),
         Work("forecast_advanced at a past time", {OURS: past}, rate=50, source=1),
         Work(
             "forecast_basic, 1 asset, closed loop",
@@ -241,7 +243,7 @@ def _works(assets: Sequence[str]) -> list[Work]:
             | floor,
             connections=CONNECTIONS,
         ),
-        Work(f"forecast_basic, {ASKED} assets, closed loop", batches, connections=CONNECTIONS),
+        Work(f"forecast_basic, {BATCH_ASSETS} assets, closed loop", batches, connections=CONNECTIONS),
         # the last of a turn: nothing is in Redis after it
         *(
             Work(
@@ -276,7 +278,7 @@ def _stock(assets: Sequence[str], name: str) -> list[str]:
 def _measure(
     site: Site, keys: Valkey, variants: Variants, works: list[Work], size: Size
 ) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, list[Outcome]]] = {work.name: {} for work in works}
+    outcomes_by_work: dict[str, dict[str, list[Outcome]]] = {work.name: {} for work in works}
     for turn in range(size.turns):
         if turn:
             site.materialize()
@@ -286,8 +288,8 @@ def _measure(
                 stream = variants.stream(work, variant, size.seconds)
                 with _emptied(keys, work):
                     outcome = service_load.run(variants.ports[variant], stream)[work.name]
-                found[work.name].setdefault(variant, []).append(outcome)
-    return [_record(work, found[work.name], size) for work in works]
+                outcomes_by_work[work.name].setdefault(variant, []).append(outcome)
+    return [_record(work, outcomes_by_work[work.name], size) for work in works]
 
 
 @contextmanager
@@ -312,9 +314,9 @@ def _emptied(keys: Valkey, work: Work) -> Iterator[None]:
             thread.join()
 
 
-def _record(work: Work, found: Mapping[str, list[Outcome]], size: Size) -> dict[str, Any]:
-    seconds = {variant: _summary(outcomes, size) for variant, outcomes in found.items()}
-    answers = found[OURS]
+def _record(work: Work, outcomes_by_variant: Mapping[str, list[Outcome]], size: Size) -> dict[str, Any]:
+    seconds = {variant: _summary(outcomes, size) for variant, outcomes in outcomes_by_variant.items()}
+    answers = outcomes_by_variant[OURS]
     record: dict[str, Any] = {
         "work": work.name,
         "rate": work.rate,
@@ -326,10 +328,10 @@ def _record(work: Work, found: Mapping[str, list[Outcome]], size: Size) -> dict[
         "from timescaledb": sum(outcome.count(1) for outcome in answers),
         "degraded": sum(outcome.count(2) for outcome in answers),
     }
-    for variant, outcomes in found.items():
+    for variant, outcomes in outcomes_by_variant.items():
         if set(seconds[variant]["statuses"]) != {"200"}:
-            told = [(each.statuses(), each.failures, each.samples) for each in outcomes]
-            _say(f"{work.name}, {variant}: {told}")
+            failures = [(outcome.statuses(), outcome.failures, outcome.samples) for outcome in outcomes]
+            _say(f"{work.name}, {variant}: {failures}")
     other = "from timescaledb" if work.source == 0 else "from redis"
     if record[other] or record["degraded"]:
         _say(f"{work.name}: {record[other]} answers {other}, {record['degraded']} degraded")
@@ -337,18 +339,18 @@ def _record(work: Work, found: Mapping[str, list[Outcome]], size: Size) -> dict[
 
 
 def _summary(outcomes: list[Outcome], size: Size) -> dict[str, Any]:
-    taken = np.concatenate([outcome.seconds for outcome in outcomes])
+    seconds = np.concatenate([outcome.seconds for outcome in outcomes])
     statuses: dict[str, int] = {}
     for outcome in outcomes:
         for status, count in outcome.statuses().items():
             statuses[str(status)] = statuses.get(str(status), 0) + count
     return {
-        "median": round(float(np.percentile(taken, 50)), 5),
-        "p99": round(float(np.percentile(taken, 99)), 5),
-        "max": round(float(taken.max()), 5),
-        "min": round(float(taken.min()), 5),
-        "runs": len(taken),
-        "requests_per_second": round(len(taken) / (size.turns * size.seconds), 1),
+        "median": round(float(np.percentile(seconds, 50)), 5),
+        "p99": round(float(np.percentile(seconds, 99)), 5),
+        "max": round(float(seconds.max()), 5),
+        "min": round(float(seconds.min()), 5),
+        "runs": len(seconds),
+        "requests_per_second": round(len(seconds) / (size.turns * size.seconds), 1),
         "statuses": statuses,
     }
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 #: First line of the process that sends.
-BEGUN = "begun"
+STARTED = "begun"
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Stream:
     #: clients that ask again as soon as they are answered
     connections: int = 0
     #: seconds after which a client gives up
-    patience: float = 30.0
+    timeout: float = 30.0
     #: of the first body, the second, …, and from the first again
     headers: Sequence[Mapping[str, str]] = ({},)
     #: pieces of an answer to look for; the outcome tells by bits which were there
-    marks: Sequence[str] = ()
+    patterns: Sequence[str] = ()
 
 
 @dataclass
@@ -61,12 +61,12 @@ class Outcome:
     """What became of a stream's requests, one entry each."""
 
     #: when it should have been sent, in seconds of the machine's monotonic clock
-    due: list[float] = field(default_factory=list)
+    scheduled: list[float] = field(default_factory=list)
     #: from then until the answer was complete
     seconds: list[float] = field(default_factory=list)
     #: HTTP status; 0: no answer
     status: list[int] = field(default_factory=list)
-    marks: list[int] = field(default_factory=list)
+    matches: list[int] = field(default_factory=list)
     #: of requests without an answer, by how it ended
     failures: dict[str, int] = field(default_factory=dict)
     #: the first body of each status
@@ -76,9 +76,9 @@ class Outcome:
         """Seconds within which so many of the requests were answered."""
         return float(np.percentile(self.seconds, percent))
 
-    def count(self, mark: int) -> int:
+    def count(self, pattern: int) -> int:
         """Answers that held the mark of this number."""
-        return sum(bits >> mark & 1 for bits in self.marks)
+        return sum(bits >> pattern & 1 for bits in self.matches)
 
     def statuses(self) -> dict[int, int]:
         """Number of answers by status."""
@@ -101,7 +101,7 @@ class Load:
                 cwd=ROOT,
             )
         # so that whoever has it knows that requests leave from now on
-        if self._process.stdout is None or self._process.stdout.readline().strip() != BEGUN:
+        if self._process.stdout is None or self._process.stdout.readline().strip() != STARTED:
             raise RuntimeError("the load did not begin")
 
     def __enter__(self) -> Self:
@@ -120,7 +120,7 @@ class Load:
         out, _ = self._process.communicate()
         if self._process.returncode:
             raise RuntimeError(f"the load ended with {self._process.returncode}")
-        return {name: Outcome(**found) for name, found in json.loads(out).items()}
+        return {name: Outcome(**fields) for name, fields in json.loads(out).items()}
 
 
 def run(port: int, *streams: Stream) -> dict[str, Outcome]:
@@ -189,46 +189,48 @@ class _Sender:
         self._stopping = stopping
         self._plan = plan
         self._requests = itertools.cycle(list(_requests(plan)))
-        self._marks = [mark.encode() for mark in plan["marks"]]
+        self._patterns = [pattern.encode() for pattern in plan["patterns"]]
         self._idle: list[_Connection] = []
         self.outcome = Outcome()
 
     async def run(self) -> None:
         """Send the stream."""
-        begun, seconds = time.monotonic(), self._plan["seconds"]
+        started, seconds = time.monotonic(), self._plan["seconds"]
         if self._plan["connections"]:
-            await asyncio.gather(*(self._again(begun + seconds) for _ in range(self._plan["connections"])))
+            await asyncio.gather(*(self._again(started + seconds) for _ in range(self._plan["connections"])))
             return
-        loop, under_way, period = asyncio.get_running_loop(), set(), 1 / self._plan["rate"]
+        loop, pending, period = asyncio.get_running_loop(), set(), 1 / self._plan["rate"]
         for number in range(round(self._plan["rate"] * seconds)):
             if self._stopping.is_set():
                 break
-            due = begun + number * period
-            if (wait := due - time.monotonic()) > 0:
+            scheduled = started + number * period
+            if (wait := scheduled - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
-            task = loop.create_task(self._one(due))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-        await asyncio.gather(*under_way)
+            task = loop.create_task(self._one(scheduled))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+        await asyncio.gather(*pending)
 
     async def _again(self, end: float) -> None:
         while (now := time.monotonic()) < end:
             await self._one(now)
 
-    async def _one(self, due: float) -> None:
+    async def _one(self, scheduled: float) -> None:
         status, body = 0, b""
         try:
-            async with asyncio.timeout(self._plan["patience"]):
+            async with asyncio.timeout(self._plan["timeout"]):
                 status, body = await self._ask(next(self._requests))
         except (OSError, _NoAnswerError) as error:
             self._failed(error)
-        found = self.outcome
-        found.due.append(due)
-        found.seconds.append(time.monotonic() - due)
-        found.status.append(status)
-        found.marks.append(sum((mark in body) << number for number, mark in enumerate(self._marks)))
-        if str(status) not in found.samples:
-            found.samples[str(status)] = body.decode(errors="replace")[:1000]
+        outcome = self.outcome
+        outcome.scheduled.append(scheduled)
+        outcome.seconds.append(time.monotonic() - scheduled)
+        outcome.status.append(status)
+        outcome.matches.append(
+            sum((pattern in body) << number for number, pattern in enumerate(self._patterns))
+        )
+        if str(status) not in outcome.samples:
+            outcome.samples[str(status)] = body.decode(errors="replace")[:1000]
 
     async def _ask(self, request: bytes) -> tuple[int, bytes]:
         while self._idle and not self._idle[-1].open:
@@ -259,8 +261,8 @@ class _Sender:
 
 
 def _requests(plan: dict[str, Any]) -> Iterator[bytes]:
-    for body, given in zip(plan["bodies"], itertools.cycle(plan["headers"])):  # the second never ends
-        headers = {"host": _HOST, "content-type": "application/json", **given}
+    for body, extra_headers in zip(plan["bodies"], itertools.cycle(plan["headers"])):  # the second never ends
+        headers = {"host": _HOST, "content-type": "application/json", **extra_headers}
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         content = body.encode()
         head = f"{plan['method']} {plan['path']} HTTP/1.1\r\n{lines}content-length: {len(content)}\r\n\r\n"
@@ -270,7 +272,7 @@ def _requests(plan: dict[str, Any]) -> Iterator[bytes]:
 async def _send(plan: dict[str, Any]) -> dict[str, Any]:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    print(BEGUN, flush=True)
+    print(STARTED, flush=True)
     senders = {stream["name"]: _Sender(plan["port"], stream, stopping) for stream in plan["streams"]}
     await asyncio.gather(*(sender.run() for sender in senders.values()))
     return {name: asdict(sender.outcome) for name, sender in senders.items()}

@@ -44,7 +44,7 @@ def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     intro = _INTRO.format(
         **{name: first["sizes"][name] for name in ("tenants", "assets", "days")},
         server=first["server"],
-        **results.facts(first),
+        **results.description(first),
     )
     timed = [record for record in records if not record["connections"]]
     closed = [record for record in records if record["connections"]]
@@ -86,17 +86,17 @@ def _as_fast(records: Sequence[dict[str, Any]]) -> list[str]:
 
 def _row(record: dict[str, Any]) -> str:
     limit, ours = record["limit_ms"], record["seconds"][OURS]
-    kept = limit is None or ours["p99"] * 1000 < limit
+    within_limit = limit is None or ours["p99"] * 1000 < limit
     cells = [
         f"{record['rate']:.0f}",
         "" if limit is None else f"{limit} ms",
         format_time(ours["median"]),
-        f"**{format_time(ours['p99'])}**" if kept else f"{format_time(ours['p99'])}, TOO LONG",
+        f"**{format_time(ours['p99'])}**" if within_limit else f"{format_time(ours['p99'])}, TOO LONG",
         format_time(ours["max"]),
     ]
     for variant in (STOCK, FLOOR):
-        found = record["seconds"].get(variant)
-        cells += [format_time(found[which]) if found else "" for which in ("median", "p99")]
+        times = record["seconds"].get(variant)
+        cells += [format_time(times[which]) if times else "" for which in ("median", "p99")]
     return f"| {record['work']} | {' | '.join(cells)} |"
 
 
@@ -123,7 +123,7 @@ def _answers(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _closed(record: dict[str, Any]) -> str:
-    rates = {variant: found["requests_per_second"] for variant, found in record["seconds"].items()}
+    rates = {variant: times["requests_per_second"] for variant, times in record["seconds"].items()}
     ratios = record["ratios"]
     floor = f"{rates[FLOOR]:,.0f}" if FLOOR in rates else ""
     share = f"{1 / ratios['ours to floor']:.2f}" if FLOOR in rates else ""
@@ -138,19 +138,19 @@ def _closed(record: dict[str, Any]) -> str:
 def _plot(path: Path, records: Sequence[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 0.8 + 0.85 * len(records)), layout="constrained")
     axes = figure.subplots()
-    for place, record in enumerate(reversed(records)):
+    for position, record in enumerate(reversed(records)):
         for offset, variant in zip((0.27, 0, -0.27), _COLOURS, strict=True):
-            if not (found := record["seconds"].get(variant)):
+            if not (times := record["seconds"].get(variant)):
                 continue
-            middle, late = found["median"] * 1000, found["p99"] * 1000
-            axes.barh(place + offset, middle, 0.26, color=_COLOURS[variant])
-            axes.plot([middle, late], [place + offset] * 2, color="#999999", linewidth=1)
-            axes.plot(late, place + offset, marker="|", color="#999999")
+            middle, late = times["median"] * 1000, times["p99"] * 1000
+            axes.barh(position + offset, middle, 0.26, color=_COLOURS[variant])
+            axes.plot([middle, late], [position + offset] * 2, color="#999999", linewidth=1)
+            axes.plot(late, position + offset, marker="|", color="#999999")
             axes.annotate(
-                format_time(found["median"]), (late, place + offset), (4, -3), textcoords="offset points"
+                format_time(times["median"]), (late, position + offset), (4, -3), textcoords="offset points"
             )
         if limit := record["limit_ms"]:
-            axes.plot([limit, limit], [place - 0.4, place + 0.4], color="#b03a2e", linewidth=1.5)
+            axes.plot([limit, limit], [position - 0.4, position + 0.4], color="#b03a2e", linewidth=1.5)
     axes.set_yticks(range(len(records)), [record["work"] for record in reversed(records)])
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds (log scale): median, the line ends at the 99th percentile; red: its limit")

@@ -80,7 +80,7 @@ class Site:
         Raises:
             RuntimeError: it failed.
         """
-        done = subprocess.run(
+        process = subprocess.run(
             [str(Path(sys.executable).with_name(program)), *arguments],
             check=False,
             capture_output=True,
@@ -88,9 +88,9 @@ class Site:
             env=self.environment,
             cwd=self.folder,
         )
-        if done.returncode:
-            raise RuntimeError(f"{program} {' '.join(arguments)}: {done.stderr or done.stdout}")
-        return done.stdout
+        if process.returncode:
+            raise RuntimeError(f"{program} {' '.join(arguments)}: {process.stderr or process.stdout}")
+        return process.stdout
 
     def fill(self, assets: int, days: int, tenants: Sequence[str] = TENANTS) -> History:
         """Readings of `assets` meters of each tenant for `days` days, through the hour before this one."""
@@ -182,10 +182,10 @@ class Service:
             self.process.wait()
 
     def ask(
-        self, method: str, path: str, content: Any = None, *, key: str = "", patience: float = 60
+        self, method: str, path: str, content: Any = None, *, key: str = "", timeout: float = 60
     ) -> tuple[int, Any]:
         """Status and JSON body of the answer to one request; the body is text if it is no JSON."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=patience)
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=timeout)
         headers = {"Content-Type": "application/json", "X-API-Key": key}
         body = None if content is None else json.dumps(content).encode()
         connection.request(method, path, body, headers)

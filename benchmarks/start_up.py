@@ -126,24 +126,24 @@ def main() -> None:
     parser.add_argument("--baseline", action="store_true", help="keep as what later runs are compared with")
     parser.add_argument("--only", default="", help="only commands that match; others keep their numbers")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     clean_up_when_terminated()
-    runs = 1 if given.small else given.runs
-    with _demo(given.state) as state, tempfile.TemporaryDirectory(prefix="ai-hub-bench-") as scratch:
+    runs = 1 if arguments.small else arguments.runs
+    with _demo(arguments.state) as state, tempfile.TemporaryDirectory(prefix="ai-hub-bench-") as scratch:
         environment = _environment(state)
         measured: dict[str, dict[str, float]] = {}
         for command in commands(state, Path(scratch)):
-            if re.search(given.only, command.name):
+            if re.search(arguments.only, command.name):
                 measured[command.name] = _measure(
-                    command, environment, Path(scratch), runs, small=given.small
+                    command, environment, Path(scratch), runs, small=arguments.small
                 )
                 print(f"{command.name:40} {measured[command.name]}", flush=True)
-    folder = given.output or (results.SCRATCH if given.small else results.DOCS)
-    work = "baseline" if given.baseline else "now"
+    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    work = "baseline" if arguments.baseline else "now"
     earlier = [
-        each
-        for each in results.select(results.load(folder), BENCHMARK)
-        if given.only and each["work"] == work
+        record
+        for record in results.select(results.load(folder), BENCHMARK)
+        if arguments.only and record["work"] == work
     ]
     record = {
         "benchmark": BENCHMARK,
@@ -156,7 +156,7 @@ def main() -> None:
         **results.circumstances(),
     }
     records = results.select(results.store(folder, [record]), BENCHMARK)
-    (folder / "start-up.md").write_text(_report({each["work"]: each for each in records}))
+    (folder / "start-up.md").write_text(_report({record["work"]: record for record in records}))
     print(f"written to {folder}")
 
 
@@ -195,8 +195,8 @@ def _measure(
     """CPU seconds of the fastest of `runs` with bytecode, after one that makes it, and of one without."""
     nothing = scratch / "no-bytecode"
     compiling = {**environment, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(nothing)}
-    found = [_once(command, environment) for _ in range(runs + 1)]
-    fastest = {"with": round(min(found[1:]), 2)}
+    runs_s = [_once(command, environment) for _ in range(runs + 1)]
+    fastest = {"with": round(min(runs_s[1:]), 2)}
     return fastest if small else fastest | {"without": round(_once(command, compiling), 2)}
 
 
@@ -213,7 +213,7 @@ def _once(command: Command, environment: Mapping[str, str]) -> float:
 def _run(line: Sequence[str], environment: Mapping[str, str], statuses: tuple[int, ...] = (0,)) -> float:
     """CPU seconds of a program and those it waits for."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
+    process = subprocess.run(
         [str(_BIN / line[0]), *line[1:]],
         check=False,
         capture_output=True,
@@ -221,8 +221,8 @@ def _run(line: Sequence[str], environment: Mapping[str, str], statuses: tuple[in
         env=dict(environment),
         cwd=results.ROOT / "feature_repo" if line[0] == "feast" else results.ROOT,
     )
-    if done.returncode not in statuses:
-        raise RuntimeError(f"{' '.join(line)}: {done.stderr or done.stdout}")
+    if process.returncode not in statuses:
+        raise RuntimeError(f"{' '.join(line)}: {process.stderr or process.stdout}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
 
@@ -243,7 +243,7 @@ def _until_ready(command: Command, environment: Mapping[str, str]) -> float:
                 raise RuntimeError(f"{' '.join(command.line)} did not become ready")
             time.sleep(0.02)
         first = psutil.Process(program.pid)
-        return sum(_cpu(each) for each in (first, *first.children(recursive=True)))
+        return sum(_cpu(process) for process in (first, *first.children(recursive=True)))
     finally:
         os.killpg(program.pid, signal.SIGTERM)
         program.wait()
@@ -277,13 +277,15 @@ Made by `{command}` on {cpus} CPUs, {memory} GiB, {system}, with other work on t
 def _report(records: Mapping[str, dict[str, Any]]) -> str:
     now = records.get("now") or records["baseline"]
     base = records.get("baseline")
-    intro = _INTRO.format(runs=now["runs"], before=base["commit"] if base else "-", **results.facts(now))
+    intro = _INTRO.format(
+        runs=now["runs"], before=base["commit"] if base else "-", **results.description(now)
+    )
     lines = [intro, "| command | before | now | without bytecode |", "|---|---:|---:|---:|"]
-    for name, found in now["cpu_s"].items():
+    for name, cpu_s in now["cpu_s"].items():
         old = base["cpu_s"].get(name) if base else None
         before = f"{old['with']:.2f}" if old else ""
-        without = f"{found['without']:.2f}" if "without" in found else ""
-        lines.append(f"| `{name}` | {before} | **{found['with']:.2f}** | {without} |")
+        without = f"{cpu_s['without']:.2f}" if "without" in cpu_s else ""
+        lines.append(f"| `{name}` | {before} | **{cpu_s['with']:.2f}** | {without} |")
     return "\n".join(lines) + "\n"
 
 

