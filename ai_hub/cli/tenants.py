@@ -104,20 +104,20 @@ def remove(
     if not yes:
         _show(name, removal.contents(settings, name, registry_only=registry_only), as_json=as_json)
         return
-    done = removal.remove(
+    removed = removal.remove(
         settings,
         name,
         reason=reason,
         force=force,
         keep=keep,
         registry_only=registry_only,
-        done=lambda step: typer.echo(f"  {step}", err=True),
+        on_step=lambda step: typer.echo(f"  {step}", err=True),
     )
     if as_json:
-        typer.echo(json.dumps({"tenant": name, "removed": not keep, "kept": keep, "counts": done.counts}))
+        typer.echo(json.dumps({"tenant": name, "removed": not keep, "kept": keep, "counts": removed.counts}))
         return
     outcome = "is shut out; its data stays, and nobody gets its name" if keep else "is gone; its name is free"
-    typer.echo(f"{name} {outcome}. It had: {_text(done.counts)}")
+    typer.echo(f"{name} {outcome}. It had: {_text(removed.counts)}")
 
 
 @tenants_app.command("rename")
@@ -130,19 +130,21 @@ def rename(name: Name, new_name: Annotated[str, typer.Argument(help="what it sha
     typer.echo(f"{name}: is {new_name} now. Roles of people were not moved.")
 
 
-def _show(name: str, found: Contents, *, as_json: bool) -> None:
+def _show(name: str, contents: Contents, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"tenant": name, "removed": False, "counts": found.counts, **asdict(found)}))
+        typer.echo(
+            json.dumps({"tenant": name, "removed": False, "counts": contents.counts, **asdict(contents)})
+        )
         return
     for title, counts in (
-        ("registry", found.registry.counts),
-        ("TimescaleDB", found.database),
-        ("exports and Redis", found.elsewhere),
+        ("registry", contents.registry.counts),
+        ("TimescaleDB", contents.database),
+        ("exports and Redis", contents.elsewhere),
     ):
         typer.echo(f"  {title}: {_text(counts)}")
-    if found.registry.in_production:
-        typer.echo(f"  in Production: {', '.join(found.registry.in_production)} (needs --force)")
-    if step := found.registry.step:
+    if contents.registry.in_production:
+        typer.echo(f"  in Production: {', '.join(contents.registry.in_production)} (needs --force)")
+    if step := contents.registry.step:
         typer.echo(f"  its removal has begun: {step}")
     typer.echo("Nothing was removed. Add --yes to do it.")
 

@@ -1,1 +1,1 @@
-"""The end of a tenant, wherever it has something: the registry, TimescaleDB, Redis, exports, keys."""
+"""Removal of a tenant from the registry, TimescaleDB, Redis, exports, keys and logins."""

@@ -1,4 +1,4 @@
-"""What else a tenant has outside the databases: files of exports, and rows in Redis."""
+"""A tenant's files of exports and keys in Redis: counted, and deleted."""
 
 from __future__ import annotations
 
@@ -22,36 +22,40 @@ _BATCH = 1000
 
 
 def count_exports(settings: Settings, tenant: str) -> dict[str, int]:
-    """Files of exports and their bytes."""
-    place = tenant_place(settings, tenant)
-    if isinstance(place, Path):
-        sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()] if place.is_dir() else []
+    """Number of export files and their bytes."""
+    location = tenant_place(settings, tenant)
+    if isinstance(location, Path):
+        sizes = (
+            [path.stat().st_size for path in location.rglob("*") if path.is_file()]
+            if location.is_dir()
+            else []
+        )
     else:
-        sizes = list(_objects(settings, place).values())
+        sizes = list(_objects(settings, location).values())
     return {"export_files": len(sizes), "export_bytes": sum(sizes)}
 
 
 def delete_exports(settings: Settings, tenant: str) -> None:
     """Delete the tenant's whole folder of EXPORT_STORAGE_PATH."""
-    place = tenant_place(settings, tenant)
-    if isinstance(place, Path):
-        if place.is_symlink():
-            place.unlink()
-        elif place.is_dir():
-            shutil.rmtree(place)
+    location = tenant_place(settings, tenant)
+    if isinstance(location, Path):
+        if location.is_symlink():
+            location.unlink()
+        elif location.is_dir():
+            shutil.rmtree(location)
         return
     from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
 
-    s3.delete_all(settings, place)
+    s3.delete_all(settings, location)
 
 
 def count_online(store: FeatureStore, tenant: str) -> int:
-    """Keys in Redis: rows of entities, and notes about them."""
+    """Number of keys in Redis: rows of entities, and negative-cache entries."""
     return sum(1 for _ in _keys(store, tenant))
 
 
 def delete_online(store: FeatureStore, tenant: str) -> None:
-    """Delete every key of the tenant in Redis, whichever asset it names."""
+    """Delete every key of the tenant in Redis."""
     client = online_client(store)
     delete_of_value(client, store.project, _join_keys(store), "tenant_id", tenant)
     for key in list(client.scan_iter(match=negative_pattern(store.project, tenant), count=_BATCH)):
@@ -68,7 +72,7 @@ def _join_keys(store: FeatureStore) -> list[list[str]]:
     return [view.join_keys for view in store.list_feature_views()]
 
 
-def _objects(settings: Settings, place: Bucket) -> dict[str, int]:
+def _objects(settings: Settings, location: Bucket) -> dict[str, int]:
     from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
 
-    return s3.all_objects(settings, place)
+    return s3.all_objects(settings, location)

@@ -1,4 +1,4 @@
-"""Removing and renaming a tenant, everywhere."""
+"""Removal and renaming of a tenant in every store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REMOVED = "removed"
 
 @dataclass(frozen=True)
 class Contents:
-    """What there is of a tenant, by kind; kinds without any are left out."""
+    """Counts of what a tenant has, by kind; zero counts are omitted."""
 
     registry: RegisteredTenant
     database: dict[str, int] = field(default_factory=dict)
@@ -31,38 +31,38 @@ class Contents:
 
     @property
     def counts(self) -> dict[str, int]:
-        """All of it."""
+        """All counts."""
         return {**self.registry.counts, **self.database, **self.elsewhere}
 
 
 def contents(settings: Settings, tenant: str, *, registry_only: bool = False) -> Contents:
-    """Count what removing the tenant would take.
+    """Count what removing the tenant would delete.
 
     Raises:
-        NotFoundError: there is nothing of it anywhere.
-        ForbiddenError: only the administrator may.
+        NotFoundError: the tenant has nothing anywhere.
+        ForbiddenError: the login is not an administrator's.
     """
     registered = registry.registered_tenant(tenant)
-    found = Contents(registered)
+    counted = Contents(registered)
     if not registry_only:
         with connect(settings.require("timescale_dsn")) as connection:
             database = rows.count(connection, tenant)
         elsewhere = files.count_exports(settings, tenant)
         if settings.redis_url:
             elsewhere["redis_keys"] = files.count_online(open_store(settings), tenant)
-        found = Contents(registered, database, {name: count for name, count in elsewhere.items() if count})
-    if not (registered.exists or registered.step or found.counts):
+        counted = Contents(registered, database, {name: count for name, count in elsewhere.items() if count})
+    if not (registered.exists or registered.step or counted.counts):
         raise NotFoundError(
             f"There is no tenant {tenant}.", hint="`ai-hub tenants list` shows those there are."
         )
-    return found
+    return counted
 
 
 def data_tenants() -> list[str]:
     """Tenants with assets, readings or keys, by name.
 
     Raises:
-        SettingMissingError: there is no TimescaleDB.
+        SettingMissingError: TIMESCALE_DSN is not set.
     """
     with connect() as connection:
         return rows.names(connection)
@@ -76,30 +76,31 @@ def remove(
     force: bool = False,
     keep: bool = False,
     registry_only: bool = False,
-    done: Callable[[str], None] = lambda _: None,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> Contents:
-    """Remove a tenant; returns what it had. Killed midway, the same call goes on.
+    """Remove a tenant; returns what it had. A repeated call resumes a killed one.
 
-    Whoever could reach it is shut out first. With `keep`, files, readings, features and exports stay, and the
-    name cannot be used until they are removed, too.
+    Access is revoked first. With `keep`, files, readings, features and exports remain, and the name cannot be
+    used until they are removed, too.
 
     Args:
-        settings: of the servers.
-        tenant: its name.
-        reason: why, for the audit trail.
-        force: also when a version is in production.
-        keep: see above.
-        registry_only: nothing but MLflow's server has anything of it.
-        done: told each step.
+        settings: Of the servers.
+        tenant: Name of the tenant.
+        reason: Why, for the audit trail.
+        force: Remove the tenant although a version is in production.
+        keep: Keep the data, see above.
+        registry_only: Remove the tenant from MLflow's server alone.
+        on_step: Called with a description of each completed step.
 
     Raises:
+        BadInputError: the reason is empty.
         ConflictError: a version is in production.
-        NotFoundError: there is nothing of it anywhere.
+        NotFoundError: the tenant has nothing anywhere.
     """
     if not reason.strip():
-        raise BadInputError("--reason is empty.", hint="Say why, for those who look for the tenant later.")
-    found = contents(settings, tenant, registry_only=registry_only)
-    registered = found.registry
+        raise BadInputError("--reason is empty.", hint="State why, for those who look for the tenant later.")
+    counted = contents(settings, tenant, registry_only=registry_only)
+    registered = counted.registry
     if registered.in_production and not force:
         raise ConflictError(
             f"Tenant {tenant} stays: {', '.join(registered.in_production[:5])} in Production.",
@@ -108,32 +109,35 @@ def remove(
     if not registry_only:
         dsn = settings.require("timescale_dsn")
         with connect(dsn, autocommit=True) as connection:
-            rows.note(connection, tenant, "started", reason, found.counts, kept=keep)
-            left = rows.shut_out(connection, tenant, dsn)
-        done(f"keys and SQL login ended{f' ({left})' if left else ''}")
+            rows.record_step(connection, tenant, "started", reason, counted.counts, kept=keep)
+            remaining = rows.revoke_access(connection, tenant, dsn)
+        on_step(f"keys and SQL login revoked{f' ({remaining})' if remaining else ''}")
     if registered.exists or registered.step not in {None, _REMOVED} or registered.counts:
         registry.remove_tenant(tenant, reason=reason, force=force, keep=keep)
-        done("gone from the registry")
+        on_step("removed from the registry")
     if not registry_only:
-        _remove_data(settings, tenant, reason, found, keep=keep, done=done)
+        _remove_data(settings, tenant, reason, counted, keep=keep, on_step=on_step)
     if not keep and registry.registered_tenant(tenant).step == _REMOVED:
         registry.release_tenant(tenant, reason)
-    return found
+    return counted
 
 
 def rename(settings: Settings, tenant: str, new_name: str) -> None:
     """Rename a tenant that has nothing yet.
 
     Raises:
-        ConflictError: it has; or the new name is taken.
-        NotFoundError: there is no such tenant.
+        ConflictError: the tenant has something, or the new name is taken.
+        NotFoundError: the tenant does not exist.
     """
-    found = contents(settings, tenant)
-    if found.counts or not found.registry.exists:
-        what = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.counts.items())
+    counted = contents(settings, tenant)
+    if counted.counts or not counted.registry.exists:
+        description = ", ".join(
+            f"{count:,} {name.replace('_', ' ')}" for name, count in counted.counts.items()
+        )
         raise ConflictError(
-            f"Tenant {tenant} cannot be renamed: {what or 'what is left of it'} would keep the old name. It "
-            "is part of every file's address and manifest, of the audit trail, and of every row and key.",
+            f"Tenant {tenant} cannot be renamed: {description or 'what is left of it'} would keep the old"
+            " name. It is part of every file's address and manifest, of the audit trail, and of every row and"
+            " key.",
             hint=f"Create {new_name}, bring there what it needs (register the versions anew, ingest the "
             f"readings), then `ai-hub tenants remove {tenant}`.",
         )
@@ -144,16 +148,22 @@ def rename(settings: Settings, tenant: str, new_name: str) -> None:
 
 
 def _remove_data(
-    settings: Settings, tenant: str, reason: str, found: Contents, *, keep: bool, done: Callable[[str], None]
+    settings: Settings,
+    tenant: str,
+    reason: str,
+    counted: Contents,
+    *,
+    keep: bool,
+    on_step: Callable[[str], None],
 ) -> None:
     dsn = settings.require("timescale_dsn")
     with connect(dsn, autocommit=True) as connection:
         if not keep:
             rows.delete(connection, tenant, dsn)
-            done("rows of TimescaleDB deleted")
+            on_step("rows of TimescaleDB deleted")
             files.delete_exports(settings, tenant)
-            done("exports deleted")
+            on_step("exports deleted")
         if settings.redis_url:
             files.delete_online(open_store(settings), tenant)
-        done("keys of Redis deleted" if settings.redis_url else "no Redis: REDIS_URL is not set")
-        rows.note(connection, tenant, "finished", reason, found.counts, kept=keep)
+        on_step("keys of Redis deleted" if settings.redis_url else "no Redis: REDIS_URL is not set")
+        rows.record_step(connection, tenant, "finished", reason, counted.counts, kept=keep)

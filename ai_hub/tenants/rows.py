@@ -1,4 +1,4 @@
-"""What TimescaleDB has of a tenant: counted, and deleted."""
+"""A tenant's rows in TimescaleDB: counted, and deleted."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-#: Tables with rows of tenants, in the order in which they are emptied; `removals` and the logins are apart.
-#: An asset's own entries go last, so that a removal that was killed finds its readings again.
+#: Tables with rows of tenants, in the order of deletion, except `removals` and the logins. Those of assets
+#: are last, so that a repeated removal finds the readings that a killed one left.
 TABLES: Final = (
     *("timeseries_data", "register_readings", "jobs", "weather_features", "ai_features"),
     *("ai_feature_versions", "data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),
@@ -38,14 +38,14 @@ _UNLIMITED: Final = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_trans
 
 
 def count(connection: Connection[Any], tenant: str) -> dict[str, int]:
-    """Rows by table, `api_keys` in force and `sql_logins`; what there is none of is left out."""
-    found = {
+    """Number of rows by table, of valid `api_keys` and of `sql_logins`; zeros are omitted."""
+    counts = {
         table: _count(connection, _ROWS.format(sql.Identifier(table)), tenant)
         for table in _present(connection)
     }
-    found["api_keys"] = _count(connection, sql.SQL(_KEYS), tenant)
-    found["sql_logins"] = _count(connection, _ROWS.format(sql.Identifier("sql_logins")), tenant)
-    return {name: rows for name, rows in found.items() if rows}
+    counts["api_keys"] = _count(connection, sql.SQL(_KEYS), tenant)
+    counts["sql_logins"] = _count(connection, _ROWS.format(sql.Identifier("sql_logins")), tenant)
+    return {name: number for name, number in counts.items() if number}
 
 
 def names(connection: Connection[Any]) -> list[str]:
@@ -57,8 +57,8 @@ def names(connection: Connection[Any]) -> list[str]:
     return [name for (name,) in rows]
 
 
-def shut_out(connection: Connection[Any], tenant: str, dsn: str) -> str:
-    """End every key and SQL login; keys of several tenants keep the others. Returns what is left to do."""
+def revoke_access(connection: Connection[Any], tenant: str, dsn: str) -> str:
+    """Revoke every key and SQL login; keys of several tenants keep the others. Returns remaining steps."""
     with connection.transaction():
         connection.execute(
             "UPDATE api_keys SET revoked_at = now() WHERE tenants = ARRAY[%s] AND revoked_at IS NULL",
@@ -76,7 +76,7 @@ def shut_out(connection: Connection[Any], tenant: str, dsn: str) -> str:
 
 
 def delete(connection: Connection[Any], tenant: str, dsn: str) -> None:
-    """Delete every row. Killed midway, the same call goes on; the connection must be in autocommit mode."""
+    """Delete every row. A repeated call resumes a killed one. The connection must be in autocommit mode."""
     assets = connection.execute(
         "SELECT asset_id FROM assets WHERE tenant_id = %(tenant)s"
         " UNION SELECT asset_id FROM asset_spans WHERE tenant_id = %(tenant)s ORDER BY 1",
@@ -96,10 +96,10 @@ def delete(connection: Connection[Any], tenant: str, dsn: str) -> None:
             )
 
 
-def note(
+def record_step(
     connection: Connection[Any], tenant: str, step: str, reason: str, counts: Mapping[str, int], *, kept: bool
 ) -> None:
-    """Write a step (`started`, `finished`) down in `removals`."""
+    """Record a step (`started`, `finished`) in `removals`."""
     connection.execute(
         "INSERT INTO removals (tenant_id, kind, step, start_time, end_time, reason, removed_by, counts)"
         " VALUES (%s, %s, %s, '-infinity', 'infinity', %s, %s, %s)",

@@ -221,14 +221,14 @@ def test_revoke__session_that_is_changing_its_password__does_not_hold_it_up(
     refused(granted.dsn)
 
 
-def test_shut_out__ends_the_login_and_the_keys_of_a_tenant(owner: str, granted: SqlLogin) -> None:
+def test_revoke_access__ends_the_login_and_the_keys_of_a_tenant(owner: str, granted: SqlLogin) -> None:
     mine, theirs = granted.tenant, f"{granted.tenant}-x"
     both, _ = api_keys.create("both", [mine, theirs], SCOPES[Role.VIEWER], created_by="test", dsn=owner)
     alone, _ = api_keys.create("alone", [mine], SCOPES[Role.VIEWER], created_by="test", dsn=owner)
     psycopg.connect(granted.dsn).close()
     with connect(owner, autocommit=True) as connection:
-        assert rows.shut_out(connection, mine, owner) == ""
-        assert rows.shut_out(connection, mine, owner) == ""
+        assert rows.revoke_access(connection, mine, owner) == ""
+        assert rows.revoke_access(connection, mine, owner) == ""
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(granted.dsn)
     keys = {key.key_id: key for key in (*api_keys.keys(mine, dsn=owner), *api_keys.keys(theirs, dsn=owner))}

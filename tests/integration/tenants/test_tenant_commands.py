@@ -214,7 +214,7 @@ def test_remove__killed_after_any_step__goes_on(known: Known, steps: int) -> Non
         left -= 1
 
     with pytest.raises(KilledError):
-        removal.remove(known.settings, known.name, reason="why", done=die)
+        removal.remove(known.settings, known.name, reason="why", on_step=die)
     removal.remove(known.settings, known.name, reason="why")
     registry.tenants.create_tenant(known.name)
     assert known.counts() == {}
