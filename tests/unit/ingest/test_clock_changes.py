@@ -51,7 +51,7 @@ def place(
             part, pd.Series("a", index=part.index), pd.Series("Europe/Berlin", index=part.index)
         )
         placed.append(utc)
-    settled, _ = zone_localizer.resolve_held()
+    settled, _ = zone_localizer.resolve_pending()
     return zone_localizer, pd.concat([*(each for each in placed if len(each)), settled])
 
 

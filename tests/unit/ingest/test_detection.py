@@ -107,11 +107,11 @@ def test_check__readings_in_any_pieces_and_order__ends_with_the_findings_of_the_
             known = [each for each in findings if checks.is_within(each, checked.start, checked.end)]
             changes = reconcile(known, checked.findings)
             if again:
-                assert (changes.put, changes.moved, changes.resolved) == ([], [], [])
+                assert (changes.upserted, changes.moved, changes.resolved) == ([], [], [])
             for each in changes.new:
                 assert not any(each.overlaps(one) for one in before)
-            gone = {(one.kind, one.first) for one in (*changes.moved, *changes.resolved, *changes.put)}
-            findings = [each for each in findings if (each.kind, each.first) not in gone] + changes.put
+            gone = {(one.kind, one.first) for one in (*changes.moved, *changes.resolved, *changes.upserted)}
+            findings = [each for each in findings if (each.kind, each.first) not in gone] + changes.upserted
         findings.sort(key=lambda each: (each.first, each.kind))
         assert as_plain(findings) == expected(stored, rule)
 
@@ -200,14 +200,14 @@ def test_reconcile__gap_that_is_filled_in_the_middle__leaves_two_of_which_none_i
         )
 
     changes = reconcile([gap(0, 10)], [gap(0, 4), gap(6, 10)])
-    assert (changes.put, changes.new, changes.moved, changes.resolved) == (
+    assert (changes.upserted, changes.new, changes.moved, changes.resolved) == (
         [gap(0, 4), gap(6, 10)],
         [],
         [],
         [],
     )
     changes = reconcile([gap(0, 10)], [gap(4, 10)])
-    assert (changes.put, changes.new, changes.moved) == ([gap(4, 10)], [], [gap(0, 10)])
+    assert (changes.upserted, changes.new, changes.moved) == ([gap(4, 10)], [], [gap(0, 10)])
     changes = reconcile([gap(0, 10)], [])
     assert changes.resolved == [gap(0, 10)]
 

@@ -135,7 +135,7 @@ def test_parquet__column_subset__is_read_with_row_numbers(
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("x.docx", b"PK", "not a format"),
+        ("x.docx", b"PK", "not supported"),
         ("x.xlsx", b"PK", "cannot be read"),
         ("x.csv", b"", "empty"),
         ("x.csv.gz", b"not gzip", "cannot be read"),

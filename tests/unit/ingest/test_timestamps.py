@@ -115,7 +115,7 @@ def test_place__complete_local_series_over_a_clock_change__comes_back_whole(
         )
         assert set(reason) <= {""}
         placed.append(utc.dropna())
-    utc, reason = zone_localizer.resolve_held()
+    utc, reason = zone_localizer.resolve_pending()
     assert set(reason) <= {""}
     together = pd.concat([*placed, utc] if len(utc) else placed).sort_index()
     assert list(together) == list(rows["utc"])
@@ -127,7 +127,7 @@ def place(texts: list[str], zone: str, policy: Ambiguous = Ambiguous.INFER) -> t
     utc, reason = zone_localizer.localize(
         column, pd.Series("a", index=column.index), pd.Series(zone, index=column.index)
     )
-    later, why = zone_localizer.resolve_held()
+    later, why = zone_localizer.resolve_pending()
     utc.loc[later.index] = later
     reason.loc[why.index] = why
     return ["" if pd.isna(t) else t.strftime("%H:%M") for t in utc], list(reason)

@@ -130,7 +130,7 @@ def test_place__clock_put_back_across_midnight__gives_both_passes() -> None:
     utc, reason = zone_localizer.localize(
         column, pd.Series("a", index=column.index), pd.Series("America/Havana", index=column.index)
     )
-    settled, why = zone_localizer.resolve_held()
+    settled, why = zone_localizer.resolve_pending()
     utc.loc[settled.index] = settled
     assert set(reason) | set(why) == {""}
     assert utc.tolist() == pd.date_range("2026-11-01T03:00Z", periods=7, freq="30min").tolist()
@@ -144,7 +144,7 @@ def test_place__several_clock_changes_in_one_file__are_told_apart(ends: bool) ->
     ids, names = (pd.Series(text, index=column.index) for text in ("a", "Europe/Berlin"))
     zone_localizer = TimezoneLocalizer(TimestampFormat(), Ambiguous.INFER, ends=ends)
     utc, reason = zone_localizer.localize(column, ids, names)
-    settled, why = zone_localizer.resolve_held()
+    settled, why = zone_localizer.resolve_pending()
     utc.loc[settled.index] = settled
     assert set(reason) | set(why) == {""}
     assert utc.tolist() == instants.tolist()
