@@ -94,8 +94,8 @@ def test_history__as_known__equals_a_search_row_by_row(
     )
 
     def read(of: FeatureStore, *, by_row: bool) -> list[float | None]:
-        found = of.get_historical_features(entities, [FEATURE], filter_by_created_timestamp=by_row).to_df()
-        return [None if pd.isna(value) else value for value in found["lag_1h"]]
+        actual = of.get_historical_features(entities, [FEATURE], filter_by_created_timestamp=by_row).to_df()
+        return [None if pd.isna(value) else value for value in actual["lag_1h"]]
 
     then = open_store(known_at=known_at)
     assert read(store, by_row=True) == [expected(histories, asset, at, at) for asset, at in asked]

@@ -126,11 +126,11 @@ def test_registry_dump__is_json_of_every_object(feast: Any, energy: Energy) -> N
     assert status == 0
     dumped = json.loads(printed)
     store = energy.store
-    assert {each["spec"]["name"] for each in dumped["featureViews"]} == {
-        each.name for each in store.list_feature_views()
+    assert {item["spec"]["name"] for item in dumped["featureViews"]} == {
+        item.name for item in store.list_feature_views()
     }
-    views = {each["spec"]["name"]: each["spec"] for each in dumped["onDemandFeatureViews"]}
-    assert set(views) == {each.name for each in store.list_on_demand_feature_views()}
+    views = {item["spec"]["name"]: item["spec"] for item in dumped["onDemandFeatureViews"]}
+    assert set(views) == {item.name for item in store.list_on_demand_feature_views()}
     assert "def " in views[ON_DEMAND]["featureTransformation"]["userDefinedFunction"]["body"]
     assert dumped["project"] == "ai_hub"
 

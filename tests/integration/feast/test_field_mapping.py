@@ -91,10 +91,10 @@ def applied(config: dict[str, Any], load: FeatureView, **offline: Any) -> Featur
 
 def history(store: FeatureStore, *hours: int, by_row: bool = False) -> list[Any]:
     entities = pd.DataFrame({"meter_id": 1, "event_timestamp": [START + hour * HOUR for hour in hours]})
-    found = store.get_historical_features(
+    actual = store.get_historical_features(
         entities, ["load:power", "load:count"], full_feature_names=True, filter_by_created_timestamp=by_row
     ).to_df()
-    return [None if pd.isna(value) else value for value in found["load__power"]]
+    return [None if pd.isna(value) else value for value in actual["load__power"]]
 
 
 def test_history__renamed_columns__are_read_in_every_mode(config: dict[str, Any], table: str) -> None:

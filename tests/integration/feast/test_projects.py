@@ -46,8 +46,8 @@ def _connections() -> Iterator[None]:
     sa.event.listen(sa.Pool, "connect", remember)
     yield
     sa.event.remove(sa.Pool, "connect", remember)
-    for each in opened:
-        each.close()
+    for item in opened:
+        item.close()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -69,15 +69,15 @@ def registry(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> I
 def pair(registry: str, database: str, redis_url: str, tmp_path: Path) -> tuple[Project, Project]:
     """Two applied and materialized projects; the name of one is the end of the other's."""
     suffix = secrets.token_hex(4)
-    found = tuple(
+    projects = tuple(
         Project(tmp_path / name, f"{name}_{suffix}", database, redis_url, registry).write()
         for name in ("energy", "prod_energy")
     )
-    for project in found:
+    for project in projects:
         project.done("apply")
         materialize(project)
-    assert all(len(project.rows()["redis"]) == 3 for project in found)
-    return found[0], found[1]
+    assert all(len(project.rows()["redis"]) == 3 for project in projects)
+    return projects[0], projects[1]
 
 
 def materialize(project: Project) -> None:

@@ -92,8 +92,8 @@ def test_latest_reading__materialized_and_past_its_time(store: FeatureStore, ten
     store.push("readings", reading(tenant, 3.0, at=old, asset="old"), to=PushMode.ONLINE)
     assert online(store, tenant, "old") == (None, "OUTSIDE_MAX_AGE")
     entities = pd.DataFrame({"tenant_id": tenant, "asset_id": "m", "event_timestamp": [at, PUSHED_AT]})
-    found = store.get_historical_features(entities, FEATURES).to_df()
-    assert found["value"].to_list() == [2.0, 2.0]
+    actual = store.get_historical_features(entities, FEATURES).to_df()
+    assert actual["value"].to_list() == [2.0, 2.0]
 
 
 def test_push__of_a_register__is_what_it_counted(store: FeatureStore, tenant: str) -> None:

@@ -72,11 +72,11 @@ def _registered(energy: Energy) -> dict[str, object]:
     store.refresh_registry()
     views = [*store.list_feature_views(), *store.list_on_demand_feature_views()]
     return {
-        "entities": {each.name: each.to_proto().spec for each in store.list_entities()},
-        "views": {each.name: (each.features, each.schema, each.tags) for each in views},
-        "services": {each.name: each.to_proto().spec for each in store.list_feature_services()},
-        "intervals": {each.name: each.materialization_intervals for each in store.list_feature_views()},
+        "entities": {item.name: item.to_proto().spec for item in store.list_entities()},
+        "views": {item.name: (item.features, item.schema, item.tags) for item in views},
+        "services": {item.name: item.to_proto().spec for item in store.list_feature_services()},
+        "intervals": {item.name: item.materialization_intervals for item in store.list_feature_views()},
         "versions": {
-            each.name: len(store.list_feature_view_versions(each.name)) for each in store.list_feature_views()
+            item.name: len(store.list_feature_view_versions(item.name)) for item in store.list_feature_views()
         },
     }

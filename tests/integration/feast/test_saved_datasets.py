@@ -118,8 +118,8 @@ def test_to_remote_storage__s3__gives_the_addresses_of_files_with_all_rows(
     addresses = export.to_remote_storage()
     with pytest.raises(OSError, match="division by zero"):
         job(there, broken(300_000)).to_remote_storage()
-    found = boto3.client("s3", endpoint_url=endpoint).list_objects_v2(Bucket=bucket, Prefix="exports/")
-    keys = {f"s3://{bucket}/{entry['Key']}" for entry in found["Contents"] if not entry["Key"].endswith("/")}
+    actual = boto3.client("s3", endpoint_url=endpoint).list_objects_v2(Bucket=bucket, Prefix="exports/")
+    keys = {f"s3://{bucket}/{entry['Key']}" for entry in actual["Contents"] if not entry["Key"].endswith("/")}
     assert set(addresses) == keys  # the broken one left nothing
     assert len(addresses) == 2
     tables = [_read(address, endpoint) for address in addresses]

@@ -50,7 +50,7 @@ def config(native_postgres: str) -> PostgreSQLConfig:
     assert url.hostname
     assert url.username
     assert url.password
-    found = PostgreSQLConfig(
+    settings = PostgreSQLConfig(
         host=url.hostname, port=url.port or 0, database=url.path[1:], user=url.username,
         password=url.password, sslmode="disable", db_schema="strategies",
     )  # fmt: skip
@@ -61,7 +61,7 @@ def config(native_postgres: str) -> PostgreSQLConfig:
                 f"CREATE TABLE strategies.{table} (tenant_id text, asset_id varchar, time timestamptz,"
                 " created timestamptz, position bigint)"
             )
-    return found
+    return settings
 
 
 @contextmanager
@@ -147,11 +147,11 @@ def test_date_range__several_views__equal_a_search_at_every_key_and_time(
     ]
     with stored(config, native_postgres, rows=rows, others=others, tenants=tenants) as session:
         table = date_range.join(session, reads, start, end, full_feature_names=False)
-    found = {
+    actual = {
         ((row["t"], row["a"]), row["event_timestamp"]): (row["position"], row["other"], row["tenant"])
         for row in table.to_pylist()
     }
-    assert len(found) == table.num_rows
+    assert len(actual) == table.num_rows
     times = table["event_timestamp"].to_pylist()
     assert times == sorted(times)
     # what is outside of the range answers nothing, as in Feast: such a row keeps its place, under no key
@@ -161,9 +161,9 @@ def test_date_range__several_views__equal_a_search_at_every_key_and_time(
         for part in (rows, others, tenants)
     )
     base = {(key, time) for key, time, _ in (*mine, *theirs) if key != nobody}
-    assert found.keys() == base
+    assert actual.keys() == base
     for key, at in base:
-        position, other, tenant = found[key, at]
+        position, other, tenant = actual[key, at]
         assert position == newest(mine, key, at, reads[0].ttl)
         assert other == newest(theirs, key, at, None)
         expected = newest(of_tenants, key, at, reads[2].ttl, parts=1)

@@ -34,8 +34,8 @@ def from_view(service: str, names: list[str], tenant: str) -> pd.DataFrame:
 def history(energy: Energy, service: str, entities: pd.DataFrame | str) -> pd.DataFrame:
     feature_service = get_service(energy.store, service)
     names = feature_names(feature_service)
-    found = energy.store.get_historical_features(entity_df=entities, features=feature_service).to_df()
-    return found[[*KEYS, *names]].astype(dict.fromkeys(names, "float64"))
+    actual = energy.store.get_historical_features(entity_df=entities, features=feature_service).to_df()
+    return actual[[*KEYS, *names]].astype(dict.fromkeys(names, "float64"))
 
 
 def names_of(energy: Energy, service: str) -> list[str]:
@@ -81,13 +81,13 @@ def test_offline__between_hours_after_the_end_and_before_the_start(energy: Energ
         first["event_timestamp"] - timedelta(microseconds=1),
     ]
     entities = pd.DataFrame({"tenant_id": energy.main, "asset_id": "1", "event_timestamp": times})
-    found = history(energy, "forecast_basic", entities)
+    actual = history(energy, "forecast_basic", entities)
     features = names_of(energy, "forecast_basic")
     for row in (0, 1):
         pd.testing.assert_series_equal(
-            found.loc[row, features].astype(float), last[features].astype(float), check_names=False
+            actual.loc[row, features].astype(float), last[features].astype(float), check_names=False
         )
-    assert found.loc[[2, 3], features].isna().all(axis=None)
+    assert actual.loc[[2, 3], features].isna().all(axis=None)
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -103,8 +103,8 @@ def test_online__newest_row_of_each_asset__equals_offline(materialized: Energy, 
             newest["asset_id"].to_list(),
         )
         assert [row.hour for row in rows] == newest["event_timestamp"].to_list()
-        found = pd.DataFrame([row.features for row in rows]).astype("float64")
-        pd.testing.assert_frame_equal(found, newest[found.columns], check_exact=True)
+        actual = pd.DataFrame([row.features for row in rows]).astype("float64")
+        pd.testing.assert_frame_equal(actual, newest[actual.columns], check_exact=True)
 
 
 def test_online__keys_alone__return_exactly_the_service_and_the_keys(materialized: Energy) -> None:

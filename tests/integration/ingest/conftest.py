@@ -73,10 +73,10 @@ def readings_of(rows: Rows) -> ReadingsOf:
     """Every reading of a tenant by asset and time."""
 
     def run(tenant: str) -> dict[tuple[str, datetime], tuple[float, str]]:
-        found = rows(
+        actual = rows(
             'SELECT asset_id, "timestamp", value, quality FROM timeseries_data WHERE tenant_id = %s', tenant
         )
-        return {(asset, instant): (value, quality) for asset, instant, value, quality in found}
+        return {(asset, instant): (value, quality) for asset, instant, value, quality in actual}
 
     return run
 

@@ -116,10 +116,10 @@ def test_backfill__killed_while_storing_and_while_computing__ends_like_an_undist
         "readings-0.parquet": total // 2,
         "readings-1.parquet": total // 2,
     }
-    found = features(rows, tenant)
-    assert len(found) == total
-    assert found == features(rows, f"{tenant}-2")
-    assert sum(row[-1] is not None for row in found) >= days * 24 - 6
+    actual = features(rows, tenant)
+    assert len(actual) == total
+    assert actual == features(rows, f"{tenant}-2")
+    assert sum(row[-1] is not None for row in actual) >= days * 24 - 6
 
     again = backfill(tenant, history)
     assert again["feature_rows"] == 0

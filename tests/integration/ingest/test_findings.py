@@ -127,18 +127,18 @@ def test_findings__command_line__shows_lists_and_filters_them(
     file = csv_file(
         "m.csv", "timestamp,value", [(wall.isoformat(), 1 + i % 5) for i, wall in enumerate(walls)]
     )
-    done = ai_hub("ingest", "readings", file, "--tenant", tenant, "--asset", "m")
-    assert "Found for the first time: 2 gap, 1 skipped_hour" in done.stdout
-    assert "gap m: 2 missing between 2025-03-02 05:00Z and 2025-03-02 08:00Z (one every 1 h)" in done.stdout
-    assert "2025-03-30 02:00 to 03:00 Europe/Berlin never occurred: no rows claim it" in done.stdout
+    result = ai_hub("ingest", "readings", file, "--tenant", tenant, "--asset", "m")
+    assert "Found for the first time: 2 gap, 1 skipped_hour" in result.stdout
+    assert "gap m: 2 missing between 2025-03-02 05:00Z and 2025-03-02 08:00Z (one every 1 h)" in result.stdout
+    assert "2025-03-30 02:00 to 03:00 Europe/Berlin never occurred: no rows claim it" in result.stdout
     listed = json.loads(ai_hub("ingest", "findings", "--tenant", tenant, "--json").stdout)
-    assert [(each["asset_id"], each["kind"]) for each in listed] == [
+    assert [(item["asset_id"], item["kind"]) for item in listed] == [
         ("m", "gap"),
         ("m", "gap"),
         ("m", "skipped_hour"),
     ]
     still = json.loads(ai_hub("ingest", "findings", "--tenant", tenant, "--open", "--json").stdout)
-    assert [each["kind"] for each in still] == ["gap", "gap"]
+    assert [item["kind"] for item in still] == ["gap", "gap"]
     assert "Nothing was found" in ai_hub("ingest", "findings", "--tenant", tenant, "--asset", "x").stdout
     assert "skipped_hour" in ai_hub("ingest", "findings", "--tenant", tenant).stdout
 
@@ -185,9 +185,9 @@ def test_ingest__killed_before_or_in_the_check__ends_in_the_same_tables(
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
     assert rows("SELECT FROM data_checks_due WHERE tenant_id = %s", tenant), "the check had finished already"
-    done = json.loads(ai_hub(*arguments(tenant)).stdout)
+    result = json.loads(ai_hub(*arguments(tenant)).stdout)
     whole = json.loads(ai_hub(*arguments(f"{tenant}-whole")).stdout)
-    assert done["inserted"] + done["unchanged"] == whole["inserted"] == len(frame) - 2
+    assert result["inserted"] + result["unchanged"] == whole["inserted"] == len(frame) - 2
     for query in (
         'SELECT asset_id, "timestamp", value FROM timeseries_data WHERE tenant_id = %s ORDER BY 1, 2',
         "SELECT asset_id, first_timestamp, detail FROM data_findings WHERE tenant_id = %s ORDER BY 1, 2",

@@ -43,11 +43,11 @@ def test_quarantine__rows_of_a_file__are_listed_exported_corrected_and_forgotten
     export = ("ingest", "quarantine", "--tenant", tenant, "--csv", out)
     assert f"9 rows are in {out}" in ai_hub(*export).stdout
     out.write_text(out.read_text().replace("1O", "10"))
-    done = json.loads(
+    result = json.loads(
         ai_hub("ingest", "readings", out, "--tenant", tenant, "--columns", "value=kWh", "--json").stdout
     )
     # the line that could not be split was not corrected
-    assert (done["inserted"], done["duplicates"], done["rejected"]) == (7, 1, 1)
+    assert (result["inserted"], result["duplicates"], result["rejected"]) == (7, 1, 1)
     assert "10 rows forgotten" in ai_hub("ingest", "quarantine", "--tenant", tenant, "--clear").stdout
     assert rows("SELECT count(*) FROM quarantined_rows WHERE tenant_id = %s", tenant) == [(0,)]
 
@@ -57,8 +57,8 @@ def test_quarantine__files_with_different_columns__are_exported_one_by_one(
 ) -> None:
     for name, header in (("a.csv", "timestamp,value"), ("b.csv", "time,value")):
         file = csv_file(name, header, [("2025-03-01", "many\x00"), ("2025-03-02", 1)])
-        done = ai_hub("ingest", "readings", file, "--tenant", tenant, "--asset", "m")
-        assert done.returncode == 0, done.stderr
+        result = ai_hub("ingest", "readings", file, "--tenant", tenant, "--asset", "m")
+        assert result.returncode == 0, result.stderr
     export = ("ingest", "quarantine", "--tenant", tenant, "--csv", tmp_path / "out.csv")
     refused = ai_hub(*export)
     assert refused.returncode == 2

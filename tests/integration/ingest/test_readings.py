@@ -27,9 +27,9 @@ START = datetime(2025, 3, 1, tzinfo=UTC)
 
 
 def counts(report: Report) -> tuple[int, int, int, int, int]:
-    found = (report.inserted, report.updated, report.unchanged, report.duplicates, report.rejected)
-    assert sum(found) == report.rows
-    return found
+    numbers = (report.inserted, report.updated, report.unchanged, report.duplicates, report.rejected)
+    assert sum(numbers) == report.rows
+    return numbers
 
 
 def hours(count: int, start: datetime = START) -> list[tuple[str, float]]:
@@ -59,9 +59,9 @@ def test_ingest_readings__corrected_values__update_only_the_rows_that_differ(
     changed[4] = (*changed[4][:2], "estimated")
     report = ingest_readings(csv_file("b.csv", "timestamp,value,quality", changed), options)
     assert counts(report) == (2, 2, 8, 0, 0)
-    found = readings_of(tenant)
-    assert found["m", START + timedelta(hours=3)] == (2.5, "good")
-    assert found["m", START + timedelta(hours=4)] == (2.0, "estimated")
+    actual = readings_of(tenant)
+    assert actual["m", START + timedelta(hours=3)] == (2.5, "good")
+    assert actual["m", START + timedelta(hours=4)] == (2.0, "estimated")
     touched = rows(
         'SELECT "timestamp" FROM timeseries_data WHERE tenant_id = %s AND ingested_at >'
         " (SELECT min(ingested_at) FROM timeseries_data WHERE tenant_id = %s) ORDER BY 1",

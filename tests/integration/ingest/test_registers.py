@@ -33,8 +33,8 @@ def test_ingest__register__is_stored_as_what_was_counted(
     shown = ai_hub(*command, "--dry-run")
     assert "m: 2026-10-01 00:00:00Z, in UTC" in shown.stdout, shown.stderr
     # neither a register nor stuck, though it counts as much in every hour
-    assert "Found" not in (done := ai_hub(*command)).stdout
-    assert (done.returncode, "24 inserted" in done.stdout) == (0, True), done.stderr
+    assert "Found" not in (result := ai_hub(*command)).stdout
+    assert (result.returncode, "24 inserted" in result.stdout) == (0, True), result.stderr
     assert readings_of(tenant) == counted(23)
     lengths = rows("SELECT DISTINCT interval_seconds FROM timeseries_data WHERE tenant_id = %s", tenant)
     assert lengths == [(3600,)]
@@ -50,11 +50,11 @@ def test_ingest__register_as_if_amounts__is_named_and_becomes_one_by_the_option(
 ) -> None:
     del csv_file
     file = ("ingest", "readings", CUMUL, "--tenant", tenant, "--asset", "m")
-    done = ai_hub(*file, "--unit", "kWh")
+    result = ai_hub(*file, "--unit", "kWh")
     assert (
         "looks_like_register m: never falls from 45000 at 2026-10-01 00:00Z to 45069 at 2026-10-01 23:00Z:"
         " if it is a register, say `ai-hub asset add ASSET --reading register`"
-    ) in done.stdout
+    ) in result.stdout
     assert "looks_like_register" not in ai_hub(*file).stdout
     refused = ai_hub(*file, "--reading", "register")
     assert refused.returncode == 2
@@ -79,8 +79,8 @@ def test_ingest__registers_and_amounts_in_one_file__each_go_where_they_belong(
     ai_hub("asset", "add", "n", "--tenant", tenant, "--unit", "kWh", "--interval", "1h")
     lines = [(START + at * HOUR, name, value) for at, value in enumerate((1000, 4000, 9000)) for name in "mn"]
     file = csv_file("x.csv", "time,asset,kWh", [(at.isoformat(), *rest) for at, *rest in lines])
-    done = ai_hub("ingest", "readings", file, "--tenant", tenant)
-    assert "6 inserted" in done.stdout, done.stderr
+    result = ai_hub("ingest", "readings", file, "--tenant", tenant)
+    assert "6 inserted" in result.stdout, result.stderr
     assert {key: value for key, (value, _) in readings_of(tenant).items()} == {
         ("m", START): pytest.approx(3.0),
         ("m", START + HOUR): pytest.approx(5.0),
@@ -102,14 +102,14 @@ def test_backfill__files_of_a_register_in_any_order__say_what_cannot_be_counted_
     early = file("early.csv", {0: 45_000, 1: 45_003})
     middle = file("middle.csv", {2: 45_006, 3: 45_009})
     options = ("--tenant", tenant, "--asset", "m", "--unit", "kWh", "--reading", "register")
-    done = ai_hub("backfill", late, early, *options)
-    assert done.returncode == 0, done.stderr
-    assert "register_fault m: register fell from 45015 to 0 between 2026-10-01 05:00Z" in done.stdout
-    assert "register_gap m: 9 in the 3 h from 2026-10-01 01:00Z to 2026-10-01 04:00Z is not" in done.stdout
+    result = ai_hub("backfill", late, early, *options)
+    assert result.returncode == 0, result.stderr
+    assert "register_fault m: register fell from 45015 to 0 between 2026-10-01 05:00Z" in result.stdout
+    assert "register_gap m: 9 in the 3 h from 2026-10-01 01:00Z to 2026-10-01 04:00Z is not" in result.stdout
     assert readings_of(tenant).keys() == {("m", START + at * HOUR) for at in (0, 4, 6)}
-    done = ai_hub("ingest", "readings", middle, *options)
-    assert "No longer so: " in done.stdout
-    assert "1 register_gap" in done.stdout
+    result = ai_hub("ingest", "readings", middle, *options)
+    assert "No longer so: " in result.stdout
+    assert "1 register_gap" in result.stdout
     assert readings_of(tenant) == counted(5) | {("m", START + 6 * HOUR): (3.0, "good")}
 
 
@@ -134,12 +134,12 @@ def test_rising__the_longest_stretch__is_found_whatever_the_parts(
     rising = RegisterDetector()
     for at in range(0, len(values), part):
         rising.feed(times[at : at + part], np.array(values[at : at + part], dtype=float))
-    found = rising.longest
+    actual = rising.longest
     if want is None:
-        assert found is None
+        assert actual is None
         return
-    assert found is not None
+    assert actual is not None
     first, last = want
-    assert (found.first, found.last) == (START + first * HOUR, START + last * HOUR)
+    assert (actual.first, actual.last) == (START + first * HOUR, START + last * HOUR)
     readings = last - first + 1
-    assert found.detail == {"readings": readings, "from": values[first], "to": values[last]}
+    assert actual.detail == {"readings": readings, "from": values[first], "to": values[last]}

@@ -70,7 +70,7 @@ def test_delete_readings__a_day_in_the_columnstore__goes_and_stays_known(databas
         # again, as after a kill: nothing is left to do
         assert removal.delete_readings(connection, selection, "a test").counts["readings"] == 0
         log = removal.history(connection, tenant)
-        assert [each["step"] for each in log] == ["finished", "started"] * 2
+        assert [item["step"] for item in log] == ["finished", "started"] * 2
         assert log[-1]["reason"] == "a test"
         assert log[-1]["counts"]["readings"] == 24
         assert removal.history(connection, f"{tenant}-x") == []

@@ -22,9 +22,9 @@ def test_ingest__german_load_profile__is_stored_at_the_start_of_its_intervals(
 ) -> None:
     del csv_file
     command = ("ingest", "readings", CASES / "lastgang.csv", "--tenant", tenant, "--asset", "m", *PROFILE)
-    done = ai_hub(*command)
-    assert done.returncode == 0, done.stderr
-    assert "unit kWh, from the column 'Verbrauch [kWh]'" in done.stdout
+    result = ai_hub(*command)
+    assert result.returncode == 0, result.stderr
+    assert "unit kWh, from the column 'Verbrauch [kWh]'" in result.stdout
     at = [datetime(2026, 9, 30, 22, minute, tzinfo=UTC) for minute in (0, 15, 30)]
     assert readings_of(tenant) == {
         ("m", at[0]): (12.5, "good"),
@@ -66,11 +66,11 @@ def test_ingest__nem12__keeps_quality_and_the_lines_of_what_is_rejected(
     file = csv_file("x.csv", "a,b", []).parent / "nem12.csv"
     values = ["1"] * 46 + ["broken", "1"]
     file.write_text(nem(day(values, "S14") + day(["1"] * 3)))
-    done = ai_hub("ingest", "readings", file, "--tenant", tenant)
-    assert done.returncode == 0, done.stderr
-    found = readings_of(tenant)
-    assert len(found) == 47
-    assert {(asset, quality) for (asset, _), (_, quality) in found.items()} == {
+    result = ai_hub("ingest", "readings", file, "--tenant", tenant)
+    assert result.returncode == 0, result.stderr
+    actual = readings_of(tenant)
+    assert len(actual) == 47
+    assert {(asset, quality) for (asset, _), (_, quality) in actual.items()} == {
         ("NMI0000001-E1", "estimated")
     }
     with Path(f"{file}.rejected.csv").open(newline="") as text:

@@ -40,15 +40,15 @@ class Meter:
 
     def gaps(self) -> list[tuple[str, str, str, int]]:
         """Adjacent lost readings are one gap, between the readings on both sides."""
-        found, missing, before = [], 0, FIRST
+        gaps, missing, before = [], 0, FIRST
         for at in YEAR:
             if at in self.lost:
                 missing += 1
                 continue
             if missing:
-                found.append((self.name, before.isoformat(), at.isoformat(), missing))
+                gaps.append((self.name, before.isoformat(), at.isoformat(), missing))
             missing, before = 0, at
-        return found
+        return gaps
 
 
 def meter(name: str, seed: int, *, odd: bool) -> Meter:
@@ -90,9 +90,9 @@ def test_ingest__year_with_every_oddity__reports_each_once_and_drops_nothing(
         assert added.returncode == 0, added.stderr
     lines = [*hall.lines, *shed.lines]
     command = ("ingest", "readings", csv_file("year.csv", "time,value,meter", lines), "--tenant", tenant)
-    done = ai_hub(*command, "--json")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    result = ai_hub(*command, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
 
     # every line is accounted for, and what was stored is what was measured
     stored = len(hall.readings) + len(shed.readings)
@@ -165,7 +165,7 @@ def _compare_features(tenant: str, meter: Meter, middle: datetime, rows: Rows) -
     near = {at: 4 * value for at, value in meter.readings.items() if start - 2 * DAY <= at < start + 3 * DAY}
     oracle = Asset("Europe/Berlin", near)
     names = ("hour_of_day", "day_of_week", "is_weekend", "historical_avg_24h", "lag_1h", "lag_24h")
-    found = rows(
+    actual = rows(
         f"SELECT event_timestamp, {', '.join(names)} FROM forecast_basic_features"  # noqa: S608 - fixed names
         " WHERE tenant_id = %s AND asset_id = %s AND event_timestamp >= %s AND event_timestamp < %s"
         " ORDER BY 1",
@@ -174,8 +174,8 @@ def _compare_features(tenant: str, meter: Meter, middle: datetime, rows: Rows) -
         start,
         start + 2 * DAY,
     )
-    assert len(found) == 48
-    for hour, *values in found:
+    assert len(actual) == 48
+    for hour, *values in actual:
         expected = oracle.row(hour)
         for name, value in zip(names, values, strict=True):
             assert same(value, expected[name], 5), (hour, name, value, expected[name])

@@ -106,13 +106,13 @@ def run(
 
 def test_tables__are_all_that_have_tenants(database: str) -> None:
     with connect(database) as connection:
-        found = connection.execute(
+        actual = connection.execute(
             "SELECT relname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid"
             " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
             " AND attname = 'tenant_id' AND NOT attisdropped"
             " AND relname NOT IN (SELECT relation FROM served_relations)"
         )
-        assert {name for (name,) in found} - {"removals", "sql_logins"} <= set(rows.TABLES)
+        assert {name for (name,) in actual} - {"removals", "sql_logins"} <= set(rows.TABLES)
 
 
 def test_remove__shows_first__then_everything_goes(
@@ -235,8 +235,8 @@ def test_list__names_who_is_there_and_who_was(
 ) -> None:
     def listed() -> dict[str, Any]:
         _, out, _ = run(capsys, monkeypatch, "tenants", "list", "--json")
-        found = {each["tenant"]: each for each in json.loads(out)}
-        return dict(found.get(known.name, {}))
+        actual = {item["tenant"]: item for item in json.loads(out)}
+        return dict(actual.get(known.name, {}))
 
     assert (listed()["in_registry"], listed()["has_data"], listed()["removal"]) == (True, True, None)
     removal.remove(known.settings, known.name, reason="an audit", keep=True)

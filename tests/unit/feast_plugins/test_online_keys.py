@@ -40,8 +40,10 @@ def test_key__is_feasts_byte_by_byte(entity: dict[str, tuple[ValueType, Any]], p
     protos = [python_values_to_proto_values([value], kind)[0] for kind, value in entity.values()]
     stock = EntityKey(join_keys=list(entity), entity_values=protos)
     assert our_key(entity, project) == _redis_key(project, stock)
-    found = keys.encode_column([value for _, value in [*entity.values()][:1]], next(iter(entity.values()))[0])
-    assert found.values[0] == protos[0].SerializeToString(deterministic=True)
+    actual = keys.encode_column(
+        [value for _, value in [*entity.values()][:1]], next(iter(entity.values()))[0]
+    )
+    assert actual.values[0] == protos[0].SerializeToString(deterministic=True)
 
 
 @given(ENTITY, TEXT)
@@ -92,8 +94,8 @@ def test_columns__of_many_rows__are_encoded_as_each_alone(rows: int, data: st.Da
     kind = data.draw(st.sampled_from(list(VALUES)))
     few = data.draw(st.lists(VALUES[kind], min_size=1, max_size=3))
     values = [few[row % len(few)] for row in range(rows)]
-    found = keys.encode_column(values, kind)
+    actual = keys.encode_column(values, kind)
     alone = [keys.encode_column([value], kind) for value in values]
-    assert found.values == [each.values[0] for each in alone]
-    parts = found.parts if len(found.parts) == rows else list(found.parts) * rows
-    assert parts == [each.parts[0] for each in alone]
+    assert actual.values == [item.values[0] for item in alone]
+    parts = actual.parts if len(actual.parts) == rows else list(actual.parts) * rows
+    assert parts == [item.parts[0] for item in alone]

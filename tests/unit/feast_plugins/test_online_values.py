@@ -34,18 +34,18 @@ def protos(kind: ValueType, values: list[Any]) -> list[Value]:
 @given(COLUMNS)
 def test_python_values__are_feasts(column: tuple[ValueType, list[Any]]) -> None:
     messages = protos(*column)
-    found = protobuf.python_values([message.SerializeToString() for message in messages], column[0])
+    actual = protobuf.python_values([message.SerializeToString() for message in messages], column[0])
     expected = [feast_value_type_to_python_type(message, column[0]) for message in messages]
-    assert found == expected
-    assert list(map(type, found)) == list(map(type, expected))
+    assert actual == expected
+    assert list(map(type, actual)) == list(map(type, expected))
 
 
 @given(st.lists(NUMBERS | INTEGERS | TEXTS, max_size=8))
 def test_python_values__of_mixed_types__are_feasts(values: list[Any]) -> None:
     kinds = {float: ValueType.DOUBLE, int: ValueType.INT64}
     messages = [protos(kinds.get(type(value), ValueType.STRING), [value])[0] for value in values]
-    found = protobuf.python_values([message.SerializeToString() for message in messages], None)
-    assert found == [feast_value_type_to_python_type(message) for message in messages]
+    actual = protobuf.python_values([message.SerializeToString() for message in messages], None)
+    assert actual == [feast_value_type_to_python_type(message) for message in messages]
 
 
 def test_python_values__identifiers_stored_as_text__are_told_by_the_type() -> None:
@@ -63,7 +63,7 @@ def test_python_values__identifiers_stored_as_text__are_told_by_the_type() -> No
 def test_encode__of_computed_values__is_feasts(values: list[Any]) -> None:
     for kind in (ValueType.DOUBLE, ValueType.INT64):
         try:
-            expected = [each.SerializeToString() for each in python_values_to_proto_values(values, kind)]
+            expected = [entry.SerializeToString() for entry in python_values_to_proto_values(values, kind)]
         except (ValueError, TypeError, AssertionError, OverflowError) as error:
             with pytest.raises(type(error)):
                 reading.encode_outputs(values, kind)

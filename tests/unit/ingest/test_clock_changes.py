@@ -27,11 +27,11 @@ def test_transitions__of_some_years__are_those_of_zoneinfo(zone: str) -> None:
     start = datetime(2010, 1, 1, tzinfo=UTC)
     steps = [start + i * timedelta(minutes=30) for i in range(48 * 365 * 3)]
     changes = [after for before, after in pairwise(steps) if offset(before) != offset(after)]
-    found = transitions(zone, 2010, 2012)
-    got = [from_micros(at) for at in found.at if from_micros(at) < steps[-1]]
+    actual = transitions(zone, 2010, 2012)
+    got = [from_micros(at) for at in actual.at if from_micros(at) < steps[-1]]
     assert got == changes
     minute = timedelta(minutes=1)
-    for at, before, delta in zip(got, found.before, found.delta, strict=False):
+    for at, before, delta in zip(got, actual.before, actual.delta, strict=False):
         assert offset(at - minute) == timedelta(microseconds=int(before))
         assert offset(at) == timedelta(microseconds=int(before + delta))
 
@@ -52,7 +52,7 @@ def place(
         )
         placed.append(utc)
     settled, _ = zone_localizer.resolve_pending()
-    return zone_localizer, pd.concat([*(each for each in placed if len(each)), settled])
+    return zone_localizer, pd.concat([*(item for item in placed if len(item)), settled])
 
 
 def seen(zone_localizer: TimezoneLocalizer) -> list[tuple[FindingKind, str, str, int, int]]:

@@ -48,13 +48,13 @@ def test_resolve__obvious_names__are_found_whatever_their_case() -> None:
 
 
 def test_resolve__own_name__comes_before_an_alias() -> None:
-    found = resolve(FIELDS, ["start", "timestamp", "value"], {}, required=REQUIRED)
-    assert found["timestamp"] == "timestamp"
+    actual = resolve(FIELDS, ["start", "timestamp", "value"], {}, required=REQUIRED)
+    assert actual["timestamp"] == "timestamp"
 
 
 def test_resolve__given_column__is_not_guessed_for_another_field() -> None:
-    found = resolve(FIELDS, ["start", "value", "meter"], {"value": "meter"}, required=REQUIRED)
-    assert found == {"value": "meter", "timestamp": "start"}
+    actual = resolve(FIELDS, ["start", "value", "meter"], {"value": "meter"}, required=REQUIRED)
+    assert actual == {"value": "meter", "timestamp": "start"}
 
 
 def test_resolve__nothing_obvious__lists_the_columns_and_the_option() -> None:

@@ -17,12 +17,12 @@ START = pd.Timestamp("2026-10-01", tz="UTC")
 def tell(minutes: list[int], cuts: list[int] | None = None, stamps: Stamps = Stamps.START) -> list[float]:
     """Intervals in minutes of one asset's readings, in the order of the file, read in blocks."""
     intervals = IntervalInference(stamps)
-    found: list[float] = []
+    actual: list[float] = []
     for start, end in pairwise([0, *(cuts or []), len(minutes)]):
-        times = pd.Series([START + pd.Timedelta(minutes=each) for each in minutes[start:end]])
+        times = pd.Series([START + pd.Timedelta(minutes=item) for item in minutes[start:end]])
         told, _ = intervals.infer(pd.Series("m", index=times.index), times.astype("datetime64[us, UTC]"))
-        found += (told / 60).tolist()
-    return found
+        actual += (told / 60).tolist()
+    return actual
 
 
 REGULAR = list(range(0, 24 * 60, 30))
@@ -45,13 +45,13 @@ def test_tell__file_from_new_to_old__is_the_same() -> None:
 
 def test_tell__missing_readings__are_gaps_and_no_cadence() -> None:
     # two in turn are missing: two equal steps of an hour are no hourly meter
-    present = [each for each in REGULAR if each not in {300, 360, 720}]
+    present = [item for item in REGULAR if item not in {300, 360, 720}]
     assert tell(present) == [30.0] * len(present)
 
 
 def test_tell__one_step__is_taken_where_meters_have_it() -> None:
     assert tell([0, 60]) == [60.0, 60.0]
-    assert all(pd.isna(each) for each in [*tell([0]), *tell([0, 47]), *tell([0, 60, 180])])
+    assert all(pd.isna(item) for item in [*tell([0]), *tell([0, 47]), *tell([0, 60, 180])])
 
 
 def test_tell__many_assets_in_one_block__do_not_meet() -> None:

@@ -24,8 +24,8 @@ def gap(at: int, missing: int | None) -> Finding:
 
 
 def test_report_lines__many_findings__are_one_line_that_names_the_longest() -> None:
-    found = [("a" if i % 2 else "b", gap(10 * i, 1 + (i == 4))) for i in range(6)]
-    lines = list(report_lines(Report(rows=1, inserted=1, findings=found), Options(tenant="t")))
+    actual = [("a" if i % 2 else "b", gap(10 * i, 1 + (i == 4))) for i in range(6)]
+    lines = list(report_lines(Report(rows=1, inserted=1, findings=actual), Options(tenant="t")))
     assert lines[1] == "Found for the first time: 6 gap"
     assert lines[2].startswith("  gap 6 times in 2 asset(s), 7 readings missing; the longest: b, 2 missing")
     assert len(lines) == 4

@@ -33,8 +33,8 @@ OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timedelta(minutes=m
 
 def oracle(wall: datetime, zone: str) -> list[datetime]:
     """Every instant at which clocks in `zone` showed `wall`."""
-    found = {wall.replace(tzinfo=ZoneInfo(zone), fold=fold).astimezone(UTC) for fold in (0, 1)}
-    return sorted(t for t in found if t.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == wall)
+    actual = {wall.replace(tzinfo=ZoneInfo(zone), fold=fold).astimezone(UTC) for fold in (0, 1)}
+    return sorted(t for t in actual if t.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == wall)
 
 
 def offset_text(offset: timedelta) -> str:

@@ -57,7 +57,7 @@ def changes_of_zoneinfo(zone: str) -> list[Change]:
                 strict=True,
             ):
                 seconds.add(int(local - offset.total_seconds()))
-    found = []
+    actual = []
     for second in sorted(seconds):
         before, after = (
             int(
@@ -69,14 +69,14 @@ def changes_of_zoneinfo(zone: str) -> list[Change]:
             for s in (second - 1, second)
         )
         if before != after and YEARS.start <= datetime.fromtimestamp(second, UTC).year < YEARS.stop:
-            found.append(Change(second, before, after))
-    return found
+            actual.append(Change(second, before, after))
+    return actual
 
 
 def oracle(wall: datetime, zone: ZoneInfo) -> list[datetime]:
     """Every instant at which clocks in `zone` showed `wall`."""
-    found = {wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)}
-    return sorted(t for t in found if t.astimezone(zone).replace(tzinfo=None) == wall)
+    actual = {wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)}
+    return sorted(t for t in actual if t.astimezone(zone).replace(tzinfo=None) == wall)
 
 
 def walls_around(changes: list[Change]) -> list[datetime]:
@@ -96,10 +96,10 @@ def test_localize__every_clock_change_of_a_zone__is_that_of_zoneinfo(part: int) 
     """All zones with AI_HUB_EVERY_ZONE=1, else the odd ones and a fixed sample."""
     for zone in SAMPLE[part::4]:
         changes = changes_of_zoneinfo(zone)
-        found = timezones.transitions(zone, YEARS.start, YEARS.stop - 1)
+        actual = timezones.transitions(zone, YEARS.start, YEARS.stop - 1)
         inside = [
             Change(at // 10**6, before // 10**6, (before + delta) // 10**6)
-            for at, before, delta in zip(*(column.tolist() for column in found), strict=True)
+            for at, before, delta in zip(*(column.tolist() for column in actual), strict=True)
             if YEARS.start <= datetime.fromtimestamp(at // 10**6, UTC).year < YEARS.stop
         ]
         assert inside == changes, zone
@@ -160,11 +160,13 @@ def test_transitions__hours_between_changes__have_one_offset() -> None:
     """Probing every six hours skips nothing: a zone's offset at random instants follows from the changes."""
     pick = random.Random(13)  # noqa: S311 - a fixed sample
     for zone in ODD:
-        found = timezones.transitions(zone, YEARS.start, YEARS.stop - 1)
-        offsets = [*found.before.tolist(), int(found.before[-1] + found.delta[-1])] if len(found.at) else []
+        actual = timezones.transitions(zone, YEARS.start, YEARS.stop - 1)
+        offsets = (
+            [*actual.before.tolist(), int(actual.before[-1] + actual.delta[-1])] if len(actual.at) else []
+        )
         for _ in range(200):
             instant = datetime(1990, 1, 1, tzinfo=UTC) + timedelta(seconds=pick.randrange(50 * 365 * 86_400))
             offset = instant.astimezone(ZoneInfo(zone)).utcoffset()
             if offsets:
-                index = bisect_right(found.at.tolist(), int(instant.timestamp() * 10**6))
+                index = bisect_right(actual.at.tolist(), int(instant.timestamp() * 10**6))
                 assert offset == timedelta(microseconds=offsets[index])

@@ -196,8 +196,8 @@ def test_timestamps__written_in_any_form__come_back(
     times: list[datetime], written: tuple[str, DateOrder | None], zone: str
 ) -> None:
     form, order = written
-    instants = [each.replace(microsecond=0, tzinfo=UTC) for each in times]
-    texts = pd.Series([each.astimezone(ZoneInfo(zone)).strftime(form) for each in instants], dtype=object)
+    instants = [item.replace(microsecond=0, tzinfo=UTC) for item in times]
+    texts = pd.Series([item.astimezone(ZoneInfo(zone)).strftime(form) for item in instants], dtype=object)
     zones = pd.Series(zone, index=texts.index)
     found = localizer.instant_ranges(texts, TimestampFormat(order=order), zones)
     assert set(found.reason) == {""}

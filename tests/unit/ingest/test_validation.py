@@ -43,14 +43,14 @@ def readings(value: float = 1.0, quality: str = "good", timestamp: str = "2025-0
     ],
 )
 def test_readings_schema__bad_row__is_named_and_the_good_one_is_not(rows: pd.DataFrame, reason: str) -> None:
-    found = validation.violations(validation.readings_schema("gas", NOW), rows)
-    assert list(found.index) == [7]
-    assert reason in found[7]
+    actual = validation.violations(validation.readings_schema("gas", NOW), rows)
+    assert list(actual.index) == [7]
+    assert reason in actual[7]
 
 
 def test_violations__several_in_one_row__are_all_named() -> None:
-    found = validation.violations(validation.readings_schema("gas", NOW), readings(-1.0, "great"))
-    assert found[7].count(";") == 1
+    actual = validation.violations(validation.readings_schema("gas", NOW), readings(-1.0, "great"))
+    assert actual[7].count(";") == 1
 
 
 @pytest.mark.parametrize("kind", sorted({*AssetKind, "something new"} - {AssetKind.WEATHER}))
@@ -58,9 +58,9 @@ def test_readings_schema__capacity__bounds_the_magnitude_with_a_tenth_to_spare(k
     schema = validation.readings_schema(kind, NOW, rated=True)
     sign = -1 if kind == "electricity" else 1
     for value, capacity, is_taken in ((11.0, 10, True), (11.01, 10, False), (1e9, math.nan, True)):
-        found = validation.violations(schema, readings(sign * value).assign(capacity=float(capacity)))
-        assert found.empty == is_taken
-        assert is_taken or "above 110% of the asset's capacity" in found[7]
+        actual = validation.violations(schema, readings(sign * value).assign(capacity=float(capacity)))
+        assert actual.empty == is_taken
+        assert is_taken or "above 110% of the asset's capacity" in actual[7]
 
 
 @pytest.mark.parametrize("kind", ["electricity", "unknown", "something new"])
@@ -98,15 +98,15 @@ def test_weather_schema__values_at_and_past_the_bounds__are_told_apart(name: str
 def test_weather_schema__some_values_missing__is_taken_but_not_all() -> None:
     schema = validation.weather_schema(["temperature", "humidity"], NOW)
     assert validation.violations(schema, weather(temperature=math.nan, humidity=50.0)).empty
-    found = validation.violations(schema, weather(temperature=math.nan, humidity=math.nan))
-    assert found[0] == "no weather value is a number"
+    actual = validation.violations(schema, weather(temperature=math.nan, humidity=math.nan))
+    assert actual[0] == "no weather value is a number"
 
 
 def test_weather_schema__known_only_in_the_future__asks_for_the_issue_time() -> None:
-    found = validation.violations(
+    actual = validation.violations(
         validation.weather_schema(["humidity"], NOW), weather("2026-02-01", humidity=1.0)
     )
-    assert "needs the time it was issued" in found[0]
+    assert "needs the time it was issued" in actual[0]
 
 
 def test_check_unit__spelling__becomes_the_usual_one() -> None:

@@ -124,7 +124,7 @@ def test_materialize__one_view_fails__the_others_are_written(meters: Lab) -> Non
     with pytest.raises(Exception, match=r"gone|Type `<class 'str'>`"):
         store.materialize(now - DAY, now)
     assert load(store) == 1.0
-    intervals = {each.name: len(each.materialization_intervals) for each in store.list_feature_views()}
+    intervals = {item.name: len(item.materialization_intervals) for item in store.list_feature_views()}
     assert intervals == {"broken": 0, "bad": 0, "meters": 1}
     assert not list(meters.client().scan_iter(b"feast_plugins:*"))
 

@@ -164,16 +164,16 @@ def stop_after(store: object, rows: int) -> None:
     """Interrupt the store's next materialization once so many rows are written."""
     engine = store._get_provider().batch_engine  # type: ignore[attr-defined]
     materialize = engine.materialize
-    done = 0
+    written = 0
 
     class Bar:
         def set_description_str(self, name: str) -> None:
             assert name == "meters"
 
         def update(self, count: int) -> None:
-            nonlocal done
-            done += count
-            if done >= rows:
+            nonlocal written
+            written += count
+            if written >= rows:
                 raise KeyboardInterrupt
 
         def close(self) -> None: ...

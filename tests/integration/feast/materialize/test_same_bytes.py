@@ -179,8 +179,8 @@ def test_materialize__views_of_one_key__it_lives_as_long_as_the_most_patient_wan
     meters.execute("INSERT INTO meters VALUES ('t', 'a', %(now)s, %(now)s, 1.5, 7, 'on')", {"now": NOON})
     views = [view(ttl=9 * DAY), view(name="hasty", ttl=DAY / 24)]
     store = meters.store(*views, db=2, online={"key_ttl_seconds": 3600})
-    for each in (views[first], views[1 - first]):
-        store.materialize(NOON - DAY, NOON, feature_views=[each.name])
+    for item in (views[first], views[1 - first]):
+        store.materialize(NOON - DAY, NOON, feature_views=[item.name])
     with meters.client(2) as client:
         (key,) = client.scan_iter()
         assert client.ttl(key) > 8 * DAY.total_seconds()

@@ -98,8 +98,8 @@ def read(store: FeatureStore, *assets: str) -> list[Any]:
 
 async def read_async(store: FeatureStore, *assets: str) -> list[Any]:
     answer = await store.get_online_features_async(["a:a"], rows(list(assets)))
-    found: list[Any] = answer.to_dict()["a"]
-    return found
+    actual: list[Any] = answer.to_dict()["a"]
+    return actual
 
 
 def run(store: FeatureStore, work: Callable[[], Any]) -> Any:
@@ -116,9 +116,9 @@ def run(store: FeatureStore, work: Callable[[], Any]) -> Any:
 
 def test_killed_connections__are_replaced(store: FeatureStore, admin: redis.Redis) -> None:
     async def killed() -> list[Any]:
-        found = [await read_async(store, "1")]
+        actual = [await read_async(store, "1")]
         admin.client_kill_filter(_type="normal")
-        return [*found, await read_async(store, "2")]
+        return [*actual, await read_async(store, "2")]
 
     assert read(store, "1") == [1.0]
     admin.client_kill_filter(_type="normal")

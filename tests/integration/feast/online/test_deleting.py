@@ -72,11 +72,11 @@ def owner(key: bytes) -> str | None:
 
 def fields(pair: Pair) -> dict[str, int]:
     """Number of fields of each project."""
-    client, found = redis_of(pair), dict.fromkeys(PROJECTS, 0)
+    client, counts = redis_of(pair), dict.fromkeys(PROJECTS, 0)
     for key in set(client.scan_iter()):
-        if (project := owner(key)) in found:
-            found[project] += client.hlen(key)
-    return found
+        if (project := owner(key)) in counts:
+            counts[project] += client.hlen(key)
+    return counts
 
 
 WHOLE = dict.fromkeys(PROJECTS, 6)
@@ -87,14 +87,14 @@ def test_delete_view__leaves_the_other_view_of_the_hash_and_other_projects(pair:
     assert fields(pair) == WHOLE
     pair.ours.provider.online_store.delete_table(pair.ours.config, pair.ours.get_feature_view("a"))
     assert fields(pair) == WHOLE | {"energy": 4}
-    found = pair.ours.get_online_features(["b:b"], [{"tenant_id": "t", "asset_id": "energy"}])
-    assert found.to_dict()["b"] == [1.0]
+    actual = pair.ours.get_online_features(["b:b"], [{"tenant_id": "t", "asset_id": "energy"}])
+    assert actual.to_dict()["b"] == [1.0]
 
 
 def test_delete_view__the_last_one__takes_what_was_left_behind(pair: Pair) -> None:
     fill(pair)
     client = redis_of(pair)
-    (key,) = [each for each in client.scan_iter() if owner(each) == "energy" and b"meter_id" in each]
+    (key,) = [item for item in client.scan_iter() if owner(item) == "energy" and b"meter_id" in item]
     client.hset(key, "gone", "a feature that the view had once")
     pair.ours.provider.online_store.delete_table(pair.ours.config, pair.ours.get_feature_view("m"))
     assert not client.exists(key)

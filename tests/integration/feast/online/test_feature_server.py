@@ -145,9 +145,9 @@ def test_mistakes__are_answered_as_feast_answers_them(apps: tuple[ASGIApp, ASGIA
     ours, feasts = apps
     for mistake in MISTAKES:
         content = json.dumps(mistake).encode()
-        found = post(ours, content)
-        assert found == post(feasts, content)
-        assert found[0] >= 400
+        actual = post(ours, content)
+        assert actual == post(feasts, content)
+        assert actual[0] >= 400
     for content, kind in ((b"{", "application/json"), (b"", "application/json"), (b"{}", "text/plain")):
         assert post(ours, content, kind) == post(feasts, content, kind)
 
@@ -187,9 +187,9 @@ def test_permissions__are_asked_for(apps: tuple[ASGIApp, ASGIApp]) -> None:
     for what in ({"features": ["a:a"]}, {"feature_service": "service"}):
         content = json.dumps(what | {"entities": entities}).encode()
         for token, expected in (("", 401), ("stranger", 403), ("reader", 200)):
-            found = post(ours, content, token=token)
-            assert found == post(feasts, content, token=token)
-            assert found[0] == expected
+            actual = post(ours, content, token=token)
+            assert actual == post(feasts, content, token=token)
+            assert actual[0] == expected
 
 
 def test_command__serves_a_repository_until_it_is_stopped(

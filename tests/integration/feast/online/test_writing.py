@@ -51,7 +51,7 @@ def stored(pair: Pair) -> dict[bytes, dict[bytes, bytes]]:
 
 def life_s(pair: Pair, asset: str) -> int:
     client = pair.ours.provider.online_store._get_client(pair.ours.config.online_store)
-    (key,) = [each for each in client.scan_iter(b"*" + pair.ours.project.encode()) if asset.encode() in each]
+    (key,) = [item for item in client.scan_iter(b"*" + pair.ours.project.encode()) if asset.encode() in item]
     return int(client.ttl(key))
 
 
@@ -68,9 +68,9 @@ def test_bytes__are_feasts(pairs: tuple[Pair, Pair]) -> None:
     for name, given in rows.items():
         ours.write(ours.ours, name, given)
         stock.write(stock.stock, name, given)
-    found, expected = stored(ours), stored(stock)
-    assert found == expected
-    assert [list(each) for each in found.values()] == [list(expected[key]) for key in found]
+    actual, expected = stored(ours), stored(stock)
+    assert actual == expected
+    assert [list(item) for item in actual.values()] == [list(expected[key]) for key in actual]
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -124,7 +124,7 @@ def test_keys__live_as_long_as_the_view_that_lives_longest(pair: Pair) -> None:
     assert life_s(pair, "lives") > 6 * DAY_S, "Feast's own store would cut it to a day"
     # an older row that is not stored does not extend its life
     client = pair.ours.provider.online_store._get_client(pair.ours.config.online_store)
-    (key,) = [each for each in client.scan_iter() if b"lives" in each and pair.ours.project.encode() in each]
+    (key,) = [item for item in client.scan_iter() if b"lives" in item and pair.ours.project.encode() in item]
     client.expire(key, 5)
     pair.write(pair.ours, "a", [row("lives", a=3.0, at=RECENT - HOUR)])
     assert client.ttl(key) <= 5
@@ -132,5 +132,5 @@ def test_keys__live_as_long_as_the_view_that_lives_longest(pair: Pair) -> None:
 
 def test_rows__many__go_in_batches(pair: Pair) -> None:
     pair.write(pair.ours, "a", [row(f"many-{number}", a=float(number)) for number in range(2100)])
-    found = pair.ours.get_online_features(["a:a"], [row(f"many-{number}") for number in range(2100)])
-    assert found.to_dict()["a"] == [float(number) for number in range(2100)]
+    actual = pair.ours.get_online_features(["a:a"], [row(f"many-{number}") for number in range(2100)])
+    assert actual.to_dict()["a"] == [float(number) for number in range(2100)]

@@ -57,8 +57,8 @@ def test_encode__equals_feasts(
         )
         for row in range(rows)
     ]
-    found = resp.join(*encoding.encode_keys(columns, project))
-    assert found.to_pylist() == expected
+    actual = resp.join(*encoding.encode_keys(columns, project))
+    assert actual.to_pylist() == expected
 
 
 def test_encode__colliding_names__differ() -> None:

@@ -21,10 +21,10 @@ def parsed(commands: pa.BinaryArray) -> list[Any]:
 def parsed_bytes(sent: bytes) -> list[Any]:
     reader = hiredis.Reader()
     reader.feed(sent)
-    found = []
+    actual = []
     while (reply := reader.gets()) is not False:
-        found.append(reply)
-    return found
+        actual.append(reply)
+    return actual
 
 
 @given(

@@ -41,8 +41,8 @@ CASES: dict[tuple[ValueType, pa.DataType], st.SearchStrategy[Any]] = {
 
 
 def joined(column: pa.Array, kind: ValueType) -> list[bytes]:
-    found: list[bytes] = resp.join(*encoding.encode_values(column, kind)).to_pylist()
-    return found
+    actual: list[bytes] = resp.join(*encoding.encode_values(column, kind)).to_pylist()
+    return actual
 
 
 def feasts(column: pa.Array, kind: ValueType) -> list[bytes]:
@@ -110,8 +110,8 @@ def test_encode__empty_bytes__are_no_null() -> None:
 
 def test_encode__times_in_lists__are_utc() -> None:
     times = [[datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)]]
-    found = joined(pa.array(times, pa.list_(pa.timestamp("us", tz="UTC"))), ValueType.UNIX_TIMESTAMP_LIST)
-    assert found == feasts(pa.array(times, pa.list_(pa.timestamp("us"))), ValueType.UNIX_TIMESTAMP_LIST)
+    actual = joined(pa.array(times, pa.list_(pa.timestamp("us", tz="UTC"))), ValueType.UNIX_TIMESTAMP_LIST)
+    assert actual == feasts(pa.array(times, pa.list_(pa.timestamp("us"))), ValueType.UNIX_TIMESTAMP_LIST)
 
 
 @pytest.mark.parametrize(
