@@ -1,4 +1,4 @@
-"""PostgreSQL and Chromium: those of the machine, else those of the package registries."""
+"""PostgreSQL of the machine, else of a package registry, and Chromium the other way round."""
 
 from __future__ import annotations
 
@@ -36,12 +36,15 @@ def has_timescaledb() -> bool:
 
 
 def chromium() -> tuple[str, dict[str, str]]:
-    """Path of Chromium, and the variables it needs besides this process's."""
-    if found := shutil.which("chromium") or shutil.which("chromium-browser"):
-        return found, {}
+    """Path of Chromium, and the variables it needs besides this process's.
+
+    That of npm is the same everywhere and has no window to draw: a page costs it a fifth of the CPU.
+    """
     try:
         folder = _npm_chromium()
     except AiHubError as error:
+        if found := shutil.which("chromium") or shutil.which("chromium-browser"):
+            return found, {}
         missing("Chromium", "chromium", error)
     return str(folder / "chromium"), {
         "LD_LIBRARY_PATH": str(folder / "lib"),

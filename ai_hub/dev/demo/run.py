@@ -70,14 +70,7 @@ def _prepare_databases(steps: Steps) -> None:
 def _ingest(steps: Steps, hour: datetime) -> list[data.DemoSeries]:
     steps.begin("Bring in two tenants' meters and weather")
     series = data.prepare(now=hour)
-    for each in series:
-        asset = ["ai-hub", "asset", "add", each.asset, "--tenant", each.tenant, "--kind", each.kind]
-        asset += ["--timezone", each.timezone]
-        if each.role == "readings":
-            asset += ["--unit", each.unit]
-        if each.weather_asset:
-            asset += ["--weather-from", each.weather_asset]
-        steps.run(*asset, shown=False)
+    steps.run_together([_asset_command(each) for each in series], shown=False)
     written = unchanged = 0
     for each, report in zip(
         series, steps.json_together([_ingest_command(each) for each in series]), strict=True
@@ -92,6 +85,16 @@ def _ingest(steps: Steps, hour: datetime) -> list[data.DemoSeries]:
     return series
 
 
+def _asset_command(series: data.DemoSeries) -> list[str]:
+    command = ["ai-hub", "asset", "add", series.asset, "--tenant", series.tenant, "--kind", series.kind]
+    command += ["--timezone", series.timezone]
+    if series.role == "readings":
+        command += ["--unit", series.unit]
+    if series.weather_asset:
+        command += ["--weather-from", series.weather_asset]
+    return command
+
+
 def _ingest_command(series: data.DemoSeries) -> list[str]:
     command = ["ai-hub", "ingest", series.role, str(series.file), "--tenant", series.tenant]
     command += ["--asset", series.asset]
@@ -100,9 +103,10 @@ def _ingest_command(series: data.DemoSeries) -> list[str]:
 
 def _compute(steps: Steps, hour: datetime) -> None:
     steps.begin("Compute features, and put the newest into Redis")
-    rows = steps.json("ai-hub", "refresh")["rows"]
+    # Feast needs the tables, not yet their rows
+    with steps.beside("feast", "apply"):
+        rows = steps.json("ai-hub", "refresh")["rows"]
     steps.console.print(f"{rows:,} feature rows computed", highlight=False)
-    steps.run("feast", "apply", shown=False)
     steps.run("feast", "materialize-incremental", f"{hour:%Y-%m-%dT%H:%M:%S}", shown=False)
     steps.end(f"{rows:,} feature rows computed; three feature services applied and materialized")
 

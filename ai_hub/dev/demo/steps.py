@@ -94,15 +94,16 @@ class Steps:
             self._announce(command)
         return [json.loads(said) for said in _outputs([(*command, "--json") for command in commands])]
 
-    def run_together(self, commands: Sequence[Sequence[str]]) -> None:
-        """Run commands that do not wait for each other and show what each says, in their order.
+    def run_together(self, commands: Sequence[Sequence[str]], *, shown: bool = True) -> None:
+        """Run commands that do not wait for each other and show what each says, in their order (or nothing).
 
         Raises:
             StepFailedError: one failed.
         """
         for command, said in zip(commands, _outputs(commands), strict=True):
             self._announce(command)
-            self.console.out(said.rstrip(), highlight=False)
+            if shown:
+                self.console.out(said.rstrip(), highlight=False)
 
     @contextmanager
     def beside(self, *command: str) -> Iterator[None]:
