@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.notifications import delivery, outbox, receivers
-from mlflow_plugins.store.current import registry_store
+from mlflow_plugins.store.current import opened_store, registry_store
 
 if TYPE_CHECKING:
     from mlflow_plugins.notifications.receivers import Receiver
@@ -40,15 +40,23 @@ def start() -> None:
 
 
 def _clean_up() -> None:
-    pause = _POLL_S  # the server is still starting
+    pause = _POLL_S
     while True:
         time.sleep(pause)
-        pause = _CLEAN_UP_S
-        try:
-            with registry_store().transaction() as session:
-                outbox.forget_old(session)
-        except Exception:  # noqa: BLE001 - the database is away; nothing waits for this
-            _log.warning("Old messages stay for an hour: the registry's database does not answer.")
+        pause = _CLEAN_UP_S if _forget_old() else _POLL_S
+
+
+def _forget_old() -> bool:
+    """Remove what is old, where a request has opened the registry; whether that was so."""
+    store = opened_store()
+    if store is None:
+        return False
+    try:
+        with store.transaction() as session:
+            outbox.forget_old(session)
+    except Exception:  # noqa: BLE001 - the database is away; nothing waits for this
+        _log.warning("Old messages stay for an hour: the registry's database does not answer.")
+    return True
 
 
 def _run(receiver: Receiver, waker: threading.Event) -> None:

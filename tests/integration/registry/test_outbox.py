@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from mlflow_plugins.notifications import outbox, receivers
+from mlflow_plugins.notifications import dispatcher, outbox, receivers
 from mlflow_plugins.notifications.event import PROMOTION, Event
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 EVENT = Event(PROMOTION, "city-works", "demand", 3, "v1.2.0", "ann", "authenticated", "lower error", 1)
@@ -108,6 +112,28 @@ def test_message_of_a_month_ago__is_forgotten_whoever_it_was_for(
         outbox.forget_old(session)
     with store.sessions() as session:
         assert all(row["receiver"] != label for row in outbox.overview(session))
+
+
+def test_old_messages__go_without_receivers__once_a_request_has_opened_the_registry(
+    sqlite_store: LifecycleStore, label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite_store.transaction() as session:
+        outbox.add(session, EVENT)
+    monkeypatch.delenv("NOTIFY_RECEIVERS")
+    monkeypatch.setattr(outbox, "_KEEP_MS", -60_000)
+
+    def kept() -> list[str]:
+        with sqlite_store.sessions() as session:
+            return [row["receiver"] for row in outbox.overview(session)]
+
+    # opened by this thread and by a request at once, a new database would be made twice
+    handlers = SimpleNamespace(_model_registry_store=None)
+    monkeypatch.setitem(sys.modules, "mlflow.server.handlers", cast("ModuleType", handlers))
+    assert not dispatcher._forget_old()
+    assert (kept(), handlers._model_registry_store) == ([label], None)
+    handlers._model_registry_store = sqlite_store
+    assert dispatcher._forget_old()
+    assert kept() == []
 
 
 def test_message_of_a_newer_release__is_read_as_far_as_it_is_known() -> None:
