@@ -20,9 +20,9 @@ from ai_hub.errors import (
     ServiceDownError,
 )
 from ai_hub.registry import lifecycle
-from ai_hub.registry.cards import UNKNOWN, card_of
-from ai_hub.registry.catalogue import find, search
-from ai_hub.registry.registering import FromFiles, FromLoggedModel, FromRun, Wish, register
+from ai_hub.registry.metadata import UNKNOWN, model_metadata
+from ai_hub.registry.registering import FromFiles, FromLoggedModel, FromRun, RegistrationRequest, register
+from ai_hub.registry.versions import require_version, search_newest_first
 from ai_hub.servers import without_secrets
 from mlflow_plugins.lifecycle import rules
 
@@ -49,7 +49,7 @@ class RegistryService:
 
     def register(self, body: schemas.RegisterRequest, target: str) -> schemas.RegisterResponse:
         """Register a version and bring it to stage `target`, as far as the gates let it."""
-        wish = Wish(
+        wish = RegistrationRequest(
             tenant=body.tenant_id,
             model=body.model_name,
             version=f"v{body.version.removeprefix('v')}" if body.version else None,
@@ -75,14 +75,14 @@ class RegistryService:
     def find(self, model_id: ModelId) -> schemas.ModelResponse:
         """One version."""
         with _errors_of(model_id.tenant):
-            return _response(find(*model_id))
+            return _response(require_version(*model_id))
 
     def search(
         self, tenant: str, model: str | None, stage: str | None, limit: int, offset: int
     ) -> schemas.ModelList:
         """Versions of a tenant, newest first."""
         with _errors_of(tenant):
-            found = search(tenant, model)
+            found = search_newest_first(tenant, model)
         if stage is not None:
             found = [version for version in found if version.stage == stage]
         shown = [_response(version) for version in found[offset : offset + limit]]
@@ -93,7 +93,7 @@ class RegistryService:
     ) -> schemas.PromoteResponse:
         """Move a version; `require_promoter` is asked before one leaves Production."""
         with _errors_of(model_id.tenant):
-            version = find(*model_id)
+            version = require_version(*model_id)
         if rules.PRODUCTION in {version.stage, target}:
             require_promoter()
         # somebody may promote it meanwhile, and then this caller may not be the one to move it
@@ -124,7 +124,7 @@ class RegistryService:
     def delete(self, model_id: ModelId, *, force: bool) -> schemas.DeleteResponse:
         """Delete a version and its files."""
         with _errors_of(model_id.tenant):
-            version = find(*model_id)
+            version = require_version(*model_id)
             try:
                 files = lifecycle.delete(version.tenant, version.model, version.version, force=force)
             except ConflictError as error:
@@ -214,8 +214,8 @@ def _promote_registered(version: ModelVersion, target: str) -> tuple[str, str]:
 
 
 def _response(version: ModelVersion) -> schemas.ModelResponse:
-    identity, card = _id(version), card_of(version)
-    metadata = _valid_fields(schemas.ModelMetadata, card.metadata, {"model_type": UNKNOWN})
+    identity, stored = _id(version), model_metadata(version)
+    metadata = _valid_fields(schemas.ModelMetadata, stored.metadata, {"model_type": UNKNOWN})
     return schemas.ModelResponse(
         model_id=str(identity),
         tenant_id=version.tenant,
@@ -223,9 +223,9 @@ def _response(version: ModelVersion) -> schemas.ModelResponse:
         version=identity.version,
         stage=version.stage.lower(),
         metadata=metadata,
-        metrics=_valid_fields(schemas.ModelMetrics, card.metrics, {}),
+        metrics=_valid_fields(schemas.ModelMetrics, stored.metrics, {}),
         uploaded_at=version.registered_at,
-        model_size_bytes=card.size_bytes,
+        model_size_bytes=stored.size_bytes,
         model_type=metadata.model_type,
     )
 

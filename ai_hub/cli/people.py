@@ -102,7 +102,7 @@ def list_people(
 @people_app.command("s3-policy")
 def s3_policy(tenant: Annotated[str, typer.Argument(help="whose folder", show_default=False)]) -> None:
     """Print the S3 policy of a key that reads one tenant's folder and nothing else."""
-    from ai_hub.registry.s3_policy import read_policy
+    from ai_hub.registry.tenants import read_policy
     from ai_hub.settings import Settings
 
     typer.echo(json.dumps(read_policy(tenant, Settings().model_storage_bucket), indent=2))

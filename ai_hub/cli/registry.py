@@ -18,8 +18,7 @@ from ai_hub.cli.times import parse_time
 from ai_hub.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from ai_hub.registry.lifecycle import Move
-    from ai_hub.registry.transitions import Transition
+    from ai_hub.registry.lifecycle import Move, Transition
 
 Model = Annotated[str, typer.Argument(help="name of the registered model", show_default=False)]
 Tenant = Annotated[str, typer.Option("--tenant", "-t", help="whose model", show_default=False)]

@@ -92,7 +92,7 @@ def notifications(
     as_json: AsJson = False,
 ) -> None:
     """Show who hears of promotions, and what has not arrived; for the administrator."""
-    from ai_hub.registry.notifications import receivers
+    from ai_hub.registry.discussions import receivers
 
     found = receivers(test=test)
     if as_json:

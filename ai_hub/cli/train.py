@@ -17,13 +17,13 @@ from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
+from ai_hub.forecasting import NAIVE_HOURS
 from ai_hub.times import assume_utc
-from ai_hub.training.terms import NAIVE_HOURS
 
 if TYPE_CHECKING:
     from ai_hub.errors import AiHubError
-    from ai_hub.training.predict import Forecast, LoadedModel
-    from ai_hub.training.tracking import Logged, Trained
+    from ai_hub.forecasting.predict import Forecast, LoadedModel
+    from ai_hub.forecasting.tracking import Logged, Trained
 
 #: Exit status when some kinds of meters were trained and others were not.
 _PARTLY = 4
@@ -67,7 +67,7 @@ def train_command(
     """
     from ai_hub.cli.failures import explain
     from ai_hub.features.store import open_store
-    from ai_hub.training.train import plan, train_and_log
+    from ai_hub.forecasting.train import plan, train_and_log
 
     console = plain.console(stderr=True)
     knowledge = parse_time(known_at, "--known-at") if known_at else None
@@ -133,7 +133,7 @@ def predict_command(
     from ai_hub.imports import without
 
     with without("sklearn"):  # a second, for nothing that a booster needs
-        from ai_hub.training.predict import load, predict, production_models
+        from ai_hub.forecasting.predict import load, predict, production_models
 
     models = [load(tenant, name) for name in model or production_models(tenant)]
     store = open_store()

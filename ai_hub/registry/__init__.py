@@ -1,10 +1,18 @@
 """Registered models from the client's side: tenants, versions, promotion, rollback, audit trail, loading."""
 
-from ai_hub.registry.assessment import Assessment, GateResult, gates
-from ai_hub.registry.lifecycle import delete, history, production_at, promote, rollback
+from ai_hub.registry.lifecycle import (
+    Assessment,
+    GateResult,
+    Transition,
+    delete,
+    gates,
+    history,
+    production_at,
+    promote,
+    rollback,
+)
 from ai_hub.registry.loading import download_version, load_production
 from ai_hub.registry.tenants import ensure_tenant, enter_tenant, tenant_scope
-from ai_hub.registry.transitions import Transition
 from ai_hub.registry.versions import ModelVersion, find_version, list_versions, production_version
 
 __all__ = [

@@ -1,12 +1,12 @@
-"""Requests for promotion and comments on versions of a tenant's models."""
+"""What people say and hear of versions: requests for promotion, comments, receivers of notifications."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
-from ai_hub.registry.server import call, model_path, require_server
+from ai_hub.registry.server import call, connect, model_path, require_server
 from ai_hub.registry.tenants import check_name
 from ai_hub.registry.versions import LATEST, find_version
 
@@ -83,3 +83,31 @@ def _say(method: str, tenant: str, model: str, version: str | int, what: str, **
     chosen = find_version(tenant, model, version)
     path = f"{model_path(model)}/versions/{chosen.version}/{what}"
     return Comment.from_row(call(method, path, tenant=tenant, **arguments))
+
+
+_PATH: Final = "/ai-hub/api/notifications"
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """A receiver by its label, with how many messages wait or were given up, and the last error."""
+
+    receiver: str
+    tenant: str | None
+    kinds: list[str]
+    #: off for one that is in no setting any more
+    is_set: bool
+    waiting: int
+    failed: int
+    error: str | None
+
+
+def receivers(*, test: bool = False) -> list[Receiver]:
+    """The receivers of the server; `test` sends each a message first.
+
+    Raises:
+        ForbiddenError: only the administrator may.
+    """
+    connect()
+    answer = call("POST", f"{_PATH}/test") if test else call("GET", _PATH)
+    return [Receiver(**row) for row in answer["receivers"]]

@@ -1,20 +1,57 @@
-"""Promotion, rollback and the audit trail of a tenant's model."""
+"""Promotion, rollback, deletion, gates and the audit trail of a tenant's model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from datetime import datetime
+from typing import Any, Final
 
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.registry.server import call, model_path, require_server
 from ai_hub.registry.tenants import check_name
-from ai_hub.registry.transitions import Transition
 from ai_hub.registry.versions import LATEST, find_version
-from ai_hub.times import to_millis
+from ai_hub.times import from_millis, to_millis
+from mlflow_plugins.gates.assessment import Assessment, GateResult
 from mlflow_plugins.lifecycle import rules
 
-if TYPE_CHECKING:
-    from datetime import datetime
+
+@dataclass(frozen=True)
+class Transition:
+    """A change of stage; `from_stage` is None on registration.
+
+    `actor_source` says how far to trust `actor`: authenticated, claimed or unknown.
+    """
+
+    version: int
+    semantic_version: str | None
+    from_stage: str | None
+    to_stage: str
+    actor: str
+    actor_source: str
+    reason: str | None
+    evidence: dict[str, Any]
+    at: datetime
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Transition:
+        """Read what the server sends."""
+        at = from_millis(row["at_ms"])
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__ if name != "at"}, at=at)
+
+
+__all__ = ["Assessment", "GateResult", "gates"]
+
+
+def gates(tenant: str, model: str, version: str | int = LATEST, *, reason: str | None = None) -> Assessment:
+    """What promoting a version (see `find_version`) would meet now, if this user did it for this reason.
+
+    Raises:
+        NotFoundError: no such tenant, model or version.
+    """
+    chosen = find_version(tenant, model, version)
+    path = f"{model_path(model)}/versions/{chosen.version}/gates"
+    parameters: dict[str, Any] = {} if reason is None else {"reason": reason}
+    return Assessment.from_json(call("GET", path, tenant=tenant, params=parameters))
 
 
 #: Seconds the server may take to read (or delete) every file of a version.
@@ -105,16 +142,16 @@ def production_at(tenant: str, model: str, at: datetime) -> Transition | None:
         )
     check_name(tenant)
     require_server()
-    wish = {"at_ms": to_millis(at)}
+    parameters = {"at_ms": to_millis(at)}
     try:
-        row = call("GET", f"{model_path(model)}/production", tenant=tenant, params=wish)
+        row = call("GET", f"{model_path(model)}/production", tenant=tenant, params=parameters)
     except NotFoundError:
         return None
     return Transition.from_row(row)
 
 
-def _move(tenant: str, model: str, path: str, wish: dict[str, Any]) -> Move:
+def _move(tenant: str, model: str, path: str, parameters: dict[str, Any]) -> Move:
     check_name(tenant)
-    answer = call("POST", path, tenant=tenant, json=wish, timeout=_CHECK_S)
+    answer = call("POST", path, tenant=tenant, json=parameters, timeout=_CHECK_S)
     own, *displaced = map(Transition.from_row, answer["transitions"])
     return Move(model, own, tuple(displaced))

@@ -1,26 +1,128 @@
-"""Fetching a registered version, checked file by file against its manifest."""
+"""Downloading a registered version, each file checked against the manifest.
+
+Files come through the registry's artifact proxy, or as MLflow's own client gets them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
+from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import quote, urlsplit
 
-from ai_hub.errors import ConflictError
-from ai_hub.registry.files import repository
-from ai_hub.registry.server import API, call, readable_errors
-from ai_hub.registry.tenants import check_name
+from ai_hub.errors import AiHubError, ConflictError
+from ai_hub.registry.server import API, address, call, needs_own_client, readable_errors, stream, tracking_uri
+from ai_hub.registry.tenants import check_name, tenant_scope
 from ai_hub.registry.versions import ModelVersion, production_version
 from mlflow_plugins.artifacts import manifest, parallel
+from mlflow_plugins.artifacts.folders import RepositoryFolder
 from mlflow_plugins.artifacts.manifest import MANIFEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextvars import Context
 
-    from ai_hub.registry.files import Repository
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+
+_PROXY: Final = "/api/2.0/mlflow-artifacts/artifacts"
+_PROXY_SCHEME: Final = "mlflow-artifacts"
+
+
+class Repository(Protocol):
+    """Files below one address; paths are relative to it."""
+
+    address: str
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file, by path."""
+
+    def download(self, path: str, local: str) -> None:
+        """Write a file to `local`."""
+
+
+@contextmanager
+def repository(uri: str, tenant: str) -> Iterator[Repository]:
+    """The files at an address that the registry gave.
+
+    Raises:
+        AiHubError: only MLflow can read them, and it is not installed.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == _PROXY_SCHEME and not parts.netloc and not needs_own_client():
+        yield _ProxyRepository(parts.path.strip("/"), tenant)
+        return
+    open_repository = _mlflow_opener(uri)
+    with tenant_scope(tenant):
+        yield _MlflowRepository(open_repository(uri, tracking_uri=tracking_uri()))
+
+
+def _mlflow_opener(uri: str) -> Callable[..., ArtifactRepository]:
+    """What opens the files at an address that the server does not hand out.
+
+    Raises:
+        AiHubError: MLflow is not installed.
+    """
+    try:
+        from mlflow.store.artifact.artifact_repository_registry import (  # noqa: PLC0415  # takes seconds
+            get_artifact_repository,
+        )
+    except ModuleNotFoundError as error:
+        raise AiHubError(
+            f"The registry's server does not hand out the files at {uri}, and MLflow, which can read them, "
+            "is not installed.",
+            hint="Run `pip install 'ai-hub[server]'`, or have the server started with --serve-artifacts.",
+        ) from error
+    return get_artifact_repository
+
+
+class _ProxyRepository:
+    """Files that the registry's server hands out itself."""
+
+    def __init__(self, root: str, tenant: str) -> None:
+        self._root = root
+        self._tenant = tenant
+        self.address = f"{address()}{_PROXY}/{root}"
+
+    def sizes(self) -> dict[str, int]:
+        """See `Repository`."""
+        found: dict[str, int] = {}
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            parameters = {"path": f"{self._root}/{folder}".rstrip("/")}
+            for each in call("GET", _PROXY, tenant=self._tenant, params=parameters).get("files", ()):
+                if each["is_dir"]:
+                    waiting.append(f"{folder}{each['path']}/")
+                else:
+                    found[f"{folder}{each['path']}"] = int(each.get("file_size", 0))
+        return found
+
+    def download(self, path: str, local: str) -> None:
+        """See `Repository`."""
+        route = f"{_PROXY}/{quote(f'{self._root}/{path}')}"
+        with stream(route, self._tenant) as chunks, Path(local).open("wb") as file:
+            file.writelines(chunks)
+
+
+class _MlflowRepository:
+    """Files of any store that MLflow's own client reads."""
+
+    def __init__(self, repository: ArtifactRepository) -> None:
+        self._repository = repository
+        self.address = str(self._repository.artifact_uri)
+
+    def sizes(self) -> dict[str, int]:
+        """See `Repository`."""
+        return {path: file.size for path, file in RepositoryFolder(self._repository).files().items()}
+
+    def download(self, path: str, local: str) -> None:
+        """See `Repository`."""
+        # `download_artifacts` would list everything again
+        self._repository._download_file(path, local)  # noqa: SLF001  # what every repository implements
 
 
 def load_production(
@@ -49,18 +151,20 @@ def download_version(version: ModelVersion, folder: Path) -> Path:
     Raises:
         ConflictError: the version has no manifest, or a file is not what it says.
     """
-    sealed = version.manifest_sha256
-    if sealed is None:
+    manifest_sha256 = version.manifest_sha256
+    if manifest_sha256 is None:
         raise ConflictError(
             f"Version {version.version} of {version.model} has no manifest, so its files cannot be checked.",
             hint="Register the model anew from its run.",
         )
     check_name(version.tenant)
-    wish = {"name": version.model, "version": str(version.version)}
+    parameters = {"name": version.model, "version": str(version.version)}
     try:
-        found = call("GET", f"{API}/model-versions/get-download-uri", tenant=version.tenant, params=wish)
+        found = call(
+            "GET", f"{API}/model-versions/get-download-uri", tenant=version.tenant, params=parameters
+        )
         with repository(found["artifact_uri"], version.tenant) as files, readable_errors():
-            _download(files, sealed, folder)
+            _download(files, manifest_sha256, folder)
     except ConflictError as error:
         raise ConflictError(
             error.message,
@@ -70,18 +174,18 @@ def download_version(version: ModelVersion, folder: Path) -> Path:
     return folder
 
 
-def _download(repository: Repository, sealed: str, folder: Path) -> None:
+def _download(repository: Repository, manifest_sha256: str, folder: Path) -> None:
     """Download what the manifest lists, which must be all there is."""
     sizes = repository.sizes()
     if MANIFEST not in sizes:
         raise _tampered(repository, MANIFEST, "is missing")
     own = _fetch(repository, MANIFEST, folder)
-    path = MANIFEST if _sha256(own) == sealed else manifest.place(sizes, MANIFEST)
+    path = MANIFEST if _sha256(own) == manifest_sha256 else manifest.place(sizes, MANIFEST)
     if path != MANIFEST:  # that one is the model's
         own = _fetch(repository, path, folder)
-    if _sha256(own) != sealed:
+    if _sha256(own) != manifest_sha256:
         raise _tampered(repository, path, "was changed")
-    listed = manifest.listed_by(path, own.read_bytes(), sealed)
+    listed = manifest.listed_by(path, own.read_bytes(), manifest_sha256)
     if found := manifest.difference(listed, sizes):
         raise _tampered(repository, *found)
 

@@ -115,8 +115,8 @@ def _ensure_role(tenant: str, role: Role) -> int:
     present = _call("GET", f"{_ROLES}/list", params={"workspace": tenant})["roles"]
     identity = next((int(item["id"]) for item in present if item["name"] == role), None)
     if identity is None:
-        wish = {"workspace": tenant, "name": str(role), "description": DESCRIPTIONS[role]}
-        identity = int(_call("POST", f"{_ROLES}/create", json=wish)["role"]["id"])
+        parameters = {"workspace": tenant, "name": str(role), "description": DESCRIPTIONS[role]}
+        identity = int(_call("POST", f"{_ROLES}/create", json=parameters)["role"]["id"])
     missing = set(GRANTS[role])
     for item in _call("GET", f"{_ROLES}/permissions/list", params={"role_id": identity})["role_permissions"]:
         held = Grant(item["resource_type"], item["permission"], item["resource_pattern"])

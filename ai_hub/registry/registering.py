@@ -60,7 +60,7 @@ class FromFiles:
 
 
 @dataclass(frozen=True)
-class Wish:
+class RegistrationRequest:
     """What to register; `version` None stands for the next one."""
 
     tenant: str
@@ -79,7 +79,7 @@ class _Source:
     model_id: str | None = None
 
 
-def register(wish: Wish) -> ModelVersion:
+def register(request: RegistrationRequest) -> ModelVersion:
     """Register a version in Staging. What fails leaves nothing behind, and may be repeated.
 
     Raises:
@@ -87,65 +87,65 @@ def register(wish: Wish) -> ModelVersion:
         NotFoundError: no such tenant, run or logged model in it.
         ConflictError: the version is taken.
     """
-    tags = _tags(wish)
-    if isinstance(wish.source, FromFiles):
-        uploads.check_files(wish.source.files)
+    tags = _tags(request)
+    if isinstance(request.source, FromFiles):
+        uploads.check_files(request.source.files)
     client = connect()
-    with tenant_scope(wish.tenant), readable_errors():
-        _check_free(client, wish)
-        with _source(client, wish, tags) as source:
-            created = _create(client, wish, source, tags)
-        if source.run_id and not isinstance(wish.source, FromFiles):
+    with tenant_scope(request.tenant), readable_errors():
+        _check_free(client, request)
+        with _source(client, request, tags) as source:
+            created = _create(client, request, source, tags)
+        if source.run_id and not isinstance(request.source, FromFiles):
             _log_metrics(client, source.run_id, given_metrics(tags))
     return created
 
 
-def _tags(wish: Wish) -> dict[str, str]:
-    tags = {METADATA_TAG: json.dumps(wish.metadata, sort_keys=True)}
-    if wish.metrics:
-        tags[METRICS_TAG] = json.dumps(wish.metrics, sort_keys=True)
+def _tags(request: RegistrationRequest) -> dict[str, str]:
+    tags = {METADATA_TAG: json.dumps(request.metadata, sort_keys=True)}
+    if request.metrics:
+        tags[METRICS_TAG] = json.dumps(request.metrics, sort_keys=True)
     for tag, text in tags.items():
         if len(text) > LONGEST:
             raise BadInputError(
                 f"{tag.removeprefix('ai_hub.')} has {len(text)} characters as JSON; {LONGEST} are allowed.",
                 hint="Keep long lists in a file of the model.",
             )
-    if wish.version:
-        tags[semver.TAG] = wish.version
-    service = wish.metadata.get("training_config", {}).get(FEATURE_SERVICE)
+    if request.version:
+        tags[semver.TAG] = request.version
+    service = request.metadata.get("training_config", {}).get(FEATURE_SERVICE)
     if isinstance(service, str) and _SERVICE_NAME.fullmatch(service):
         tags[FEATURE_SERVICE] = service
     return tags
 
 
-def _check_free(client: MlflowClient, wish: Wish) -> None:
+def _check_free(client: MlflowClient, request: RegistrationRequest) -> None:
     """Spare everybody the copying; the registry itself decides, under its lock."""
-    if wish.version is None:
+    if request.version is None:
         return
     try:
-        present = client.get_model_version_by_alias(wish.model, wish.version)
+        present = client.get_model_version_by_alias(request.model, request.version)
     except MlflowException as error:
         if error.get_http_status_code() == HTTPStatus.NOT_FOUND:
             # of a tenant that is not there, too, which is said when something is created
             return
         raise
     raise ConflictError(
-        f"{wish.version} is version {present.version} of {wish.model} already, in {present.current_stage}.",
+        f"{request.version} of {request.model} is version {present.version}, in {present.current_stage}.",
         hint="Choose another version, or leave it out to get the next one.",
     )
 
 
 @contextmanager
-def _source(client: MlflowClient, wish: Wish, tags: Mapping[str, str]) -> Iterator[_Source]:
-    source = wish.source
+def _source(client: MlflowClient, request: RegistrationRequest, tags: Mapping[str, str]) -> Iterator[_Source]:
+    source = request.source
     if isinstance(source, FromLoggedModel):
         logged = client.get_logged_model(source.model_id)
         yield _Source(f"models:/{source.model_id}", logged.source_run_id, source.model_id)
     elif isinstance(source, FromRun):
         yield _of_run(client, source)
     else:
-        name = f"{wish.model} {wish.version or ''}".strip()
-        with uploads.uploaded(client, source.files, name, wish.user) as run:
+        name = f"{request.model} {request.version or ''}".strip()
+        with uploads.uploaded(client, source.files, name, request.user) as run:
             _log_metrics(client, run.info.run_id, given_metrics(dict(tags)))
             yield _Source(f"{run.info.artifact_uri}/{uploads.FOLDER}", run.info.run_id)
 
@@ -174,27 +174,29 @@ def _of_run(client: MlflowClient, source: FromRun) -> _Source:
     )
 
 
-def _create(client: MlflowClient, wish: Wish, source: _Source, tags: Mapping[str, str]) -> ModelVersion:
-    made = ensure_model(client, wish.model)
+def _create(
+    client: MlflowClient, request: RegistrationRequest, source: _Source, tags: Mapping[str, str]
+) -> ModelVersion:
+    made = ensure_model(client, request.model)
     body = {
-        "name": wish.model,
+        "name": request.model,
         "source": source.address,
         "run_id": source.run_id,
         "model_id": source.model_id,
         # PostgreSQL has no character of code 0
-        "description": (wish.metadata.get("description") or "").replace("\0", "\ufffd"),
+        "description": (request.metadata.get("description") or "").replace("\0", "\ufffd"),
         "tags": [{"key": key, "value": value} for key, value in tags.items()],
     }
     given = {key: value for key, value in body.items() if value}
     try:
         # not repeated by itself: an answer that was lost may stand for a version that is there
-        answer = call("POST", _CREATE, tenant=wish.tenant, json=given, timeout=_COPY_S, max_retries=0)
+        answer = call("POST", _CREATE, tenant=request.tenant, json=given, timeout=_COPY_S, max_retries=0)
     except AiHubError as error:
         if made and not isinstance(error, ConflictError):
-            remove_empty(client, wish.model)
+            remove_empty(client, request.model)
         raise
     number = str(answer["model_version"]["version"])
-    return get_version(wish.tenant, wish.model, number)
+    return get_version(request.tenant, request.model, number)
 
 
 def ensure_model(client: MlflowClient, name: str) -> bool:

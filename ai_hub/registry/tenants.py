@@ -1,4 +1,4 @@
-"""A tenant is an MLflow workspace: made when it is missing, and chosen for a block or a whole process."""
+"""Tenants are workspaces of MLflow: created, chosen for a block or a process, removed; their folder in S3."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def remove_tenant(tenant: str, *, reason: str, force: bool, keep: bool) -> None:
         ConflictError: something is in production, and `force` is off.
         NotFoundError: there is none.
     """
-    wish = {"mode": "CASCADE", "force": str(force).lower(), "keep": str(keep).lower(), "reason": reason}
-    call("DELETE", f"{WORKSPACES}/{tenant}", params=wish, timeout=_FILES_S)
+    parameters = {"mode": "CASCADE", "force": str(force).lower(), "keep": str(keep).lower(), "reason": reason}
+    call("DELETE", f"{WORKSPACES}/{tenant}", params=parameters, timeout=_FILES_S)
 
 
 def release_tenant(tenant: str, reason: str) -> None:
@@ -162,3 +162,37 @@ def _create(tenant: str) -> None:
         # somebody else was faster
         if tenant not in _workspaces():
             raise
+
+
+def read_policy(tenant: str, bucket: str) -> dict[str, Any]:
+    """The policy of a key that reads a tenant's folder and nothing else, as AWS, MinIO and SeaweedFS take it.
+
+    Writing stays with the server: whoever could write past it could exchange a sealed version's files.
+
+    Args:
+        tenant: whose folder; `{bucket}/{tenant}/` holds its runs and its registered versions.
+        bucket: of model artifacts.
+
+    Raises:
+        BadInputError: no tenant can have this name.
+    """
+    check_name(tenant)  # a name with a wildcard would open other folders
+    arn = f"arn:aws:s3:::{bucket}"
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "ReadTheTenantsFiles",
+                "Effect": "Allow",
+                "Action": ["s3:GetObject"],
+                "Resource": [f"{arn}/{tenant}/*"],
+            },
+            {
+                "Sid": "ListTheTenantsFolder",
+                "Effect": "Allow",
+                "Action": ["s3:ListBucket"],
+                "Resource": [arn],
+                "Condition": {"StringLike": {"s3:prefix": [f"{tenant}/*"]}},
+            },
+        ],
+    }

@@ -1,11 +1,11 @@
-"""Which versions there are, and which one a person means."""
+"""Which versions there are, and which one a caller means."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ai_hub.errors import NotFoundError
 from ai_hub.registry.server import API, call, require_server
@@ -17,8 +17,12 @@ from mlflow_plugins.lifecycle import rules, semver
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+
 LATEST = "latest"
 _PAGE = 1000
+_NEWEST_FIRST: Final = ("creation_timestamp DESC", "name ASC", "version_number DESC")
+#: Names that an error lists.
+_LISTED: Final = 20
 
 
 class NoSuchVersionError(NotFoundError):
@@ -44,7 +48,7 @@ class ModelVersion:
 
     @property
     def manifest_sha256(self) -> str | None:
-        """SHA-256 of the manifest that seals its files; None when it has none."""
+        """SHA-256 of its manifest; None when it has none."""
         return self.tags.get(manifest.TAG)
 
 
@@ -63,7 +67,7 @@ def list_versions(tenant: str, model: str | None = None) -> list[ModelVersion]:
 
 
 def find_version(tenant: str, model: str, wanted: str | int) -> ModelVersion:
-    """The version a person means.
+    """The version that `wanted` names.
 
     Args:
         tenant: whose model.
@@ -122,7 +126,7 @@ def _matches(item: ModelVersion, wanted: str) -> bool:
 
 
 def _versions(tenant: str, model: str) -> list[ModelVersion]:
-    # a search does not tell aliases
+    # a search does not return aliases
     found = call("GET", f"{API}/registered-models/get", tenant=tenant, params={"name": model})
     aliases = {each["alias"]: each["version"] for each in found["registered_model"].get("aliases", ())}
     return search(tenant, model, aliases)
@@ -139,14 +143,14 @@ def search(
     `aliases` are those of the model: version by name.
     """
     found: list[ModelVersion] = []
-    wish: dict[str, Any] = {"max_results": _PAGE, "order_by": order_by}
+    parameters: dict[str, Any] = {"max_results": _PAGE, "order_by": order_by}
     if model:
-        wish["filter"] = f"name = '{model}'"
+        parameters["filter"] = f"name = '{model}'"
     while True:
-        page = call("GET", f"{API}/model-versions/search", tenant=tenant, params=wish)
+        page = call("GET", f"{API}/model-versions/search", tenant=tenant, params=parameters)
         found += [read_version(tenant, each, aliases) for each in page.get("model_versions", ())]
-        wish["page_token"] = page.get("next_page_token")
-        if not wish["page_token"]:
+        parameters["page_token"] = page.get("next_page_token")
+        if not parameters["page_token"]:
             return found
 
 
@@ -195,3 +199,73 @@ def _metrics(tenant: str, run_id: str | None) -> dict[str, float]:
         return {}
     # JSON has no NaN, so some values are text
     return {each["key"]: float(each["value"]) for each in run["data"].get("metrics", ())}
+
+
+def require_version(tenant: str, model: str, version: str) -> ModelVersion:
+    """One version by `v1.2.0` or MLflow's number, with one call.
+
+    Raises:
+        NotFoundError: no such version, with what there is in the tenant.
+    """
+    check_name(tenant)
+    require_server()
+    try:
+        return get_version(tenant, model, version)
+    except NotFoundError as error:
+        raise _no_version(tenant, model, version) from error
+
+
+def search_newest_first(tenant: str, model: str | None) -> list[ModelVersion]:
+    """Every version of a model, or of all of the tenant, newest first; one call for each thousand.
+
+    Raises:
+        NotFoundError: no such model, with those there are.
+    """
+    check_name(tenant)
+    require_server()
+    found = search(tenant, model, order_by=_NEWEST_FIRST)
+    if model and not found:
+        _require_model(tenant, model)
+    return found
+
+
+def _require_model(tenant: str, model: str) -> None:
+    try:
+        call("GET", f"{API}/registered-models/get", tenant=tenant, params={"name": model})
+    except NotFoundError as error:
+        raise _no_model(tenant, model) from error
+
+
+def _no_version(tenant: str, model: str, version: str) -> NotFoundError:
+    parameters = {
+        "filter": f"name = '{model}'",
+        "max_results": _LISTED + 1,
+        "order_by": ["version_number DESC"],
+    }
+    page = call("GET", f"{API}/model-versions/search", tenant=tenant, params=parameters)
+    present = [read_version(tenant, each) for each in page.get("model_versions", ())]
+    if not present:
+        return _no_model(tenant, model)
+    near = semver.nearest(version, [item.semantic_version for item in present])
+    known = [f"{item.semantic_version or item.version} ({item.stage})" for item in present]
+    return NotFoundError(
+        f"Model {model} of tenant {tenant} has no version {version}.",
+        hint=(f"Did you mean {near}? " if near else "") + f"It has: {_join_names(known)}.",
+    )
+
+
+def _no_model(tenant: str, model: str) -> NotFoundError:
+    # as MLflow's own client asks: prompts are no models
+    parameters = {"filter": "tag.`mlflow.prompt.is_prompt` != 'true'", "max_results": _LISTED + 1}
+    page = call("GET", f"{API}/registered-models/search", tenant=tenant, params=parameters)
+    names = [each["name"] for each in page.get("registered_models", ())]
+    if model in names:
+        return NotFoundError(f"Model {model} of tenant {tenant} has no versions.", hint="Register one first.")
+    return NotFoundError(
+        f"Tenant {tenant} has no model {model}.",
+        hint=f"It has: {_join_names(names)}." if names else "It has no models yet; register one first.",
+    )
+
+
+def _join_names(names: list[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")

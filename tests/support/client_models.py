@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ai_hub
 from ai_hub import registry
-from ai_hub.training.card import ModelCard
+from ai_hub.forecasting.card import ModelCard
 from support.registry_servers import FORKS
 from support.registry_tenant import MODEL, Tenant
 

@@ -16,7 +16,7 @@ import yaml
 
 from ai_hub.client.models.verification import TamperedError
 from ai_hub.errors import AiHubError, BadInputError, ConflictError
-from ai_hub.training.card import ModelCard, check_units, require_card
+from ai_hub.forecasting.card import ModelCard, check_units, require_card
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -133,7 +133,7 @@ def _booster(path: Path, columns: list[str]) -> tuple[list[str], Callable[[Any],
     try:
         import lightgbm as lgb  # noqa: PLC0415  # takes seconds, and brings pandas
 
-        from ai_hub.training.model_input import model_input  # noqa: PLC0415  # see above
+        from ai_hub.forecasting.fitting import model_input  # noqa: PLC0415  # see above
     except ModuleNotFoundError as error:
         raise _not_installed(error, "ai-hub[models]") from error
 

@@ -45,11 +45,11 @@ from ai_hub.exports.request import Request
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
 from ai_hub.features.store import get_service, open_store
+from ai_hub.forecasting import dataset
+from ai_hub.forecasting.dataset import Window
 from ai_hub.ingest.files import ingest_readings
 from ai_hub.ingest.options import Options
 from ai_hub.settings import ServiceSettings, Settings
-from ai_hub.training import dataset
-from ai_hub.training.splits import Window
 from benchmarks.tcp_proxy import Proxy, proxied
 
 if TYPE_CHECKING:

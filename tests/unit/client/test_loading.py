@@ -17,7 +17,7 @@ from sklearn.linear_model import LinearRegression
 from ai_hub.client.models.loading import LoadedModel, load
 from ai_hub.client.models.registry import ProductionVersion
 from ai_hub.errors import BadInputError, ConflictError
-from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard
+from ai_hub.forecasting.card import MAKER, MAKER_TAG, ModelCard
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from ai_hub.errors import BadInputError
 WITHOUT_MLFLOW = """
 import sys
 sys.modules["mlflow"] = None
-from ai_hub.registry.files import repository
+from ai_hub.registry.loading import repository
 with repository("s3://models/demand/v1.0.0", "acme"):
     pass
 """

@@ -11,7 +11,7 @@ from mypy_boto3_s3 import S3Client
 from support import s3_servers
 
 from ai_hub.errors import BadInputError
-from ai_hub.registry.s3_policy import read_policy
+from ai_hub.registry.tenants import read_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a version's model is and how good it was, by whichever way it was registered."""
+"""Metadata and metrics of a version, however it was registered."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ai_hub.registry.versions import ModelVersion
 
+
 #: Metrics with a field of their own; all others are custom ones.
 STANDARD: Final = ("accuracy", "precision", "recall", "f1_score", "rmse", "mae", "mape", "r2_score")
 UNKNOWN: Final = "unknown"
@@ -21,20 +22,20 @@ _TARGET: Final = "target"
 
 
 @dataclass(frozen=True)
-class Card:
-    """Metadata and metrics by the field names of the REST service, and the bytes of all files."""
+class ModelMetadata:
+    """Metadata and metrics by the field names of the REST service, and the size of all files in bytes."""
 
     metadata: dict[str, Any]
     metrics: dict[str, Any]
     size_bytes: int
 
 
-def card_of(version: ModelVersion) -> Card:
-    """What was given at the registration as it was given, and the rest as the registry found it."""
+def model_metadata(version: ModelVersion) -> ModelMetadata:
+    """Metadata of a version: what its registration stated, completed with what the registry found."""
     found = document(version.tags, CARD_TAG)
     given = document(version.tags, METADATA_TAG)
     size = found.get("size_bytes")
-    return Card(
+    return ModelMetadata(
         metadata=_metadata(version, given, found),
         metrics=_metrics(document(version.tags, METRICS_TAG), _mapping(found, "metrics")),
         size_bytes=size if isinstance(size, int) else 0,

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ai_hub.training.model_input import model_input
+from ai_hub.forecasting.fitting import model_input
 
 FEATURES = ["lag_1h", "hour_of_day", "is_weekend"]
 ROWS = [

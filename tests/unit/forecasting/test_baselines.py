@@ -7,8 +7,8 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_hub.training.baselines import daily_change, naive_forecasts
-from ai_hub.training.terms import NAIVE_HOURS, TARGET
+from ai_hub.forecasting import NAIVE_HOURS, TARGET
+from ai_hub.forecasting.evaluation import daily_change, naive_forecasts
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 # few assets and hours around the three distances, so that hits, gaps and misses all happen

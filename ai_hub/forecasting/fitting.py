@@ -1,4 +1,4 @@
-"""Fitting LightGBM, reproducibly."""
+"""Fitting LightGBM reproducibly, and its input, which training and prediction share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,36 @@ from typing import TYPE_CHECKING, Any
 import lightgbm as lgb
 import pandas as pd
 
-from ai_hub.training.model_input import model_input, without_last_digits
-from ai_hub.training.terms import TARGET
+from ai_hub.forecasting import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from ai_hub.training.splits import Split
+    from ai_hub.forecasting.dataset import Split
+
+
+def model_input(rows: pd.DataFrame | Sequence[Mapping[str, Any]], features: Sequence[str]) -> pd.DataFrame:
+    """Matrix of `features` in their order, float64 without their last digits; a missing value is NaN.
+
+    Raises:
+        KeyError: a feature is not a column of `rows`.
+    """
+    frame = pd.DataFrame(rows)
+    if absent := [name for name in features if name not in frame.columns]:
+        raise KeyError(f"not among the columns: {', '.join(absent)}")
+    return frame[list(features)].astype("float64").apply(without_last_digits).reset_index(drop=True)
+
+
+def without_last_digits(values: pd.Series[float]) -> pd.Series[float]:
+    """`values` rounded to 32 bits of their mantissa, more than nine digits.
+
+    The digits after them are rounding errors, which depend on the unit and interval of a meter, and on which
+    a tree must not split.
+    """
+    bits = values.to_numpy("float64").view("int64")
+    rounded = (bits + (1 << 19)) & -(1 << 20)
+    return pd.Series(rounded.view("float64"), index=values.index)
+
 
 # Absolute error: meters have rare peaks many times their usual load, which squares would be fitted to.
 PARAMETERS: dict[str, Any] = {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_hub.registry.cards import card_of
+from ai_hub.registry.metadata import model_metadata
 from ai_hub.registry.versions import ModelVersion
 from mlflow_plugins.registration.cards import CARD_TAG, METADATA_TAG, METRICS_TAG, document, given_metrics
 
@@ -28,7 +28,7 @@ def _version(tags: dict[str, str], description: str | None = None) -> ModelVersi
 def test_card__has_the_metrics_that_were_given_as_they_were(metrics: dict[str, Any]) -> None:
     found = json.dumps({"metrics": {"mae": 1.0, "rmse": 2.0}})
     version = _version({METRICS_TAG: json.dumps(metrics), CARD_TAG: found})
-    assert card_of(version).metrics == metrics
+    assert model_metadata(version).metrics == metrics
     assert given_metrics(version.tags) == {**metrics["custom_metrics"], "mae": metrics["mae"]}
 
 
@@ -40,7 +40,7 @@ def test_card__without_anything_given__is_what_the_registry_found() -> None:
         "metrics": {"mae": 1.0, "drift": 0.5},
         "size_bytes": 7,
     }
-    card = card_of(_version({CARD_TAG: json.dumps(found)}, "by hand"))
+    card = model_metadata(_version({CARD_TAG: json.dumps(found)}, "by hand"))
     assert card.metadata == {
         "model_type": "weekly",
         "framework": "lightgbm",
@@ -53,7 +53,7 @@ def test_card__without_anything_given__is_what_the_registry_found() -> None:
 
 
 def test_card__of_a_version_without_tags__says_that_nothing_is_known() -> None:
-    card = card_of(_version({}))
+    card = model_metadata(_version({}))
     assert (card.metadata, card.metrics, card.size_bytes) == (
         ({"model_type": "unknown"}, {"custom_metrics": {}}, 0)
     )

@@ -20,12 +20,11 @@ from ai_hub import registry
 from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, NotFoundError
-from ai_hub.training import dataset
-from ai_hub.training.model_input import model_input
-from ai_hub.training.predict import load, predict, production_models
-from ai_hub.training.splits import Window
-from ai_hub.training.terms import TARGET
-from ai_hub.training.train import plan, train
+from ai_hub.forecasting import TARGET, dataset
+from ai_hub.forecasting.dataset import Window
+from ai_hub.forecasting.fitting import model_input
+from ai_hub.forecasting.predict import load, predict, production_models
+from ai_hub.forecasting.train import plan, train
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ai_hub.features.store import OnlineRow
-from ai_hub.training.card import ModelCard
-from ai_hub.training.predict import _status
+from ai_hub.forecasting.card import ModelCard
+from ai_hub.forecasting.predict import _status
 
 HOUR = datetime(2026, 3, 1, 14, tzinfo=UTC)
 TTL = timedelta(hours=3)

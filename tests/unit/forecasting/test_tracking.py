@@ -6,11 +6,9 @@ import pandas as pd
 import pytest
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH, _validate_metric_name
 
-from ai_hub.training.evaluation import FORECAST, Comparison, Evaluation
-from ai_hub.training.metrics import errors
-from ai_hub.training.plot import forecast_plot
-from ai_hub.training.terms import NAIVE_HOURS, TARGET
-from ai_hub.training.tracking import _metrics
+from ai_hub.forecasting import NAIVE_HOURS, TARGET
+from ai_hub.forecasting.evaluation import FORECAST, Comparison, Evaluation, errors
+from ai_hub.forecasting.tracking import _metrics, forecast_plot
 
 HOURS = pd.date_range("2026-03-01", periods=3, freq="h", tz="UTC")
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ai_hub.training.evaluation import FORECAST, evaluate
-from ai_hub.training.fitting import fit
-from ai_hub.training.splits import Split, Window, split_by_time
-from ai_hub.training.terms import NAIVE_HOURS, TARGET
+from ai_hub.forecasting import NAIVE_HOURS, TARGET
+from ai_hub.forecasting.dataset import Split, Window, split_by_time
+from ai_hub.forecasting.evaluation import FORECAST, evaluate
+from ai_hub.forecasting.fitting import fit
 
 END = datetime(2026, 3, 1, tzinfo=UTC)
 FEATURES = ["hour_of_day", "lag_1h"]

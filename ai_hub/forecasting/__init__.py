@@ -1,3 +1,7 @@
+"""Training, evaluation and forecasts: LightGBM on Feast features, beside naive baselines."""
+
+#: Column of what is forecast: the mean of an hour's readings.
+
 """Names that training, its reports and its command line share; imports nothing."""
 
 #: Column of what is forecast: the mean of an hour's readings.

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 from ai_hub.database.connection import connect
 from ai_hub.errors import BadInputError
 from ai_hub.features.store import feature_references, get_service
-from ai_hub.training import dataset
-from ai_hub.training.card import ModelCard
-from ai_hub.training.evaluation import evaluate
-from ai_hub.training.fitting import fit
-from ai_hub.training.splits import Window, split_by_time
-from ai_hub.training.targets import end_of_data
-from ai_hub.training.tracking import Logged, Trained, log
+from ai_hub.forecasting import dataset
+from ai_hub.forecasting.card import ModelCard
+from ai_hub.forecasting.dataset import Window, end_of_data, split_by_time
+from ai_hub.forecasting.evaluation import evaluate
+from ai_hub.forecasting.fitting import fit
+from ai_hub.forecasting.tracking import Logged, Trained, log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from feast import FeatureStore
+
 
 # Share of training hours without a feature from which a model is trusted to do without it. The first day of
 # every meter lacks yesterday's value, which teaches nothing.

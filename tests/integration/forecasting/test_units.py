@@ -11,12 +11,11 @@ import pytest
 from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.forecasting import TARGET, predict
+from ai_hub.forecasting.card import MAKER, MAKER_TAG, ModelCard
+from ai_hub.forecasting.dataset import read_hours
+from ai_hub.forecasting.train import TrainingPlan, train
 from ai_hub.registry import ModelVersion
-from ai_hub.training import predict
-from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard
-from ai_hub.training.targets import read_hours
-from ai_hub.training.terms import TARGET
-from ai_hub.training.train import TrainingPlan, train
 
 if TYPE_CHECKING:
     from support.energy import Energy

@@ -1,4 +1,4 @@
-"""What prediction must know about a model; travels inside it as MLflow model metadata."""
+"""What prediction must know about a model; stored in it as MLflow model metadata."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ai_hub.ingest.units import is_amount
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
 
 #: Tag of runs and versions whose models carry a card.
 MAKER_TAG = "trained_by"

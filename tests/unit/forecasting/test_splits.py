@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_hub.errors import BadInputError
-from ai_hub.training.splits import Window, split_by_time
+from ai_hub.forecasting.dataset import Window, split_by_time
 
 if TYPE_CHECKING:
     from random import Random

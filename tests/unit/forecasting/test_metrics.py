@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_hub.training.metrics import errors
+from ai_hub.forecasting.evaluation import errors
 
 VALUE = st.floats(-1e6, 1e6)
 

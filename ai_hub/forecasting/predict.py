@@ -1,4 +1,4 @@
-"""`predict`: the production model on the newest online features."""
+"""Forecasts of the production model from the newest online features."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import yaml
 from ai_hub.database.connection import connect
 from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.features.store import OnlineRow, feature_names, get_service, read_online
+from ai_hub.forecasting.card import MAKER, MAKER_TAG, ModelCard, check_units, require_card
+from ai_hub.forecasting.fitting import model_input
 from ai_hub.registry import ModelVersion, list_versions, load_production
-from ai_hub.training.card import MAKER, MAKER_TAG, ModelCard, check_units, require_card
-from ai_hub.training.model_input import model_input
 from mlflow_plugins.lifecycle.rules import PRODUCTION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from feast import FeatureStore
+
 
 #: Where MLflow's LightGBM flavor keeps the model, readable with LightGBM alone.
 MODEL_FILE = "model.lgb"

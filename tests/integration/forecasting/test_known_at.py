@@ -14,10 +14,9 @@ from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import NotFoundError
 from ai_hub.features.store import get_service, open_store
-from ai_hub.training import dataset
-from ai_hub.training.splits import Window
-from ai_hub.training.targets import end_of_data
-from ai_hub.training.train import plan, train
+from ai_hub.forecasting import dataset
+from ai_hub.forecasting.dataset import Window, end_of_data
+from ai_hub.forecasting.train import plan, train
 
 if TYPE_CHECKING:
     from support.energy import Energy

@@ -1,1 +1,0 @@
-"""Training and forecasting: LightGBM on Feast features, beside naive baselines."""
