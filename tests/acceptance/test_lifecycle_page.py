@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from matplotlib.figure import Figure
 from playwright.sync_api import expect
 from support import browser as pages
 from support.people_server import password
@@ -226,6 +227,10 @@ def wide(shop: Reviews) -> str:
         client = shop.server.client()
         client.update_model_version(name, "3", DESCRIPTION)
         client.update_model_version(name, "2", DESCRIPTION)
+        figure = Figure(figsize=(20, 2))
+        figure.add_subplot().plot([1, 2])
+        run = client.get_model_version(name, "3").run_id
+        client.log_figure(run, figure, f"plots/{'error_of_each_hour_' * 8}.png")
     return name
 
 
@@ -245,7 +250,8 @@ DESCRIPTION = f"""# A heading
 def test_narrow_window__needs_no_scrolling_sideways(window: Window, wide: str) -> None:
     # 640 pixels are 1280 at 200 %, 390 a phone, and 320 what WCAG 2.1 asks for (1.4.10, reflow)
     with window("anna") as anna:
-        for width, path in product((320, 390, 640), ((), (TENANT,), (TENANT, wide))):
+        paths = ((), (TENANT,), (TENANT, wide), (TENANT, wide, "versions", "3"))
+        for width, path in product((320, 390, 640), paths):
             anna.page.set_viewport_size({"width": width, "height": 800})
             anna.open_lifecycle(*path)
             # what is folded may be as wide as it likes no more than the rest
@@ -256,6 +262,15 @@ def test_narrow_window__needs_no_scrolling_sideways(window: Window, wide: str) -
                 assert box is not None
                 assert box["x"] >= 0
                 assert box["x"] + box["width"] <= width
+
+
+def test_plots_of_a_version__are_drawn_in_its_card(window: Window, wide: str) -> None:
+    with window("vera") as vera:
+        vera.open_lifecycle(TENANT, wide, "versions", "3")
+        plot = vera.page.get_by_role("img", name="error of each hour error of")
+        plot.scroll_into_view_if_needed()
+        # 20 inches of 100 pixels; 0 where the browser has refused it
+        vera.page.wait_for_function("document.querySelector('figure img').naturalWidth === 2000")
 
 
 def test_back_after_a_promotion__leaves_no_form_filled_for_another_version(

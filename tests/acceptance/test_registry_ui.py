@@ -81,6 +81,18 @@ def test_model_of_the_demo__shows_its_production_version(demo: Demo, aliases_pag
         expect(aliases_page.label(version, "production")).to_be_visible()
 
 
+def test_search_field__finds_models_by_stage(aliases_page: Registry, model: Model) -> None:
+    aliases_page.open_models(model.tenant)
+    page = aliases_page.page
+    field = page.get_by_placeholder("Search registered models")
+    field.fill("tags.lifecycle_stage = 'Archived'")
+    field.press("Enter")
+    expect(page.get_by_role("link", name=model.name)).to_have_count(0)
+    field.fill("tags.lifecycle_stage = 'Production'")
+    field.press("Enter")
+    expect(page.get_by_role("link", name=model.name)).to_be_visible()
+
+
 def test_model_of_another_tenant__is_not_found(aliases_page: Registry, model: Model, tenant: str) -> None:
     other = f"{tenant}-b"
     registry.ensure_tenant(other)
