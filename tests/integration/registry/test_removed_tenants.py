@@ -54,6 +54,9 @@ def acme(server: registry_servers.Server, tmp_path: Path) -> Tenant:
         tenant.register(tmp_path / "model", b"weights %d" % number)
     for version, stage in ((1, "Production"), (2, "Production")):
         assert tenant.stage(version, stage).status_code == 200
+    for said in ("comments", "request"):
+        path = f"/ai-hub/api/models/{MODEL}/versions/3/{said}"
+        assert tenant.call("POST", path, json={"text": "lower MAE"}).status_code == 200
     return tenant
 
 
@@ -94,6 +97,8 @@ def seen(tenant: Tenant) -> dict[str, int]:
     listed = tenant.call("GET", PROXY, params={"path": f"workspaces/{tenant.name}"}).json()
     registered = tenant.call("GET", PROXY, params={"path": f"workspaces/{tenant.name}/.models"}).json()
     trail = tenant.call("GET", f"/ai-hub/api/models/{MODEL}/transitions").json()
+    said = tenant.call("GET", f"/ai-hub/api/models/{MODEL}/versions/3/comments").json()
+    requested = tenant.call("GET", "/ai-hub/api/requests").json()
     page = tenant.call("GET", f"/lifecycle/{tenant.name}/{MODEL}")
     production = tenant.call(
         "GET", f"/ai-hub/api/models/{MODEL}/production", params={"at_ms": 2**42}
@@ -107,6 +112,8 @@ def seen(tenant: Tenant) -> dict[str, int]:
         "registered files": len(registered.get("files", [])),
         "trail": len(trail.get("transitions", [])),
         "production": int(production == 200),
+        "comments": len(said.get("comments", [])),
+        "requests": len(requested["requests"]),
         "page": int("v1.0.1" in page.text),
         "file": int(file.status_code == 200),
         "objects": len(files(tenant)),

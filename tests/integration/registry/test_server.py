@@ -84,6 +84,20 @@ def test_download__by_number_and_alias__through_the_proxy(acme: Tenant, tmp_path
         assert (tmp_path / content.decode() / "data/model.bin").read_bytes() == content, folder
 
 
+def test_download__of_files_of_our_names__is_what_was_logged(acme: Tenant, tmp_path: Path) -> None:
+    logged = tmp_path / "model"
+    logged.mkdir()
+    for name in ("manifest.json", "metrics.json", "metadata.json"):
+        (logged / name).write_text(f"{name} of the model")
+    acme.register(logged, b"first")
+    assert acme.stage(1, "Production").status_code == 200
+    with mlflow.utils.workspace_context.WorkspaceContext(acme.name):
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@production"))
+    mine = {path.relative_to(logged): path.read_bytes() for path in logged.rglob("*") if path.is_file()}
+    assert len(mine) == 5
+    assert {path: (folder / path).read_bytes() for path in mine} == mine
+
+
 def test_transition__refused__is_a_readable_409__at_every_door(acme: Tenant, tmp_path: Path) -> None:
     acme.register(tmp_path / "model")
     assert acme.stage(1, "Production").status_code == 200
