@@ -154,11 +154,11 @@ class KeyCache:
         except (psycopg.Error, OSError, TimeoutError, AiHubError) as error:
             await self._disconnect()
             if not self._is_failing:
-                _log.warning("api_keys_not_read", reason=type(error).__name__, keys=len(self._entries))
+                _log.warning("api_keys.read_failed", reason=type(error).__name__, keys=len(self._entries))
             self._is_failing = True
             raise self._described(error) from error
         if self._is_failing:
-            _log.info("api_keys_read_again")
+            _log.info("api_keys.recovered")
         self._is_failing = False
         return rows
 

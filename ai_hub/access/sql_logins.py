@@ -15,7 +15,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from ai_hub.database.connection import connect
 from ai_hub.database.retired import require_in_use
-from ai_hub.database.tenant_wall import SEARCH_PATH, TENANT_ROLE
+from ai_hub.database.tenant_scope import SEARCH_PATH, TENANT_ROLE
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.names import check_tenant
 from ai_hub.settings import Settings

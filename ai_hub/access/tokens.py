@@ -107,7 +107,7 @@ class ProviderKeys:
             }
         except (httpx.HTTPError, TimeoutError, jwt.PyJWTError, ValueError, TypeError) as error:
             # those known go on
-            _log.warning("provider_keys_not_read", url=self._url, reason=type(error).__name__)
+            _log.warning("provider_keys.read_failed", url=self._url, reason=type(error).__name__)
 
     async def _body(self) -> str:
         async with (

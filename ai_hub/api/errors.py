@@ -130,7 +130,7 @@ def answer(error: AiHubError, scope: Any) -> JSONResponse:
     message, hint = error.message, error.hint
     if kind == "unavailable":
         # where the server is and what it said is for the log
-        _log.warning("unavailable", reason=message)
+        _log.warning("dependency.unavailable", reason=message)
         message, hint = _down(error)
     problem = Problem(error=kind, message=message, hint=hint or _HINTS.get(status), request_id=request_id)
     return JSONResponse(problem.model_dump(exclude_none=True), status, headers)

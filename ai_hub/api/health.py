@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from ai_hub.database.tenant_wall import ENTER, service_dsn
+from ai_hub.database.tenant_scope import ENTER, service_dsn
 from ai_hub.errors import AiHubError, SettingMissingError
 from ai_hub.exports.places import Bucket, tenant_place
 from ai_hub.servers import NotReadyError, check_bucket, check_http, check_redis, check_s3
@@ -98,9 +98,9 @@ class Health:
             before = self._statuses.get(name, "ok")
             self._statuses[name] = each.status
             if each.status == "down" != before:
-                _log.warning("dependency_down", dependency=name, reason=each.reason)
+                _log.warning("dependency.failed", dependency=name, reason=each.reason)
             elif before == "down" != each.status:
-                _log.info("dependency_back", dependency=name)
+                _log.info("dependency.recovered", dependency=name)
 
     async def _ask(self, name: str) -> Dependency:
         """What a server says in time; one that keeps silent is asked once, however often somebody looks."""

@@ -25,7 +25,7 @@ _LEVELS = {
     "error": logging.ERROR,
 }
 #: The line about each request: the endpoint, and names and numbers of our own.
-REQUEST: Final = "request"
+REQUEST: Final = "request.answered"
 #: Libraries that tell every step at this level or below.
 QUIET = {"uvicorn.access": logging.CRITICAL, "httpx": logging.WARNING, "botocore": logging.WARNING}
 MASK: Final = "***"

@@ -91,7 +91,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            _log.exception("failed", path=scope["path"])
+            _log.exception("request.failed", path=scope["path"])
             if status:  # the answer had begun
                 raise
             await internal(request_id)(scope, receive, send_with_id)

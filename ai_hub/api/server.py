@@ -162,7 +162,7 @@ class _Supervisor:
             if self._stopping.is_set():
                 return
             wait = _FIRST_WAIT_S if time.monotonic() - started > _STABLE_S else min(2 * wait, _LONGEST_WAIT_S)
-            _log.error("ended", command=self._command[-1:], status=status, again_in_s=wait)
+            _log.error("process.ended", command=self._command[-1:], status=status, again_in_s=wait)
             self._stopping.wait(wait)
 
     def stop(self) -> None:

@@ -8,7 +8,7 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from ai_hub.backup.manifest import Role
-from ai_hub.database.tenant_wall import SERVICE_ROLE, TENANT_ROLE
+from ai_hub.database.tenant_scope import SERVICE_ROLE, TENANT_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ai_hub.database.connection import connect
-from ai_hub.database.tenant_wall import SERVICE_ROLE
+from ai_hub.database.tenant_scope import SERVICE_ROLE
 from ai_hub.errors import BadInputError
 from ai_hub.settings import Settings, postgres_environment
 
@@ -91,7 +91,7 @@ def _alone(connection: psycopg.Connection) -> Iterator[None]:
 
 
 def _ensure_service_login(connection: psycopg.Connection, address: str, here: dict[str, str]) -> Provisioned:
-    """The REST service's login: a member of its role, which has rights inside the tenant wall only."""
+    """The REST service's login: a member of its role, which has rights inside the tenant scope only."""
     name = "SERVICE_TIMESCALE_DSN"
     there = postgres_environment(address)
     if (there["PGHOST"], there["PGPORT"]) != (here["PGHOST"], here["PGPORT"]):

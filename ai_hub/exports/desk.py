@@ -183,7 +183,7 @@ class ExportDesk:
                     found += jobs.find_each(connection, export_ids)
             except (AiHubError, psycopg.Error) as error:
                 # whatever it is, it is not for ever, and not for the other tenants
-                _log.warning("exports_not_read", tenant=tenant, reason=str(error))
+                _log.warning("exports.read_failed", tenant=tenant, reason=str(error))
         return found
 
     async def _run(self, work: Callable[[], _T]) -> _T:

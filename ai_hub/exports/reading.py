@@ -13,7 +13,7 @@ from adbc_driver_manager import dbapi
 from feast.repo_config import RepoConfig
 from psycopg import sql
 
-from ai_hub.database.tenant_wall import ENTER
+from ai_hub.database.tenant_scope import ENTER
 from ai_hub.exports.chunks import Chunk, Span, chunks
 from ai_hub.exports.plan import ASSET, CREATED, TENANT, TIME, Computed, Plan
 from ai_hub.exports.request import Request

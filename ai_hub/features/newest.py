@@ -12,6 +12,7 @@ from psycopg import sql
 
 from ai_hub.features.store import JOIN_KEYS
 from feast_plugins.postgres.session import stream
+from feast_plugins.postgres.sources import newest_of_each, newest_row
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -22,27 +23,11 @@ if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
 
 # An asset has rows up to a day after its last reading, see docs/features.md.
-_NEWEST = """
-SELECT newest.* FROM asset_spans AS spans
-CROSS JOIN LATERAL (
-    SELECT {columns} FROM {source} AS source
-    WHERE source.tenant_id = spans.tenant_id AND source.asset_id = spans.asset_id
-        AND source.{time} <= {now} AND {conditions}
-    ORDER BY source.{time} DESC LIMIT 1
-) AS newest
-WHERE {scope}
-"""
+_NEWEST = "SELECT newest.* FROM asset_spans AS spans CROSS JOIN LATERAL ({row}) AS newest WHERE {scope}"
 # In the order in which they were created: a refresh computes first what is asked for most.
-_CHANGED = """
-SELECT * FROM (
-    SELECT DISTINCT ON (source.tenant_id, source.asset_id) {columns}
-    FROM {source} AS source
-    JOIN asset_spans AS spans ON spans.tenant_id = source.tenant_id AND spans.asset_id = source.asset_id
-    WHERE source.{time} <= {now} AND {conditions} AND {scope}
-    ORDER BY source.tenant_id, source.asset_id, source.{time} DESC
-) AS changed
-ORDER BY {created}
-"""
+_CHANGED = "SELECT * FROM ({rows}) AS changed ORDER BY {created}"
+#: The assets of rows.
+_SPANS = "spans.tenant_id = source.tenant_id AND spans.asset_id = source.asset_id"
 
 
 @dataclass(frozen=True)
@@ -94,29 +79,33 @@ def newest_rows(
     names = [*view.join_keys, *(field.name for field in view.features)]
     stamps = [source.timestamp_field, *filter(None, [source.created_timestamp_column])]
     columns = [original.get(name, name) for name in (*names, *stamps)]
-    time = sql.Identifier(original.get(source.timestamp_field, source.timestamp_field))
-    conditions: list[sql.Composable] = [sql.SQL("true")]
+    time = original.get(source.timestamp_field, source.timestamp_field)
+    at = sql.Identifier("source", time)
+    conditions = [sql.SQL("{} <= {}").format(at, sql.Literal(now))]
     reach: list[sql.Composable] = [sql.SQL("true")]
     if view.ttl:
         oldest = sql.Literal(now - view.ttl)
-        conditions.append(sql.SQL("source.{} >= {}").format(time, oldest))
+        conditions.append(sql.SQL("{} >= {}").format(at, oldest))
         reach.append(sql.SQL("spans.last_hour >= {} - INTERVAL '24 hours'").format(oldest))
-    template = _NEWEST
-    if since is not None and len(stamps) > 1:
-        conditions.append(sql.SQL("source.{} >= {}").format(sql.Identifier(columns[-1]), sql.Literal(since)))
-        # of readings, which no index has by the time they came, each asset's newest are looked at
-        template = _NEWEST if is_pushed(view) else _CHANGED
     if scope.tenants is not None:
         reach.append(sql.SQL("spans.tenant_id = ANY({})").format(sql.Literal(list(scope.tenants))))
     if scope.assets is not None:
         reach.append(sql.SQL("spans.asset_id = ANY({})").format(sql.Literal(list(scope.assets))))
-    query = sql.SQL(template).format(
-        columns=sql.SQL(", ").join(sql.Identifier("source", column) for column in columns),
-        source=sql.SQL(source.get_table_query_string()),
-        time=time,
-        created=sql.Identifier(columns[-1]),
-        now=sql.Literal(now),
-        conditions=sql.SQL(" AND ").join(conditions),
-        scope=sql.SQL(" AND ").join(reach),
+    is_changed = since is not None and len(stamps) > 1
+    if is_changed:
+        created = sql.Identifier("source", columns[-1])
+        conditions.append(sql.SQL("{} >= {}").format(created, sql.Literal(since)))
+    selection = sql.SQL(", ").join(sql.Identifier("source", column) for column in columns)
+    relation = sql.SQL(source.get_table_query_string())
+    # of readings, which no index has by the time they came, each asset's newest are looked at
+    if is_changed and not is_pushed(view):
+        rows = sql.SQL(" FROM {} AS source JOIN asset_spans AS spans ON {} WHERE {}").format(
+            relation, sql.SQL(_SPANS), sql.SQL(" AND ").join([*conditions, *reach])
+        )
+        found = newest_of_each(JOIN_KEYS, selection, rows, time, None)
+        return stream(connection, sql.SQL(_CHANGED).format(rows=found, created=sql.Identifier(columns[-1])))
+    rows = sql.SQL(" FROM {} AS source WHERE {}").format(
+        relation, sql.SQL(" AND ").join([sql.SQL(_SPANS), *conditions])
     )
-    return stream(connection, query)
+    row = newest_row(selection, rows, time, None)
+    return stream(connection, sql.SQL(_NEWEST).format(row=row, scope=sql.SQL(" AND ").join(reach)))

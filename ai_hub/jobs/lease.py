@@ -100,7 +100,7 @@ class Lease:
                     self._judge(queue.renew(self._settings, self._job, self.progress))
                     renewed = tried
                 except Exception as error:  # noqa: BLE001  # without this thread the job is soon lost
-                    _log.warning("lease_not_renewed", job_id=str(self._job.job_id), reason=str(error))
+                    _log.warning("lease.renewal_failed", job_id=str(self._job.job_id), reason=str(error))
                     if time.monotonic() > renewed + queue.LEASE_S:
                         self._reason = self._reason or ExpiredError
             if (self._stop.is_set() or self._reason is not None) and self._interrupt is not None:

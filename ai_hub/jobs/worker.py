@@ -65,7 +65,7 @@ class Worker:
             except (ServiceDownError, psycopg.Error) as error:
                 if once:
                     raise
-                _log.warning("waiting", reason=str(error))
+                _log.warning("queue.read_failed", reason=str(error))
                 self._stop.wait(min(5 * pause, _LONGEST_OUTAGE_PAUSE_S))
             if once:
                 return
@@ -92,7 +92,10 @@ class Worker:
                 self._tasks[job.kind].attempt(job).clean()
             except (AiHubError, OSError, BotoCoreError, ClientError) as error:
                 _log.warning(
-                    "orphans_not_removed", job_id=str(job.job_id), tenant=job.tenant_id, reason=reason(error)
+                    "orphans.delete_failed",
+                    job_id=str(job.job_id),
+                    tenant=job.tenant_id,
+                    reason=reason(error),
                 )
                 return
             queue.note_cleaned(self._settings, job.job_id)

@@ -22,6 +22,7 @@ from feast_plugins.offline.as_of import newest_rows
 from feast_plugins.offline.entities import Entities
 from feast_plugins.offline.views import ViewRead, read_rows
 from feast_plugins.postgres.session import fetch, fetch_value, schema, type_name
+from feast_plugins.postgres.sources import newest_row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,15 +79,9 @@ class Probes:
         conditions.append(sql.SQL("{} <= {}").format(stamp, at))
         if self.read.ttl is not None:
             conditions.append(sql.SQL("{} >= {} - {}").format(stamp, at, sql.Literal(self.read.ttl)))
-        order = [sql.SQL("{} DESC").format(stamp)]
-        if self.read.created is not None:
-            order.append(sql.SQL("{} DESC NULLS LAST").format(_of("source", self.read.created)))
-        return sql.SQL("(SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT 1)").format(
-            _COMMA.join(_of("source", column) for column in columns) if columns else sql.SQL("1"),
-            self.read.relation,
-            sql.SQL(" AND ").join(conditions),
-            _COMMA.join(order),
-        )
+        selection = _COMMA.join(_of("source", column) for column in columns) if columns else sql.SQL("1")
+        rows = sql.SQL(" FROM {} WHERE {}").format(self.read.relation, sql.SQL(" AND ").join(conditions))
+        return sql.SQL("({})").format(newest_row(selection, rows, self.read.time, self.read.created))
 
     def features(self, connection: dbapi.Connection) -> pa.Table:
         """Features of the view for each entity row, null where there is no feature row."""

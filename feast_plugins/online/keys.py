@@ -106,24 +106,24 @@ def take_apart(key: bytes) -> tuple[dict[str, bytes], str]:
     """
     try:
         (count,) = _NUMBER.unpack_from(key)
-        place = _NUMBER.size
+        position = _NUMBER.size
         names = []
         for _ in range(count):
-            kind, length = _PAIR.unpack_from(key, place)
-            place += _PAIR.size
-            if kind != _STRING or place + length > len(key):
+            kind, length = _PAIR.unpack_from(key, position)
+            position += _PAIR.size
+            if kind != _STRING or position + length > len(key):
                 raise NotOurKeyError(key)
-            names.append(key[place : place + length].decode())
-            place += length
+            names.append(key[position : position + length].decode())
+            position += length
         values = {}
         for name in names:
-            _, length = _PAIR.unpack_from(key, place)
-            place += _PAIR.size
-            values[name] = key[place : place + length]
-            place += length
-        if place > len(key):
+            _, length = _PAIR.unpack_from(key, position)
+            position += _PAIR.size
+            values[name] = key[position : position + length]
+            position += length
+        if position > len(key):
             raise NotOurKeyError(key)
-        return values, key[place:].decode()
+        return values, key[position:].decode()
     except (struct.error, UnicodeDecodeError) as error:
         raise NotOurKeyError(key) from error
 

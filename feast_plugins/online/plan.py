@@ -91,8 +91,8 @@ class Keys(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ViewPlace:
-    """Where the replies hold a view: the group of keys, and places in the replies of its hashes."""
+class ViewIndexes:
+    """Where the replies hold a view: the group of keys, and indexes in the replies of its hashes."""
 
     group: int
     features: list[int]
@@ -108,7 +108,7 @@ class Layout:
     #: column and type of inputs of on-demand views
     inputs: list[tuple[str, ValueType]]
     groups: list[KeyGroup]
-    views: list[ViewPlace]
+    views: list[ViewIndexes]
 
 
 def lay_out(plan: Plan, columns: tuple[str, ...]) -> Layout:
@@ -131,12 +131,12 @@ def lay_out(plan: Plan, columns: tuple[str, ...]) -> Layout:
             warnings.warn("Using entity name is deprecated. Use join_key instead.", stacklevel=5)
             join_keys[plan.join_keys[name]] = name
     groups: dict[tuple[tuple[str, str | None], ...], tuple[int, dict[bytes, int]]] = {}
-    places = []
+    indexes = []
     for stored in plan.views:
         used = _key_columns(plan, stored, join_keys)
         number, fields = groups.setdefault(used, (len(groups), {}))
-        places.append(
-            ViewPlace(
+        indexes.append(
+            ViewIndexes(
                 number,
                 [fields.setdefault(name, len(fields)) for name in stored.fields],
                 fields.setdefault(stored.stamp_field, len(fields)),
@@ -149,7 +149,7 @@ def lay_out(plan: Plan, columns: tuple[str, ...]) -> Layout:
             KeyGroup(keys.prefix([key for key, _ in used]), [column for _, column in used], list(fields))
             for used, (_, fields) in groups.items()
         ],
-        places,
+        indexes,
     )
 
 
@@ -192,7 +192,7 @@ class StoredView:
 
 
 class Result(NamedTuple):
-    """A feature of the answer: from a stored view (by its place), or (None) from an on-demand view."""
+    """A feature of the answer: from a stored view (by its index), or (None) from an on-demand view."""
 
     name: str
     view: int | None
@@ -293,7 +293,7 @@ def _resolve(
         _,
     ) = utils._get_online_request_context(registry, project, features, full_names)  # noqa: SLF001  # no public one
     keys.require_version(config)
-    order = {ref: place for place, ref in enumerate(refs)}
+    order = {ref: index for index, ref in enumerate(refs)}
     views = [_stored(view, names, config, order, full_names=full_names) for view, names in grouped]
     types = {
         name: kind
@@ -337,15 +337,15 @@ def _stored(
 
 def _results(refs: list[str], views: list[StoredView], *, full_names: bool) -> list[Result]:
     """Where each requested feature comes from, in the order of the request."""
-    places = {
-        f"{stored.view.projection.name_to_use()}:{name}": Result(stored.names[place], number, place)
+    indexes = {
+        f"{stored.view.projection.name_to_use()}:{name}": Result(stored.names[index], number, index)
         for number, stored in enumerate(views)
-        for place, name in enumerate(stored.features)
+        for index, name in enumerate(stored.features)
     }
     found = []
     for ref in refs:
         view, version, name = utils._parse_feature_ref(ref)  # noqa: SLF001  # no public one
         used = view if version is None else f"{view}@v{version}"
         short = Result(f"{used}__{name}" if full_names else name, None, 0)
-        found.append(places.get(f"{used}:{name}", short))
+        found.append(indexes.get(f"{used}:{name}", short))
     return found

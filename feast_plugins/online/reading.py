@@ -233,9 +233,9 @@ class Read:
             ]
             computed = compute_on_demand(plan, join_keys + inputs, stored)
         features = []
-        for name, view, place in plan.results:
+        for name, view, index in plan.results:
             if view is not None:
-                features.append((name, stored[view][place]))
+                features.append((name, stored[view][index]))
             elif name in computed:
                 features.append((name, computed[name]))
         metadata = _view_metadata(plan) if view_metadata else ()
@@ -252,12 +252,12 @@ class Read:
                 group = [known[row] for row in rows]
             fields.append(list(zip(*group, strict=True)))
         found = []
-        for view, place in zip(self._plan.views, self._layout.views, strict=True):
-            columns = fields[place.group]
-            judged = answer.Rows(columns[place.stamp], view.ttl, now)
-            found.append([judged.column(columns[each]) for each in place.features])
+        for view, indexes in zip(self._plan.views, self._layout.views, strict=True):
+            columns = fields[indexes.group]
+            judged = answer.Rows(columns[indexes.stamp], view.ttl, now)
+            found.append([judged.column(columns[each]) for each in indexes.features])
             if metrics._config.online_features:  # noqa: SLF001  # Feast's switch
-                features = len(place.features)
+                features = len(indexes.features)
                 metrics.track_feature_statuses(
                     view.view.name, judged.present * features, (self._count - judged.present) * features
                 )

@@ -88,7 +88,7 @@ class Write:
     def commands(self, answers: Sequence[Any]) -> Commands:
         """Rows that are not older than what is stored.
 
-        A key lives as long as the most patient of its views wants: its time is extended, never cut.
+        A key lives as long as the view that keeps rows longest wants: its time is extended, never cut.
         """
         rest = iter(answers)
         found = []
@@ -171,7 +171,7 @@ class Times(NamedTuple):
     """What the time of a stored row says, in nanoseconds since 1970."""
 
     event: int
-    #: when a row that was put back was computed; None: it was materialized
+    #: when a row that was written back was computed; None: it was materialized
     computed: int | None
 
 
@@ -184,7 +184,7 @@ def times_of(stamp: bytes) -> Times:
 
 
 def computed_at(stamp: bytes, nanos: int) -> bytes:
-    """The time of a row that was computed at `nanos` and is put back."""
+    """The time of a row that was computed at `nanos` and is written back."""
     return stamp + _COMPUTED_TAG + _COMPUTED_VALUE.pack(nanos)
 
 
@@ -203,12 +203,12 @@ def write_back(
     )
 
 
-def mark(key: bytes, value: bytes, seconds: int) -> Commands:
+def set_value(key: bytes, value: bytes, seconds: int) -> Commands:
     """Command that sets a plain key, which vanishes after so many seconds."""
     return Commands.of([packed(b"SET", key, value, b"EX", b"%d" % seconds)])
 
 
-def get_marks(keys: Sequence[bytes]) -> Commands:
+def get_values(keys: Sequence[bytes]) -> Commands:
     """Commands that read them."""
     return Commands.of([packed(b"GET", key) for key in keys])
 

@@ -1,4 +1,8 @@
-"""Queries of a data source's rows in a range of time: the newest of each entity, or all."""
+"""Queries of a data source's rows: the newest of each entity, or all in a range of time.
+
+The newest rows are read in two ways: `newest_row` probes an index for one entity after the other, which is
+best for few entities or a long range of time; `newest_of_each` sorts what is in the range.
+"""
 
 from __future__ import annotations
 
@@ -73,17 +77,43 @@ def latest(source: Source, start: datetime, end: datetime) -> sql.Composed:
 
     Of rows with the same time the one created last is read.
     """
-    keys = [_column(key) for key in source.keys]
-    order = [*keys, sql.SQL("{} DESC").format(_column(source.time))]
-    if source.created:
-        order.append(sql.SQL("{} DESC NULLS LAST").format(_column(source.created)))
-    rows = source.rows(start, end) + sql.SQL(" ORDER BY {}").format(_COMMA.join(order))
-    if keys:
-        select = sql.SQL("SELECT DISTINCT ON ({}) {}").format(_COMMA.join(keys), source.selection)
-        return select + rows
+    rows = source.rows(start, end)
+    if source.keys:
+        return newest_of_each(source.keys, source.selection, rows, source.time, source.created)
     # a view without entities has one row, whose key is Feast's dummy entity
     dummy = sql.SQL(", {} AS {}").format(sql.Literal(DUMMY_ENTITY_VAL), sql.Identifier(DUMMY_ENTITY_ID))
-    return sql.SQL("SELECT ") + source.selection + dummy + rows + sql.SQL(" LIMIT 1")
+    return newest_row(source.selection + dummy, rows, source.time, source.created)
+
+
+def newest_of_each(
+    keys: Sequence[str], selection: sql.Composable, rows: sql.Composable, time: str, created: str | None
+) -> sql.Composed:
+    """Query of the newest of the rows of each entity, in the order of the keys.
+
+    Args:
+        keys: columns that tell entities apart.
+        selection: what is selected of `source`.
+        rows: `FROM … AS source WHERE …`.
+        time: column of the event time.
+        created: of rows with the same time the one counts that is last by this column; None: any.
+    """
+    distinct = _COMMA.join(map(_column, keys))
+    order = sql.SQL("{}, {}").format(distinct, _newest_first(time, created))
+    return sql.SQL("SELECT DISTINCT ON ({}) {}{} ORDER BY {}").format(distinct, selection, rows, order)
+
+
+def newest_row(
+    selection: sql.Composable, rows: sql.Composable, time: str, created: str | None
+) -> sql.Composed:
+    """Query of the newest row of a single entity; see `newest_of_each`."""
+    return sql.SQL("SELECT {}{} ORDER BY {} LIMIT 1").format(selection, rows, _newest_first(time, created))
+
+
+def _newest_first(time: str, created: str | None) -> sql.Composed:
+    order = [sql.SQL("{} DESC").format(_column(time))]
+    if created:
+        order.append(sql.SQL("{} DESC NULLS LAST").format(_column(created)))
+    return _COMMA.join(order)
 
 
 def _column(name: str) -> sql.Composed:

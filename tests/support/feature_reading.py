@@ -53,7 +53,7 @@ def run(work: Callable[[FeatureReader], Awaitable[None]], clock: Clock, **option
 
 
 async def ask(reader: FeatureReader, tenant: str, *assets: str, **asked: Any) -> list[dict[str, Any]]:
-    """The results; what is put back is in Redis by then."""
+    """The results; what is written back is in Redis by then."""
     answer = await reader.read(FeatureRequest(tenant, list(assets), **asked))
     await reader.cache.settle()
     return [

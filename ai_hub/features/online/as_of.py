@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from ai_hub.errors import BadInputError
 from ai_hub.times import to_nanos
@@ -15,8 +15,7 @@ _SKEW = timedelta(minutes=5)
 _FOLLOWER_GRACE_NS = HOUR_NS // 2
 
 
-@dataclass(frozen=True, slots=True)
-class AsOf:
+class AsOf(NamedTuple):
     """The time that features are read as of."""
 
     time: datetime

@@ -98,7 +98,7 @@ class AssetDirectory:
         except UnavailableError:
             pass
         except psycopg.Error:
-            _log.exception("assets_not_read")
+            _log.exception("assets.read_failed")
         self._remove(tenant)
         self._tenants[tenant] = _TenantAssets(time.monotonic() + ttl, zones, sorted(zones))
         self._count += len(zones) + 1

@@ -58,7 +58,7 @@ class Breaker:
                 # the library measures the pause by the wall clock, which may be set back
                 self._opened_at = time.monotonic()
             metrics.set_breaker(name, event.state)
-            _log.warning("breaker", server=name, state=event.state)
+            _log.warning("breaker.changed", server=name, state=event.state)
 
     @asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:

@@ -15,10 +15,10 @@ from ai_hub.features.online.breaker import UnavailableError, open_breaker
 from feast_plugins.online.connection import Connections
 from feast_plugins.online.writing import (
     computed_at,
-    get_marks,
+    get_values,
     is_written,
     joined,
-    mark,
+    set_value,
     times_of,
     write_back,
 )
@@ -85,12 +85,12 @@ class Cache:
                 return await self._connections.exchange_async(self._options_of(config), commands)
         except (RedisError, OSError) as error:
             reason = "timeout" if "Timeout" in type(error).__name__ else "down"
-            _log.warning("redis", reason=reason, error=str(error))
+            _log.warning("redis.exchange_failed", reason=reason, error=str(error))
             raise UnavailableError(SERVER, reason) from error
 
     async def values(self, config: RepoConfig, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values of plain keys, such as negative-cache entries."""
-        return await self.send(config, get_marks(keys))
+        return await self.send(config, get_values(keys))
 
     def write_back(
         self, config: RepoConfig, view: View, rows: Sequence[tuple[bytes, Row, bytes | None]], computed: int
@@ -111,7 +111,7 @@ class Cache:
     def add_negative_entries(self, config: RepoConfig, entries: Sequence[tuple[bytes, bytes]]) -> None:
         """Begin to write (key, value) of negative-cache entries; they hold for `FEATURE_CACHE_TTL`."""
         self._start(
-            config, [mark(key, value, self._negative_ttl_s) for key, value in entries], are_rows=False
+            config, [set_value(key, value, self._negative_ttl_s) for key, value in entries], are_rows=False
         )
 
     async def settle(self) -> None:

@@ -193,7 +193,7 @@ class Catalog:
                     reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
                     self._log_failure(reason)
                 except Exception as error:  # noqa: BLE001  # what is known goes on being used, whatever it is
-                    _log.exception("registry_not_read")
+                    _log.exception("registry.read_failed")
                     self._failure = _down(self._settings, f"{type(error).__name__}: {error}")
                 if self._state is not None or self._failure is not None:
                     self._tried.set()
@@ -232,7 +232,7 @@ class Catalog:
     def _log_failure(self, reason: str) -> None:
         failure = _down(self._settings, reason)
         if self._failure is None or self._failure.message != failure.message:
-            _log.warning("registry_not_read", reason=reason)
+            _log.warning("registry.read_failed", reason=reason)
         self._failure = failure
 
 

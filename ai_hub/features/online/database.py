@@ -15,7 +15,7 @@ import structlog
 
 from ai_hub.concurrency import FairSemaphore, LimitReachedError
 from ai_hub.database.connection import has_utc, prepare_threshold
-from ai_hub.database.tenant_wall import ENTER, service_dsn
+from ai_hub.database.tenant_scope import ENTER, service_dsn
 from ai_hub.errors import SettingMissingError
 from ai_hub.features.online import metrics
 from ai_hub.features.online.breaker import UnavailableError, open_breaker
@@ -108,7 +108,7 @@ class Database:
             result = "done"
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError, OSError) as error:
             reason = "timeout" if isinstance(error, TimeoutError | psycopg.errors.QueryCanceled) else "down"
-            _log.warning("database", reason=reason, error=_first_line(error))
+            _log.warning("database.query_failed", reason=reason, error=_first_line(error))
             raise UnavailableError(SERVER, reason) from error
         finally:
             metrics.queries(result).observe(time.perf_counter() - started)

@@ -25,6 +25,7 @@ from ai_hub.features.online.database import SERVER
 from ai_hub.times import from_nanos
 from feast_plugins.online.reading import encode_outputs
 from feast_plugins.online.writing import stamp_of
+from feast_plugins.postgres.sources import newest_of_each, newest_row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,20 +38,8 @@ if TYPE_CHECKING:
     from feast_plugins.postgres.sources import Source
 
 _EPOCH_NS = 0
-_NEWEST = """\
-SELECT DISTINCT ON (source.{asset}) source.{asset}, source.{time}, {features}
-FROM {relation} AS source
-WHERE source.{tenant} = %(tenant)s AND source.{asset} = ANY(%(assets)s)
-    AND source.{time} >= %(since)s AND source.{time} <= %(at)s
-ORDER BY source.{asset}, source.{time} DESC{created}"""
-# for views with other keys than the asset: the newest row by the keys of each asset
-_NEWEST_BY_KEYS = """\
-SELECT asset_id, source.{time}, {features}
-FROM {keys} CROSS JOIN LATERAL (
-    SELECT * FROM {relation} AS source
-    WHERE {conditions} AND source.{time} >= %(since)s AND source.{time} <= %(at)s
-    ORDER BY source.{time} DESC{created} LIMIT 1
-) AS source"""
+# for views with other keys than the asset
+_BY_KEYS = "SELECT asset_id, newest.* FROM {keys} CROSS JOIN LATERAL ({row}) AS newest"
 _ASSETS = "SELECT asset_id FROM assets WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s)"
 _log = structlog.get_logger(__name__)
 #: Assets of one query.
@@ -175,13 +164,13 @@ class Loader:
                 lookups = await self._database.run(key.tenant, work)
         except psycopg.Error as error:
             # the view's source is wrong: rows in Redis are all there is
-            _log.exception("feature_view_not_read", view=key.view)
+            _log.exception("feature_view.query_failed", view=key.view)
             failure = UnavailableError(SERVER, "query_failed")
             failure.__cause__ = error
         except (UnavailableError, asyncio.CancelledError) as error:
             failure = error if isinstance(error, UnavailableError) else UnavailableError(SERVER, "stopped")
         except Exception:  # noqa: BLE001  # whatever it is, the requests get an answer
-            _log.exception("feature_rows_not_read", view=key.view)
+            _log.exception("feature_rows.read_failed", view=key.view)
             failure = UnavailableError(SERVER, "query_failed")
         finally:
             self._close(key, batch)
@@ -272,19 +261,18 @@ def _composed(
     is_of_asset: bool,
 ) -> sql.Composed:
     columns = dict(keys)
-    newest_version = "" if source.created is None else ", source.{} DESC NULLS LAST"
-    parts: dict[str, sql.Composable] = {
-        # a relation or query of the feature repository
-        "relation": sql.SQL(source.relation),
-        "time": sql.Identifier(source.time),
-        "created": sql.SQL(newest_version).format(sql.Identifier(source.created or "")),
-        "features": sql.SQL(", ").join(
-            [sql.SQL("source.{}").format(sql.Identifier(name)) for name in features]
-        ),
-    }
+    time = sql.Identifier("source", source.time)
+    # a relation or query of the feature repository
+    relation = sql.SQL(source.relation)
+    wanted: list[sql.Composable] = [sql.Identifier("source", name) for name in (source.time, *features)]
+    within = sql.SQL("{0} >= %(since)s AND {0} <= %(at)s").format(time)
     if is_of_asset:
-        keyed = {name: sql.Identifier(columns[f"{name}_id"]) for name in ("tenant", "asset")}
-        return sql.SQL(_NEWEST).format(**keyed, **parts)
+        asset = columns["asset_id"]
+        rows = sql.SQL(" FROM {} AS source WHERE {} = %(tenant)s AND {} = ANY(%(assets)s) AND {}").format(
+            relation, *(sql.Identifier("source", name) for name in (columns["tenant_id"], asset)), within
+        )
+        selection = sql.SQL(", ").join([sql.Identifier("source", asset), *wanted])
+        return newest_of_each([asset], selection, rows, source.time, source.created)
     tenant, assets = sql.SQL("%(tenant)s"), sql.SQL("%(assets)s")
     relations: list[sql.Composable] = [
         sql.SQL("({}) AS {}").format(lookup.query(tenant, assets), sql.Identifier(f"of_{lookup.key}"))
@@ -294,7 +282,10 @@ def _composed(
         lookup.key: sql.Identifier(f"of_{lookup.key}", lookup.key) for lookup in lookups
     }
     conditions = [
-        sql.SQL("source.{} = {}").format(sql.Identifier(column), values[name]) for name, column in keys
+        sql.SQL("{} = {}").format(sql.Identifier("source", column), values[name]) for name, column in keys
     ]
-    joined = sql.SQL(" NATURAL JOIN ").join(relations)
-    return sql.SQL(_NEWEST_BY_KEYS).format(keys=joined, conditions=sql.SQL(" AND ").join(conditions), **parts)
+    rows = sql.SQL(" FROM {} AS source WHERE {}").format(
+        relation, sql.SQL(" AND ").join([*conditions, within])
+    )
+    row = newest_row(sql.SQL(", ").join(wanted), rows, source.time, source.created)
+    return sql.SQL(_BY_KEYS).format(keys=sql.SQL(" NATURAL JOIN ").join(relations), row=row)

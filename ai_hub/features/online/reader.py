@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence  # noqa: TC003  # fields
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ai_hub.errors import NotFoundError
 from ai_hub.features.online import metrics
@@ -40,8 +38,7 @@ if TYPE_CHECKING:
     Clock = Callable[[], datetime]
 
 
-@dataclass(frozen=True)
-class FeatureRequest:
+class FeatureRequest(NamedTuple):
     """Which features of which assets, and at what time."""
 
     tenant: str
@@ -56,8 +53,7 @@ class FeatureRequest:
     must_exist: bool = False
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """Features of each asset, in the order of the request."""
 
     #: feature set, for metrics
@@ -242,10 +238,12 @@ class FeatureReader:
 
 
 def _count(label: str, at: AsOf, origins: Sequence[Origin]) -> None:
-    for source, count in Counter(origin.source for origin in origins).items():
-        metrics.reads(label, source).inc(count)
-    for reason, count in Counter(origin.degraded for origin in origins if origin.degraded).items():
-        metrics.degraded(label, reason).inc(count)
+    sources = [origin.source for origin in origins]
+    for source in set(sources):
+        metrics.reads(label, source).inc(sources.count(source))
+    reasons = [origin.degraded for origin in origins if origin.degraded]
+    for reason in set(reasons):
+        metrics.degraded(label, reason).inc(reasons.count(reason))
     times = [origin.oldest for origin in origins if origin.oldest is not None and not origin.lost]
     if times and at.current_since is not None:
         metrics.age(label).observe(max(0.0, (at.nanos - min(times)) / 1e9))

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from psycopg import sql
-from support.walled_database import new_database, walled_database
+from support.scoped_database import new_database, scoped_database
 from typer.testing import CliRunner
 
 from ai_hub.access import api_keys, sql_logins
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def owner(native_postgres: str, dsn: str) -> Iterator[str]:
-    with walled_database(native_postgres, dsn) as address:
+    with scoped_database(native_postgres, dsn) as address:
         yield address
 
 

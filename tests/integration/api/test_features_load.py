@@ -95,7 +95,7 @@ def test_database_silent__misses_hold_half_of_the_places_and_hits_are_answered(
                 return answer.status_code, degraded, time.monotonic() - started
 
             assert get("a", "forecast_basic")[:2] == (200, False)
-            time.sleep(0.2)  # the row is put back after the answer
+            time.sleep(0.2)  # the row is written back after the answer
             proxy.stall()
             with ThreadPoolExecutor(40) as pool:
                 misses = []
@@ -177,7 +177,7 @@ def test_answer_too_late__its_row_is_in_redis_for_the_next(
 
 
 @pytest.mark.usefixtures("valley")
-def test_large_batch__every_row_is_put_back() -> None:
+def test_large_batch__every_row_is_written_back() -> None:
     tenant = f"crowd-{secrets.token_hex(4)}"
     names = [f"meter-{number:04}" for number in range(450)]
     with connect() as connection:
@@ -197,7 +197,7 @@ def test_large_batch__every_row_is_put_back() -> None:
     run(work, Clock(NOW))
 
 
-def test_put_back__feasts_own_reading__sees_the_hour_and_the_values(
+def test_write_back__feasts_own_reading__sees_the_hour_and_the_values(
     valley: tuple[str, str], energy: Energy
 ) -> None:
     _, tenant = valley

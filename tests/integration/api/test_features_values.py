@@ -112,8 +112,8 @@ def test_read__any_past_time__equals_the_oracle(meters: Meters) -> None:
     run(work, meters.clock)
 
 
-def test_read__put_back__answers_for_its_time_and_past_the_turn_of_the_hour(meters: Meters) -> None:
-    """A row put back answers for `FEATURE_CACHE_TTL` seconds; the last hour's no longer than that either."""
+def test_read__written_back__answers_for_its_time_and_past_the_turn_of_the_hour(meters: Meters) -> None:
+    """A row written back answers for `FEATURE_CACHE_TTL` seconds; the last hour's no longer either."""
     name = next(iter(meters.assets))
     ttl = timedelta(seconds=300)
     clock = Clock(meters.hour - timedelta(minutes=30))
@@ -126,7 +126,7 @@ def test_read__put_back__answers_for_its_time_and_past_the_turn_of_the_hour(mete
             )
             return result["hour"], result["source"]
 
-        # what an earlier test put back is of the hour to come
+        # what an earlier test wrote back is of the hour to come
         await reader.cache._connections.async_client(reader.catalog.config.online_store).flushdb()
         before = meters.hour - HOUR
         for _ in range(2):

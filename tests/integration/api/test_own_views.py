@@ -18,7 +18,7 @@ from support.feature_tables import register, write
 from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
 from ai_hub.database.refresh import refresh
-from ai_hub.database.tenant_wall import as_tenant
+from ai_hub.database.tenant_scope import as_tenant
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:

@@ -92,7 +92,7 @@ def asked(tenant: str, url: str) -> dict[str, tuple[list[str], list[dict[str, An
     return found
 
 
-def test_features__miss_is_computed_and_put_back__hit_has_the_same_values(
+def test_features__miss_is_computed_and_written_back__hit_has_the_same_values(
     works: str, url: str, redis_url: str
 ) -> None:
     expected = asked(works, redis_url)
@@ -141,7 +141,7 @@ def test_sentinel__another_server_becomes_the_master__is_asked_by_the_running_se
                 fail_over(port, master, replica)
                 results = await ask(reader, works, *ASSETS)
                 assert not any(each["degraded"] for each in results)
-                # rows that were put back, or those that the replica had
+                # rows that were written back, or those that the replica had
                 await ask(reader, works, *ASSETS)
                 assert set(sources(await ask(reader, works, *ASSETS))) == {"redis"}
 

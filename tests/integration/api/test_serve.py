@@ -53,7 +53,7 @@ def test_serve__every_server_down__lives_says_so_and_leaks_no_secret(tmp_path: P
         assert process.wait(20) == 0
     lines = log.read_text().splitlines()
     assert all(isinstance(json.loads(line), dict) for line in lines)
-    down = [found for line in lines if (found := json.loads(line)).get("event") == "dependency_down"]
+    down = [found for line in lines if (found := json.loads(line)).get("event") == "dependency.failed"]
     assert {each["dependency"] for each in down} == {
         *("timescaledb", "redis", "feast_registry", "s3", "mlflow")
     }

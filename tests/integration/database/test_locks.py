@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from support.walled_database import new_database
+from support.scoped_database import new_database
 
 from ai_hub.database import connect, migrate
 from ai_hub.errors import ConflictError

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 
+import ai_hub
 from ai_hub.api import logs
 from ai_hub.settings import ServiceSettings
 
@@ -73,6 +77,26 @@ def test_log__of_a_failure__has_its_traceback_in_the_line() -> None:
     [line] = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert line["exception"][0]["exc_value"].endswith("'broken'")
     assert hidden not in stream.getvalue(), "local variables may be secrets"
+
+
+def test_events__of_every_structured_log__are_named_by_one_rule() -> None:
+    names = {
+        node.args[0].value
+        for path in Path(ai_hub.__file__).parent.rglob("*.py")
+        if "structlog.get_logger" in (text := path.read_text())
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "_log"
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert len(names) > 10
+    documented = (Path(__file__).parents[3] / "docs" / "service.md").read_text()
+    for name in [*names, logs.REQUEST]:
+        assert re.fullmatch(r"[a-z_]+\.[a-z_]+", name), name
+        assert f"`{name}`" in documented, name
 
 
 class _Collector(BaseHTTPRequestHandler):

@@ -60,7 +60,7 @@ def test_request__gets_an_id_that_is_in_its_answer_and_its_log_lines() -> None:
     assert re.fullmatch(r"[0-9a-f]{16}", request_id)
     assert [(line["event"], line["request_id"]) for line in lines] == [
         ("at work", request_id),
-        ("request", request_id),
+        ("request.answered", request_id),
     ]
     assert lines[-1]["route"] == "/fine/{name}"
     assert lines[-1]["status"] == 200
@@ -87,7 +87,7 @@ def test_defect__is_a_readable_500_and_its_text_stays_in_the_log() -> None:
         "hint": "Report it with the request id.",
         "request_id": answer.headers["x-request-id"],
     }
-    assert [line["event"] for line in lines] == ["failed", "request"]
+    assert [line["event"] for line in lines] == ["request.failed", "request.answered"]
     assert lines[-1]["log_level"] == "error"
 
 
@@ -190,7 +190,7 @@ def test_log__of_a_request_refused_before_its_endpoint__has_the_key_id_and_the_w
 
     with capture_logs() as lines:
         asyncio.run(run())
-    malformed, unknown = (line for line in lines if line["event"] == "request")
+    malformed, unknown = (line for line in lines if line["event"] == "request.answered")
     assert malformed["route"] == unknown["route"] == "/ai/models/{model_id}"
     assert (malformed["key_id"], unknown["key_id"]) == (None, "a" * 12)
     assert malformed["reason"].startswith("unauthenticated: ")

@@ -1,4 +1,4 @@
-"""The time of a row that was put back: Feast reads what it always reads, and we read when it was computed."""
+"""The time of a row written back: Feast reads what it always reads, and we read when it was computed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def test_computed_at__any_times__both_are_read_and_feast_sees_the_event(
 ) -> None:
     nanos, stamp = stamp_of(event)
     assert times_of(stamp) == (nanos, None)
-    put_back = computed_at(stamp, computed)
-    assert put_back != stamp
-    assert times_of(put_back) == (nanos, computed)
-    assert nanos_of(put_back) == nanos
+    written_back = computed_at(stamp, computed)
+    assert written_back != stamp
+    assert times_of(written_back) == (nanos, computed)
+    assert nanos_of(written_back) == nanos
     read = Timestamp()
-    read.ParseFromString(put_back)
+    read.ParseFromString(written_back)
     assert read.ToDatetime(UTC) == event

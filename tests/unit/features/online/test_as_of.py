@@ -39,7 +39,7 @@ def test_is_current__no_time_given__the_present_hour_and_a_grace(now: datetime, 
 @given(now=TIMES, back=SECONDS, computed_back=st.integers(-60, 2 * GRACE_S))
 @example(now=NOON, back=0, computed_back=GRACE_S)
 @example(now=NOON, back=0, computed_back=GRACE_S + 1)
-def test_is_current__put_back__no_longer_than_its_time(now: datetime, back: int, computed_back: int) -> None:
+def test_is_current__written_back__not_after_its_time(now: datetime, back: int, computed_back: int) -> None:
     row, computed = now - timedelta(seconds=back), now - timedelta(seconds=computed_back)
     assert as_of(None, now, GRACE_S).is_current(to_nanos(row), to_nanos(computed)) == (
         is_current(now, row) and computed_back <= GRACE_S

@@ -1,4 +1,4 @@
-"""What the wall between tenants costs: it must not keep conditions away from the indexes.
+"""What the tenant scope costs: it must not keep conditions away from the indexes.
 
 On a native TimescaleDB where there is one: older planners than the embedded one let less through a barrier.
 """
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from oracles.features import HOUR, Weather, floor_hour
 from support.feature_tables import write, write_weather
-from support.walled_database import new_database
+from support.scoped_database import new_database
 
 from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
 from ai_hub.database.refresh import refresh
-from ai_hub.database.tenant_wall import as_tenant
+from ai_hub.database.tenant_scope import as_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Transactions that see one tenant's rows only, whatever SQL runs in them (`sql/code/070_tenant_wall.sql`).
 
 Everything is set for one transaction alone, so connections of a pool carry nothing over. Names need no
-schema: the wall's views have those of the tables and come first in the search path.
+schema: the tenant scope's views have those of the tables and come first in the search path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SERVICE_ROLE: Final = "ai_hub_service"
 TENANT_ROLE: Final = "ai_hub_tenant"
 SEARCH_PATH: Final = "tenant_wall, public"
-#: Enters the wall in the present transaction; parameter: the tenant. For clients that send SQL their own way.
+#: Enters the tenant scope in the present transaction; parameter: the tenant. For clients with own SQL.
 ENTER: Final[LiteralString] = (
     "SELECT set_config('ai_hub.tenant', %s, true), set_config('search_path', 'tenant_wall, public', true),"
     # compiling takes longer than these queries; a restored database has lost its own setting of this
@@ -44,7 +44,7 @@ def service_dsn(settings: Settings) -> str:
 
 @contextmanager
 def as_tenant(connection: psycopg.Connection, tenant: str) -> Iterator[psycopg.Connection]:
-    """A transaction of `connection` inside the wall; committed at the end, rolled back on an error."""
+    """A transaction of `connection` inside the tenant scope; an error rolls it back."""
     _check(connection, tenant)
     with connection.transaction():
         connection.execute(ENTER, [tenant])
@@ -53,6 +53,6 @@ def as_tenant(connection: psycopg.Connection, tenant: str) -> Iterator[psycopg.C
 
 def _check(connection: psycopg.Connection, tenant: str) -> None:
     check_tenant(tenant)
-    # in a transaction of somebody else, its later statements would be inside the wall, too
+    # in a transaction of somebody else, its later statements would be inside the tenant scope, too
     if connection.info.transaction_status != TransactionStatus.IDLE:
         raise RuntimeError("a transaction is open already")

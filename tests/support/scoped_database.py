@@ -1,8 +1,8 @@
 # ruff: noqa: E501, S608 - SQL as it is sent
-"""A database with the wall, two tenants, and logins: TimescaleDB where there is a native one, else a look-alike.
+"""A database with the tenant scope, two tenants, and logins: TimescaleDB where there is a native one, else a look-alike.
 
 The embedded TimescaleDB has one login, and the native PostgreSQL of the tests has no TimescaleDB. The look-alike has
-the same relations as plain tables, and the same wall around them.
+the same relations as plain tables, and the same views around them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _FILLINGS = {
 }  # fmt: skip
 
 
-def wall() -> tuple[str, ...]:
+def scope_code() -> tuple[str, ...]:
     return tuple((CODE / name).read_text() for name in ("005_drop_tenant_wall.sql", "070_tenant_wall.sql"))
 
 
@@ -61,7 +61,7 @@ def new_database(server: str) -> Iterator[str]:
 
 
 @contextmanager
-def walled_database(native_postgres: str, embedded: str) -> Iterator[str]:
+def scoped_database(native_postgres: str, embedded: str) -> Iterator[str]:
     """Owner's address of a database with rows of both tenants in every relation."""
     native_timescale = os.environ.get("AI_HUB_BENCH_DSN")
     with new_database(native_timescale or native_postgres) as dsn:
@@ -108,7 +108,7 @@ def _look_alike(dsn: str, embedded: str) -> None:
         here.execute("CREATE VIEW hourly_state AS SELECT * FROM hourly_features")
         here.execute((CODE / "020_point_functions.sql").read_text())
         here.execute((MIGRATIONS / "0010_access.sql").read_text())
-        for text in wall():
+        for text in scope_code():
             here.execute(text)
 
 

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from support.walled_database import FOREIGN, FOREIGN_VALUE, OURS, is_timescale, walled_database
+from support.scoped_database import FOREIGN, FOREIGN_VALUE, OURS, is_timescale, scoped_database
 
 from ai_hub.access import sql_logins
 from ai_hub.database import connect
-from ai_hub.database.tenant_wall import as_tenant
+from ai_hub.database.tenant_scope import as_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ RELATIONS = (
     *("anomaly_detection_feature_versions", "quarantined_rows", "data_findings", "feature_exports", "jobs"),
     *("hourly_values", "quality_policies"),
 )
-#: Tables with tenants in them that are in nobody's wall: what the database itself works with.
+#: Tables with tenants in them that are in nobody's scope: what the database itself works with.
 OUTSIDE = {
     "feature_changes", "feature_refresh_ranges", "feature_demand", "data_checks_due", "backfill_files", "sql_logins",
     "feature_keys", "computed_features", "hourly_features_stored",
@@ -43,7 +43,7 @@ ATTEMPTS: dict[str, tuple[str, ...]] = {
     # rows of the other tenant, asked for directly
     **{f"all of {name}": (f"SELECT * FROM {name}",) for name in RELATIONS},
     **{f"theirs in {name}": (f"SELECT * FROM {name} WHERE tenant_id = 'theirs'",) for name in RELATIONS},
-    **{f"past the wall: {name}": (f"SELECT * FROM public.{name}",) for name in (*RELATIONS, "feature_changes")},
+    **{f"past the scope: {name}": (f"SELECT * FROM public.{name}",) for name in (*RELATIONS, "feature_changes")},
     "search path": ("SET search_path = public", "SELECT * FROM timeseries_data"),
     "search path, views of views": ("SET search_path = public, tenant_wall", "SELECT * FROM feature_rows"),
     "inner views": ("SELECT * FROM public.feature_keys, public.computed_features",),
@@ -65,7 +65,7 @@ ATTEMPTS: dict[str, tuple[str, ...]] = {
     "make a role": ("CREATE ROLE evil LOGIN SUPERUSER",),
     "bind the login anew": ("UPDATE public.sql_logins SET tenant_id = 'theirs'", "SELECT * FROM assets"),
     "bind it by insert": ("INSERT INTO sql_logins VALUES (session_user, 'theirs')", "SELECT * FROM assets"),
-    # functions that look at rows before the wall does
+    # functions that look at rows before the tenant scope does
     "leaky function": ("SET default_transaction_read_only = off", SNEAKY.format(""), "SELECT * FROM assets WHERE leak(tenant_id)"),
     "leaky function, temporary": ("SET default_transaction_read_only = off", SNEAKY.format("pg_temp."), "SELECT * FROM assets WHERE pg_temp.leak(tenant_id)"),
     "leak by division": ("SELECT * FROM assets WHERE 1 / (CASE WHEN tenant_id = 'theirs' THEN 0 ELSE 1 END) > 0",),
@@ -118,11 +118,11 @@ ATTEMPTS: dict[str, tuple[str, ...]] = {
     # changing things
     **{f"writing {name}": ("SET default_transaction_read_only = off", f"DELETE FROM {name}", f"UPDATE {name} SET tenant_id = 'ours'")
        for name in ("assets", "timeseries_data", "feature_exports", "jobs", "ai_features")},
-    "writing past the wall": ("SET default_transaction_read_only = off", "TRUNCATE public.assets", "DELETE FROM public.feature_exports", "DELETE FROM public.jobs"),
+    "writing past the scope": ("SET default_transaction_read_only = off", "TRUNCATE public.assets", "DELETE FROM public.feature_exports", "DELETE FROM public.jobs"),
     "jobs for others": ("SET default_transaction_read_only = off",
         "INSERT INTO jobs (tenant_id, kind) VALUES ('theirs', 'x') RETURNING *"),
     "new table": ("SET default_transaction_read_only = off", "CREATE TABLE evil AS SELECT * FROM assets"),
-    "new table in the wall": ("SET default_transaction_read_only = off", "CREATE TABLE tenant_wall.evil AS TABLE assets"),
+    "new table in the scope": ("SET default_transaction_read_only = off", "CREATE TABLE tenant_wall.evil AS TABLE assets"),
     "temporary table": ("SET default_transaction_read_only = off", "CREATE TEMP TABLE assets AS TABLE public.assets"),
     "new view": ("SET default_transaction_read_only = off", "CREATE VIEW public.evil AS TABLE public.assets"),
     "other view": ("SET default_transaction_read_only = off", "ALTER VIEW tenant_wall.assets RESET (security_barrier)"),
@@ -156,7 +156,7 @@ ON_TIMESCALE = {
 
 @pytest.fixture(scope="module")
 def owner(native_postgres: str, dsn: str) -> Iterator[str]:
-    with walled_database(native_postgres, dsn) as address:
+    with scoped_database(native_postgres, dsn) as address:
         yield address
 
 
@@ -213,7 +213,7 @@ def test_login__hostile_sql__sees_and_changes_nothing_foreign(owner: str, login:
                 for name, texts in ON_TIMESCALE.items()
             }  # fmt: skip
         control = connection.execute("SELECT * FROM public.assets").fetchall()
-    assert foreign([repr(row) for row in control]), "the owner sees them, so the wall hides something"
+    assert foreign([repr(row) for row in control]), "the owner sees them, so the tenant scope hides something"
     before = contents(owner)
     leaks = {}
     refused = 0
