@@ -178,7 +178,7 @@ def test_alias_dialog__chip_for_chip__shows_what_happened(
 def test_alias_dialog__any_chips__shows_what_happened(
     aliases_page: Registry, stack: dict[str, str], tenant: str, files: Path, start: str
 ) -> None:
-    """As tests/integration/registry/test_alias_dialog.py, by hand."""
+    """As tests/integration/mlflow_plugins/test_alias_dialog.py, by hand."""
     uri = stack["MLFLOW_TRACKING_URI"]
     client = mlflow.MlflowClient(uri, uri)
     registry.ensure_tenant(tenant)

@@ -2,7 +2,8 @@
 
 Commands are found in the command line itself, so that a new one is covered. In process, on a registry with
 what this repository declares, and against addresses at which nothing answers; each command meets one of the
-hostile texts, and in `make sweep` all of them. tests/integration/feast/test_commands.py runs them on servers.
+hostile texts, and in `make sweep` all of them. tests/integration/feast_plugins/test_commands.py runs them on
+servers.
 """
 
 from __future__ import annotations
