@@ -1,4 +1,4 @@
-"""What `ai-hub backfill` needs for a year of 100 meters, undisturbed, and killed and taken up again.
+"""Time and memory of `ai-hub backfill` for a year of 100 meters: undisturbed, and killed and resumed.
 
     python -m benchmarks.backfill [--small] [--server embedded|native] [--output FOLDER]
 
@@ -49,7 +49,7 @@ _FINGERPRINT = sql.SQL(
 
 @dataclass(frozen=True)
 class Size:
-    """How much is brought in; fixed, so that runs can be compared."""
+    """Size of the backfill; fixed, so that runs can be compared."""
 
     assets: int
     days: int
@@ -222,7 +222,7 @@ def _run(database: Database, files: list[Path]) -> dict[str, Any]:
 
 
 def _kill(database: Database, files: list[Path], table: str, rows: float) -> int:
-    """Start it and kill it once the table has so many rows; how many it had after that."""
+    """Start a backfill, kill it once `table` has this many rows, and return the number it had after that."""
     query = sql.SQL("SELECT count(*) FROM {} WHERE tenant_id = %s").format(sql.Identifier(table))
     with connect(database.dsn, autocommit=True) as connection:
 

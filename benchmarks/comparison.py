@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.measure import Times, paired_ratio
-from benchmarks.report import format_time, save
+from benchmarks.results import format_time, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ STOCK, OURS, FLOOR = "stock", "ours", "floor"
 
 @dataclass
 class Comparison:
-    """What was measured of one piece of work."""
+    """Measurements of one piece of work."""
 
     work: str
     #: what the floor is, in a few words
@@ -35,14 +35,14 @@ class Comparison:
     unfinished: dict[str, float] = field(default_factory=dict)
 
     def run_interleaved(self, works: Mapping[str, Callable[[], object]], rounds: int) -> None:
-        """Measure each variant once a round, one after the other, so that noise hits all of them."""
+        """Measure each variant once per round, alternately, so that noise hits all of them."""
         for number in range(rounds):
             order = list(works)
             for variant in order[:: -1 if number % 2 else 1]:
                 self.times[variant].measure(works[variant])
 
     def record(self) -> dict[str, Any]:
-        """What goes into the results; ratios of runs made in turns are medians of the ratios."""
+        """Record for the results; ratios of interleaved runs are medians of the ratios."""
         return {
             "work": self.work,
             "floor": self.floor,

@@ -31,7 +31,7 @@ from benchmarks import results, servers
 from benchmarks.comparison import FLOOR, OURS
 from benchmarks.history import HOUR, TENANT, this_hour
 from benchmarks.measure import Times, paired_ratio
-from benchmarks.report import format_time
+from benchmarks.results import format_time
 from benchmarks.service_site import Site
 from benchmarks.stores import valkey
 
@@ -55,7 +55,7 @@ _BUCKET = "exports"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is exported; fixed, so that runs can be compared."""
+    """Size of the exports; fixed, so that runs can be compared."""
 
     assets: int
     #: of the shorter window; the longer one is four times as long
@@ -69,7 +69,7 @@ SMALL = Size(assets=20, days=15, turns=1)
 
 @dataclass(frozen=True)
 class Window:
-    """Hours that are exported."""
+    """Range of hours to export."""
 
     name: str
     start: datetime
@@ -193,7 +193,7 @@ def _query(window: Window) -> sql.Composed:
 
 
 def _copy(site: Site, window: Window) -> int:
-    """Bytes of the rows as the server's binary COPY sends them, which nobody keeps."""
+    """Bytes of the rows by binary COPY, which are discarded."""
     size = 0
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(_query(window))
     with (
@@ -206,7 +206,7 @@ def _copy(site: Site, window: Window) -> int:
 
 
 def _is_complete(job: Export, where: str) -> bool:
-    """Whether the file is what the job says."""
+    """Whether the file has the size, digest and row count of the job."""
     if where == "S3":
         return True
     path = Path(str(job.storage_path).removeprefix("file://"))

@@ -1,4 +1,4 @@
-"""Faults while the REST service is under load: each is made for real, and found out what it did.
+"""Faults while the REST service is under load: each is caused for real, and its effects are measured.
 
     python -m benchmarks.faults [--small] [--timescaledb native|embedded] [--only WORDS] [--output FOLDER]
 
@@ -22,7 +22,7 @@ import psutil
 from benchmarks import faults_run, faults_servers, results, servers
 from benchmarks.faults_run import Fault, Plan
 from benchmarks.faults_servers import BUCKET, Ground, prepared
-from benchmarks.report import format_time
+from benchmarks.results import format_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +139,7 @@ def _proxy(name: str, what: str) -> Callable[[Ground, Service], None]:
 
 
 def _kill_worker(ground: Ground, service: Service) -> None:
-    """While it has an export under way, if that can be seen."""
+    """Kill the worker process of the service."""
     del ground
     if service.process is None:
         return
@@ -149,7 +149,7 @@ def _kill_worker(ground: Ground, service: Service) -> None:
 
 
 def _kill_service(ground: Ground, service: Service) -> None:
-    """The service alone: its worker has to find out by itself."""
+    """Kill the service alone, and not its worker."""
     del ground
     if service.process is not None:
         service.process.kill()
@@ -163,7 +163,7 @@ def _start_service(ground: Ground, service: Service) -> None:
 
 @contextmanager
 def _small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of some megabytes."""
+    """A file system of a few megabytes."""
     mount_point = folder / "disk"
     mount_point.mkdir()
     subprocess.run(
@@ -186,7 +186,7 @@ def _empty(disk: Path) -> None:
 
 
 def _clocks(folder: Path) -> Iterator[Fault]:
-    """The service's clock is wrong from its start on; needs a C compiler."""
+    """Faults of the service's clock, wrong from its start on; needs a C compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         _say("no C compiler: clocks are not shifted")
@@ -326,7 +326,7 @@ def _exports(exports: dict[str, Any]) -> str:
 
 
 def _messages(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Each message once."""
+    """Distinct error messages by status, as lines."""
     messages = {
         f"- {status}: {message}": None
         for record in records

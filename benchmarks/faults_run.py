@@ -1,4 +1,4 @@
-"""One fault while load runs: what clients saw, what was lost, how long until all was well again."""
+"""Run of one fault under load: what clients saw, what was lost, and the time to recovery."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OK = HTTPStatus.OK
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that breaks, and how whoever runs the servers brings it back."""
+    """A fault, and how an operator heals it."""
 
     name: str
     hurt: Callable[[Ground, Service], None] = lambda _ground, _service: None
@@ -50,7 +50,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long load runs before a fault and after it is over, and how much."""
+    """Seconds of load before and after a fault, and requests per second."""
 
     before: float = 3.0
     after: float = 12.0
@@ -58,7 +58,7 @@ class Plan:
 
 
 class _Repeating(threading.Thread):
-    """Does something again and again, until it is stopped."""
+    """Repeats a function until it is stopped."""
 
     def __init__(self, work: Callable[[], None], pause: float) -> None:
         super().__init__(daemon=True)
@@ -168,7 +168,7 @@ def _streams(ground: Ground, plan: Plan) -> list[Stream]:
 
 
 class Exports:
-    """Asks for exports, and finds out what became of those that were accepted."""
+    """Submits exports, and checks those that were accepted."""
 
     def __init__(self, ground: Ground, service: Service) -> None:
         self._ground, self._service = ground, service
@@ -182,7 +182,7 @@ class Exports:
         self._rows = len(ground.assets) * (ground.days - 1) * 24
 
     def submit(self) -> None:
-        """Ask for one more."""
+        """Submit one more."""
         tenant = TENANTS[len(self._accepted) % len(TENANTS)]
         request = {"tenant_id": tenant, "feature_set": "forecast_advanced", "idempotency_key": str(uuid4())}
         status, answer = 0, None
@@ -200,7 +200,7 @@ class Exports:
             self._accepted.append(answer["export_id"])
 
     def wait(self) -> float:
-        """Wait until all have ended; when that was."""
+        """Wait until all have ended, or for two minutes; returns the monotonic time."""
         deadline = time.monotonic() + _DONE_S
         while time.monotonic() < deadline:
             jobs = self._ground.jobs()
@@ -212,7 +212,7 @@ class Exports:
         return time.monotonic()
 
     def record(self, jobs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-        """Numbers."""
+        """Counts by status."""
         ended = [jobs[name] for name in self._accepted if name in jobs]
         return {
             "statuses": self._statuses,
@@ -223,7 +223,7 @@ class Exports:
         }
 
     def lost(self, jobs: Mapping[str, dict[str, Any]]) -> list[str]:
-        """Accepted exports that nothing is known of, that do not end, or whose file is wrong."""
+        """Accepted exports that are missing, did not end, or have a wrong file, as messages."""
         errors = []
         for name in self._accepted:
             job = jobs.get(name)
@@ -240,7 +240,7 @@ class Exports:
 
 
 class Registrar:
-    """Registers versions of a model, and remembers those that the service has confirmed."""
+    """Registers versions of a model, and checks those that the service has confirmed."""
 
     def __init__(self, ground: Ground, service: Service) -> None:
         self._ground, self._service = ground, service
@@ -249,7 +249,7 @@ class Registrar:
         self.statuses: dict[str, int] = {}
 
     def register(self) -> None:
-        """Register one more, with a file of its own."""
+        """Register one more version, with a file of its own."""
         content = base64.b64encode(uuid4().bytes).decode()
         request = {
             "tenant_id": TENANTS[0],
@@ -268,14 +268,14 @@ class Registrar:
             self._confirmed.append(answer["version"])
 
     def lost(self) -> list[str]:
-        """Confirmed versions that are not there."""
+        """Number of confirmed versions that are missing, as a message."""
         versions = self._ground.versions(self._service, self._model) if self._confirmed else []
         missing = set(self._confirmed) - set(versions)
         return [f"{len(missing)} of {len(self._confirmed)} registered versions"] if missing else []
 
 
 class Writer:
-    """Stores readings of a tenant of its own, and counts those the database has confirmed."""
+    """Stores readings of a tenant of its own, and checks those that the database has confirmed."""
 
     def __init__(self, ground: Ground) -> None:
         self._dsn = ground.direct.variables["TIMESCALE_DSN"]
@@ -284,7 +284,7 @@ class Writer:
         self._next = 0
 
     def write(self) -> None:
-        """Store one more."""
+        """Store one more reading."""
         self._next += 1
         with psycopg.connect(self._dsn, connect_timeout=5) as connection:
             connection.execute(
@@ -295,7 +295,7 @@ class Writer:
         self._confirmed.append(self._next)
 
     def lost(self) -> list[str]:
-        """Whether confirmed readings are missing."""
+        """Number of confirmed readings that are missing, as a message."""
         with connect(self._dsn) as connection:
             rows = connection.execute(
                 "SELECT value::int FROM timeseries_data WHERE tenant_id = %s AND asset_id = %s",
@@ -306,7 +306,7 @@ class Writer:
 
 
 class Watcher:
-    """Looks at `/health/ready`."""
+    """Polls `/health/ready`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -316,7 +316,7 @@ class Watcher:
         self.down: set[str] = set()
 
     def look(self) -> None:
-        """Look once."""
+        """Poll once."""
         well = False
         try:
             status, answer = self._service.ask("GET", "/health/ready", timeout=5)
@@ -337,7 +337,7 @@ def _is_bad(outcome: Outcome) -> np.ndarray:
 
 
 def _answers(outcome: Outcome, hurt: float) -> dict[str, Any]:
-    """Answers since the fault began, by status; how requests without an answer ended; degraded answers."""
+    """Answers since the fault began, by status; failures of requests without an answer; degraded answers."""
     since = np.array(outcome.scheduled) >= hurt
     values, counts = np.unique(np.array(outcome.status)[since], return_counts=True)
     return {
@@ -378,7 +378,7 @@ def _gap(outcome: Outcome) -> float:
 
 
 def _healthy(outcomes: Mapping[str, Outcome], watcher: Watcher, healed: float) -> float:
-    """Seconds from the end of the fault until the last answer that was not well, readiness included."""
+    """Seconds from the end of the fault until the last bad answer, readiness included."""
     bad = [when for when, well in watcher.looks if not well]
     for name in (FAST, PAST):
         bad += _ends(outcomes[name])[_is_bad(outcomes[name])].tolist()

@@ -33,7 +33,7 @@ EMBEDDED = ("timescaledb", "redis", "s3", "mlflow")
 
 
 class Server(ABC):
-    """A server as whoever runs it sees it."""
+    """A server that can be killed and started again."""
 
     port: int
 
@@ -47,7 +47,7 @@ class Server(ABC):
 
 
 class Stack:
-    """Embedded servers in a folder of their own, and the settings that lead to them."""
+    """Embedded servers in a folder of their own, and their settings."""
 
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
         self._names = names
@@ -55,7 +55,7 @@ class Stack:
         self._environment = clean_environment() | {"AI_HUB_STATE_DIR": str(folder / "state")}
 
     def up(self, *names: str) -> None:
-        """Start those of them that do not run."""
+        """Start the servers that do not run."""
         only = [option for name in names or self._names for option in ("--only", name)]
         self._run("up", "--detach", *only)
 
@@ -64,11 +64,11 @@ class Stack:
         self._run("down", "--purge")
 
     def settings(self) -> dict[str, str]:
-        """Variables that lead to them."""
+        """Environment variables of the servers."""
         return dict(json.loads(self._run("env", "--json")))
 
     def record(self, name: str) -> dict[str, int]:
-        """Process and port of one."""
+        """Process and port of one server."""
         record = json.loads((self._folder / "state" / "stack.json").read_text())
         return dict(record["services"][name])
 
@@ -95,7 +95,7 @@ class Embedded(Server):
 
     @property
     def port(self) -> int:  # type: ignore[override]  # may change
-        """Where it listens."""
+        """Its port."""
         return int(self._stack.record(self._name)["port"])
 
     def kill(self) -> None:
@@ -125,7 +125,7 @@ class Native(Server):
 
 
 def kill_family(pid: int) -> None:
-    """SIGKILL to a process and its descendants."""
+    """Send SIGKILL to a process and its descendants."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
@@ -163,7 +163,7 @@ def has_native() -> bool:
 
 
 def through(variables: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
-    """The variables with other ports, by name of the variable."""
+    """The variables with other ports, which are given by variable."""
     return {
         name: urlsplit(value)._replace(netloc=_with_port(value, ports[name])).geturl()
         if name in ports
@@ -192,7 +192,7 @@ _OPEN = "import sys; from ai_hub.registry import ensure_tenant; [*map(ensure_ten
 
 @dataclass
 class Ground:
-    """Servers, the ways to them, and what is known of the data."""
+    """Servers, their proxies, and the data that was written."""
 
     timescaledb: str
     direct: Site
@@ -237,7 +237,7 @@ class Ground:
             return {row[0]: dict(zip(names, row, strict=True)) for row in cursor.fetchall()}
 
     def state(self, service: Service) -> dict[str, Any]:
-        """What must be the same after a fault: features as they are served, readings, models."""
+        """State that a fault must not change: served features and readings."""
         features = {}
         for tenant in TENANTS:
             status, answer = service.ask(
@@ -293,7 +293,7 @@ def prepared(folder: Path, timescaledb: str, assets: int, days: int) -> Iterator
 
 
 def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Names of facts that are not the same."""
+    """Names of the values that differ."""
     return [name for name in before if _text(before[name]) != _text(after[name])]
 
 

@@ -1,4 +1,4 @@
-"""What refreshing features costs: one new hour, late readings, a full rebuild, a bulk load.
+"""Cost of refreshing features: one new hour, late readings, a full rebuild, a bulk load.
 
     python -m benchmarks.features [--small] [--server embedded|native] [--output FOLDER]
 
@@ -20,7 +20,7 @@ from psycopg import sql
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import Refreshed, refresh
-from benchmarks import history, report, results, servers
+from benchmarks import features_report, history, results, servers
 from benchmarks.history import HOUR, History, Rows, this_hour, write
 from benchmarks.measure import PeakMemory, Times, paired_ratio, timed
 from benchmarks.servers import Database
@@ -41,7 +41,7 @@ NOTHING, NEW_HOUR, REBUILD = "nothing new", "one new hour", "full rebuild"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured; fixed, so that runs can be compared."""
+    """Size of the data; fixed, so that runs can be compared."""
 
     assets: int
     repetitions: int
@@ -54,7 +54,7 @@ SMALL = Size(assets=1, repetitions=2, rebuilds={"embedded": 1, "native": 1})
 
 @dataclass
 class Case:
-    """A database with a history, and what was measured in it."""
+    """A database with a history, and its measurements."""
 
     database: Database
     history: History
@@ -64,7 +64,7 @@ class Case:
     counts: dict[str, int] = field(default_factory=dict)
 
     def refresh(self) -> Refreshed:
-        """Bring the features up to date."""
+        """Refresh the features."""
         return refresh(dsn=self.database.dsn)
 
     def rebuild(self) -> Refreshed:
@@ -72,7 +72,7 @@ class Case:
         return refresh(dsn=self.database.dsn, since=self.history.start)
 
     def measure(self, work: str, run: Callable[[], Refreshed]) -> None:
-        """Note the seconds of `run` and the rows it computed."""
+        """Record the seconds of `run` and the rows it computed."""
         computed = []
         self.times[work].measure(lambda: computed.append(run().rows))
         self.rows[work] = computed[0]
@@ -101,7 +101,7 @@ def main() -> None:
                 | circumstances
                 for record in _measure(databases, server, size)
             ]
-    report.write(folder, results.select(results.store(folder, records), BENCHMARK))
+    features_report.write(folder, results.select(results.store(folder, records), BENCHMARK))
     print(f"written to {folder}")
 
 
@@ -172,7 +172,7 @@ def _bulk(name: str, case: Case) -> dict[str, Any]:
 
 
 def _compress(case: Case) -> None:
-    """What the policy would have done by now, and statistics that autovacuum would have made."""
+    """Compress as the policy would, and analyze as autovacuum would."""
     with connect(case.database.dsn, autocommit=True) as connection:
         for (job,) in connection.execute(_COMPRESS).fetchall():
             connection.execute("CALL run_job(%s)", [job])
@@ -202,7 +202,7 @@ def _repeat(case: Case, number: int) -> None:
 
 
 def _new_hour(case: Case, hour: datetime, number: int) -> Case:
-    """Add the newest complete hour, then take it back, so that each run meets the same state."""
+    """Add the newest complete hour, then delete it, so that each run starts from the same state."""
     new_case = Case(case.database, case.history)
     new = case.history.hour(hour, seed=number)
     new_case.measure(NOTHING, case.refresh)
@@ -262,7 +262,7 @@ def _summary(cases: dict[str, Case], memory: dict[str, int]) -> dict[str, Any]:
 
 
 def _copy(case: Case, query: LiteralString) -> None:
-    """Bring the rows of `query` to the client the fastest way there is."""
+    """Send the rows of `query` to the client by binary COPY."""
     command = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(sql.SQL(query))
     with (
         connect(case.database.dsn) as connection,

@@ -1,4 +1,4 @@
-"""How a fleet of 100,000 meters comes through the turn of an hour: native TimescaleDB, Valkey, service.
+"""A fleet of 100,000 meters at the turn of an hour: native TimescaleDB, Valkey, service.
 
     python -m benchmarks.fleet [--small] [--tenants N] [--label before] [--output FOLDER]
 
@@ -110,25 +110,25 @@ _EXPORTS = (
 
 @dataclass(frozen=True)
 class Shape:
-    """So many tenants with so many meters each."""
+    """Number of tenants, and of meters per tenant."""
 
     tenants: int
     assets: int
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Name in the table."""
         return f"{self.tenants:,} tenants of {self.assets:,} meters"
 
     @property
     def meters(self) -> int:
-        """All of them."""
+        """Number of all meters."""
         return self.tenants * self.assets
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured; fixed, so that runs can be compared."""
+    """Size of the data; fixed, so that runs can be compared."""
 
     shapes: tuple[Shape, ...]
     keys: int
@@ -187,7 +187,7 @@ def main() -> None:
 
 
 def _await_hour(size: Size) -> None:
-    """Do not begin where the hour would end in the middle: TimescaleDB's own clock is right."""
+    """Wait for the next hour if this one would end during the run: TimescaleDB's own clock is not shifted."""
     remaining = this_hour() + HOUR - datetime.now(UTC)
     if remaining < timedelta(minutes=size.minutes):
         _say(f"the next hour begins in {remaining.total_seconds():.0f} s")
@@ -209,7 +209,7 @@ class _Fleet:
         self._streams = 0
 
     def measure(self) -> dict[str, Any]:
-        """All numbers of the shape."""
+        """All measurements of the shape, by name."""
         self._fill()
         numbers: dict[str, Any] = {}
         at_rest = self._shifted(self._hour - timedelta(minutes=30))
@@ -254,7 +254,7 @@ class _Fleet:
             connection.execute("ANALYZE")
 
     def _shifted(self, start: datetime) -> dict[str, str]:
-        """Variables of a process that starts now, and whose clock says `start`."""
+        """Environment of a process that starts now with its clock at `start`."""
         back = datetime.now(UTC) - start
         return {"LD_PRELOAD": str(self._library), "CLOCK_SHIFT_S": str(-round(back.total_seconds()))}
 

@@ -50,13 +50,13 @@ _ASSETS = (
 
 
 def this_hour() -> datetime:
-    """The hour that runs."""
+    """The current hour in UTC."""
     return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Readings, one list a column."""
+    """Readings, one list per column."""
 
     assets: list[str]
     seconds: list[int]
@@ -66,7 +66,7 @@ class Rows:
         return len(self.seconds)
 
     def chunks(self, size: int) -> Iterator[list[list[str] | list[int] | list[float]]]:
-        """Parameters of one INSERT after the other."""
+        """Parameters of consecutive INSERTs of at most `size` rows."""
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
             yield [self.assets[rows], self.seconds[rows], self.values[rows]]
@@ -88,7 +88,7 @@ class History:
 
     @property
     def names(self) -> list[str]:
-        """The meters."""
+        """Names of the meters."""
         return [f"meter-{number:03}" for number in range(self.assets)]
 
     def rows(self) -> Rows:
@@ -107,7 +107,7 @@ class History:
         )
 
     def hour(self, hour: datetime, seed: int) -> Rows:
-        """One reading a meter in `hour`."""
+        """One reading per meter in `hour`."""
         values = np.random.default_rng(seed).uniform(0.5, 100, self.assets).round(3)
         return Rows(self.names, [int(hour.timestamp())] * self.assets, values.tolist())
 
@@ -122,6 +122,6 @@ class History:
 
 
 def write(connection: psycopg.Connection, rows: Rows, statement: sql.Composed = INSERT) -> None:
-    """Write readings, a transaction a chunk when the connection is in autocommit mode."""
+    """Write readings in chunks, each a transaction if the connection is in autocommit mode."""
     for chunk in rows.chunks(CHUNK_ROWS):
         connection.execute(statement, chunk)

@@ -51,7 +51,7 @@ def our_command(folder: Path, port: int) -> list[str]:
 
 
 def floor_command(folder: Path, port: int) -> list[str]:
-    """A server that knows one answer, `answer.json`."""
+    """A server with one answer, `answer.json`."""
     return [sys.executable, "-c", _FLOOR, str(folder), str(port)]
 
 
@@ -94,7 +94,7 @@ def ask(port: int, content: bytes) -> bytes:
 
 
 def latencies(port: int, content: bytes, *, connections: int, seconds: float) -> list[float]:
-    """Seconds of each request of clients that ask again at once, each over a connection of its own."""
+    """Seconds of each request of `connections` clients in closed loops, each with a connection of its own."""
     by_connection: list[list[float]] = [[] for _ in range(connections)]
     end = time.monotonic() + seconds
 

@@ -24,14 +24,14 @@ _MANY = 100
 
 @dataclass
 class Answer:
-    """One question: numbers of each variant, and plans."""
+    """Answer to one question: numbers by variant, and query plans."""
 
     question: str
     columns: dict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))
     plans: dict[str, str] = field(default_factory=dict)
 
     def note(self, variant: str, **numbers: float) -> None:
-        """Add numbers to a variant's column; the name ends with their unit."""
+        """Add numbers to a variant's column; names end with the unit."""
         self.columns[variant] |= {name.replace("_", " "): value for name, value in numbers.items()}
 
     def markdown(self) -> str:
@@ -63,14 +63,14 @@ class Lab:
 
     @contextmanager
     def fresh(self) -> Iterator[Lab]:
-        """A new session, whose process has used no memory yet."""
+        """A new session, whose process has not used memory yet."""
         other = Lab(self.dsn)
         with other.connection:
             yield other
 
     @property
     def backend(self) -> int:
-        """Process of the session."""
+        """Process id of the session's backend."""
         return self.connection.info.backend_pid
 
     def execute(self, query: str) -> None:
@@ -79,11 +79,11 @@ class Lab:
             self.connection.execute(statement.encode())
 
     def seconds(self, query: str) -> float:
-        """How long a statement takes."""
+        """Seconds of a statement."""
         return timed(lambda: self.connection.execute(query.encode()))
 
     def value(self, query: str) -> Any:
-        """The one value of a query."""
+        """The single value of a query."""
         row = self.connection.execute(query.encode()).fetchone()
         return row[0] if row else None
 
@@ -108,7 +108,7 @@ class Lab:
         *,
         runs: int = _RUNS,
     ) -> None:
-        """Note planning and execution time and pages of each variant's query.
+        """Record planning time, execution time and pages of each variant's query.
 
         A query that changes rows is a function of the number of the run, so that each meets other rows.
         """

@@ -59,7 +59,7 @@ ENGINE = {STOCK: "local", OURS: "feast_plugins.batch_engine.ArrowComputeEngine"}
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured; fixed, so that runs can be compared."""
+    """Size of the data; fixed, so that runs can be compared."""
 
     entities: int
     #: of which only the memory matters
@@ -73,7 +73,7 @@ SMALL = Size(entities=2_000, many=None, rounds=2)
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the rows are, and where they go."""
+    """Source and destination of the rows."""
 
     postgres: Postgres
     valkey: Valkey
@@ -186,7 +186,7 @@ def _materialize(store: FeatureStore) -> None:
 
 
 def _commands(store: FeatureStore) -> list[tuple[memoryview, int]]:
-    """What ours sends, in the same parts, and the number of replies to each."""
+    """The commands that ours sends, in the same batches, and the number of replies to each."""
     view = store.get_feature_view("meters")
     view_plan = plan(view, store.config)
     if view_plan is None:
@@ -233,7 +233,7 @@ def _child(servers: dict[str, Any], variant: str, table: str) -> None:
 
 
 def fill(server: Postgres, table: str, count: int) -> None:
-    """Rows in the order in which they come: hour by hour."""
+    """Fill a table in the order of arrival: hour by hour."""
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("SELECT setseed({})").format(sql.Literal(SEED / 10**9)))
         name = sql.Identifier(table)

@@ -26,7 +26,7 @@ class Times:
     runs: list[float] = field(default_factory=list)
 
     def measure(self, work: Callable[[], object]) -> float:
-        """Run `work` once, and note and return its seconds."""
+        """Run `work` once, and record and return its seconds."""
         seconds = timed(work)
         self.runs.append(seconds)
         return seconds
@@ -37,7 +37,7 @@ class Times:
         return statistics.median(self.runs)
 
     def record(self) -> dict[str, Any]:
-        """What goes into the results."""
+        """Record for the results."""
         return {
             "median": round(self.median, 5),
             "min": round(min(self.runs), 5),
@@ -87,7 +87,7 @@ class PeakMemory:
         self._thread.join()
 
     def record(self) -> dict[str, int]:
-        """What goes into the results."""
+        """Record for the results."""
         peaks = {"client": round(self.client)}
         return peaks if self.server is None else peaks | {"server": round(self.server)}
 

@@ -57,7 +57,7 @@ TABLES = (WIDE, FLAT, *THREE)
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured; fixed, so that runs can be compared."""
+    """Size of the data; fixed, so that runs can be compared."""
 
     hours: int
     few: int
@@ -89,7 +89,7 @@ class Work:
     amount: int
 
     def run(self, store: FeatureStore) -> int:
-        """Do it, and return the number of rows."""
+        """Run the retrieval, and return the number of rows."""
         rows: int = self._job(store).to_arrow().num_rows
         return rows
 
@@ -109,7 +109,7 @@ class Work:
         return store.get_historical_features(rows, features)
 
     def floor(self, size: Size) -> list[sql.Composed]:
-        """COPY of the rows in reach."""
+        """COPY of the candidate rows."""
         end = START + timedelta(days=self.amount) if self.kind == "range" else _end(size.hours)
         return [
             sql.SQL("COPY (SELECT * FROM {} WHERE {} BETWEEN {} AND {}) TO STDOUT (FORMAT binary)").format(
@@ -191,14 +191,14 @@ def _works(size: Size) -> list[tuple[str, Work]]:
 
 @dataclass(frozen=True)
 class _Process:
-    """Does works in processes of their own, for their memory and for the seconds of stock."""
+    """Runs work in processes of their own, to measure memory and the seconds of stock."""
 
     server: Postgres
     folder: Path
     limit_s: float
 
     def measure(self, comparison: Comparison, variant: str, work: Work) -> None:
-        """Do the work once."""
+        """Run the work once."""
         arguments = {"variant": variant, "work": asdict(work), "folder": str(self.folder)}
         arguments["server"] = {
             name: value for name, value in asdict(self.server).items() if name != "restart"
@@ -232,7 +232,7 @@ def _objects() -> list[Any]:
 
 
 def _fill(server: Postgres, size: Size) -> dict[str, str]:
-    """Tables in the order in which rows come: hour by hour. Returns the versions of what is measured."""
+    """Fill tables in the order of arrival: hour by hour. Returns the versions of the software."""
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("SELECT setseed({})").format(sql.Literal(SEED / 10**9)))
         for table in TABLES:
@@ -284,7 +284,7 @@ def _entity_rows(assets: Sequence[int], hours: Sequence[float]) -> pd.DataFrame:
 
 
 def _copy(server: Postgres, commands: Sequence[sql.Composed]) -> None:
-    """Bring rows to the client the fastest way there is, and drop them."""
+    """Send rows to the client by binary COPY, and discard them."""
     with psycopg.connect(server.dsn) as connection:
         for command in commands:
             with connection.cursor() as cursor, cursor.copy(command) as copy:
@@ -293,7 +293,7 @@ def _copy(server: Postgres, commands: Sequence[sql.Composed]) -> None:
 
 
 def _end_queries(server: Postgres) -> None:
-    """Stock Feast leaves its query running when its process is killed."""
+    """Cancel queries that stock Feast leaves running when its process is killed."""
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

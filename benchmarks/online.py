@@ -37,7 +37,7 @@ from ai_hub import paths
 from benchmarks import http_load, results
 from benchmarks.comparison import FLOOR, OURS, STOCK, Comparison
 from benchmarks.feast_repository import Table, entities
-from benchmarks.report import format_time, save
+from benchmarks.results import format_time, save
 from benchmarks.servers import clean_up_when_terminated
 from benchmarks.stores import Valkey, valkey
 
@@ -58,7 +58,7 @@ WIDE = Table("wide", tuple(f"f{number}" for number in range(13)))
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of each store. Views of different requests share no hash, as each has its own tenant."""
+    """A request to each store. Views of different requests share no hash, as each has its own tenant."""
 
     name: str
     tenant: str
@@ -76,7 +76,7 @@ class Request:
         return lambda: store.get_online_features(self.features, rows).proto
 
     def floor(self, client: redis.Redis, store: FeatureStore, count: int) -> Callable[[], object]:
-        """The same hashes and fields."""
+        """A read of the same hashes and fields."""
         keys = [_redis_key(PROJECT, _entity_key(row)) for row in self.rows(count)]
         names = [field.name for field in store.get_feature_view(self.view).features]
         fields = [*(_mmh3(f"{self.view}:{name}") for name in names), f"_ts:{self.view}"]
@@ -106,7 +106,7 @@ OBJECTS = [
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured; fixed, so that runs can be compared."""
+    """Size of the run; fixed, so that runs can be compared."""
 
     #: repetitions by number of entities
     rounds: Mapping[int, int]
@@ -248,7 +248,7 @@ def _servers(folder: Path, size: Size) -> Comparison:
 
 
 def _record(comparison: Comparison, size: Size) -> dict[str, Any]:
-    """The comparison's record, with what happens to one request in a hundred."""
+    """The comparison's record, with the 99th percentile."""
     record = comparison.record()
     for variant, times in comparison.times.items():
         seconds = record["seconds"][variant]

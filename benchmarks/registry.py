@@ -32,7 +32,7 @@ from benchmarks import mlflow_servers, results
 from benchmarks.comparison import OURS, STOCK, Comparison
 from benchmarks.measure import paired_ratio
 from benchmarks.registry_client import Registry
-from benchmarks.report import format_time, save
+from benchmarks.results import format_time, save
 from benchmarks.servers import clean_up_when_terminated, stack
 from benchmarks.stores import postgres
 
@@ -52,7 +52,7 @@ _MIB: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured; fixed, so that runs can be compared."""
+    """Size of the run; fixed, so that runs can be compared."""
 
     databases: tuple[str, ...]
     #: bytes of the models, and how often each is registered and loaded
@@ -223,7 +223,7 @@ def _among_many(
 
 
 def _record(comparison: Comparison) -> dict[str, Any]:
-    """The comparison's record, with what happens to one request in a hundred."""
+    """The comparison's record, with the 99th percentile."""
     record = comparison.record()
     for variant, times in comparison.times.items():
         runs = times.runs if len(times.runs) > 1 else times.runs * 2

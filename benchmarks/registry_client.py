@@ -68,14 +68,14 @@ class Registry:
         return str(self._call("POST", "model-versions/create", body)["model_version"]["version"])
 
     def fill(self, model: str, count: int) -> None:
-        """Many versions without files, past the server."""
+        """Create many versions without files, directly in the database."""
         store = self._store()
         for _ in range(count):
             store.create_model_version(model, "filling")
         store._dispose_engine()  # noqa: SLF001  # there is no other way to close its connections
 
     def promote(self, model: str, version: str) -> None:
-        """The call of the stage menu."""
+        """Promote a version by the call of the stage menu."""
         self._move(model, version, _PRODUCTION)
 
     def make_promotable(self, model: str, version: str) -> None:

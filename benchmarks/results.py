@@ -1,4 +1,4 @@
-"""`results.json`: a record a benchmark, work and server; a run replaces its own and keeps the others."""
+"""Records in `results.json`, one per benchmark, work and server; what their reports share."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from matplotlib.figure import Figure
+
 ROOT = Path(__file__).resolve().parent.parent
 #: Where the results of full runs are kept.
 DOCS = ROOT / "docs" / "benchmarks"
@@ -25,7 +27,7 @@ _KEY = ("benchmark", "server", "work")
 
 
 def circumstances() -> dict[str, Any]:
-    """When, where and of which code a record is."""
+    """Time, machine and commit of a record."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude=*"],
         check=False,
@@ -45,7 +47,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def description(record: dict[str, Any]) -> dict[str, Any]:
-    """What a report says of how a record was made, by the names of its placeholders."""
+    """Values of a report's placeholders about how a record was made."""
     machine = record["machine"]
     return {
         "cpus": machine["cpus"],
@@ -74,8 +76,26 @@ def store(folder: Path, records: Iterable[dict[str, Any]]) -> list[dict[str, Any
 
 
 def select(records: Iterable[dict[str, Any]], benchmark: str) -> list[dict[str, Any]]:
-    """Those of one benchmark."""
+    """Records of one benchmark."""
     return [record for record in records if record["benchmark"] == benchmark]
+
+
+def format_time(seconds: float | None) -> str:
+    """Three digits, in the unit that suits."""
+    if seconds is None:
+        return ""
+    return (
+        f"{seconds:#.3g} s".replace(". ", " ")
+        if seconds >= 1
+        else f"{seconds * 1000:#.3g} ms".replace(". ", " ")
+    )
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whose bytes depend on nothing but what it shows."""
+    figure.savefig(path, metadata={"Date": None})
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line.rstrip() for line in lines) + "\n")
 
 
 def _key(record: dict[str, Any]) -> tuple[str, ...]:

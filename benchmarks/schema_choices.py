@@ -1,4 +1,4 @@
-"""What the layout of the tables was chosen by: the same rows in each layout that was considered.
+"""Comparison of table layouts, with the same rows in each layout.
 
     AI_HUB_BENCH_DSN=postgresql://… python -m benchmarks.schema_choices [QUESTION …] [--output FOLDER]
 

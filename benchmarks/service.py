@@ -1,4 +1,4 @@
-"""How fast the REST service answers: latency under a fixed rate of requests, and requests a second at most.
+"""Latency of the REST service at a fixed rate of requests, and its maximum requests per second.
 
     python -m benchmarks.service [--small] [--server embedded|native] [--output FOLDER]
 
@@ -51,7 +51,7 @@ PATTERNS = ('"source":"redis"', '"source":"timescaledb"', '"degraded":true')
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured; fixed, so that runs can be compared."""
+    """Size of the run; fixed, so that runs can be compared."""
 
     assets: int
     days: int
@@ -89,7 +89,7 @@ class Variants:
     keys: dict[str, str]
 
     def stream(self, work: Work, variant: str, seconds: float) -> Stream:
-        """The requests of `work` to one of them."""
+        """The requests of `work` to one variant."""
         bodies = work.bodies[variant]
         headers = [
             {"x-api-key": self.keys[tenant]} if variant in {OURS, ANEW} else {}
@@ -196,7 +196,7 @@ def _serving(site: Site, keys: Valkey) -> Iterator[Variants]:
 
 
 def _works(assets: Sequence[str]) -> list[Work]:
-    """What is asked; assets in an order of no system, tenants by turns."""
+    """The requests; assets in random order, tenants alternating."""
     order = random.Random(SEED).sample(assets, len(assets))  # noqa: S311  # no secret
     everything = list(assets)[:BATCH_ASSETS]
     floor = {FLOOR: ["{}"]}
@@ -294,7 +294,7 @@ def _measure(
 
 @contextmanager
 def _emptied(keys: Valkey, work: Work) -> Iterator[None]:
-    """Redis, emptied again and again if the work is about that."""
+    """Flush Redis repeatedly, if the work measures that."""
     ended = threading.Event()
 
     def empty() -> None:

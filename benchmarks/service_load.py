@@ -58,7 +58,7 @@ class Stream:
 
 @dataclass
 class Outcome:
-    """What became of a stream's requests, one entry each."""
+    """Outcomes of a stream's requests, one entry per request."""
 
     #: when it should have been sent, in seconds of the machine's monotonic clock
     scheduled: list[float] = field(default_factory=list)
@@ -73,11 +73,11 @@ class Outcome:
     samples: dict[str, str] = field(default_factory=dict)
 
     def percentile(self, percent: float) -> float:
-        """Seconds within which so many of the requests were answered."""
+        """Seconds within which `percent` of the requests were answered."""
         return float(np.percentile(self.seconds, percent))
 
     def count(self, pattern: int) -> int:
-        """Answers that held the mark of this number."""
+        """Number of answers that contained the pattern of this number."""
         return sum(bits >> pattern & 1 for bits in self.matches)
 
     def statuses(self) -> dict[int, int]:
@@ -112,11 +112,11 @@ class Load:
         self._process.wait()
 
     def stop(self) -> None:
-        """Send no more of what has a rate; what is under way is waited for."""
+        """Stop sending streams with a rate; pending requests are awaited."""
         self._process.terminate()
 
     def outcomes(self) -> dict[str, Outcome]:
-        """What became of it, by stream, once all is sent and answered."""
+        """Outcomes by stream, once all requests are answered."""
         out, _ = self._process.communicate()
         if self._process.returncode:
             raise RuntimeError(f"the load ended with {self._process.returncode}")
@@ -279,7 +279,7 @@ async def _send(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Send what standard input asks for."""
+    """Send the plan of standard input."""
     plan = json.load(sys.stdin)
     gc.collect()
     gc.freeze()

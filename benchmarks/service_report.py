@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import results
 from benchmarks.comparison import FLOOR, OURS, STOCK
-from benchmarks.report import format_time, save
+from benchmarks.results import format_time, save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +101,7 @@ def _row(record: dict[str, Any]) -> str:
 
 
 def _answers(records: Sequence[dict[str, Any]]) -> list[str]:
-    """What kind of answers they were."""
+    """Summary of the answers by status."""
     total = sum(record["seconds"][OURS]["runs"] for record in records)
     statuses: dict[str, int] = {}
     for record in records:

@@ -48,7 +48,7 @@ _COPY = (
 
 
 def clean_environment() -> dict[str, str]:
-    """Variables of this process but for those that could lead to a server."""
+    """Environment of this process without variables that name servers."""
     foreign = {name.upper() for name in Settings.model_fields}
     return {
         name: value
@@ -59,14 +59,14 @@ def clean_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Site:
-    """Settings that lead to the servers, as variables, and a folder for everything else."""
+    """Settings of the servers, as environment variables, and a working folder."""
 
     folder: Path
     variables: Mapping[str, str]
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables of a process that shall use these servers and no others."""
+        """Environment of a process that uses these servers and no others."""
         defaults = {
             "AI_HUB_STATE_DIR": str(self.folder / "state"),
             "FEAST_REGISTRY_URI": f"sqlite:///{self.folder / 'feast-registry.db'}",
@@ -75,7 +75,7 @@ class Site:
         return clean_environment() | defaults | dict(self.variables)
 
     def run(self, program: str, *arguments: str) -> str:
-        """What a command of the product prints.
+        """Standard output of a command of the product.
 
         Raises:
             RuntimeError: it failed.
@@ -93,7 +93,7 @@ class Site:
         return process.stdout
 
     def fill(self, assets: int, days: int, tenants: Sequence[str] = TENANTS) -> History:
-        """Readings of `assets` meters of each tenant for `days` days, through the hour before this one."""
+        """Write readings of `assets` meters per tenant for `days` days, through the previous hour."""
         series = History(assets, days, this_hour() - HOUR)
         dsn = self.variables["TIMESCALE_DSN"]
         with connect(dsn, autocommit=True) as connection:
@@ -109,14 +109,14 @@ class Site:
         return series
 
     def apply(self) -> None:
-        """Register the product's feature services, and put the newest features into Redis."""
+        """Apply the feature repository, and materialize the newest features."""
         repository = str(paths.resource("feature_repo"))
         variables: dict[str, Any] = json.loads(self.run("ai-hub", "env", "--json"))
         Site(self.folder, {**self.variables, **variables}).run("feast", "-c", repository, "apply")
         self.materialize()
 
     def materialize(self) -> None:
-        """Put the newest features into Redis."""
+        """Materialize the newest features into Redis."""
         self.run("ai-hub", "materialize")
 
     def key(self, tenant: str, role: str = "engineer") -> str:
@@ -167,11 +167,11 @@ class Service:
 
     @property
     def log(self) -> Path:
-        """What it printed."""
+        """Its log file."""
         return self.site.folder / "service.log"
 
     def stop(self) -> None:
-        """Ask it to end, and wait."""
+        """Terminate it, and wait."""
         if self.process is None:
             return
         self.process.terminate()

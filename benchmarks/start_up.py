@@ -66,7 +66,7 @@ class Command:
 
 
 def commands(state: Path, folder: Path) -> list[Command]:
-    """What is measured; `folder` takes the files of servers."""
+    """The measured commands; `folder` is for the files of servers."""
     readings = state / "demo-data" / "uk-home-gas.csv"
     sample = folder / "readings.csv"
     sample.write_text("".join(readings.read_text().splitlines(keepends=True)[:25]))

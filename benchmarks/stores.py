@@ -73,7 +73,7 @@ class Valkey:
 
     @property
     def connection_string(self) -> str:
-        """What Feast's Redis stores are given."""
+        """Connection string of Feast's Redis stores."""
         return f"{HOST}:{self.port},db=0"
 
 
@@ -173,7 +173,7 @@ def _await_valkey(port: int) -> None:
 
 
 def _run(folder: Path, *command: str) -> None:
-    """Run a PostgreSQL program as somebody else if need be: it refuses to run as root."""
+    """Run a PostgreSQL program, as another user if this one is root, which PostgreSQL refuses."""
     drop = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups") if os.geteuid() == 0 else ()
     # into a file: the server keeps what it inherits open, so a pipe would never end
     with (folder / "output").open("ab") as output:

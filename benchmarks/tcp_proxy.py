@@ -21,7 +21,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Passes bytes on to a port of this machine; the faults may be used from any thread."""
+    """Forwards bytes to a port of this machine. Faults are thread-safe."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -36,20 +36,20 @@ class Proxy:
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
     def reset(self) -> int:
-        """Cut every connection there is with a reset, as a firewall that forgot them; how many it were."""
+        """Reset every connection, as a firewall that lost its state; returns their number."""
         return self._call(self._reset)
 
     def stall(self) -> None:
-        """Keep connections open and pass nothing on, as a network that loses every packet."""
+        """Keep connections open and forward nothing, as a network that loses every packet."""
         self._call(self._flowing.clear)
 
     def refuse(self) -> None:
-        """Cut everything, and take no new connections."""
+        """Reset every connection, and refuse new ones."""
         self._refusing = True
         self.reset()
 
     def heal(self) -> None:
-        """Pass everything on again."""
+        """Forward everything again."""
         self._refusing = False
         self._call(self._flowing.set)
 
@@ -59,7 +59,7 @@ class Proxy:
         self._ready.wait()
 
     def stop(self) -> None:
-        """Cut everything and end."""
+        """Reset every connection and end."""
         self.refuse()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

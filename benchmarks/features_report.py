@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from benchmarks.results import format_time, save
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -184,13 +186,6 @@ def _legend(axes: Axes) -> None:
     axes.legend(loc="lower right", frameon=False)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure whose bytes depend on nothing but what it shows."""
-    figure.savefig(path, metadata={"Date": None})
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join(line.rstrip() for line in lines) + "\n")
-
-
 def _works(names: Iterable[str]) -> list[str]:
     """The works in the order they were measured, the rebuild last."""
     works = dict.fromkeys(name.rpartition(", ")[0] for name in names)
@@ -205,17 +200,6 @@ def _median(record: dict[str, Any], name: str) -> float | None:
 def _software(record: dict[str, Any]) -> str:
     versions = record["versions"]
     return f"PostgreSQL {versions['postgresql']}, TimescaleDB {versions['timescaledb']}"
-
-
-def format_time(seconds: float | None) -> str:
-    """Three digits, in the unit that suits."""
-    if seconds is None:
-        return ""
-    return (
-        f"{seconds:#.3g} s".replace(". ", " ")
-        if seconds >= 1
-        else f"{seconds * 1000:#.3g} ms".replace(". ", " ")
-    )
 
 
 def _ratio(value: float) -> str:
