@@ -61,7 +61,7 @@ def adopt(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would be done")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Adopt versions of plain MLflow: one in production, files sealed, every change in the audit trail.
+    """Adopt versions of plain MLflow: one in production, files verified, every change in the audit trail.
 
     Takes what `mlflow server` takes. Run it while nobody changes the registry; models load throughout.
     Killed midway, the same command goes on; where all is adopted, it changes nothing.
@@ -105,7 +105,7 @@ def _show(model: ModelPlan) -> None:
     for version in model.versions:
         console.print(f"  {_line(version)}", highlight=False, markup=False)
         if version.problem:
-            console.print(f"    not sealed: {version.problem}", highlight=False, markup=False)
+            console.print(f"    no manifest: {version.problem}", highlight=False, markup=False)
     for alias, (before, after) in model.aliases.items():
         moved = " → ".join("none" if each is None else str(each) for each in (before, after))
         console.print(f"  @{alias}: {moved}", highlight=False, markup=False)
@@ -127,8 +127,8 @@ def _summary(models: list[ModelPlan], *, dry_run: bool) -> str:
 
     versions = [version for model in models for version in model.versions]
     todo = [each for each in versions if not each.is_known or each.problem is None]
-    unsealed = sum(each.problem is not None for each in versions)
-    rest = f" {unsealed} not sealed, loading as before." if unsealed else ""
+    unverified = sum(each.problem is not None for each in versions)
+    rest = f" {unverified} without a manifest, loading as before." if unverified else ""
     if not todo:
         return f"There is nothing to adopt.{rest}"
     changed = sum(model.changes for model in models)

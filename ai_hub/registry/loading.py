@@ -17,7 +17,7 @@ from ai_hub.errors import AiHubError, ConflictError
 from ai_hub.registry.server import API, address, call, needs_own_client, readable_errors, stream, tracking_uri
 from ai_hub.registry.tenants import check_name, tenant_scope
 from ai_hub.registry.versions import ModelVersion, production_version
-from mlflow_plugins.artifacts import manifest, parallel
+from mlflow_plugins.artifacts import folders, manifest
 from mlflow_plugins.artifacts.folders import RepositoryFolder
 from mlflow_plugins.artifacts.manifest import MANIFEST
 
@@ -196,7 +196,7 @@ def _download(repository: Repository, manifest_sha256: str, folder: Path) -> Non
             raise _tampered(repository, path, "was changed")
 
     # a thread does not know the tenant by itself
-    parallel.each(fetch, [(copy_context(), name) for name in listed if name != path])
+    folders.map_parallel(fetch, [(copy_context(), name) for name in listed if name != path])
 
 
 def _tampered(repository: Repository, path: str, what: str) -> ConflictError:

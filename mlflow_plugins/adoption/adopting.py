@@ -1,9 +1,10 @@
-"""Adopting a registry that plain MLflow made: its versions sealed, numbered and recorded, by model.
+"""Adopting a registry that plain MLflow made: its versions copied, numbered and recorded, by model.
 
 Each step can be repeated, so an adoption that was killed goes on where it was:
 
-1. A version's files are copied and sealed as a registration does it; then its record and tags are written.
-   MLflow's own columns still lead to where they were, so a server of plain MLflow goes on serving them.
+1. A version's files are copied, with a manifest, as a registration does it; then its record and tags are
+   written. MLflow's own columns still lead to where they were, so a server of plain MLflow goes on serving
+   them.
 2. When all versions of a model have a record: stages, aliases and trail in one transaction.
 3. The first start of our server lets the versions be loaded from the copies (`unadopted.switch_over`).
 """
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.artifacts.destination import Destination
-    from mlflow_plugins.artifacts.manifest import Sealed
+    from mlflow_plugins.artifacts.manifest import ManifestDigest
     from mlflow_plugins.people.actor import Actor
     from mlflow_plugins.registration.publishing import NewVersion
 
@@ -216,7 +217,7 @@ class Adoption:
         for version, source in wanted.items():
             record = state.records.get(version)
             if record is not None and record.manifest_sha256 is not None:
-                continue  # sealed before the adoption was killed
+                continue  # copied before the adoption was killed
             try:
                 check_model_name(name)
                 run_id = state.versions[version].run_id
@@ -278,18 +279,18 @@ class Adoption:
     # ---- doing
 
     def _record(self, plan_: ModelPlan, version: VersionPlan, candidate: NewVersion | None) -> None:
-        """Copy and seal a version's files, where they can be, and write its record and its tags."""
+        """Copy a version's files, with a manifest, where they can be; write its record and its tags."""
         tenant, name = plan_.tenant, plan_.model
-        seals = version.problem is None and candidate is not None
+        copies = version.problem is None and candidate is not None
         with self._store.sessions() as session:
             state = self._look(session, tenant, name)
             record = state.records.get(version.version)
-            if record is not None and (record.manifest_sha256 is not None or not seals):
+            if record is not None and (record.manifest_sha256 is not None or not copies):
                 return
         with owners.owner() as me:
             with self._store.transaction() as session:
                 model = stages.lock_model(session, tenant, name)
-                location = self._destination.uri(tenant, name, version.number) if seals else None
+                location = self._destination.uri(tenant, name, version.number) if copies else None
                 claimed = record or claims.claim(
                     session,
                     model,
@@ -300,20 +301,20 @@ class Adoption:
                     locate=lambda _: location,
                 )
             try:
-                sealed = None
+                digest = None
                 if candidate is not None and location is not None:
                     with owners.renewing(lambda: self._renew(claimed)):
-                        sealed = self._publish(state, version, candidate, location)
+                        digest = self._publish(state, version, candidate, location)
                 with self._store.transaction() as session:
                     stages.lock_model(session, tenant, name)
                     if record is None:
-                        claims.complete(session, claimed, version.version, sealed)
-                    elif sealed is not None:
-                        _add_seal(session, record, str(location), sealed)
+                        claims.complete(session, claimed, version.version, digest)
+                    elif digest is not None:
+                        _add_digest(session, record, str(location), digest)
                     tags = {semver.TAG: version.number}
-                    if sealed is not None and candidate is not None:
-                        tags |= {manifest.TAG: sealed.manifest_sha256}
-                        tags |= {cards.CARD_TAG: cards.make(candidate, sealed)}
+                    if digest is not None and candidate is not None:
+                        tags |= {manifest.TAG: digest.manifest_sha256}
+                        tags |= {cards.CARD_TAG: cards.make(candidate, digest)}
                     before = {} if record else state.tags[version.version]
                     _write_tags(session, state.model, version.version, before, tags)
             except BaseException:
@@ -322,7 +323,9 @@ class Adoption:
                         claims.give_up(session, claimed)
                 raise
 
-    def _publish(self, state: _State, version: VersionPlan, candidate: NewVersion, location: str) -> Sealed:
+    def _publish(
+        self, state: _State, version: VersionPlan, candidate: NewVersion, location: str
+    ) -> ManifestDigest:
         found = state.versions[version.version]
         identity = {
             "tenant_id": state.model.workspace,
@@ -412,13 +415,13 @@ def _interface(candidate: NewVersion | None, tags: dict[str, str]) -> Interface:
     return candidate.interface if candidate else model_info.interface({}, tags, RunFacts())
 
 
-def _add_seal(session: Session, record: Record, location: str, sealed: Sealed) -> None:
+def _add_digest(session: Session, record: Record, location: str, digest: ManifestDigest) -> None:
     """Files of an adopted version that could not be read then."""
     values = {
         "location": location,
-        "manifest_sha256": sealed.manifest_sha256,
-        "file_count": sealed.file_count,
-        "size_bytes": sealed.size_bytes,
+        "manifest_sha256": digest.manifest_sha256,
+        "file_count": digest.file_count,
+        "size_bytes": digest.size_bytes,
     }
     session.execute(sa.update(records_table).where(records_table.c.id == record.id).values(**values))
 
@@ -450,13 +453,13 @@ def _point(session: Session, model: ModelKey, alias: str, version: int | None) -
 
 
 def _problem(name: str, version: int, source: str, error: Exception) -> str:
-    """Why a version's files are not sealed, and what to do."""
+    """Why a version gets no manifest, and what to do."""
     try:
         check_model_name(name)
     except MlflowException:
         return (
             f"{name!r} cannot be the name of a folder, so its files stay where they are. To have them "
-            f"sealed, copy it: MlflowClient().copy_model_version('models:/{name}/{version}', 'NEW-NAME')."
+            f"verified, copy it: MlflowClient().copy_model_version('models:/{name}/{version}', 'NEW-NAME')."
         )
     if isinstance(error, MlflowException) and is_missing(error):
         return (

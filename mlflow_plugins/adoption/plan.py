@@ -27,7 +27,7 @@ _HELD: Final = (rules.PRODUCTION, rules.STAGING)
 
 @dataclass(frozen=True)
 class VersionPlan:
-    """What becomes of a version; `problem` says why its files are not sealed, and what to do about it."""
+    """What becomes of a version; `problem` says why it gets no manifest, and what to do about it."""
 
     version: int
     from_stage: str
@@ -39,7 +39,7 @@ class VersionPlan:
     files: int
     size_bytes: int
     problem: str | None
-    #: whether it is adopted already, and only its files were not sealed
+    #: whether it is adopted already, and it lacks only its manifest
     is_known: bool = False
 
 

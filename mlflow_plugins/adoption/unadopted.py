@@ -92,7 +92,7 @@ def counted(versions: int, models: int) -> str:
 
 
 def switch_over(engine: sa.Engine) -> None:
-    """Let adopted versions be loaded from their sealed copies.
+    """Let adopted versions be loaded from their verified copies.
 
     Not part of the adoption: until a server of ours starts, the old one serves files from where they were.
     """

@@ -1,1 +1,1 @@
-"""Files of runs and versions: where they are, copying, sealing, the artifact proxy."""
+"""Files of runs and versions: where they are, copies, manifests, the artifact proxy."""

@@ -23,8 +23,7 @@ from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from mlflow_plugins.artifacts.folders import RepositoryFolder
 from mlflow_plugins.artifacts.layout import parse_proxy_path, proxied_path, tenant_path, version_path
 from mlflow_plugins.artifacts.repository import SCHEME
-from mlflow_plugins.artifacts.s3 import s3_client
-from mlflow_plugins.artifacts.s3_folder import S3Folder
+from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
 from mlflow_plugins.errors import bad_input
 
 if TYPE_CHECKING:

@@ -1,20 +1,20 @@
-"""Folders of artifact files: list, read, write, copy and delete, on any store MLflow knows."""
+"""Folders of artifact files: list, read, write, copy, check and delete, on any store MLflow knows."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-
-from mlflow_plugins.artifacts.witnesses import Sha256Witness
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-    from mlflow_plugins.artifacts.witnesses import Witness
 
 CHUNK: Final = 1 << 20
 
@@ -38,11 +38,11 @@ class Folder(Protocol):
     def write(self, path: str, data: bytes) -> None:
         """Create or replace a file."""
 
-    def copy_from(self, source: Any, files: Mapping[str, File]) -> Mapping[str, Witness]:
+    def copy_from(self, source: Any, files: Mapping[str, File]) -> Mapping[str, ChecksumVerifier]:
         """Make this folder a copy of `files` of `source`, a folder of the same kind; nothing else stays.
 
         Returns:
-            For each path what proves that its copy is right.
+            For each path what tells whether its copy is right.
         """
 
     def delete(self) -> list[str]:
@@ -89,11 +89,13 @@ class RepositoryFolder:
             local.write_bytes(data)
             self._upload(local, path)
 
-    def copy_from(self, source: RepositoryFolder, files: Mapping[str, File]) -> Mapping[str, Witness]:
+    def copy_from(
+        self, source: RepositoryFolder, files: Mapping[str, File]
+    ) -> Mapping[str, ChecksumVerifier]:
         """Copy files of `source` here, one at a time through a temporary folder."""
         # nothing here remembers what an earlier attempt copied from where
         self.delete()
-        return {path: Sha256Witness(self._copy(source, path)) for path in files}
+        return {path: Sha256Verifier(self._copy(source, path)) for path in files}
 
     def delete(self) -> list[str]:
         """Delete everything below; returns the paths of the files."""
@@ -119,3 +121,101 @@ class RepositoryFolder:
     def _upload(self, local: Path, path: str) -> None:
         parent = str(PurePosixPath(path).parent)
         self._repository.log_artifact(str(local), None if parent == "." else parent)
+
+
+#: Size of the parts in which larger files are sent and fetched; the ETag of such a file depends on it.
+UPLOAD_PART: Final = 8 << 20
+
+
+class ChecksumVerifier(Protocol):
+    """Compares a copy, whose bytes it is given in order, once, with what is known of its source."""
+
+    def update(self, chunk: bytes) -> None:
+        """The next bytes of the copy."""
+
+    def agrees(self, sha256: str) -> bool:
+        """Whether the bytes given, which have this SHA-256, are the source's."""
+
+
+@dataclass(frozen=True)
+class Sha256Verifier:
+    """Compares with a source that was hashed while it passed through this machine."""
+
+    sha256: str
+
+    def update(self, chunk: bytes) -> None:
+        """Nothing to do: whoever asks has the SHA-256."""
+
+    def agrees(self, sha256: str) -> bool:
+        """Whether it is the source's."""
+        return sha256 == self.sha256
+
+
+class EtagVerifier:
+    """Compares with an S3 object that the store copied by itself.
+
+    Its ETag is an MD5 where the object was put whole or in parts of the size we upload; such a one is
+    compared in the same pass as everything else. Where it is anything else, the source is read.
+    """
+
+    def __init__(self, etag: str, read: Callable[[], Iterator[bytes]]) -> None:
+        self._etag = etag.strip('"')
+        self._read = read
+        self._part_size = UPLOAD_PART if "-" in self._etag else sys.maxsize
+        self._room = self._part_size
+        self._md5 = _md5()
+        self._parts: list[bytes] = []
+
+    def update(self, chunk: bytes) -> None:
+        """The next bytes of the copy."""
+        rest = memoryview(chunk)
+        while rest:
+            taken = rest[: self._room]
+            self._md5.update(taken)
+            self._room -= len(taken)
+            rest = rest[len(taken) :]
+            if not self._room:
+                self._end_part()
+
+    def agrees(self, sha256: str) -> bool:
+        """Whether the bytes have the source's ETag, or else its SHA-256."""
+        return self._found() == self._etag or sha256_of(self._read()) == sha256
+
+    def _found(self) -> str:
+        if self._part_size == sys.maxsize:
+            return self._md5.hexdigest()
+        if self._room < self._part_size:
+            self._end_part()
+        return f"{_md5(b''.join(self._parts)).hexdigest()}-{len(self._parts)}"
+
+    def _end_part(self) -> None:
+        self._parts.append(self._md5.digest())
+        self._md5 = _md5()
+        self._room = self._part_size
+
+
+def sha256_of(chunks: Iterable[bytes]) -> str:
+    """SHA-256 of all bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _md5(data: bytes = b"") -> hashlib._Hash:
+    return hashlib.md5(data, usedforsecurity=False)  # S3's ETag; the manifest has the SHA-256
+
+
+WORKERS: Final = 8
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`work` of every item, in their order; after a failure nothing new is begun."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try:
+            return list(pool.map(work, items))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from mlflow_plugins.artifacts import parallel
+from mlflow_plugins.artifacts import folders
 from mlflow_plugins.errors import bad_input, conflict, unavailable
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from mlflow.exceptions import MlflowException
 
-    from mlflow_plugins.artifacts.folders import File, Folder
-    from mlflow_plugins.artifacts.witnesses import Witness
+    from mlflow_plugins.artifacts.folders import ChecksumVerifier, File, Folder
+
 
 METADATA: Final = "metadata.json"
 METRICS: Final = "metrics.json"
@@ -36,8 +36,8 @@ Fingerprints: TypeAlias = "dict[str, dict[str, Any]]"
 
 
 @dataclass(frozen=True)
-class Sealed:
-    """What the registry remembers about a version's folder."""
+class ManifestDigest:
+    """A version's folder as the registry's database has it: the SHA-256 of its manifest, and its size."""
 
     manifest_sha256: str
     file_count: int
@@ -82,31 +82,31 @@ def own_files(listed: Fingerprints) -> frozenset[str]:
     return frozenset(place(listed, name) for name in RESERVED)
 
 
-def seal(
-    folder: Folder, facts: dict[str, Any], witnesses: Mapping[str, Witness], promised: Fingerprints
-) -> Sealed:
+def write(
+    folder: Folder, facts: dict[str, Any], verifiers: Mapping[str, ChecksumVerifier], promised: Fingerprints
+) -> ManifestDigest:
     """Hash every file of `folder` and write its manifest.
 
     Args:
         folder: holds copies, and `metadata.json` and `metrics.json` in their `places`.
         facts: what the manifest says beside the files.
-        witnesses: what proves that the copies are their sources.
+        verifiers: what tells whether the copies are their sources.
         promised: what some of the files must be.
 
     Raises:
         MlflowException: 409, a file is not as promised; 503, a copy failed, which a repetition mends.
     """
     paths = folder.files().keys()
-    own = places(witnesses.keys())
-    if unexpected := sorted(paths ^ (witnesses.keys() | {own[METADATA], own[METRICS]})):
+    own = places(verifiers.keys())
+    if unexpected := sorted(paths ^ (verifiers.keys() | {own[METADATA], own[METRICS]})):
         raise unavailable(f"{folder}{unexpected[0]} appeared or vanished meanwhile. Register again.")
-    files = _fingerprints(folder, paths, witnesses)
+    files = _fingerprints(folder, paths, verifiers)
     for path in promised.keys() & files.keys():
         if files[path] != promised[path]:
             raise tampered(folder, path, "was changed")
     document = canonical_json({"format": _FORMAT, **facts, "files": files})
     folder.write(own[MANIFEST], document)
-    return Sealed(
+    return ManifestDigest(
         manifest_sha256=hashlib.sha256(document).hexdigest(),
         file_count=len(files) + 1,
         size_bytes=sum(entry["size"] for entry in files.values()) + len(document),
@@ -158,8 +158,8 @@ def verify(folder: Folder, manifest_sha256: str) -> dict[str, Any]:
     for path, entry in _fingerprints(folder, sizes, {}).items():
         if entry != listed[path]:
             raise tampered(folder, path, "was changed")
-    sealed = Sealed(manifest_sha256, len(listed), sum(entry["size"] for entry in listed.values()))
-    return {"manifest": "verified", **asdict(sealed)}
+    digest = ManifestDigest(manifest_sha256, len(listed), sum(entry["size"] for entry in listed.values()))
+    return {"manifest": "verified", **asdict(digest)}
 
 
 def check_listing(folder: Folder, listed: Fingerprints, sizes: Mapping[str, int]) -> None:
@@ -212,20 +212,22 @@ def _listed(document: bytes) -> Fingerprints:
     return files if isinstance(files, dict) else {}
 
 
-def _fingerprints(folder: Folder, paths: Iterable[str], witnesses: Mapping[str, Witness]) -> Fingerprints:
+def _fingerprints(
+    folder: Folder, paths: Iterable[str], verifiers: Mapping[str, ChecksumVerifier]
+) -> Fingerprints:
     def fingerprint(path: str) -> dict[str, Any]:
         digest = hashlib.sha256()
-        witness = witnesses.get(path)
+        verifier = verifiers.get(path)
         size = 0
         for chunk in folder.read(path):
             digest.update(chunk)
             size += len(chunk)
-            if witness:
-                witness.update(chunk)
-        if witness and not witness.agrees(digest.hexdigest()):
+            if verifier:
+                verifier.update(chunk)
+        if verifier and not verifier.agrees(digest.hexdigest()):
             folder.delete_file(path)  # so that the next attempt copies it again
             raise unavailable(f"The copy {folder}{path} is not what was copied. Register again.")
         return {"size": size, "sha256": digest.hexdigest()}
 
     ordered = sorted(paths)
-    return dict(zip(ordered, parallel.each(fingerprint, ordered), strict=True))
+    return dict(zip(ordered, folders.map_parallel(fingerprint, ordered), strict=True))

@@ -1,14 +1,17 @@
 """`--artifacts-destination minio://BUCKET`: the server's side of MLflow's artifact proxy.
 
 Maps the proxy's paths to the fixed layout of the bucket (see `layout`), with the keys of the server's own
-environment, so clients hold none. Folders of registered versions are read-only here, and nothing leaves
-them that is not what the registry sealed.
+environment, so clients hold none. Folders of registered versions are read-only here. Nothing leaves them that
+is not what was registered: files are checked against the manifest, and that against its SHA-256 in the
+registry's database. What a registration has not finished, or a deletion has not removed yet, is not there.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from mlflow.entities import FileInfo
@@ -17,14 +20,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.workspace_context import get_request_workspace
 
-from mlflow_plugins.artifacts import registered
-from mlflow_plugins.artifacts.layout import ProxyPath, parse_proxy_path
-from mlflow_plugins.artifacts.s3 import TRANSFER, s3_client
-from mlflow_plugins.artifacts.s3_folder import S3Folder, s3_errors
-from mlflow_plugins.errors import bad_input, forbidden, is_missing
+from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.artifacts.layout import VERSION_DEPTH, ProxyPath, parse_proxy_path
+from mlflow_plugins.artifacts.s3 import TRANSFER, S3Folder, s3_client, s3_errors
+from mlflow_plugins.errors import bad_input, forbidden, is_missing, missing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mypy_boto3_s3 import S3Client
+
+    from mlflow_plugins.artifacts.layout import ProxyPath
+    from mlflow_plugins.artifacts.manifest import Fingerprints
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
+
 
 SCHEME = "minio"
 
@@ -64,7 +73,7 @@ class MinioArtifactRepository(ArtifactRepository):
         """Files and folders directly in folder `path`; empty when it is a file."""
         located = self._locate(path)
         if located.registered:
-            children = registered.children(self.bucket, located)
+            children = _registered_children(self.bucket, located)
             return [FileInfo(_join(path, child.path), child.is_dir, child.file_size) for child in children]
         prefix = located.key + "/"
         pages = self.client.get_paginator("list_objects_v2").paginate(
@@ -108,7 +117,7 @@ class MinioArtifactRepository(ArtifactRepository):
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         located = self._locate(remote_file_path)
         if located.registered:
-            registered.download(self.bucket, located, Path(local_path))
+            _download_registered(self.bucket, located, Path(local_path))
             return
         with s3_errors(remote_file_path):
             self.client.download_file(self.bucket, located.key, local_path, Config=TRANSFER)
@@ -137,3 +146,112 @@ class MinioArtifactRepository(ArtifactRepository):
 
 def _join(*parts: str | None) -> str:
     return "/".join(part for part in parts if part)
+
+
+def _registered_children(bucket: str, located: ProxyPath) -> list[FileInfo]:
+    """Files and folders directly in a folder, paths relative to it; empty when there is no such folder.
+
+    Raises:
+        MlflowException: 409, the folder is not what was registered.
+    """
+    if len(located.parts) < VERSION_DEPTH:
+        names = _registry().registered_folders(located.tenant, *located.parts)
+        return [FileInfo(name, True, None) for name in names]
+    folder = _version_folder(bucket, located)
+    if folder is None:
+        return []
+    path = "/".join(located.parts[VERSION_DEPTH:])
+    return folder.children(path)
+
+
+def _download_registered(bucket: str, located: ProxyPath, local: Path) -> None:
+    """Write a file to `local`.
+
+    Raises:
+        MlflowException: 409, it is not what was registered; 404, there is none.
+    """
+    folder = _version_folder(bucket, located)
+    if folder is None or len(located.parts) == VERSION_DEPTH:
+        raise missing(f"There is no artifact {located.key}.")
+    folder.download("/".join(located.parts[VERSION_DEPTH:]), local)
+
+
+def _version_folder(bucket: str, located: ProxyPath) -> VerifiedFolder | None:
+    if len(located.parts) < VERSION_DEPTH:
+        return None
+    model, number = located.parts[:VERSION_DEPTH]
+    digest = _registry().manifest_digest_of(located.tenant, model, number)
+    if digest is None:
+        return None
+    return VerifiedFolder(bucket, f"{located.tenant}/{model}/{number}", digest)
+
+
+def _registry() -> LifecycleStore:
+    from mlflow_plugins.store.current import registry_store  # noqa: PLC0415 - imports this package
+
+    return registry_store()
+
+
+_KEPT: Final = 64
+
+
+class VerifiedFolder:
+    """The folder of a registered version; paths are relative to it."""
+
+    def __init__(self, bucket: str, key: str, manifest_sha256: str) -> None:
+        self._folder = S3Folder(s3_client(), bucket, key)
+        self._listed = _read_manifest(bucket, key, manifest_sha256)
+
+    def children(self, path: str) -> list[FileInfo]:
+        """Files and folders directly in folder `path`, once all below it agrees with the manifest.
+
+        Their paths are relative to `path`; it is empty where `path` is no folder.
+
+        Raises:
+            MlflowException: 409 naming a file that is missing, of another size, or not of the version.
+        """
+        prefix = f"{path}/" if path else ""
+        below = {name: entry for name, entry in self._listed.items() if name.startswith(prefix)}
+        sizes = {name: file.size for name, file in self._folder.files(path).items()}
+        manifest.check_listing(self._folder, below, sizes)
+        found: dict[str, FileInfo] = {}
+        for name, entry in below.items():
+            child, _, deeper = name.removeprefix(prefix).partition("/")
+            size = None if deeper else entry["size"]
+            found[child] = FileInfo(child, bool(deeper), size)
+        return [found[child] for child in sorted(found)]
+
+    def download(self, path: str, local: Path) -> None:
+        """Write a file to `local`.
+
+        Raises:
+            MlflowException: 409, it is not what was registered; 404, there is no such file.
+        """
+        entry = self._listed.get(path)
+        if entry is None:
+            if path in self._folder.files(path.rpartition("/")[0]):
+                raise manifest.tampered(self._folder, path, "was added")
+            raise missing(f"There is no artifact {self._folder}{path}.")
+        with _nothing_missing(self._folder, path):
+            sha256 = self._folder.download(path, local, entry["size"])
+        if sha256 != entry["sha256"]:
+            local.unlink()
+            raise manifest.tampered(self._folder, path, "was changed")
+
+
+@lru_cache(maxsize=_KEPT)
+def _read_manifest(bucket: str, key: str, manifest_sha256: str) -> Fingerprints:
+    """What a version consists of; its SHA-256 stands for one content, so it is read once."""
+    folder = S3Folder(s3_client(), bucket, key)
+    with _nothing_missing(folder, manifest.MANIFEST):
+        return manifest.read(folder, manifest_sha256)
+
+
+@contextmanager
+def _nothing_missing(folder: S3Folder, path: str) -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        if is_missing(error):
+            raise manifest.tampered(folder, path, "is missing") from error
+        raise

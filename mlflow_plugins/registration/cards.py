@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlflow_plugins.registration.model_info import describe, is_finite
 
 if TYPE_CHECKING:
-    from mlflow_plugins.artifacts.manifest import Sealed
+    from mlflow_plugins.artifacts.manifest import ManifestDigest
     from mlflow_plugins.registration.publishing import NewVersion
 
 METADATA_TAG: Final = "ai_hub.metadata"
@@ -51,7 +51,7 @@ def given_metrics(tags: dict[str, str]) -> dict[str, float]:
     return {name: float(value) for name, value in named.items() if _is_number(value)}
 
 
-def make(candidate: NewVersion, sealed: Sealed) -> str:
+def make(candidate: NewVersion, digest: ManifestDigest) -> str:
     """The card of a version as text."""
     described = describe(candidate.mlmodel, candidate.facts)
     card: dict[str, Any] = {
@@ -60,7 +60,7 @@ def make(candidate: NewVersion, sealed: Sealed) -> str:
         "hyperparameters": described["hyperparameters"],
         "feature_service": candidate.interface.feature_service,
         "metrics": {name: value for name, value in candidate.facts.metrics.items() if is_finite(value)},
-        "size_bytes": sealed.size_bytes,
+        "size_bytes": digest.size_bytes,
     }
     for name in _SPARED:
         text = json.dumps(card, sort_keys=True)

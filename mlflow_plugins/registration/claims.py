@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.artifacts.manifest import Sealed
+    from mlflow_plugins.artifacts.manifest import ManifestDigest
     from mlflow_plugins.lifecycle.audit import ModelKey
 
 
@@ -81,15 +81,15 @@ def claim(
     return Record.of(session.execute(sa.insert(table).values(**key, **values).returning(table)).one())
 
 
-def complete(session: Session, claimed: Record, version: int, sealed: Sealed | None) -> None:
+def complete(session: Session, claimed: Record, version: int, digest: ManifestDigest | None) -> None:
     """Turn a claim into a registered version.
 
     Raises:
         MlflowException: 409, somebody took the claim over meanwhile.
     """
     values: dict[str, Any] = {"version": version, "state": REGISTERED}
-    if sealed is not None:
-        values |= asdict(sealed)
+    if digest is not None:
+        values |= asdict(digest)
     if not change(session, claimed, values):
         raise conflict(
             f"The registration of {claimed.semantic_version} took so long that another one replaced it. "

@@ -1,4 +1,4 @@
-"""Registering a version: copy its files to their own folder, seal them, and only then let it exist."""
+"""Registering a version: copy its files to their own folder with a manifest, and only then let it exist."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from mlflow_plugins.artifacts import manifest, parallel
+from mlflow_plugins.artifacts import folders, manifest
 from mlflow_plugins.artifacts.folders import File, Folder
 from mlflow_plugins.errors import conflict, missing
 from mlflow_plugins.lifecycle.semver import Interface
@@ -23,7 +23,7 @@ from mlflow_plugins.registration.model_info import (
 
 if TYPE_CHECKING:
     from mlflow_plugins.artifacts.destination import Sources
-    from mlflow_plugins.artifacts.manifest import Sealed
+    from mlflow_plugins.artifacts.manifest import ManifestDigest
     from mlflow_plugins.registration.sources import Origin
 
 #: Tag of the run (set by MLflow's client) that names the model's author.
@@ -88,7 +88,9 @@ def inspect(destination: Sources | None, origin: Origin, tenant: str, tags: dict
     )
 
 
-def publish(candidate: NewVersion, target: Folder, identity: dict[str, Any], extra: dict[str, Any]) -> Sealed:
+def publish(
+    candidate: NewVersion, target: Folder, identity: dict[str, Any], extra: dict[str, Any]
+) -> ManifestDigest:
     """Fill the version's folder: the model's files, what is known about it, and the manifest last.
 
     Raises:
@@ -97,7 +99,7 @@ def publish(candidate: NewVersion, target: Folder, identity: dict[str, Any], ext
     """
     if candidate.folder is None:
         raise ValueError("There is no destination to publish to.")
-    witnesses = target.copy_from(candidate.folder, candidate.files)
+    verifiers = target.copy_from(candidate.folder, candidate.files)
     _check_unchanged(candidate.folder, candidate)
     registered_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     metadata = {
@@ -115,13 +117,13 @@ def publish(candidate: NewVersion, target: Folder, identity: dict[str, Any], ext
         own[manifest.METADATA]: manifest.canonical_json(metadata),
         own[manifest.METRICS]: manifest.canonical_json(finite(candidate.facts.metrics)),
     }
-    parallel.each(lambda path: target.write(path, documents[path]), documents)
+    folders.map_parallel(lambda path: target.write(path, documents[path]), documents)
     facts = {**identity, "registered_at": registered_at}
-    return manifest.seal(target, facts, witnesses, candidate.promised)
+    return manifest.write(target, facts, verifiers, candidate.promised)
 
 
 def _listed(folder: Folder, files: Mapping[str, File], manifest_sha256: str) -> manifest.Fingerprints:
-    """What a registered version's files must be; the copies are compared with it when they are sealed."""
+    """What a registered version's files must be; their copies are compared with it."""
     if manifest.MANIFEST not in files:
         raise manifest.tampered(folder, manifest.MANIFEST, "is missing")
     listed = manifest.read(folder, manifest_sha256)

@@ -67,7 +67,7 @@ def numbered(session: Session, model: ModelKey, number: SemanticVersion) -> Reco
     return Record.of(row) if row else None
 
 
-def seal_of(session: Session, workspace: str, name: str, semantic_version: str) -> str | None:
+def manifest_digest_of(session: Session, workspace: str, name: str, semantic_version: str) -> str | None:
     """SHA-256 of the manifest of a registered version; None when there is none by that number."""
     query = sa.select(table.c.manifest_sha256).where(
         table.c.workspace == workspace,

@@ -35,7 +35,7 @@ class Origin:
     model_id: str | None = None
     copied_from: str | None = None
     inherited_version: str | None = None
-    #: seal of the registered version
+    #: SHA-256 of the registered version's manifest
     manifest_sha256: str | None = None
 
 
@@ -62,8 +62,8 @@ def resolve(
         location = store.get_model_version_download_uri(parsed.name, parsed.version)
         number = copied.tags.get(semver.TAG)
         origin = f"models:/{copied.name}/{copied.version}"
-        seal = copied.tags.get(manifest.TAG)
-        return Origin(location, run_id or copied.run_id, model_id, origin, number, seal)
+        digest = copied.tags.get(manifest.TAG)
+        return Origin(location, run_id or copied.run_id, model_id, origin, number, digest)
     if model_id and not run_id:
         run_id = MlflowClient().get_logged_model(model_id).source_run_id
     return Origin(source, run_id, model_id)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-    from mlflow_plugins.artifacts.manifest import Sealed
+    from mlflow_plugins.artifacts.manifest import ManifestDigest
     from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.lifecycle.semver import SemanticVersion
     from mlflow_plugins.registration.imports import ExportedVersion
@@ -199,7 +199,7 @@ class RegisteringStore(DeletingStore):
     def _register(self, request: _Request, model: ModelKey, claimed: Record) -> ModelVersion:
         destination = current_destination()
         request.tags[semver.TAG] = claimed.semantic_version
-        sealed = None
+        digest = None
         try:
             if destination and claimed.location:
                 identity = {
@@ -214,10 +214,10 @@ class RegisteringStore(DeletingStore):
                 }
                 target = destination.folder(claimed.location, model.workspace)
                 with owners.renewing(lambda: self._renew(claimed)):
-                    sealed = publishing.publish(request.candidate, target, identity, extra)
-                request.tags[manifest.TAG] = sealed.manifest_sha256
-                request.tags[cards.CARD_TAG] = cards.make(request.candidate, sealed)
-            return self._insert(request, model, claimed, sealed)
+                    digest = publishing.publish(request.candidate, target, identity, extra)
+                request.tags[manifest.TAG] = digest.manifest_sha256
+                request.tags[cards.CARD_TAG] = cards.make(request.candidate, digest)
+            return self._insert(request, model, claimed, digest)
         except BaseException:
             # what was copied stays for the next attempt
             with self._sessions.transaction() as session:
@@ -229,7 +229,7 @@ class RegisteringStore(DeletingStore):
             claims.renew(session, claimed)
 
     def _insert(
-        self, request: _Request, model: ModelKey, claimed: Record, sealed: Sealed | None
+        self, request: _Request, model: ModelKey, claimed: Record, digest: ManifestDigest | None
     ) -> ModelVersion:
         origin = request.origin
         with self._locked(request.name) as (session, present):
@@ -248,10 +248,10 @@ class RegisteringStore(DeletingStore):
             version = self._get_sql_model_version(session, request.name, created.version)
             if claimed.location:
                 version.storage_location = claimed.location
-            claims.complete(session, claimed, version.version, sealed)
+            claims.complete(session, claimed, version.version, digest)
             evidence: dict[str, Any] = {"source": request.source, "run_id": origin.run_id}
-            if sealed:
-                evidence |= {"manifest_sha256": sealed.manifest_sha256, "size_bytes": sealed.size_bytes}
+            if digest:
+                evidence |= {"manifest_sha256": digest.manifest_sha256, "size_bytes": digest.size_bytes}
             cause = request.cause._replace(evidence={**evidence, **request.cause.evidence})
             stages.enter_registry(session, model, version, cause)
             return self.get_model_version(request.name, created.version)
@@ -271,10 +271,10 @@ class RegisteringStore(DeletingStore):
                 return str(row.storage_location or row.source)
         return super().get_model_version_download_uri(name, version)  # which says what is wrong
 
-    def seal_of(self, workspace: str, name: str, semantic_version: str) -> str | None:
+    def manifest_digest_of(self, workspace: str, name: str, semantic_version: str) -> str | None:
         """SHA-256 of the manifest of a registered version; None when there is none by that number."""
         with self._sessions() as session:
-            return records.seal_of(session, workspace, name, semantic_version)
+            return records.manifest_digest_of(session, workspace, name, semantic_version)
 
     def registered_folders(self, workspace: str, name: str | None = None) -> list[str]:
         """Models of a tenant that have registered versions, or the numbers of those of model `name`."""

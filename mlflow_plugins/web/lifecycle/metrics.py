@@ -1,4 +1,4 @@
-"""Metrics of versions as the gates see them: sealed in their folders, and recorded by their runs since."""
+"""Metrics of versions as the gates see them: those in their folders, and those their runs recorded since."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def read(
     problems: dict[int, str] = {}
 
     def one(item: tuple[int, str, str]) -> None:
-        version, location, sealed = item
+        version, location, digest = item
         try:
-            found[version] = present_metrics(_read(tenant, location, sealed), *origins[version])
+            found[version] = present_metrics(_read(tenant, location, digest), *origins[version])
         except MlflowException as error:
             problems[version] = str(error.message)
 
@@ -91,11 +91,11 @@ def read(
 
 
 @lru_cache(_REMEMBERED)
-def _read(tenant: str, location: str, sealed: str) -> Metrics:
-    # what a seal stands for never changes, so no page need fetch it twice; promotion always reads the files
+def _read(tenant: str, location: str, digest: str) -> Metrics:
+    # what a digest stands for never changes, so no page need fetch it twice; promotion always reads the files
     destination = current_destination()
     return (
-        verified_document(destination.folder(location, tenant), sealed, manifest.METRICS)
+        verified_document(destination.folder(location, tenant), digest, manifest.METRICS)
         if destination
         else {}
     )

@@ -33,8 +33,7 @@ from ai_hub.registry import adoption
 from benchmarks.mlflow_servers import PRELOADED, STOCK
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.folders import RepositoryFolder
-from mlflow_plugins.artifacts.s3 import s3_client
-from mlflow_plugins.artifacts.s3_folder import S3Folder
+from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
 from mlflow_plugins.database.schema import metadata
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
@@ -55,7 +54,7 @@ CONSTANT = {
     f"models:/{ODD[0]}/1": "odd-0-1",
     f"models:/{LOGGED}/1": LOGGED,
 }
-VERSIONS, MODELS, UNSEALED = 27, 9, 6
+VERSIONS, MODELS, UNVERIFIED = 27, 9, 6
 
 
 @pytest.fixture(scope="session")
@@ -131,10 +130,12 @@ def test_every_kind_of_old_registry__becomes_one_consistent_state(old: str, tmp_
     assert adopt(old, tmp_path) == planned
     assert old_registries.broken(old) == {}
     check_prompts(before, old_registries.contents(old))
-    check_seals(old, tmp_path / "mlartifacts", planned)
+    check_digests(old, tmp_path / "mlartifacts", planned)
     adopted = old_registries.contents(old)
     left = adopt(old, tmp_path)
-    assert [version.problem is not None for model in left for version in model.versions] == [True] * UNSEALED
+    assert [version.problem is not None for model in left for version in model.versions] == [
+        True
+    ] * UNVERIFIED
     assert old_registries.contents(old) == adopted
 
     with opened(old) as store:
@@ -203,24 +204,24 @@ def check_prompts(before: dict[str, Any], after: dict[str, Any]) -> None:
         assert of_prompt(rows) == of_prompt(before.get(table, []))
 
 
-def check_seals(database: str, folder: Path, plans: list[ModelPlan]) -> None:
+def check_digests(database: str, folder: Path, plans: list[ModelPlan]) -> None:
     """Every version's own folder holds what its source does, by its manifest, whose hash the database has."""
     engine = sa.create_engine(database)
     with engine.connect() as connection:
         rows = connection.execute(
             sa.text("SELECT name, semantic_version, manifest_sha256 FROM lifecycle_versions")
         )
-        seals = {(row[0], row[1]): row[2] for row in rows}
+        digests = {(row[0], row[1]): row[2] for row in rows}
     engine.dispose()
     versions = [(plan.model, version) for plan in plans for version in plan.versions]
     for name, version in versions:
-        seal = seals[name, version.number]
-        assert (seal is None) == (version.problem is not None)
-        if seal is None:
+        digest = digests[name, version.number]
+        assert (digest is None) == (version.problem is not None)
+        if digest is None:
             continue
         sealed = folder / ".models" / name / version.number
         document = (sealed / "manifest.json").read_bytes()
-        assert hashlib.sha256(document).hexdigest() == seal
+        assert hashlib.sha256(document).hexdigest() == digest
         listed = {path: entry["sha256"] for path, entry in json.loads(document)["files"].items()}
         assert listed == {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -231,7 +232,7 @@ def check_seals(database: str, folder: Path, plans: list[ModelPlan]) -> None:
         assert {path.name: path.read_bytes() for path in source.iterdir()} == {
             path.name: (sealed / path.name).read_bytes() for path in source.iterdir()
         }
-    assert sum(version.problem is not None for _, version in versions) == UNSEALED
+    assert sum(version.problem is not None for _, version in versions) == UNVERIFIED
 
 
 def test_start_of_a_server__is_refused_with_one_line(sqlite_old: Path) -> None:
@@ -241,7 +242,7 @@ def test_start_of_a_server__is_refused_with_one_line(sqlite_old: Path) -> None:
     assert "\n" not in str(refusal.value.code)
 
 
-def test_files_that_come_back__are_sealed_by_the_next_run(sqlite_old: Path, tmp_path: Path) -> None:
+def test_files_that_come_back__are_copied_by_the_next_run(sqlite_old: Path, tmp_path: Path) -> None:
     shutil.copy(sqlite_old, tmp_path / "old.db")
     database = f"sqlite:///{tmp_path / 'old.db'}"
     adopt(database, tmp_path)
@@ -335,7 +336,7 @@ def test_command__shows_and_does_it(
     assert (status, json.loads(shown)["adopted"], len(json.loads(shown)["models"])) == (0, True, MODELS)
     status, shown, _ = run(*command)
     assert status == 0
-    assert f"nothing to adopt. {UNSEALED} not sealed" in shown
+    assert f"nothing to adopt. {UNVERIFIED} without a manifest" in shown
     status, _, error = run(*command, "--tenant", "nobody")
     assert (status, "Tenant nobody has no registered models" in error) == (2, True)
     status, _, error = run("registry", "adopt", "--registry-store-uri", f"sqlite:///{tmp_path / 'typo.db'}")
@@ -360,8 +361,8 @@ def test_files_outside_the_bucket__are_copied_into_it(
     assert old_registries.broken(database) == {}
     folder = S3Folder(s3_client(), bucket, f"default/{STAGED}/v1.0.1")
     with opened(database) as store:
-        seal = store.get_model_version(STAGED, 2).tags["manifest_sha256"]
-    assert manifest.verify(folder, seal)["file_count"] == 5
+        digest = store.get_model_version(STAGED, 2).tags["manifest_sha256"]
+    assert manifest.verify(folder, digest)["file_count"] == 5
     assert b"".join(folder.read("data.txt")) == f"{STAGED}-2".encode()
 
 

@@ -168,7 +168,7 @@ class Doors(RuleBasedStateMachine):
 
     @invariant()
     def holds(self) -> None:
-        """One production version, a trail that replays, aliases that mirror, files as sealed."""
+        """One production version, a trail that replays, aliases that mirror, files as registered."""
         present = {version: stage for version, stage in self.expected.items() if stage != "Deleted"}
         assert self.model.stages() == present
         self.model.check()
@@ -179,7 +179,7 @@ class Doors(RuleBasedStateMachine):
         self._check_files(present)
 
     def _check_files(self, present: dict[int, str]) -> None:
-        """Each version's folder holds what its manifest lists, which is what the registry sealed."""
+        """Each version's folder holds what its manifest lists, which is what the registry noted."""
         client, bucket = s3_client(), self.site.bucket
         root = f"{TENANT}/{self.name}/"
         listed = client.list_objects_v2(Bucket=bucket, Prefix=root).get("Contents", [])

@@ -63,8 +63,8 @@ def test_register__fills_the_folder_and_points_there(model: Model, root: Path) -
     assert metadata["framework"] == "lightgbm"
     assert metadata["feature_names"] == ["load"]
     assert metadata["tags"] == {"note": "first", "semantic_version": "v1.0.0"}
-    sealed = model.store.get_model_version("demand", version).tags["manifest_sha256"]
-    assert sealed == _sha256(folder / "manifest.json")
+    digest = model.store.get_model_version("demand", version).tags["manifest_sha256"]
+    assert digest == _sha256(folder / "manifest.json")
     model.move(version, "Production")
     evidence = model.store.history("demand")[0].evidence["gates"]["manifest"]
     assert evidence["manifest"] == "verified"
@@ -243,7 +243,7 @@ def test_register__that_failed__is_cleaned_up_by_the_next(
 ) -> None:
     source = _logged(root, "run1")
     with monkeypatch.context() as fault:
-        fault.setattr(manifest, "seal", _fail)
+        fault.setattr(manifest, "write", _fail)
         with pytest.raises(OSError, match="disk"):
             _register(model, source, semantic_version="v3.0.0")
     assert not model.stages()
@@ -323,7 +323,7 @@ def test_register__that_is_killed__leaves_no_version_and_can_be_repeated(
     points: dict[str, tuple[type | Any, str]] = {
         "copy": (folders.RepositoryFolder, "_upload"),
         "metadata": (folders.RepositoryFolder, "write"),
-        "manifest": (manifest, "seal"),
+        "manifest": (manifest, "write"),
         "insert": (claims, "complete"),
     }
     owner, name = points[moment]
@@ -348,17 +348,17 @@ def test_register__that_is_killed__leaves_no_version_and_can_be_repeated(
 def test_register__a_number_being_registered_elsewhere__is_refused(model: Model, root: Path) -> None:
     source = _logged(root, "run1")
     inside: list[str | None] = []
-    seal = manifest.seal
+    write = manifest.write
 
     def meanwhile(*arguments: Any) -> Any:
         if not inside:
             inside.append(None)
             inside[0] = refused(lambda: _register(model, source, semantic_version="v3.0.0"))
             _register(model, source)
-        return seal(*arguments)
+        return write(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "seal", meanwhile)
+        patch.setattr(manifest, "write", meanwhile)
         _register(model, source, semantic_version="v3.0.0")
     assert "right now" in (inside[0] or "")
     assert "v3.0.1" in (inside[0] or "")

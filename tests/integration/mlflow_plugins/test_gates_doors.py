@@ -200,7 +200,7 @@ def test_asking__by_rest_python_and_command_line__then_promoting(city: City, run
     assert "It is in Production already" in out
 
 
-def test_metrics__are_those_sealed_at_registration__whatever_the_run_says_now(city: City) -> None:
+def test_metrics__are_those_kept_at_registration__whatever_the_run_says_now(city: City) -> None:
     version = city.register(1.5)
     with registry.tenant_scope(city.tenant):
         run_id = city.client.get_model_version(MODEL, str(version)).run_id

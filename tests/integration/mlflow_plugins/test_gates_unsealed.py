@@ -1,4 +1,4 @@
-"""Gates on a version older than this registry: it has no sealed folder, so its run speaks for it."""
+"""Gates on a version older than this registry: it has no folder of its own, so its run speaks for it."""
 
 from __future__ import annotations
 

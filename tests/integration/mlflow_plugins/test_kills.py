@@ -19,9 +19,8 @@ from support import properties, registry_servers
 from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
-from mlflow_plugins.artifacts import manifest, parallel
-from mlflow_plugins.artifacts.s3 import s3_client
-from mlflow_plugins.artifacts.s3_folder import S3Folder
+from mlflow_plugins.artifacts import folders, manifest
+from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,7 +83,7 @@ class Life:
         self.server.start()
 
     def versions(self) -> dict[str, tuple[int, str]]:
-        """MLflow's number and the seal of every version, by semantic version; all are READY and listed."""
+        """MLflow's number and manifest digest by semantic version; all versions are READY and listed."""
         query = {"filter": f"name='{MODEL}'", "max_results": 100}
         found = self.acme.call("GET", f"{API}/model-versions/search", params=query).json()
         versions = {}
@@ -98,15 +97,15 @@ class Life:
         assert {item["path"] for item in folders.get("files", [])} == versions.keys()
         return versions
 
-    def check_files(self, number: str, sealed: str) -> None:
+    def check_files(self, number: str, digest: str) -> None:
         """A version's files themselves, past every door."""
         folder = self.folder(number)
         paths = list(folder.files())
-        contents = parallel.each(lambda path: b"".join(folder.read(path)), paths)
+        contents = folders.map_parallel(lambda path: b"".join(folder.read(path)), paths)
         content = dict(zip(paths, contents, strict=True))
         assert content.keys() == FILES.keys() | manifest.RESERVED
         assert {path: content[path] for path in FILES} == FILES
-        assert hashlib.sha256(content["manifest.json"]).hexdigest() == sealed
+        assert hashlib.sha256(content["manifest.json"]).hexdigest() == digest
         listed = json.loads(content.pop("manifest.json"))["files"]
         hashes = {path: hashlib.sha256(data).hexdigest() for path, data in content.items()}
         assert {path: entry["sha256"] for path, entry in listed.items()} == hashes
@@ -132,7 +131,7 @@ def life(
             run = acme.client.create_run(acme.experiment).info
         runs = f"{acme.name}/.runs/{acme.experiment}/{run.run_id}/artifacts"
         logged = S3Folder(s3_client(), BUCKET, f"{runs}/model")
-        parallel.each(lambda path: logged.write(path, FILES[path]), FILES)
+        folders.map_parallel(lambda path: logged.write(path, FILES[path]), FILES)
         source = {"source": f"{run.artifact_uri}/model", "run_id": run.run_id}
         registrations, deletions = DATABASES[urlsplit(empty_database).scheme]
         kills = properties.examples(registrations), properties.examples(deletions)
@@ -159,8 +158,8 @@ def test_registration__killed_anywhere__leaves_no_version_without_its_files__and
             versions = life.versions()
         assert versions.keys() == {*before, number}
         assert life.folders() == versions.keys()
-    for number, (_, sealed) in versions.items():
-        life.check_files(number, sealed)
+    for number, (_, digest) in versions.items():
+        life.check_files(number, digest)
 
 
 def test_deletion__killed_anywhere__leaves_a_whole_version_or_none__and_can_be_repeated(life: Life) -> None:
@@ -181,5 +180,5 @@ def test_deletion__killed_anywhere__leaves_a_whole_version_or_none__and_can_be_r
         versions = life.versions()
         assert number not in versions
         assert life.folders() == versions.keys()
-    for number, (_, sealed) in versions.items():
-        life.check_files(number, sealed)
+    for number, (_, digest) in versions.items():
+        life.check_files(number, digest)

@@ -19,8 +19,7 @@ from support import registry_servers
 from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
-from mlflow_plugins.artifacts.s3 import s3_client
-from mlflow_plugins.artifacts.s3_folder import S3Folder
+from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
 from mlflow_plugins.database import schema
 
 if TYPE_CHECKING:

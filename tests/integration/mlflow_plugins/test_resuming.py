@@ -14,8 +14,7 @@ from oracles.lifecycle import Model, refused
 from support.s3_faults import faults
 
 from mlflow_plugins.artifacts import destination, manifest
-from mlflow_plugins.artifacts.s3 import s3_client
-from mlflow_plugins.artifacts.s3_folder import S3Folder
+from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
 from mlflow_plugins.registration import claims, owners
 
 if TYPE_CHECKING:
@@ -142,18 +141,18 @@ def test_register__slowly__renews_its_claim(
     del client
     monkeypatch.setattr(owners, "LEASE_MS", 40)
     renewals: list[Any] = []
-    seal, renew = manifest.seal, claims.renew
+    write, renew = manifest.write, claims.renew
 
     def slowly(*arguments: Any) -> Any:
         while len(renewals) < 3:
             time.sleep(0.005)
-        return seal(*arguments)
+        return write(*arguments)
 
     def counted(*arguments: Any) -> None:
         renew(*arguments)
         renewals.append(arguments)
 
-    monkeypatch.setattr(manifest, "seal", slowly)
+    monkeypatch.setattr(manifest, "write", slowly)
     monkeypatch.setattr(claims, "renew", counted)
     _register(model, source)
     assert model.stages() == {1: "Staging"}

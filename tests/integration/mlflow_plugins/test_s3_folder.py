@@ -13,9 +13,8 @@ from mlflow.exceptions import MlflowException
 from support.properties import examples
 from support.s3_faults import faults, small_pages
 
-from mlflow_plugins.artifacts import manifest, s3_copy, s3_folder
-from mlflow_plugins.artifacts.s3 import s3_client
-from mlflow_plugins.artifacts.s3_folder import S3Folder
+from mlflow_plugins.artifacts import manifest, s3
+from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
 
 if TYPE_CHECKING:
     from conftest import Stack
@@ -103,7 +102,7 @@ def test_copy__of_a_file_that_changed_since_it_was_listed__is_refused(
 def test_copy__large_files__are_copied_in_parts(
     client: S3Client, source: S3Folder, target: S3Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_copy, "PART", PART)
+    monkeypatch.setattr(s3, "COPY_PART", PART)
     large = os.urandom(2 * PART + 1)
     source.write("data/large.bin", large)
     with faults(client, "UploadPartCopy", after=1), pytest.raises(MlflowException, match=r"large\.bin"):
@@ -111,13 +110,13 @@ def test_copy__large_files__are_copied_in_parts(
     assert not client.list_multipart_uploads(Bucket=BUCKET, Prefix=_key(target)).get("Uploads")
     assert "data/large.bin" not in target.files()
     with faults(client) as requests:
-        witnesses = target.copy_from(source, source.files())
+        verifiers = target.copy_from(source, source.files())
     assert (requests["UploadPartCopy"], requests["CopyObject"]) == (3, 0)
     assert b"".join(target.read("data/large.bin")) == large
     target.write(manifest.METADATA, b"{}")
     target.write(manifest.METRICS, b"{}")
-    sealed = manifest.seal(target, {}, witnesses, {})
-    manifest.verify(target, sealed.manifest_sha256)
+    digest = manifest.write(target, {}, verifiers, {})
+    manifest.verify(target, digest.manifest_sha256)
     listed = source.files()
     source.write("data/large.bin", large[::-1])
     target.delete()
@@ -126,12 +125,12 @@ def test_copy__large_files__are_copied_in_parts(
 
 
 def test_copy__that_the_store_made_wrong__is_noticed_and_mended(source: S3Folder, target: S3Folder) -> None:
-    witnesses = target.copy_from(source, source.files())
+    verifiers = target.copy_from(source, source.files())
     target.write("data/4.bin", b"bit rot" + FILES["data/4.bin"][7:])
     target.write(manifest.METADATA, b"{}")
     target.write(manifest.METRICS, b"{}")
     with pytest.raises(MlflowException, match=r"data/4\.bin is not what was copied") as refusal:
-        manifest.seal(target, {}, witnesses, {})
+        manifest.write(target, {}, verifiers, {})
     assert refusal.value.get_http_status_code() == 503
     target.copy_from(source, source.files())
     assert _contents(target) == FILES
@@ -150,7 +149,7 @@ def test_unfinished_uploads__of_a_killed_copy__are_ended_by_the_next_copy_and_by
 def test_delete__removes_exactly_the_folder(
     client: S3Client, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_folder, "_DELETE_BATCH", 2)
+    monkeypatch.setattr(s3, "_DELETE_BATCH", 2)
     similar = ("demand/v1.0.01", "demand/v1.0.0-x", "demand/v1.0.0x", "demand-x/v1.0.0", "deman/v1.0.0", "x")
     others = {name: _filled(client, f"{place}/{name}", FILES) for name in similar}
     doomed = _filled(client, f"{place}/demand/v1.0.0", FILES)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_plugins.artifacts import witnesses
-from mlflow_plugins.artifacts.witnesses import EtagWitness
+from mlflow_plugins.artifacts import folders
+from mlflow_plugins.artifacts.folders import EtagVerifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ PART = 7
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(witnesses, "UPLOAD_PART", PART)
+    monkeypatch.setattr(folders, "UPLOAD_PART", PART)
 
 
 def _never() -> Iterator[bytes]:
@@ -31,10 +31,10 @@ def _in_parts(data: bytes, size: int) -> str:
     return f"{hashlib.md5(b''.join(digests)).hexdigest()}-{len(digests)}"  # noqa: S324
 
 
-def _shown(witness: EtagWitness, chunks: list[bytes]) -> bool:
+def _shown(verifier: EtagVerifier, chunks: list[bytes]) -> bool:
     for chunk in chunks:
-        witness.update(chunk)
-    return witness.agrees(hashlib.sha256(b"".join(chunks)).hexdigest())
+        verifier.update(chunk)
+    return verifier.agrees(hashlib.sha256(b"".join(chunks)).hexdigest())
 
 
 @given(chunks=st.lists(st.binary(max_size=20), max_size=6), parts=st.booleans())
@@ -43,8 +43,8 @@ def test_etag__of_our_own_uploads__needs_no_second_look(chunks: list[bytes], par
     whole = hashlib.md5(data).hexdigest()  # noqa: S324
     etag = _in_parts(data, PART) if parts and data else whole
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(witnesses, "UPLOAD_PART", PART)
-        assert _shown(EtagWitness(f'"{etag}"', _never), chunks)
+        patch.setattr(folders, "UPLOAD_PART", PART)
+        assert _shown(EtagVerifier(f'"{etag}"', _never), chunks)
 
 
 @given(data=st.binary(min_size=1, max_size=40), place=st.integers(0), parts=st.booleans())
@@ -52,11 +52,11 @@ def test_etag__one_flipped_bit__is_seen(data: bytes, place: int, parts: bool) ->
     etag = _in_parts(data, PART) if parts else hashlib.md5(data).hexdigest()  # noqa: S324
     copy = bytearray(data)
     copy[place % len(data)] ^= 1
-    assert not _shown(EtagWitness(etag, lambda: iter([data])), [bytes(copy)])
+    assert not _shown(EtagVerifier(etag, lambda: iter([data])), [bytes(copy)])
 
 
 @pytest.mark.parametrize("etag", ["encrypted-no-md5", _in_parts(b"x" * 40, 9), "0" * 32])
 def test_etag__that_says_nothing__leaves_it_to_the_source(etag: str) -> None:
     data = b"x" * 40
-    assert _shown(EtagWitness(etag, lambda: iter([data])), [data])
-    assert not _shown(EtagWitness(etag, lambda: iter([data])), [data[1:]])
+    assert _shown(EtagVerifier(etag, lambda: iter([data])), [data])
+    assert not _shown(EtagVerifier(etag, lambda: iter([data])), [data[1:]])
