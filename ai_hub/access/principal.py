@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from ai_hub.errors import AiHubError, ForbiddenError
-from mlflow_plugins.people.roles import Role
+from mlflow_plugins.users.roles import Role
 
 
 class Scope(StrEnum):

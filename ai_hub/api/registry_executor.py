@@ -76,7 +76,7 @@ async def open_registry_executor(options: ServiceSettings) -> AsyncIterator[Regi
 def _run_as(user: str, call: Callable[[RegistryService], T]) -> T:
     # MLflow takes seconds to import, for which reads of features shall not wait
     from ai_hub.api.registry_service import RegistryService  # noqa: PLC0415
-    from mlflow_plugins.people.claim import speaking_for  # noqa: PLC0415
+    from mlflow_plugins.users.header import speaking_for  # noqa: PLC0415
 
     with speaking_for(user):
         return call(RegistryService(user))

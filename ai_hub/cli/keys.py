@@ -21,7 +21,7 @@ from ai_hub.access.principal import (
 from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
-from mlflow_plugins.people.roles import Role  # noqa: TC001 - typer reads it
+from mlflow_plugins.users.roles import Role  # noqa: TC001 - typer reads it
 
 if TYPE_CHECKING:
     from ai_hub.access.api_keys import ApiKey

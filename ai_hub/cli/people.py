@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from ai_hub.cli import plain
 from ai_hub.cli.main import app
 from ai_hub.cli.registry import AsJson, Tenant  # noqa: TC001 - typer reads them
-from mlflow_plugins.people.roles import DESCRIPTIONS, Role
+from mlflow_plugins.users.roles import DESCRIPTIONS, Role
 
 people_app = typer.Typer(
     name="people",

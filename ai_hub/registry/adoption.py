@@ -26,12 +26,13 @@ from mlflow.utils.workspace_context import ServerWorkspaceContext
 from ai_hub.errors import AiHubError, BadInputError, NotFoundError
 from ai_hub.registry.server import readable_errors
 from ai_hub.settings import Settings
-from mlflow_plugins.adoption.adopting import Adoption, UnadoptedStore
+from mlflow_plugins.adoption.adopting import Adoption
 from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
+from mlflow_plugins.adoption.survey import UnadoptedStore
 from mlflow_plugins.artifacts import destination
 from mlflow_plugins.artifacts.s3 import S3_SETTINGS
-from mlflow_plugins.people.actor import UNKNOWN, Actor, claimed
 from mlflow_plugins.store.base import SCHEME_PREFIX
+from mlflow_plugins.users.actor import UNKNOWN, Actor, claimed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

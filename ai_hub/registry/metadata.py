@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from mlflow_plugins.registration.cards import CARD_TAG, CUSTOM, METADATA_TAG, METRICS_TAG, document
+from mlflow_plugins.registration.model_metadata import (
+    CARD_TAG,
+    CUSTOM,
+    METADATA_TAG,
+    METRICS_TAG,
+    tag_document,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,12 +38,12 @@ class ModelMetadata:
 
 def model_metadata(version: ModelVersion) -> ModelMetadata:
     """Metadata of a version: what its registration stated, completed with what the registry found."""
-    found = document(version.tags, CARD_TAG)
-    given = document(version.tags, METADATA_TAG)
+    found = tag_document(version.tags, CARD_TAG)
+    given = tag_document(version.tags, METADATA_TAG)
     size = found.get("size_bytes")
     return ModelMetadata(
         metadata=_metadata(version, given, found),
-        metrics=_metrics(document(version.tags, METRICS_TAG), _mapping(found, "metrics")),
+        metrics=_metrics(tag_document(version.tags, METRICS_TAG), _mapping(found, "metrics")),
         size_bytes=size if isinstance(size, int) else 0,
     )
 
@@ -68,6 +74,6 @@ def _metrics(given: dict[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     return {**standard, CUSTOM: custom}
 
 
-def _mapping(document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = document.get(name)
+def _mapping(tag_document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = tag_document.get(name)
     return value if isinstance(value, dict) else {}

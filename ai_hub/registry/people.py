@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.registry.server import WORKSPACES, NoSuchRouteError, call, require_server
-from mlflow_plugins.people.roles import DESCRIPTIONS, GRANTS, Grant, Role
+from mlflow_plugins.users.roles import DESCRIPTIONS, GRANTS, Grant, Role
 
 # MLflow's own client of these routes imports its whole server, which takes seconds.
 _USERS: Final = "/api/2.0/mlflow/users"

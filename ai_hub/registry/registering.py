@@ -22,8 +22,13 @@ from ai_hub.registry.server import call, connect, readable_errors
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import ModelVersion, get_version
 from mlflow_plugins.lifecycle import semver
-from mlflow_plugins.registration.cards import LONGEST, METADATA_TAG, METRICS_TAG, given_metrics
-from mlflow_plugins.registration.model_info import FEATURE_SERVICE
+from mlflow_plugins.registration.model_metadata import (
+    FEATURE_SERVICE,
+    LONGEST_TAG,
+    METADATA_TAG,
+    METRICS_TAG,
+    given_metrics,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,9 +110,10 @@ def _tags(request: RegistrationRequest) -> dict[str, str]:
     if request.metrics:
         tags[METRICS_TAG] = json.dumps(request.metrics, sort_keys=True)
     for tag, text in tags.items():
-        if len(text) > LONGEST:
+        if len(text) > LONGEST_TAG:
             raise BadInputError(
-                f"{tag.removeprefix('ai_hub.')} has {len(text)} characters as JSON; {LONGEST} are allowed.",
+                f"{tag.removeprefix('ai_hub.')} has {len(text)} characters as JSON; "
+                f"{LONGEST_TAG} are allowed.",
                 hint="Keep long lists in a file of the model.",
             )
     if request.version:

@@ -31,7 +31,7 @@ from ai_hub.registry import login
 from ai_hub.registry.login import WORKSPACE_HEADER, connection
 from ai_hub.servers import require_connection
 from ai_hub.settings import Settings
-from mlflow_plugins.people.claim import user_header
+from mlflow_plugins.users.header import user_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from ai_hub.errors import AiHubError, BadInputError
 from ai_hub.registry.server import readable_errors, tracking_uri
 from mlflow_plugins.artifacts.manifest import ASIDE
-from mlflow_plugins.registration.model_info import MLMODEL, parse_mlmodel
+from mlflow_plugins.registration.model_metadata import MLMODEL, parse_mlmodel
 from mlflow_plugins.registration.publishing import RUN_USER_TAG
 
 if TYPE_CHECKING:

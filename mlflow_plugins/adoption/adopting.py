@@ -11,36 +11,26 @@ Each step can be repeated, so an adoption that was killed goes on where it was:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
-from mlflow.exceptions import MlflowException
-from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.store.model_registry.dbmodels.models import (
     SqlModelVersion,
     SqlModelVersionTag,
-    SqlRegisteredModel,
     SqlRegisteredModelAlias,
-    SqlRegisteredModelTag,
 )
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.adoption import plan, unadopted
-from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
+from mlflow_plugins.adoption.survey import FORMER, REASON, ModelState, Survey, UnadoptedStore
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.artifacts.destination import AnySource
-from mlflow_plugins.artifacts.layout import check_model_name
 from mlflow_plugins.database.schema import migrate, transitions
 from mlflow_plugins.database.schema import versions as records_table
-from mlflow_plugins.errors import conflict, is_missing
+from mlflow_plugins.errors import conflict
 from mlflow_plugins.lifecycle import audit, rules, semver, stages
-from mlflow_plugins.lifecycle.audit import ModelKey
 from mlflow_plugins.lifecycle.semver import Interface, SemanticVersion
-from mlflow_plugins.registration import cards, claims, model_info, owners, publishing, records, sources
-from mlflow_plugins.registration.model_info import RunFacts
-from mlflow_plugins.registration.records import Record
-from mlflow_plugins.store.lifecycle_store import LifecycleStore
+from mlflow_plugins.registration import claims, model_metadata, publishing, records
+from mlflow_plugins.registration.model_metadata import RunFacts
 from mlflow_plugins.store.registering import OWN_TAGS
 
 if TYPE_CHECKING:
@@ -48,58 +38,19 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
     from mlflow_plugins.artifacts.destination import Destination
     from mlflow_plugins.artifacts.manifest import ManifestDigest
-    from mlflow_plugins.people.actor import Actor
+    from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.registration.publishing import NewVersion
+    from mlflow_plugins.registration.records import Record
+    from mlflow_plugins.users.actor import Actor
 
-REASON: Final = "adopted"
-#: In front of tags of ours that plain MLflow's users had set to something else.
-FORMER: Final = "adopted."
 _ATTEMPTS: Final = 5
 
 _version: Any = SqlModelVersion
 _tag: Any = SqlModelVersionTag
 _alias: Any = SqlRegisteredModelAlias
-
-
-class UnadoptedStore(LifecycleStore):
-    """The registry as it is found; nothing of it changes by opening it."""
-
-    def _begin(self) -> None:
-        pass
-
-
-class _Version(NamedTuple):
-    """Columns of MLflow's."""
-
-    stage: str
-    source: str
-    run_id: str | None
-    description: str | None
-
-
-@dataclass(frozen=True)
-class _State:
-    """A model as the database has it now; `created` is that of its `ModelKey`."""
-
-    model: ModelKey
-    versions: dict[int, _Version]
-    aliases: dict[str, int]
-    tags: dict[int, dict[str, str]]
-    records: dict[int, Record]
-    #: versions with a trail that begins here
-    recorded: frozenset[int]
-
-    @property
-    def stages(self) -> dict[int, str]:
-        """Of every version."""
-        return {number: version.stage for number, version in self.versions.items()}
-
-    @property
-    def known(self) -> frozenset[int]:
-        """Versions that are adopted, or were registered here."""
-        return self.recorded & self.records.keys()
 
 
 class Adoption:
@@ -115,18 +66,16 @@ class Adoption:
         self._store = store
         self._destination = destination
         self._actor = actor
-        self._has_our_tables = unadopted.has_our_tables(store.engine)
+        self._survey = Survey(store, destination)
 
     def tenants(self) -> list[str]:
         """Tenants with registered models."""
-        query: Any = sa.select(cast("Any", SqlRegisteredModel).workspace).distinct()
-        with self._store.sessions() as session:
-            return sorted(session.scalars(query))
+        return self._survey.tenants()
 
     def plans(self, tenant: str) -> Iterator[ModelPlan]:
         """What would become of each of a tenant's models; nothing is changed."""
-        for name in self._models(tenant):
-            plan_, _ = self._plan(tenant, name)
+        for name in self._survey.models(tenant):
+            plan_, _ = self._survey.plan(tenant, name)
             if plan_.versions:
                 yield plan_
 
@@ -137,10 +86,10 @@ class Adoption:
             MlflowException: 409, somebody changes a model at the same time; 503, the artifact store failed.
         """
         migrate(self._store.engine)
-        self._has_our_tables = True
-        for name in self._models(tenant):
+        self._survey = Survey(self._store, self._destination)
+        for name in self._survey.models(tenant):
             for _ in range(_ATTEMPTS):
-                plan_, candidates = self._plan(tenant, name)
+                plan_, candidates = self._survey.plan(tenant, name)
                 if not plan_.changes:
                     break
                 for version in plan_.versions:
@@ -155,143 +104,20 @@ class Adoption:
             if plan_.versions:
                 yield plan_
 
-    # ---- looking
-
-    def _models(self, tenant: str) -> list[str]:
-        prompt: Any = SqlRegisteredModelTag
-        prompts = sa.select(prompt.name).where(
-            prompt.workspace == tenant, prompt.key == IS_PROMPT_TAG_KEY, prompt.value == "true"
-        )
-        model: Any = SqlRegisteredModel
-        query = sa.select(model.name).where(model.workspace == tenant, model.name.not_in(prompts))
-        with self._store.sessions() as session:
-            return list(session.scalars(query.order_by(model.name)))
-
-    def _look(self, session: Session, tenant: str, name: str) -> _State:
-        created: Any = sa.select(cast("Any", SqlRegisteredModel).creation_time)
-        same_model = (SqlRegisteredModel.workspace == tenant, SqlRegisteredModel.name == name)
-        model = ModelKey(tenant, name, session.scalar(created.where(*same_model)) or 0)
-        rows: Any = stages.versions_of(session, model)
-        versions = {
-            row.version: _Version(
-                row.current_stage, row.storage_location or row.source or "", row.run_id, row.description
-            )
-            for row in rows
-        }
-        tags: dict[int, dict[str, str]] = {version: {} for version in versions}
-        for tag in session.scalars(sa.select(_tag).where(_tag.workspace == tenant, _tag.name == name)):
-            if tag.version in tags:
-                tags[tag.version][tag.key] = tag.value
-        aliases = session.execute(
-            sa.select(_alias.alias, _alias.version).where(_alias.workspace == tenant, _alias.name == name)
-        )
-        found: dict[int, Record] = {}
-        recorded: set[int] = set()
-        if self._has_our_tables:
-            found = {
-                record.version: record for record in records.registered(session, model) if record.version
-            }
-            begins = sa.or_(transitions.c.from_stage.is_(None), transitions.c.reason == REASON)
-            query = sa.select(transitions.c.version).where(model.matches(transitions), begins)
-            recorded = set(session.scalars(query))
-        return _State(
-            model=model,
-            versions=versions,
-            aliases={alias: version for alias, version in aliases if version in versions},
-            tags=tags,
-            records=found,
-            recorded=frozenset(recorded & versions.keys()),
-        )
-
-    def _plan(self, tenant: str, name: str) -> tuple[ModelPlan, dict[int, NewVersion]]:
-        with self._store.sessions() as session:
-            state = self._look(session, tenant, name)
-            wanted = {
-                version: found.source
-                for version, found in state.versions.items()
-                if version not in state.known or state.records[version].manifest_sha256 is None
-            }
-            taken = self._taken(session, state.model)
-        candidates: dict[int, NewVersion] = {}
-        problems: dict[int, str] = {}
-        for version, source in wanted.items():
-            record = state.records.get(version)
-            if record is not None and record.manifest_sha256 is not None:
-                continue  # copied before the adoption was killed
-            try:
-                check_model_name(name)
-                run_id = state.versions[version].run_id
-                candidates[version] = self._inspect(tenant, source, run_id, state.tags[version])
-            except Exception as error:  # noqa: BLE001 - any artifact store may hold a source, with its own errors
-                problems[version] = _problem(name, version, source, error)
-        new = [version for version in wanted if version not in state.records]
-        interfaces = {version: found.interface for version, found in candidates.items()}
-        tags = {version: state.tags[version].get(semver.TAG) for version in new}
-        numbers = {
-            **{version: record.semantic_version for version, record in state.records.items()},
-            **{version: str(number) for version, number in plan.numbers(tags, interfaces, taken).items()},
-        }
-        after = plan.stages_after(state.stages, state.aliases, state.known)
-        aliases = plan.aliases_after(state.aliases, after, state.known)
-        versions = [
-            VersionPlan(
-                version=version,
-                from_stage=state.stages[version],
-                to_stage=after[version],
-                from_number=state.tags[version].get(FORMER + semver.TAG, state.tags[version].get(semver.TAG)),
-                number=numbers[version],
-                source=source,
-                files=len(candidates[version].files) if version in candidates else 0,
-                size_bytes=sum(file.size for file in candidates[version].files.values())
-                if version in candidates
-                else 0,
-                problem=problems.get(version),
-                is_known=version in state.known,
-            )
-            for version, source in wanted.items()
-        ]
-        moved = {
-            alias: (state.aliases.get(alias), version)
-            for alias, version in sorted(aliases.items())
-            if state.aliases.get(alias) != version
-        }
-        return ModelPlan(tenant, name, versions, moved), candidates
-
-    def _taken(
-        self, session: Session, model: ModelKey
-    ) -> dict[SemanticVersion, tuple[int | None, Interface | None]]:
-        """Numbers that are in use; what a killed adoption claimed is free for the next."""
-        if not self._has_our_tables:
-            return {}
-        return {
-            SemanticVersion.parse(row.semantic_version): (
-                row.version,
-                Interface(row.signature_sha256, row.feature_service),
-            )
-            for row in session.execute(sa.select(records_table).where(model.matches(records_table)))
-            if row.version is not None or not owners.is_abandoned(row)
-        }
-
-    def _inspect(self, tenant: str, source: str, run_id: str | None, tags: dict[str, str]) -> NewVersion:
-        origin = sources.resolve(self._store, tenant, source, run_id, model_info.logged_model(source))
-        return publishing.inspect(AnySource(self._destination), origin, tenant, tags)
-
-    # ---- doing
-
     def _record(self, plan_: ModelPlan, version: VersionPlan, candidate: NewVersion | None) -> None:
         """Copy a version's files, with a manifest, where they can be; write its record and its tags."""
         tenant, name = plan_.tenant, plan_.model
         copies = version.problem is None and candidate is not None
         with self._store.sessions() as session:
-            state = self._look(session, tenant, name)
+            state = self._survey.read(session, tenant, name)
             record = state.records.get(version.version)
             if record is not None and (record.manifest_sha256 is not None or not copies):
                 return
-        with owners.owner() as me:
+        with records.lease_holder() as me:
             with self._store.transaction() as session:
                 model = stages.lock_model(session, tenant, name)
                 location = self._destination.uri(tenant, name, version.number) if copies else None
-                claimed = record or claims.claim(
+                claimed = record or claims.acquire(
                     session,
                     model,
                     me,
@@ -303,7 +129,7 @@ class Adoption:
             try:
                 digest = None
                 if candidate is not None and location is not None:
-                    with owners.renewing(lambda: self._renew(claimed)):
+                    with records.renewing(lambda: self._renew(claimed)):
                         digest = self._publish(state, version, candidate, location)
                 with self._store.transaction() as session:
                     stages.lock_model(session, tenant, name)
@@ -314,17 +140,17 @@ class Adoption:
                     tags = {semver.TAG: version.number}
                     if digest is not None and candidate is not None:
                         tags |= {manifest.TAG: digest.manifest_sha256}
-                        tags |= {cards.CARD_TAG: cards.make(candidate, digest)}
+                        tags |= {model_metadata.CARD_TAG: model_metadata.make_card(candidate, digest)}
                     before = {} if record else state.tags[version.version]
                     _write_tags(session, state.model, version.version, before, tags)
             except BaseException:
                 if record is None:  # what was copied stays for the next attempt
                     with self._store.transaction() as session:
-                        claims.give_up(session, claimed)
+                        claims.release(session, claimed)
                 raise
 
     def _publish(
-        self, state: _State, version: VersionPlan, candidate: NewVersion, location: str
+        self, state: ModelState, version: VersionPlan, candidate: NewVersion, location: str
     ) -> ManifestDigest:
         found = state.versions[version.version]
         identity = {
@@ -348,7 +174,7 @@ class Adoption:
         """Stages, aliases and trail at once; False when the model is not what was planned for any more."""
         with self._store.transaction() as session:
             model = stages.lock_model(session, plan_.tenant, plan_.model)
-            state = self._look(session, plan_.tenant, plan_.model)
+            state = self._survey.read(session, plan_.tenant, plan_.model)
             planned = {version.version: version for version in plan_.versions}
             is_same = all(state.stages.get(each.version) == each.from_stage for each in plan_.versions)
             if not is_same or state.versions.keys() != state.records.keys():
@@ -371,7 +197,7 @@ class Adoption:
         return True
 
     def _write_trail(
-        self, session: Session, state: _State, version_plan: VersionPlan | None, version: int, target: str
+        self, session: Session, state: ModelState, version_plan: VersionPlan | None, version: int, target: str
     ) -> None:
         origin = state.stages[version]
         record = state.records[version]
@@ -412,7 +238,7 @@ def _has_trail(session: Session, model: ModelKey, version: int) -> bool:
 
 
 def _interface(candidate: NewVersion | None, tags: dict[str, str]) -> Interface:
-    return candidate.interface if candidate else model_info.interface({}, tags, RunFacts())
+    return candidate.interface if candidate else model_metadata.interface({}, tags, RunFacts())
 
 
 def _add_digest(session: Session, record: Record, location: str, digest: ManifestDigest) -> None:
@@ -450,24 +276,3 @@ def _point(session: Session, model: ModelKey, alias: str, version: int | None) -
         session.delete(row)
     else:
         row.version = version
-
-
-def _problem(name: str, version: int, source: str, error: Exception) -> str:
-    """Why a version gets no manifest, and what to do."""
-    try:
-        check_model_name(name)
-    except MlflowException:
-        return (
-            f"{name!r} cannot be the name of a folder, so its files stay where they are. To have them "
-            f"verified, copy it: MlflowClient().copy_model_version('models:/{name}/{version}', 'NEW-NAME')."
-        )
-    if isinstance(error, MlflowException) and is_missing(error):
-        return (
-            f"There are no files at {source}. Bring them there and run this again, or delete the version: "
-            "it cannot be loaded."
-        )
-    what = error.message if isinstance(error, MlflowException) else f"{type(error).__name__}: {error}"
-    return (
-        f"Its files at {source} cannot be read from here ({str(what).partition(chr(10))[0]}). Make them "
-        "readable and run this again, or register the model anew from its run."
-    )

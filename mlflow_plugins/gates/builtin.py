@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mlflow_plugins.gates.gate import Gate, Verdict, passed, refused
-from mlflow_plugins.people.actor import REASON_TAG, UNKNOWN
-from mlflow_plugins.registration.model_info import is_finite
+from mlflow_plugins.registration.model_metadata import is_finite
+from mlflow_plugins.users.actor import REASON_TAG, UNKNOWN
 
 if TYPE_CHECKING:
     from mlflow_plugins.gates.gate import Candidate, VersionInfo

@@ -16,18 +16,19 @@ from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.gates.gate import VersionInfo
 from mlflow_plugins.lifecycle import audit, rules, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
-from mlflow_plugins.people.actor import Actor
-from mlflow_plugins.registration import records, sources
-from mlflow_plugins.registration.cards import METRICS_TAG, given_metrics
-from mlflow_plugins.registration.model_info import (
+from mlflow_plugins.registration import publishing, records
+from mlflow_plugins.registration.model_metadata import (
+    METRICS_TAG,
     describe,
     finite,
+    given_metrics,
     interface,
     logged_model,
     read_mlmodel,
     run_facts,
 )
 from mlflow_plugins.registration.publishing import RUN_USER_TAG
+from mlflow_plugins.users.actor import Actor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -183,7 +184,7 @@ def verified_document(folder: Folder, manifest_sha256: str, name: str) -> dict[s
 
 def _described(store: AbstractStore, model: ModelKey, version: RegisteredVersion) -> dict[str, Any]:
     """What would be in `metadata.json`, from where the version was registered from."""
-    origin = sources.resolve(store, model.workspace, version.source, version.run_id, None)
+    origin = publishing.resolve_source(store, model.workspace, version.source, version.run_id, None)
     known = run_facts(origin.run_id, origin.model_id)
     mlmodel = {}
     if (destination := current_destination()) is not None:

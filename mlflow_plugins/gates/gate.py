@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from mlflow_plugins.people.actor import Actor
+from mlflow_plugins.users.actor import Actor
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mlflow_plugins.lifecycle import audit_log, removals, rules
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.people.actor import Actor
+    from mlflow_plugins.users.actor import Actor
 
 _MOMENT: Final = "lifecycle_moment"
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.exceptions import MlflowException
 
-from mlflow_plugins.people.actor import current_actor
+from mlflow_plugins.users.actor import current_actor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

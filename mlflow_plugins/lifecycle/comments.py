@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.lifecycle.audit import ModelKey
-    from mlflow_plugins.people.actor import Actor
+    from mlflow_plugins.users.actor import Actor
 
 COMMENT: Final = "comment"
 REQUEST: Final = "request"

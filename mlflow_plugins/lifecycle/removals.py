@@ -16,7 +16,7 @@ from mlflow.utils.time import get_current_time_millis
 from mlflow_plugins.database.schema import removals as table
 from mlflow_plugins.database.schema import transitions, versions
 from mlflow_plugins.lifecycle import audit_log
-from mlflow_plugins.people.actor import Actor
+from mlflow_plugins.users.actor import Actor
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

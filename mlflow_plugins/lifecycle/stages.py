@@ -19,7 +19,7 @@ from mlflow_plugins.lifecycle import audit, comments, rules, semver, webhooks
 from mlflow_plugins.lifecycle.webhooks import AliasChange
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.notifications.event import Event
-from mlflow_plugins.people.actor import (
+from mlflow_plugins.users.actor import (
     ACTOR_TAG,
     REASON_TAG,
     UNKNOWN,
@@ -28,7 +28,7 @@ from mlflow_plugins.people.actor import (
     current_actor,
     reason_of_request,
 )
-from mlflow_plugins.people.permissions import require_approver
+from mlflow_plugins.users.permissions import require_approver
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.people.actor import Actor
+    from mlflow_plugins.users.actor import Actor
 
 #: How long one attempt may take.
 LEASE_MS: Final = 180_000

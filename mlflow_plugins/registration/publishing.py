@@ -1,4 +1,7 @@
-"""Registering a version: copy its files to their own folder with a manifest, and only then let it exist."""
+"""Registering a version: find its files, copy them to their own folder with a manifest, then let it exist.
+
+Its source is a run's artifacts, a logged model, or a version of another model.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+from mlflow.store.artifact.utils.models import _parse_model_uri  # the parser MLflow's own stores use
 
 from mlflow_plugins.artifacts import folders, manifest
 from mlflow_plugins.artifacts.folders import File, Folder
-from mlflow_plugins.errors import conflict, missing
-from mlflow_plugins.lifecycle.semver import Interface
-from mlflow_plugins.registration import cards
-from mlflow_plugins.registration.model_info import (
+from mlflow_plugins.artifacts.layout import (
+    VERSION_DEPTH,
+    check_model_name,
+    parse_proxy_path,
+    proxied_path,
+)
+from mlflow_plugins.errors import bad_input, conflict, missing
+from mlflow_plugins.lifecycle import semver
+from mlflow_plugins.lifecycle.semver import Interface, SemanticVersion
+from mlflow_plugins.registration import model_metadata
+from mlflow_plugins.registration.model_metadata import (
     RunFacts,
     describe,
     finite,
@@ -22,9 +38,104 @@ from mlflow_plugins.registration.model_info import (
 )
 
 if TYPE_CHECKING:
+    from mlflow.store.model_registry.abstract_store import AbstractStore
+
     from mlflow_plugins.artifacts.destination import Sources
     from mlflow_plugins.artifacts.manifest import ManifestDigest
-    from mlflow_plugins.registration.sources import Origin
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the files are, and which run, logged model or registered version they belong to."""
+
+    location: str
+    run_id: str | None
+    model_id: str | None = None
+    copied_from: str | None = None
+    inherited_version: str | None = None
+    #: SHA-256 of the registered version's manifest
+    manifest_sha256: str | None = None
+
+
+def resolve_source(
+    store: AbstractStore, tenant: str, source: str, run_id: str | None, model_id: str | None
+) -> Origin:
+    """Find the files `source` stands for.
+
+    Raises:
+        MlflowException: 404 when the source does not exist, 400 when it is not one of the above.
+    """
+    source = _registered_version(store, tenant, source) or source
+    scheme = urlsplit(source).scheme
+    if scheme == "runs":
+        return Origin(RunsArtifactRepository.get_underlying_uri(source), run_id, model_id)
+    if scheme == "models":
+        parsed = _parse_model_uri(source)
+        if parsed.model_id is not None:
+            logged = MlflowClient().get_logged_model(parsed.model_id)
+            return Origin(logged.artifact_location, run_id or logged.source_run_id, parsed.model_id)
+        if parsed.name is None or parsed.version is None:
+            raise bad_input(f"{source!r} names no version. Use models:/NAME/VERSION.")
+        copied = store.get_model_version(parsed.name, parsed.version)
+        location = store.get_model_version_download_uri(parsed.name, parsed.version)
+        number = copied.tags.get(semver.TAG)
+        origin = f"models:/{copied.name}/{copied.version}"
+        digest = copied.tags.get(manifest.TAG)
+        return Origin(location, run_id or copied.run_id, model_id, origin, number, digest)
+    if model_id and not run_id:
+        run_id = MlflowClient().get_logged_model(model_id).source_run_id
+    return Origin(source, run_id, model_id)
+
+
+def logged_by_run(source: str) -> Origin | None:
+    """The logged model that `runs:/RUN/NAME` stands for where the run has no files of its own by that name.
+
+    Since MLflow 3 a run's models are apart from its files. Of several, the one of the latest step.
+    """
+    if urlsplit(source).scheme != "runs":
+        return None
+    run_id, name = RunsArtifactRepository.parse_runs_uri(source)
+    client = MlflowClient()
+    outputs = client.get_run(run_id).outputs
+    latest = sorted(outputs.model_outputs if outputs else [], key=lambda output: output.step, reverse=True)
+    for output in latest:
+        logged = client.get_logged_model(output.model_id)
+        if logged.name == name:
+            return Origin(logged.artifact_location, run_id, logged.model_id)
+    return None
+
+
+def _registered_version(store: AbstractStore, tenant: str, source: str) -> str | None:
+    """The address by name and number of a registered version that is addressed by its folder."""
+    path = proxied_path(source)
+    located = parse_proxy_path(path, workspaces=MLFLOW_ENABLE_WORKSPACES.get()) if path else None
+    if located is None or not located.registered or located.tenant != tenant:
+        return None
+    if len(located.parts) == VERSION_DEPTH:
+        model, number = located.parts
+        check_model_name(model)
+        named = f"name = '{model}' AND tags.{semver.TAG} = '{parse_number(number)}'"
+        for version in store.search_model_versions(named, max_results=1):
+            return f"models:/{model}/{version.version}"
+    raise missing(f"{source!r} is no registered version. Use models:/NAME/VERSION.")
+
+
+def parse_number(given: str | None) -> SemanticVersion | None:
+    """The semantic version the caller asks for by tag.
+
+    Raises:
+        MlflowException: 400, it is not one.
+    """
+    if given is None:
+        return None
+    try:
+        return SemanticVersion.parse(given)
+    except ValueError as error:
+        raise bad_input(
+            f"Tag {semver.TAG}={given!r} is not a version like v1.2.0. "
+            "Correct it, or leave the tag out to get the next number."
+        ) from error
+
 
 #: Tag of the run (set by MLflow's client) that names the model's author.
 RUN_USER_TAG: Final = "mlflow.user"
@@ -82,7 +193,7 @@ def inspect(destination: Sources | None, origin: Origin, tenant: str, tags: dict
     mlmodel = read_mlmodel(folder, files)
     facts = run_facts(origin.run_id, origin.model_id)
     # what is given for this version counts, also where its run says otherwise
-    facts = replace(facts, metrics={**facts.metrics, **cards.given_metrics(tags)})
+    facts = replace(facts, metrics={**facts.metrics, **model_metadata.given_metrics(tags)})
     return NewVersion(
         location, folder, files, added, promised, mlmodel, facts, interface(mlmodel, tags, facts)
     )
@@ -106,7 +217,7 @@ def publish(
         **identity,
         **extra,
         **describe(candidate.mlmodel, candidate.facts),
-        "given": cards.document(extra["tags"], cards.METADATA_TAG) or None,
+        "given": model_metadata.tag_document(extra["tags"], model_metadata.METADATA_TAG) or None,
         "feature_service": candidate.interface.feature_service,
         "author": candidate.author,
         "source": candidate.source,

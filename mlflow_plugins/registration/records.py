@@ -1,24 +1,41 @@
-"""What `lifecycle_versions` knows about a version, read only."""
+"""The table `lifecycle_versions`: what it says about a version, and who works on a row of it right now."""
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import psutil
 import sqlalchemy as sa
+from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.database.schema import versions as table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.lifecycle.semver import SemanticVersion
 
+
 COPYING: Final = "copying"
 REGISTERED: Final = "registered"
 DELETING: Final = "deleting"
 GONE: Final = "deleted"
+#: A claim of another process that was not renewed for this long is abandoned.
+LEASE_MS: Final = 600_000
+#: What stands in a row whose holder released it.
+NO_HOLDER: Final = ""
+
+_RENEWALS_IN_A_LEASE: Final = 4
+_holders: Final[set[str]] = set()
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,7 @@ class Record:
     state: str
     location: str | None
     manifest_sha256: str | None
-    #: who works on it (see `owners`)
+    #: who works on it (see `lease_holder`)
     claimed_by: str
     size_bytes: int | None = None
 
@@ -85,3 +102,52 @@ def registered_folders(session: Session, workspace: str, name: str | None = None
     if name is not None:
         mine &= table.c.name == name
     return list(session.scalars(sa.select(column).distinct().where(mine).order_by(column)))
+
+
+@contextmanager
+def lease_holder() -> Iterator[str]:
+    """A name nobody else has, for work that ends with the block."""
+    name = f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time()}:{secrets.token_hex(4)}"
+    _holders.add(name)
+    try:
+        yield name
+    finally:
+        _holders.discard(name)
+
+
+@contextmanager
+def renewing(renew: Callable[[], None]) -> Iterator[None]:
+    """Call `renew` from time to time while the block runs, so that the lease of what it does never ends."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(LEASE_MS / _RENEWALS_IN_A_LEASE / 1000):
+            renew()
+
+    thread = threading.Thread(target=run, name="renew-claim", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def is_abandoned(row: sa.Row[Any]) -> bool:
+    """Whether nobody works on a row of `lifecycle_versions` any more."""
+    if row.claimed_by == NO_HOLDER:
+        return True
+    host, pid, started, *_ = row.claimed_by.split(":")
+    if host == socket.gethostname():
+        if int(pid) == os.getpid() and started == str(psutil.Process().create_time()):
+            return row.claimed_by not in _holders
+        if not _is_running(int(pid), started):
+            return True
+    return bool(row.claimed_at + LEASE_MS < get_current_time_millis())
+
+
+def _is_running(pid: int, started: str) -> bool:
+    try:
+        return str(psutil.Process(pid).create_time()) == started
+    except psutil.NoSuchProcess:
+        return False

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from mlflow_plugins.errors import bad_input, conflict, forbidden
 from mlflow_plugins.lifecycle import audit_log, comments, rules, stages
 from mlflow_plugins.lifecycle.comments import COMMENT, LONGEST, REQUEST, WITHDRAWAL, Comment
-from mlflow_plugins.people import permissions
-from mlflow_plugins.people.actor import Actor, current_actor
+from mlflow_plugins.users import permissions
+from mlflow_plugins.users.actor import Actor, current_actor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

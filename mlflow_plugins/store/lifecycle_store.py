@@ -25,7 +25,7 @@ from mlflow_plugins.gates import context, evaluation
 from mlflow_plugins.gates.evaluation import GateRefusalError
 from mlflow_plugins.lifecycle import alias_dialog, audit, audit_log, rules, search, semver, stages, webhooks
 from mlflow_plugins.notifications import event, outbox
-from mlflow_plugins.registration import cards, imports, publishing, records
+from mlflow_plugins.registration import imports, model_metadata, publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ _FIXED_TAGS: Final = {
     manifest.TAG: "it seals the version's artifacts",
     publishing.ORIGIN_TAG: "it says where the version came from",
     imports.TAG: "it says where the version came from",
-    cards.CARD_TAG: "it says what was registered",
-    cards.METADATA_TAG: "it says what was registered",
-    cards.METRICS_TAG: "it says what was registered",
+    model_metadata.CARD_TAG: "it says what was registered",
+    model_metadata.METADATA_TAG: "it says what was registered",
+    model_metadata.METRICS_TAG: "it says what was registered",
 }
 
 

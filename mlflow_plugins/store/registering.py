@@ -17,9 +17,8 @@ from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.artifacts.layout import check_model_name
 from mlflow_plugins.errors import bad_input, conflict, is_missing
 from mlflow_plugins.lifecycle import semver, stages
-from mlflow_plugins.registration import cards, claims, imports, owners, publishing, records, sources
-from mlflow_plugins.registration.publishing import NewVersion
-from mlflow_plugins.registration.sources import Origin
+from mlflow_plugins.registration import claims, imports, model_metadata, publishing, records
+from mlflow_plugins.registration.publishing import NewVersion, Origin
 from mlflow_plugins.store.base import is_prompt_request, is_too_large
 from mlflow_plugins.store.deleting import DeletingStore
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.registration.records import Record
 
 #: Version tags that only this store writes.
-OWN_TAGS: Final = frozenset({manifest.TAG, publishing.ORIGIN_TAG, cards.CARD_TAG, imports.TAG})
+OWN_TAGS: Final = frozenset({manifest.TAG, publishing.ORIGIN_TAG, model_metadata.CARD_TAG, imports.TAG})
 #: Where an import's run has the model.
 IMPORTED_FOLDER: Final = "model"
 
@@ -107,15 +106,15 @@ class RegisteringStore(DeletingStore):
         check_model_name(name)
         workspace = self._get_active_workspace()
         given = {tag.key: tag.value for tag in tags or [] if tag.key not in OWN_TAGS}
-        wanted = sources.wanted_version(given.get(semver.TAG))
-        origin = sources.resolve(self, workspace, source, run_id, model_id)
+        wanted = publishing.parse_number(given.get(semver.TAG))
+        origin = publishing.resolve_source(self, workspace, source, run_id, model_id)
         if origin.copied_from:
             given[publishing.ORIGIN_TAG] = origin.copied_from
         destination = current_destination()
         try:
             candidate = publishing.inspect(destination, origin, workspace, given)
         except MlflowException as error:
-            logged = sources.logged_by_run(source) if is_missing(error) else None
+            logged = publishing.logged_by_run(source) if is_missing(error) else None
             if logged is None:
                 raise
             # the run may log more models and metrics; the version is this one
@@ -153,7 +152,7 @@ class RegisteringStore(DeletingStore):
         """
         if self._is_prompt(name):
             raise bad_input(f"{name} is a prompt. Choose another name for the model.")
-        wanted = sources.wanted_version(semantic_version)
+        wanted = publishing.parse_number(semantic_version)
         given = {key: text for key, text in exported.tags.items() if key not in OWN_TAGS}
         given.pop(semver.TAG, None)
         given[imports.TAG] = exported.origin.as_tag()
@@ -187,9 +186,9 @@ class RegisteringStore(DeletingStore):
         def locate(number: str) -> str | None:
             return destination.uri(model.workspace, model.name, number) if destination else None
 
-        with owners.owner() as me:
+        with records.lease_holder() as me:
             with self._locked(request.name) as (session, model):
-                claimed = claims.claim(
+                claimed = claims.acquire(
                     session, model, me, wanted, request.candidate.interface, insist=insist, locate=locate
                 )
             created = self._register(request, model, claimed)
@@ -213,15 +212,15 @@ class RegisteringStore(DeletingStore):
                     "tags": request.tags,
                 }
                 target = destination.folder(claimed.location, model.workspace)
-                with owners.renewing(lambda: self._renew(claimed)):
+                with records.renewing(lambda: self._renew(claimed)):
                     digest = publishing.publish(request.candidate, target, identity, extra)
                 request.tags[manifest.TAG] = digest.manifest_sha256
-                request.tags[cards.CARD_TAG] = cards.make(request.candidate, digest)
+                request.tags[model_metadata.CARD_TAG] = model_metadata.make_card(request.candidate, digest)
             return self._insert(request, model, claimed, digest)
         except BaseException:
             # what was copied stays for the next attempt
             with self._sessions.transaction() as session:
-                claims.give_up(session, claimed)
+                claims.release(session, claimed)
             raise
 
     def _renew(self, claimed: Record) -> None:

@@ -23,8 +23,8 @@ from mlflow_plugins.errors import bad_input, conflict
 from mlflow_plugins.lifecycle import removals, rules, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
 from mlflow_plugins.notifications import outbox
-from mlflow_plugins.people import permissions
 from mlflow_plugins.registration import records
+from mlflow_plugins.users import permissions
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -15,12 +15,12 @@ from pydantic import BaseModel, Field
 from mlflow_plugins.errors import missing
 from mlflow_plugins.lifecycle import audit, stages
 from mlflow_plugins.notifications import outbox
-from mlflow_plugins.people import actor, claim, permissions
 from mlflow_plugins.registration.imports import ExportedVersion
 from mlflow_plugins.store.base import LARGEST_VERSION
 from mlflow_plugins.store.current import registry_store
 from mlflow_plugins.store.discussions import Discussions
 from mlflow_plugins.store.tenants import Tenants
+from mlflow_plugins.users import actor, header, permissions
 
 if TYPE_CHECKING:
     from fastapi.params import Depends as Dependency
@@ -33,7 +33,7 @@ notifications_router = APIRouter(
 tenants_router = APIRouter(prefix="/api/tenants", dependencies=[Depends(permissions.require_admin)])
 
 
-def _claim(header: Annotated[str | None, Header(alias=claim.HEADER)] = None) -> str | None:
+def _claim(header: Annotated[str | None, Header(alias=header.HEADER)] = None) -> str | None:
     return actor.user_of_header(header)
 
 

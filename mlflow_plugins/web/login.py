@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from mlflow_plugins.errors import forbidden
-from mlflow_plugins.people import permissions
-from mlflow_plugins.people.actor import logged_in
-from mlflow_plugins.people.claim import HEADER
+from mlflow_plugins.users import permissions
+from mlflow_plugins.users.actor import logged_in
+from mlflow_plugins.users.header import HEADER
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

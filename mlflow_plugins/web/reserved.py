@@ -28,7 +28,7 @@ from mlflow.utils.workspace_context import ServerWorkspaceContext
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from mlflow_plugins.people import permissions
+from mlflow_plugins.users import permissions
 from mlflow_plugins.web.login import Login, Member, named_tenant
 
 if TYPE_CHECKING:

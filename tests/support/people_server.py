@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from ai_hub import registry
 from ai_hub.dev import mlflow_server
 from ai_hub.registry import people
-from mlflow_plugins.people.roles import Role
+from mlflow_plugins.users.roles import Role
 from support import registry_servers
 
 if TYPE_CHECKING:

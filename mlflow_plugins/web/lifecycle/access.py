@@ -12,7 +12,7 @@ from mlflow.utils.workspace_context import ServerWorkspaceContext
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
 from mlflow_plugins.errors import missing
-from mlflow_plugins.people import permissions
+from mlflow_plugins.users import permissions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

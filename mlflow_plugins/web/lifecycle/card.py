@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.gates import context
 from mlflow_plugins.lifecycle import stages
-from mlflow_plugins.registration.model_info import logged_model, run_facts
+from mlflow_plugins.registration.model_metadata import logged_model, run_facts
 from mlflow_plugins.web.lifecycle import metrics, overview
 from mlflow_plugins.web.lifecycle.metrics import Metrics
 

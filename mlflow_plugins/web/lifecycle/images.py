@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.artifacts.layout import proxied_path
 from mlflow_plugins.errors import is_missing, missing
-from mlflow_plugins.people import permissions
+from mlflow_plugins.users import permissions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

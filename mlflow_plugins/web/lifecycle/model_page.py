@@ -10,7 +10,7 @@ from mlflow_plugins.gates.policy_file import PolicyError
 from mlflow_plugins.lifecycle import audit, rules
 from mlflow_plugins.lifecycle.audit import Transition
 from mlflow_plugins.registration import records
-from mlflow_plugins.registration.cards import METRICS_TAG
+from mlflow_plugins.registration.model_metadata import METRICS_TAG
 from mlflow_plugins.web.lifecycle import metrics, overview, tables
 from mlflow_plugins.web.lifecycle.metrics import Metrics
 from mlflow_plugins.web.lifecycle.plot import Point

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.errors import conflict
 from mlflow_plugins.lifecycle import rules
-from mlflow_plugins.people import permissions
+from mlflow_plugins.users import permissions
 
 if TYPE_CHECKING:
     from mlflow_plugins.lifecycle.audit import Transition

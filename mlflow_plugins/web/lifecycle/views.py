@@ -16,12 +16,12 @@ from mlflow_plugins.errors import bad_input, is_missing, missing
 from mlflow_plugins.lifecycle import audit, comments, removals
 from mlflow_plugins.lifecycle.comments import Comment
 from mlflow_plugins.lifecycle.stages import LONGEST_REASON
-from mlflow_plugins.people import permissions
-from mlflow_plugins.people.actor import authenticated_user
-from mlflow_plugins.registration.model_info import logged_model
+from mlflow_plugins.registration.model_metadata import logged_model
 from mlflow_plugins.store.base import LARGEST_VERSION
 from mlflow_plugins.store.current import registry_store
 from mlflow_plugins.store.discussions import Discussions
+from mlflow_plugins.users import permissions
+from mlflow_plugins.users.actor import authenticated_user
 from mlflow_plugins.web.lifecycle import (
     access,
     assessments,

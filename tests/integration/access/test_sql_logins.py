@@ -20,7 +20,7 @@ from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.tenants import rows
-from mlflow_plugins.people.roles import Role
+from mlflow_plugins.users.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

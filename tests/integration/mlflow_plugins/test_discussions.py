@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.database.schema import comments as table
 from mlflow_plugins.lifecycle import audit_log, comments, removals
-from mlflow_plugins.people.actor import Actor
 from mlflow_plugins.store.discussions import Discussions
+from mlflow_plugins.users.actor import Actor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

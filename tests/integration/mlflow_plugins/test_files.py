@@ -17,7 +17,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model, refused
 
 from mlflow_plugins.artifacts import destination, folders, manifest
-from mlflow_plugins.registration import claims, leftovers
+from mlflow_plugins.registration import claims
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def test_register__that_failed__is_cleaned_up_by_the_next(
         model.move(version, "Production")
     else:
         if following == "a day later":
-            monkeypatch.setattr(leftovers, "KEPT_MS", -1)
+            monkeypatch.setattr(claims, "KEPT_MS", -1)
         _register(Model(model.store), source)
         assert bool(_files(root / ".models/demand")) == (following == "another model")
 

@@ -15,7 +15,7 @@ from support.s3_faults import faults
 
 from mlflow_plugins.artifacts import destination, manifest
 from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
-from mlflow_plugins.registration import claims, owners
+from mlflow_plugins.registration import claims, records
 
 if TYPE_CHECKING:
     from conftest import Stack
@@ -115,7 +115,7 @@ def test_claim__of_a_worker_that_lost_its_database__is_taken_over(
     model: Model, client: S3Client, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as fault, faults(client, "PutObject"):
-        fault.setattr(claims, "give_up", lambda *_: None)  # as if the database had been gone
+        fault.setattr(claims, "release", lambda *_: None)  # as if the database had been gone
         with pytest.raises(MlflowException, match="does not answer"):
             _register(model, source)
     _register(model, source, semantic_version="v1.0.0")
@@ -125,12 +125,12 @@ def test_claim__of_another_machine__lasts_while_it_is_renewed(
     model: Model, client: S3Client, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as elsewhere, faults(client, "PutObject"):
-        elsewhere.setattr(owners.socket, "gethostname", lambda: "elsewhere")
-        elsewhere.setattr(claims, "give_up", lambda *_: None)
+        elsewhere.setattr(records.socket, "gethostname", lambda: "elsewhere")
+        elsewhere.setattr(claims, "release", lambda *_: None)
         with pytest.raises(MlflowException, match="does not answer"):
             _register(model, source, semantic_version="v1.0.0")
     assert "right now" in (refused(lambda: _register(model, source, semantic_version="v1.0.0")) or "")
-    monkeypatch.setattr(owners, "LEASE_MS", -1)
+    monkeypatch.setattr(records, "LEASE_MS", -1)
     _register(model, source, semantic_version="v1.0.0")
     assert model.stages() == {1: "Staging"}
 
@@ -139,7 +139,7 @@ def test_register__slowly__renews_its_claim(
     model: Model, client: S3Client, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del client
-    monkeypatch.setattr(owners, "LEASE_MS", 40)
+    monkeypatch.setattr(records, "LEASE_MS", 40)
     renewals: list[Any] = []
     write, renew = manifest.write, claims.renew
 

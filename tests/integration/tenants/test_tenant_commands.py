@@ -29,7 +29,7 @@ from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
 from ai_hub.settings import Settings
 from ai_hub.tenants import removal, rows
-from mlflow_plugins.people.roles import Role
+from mlflow_plugins.users.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

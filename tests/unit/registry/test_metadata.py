@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from ai_hub.registry.metadata import model_metadata
 from ai_hub.registry.versions import ModelVersion
-from mlflow_plugins.registration.cards import CARD_TAG, METADATA_TAG, METRICS_TAG, document, given_metrics
+from mlflow_plugins.registration.model_metadata import (
+    CARD_TAG,
+    METADATA_TAG,
+    METRICS_TAG,
+    given_metrics,
+    tag_document,
+)
 
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
 _names = st.from_regex(r"[a-z][a-z0-9_.]{0,9}", fullmatch=True)
@@ -69,7 +75,7 @@ def test_card__of_a_version_without_tags__says_that_nothing_is_known() -> None:
     ids=lambda text: text[:12],
 )
 def test_document__that_no_answer_could_carry__is_empty(text: str) -> None:
-    assert document({METADATA_TAG: text}, METADATA_TAG) == {}
+    assert tag_document({METADATA_TAG: text}, METADATA_TAG) == {}
 
 
 @given(st.dictionaries(_names, st.one_of(_numbers, st.booleans(), st.none(), st.text(), st.just(math.nan))))

@@ -11,7 +11,7 @@ from support.model_service import ACME, PEOPLE, POLICY, ModelService, upload
 from support.people_server import PeopleServer, running_with_login
 
 from ai_hub import registry
-from mlflow_plugins.people.claim import HEADER
+from mlflow_plugins.users.header import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

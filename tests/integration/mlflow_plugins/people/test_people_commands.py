@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.registry import people
-from mlflow_plugins.people.roles import GRANTS, Role
+from mlflow_plugins.users.roles import GRANTS, Role
 
 if TYPE_CHECKING:
     from pathlib import Path

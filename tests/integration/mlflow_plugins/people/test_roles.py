@@ -19,7 +19,7 @@ from ai_hub import registry
 from ai_hub.cli.main import app
 from ai_hub.errors import ForbiddenError
 from ai_hub.registry import people
-from mlflow_plugins.people.roles import Role
+from mlflow_plugins.users.roles import Role
 
 if TYPE_CHECKING:
     from support.people_server import PeopleServer, Tenant

@@ -11,6 +11,7 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
 #: Header in which our own client names its user. Proof of nothing, so it is recorded as a claim, unless a
 #: logged-in account sends it that may speak for others (`AI_HUB_DELEGATES`).
 HEADER: Final = "X-AI-Hub-User"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.errors import forbidden
-from mlflow_plugins.people.actor import authenticated_user
+from mlflow_plugins.users.actor import authenticated_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
 
 Action = Literal["read", "update", "delete"]
 

@@ -10,11 +10,12 @@ from urllib.parse import unquote
 
 import flask
 
-from mlflow_plugins.people.claim import HEADER
 from mlflow_plugins.settings import RegistrySettings
+from mlflow_plugins.users.header import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
 
 #: Header in which a script of ours lets MLflow's pages send the comment of the stage dialog, percent-encoded.
 REASON_HEADER: Final = "X-AI-Hub-Reason"

@@ -1,10 +1,10 @@
-"""Sends `claim.user_header` with every request of MLflow's own client."""
+"""Sends `header.user_header` with every request of MLflow's own client."""
 
 from __future__ import annotations
 
 from mlflow.tracking.request_header.abstract_request_header_provider import RequestHeaderProvider
 
-from mlflow_plugins.people.claim import user_header
+from mlflow_plugins.users.header import user_header
 
 
 class UserHeaderProvider(RequestHeaderProvider):

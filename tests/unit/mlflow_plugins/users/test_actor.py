@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import flask
 import pytest
 
-from mlflow_plugins.people import actor
-from mlflow_plugins.people.actor import Actor
-from mlflow_plugins.people.claim import HEADER, speaking_for
-from mlflow_plugins.people.user_header import UserHeaderProvider
+from mlflow_plugins.users import actor
+from mlflow_plugins.users.actor import Actor
+from mlflow_plugins.users.header import HEADER, speaking_for
+from mlflow_plugins.users.header_provider import UserHeaderProvider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
