@@ -15,8 +15,8 @@ from mlflow.store.model_registry.dbmodels.models import (
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.errors import bad_input, conflict, missing
-from mlflow_plugins.lifecycle import audit, comments, rules, semver, webhooks
-from mlflow_plugins.lifecycle.webhooks import AliasChange
+from mlflow_plugins.lifecycle import aliases, audit, comments, rules, semver
+from mlflow_plugins.lifecycle.aliases import AliasChange
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.notifications.event import Event
 from mlflow_plugins.users.actor import (
@@ -186,7 +186,7 @@ def mirror_aliases(session: Session, model: ModelKey) -> None:
             session.delete(row)
         else:
             cast("Any", row).version = newest
-        webhooks.note(session, AliasChange(alias, newest))
+        aliases.note(session, AliasChange(alias, newest))
     session.flush()
 
 

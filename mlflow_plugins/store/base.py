@@ -17,7 +17,7 @@ from mlflow_plugins.adoption import unadopted
 from mlflow_plugins.database.schema import migrate
 from mlflow_plugins.database.transactions import JoiningSessionMaker
 from mlflow_plugins.errors import missing
-from mlflow_plugins.lifecycle import stages, webhooks
+from mlflow_plugins.lifecycle import aliases, stages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,15 +79,15 @@ class BaseStore(WorkspaceAwareSqlAlchemyStore):
         workspace = self._get_active_workspace()
         with self._sessions.transaction() as session:
             yield session, stages.lock_model(session, workspace, name)
-            changes = webhooks.noted(session)
-        webhooks.announce(self, name, changes)
+            changes = aliases.noted(session)
+        aliases.announce(self, name, changes)
 
     def list_webhooks_by_event(
         self, event: WebhookEvent, max_results: int | None = None, page_token: str | None = None
     ) -> PagedList[Webhook]:
         """Webhooks that hear of an event; none where the request has changed nothing."""
         # where MLflow keeps the answer, the next event would find none either
-        if webhooks.is_unannounced() and not MLFLOW_WEBHOOK_CACHE_TTL.get():
+        if aliases.is_unannounced() and not MLFLOW_WEBHOOK_CACHE_TTL.get():
             return PagedList([], None)
         return super().list_webhooks_by_event(event, max_results, page_token)
 

@@ -23,7 +23,7 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.gates import context, evaluation
 from mlflow_plugins.gates.evaluation import GateRefusalError
-from mlflow_plugins.lifecycle import alias_dialog, audit, audit_log, rules, search, semver, stages, webhooks
+from mlflow_plugins.lifecycle import aliases, audit, audit_log, rules, search, semver, stages
 from mlflow_plugins.notifications import event, outbox
 from mlflow_plugins.registration import imports, model_metadata, publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
@@ -81,11 +81,11 @@ class LifecycleStore(RegisteringStore):
             return
         current = self.get_model_version(name, version)
         if alias.lower() in current.aliases:
-            webhooks.leave_unannounced()
+            aliases.leave_unannounced()
             return
         with (
-            alias_dialog.moving(self._version_key(name, version), target),
-            webhooks.announced_by_handler(alias),
+            aliases.moving(self._version_key(name, version), target),
+            aliases.announced_by_handler(alias),
         ):
             self.move_version(name, version, target)
 
@@ -94,21 +94,21 @@ class LifecycleStore(RegisteringStore):
 
         A request that names a version, as those of MLflow's pages do, takes the alias from that version only.
         """
-        version = alias_dialog.version_of_request()
+        version = aliases.version_of_request()
         stage = rules.ALIAS_STAGES.get(alias.lower())
         if stage is None or self._is_prompt(name):
             if version is None or self._holder(name, alias) in {None, version}:
                 super().delete_registered_model_alias(name, alias)
             else:
-                webhooks.leave_unannounced()
+                aliases.leave_unannounced()
             return
         if version is None:
             is_removed = self._holder(name, alias) is None
         else:
             key = self._version_key(name, version)
-            is_removed = alias_dialog.comes_true(key, lambda: self._holder(name, alias) != version)
+            is_removed = aliases.comes_true(key, lambda: self._holder(name, alias) != version)
         if is_removed:
-            webhooks.leave_unannounced()
+            aliases.leave_unannounced()
             return
         raise conflict(
             f"Alias {alias} shows which version of {name} entered {stage} last, "
@@ -309,8 +309,8 @@ class LifecycleStore(RegisteringStore):
         found = aliases.get(lower if lower in rules.ALIAS_STAGES and alias not in aliases else alias)
         return None if found is None else int(found)
 
-    def _version_key(self, name: str, version: int | str) -> alias_dialog.Version:
-        return alias_dialog.Version(self._get_active_workspace(), name, int(version))
+    def _version_key(self, name: str, version: int | str) -> aliases.Version:
+        return aliases.Version(self._get_active_workspace(), name, int(version))
 
     def _promote(
         self, name: str, version: int | str, cause: stages.Cause, *, archive_others: bool

@@ -121,7 +121,7 @@ class RegisteringStore(DeletingStore):
             origin, source = logged, f"models:/{logged.model_id}"
             candidate = publishing.inspect(destination, origin, workspace, given)
 
-        # a copy brings its number along as a wish; a number the caller chose is an order
+        # the number of a copied version may be replaced, one that the caller chose may not
         insist = given.get(semver.TAG) != origin.inherited_version
         cause = stages.Cause.of_request({}, claim=candidate.author)
         request = _Request(name, source, given, run_link, description, origin, candidate, cause)

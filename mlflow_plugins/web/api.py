@@ -49,7 +49,7 @@ def _may(action: permissions.Action) -> Dependency:
 
 
 class StageChange(BaseModel):
-    """A wish to move a version."""
+    """Move a version."""
 
     stage: str
     reason: str | None = Field(None, max_length=stages.LONGEST_REASON)
@@ -58,26 +58,26 @@ class StageChange(BaseModel):
 
 
 class Release(BaseModel):
-    """A wish to let a name be used again."""
+    """Let the name of a removed tenant be used again."""
 
     reason: str | None = Field(None, max_length=stages.LONGEST_REASON)
 
 
-class Said(BaseModel):
+class Text(BaseModel):
     """What somebody says about a version."""
 
     text: str
 
 
 class Rollback(BaseModel):
-    """A wish to put an earlier version back into Production."""
+    """Put an earlier version back into Production."""
 
     version: int | None = None
     reason: str | None = Field(None, max_length=stages.LONGEST_REASON)
 
 
 class Import(BaseModel):
-    """A wish to register what another registry or tenant has exported."""
+    """Register what another registry or tenant has exported."""
 
     #: has the files in its folder `model`
     run_id: str
@@ -107,14 +107,14 @@ def read_production(name: str, at_ms: Annotated[int, Query(ge=0, lt=2**63)]) -> 
 
 
 @router.post("/imports", dependencies=[_may("update")])
-def import_version(name: str, wish: Import, claim: Claim = None) -> dict[str, Any]:
+def import_version(name: str, body: Import, claim: Claim = None) -> dict[str, Any]:
     """Register an exported version, whose files are in a run already."""
     created = registry_store().import_version(
         name,
-        wish.run_id,
-        wish.exported,
-        semantic_version=wish.semantic_version,
-        reason=wish.reason,
+        body.run_id,
+        body.exported,
+        semantic_version=body.semantic_version,
+        reason=body.reason,
         claim=claim,
     )
     return {"version": int(created.version)}
@@ -144,13 +144,13 @@ def read_comments(name: str, version: _Number) -> dict[str, Any]:
 
 
 @router.post("/versions/{version}/comments")
-def add_comment(name: str, version: _Number, said: Said, claim: Claim = None) -> dict[str, Any]:
+def add_comment(name: str, version: _Number, said: Text, claim: Claim = None) -> dict[str, Any]:
     """Add to a version's thread."""
     return Discussions(registry_store()).comment(name, version, said.text, claim=claim).as_json()
 
 
 @router.post("/versions/{version}/request")
-def request_promotion(name: str, version: _Number, said: Said, claim: Claim = None) -> dict[str, Any]:
+def request_promotion(name: str, version: _Number, said: Text, claim: Claim = None) -> dict[str, Any]:
     """Ask the tenant's approvers to promote a version."""
     return Discussions(registry_store()).request(name, version, said.text, claim=claim).as_json()
 
@@ -169,9 +169,9 @@ def read_requests() -> dict[str, Any]:
 
 
 @router.post("/rollback", dependencies=[_may("update")])
-def roll_back(name: str, wish: Rollback, claim: Claim = None) -> dict[str, Any]:
+def roll_back(name: str, body: Rollback, claim: Claim = None) -> dict[str, Any]:
     """Put the version that was in Production before (or the one named) back."""
-    return _transitions(registry_store().roll_back(name, wish.version, reason=wish.reason, claim=claim))
+    return _transitions(registry_store().roll_back(name, body.version, reason=body.reason, claim=claim))
 
 
 @router.delete("/versions/{version}", dependencies=[_may("delete")])
@@ -206,9 +206,9 @@ def read_tenant(tenant: str) -> dict[str, Any]:
 
 
 @tenants_router.post("/{tenant}/release")
-def release_tenant(tenant: str, wish: Release, claim: Claim = None) -> dict[str, Any]:
+def release_tenant(tenant: str, body: Release, claim: Claim = None) -> dict[str, Any]:
     """Let the name of a removed tenant be used again, once nothing else has anything of it either."""
-    cause = stages.Cause.of_request({}, reason=wish.reason, claim=claim)
+    cause = stages.Cause.of_request({}, reason=body.reason, claim=claim)
     return Tenants(registry_store()).release(tenant, cause).as_json()
 
 

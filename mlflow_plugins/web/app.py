@@ -13,24 +13,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow.environment_variables import MLFLOW_BASIC_AUTH_FAIL_CLOSED, MLFLOW_RBAC_SEED_DEFAULT_ROLES
+from mlflow.environment_variables import (
+    MLFLOW_BASIC_AUTH_FAIL_CLOSED,
+    MLFLOW_RBAC_SEED_DEFAULT_ROLES,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.server.fastapi_app import add_fastapi_workspace_middleware, create_fastapi_app
 from mlflow.server.fastapi_security import init_fastapi_security
 from mlflow.server.handlers import STATIC_PREFIX_ENV_VAR
 
 from mlflow_plugins.lifecycle import audit_log
-from mlflow_plugins.notifications import dispatcher
+from mlflow_plugins.notifications import delivery
 from mlflow_plugins.settings import RegistrySettings
 from mlflow_plugins.web.api import create_api
-from mlflow_plugins.web.beside import Beside
-from mlflow_plugins.web.front_page import ASSISTANT, FrontPage, no_assistant
+from mlflow_plugins.web.csrf import SameOrigin
 from mlflow_plugins.web.lifecycle.app import create_page
 from mlflow_plugins.web.lifecycle.views import PREFIX
-from mlflow_plugins.web.origin import SameOrigin
-from mlflow_plugins.web.readable import ReadableRefusal
+from mlflow_plugins.web.mount import ASSISTANT, FrontPage, Mount, WarmUp, no_assistant
 from mlflow_plugins.web.telemetry import report_nothing
-from mlflow_plugins.web.warm_up import WarmUp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def create_app() -> ASGIApp:
     """MLflow without login, which trusts whoever reaches it."""
     report_nothing()
-    return _beside(create_fastapi_app(), login=False)
+    return _assemble(create_fastapi_app(), login=False)
 
 
 def create_app_with_login() -> ASGIApp:
@@ -55,21 +55,21 @@ def create_app_with_login() -> ASGIApp:
     # both read the login's configuration when they are imported
     from mlflow.server import auth  # noqa: PLC0415
 
-    from mlflow_plugins.web.reserved import Reserved  # noqa: PLC0415
+    from mlflow_plugins.web.authorization import ReadableRefusal, Reserved  # noqa: PLC0415
 
     with _one_at_a_time(auth.auth_config.database_uri):
         mlflow_app = auth.create_app()
     mlflow_app.add_middleware(ReadableRefusal)
     mlflow_app.add_middleware(Reserved)
     mlflow_app.add_middleware(SameOrigin)
-    return _beside(mlflow_app, login=True)
+    return _assemble(mlflow_app, login=True)
 
 
 def guard(app: FastAPI, *, login: bool) -> None:
     """Put the checks of MLflow's own application before one of ours (the last one added is met first)."""
     add_fastapi_workspace_middleware(app)
     if login:
-        from mlflow_plugins.web.login import Login, Member  # noqa: PLC0415 - imports MLflow's login
+        from mlflow_plugins.web.authorization import Login, Member  # noqa: PLC0415 - imports MLflow's login
 
         app.add_middleware(Member)
         app.add_middleware(Login)
@@ -87,11 +87,11 @@ def _one_at_a_time(database: str) -> Iterator[None]:
         yield
 
 
-def _beside(mlflow_app: Any, *, login: bool) -> Beside:
+def _assemble(mlflow_app: Any, *, login: bool) -> Mount:
     settings = RegistrySettings()
     audit_log.start(settings.audit_log_path)
     try:
-        dispatcher.start()
+        delivery.start()
     except MlflowException as error:
         raise SystemExit(error.message) from None
     api, page = create_api(), create_page()
@@ -105,4 +105,4 @@ def _beside(mlflow_app: Any, *, login: bool) -> Beside:
         f"{prefix}/": FrontPage(mlflow_app, assistant=assistant),
         **({} if assistant else {f"{prefix}{ASSISTANT}": no_assistant}),
     }
-    return Beside(mlflow_app, mounted={"/ai-hub": api}, pages={PREFIX: page}, before=before)
+    return Mount(mlflow_app, mounted={"/ai-hub": api}, pages={PREFIX: page}, before=before)

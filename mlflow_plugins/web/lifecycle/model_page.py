@@ -1,4 +1,7 @@
-"""Everything the page of one model shows, from a fixed number of queries."""
+"""What the page of one model shows, from a fixed number of queries, and what the gates say about candidates.
+
+Some gates read all of a version's files, so a page asks by itself only while these are small.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from mlflow_plugins.lifecycle.audit import Transition
 from mlflow_plugins.registration import records
 from mlflow_plugins.registration.model_metadata import METRICS_TAG
 from mlflow_plugins.web.lifecycle import metrics, overview, tables
-from mlflow_plugins.web.lifecycle.metrics import Metrics
-from mlflow_plugins.web.lifecycle.plot import Point
+from mlflow_plugins.web.lifecycle.metrics import Metrics, Point
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import sqlalchemy as sa
 
+    from mlflow_plugins.gates.assessment import Assessment
     from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
     from mlflow_plugins.web.lifecycle.metrics import Comparison
@@ -235,3 +238,19 @@ def _versions_of(model: ModelKey) -> sa.Select[Any]:
         .where(tables.versions.c.name == model.name)
         .order_by(newest_first)
     )
+
+
+#: Asked about without being told to: the newest candidates, while their files are this small together.
+_MOST_ASSESSED: Final = 5
+_MOST_BYTES: Final = 128 * 2**20
+
+
+def assess_candidates(store: LifecycleStore, model: ModelPage, asked: int | None) -> dict[int, Assessment]:
+    """What promoting each candidate would meet, by version; `asked` is one the visitor wants in any case."""
+    chosen, size = set(), 0
+    for version in model.candidates[:_MOST_ASSESSED]:
+        size += version.size_bytes
+        if size <= _MOST_BYTES:
+            chosen.add(version.version)
+    chosen |= {version.version for version in model.candidates if version.version == asked}
+    return {number: store.gates(model.name, number) for number in sorted(chosen)}

@@ -22,18 +22,8 @@ from mlflow_plugins.store.current import registry_store
 from mlflow_plugins.store.discussions import Discussions
 from mlflow_plugins.users import permissions
 from mlflow_plugins.users.actor import authenticated_user
-from mlflow_plugins.web.lifecycle import (
-    access,
-    assessments,
-    card,
-    images,
-    model_page,
-    moves,
-    overview,
-    plot,
-    render,
-)
-from mlflow_plugins.web.lifecycle.forms import Sent, Wish  # noqa: TC001 - FastAPI reads them
+from mlflow_plugins.web.lifecycle import access, actions, card, images, metrics, model_page, overview, render
+from mlflow_plugins.web.lifecycle.actions import Form, SubmittedForm  # noqa: TC001 - FastAPI reads them
 
 if TYPE_CHECKING:
     from mlflow_plugins.lifecycle.audit import Transition
@@ -106,21 +96,21 @@ def show_model(request: Request, tenant: _Name, name: _Name, look: Annotated[Loo
 
 
 @router.post("/{tenant}/{name}")
-def move(request: Request, tenant: _Name, name: _Name, wish: Sent) -> Response:
+def move(request: Request, tenant: _Name, name: _Name, form: SubmittedForm) -> Response:
     """Promote, reject, restore or roll back; then shows what happened, or why it did not."""
     with access.inside(tenant):
         try:
-            done = moves.carry_out(registry_store(), name, wish)
+            done = actions.carry_out(registry_store(), name, form)
         except MlflowException as error:
             status = error.get_http_status_code()
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
-            look = Look(staged_before=wish.page or None)
-            return _model(request, tenant, name, look, wish=wish, refusal=str(error.message), status=status)
+            look = Look(staged_before=form.page or None)
+            return _model(request, tenant, name, look, form=form, refusal=str(error.message), status=status)
     return RedirectResponse(f"{_address(request, tenant, name)}?done={done.id}", 303)
 
 
-@router.get("/{tenant}/{name}/plot.svg")
+@router.get("/{tenant}/{name}/metrics.svg")
 def show_plot(tenant: _Name, name: _Name, metric: str, versions_before: _Id = None) -> Response:
     """A metric over the versions, as a picture."""
     with access.inside(tenant):
@@ -128,7 +118,7 @@ def show_plot(tenant: _Name, name: _Name, metric: str, versions_before: _Id = No
         found = model_page.assemble(registry_store(), tenant, name, metric, before=versions_before)
     if found.metric != metric:
         raise missing(f"No version of {name} has a metric {metric}.")
-    return Response(plot.draw(metric, found.points), media_type="image/svg+xml")
+    return Response(metrics.draw_plot(metric, found.points), media_type="image/svg+xml")
 
 
 @router.get("/{tenant}/{name}/versions/{version}")
@@ -152,7 +142,7 @@ def show_image(tenant: _Name, name: _Name, version: _Version, origin: str, path:
 
 
 @router.post("/{tenant}/{name}/versions/{version}")
-def say(request: Request, tenant: _Name, name: _Name, version: _Version, wish: Sent) -> Response:
+def say(request: Request, tenant: _Name, name: _Name, version: _Version, form: SubmittedForm) -> Response:
     """Comment, request the version's promotion, or end the request."""
     with access.inside(tenant):
         discussions = Discussions(registry_store())
@@ -162,15 +152,15 @@ def say(request: Request, tenant: _Name, name: _Name, version: _Version, wish: S
             "withdraw": discussions.withdraw,
         }
         try:
-            if wish.action not in ways:
+            if form.action not in ways:
                 raise bad_input(f"Choose one of {', '.join(ways)}.")
-            ways[wish.action](name, version, wish.reason, claim=wish.checked_claim())
+            ways[form.action](name, version, form.reason, claim=form.checked_claim())
         except MlflowException as error:
             status = error.get_http_status_code()
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
             refusal = str(error.message)
-            return _show_version(request, tenant, name, version, wish=wish, refusal=refusal, status=status)
+            return _show_version(request, tenant, name, version, form=form, refusal=refusal, status=status)
     return RedirectResponse(f"{_address(request, tenant, name, 'versions', str(version))}#thread", 303)
 
 
@@ -190,7 +180,7 @@ def _show_version(
     name: str,
     version: int,
     *,
-    wish: Wish | None = None,
+    form: Form | None = None,
     refusal: str | None = None,
     status: int = 200,
 ) -> Response:
@@ -210,7 +200,7 @@ def _show_version(
         rights=access.rights(tenant, name),
         thread=Discussions(store).thread(name, version),
         request=next((asked for asked in _requests(store, name) if asked.version == version), None),
-        wish=wish,
+        form=form,
         refusal=refusal,
         longest=comments.LONGEST,
     )
@@ -236,7 +226,7 @@ def _model(
     name: str,
     look: Look,
     *,
-    wish: Wish | None = None,
+    form: Form | None = None,
     refusal: str | None = None,
     status: int = 200,
 ) -> Response:
@@ -266,7 +256,7 @@ def _model(
             before=look.versions_before,
         )
     except MlflowException as error:
-        if not trail or wish is not None or not is_missing(error):
+        if not trail or form is not None or not is_missing(error):
             raise
         return render.page("deleted.html", **shown)
     return render.page(
@@ -275,14 +265,14 @@ def _model(
         **shown,
         model=found,
         rights=access.rights(tenant, name),
-        assessments=assessments.ask(store, found, look.gates),
+        assessments=model_page.assess_candidates(store, found, look.gates),
         look=look,
         requests={request.version: request for request in _requests(store, name)},
         happened=happened,
-        wish=wish,
+        form=form,
         refusal=refusal,
         longest_reason=LONGEST_REASON,
-        plot_description=plot.describe(found.metric, found.points) if found.metric else None,
+        plot_description=metrics.describe_plot(found.metric, found.points) if found.metric else None,
     )
 
 

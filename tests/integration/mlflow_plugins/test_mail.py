@@ -10,7 +10,7 @@ import pytest
 from support import receivers as servers
 from support.certificates import self_signed
 
-from mlflow_plugins.notifications import dispatcher, outbox, receivers
+from mlflow_plugins.notifications import delivery, outbox, receivers
 from mlflow_plugins.notifications.event import PROMOTION, Event
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _address(port: int, password: str | None = PASSWORD) -> str:
 
 def _send(store: LifecycleStore, receiver: Receiver) -> str | None:
     """Send what is due; returns why it is to be tried again."""
-    dispatcher._send_due(store, receiver)
+    delivery._send_due(store, receiver)
     with store.sessions() as session:
         (row,) = outbox.overview(session)
     assert row["failed"] == 0

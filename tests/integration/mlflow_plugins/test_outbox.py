@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from mlflow_plugins.notifications import dispatcher, outbox, receivers
+from mlflow_plugins.notifications import delivery, outbox, receivers
 from mlflow_plugins.notifications.event import PROMOTION, Event
 
 if TYPE_CHECKING:
@@ -129,10 +129,10 @@ def test_old_messages__go_without_receivers__once_a_request_has_opened_the_regis
     # opened by this thread and by a request at once, a new database would be made twice
     handlers = SimpleNamespace(_model_registry_store=None)
     monkeypatch.setitem(sys.modules, "mlflow.server.handlers", cast("ModuleType", handlers))
-    assert not dispatcher._forget_old()
+    assert not delivery._forget_old()
     assert (kept(), handlers._model_registry_store) == ([label], None)
     handlers._model_registry_store = sqlite_store
-    assert dispatcher._forget_old()
+    assert delivery._forget_old()
     assert kept() == []
 
 

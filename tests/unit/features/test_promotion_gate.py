@@ -19,7 +19,7 @@ _FIRST_PROMOTION = """
 import sys
 from support.gate_candidates import candidate
 from ai_hub.features.promotion_gate import FeatureServiceGate
-from mlflow_plugins.web.warm_up import WarmUp
+from mlflow_plugins.web.mount import WarmUp
 
 cold = set(sys.modules)
 WarmUp(None).wait()
@@ -53,9 +53,7 @@ def test_first_promotion__imports_nothing_that_warming_up_has_not(tmp_path: Path
 
 def test_inherited_folder_of_metrics__gone__feast_can_be_imported(tmp_path: Path) -> None:
     gone = str(tmp_path / "feast_metrics_gone")
-    code = (
-        "from mlflow_plugins.web.warm_up import WarmUp; WarmUp(None).wait(); import feast; print('imported')"
-    )
+    code = "from mlflow_plugins.web.mount import WarmUp; WarmUp(None).wait(); import feast; print('imported')"
     found = _run(code, PROMETHEUS_MULTIPROC_DIR=gone, PROMETHEUS_MULTIPROCESS_DIR=gone)
     assert found.strip() == "imported"
 

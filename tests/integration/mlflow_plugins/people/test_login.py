@@ -14,7 +14,7 @@ from ai_hub.api.health import Health
 from ai_hub.errors import NotLoggedInError
 from ai_hub.registry import people
 from ai_hub.settings import Settings
-from mlflow_plugins.web.front_page import ASSISTANT
+from mlflow_plugins.web.mount import ASSISTANT
 
 if TYPE_CHECKING:
     from support.people_server import PeopleServer, Tenant

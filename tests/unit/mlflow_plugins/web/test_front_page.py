@@ -11,7 +11,7 @@ from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 from starlette.responses import HTMLResponse, PlainTextResponse
 
 from mlflow_plugins.web import telemetry
-from mlflow_plugins.web.front_page import FrontPage
+from mlflow_plugins.web.mount import FrontPage
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_plugins.web.lifecycle import metrics, plot, render
-from mlflow_plugins.web.lifecycle.metrics import Comparison
-from mlflow_plugins.web.lifecycle.plot import Point
+from mlflow_plugins.web.lifecycle import metrics, render
+from mlflow_plugins.web.lifecycle.metrics import Comparison, Point
 
 
 @pytest.mark.parametrize(
@@ -83,15 +82,15 @@ def test_plot__is_described_and_tells_stages_apart_without_colour() -> None:
         Point(3, "v1.0.2", "Staging", None),
         Point(4, "v2.0.0", "Staging", 1.25),
     ]
-    described = plot.describe("mae", points)
+    described = metrics.describe_plot("mae", points)
     assert "mae of 3 versions, between 1.25 and 2." in described
     assert "In Production: v1.0.1 with 1.5." in described
-    picture = plot.draw("mae", points).decode()
+    picture = metrics.draw_plot("mae", points).decode()
     texts = {element.text for element in ET.fromstring(picture).iter() if element.text}  # noqa: S314  # our own
     assert texts >= {"mae", "v1.0.0", "v2.0.0", "in production", "Production", "Staging", "Archived"}
 
 
 @pytest.mark.parametrize("points", [[], [Point(1, "v1.0.0", "Staging", None)]])
 def test_plot__of_nothing__is_empty(points: list[Point]) -> None:
-    assert plot.describe("mae", points) == "No version has a value of mae."
-    assert plot.draw("mae", points).startswith(b"<?xml")
+    assert metrics.describe_plot("mae", points) == "No version has a value of mae."
+    assert metrics.draw_plot("mae", points).startswith(b"<?xml")

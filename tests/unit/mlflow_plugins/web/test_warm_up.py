@@ -8,7 +8,7 @@ import httpx
 from starlette.responses import PlainTextResponse
 
 from mlflow_plugins.gates.builtin import ManifestGate
-from mlflow_plugins.web.warm_up import WarmUp
+from mlflow_plugins.web.mount import WarmUp
 
 if TYPE_CHECKING:
     import pytest

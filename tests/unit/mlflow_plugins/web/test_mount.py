@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlflow_plugins.web.beside import Beside
+from mlflow_plugins.web.mount import Mount
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from mlflow_plugins.web.beside import Beside
         ("lifespan", "", None, ("mlflow", "")),
     ],
 )
-def test_beside__hands_on_by_the_beginning_of_the_path(
+def test_mount__hands_on_by_the_beginning_of_the_path(
     kind: str, root: str, path: str | None, expected: tuple[str, str]
 ) -> None:
     answered: list[tuple[str, str]] = []
@@ -42,7 +42,7 @@ def test_beside__hands_on_by_the_beginning_of_the_path(
 
         return answer
 
-    beside = Beside(
+    mount = Mount(
         application("mlflow"),
         {"/ai-hub": application("api")},
         {"/lifecycle": application("page")},
@@ -53,5 +53,5 @@ def test_beside__hands_on_by_the_beginning_of_the_path(
     async def nothing(*_: Any) -> Any:
         return None
 
-    asyncio.run(beside(scope, nothing, nothing))
+    asyncio.run(mount(scope, nothing, nothing))
     assert answered == [expected]

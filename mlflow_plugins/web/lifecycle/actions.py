@@ -1,0 +1,151 @@
+"""What a form asks for: read within limits, and carried out once, on what its sender had before them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import parse_qs
+
+from fastapi import Depends, Request
+from mlflow.exceptions import MlflowException
+
+from mlflow_plugins.errors import bad_input, conflict
+from mlflow_plugins.lifecycle import rules
+from mlflow_plugins.lifecycle.stages import LONGEST_REASON, checked
+from mlflow_plugins.users import permissions
+
+if TYPE_CHECKING:
+    from mlflow_plugins.lifecycle.audit import Transition
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
+
+
+ACTIONS: Final = ("promote", "reject", "restore", "rollback")
+LONGEST_NAME: Final = 256
+_LONGEST_BODY: Final = 100_000
+_LARGEST: Final = 2**31 - 1
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A move as it was typed; `seen` is the newest entry of the trail on the page it was typed into."""
+
+    action: str
+    version: int
+    reason: str
+    #: whom they say they are, where the server has no login
+    claim: str
+    seen: int
+    #: the page of candidates it was sent from: those older than this version; 0 for the newest
+    page: int = 0
+
+    def check(self) -> None:
+        """Refuse what no audit trail could hold.
+
+        Raises:
+            MlflowException: 400, with what to do.
+        """
+        if self.action not in ACTIONS:
+            raise bad_input(f"Choose one of {', '.join(ACTIONS)}.")
+        if not 0 < self.version <= _LARGEST:
+            raise bad_input("Choose a version.")
+        checked("The reason", self.reason, LONGEST_REASON)
+        self.checked_claim()
+
+    def checked_claim(self) -> str:
+        """Whom they say they are.
+
+        Raises:
+            MlflowException: 400, no name is that long.
+        """
+        return checked("The name", self.claim, LONGEST_NAME)
+
+
+async def _read_form(request: Request) -> Form:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            raise bad_input(f"The form is larger than {_LONGEST_BODY} bytes. Shorten the reason.")
+    fields = parse_qs(body.decode("ascii", "replace"), keep_blank_values=True)
+
+    def text(name: str) -> str:
+        return fields.get(name, [""])[0].replace("\r\n", "\n").strip()
+
+    return Form(
+        text("action"),
+        _number(text("version")),
+        text("reason"),
+        text("user"),
+        _number(text("seen")),
+        _number(text("page")),
+    )
+
+
+SubmittedForm = Annotated[Form, Depends(_read_form)]
+
+
+def _number(text: str) -> int:
+    return int(text) if _NUMBER.fullmatch(text) else 0
+
+
+#: Later than any time the audit trail has.
+_NOW: Final = 2**62
+TARGETS: Final = {
+    "promote": rules.PRODUCTION,
+    "reject": rules.ARCHIVED,
+    "restore": rules.STAGING,
+    "rollback": rules.PRODUCTION,
+}
+
+
+def carry_out(store: LifecycleStore, name: str, form: Form) -> Transition:
+    """Do it, or find that it is done already: a form that is sent twice changes nothing twice.
+
+    Returns:
+        The version's transition.
+
+    Raises:
+        MlflowException: 400, 403, 404 or 409, with the whole reason.
+    """
+    permissions.require("update", name)
+    form.check()
+    if done := _done_meanwhile(store, name, form):
+        return done
+    try:
+        if form.action == "rollback":
+            return store.roll_back(name, form.version, reason=form.reason, claim=form.claim)[0]
+        return store.move_version(
+            name, form.version, TARGETS[form.action], reason=form.reason, claim=form.claim
+        )[0]
+    except MlflowException as error:
+        # the same form, sent twice at the same time
+        if error.get_http_status_code() == HTTPStatus.CONFLICT and (
+            done := _done_meanwhile(store, name, form)
+        ):
+            return done
+        raise
+
+
+def _done_meanwhile(store: LifecycleStore, name: str, form: Form) -> Transition | None:
+    """What did the same after the page was opened; None when nothing it showed has changed."""
+    target = TARGETS[form.action]
+    newest = next(iter(store.history(name, form.version, limit=1)), None)
+    if newest is not None and newest.id > form.seen:
+        if newest.to_stage == target:
+            return newest
+        raise _changed(newest)
+    if target == rules.PRODUCTION:
+        in_production = store.production_at(name, _NOW)
+        if in_production is not None and in_production.id > form.seen:
+            raise _changed(in_production)
+    return None
+
+
+def _changed(since: Transition) -> MlflowException:
+    return conflict(
+        f"Version {since.version} has changed since you opened the page: {since.actor} moved it to "
+        f"{since.to_stage}. Look at the page as it is now, then decide again."
+    )
