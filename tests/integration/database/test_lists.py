@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai_hub.api.routes import assets
+from ai_hub.api import assets
 from ai_hub.database import connect
 from ai_hub.ingest import findings
 
