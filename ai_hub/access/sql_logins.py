@@ -18,7 +18,6 @@ from ai_hub.database.retired import require_in_use
 from ai_hub.database.tenant_scope import SEARCH_PATH, TENANT_ROLE
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.names import check_tenant
-from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +76,7 @@ class Revoked:
     left: str = ""
 
 
-def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
+def grant(tenant: str, *, dsn: str) -> SqlLogin:
     """Give the tenant's login, made if there is none, a new password.
 
     Its name is random: every login may read the names of all others.
@@ -87,7 +86,6 @@ def grant(tenant: str, *, dsn: str | None = None) -> SqlLogin:
         ConflictError: somebody else is changing the login.
     """
     check_tenant(tenant)
-    dsn = dsn or Settings().require("timescale_dsn")
     password = secrets.token_urlsafe(24)
     try:
         login, made = _set_password(tenant, password, dsn)
@@ -142,13 +140,12 @@ def _check_usable(made: SqlLogin, dsn: str) -> None:
         ) from error
 
 
-def revoke(tenant: str, *, dsn: str | None = None) -> Revoked:
+def revoke(tenant: str, *, dsn: str) -> Revoked:
     """Shut the tenant's login out, end its sessions, and delete it as far as that is possible.
 
     Raises:
         NotFoundError: it has none.
     """
-    dsn = dsn or Settings().require("timescale_dsn")
     with connect(dsn, autocommit=True, application_name="ai-hub keys") as connection:
         login = _lock_out(connection, tenant)
         return Revoked(login, _delete(connection, login, dsn))

@@ -15,7 +15,6 @@ from ai_hub.backup import embedded, objects, parts, postgres, sqlite
 from ai_hub.backup.manifest import MANIFEST, Manifest, describe
 from ai_hub.backup.storage import open_storage
 from ai_hub.errors import BadInputError, ConflictError
-from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from ai_hub.backup.embedded import EmbeddedServers
     from ai_hub.backup.manifest import Database, File
     from ai_hub.backup.storage import FolderStorage, S3Storage
+    from ai_hub.settings import Settings
 
 _PACKAGES: Final = ("ai-hub", "mlflow", "feast")
 
@@ -44,10 +44,10 @@ def backup(
     place: str,
     report: Report,
     servers: EmbeddedServers,
+    settings: Settings,
     *,
     without: Collection[str] = (),
     with_secrets: bool = False,
-    settings: Settings | None = None,
 ) -> Manifest:
     """Keep everything in the folder or at the `s3://` address `place`.
 
@@ -60,7 +60,6 @@ def backup(
         SettingMissingError: a setting that leads to a server is missing.
         ServiceDownError: a server does not answer.
     """
-    settings = settings or Settings()
     if unknown := sorted(set(without) - set(parts.NAMES)):
         raise BadInputError(
             f"There is no part {', '.join(unknown)}.", hint=f"Parts are {', '.join(parts.NAMES)}."

@@ -15,13 +15,13 @@ from ai_hub.backup.manifest import MANIFEST, Manifest, parse
 from ai_hub.backup.storage import copy, fetch, open_storage
 from ai_hub.database.provision import provision_databases
 from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError
-from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from ai_hub.backup.create import Report
     from ai_hub.backup.embedded import EmbeddedServers
     from ai_hub.backup.manifest import Database, Entry
     from ai_hub.backup.storage import FolderStorage, S3Storage
+    from ai_hub.settings import Settings
 
 #: Rows of MLflow's and Feast's tables before anybody has used them.
 _OF_ANY_START: Final = {
@@ -52,9 +52,7 @@ class RestoredDifferentlyError(AiHubError):
         )
 
 
-def restore(
-    place: str, report: Report, servers: EmbeddedServers, *, settings: Settings | None = None
-) -> Manifest:
+def restore(place: str, report: Report, servers: EmbeddedServers, settings: Settings) -> Manifest:
     """Bring the backup at `place` into the servers of the settings, which must be empty, and compare.
 
     Everything is checked before anything is written. Killed midway, the same call goes on.
@@ -65,7 +63,6 @@ def restore(
         ConflictError: a server is not empty; says what is in the way.
         RestoredDifferentlyError: something did not come back as it was.
     """
-    settings = settings or Settings()
     storage = open_storage(place, settings)
     with tempfile.TemporaryDirectory(prefix="ai-hub-restore-") as folder:
         scratch = Path(folder)

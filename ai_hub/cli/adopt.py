@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ai_hub.cli import plain
+from ai_hub.cli import context, plain
 from ai_hub.cli.registry_group import registry_app
 
 if TYPE_CHECKING:
@@ -68,9 +68,8 @@ def adopt(
     """
     from ai_hub.errors import BadInputError
     from ai_hub.registry import adoption
-    from ai_hub.settings import Settings
 
-    settings = Settings()
+    settings = context.settings()
     backend = backend_store_uri or settings.environment().get("MLFLOW_BACKEND_STORE_URI")
     registry = registry_store_uri or backend
     if registry is None:

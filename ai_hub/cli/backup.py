@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ai_hub.cli import progress
+from ai_hub.cli import context, progress
 from ai_hub.cli.main import app
 
 if TYPE_CHECKING:
@@ -74,7 +74,14 @@ def backup(
     from ai_hub.dev.backup import RecordedServers
 
     with _Lines(quiet=as_json) as lines:
-        manifest = take(place, lines, RecordedServers(), without=without or (), with_secrets=with_secrets)
+        manifest = take(
+            place,
+            lines,
+            RecordedServers(),
+            context.settings(),
+            without=without or (),
+            with_secrets=with_secrets,
+        )
     _print(manifest, place, "kept in", as_json=as_json)
 
 
@@ -89,7 +96,7 @@ def restore(
     from ai_hub.dev.backup import RecordedServers
 
     with _Lines(quiet=as_json) as lines:
-        manifest = bring(place, lines, RecordedServers())
+        manifest = bring(place, lines, RecordedServers(), context.settings())
     _print(manifest, place, "restored from", as_json=as_json)
     if not as_json:
         typer.echo("next: `ai-hub migrate`, then `ai-hub materialize`, which fills Redis")

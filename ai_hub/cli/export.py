@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import typer
 from rich.filesize import decimal
 
-from ai_hub.cli import progress
+from ai_hub.cli import context, progress
 from ai_hub.cli.jobs import interruptible
 from ai_hub.cli.main import app
 from ai_hub.cli.times import parse_time
@@ -71,9 +71,9 @@ def export_command(
     from ai_hub.api import logs
     from ai_hub.exports.request import Request
     from ai_hub.exports.submission import submit
-    from ai_hub.settings import ServiceSettings, Settings
+    from ai_hub.settings import ServiceSettings
 
-    settings = Settings()
+    settings = context.settings()
     request = Request(
         tenant,
         feature_set,
@@ -98,7 +98,7 @@ def export_command(
 
 @exports_app.callback(invoke_without_command=True)
 def exports_command(
-    context: typer.Context,
+    group: typer.Context,
     *,
     tenant: Annotated[str | None, typer.Option("--tenant", help="whose exports")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="the newest so many")] = 20,
@@ -106,16 +106,15 @@ def exports_command(
     as_json: AsJson = False,
 ) -> None:
     """List a tenant's exports, newest first; fetch or delete one."""
-    if context.invoked_subcommand is not None:
+    if group.invoked_subcommand is not None:
         return
     if tenant is None:
         raise typer.BadParameter("Whose exports? Give --tenant.", param_hint="--tenant")
     from ai_hub.api.schemas.exports import ExportSummary
     from ai_hub.database.transactions import transaction
     from ai_hub.exports.jobs import newest
-    from ai_hub.settings import Settings
 
-    with transaction(Settings(), tenant) as connection:
+    with transaction(context.settings(), tenant) as connection:
         found, total = newest(connection, tenant, limit=limit, offset=offset)
     if as_json:
         typer.echo(json.dumps([ExportSummary.of(job).model_dump(mode="json") for job in found]))
@@ -139,9 +138,8 @@ def download_command(
     """Copy the files of a completed export here, from wherever EXPORT_STORAGE_PATH leads to."""
     from ai_hub.database.transactions import transaction
     from ai_hub.exports import files, jobs
-    from ai_hub.settings import Settings
 
-    settings = Settings()
+    settings = context.settings()
     with transaction(settings, tenant) as connection:
         job = jobs.find(connection, tenant, export_id)
     for place in files.copied(settings, job, output or Path(Path(job.output_path).name)):
@@ -152,9 +150,8 @@ def download_command(
 def delete_command(export_id: ExportId, *, tenant: Tenant) -> None:
     """Delete an export that has ended, with its files."""
     from ai_hub.exports import files
-    from ai_hub.settings import Settings
 
-    _, removed = files.delete(Settings(), tenant, export_id)
+    _, removed = files.delete(context.settings(), tenant, export_id)
     typer.echo(f"{export_id}: deleted with {len(removed)} files")
 
 
@@ -167,9 +164,8 @@ def _follow(
     from ai_hub.exports import jobs, submission
     from ai_hub.exports.task import ExportTask
     from ai_hub.jobs.worker import Worker
-    from ai_hub.settings import Settings
 
-    settings = Settings()
+    settings = context.settings()
     task = ExportTask(settings, on_chunk=lambda done, total: on_progress(done / total))
     worker = Worker(settings, [task], stop)
     turn = _Turn()

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
-from ai_hub.cli import plain
+from ai_hub.cli import context, plain
 from ai_hub.cli.main import app
 from ai_hub.cli.registry import AsJson, Model, Reason, Tenant  # noqa: TC001 - typer reads them
 from ai_hub.errors import BadInputError
@@ -86,11 +86,10 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show every installed gate: whether it is on, its settings, and which level of the policy says so."""
-    from ai_hub.settings import Settings
     from mlflow_plugins.gates import policy_file
     from mlflow_plugins.gates.policy import gate_class, gate_names
 
-    policy = _readable(lambda: policy_file.load(file) if file else policy_file.current(Settings()))
+    policy = _readable(lambda: policy_file.load(file) if file else policy_file.current(context.settings()))
     rules = policy.rules(tenant, model)
     rows = []
     for name in gate_names():

@@ -19,7 +19,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from ai_hub.cli import plain
+from ai_hub.cli import context, plain
 from ai_hub.cli.main import app
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def worker_command(
     from ai_hub.api import logs
     from ai_hub.exports.task import ExportTask
     from ai_hub.jobs.worker import Worker
-    from ai_hub.settings import ServiceSettings, Settings
+    from ai_hub.settings import ServiceSettings
 
     logs.configure(ServiceSettings())
-    settings = Settings()
+    settings = context.settings()
     with interruptible() as stop:
         if while_stdin_open:
             threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
@@ -79,9 +79,8 @@ def list_command(
     """List jobs, newest first."""
     from ai_hub.database.transactions import transaction
     from ai_hub.jobs import queue
-    from ai_hub.settings import Settings
 
-    with transaction(Settings(), tenant) as connection:
+    with transaction(context.settings(), tenant) as connection:
         jobs, total = queue.newest(
             connection, tenant=tenant, kind=kind, status=status, limit=limit, offset=offset
         )
@@ -113,9 +112,8 @@ def show_command(job_id: JobId, *, tenant: Tenant, as_json: AsJson = False) -> N
     """Show a job with its arguments, and its result or error."""
     from ai_hub.database.transactions import transaction
     from ai_hub.jobs import queue
-    from ai_hub.settings import Settings
 
-    with transaction(Settings(), tenant) as connection:
+    with transaction(context.settings(), tenant) as connection:
         job = queue.find(connection, tenant, job_id)
     found = _as_dict(job)
     if as_json:
@@ -131,9 +129,8 @@ def cancel_command(job_id: JobId, *, tenant: Tenant) -> None:
     """Cancel a job: a pending one at once, a running one within seconds."""
     from ai_hub.database.transactions import transaction
     from ai_hub.jobs import queue
-    from ai_hub.settings import Settings
 
-    with transaction(Settings(), tenant) as connection:
+    with transaction(context.settings(), tenant) as connection:
         job = queue.cancel(connection, tenant, job_id)
     typer.echo(f"{job_id}: {job.message}")
 
@@ -143,9 +140,8 @@ def retry_command(job_id: JobId, *, tenant: Tenant) -> None:
     """Put a failed or cancelled job into the queue again."""
     from ai_hub.database.transactions import transaction
     from ai_hub.jobs import queue
-    from ai_hub.settings import Settings
 
-    with transaction(Settings(), tenant) as connection:
+    with transaction(context.settings(), tenant) as connection:
         job = queue.retry(connection, tenant, job_id)
     typer.echo(f"{job_id}: {job.message}")
 

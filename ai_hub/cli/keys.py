@@ -18,7 +18,7 @@ from ai_hub.access.principal import (
     SCOPES,
     Scope,
 )
-from ai_hub.cli import plain
+from ai_hub.cli import context, plain
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
 from mlflow_plugins.users.roles import Role  # noqa: TC001 - typer reads it
@@ -114,12 +114,14 @@ def sql_login(
     """Give a tenant a login that reads its own rows by SQL; prints its address with a new password."""
     from ai_hub.access import sql_logins
 
+    dsn = context.settings().require("timescale_dsn")
+
     if revoke_it:
-        revoked = sql_logins.revoke(tenant)
+        revoked = sql_logins.revoke(tenant, dsn=dsn)
         state = f"shut out, but not deleted: {revoked.left}" if revoked.left else "deleted"
         typer.echo(f"{revoked.login}: {state}")
         return
-    granted = sql_logins.grant(tenant)
+    granted = sql_logins.grant(tenant, dsn=dsn)
     typer.echo(granted.dsn)
     if granted.left_open:
         typer.echo(

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from ai_hub import __version__
-from ai_hub.cli import plain
+from ai_hub.cli import context, plain
 from ai_hub.imports import skip_type_checks
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ app = typer.Typer(
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
+    context.settings.cache_clear()
     if version:
         typer.echo(f"ai-hub {__version__}")
         raise typer.Exit

@@ -11,7 +11,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from ai_hub.cli import plain
+from ai_hub.cli import context, plain
 from ai_hub.cli.main import app
 from ai_hub.cli.registry import AsJson, Tenant  # noqa: TC001 - typer reads them
 from mlflow_plugins.users.roles import DESCRIPTIONS, Role
@@ -103,6 +103,5 @@ def list_people(
 def s3_policy(tenant: Annotated[str, typer.Argument(help="whose folder", show_default=False)]) -> None:
     """Print the S3 policy of a key that reads one tenant's folder and nothing else."""
     from ai_hub.registry.tenants import read_policy
-    from ai_hub.settings import Settings
 
-    typer.echo(json.dumps(read_policy(tenant, Settings().model_storage_bucket), indent=2))
+    typer.echo(json.dumps(read_policy(tenant, context.settings().model_storage_bucket), indent=2))

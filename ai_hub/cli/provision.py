@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ai_hub.cli import context
 from ai_hub.cli.main import app
 from ai_hub.errors import ServiceDownError
 
@@ -23,9 +24,8 @@ def provision(
     """Create the databases of MLflow and Feast and the bucket of models on your servers. Safe to repeat."""
     from ai_hub.database.provision import provision_databases
     from ai_hub.dev import status
-    from ai_hub.settings import Settings
 
-    settings = Settings()
+    settings = context.settings()
     status.require("timescaledb", "s3", settings=settings)
     databases = provision_databases(settings)
     _ensure_bucket(settings)

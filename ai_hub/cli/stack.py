@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ai_hub import paths
-from ai_hub.cli import plain
+from ai_hub.cli import context, plain
 from ai_hub.cli.main import app
 from ai_hub.dev import plan, processes, record, services
 from ai_hub.dev.control import StartFailedError, undo
@@ -26,7 +26,6 @@ from ai_hub.dev.mlflow_server import LoginSettings
 from ai_hub.dev.plan import LOGS
 from ai_hub.dev.status import ServiceStatus, diagnose
 from ai_hub.dev.status import status as inspect
-from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -147,7 +146,7 @@ def status(
 @app.command()
 def env(*, as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False) -> None:
     """Print the settings for a shell: eval "$(ai-hub env)"."""
-    variables = Settings().environment()
+    variables = context.settings().environment()
     if as_json:
         sys.stdout.write(json.dumps(variables, indent=2) + "\n")
         return

@@ -11,7 +11,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from ai_hub.cli import plain
+from ai_hub.cli import context, plain
 from ai_hub.cli.main import app
 
 if TYPE_CHECKING:
@@ -97,10 +97,9 @@ def remove(
 
     Shows what it has; with --yes it goes. Killed midway, the same command goes on.
     """
-    from ai_hub.settings import Settings
     from ai_hub.tenants import removal
 
-    settings = Settings()
+    settings = context.settings()
     if not yes:
         _show(name, removal.contents(settings, name, registry_only=registry_only), as_json=as_json)
         return
@@ -123,10 +122,9 @@ def remove(
 @tenants_app.command("rename")
 def rename(name: Name, new_name: Annotated[str, typer.Argument(help="what it shall be called")]) -> None:
     """Rename a tenant that has nothing yet; anything else carries its name for good, and says so."""
-    from ai_hub.settings import Settings
     from ai_hub.tenants import removal
 
-    removal.rename(Settings(), name, new_name)
+    removal.rename(context.settings(), name, new_name)
     typer.echo(f"{name}: is {new_name} now. Roles of people were not moved.")
 
 

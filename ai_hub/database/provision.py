@@ -38,7 +38,7 @@ class Provisioned:
     state: Literal["created", "present", "outside"]
 
 
-def provision_databases(settings: Settings | None = None) -> list[Provisioned]:
+def provision_databases(settings: Settings) -> list[Provisioned]:
     """Create the databases that the settings name on the server of `TIMESCALE_DSN`, and their logins.
 
     A login other than that of `TIMESCALE_DSN` gets the password of its address each time, so a changed
@@ -49,7 +49,6 @@ def provision_databases(settings: Settings | None = None) -> list[Provisioned]:
         ServiceDownError: the server does not answer.
         BadInputError: a setting is not a database address.
     """
-    settings = settings or Settings()
     admin = settings.require("timescale_dsn")
     done = []
     ours: dict[str, URL] = {}

@@ -115,7 +115,7 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
             (servers.folder / "exports" / "acme" / "a.parquet").write_bytes(b"rows")
             answers = features(str(key))
             assert {answer["source"] for answer in answers} == {"redis"}
-            backup(str(tmp_path / "kept"), Silent(), RecordedServers())
+            backup(str(tmp_path / "kept"), Silent(), RecordedServers(), Settings())
             credentials = json.loads((tmp_path / "a" / "state" / "stack.json").read_text())["credentials"]
             for file in (tmp_path / "kept").glob("*.*"):
                 text = b"" if file.suffix == ".tar" else file.read_bytes()
@@ -133,23 +133,23 @@ def test_drill__everything_comes_back_and_a_second_restore_into_used_servers_is_
         servers = Servers(tmp_path / "b", patch)
         try:
             with pytest.raises(ConflictError, match="has a backup already"):
-                backup(str(place), Silent(), RecordedServers())
+                backup(str(place), Silent(), RecordedServers(), Settings())
             damaged = tmp_path / "damaged"
             shutil.copytree(place, damaged)
             (damaged / "mlflow.sqlite").write_bytes(b"other")
             with pytest.raises(BadInputError, match=r"mlflow\.sqlite is damaged"):
-                restore(str(damaged), Silent(), RecordedServers())
+                restore(str(damaged), Silent(), RecordedServers(), Settings())
             (damaged / "manifest.json").unlink()
             with pytest.raises(NotFoundError, match="no finished backup"):
-                restore(str(damaged), Silent(), RecordedServers())
+                restore(str(damaged), Silent(), RecordedServers(), Settings())
             assert content(servers.dsn)["timeseries_data"][0] == 0
             assert not stored(s3(servers.environment), "ml-models")
 
-            restore(str(place), Silent(), RecordedServers())
+            restore(str(place), Silent(), RecordedServers(), Settings())
             assert servers.state() == kept.state
             # as after a kill: what is there already stays
             s3(servers.environment).delete_object(Bucket="ml-models", Key="b")
-            restore(str(place), Silent(), RecordedServers())
+            restore(str(place), Silent(), RecordedServers(), Settings())
             assert servers.state() == kept.state
 
             # one command fills Redis, which is in no backup
@@ -162,7 +162,7 @@ def test_drill__everything_comes_back_and_a_second_restore_into_used_servers_is_
             with psycopg.connect(servers.dsn) as connection:
                 connection.execute("DELETE FROM timeseries_data WHERE tenant_id = 'beta'")
             with pytest.raises(ConflictError, match=r"is not empty: it has rows in .*ai_feature") as refusal:
-                restore(str(place), Silent(), RecordedServers())
+                restore(str(place), Silent(), RecordedServers(), Settings())
             assert "--purge" in str(refusal.value.hint)
             assert content(servers.dsn)["timeseries_data"][0] == 400
         finally:

@@ -25,6 +25,7 @@ from ai_hub.database.provision import provision_databases
 from ai_hub.database.refresh import refresh
 from ai_hub.dev.backup import RecordedServers
 from ai_hub.errors import ConflictError
+from ai_hub.settings import Settings
 from benchmarks.stores import postgres
 
 if TYPE_CHECKING:
@@ -135,14 +136,14 @@ def test_drill__into_an_empty_cluster__every_table_right_and_object_is_as_it_was
     (tmp_path / "exports").mkdir()
     (tmp_path / "exports" / "a.parquet").write_bytes(b"rows")
 
-    provision_databases()
+    provision_databases(Settings())
     dsn = os.environ["TIMESCALE_DSN"]
     migrate()
     fill(dsn)
     refresh()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT compress_chunk(c) FROM show_chunks('timeseries_data') AS c")
-    login = sql_logins.grant("acme")
+    login = sql_logins.grant("acme", dsn=Settings().require("timescale_dsn"))
     _, api_key = api_keys.create("drill", ["acme"], list(Scope), created_by="test")
     for url in (os.environ["MLFLOW_BACKEND_STORE_URI"], address(os.environ["FEAST_REGISTRY_URI"])):
         with psycopg.connect(url) as connection:
@@ -150,14 +151,14 @@ def test_drill__into_an_empty_cluster__every_table_right_and_object_is_as_it_was
             connection.execute("INSERT INTO registered_models VALUES ('load', now()), ('demand', null)")
 
     place = str(tmp_path / "kept")
-    manifest = backup(place, Silent(), RecordedServers())
+    manifest = backup(place, Silent(), RecordedServers(), Settings())
     assert manifest.databases["timescaledb"].facts.tables["public.timeseries_data"][0] == 800
     before = content(dsn), rights(dsn)
 
     with cluster() as target:
         use(monkeypatch, target, buckets[1], tmp_path / "restored")
         restored = os.environ["TIMESCALE_DSN"]
-        restore(place, Silent(), RecordedServers())
+        restore(place, Silent(), RecordedServers(), Settings())
 
         assert (content(restored), rights(restored)) == before
         assert stored(client, buckets[1]) == stored(client, buckets[0])
@@ -171,7 +172,7 @@ def test_drill__into_an_empty_cluster__every_table_right_and_object_is_as_it_was
         with psycopg.connect(os.environ["MLFLOW_BACKEND_STORE_URI"]) as owner:
             assert owner.execute("SELECT count(*) FROM registered_models").fetchone() == (2,)
         with pytest.raises(ConflictError, match="is not empty"):
-            restore(place, Silent(), RecordedServers())
+            restore(place, Silent(), RecordedServers(), Settings())
         assert statuses(str(api_key), "acme", "beta") == [200, 403]
 
 
@@ -183,8 +184,8 @@ def test_restore__killed_before_the_comparison__goes_on(
     migrate()
     fill(os.environ["TIMESCALE_DSN"])
     others = ("mlflow", "mlflow-login", "feast", "models", "exports")
-    provision_databases()
-    backup(str(tmp_path / "kept"), Silent(), RecordedServers(), without=others)
+    provision_databases(Settings())
+    backup(str(tmp_path / "kept"), Silent(), RecordedServers(), Settings(), without=others)
     before = content(os.environ["TIMESCALE_DSN"])
 
     class Killed(Silent):
@@ -195,8 +196,8 @@ def test_restore__killed_before_the_comparison__goes_on(
     with cluster() as target:
         use(monkeypatch, target, "ml-models", tmp_path / "exports")
         with pytest.raises(KeyboardInterrupt):
-            restore(str(tmp_path / "kept"), Killed(), RecordedServers())
-        restore(str(tmp_path / "kept"), Silent(), RecordedServers())
+            restore(str(tmp_path / "kept"), Killed(), RecordedServers(), Settings())
+        restore(str(tmp_path / "kept"), Silent(), RecordedServers(), Settings())
         assert content(os.environ["TIMESCALE_DSN"]) == before
         with psycopg.connect(os.environ["TIMESCALE_DSN"]) as connection:
             assert connection.execute("SHOW timescaledb.restoring").fetchone() == ("off",)
@@ -207,7 +208,7 @@ def test_migrate__after_somebodys_pg_restore_without_roles_and_rights__grants_an
 ) -> None:
     del stack
     use(monkeypatch, source, "ml-models", tmp_path / "exports")
-    provision_databases()
+    provision_databases(Settings())
     migrate()
     dsn, dump = os.environ["TIMESCALE_DSN"], tmp_path / "theirs.dump"
     fill(dsn)
@@ -226,7 +227,7 @@ def test_migrate__after_somebodys_pg_restore_without_roles_and_rights__grants_an
             tools.run(tools.find("pg_restore", major)[0], ["--no-owner", "--no-acl", str(dump)], restored)
             connection.execute("SELECT timescaledb_post_restore()")
         assert migrate().code_applied
-        provision_databases()
+        provision_databases(Settings())
         after = content(restored), rights(restored), database_rights(restored)
         assert without_notes(after[0]) == without_notes(before[0])
         assert after[1:] == before[1:]

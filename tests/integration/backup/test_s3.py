@@ -16,6 +16,7 @@ from ai_hub.cli.failures import explain
 from ai_hub.cli.main import app
 from ai_hub.dev.backup import RecordedServers
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
+from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,24 +70,24 @@ def test_bucket__everything_comes_back(s3_settings: tuple[pytest.MonkeyPatch, An
     client.put_object(Bucket=source.buckets[1], Key="some/where/acme/ü.parquet", Body=b"rows")
 
     with pytest.raises(BadInputError, match="is in the bucket of models itself"):
-        backup(f"s3://{source.buckets[0]}/backups", Silent(), RecordedServers(), without=WITHOUT)
+        backup(f"s3://{source.buckets[0]}/backups", Silent(), RecordedServers(), Settings(), without=WITHOUT)
     client.create_bucket(Bucket=kept)
-    manifest = backup(place, Silent(), RecordedServers(), without=WITHOUT)
+    manifest = backup(place, Silent(), RecordedServers(), Settings(), without=WITHOUT)
     assert manifest.objects["models"].count == 5
     assert all(key.startswith("weekly/2026-11-29/") for key in stored(client, kept))
     with pytest.raises(ConflictError, match="has a backup already"):
-        backup(place, Silent(), RecordedServers(), without=WITHOUT)
+        backup(place, Silent(), RecordedServers(), Settings(), without=WITHOUT)
     before = source.state()
 
     (tmp_path / "b").mkdir()
     target = Installation(tmp_path / "b", patch, client)
     with pytest.raises(NotFoundError, match="no finished backup"):
-        restore(f"s3://{kept}/weekly", Silent(), RecordedServers())
-    restore(place, Silent(), RecordedServers())
+        restore(f"s3://{kept}/weekly", Silent(), RecordedServers(), Settings())
+    restore(place, Silent(), RecordedServers(), Settings())
     assert target.state() == before
     client.put_object(Bucket=target.buckets[0], Key="other", Body=b"")
     with pytest.raises(ConflictError, match="is not empty"):
-        restore(place, Silent(), RecordedServers())
+        restore(place, Silent(), RecordedServers(), Settings())
 
 
 @pytest.mark.parametrize(

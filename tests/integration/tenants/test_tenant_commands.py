@@ -193,7 +193,7 @@ def test_remove__keep__shuts_out_and_reserves_the_name(known: Known, service: st
     with pytest.raises(ConflictError, match="kept"):
         api_keys.create("other", [known.name], SCOPES[Role.VIEWER], created_by="test")
     with pytest.raises(ConflictError, match="kept"):
-        sql_logins.grant(known.name)
+        sql_logins.grant(known.name, dsn=Settings().require("timescale_dsn"))
     removal.remove(known.settings, known.name, reason="the audit is over")
     registry.tenants.create_tenant(known.name)
     assert known.counts() == {}
