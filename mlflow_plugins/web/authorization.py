@@ -8,7 +8,7 @@ members create things in it, list the users of the whole server and may share wh
 other workspaces. With our roles a viewer changes nothing, and only the administrator opens a tenant to
 somebody: `Reserved` sees to that.
 
-Its refusals are the bare text `Permission denied`; its pages look for JSON and, finding none, report an
+MLflow's refusals are the bare text `Permission denied`; its pages look for JSON and, finding none, report an
 internal error. `ReadableRefusal` answers with an error they know how to show.
 """
 

@@ -110,7 +110,7 @@ def move(request: Request, tenant: _Name, name: _Name, form: SubmittedForm) -> R
     return RedirectResponse(f"{_address(request, tenant, name)}?done={done.id}", 303)
 
 
-@router.get("/{tenant}/{name}/metrics.svg")
+@router.get("/{tenant}/{name}/plot.svg")
 def show_plot(tenant: _Name, name: _Name, metric: str, versions_before: _Id = None) -> Response:
     """A metric over the versions, as a picture."""
     with access.inside(tenant):
