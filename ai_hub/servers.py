@@ -8,10 +8,11 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ai_hub.errors import ServiceDownError
+from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
 
+_ENDPOINT = "MINIO_ENDPOINT_URL"
 _KEYS = ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 _BUCKET = "MODEL_STORAGE_BUCKET"
 _NOT_FOUND = {"404", "NoSuchBucket", "NotFound"}
@@ -150,21 +152,36 @@ def check_bucket(settings: Mapping[str, str], bucket: str, timeout_s: float) -> 
         raise NotReadyError(str(error)) from error
 
 
-def s3_client(settings: Mapping[str, str], timeout_s: float = 10) -> S3Client:
-    """S3 client for the store that `settings` name."""
+def s3_client(settings: Settings | Mapping[str, str], timeout_s: float | None = None) -> S3Client:
+    """Client of the store at `MINIO_ENDPOINT_URL`; with `timeout_s` each call is tried once and ends by then.
+
+    Raises:
+        SettingMissingError: the endpoint or a key is not set; a mapping may leave the keys to boto3.
+    """
     import boto3
     from botocore.config import Config
 
-    keys: dict[str, Any] = {}
-    if all(key in settings for key in _KEYS):
-        access, secret = (settings[key] for key in _KEYS)
-        keys = {"aws_access_key_id": access, "aws_secret_access_key": secret}
+    if isinstance(settings, Settings):
+        endpoint, *keys = (settings.require(name.lower()) for name in (_ENDPOINT, *_KEYS))
+    else:
+        endpoint, keys = settings[_ENDPOINT], [settings[name] for name in _KEYS if name in settings]
+    access, secret = keys if len(keys) == len(_KEYS) else (None, None)
     return boto3.client(
         "s3",
-        endpoint_url=settings["MINIO_ENDPOINT_URL"],
+        endpoint_url=endpoint,
+        aws_access_key_id=access,
+        aws_secret_access_key=secret,
         region_name="us-east-1",
-        config=Config(connect_timeout=timeout_s, read_timeout=timeout_s, retries={"total_max_attempts": 1}),
-        **keys,
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            retries={"mode": "standard", "total_max_attempts": 5 if timeout_s is None else 1},
+            connect_timeout=timeout_s or 5,
+            read_timeout=timeout_s or 30,
+            # S3 look-alikes do not all know the checksum trailers newer botocore sends by default
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
     )
 
 
@@ -176,7 +193,7 @@ def ensure_bucket(settings: Mapping[str, str]) -> None:
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    store = s3_client(settings)
+    store = s3_client(settings, timeout_s=10)
     try:
         store.head_bucket(Bucket=settings[_BUCKET])
     except ClientError as error:

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from psycopg import sql
 
 from ai_hub.database import connect
-from ai_hub.exports import jobs, submission
+from ai_hub.exports import submission
+from ai_hub.exports.export import find_export
 from ai_hub.exports.request import Request
 from ai_hub.settings import Settings
 from benchmarks import results, servers
@@ -38,7 +39,7 @@ from benchmarks.stores import valkey
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ai_hub.exports.jobs import Export
+    from ai_hub.exports.export import Export
 
 
 BENCHMARK = "exports"
@@ -172,7 +173,7 @@ def _export(site: Site, window: Window) -> tuple[Export, float, int]:
             time.sleep(_SAMPLE_S)
     seconds = time.perf_counter() - started
     with connect(site.variables["TIMESCALE_DSN"]) as connection:
-        return jobs.find(connection, TENANT, job.export_id), seconds, peak >> 10
+        return find_export(connection, TENANT, job.export_id), seconds, peak >> 10
 
 
 def _peak_kib(pid: int) -> int:

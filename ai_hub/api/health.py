@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from ai_hub.database.tenant_scope import ENTER, service_dsn
 from ai_hub.errors import AiHubError, SettingMissingError
-from ai_hub.exports.places import Bucket, tenant_place
+from ai_hub.exports.locations import Bucket, tenant_location
 from ai_hub.servers import NotReadyError, check_bucket, check_http, check_redis, check_s3
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _s3(settings: Settings) -> None:
     settings.require("minio_endpoint_url")
     environment = settings.environment()
     check_s3(environment, _TIMEOUT_S)
-    place = tenant_place(settings, _TENANT)
+    place = tenant_location(settings, _TENANT)
     if isinstance(place, Bucket):
         check_bucket(environment, place.name, _TIMEOUT_S)
 

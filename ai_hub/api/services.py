@@ -10,7 +10,7 @@ from ai_hub.access.authenticator import Authenticator, open_authenticator
 from ai_hub.api.assets import AssetRepository
 from ai_hub.api.health import Health
 from ai_hub.api.registry_executor import RegistryExecutor, open_registry_executor
-from ai_hub.exports.desk import ExportDesk, open_desk
+from ai_hub.exports.service import ExportService, open_exports
 from ai_hub.features.online.reader import FeatureReader, open_reader
 from ai_hub.settings import ServiceSettings, Settings
 
@@ -26,7 +26,7 @@ class Services:
     settings: Settings
     authenticator: Authenticator
     health: Health
-    exports: ExportDesk
+    exports: ExportService
     features: FeatureReader
     models: RegistryExecutor
     assets: AssetRepository
@@ -37,7 +37,7 @@ async def open_services(options: ServiceSettings, settings: Settings) -> AsyncIt
     """Open every part; none of them needs its servers to be up already."""
     async with AsyncExitStack() as stack:
         authenticator = await stack.enter_async_context(open_authenticator(options, settings))
-        exports = await stack.enter_async_context(open_desk(settings, options.max_in_flight))
+        exports = await stack.enter_async_context(open_exports(settings, options.max_in_flight))
         await stack.enter_async_context(exports.counts.kept())
         features = await stack.enter_async_context(open_reader(options, settings))
         models = await stack.enter_async_context(open_registry_executor(options))

@@ -15,7 +15,7 @@ from ai_hub.backup.objects import BucketPlace, FolderPlace
 from ai_hub.backup.postgres import address
 from ai_hub.backup.sqlite import path_of
 from ai_hub.errors import BadInputError
-from ai_hub.exports.s3 import client_of
+from ai_hub.servers import s3_client
 
 if TYPE_CHECKING:
     from ai_hub.backup.embedded import EmbeddedServers
@@ -68,7 +68,7 @@ def objects(settings: Settings) -> dict[str, BucketPlace | FolderPlace]:
         SettingMissingError: the S3 store is not configured.
         BadInputError: EXPORT_STORAGE_PATH is unusable.
     """
-    client = client_of(settings)
+    client = s3_client(settings)
     models = BucketPlace(client, settings.model_storage_bucket)
     root = settings.export_storage_path
     if "://" not in root:

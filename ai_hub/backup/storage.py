@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ai_hub.backup.manifest import checksum
 from ai_hub.errors import BadInputError, NotFoundError, ServiceDownError
-from ai_hub.exports.s3 import client_of
+from ai_hub.servers import s3_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +134,7 @@ def open_storage(place: str, settings: Settings) -> FolderStorage | S3Storage:
         raise BadInputError(
             f"{place!r} is no place for a backup.", hint="Use a folder, or s3://bucket/prefix."
         )
-    return S3Storage(client_of(settings), parts.netloc, parts.path.strip("/"))
+    return S3Storage(s3_client(settings), parts.netloc, parts.path.strip("/"))
 
 
 def fetch(storage: FolderStorage | S3Storage, file: File, scratch: Path) -> Path:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
 
-    from ai_hub.exports.jobs import Export
+    from ai_hub.exports.export import Export
     from ai_hub.settings import Settings
 
 _LOOK_S = 0.5
@@ -112,10 +112,10 @@ def exports_command(
         raise typer.BadParameter("Whose exports? Give --tenant.", param_hint="--tenant")
     from ai_hub.api.schemas.exports import ExportSummary
     from ai_hub.database.transactions import transaction
-    from ai_hub.exports.jobs import newest
+    from ai_hub.exports.export import newest_exports
 
     with transaction(context.settings(), tenant) as connection:
-        found, total = newest(connection, tenant, limit=limit, offset=offset)
+        found, total = newest_exports(connection, tenant, limit=limit, offset=offset)
     if as_json:
         typer.echo(json.dumps([ExportSummary.of(job).model_dump(mode="json") for job in found]))
         return
@@ -137,12 +137,13 @@ def download_command(
 ) -> None:
     """Copy the files of a completed export here, from wherever EXPORT_STORAGE_PATH leads to."""
     from ai_hub.database.transactions import transaction
-    from ai_hub.exports import files, jobs
+    from ai_hub.exports import files
+    from ai_hub.exports.export import find_export
 
     settings = context.settings()
     with transaction(settings, tenant) as connection:
-        job = jobs.find(connection, tenant, export_id)
-    for place in files.copied(settings, job, output or Path(Path(job.output_path).name)):
+        job = find_export(connection, tenant, export_id)
+    for place in files.copy_files(settings, job, output or Path(Path(job.output_path).name)):
         typer.echo(str(place))
 
 
@@ -161,7 +162,8 @@ def _follow(
     """Do the export here, or watch its worker, until it has ended; a stop cancels an `own` one."""
     from ai_hub.database.transactions import transaction
     from ai_hub.errors import ConflictError
-    from ai_hub.exports import jobs, submission
+    from ai_hub.exports import submission
+    from ai_hub.exports.export import find_export
     from ai_hub.exports.task import ExportTask
     from ai_hub.jobs.worker import Worker
 
@@ -180,7 +182,7 @@ def _follow(
         elif turn.has_come(settings, export) and (job := worker.acquire(export.export_id)):
             worker.run_job(job)
         with transaction(settings, export.tenant_id) as connection:
-            export = jobs.find(connection, export.tenant_id, export.export_id)
+            export = find_export(connection, export.tenant_id, export.export_id)
         if not export.is_finished:
             on_progress(export.progress)
             stop.wait(_LOOK_S)

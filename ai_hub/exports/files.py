@@ -17,10 +17,9 @@ from psycopg.rows import class_row
 from ai_hub.database.transactions import transaction
 from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.exports.errors import RangeError
-from ai_hub.exports.jobs import COLUMNS, Export, find
+from ai_hub.exports.export import COLUMNS, Export, find_export
 from ai_hub.exports.local import is_of
-from ai_hub.exports.places import local_path, tenant_place
-from ai_hub.exports.targets import target_of
+from ai_hub.exports.locations import local_path, target_of, tenant_location
 from ai_hub.jobs import queue
 from ai_hub.jobs.failures import reason
 
@@ -79,7 +78,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedFile:
     """A file that can be sent: on disk, as an address, or as what the S3 store answers."""
 
     name: str
@@ -89,7 +88,7 @@ class Opened:
     answer: Any = None
 
 
-def listed(settings: Settings, job: Export) -> list[File]:
+def list_files(settings: Settings, export: Export) -> list[File]:
     """Files of a completed export, by path.
 
     Raises:
@@ -97,34 +96,34 @@ def listed(settings: Settings, job: Export) -> list[File]:
         NotFoundError: it has none, or they are gone.
         ServiceDownError: the S3 store does not answer.
     """
-    _check(job)
-    place = tenant_place(settings, job.tenant_id)
+    _check(export)
+    place = tenant_location(settings, export.tenant_id)
     if isinstance(place, Path):
-        sizes = _local_sizes(local_path(place, job.output_path), job)
+        sizes = _local_sizes(local_path(place, export.output_path), export)
     else:
         from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
 
         with _answering():
-            sizes = s3.objects(settings, place, job.output_path)
-            first = "/".join(filter(None, (job.output_path, next(iter(sizes), ""))))
-            if sizes and not s3.is_of(settings, place, first, job.export_id):
+            sizes = s3.objects(settings, place, export.output_path)
+            first = "/".join(filter(None, (export.output_path, next(iter(sizes), ""))))
+            if sizes and not s3.is_of(settings, place, first, export.export_id):
                 sizes = {}
-    checksums = job.file_sha256 or {}
-    if job.partition_by is None:
-        checksums = {"": job.sha256 or ""}
+    checksums = export.file_sha256 or {}
+    if export.partition_by is None:
+        checksums = {"": export.sha256 or ""}
         sizes = {path: size for path, size in sizes.items() if not path}
     if not sizes:
-        raise _gone(job)
+        raise _gone(export)
     return [File(path, size, checksums.get(path)) for path, size in sorted(sizes.items())]
 
 
-def opened(settings: Settings, job: Export, path: str, part: str | None) -> Opened:
+def open_file(settings: Settings, export: Export, path: str, part: str | None) -> OpenedFile:
     """One file of a completed export.
 
     Args:
         settings: `EXPORT_DOWNLOAD_REDIRECT` says whether a file in S3 is sent, or its address.
-        job: the export.
-        path: as `listed` has it.
+        export: whose file.
+        path: as `list_files` has it.
         part: HTTP's header Range; a wrong one counts as none, as HTTP has it.
 
     Raises:
@@ -134,38 +133,40 @@ def opened(settings: Settings, job: Export, path: str, part: str | None) -> Open
         RangeError: the file has no such part.
         ServiceDownError: the S3 store does not answer.
     """
-    _check(job)
-    if job.partition_by is not None and not path:
+    _check(export)
+    if export.partition_by is not None and not path:
         raise BadInputError(
-            f"Export {job.export_id} is a folder of files.",
+            f"Export {export.export_id} is a folder of files.",
             hint="GET …/files lists them; name one as ?path=….",
         )
-    if path and (job.partition_by is None or _is_odd(path)):
-        raise _gone(job, path)
-    output = "/".join(filter(None, (job.output_path, path)))
-    name = output.rpartition("/")[2] if not path else f"{job.export_id}-{path.replace('/', '-')}"
-    etag = f'"{job.sha256}{"-" + path if path else ""}"'
-    place = tenant_place(settings, job.tenant_id)
+    if path and (export.partition_by is None or _is_odd(path)):
+        raise _gone(export, path)
+    output = "/".join(filter(None, (export.output_path, path)))
+    name = output.rpartition("/")[2] if not path else f"{export.export_id}-{path.replace('/', '-')}"
+    etag = f'"{export.sha256}{"-" + path if path else ""}"'
+    place = tenant_location(settings, export.tenant_id)
     if isinstance(place, Path):
         file = local_path(place, output)
-        if not file.is_file() or not is_of(file, job.export_id):
-            raise _gone(job, path)
-        return Opened(name, etag, local=file)
-    return _in_store(settings, job, path, Opened(name, etag), part=part)
+        if not file.is_file() or not is_of(file, export.export_id):
+            raise _gone(export, path)
+        return OpenedFile(name, etag, local=file)
+    return _in_store(settings, export, path, OpenedFile(name, etag), part=part)
 
 
-def copied(settings: Settings, job: Export, to: Path) -> Iterator[Path]:
+def copy_files(settings: Settings, export: Export, to: Path) -> Iterator[Path]:
     """Copy the files of a completed export, one to `to`, those of a partitioned one below it; yields each.
 
     Raises:
-        AiHubError: see `listed`; or something is there already.
+        AiHubError: see `list_files`; or something is there already.
     """
-    for file in listed(settings, job):
+    for file in list_files(settings, export):
         place = to / file.path if file.path else to
         if place.exists():
             raise ConflictError(f"{place} is there already.", hint="Choose another --output.")
         place.parent.mkdir(parents=True, exist_ok=True)
-        found = opened(settings.model_copy(update={"export_download_redirect": False}), job, file.path, None)
+        found = open_file(
+            settings.model_copy(update={"export_download_redirect": False}), export, file.path, None
+        )
         partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
         try:
             with partial.open("xb") as copy, _answering(), _reading(found) as source:
@@ -187,41 +188,42 @@ def delete(settings: Settings, tenant: str, export_id: UUID) -> tuple[Export, li
         ServiceDownError: a server does not answer; the job is still there.
     """
     with transaction(settings, tenant) as connection:
-        job = find(connection, tenant, export_id)
-        other = connection.execute(_AT_WORK, [tenant, job.output_path]).fetchone()
-    if job.is_finished and other is not None:
+        export = find_export(connection, tenant, export_id)
+        other = connection.execute(_AT_WORK, [tenant, export.output_path]).fetchone()
+    if export.is_finished and other is not None:
         raise ConflictError(
             f"Export {other[0]} is writing to the path of export {export_id}.",
             hint="Try again when it has ended.",
         )
-    if not job.is_finished:
+    if not export.is_finished:
         raise ConflictError(
-            f"Export {export_id} has not ended: it is {job.status}.", hint="Cancel it first (POST …/cancel)."
+            f"Export {export_id} has not ended: it is {export.status}.",
+            hint="Cancel it first (POST …/cancel).",
         )
     removed: list[str] = []
-    if job.status == "completed" and job.expired_at is None:
+    if export.status == "completed" and export.expired_at is None:
         with suppress(NotFoundError):  # somebody has removed them already
-            removed = [file.path or job.output_path for file in listed(settings, job)]
+            removed = [file.path or export.output_path for file in list_files(settings, export)]
     with _answering():
-        target_of(settings, job).clean()
+        target_of(settings, export).clean()
     with transaction(settings, tenant) as connection:
-        queue.delete(connection, tenant, export_id, job.fence)
-    return job, removed
+        queue.delete(connection, tenant, export_id, export.fence)
+    return export, removed
 
 
 def expire(settings: Settings) -> None:
     """Remove the files of exports that were completed longer ago than `EXPORT_EXPIRY_DAYS`; the jobs stay."""
     if settings.export_expiry_days is None:
         return
-    while (job := _take_expired(settings, settings.export_expiry_days)) is not None:
-        log = _log.bind(export_id=str(job.export_id), tenant=job.tenant_id)
+    while (export := _take_expired(settings, settings.export_expiry_days)) is not None:
+        log = _log.bind(export_id=str(export.export_id), tenant=export.tenant_id)
         try:
-            target_of(settings, job).clean()
+            target_of(settings, export).clean()
         except (AiHubError, OSError, BotoCoreError, ClientError) as error:
             log.warning("export_not_expired", reason=reason(error))
             return
         with transaction(settings) as connection:
-            connection.execute(_EXPIRE, [job.export_id])
+            connection.execute(_EXPIRE, [export.export_id])
         log.info("export_expired")
 
 
@@ -230,17 +232,19 @@ def _take_expired(settings: Settings, days: int) -> Export | None:
         return cursor.execute(_TAKE_EXPIRED.encode(), [days]).fetchone()
 
 
-def _in_store(settings: Settings, job: Export, path: str, found: Opened, *, part: str | None) -> Opened:
+def _in_store(
+    settings: Settings, export: Export, path: str, found: OpenedFile, *, part: str | None
+) -> OpenedFile:
     from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
 
-    bucket = tenant_place(settings, job.tenant_id)
+    bucket = tenant_location(settings, export.tenant_id)
     if isinstance(bucket, Path):
         raise TypeError("exports are in a folder")
-    output = "/".join(filter(None, (job.output_path, path)))
+    output = "/".join(filter(None, (export.output_path, path)))
     if settings.export_download_redirect:
-        if path not in {file.path for file in listed(settings, job)}:
-            raise _gone(job, path)
-        return Opened(found.name, found.etag, url=s3.signed_url(settings, bucket, output, _LINK_S))
+        if path not in {file.path for file in list_files(settings, export)}:
+            raise _gone(export, path)
+        return OpenedFile(found.name, found.etag, url=s3.signed_url(settings, bucket, output, _LINK_S))
     part = part if part and _RANGE.fullmatch(part) else None
     with _answering():
         try:
@@ -248,18 +252,18 @@ def _in_store(settings: Settings, job: Export, path: str, found: Opened, *, part
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in _GONE:
-                raise _gone(job, path) from error
+                raise _gone(export, path) from error
             if code in _OUT_OF_RANGE:
                 raise RangeError(f"The file has no part {part}.", hint="Ask without Range.") from error
             raise
-    if answer["Metadata"].get(s3.EXPORT_ID) != str(job.export_id):
+    if answer["Metadata"].get(s3.EXPORT_ID) != str(export.export_id):
         answer["Body"].close()
-        raise _gone(job, path)
-    return Opened(found.name, found.etag, answer=answer)
+        raise _gone(export, path)
+    return OpenedFile(found.name, found.etag, answer=answer)
 
 
 @contextmanager
-def _reading(found: Opened) -> Iterator[Any]:
+def _reading(found: OpenedFile) -> Iterator[Any]:
     if found.local is not None:
         with found.local.open("rb") as file:
             yield file
@@ -268,25 +272,25 @@ def _reading(found: Opened) -> Iterator[Any]:
             yield body
 
 
-def _check(job: Export) -> None:
-    if job.status != "completed":
+def _check(export: Export) -> None:
+    if export.status != "completed":
         raise ConflictError(
-            f"Export {job.export_id} has no file: it is {job.status}.",
-            hint="Wait until it is completed." if not job.is_finished else "Its error says why.",
+            f"Export {export.export_id} has no file: it is {export.status}.",
+            hint="Wait until it is completed." if not export.is_finished else "Its error says why.",
         )
-    if job.expired_at is not None:
-        raise NotFoundError(f"Export {job.export_id}: {job.message}", hint="Export it again.")
+    if export.expired_at is not None:
+        raise NotFoundError(f"Export {export.export_id}: {export.message}", hint="Export it again.")
 
 
-def _gone(job: Export, path: str = "") -> NotFoundError:
+def _gone(export: Export, path: str = "") -> NotFoundError:
     what = f"file {path[:200]!r}" if path else "file any more"
-    return NotFoundError(f"Export {job.export_id} has no {what}.", hint="GET …/files lists those it has.")
+    return NotFoundError(f"Export {export.export_id} has no {what}.", hint="GET …/files lists those it has.")
 
 
-def _local_sizes(final: Path, job: Export) -> dict[str, int]:
+def _local_sizes(final: Path, export: Export) -> dict[str, int]:
     files = [final] if final.is_file() else [file for file in final.rglob("*.parquet") if file.is_file()]
     # another export may have taken the path of one whose files were removed
-    if not files or not is_of(files[0], job.export_id):
+    if not files or not is_of(files[0], export.export_id):
         return {}
     return {"" if file == final else str(file.relative_to(final)): file.stat().st_size for file in files}
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Final
 import pyarrow.parquet as pq
 
 from ai_hub.exports.errors import PathTakenError
-from ai_hub.exports.places import local_path
+from ai_hub.exports.locations import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from uuid import UUID
 
-    from ai_hub.exports.jobs import Export
-    from ai_hub.exports.targets import Sink
+    from ai_hub.exports.export import Export
+    from ai_hub.exports.locations import Sink
 
 #: Names of the export and its fence in the metadata of each file.
 EXPORT_ID: Final = b"ai_hub.export_id"
@@ -33,16 +33,16 @@ _TAKEN: Final = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 class LocalTarget:
     """See `targets.Target`."""
 
-    def __init__(self, folder: Path, job: Export) -> None:
-        self._job = job
-        self._final = local_path(folder, job.output_path)
-        mark = f".{self._final.name}.{job.export_id.hex}."
-        self._partial = self._final.with_name(f"{mark}{job.fence}{_PARTIAL}")
+    def __init__(self, folder: Path, export: Export) -> None:
+        self._export = export
+        self._final = local_path(folder, export.output_path)
+        mark = f".{self._final.name}.{export.export_id.hex}."
+        self._partial = self._final.with_name(f"{mark}{export.fence}{_PARTIAL}")
         self._partials = re.compile(rf"{re.escape(mark)}(\d+){re.escape(_PARTIAL)}")
 
     def clean(self) -> None:
         """Unfinished files, and a finished one that was not recorded any more."""
-        for path in self._leftovers():
+        for path in self._unfinished():
             _remove(path)
         if self._is_ours():
             _remove(self._final)
@@ -71,19 +71,19 @@ class LocalTarget:
         except OSError as error:
             if error.errno in _TAKEN:
                 raise PathTakenError(
-                    self._job.output_path, "something that is no export of the hub"
+                    self._export.output_path, "something that is no export of the hub"
                 ) from error
             raise
         _sync(self._final.parent)
         return str(self._final)
 
-    def _leftovers(self) -> list[Path]:
+    def _unfinished(self) -> list[Path]:
         try:
             with os.scandir(self._final.parent) as entries:
                 return [
                     self._final.with_name(each.name)
                     for each in entries
-                    if (match := self._partials.fullmatch(each.name)) and int(match[1]) <= self._job.fence
+                    if (match := self._partials.fullmatch(each.name)) and int(match[1]) <= self._export.fence
                 ]
         except FileNotFoundError:
             return []
@@ -97,8 +97,8 @@ class LocalTarget:
 
     def _wrote(self, path: Path) -> bool:
         found: dict[bytes, bytes] = pq.read_metadata(path).metadata or {}
-        mine = found.get(EXPORT_ID) == str(self._job.export_id).encode()
-        return mine and int(found.get(_FENCE, 0)) <= self._job.fence
+        mine = found.get(EXPORT_ID) == str(self._export.export_id).encode()
+        return mine and int(found.get(_FENCE, 0)) <= self._export.fence
 
 
 def is_of(path: Path, export_id: UUID) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,9 +15,8 @@ from feast.repo_config import RepoConfig
 from psycopg import sql
 
 from ai_hub.database.tenant_scope import ENTER
-from ai_hub.exports.chunks import Chunk, Span, chunks
 from ai_hub.exports.plan import ASSET, CREATED, TENANT, TIME, Computed, Plan
-from ai_hub.exports.request import Request
+from ai_hub.exports.request import Request, months
 from ai_hub.names import check_tenant
 from feast_plugins.offline import history
 from feast_plugins.offline.as_of import microseconds
@@ -25,8 +25,7 @@ from feast_plugins.offline.views import AsOfFilter
 from feast_plugins.postgres import session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
+    from collections.abc import Iterator, Sequence
 
     from ai_hub.features.lookups import Lookup
 
@@ -48,6 +47,42 @@ FULL JOIN asset_spans USING (tenant_id, asset_id)
 LEFT JOIN LATERAL unnest(periods) AS period ON true
 WHERE tenant_id = {tenant} ORDER BY period
 """
+_HOUR: Final = timedelta(hours=1)
+#: Feature rows go on for so long after the last reading.
+_TAIL: Final = timedelta(hours=25)
+
+
+@dataclass(frozen=True)
+class Span:
+    """An asset, and the hours of the first and last reading of each period; None: it has no readings."""
+
+    asset: str
+    periods: tuple[tuple[datetime, datetime], ...] | None
+
+    def rows(self, start: datetime, end: datetime) -> int:
+        """How many hourly rows in [start, end) it has at most; where that is not known, as for all hours."""
+        if self.periods is None:
+            return _hours(start, end)
+        return sum(_hours(max(start, first), min(end, last + _TAIL)) for first, last in self.periods)
+
+
+def _hours(start: datetime, end: datetime) -> int:
+    """Hours that [start, end) touches."""
+    return max(0, -((start - end) // _HOUR))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of some assets, in order, in [start, end)."""
+
+    assets: tuple[str, ...]
+    start: datetime
+    end: datetime
+
+    @property
+    def month(self) -> str:
+        """Month that it begins in, in UTC."""
+        return f"{self.start:%Y-%m}"
 
 
 class Interrupt:
@@ -253,3 +288,37 @@ def computed(each: Computed, columns: dict[str, pa.ChunkedArray]) -> dict[str, p
         output: pa.chunked_array([found[output].combine_chunks().cast(kind).take(encoded.indices)])
         for output, kind in each.outputs.items()
     }
+
+
+def chunks(
+    spans: Sequence[Span], start: datetime, end: datetime, *, rows: int, by_month: bool
+) -> list[Chunk]:
+    """Chunks of about `rows` rows at most, in the order that the files have: month, asset.
+
+    Args:
+        spans: in the order of the assets.
+        start: the first hour.
+        end: not included.
+        rows: of one asset there can be more.
+        by_month: no chunk reaches over the end of a month in UTC.
+    """
+    return [
+        Chunk(tuple(assets), first, last)
+        for first, last in (months(start, end) if by_month else [(start, end)])
+        for assets in _groups(spans, first, last, rows)
+    ]
+
+
+def _groups(spans: Sequence[Span], start: datetime, end: datetime, rows: int) -> Iterator[list[str]]:
+    group: list[str] = []
+    filled = 0
+    for span in spans:
+        # other sources can have rows where there are no readings
+        count = max(1, span.rows(start, end))
+        if group and filled + count > rows:
+            yield group
+            group, filled = [], 0
+        group.append(span.asset)
+        filled += count
+    if group:
+        yield group

@@ -1,21 +1,36 @@
-"""What an export is asked for."""
+"""What an export is asked for: rows, window, and a plain relative name below the tenant's folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
 from ai_hub.errors import BadInputError
-from ai_hub.exports.output_path import SUFFIX, UNNAMED, check_output_path
+from ai_hub.exports.errors import OutputPathError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from uuid import UUID
 
-_LONGEST: Final = timedelta(days=3653)
+_LONGEST_WINDOW: Final = timedelta(days=3653)
+#: Not `month`, which is a feature.
+_PARTITION: Final = "year_month"
 _STAMP: Final = "%Y%m%dT%H%M"
+SUFFIX: Final = ".parquet"
+#: Folder of exports that nobody has named a path for; nobody can name one in it.
+UNNAMED: Final = "unnamed"
+#: Of a part, in bytes: file systems take 255, and temporary names are longer.
+_LONGEST_PART: Final = 160
+#: Of all: keys in S3 take 1,024 bytes, with the tenant's prefix before and the name of a part behind.
+_LONGEST_PATH: Final = 512
+_CONTROL: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+_DRIVE: Final = re.compile(r"^[A-Za-z]:")
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ class Request:
             raise BadInputError(
                 f"The window begins in the future: {window}.", hint="Features have a past only."
             )
-        if self.end - self.start > _LONGEST:
+        if self.end - self.start > _LONGEST_WINDOW:
             raise BadInputError(
                 f"The window is longer than ten years: {window}.", hint="Export it in several parts."
             )
@@ -79,3 +94,59 @@ class Request:
         window = f"{self.start:{_STAMP}}_{self.end:{_STAMP}}"
         suffix = "" if self.partition_by else SUFFIX
         return f"{UNNAMED}/{self.feature_set}/{window}_{export_id.hex}{suffix}"
+
+
+def file_of_month(month: str) -> str:
+    """Where the rows of a month are, below the folder of the export."""
+    return f"{_PARTITION}={month}/part-0.parquet"
+
+
+def files_by_month(start: datetime, end: datetime) -> list[str]:
+    """Every file that [start, end) can have below the folder of the export."""
+    return [file_of_month(f"{first:%Y-%m}") for first, _ in months(start, end)]
+
+
+def months(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """[start, end) month by month."""
+    while start < end:
+        following = (
+            start.replace(day=1, hour=0, minute=0, second=0, microsecond=0) + timedelta(days=32)
+        ).replace(day=1)
+        yield start, min(following, end)
+        start = following
+
+
+def check_output_path(path: str, *, partitioned: bool) -> None:
+    """Make sure that `path` is a plain relative name.
+
+    Raises:
+        OutputPathError: it could lead elsewhere, or does not suit every file system.
+    """
+    if _CONTROL.search(path):
+        raise OutputPathError(path, "has control or invisible characters")
+    if len(path.encode()) > _LONGEST_PATH:
+        raise OutputPathError(path, f"is longer than {_LONGEST_PATH} bytes")
+    if "\\" in path or _DRIVE.match(path) or ":" in path:
+        raise OutputPathError(path, "has a drive letter, colon or backslash")
+    if path.startswith(("/", "~")):
+        raise OutputPathError(path, "is absolute")
+    parts = path.split("/")
+    if ".." in parts:
+        raise OutputPathError(path, "leads upwards")
+    # some file systems take upper and lower case for the same
+    if parts[0].casefold() == UNNAMED:
+        raise OutputPathError(path, f"is in {UNNAMED}/, where exports without an output_path go")
+    if problem := next(filter(None, map(_problem, parts)), None):
+        raise OutputPathError(path, problem)
+    if not partitioned and not path.endswith(SUFFIX):
+        raise OutputPathError(path, f"does not end in {SUFFIX}")
+
+
+def _problem(part: str) -> str | None:
+    if not part.strip() or part != part.strip():
+        return "has an empty part or spaces around one"
+    if part.startswith((".", "_")):
+        return "has a part that begins with '.' or '_', which readers skip"
+    if len(part.encode()) > _LONGEST_PART:
+        return f"has a part longer than {_LONGEST_PART} bytes"
+    return None

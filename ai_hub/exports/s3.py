@@ -5,13 +5,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ai_hub.errors import AiHubError
-from ai_hub.exports.chunks import files_by_month
 from ai_hub.exports.errors import PathTakenError
+from ai_hub.exports.request import files_by_month
+from ai_hub.servers import s3_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,9 +19,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
-    from ai_hub.exports.jobs import Export
-    from ai_hub.exports.places import Bucket
-    from ai_hub.exports.targets import Sink
+    from ai_hub.exports.export import Export
+    from ai_hub.exports.locations import Bucket, Sink
     from ai_hub.settings import Settings
 
 _PART_BYTES: Final = 8 << 20
@@ -34,37 +32,12 @@ _NO_BUCKET: Final = {"NoSuchBucket", "404", "NotFound"}
 _GONE: Final = {"NoSuchUpload", "NoSuchKey", "404", "NotFound"}
 
 
-def client_of(settings: Settings) -> S3Client:
-    """Client of the store at `MINIO_ENDPOINT_URL`.
-
-    Raises:
-        SettingMissingError: the endpoint or a key is not set.
-    """
-    return boto3.client(
-        "s3",
-        endpoint_url=settings.require("minio_endpoint_url"),
-        aws_access_key_id=settings.require("minio_access_key"),
-        aws_secret_access_key=settings.require("minio_secret_key"),
-        region_name="us-east-1",
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path"},
-            retries={"mode": "standard", "max_attempts": 4},
-            connect_timeout=5,
-            read_timeout=30,
-            # S3 look-alikes do not all know the checksum trailers newer botocore sends by default
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        ),
-    )
-
-
 def is_gone(settings: Settings, storage_path: str) -> bool:
     """Whether an export that was completed there is deleted; False if the store does not say."""
     # a key may have any character of a URL
     bucket, _, key = storage_path.removeprefix("s3://").partition("/")
     try:
-        client = client_of(settings)
+        client = s3_client(settings)
         if _head(client, bucket, key) or _head(client, bucket, _manifest(key)):
             return False
         return not client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1).get("Contents")
@@ -79,7 +52,7 @@ def objects(settings: Settings, bucket: Bucket, path: str) -> dict[str, int]:
         BotoCoreError, ClientError: the store does not answer, or refuses.
     """
     key = bucket.prefix + path
-    pages = client_of(settings).get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=key)
+    pages = s3_client(settings).get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=key)
     return {
         each["Key"][len(key) :].removeprefix("/"): each["Size"]
         for page in pages
@@ -90,7 +63,7 @@ def objects(settings: Settings, bucket: Bucket, path: str) -> dict[str, int]:
 
 def all_objects(settings: Settings, bucket: Bucket) -> dict[str, int]:
     """Size of every object of the tenant, by its key; nothing where there is no such bucket."""
-    pages = client_of(settings).get_paginator("list_objects_v2")
+    pages = s3_client(settings).get_paginator("list_objects_v2")
     try:
         return {
             each["Key"]: each["Size"]
@@ -105,7 +78,7 @@ def all_objects(settings: Settings, bucket: Bucket) -> dict[str, int]:
 
 def delete_all(settings: Settings, bucket: Bucket) -> None:
     """Delete every object of the tenant, and uploads that have not ended."""
-    client = client_of(settings)
+    client = s3_client(settings)
     keys = sorted(all_objects(settings, bucket))
     for start in range(0, len(keys), _DELETED_AT_ONCE):
         batch: Any = {"Objects": [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]}
@@ -122,34 +95,34 @@ def delete_all(settings: Settings, bucket: Bucket) -> None:
 
 def is_of(settings: Settings, bucket: Bucket, path: str, export_id: UUID) -> bool:
     """Whether this export has written the object."""
-    found = _head(client_of(settings), bucket.name, bucket.prefix + path)
+    found = _head(s3_client(settings), bucket.name, bucket.prefix + path)
     return found is not None and found["Metadata"].get(EXPORT_ID) == str(export_id)
 
 
 def get(settings: Settings, bucket: Bucket, path: str, part: str | None) -> GetObjectOutputTypeDef:
     """The content of an object, or the part of it that an HTTP Range names."""
     extra: Any = {"Range": part} if part else {}
-    return client_of(settings).get_object(Bucket=bucket.name, Key=bucket.prefix + path, **extra)
+    return s3_client(settings).get_object(Bucket=bucket.name, Key=bucket.prefix + path, **extra)
 
 
 def signed_url(settings: Settings, bucket: Bucket, path: str, seconds: int) -> str:
     """Address from which anybody can read the object for so long."""
     where = {"Bucket": bucket.name, "Key": bucket.prefix + path}
-    return client_of(settings).generate_presigned_url("get_object", Params=where, ExpiresIn=seconds)
+    return s3_client(settings).generate_presigned_url("get_object", Params=where, ExpiresIn=seconds)
 
 
 class S3Target:
     """See `targets.Target`."""
 
-    def __init__(self, settings: Settings, bucket: Bucket, job: Export) -> None:
-        self._client = client_of(settings)
+    def __init__(self, settings: Settings, bucket: Bucket, export: Export) -> None:
+        self._client = s3_client(settings)
         self._bucket = bucket.name
-        self._key = bucket.prefix + job.output_path
+        self._key = bucket.prefix + export.output_path
         self._manifest = _manifest(self._key)
-        self._metadata = {EXPORT_ID: str(job.export_id), _FENCE: str(job.fence)}
-        self._fence = job.fence
-        self._path = job.output_path
-        request = job.request
+        self._metadata = {EXPORT_ID: str(export.export_id), _FENCE: str(export.fence)}
+        self._fence = export.fence
+        self._path = export.output_path
+        request = export.request
         self._upload_keys = [self._key]
         if request.partition_by is not None:
             parts = files_by_month(request.start, request.end)

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 from ai_hub.database.transactions import transaction
 from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.exports.errors import PathTakenError, TooManyExportsError
-from ai_hub.exports.jobs import KIND, Export, find
-from ai_hub.exports.places import check_place, is_gone
+from ai_hub.exports.export import KIND, Export, find_export
+from ai_hub.exports.locations import check_location, is_gone
 from ai_hub.features.registry import find_service
 from ai_hub.jobs import queue
 
@@ -76,12 +76,12 @@ def submit(
         ServiceDownError: a server does not answer.
     """
     request.check()
-    check_place(settings, request)
+    check_location(settings, request)
     if key is not None:
         # a repetition is answered whatever has become of the feature set
         with transaction(settings, request.tenant) as connection:
             if known := _known(connection, request, key):
-                return find(connection, request.tenant, known)
+                return find_export(connection, request.tenant, known)
     if find_service(request.feature_set, settings) is None:
         raise NotFoundError(
             f"There is no feature set {request.feature_set!r}.",
@@ -91,7 +91,7 @@ def submit(
     with transaction(settings, request.tenant) as connection:
         connection.execute(_ONE_AT_A_TIME, [request.tenant])
         if known := _known(connection, request, key):
-            return find(connection, request.tenant, known)
+            return find_export(connection, request.tenant, known)
         _check_assets(connection, request)
         export_id = export_id or uuid4()
         placed = replace(request, output_path=request.path(export_id))
@@ -107,7 +107,7 @@ def submit(
             created_by=requested_by,
         )
         queue.defer(connection, job)
-        return find(connection, request.tenant, export_id)
+        return find_export(connection, request.tenant, export_id)
 
 
 def cancel(settings: Settings, tenant: str, export_id: UUID) -> Export:
@@ -119,9 +119,9 @@ def cancel(settings: Settings, tenant: str, export_id: UUID) -> Export:
         ServiceDownError: the database does not answer.
     """
     with transaction(settings, tenant) as connection:
-        find(connection, tenant, export_id)
+        find_export(connection, tenant, export_id)
         queue.cancel(connection, tenant, export_id)
-        return find(connection, tenant, export_id)
+        return find_export(connection, tenant, export_id)
 
 
 def _arguments(placed: Request, request_hash: str) -> dict[str, Any]:

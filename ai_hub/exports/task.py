@@ -13,12 +13,12 @@ from feast import FeatureStore
 
 from ai_hub.database.connection import shares_backend
 from ai_hub.database.transactions import transaction
-from ai_hub.exports import files, jobs, writing
-from ai_hub.exports.chunks import file_of_month
-from ai_hub.exports.jobs import Export
+from ai_hub.exports import files, writing
+from ai_hub.exports.export import KIND, Export, find_export
+from ai_hub.exports.locations import Target, target_of
 from ai_hub.exports.plan import plan_of
 from ai_hub.exports.reading import Interrupt, open_reader
-from ai_hub.exports.targets import Target, target_of
+from ai_hub.exports.request import file_of_month
 from ai_hub.features.store import open_store
 from ai_hub.jobs.task import DEFAULT_RETRY, RetryStrategy
 from ai_hub.settings import Settings
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from ai_hub.exports.chunks import Chunk
     from ai_hub.exports.plan import Plan
-    from ai_hub.exports.reading import Reader
+    from ai_hub.exports.reading import Chunk, Reader
     from ai_hub.jobs.job import Job
     from ai_hub.jobs.lease import Lease
 
@@ -42,7 +41,7 @@ class ExportTask:
     settings: Settings
     #: called with the chunks that are done and their total
     on_chunk: Callable[[int, int], None] = lambda _done, _total: None
-    kind: str = field(default=jobs.KIND, init=False)
+    kind: str = field(default=KIND, init=False)
     retry: RetryStrategy = field(default=DEFAULT_RETRY, init=False)
     _store: FeatureStore | None = field(default=None, init=False)
 
@@ -53,7 +52,7 @@ class ExportTask:
             AiHubError: the export's place is unusable.
         """
         with transaction(self.settings) as connection:
-            export = jobs.find(connection, job.tenant_id, job.job_id)
+            export = find_export(connection, job.tenant_id, job.job_id)
         # another worker may have acquired it meanwhile
         export = replace(export, fence=job.fence)
         return ExportAttempt(self, export, target_of(self.settings, export))

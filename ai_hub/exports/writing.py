@@ -16,7 +16,7 @@ from ai_hub.exports.plan import ASSET, TIME
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ai_hub.exports.targets import Sink, Target
+    from ai_hub.exports.locations import Sink, Target
 
 #: Of each row group but the last one of a file.
 GROUP_ROWS: Final = 131_072

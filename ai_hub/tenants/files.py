@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ai_hub.exports.places import tenant_place
+from ai_hub.exports.locations import tenant_location
 from ai_hub.features.redis_keys import negative_pattern, online_client
 from feast_plugins.online.writing import delete_of_value, keys_of_value
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from feast import FeatureStore
 
-    from ai_hub.exports.places import Bucket
+    from ai_hub.exports.locations import Bucket
     from ai_hub.settings import Settings
 
 _BATCH = 1000
@@ -23,7 +23,7 @@ _BATCH = 1000
 
 def count_exports(settings: Settings, tenant: str) -> dict[str, int]:
     """Number of export files and their bytes."""
-    location = tenant_place(settings, tenant)
+    location = tenant_location(settings, tenant)
     if isinstance(location, Path):
         sizes = (
             [path.stat().st_size for path in location.rglob("*") if path.is_file()]
@@ -37,7 +37,7 @@ def count_exports(settings: Settings, tenant: str) -> dict[str, int]:
 
 def delete_exports(settings: Settings, tenant: str) -> None:
     """Delete the tenant's whole folder of EXPORT_STORAGE_PATH."""
-    location = tenant_place(settings, tenant)
+    location = tenant_location(settings, tenant)
     if isinstance(location, Path):
         if location.is_symlink():
             location.unlink()

@@ -20,7 +20,7 @@ from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.exports import submission
-from ai_hub.exports.jobs import KIND
+from ai_hub.exports.export import KIND
 from ai_hub.exports.request import Request
 from ai_hub.jobs.job import CANCELLED
 from ai_hub.settings import Settings

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from ai_hub.database.transactions import transaction
-from ai_hub.exports import jobs, submission
-from ai_hub.exports.jobs import KIND, Export
+from ai_hub.exports import submission
+from ai_hub.exports.export import KIND, Export, find_export
 from ai_hub.exports.request import Request
 from ai_hub.exports.task import ExportTask
 from ai_hub.jobs import queue
@@ -70,7 +70,7 @@ class ExportLab:
         self.task.on_chunk = on_chunk or (lambda _done, _total: None)
         self.worker.run_job(acquired)
         with transaction(self.settings) as connection:
-            return jobs.find(connection, acquired.tenant_id, acquired.job_id)
+            return find_export(connection, acquired.tenant_id, acquired.job_id)
 
     def run_once(self) -> None:
         """What a worker does that finds the queue as it is."""
@@ -85,7 +85,7 @@ class ExportLab:
 
     def find(self, job: Export) -> Export:
         with transaction(self.settings) as connection:
-            return jobs.find(connection, job.tenant_id, job.export_id)
+            return find_export(connection, job.tenant_id, job.export_id)
 
     def change(self, job: Export, assignments: str) -> None:
         """Change the row behind the job's back."""

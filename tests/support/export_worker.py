@@ -9,7 +9,7 @@ from ai_hub.exports.task import ExportTask
 from ai_hub.jobs.worker import Worker
 
 if TYPE_CHECKING:
-    from ai_hub.exports.jobs import Export
+    from ai_hub.exports.export import Export
     from ai_hub.settings import Settings
 
 

@@ -41,7 +41,7 @@ from ai_hub.jobs.job import STATUSES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ai_hub.exports.files import Opened
+    from ai_hub.exports.files import OpenedFile
 
 router = APIRouter(prefix="/ai/features", tags=["exports"], dependencies=AUTHENTICATED)
 
@@ -203,7 +203,7 @@ async def download_export(
 ) -> Response:
     """A file of a completed export; its ETag is the SHA-256 of the export."""
     tenant = _permit(request, caller, Scope.EXPORTS_READ, tenant_id, export_id)
-    found = await services_of(request).exports.opened(tenant, export_id, path, byte_range)
+    found = await services_of(request).exports.open_file(tenant, export_id, path, byte_range)
     return _file_response(found, if_none_match)
 
 
@@ -251,7 +251,7 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _file_response(found: Opened, if_none_match: str | None) -> Response:
+def _file_response(found: OpenedFile, if_none_match: str | None) -> Response:
     """The file, or that the caller has it."""
     headers = {
         "ETag": found.etag,

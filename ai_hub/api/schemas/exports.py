@@ -17,7 +17,7 @@ from ai_hub.api.schemas.common import (
 )
 
 if TYPE_CHECKING:
-    from ai_hub.exports.jobs import Export
+    from ai_hub.exports.export import Export
 
 _MOST_ASSETS = 10_000
 _MEGABYTE = 1_000_000

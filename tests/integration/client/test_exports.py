@@ -18,7 +18,7 @@ import ai_hub
 from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError
-from ai_hub.exports.s3 import client_of
+from ai_hub.servers import s3_client
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def change(job: ExportSummary) -> int:
         files[-1].write_bytes(changed(files[-1].read_bytes()))
         return len(files)
     bucket, _, prefix = place.removeprefix("s3://").partition("/")
-    store = client_of(Settings())
+    store = s3_client(Settings())
     objects = store.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
     keys = sorted(each["Key"] for each in objects if not each["Key"].endswith(".json"))
     answer = store.get_object(Bucket=bucket, Key=keys[-1])

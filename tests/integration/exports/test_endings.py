@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from adbc_driver_manager.dbapi import Connection
     from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 
-    from ai_hub.exports.chunks import Chunk
-    from ai_hub.exports.jobs import Export
+    from ai_hub.exports.export import Export
+    from ai_hub.exports.reading import Chunk
 
 
 def _slow_worker(folder: str) -> None:
@@ -74,7 +74,7 @@ def slow_job(lab: ExportLab) -> Iterator[tuple[Export, BaseProcess]]:
         process.close()
 
 
-def test_killed_worker__another_takes_the_job_up_and_removes_its_leftovers(
+def test_killed_worker__another_acquires_the_job_and_removes_its_orphans(
     lab: ExportLab, slow_job: tuple[Export, BaseProcess]
 ) -> None:
     job, process = slow_job
@@ -94,7 +94,7 @@ def test_killed_worker__another_takes_the_job_up_and_removes_its_leftovers(
     assert all(name.startswith(f"{job.tenant_id}/slow/year_month=") for name in lab.files())
 
 
-def test_terminated_worker__gives_the_job_back_at_once(
+def test_terminated_worker__requeues_the_job_at_once(
     lab: ExportLab, slow_job: tuple[Export, BaseProcess]
 ) -> None:
     job, process = slow_job
@@ -208,7 +208,7 @@ def test_repetition_with_its_key__is_answered_without_the_feature_set(
         lab.submit(lab.request(), str(uuid4()))
 
 
-def test_job_that_cannot_be_renewed__is_given_back(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_that_cannot_be_renewed__is_requeued(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "LEASE_S", 0.3)
     monkeypatch.setattr(lease, "_RENEW_S", 0.1)
     renew = queue.renew

@@ -12,7 +12,7 @@ from ai_hub.exports.local import LocalTarget
 from ai_hub.jobs import lease, queue
 
 if TYPE_CHECKING:
-    from ai_hub.exports.jobs import Export
+    from ai_hub.exports.export import Export
     from ai_hub.jobs.job import Job
 
 

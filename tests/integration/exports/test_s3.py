@@ -18,9 +18,10 @@ from support.s3_faults import faults, lost_completions, uploads_by_exact_key
 from ai_hub.database.transactions import transaction
 from ai_hub.errors import NotFoundError
 from ai_hub.exports import files, s3, submission
-from ai_hub.exports.chunks import files_by_month
 from ai_hub.exports.errors import PathTakenError, RangeError
+from ai_hub.exports.request import files_by_month
 from ai_hub.jobs.job import CANCELLED
+from ai_hub.servers import s3_client
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ BUCKET = "ml-models"
 @pytest.fixture
 def client(energy: Energy) -> S3Client:
     del energy
-    return s3.client_of(Settings())
+    return s3_client(Settings())
 
 
 @pytest.fixture
 def lab(
     energy: Energy, tmp_path: Path, client: S3Client, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ExportLab]:
-    monkeypatch.setattr(s3, "client_of", lambda _settings: client)
+    monkeypatch.setattr(s3, "s3_client", lambda _settings: client)
     settings = Settings(export_storage_path=f"s3://{BUCKET}/feature-exports/{tmp_path.name}")
     found = ExportLab(energy, settings, tmp_path)
     yield found
@@ -273,7 +274,7 @@ def test_path_with_characters_of_a_url__is_taken_by_the_completed_export(lab: Ex
 def test_bucket_that_is_missing__is_made(
     energy: Energy, tmp_path: Path, client: S3Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "client_of", lambda _settings: client)
+    monkeypatch.setattr(s3, "s3_client", lambda _settings: client)
     bucket = f"exports-{uuid4()}"
     lab = ExportLab(energy, Settings(export_storage_path=f"s3://{bucket}/x"), tmp_path)
     job = lab.export(lab.request(hours=4))
@@ -287,21 +288,21 @@ def test_files__listed_sent_and_deleted(lab: ExportLab, client: S3Client, partit
     options: dict[str, Any] = {"partition_by": "month"} if partitioned else {}
     path = "some/months" if partitioned else "some/one.parquet"
     job = lab.export(lab.request(hours=40 * 24, output_path=path, **options))
-    listed = files.listed(lab.settings, job)
+    listed = files.list_files(lab.settings, job)
     assert len(listed) > 1 if partitioned else len(listed) == 1
     assert sum(each.size for each in listed) == job.file_size_bytes
     for each in listed:
-        content = files.opened(lab.settings, job, each.path, None).answer["Body"].read()
+        content = files.open_file(lab.settings, job, each.path, None).answer["Body"].read()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (each.size, each.sha256)
-        part = files.opened(lab.settings, job, each.path, "bytes=3-9").answer
+        part = files.open_file(lab.settings, job, each.path, "bytes=3-9").answer
         assert (part["Body"].read(), part["ContentRange"]) == (content[3:10], f"bytes 3-9/{each.size}")
         with pytest.raises(RangeError):
-            files.opened(lab.settings, job, each.path, f"bytes={each.size}-")
+            files.open_file(lab.settings, job, each.path, f"bytes={each.size}-")
         redirecting = lab.settings.model_copy(update={"export_download_redirect": True})
-        url = files.opened(redirecting, job, each.path, None).url
+        url = files.open_file(redirecting, job, each.path, None).url
         assert httpx.get(str(url)).content == content
     with pytest.raises(NotFoundError):
-        files.opened(lab.settings, job, "year_month=1999-01/part-0.parquet", None)
+        files.open_file(lab.settings, job, "year_month=1999-01/part-0.parquet", None)
     _, removed = files.delete(lab.settings, job.tenant_id, job.export_id)
     assert len(removed) == len(listed)
     assert _keys(client, lab) == []
@@ -326,6 +327,6 @@ def test_expiry__removes_the_files_of_old_exports_and_frees_their_path_and_key(
     assert found.message.startswith("Expired")
     assert lab.find(young).expired_at is None
     with pytest.raises(NotFoundError, match="Expired"):
-        files.listed(lab.settings, found)
+        files.list_files(lab.settings, found)
     again = lab.submit(lab.request(hours=4, output_path="old.parquet"), key=f"{lab.folder}-old")
     assert again.export_id != old.export_id

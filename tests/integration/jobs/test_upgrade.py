@@ -68,7 +68,7 @@ def test_exports__of_every_status__look_as_before(database: str) -> None:
             " WHERE table_schema = 'earlier' AND table_name = 'feature_exports' AND grantee = 'ai_hub_tenant'"
         ).fetchall()
         assert sorted(granted) == [("DELETE",), ("SELECT",)]
-        # the one that was running is taken up where its lease has ended
+        # the one that was running is stalled
         found = connection.execute(
             "SELECT queueing_lock, fence, lease_until < now() FROM jobs WHERE status = 'running'"
         )

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ai_hub.errors import BadInputError
 from ai_hub.exports.errors import OutputPathError
-from ai_hub.exports.output_path import check_output_path
-from ai_hub.exports.places import Bucket, local_path, tenant_place
+from ai_hub.exports.locations import Bucket, local_path, tenant_location
+from ai_hub.exports.request import check_output_path
 from ai_hub.settings import Settings
 
 HOSTILE = (
@@ -91,7 +91,7 @@ def test_root__may_be_a_link(tmp_path: Path) -> None:
 
 def test_bucket__has_a_prefix_for_each_tenant() -> None:
     def place(root: str) -> object:
-        return tenant_place(Settings(export_storage_path=root), "city-works")
+        return tenant_location(Settings(export_storage_path=root), "city-works")
 
     assert place("s3://data/exports/") == Bucket("data", "exports/city-works/")
     assert place("s3://data") == Bucket("data", "city-works/")

@@ -1,19 +1,26 @@
-"""Where exports go: a folder, or a bucket with a prefix, and a part of it for each tenant."""
+"""Where exports go: a folder, or a bucket with a prefix, with a part for each tenant.
+
+The files of an attempt are written to a target there, unseen until all of them are complete.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 from ai_hub.errors import BadInputError
 from ai_hub.exports.errors import OutputPathError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from ai_hub.exports.export import Export
     from ai_hub.exports.request import Request
     from ai_hub.settings import Settings
+
 
 _S3: Final = "s3"
 
@@ -26,7 +33,7 @@ class Bucket:
     prefix: str
 
 
-def tenant_place(settings: Settings, tenant: str) -> Path | Bucket:
+def tenant_location(settings: Settings, tenant: str) -> Path | Bucket:
     """The tenant's part of EXPORT_STORAGE_PATH.
 
     Raises:
@@ -71,13 +78,59 @@ def is_gone(settings: Settings, storage_path: str) -> bool:
     return s3.is_gone(settings, storage_path)
 
 
-def check_place(settings: Settings, request: Request) -> None:
+def check_location(settings: Settings, request: Request) -> None:
     """Make sure that the request's path is in the tenant's part.
 
     Raises:
         OutputPathError: it is not.
         BadInputError: EXPORT_STORAGE_PATH is unusable.
     """
-    place = tenant_place(settings, request.tenant)
+    place = tenant_location(settings, request.tenant)
     if isinstance(place, Path) and request.output_path is not None:
         local_path(place, request.output_path)
+
+
+class Sink(Protocol):
+    """Takes the bytes of one file, in order."""
+
+    def write(self, data: memoryview) -> object:
+        """Add bytes."""
+
+
+class Target(Protocol):
+    """A file or a folder of files, in a folder or a bucket."""
+
+    def clean(self) -> None:
+        """Remove what this attempt and earlier ones have there; they cannot publish it any more.
+
+        What a later one has there stays: this process may have been asleep.
+        """
+
+    def create(self, path: str) -> AbstractContextManager[Sink]:
+        """A new file; `path` is below the export's folder, and empty where the export is one file."""
+
+    def publish(self, manifest: bytes | None) -> str:
+        """Make all files appear, and return where.
+
+        Raises:
+            PathTakenError: something is there already.
+        """
+
+
+def target_of(settings: Settings, export: Export) -> Target:
+    """Where this attempt at a job is written.
+
+    Raises:
+        OutputPathError: links lead out of the tenant's folder.
+        BadInputError: EXPORT_STORAGE_PATH is unusable.
+        SettingMissingError: the S3 store is not configured.
+    """
+    # imported here: most installations need one of them only
+    place = tenant_location(settings, export.tenant_id)
+    if isinstance(place, Path):
+        from ai_hub.exports.local import LocalTarget  # noqa: PLC0415
+
+        return LocalTarget(place, export)
+    from ai_hub.exports.s3 import S3Target  # noqa: PLC0415
+
+    return S3Target(settings, place, export)

@@ -1,4 +1,4 @@
-"""Waiting at the desk: who may, and for how long."""
+"""Waiting for exports: who may, and for how long."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from ai_hub.exports import desk, jobs
-from ai_hub.exports.desk import ExportDesk
-from ai_hub.exports.jobs import Export
+from ai_hub.exports import service
+from ai_hub.exports.export import Export
+from ai_hub.exports.service import ExportService
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def job_of(tenant: str) -> Export:
     return Export(**values | given)  # type: ignore[arg-type]
 
 
-class Desk(ExportDesk):
+class Service(ExportService):
     """Without a database: jobs are what the test says."""
 
     def __init__(self, max_in_flight: int) -> None:
@@ -46,7 +46,7 @@ async def stays() -> None:
     await asyncio.sleep(60)
 
 
-async def seconds_of(at: ExportDesk, tenant: str, wait_s: float = 0.2) -> float:
+async def seconds_of(at: ExportService, tenant: str, wait_s: float = 0.2) -> float:
     started = asyncio.get_running_loop().time()
     await at.wait(job_of(tenant), wait_s, stays)
     return asyncio.get_running_loop().time() - started
@@ -57,7 +57,7 @@ def test_client_that_leaves__waits_no_longer() -> None:
 
 
 async def _client_that_leaves() -> None:
-    mine = Desk(8)
+    mine = Service(8)
     job = job_of("one")
 
     async def leaves() -> None:
@@ -73,7 +73,7 @@ def test_waiting__leaves_room_for_other_requests_and_tenants() -> None:
 
 
 async def _many_wait() -> None:
-    mine = Desk(16)
+    mine = Service(16)
     waiting = [asyncio.create_task(seconds_of(mine, "one", 60)) for _ in range(2)]
     await asyncio.sleep(0)
     assert await seconds_of(mine, "one") < 0.1
@@ -97,18 +97,18 @@ def test_database_error__stops_no_poll_and_is_one_tenants_alone(monkeypatch: pyt
             raise psycopg.errors.InsufficientPrivilege
         yield tenant
 
-    def find_each(tenant: str, export_ids: list[UUID]) -> list[Export]:
+    def find_exports(tenant: str, export_ids: list[UUID]) -> list[Export]:
         return [
             dataclasses.replace(job_of(tenant), export_id=each, status="completed") for each in export_ids
         ]
 
-    monkeypatch.setattr(desk, "transaction", transaction)
-    monkeypatch.setattr(jobs, "find_each", find_each)
+    monkeypatch.setattr(service, "transaction", transaction)
+    monkeypatch.setattr(service, "find_exports", find_exports)
     asyncio.run(_polled(refused))
 
 
 async def _polled(refused: list[str]) -> None:
-    mine = Desk(16)
+    mine = Service(16)
     polling = asyncio.create_task(mine.poll())
     async with asyncio.timeout(30):
         one = asyncio.create_task(mine.wait(job_of("one"), 60, stays))

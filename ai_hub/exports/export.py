@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+
 #: Kind of these jobs.
 KIND: Final = "export"
 
@@ -96,7 +97,7 @@ class Export:
         return describe(self.status, self.error, self.progress, cancel_requested=self.cancel_requested)
 
 
-def find(connection: psycopg.Connection[Any], tenant: str, export_id: UUID) -> Export:
+def find_export(connection: psycopg.Connection[Any], tenant: str, export_id: UUID) -> Export:
     """A job of the tenant.
 
     Raises:
@@ -104,22 +105,22 @@ def find(connection: psycopg.Connection[Any], tenant: str, export_id: UUID) -> E
     """
     query = f"SELECT {COLUMNS} FROM feature_exports WHERE tenant_id = %s AND export_id = %s"  # noqa: S608
     with connection.cursor(row_factory=class_row(Export)) as cursor:
-        job = cursor.execute(query, [tenant, export_id]).fetchone()
-    if job is None:
+        export = cursor.execute(query, [tenant, export_id]).fetchone()
+    if export is None:
         raise NotFoundError(
             f"Tenant {tenant} has no export {export_id}.", hint="GET /ai/features/exports lists those it has."
         )
-    return job
+    return export
 
 
-def find_each(connection: psycopg.Connection[Any], export_ids: Sequence[UUID]) -> list[Export]:
+def find_exports(connection: psycopg.Connection[Any], export_ids: Sequence[UUID]) -> list[Export]:
     """Jobs with these ids, of all tenants that the connection sees."""
     query = f"SELECT {COLUMNS} FROM feature_exports WHERE export_id = ANY(%s)"  # noqa: S608
     with connection.cursor(row_factory=class_row(Export)) as cursor:
         return cursor.execute(query, [list(export_ids)]).fetchall()
 
 
-def newest(
+def newest_exports(
     connection: psycopg.Connection[Any],
     tenant: str,
     *,
@@ -128,7 +129,7 @@ def newest(
     limit: int = 100,
     offset: int = 0,
 ) -> tuple[list[Export], int]:
-    """The tenant's jobs, newest first, and how many there are without `limit`.
+    """The tenant's exports, newest first, and how many there are without `limit`.
 
     They come without `asset_ids` and `file_sha256`, which can be long.
     """

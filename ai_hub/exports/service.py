@@ -1,4 +1,4 @@
-"""Export jobs for the event loop of the service: database work in threads, and one poll for all who wait."""
+"""Exports for the event loop of the REST service: database work in threads, and one poll for all who wait."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ import structlog
 
 from ai_hub.database.transactions import transaction
 from ai_hub.errors import AiHubError
-from ai_hub.exports import jobs, submission
+from ai_hub.exports import submission
+from ai_hub.exports.export import KIND, find_export, find_exports, newest_exports
 from ai_hub.jobs.metrics import JobCounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from uuid import UUID
 
-    from ai_hub.exports.files import File, Opened
-    from ai_hub.exports.jobs import Export
+    from ai_hub.exports.export import Export
+    from ai_hub.exports.files import File, OpenedFile
     from ai_hub.exports.request import Request
     from ai_hub.settings import Settings
+
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 #: Database sessions of exports at once in one process.
 _THREADS: Final = 4
 _POLL_S: Final = (0.1, 1.0)
-#: Of the requests that may be under way: those that wait for jobs, and of these one tenant's.
+#: Of the requests that may be under way: those that wait for export, and of these one tenant's.
 _WAITING_SHARE: Final = 2
 _TENANT_SHARE: Final = 8
 
 
-class ExportDesk:
+class ExportService:
     """Takes requests for exports, and tells how they are."""
 
     def __init__(self, settings: Settings, max_in_flight: int) -> None:
@@ -44,7 +46,7 @@ class ExportDesk:
         self._most_waiting = max(1, max_in_flight // _WAITING_SHARE)
         self._most_of_tenant = max(1, max_in_flight // _TENANT_SHARE)
         #: for Prometheus; read beside the scrapes
-        self.counts = JobCounts(settings, [jobs.KIND])
+        self.counts = JobCounts(settings, [KIND])
         self._limiter = anyio.CapacityLimiter(_THREADS)
         #: by tenant and job
         self._waiting: dict[str, dict[UUID, list[asyncio.Future[Export]]]] = {}
@@ -61,23 +63,23 @@ class ExportDesk:
         return await self._run(lambda: submission.cancel(self._settings, tenant, export_id))
 
     async def files(self, tenant: str, export_id: UUID) -> tuple[Export, list[File]]:
-        """The job, and the files it has written; see `files.listed`."""
+        """The job, and the files it has written; see `files.list_files`."""
 
         def read() -> tuple[Export, list[File]]:
             from ai_hub.exports import files  # noqa: PLC0415  # libraries for files load when one is asked for
 
-            job = self._find(tenant, export_id)
-            return job, files.listed(self._settings, job)
+            export = self._find(tenant, export_id)
+            return export, files.list_files(self._settings, export)
 
         return await self._run(read)
 
-    async def opened(self, tenant: str, export_id: UUID, path: str, part: str | None) -> Opened:
-        """One file, to be sent; see `files.opened`."""
+    async def open_file(self, tenant: str, export_id: UUID, path: str, part: str | None) -> OpenedFile:
+        """One file, to be sent; see `files.open_file`."""
 
-        def read() -> Opened:
+        def read() -> OpenedFile:
             from ai_hub.exports import files  # noqa: PLC0415  # see above
 
-            return files.opened(self._settings, self._find(tenant, export_id), path, part)
+            return files.open_file(self._settings, self._find(tenant, export_id), path, part)
 
         return await self._run(read)
 
@@ -92,17 +94,17 @@ class ExportDesk:
         return await self._run(work)
 
     async def find(self, tenant: str, export_id: UUID) -> Export:
-        """See `jobs.find`."""
+        """See `find_export`."""
         return await self._run(partial(self._find, tenant, export_id))
 
     async def newest(
         self, tenant: str, feature_set: str | None, status: str | None, limit: int, offset: int = 0
     ) -> tuple[list[Export], int]:
-        """See `jobs.newest`."""
+        """See `newest_exports`."""
 
         def read() -> tuple[list[Export], int]:
             with transaction(self._settings, tenant) as connection:
-                return jobs.newest(
+                return newest_exports(
                     connection,
                     tenant,
                     feature_set=feature_set,
@@ -114,32 +116,32 @@ class ExportDesk:
         return await self._run(read)
 
     async def wait(
-        self, job: Export, seconds: float, left: Callable[[], Coroutine[None, None, None]]
+        self, export: Export, seconds: float, left: Callable[[], Coroutine[None, None, None]]
     ) -> Export:
         """The job when it has finished, or as it is after some seconds.
 
         At once where too many wait already, so that they leave room for other requests; and no longer than
         until `left` ends, because then nobody is there for the answer.
         """
-        if job.is_finished or seconds <= 0 or self._is_full(job.tenant_id):
-            return job
+        if export.is_finished or seconds <= 0 or self._is_full(export.tenant_id):
+            return export
         finished: asyncio.Future[Export] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(job.tenant_id, {}).setdefault(job.export_id, []).append(finished)
+        self._waiting.setdefault(export.tenant_id, {}).setdefault(export.export_id, []).append(finished)
         self._somebody.set()
         leaving = asyncio.create_task(left())
         try:
             either: set[asyncio.Future[Any]] = {finished, leaving}
             await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._forget(job, finished)
+            self._forget(export, finished)
             leaving.cancel()
         if finished.done():
             return finished.result()
         if not leaving.done():
             # whoever has the job's id has what counts, should the database not answer now
             with suppress(AiHubError):
-                return await self.find(job.tenant_id, job.export_id)
-        return job
+                return await self.find(export.tenant_id, export.export_id)
+        return export
 
     async def poll(self) -> None:
         """Tell those who wait what has finished, for ever."""
@@ -152,35 +154,35 @@ class ExportDesk:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _POLL_S[1])
             wanted = {tenant: list(waiting) for tenant, waiting in self._waiting.items()}
-            for job in await self._run(partial(self._find_each, wanted)):
-                if job.is_finished:
+            for export in await self._run(partial(self._find_each, wanted)):
+                if export.is_finished:
                     pause = _POLL_S[0]
-                    for future in self._waiting.get(job.tenant_id, {}).get(job.export_id, ()):
+                    for future in self._waiting.get(export.tenant_id, {}).get(export.export_id, ()):
                         if not future.done():
-                            future.set_result(job)
+                            future.set_result(export)
 
     def _is_full(self, tenant: str) -> bool:
         counts = {each: sum(map(len, waiting.values())) for each, waiting in self._waiting.items()}
         return counts.get(tenant, 0) >= self._most_of_tenant or sum(counts.values()) >= self._most_waiting
 
-    def _forget(self, job: Export, finished: asyncio.Future[Export]) -> None:
-        waiting = self._waiting[job.tenant_id]
-        waiting[job.export_id].remove(finished)
-        if not waiting[job.export_id]:
-            del waiting[job.export_id]
+    def _forget(self, export: Export, finished: asyncio.Future[Export]) -> None:
+        waiting = self._waiting[export.tenant_id]
+        waiting[export.export_id].remove(finished)
+        if not waiting[export.export_id]:
+            del waiting[export.export_id]
         if not waiting:
-            del self._waiting[job.tenant_id]
+            del self._waiting[export.tenant_id]
 
     def _find(self, tenant: str, export_id: UUID) -> Export:
         with transaction(self._settings, tenant) as connection:
-            return jobs.find(connection, tenant, export_id)
+            return find_export(connection, tenant, export_id)
 
     def _find_each(self, wanted: dict[str, list[UUID]]) -> list[Export]:
         found: list[Export] = []
         for tenant, export_ids in wanted.items():
             try:
                 with transaction(self._settings, tenant) as connection:
-                    found += jobs.find_each(connection, export_ids)
+                    found += find_exports(connection, export_ids)
             except (AiHubError, psycopg.Error) as error:
                 # whatever it is, it is not for ever, and not for the other tenants
                 _log.warning("exports.read_failed", tenant=tenant, reason=str(error))
@@ -191,12 +193,12 @@ class ExportDesk:
 
 
 @asynccontextmanager
-async def open_desk(settings: Settings, max_in_flight: int) -> AsyncIterator[ExportDesk]:
-    """A desk in a process that takes so many requests at once; tells those who wait until it is closed."""
-    desk = ExportDesk(settings, max_in_flight)
-    polling = asyncio.create_task(desk.poll(), name="exports")
+async def open_exports(settings: Settings, max_in_flight: int) -> AsyncIterator[ExportService]:
+    """Exports of a process that takes so many requests at once; tells those who wait until it is closed."""
+    service = ExportService(settings, max_in_flight)
+    polling = asyncio.create_task(service.poll(), name="exports")
     try:
-        yield desk
+        yield service
     finally:
         polling.cancel()
         with suppress(asyncio.CancelledError):
