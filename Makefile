@@ -93,8 +93,9 @@ lint: $(STAMP) ## Check style (ruff), types (mypy), imports between packages (im
 docs: $(STAMP) ## Build the documentation as a site in build/site and check its links
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-house: ## Print the size of the code: modules, lines, imports, public names
+house: $(STAMP) ## Print the size of the code, and the files that a read, an export and a promotion cross (starts servers)
 	@$(PYTHON) .ci/house.py
+	@$(BIN)/python -m benchmarks.walks
 
 audit: $(STAMP) ## Look for known vulnerabilities in what a server runs, and for secrets in tracked files
 	@$(BIN)/python .ci/audit.py

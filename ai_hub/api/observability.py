@@ -108,7 +108,7 @@ def _route(scope: Scope) -> str:
 
 def _log_request(scope: Scope, status: int, seconds: float) -> None:
     state = scope["state"]
-    route = _route(scope)
+    route = state.get("route") or _route(scope)
     feature_set = state.get("feature_set", "")
     # a caller can make methods up, and labels must be few
     method = scope["method"] if scope["method"] in _METHODS else "other"

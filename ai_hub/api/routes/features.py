@@ -60,6 +60,8 @@ class OnlineFeatures:
         if scope["type"] != "http" or scope["path"] != ONLINE or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        state = scope["state"]
+        state["route"] = ONLINE
         body = await _read_body(receive)
         if body is None:
             return
@@ -67,7 +69,6 @@ class OnlineFeatures:
         if request is None:
             await self._app(scope, _replay(body, receive), send)
             return
-        state = scope["state"]
         try:
             content = await _features(request, state["principal"], scope["app"].state.services, state)
         except AiHubError as error:
