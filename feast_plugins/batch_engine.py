@@ -29,6 +29,7 @@ from feast_plugins.materialize.run import (
     supported_plan,
 )
 from feast_plugins.postgres.serving import serve
+from feast_plugins.windows import database as declared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,14 +119,23 @@ class ArrowComputeEngine(LocalComputeEngine):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Let the service read the sources of the views; delete the checkpoints of deleted views."""
+        """Make what declared views need, and let the service read what the views read.
+
+        Deletes the checkpoints of deleted views.
+
+        Raises:
+            DeclarationError: a declared view cannot be made.
+            DeclarationLossError: stored values would be deleted, and nobody has allowed it.
+        """
         super().update(project, views_to_delete, views_to_keep, *args, **kwargs)
+        declared.update(self.repo_config, project, views_to_delete, views_to_keep)
         self._delete_checkpoints(project, views_to_delete)
         serve(self.repo_config, views_to_keep, args[1])
 
     def teardown_infra(self, project: str, fvs: Sequence[FeatureView], *args: Any, **kwargs: Any) -> None:
-        """Delete the checkpoints of the views, too."""
+        """Delete what declared views had, and the checkpoints of the views."""
         super().teardown_infra(project, fvs, *args, **kwargs)
+        declared.teardown(self.repo_config, project)
         self._delete_checkpoints(project, fvs)
 
     def _delete_checkpoints(self, project: str, views: Sequence[FeatureView]) -> None:

@@ -141,3 +141,18 @@ class RayEngineMissingError(FeastError):
 
     def __init__(self) -> None:
         super().__init__(type(self).__doc__)
+
+
+class DeclarationError(FeastError):
+    """A declared feature view that cannot be: what is wrong with it."""
+
+
+class DeclarationLossError(FeastError):
+    """Applying a declaration would delete stored values."""
+
+    def __init__(self, losses: Iterable[str]) -> None:
+        self.losses = list(losses)
+        super().__init__(
+            f"This would delete {'; '.join(self.losses)}. `feast apply` asks whether it shall; a program "
+            "says so by `with feast_plugins.windows.database.allow_losses():`."
+        )

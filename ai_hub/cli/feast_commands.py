@@ -1,7 +1,8 @@
 """Commands of `feast`: Feast's, and other ones in place of those that Feast 0.67 gets wrong.
 
 - `teardown` and `projects delete` touch no other project of the registry, and `apply` works afterwards;
-- `plan` lists what was declared anew, not when it was last registered;
+- `plan` lists what was declared anew, not when it was last registered, and with `apply` what declared views
+  (feast_plugins/windows) need in TimescaleDB;
 - `registry-dump` knows on-demand views in python mode;
 - `endpoint` prints something, and servers that cannot start say why and end;
 - `feature-views enable`, `disable` and `set-state` say that an SQL registry does not store them.
@@ -18,6 +19,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +28,7 @@ from fastapi import FastAPI
 from feast import FeatureStore
 from feast.cli.cli import cli as stock
 from feast.diff.property_diff import PropertyDiff, TransitionType
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStoreConfig
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.infra.registry.sql import SqlRegistry
 from feast.protos.feast.core.DataSource_pb2 import DataSource
@@ -33,16 +36,22 @@ from feast.repo_config import load_repo_config
 from feast.repo_operations import _get_repo_contents, cli_check_repo, create_feature_store
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from psycopg import OperationalError
 
 from ai_hub.cli.failures import UnexpectedError, explain, first_line
 from ai_hub.errors import AiHubError, BadInputError
 from feast_plugins import projects
+from feast_plugins.windows import database as declared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from feast import RepoConfig
     from feast.diff.registry_diff import RegistryDiff
+    from feast.repo_contents import RepoContents
+    from psycopg import Connection
+
+    from feast_plugins.windows.declarations import Declaration
 
 #: Commands that serve until they are stopped.
 SERVERS: Final = (
@@ -125,13 +134,75 @@ def _in_place_of(command: click.Command) -> Callable[[Callable[..., None]], clic
     return click.command(command.name, cls=type(command), params=command.params, help=command.help)
 
 
-@_in_place_of(stock.commands["apply"])
+_YES: Final = click.Option(
+    ["--yes", "-y"], is_flag=True, help="Delete stored values of what is no longer declared without asking."
+)
+
+
+@click.command("apply", params=[*stock.commands["apply"].params, _YES], help=stock.commands["apply"].help)
 @click.pass_context
-def apply(ctx: click.Context, /, **options: Any) -> None:
-    """Feast's, on a registry without versions that a deleted project left."""
+def apply(ctx: click.Context, /, yes: bool, **options: Any) -> None:
+    """Feast's, on a registry without versions of deleted projects, and on what declared views need."""
     config = _config(ctx)
     projects.forget_versions(FeatureStore(config=config).registry, config.project)
-    ctx.invoke(stock.commands["apply"], **options)
+    os.chdir(ctx.obj["CHDIR"])
+    contents = _get_repo_contents(ctx.obj["CHDIR"], config.project, config)
+    project, declarations = _project(config, contents), _declarations(contents)
+    with _changes(config, project, declarations) as (connection, changes):
+        for change in changes:
+            click.echo(str(change))
+        if any(change.losses for change in changes) and not yes:
+            click.confirm("Delete these stored values?", abort=True)
+        with declared.allow_losses():
+            # first: the registry must not name what is not there
+            if connection is not None:
+                declared.apply(connection, project, [each for each in changes if each.action != "drop"])
+            ctx.invoke(stock.commands["apply"], **options)
+        if connection is None:
+            return
+    with _changes(config, project, declarations) as (connection, changes):
+        assert connection is not None  # noqa: S101  # as before
+        with declared.allow_losses():
+            declared.apply(connection, project, changes)
+        for progress in declared.progress(connection, project):
+            if progress.stored < progress.rows:
+                click.echo(
+                    f"{progress.view}: {progress.stored:,} of {progress.rows:,} rows are stored; the others "
+                    "are computed whenever they are read, until `ai-hub features backfill` has stored them."
+                )
+
+
+def _project(config: RepoConfig, contents: RepoContents) -> str:
+    return contents.projects[0].name if contents.projects else config.project
+
+
+def _declarations(contents: RepoContents) -> list[Declaration]:
+    return declared.declarations_of([*contents.feature_views, *contents.stream_feature_views])
+
+
+@contextmanager
+def _changes(
+    config: RepoConfig, project: str, declarations: Sequence[Declaration]
+) -> Iterator[tuple[Connection[Any] | None, list[declared.Change]]]:
+    """What is to be done for declared views, and a connection to do it; None: there is nothing of them."""
+    if not isinstance(config.offline_store, PostgreSQLOfflineStoreConfig):
+        yield None, []
+        return
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(declared.owner(config))
+        except OperationalError:
+            if declarations:
+                raise
+            # what was declared before is dropped when the server is back
+            yield None, []
+            return
+        if declarations:
+            declared.require_catalog(connection)
+        elif not declared.has_catalog(connection):
+            yield None, []
+            return
+        yield connection, declared.changes(connection, project, declarations)
 
 
 @_in_place_of(stock.commands["plan"])
@@ -141,6 +212,8 @@ def plan(ctx: click.Context, skip_source_validation: bool, skip_feature_view_val
     config = _config(ctx)
     os.chdir(ctx.obj["CHDIR"])
     contents = _get_repo_contents(ctx.obj["CHDIR"], config.project, config)
+    with _changes(config, _project(config, contents), _declarations(contents)) as (_, database_changes):
+        pass
     store = FeatureStore(config=config)
     if not skip_source_validation:
         for view in contents.feature_views:
@@ -152,6 +225,8 @@ def plan(ctx: click.Context, skip_source_validation: bool, skip_feature_view_val
     leave_out_times(changes)
     click.echo(changes.to_string())  # type: ignore[no-untyped-call]
     click.echo(infrastructure.to_string())  # type: ignore[no-untyped-call]
+    for change in database_changes:
+        click.echo(f"TimescaleDB: {change}")
 
 
 def leave_out_times(changes: RegistryDiff) -> None:

@@ -86,6 +86,7 @@ from ai_hub.cli import (
     backfill,
     backup,
     database,
+    declared,
     demo,
     export,
     feature_server,

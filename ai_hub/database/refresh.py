@@ -24,6 +24,11 @@ _TRY_LOCK: Final = (
     "SELECT pg_try_advisory_xact_lock(feature_refresh_lock())"
     " FROM set_config('idle_in_transaction_session_timeout', '0', true)"
 )
+#: Each computes a batch of rows: of the contract's features, then of declared views.
+_COMPUTE: Final = (
+    "SELECT * FROM compute_feature_batch(%s, %s, %s)",
+    "SELECT * FROM compute_declared_batch(%s, %s, %s)",
+)
 _LOOK_AGAIN_S: Final = 0.5
 
 
@@ -63,16 +68,19 @@ def refresh(
         connection.execute("SELECT release_feature_plan(%s)", [plan])
         connection.execute("SELECT analyze_features(%s)", [total])
         done = changed = 0
-        for batch in _batches(connection, dsn):
-            done, changed = done + batch[0], changed + batch[1]
-            if progress:
-                progress(done, max(total, done))
+        for query in _COMPUTE:
+            for computed, differing in _batches(connection, dsn, query):
+                done, changed = done + computed, changed + differing
+                if progress:
+                    progress(done, max(total, done))
         connection.execute("SELECT record_feature_refresh(%s, %s, %s)", [started, done, changed])
         connection.execute("SELECT analyze_features(%s)", [total])
     return Refreshed(done, changed)
 
 
-def _batches(connection: psycopg.Connection, dsn: str | None) -> Iterator[tuple[int, int]]:
+def _batches(
+    connection: psycopg.Connection, dsn: str | None, batch: LiteralString
+) -> Iterator[tuple[int, int]]:
     """Compute what is planned, in several sessions; rows computed and changed of each batch that is done."""
     with ExitStack() as stack:
         sessions = [connection]
@@ -82,14 +90,13 @@ def _batches(connection: psycopg.Connection, dsn: str | None) -> Iterator[tuple[
         pool = stack.enter_context(ThreadPoolExecutor(SESSIONS, "refresh"))
 
         def start(number: int) -> Future[tuple[Any, ...]]:
-            batch = "SELECT * FROM compute_feature_batch(%s, %s, %s)"
             return pool.submit(_row, sessions[number], batch, [BATCH_ROWS, number, SESSIONS])
 
         running = {start(number): number for number in range(SESSIONS)}
         while running:
-            for batch in wait(running, return_when=FIRST_COMPLETED).done:
-                number = running.pop(batch)
-                computed, changed = batch.result()
+            for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                number = running.pop(finished)
+                computed, changed = finished.result()
                 if computed:
                     running[start(number)] = number
                     yield computed, changed

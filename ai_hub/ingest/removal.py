@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from ai_hub.database import declared
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.ingest import assets
@@ -29,6 +30,8 @@ _TABLES: Final = (
         "data_checks_due",
         "feature_changes",
         "feature_refresh_ranges",
+        "declared_refresh_ranges",
+        "declared_spans",
         "feature_demand",
         "asset_spans",
         "assets",
@@ -266,11 +269,12 @@ def _of_asset(verb: str, table: str) -> str:
 
 
 def _present(connection: Connection[Any]) -> list[str]:
-    return [
+    there = [
         table
         for table in _TABLES
         if connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"public.{table}"]).fetchone() == (True,)
     ]
+    return [*declared.tables(connection), *there]
 
 
 def _require(connection: Connection[Any], tenant: str, asset: str) -> None:

@@ -9,6 +9,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from ai_hub.access import sql_logins
+from ai_hub.database import declared
 from ai_hub.database.refresh import refresh
 from ai_hub.database.retired import KEPT, REMOVED
 from ai_hub.errors import NotFoundError
@@ -29,6 +30,8 @@ TABLES: Final = (
         "reading_bounds",
         "feature_changes",
         "feature_refresh_ranges",
+        "declared_refresh_ranges",
+        "declared_spans",
         "feature_demand",
         "assets",
         "asset_spans",
@@ -123,4 +126,4 @@ def _present(connection: Connection[Any]) -> list[str]:
         [list(TABLES)],
     )
     there = {name for (name,) in present}
-    return [table for table in TABLES if table in there]
+    return [*declared.tables(connection), *(table for table in TABLES if table in there)]

@@ -23,6 +23,7 @@ from feast_plugins.materialize.run import WriteOptions, materialization, support
 from feast_plugins.postgres.serving import serve
 from feast_plugins.ray.nodes import StrictRayFeatureBuilder
 from feast_plugins.ray.workers import count_workers, results_of
+from feast_plugins.windows import database as declared
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -43,10 +44,16 @@ class TimescaleRayComputeEngine(RayComputeEngine):
     """Ray engine that reports failures, and writes the rows of the local engine."""
 
     def update(self, project: str, *args: Any, **kwargs: Any) -> None:
-        """Let the service read the sources of the views."""
+        """Make what declared views need, and let the service read what the views read."""
         super().update(project, *args, **kwargs)
-        _, views, _, entities = args
+        removed, views, _, entities = args
+        declared.update(self.repo_config, project, removed, views)
         serve(self.repo_config, views, entities)
+
+    def teardown_infra(self, project: str, *args: Any, **kwargs: Any) -> None:
+        """Delete what declared views had."""
+        super().teardown_infra(project, *args, **kwargs)
+        declared.teardown(self.repo_config, project)
 
     def _materialize_one(
         self,

@@ -74,7 +74,7 @@ $$;
 CREATE OR REPLACE FUNCTION note_asset_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
-    SELECT 'readings', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
+    SELECT 'asset', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
     FROM asset_spans, unnest(periods) AS period WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
     RETURN NULL;
 END

@@ -23,7 +23,7 @@ BEGIN
     WITH changes AS (
         -- a deletion committed after the periods were measured waits for the next refresh
         DELETE FROM feature_changes AS changes
-        WHERE change_id = ANY (measured) OR source = 'weather' OR source = 'readings' AND EXISTS (
+        WHERE change_id = ANY (measured) OR source IN ('weather', 'asset') OR source = 'readings' AND EXISTS (
             SELECT FROM asset_spans AS spans
             WHERE spans.tenant_id = changes.tenant_id AND spans.asset_id = changes.asset_id
                 AND spans.periods @> tstzrange(changes.first_hour, changes.last_hour + INTERVAL '168 hours', '[]')
@@ -51,10 +51,10 @@ BEGIN
         SELECT tenant_id, asset_id, lower(due), upper(due) FROM spans CROSS JOIN LATERAL unnest(rows - stored) AS due
         UNION ALL  -- a reading is in the 24 h windows and lags of the next 24 rows
         SELECT tenant_id, asset_id, first_hour + INTERVAL '1 hour', last_hour + INTERVAL '25 hours'
-        FROM changes WHERE source IN ('readings', 'deletion')
+        FROM changes WHERE source IN ('readings', 'deletion', 'asset')
         UNION ALL  -- and it is a lag_168h
         SELECT tenant_id, asset_id, first_hour + INTERVAL '168 hours', last_hour + INTERVAL '169 hours'
-        FROM changes WHERE source IN ('readings', 'deletion')
+        FROM changes WHERE source IN ('readings', 'deletion', 'asset')
         UNION ALL
         SELECT spans.tenant_id, spans.asset_id, changes.first_hour, changes.last_hour + INTERVAL '7 hours'
         FROM changes
@@ -74,6 +74,62 @@ BEGIN
         SELECT tenant_id, asset_id, piece_start, least(upper(part), piece_start + INTERVAL '744 hours') AS piece_end
         FROM merged
         CROSS JOIN LATERAL generate_series(lower(part), upper(part) - INTERVAL '1 hour', INTERVAL '744 hours') AS piece_start
+    ),
+    declared_pending AS (
+        DELETE FROM declared_refresh_ranges RETURNING view_name, tenant_id, asset_id, first_hour, end_hour
+    ),
+    declared_touched AS (
+        SELECT view_name, tenant_id, asset_id, first_hour, end_hour FROM declared_pending
+        UNION ALL
+        -- rows whose first computation is due
+        SELECT views.view_name, spans.tenant_id, spans.asset_id, greatest(lower(due), views.filled_from), upper(due)
+        FROM declared_views AS views
+        CROSS JOIN spans
+        LEFT JOIN declared_spans AS known
+            ON known.view_name = views.view_name AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id
+        CROSS JOIN LATERAL unnest(spans.rows - coalesce(known.stored, '{}')) AS due
+        WHERE upper(due) > views.filled_from
+        UNION ALL
+        SELECT
+            reaches.view_name, tenant_id, asset_id,
+            first_hour + reaches.nearest * INTERVAL '1 hour', last_hour + (reaches.farthest + 1) * INTERVAL '1 hour'
+        FROM changes JOIN declared_reaches AS reaches ON reaches.source = 'readings'
+        WHERE changes.source IN ('readings', 'deletion')
+        UNION ALL
+        SELECT views.view_name, tenant_id, asset_id, first_hour + INTERVAL '1 hour', last_hour + INTERVAL '25 hours'
+        FROM changes CROSS JOIN declared_views AS views WHERE changes.source = 'asset'
+        UNION ALL
+        SELECT
+            reaches.view_name, spans.tenant_id, spans.asset_id,
+            changes.first_hour + reaches.nearest * INTERVAL '1 hour',
+            changes.last_hour + (reaches.farthest + 1) * INTERVAL '1 hour'
+        FROM changes
+        JOIN spans ON spans.tenant_id = changes.tenant_id
+        LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
+        JOIN declared_reaches AS reaches ON reaches.source = 'weather'
+        WHERE changes.source = 'weather' AND coalesce(assets.weather_asset_id, spans.asset_id) = changes.asset_id
+        UNION ALL
+        SELECT view_name, tenant_id, asset_id, time_bucket(INTERVAL '1 hour', since), 'infinity'
+        FROM spans CROSS JOIN declared_views WHERE since IS NOT NULL
+    ),
+    declared_merged AS (
+        SELECT view_name, tenant_id, asset_id, unnest(range_agg(tstzrange(first_hour, end_hour)) * rows) AS part
+        FROM declared_touched
+        JOIN spans USING (tenant_id, asset_id)
+        GROUP BY view_name, tenant_id, asset_id, rows
+    ),
+    declared_pieces AS (
+        SELECT
+            view_name, tenant_id, asset_id, piece_start, least(upper(part), piece_start + INTERVAL '744 hours') AS piece_end
+        FROM declared_merged
+        CROSS JOIN LATERAL generate_series(lower(part), upper(part) - INTERVAL '1 hour', INTERVAL '744 hours') AS piece_start
+    ),
+    declared_planned AS (
+        INSERT INTO declared_refresh_ranges (view_name, tenant_id, asset_id, first_hour, end_hour, plan_id, place)
+        SELECT
+            view_name, tenant_id, asset_id, piece_start, piece_end, this_plan,
+            row_number() OVER (ORDER BY piece_end DESC, view_name, asked_at DESC NULLS LAST, tenant_id, asset_id)
+        FROM declared_pieces LEFT JOIN feature_demand USING (tenant_id, asset_id)
     )
     INSERT INTO feature_refresh_ranges (tenant_id, asset_id, first_hour, end_hour, plan_id, place)
     SELECT
@@ -85,7 +141,11 @@ BEGIN
 
     RETURN QUERY
     SELECT this_plan, coalesce(sum(extract(epoch FROM end_hour - first_hour) / 3600), 0)::bigint
-    FROM feature_refresh_ranges;
+    FROM (
+        SELECT first_hour, end_hour FROM feature_refresh_ranges
+        UNION ALL
+        SELECT first_hour, end_hour FROM declared_refresh_ranges
+    ) AS ranges;
 END
 $$;
 
@@ -109,7 +169,7 @@ BEGIN
         RETURN measured;
     END IF;
     -- a batch that is being computed may be about to store rows that stop to exist
-    LOCK TABLE feature_refresh_ranges IN EXCLUSIVE MODE;
+    LOCK TABLE feature_refresh_ranges, declared_refresh_ranges IN EXCLUSIVE MODE;
     FOR changed IN  -- sorted, as writers lock them
         SELECT tenant_id, asset_id, range_agg(tstzrange(first_hour, last_hour + INTERVAL '168 hours', '[]')) AS hours
         FROM feature_changes WHERE change_id = ANY (measured)
@@ -137,6 +197,7 @@ BEGIN
     IF isempty(measured) THEN
         DELETE FROM asset_spans WHERE tenant_id = tenant AND asset_id = asset;
         PERFORM end_feature_rows(tenant, asset, known.stored);
+        PERFORM end_declared_rows(tenant, asset, '{}');
         RETURN;
     END IF;
     SELECT range_agg(tstzrange(lower(period) + INTERVAL '1 hour', upper(period) - INTERVAL '143 hours')) INTO existing
@@ -147,6 +208,7 @@ BEGIN
         first_hour = excluded.first_hour, last_hour = excluded.last_hour,
         periods = excluded.periods, stored = spans.stored * existing;
     PERFORM end_feature_rows(tenant, asset, known.stored - existing);
+    PERFORM end_declared_rows(tenant, asset, existing);
 END
 $$;
 
@@ -223,7 +285,12 @@ $$;
 -- Rows outside the hour axis are rare, and extend it by their own hours.
 CREATE OR REPLACE FUNCTION extend_feature_hours() RETURNS void LANGUAGE sql AS $$
     INSERT INTO feature_hours
-    SELECT hour FROM feature_refresh_ranges
+    SELECT hour
+    FROM (
+        SELECT first_hour, end_hour FROM feature_refresh_ranges
+        UNION ALL
+        SELECT first_hour, end_hour FROM declared_refresh_ranges
+    ) AS ranges
     CROSS JOIN LATERAL generate_series(first_hour - INTERVAL '24 hours', end_hour + INTERVAL '24 hours', INTERVAL '1 hour') AS hour
     WHERE first_hour < TIMESTAMPTZ '2015-01-02 00:00+00' OR end_hour > TIMESTAMPTZ '2039-12-30 00:00+00'
     ON CONFLICT DO NOTHING

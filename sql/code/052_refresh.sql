@@ -68,7 +68,8 @@ $$;
 -- The aggregates have caught up with this plan: its ranges may be computed. Those that another refresh has
 -- planned anew in the meantime wait for that one's aggregates.
 CREATE OR REPLACE FUNCTION release_feature_plan(plan bigint) RETURNS void LANGUAGE sql AS $$
-    UPDATE feature_refresh_ranges SET aggregated = true WHERE plan_id <= plan AND NOT aggregated
+    UPDATE feature_refresh_ranges SET aggregated = true WHERE plan_id <= plan AND NOT aggregated;
+    UPDATE declared_refresh_ranges SET aggregated = true WHERE plan_id <= plan AND NOT aggregated
 $$;
 
 CREATE OR REPLACE FUNCTION record_feature_refresh(started timestamptz, computed bigint, changed bigint) RETURNS void
@@ -124,6 +125,13 @@ BEGIN
     COMMIT;
     LOOP
         SELECT * INTO batch FROM compute_feature_batch();
+        EXIT WHEN batch.computed = 0;
+        computed := computed + batch.computed;
+        changed := changed + batch.changed;
+        COMMIT;
+    END LOOP;
+    LOOP
+        SELECT * INTO batch FROM compute_declared_batch();
         EXIT WHEN batch.computed = 0;
         computed := computed + batch.computed;
         changed := changed + batch.changed;

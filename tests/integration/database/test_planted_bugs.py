@@ -46,7 +46,7 @@ def bug(name: str, file: str, *changes: tuple[str, str]) -> Bug:
 HOUR_BEFORE = "INTERVAL '1 hour' PRECEDING"
 LAST_DAY = f"RANGE BETWEEN INTERVAL '24 hours' PRECEDING AND {HOUR_BEFORE}"
 WEEK_LAG = """last_hour + INTERVAL '169 hours'
-        FROM changes WHERE source IN ('readings', 'deletion')"""
+        FROM changes WHERE source IN ('readings', 'deletion', 'asset')"""
 DAY_AFTER = """last_hour + INTERVAL '25 hours'
         FROM changes"""
 DAY_OF = "            SELECT state.hour, meaning.*"

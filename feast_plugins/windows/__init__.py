@@ -1,0 +1,31 @@
+"""Features as declarations: each is one expression over the readings and the weather of an asset.
+
+A declared view is a Feast feature view whose fields carry their expressions. `feast apply` makes the table
+and the views that it needs in TimescaleDB, and every refresh keeps their rows up to date.
+"""
+
+from feast_plugins.windows.declarations import (
+    AssetAttribute,
+    Calendar,
+    DegreeHours,
+    Difference,
+    Holiday,
+    Lag,
+    Ratio,
+    SameHour,
+    Weather,
+    declared_view,
+)
+
+__all__ = [
+    "AssetAttribute",
+    "Calendar",
+    "DegreeHours",
+    "Difference",
+    "Holiday",
+    "Lag",
+    "Ratio",
+    "SameHour",
+    "Weather",
+    "declared_view",
+]

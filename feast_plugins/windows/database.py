@@ -1,0 +1,436 @@
+"""Brings TimescaleDB in line with declared views: what would change, and changing it.
+
+One view at a time is changed in one transaction, under the lock of `ai-hub migrate`; the catalog
+`declared_views` says what is there. A killed call is safe to repeat.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStoreConfig
+from feast.infra.utils.postgres.connection_utils import _get_conninfo
+from psycopg import sql
+from psycopg.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable
+from psycopg.types.json import Jsonb
+
+from feast_plugins.errors import DeclarationError, DeclarationLossError
+from feast_plugins.postgres.session import options
+from feast_plugins.windows.declarations import Declaration, declaration_of, expression_of
+from feast_plugins.windows.statements import Statements, sql_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from feast import RepoConfig
+
+#: That of `ai-hub migrate`.
+_LOCK: Final = 7_236_451_181
+_ATTEMPTS: Final = 100
+_LONGEST_WAIT_S: Final = 2.0
+_RELATIONS: Final = ("", "_versions", "_stored")
+_losses_allowed: ContextVar[bool] = ContextVar("losses_allowed", default=False)
+
+
+@contextmanager
+def allow_losses() -> Iterator[None]:
+    """Let `apply` in this block delete stored values."""
+    token = _losses_allowed.set(True)
+    try:
+        yield
+    finally:
+        _losses_allowed.reset(token)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A view as the catalog has it."""
+
+    project: str
+    declaration: Mapping[str, Any]
+    sha256: str
+    generation: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done for one view."""
+
+    view: str
+    #: create, alter or drop
+    action: str
+    #: in words
+    details: Sequence[str] = ()
+    #: what is deleted
+    losses: Sequence[str] = ()
+    #: what is to be there; None: nothing
+    declaration: Declaration | None = None
+    #: stored columns to add and to drop
+    added: Mapping[str, str] = field(default_factory=dict)
+    dropped: Sequence[str] = ()
+    #: rows mean something else, or are more than before
+    recompute: bool = False
+
+    def __str__(self) -> str:
+        signs = {"create": "+", "alter": "~", "drop": "-"}
+        lines = [f"{signs[self.action]} {self.action} {self.view}", *(f"    {each}" for each in self.details)]
+        return "\n".join([*lines, *(f"    deletes {each}" for each in self.losses)])
+
+
+def require_catalog(connection: psycopg.Connection[Any]) -> None:
+    """Check that the database can hold declared views.
+
+    Raises:
+        DeclarationError: it is no database of AI Hub, or an older one.
+    """
+    if not has_catalog(connection):
+        raise DeclarationError("This database has no place for declared views yet: run `ai-hub migrate`.")
+
+
+def update(
+    config: RepoConfig, project: str, views_to_delete: Iterable[object], views_to_keep: Iterable[object]
+) -> None:
+    """Bring the database in line with declared views of `views_to_keep`; drop those of `views_to_delete`.
+
+    Raises:
+        DeclarationError: a declared view cannot be made.
+        DeclarationLossError: stored values would be deleted, and nobody has allowed it.
+    """
+    declarations = declarations_of(views_to_keep)
+    removed = [str(getattr(view, "name", "")) for view in views_to_delete]
+    if not isinstance(config.offline_store, PostgreSQLOfflineStoreConfig) or not (declarations or removed):
+        return
+    with owner(config) as connection:
+        if declarations:
+            require_catalog(connection)
+        elif not has_catalog(connection):
+            return
+        apply(connection, project, changes(connection, project, declarations, removed=removed))
+
+
+def teardown(config: RepoConfig, project: str) -> None:
+    """Drop every declared view of a project."""
+    if not isinstance(config.offline_store, PostgreSQLOfflineStoreConfig):
+        return
+    with owner(config) as connection:
+        if has_catalog(connection):
+            with allow_losses():
+                apply(connection, project, changes(connection, project, []))
+
+
+def declarations_of(views: Iterable[object]) -> list[Declaration]:
+    """What those of the views declare that do.
+
+    Raises:
+        DeclarationError: one has aggregations that nobody would compute.
+    """
+    return [found for view in views if (found := declaration_of(view)) is not None]
+
+
+@contextmanager
+def owner(config: RepoConfig) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the database of the offline store, each statement in a transaction of its own."""
+    store = config.offline_store
+    with psycopg.connect(
+        _get_conninfo(store), autocommit=True, prepare_threshold=None, **options(store)
+    ) as connection:
+        yield connection
+
+
+def has_catalog(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the database can hold declared views."""
+    return connection.execute("SELECT to_regclass('public.declared_views') IS NOT NULL").fetchone() == (True,)
+
+
+def changes(
+    connection: psycopg.Connection[Any],
+    project: str,
+    declarations: Iterable[Declaration],
+    *,
+    removed: Iterable[str] | None = None,
+) -> list[Change]:
+    """What differs between the database and the declarations.
+
+    Args:
+        connection: of the owner.
+        project: Feast's.
+        declarations: views that shall be there.
+        removed: views of the project that shall not; None: all others.
+
+    Raises:
+        DeclarationError: the name of a view is taken.
+    """
+    known = _catalog(connection)
+    found: list[Change] = []
+    wanted = {each.name: each for each in declarations}
+    gone = [name for name, each in known.items() if each.project == project and name not in wanted]
+    if removed is not None:
+        gone = sorted(set(gone).intersection(removed))
+    found += [Change(name, "drop", losses=[f"{name} with {_rows(connection, name)}"]) for name in gone]
+    for name, declaration in wanted.items():
+        before = known.get(name)
+        if before is None:
+            _require_free(connection, name)
+            features = [f"{key}: {each}" for key, each in declaration.features.items()]
+            found.append(Change(name, "create", features, declaration=declaration))
+        elif before.project != project:
+            raise DeclarationError(
+                f"{name} is declared by the project {before.project}; name this view differently."
+            )
+        elif (change := _difference(connection, declaration, before)) is not None:
+            found.append(change)
+    return found
+
+
+def apply(connection: psycopg.Connection[Any], project: str, todo: Iterable[Change]) -> None:
+    """Make the changes, each in a transaction; the connection must be in autocommit mode.
+
+    Raises:
+        DeclarationLossError: stored values would be deleted, and nobody has allowed it; nothing was changed.
+        DeclarationError: others hold locks on a view for minutes, or have built something on it.
+    """
+    todo = list(todo)
+    losses = [loss for each in todo for loss in each.losses]
+    if losses and not _losses_allowed.get():
+        raise DeclarationLossError(losses)
+    for each in todo:
+        _despite_others(connection, project, each)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of a view is stored; what is not is computed when it is read."""
+
+    view: str
+    assets: int
+    #: that exist by now
+    rows: int
+    stored: int
+
+
+def progress(connection: psycopg.Connection[Any], project: str | None = None) -> list[Progress]:
+    """Progress of each declared view, of all projects or of one."""
+    rows = connection.execute(
+        "SELECT view_name, assets, rows, stored FROM declared_progress JOIN declared_views USING (view_name)"
+        " WHERE project = %(project)s OR %(project)s::text IS NULL ORDER BY view_name",
+        {"project": project},
+    ).fetchall()
+    return [Progress(*row) for row in rows]
+
+
+def request_backfill(connection: psycopg.Connection[Any], view: str | None = None) -> list[str]:
+    """Let refreshes compute every missing row of a view, or of all; returns their names.
+
+    Raises:
+        DeclarationError: there is no such view.
+    """
+    rows = connection.execute(
+        "UPDATE declared_views SET filled_from = '-infinity'"
+        " WHERE view_name = %(view)s OR %(view)s::text IS NULL RETURNING view_name",
+        {"view": view},
+    ).fetchall()
+    if view is not None and not rows:
+        known = ", ".join(sorted(_catalog(connection))) or "none"
+        raise DeclarationError(f"There is no declared view {view}; there are {known}.")
+    return sorted(name for (name,) in rows)
+
+
+def _despite_others(connection: psycopg.Connection[Any], project: str, change: Change) -> None:
+    """Whoever waits for a table makes all later readers wait behind it, so never for long."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+                connection.execute("SET LOCAL lock_timeout = '2s'")
+                _change(connection, project, change)
+        except DependentObjectsStillExist as error:
+            detail = "; ".join((error.diag.message_detail or str(error)).splitlines())
+            raise DeclarationError(f"{change.view} cannot be changed: {detail}. Drop that first.") from error
+        except (LockNotAvailable, DeadlockDetected) as error:
+            if attempt == _ATTEMPTS - 1:
+                raise DeclarationError(
+                    f"Other sessions hold {change.view} and did not let go of it for minutes; "
+                    "see pg_stat_activity in the order of xact_start."
+                ) from error
+            time.sleep(random.uniform(0, _LONGEST_WAIT_S))  # noqa: S311  # not for secrets
+        else:
+            return
+
+
+def _change(connection: psycopg.Connection[Any], project: str, change: Change) -> None:
+    # what computes rows of the view holds this row meanwhile
+    connection.execute("SELECT FROM declared_views WHERE view_name = %s FOR UPDATE", [change.view])
+    name = sql.Identifier
+    wall = connection.execute("SELECT to_regnamespace('tenant_wall') IS NOT NULL").fetchone() == (True,)
+    if wall:
+        connection.execute(sql.SQL("DROP VIEW IF EXISTS tenant_wall.{}").format(name(change.view)))
+    for suffix in ("", "_versions"):
+        connection.execute(sql.SQL("DROP VIEW IF EXISTS public.{}").format(name(change.view + suffix)))
+    table = name("public", f"{change.view}_stored")
+    declaration = change.declaration
+    if declaration is None:
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
+        connection.execute("DELETE FROM declared_views WHERE view_name = %s", [change.view])
+        if wall:
+            connection.execute("DELETE FROM served_relations WHERE relation = %s", [change.view])
+        return
+    statements = Statements(declaration)
+    if connection.execute("SELECT to_regclass(%s)", [f"public.{change.view}_stored"]).fetchone() == (None,):
+        connection.execute(statements.table.encode())
+    for column in change.dropped:
+        connection.execute(sql.SQL("ALTER TABLE {} DROP COLUMN IF EXISTS {}").format(table, name(column)))
+    for column, kind in change.added.items():
+        connection.execute(
+            sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}").format(
+                table,
+                name(column),
+                sql.SQL(kind),  # of a fixed list
+            )
+        )
+    generation, changed_at = _note(connection, project, change, statements)
+    connection.execute(statements.view(generation).encode())
+    connection.execute(statements.versions(generation, changed_at).encode())
+    if wall:
+        connection.execute("SELECT tenant_wall.serve(%s, false)", [change.view])
+
+
+def _note(
+    connection: psycopg.Connection[Any], project: str, change: Change, statements: Statements
+) -> tuple[int, str]:
+    """Write the view into the catalog; returns its generation, and since when it has it."""
+    assert change.declaration is not None  # noqa: S101  # of a view that is to be there
+    row = connection.execute(
+        "INSERT INTO declared_views AS views"
+        " (view_name, project, declaration, sha256, statement, changed_at, filled_from)"
+        " VALUES (%(view)s, %(project)s, %(declaration)s, %(sha256)s, %(statement)s, feature_stamp(),"
+        "  time_bucket(INTERVAL '1 hour', now()))"
+        " ON CONFLICT (view_name) DO UPDATE SET declaration = excluded.declaration, sha256 = excluded.sha256,"
+        "  statement = excluded.statement, applied_at = now(),"
+        "  generation = views.generation + %(recompute)s::integer,"
+        "  changed_at = CASE WHEN %(recompute)s THEN excluded.changed_at ELSE views.changed_at END,"
+        "  filled_from = CASE WHEN %(recompute)s THEN excluded.filled_from ELSE views.filled_from END"
+        " RETURNING generation, changed_at::text",
+        {
+            "view": change.view,
+            "project": project,
+            "declaration": Jsonb(change.declaration.as_json()),
+            "sha256": statements.sha256,
+            "statement": statements.compute,
+            "recompute": change.recompute,
+        },
+    ).fetchone()
+    assert row is not None  # noqa: S101  # of an upsert
+    connection.execute("DELETE FROM declared_reaches WHERE view_name = %s", [change.view])
+    for source in ("readings", "weather"):
+        for nearest, farthest in change.declaration.reaches(source):
+            connection.execute(
+                "INSERT INTO declared_reaches VALUES (%s, %s, %s, %s)",
+                [change.view, source, nearest, farthest],
+            )
+    if change.recompute:
+        connection.execute("DELETE FROM declared_spans WHERE view_name = %s", [change.view])
+        connection.execute("DELETE FROM declared_refresh_ranges WHERE view_name = %s", [change.view])
+    return row[0], row[1]
+
+
+def _catalog(connection: psycopg.Connection[Any]) -> dict[str, _Known]:
+    rows = connection.execute(
+        "SELECT view_name, project, declaration, sha256, generation FROM declared_views ORDER BY view_name"
+    ).fetchall()
+    return {name: _Known(*rest) for name, *rest in rows}
+
+
+def _require_free(connection: psycopg.Connection[Any], name: str) -> None:
+    for suffix in _RELATIONS:
+        if connection.execute("SELECT to_regclass(%s)", [f"public.{name}{suffix}"]).fetchone() != (None,):
+            raise DeclarationError(
+                f"The database has another relation {name}{suffix}; "
+                f"name the declared view {name} differently."
+            )
+
+
+def _difference(
+    connection: psycopg.Connection[Any], declaration: Declaration, before: _Known
+) -> Change | None:
+    now, then = declaration.as_json(), before.declaration
+    stored = declaration.stored
+    were_stored = {name: old for name, old in _expressions(then).items() if old is None or old.is_stored}
+    details = []
+    added, dropped, losses = {}, [], []
+    recompute = False
+    for name in [*now, *(each for each in then if each not in now)]:
+        if then.get(name) == now.get(name):
+            continue
+        details.append(f"{name}: {_words(then.get(name))} becomes {_words(now.get(name))}")
+        old = were_stored.get(name)
+        is_kept = name in stored and old is not None and sql_type(old) == sql_type(stored[name])
+        if name in were_stored and not is_kept:
+            dropped.append(name)
+            losses.append(
+                f"{declaration.name}.{name} with its values in {_rows(connection, declaration.name)}"
+            )
+        if name in stored:
+            recompute = True
+            if not is_kept:
+                added[name] = sql_type(stored[name])
+    missing = [
+        suffix
+        for suffix in _RELATIONS
+        if connection.execute("SELECT to_regclass(%s)", [f"public.{declaration.name}{suffix}"]).fetchone()
+        == (None,)
+    ]
+    if "_stored" in missing:
+        recompute, added, dropped, losses = True, {}, [], []
+    if missing:
+        details.append(f"made anew: {', '.join(declaration.name + suffix for suffix in missing)}")
+    if not details and before.sha256 == Statements(declaration).sha256:
+        return None
+    if recompute:
+        details.append("every row is computed anew; what was known before stays known")
+    return Change(
+        declaration.name,
+        "alter",
+        details or ["the views are made anew; no value changes"],
+        losses,
+        declaration,
+        added,
+        dropped,
+        recompute,
+    )
+
+
+def _words(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "nothing"
+    try:
+        return str(expression_of(found))
+    except DeclarationError:
+        return str(found)
+
+
+def _expressions(declaration: Mapping[str, Any]) -> dict[str, Any]:
+    """Expressions of an earlier declaration; None where this version knows it no longer."""
+    found: dict[str, Any] = {}
+    for name, each in declaration.items():
+        try:
+            found[name] = expression_of(each)
+        except DeclarationError:
+            found[name] = None
+    return found
+
+
+def _rows(connection: psycopg.Connection[Any], view: str) -> str:
+    if connection.execute("SELECT to_regclass(%s)", [f"public.{view}_stored"]).fetchone() == (None,):
+        return "no rows"
+    row = connection.execute(
+        "SELECT approximate_row_count(%s::regclass)", [f"public.{view}_stored"]
+    ).fetchone()
+    assert row is not None  # noqa: S101  # a count
+    return f"about {row[0]:,} stored rows and earlier versions"

@@ -1,0 +1,597 @@
+"""What can be declared, how it is checked, and how it is kept in Feast's registry.
+
+Feast's own `Aggregation` is a window; the types here are what Feast has no word for. Feast 0.67 forgets the
+aggregations of a `BatchFeatureView` in its registry, so a declared view is a plain `FeatureView` and each
+field has its expression as JSON in a tag.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from feast import FeatureView, Field
+from feast.aggregation import Aggregation
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from feast.types import Float64, Int64, PrimitiveFeastType, String
+from typing_extensions import override
+
+from feast_plugins.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from feast import Entity
+
+#: Tag of a field: its expression.
+EXPRESSION_TAG: Final = "expression"
+#: Tag of a view: `1h`, the step of its rows.
+STEP_TAG: Final = "step"
+#: Tag of a field: how many hours the feature looks back.
+LOOKBACK_TAG: Final = "lookback_hours"
+
+HOUR: Final = timedelta(hours=1)
+#: The one column of the readings: an hour's value, see docs/features.md.
+READING: Final = "value"
+WEATHER: Final = (
+    *("temperature", "humidity", "wind_speed", "wind_direction"),
+    *("solar_irradiance", "cloud_cover", "precipitation", "pressure"),
+)
+FUNCTIONS: Final = ("mean", "std", "min", "max", "sum", "count", "first", "last")
+CALENDAR: Final = ("hour_of_day", "day_of_week", "day_of_month", "day_of_year", "month", "is_weekend")
+ATTRIBUTES: Final[Mapping[str, PrimitiveFeastType]] = {
+    "capacity": Float64,
+    "latitude": Float64,
+    "longitude": Float64,
+    "kind": String,
+    "unit": String,
+    "timezone": String,
+}
+#: A weather value counts for so many hours, see docs/features.md.
+WEATHER_AGE: Final = 6
+#: As far back as a feature may look: two years.
+FARTHEST: Final = 17_544
+#: PostgreSQL's names have 63 bytes, and tables of a view have suffixes.
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_RESERVED: Final = frozenset(
+    {
+        *("tenant_id", "asset_id", "event_timestamp", "created_timestamp"),
+        *("superseded_at", "hour", "generation", "replaced"),
+    }
+)
+
+
+def _hours(duration: timedelta, what: str) -> int:
+    """`duration` in hours.
+
+    Raises:
+        DeclarationError: it is no multiple of an hour, or out of range.
+    """
+    if not isinstance(duration, timedelta):
+        raise DeclarationError(f"{what} is a timedelta, not {duration!r}.")
+    if duration % HOUR or not HOUR <= duration <= FARTHEST * HOUR:
+        raise DeclarationError(
+            f"{what} of {duration} is no whole number of hours from 1 to {FARTHEST}; "
+            "rows have a step of one hour."
+        )
+    return duration // HOUR
+
+
+def _one_of(value: object, known: tuple[str, ...] | Mapping[str, Any], what: str) -> None:
+    if value not in known:
+        raise DeclarationError(f"There is no {what} {value!r}; there are {', '.join(known)}.")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """What a feature is; the row's time is the start of its hour."""
+
+    #: of the JSON form
+    kind: ClassVar[str]
+    #: whether refreshes compute and store it; others are computed when rows are read
+    is_stored: ClassVar[bool] = True
+
+    @property
+    def dtype(self) -> PrimitiveFeastType:
+        """Feast's type of the feature."""
+        return Float64
+
+    def check(self) -> None:
+        """Raise `DeclarationError` where it cannot be computed."""
+
+    def reaches(self, source: str) -> list[tuple[int, int]]:
+        """Hours before a row that it uses of `readings` or `weather`, as ranges with both ends."""
+        del source
+        return []
+
+    def leaves(self) -> Iterator[Expression]:
+        """The expressions it is made of that read something."""
+        yield self
+
+    def __str__(self) -> str:
+        """As it is declared, with durations in hours."""
+        values = [each for name, each in self.as_json().items() if name != "kind"]
+        words = (
+            str(expression_of(each)) if isinstance(each, Mapping) else json.dumps(each) for each in values
+        )
+        return f"{type(self).__name__}({', '.join(words)})"
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON form, which `expression_of` reads."""
+        found: dict[str, Any] = {"kind": self.kind}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Expression):
+                value = value.as_json()
+            elif isinstance(value, timedelta):
+                value = value // HOUR
+            if value is not None:
+                found[each.name] = value
+        return found
+
+
+class _OfColumn(Expression):
+    """Reads one column in the hours that `offsets` gives."""
+
+    column: str
+
+    def offsets(self) -> tuple[int, int]:
+        """Nearest and farthest hour before the row."""
+        raise NotImplementedError
+
+    @override
+    def check(self) -> None:
+        _one_of(self.column, (READING, *WEATHER), "column")
+        if self.column == READING and self.offsets()[0] < 1:
+            raise DeclarationError("A row uses only readings before its hour.")
+        if self.offsets()[1] > FARTHEST:
+            raise DeclarationError(f"A feature looks back {FARTHEST} hours at most, not {self.offsets()[1]}.")
+
+    @override
+    def reaches(self, source: str) -> list[tuple[int, int]]:
+        nearest, farthest = self.offsets()
+        if source == "readings" and self.column == READING:
+            return [(nearest, farthest)]
+        if source == "weather" and self.column != READING:
+            return [(nearest, farthest + WEATHER_AGE)]
+        return []
+
+
+@dataclass(frozen=True)
+class Window(_OfColumn):
+    """`function` over the hours in [t - time_window, t): Feast's `Aggregation`, as it is kept."""
+
+    kind: ClassVar[str] = "window"
+    column: str
+    function: str
+    time_window: timedelta
+
+    @property
+    @override
+    def dtype(self) -> PrimitiveFeastType:
+        return Int64 if self.function == "count" else Float64
+
+    @override
+    def offsets(self) -> tuple[int, int]:
+        return 1, self.time_window // HOUR
+
+    @override
+    def check(self) -> None:
+        _hours(self.time_window, "A time_window")
+        _one_of(self.function, FUNCTIONS, "function")
+        super().check()
+
+
+@dataclass(frozen=True)
+class Lag(_OfColumn):
+    """Value of the one hour that began `lag` before the row."""
+
+    kind: ClassVar[str] = "lag"
+    column: str
+    lag: timedelta
+
+    @override
+    def offsets(self) -> tuple[int, int]:
+        return self.lag // HOUR, self.lag // HOUR
+
+    @override
+    def check(self) -> None:
+        _hours(self.lag, "A lag")
+        super().check()
+
+
+@dataclass(frozen=True)
+class Weather(_OfColumn):
+    """Weather of the row's hour: a forecast issued in time, else what was observed in six hours before."""
+
+    kind: ClassVar[str] = "weather"
+    column: str
+
+    @override
+    def offsets(self) -> tuple[int, int]:
+        return 0, 0
+
+    @override
+    def check(self) -> None:
+        _one_of(self.column, WEATHER, "column of the weather")
+
+
+@dataclass(frozen=True)
+class SameHour(_OfColumn):
+    """`function` over the hours that began 24, 48, … hours before; `every` 7 takes weeks instead of days."""
+
+    kind: ClassVar[str] = "same_hour"
+    column: str
+    function: str
+    days: int
+    every: int = 1
+
+    @property
+    def step(self) -> int:
+        """Hours from one to the next."""
+        return 24 * self.every
+
+    @property
+    @override
+    def dtype(self) -> PrimitiveFeastType:
+        return Int64 if self.function == "count" else Float64
+
+    @override
+    def offsets(self) -> tuple[int, int]:
+        return self.step, self.step * self.days
+
+    @override
+    def check(self) -> None:
+        _one_of(self.function, FUNCTIONS, "function")
+        for name in ("days", "every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise DeclarationError(f"{name} of SameHour is a whole number from 1, not {value!r}.")
+        super().check()
+
+
+@dataclass(frozen=True)
+class DegreeHours(_OfColumn):
+    """Sum of degrees below `base` (heating) or above it (cooling) over the hours in [t - time_window, t).
+
+    Empty unless the temperature of every hour is known.
+    """
+
+    kind: ClassVar[str] = "degree_hours"
+    base: float
+    time_window: timedelta
+    direction: str = "heating"
+    column: str = "temperature"
+
+    @override
+    def offsets(self) -> tuple[int, int]:
+        return 1, self.time_window // HOUR
+
+    @override
+    def check(self) -> None:
+        _hours(self.time_window, "A time_window")
+        _one_of(self.direction, ("heating", "cooling"), "direction")
+        _one_of(self.column, ("temperature",), "column of degrees")
+        if not isinstance(self.base, int | float) or not -100 <= self.base <= 100:  # noqa: PLR2004  # °C
+            raise DeclarationError(f"base of DegreeHours is a temperature in °C, not {self.base!r}.")
+        super().check()
+
+
+@dataclass(frozen=True)
+class _Pair(Expression):
+    left: Expression | Aggregation
+    right: Expression | Aggregation
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "left", expression(self.left))
+        object.__setattr__(self, "right", expression(self.right))
+
+    def _both(self) -> tuple[Expression, Expression]:
+        assert isinstance(self.left, Expression)  # noqa: S101  # see __post_init__
+        assert isinstance(self.right, Expression)  # noqa: S101  # see __post_init__
+        return self.left, self.right
+
+    @override
+    def check(self) -> None:
+        for each in self._both():
+            each.check()
+            if not each.is_stored or isinstance(each, _Pair):
+                raise DeclarationError(
+                    f"{type(self).__name__} is of two lags, windows or weather values, "
+                    f"not of {type(each).__name__}."
+                )
+
+    @override
+    def reaches(self, source: str) -> list[tuple[int, int]]:
+        return [reach for each in self._both() for reach in each.reaches(source)]
+
+    @override
+    def leaves(self) -> Iterator[Expression]:
+        for each in self._both():
+            yield from each.leaves()
+
+
+@dataclass(frozen=True)
+class Difference(_Pair):
+    """`left` minus `right`; empty where one is."""
+
+    kind: ClassVar[str] = "difference"
+
+
+@dataclass(frozen=True)
+class Ratio(_Pair):
+    """`left` over `right`; empty where one is, or where `right` is 0."""
+
+    kind: ClassVar[str] = "ratio"
+
+
+@dataclass(frozen=True)
+class Calendar(Expression):
+    """Part of the row's time in the asset's own zone; Monday is 0."""
+
+    kind: ClassVar[str] = "calendar"
+    is_stored: ClassVar[bool] = False
+    part: str
+
+    @property
+    @override
+    def dtype(self) -> PrimitiveFeastType:
+        return Int64
+
+    @override
+    def check(self) -> None:
+        _one_of(self.part, CALENDAR, "part of the calendar")
+
+
+@dataclass(frozen=True)
+class Holiday(Expression):
+    """1 on public holidays of a country (ISO 3166) or of a part of it, in the asset's own zone, else 0.
+
+    Days are what the library `holidays` knows when `feast apply` runs, from 2000 to 2049; empty outside.
+    """
+
+    kind: ClassVar[str] = "holiday"
+    is_stored: ClassVar[bool] = False
+    country: str
+    subdivision: str | None = None
+
+    @property
+    @override
+    def dtype(self) -> PrimitiveFeastType:
+        return Int64
+
+    @override
+    def check(self) -> None:
+        from feast_plugins.windows.holiday_days import days  # noqa: PLC0415  # an extra
+
+        days(self.country, self.subdivision)
+
+
+@dataclass(frozen=True)
+class AssetAttribute(Expression):
+    """A column of the asset's entry in the register, as it is now."""
+
+    kind: ClassVar[str] = "asset"
+    is_stored: ClassVar[bool] = False
+    column: str
+
+    @property
+    @override
+    def dtype(self) -> PrimitiveFeastType:
+        return ATTRIBUTES[self.column]
+
+    @override
+    def check(self) -> None:
+        _one_of(self.column, ATTRIBUTES, "attribute of an asset")
+
+
+_KINDS: Final[Mapping[str, type[Expression]]] = {
+    each.kind: each
+    for each in (
+        *(Window, Lag, Weather, SameHour, DegreeHours),
+        *(Difference, Ratio, Calendar, Holiday, AssetAttribute),
+    )
+}
+_DURATIONS: Final = frozenset({"time_window", "lag"})
+
+
+def expression(of: Expression | Aggregation) -> Expression:
+    """`of` as one of the types here.
+
+    Raises:
+        DeclarationError: an aggregation slides by something else than an hour, or `of` is something else.
+    """
+    if isinstance(of, Expression):
+        return of
+    if not isinstance(of, Aggregation):
+        raise DeclarationError(f"A feature is an Aggregation or a type of feast_plugins.windows, not {of!r}.")
+    if of.time_window is None:
+        raise DeclarationError("An Aggregation needs a time_window.")
+    # Feast's constructor has it slide by its window where nothing is said
+    if of.slide_interval not in {HOUR, of.time_window}:
+        raise DeclarationError(
+            f"Rows have a step of one hour, so slide_interval is timedelta(hours=1), not {of.slide_interval}."
+        )
+    return Window(of.column, of.function, of.time_window)
+
+
+def expression_of(found: Mapping[str, Any]) -> Expression:
+    """The expression of a JSON form.
+
+    Raises:
+        DeclarationError: it is none, or one of a later version.
+    """
+    values = dict(found)
+    kind = _KINDS.get(values.pop("kind", ""))
+    if kind is None:
+        raise DeclarationError(f"No expression that this version knows: {json.dumps(found)}.")
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            values[name] = expression_of(value)
+        elif name in _DURATIONS:
+            values[name] = timedelta(hours=value)
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise DeclarationError(f"No expression that this version knows: {json.dumps(found)}.") from error
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A declared view: its features in order."""
+
+    name: str
+    features: Mapping[str, Expression]
+
+    @property
+    def stored(self) -> dict[str, Expression]:
+        """Features that refreshes compute."""
+        return {name: each for name, each in self.features.items() if each.is_stored}
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON form of the features."""
+        return {name: each.as_json() for name, each in self.features.items()}
+
+    def reaches(self, source: str) -> list[tuple[int, int]]:
+        """Hours before a row that its features use of a source, merged where they meet, nearest first."""
+        merged: list[tuple[int, int]] = []
+        for nearest, farthest in sorted(
+            reach for each in self.stored.values() for reach in each.reaches(source)
+        ):
+            if merged and nearest <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], farthest))
+            else:
+                merged.append((nearest, farthest))
+        return merged
+
+
+def declared_view(
+    *,
+    name: str,
+    entities: list[Entity],
+    features: Mapping[str, Expression | Aggregation],
+    ttl: timedelta = 3 * HOUR,
+    description: str = "",
+    descriptions: Mapping[str, str] | None = None,
+    online: bool = True,
+    tags: Mapping[str, str] | None = None,
+) -> FeatureView:
+    """A feature view of hourly rows that `feast apply` makes in TimescaleDB.
+
+    Args:
+        name: also that of the view in the database.
+        entities: the two with the join keys `tenant_id` and `asset_id`.
+        features: expression of each feature by its name; an `Aggregation` slides by one hour.
+        ttl: how old a row may be to be used.
+        description: of the view.
+        descriptions: of features.
+        online: whether rows go to the online store.
+        tags: further tags of the view.
+
+    Raises:
+        DeclarationError: a name or an expression cannot be.
+    """
+    declaration = Declaration(name, {key: expression(each) for key, each in features.items()})
+    _check(declaration)
+    for key, each in features.items():
+        if isinstance(each, Aggregation) and each.name not in {"", key}:
+            raise DeclarationError(f"{name}: the aggregation {each.name} is declared as {key}.")
+    if {each.join_key for each in entities} != {"tenant_id", "asset_id"}:
+        raise DeclarationError(
+            f"{name}: declared views have the entities with the keys tenant_id and asset_id; "
+            "for other keys declare a FeatureView on a table of your own."
+        )
+    columns = ", ".join(
+        f'"{each}"' for each in ("tenant_id", "asset_id", "event_timestamp", "created_timestamp", *features)
+    )
+    return FeatureView(
+        name=name,
+        entities=entities,
+        schema=[
+            Field(name="tenant_id", dtype=String),
+            Field(name="asset_id", dtype=String),
+            *(
+                Field(
+                    name=key,
+                    dtype=each.dtype,
+                    description=(descriptions or {}).get(key, ""),
+                    tags={
+                        EXPRESSION_TAG: json.dumps(each.as_json(), sort_keys=True),
+                        LOOKBACK_TAG: str(_lookback(each)),
+                    },
+                )
+                for key, each in declaration.features.items()
+            ),
+        ],
+        source=PostgreSQLSource(
+            name=name,
+            query=f"SELECT {columns} FROM {name}",  # noqa: S608  # names are checked
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created_timestamp",
+            description=description,
+            tags={"versions": f"SELECT {columns}, superseded_at FROM {name}_versions"},  # noqa: S608  # the same
+        ),
+        ttl=ttl,
+        online=online,
+        description=description,
+        tags={**(tags or {}), STEP_TAG: "1h"},
+    )
+
+
+def _lookback(each: Expression) -> int:
+    return max(
+        (reach[1] for leaf in each.leaves() if isinstance(leaf, _OfColumn) for reach in [leaf.offsets()]),
+        default=0,
+    )
+
+
+def _check(declaration: Declaration) -> None:
+    name = declaration.name
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise DeclarationError(
+            f"{name!r} is no name of a declared view: a small letter, then at most 47 small letters, digits "
+            "and _."
+        )
+    if not declaration.stored:
+        raise DeclarationError(
+            f"{name}: a declared view has at least one feature of readings or weather; calendars, holidays "
+            "and attributes go beside them."
+        )
+    for key, each in declaration.features.items():
+        if not isinstance(key, str) or not _NAME.fullmatch(key) or key in _RESERVED:
+            raise DeclarationError(
+                f"{name}: {key!r} is no name of a feature: a small letter, then at most 47 small letters, "
+                f"digits and _, and none of {', '.join(sorted(_RESERVED))}."
+            )
+        try:
+            each.check()
+        except DeclarationError as error:
+            raise DeclarationError(f"{name}.{key}: {error}") from None
+
+
+def declaration_of(view: object) -> Declaration | None:
+    """What a view declares; None: it is none of `declared_view`.
+
+    Raises:
+        DeclarationError: it has aggregations that nobody would compute, or expressions of a later version.
+    """
+    if getattr(view, "aggregations", None):
+        raise DeclarationError(
+            f"{getattr(view, 'name', view)}: Feast computes no aggregations on Postgres, and forgets those "
+            "of a BatchFeatureView. Declare them by "
+            "feast_plugins.windows.declared_view(features={name: Aggregation(…)})."
+        )
+    if not isinstance(view, FeatureView):
+        return None
+    found = {each.name: tag for each in view.features if (tag := (each.tags or {}).get(EXPRESSION_TAG))}
+    if not found:
+        return None
+    declaration = Declaration(
+        view.name, {name: expression_of(json.loads(text)) for name, text in found.items()}
+    )
+    _check(declaration)
+    return declaration

@@ -1,0 +1,402 @@
+# ruff: noqa: E501 - SQL as it is sent
+"""SQL of a declared view, from one template: what a row is, as of now and as it was known.
+
+A row is computed by one lateral query over the hours it looks back to. The same text is in the view, for rows
+that no refresh has stored, and in the statement of the refresh, so both give the same bits. Each source of values
+is a subquery with the same columns: hours `ago`, `value`, `least`, `greatest`, `state` {weight, sum, squares},
+`readings` and `ingested_at`; an expression is an aggregate over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from feast.types import Float64, Int64, PrimitiveFeastType, String
+
+from feast_plugins.windows.declarations import (
+    READING,
+    WEATHER_AGE,
+    AssetAttribute,
+    Calendar,
+    Declaration,
+    DegreeHours,
+    Difference,
+    Expression,
+    Holiday,
+    Lag,
+    Ratio,
+    SameHour,
+    Weather,
+    Window,
+    _OfColumn,
+)
+from feast_plugins.windows.holiday_days import YEARS, days
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+#: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
+_VERSION: Final = 1
+#: Hours between two ranges that are cheaper to read than a second look into the index.
+_CHEAP_GAP: Final = 48
+_TYPES: Final[Mapping[PrimitiveFeastType, str]] = {
+    Float64: "double precision",
+    Int64: "bigint",
+    String: "text",
+}
+_WINDOW: Final = "ago BETWEEN {nearest} AND {farthest}"
+_STATE: Final = "stats_merge(state ORDER BY ago DESC) FILTER (WHERE {when})"
+_FUNCTIONS: Final[Mapping[str, str]] = {
+    "mean": f"float8_avg({_STATE})",
+    "std": f"float8_stddev_samp({_STATE})",
+    "min": "min(least) FILTER (WHERE {when})",
+    "max": "max(greatest) FILTER (WHERE {when})",
+    # of nothing it is unknown, not 0
+    "sum": f"CASE WHEN ({_STATE})[1] > 0 THEN ({_STATE})[2] END",
+    "count": "coalesce(sum(readings) FILTER (WHERE {when}), 0)::bigint",
+    "first": "(array_agg(value ORDER BY ago DESC) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
+    "last": "(array_agg(value ORDER BY ago) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
+}
+_CALENDAR: Final[Mapping[str, str]] = {
+    "hour_of_day": "extract(hour FROM local.time)::bigint",
+    "day_of_week": "extract(isodow FROM local.time)::bigint - 1",
+    "day_of_month": "extract(day FROM local.time)::bigint",
+    "day_of_year": "extract(doy FROM local.time)::bigint",
+    "month": "extract(month FROM local.time)::bigint",
+    "is_weekend": "(extract(isodow FROM local.time) >= 6)::integer::bigint",
+}
+_READINGS: Final = """\
+SELECT (extract(epoch FROM k.hour - hourly.hour) / 3600)::integer AS ago, meaning.value,
+    meaning.least_value AS least, meaning.greatest_value AS greatest, meaning.stats AS state,
+    hourly.sample_count AS readings, hourly.last_ingested_at AS ingested_at
+FROM public.hourly_features AS hourly
+CROSS JOIN LATERAL hour_value(
+    k.is_amount, k.unit_factor, k.interval_seconds, hourly.avg_value, hourly.min_value, hourly.max_value,
+    hourly.value_stats, hourly.known_seconds, hourly.unknown_count, hourly.value_seconds
+) AS meaning
+WHERE hourly.tenant_id = k.tenant_id AND hourly.asset_id = k.asset_id
+    AND hourly.hour >= k.hour - INTERVAL '{farthest} hours' AND hourly.hour <= k.hour - INTERVAL '{nearest} hours'
+    {bounds}"""
+_READINGS_BOUNDS: Final = "AND hourly.hour >= %3$L::timestamptz AND hourly.hour < %2$L::timestamptz"
+# Of each hour the newest value that was available when it began.
+_WEATHER: Final = """\
+SELECT hours.ago, found.value, found.value AS least, found.value AS greatest,
+    CASE WHEN found.value IS NOT NULL THEN ARRAY[1, found.value, 0] END AS state,
+    (found.value IS NOT NULL)::integer::bigint AS readings, found.ingested_at
+FROM generate_series({nearest}, {farthest}) AS hours (ago)
+LEFT JOIN LATERAL (
+    SELECT weather.{column} AS value, weather.ingested_at
+    FROM public.weather_features AS weather
+    WHERE weather.tenant_id = k.tenant_id AND weather.asset_id = k.weather_asset
+        AND weather."timestamp" <= k.hour - hours.ago * INTERVAL '1 hour'
+        AND weather."timestamp" > k.hour - (hours.ago + {age}) * INTERVAL '1 hour'
+        AND weather.available_at <= k.hour - hours.ago * INTERVAL '1 hour'
+        AND weather.{column} IS NOT NULL
+        {bounds}
+    ORDER BY weather."timestamp" DESC, weather.available_at DESC
+    LIMIT 1
+) AS found ON true"""
+_WEATHER_BOUNDS: Final = (
+    'AND weather."timestamp" >= %3$L::timestamptz AND weather."timestamp" <= %2$L::timestamptz'
+)
+_KEYS: Final = """\
+SELECT spans.tenant_id, spans.asset_id, hours.hour,
+    coalesce(assets.weather_asset_id, spans.asset_id) AS weather_asset,
+    assets.is_amount, assets.unit_factor, assets.interval_seconds
+FROM public.asset_spans AS spans
+LEFT JOIN public.declared_spans AS known
+    ON known.view_name = '{view}' AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id
+LEFT JOIN public.assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
+CROSS JOIN LATERAL unstored_rows(spans.periods, coalesce(known.stored, '{{}}')) AS missing
+JOIN public.feature_hours AS hours ON hours.hour >= missing.first_hour AND hours.hour < missing.end_hour
+WHERE hours.hour <= now()"""
+_VIEW: Final = """\
+CREATE VIEW public.{view} AS
+SELECT rows.hour AS event_timestamp, rows.tenant_id, rows.asset_id, {features}, rows.created_timestamp
+FROM (
+SELECT hour, tenant_id, asset_id, {stored}, created_timestamp
+FROM public.{view}_stored
+WHERE superseded_at IS NULL AND generation = {generation}
+UNION ALL
+SELECT k.hour, k.tenant_id, k.asset_id, {computed}, coalesce(greatest({ingested}), k.hour)
+FROM (
+{keys}
+) AS k
+{sources}
+) AS rows
+{register}"""
+_VERSIONS: Final = """\
+CREATE VIEW public.{view}_versions AS
+SELECT rows.hour AS event_timestamp, rows.tenant_id, rows.asset_id, {features}, rows.created_timestamp,
+    -- what a feature meant before was known until the declaration changed
+    coalesce(rows.superseded_at, CASE WHEN rows.generation < {generation} THEN '{changed_at}'::timestamptz END)
+        AS superseded_at
+FROM public.{view}_stored AS rows
+{register}"""
+_REGISTER: Final = """\
+LEFT JOIN public.assets ON assets.tenant_id = rows.tenant_id AND assets.asset_id = rows.asset_id
+CROSS JOIN LATERAL (SELECT rows.hour AT TIME ZONE coalesce(assets.timezone, 'UTC') AS time) AS local"""
+_TABLE: Final = """\
+CREATE TABLE public.{view}_stored (
+    hour              timestamptz NOT NULL,
+    tenant_id         text NOT NULL,
+    asset_id          text NOT NULL,
+    generation        integer NOT NULL,
+    {columns},
+    created_timestamp timestamptz NOT NULL,
+    superseded_at     timestamptz CHECK (superseded_at > created_timestamp),
+    PRIMARY KEY (tenant_id, asset_id, hour, created_timestamp)
+);
+SELECT create_hypertable('public.{view}_stored', by_range('hour', INTERVAL '30 days'), create_default_indexes => false);
+CREATE INDEX ON public.{view}_stored (hour) WHERE superseded_at IS NULL;
+CREATE INDEX ON public.{view}_stored (created_timestamp) WHERE superseded_at IS NULL"""
+# $1 ranges, $2 the stamp, $3 when the present generation began, $4 the generation; %1$L and %2$L hold all of the rows.
+_COMPUTE: Final = """\
+WITH batch AS MATERIALIZED (
+    SELECT ranges.tenant_id, ranges.asset_id, ranges.first_hour, ranges.end_hour,
+        coalesce(assets.weather_asset_id, ranges.asset_id) AS weather_asset,
+        assets.is_amount, assets.unit_factor, assets.interval_seconds
+    FROM unnest($1::public.declared_refresh_ranges[]) AS ranges
+    LEFT JOIN public.assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
+),
+known AS MATERIALIZED (
+    SELECT present.*
+    FROM batch
+    CROSS JOIN LATERAL (
+        SELECT * FROM public.{view}_stored AS versions
+        WHERE versions.tenant_id = batch.tenant_id AND versions.asset_id = batch.asset_id
+            AND versions.hour >= batch.first_hour AND versions.hour < batch.end_hour
+            AND versions.hour >= %1$L AND versions.hour < %2$L AND versions.superseded_at IS NULL
+        OFFSET 0
+    ) AS present
+),
+computed AS MATERIALIZED (
+    SELECT k.tenant_id, k.asset_id, k.hour, {computed}
+    FROM (
+        SELECT batch.*, hours.hour
+        FROM batch
+        CROSS JOIN LATERAL generate_series(
+            batch.first_hour, batch.end_hour - INTERVAL '1 hour', INTERVAL '1 hour'
+        ) AS hours (hour)
+    ) AS k
+    {sources}
+),
+fresh AS (
+    SELECT computed.tenant_id, computed.asset_id, computed.hour, {remembered}
+    FROM computed
+    LEFT JOIN known ON known.tenant_id = computed.tenant_id AND known.asset_id = computed.asset_id
+        AND known.hour = computed.hour AND known.generation = $4
+),
+differing AS MATERIALIZED (
+    SELECT fresh.*, known.created_timestamp AS replaced
+    FROM fresh
+    LEFT JOIN known ON known.tenant_id = fresh.tenant_id AND known.asset_id = fresh.asset_id AND known.hour = fresh.hour
+    WHERE known.hour IS NULL OR known.generation < $4 OR ({known}) IS DISTINCT FROM ({fresh})
+),
+ended AS (
+    UPDATE public.{view}_stored AS versions
+    SET superseded_at = CASE WHEN versions.generation < $4 THEN $3 ELSE $2 END
+    FROM differing
+    WHERE versions.tenant_id = differing.tenant_id AND versions.asset_id = differing.asset_id
+        AND versions.hour = differing.hour AND versions.created_timestamp = differing.replaced
+        AND versions.hour >= %1$L AND versions.hour < %2$L
+),
+stored AS (
+    INSERT INTO public.{view}_stored (hour, tenant_id, asset_id, generation, {names}, created_timestamp)
+    SELECT hour, tenant_id, asset_id, $4, {names}, $2 FROM differing
+)
+SELECT count(*) FROM differing"""
+
+
+def sql_type(of: Expression) -> str:
+    """PostgreSQL's type of a stored feature."""
+    return _TYPES[of.dtype]
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What a declaration is in TimescaleDB."""
+
+    declaration: Declaration
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all statements, without what changes at each apply."""
+        parts = [str(_VERSION), self.table, self.view(0), self.versions(0, ""), self.compute]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    @property
+    def table(self) -> str:
+        """Creates the table of all versions of all rows."""
+        columns = ",\n    ".join(
+            f'"{name}" {sql_type(each)}' for name, each in self.declaration.stored.items()
+        )
+        return _TABLE.format(view=self.declaration.name, columns=columns)
+
+    def view(self, generation: int) -> str:
+        """Creates the view of present rows."""
+        stored = self.declaration.stored
+        return _VIEW.format(
+            view=self.declaration.name,
+            features=self._features(),
+            stored=_list(_quoted(stored)),
+            generation=generation,
+            computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
+            ingested=_list(f"{source}.ingested_at" for source in self._columns()),
+            keys=_KEYS.format(view=self.declaration.name),
+            sources=self._sources(bounded=False),
+            register=_REGISTER,
+        )
+
+    def versions(self, generation: int, changed_at: str) -> str:
+        """Creates the view of every version of every row."""
+        return _VERSIONS.format(
+            view=self.declaration.name,
+            features=self._features(),
+            generation=generation,
+            changed_at=changed_at,
+            register=_REGISTER,
+        )
+
+    @property
+    def compute(self) -> str:
+        """Computes ranges of rows and stores those that differ, see compute_declared_batch()."""
+        stored = self.declaration.stored
+        names = list(_quoted(stored))
+        return _COMPUTE.format(
+            view=self.declaration.name,
+            computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
+            sources=self._sources(bounded=True),
+            remembered=_list(_remembered(name, each) for name, each in stored.items()),
+            # a row of one column would be no row
+            known=_list(["1", *(f"known.{name}" for name in names)]),
+            fresh=_list(["1", *(f"fresh.{name}" for name in names)]),
+            names=_list(names),
+        )
+
+    def _features(self) -> str:
+        return _list(
+            f'rows."{name}"' if each.is_stored else f'{_of_register(each)} AS "{name}"'
+            for name, each in self.declaration.features.items()
+        )
+
+    def _columns(self) -> list[str]:
+        """Columns that are read, the readings first."""
+        found = {leaf.column for leaf in self._leaves()}
+        return sorted(found, key=lambda column: (column != READING, column))
+
+    def _leaves(self) -> list[_OfColumn]:
+        found = [leaf for each in self.declaration.stored.values() for leaf in each.leaves()]
+        return [leaf for leaf in dict.fromkeys(found) if isinstance(leaf, _OfColumn)]
+
+    def _sources(self, *, bounded: bool) -> str:
+        return "\n".join(self._source(column, bounded=bounded) for column in self._columns())
+
+    def _source(self, column: str, *, bounded: bool) -> str:
+        """Lateral query of the aggregates over one column, in a row named like it."""
+        leaves = [leaf for leaf in self._leaves() if leaf.column == column]
+        ranges = _merged([leaf.offsets() for leaf in leaves], gap=_CHEAP_GAP if column == READING else 0)
+        if column == READING:
+            bounds = _READINGS_BOUNDS if bounded else ""
+            parts = [_READINGS.format(nearest=near, farthest=far, bounds=bounds) for near, far in ranges]
+        else:
+            bounds = _WEATHER_BOUNDS if bounded else ""
+            parts = [
+                _WEATHER.format(column=column, nearest=near, farthest=far, age=WEATHER_AGE, bounds=bounds)
+                for near, far in ranges
+            ]
+        columns = _list(f"{_aggregate(leaf)} AS {self._name(leaf)}" for leaf in leaves)
+        series = "\nUNION ALL\n".join(parts)
+        return f"CROSS JOIN LATERAL (\nSELECT {columns}, max(ingested_at) AS ingested_at\nFROM (\n{series}\n) AS series\n) AS {column}"
+
+    def _name(self, leaf: _OfColumn) -> str:
+        return f"f{self._leaves().index(leaf)}"
+
+    def _value(self, of: Expression) -> str:
+        if isinstance(of, _OfColumn):
+            return f"{of.column}.{self._name(of)}"
+        left, right = (self._value(leaf) for leaf in of.leaves())
+        if isinstance(of, Difference):
+            return f"({left} - {right})"
+        assert isinstance(of, Ratio)  # noqa: S101  # no other is stored
+        return f"({left} / nullif({right}, 0)::double precision)"
+
+    def _kept(self, of: Expression) -> str:
+        """Value of an expression; empty where weather that it merges may be gone."""
+        farthest = _weather_window(of)
+        if farthest is None:
+            return self._value(of)
+        return f"CASE WHEN k.hour >= weather_kept_since() + INTERVAL '{farthest} hours' THEN {self._value(of)} END"
+
+
+def _weather_window(of: Expression) -> int | None:
+    """Farthest hour of weather that an expression merges with others; None: it merges none."""
+    merges = [
+        leaf.offsets()[1]
+        for leaf in of.leaves()
+        if isinstance(leaf, Window | SameHour | DegreeHours) and leaf.column != READING
+    ]
+    return max(merges, default=None)
+
+
+def _remembered(name: str, of: Expression) -> str:
+    """What of a known row stays where the weather it was made of is gone: features of the weather alone."""
+    columns = {leaf.column for leaf in of.leaves() if isinstance(leaf, _OfColumn)}
+    if READING in columns:
+        return f'computed."{name}"'
+    farthest = max(leaf.offsets()[1] for leaf in of.leaves() if isinstance(leaf, _OfColumn))
+    return (
+        f"""CASE WHEN computed.hour < weather_kept_since() + INTERVAL '{farthest} hours' """
+        f'THEN coalesce(computed."{name}", known."{name}") ELSE computed."{name}" END AS "{name}"'
+    )
+
+
+def _aggregate(of: _OfColumn) -> str:
+    nearest, farthest = of.offsets()
+    if isinstance(of, Lag | Weather):
+        return f"min(value) FILTER (WHERE ago = {farthest})"
+    when = _WINDOW.format(nearest=nearest, farthest=farthest)
+    if isinstance(of, DegreeHours):
+        degrees = f"{of.base!r} - value" if of.direction == "heating" else f"value - {of.base!r}"
+        return (
+            f"CASE WHEN count(value) FILTER (WHERE {when}) = {farthest} "
+            f"THEN sum(greatest({degrees}, 0) ORDER BY ago DESC) FILTER (WHERE {when}) END"
+        )
+    assert isinstance(of, Window | SameHour)  # noqa: S101  # there are no others
+    if isinstance(of, SameHour):
+        when += f" AND mod(ago, {of.step}) = 0"
+    return _FUNCTIONS[of.function].format(when=when)
+
+
+def _of_register(of: Expression) -> str:
+    if isinstance(of, Calendar):
+        return _CALENDAR[of.part]
+    if isinstance(of, AssetAttribute):
+        return f'assets."{of.column}"'
+    assert isinstance(of, Holiday)  # noqa: S101  # there are no others
+    dates = ",".join(f"{day:%Y-%m-%d}" for day in days(of.country, of.subdivision))
+    return (
+        f"CASE WHEN extract(year FROM local.time) BETWEEN {YEARS[0]} AND {YEARS[-1]} "
+        f"THEN (local.time::date = ANY ('{{{dates}}}'::date[]))::integer::bigint END"
+    )
+
+
+def _merged(ranges: Iterable[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
+    """Ranges in order; those with a gap of at most so many hours as one."""
+    merged: list[tuple[int, int]] = []
+    for nearest, farthest in sorted(ranges):
+        if merged and nearest <= merged[-1][1] + 1 + gap:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], farthest))
+        else:
+            merged.append((nearest, farthest))
+    return merged
+
+
+def _quoted(names: Iterable[str]) -> Sequence[str]:
+    return [f'"{name}"' for name in names]
+
+
+def _list(parts: Iterable[str]) -> str:
+    return ", ".join(parts)

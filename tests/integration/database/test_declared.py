@@ -1,0 +1,398 @@
+# ruff: noqa: E501, S608 - SQL as it is sent
+"""Declared views equal the oracle, now and as known earlier, whatever is declared and however data comes."""
+
+from __future__ import annotations
+
+import secrets
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from feast.aggregation import Aggregation
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from oracles.features import HOUR, Asset, Weather, floor_hour
+from support.declared_views import applied, apply, declare, differences, fill
+from support.feature_tables import now, write, write_weather
+from support.properties import examples
+
+from ai_hub.database import connect
+from ai_hub.database.refresh import refresh
+from feast_plugins.errors import DeclarationError, DeclarationLossError
+from feast_plugins.windows import (
+    AssetAttribute,
+    Calendar,
+    DegreeHours,
+    Difference,
+    Holiday,
+    Lag,
+    Ratio,
+    SameHour,
+    statements,
+)
+from feast_plugins.windows import (
+    Weather as WeatherOf,
+)
+from feast_plugins.windows import (
+    database as declared,
+)
+from feast_plugins.windows.declarations import FUNCTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import psycopg
+
+    from feast_plugins.windows.declarations import Declaration
+
+# a failing example is small anyway, and shrinking it would refresh the database for minutes
+PROPERTY = settings(max_examples=examples(4), phases=[Phase.explicit, Phase.reuse, Phase.generate])
+
+DURATIONS = st.sampled_from([1, 2, 24, 25, 168, 500]).map(lambda hours: hours * HOUR)
+SHORT = st.sampled_from([1, 3, 24]).map(lambda hours: hours * HOUR)
+READ_WEATHER = st.sampled_from(["temperature", "humidity", "solar_irradiance"])
+LEAVES = st.one_of(
+    st.builds(Lag, st.just("value"), DURATIONS),
+    st.builds(Lag, READ_WEATHER, SHORT),
+    st.builds(WeatherOf, READ_WEATHER),
+    st.builds(Aggregation, st.just("value"), st.sampled_from(FUNCTIONS), DURATIONS, st.just(HOUR)),
+    st.builds(Aggregation, READ_WEATHER, st.sampled_from(FUNCTIONS), SHORT, st.just(HOUR)),
+    st.builds(
+        SameHour, st.just("value"), st.sampled_from(FUNCTIONS), st.integers(1, 8), st.sampled_from([1, 7])
+    ),
+    st.builds(SameHour, READ_WEATHER, st.sampled_from(FUNCTIONS), st.integers(1, 2)),
+    st.builds(DegreeHours, st.sampled_from([15, 18.5]), SHORT, st.sampled_from(["heating", "cooling"])),
+)
+STORED = LEAVES | st.builds(Difference, LEAVES, LEAVES) | st.builds(Ratio, LEAVES, LEAVES)
+REGISTERED = st.sampled_from(
+    [
+        *(Calendar(part) for part in ("hour_of_day", "day_of_week", "day_of_year", "is_weekend")),
+        *(AssetAttribute("capacity"), AssetAttribute("timezone"), Holiday("DE")),
+    ]
+)
+DECLARATIONS = st.builds(
+    lambda stored, registered: {f"f{at}": each for at, each in enumerate([*stored, *registered])},
+    st.lists(STORED, min_size=1, max_size=8),
+    st.lists(REGISTERED, max_size=3),
+)
+ANCHORS = st.sampled_from(
+    [
+        # weather older than a year may be gone, and the night in which clocks go back in Berlin
+        lambda: datetime(2025, 10, 24, 20, tzinfo=UTC),
+        lambda: floor_hour(datetime.now(UTC)) - timedelta(days=92),
+        lambda: floor_hour(datetime.now(UTC)) - timedelta(hours=150),
+    ]
+)
+OFFSETS = st.integers(0, 12 * 160).map(lambda step: timedelta(minutes=5 * step))
+READINGS = st.dictionaries(OFFSETS, st.floats(-1e3, 1e3, allow_subnormal=False), min_size=1, max_size=30)
+WEATHER = st.dictionaries(
+    st.tuples(OFFSETS, st.integers(-30, 5)),
+    st.tuples(*[st.none() | st.floats(0, 50, allow_subnormal=False)] * 3),
+    max_size=8,
+)
+
+
+@PROPERTY
+@given(
+    features=DECLARATIONS,
+    anchor=ANCHORS,
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata"]),
+    first=READINGS,
+    late=READINGS,
+    other=READINGS,
+    weather=WEATHER,
+    late_weather=WEATHER,
+    deleted=st.sets(OFFSETS, max_size=5),
+)
+def test_declared_view__any_declaration_and_data__equals_the_oracle(
+    database: str,
+    features: dict[str, Any],
+    anchor: Any,
+    zone: str,
+    first: dict[timedelta, float],
+    late: dict[timedelta, float],
+    other: dict[timedelta, float],
+    weather: dict[Any, Any],
+    late_weather: dict[Any, Any],
+    deleted: set[timedelta],
+) -> None:
+    start, tenant = anchor(), f"t-{secrets.token_hex(5)}"
+    neighbour = f"{tenant}-x"
+    mine, theirs = Asset(zone), Asset("UTC")
+    declaration = declare(f"drawn_{secrets.token_hex(4)}", features)
+    attributes = {"capacity": 12.5, "timezone": zone}
+
+    def add_weather(rows: dict[Any, Any]) -> None:
+        known = {(each.valid_at, each.available_at) for each in mine.weather}
+        new = [
+            Weather(start + offset, start + offset + lead * HOUR, *values)
+            for (offset, lead), values in rows.items()
+        ]
+        mine.weather += [each for each in new if (each.valid_at, each.available_at) not in known]
+        if new:
+            write_weather(connection, tenant, "meter", new)
+
+    def check(known: Asset = mine, *, known_at: datetime | None = None) -> None:
+        found = differences(
+            connection, declaration, tenant, "meter", known, attributes=attributes, known_at=known_at
+        )
+        assert list(found) == []
+
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, timezone, capacity) VALUES (%s, 'meter', %s, 12.5)",
+            [tenant, zone],
+        )
+        mine.readings |= {start + offset: value for offset, value in first.items()}
+        write(connection, tenant, "meter", mine.readings)
+        add_weather(weather)
+        refresh(dsn=database)
+        check()  # rows that the change reached are stored, the others are computed when they are read
+        fill(connection, declaration)
+        refresh(dsn=database)
+        check()
+        past = [(now(connection), deepcopy(mine))]
+        corrected = {start + offset: value for offset, value in late.items()}
+        mine.readings |= corrected
+        write(connection, tenant, "meter", corrected)
+        add_weather(late_weather)
+        theirs.readings |= {start + offset: value for offset, value in other.items()}
+        write(connection, neighbour, "meter", theirs.readings)
+        gone = [start + offset for offset in deleted]
+        mine.readings = {time: value for time, value in mine.readings.items() if time not in gone}
+        connection.execute(
+            'DELETE FROM timeseries_data WHERE tenant_id = %s AND "timestamp" = ANY (%s)', [tenant, gone]
+        )
+        refresh(dsn=database)
+        check(mine)
+        past.append((now(connection), deepcopy(mine)))
+        for time, known in past:
+            check(known, known_at=time)
+        their = differences(
+            connection,
+            declaration,
+            neighbour,
+            "meter",
+            theirs,
+            attributes={"timezone": "UTC", "capacity": None},
+        )
+        if not any(isinstance(each, AssetAttribute) for each in features.values()):  # they are not registered
+            assert list(their) == []
+
+
+EVERY_KIND = {
+    "lag_48h": Lag("value", 48 * HOUR),
+    "mean_3d": Aggregation("value", "mean", timedelta(days=3), HOUR),
+    "deviation": Aggregation("value", "std", timedelta(days=1), HOUR),
+    "least": Aggregation("value", "min", timedelta(days=1), HOUR),
+    "total": Aggregation("value", "sum", timedelta(days=2), HOUR),
+    "count": Aggregation("value", "count", timedelta(days=1), HOUR),
+    "first": Aggregation("value", "first", timedelta(days=1), HOUR),
+    "last": Aggregation("value", "last", timedelta(days=1), HOUR),
+    "same_hour": SameHour("value", "mean", 3),
+    "rise": Difference(Lag("value", HOUR), Lag("value", 24 * HOUR)),
+    "share": Ratio(Lag("value", HOUR), Aggregation("value", "max", timedelta(days=1), HOUR)),
+    "temperature": WeatherOf("temperature"),
+    "warmest": Aggregation("temperature", "max", timedelta(hours=6), HOUR),
+    "heating": DegreeHours(18, timedelta(hours=3)),
+    "hour_of_day": Calendar("hour_of_day"),
+    "day_of_week": Calendar("day_of_week"),
+    "holiday": Holiday("DE"),
+    "capacity": AssetAttribute("capacity"),
+}
+
+
+class Meter:
+    """A meter in Berlin with gaps, late, corrected and deleted readings, and a neighbour of the same name."""
+
+    def __init__(self, connection: psycopg.Connection, dsn: str) -> None:
+        self.connection, self.dsn = connection, dsn
+        self.tenant, self.neighbour = (f"t-{secrets.token_hex(5)}" for _ in range(2))
+        self.mine, self.theirs = Asset("Europe/Berlin"), Asset("UTC")
+        # three days over a Saturday's midnight and German Unity Day, and within a year
+        self.start = START
+        for step in range(3 * 80):
+            if not 30 <= step < 42:
+                self.mine.readings[self.start + step * HOUR / 3] = 100 + (step * 37 % 11) ** 1.5
+            self.theirs.readings[self.start + step * HOUR / 3] = 1e6 + step
+        for step, (lead, value) in enumerate([(0, 5.0), (-3, 16.0), (2, 7.0), (0, 18.0), (-1, 9.0)]):
+            valid_at = self.start + (2 + 9 * step) * HOUR
+            self.mine.weather.append(Weather(valid_at, valid_at + lead * HOUR, value))
+            self.mine.weather.append(Weather(valid_at + 3 * HOUR, valid_at, None, 40.0, 100.0))
+            self.theirs.weather.append(Weather(valid_at + HOUR, valid_at, value + 1000))
+
+    def problems(self, declaration: Declaration) -> Iterator[str]:
+        """How the view differs from the oracle, step by step."""
+        of = self.connection
+        for tenant, zone in ((self.tenant, "Europe/Berlin"), (self.neighbour, "UTC")):
+            of.execute(
+                "INSERT INTO assets (tenant_id, asset_id, timezone, capacity) VALUES (%s, 'meter', %s, 12.5)",
+                [tenant, zone],
+            )
+        for tenant, asset in ((self.tenant, self.mine), (self.neighbour, self.theirs)):
+            write(of, tenant, "meter", asset.readings)
+            write_weather(of, tenant, "meter", asset.weather)
+        # readings below an aggregate's watermark show after its refresh
+        of.execute("CALL refresh_feature_aggregates(NULL, NULL, false)")
+        yield from self.differences(declaration)
+        fill(of, declaration)
+        refresh(dsn=self.dsn)
+        yield from self.differences(declaration)
+        then, known = now(of), deepcopy(self.mine)
+        late = {self.start + 11 * HOUR: 500.0, self.start + 20 * HOUR: 700.0}
+        self.mine.readings |= late
+        write(of, self.tenant, "meter", late)
+        colder = Weather(self.start + 40 * HOUR, self.start + 30 * HOUR, -5.0)
+        self.mine.weather.append(colder)
+        write_weather(of, self.tenant, "meter", [colder])
+        deleted = [time for time in self.mine.readings if time < self.start + 2 * HOUR]
+        for time in deleted:
+            del self.mine.readings[time]
+        of.execute(
+            'DELETE FROM timeseries_data WHERE tenant_id = %s AND "timestamp" = ANY (%s)',
+            [self.tenant, deleted],
+        )
+        refresh(dsn=self.dsn)
+        yield from self.differences(declaration)
+        yield from differences(
+            of, declaration, self.tenant, "meter", known, attributes={"capacity": 12.5}, known_at=then
+        )
+
+    def differences(self, declaration: Declaration) -> Iterator[str]:
+        for tenant, asset in ((self.tenant, self.mine), (self.neighbour, self.theirs)):
+            yield from differences(
+                self.connection, declaration, tenant, "meter", asset, attributes={"capacity": 12.5}
+            )
+
+
+#: A Friday before German Unity Day (a Saturday); readings, and rows, are of three days.
+START = datetime(2026, 10, 1, 21, tzinfo=UTC)
+
+
+def problems(database: str) -> Iterator[str]:
+    declaration = declare(f"planted_{secrets.token_hex(4)}", EVERY_KIND)
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        yield from Meter(connection, database).problems(declaration)
+
+
+def test_oracle__generator_as_it_is__differs_nowhere(database: str) -> None:
+    assert list(problems(database)) == []
+
+
+#: What is planted: the template of the generator, the text in it, and what stands in its place.
+FAULTS = {
+    "a window of 23 hours": ("_WINDOW", "BETWEEN {nearest}", "BETWEEN 1 + {nearest}"),
+    "the hour before is that of the row": ("_READINGS", "/ 3600)::integer", "/ 3600)::integer - 1"),
+    "readings of all tenants": ("_READINGS", "hourly.tenant_id = k.tenant_id AND ", ""),
+    "weather of all tenants": ("_WEATHER", "weather.tenant_id = k.tenant_id AND ", ""),
+    "weather before it was available": ("_WEATHER", "AND weather.available_at <= k.hour - hours.ago * INTERVAL '1 hour'", ""),
+    "weather that is available now, not then": ("_WEATHER", "AND weather.available_at <= k.hour - hours.ago", "AND weather.available_at <= k.hour + hours.ago"),
+    "< for <= where weather is of the hour": ("_WEATHER", 'weather."timestamp" <= k.hour', 'weather."timestamp" < k.hour'),
+    ">= for > where weather gets old": ("_WEATHER", 'weather."timestamp" > k.hour', 'weather."timestamp" >= k.hour'),
+    "a row without the variable hides older ones": ("_WEATHER", "AND weather.{column} IS NOT NULL", ""),
+    "UTC for local time": ("_REGISTER", "coalesce(assets.timezone, 'UTC')", "'UTC'"),
+    "attributes of all tenants": ("_REGISTER", "assets.tenant_id = rows.tenant_id AND ", ""),
+    "a superseded version stays present": ("_COMPUTE", "AND versions.created_timestamp = differing.replaced", "AND false"),
+    "old versions are present": ("_VIEW", "WHERE superseded_at IS NULL AND", "WHERE"),
+    "rows twice": ("_KEYS", "known.stored", "'{{}}'"),
+    "population deviation": ("_FUNCTIONS", "float8_stddev_samp", "float8_stddev_pop"),
+    "first is last": ("_FUNCTIONS", "ORDER BY ago DESC) FILTER (WHERE value", "ORDER BY ago) FILTER (WHERE value"),
+    "hours for readings": ("_FUNCTIONS", "sum(readings)", "count(value)"),
+    "Sunday is 0": ("_CALENDAR", "extract(isodow FROM local.time)::bigint - 1", "extract(dow FROM local.time)::bigint"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        # each sixth shows that the oracle is asked at all
+        pytest.param(fault, id=name, marks=[] if number % 6 == 0 else pytest.mark.long)
+        for number, (name, fault) in enumerate(FAULTS.items())
+    ],
+)
+def test_oracle__fault_in_the_generator__is_found(
+    database: str, monkeypatch: pytest.MonkeyPatch, fault: tuple[str, str, str]
+) -> None:
+    template, old, new = fault
+    text = getattr(statements, template)
+    parts = text if isinstance(text, dict) else {"": text}
+    assert any(old in part for part in parts.values()), "the generator has changed: plant the fault anew"
+    planted = {name: part.replace(old, new) for name, part in parts.items()}
+    monkeypatch.setattr(statements, template, planted if isinstance(text, dict) else planted[""])
+    assert next(problems(database), None), "nobody noticed"
+
+
+def test_reach__late_reading__changes_its_rows_only(database: str, tenant: str) -> None:
+    declaration = declare(
+        f"reach_{secrets.token_hex(4)}",
+        {"lag": Lag("value", 48 * HOUR), "mean": Aggregation("value", "mean", timedelta(hours=2), HOUR)},
+    )
+    start = floor_hour(datetime.now(UTC)) - timedelta(days=10)
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        write(connection, tenant, "meter", {start + step * HOUR: float(step) for step in range(200)})
+        fill(connection, declaration)
+        refresh(dsn=database)
+        write(connection, tenant, "meter", {start + 20 * HOUR: 1000.0})
+        refresh(dsn=database)
+        changed = connection.execute(
+            f"SELECT hour FROM {declaration.name}_stored WHERE superseded_at IS NOT NULL"
+        ).fetchall()
+    assert sorted(int((hour - start) / HOUR) for (hour,) in changed) == [21, 22, 68]
+
+
+def test_apply__changed_declaration__keeps_what_was_known(database: str, tenant: str) -> None:
+    name = f"changed_{secrets.token_hex(4)}"
+    before = declare(name, {"lag": Lag("value", HOUR), "old": Lag("value", 3 * HOUR)})
+    after = declare(name, {"lag": Lag("value", 2 * HOUR), "new": Lag("value", 24 * HOUR)})
+    start = floor_hour(datetime.now(UTC)) - timedelta(hours=60)
+    asset = Asset("UTC", {start + step * HOUR: float(step) for step in range(60)})
+    with connect(database, autocommit=True) as connection, applied(connection, before):
+        write(connection, tenant, "meter", asset.readings)
+        fill(connection, before)
+        refresh(dsn=database)
+        then = now(connection)
+        changes = declared.changes(connection, "declared_tests", [after])
+        with pytest.raises(DeclarationLossError, match=r"\.old with its values"):
+            declared.apply(connection, "declared_tests", changes)
+        assert list(differences(connection, before, tenant, "meter", asset)) == []
+        (change,) = apply(connection, after)
+        assert change.action == "alter"
+        assert apply(connection, after) == []
+        # computed when they are read, then stored; what the first meant is no longer known
+        assert list(differences(connection, after, tenant, "meter", asset)) == []
+        changed_at = now(connection)
+        fill(connection, after)
+        refresh(dsn=database)
+        assert list(differences(connection, after, tenant, "meter", asset)) == []
+        assert list(differences(connection, after, tenant, "meter", asset, known_at=now(connection))) == []
+        lag_only = declare(name, {"lag": Lag("value", HOUR)})
+        assert list(differences(connection, lag_only, tenant, "meter", asset, known_at=then)) == []
+        query = f"SELECT count(*) FROM {name}_versions WHERE tenant_id = %(t)s AND created_timestamp <= %(at)s AND (superseded_at IS NULL OR superseded_at > %(at)s)"
+        assert connection.execute(query.encode(), {"t": tenant, "at": changed_at}).fetchone() == (0,)
+
+
+def test_apply__name_of_another_relation__is_refused(database: str) -> None:
+    with connect(database, autocommit=True) as connection:
+        with pytest.raises(DeclarationError, match="another relation assets"):
+            declared.changes(connection, "p", [declare("assets", {"lag": Lag("value", HOUR)})])
+        declaration = declare(f"of_one_{secrets.token_hex(4)}", {"lag": Lag("value", HOUR)})
+        with (
+            applied(connection, declaration),
+            pytest.raises(DeclarationError, match="declared by the project declared_tests"),
+        ):
+            declared.changes(connection, "p", [declaration])
+
+
+def test_apply__view_of_a_user_on_it__is_named(database: str) -> None:
+    declaration = declare(f"used_{secrets.token_hex(4)}", {"lag": Lag("value", HOUR)})
+    other = declare(declaration.name, {"lag": Lag("value", 2 * HOUR)})
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        user = f"{declaration.name}_of_user"
+        connection.execute(f"CREATE VIEW {user} AS SELECT lag FROM {declaration.name}".encode())
+        with pytest.raises(DeclarationError, match=user):
+            apply(connection, other)
+        assert declared.changes(connection, "declared_tests", [declaration]) == []
+        connection.execute(f"DROP VIEW {user}".encode())
+        apply(connection, other)
+        assert declared.changes(connection, "declared_tests", [other]) == []

@@ -1,0 +1,290 @@
+"""A declared view by the commands people use: plan, apply, backfill, history, online, export, and its end."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from oracles.declared import Oracle
+from oracles.features import HOUR, Asset, floor_hour
+from psycopg.errors import InsufficientPrivilege
+from support.declared_views import same
+from support.export_lab import ExportLab
+from support.feature_reading import Clock, ask, run
+from support.feature_tables import now, write
+from support.two_projects import Project
+from typer.testing import CliRunner
+
+from ai_hub.cli.main import app
+from ai_hub.database import connect
+from ai_hub.database.refresh import refresh
+from ai_hub.database.tenant_scope import as_tenant
+from ai_hub.errors import AiHubError
+from ai_hub.features.materialize import materialize
+from ai_hub.features.newest import Scope
+from ai_hub.features.store import open_store
+from ai_hub.settings import Settings
+from feast_plugins.errors import DeclarationError
+from feast_plugins.windows import declarations
+from feast_plugins.windows.database import allow_losses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.energy import Energy
+
+    from ai_hub.features.online.reader import FeatureReader
+
+REPOSITORY = """
+from datetime import timedelta
+
+from feast import Entity, FeatureService, ValueType
+from feast.aggregation import Aggregation
+from feast_plugins.windows import DegreeHours, Holiday, Lag, SameHour, declared_view
+
+tenant = Entity(name="tenant", join_keys=["tenant_id"], value_type=ValueType.STRING)
+asset = Entity(name="asset", join_keys=["asset_id"], value_type=ValueType.STRING)
+{view} = declared_view(
+    name="{view}",
+    entities=[tenant, asset],
+    features={{
+        {features}
+    }},
+)
+service = FeatureService(name="{view}_service", features=[{view}])
+"""
+FEATURES = """
+        "lag_48h": Lag("value", timedelta(hours=48)),
+        "mean_same_hour_7d": SameHour("value", "mean", days=7),
+        "max_3d": Aggregation("value", "max", timedelta(days=3), timedelta(hours=1)),
+        "heating_24h": DegreeHours(15, timedelta(hours=24)),
+        "holiday": Holiday("DE"),
+"""
+WITHOUT_LAG = FEATURES.replace('"lag_48h": Lag("value", timedelta(hours=48)),', "")
+
+
+@dataclass
+class Repository:
+    """A repository of its own with one declared view, and two tenants with data in the run's database."""
+
+    project: Project
+    settings: Settings
+    view: str
+    tenant: str
+    asset: Asset
+    #: of the other tenant
+    foreign: Asset
+
+    def declare(self, features: str = FEATURES) -> None:
+        self.project.declarations.write_text(REPOSITORY.format(view=self.view, features=features))
+
+    @property
+    def references(self) -> list[str]:
+        return [f"{self.view}:{name}" for name in self.expressions]
+
+    @property
+    def expressions(self) -> dict[str, Any]:
+        found = declarations.declaration_of(self.project.store().get_feature_view(self.view))
+        assert found is not None
+        return found.as_json()
+
+    def expected(self, hour: datetime, asset: Asset | None = None) -> dict[str, Any]:
+        return Oracle(asset or self.asset, datetime.now(UTC), {}).row(hour, self.expressions)
+
+    def problems(self, row: Any, hour: datetime, asset: Asset | None = None) -> list[str]:
+        """How the features of a row differ from the oracle."""
+        return [
+            f"{name}: {row[name]} instead of {value}"
+            for name, value in self.expected(hour, asset).items()
+            if not same(None if pd.isna(row[name]) else row[name], value, 1e6)
+        ]
+
+    def history(self, hours: list[datetime], **options: Any) -> pd.DataFrame:
+        store = open_store(self.settings, **options)
+        entities = pd.DataFrame(
+            [
+                {"tenant_id": tenant, "asset_id": "meter", "event_timestamp": hour}
+                for tenant in (self.tenant, f"{self.tenant}-x")
+                for hour in hours
+            ]
+        )
+        return store.get_historical_features(entities, self.references).to_df()
+
+
+@pytest.fixture
+def repository(database: str, energy: Energy, tmp_path: Path) -> Iterator[Repository]:
+    view, tenant = f"demand_{secrets.token_hex(4)}", f"t-{secrets.token_hex(5)}"
+    registry = f"sqlite:///{tmp_path}/registry.db"
+    settings = Settings(feast_registry_uri=registry, export_storage_path=str(tmp_path / "exports"))
+    redis_url = settings.require("redis_url")
+    project = Project(tmp_path / "repo", "ai_hub", database, redis_url, registry)
+    # the class makes a table for declarations that are not used here
+    with connect(database, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS load_ai_hub")
+    project.write()
+    made = Repository(project, settings, view, tenant, Asset("Europe/Berlin"), Asset("UTC"))
+    made.declare()
+    start = energy.now - timedelta(days=10)
+    for step in range(240):
+        made.asset.readings[start + step * HOUR] = float(step % 24 + step / 100)
+        made.foreign.readings[start + step * HOUR] = 1e6 + step
+    with connect(database, autocommit=True) as connection:
+        for owner, asset in ((tenant, made.asset), (f"{tenant}-x", made.foreign)):
+            connection.execute(
+                "INSERT INTO assets (tenant_id, asset_id, timezone) VALUES (%s, 'meter', %s)",
+                [owner, asset.zone],
+            )
+            write(connection, owner, "meter", asset.readings)
+        connection.execute("DROP TABLE load_ai_hub")
+    refresh()
+    yield made
+    made.project.declarations.write_text("")
+    with allow_losses():
+        made.project.done("apply", "--yes")
+
+
+def leave_others_out(repository: Repository) -> None:
+    """The run's other tests leave assets whose rows nobody needs here."""
+    with connect(autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO declared_spans SELECT %s, tenant_id, asset_id, '{(,)}' FROM asset_spans"
+            " WHERE tenant_id <> ALL (%s)",
+            [repository.view, [repository.tenant, f"{repository.tenant}-x"]],
+        )
+
+
+def ai_hub(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception:
+        raise result.exception
+    return result.output
+
+
+def test_declared_view__from_plan_to_export__has_the_oracles_values(
+    repository: Repository, energy: Energy, tmp_path: Path
+) -> None:
+    project, view, tenant = repository.project, repository.view, repository.tenant
+    planned = project.done("plan")
+    assert f"TimescaleDB: + create {view}" in planned
+    assert 'lag_48h: Lag("value", 48)' in planned
+    assert f"TimescaleDB: + create {view}" in project.done("plan"), "a plan changes nothing"
+    assert "are computed whenever they are read" in project.done("apply")
+    assert f"create {view}" not in project.done("plan")
+    leave_others_out(repository)
+
+    hours = [energy.now - back * HOUR for back in (0, 1, 30, 100, 239)]
+    before = repository.history(hours)
+    assert_history(repository, before, hours)
+    assert json.loads(ai_hub("features", "backfill", view, "--json"))[0]["view"] == view
+    (progress,) = [each for each in json.loads(ai_hub("features", "list", "--json")) if each["view"] == view]
+    assert progress["rows"] == progress["stored"] > 0
+    assert_history(repository, repository.history(hours), hours)
+
+    with connect(autocommit=True) as connection:
+        then, known = now(connection), dict(repository.asset.readings)
+        corrected = {energy.now - 49 * HOUR: 500.0}
+        repository.asset.readings |= corrected
+        write(connection, tenant, "meter", corrected)
+    refresh()
+    assert_history(repository, repository.history(hours), hours)
+    as_known = repository.history(hours, known_at=then)
+    present, repository.asset.readings = repository.asset.readings, known
+    assert_history(repository, as_known, hours)
+    repository.asset.readings = present
+
+    materialize(open_store(repository.settings), Scope(tenants=[tenant, f"{tenant}-x"]))
+
+    async def read(reader: FeatureReader) -> None:
+        (result,) = await ask(reader, tenant, "meter", feature_set=f"{view}_service")
+        assert result["source"] == "redis"
+        assert repository.problems(result["features"], energy.now) == []
+        past = energy.now - 100 * HOUR
+        (result,) = await ask(reader, tenant, "meter", feature_set=f"{view}_service", timestamp=past)
+        assert repository.problems(result["features"], past) == []
+
+    run(
+        read,
+        Clock(energy.now + timedelta(minutes=20)),
+        feast_registry_uri=repository.settings.feast_registry_uri,
+    )
+
+    with connect(autocommit=True) as connection:
+        with as_tenant(connection, tenant):
+            query = f"SELECT DISTINCT tenant_id FROM {view}"  # noqa: S608  # made here
+            owners = connection.execute(query.encode()).fetchall()
+        assert owners == [(tenant,)]
+        with pytest.raises(InsufficientPrivilege), as_tenant(connection, tenant):
+            connection.execute(f"SELECT FROM public.{view}_stored".encode())
+
+    lab = ExportLab(energy, repository.settings, tmp_path / "exports")
+    table = lab.table(lab.export(lab.request(hours=48, tenant=tenant, feature_set=f"{view}_service")))
+    lab.forget()
+    assert table.num_rows == 48
+    for row in table.to_pylist():
+        assert repository.problems(row, row["event_timestamp"]) == []
+
+
+def assert_history(repository: Repository, rows: pd.DataFrame, hours: list[datetime]) -> None:
+    assert len(rows) == 2 * len(hours)
+    for row in rows.to_dict("records"):
+        asset = repository.asset if row["tenant_id"] == repository.tenant else repository.foreign
+        assert repository.problems(row, row["event_timestamp"].to_pydatetime(), asset) == []
+
+
+def test_apply__feature_that_is_gone__is_deleted_after_a_question(repository: Repository) -> None:
+    project, view = repository.project, repository.view
+    project.done("apply")
+    repository.declare(WITHOUT_LAG)
+    assert f"deletes {view}.lag_48h with its values" in project.done("plan")
+    refused = project.feast("apply", answer="n\n")
+    assert refused.exit_code == 1
+    assert "Delete these stored values?" in refused.output
+    assert "lag_48h" in repository.expressions, "the registry is as it was"
+    assert repository.history([floor_hour(datetime.now(UTC))])["lag_48h"].notna().all()
+    project.done("apply", "--yes")
+    assert "lag_48h" not in repository.expressions
+    assert "lag_48h" not in project.done("plan")
+
+
+def test_apply__what_cannot_be__is_named_with_its_place(repository: Repository) -> None:
+    for features, problem in (
+        ('"a": Lag("value", timedelta(minutes=30)),', "no whole number of hours"),
+        ('"a": Lag("pressure_of_tyres", timedelta(hours=1)),', "no column 'pressure_of_tyres'"),
+        ('"a": Aggregation("value", "median", timedelta(days=1)),', "no function 'median'"),
+        ('"a": Holiday("XX"),', "at least one feature of readings"),
+        ('"a": Lag("value", timedelta(hours=1)), "b": Holiday("XX"),', "no holidays of XX"),
+        (
+            '"a": Aggregation("value", "mean", timedelta(days=1), timedelta(minutes=15)),',
+            "slide_interval is timedelta",
+        ),
+    ):
+        repository.declare(features)
+        for command in ("plan", "apply"):
+            result = repository.project.feast(command)
+            assert isinstance(result.exception, AiHubError | DeclarationError)
+            assert problem in str(result.exception)
+
+
+def test_apply__killed_after_the_registry__completes(repository: Repository) -> None:
+    project, view = repository.project, repository.view
+    project.done("apply")
+    with connect(autocommit=True) as connection:
+        # as if it had ended between the registry and the tables
+        connection.execute(f"DROP VIEW tenant_wall.{view}; DROP VIEW {view}".encode())
+    assert f"~ alter {view}" in project.done("plan")
+    project.done("apply")
+    assert repository.history([floor_hour(datetime.now(UTC))])["lag_48h"].notna().all()
+    project.declarations.write_text("")
+    with allow_losses():
+        # as if it had ended after the view's end in the registry
+        project.store().registry.delete_feature_view(view, "ai_hub")
+        assert f"- drop {view}" in project.done("plan")
+        project.done("apply", "--yes")
+    with connect() as connection:
+        assert connection.execute("SELECT to_regclass(%s)", [f"{view}_stored"]).fetchone() == (None,)

@@ -1,0 +1,150 @@
+"""What a declared feature must be, the slow and obvious way: from the JSON form of its expression, no SQL."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from oracles.features import HOUR, Asset, floor_hour
+
+Value = float | int | str | None
+
+
+@dataclass
+class Oracle:
+    """Evaluates expressions for one asset at the clock's hour `now`."""
+
+    asset: Asset
+    now: datetime
+    #: of the register
+    attributes: Mapping[str, Value]
+
+    @cached_property
+    def _readings(self) -> dict[datetime, list[float]]:
+        """Readings of each hour that has any."""
+        found: dict[datetime, list[float]] = {}
+        for time, value in self.asset.readings.items():
+            found.setdefault(floor_hour(time), []).append(value)
+        return found
+
+    @cached_property
+    def _weather(self) -> dict[tuple[datetime, str], float | None]:
+        return {}
+
+    def row(self, hour: datetime, features: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]:
+        """The features of one hour."""
+        return {name: self.value(hour, expression) for name, expression in features.items()}
+
+    def value(  # noqa: PLR0911  # one a kind
+        self, hour: datetime, of: Mapping[str, Any]
+    ) -> Value:
+        """One expression in one hour."""
+        kind = of["kind"]
+        local = hour.astimezone(ZoneInfo(self.asset.zone))
+        if kind == "calendar":
+            return {
+                "hour_of_day": local.hour,
+                "day_of_week": local.weekday(),
+                "day_of_month": local.day,
+                "day_of_year": local.timetuple().tm_yday,
+                "month": local.month,
+                "is_weekend": int(local.weekday() >= 5),
+            }[of["part"]]
+        if kind == "asset":
+            return self.attributes[of["column"]]
+        if kind == "holiday":
+            return int(is_german_holiday(local.date()))
+        if kind in {"difference", "ratio"}:
+            left, right = self.value(hour, of["left"]), self.value(hour, of["right"])
+            if left is None or right is None:
+                return None
+            assert isinstance(left, float | int)
+            assert isinstance(right, float | int)
+            if kind == "difference":
+                return left - right
+            return None if right == 0 else left / right
+        if kind == "weather":
+            return self._hour(hour, of["column"])
+        if kind == "lag":
+            return self._hour(hour - of["lag"] * HOUR, of["column"])
+        if kind == "degree_hours":
+            return self._degree_hours(hour, of)
+        ago = (
+            range(1, of["time_window"] + 1)
+            if kind == "window"
+            else [24 * of.get("every", 1) * day for day in range(1, of["days"] + 1)]
+        )
+        return self._merged([hour - step * HOUR for step in reversed(ago)], of["column"], of["function"])
+
+    def _hour(self, hour: datetime, column: str) -> float | None:
+        """Value of one hour."""
+        if column == "value":
+            values = self._readings.get(hour)
+            return statistics.fmean(values) if values else None
+        if (hour, column) not in self._weather:
+            self._weather[hour, column] = self.asset.forecast(hour, column)
+        return self._weather[hour, column]
+
+    def _merged(self, hours: list[datetime], column: str, function: str) -> Value:
+        """A function over all readings in these hours, which are in order; first and last are of hours."""
+        if column != "value" and not self._is_weather_kept(hours[0]):
+            return None
+        of_hours = [value for hour in hours if (value := self._hour(hour, column)) is not None]
+        values = (
+            [value for hour in hours for value in self._readings.get(hour, ())]
+            if column == "value"
+            else of_hours
+        )
+        if function == "count":
+            return len(values)
+        if not values:
+            return None
+        if function == "std":
+            return statistics.stdev(values) if len(values) >= 2 else None
+        found: dict[str, float] = {
+            "mean": statistics.fmean(values),
+            "min": min(values),
+            "max": max(values),
+            "sum": sum(values),
+            "first": of_hours[0],
+            "last": of_hours[-1],
+        }
+        return found[function]
+
+    def _degree_hours(self, hour: datetime, of: Mapping[str, Any]) -> float | None:
+        hours = [hour - step * HOUR for step in range(1, of["time_window"] + 1)]
+        degrees = [self._hour(each, "temperature") for each in hours]
+        if not self._is_weather_kept(hours[-1]):
+            return None
+        sign = 1 if of["direction"] == "heating" else -1
+        total = 0.0
+        for each in degrees:
+            if each is None:
+                return None
+            total += max(0.0, sign * (of["base"] - each))
+        return total
+
+    def _is_weather_kept(self, hour: datetime) -> bool:
+        """Whether weather of the hour cannot have been deleted by its age of a year."""
+        kept_since = floor_hour(year_before(self.now)) + 7 * HOUR
+        return hour >= kept_since
+
+
+def year_before(time: datetime) -> datetime:
+    """The same time one year before, as PostgreSQL has it."""
+    time = time.astimezone(UTC)
+    if (time.month, time.day) == (2, 29):
+        return time.replace(year=time.year - 1, day=28)
+    return time.replace(year=time.year - 1)
+
+
+def is_german_holiday(day: date) -> bool:
+    """Whether a day of 2025 to 2027 is a holiday in all of Germany (dates by hand)."""
+    easter = {2025: date(2025, 4, 20), 2026: date(2026, 4, 5), 2027: date(2027, 3, 28)}[day.year]
+    moving = {easter + timedelta(days=days) for days in (-2, 1, 39, 50)}
+    return day in moving or (day.month, day.day) in {(1, 1), (5, 1), (10, 3), (12, 25), (12, 26)}
