@@ -1,10 +1,11 @@
-# ruff: noqa: E501 - SQL as it is sent
+# ruff: noqa: E501, S608 - SQL as it is sent
 """SQL of a declared view, from one template: what a row is, as of now and as it was known.
 
 A row is computed by one lateral query over the hours it looks back to. The same text is in the view, for rows
-that no refresh has stored, and in the statement of the refresh, so both give the same bits. Each source of values
-is a subquery with the same columns: hours `ago`, `value`, `least`, `greatest`, `state` {weight, sum, squares},
-`readings` and `ingested_at`; an expression is an aggregate over it.
+that no refresh has stored, and in the statement of the refresh. Each source of values is a subquery with the same
+columns: hours `ago`, `value`, `least`, `greatest`, `state` {weight, sum, squares}, `readings` and `ingested_at`; an
+expression is an aggregate over it. Long ranges of rows are computed by window functions over a grid of hours with
+the same columns, merged in the same order, so both ways give the same bits.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
-_VERSION: Final = 1
+_VERSION: Final = 2
 #: Hours between two ranges that are cheaper to read than a second look into the index.
 _CHEAP_GAP: Final = 48
 _TYPES: Final[Mapping[PrimitiveFeastType, str]] = {
@@ -59,6 +60,27 @@ _FUNCTIONS: Final[Mapping[str, str]] = {
     "first": "(array_agg(value ORDER BY ago DESC) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
     "last": "(array_agg(value ORDER BY ago) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
 }
+#: The same over the rows of a window.
+_GRID_STATE: Final = "(stats_merge(state) OVER {frame})"
+_GRID_VALUES: Final = "array_remove(array_agg(value) OVER {frame}, NULL)"
+_GRID_FUNCTIONS: Final[Mapping[str, str]] = {
+    "mean": f"float8_avg({_GRID_STATE})",
+    "std": f"float8_stddev_samp({_GRID_STATE})",
+    "min": "min(least) OVER {frame}",
+    "max": "max(greatest) OVER {frame}",
+    "sum": f"CASE WHEN {_GRID_STATE}[1] > 0 THEN {_GRID_STATE}[2] END",
+    "count": "coalesce(sum(readings) OVER {frame}, 0)::bigint",
+    "first": f"({_GRID_VALUES})[1]",
+    "last": f"({_GRID_VALUES})[cardinality({_GRID_VALUES})]",
+}
+_FRAME: Final = "(ORDER BY hour ROWS BETWEEN {farthest} PRECEDING AND {nearest} PRECEDING)"
+# Hours of the same number in a day, or in a week, also before 1970.
+_FRAME_OF_SAME_HOUR: Final = (
+    "(PARTITION BY mod(mod((extract(epoch FROM hour) / 3600)::bigint, {step}) + {step}, {step})"
+    " ORDER BY hour ROWS BETWEEN {days} PRECEDING AND 1 PRECEDING)"
+)
+#: Ranges of so many hours are computed by windows over their hours, shorter ones row by row.
+_LONG_RANGE: Final = 48
 _CALENDAR: Final[Mapping[str, str]] = {
     "hour_of_day": "extract(hour FROM local.time)::bigint",
     "day_of_week": "extract(isodow FROM local.time)::bigint - 1",
@@ -93,6 +115,40 @@ LEFT JOIN LATERAL (
         AND weather."timestamp" <= k.hour - hours.ago * INTERVAL '1 hour'
         AND weather."timestamp" > k.hour - (hours.ago + {age}) * INTERVAL '1 hour'
         AND weather.available_at <= k.hour - hours.ago * INTERVAL '1 hour'
+        AND weather.{column} IS NOT NULL
+        {bounds}
+    ORDER BY weather."timestamp" DESC, weather.available_at DESC
+    LIMIT 1
+) AS found ON true"""
+# The same columns for every hour of a grid without gaps, of a range of rows and the hours that they look back to.
+_READINGS_GRID: Final = """\
+SELECT grid.hour, meaning.value, meaning.least_value AS least, meaning.greatest_value AS greatest,
+    meaning.stats AS state, hourly.sample_count AS readings
+FROM generate_series(k.first_hour - INTERVAL '{farthest} hours', k.end_hour - INTERVAL '1 hour', INTERVAL '1 hour')
+    AS grid (hour)
+LEFT JOIN (
+    SELECT * FROM public.hourly_features AS hourly
+    WHERE hourly.tenant_id = k.tenant_id AND hourly.asset_id = k.asset_id
+        AND hourly.hour >= k.first_hour - INTERVAL '{farthest} hours' AND hourly.hour < k.end_hour
+        {bounds}
+) AS hourly ON hourly.hour = grid.hour
+LEFT JOIN LATERAL hour_value(
+    k.is_amount, k.unit_factor, k.interval_seconds, hourly.avg_value, hourly.min_value, hourly.max_value,
+    hourly.value_stats, hourly.known_seconds, hourly.unknown_count, hourly.value_seconds
+) AS meaning ON hourly.hour IS NOT NULL"""
+_WEATHER_GRID: Final = """\
+SELECT grid.hour, found.value, found.value AS least, found.value AS greatest,
+    CASE WHEN found.value IS NOT NULL THEN ARRAY[1, found.value, 0] END AS state,
+    (found.value IS NOT NULL)::integer::bigint AS readings
+FROM generate_series(k.first_hour - INTERVAL '{farthest} hours', k.end_hour - INTERVAL '1 hour', INTERVAL '1 hour')
+    AS grid (hour)
+LEFT JOIN LATERAL (
+    SELECT weather.{column} AS value
+    FROM public.weather_features AS weather
+    WHERE weather.tenant_id = k.tenant_id AND weather.asset_id = k.weather_asset
+        AND weather."timestamp" <= grid.hour
+        AND weather."timestamp" > grid.hour - INTERVAL '{age} hours'
+        AND weather.available_at <= grid.hour
         AND weather.{column} IS NOT NULL
         {bounds}
     ORDER BY weather."timestamp" DESC, weather.available_at DESC
@@ -180,8 +236,14 @@ computed AS MATERIALIZED (
         CROSS JOIN LATERAL generate_series(
             batch.first_hour, batch.end_hour - INTERVAL '1 hour', INTERVAL '1 hour'
         ) AS hours (hour)
+        WHERE batch.end_hour < batch.first_hour + INTERVAL '{long} hours'
     ) AS k
     {sources}
+    UNION ALL
+    SELECT k.tenant_id, k.asset_id, {hour}, {computed_long}
+    FROM batch AS k
+    {grids}
+    WHERE k.end_hour >= k.first_hour + INTERVAL '{long} hours'
 ),
 fresh AS (
     SELECT computed.tenant_id, computed.asset_id, computed.hour, {remembered}
@@ -265,10 +327,15 @@ class Statements:
         """Computes ranges of rows and stores those that differ, see compute_declared_batch()."""
         stored = self.declaration.stored
         names = list(_quoted(stored))
+        hour = f"{self._columns()[0]}.hour"
         return _COMPUTE.format(
             view=self.declaration.name,
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
             sources=self._sources(bounded=True),
+            long=_LONG_RANGE,
+            hour=hour,
+            computed_long=_list(f'{self._kept(each, hour)} AS "{name}"' for name, each in stored.items()),
+            grids="\n".join(self._grid(column, hour) for column in self._columns()),
             remembered=_list(_remembered(name, each) for name, each in stored.items()),
             # a row of one column would be no row
             known=_list(["1", *(f"known.{name}" for name in names)]),
@@ -309,7 +376,25 @@ class Statements:
             ]
         columns = _list(f"{_aggregate(leaf)} AS {self._name(leaf)}" for leaf in leaves)
         series = "\nUNION ALL\n".join(parts)
-        return f"CROSS JOIN LATERAL (\nSELECT {columns}, max(ingested_at) AS ingested_at\nFROM (\n{series}\n) AS series\n) AS {column}"
+        return f"CROSS JOIN LATERAL (\nSELECT {columns}, max(ingested_at) AS ingested_at\nFROM (\n{series}\nORDER BY ago DESC\n) AS series\n) AS {column}"
+
+    def _grid(self, column: str, hour: str) -> str:
+        """Lateral query of the windows over one column, a row for each hour of a range."""
+        leaves = [leaf for leaf in self._leaves() if leaf.column == column]
+        farthest = max(leaf.offsets()[1] for leaf in leaves)
+        series = (
+            _READINGS_GRID.format(farthest=farthest, bounds=_READINGS_BOUNDS)
+            if column == READING
+            else _WEATHER_GRID.format(
+                column=column, farthest=farthest, age=WEATHER_AGE, bounds=_WEATHER_BOUNDS
+            )
+        )
+        columns = _list(f"{_window(leaf)} AS {self._name(leaf)}" for leaf in leaves)
+        windows = f"SELECT hour, {columns}\nFROM (\n{series}\n) AS series"
+        rows = f"SELECT * FROM (\n{windows}\n) AS windows WHERE hour >= k.first_hour"
+        if hour == f"{column}.hour":
+            return f"CROSS JOIN LATERAL (\n{rows}\n) AS {column}"
+        return f"JOIN LATERAL (\n{rows}\n) AS {column} ON {column}.hour = {hour}"
 
     def _name(self, leaf: _OfColumn) -> str:
         return f"f{self._leaves().index(leaf)}"
@@ -323,12 +408,12 @@ class Statements:
         assert isinstance(of, Ratio)  # noqa: S101  # no other is stored
         return f"({left} / nullif({right}, 0)::double precision)"
 
-    def _kept(self, of: Expression) -> str:
+    def _kept(self, of: Expression, hour: str = "k.hour") -> str:
         """Value of an expression; empty where weather that it merges may be gone."""
         farthest = _weather_window(of)
         if farthest is None:
             return self._value(of)
-        return f"CASE WHEN k.hour >= weather_kept_since() + INTERVAL '{farthest} hours' THEN {self._value(of)} END"
+        return f"CASE WHEN {hour} >= weather_kept_since() + INTERVAL '{farthest} hours' THEN {self._value(of)} END"
 
 
 def _weather_window(of: Expression) -> int | None:
@@ -359,15 +444,35 @@ def _aggregate(of: _OfColumn) -> str:
         return f"min(value) FILTER (WHERE ago = {farthest})"
     when = _WINDOW.format(nearest=nearest, farthest=farthest)
     if isinstance(of, DegreeHours):
-        degrees = f"{of.base!r} - value" if of.direction == "heating" else f"value - {of.base!r}"
         return (
             f"CASE WHEN count(value) FILTER (WHERE {when}) = {farthest} "
-            f"THEN sum(greatest({degrees}, 0) ORDER BY ago DESC) FILTER (WHERE {when}) END"
+            f"THEN sum(greatest({_degrees(of)}, 0) ORDER BY ago DESC) FILTER (WHERE {when}) END"
         )
     assert isinstance(of, Window | SameHour)  # noqa: S101  # there are no others
     if isinstance(of, SameHour):
         when += f" AND mod(ago, {of.step}) = 0"
     return _FUNCTIONS[of.function].format(when=when)
+
+
+def _window(of: _OfColumn) -> str:
+    """The same as `_aggregate` over the rows of a grid."""
+    nearest, farthest = of.offsets()
+    if isinstance(of, Lag | Weather):
+        return f"lag(value, {farthest}) OVER (ORDER BY hour)"
+    frame = _FRAME.format(nearest=nearest, farthest=farthest)
+    if isinstance(of, DegreeHours):
+        return (
+            f"CASE WHEN count(value) OVER {frame} = {farthest} "
+            f"THEN sum(greatest({_degrees(of)}, 0)) OVER {frame} END"
+        )
+    assert isinstance(of, Window | SameHour)  # noqa: S101  # there are no others
+    if isinstance(of, SameHour):
+        frame = _FRAME_OF_SAME_HOUR.format(step=of.step, days=of.days)
+    return _GRID_FUNCTIONS[of.function].format(frame=frame)
+
+
+def _degrees(of: DegreeHours) -> str:
+    return f"{of.base!r} - value" if of.direction == "heating" else f"value - {of.base!r}"
 
 
 def _of_register(of: Expression) -> str:

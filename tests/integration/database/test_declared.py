@@ -291,6 +291,10 @@ FAULTS = {
     "< for <= where weather is of the hour": ("_WEATHER", 'weather."timestamp" <= k.hour', 'weather."timestamp" < k.hour'),
     ">= for > where weather gets old": ("_WEATHER", 'weather."timestamp" > k.hour', 'weather."timestamp" >= k.hour'),
     "a row without the variable hides older ones": ("_WEATHER", "AND weather.{column} IS NOT NULL", ""),
+    "long ranges of all tenants": ("_READINGS_GRID", "hourly.tenant_id = k.tenant_id AND ", ""),
+    "long ranges with weather from before it was available": ("_WEATHER_GRID", "AND weather.available_at <= grid.hour", ""),
+    "long ranges with the target hour": ("_FRAME", "{nearest} PRECEDING", "CURRENT ROW"),
+    "long ranges of the wrong hours of the day": ("_FRAME_OF_SAME_HOUR", "{days} PRECEDING AND 1 PRECEDING", "{days} PRECEDING AND CURRENT ROW"),
     "UTC for local time": ("_REGISTER", "coalesce(assets.timezone, 'UTC')", "'UTC'"),
     "attributes of all tenants": ("_REGISTER", "assets.tenant_id = rows.tenant_id AND ", ""),
     "a superseded version stays present": ("_COMPUTE", "AND versions.created_timestamp = differing.replaced", "AND false"),
@@ -321,6 +325,34 @@ def test_oracle__fault_in_the_generator__is_found(
     planted = {name: part.replace(old, new) for name, part in parts.items()}
     monkeypatch.setattr(statements, template, planted if isinstance(text, dict) else planted[""])
     assert next(problems(database), None), "nobody noticed"
+
+
+def test_rows__computed_when_read_and_stored_in_a_long_range__have_the_same_bits(database: str) -> None:
+    functions = {
+        f"{name}_{at}": each
+        for name in FUNCTIONS
+        for at, each in enumerate(
+            (
+                Aggregation("value", name, 30 * HOUR, HOUR),
+                Aggregation("temperature", name, 5 * HOUR, HOUR),
+                SameHour("value", name, 2),
+                SameHour("temperature", name, 2),
+            )
+        )
+    }
+    declaration = declare(f"bits_{secrets.token_hex(4)}", EVERY_KIND | functions)
+    query = f"SELECT * FROM {declaration.name} WHERE tenant_id = %s ORDER BY event_timestamp".encode()
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        meter = Meter(connection, database)
+        assert list(meter.problems(declaration)) == []
+        stored = connection.execute(query, [meter.tenant]).fetchall()
+        connection.execute("DELETE FROM declared_spans WHERE tenant_id = %s", [meter.tenant])
+        connection.execute(
+            f"DELETE FROM {declaration.name}_stored WHERE tenant_id = %s".encode(), [meter.tenant]
+        )
+        computed = connection.execute(query, [meter.tenant]).fetchall()
+    assert len(stored) > 48
+    assert [row[:-1] for row in computed] == [row[:-1] for row in stored]
 
 
 def test_reach__late_reading__changes_its_rows_only(database: str, tenant: str) -> None:
