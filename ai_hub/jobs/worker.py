@@ -124,7 +124,8 @@ class Worker:
                 if outcome == "failed" and is_defect(error):
                     log.exception("job_failed")
                 return outcome
-        log.info("job_completed")
+        # such as rows and bytes of an export
+        log.info("job_completed", result={name: n for name, n in result.items() if isinstance(n, int)})
         return "completed"
 
     def _end(self, job: Job, attempt: Attempt | None, error: Exception) -> str:
