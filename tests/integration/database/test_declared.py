@@ -13,6 +13,7 @@ from feast.aggregation import Aggregation
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles.features import HOUR, Asset, Weather, floor_hour
+from psycopg.errors import UniqueViolation
 from support.declared_views import applied, apply, declare, differences, fill
 from support.feature_tables import now, write, write_weather
 from support.properties import examples
@@ -299,7 +300,7 @@ FAULTS = {
     "attributes of all tenants": ("_REGISTER", "assets.tenant_id = rows.tenant_id AND ", ""),
     "a superseded version stays present": ("_COMPUTE", "AND versions.created_timestamp = differing.replaced", "AND false"),
     "old versions are present": ("_VIEW", "WHERE superseded_at IS NULL AND", "WHERE"),
-    "rows twice": ("_KEYS", "known.stored", "'{{}}'"),
+    "rows twice": ("_KEYS", "known.stored", "NULL::tstzmultirange"),
     "population deviation": ("_FUNCTIONS", "float8_stddev_samp", "float8_stddev_pop"),
     "first is last": ("_FUNCTIONS", "ORDER BY ago DESC) FILTER (WHERE value", "ORDER BY ago) FILTER (WHERE value"),
     "hours for readings": ("_FUNCTIONS", "sum(readings)", "count(value)"),
@@ -324,7 +325,11 @@ def test_oracle__fault_in_the_generator__is_found(
     assert any(old in part for part in parts.values()), "the generator has changed: plant the fault anew"
     planted = {name: part.replace(old, new) for name, part in parts.items()}
     monkeypatch.setattr(statements, template, planted if isinstance(text, dict) else planted[""])
-    assert next(problems(database), None), "nobody noticed"
+    try:
+        found = next(problems(database), None)
+    except UniqueViolation as error:
+        found = str(error)  # a row came out twice, and the table's key refuses that
+    assert found, "nobody noticed"
 
 
 def test_rows__computed_when_read_and_stored_in_a_long_range__have_the_same_bits(database: str) -> None:
