@@ -59,7 +59,8 @@ def _little_stays_of_the_module(request: pytest.FixtureRequest) -> Iterator[None
 
     What several modules share is younger than a year.
     """
-    address = request.getfixturevalue("database") if "database" in _fixtures_of_the_module(request) else None
+    is_used = "run_database" in _fixtures_of_the_module(request)
+    address = request.getfixturevalue("run_database") if is_used else None
     yield
     if address:
         with connect(address, autocommit=True) as connection:
@@ -74,8 +75,14 @@ def _fixtures_of_the_module(request: pytest.FixtureRequest) -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def database(stack: dict[str, str]) -> str:
-    """Address of the run's database with all migrations applied; shared, so use `tenant` to stay apart."""
+def run_database(stack: dict[str, str]) -> str:
+    """Address of the run's database with all migrations applied."""
     dsn = stack["TIMESCALE_DSN"]
     migrate(dsn)
     return dsn
+
+
+@pytest.fixture(scope="session")
+def database(run_database: str) -> str:
+    """The run's database; shared, so use `tenant` to stay apart. Modules may have one of their own by this name."""
+    return run_database

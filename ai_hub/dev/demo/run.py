@@ -70,7 +70,12 @@ def _prepare_databases(steps: Steps) -> None:
 def _ingest(steps: Steps, hour: datetime) -> list[data.DemoSeries]:
     steps.begin("Bring in two tenants' meters and weather")
     series = data.prepare(now=hour)
-    steps.run_together([_asset_command(each) for each in series], shown=False)
+    # meters name the weather that they take, which must be there
+    for group in (
+        [each for each in series if not each.weather_asset],
+        [each for each in series if each.weather_asset],
+    ):
+        steps.run_together([_asset_command(each) for each in group], shown=False)
     written = unchanged = 0
     for each, report in zip(
         series, steps.json_together([_ingest_command(each) for each in series]), strict=True
