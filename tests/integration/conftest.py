@@ -84,5 +84,5 @@ def run_database(stack: dict[str, str]) -> str:
 
 @pytest.fixture(scope="session")
 def database(run_database: str) -> str:
-    """The run's database; shared, so use `tenant` to stay apart. Modules may have one of their own by this name."""
+    """The run's database; shared, so use `tenant` to stay apart. Some modules have another by this name."""
     return run_database
