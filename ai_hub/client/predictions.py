@@ -109,8 +109,8 @@ class UnitCache:
 
     def due(self, assets: Iterable[str]) -> list[str]:
         """Those of the assets that are to be asked for."""
-        now = time.monotonic()
-        return [asset for asset in dict.fromkeys(assets) if self._entries.get(asset, (0.0,))[0] <= now]
+        now, entries = time.monotonic(), self._entries
+        return [asset for asset in dict.fromkeys(assets) if entries.get(asset, (0.0,))[0] <= now]
 
     def put(self, assets: Sequence[str], units: Mapping[str, str | None]) -> None:
         """Keep the units of `assets`; one that is not in `units` is not registered."""
@@ -121,5 +121,6 @@ class UnitCache:
 
     def get(self, assets: Iterable[str]) -> dict[str, str | None]:
         """Units of those assets that are in the cache and registered."""
-        entries = {asset: self._entries[asset] for asset in assets if asset in self._entries}
-        return {asset: unit for asset, (_, is_registered, unit) in entries.items() if is_registered}
+        entries = self._entries  # another thread may replace it meanwhile
+        found = {asset: entries[asset] for asset in assets if asset in entries}
+        return {asset: unit for asset, (_, is_registered, unit) in found.items() if is_registered}
