@@ -219,6 +219,8 @@ def start() -> None:
         MlflowException: 400, a setting is wrong.
     """
     told = receivers.current()
+    if told:
+        _open_stores()
     # messages of receivers that are set no longer are there where nobody is to be told, too
     threading.Thread(target=_clean_up, name="notify-clean-up", daemon=True).start()
     for receiver in told:
@@ -227,6 +229,18 @@ def start() -> None:
         threading.Thread(
             target=_run, args=(receiver, waker), name=f"notify-{receiver.label}", daemon=True
         ).start()
+
+
+def _open_stores() -> None:
+    """Open the databases before any thread or request: two at once leave half the tables of a new one."""
+    # MLflow's handlers import its whole application, which only a server has
+    from mlflow.server.handlers import _get_tracking_store  # noqa: PLC0415
+
+    try:
+        _get_tracking_store()
+        registry_store()
+    except Exception:  # noqa: BLE001 - the database is away; messages wait in it
+        _log.warning("Messages wait: the registry's database does not answer.")
 
 
 def _clean_up() -> None:
@@ -250,7 +264,7 @@ def _forget_old() -> bool:
 
 
 def _run(receiver: Receiver, waker: threading.Event) -> None:
-    pause = 1.0  # the server is still starting
+    pause = 1.0  # what is due from before a restart goes once the server has started
     while True:
         waker.wait(pause)
         waker.clear()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from mlflow.server import handlers
 
 from mlflow_plugins.notifications import delivery, outbox, receivers
 from mlflow_plugins.notifications.event import PROMOTION, Event
@@ -127,13 +129,41 @@ def test_old_messages__go_without_receivers__once_a_request_has_opened_the_regis
             return [row["receiver"] for row in outbox.overview(session)]
 
     # opened by this thread and by a request at once, a new database would be made twice
-    handlers = SimpleNamespace(_model_registry_store=None)
-    monkeypatch.setitem(sys.modules, "mlflow.server.handlers", cast("ModuleType", handlers))
+    opened = SimpleNamespace(_model_registry_store=None)
+    monkeypatch.setitem(sys.modules, "mlflow.server.handlers", cast("ModuleType", opened))
     assert not delivery._forget_old()
-    assert (kept(), handlers._model_registry_store) == ([label], None)
-    handlers._model_registry_store = sqlite_store
+    assert (kept(), opened._model_registry_store) == ([label], None)
+    opened._model_registry_store = sqlite_store
     assert delivery._forget_old()
     assert kept() == []
+
+
+def test_stores__are_opened_before_any_thread_begins_to_send(
+    sqlite_store: LifecycleStore, label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Thread:
+        def __init__(self, *, name: str, **_: object) -> None:
+            self.name = name
+
+        def start(self) -> None:
+            happened.append(self.name)
+
+    def registry() -> LifecycleStore:
+        happened.append("registry")
+        return sqlite_store
+
+    monkeypatch.setattr(handlers, "_get_tracking_store", lambda: happened.append("runs"))
+    monkeypatch.setattr(handlers, "_get_model_registry_store", registry)
+    monkeypatch.setattr(delivery, "threading", SimpleNamespace(Thread=Thread, Event=threading.Event))
+    monkeypatch.setattr(outbox, "wakers", set())
+    delivery.start()
+    assert happened == ["runs", "registry", "notify-clean-up", f"notify-{label}"]
+    monkeypatch.delenv("NOTIFY_RECEIVERS")
+    happened.clear()
+    delivery.start()
+    assert happened == ["notify-clean-up"]  # which waits until a request has opened them
 
 
 def test_message_of_a_newer_release__is_read_as_far_as_it_is_known() -> None:

@@ -8,6 +8,7 @@ import httpx
 from starlette.responses import PlainTextResponse
 
 from mlflow_plugins.gates.builtin import ManifestGate
+from mlflow_plugins.web import mount
 from mlflow_plugins.web.mount import WarmUp
 
 if TYPE_CHECKING:
@@ -39,3 +40,12 @@ def test_health__gate_cannot_warm_up__is_ready_all_the_same(monkeypatch: pytest.
 
     monkeypatch.setattr(ManifestGate, "warm_up", staticmethod(fail))
     WarmUp(PlainTextResponse("OK")).wait()
+
+
+def test_health__gates_cannot_be_listed__is_ready_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> list[str]:
+        raise OSError
+
+    monkeypatch.setattr(mount, "gate_names", fail)
+    server = WarmUp(PlainTextResponse("OK"))
+    assert server._done.wait(60)
