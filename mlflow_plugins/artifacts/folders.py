@@ -29,8 +29,11 @@ class File(NamedTuple):
 class Folder(Protocol):
     """Files under one prefix; paths are relative to it and use `/`."""
 
-    def files(self) -> dict[str, File]:
-        """Every file below, by path."""
+    def files(self, most: int | None = None) -> dict[str, File]:
+        """Every file below, by path; no more than `most` of them."""
+
+    def file(self, path: str) -> File | None:
+        """What a listing says about one file; None where there is none."""
 
     def read(self, path: str) -> Iterator[bytes]:
         """Contents of a file, in chunks."""
@@ -61,8 +64,8 @@ class RepositoryFolder:
     def __str__(self) -> str:
         return str(self._repository.artifact_uri)
 
-    def files(self) -> dict[str, File]:
-        """Every file below, by path."""
+    def files(self, most: int | None = None) -> dict[str, File]:
+        """Every file below, by path; no more than `most` of them."""
         found: dict[str, File] = {}
         waiting: list[str | None] = [None]
         while waiting:
@@ -70,9 +73,18 @@ class RepositoryFolder:
             for info in self._repository.list_artifacts(folder):
                 if info.is_dir:
                     waiting.append(info.path)
-                else:
+                elif most is None or len(found) < most:
                     found[info.path] = File(info.file_size or 0, None)
+                else:
+                    return found
         return found
+
+    def file(self, path: str) -> File | None:
+        """What a listing says about one file; None where there is none."""
+        for info in self._repository.list_artifacts(path.rpartition("/")[0] or None):
+            if info.path == path and not info.is_dir:
+                return File(info.file_size or 0, None)
+        return None
 
     def read(self, path: str) -> Iterator[bytes]:
         """Contents of a file, in chunks."""

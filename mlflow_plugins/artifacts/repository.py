@@ -212,7 +212,7 @@ class VerifiedFolder:
         """
         prefix = f"{path}/" if path else ""
         below = {name: entry for name, entry in self._listed.items() if name.startswith(prefix)}
-        sizes = {name: file.size for name, file in self._folder.files(path).items()}
+        sizes = {name: file.size for name, file in self._folder.files(below=path).items()}
         manifest.check_listing(self._folder, below, sizes)
         found: dict[str, FileInfo] = {}
         for name, entry in below.items():
@@ -229,7 +229,7 @@ class VerifiedFolder:
         """
         entry = self._listed.get(path)
         if entry is None:
-            if path in self._folder.files(path.rpartition("/")[0]):
+            if path in self._folder.files(below=path.rpartition("/")[0]):
                 raise manifest.tampered(self._folder, path, "was added")
             raise missing(f"There is no artifact {self._folder}{path}.")
         with _nothing_missing(self._folder, path):

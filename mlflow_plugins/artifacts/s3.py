@@ -114,10 +114,20 @@ class S3Folder:
     def __str__(self) -> str:
         return f"s3://{self._bucket}/{self._prefix}"
 
-    def files(self, below: str = "") -> dict[str, File]:
-        """Every file below (below the folder `below`, where given), by path."""
+    def files(self, most: int | None = None, *, below: str = "") -> dict[str, File]:
+        """Every file below (below the folder `below`, where given), by path; no more than `most` of them."""
         # a key ending in a slash is the empty marker some clients make for a folder
-        return {path: file for path, file in self._objects(below).items() if not path.endswith("/")}
+        return {path: file for path, file in self._objects(below, most).items() if not path.endswith("/")}
+
+    def file(self, path: str) -> File | None:
+        """What a listing says about one file; None where there is none."""
+        with s3_errors(f"{self}{path}"):
+            # keys come in order, and this is the first that begins like it
+            page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + path, MaxKeys=1)
+        for item in page.get("Contents", []):
+            if item["Key"] == self._prefix + path:
+                return File(item["Size"], item["ETag"])
+        return None
 
     def read(self, path: str, etag: str | None = None) -> Iterator[bytes]:
         """Contents of a file, in chunks; refused where it is no longer the one with `etag`."""
@@ -192,9 +202,11 @@ class S3Folder:
 
         return dict(zip(files, map_parallel(upload, files), strict=True))
 
-    def _objects(self, below: str = "") -> dict[str, File]:
+    def _objects(self, below: str = "", most: int | None = None) -> dict[str, File]:
         prefix = self._prefix + (f"{below}/" if below else "")
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=prefix, PaginationConfig={"MaxItems": most} if most else {}
+        )
         with s3_errors(str(self)):
             return {
                 item["Key"].removeprefix(self._prefix): File(item["Size"], item["ETag"])

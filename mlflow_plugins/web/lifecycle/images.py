@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal
@@ -24,6 +25,8 @@ MOST: Final = 12
 #: Bytes of one, and its pixels: what a browser draws has four bytes for each.
 LARGEST: Final = 2_000_000
 _MOST_PIXELS: Final = 25_000_000
+#: How many files of a run, or of a logged model, a page looks through.
+MOST_FILES: Final = 10_000
 _SUFFIX: Final = ".png"
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 #: Width and height in the first chunk of a PNG file.
@@ -58,22 +61,28 @@ class Gallery:
     too_large: tuple[str, ...] = ()
     #: why none can be shown
     problem: str | None = None
+    #: whether there are more files than were looked through
+    partial: bool = False
 
 
 def find(tenant: str, run_id: str | None, model_id: str | None) -> Gallery:
     """The images of a run and of a logged model of the active tenant, as far as the visitor may see them."""
     try:
-        images = [
-            Image(origin, path, file.size)
-            for origin, folder in _folders(tenant, run_id, model_id)
-            for path, file in sorted(folder.files().items())
-            if path.lower().endswith(_SUFFIX)
+        listed = [
+            (origin, folder.files(MOST_FILES + 1)) for origin, folder in _folders(tenant, run_id, model_id)
         ]
     except MlflowException as error:
         return Gallery([], problem=str(error.message))
+    images = [
+        Image(origin, path, file.size)
+        for origin, files in listed
+        for path, file in sorted(files.items())
+        if path.lower().endswith(_SUFFIX)
+    ]
     fitting = [image for image in images if image.size <= LARGEST]
     too_large = tuple(image.path for image in images if image.size > LARGEST)
-    return Gallery(fitting[:MOST], len(fitting[MOST:]), too_large[:MOST])
+    partial = any(len(files) > MOST_FILES for _, files in listed)
+    return Gallery(fitting[:MOST], len(fitting[MOST:]), too_large[:MOST], partial=partial)
 
 
 def read(tenant: str, run_id: str | None, model_id: str | None, origin: str, path: str) -> bytes:
@@ -82,13 +91,18 @@ def read(tenant: str, run_id: str | None, model_id: str | None, origin: str, pat
     Raises:
         MlflowException: 404, there is none by that name, or it is no PNG file within the limits.
     """
+    is_image = path.lower().endswith(_SUFFIX) and _stays_below(path)
     for place, folder in _folders(tenant, run_id, model_id):
-        listed = folder.files() if place == origin and path.lower().endswith(_SUFFIX) else {}
-        if path in listed and listed[path].size <= LARGEST:
+        file = folder.file(path) if place == origin and is_image else None
+        if file and file.size <= LARGEST:
             content = b"".join(folder.read(path))
             if _is_drawable(content):
                 return content
     raise missing("There is no image by that name that can be shown.")
+
+
+def _stays_below(path: str) -> bool:
+    return "\\" not in path and not {"", ".", ".."}.intersection(path.split("/"))
 
 
 def _is_drawable(content: bytes) -> bool:
@@ -107,13 +121,21 @@ def _folders(tenant: str, run_id: str | None, model_id: str | None) -> Iterator[
 
 def _addresses(run_id: str | None, model_id: str | None) -> Iterator[tuple[Origin, str, str]]:
     client = MlflowClient()
-    try:
-        if run_id:
+    if run_id:
+        with _purged():
             run = client.get_run(run_id).info
             yield "run", run.experiment_id, run.artifact_uri
-        if model_id:
+    if model_id:
+        with _purged():
             logged = client.get_logged_model(model_id)
             yield "logged_model", logged.experiment_id, logged.artifact_location
+
+
+@contextmanager
+def _purged() -> Iterator[None]:
+    """What is gone from the tracking server has no files."""
+    try:
+        yield
     except MlflowException as error:
         if not is_missing(error):
             raise

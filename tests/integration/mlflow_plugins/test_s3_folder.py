@@ -206,3 +206,13 @@ def _key(folder: S3Folder, path: str = "") -> str:
 def _keys(client: S3Client, folder: S3Folder, path: str = "") -> list[str]:
     found = client.list_objects_v2(Bucket=BUCKET, Prefix=_key(folder, path)).get("Contents", [])
     return [item["Key"] for item in found if not path or item["Key"].endswith("/")]
+
+
+def test_folder__says_what_one_file_is__and_lists_no_more_than_was_asked_for(
+    client: S3Client, source: S3Folder
+) -> None:
+    with faults(client) as requests:
+        assert {path: source.file(path) for path in FILES} == source.files()
+        assert [source.file(path) for path in ("data", "data/1", "data/1.bin.png", "1.bin")] == [None] * 4
+    assert requests["ListObjectsV2"] == len(FILES) + 5
+    assert [len(source.files(most)) for most in (1, 5, 100)] == [1, 5, len(FILES)]

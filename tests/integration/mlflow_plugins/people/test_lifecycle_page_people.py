@@ -310,6 +310,15 @@ def test_plots__stand_in_the_card__and_nothing_that_could_run(
         assert other.status_code in {401, 404}
 
 
+def test_plots__of_a_logged_model_whose_run_is_gone__are_found(
+    acme: Tenant, plotted: tuple[int, dict[str, bytes]]
+) -> None:
+    with acme.server.person(ADMIN), registry.tenant_scope("acme"):
+        source = str(MlflowClient().get_model_version(MODEL, str(plotted[0])).source)
+        places = list(images._addresses("0" * 32, source.removeprefix("models:/")))
+    assert [origin for origin, *_ in places] == ["logged_model"]
+
+
 def test_plots__of_an_experiment_that_is_denied__are_not_shown(
     acme: Tenant, plotted: tuple[int, dict[str, bytes]]
 ) -> None:
