@@ -20,6 +20,18 @@ STAGE_TAG: Final = "lifecycle_stage"
 Filter = dict[str, Any]
 
 
+def check_tags(keys: Iterable[str]) -> None:
+    """Refuse to store the tag that stands for the stage: no search would find it.
+
+    Raises:
+        MlflowException: 400.
+    """
+    if STAGE_TAG in keys:
+        raise bad_input(
+            f"Tag {STAGE_TAG} is reserved: searches by it find what is in a stage. Give the tag another name."
+        )
+
+
 def split(filters: Iterable[Filter]) -> tuple[list[Filter], list[Filter]]:
     """MLflow's parsed filters: those by stage, and the others."""
     every = list(filters)

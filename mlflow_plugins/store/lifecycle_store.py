@@ -45,7 +45,7 @@ _log: Final = logging.getLogger(__name__)
 _REFUSED: Final = (HTTPStatus.CONFLICT, HTTPStatus.FORBIDDEN)
 _FIXED_TAGS: Final = {
     semver.TAG: "it names the folder of the version's artifacts",
-    manifest.TAG: "it seals the version's artifacts",
+    manifest.TAG: "it fixes the version's files",
     publishing.ORIGIN_TAG: "it says where the version came from",
     imports.TAG: "it says where the version came from",
     model_metadata.CARD_TAG: "it says what was registered",
@@ -136,7 +136,8 @@ class LifecycleStore(RegisteringStore):
 
     def set_model_version_tag(self, name: str, version: int | str, tag: Any) -> None:
         """Set a tag; what the registry wrote itself cannot be changed."""
-        if tag.key in _FIXED_TAGS and not self._is_prompt(name):
+        if tag.key in {search.STAGE_TAG, *_FIXED_TAGS} and not self._is_prompt(name):
+            search.check_tags([tag.key])
             self._check_fixed_tag(name, version, tag.key, tag.value)
         super().set_model_version_tag(name, version, tag)
 
@@ -150,6 +151,8 @@ class LifecycleStore(RegisteringStore):
         """Set a tag; a model cannot become a prompt."""
         if tag.key == IS_PROMPT_TAG_KEY:
             self._check_prompt_tag(name, tag.value)
+        if tag.key == search.STAGE_TAG and not self._is_prompt(name):
+            search.check_tags([tag.key])
         super().set_registered_model_tag(name, tag)
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:

@@ -16,7 +16,7 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.artifacts.layout import check_model_name
 from mlflow_plugins.errors import bad_input, conflict, is_missing
-from mlflow_plugins.lifecycle import semver, stages
+from mlflow_plugins.lifecycle import search, semver, stages
 from mlflow_plugins.registration import claims, imports, model_metadata, publishing, records
 from mlflow_plugins.registration.publishing import NewVersion, Origin
 from mlflow_plugins.store.base import is_prompt_request, is_too_large
@@ -70,6 +70,7 @@ class RegisteringStore(DeletingStore):
         """Create a model; its name must be usable as a folder name."""
         if not is_prompt_request(tags):
             check_model_name(name)
+            search.check_tags(tag.key for tag in tags or [])
         return super().create_registered_model(name, tags, description, deployment_job_id)
 
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
@@ -104,6 +105,7 @@ class RegisteringStore(DeletingStore):
                 name, source, run_id, tags, run_link, description, local_model_path, model_id
             )
         check_model_name(name)
+        search.check_tags(tag.key for tag in tags or [])
         workspace = self._get_active_workspace()
         given = {tag.key: tag.value for tag in tags or [] if tag.key not in OWN_TAGS}
         wanted = publishing.parse_number(given.get(semver.TAG))
@@ -154,6 +156,7 @@ class RegisteringStore(DeletingStore):
             raise bad_input(f"{name} is a prompt. Choose another name for the model.")
         wanted = publishing.parse_number(semantic_version)
         given = {key: text for key, text in exported.tags.items() if key not in OWN_TAGS}
+        given.pop(search.STAGE_TAG, None)
         given.pop(semver.TAG, None)
         given[imports.TAG] = exported.origin.as_tag()
         for text in (exported.description, *given, *given.values()):

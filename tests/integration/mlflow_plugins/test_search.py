@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 import pytest
+from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.exceptions import MlflowException
 from oracles.lifecycle import STAGES, Model
 
@@ -89,3 +90,18 @@ def test_search__by_what_is_no_stage__is_refused_with_words(
         with pytest.raises(MlflowException, match=why) as refusal:
             search(words)
         assert refusal.value.get_http_status_code() == 400
+
+
+def test_tag_that_stands_for_the_stage__is_never_stored(store: LifecycleStore, models: list[Model]) -> None:
+    model = models[0]
+    mine = ModelVersionTag("lifecycle_stage", "Production")
+    for refused in (
+        lambda: store.set_model_version_tag(model.name, 1, mine),
+        lambda: store.set_registered_model_tag(model.name, RegisteredModelTag(mine.key, mine.value)),
+        lambda: store.create_registered_model(f"{model.name}-tagged", [RegisteredModelTag(mine.key, "x")]),
+        lambda: store.create_model_version(model.name, "models:/m-1", tags=[mine]),
+    ):
+        with pytest.raises(MlflowException, match="Tag lifecycle_stage is reserved") as refusal:
+            refused()
+        assert refusal.value.get_http_status_code() == 400
+    store.delete_model_version_tag(model.name, 1, mine.key)  # one that was stored before
