@@ -30,6 +30,7 @@ from mlflow_plugins.adoption.adopting import Adoption
 from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
 from mlflow_plugins.adoption.survey import UnadoptedStore
 from mlflow_plugins.artifacts import destination
+from mlflow_plugins.artifacts.repository import SCHEME
 from mlflow_plugins.artifacts.s3 import S3_SETTINGS
 from mlflow_plugins.store.base import SCHEME_PREFIX
 from mlflow_plugins.users.actor import UNKNOWN, Actor, claimed
@@ -70,6 +71,7 @@ def adopt(
     Raises:
         BadInputError: an address is missing, or is none of a database.
         NotFoundError: there is no registry, or the tenant has no models.
+        SettingMissingError: the address or a key of the artifact store is not set.
         AiHubError: its tables are those of another version of MLflow; the artifact store failed.
         ConflictError: somebody changes the registry at the same time.
     """
@@ -133,6 +135,10 @@ def _readable_errors() -> Iterator[None]:
 
 def _destination(served: str | None, direct: str | None) -> Destination:
     if served:
+        if served.startswith(f"{SCHEME}:"):
+            settings = Settings()
+            for name in S3_SETTINGS:
+                settings.require(name.lower())
         return destination.served(served)
     if direct:
         return destination.unserved(direct)

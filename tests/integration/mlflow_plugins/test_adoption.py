@@ -317,7 +317,10 @@ def test_tenants__are_adopted_one_by_one(
 
 
 def test_command__shows_and_does_it(
-    run: Callable[..., tuple[int, str, str]], sqlite_old: Path, tmp_path: Path
+    run: Callable[..., tuple[int, str, str]],
+    sqlite_old: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copy(sqlite_old, tmp_path / "old.db")
     database = f"sqlite:///{tmp_path / 'old.db'}"
@@ -342,6 +345,12 @@ def test_command__shows_and_does_it(
     status, _, error = run("registry", "adopt", "--registry-store-uri", f"sqlite:///{tmp_path / 'typo.db'}")
     assert (status, "There is no registry at sqlite:///" in error) == (2, True)
     assert not (tmp_path / "typo.db").exists()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.delenv("MINIO_ENDPOINT_URL", raising=False)
+        elsewhere.setenv("AI_HUB_STATE_DIR", str(tmp_path / "none"))
+        elsewhere.chdir(tmp_path)
+        status, _, error = run("registry", "adopt", *where, "--artifacts-destination", "minio://ml-models")
+    assert (status, "MINIO_ENDPOINT_URL is not set" in error, "MLflow server" in error) == (1, True, False)
     with sqlite3.connect(tmp_path / "old.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '3500859a5d39'")  # an older one
     connection.close()
