@@ -167,7 +167,7 @@ def _create(tenant: str) -> None:
 def read_policy(tenant: str, bucket: str) -> dict[str, Any]:
     """The policy of a key that reads a tenant's folder and nothing else, as AWS, MinIO and SeaweedFS take it.
 
-    Writing stays with the server: whoever could write past it could exchange a sealed version's files.
+    Writing stays with the server: whoever could write past it could exchange a registered version's files.
 
     Args:
         tenant: whose folder; `{bucket}/{tenant}/` holds its runs and its registered versions.

@@ -45,7 +45,7 @@ class Card:
     parameters: Mapping[str, str] = field(default_factory=dict)
     features: tuple[str, ...] = ()
     metrics: Metrics = field(default_factory=dict)
-    #: why context, parameters, features and metrics cannot be shown
+    #: why facts, parameters, features and metrics cannot be shown
     problem: str | None = None
 
     @property
@@ -72,7 +72,7 @@ class Difference:
 
     @property
     def facts(self) -> list[Change]:
-        """VersionInfo that differ: among them feature service and data window."""
+        """Facts that differ: among them feature service and data window."""
         return _changes(self.left.facts, self.right.facts)
 
     @property
