@@ -277,9 +277,13 @@ def render(
     """The payload of each asset, in their order."""
     query = rows.query
     decoded = _decode(rows, origins)
-    columns = {name: column for view in decoded for name, column in view.items()}
+    computed: dict[str, list[Any]] = {}
     if query.plan.on_demand:
-        columns |= _compute(rows, {"tenant_id": [tenant] * len(assets), "asset_id": list(assets)}, decoded)
+        computed = _compute(rows, {"tenant_id": [tenant] * len(assets), "asset_id": list(assets)}, decoded)
+    # inputs and other outputs of on-demand views may have the name of a feature of the answer
+    columns = computed | {
+        name: decoded[view][name] for name, view, _ in query.plan.results if view is not None
+    }
     values, statuses = [], []
     for feature in query.features:
         if feature.reach > lookback_hours:
@@ -296,7 +300,7 @@ def render(
     names = query.names
     return [
         Payload(
-            orjson.dumps(dict(zip(names, row, strict=True)), default=_base64),
+            orjson.dumps(dict(zip(names, row, strict=True)), default=_base64, option=orjson.OPT_UTC_Z),
             len(row) - row.count(None),
             _status_json(names, states),
         )

@@ -1,0 +1,111 @@
+"""Features as they are sent, from rows as Redis has them."""
+
+# mypy: allow-untyped-calls
+# Feast declares half of its types
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64, String, UnixTimestamp
+
+from ai_hub.features.online import query, rows
+from ai_hub.features.online.as_of import as_of
+from ai_hub.times import to_nanos
+from feast_plugins.online.plan import Plans
+from feast_plugins.online.reading import encode_outputs
+from feast_plugins.online.writing import stamp_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+HOUR = NOW.replace(minute=0)
+ENTITIES = [Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in query.KEYS]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    config = RepoConfig(
+        project="rows",
+        provider="local",
+        registry=str(tmp_path / "registry.db"),
+        online_store={"type": "redis"},
+        offline_store={"type": "dask"},
+        entity_key_serialization_version=3,
+    )
+    return FeatureStore(config=config)
+
+
+def payload(store: FeatureStore, service: FeatureService, stored: dict[str, Any]) -> dict[str, Any]:
+    """What is sent of an asset whose features have these values; `view.feature` names them."""
+    plan = Plans().get(store.config, store.registry, store.project, service, full_names=False)
+    entities = {each.join_key: each for each in store.list_entities()}
+    asked = query.resolve(store.config, plan, "rows", None, entities)
+    cached = rows.CachedRows.empty(asked, as_of(None, NOW, 60), 1)
+    for index, view in enumerate(each.stored for each in asked.views):
+        fields = {view.stamp_field: stamp_of(HOUR)[1]}
+        for name, field, kind in zip(view.features, view.fields, view.types, strict=True):
+            assert kind is not None
+            (fields[field],) = encode_outputs([stored[f"{view.view.name}.{name}"]], kind)
+        cached._set(index, 0, fields, to_nanos(HOUR))
+    (sent,) = rows.render(cached, "one", ["a"], cached.complete_origins(), lookback_hours=168)
+    found: dict[str, Any] = orjson.loads(sent.features)
+    return found
+
+
+def view(name: str, *features: Field) -> FeatureView:
+    source = FileSource(name=name, path=f"{name}.parquet", timestamp_field="at")
+    keys = [Field(name=key, dtype=String) for key in query.KEYS]
+    return FeatureView(name=name, entities=ENTITIES, schema=[*keys, *features], source=source)
+
+
+def apply(store: FeatureStore, *views: Any, features: list[Any]) -> FeatureService:
+    service = FeatureService(name="asked", features=features)
+    for entity in ENTITIES:
+        store.registry.apply_entity(entity, store.project)
+    for each in views:
+        store.registry.apply_feature_view(each, store.project)
+    store.registry.apply_feature_service(service, store.project)
+    return service
+
+
+def test_feature__has_the_name_of_an_on_demand_views_input__is_that_of_its_own_view(
+    store: FeatureStore,
+) -> None:
+    site = view("site", Field(name="temperature", dtype=Float64))
+    room = view("room", Field(name="temperature", dtype=Float64))
+
+    @on_demand_feature_view(sources=[room], schema=[Field(name="kelvin", dtype=Float64)], mode="python")  # type: ignore[untyped-decorator]
+    def kelvin(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"kelvin": [each + 273 for each in inputs["temperature"]]}
+
+    service = apply(store, site, room, kelvin, features=[site[["temperature"]], kelvin])
+    found = payload(store, service, {"site.temperature": 1.0, "room.temperature": 20.0})
+    assert found == {"temperature": 1.0, "kelvin": 293.0}
+
+
+def test_feature__has_the_name_of_an_output_nobody_asked_for__is_that_of_its_own_view(
+    store: FeatureStore,
+) -> None:
+    site = view("site", Field(name="load", dtype=Float64), Field(name="base", dtype=Float64))
+    schema = [Field(name="load", dtype=Float64), Field(name="double", dtype=Float64)]
+
+    @on_demand_feature_view(sources=[site[["base"]]], schema=schema, mode="python")  # type: ignore[untyped-decorator]
+    def computed(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"load": inputs["base"], "double": [2 * each for each in inputs["base"]]}
+
+    service = apply(store, site, computed, features=[site[["load"]], computed[["double"]]])
+    found = payload(store, service, {"site.load": 1.0, "site.base": 20.0})
+    assert found == {"load": 1.0, "double": 40.0}
+
+
+def test_time__is_sent_with_z(store: FeatureStore) -> None:
+    site = view("site", Field(name="read_at", dtype=UnixTimestamp))
+    service = apply(store, site, features=[site])
+    assert payload(store, service, {"site.read_at": HOUR}) == {"read_at": "2026-03-01T12:00:00Z"}
