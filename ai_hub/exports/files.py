@@ -53,12 +53,12 @@ WHERE export_id = (
 )
 RETURNING {COLUMNS}
 """  # noqa: S608  # constants
-# the same request is a new export from now on, also with its key
 # open uploads are known by their path alone: those of another job must stay
 _AT_WORK: Final = """
 SELECT export_id FROM feature_exports
 WHERE tenant_id = %s AND output_path = %s AND status IN ('pending', 'running') LIMIT 1
 """
+# the same request is a new export from now on, also with its key
 _EXPIRE: Final = """
 UPDATE jobs SET
     result = result - 'storage_path' || jsonb_build_object('expired_at', clock_timestamp()),

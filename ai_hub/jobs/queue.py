@@ -289,10 +289,13 @@ def take_orphaned(settings: Settings, kinds: Sequence[str]) -> Job | None:
     return _one(settings, _TAKE_ORPHANED, {"kinds": list(kinds)})
 
 
-def note_cleaned(settings: Settings, job_id: UUID) -> None:
-    """Nothing is left behind by this job."""
+def note_cleaned(settings: Settings, job: Job) -> None:
+    """Nothing is left behind by this failed job, unless it was acquired again since it had this fence."""
     with transaction(settings) as connection:
-        connection.execute("UPDATE jobs SET clean_after = NULL WHERE job_id = %s", [job_id])
+        connection.execute(
+            "UPDATE jobs SET clean_after = NULL WHERE job_id = %s AND fence = %s AND status = 'failed'",
+            [job.job_id, job.fence],
+        )
 
 
 def _one(settings: Settings, query: str, values: dict[str, Any]) -> Job | None:

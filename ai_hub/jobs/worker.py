@@ -98,7 +98,7 @@ class Worker:
                     reason=reason(error),
                 )
                 return
-            queue.note_cleaned(self._settings, job.job_id)
+            queue.note_cleaned(self._settings, job)
 
     def _run_job(self, job: Job) -> str:
         log = _log.bind(kind=job.kind, job_id=str(job.job_id), tenant=job.tenant_id, attempt=job.attempts)
@@ -149,7 +149,8 @@ class Worker:
         return "requeued" if held else "lost"
 
     def _fail(self, job: Job, attempt: Attempt | None, error: str) -> str:
-        cleaned = _is_cleaned(attempt)
+        # where there could be no attempt, earlier ones may have left something
+        cleaned = _is_cleaned(attempt) and (attempt is not None or job.fence == 1)
         if not queue.fail(self._settings, job, error, has_orphans=not cleaned):
             return "lost"
         return "cancelled" if error == CANCELLED else "failed"

@@ -1,5 +1,26 @@
 -- Durable jobs of every kind. An export is one of them; `feature_exports` shows those as before.
 
+-- what others commit meanwhile would be lost
+LOCK TABLE feature_exports IN ACCESS EXCLUSIVE MODE;
+
+-- What a view cannot have is named, and nothing is changed.
+DO $$
+DECLARE
+    lost text;
+BEGIN
+    SELECT string_agg(what, E'\n') INTO lost FROM (
+        SELECT format('trigger %s on table feature_exports', tgname) AS what
+        FROM pg_trigger WHERE tgrelid = 'feature_exports'::regclass AND NOT tgisinternal
+        UNION ALL
+        SELECT format('right to single columns of table feature_exports (%s)', attname)
+        FROM pg_attribute WHERE attrelid = 'feature_exports'::regclass AND cardinality(attacl) > 0
+    ) AS found;
+    IF lost IS NOT NULL THEN
+        RAISE EXCEPTION 'table feature_exports becomes a view' USING ERRCODE = 'feature_not_supported', DETAIL = lost;
+    END IF;
+END
+$$;
+
 CREATE TABLE jobs (
     job_id           uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     -- which task does it, such as `export`
@@ -62,14 +83,17 @@ CREATE UNIQUE INDEX jobs_by_key ON jobs (tenant_id, kind, idempotency_key);
 CREATE INDEX jobs_to_clean ON jobs (clean_after) WHERE clean_after IS NOT NULL;
 CREATE INDEX jobs_by_path ON jobs (tenant_id, kind, (arguments ->> 'output_path'));
 CREATE INDEX jobs_kept ON jobs (kind, completed_at) WHERE status = 'completed' AND NOT result ? 'expired_at';
+-- 070_tenant_wall.sql adds the policy; until then nobody but the owner sees a row
+ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
 
 -- A tenant's own view of it; 070_tenant_wall.sql makes it anew in the same call of migrate.
 DROP VIEW IF EXISTS tenant_wall.feature_exports;
--- What others may do with the table they may do with the view.
+-- What others may do with the table they may do with the view, and for that with the rows behind it.
 SELECT set_config('ai_hub.rights', coalesce(relacl, '{}')::text, true) FROM pg_class WHERE oid = 'feature_exports'::regclass;
 DROP TABLE feature_exports;
 
-CREATE VIEW feature_exports AS
+-- with the rights of whoever reads it, so that row-level security of jobs holds, as that of the table did
+CREATE VIEW feature_exports WITH (security_invoker) AS
 SELECT
     job_id AS export_id,
     tenant_id,
@@ -94,7 +118,8 @@ SELECT
     progress,
     cancel_requested,
     attempts,
-    holder AS worker,
+    -- cannot be updated: workers of an earlier release acquire no more jobs, which they could not end
+    holder || '' AS worker,
     lease_until,
     result ->> 'service_version' AS service_version,
     fence,
@@ -110,11 +135,16 @@ DECLARE
     granted record;
 BEGIN
     FOR granted IN
-        SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS grantee
+        SELECT
+            privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS grantee,
+            CASE WHEN is_grantable THEN 'WITH GRANT OPTION' ELSE '' END AS option
         FROM aclexplode(nullif(current_setting('ai_hub.rights'), '{}')::aclitem[])
         WHERE grantee <> (SELECT relowner FROM pg_class WHERE oid = 'feature_exports'::regclass)
     LOOP
-        EXECUTE format('GRANT %s ON feature_exports TO %s', granted.privilege_type, granted.grantee);
+        EXECUTE format('GRANT %s ON feature_exports TO %s %s', granted.privilege_type, granted.grantee, granted.option);
+        IF granted.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE') THEN
+            EXECUTE format('GRANT %s ON jobs TO %s %s', granted.privilege_type, granted.grantee, granted.option);
+        END IF;
     END LOOP;
 END
 $$;

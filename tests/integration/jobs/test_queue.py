@@ -20,7 +20,7 @@ from ai_hub.jobs.job import CANCELLED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Queue
+    from conftest import DoublingAttempt, Queue
 
     from ai_hub.jobs.job import Job
     from ai_hub.jobs.lease import Lease
@@ -88,6 +88,33 @@ def test_what_is_left_behind__is_removed_when_the_store_is_back(jobs: Queue) -> 
     jobs.change(job, "clean_after = clean_after - interval '1 hour'")
     jobs.worker.remove_orphans()
     assert len(jobs.task.cleaned) == 4
+
+
+def test_what_earlier_attempts_left__is_removed__also_where_the_last_could_not_begin(jobs: Queue) -> None:
+    job = jobs.defer(jobs.one)
+    begin = jobs.task.attempt
+
+    def broken(job: Job) -> DoublingAttempt:
+        del job
+        raise ValueError("wrong")
+
+    jobs.change(job, "fence = 1")
+    jobs.task.attempt = broken  # type: ignore[method-assign]
+    jobs.worker.run_job(jobs.worker.acquire(job))  # type: ignore[arg-type]
+    assert jobs.find(jobs.one, job).status == "failed"
+    jobs.task.attempt = begin  # type: ignore[method-assign]
+    jobs.worker.remove_orphans()
+    assert jobs.task.cleaned == [(job, 2)]
+
+
+def test_cleaned__of_a_job_that_was_acquired_again__is_not_noted(jobs: Queue) -> None:
+    job = jobs.defer(jobs.one)
+    jobs.change(job, "status = 'failed', completed_at = now(), clean_after = now()")
+    orphaned = queue.take_orphaned(jobs.settings, [jobs.kind])
+    assert orphaned is not None
+    jobs.change(job, "fence = fence + 1, clean_after = now()")
+    queue.note_cleaned(jobs.settings, orphaned)
+    assert queue.take_orphaned(jobs.settings, [jobs.kind]) is not None
 
 
 def test_cancelled_while_it_runs__ends_when_it_asks(jobs: Queue) -> None:
