@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -55,13 +56,18 @@ def rows(connection: Connection[Any]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def earlier(database: str) -> Iterator[tuple[Connection[Any], str]]:
+    with earlier_release(database) as found:
+        yield found
+
+
+@contextmanager
+def earlier_release(address: str) -> Iterator[tuple[Connection[Any], str]]:
     """A connection in whose transaction there is the table of the earlier release, and its schema."""
     name = f"earlier_{secrets.token_hex(4)}"
-    with connect(database, autocommit=True) as connection:
+    with connect(address, autocommit=True) as connection:
         # in a schema of its own, which nobody else sees
         with connection.transaction():
             connection.execute(f"CREATE SCHEMA {name}; SET LOCAL search_path = {name}, public")
-            connection.execute(f"GRANT USAGE ON SCHEMA {name} TO ai_hub_tenant")
             for path in MIGRATIONS[: MIGRATIONS.index(MIGRATION)]:
                 for statement in path.read_text().split(";\n"):
                     if "feature_exports" in statement:
@@ -95,6 +101,7 @@ def test_exports__of_every_status__look_as_before(earlier: tuple[Connection[Any]
 def test_rights__stay__and_show_rows_of_the_own_tenant_alone(earlier: tuple[Connection[Any], str]) -> None:
     connection, schema = earlier
     connection.execute(EXPORTS)
+    connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO ai_hub_tenant")
     connection.execute("GRANT SELECT, DELETE ON feature_exports TO ai_hub_tenant")
     connection.execute("GRANT UPDATE ON feature_exports TO ai_hub_tenant WITH GRANT OPTION")
     connection.execute(MIGRATION.read_bytes())
@@ -117,21 +124,22 @@ def test_rights__stay__and_show_rows_of_the_own_tenant_alone(earlier: tuple[Conn
     assert len(rows(connection)) == 4
 
 
-def test_export_that_is_committed_meanwhile__is_waited_for(
-    earlier: tuple[Connection[Any], str], database: str
-) -> None:
-    connection, schema = earlier
-    with connect(database) as other, connect(database, autocommit=True) as watching:
+def test_export_that_is_committed_meanwhile__is_waited_for(native_postgres: str) -> None:
+    waiting = "SELECT FROM pg_locks WHERE pid = %s AND NOT granted"
+    with (
+        earlier_release(native_postgres) as (connection, schema),
+        connect(native_postgres) as other,
+        connect(native_postgres, autocommit=True) as watching,
+    ):
         other.execute(f"SET search_path = {schema}, public")
         other.execute(EXPORTS)
         with ThreadPoolExecutor(1) as pool:
             migrated = pool.submit(connection.execute, MIGRATION.read_bytes())
-            waiting = "SELECT FROM pg_locks WHERE pid = %s AND NOT granted"
             while watching.execute(waiting, [connection.info.backend_pid]).fetchone() is None:
                 assert not migrated.done()
             other.commit()
             migrated.result()
-    assert len(rows(connection)) == 4
+        assert len(rows(connection)) == 4
 
 
 @pytest.mark.parametrize(
