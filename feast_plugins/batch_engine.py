@@ -135,7 +135,7 @@ class ArrowComputeEngine(LocalComputeEngine):
     def teardown_infra(self, project: str, fvs: Sequence[FeatureView], *args: Any, **kwargs: Any) -> None:
         """Delete what declared views had, and the checkpoints of the views."""
         super().teardown_infra(project, fvs, *args, **kwargs)
-        declared.teardown(self.repo_config, project)
+        declared.teardown(self.repo_config, project, [view.name for view in fvs])
         self._delete_checkpoints(project, fvs)
 
     def _delete_checkpoints(self, project: str, views: Sequence[FeatureView]) -> None:

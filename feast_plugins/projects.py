@@ -15,6 +15,7 @@ from feast.infra.registry import sql
 from sqlalchemy import delete, select, union_all
 
 from feast_plugins.errors import ProtectedProjectError, SharedRegistryError
+from feast_plugins.windows import database as declared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,7 @@ def teardown(store: FeatureStore) -> None:
 
 
 def delete_project(store: FeatureStore, project: str) -> None:
-    """Delete a project from the registry, with the versions of its views; its online rows stay.
+    """Delete a project from the registry, with the versions and tables of its views; its online rows stay.
 
     Raises:
         ProjectObjectNotFoundException: the project does not exist.
@@ -73,7 +74,17 @@ def delete_project(store: FeatureStore, project: str) -> None:
     """
     store.get_project(project)
     _refuse_protected(store.registry, project)
+    declared.teardown(store.config, project, view_names(store.registry, project))
     _delete(store.registry, project)
+
+
+def view_names(registry: BaseRegistry, project: str) -> list[str]:
+    """Feature views of a project, also of one that is not there."""
+    views = [
+        *registry.list_feature_views(project, allow_cache=False),
+        *registry.list_stream_feature_views(project, allow_cache=False),
+    ]
+    return [view.name for view in views]
 
 
 def _refuse_protected(registry: BaseRegistry, project: str) -> None:

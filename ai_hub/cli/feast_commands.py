@@ -144,26 +144,35 @@ _YES: Final = click.Option(
 def apply(ctx: click.Context, /, yes: bool, **options: Any) -> None:
     """Feast's, on a registry without versions of deleted projects, and on what declared views need."""
     config = _config(ctx)
-    projects.forget_versions(FeatureStore(config=config).registry, config.project)
+    registry = FeatureStore(config=config).registry
+    projects.forget_versions(registry, config.project)
     os.chdir(ctx.obj["CHDIR"])
     contents = _get_repo_contents(ctx.obj["CHDIR"], config.project, config)
     project, declarations = _project(config, contents), _declarations(contents)
-    with _changes(config, project, declarations) as (connection, changes):
+    registered = projects.view_names(registry, project)
+    with _changes(config, project, declarations, registered) as (connection, changes):
         for change in changes:
             click.echo(str(change))
         if any(change.losses for change in changes) and not yes:
             click.confirm("Delete these stored values?", abort=True)
         with declared.allow_losses():
-            # first: the registry must not name what is not there
+            # first: the registry must not name what is not there; what deletes waits until Feast takes it
             if connection is not None:
-                declared.apply(connection, project, [each for each in changes if each.action != "drop"])
+                declared.announce(connection, project, changes)
+                declared.apply(connection, project, [each for each in changes if not each.losses])
             ctx.invoke(stock.commands["apply"], **options)
         if connection is None:
             return
-    with _changes(config, project, declarations) as (connection, changes):
+    with _changes(config, project, declarations, registered) as (connection, changes):
         assert connection is not None  # noqa: S101  # as before
         with declared.allow_losses():
             declared.apply(connection, project, changes)
+        known = {*registered, *(each.name for each in declarations)}
+        for view in declared.others_of(connection, project, known):
+            click.echo(
+                f"{view} is declared by a project {project} of another registry, and stays. "
+                "To drop it, declare it here, apply, take it out and apply again."
+            )
         for progress in declared.progress(connection, project):
             if progress.stored < progress.rows:
                 click.echo(
@@ -182,9 +191,12 @@ def _declarations(contents: RepoContents) -> list[Declaration]:
 
 @contextmanager
 def _changes(
-    config: RepoConfig, project: str, declarations: Sequence[Declaration]
+    config: RepoConfig, project: str, declarations: Sequence[Declaration], registered: Sequence[str]
 ) -> Iterator[tuple[Connection[Any] | None, list[declared.Change]]]:
-    """What is to be done for declared views, and a connection to do it; None: there is nothing of them."""
+    """What is to be done for declared views, and a connection to do it; None: there is nothing of them.
+
+    `registered` are views that the registry has, or had before; those no longer declared are dropped.
+    """
     if not isinstance(config.offline_store, PostgreSQLOfflineStoreConfig):
         yield None, []
         return
@@ -202,7 +214,7 @@ def _changes(
         elif not declared.has_catalog(connection):
             yield None, []
             return
-        yield connection, declared.changes(connection, project, declarations)
+        yield connection, declared.changes(connection, project, declarations, removed=registered)
 
 
 @_in_place_of(stock.commands["plan"])
@@ -212,9 +224,11 @@ def plan(ctx: click.Context, skip_source_validation: bool, skip_feature_view_val
     config = _config(ctx)
     os.chdir(ctx.obj["CHDIR"])
     contents = _get_repo_contents(ctx.obj["CHDIR"], config.project, config)
-    with _changes(config, _project(config, contents), _declarations(contents)) as (_, database_changes):
-        pass
     store = FeatureStore(config=config)
+    project = _project(config, contents)
+    registered = projects.view_names(store.registry, project)
+    with _changes(config, project, _declarations(contents), registered) as (_, database_changes):
+        pass
     if not skip_source_validation:
         for view in contents.feature_views:
             if view.batch_source is not None:
@@ -284,7 +298,7 @@ def teardown(ctx: click.Context) -> None:
 @_in_place_of(stock.commands["projects"].commands["delete"])  # type: ignore[attr-defined]  # a group
 @click.pass_context
 def delete_project(ctx: click.Context, name: str, yes: bool) -> None:
-    """Delete a project from the registry; its online rows stay."""
+    """Delete a project from the registry, and what its declared views stored; its online rows stay."""
     store = create_feature_store(ctx)
     store.get_project(name)
     if not yes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,6 +31,7 @@ _COMPUTE: Final = (
     "SELECT * FROM compute_declared_batch(%s, %s, %s)",
 )
 _LOOK_AGAIN_S: Final = 0.5
+_logger: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,11 @@ def _batches(
 ) -> Iterator[tuple[int, int]]:
     """Compute what is planned, in several sessions; rows computed and changed of each batch that is done."""
     with ExitStack() as stack:
+        connection.add_notice_handler(_log)
         sessions = [connection]
         for _ in range(1, SESSIONS):
             other = connect(dsn, autocommit=True, application_name="ai-hub refresh")
+            other.add_notice_handler(_log)
             sessions.append(stack.enter_context(other))
         pool = stack.enter_context(ThreadPoolExecutor(SESSIONS, "refresh"))
 
@@ -100,6 +104,12 @@ def _batches(
                 if computed:
                     running[start(number)] = number
                     yield computed, changed
+
+
+def _log(notice: psycopg.errors.Diagnostic) -> None:
+    """What the server warns of: rows of a declared view that cannot be computed."""
+    if notice.severity_nonlocalized == "WARNING":
+        _logger.warning("%s", notice.message_primary)
 
 
 @contextmanager

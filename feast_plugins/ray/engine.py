@@ -53,7 +53,8 @@ class TimescaleRayComputeEngine(RayComputeEngine):
     def teardown_infra(self, project: str, *args: Any, **kwargs: Any) -> None:
         """Delete what declared views had."""
         super().teardown_infra(project, *args, **kwargs)
-        declared.teardown(self.repo_config, project)
+        views, *_ = args
+        declared.teardown(self.repo_config, project, [view.name for view in views])
 
     def _materialize_one(
         self,

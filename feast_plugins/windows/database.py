@@ -57,6 +57,8 @@ class _Known:
     declaration: Mapping[str, Any]
     sha256: str
     generation: int
+    #: of each stored feature: the generation since which it means what it does
+    meanings: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Change:
     dropped: Sequence[str] = ()
     #: rows mean something else, or are more than before
     recompute: bool = False
+    #: the catalog's entry that all this was found out from
+    before: _Known | None = None
 
     def __str__(self) -> str:
         signs = {"create": "+", "alter": "~", "drop": "-"}
@@ -115,14 +119,14 @@ def update(
         apply(connection, project, changes(connection, project, declarations, removed=removed))
 
 
-def teardown(config: RepoConfig, project: str) -> None:
-    """Drop every declared view of a project."""
+def teardown(config: RepoConfig, project: str, views: Iterable[str]) -> None:
+    """Drop those of these views of a project that are declared ones."""
     if not isinstance(config.offline_store, PostgreSQLOfflineStoreConfig):
         return
     with owner(config) as connection:
         if has_catalog(connection):
             with allow_losses():
-                apply(connection, project, changes(connection, project, []))
+                apply(connection, project, changes(connection, project, [], removed=views))
 
 
 def declarations_of(views: Iterable[object]) -> list[Declaration]:
@@ -154,7 +158,7 @@ def changes(
     project: str,
     declarations: Iterable[Declaration],
     *,
-    removed: Iterable[str] | None = None,
+    removed: Iterable[str] = (),
 ) -> list[Change]:
     """What differs between the database and the declarations.
 
@@ -162,7 +166,8 @@ def changes(
         connection: of the owner.
         project: Feast's.
         declarations: views that shall be there.
-        removed: views of the project that shall not; None: all others.
+        removed: views of the project that shall not, beside those that were about to be dropped; all others
+            stay, because a registry of another place may have a project of this name.
 
     Raises:
         DeclarationError: the name of a view is taken.
@@ -170,14 +175,17 @@ def changes(
     known = _catalog(connection)
     found: list[Change] = []
     wanted = {each.name: each for each in declarations}
+    removed = {*removed, *_leaving(connection)}
     gone = [name for name, each in known.items() if each.project == project and name not in wanted]
-    if removed is not None:
-        gone = sorted(set(gone).intersection(removed))
-    found += [Change(name, "drop", losses=[f"{name} with {_rows(connection, name)}"]) for name in gone]
+    found += [
+        Change(name, "drop", losses=[f"{name} with {_rows(connection, name)}"], before=known[name])
+        for name in gone
+        if name in removed
+    ]
     for name, declaration in wanted.items():
         before = known.get(name)
         if before is None:
-            _require_free(connection, name)
+            _require_free(connection, name)  # said before anything is done
             features = [f"{key}: {each}" for key, each in declaration.features.items()]
             found.append(Change(name, "create", features, declaration=declaration))
         elif before.project != project:
@@ -189,12 +197,28 @@ def changes(
     return found
 
 
+def others_of(connection: psycopg.Connection[Any], project: str, names: Iterable[str]) -> list[str]:
+    """Declared views of the project that are none of these."""
+    known = _catalog(connection)
+    return sorted({name for name, each in known.items() if each.project == project}.difference(names))
+
+
+def announce(connection: psycopg.Connection[Any], project: str, changes: Iterable[Change]) -> None:
+    """Note which views will be dropped, so that it is done even if the registry forgets them first."""
+    connection.execute(
+        "UPDATE declared_views SET leaving = NOT leaving"
+        " WHERE project = %s AND leaving <> (view_name = ANY (%s::name[]))",
+        [project, [each.view for each in changes if each.action == "drop"]],
+    )
+
+
 def apply(connection: psycopg.Connection[Any], project: str, todo: Iterable[Change]) -> None:
     """Make the changes, each in a transaction; the connection must be in autocommit mode.
 
     Raises:
         DeclarationLossError: stored values would be deleted, and nobody has allowed it; nothing was changed.
-        DeclarationError: others hold locks on a view for minutes, or have built something on it.
+        DeclarationError: others hold locks on a view for minutes, have built something on it, or have
+            changed it since.
     """
     todo = list(todo)
     losses = [loss for each in todo for loss in each.losses]
@@ -248,6 +272,8 @@ def _despite_others(connection: psycopg.Connection[Any], project: str, change: C
         try:
             with connection.transaction():
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+                # a batch that is being computed ends, and later ones wait
+                connection.execute("SELECT pg_advisory_xact_lock(declared_view_lock(%s))", [change.view])
                 connection.execute("SET LOCAL lock_timeout = '2s'")
                 _change(connection, project, change)
         except DependentObjectsStillExist as error:
@@ -265,23 +291,43 @@ def _despite_others(connection: psycopg.Connection[Any], project: str, change: C
 
 
 def _change(connection: psycopg.Connection[Any], project: str, change: Change) -> None:
-    # what computes rows of the view holds this row meanwhile
+    # a refresh that plans rows of the view holds this row meanwhile
     connection.execute("SELECT FROM declared_views WHERE view_name = %s FOR UPDATE", [change.view])
+    if _catalog(connection).get(change.view) != change.before:
+        raise DeclarationError(
+            f"{change.view} was changed by somebody else just now: run `feast apply` again."
+        )
+    if change.before is None:
+        _require_free(connection, change.view)
     name = sql.Identifier
+    relations = [change.view + suffix for suffix in _RELATIONS]
+    declaration = change.declaration
     wall = connection.execute("SELECT to_regnamespace('tenant_wall') IS NOT NULL").fetchone() == (True,)
     if wall:
-        connection.execute(sql.SQL("DROP VIEW IF EXISTS tenant_wall.{}").format(name(change.view)))
+        for relation in relations:
+            connection.execute(sql.SQL("DROP VIEW IF EXISTS tenant_wall.{}").format(name(relation)))
     for suffix in ("", "_versions"):
         connection.execute(sql.SQL("DROP VIEW IF EXISTS public.{}").format(name(change.view + suffix)))
     table = name("public", f"{change.view}_stored")
-    declaration = change.declaration
     if declaration is None:
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
         connection.execute("DELETE FROM declared_views WHERE view_name = %s", [change.view])
         if wall:
-            connection.execute("DELETE FROM served_relations WHERE relation = %s", [change.view])
+            connection.execute("DELETE FROM served_relations WHERE relation = ANY (%s)", [relations])
         return
-    statements = Statements(declaration)
+    _make(connection, project, change, Statements(declaration))
+    if wall:
+        connection.execute("SELECT tenant_wall.serve(%s, false)", [change.view])
+        connection.execute(  # those that a source of somebody names
+            "SELECT tenant_wall.serve(relation, shared) FROM served_relations WHERE relation = ANY (%s)",
+            [relations],
+        )
+
+
+def _make(connection: psycopg.Connection[Any], project: str, change: Change, statements: Statements) -> None:
+    """The table and the views of a declaration, and its entry in the catalog."""
+    name = sql.Identifier
+    table = name("public", f"{change.view}_stored")
     if connection.execute("SELECT to_regclass(%s)", [f"public.{change.view}_stored"]).fetchone() == (None,):
         connection.execute(statements.table.encode())
     for column in change.dropped:
@@ -294,39 +340,42 @@ def _change(connection: psycopg.Connection[Any], project: str, change: Change) -
                 sql.SQL(kind),  # of a fixed list
             )
         )
-    generation, changed_at = _note(connection, project, change, statements)
+    generation = _note(connection, project, change, statements)
     connection.execute(statements.view(generation).encode())
-    connection.execute(statements.versions(generation, changed_at).encode())
-    if wall:
-        connection.execute("SELECT tenant_wall.serve(%s, false)", [change.view])
+    connection.execute(statements.versions.encode())
 
 
-def _note(
-    connection: psycopg.Connection[Any], project: str, change: Change, statements: Statements
-) -> tuple[int, str]:
-    """Write the view into the catalog; returns its generation, and since when it has it."""
+def _note(connection: psycopg.Connection[Any], project: str, change: Change, statements: Statements) -> int:
+    """Write the view into the catalog; returns its generation."""
     assert change.declaration is not None  # noqa: S101  # of a view that is to be there
-    row = connection.execute(
+    before = change.before
+    generation = 1 if before is None else before.generation + change.recompute
+    meanings = {
+        name: generation
+        if before is None or name in change.added or before.declaration.get(name) != each.as_json()
+        else before.meanings.get(name, generation)
+        for name, each in change.declaration.stored.items()
+    }
+    connection.execute(
         "INSERT INTO declared_views AS views"
-        " (view_name, project, declaration, sha256, statement, changed_at, filled_from)"
-        " VALUES (%(view)s, %(project)s, %(declaration)s, %(sha256)s, %(statement)s, feature_stamp(),"
-        "  time_bucket(INTERVAL '1 hour', now()))"
+        " (view_name, project, declaration, sha256, statement, generation, meanings, filled_from)"
+        " VALUES (%(view)s, %(project)s, %(declaration)s, %(sha256)s, %(statement)s, %(generation)s,"
+        "  %(meanings)s, time_bucket(INTERVAL '1 hour', now()))"
         " ON CONFLICT (view_name) DO UPDATE SET declaration = excluded.declaration, sha256 = excluded.sha256,"
-        "  statement = excluded.statement, applied_at = now(),"
-        "  generation = views.generation + %(recompute)s::integer,"
-        "  changed_at = CASE WHEN %(recompute)s THEN excluded.changed_at ELSE views.changed_at END,"
-        "  filled_from = CASE WHEN %(recompute)s THEN excluded.filled_from ELSE views.filled_from END"
-        " RETURNING generation, changed_at::text",
+        "  statement = excluded.statement, applied_at = now(), leaving = false,"
+        "  generation = excluded.generation, meanings = excluded.meanings,"
+        "  filled_from = CASE WHEN %(recompute)s THEN excluded.filled_from ELSE views.filled_from END",
         {
             "view": change.view,
             "project": project,
             "declaration": Jsonb(change.declaration.as_json()),
             "sha256": statements.sha256,
             "statement": statements.compute,
+            "generation": generation,
+            "meanings": Jsonb(meanings),
             "recompute": change.recompute,
         },
-    ).fetchone()
-    assert row is not None  # noqa: S101  # of an upsert
+    )
     connection.execute("DELETE FROM declared_reaches WHERE view_name = %s", [change.view])
     for source in ("readings", "weather"):
         for nearest, farthest in change.declaration.reaches(source):
@@ -334,17 +383,27 @@ def _note(
                 "INSERT INTO declared_reaches VALUES (%s, %s, %s, %s)",
                 [change.view, source, nearest, farthest],
             )
-    if change.recompute:
+    if before is not None and change.recompute:
+        connection.execute(
+            "INSERT INTO declared_generations VALUES (%s, %s, feature_stamp())",
+            [change.view, before.generation],
+        )
         connection.execute("DELETE FROM declared_spans WHERE view_name = %s", [change.view])
         connection.execute("DELETE FROM declared_refresh_ranges WHERE view_name = %s", [change.view])
-    return row[0], row[1]
+    return generation
 
 
 def _catalog(connection: psycopg.Connection[Any]) -> dict[str, _Known]:
     rows = connection.execute(
-        "SELECT view_name, project, declaration, sha256, generation FROM declared_views ORDER BY view_name"
+        "SELECT view_name, project, declaration, sha256, generation, meanings FROM declared_views"
+        " ORDER BY view_name"
     ).fetchall()
     return {name: _Known(*rest) for name, *rest in rows}
+
+
+def _leaving(connection: psycopg.Connection[Any]) -> list[str]:
+    rows = connection.execute("SELECT view_name FROM declared_views WHERE leaving").fetchall()
+    return [name for (name,) in rows]
 
 
 def _require_free(connection: psycopg.Connection[Any], name: str) -> None:
@@ -403,6 +462,7 @@ def _difference(
         added,
         dropped,
         recompute,
+        before,
     )
 
 

@@ -53,14 +53,20 @@ ATTRIBUTES: Final[Mapping[str, PrimitiveFeastType]] = {
 }
 #: A weather value counts for so many hours, see docs/features.md.
 WEATHER_AGE: Final = 6
+#: Weather is kept for a year; of the first hours what they look back to may be gone.
+WEATHER_KEPT: Final = 365 * 24 - WEATHER_AGE - 1
 #: As far back as a feature may look: two years.
 FARTHEST: Final = 17_544
 #: PostgreSQL's names have 63 bytes, and tables of a view have suffixes.
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,47}")
+#: Of the relations of a view.
+_SUFFIXES: Final = ("_versions", "_stored")
 _RESERVED: Final = frozenset(
     {
         *("tenant_id", "asset_id", "event_timestamp", "created_timestamp"),
         *("superseded_at", "hour", "generation", "replaced"),
+        # of every table of PostgreSQL
+        *("ctid", "xmin", "cmin", "xmax", "cmax", "tableoid"),
     }
 )
 
@@ -150,6 +156,11 @@ class _OfColumn(Expression):
             raise DeclarationError("A row uses only readings before its hour.")
         if self.offsets()[1] > FARTHEST:
             raise DeclarationError(f"A feature looks back {FARTHEST} hours at most, not {self.offsets()[1]}.")
+        if self.column != READING and self.offsets()[1] > WEATHER_KEPT:
+            raise DeclarationError(
+                f"Weather is kept for a year, so a feature of it looks back {WEATHER_KEPT} hours at most, "
+                f"not {self.offsets()[1]}."
+            )
 
     @override
     def reaches(self, source: str) -> list[tuple[int, int]]:
@@ -529,11 +540,11 @@ def declared_view(
         ],
         source=PostgreSQLSource(
             name=name,
-            query=f"SELECT {columns} FROM {name}",  # noqa: S608  # names are checked
+            query=f'SELECT {columns} FROM "{name}"',  # noqa: S608  # names are checked
             timestamp_field="event_timestamp",
             created_timestamp_column="created_timestamp",
             description=description,
-            tags={"versions": f"SELECT {columns}, superseded_at FROM {name}_versions"},  # noqa: S608  # the same
+            tags={"versions": f'SELECT {columns}, superseded_at FROM "{name}_versions"'},  # noqa: S608  # the same
         ),
         ttl=ttl,
         online=online,
@@ -555,6 +566,11 @@ def _check(declaration: Declaration) -> None:
         raise DeclarationError(
             f"{name!r} is no name of a declared view: a small letter, then at most 47 small letters, digits "
             "and _."
+        )
+    if name.startswith("pg_") or name.endswith(_SUFFIXES):
+        raise DeclarationError(
+            f"{name!r} is no name of a declared view: names that begin with pg_ are PostgreSQL's, and those "
+            f"that end in {' or '.join(_SUFFIXES)} are of what is made for a view."
         )
     if not declaration.stored:
         raise DeclarationError(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
-_VERSION: Final = 2
+_VERSION: Final = 3
 #: Hours between two ranges that are cheaper to read than a second look into the index.
 _CHEAP_GAP: Final = 48
 _TYPES: Final[Mapping[PrimitiveFeastType, str]] = {
@@ -78,6 +78,14 @@ _FRAME: Final = "(ORDER BY hour ROWS BETWEEN {farthest} PRECEDING AND {nearest} 
 _FRAME_OF_SAME_HOUR: Final = (
     "(PARTITION BY mod(mod((extract(epoch FROM hour) / 3600)::bigint, {step}) + {step}, {step})"
     " ORDER BY hour ROWS BETWEEN {days} PRECEDING AND 1 PRECEDING)"
+)
+# Empty where a double cannot hold the result: the server would raise, and nobody's rows would be stored.
+_DIFFERENCE: Final = "CASE WHEN abs({left}) <= 8e307 AND abs({right}) <= 8e307 THEN {left} - {right} END"
+_RATIO: Final = (
+    # NaN is greater than all others
+    "CASE WHEN {right} = 0 OR abs({left}) > 1.79e308 OR abs({right}) > 1.79e308 THEN NULL WHEN {left} = 0 THEN 0"
+    " WHEN ln(abs({left}::double precision)) - ln(abs({right}::double precision)) BETWEEN -744 AND 709"
+    " THEN {left}::double precision / {right} END"
 )
 #: Ranges of so many hours are computed by windows over their hours, shorter ones row by row.
 _LONG_RANGE: Final = 48
@@ -187,9 +195,12 @@ _VERSIONS: Final = """\
 CREATE VIEW public.{view}_versions AS
 SELECT rows.hour AS event_timestamp, rows.tenant_id, rows.asset_id, {features}, rows.created_timestamp,
     -- what a feature meant before was known until the declaration changed
-    coalesce(rows.superseded_at, CASE WHEN rows.generation < {generation} THEN '{changed_at}'::timestamptz END)
-        AS superseded_at
+    coalesce(rows.superseded_at, CASE WHEN earlier.ended_at IS NOT NULL THEN
+        greatest(earlier.ended_at, rows.created_timestamp + INTERVAL '1 microsecond')
+    END) AS superseded_at
 FROM public.{view}_stored AS rows
+LEFT JOIN public.declared_generations AS earlier
+    ON earlier.view_name = '{view}' AND earlier.generation = rows.generation
 {register}"""
 _REGISTER: Final = """\
 LEFT JOIN public.assets ON assets.tenant_id = rows.tenant_id AND assets.asset_id = rows.asset_id
@@ -208,7 +219,8 @@ CREATE TABLE public.{view}_stored (
 SELECT create_hypertable('public.{view}_stored', by_range('hour', INTERVAL '30 days'), create_default_indexes => false);
 CREATE INDEX ON public.{view}_stored (hour) WHERE superseded_at IS NULL;
 CREATE INDEX ON public.{view}_stored (created_timestamp) WHERE superseded_at IS NULL"""
-# $1 ranges, $2 the stamp, $3 when the present generation began, $4 the generation; %1$L and %2$L hold all of the rows.
+# $1 ranges, $2 the stamp, $3 the generation, $4 the one since which each feature means what it does; %1$L and %2$L hold
+# all of the rows.
 _COMPUTE: Final = """\
 WITH batch AS MATERIALIZED (
     SELECT ranges.tenant_id, ranges.asset_id, ranges.first_hour, ranges.end_hour,
@@ -249,17 +261,24 @@ fresh AS (
     SELECT computed.tenant_id, computed.asset_id, computed.hour, {remembered}
     FROM computed
     LEFT JOIN known ON known.tenant_id = computed.tenant_id AND known.asset_id = computed.asset_id
-        AND known.hour = computed.hour AND known.generation = $4
+        AND known.hour = computed.hour
 ),
 differing AS MATERIALIZED (
     SELECT fresh.*, known.created_timestamp AS replaced
     FROM fresh
     LEFT JOIN known ON known.tenant_id = fresh.tenant_id AND known.asset_id = fresh.asset_id AND known.hour = fresh.hour
-    WHERE known.hour IS NULL OR known.generation < $4 OR ({known}) IS DISTINCT FROM ({fresh})
+    WHERE known.hour IS NULL OR known.generation < $3 OR ({known}) IS DISTINCT FROM ({fresh})
 ),
 ended AS (
     UPDATE public.{view}_stored AS versions
-    SET superseded_at = CASE WHEN versions.generation < $4 THEN $3 ELSE $2 END
+    -- later than it began, also where the clock was set back
+    SET superseded_at = greatest(
+        coalesce((
+            SELECT ended_at FROM public.declared_generations AS earlier
+            WHERE earlier.view_name = '{view}' AND earlier.generation = versions.generation
+        ), $2),
+        versions.created_timestamp + INTERVAL '1 microsecond'
+    )
     FROM differing
     WHERE versions.tenant_id = differing.tenant_id AND versions.asset_id = differing.asset_id
         AND versions.hour = differing.hour AND versions.created_timestamp = differing.replaced
@@ -267,7 +286,7 @@ ended AS (
 ),
 stored AS (
     INSERT INTO public.{view}_stored (hour, tenant_id, asset_id, generation, {names}, created_timestamp)
-    SELECT hour, tenant_id, asset_id, $4, {names}, $2 FROM differing
+    SELECT hour, tenant_id, asset_id, $3, {names}, $2 FROM differing
 )
 SELECT count(*) FROM differing"""
 
@@ -286,7 +305,7 @@ class Statements:
     @property
     def sha256(self) -> str:
         """Digest of all statements, without what changes at each apply."""
-        parts = [str(_VERSION), self.table, self.view(0), self.versions(0, ""), self.compute]
+        parts = [str(_VERSION), self.table, self.view(0), self.versions, self.compute]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     @property
@@ -312,13 +331,12 @@ class Statements:
             register=_REGISTER,
         )
 
-    def versions(self, generation: int, changed_at: str) -> str:
+    @property
+    def versions(self) -> str:
         """Creates the view of every version of every row."""
         return _VERSIONS.format(
             view=self.declaration.name,
             features=self._features(),
-            generation=generation,
-            changed_at=changed_at,
             register=_REGISTER,
         )
 
@@ -404,9 +422,9 @@ class Statements:
             return f"{of.column}.{self._name(of)}"
         left, right = (self._value(leaf) for leaf in of.leaves())
         if isinstance(of, Difference):
-            return f"({left} - {right})"
+            return _DIFFERENCE.format(left=left, right=right)
         assert isinstance(of, Ratio)  # noqa: S101  # no other is stored
-        return f"({left} / nullif({right}, 0)::double precision)"
+        return _RATIO.format(left=left, right=right)
 
     def _kept(self, of: Expression, hour: str = "k.hour") -> str:
         """Value of an expression; empty where weather that it merges may be gone."""
@@ -434,6 +452,7 @@ def _remembered(name: str, of: Expression) -> str:
     farthest = max(leaf.offsets()[1] for leaf in of.leaves() if isinstance(leaf, _OfColumn))
     return (
         f"""CASE WHEN computed.hour < weather_kept_since() + INTERVAL '{farthest} hours' """
+        f"""AND known.generation >= ($4 ->> '{name}')::integer """
         f'THEN coalesce(computed."{name}", known."{name}") ELSE computed."{name}" END AS "{name}"'
     )
 

@@ -18,6 +18,8 @@ DECLARE
     this_hour timestamptz := time_bucket(INTERVAL '1 hour', now());
     measured  bigint[];
 BEGIN
+    -- no view goes while its ranges are planned
+    PERFORM FROM declared_views ORDER BY view_name FOR KEY SHARE;
     measured := measure_changed_periods();
 
     WITH changes AS (

@@ -1,61 +1,99 @@
 -- Rows of declared feature views (feast_plugins/windows), stored and ended as those of ai_features are.
 
+-- No declaration changes while rows are computed by it. Advisory, because a change waits for the batch in a queue, and
+-- later batches behind it.
+CREATE OR REPLACE FUNCTION declared_view_lock(view_name name) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT hashtextextended('declared view ' || view_name, 0)
+$$;
+
+-- Computes ranges of one view and stores what differs; returns how many rows do.
+CREATE OR REPLACE FUNCTION compute_declared_ranges(declared declared_views, batch declared_refresh_ranges[])
+RETURNS bigint LANGUAGE plpgsql
+SET enable_mergejoin = off
+SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    reach   integer;
+    lowest  timestamptz;
+    highest timestamptz;
+    changed bigint;
+BEGIN
+    SELECT min(first_hour), max(end_hour) INTO lowest, highest FROM unnest(batch);
+    SELECT coalesce(max(farthest), 0) INTO reach FROM declared_reaches WHERE view_name = declared.view_name;
+
+    -- literals leave out chunks
+    EXECUTE format(declared.statement, lowest, highest, lowest - reach * INTERVAL '1 hour')
+    INTO changed USING batch, feature_stamp(), declared.generation, declared.meanings;
+
+    INSERT INTO declared_spans AS spans (view_name, tenant_id, asset_id, stored)
+    SELECT declared.view_name, tenant_id, asset_id, range_agg(tstzrange(first_hour, end_hour))
+    FROM unnest(batch) GROUP BY tenant_id, asset_id ORDER BY tenant_id, asset_id
+    ON CONFLICT (view_name, tenant_id, asset_id) DO UPDATE SET stored = spans.stored + excluded.stored;
+    RETURN changed;
+END
+$$;
+
 -- Computes ranges of one view, about `max_rows` rows in all, and forgets them, in one transaction: see
--- compute_feature_batch().
+-- compute_feature_batch(). Ranges that fail are left to the next refresh, and the others go on.
 DROP FUNCTION IF EXISTS compute_declared_batch(integer, integer, integer);
 CREATE FUNCTION compute_declared_batch(
     max_rows integer DEFAULT 20000, session integer DEFAULT 0, sessions integer DEFAULT 1
 )
 RETURNS TABLE (computed bigint, changed bigint)
-LANGUAGE plpgsql
-SET enable_mergejoin = off
-SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     next_view name;
     declared  declared_views;
     batch     declared_refresh_ranges[];
-    reach     integer;
-    lowest    timestamptz;
-    highest   timestamptz;
+    piece     declared_refresh_ranges;
 BEGIN
-    SELECT view_name INTO next_view FROM declared_refresh_ranges
-    WHERE aggregated AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
-    ORDER BY place LIMIT 1;
-    -- a change of the declaration waits for the batch
-    SELECT * INTO declared FROM declared_views WHERE view_name = next_view FOR SHARE;
-    WITH due AS (
-        SELECT ctid AS range, place, extract(epoch FROM end_hour - first_hour) / 3600 AS rows
-        FROM declared_refresh_ranges
-        WHERE aggregated AND view_name = next_view AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
-        ORDER BY place LIMIT max_rows
-    ),
-    sized AS (
-        SELECT *, sum(rows) OVER (ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS rows_before FROM due
-    ),
-    taken AS (
-        DELETE FROM declared_refresh_ranges AS ranges
-        WHERE ctid = ANY (ARRAY(SELECT range FROM sized WHERE coalesce(rows_before, 0) < max_rows))
-        RETURNING ranges.*
-    )
-    SELECT array_agg(taken::declared_refresh_ranges), sum(extract(epoch FROM end_hour - first_hour) / 3600)::bigint,
-        min(first_hour), max(end_hour)
-    INTO batch, computed, lowest, highest FROM taken;
-    IF batch IS NULL THEN
-        RETURN QUERY SELECT 0::bigint, 0::bigint;
-        RETURN;
-    END IF;
-    SELECT coalesce(max(farthest), 0) INTO reach FROM declared_reaches WHERE view_name = next_view;
-
-    -- literals leave out chunks
-    EXECUTE format(declared.statement, lowest, highest, lowest - reach * INTERVAL '1 hour')
-    INTO changed USING batch, feature_stamp(), declared.changed_at, declared.generation;
-
-    INSERT INTO declared_spans AS spans (view_name, tenant_id, asset_id, stored)
-    SELECT next_view, tenant_id, asset_id, range_agg(tstzrange(first_hour, end_hour))
-    FROM unnest(batch) GROUP BY tenant_id, asset_id ORDER BY tenant_id, asset_id
-    ON CONFLICT (view_name, tenant_id, asset_id) DO UPDATE SET stored = spans.stored + excluded.stored;
+    computed := 0;
+    changed := 0;
+    WHILE computed = 0 LOOP
+        SELECT view_name INTO next_view FROM declared_refresh_ranges
+        WHERE aggregated AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
+        ORDER BY place LIMIT 1;
+        EXIT WHEN next_view IS NULL;
+        PERFORM pg_advisory_xact_lock_shared(declared_view_lock(next_view));
+        SELECT * INTO declared FROM declared_views WHERE view_name = next_view FOR KEY SHARE;
+        WITH due AS (
+            SELECT ctid AS range, place, extract(epoch FROM end_hour - first_hour) / 3600 AS rows
+            FROM declared_refresh_ranges
+            WHERE aggregated AND view_name = next_view AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
+            ORDER BY place LIMIT max_rows
+        ),
+        sized AS (
+            SELECT *, sum(rows) OVER (ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS rows_before FROM due
+        ),
+        taken AS (
+            DELETE FROM declared_refresh_ranges AS ranges
+            WHERE ctid = ANY (ARRAY(SELECT range FROM sized WHERE coalesce(rows_before, 0) < max_rows))
+            RETURNING ranges.*
+        )
+        SELECT array_agg(taken::declared_refresh_ranges) INTO batch FROM taken;
+        CONTINUE WHEN batch IS NULL;  -- the view was changed meanwhile
+        BEGIN
+            changed := compute_declared_ranges(declared, batch);
+            computed := hours_in_ranges(batch);
+        EXCEPTION WHEN OTHERS THEN
+            FOREACH piece IN ARRAY batch LOOP
+                BEGIN
+                    changed := changed + compute_declared_ranges(declared, ARRAY[piece]);
+                    computed := computed + hours_in_ranges(ARRAY[piece]);
+                EXCEPTION WHEN OTHERS THEN
+                    RAISE WARNING 'rows of % are not stored: tenant %, asset %, % to %: %',
+                        next_view, piece.tenant_id, piece.asset_id, piece.first_hour, piece.end_hour, SQLERRM;
+                    piece.aggregated := false;  -- for the next plan
+                    INSERT INTO declared_refresh_ranges SELECT (piece).* ON CONFLICT DO NOTHING;
+                END;
+            END LOOP;
+        END;
+    END LOOP;
     RETURN NEXT;
 END
+$$;
+
+CREATE OR REPLACE FUNCTION hours_in_ranges(ranges declared_refresh_ranges[]) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(sum(extract(epoch FROM end_hour - first_hour) / 3600), 0)::bigint FROM unnest(ranges)
 $$;
 
 -- Rows of an asset outside of `existing` stop to exist; what they were stays known.
@@ -68,9 +106,12 @@ BEGIN
     FOR spans IN SELECT * FROM declared_spans WHERE tenant_id = tenant AND asset_id = asset ORDER BY view_name LOOP
         FOR gone IN SELECT unnest(spans.stored - existing) LOOP
             EXECUTE format(
-                'UPDATE %I SET superseded_at = %L WHERE tenant_id = %L AND asset_id = %L'
+                'UPDATE %I AS versions SET superseded_at = greatest(coalesce('
+                '(SELECT ended_at FROM declared_generations AS earlier'
+                ' WHERE earlier.view_name = %L AND earlier.generation = versions.generation), %L),'
+                ' created_timestamp + INTERVAL ''1 microsecond'') WHERE tenant_id = %L AND asset_id = %L'
                 ' AND hour >= %L AND hour < %L AND superseded_at IS NULL',
-                spans.view_name || '_stored', feature_stamp(), tenant, asset, lower(gone), upper(gone)
+                spans.view_name || '_stored', spans.view_name, feature_stamp(), tenant, asset, lower(gone), upper(gone)
             );
         END LOOP;
         UPDATE declared_spans SET stored = spans.stored * existing

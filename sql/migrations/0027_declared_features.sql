@@ -12,10 +12,21 @@ CREATE TABLE declared_views (
     statement   text NOT NULL,
     -- counts the changes of what stored features mean; older rows are no longer present
     generation  integer NOT NULL DEFAULT 1,
-    changed_at  timestamptz NOT NULL,
+    -- of each stored feature: the generation since which it means what it does
+    meanings    jsonb NOT NULL,
     -- each refresh computes what is missing from this hour on; the hours before wait for a backfill
     filled_from timestamptz NOT NULL,
-    applied_at  timestamptz NOT NULL DEFAULT now()
+    applied_at  timestamptz NOT NULL DEFAULT now(),
+    -- its registry has it no longer or is about to: the view goes with the next `feast apply`
+    leaving     boolean NOT NULL DEFAULT false
+);
+
+-- When what features meant before was known no longer.
+CREATE TABLE declared_generations (
+    view_name  name NOT NULL REFERENCES declared_views ON DELETE CASCADE,
+    generation integer NOT NULL,
+    ended_at   timestamptz NOT NULL,
+    PRIMARY KEY (view_name, generation)
 );
 
 -- A change of this source in hour h touches the rows of [h + nearest, h + farthest].

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,9 +66,7 @@ class Oracle:
                 return None
             assert isinstance(left, float | int)
             assert isinstance(right, float | int)
-            if kind == "difference":
-                return left - right
-            return None if right == 0 else left / right
+            return difference(left, right) if kind == "difference" else ratio(left, right)
         if kind == "weather":
             return self._hour(hour, of["column"])
         if kind == "lag":
@@ -133,6 +132,17 @@ class Oracle:
         """Whether weather of the hour cannot have been deleted by its age of a year."""
         kept_since = floor_hour(year_before(self.now)) + 7 * HOUR
         return hour >= kept_since
+
+
+def difference(left: float, right: float) -> float | None:
+    """Unknown beyond a double, not infinite."""
+    return left - right if math.isfinite(left - right) else None
+
+
+def ratio(left: float, right: float) -> float | None:
+    """Unknown beyond a double, neither infinite nor 0."""
+    found = None if right == 0 else left / right
+    return found if found is not None and math.isfinite(found) and (found != 0 or left == 0) else None
 
 
 def year_before(time: datetime) -> datetime:

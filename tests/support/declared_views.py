@@ -38,7 +38,8 @@ def declare(name: str, features: Mapping[str, Any]) -> Declaration:
 
 def apply(connection: psycopg.Connection, *declarations: Declaration) -> list[declared.Change]:
     """Bring the database in line with these views and no others; what was to be done."""
-    changes = declared.changes(connection, PROJECT, declarations)
+    others = declared.others_of(connection, PROJECT, ())
+    changes = declared.changes(connection, PROJECT, declarations, removed=others)
     with declared.allow_losses():
         declared.apply(connection, PROJECT, changes)
     return changes
@@ -64,6 +65,14 @@ def fill(connection: psycopg.Connection, declaration: Declaration) -> None:
     connection.execute(
         "UPDATE declared_views SET filled_from = '-infinity' WHERE view_name = %s", [declaration.name]
     )
+
+
+def is_pending(connection: psycopg.Connection, declaration: Declaration) -> bool:
+    """Whether a refresh has left rows of the view."""
+    found = connection.execute(
+        "SELECT FROM declared_refresh_ranges WHERE view_name = %s LIMIT 1", [declaration.name]
+    ).fetchone()
+    return found is not None
 
 
 def differences(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles.features import HOUR, Asset, Weather, floor_hour
 from psycopg.errors import UniqueViolation
-from support.declared_views import applied, apply, declare, differences, fill
+from support.declared_views import applied, apply, declare, differences, fill, is_pending
 from support.feature_tables import now, write, write_weather
 from support.properties import examples
 
@@ -152,6 +153,7 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
         check()  # rows that the change reached are stored, the others are computed when they are read
         fill(connection, declaration)
         refresh(dsn=database)
+        assert not is_pending(connection, declaration)
         check()
         past = [(now(connection), deepcopy(mine))]
         corrected = {start + offset: value for offset, value in late.items()}
@@ -239,6 +241,8 @@ class Meter:
         yield from self.differences(declaration)
         fill(of, declaration)
         refresh(dsn=self.dsn)
+        if is_pending(of, declaration):
+            yield "rows that cannot be stored"
         yield from self.differences(declaration)
         then, known = now(of), deepcopy(self.mine)
         late = {self.start + 11 * HOUR: 500.0, self.start + 20 * HOUR: 700.0}
@@ -407,6 +411,180 @@ def test_apply__changed_declaration__keeps_what_was_known(database: str, tenant:
         assert list(differences(connection, lag_only, tenant, "meter", asset, known_at=then)) == []
         query = f"SELECT count(*) FROM {name}_versions WHERE tenant_id = %(t)s AND created_timestamp <= %(at)s AND (superseded_at IS NULL OR superseded_at > %(at)s)"
         assert connection.execute(query.encode(), {"t": tenant, "at": changed_at}).fetchone() == (0,)
+
+
+def test_apply__changed_twice_before_a_backfill__each_is_known_until_its_end(
+    database: str, tenant: str
+) -> None:
+    name = f"twice_{secrets.token_hex(4)}"
+    start = floor_hour(datetime.now(UTC)) - timedelta(hours=30)
+    query = f"SELECT count(*), count(*) FILTER (WHERE lag = %(lag)s) FROM {name}_versions WHERE tenant_id = %(tenant)s AND event_timestamp = %(hour)s AND created_timestamp <= %(at)s AND (superseded_at IS NULL OR superseded_at > %(at)s)".encode()
+    first, second, third = (declare(name, {"lag": Lag("value", hours * HOUR)}) for hours in (1, 2, 3))
+    with connect(database, autocommit=True) as connection, applied(connection, first):
+        write(connection, tenant, "meter", {start + step * HOUR: float(step) for step in range(30)})
+
+        def known(at: datetime, lag: float) -> Any:
+            values = {"tenant": tenant, "hour": start + 10 * HOUR, "at": at, "lag": lag}
+            return connection.execute(query, values).fetchone()
+
+        fill(connection, first)
+        refresh(dsn=database)
+        of_first = now(connection)
+        apply(connection, second)
+        of_second = now(connection)
+        apply(connection, third)
+        for is_filled in (False, True):
+            if is_filled:
+                fill(connection, third)
+                refresh(dsn=database)
+            assert known(of_first, 9.0) == (1, 1)
+            assert known(of_second, 9.0) == (0, 0), "nothing of the second was ever stored"
+        assert known(now(connection), 7.0) == (1, 1)
+
+
+def test_apply__another_feature_beside_old_weather__keeps_its_values(database: str, tenant: str) -> None:
+    name = f"old_{secrets.token_hex(4)}"
+    features: dict[str, Any] = {"warm": WeatherOf("temperature"), "cold": Lag("temperature", HOUR)}
+    start = floor_hour(datetime.now(UTC)) - timedelta(days=400)
+    query = f"SELECT warm, cold FROM {name} WHERE tenant_id = %s AND event_timestamp = %s".encode()
+    before, after = declare(name, features), declare(name, {**features, "lag": Lag("value", HOUR)})
+    last = declare(name, {**features, "cold": Lag("temperature", 2 * HOUR)})
+    with connect(database, autocommit=True) as connection, applied(connection, before):
+        write(connection, tenant, "meter", {start + step * HOUR: float(step) for step in range(5)})
+        write_weather(connection, tenant, "meter", [Weather(start, start, 21.5)])
+        fill(connection, before)
+        refresh(dsn=database)
+        connection.execute("DELETE FROM weather_features WHERE tenant_id = %s", [tenant])
+        found = []
+        for declaration in (after, last):
+            apply(connection, declaration)
+            fill(connection, declaration)
+            refresh(dsn=database)
+            found.append(connection.execute(query, [tenant, start + 3 * HOUR]).fetchone())
+    assert found == [(21.5, 21.5), (21.5, None)]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (1e300, 1e-300),
+        (1e-300, 1e300),
+        (-1.7e308, 1.7e308),
+        (0.0, 1.0),
+        (5e-324, 2.0),
+        (1.0, 0.0),
+        (3.0, -7.0),
+    ],
+)
+def test_pairs__values_beyond_a_double__are_empty(database: str, left: float, right: float) -> None:
+    with connect(database) as connection:
+        query = "SELECT {}, {} FROM (SELECT %s::float8 AS l, %s::float8 AS r) AS pair".format(
+            statements._DIFFERENCE.format(left="l", right="r"), statements._RATIO.format(left="l", right="r")
+        )
+        found = connection.execute(query.encode(), [left, right]).fetchone()
+    assert found == (
+        None if max(abs(left), abs(right)) > 8e307 else left - right,
+        None if right == 0 or left in {1e300, 1e-300, 5e-324} else left / right,
+    )
+
+
+def test_refresh__rows_that_fail__are_left_out_and_the_others_stored(
+    database: str, tenant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = (
+        declare(f"{name}_{secrets.token_hex(4)}", {"lag": Lag("value", HOUR)}) for name in ("good", "bad")
+    )
+    start = floor_hour(datetime.now(UTC)) - timedelta(hours=30)
+    with connect(database, autocommit=True) as connection, applied(connection, bad):
+        leave_out = "INSERT INTO declared_spans SELECT %s, tenant_id, asset_id, '{(,)}' FROM asset_spans"
+        apply(connection, good, bad)
+        connection.execute(leave_out, [good.name])
+        connection.execute(  # whatever may be wrong with one asset
+            f"ALTER TABLE {bad.name}_stored ADD CHECK (asset_id <> 'odd')".encode()
+        )
+        for asset in ("odd", "even"):
+            write(connection, tenant, asset, {start + step * HOUR: float(step) for step in range(30)})
+        fill(connection, good)
+        fill(connection, bad)
+        refresh(dsn=database)
+        pending = connection.execute("SELECT DISTINCT view_name, asset_id FROM declared_refresh_ranges")
+        assert pending.fetchall() == [(bad.name, "odd")]
+        assert f"rows of {bad.name} are not stored: tenant {tenant}, asset odd" in caplog.text
+        progress = {each.view: each.rows - each.stored for each in declared.progress(connection)}
+        assert progress[good.name] == 0
+        assert progress[bad.name] == 30
+        query = "SELECT count(*) FROM ai_features WHERE tenant_id = %s"
+        assert connection.execute(query, [tenant]).fetchone() == (60,)
+
+
+def test_apply__plan_of_yesterday__is_refused(database: str) -> None:
+    name = f"stale_{secrets.token_hex(4)}"
+    first, second = (declare(name, {"lag": Lag("value", hours * HOUR)}) for hours in (1, 2))
+    with connect(database, autocommit=True) as connection:
+        stale = declared.changes(connection, "declared_tests", [second])
+        with applied(connection, first):
+            with pytest.raises(DeclarationError, match="changed by somebody else just now"):
+                declared.apply(connection, "declared_tests", stale)
+            assert declared.changes(connection, "declared_tests", [first]) == []
+
+
+def test_apply__clock_set_back__rows_can_still_be_ended(database: str, tenant: str) -> None:
+    name = f"clock_{secrets.token_hex(4)}"
+    before, after = (declare(name, {"lag": Lag("value", hours * HOUR)}) for hours in (1, 2))
+    start = floor_hour(datetime.now(UTC)) - timedelta(hours=30)
+    with connect(database, autocommit=True) as connection, applied(connection, before):
+        write(connection, tenant, "meter", {start + step * HOUR: float(step) for step in range(30)})
+        fill(connection, before)
+        refresh(dsn=database)
+        connection.execute(
+            f"UPDATE {name}_stored SET created_timestamp = created_timestamp + INTERVAL '1 day'".encode()
+        )
+        write(connection, tenant, "meter", {start + 5 * HOUR: 50.0})
+        connection.execute(
+            'DELETE FROM timeseries_data WHERE tenant_id = %s AND "timestamp" < %s', [tenant, start + HOUR]
+        )
+        refresh(dsn=database)
+        assert not is_pending(connection, before)
+        query = f"SELECT count(*) FROM {name}_stored WHERE superseded_at IS NOT NULL".encode()
+        assert connection.execute(query).fetchone() == (2,)
+        apply(connection, after)
+        fill(connection, after)
+        refresh(dsn=database)
+        assert not is_pending(connection, after)
+
+
+def test_apply__served_versions__are_served_again_and_end_with_the_view(database: str) -> None:
+    name = f"served_{secrets.token_hex(4)}"
+    before, after = (declare(name, {"lag": Lag("value", hours * HOUR)}) for hours in (1, 2))
+    with connect(database, autocommit=True) as connection:
+        with applied(connection, before):
+            for suffix in ("_versions", "_stored"):
+                connection.execute("SELECT tenant_wall.serve(%s, false)", [name + suffix])
+            apply(connection, after)
+            for suffix in ("", "_versions", "_stored"):
+                connection.execute(f"SELECT lag FROM tenant_wall.{name}{suffix}".encode())
+        query = "SELECT count(*) FROM served_relations WHERE relation LIKE %s"
+        assert connection.execute(query, [f"{name}%"]).fetchone() == (0,)
+
+
+def test_apply__batch_is_being_computed__waits_for_it(database: str) -> None:
+    declaration = declare(f"busy_{secrets.token_hex(4)}", {"lag": Lag("value", HOUR)})
+    with (
+        connect(database, autocommit=True) as connection,
+        connect(database) as refresh_of_others,
+        applied(connection, declaration),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        refresh_of_others.execute(
+            "SELECT pg_advisory_xact_lock_shared(declared_view_lock(%s))", [declaration.name]
+        )
+        waiting = pool.submit(apply, connection, declare(declaration.name, {"lag": Lag("value", 2 * HOUR)}))
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = %s"
+        while refresh_of_others.execute(query, [connection.info.backend_pid]).fetchone() == (0,):
+            assert not waiting.done()
+        refresh_of_others.rollback()
+        (change,) = waiting.result()
+    assert change.action == "alter"
 
 
 def test_apply__name_of_another_relation__is_refused(database: str) -> None:

@@ -67,6 +67,13 @@ FEATURES = """
         "holiday": Holiday("DE"),
 """
 WITHOUT_LAG = FEATURES.replace('"lag_48h": Lag("value", timedelta(hours=48)),', "")
+OF_THE_SAME_NAME = """
+from feast import FeatureView
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+
+source = PostgreSQLSource(name="registered", table="assets", timestamp_field="registered_at")
+again = FeatureView(name="{name}", entities=[tenant, asset], source=source)
+"""
 
 
 @dataclass
@@ -247,9 +254,19 @@ def test_apply__feature_that_is_gone__is_deleted_after_a_question(repository: Re
     assert "Delete these stored values?" in refused.output
     assert "lag_48h" in repository.expressions, "the registry is as it was"
     assert repository.history([floor_hour(datetime.now(UTC))])["lag_48h"].notna().all()
+    declarations = project.declarations.read_text()
+    project.declarations.write_text(declarations + OF_THE_SAME_NAME.format(name=view.upper()))
+    assert "lag_48h" not in project.declarations.read_text()
+    assert project.feast("apply", "--yes").exception, "Feast refuses it"
+    assert repository.history([floor_hour(datetime.now(UTC))])["lag_48h"].notna().all()
+    added = WITHOUT_LAG + '"lag_72h": Lag("value", timedelta(hours=72)),'
+    repository.declare(added)
     project.done("apply", "--yes")
     assert "lag_48h" not in repository.expressions
     assert "lag_48h" not in project.done("plan")
+    assert repository.history([floor_hour(datetime.now(UTC))])["lag_72h"].notna().all()
+    project.done("projects", "delete", "ai_hub", "--yes")
+    assert_gone(view)
 
 
 def test_apply__what_cannot_be__is_named_with_its_place(repository: Repository) -> None:
@@ -282,9 +299,20 @@ def test_apply__killed_after_the_registry__completes(repository: Repository) -> 
     assert repository.history([floor_hour(datetime.now(UTC))])["lag_48h"].notna().all()
     project.declarations.write_text("")
     with allow_losses():
-        # as if it had ended after the view's end in the registry
+        # as a registry of another place that has a project of this name
         project.store().registry.delete_feature_view(view, "ai_hub")
+        assert f"- drop {view}" not in project.done("plan")
+        assert f"{view} is declared by a project ai_hub of another registry, and stays" in project.done(
+            "apply"
+        )
+        with connect(autocommit=True) as connection:
+            # as if it had ended after the view's end in the registry
+            connection.execute("UPDATE declared_views SET leaving = true WHERE view_name = %s", [view])
         assert f"- drop {view}" in project.done("plan")
         project.done("apply", "--yes")
+    assert_gone(view)
+
+
+def assert_gone(view: str) -> None:
     with connect() as connection:
         assert connection.execute("SELECT to_regclass(%s)", [f"{view}_stored"]).fetchone() == (None,)

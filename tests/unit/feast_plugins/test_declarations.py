@@ -132,6 +132,8 @@ REFUSED = {
     "a name with a quote": ({'a"b': Lag("value", HOUR)}, "is no name of a feature"),
     "the name of a key": ({"asset_id": Lag("value", HOUR)}, "is no name of a feature"),
     "no expression": ({"a": "lag"}, "A feature is an Aggregation or a type of feast_plugins.windows, not 'lag'"),
+    "weather of two years": ({"a": Aggregation("temperature", "mean", timedelta(days=365), HOUR)}, "kept for a year, so a feature of it looks back 8753 hours"),
+    "a column of every table": ({"ctid": Lag("value", HOUR)}, "is no name of a feature"),
     "another name": ({"a": Aggregation("value", "mean", HOUR, HOUR, "b")}, "the aggregation b is declared as a"),
 }  # fmt: skip
 
@@ -142,7 +144,19 @@ def test_declared_view__what_cannot_be__is_refused(features: dict[str, Any], pro
         declared_view(name="v", entities=ENTITIES, features=features)
 
 
-@pytest.mark.parametrize("name", ["", "Demand", "demand; DROP TABLE assets", "d" * 60, "1d"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Demand",
+        "demand; DROP TABLE assets",
+        "d" * 60,
+        "1d",
+        "pg_demand",
+        "demand_stored",
+        "demand_versions",
+    ],
+)
 def test_declared_view__name_that_is_none__is_refused(name: str) -> None:
     with pytest.raises(DeclarationError, match="no name of a declared view"):
         declare(name, {"a": Lag("value", HOUR)})
