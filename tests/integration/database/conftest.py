@@ -4,4 +4,8 @@ from __future__ import annotations
 
 import os
 
-collect_ignore = [] if os.environ.get("AI_HUB_TEST_DSN") else ["test_refresh_beside_policy.py"]
+collect_ignore = (
+    []
+    if os.environ.get("AI_HUB_TEST_DSN")
+    else ["test_refresh_beside_policy.py", "test_declared_beside_refresh.py"]
+)

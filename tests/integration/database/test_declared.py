@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -364,6 +363,62 @@ def test_rows__computed_when_read_and_stored_in_a_long_range__have_the_same_bits
     assert [row[:-1] for row in computed] == [row[:-1] for row in stored]
 
 
+def test_rows__unit_and_weather_of_the_asset_change_after_they_are_stored__follow(
+    database: str, tenant: str
+) -> None:
+    declaration = declare(
+        f"meaning_{secrets.token_hex(4)}",
+        {
+            "lag": Lag("value", HOUR),
+            "mean": Aggregation("value", "mean", 5 * HOUR, HOUR),
+            "temperature": WeatherOf("temperature"),
+        },
+    )
+    start = floor_hour(datetime.now(UTC)) - timedelta(hours=30)
+    quarters = {start + step * HOUR / 4: float(1 + step * 7 % 10) for step in range(4 * 20)}
+    stations = {
+        "near": [Weather(start + 2 * HOUR, start, 5.0)],
+        "far": [Weather(start + 4 * HOUR, start, -7.0)],
+    }
+    # energy in intervals of 15 minutes: an hour is their sum; power: their mean
+    energy, power = (
+        Asset(
+            "UTC",
+            {
+                start + hour * HOUR: sum(quarters[start + (hour + at / 4) * HOUR] for at in range(4)) / parts
+                for hour in range(20)
+            },
+            stations[station],
+        )
+        for parts, station in ((1, "near"), (4, "far"))
+    )
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, unit, interval_seconds, weather_asset_id)"
+            " VALUES (%s, 'meter', 'kWh', 900, 'near')",
+            [tenant],
+        )
+        for station, weather in stations.items():
+            write_weather(connection, tenant, station, weather)
+        write(connection, tenant, "meter", quarters)
+        fill(connection, declaration)
+        refresh(dsn=database)
+        assert list(differences(connection, declaration, tenant, "meter", energy)) == []
+        colder = Weather(start + 3 * HOUR, start + HOUR, 1.0)
+        write_weather(connection, tenant, "near", [colder])
+        energy.weather.append(colder)
+        refresh(dsn=database)
+        assert list(differences(connection, declaration, tenant, "meter", energy)) == []
+        then = now(connection)
+        connection.execute(
+            "UPDATE assets SET unit = 'kW', weather_asset_id = 'far' WHERE tenant_id = %s", [tenant]
+        )
+        refresh(dsn=database)
+        assert list(differences(connection, declaration, tenant, "meter", power)) == []
+        known = differences(connection, declaration, tenant, "meter", energy, known_at=then)
+        assert list(known) == []
+
+
 def test_reach__late_reading__changes_its_rows_only(database: str, tenant: str) -> None:
     declaration = declare(
         f"reach_{secrets.token_hex(4)}",
@@ -565,26 +620,6 @@ def test_apply__served_versions__are_served_again_and_end_with_the_view(database
                 connection.execute(f"SELECT lag FROM tenant_wall.{name}{suffix}".encode())
         query = "SELECT count(*) FROM served_relations WHERE relation LIKE %s"
         assert connection.execute(query, [f"{name}%"]).fetchone() == (0,)
-
-
-def test_apply__batch_is_being_computed__waits_for_it(database: str) -> None:
-    declaration = declare(f"busy_{secrets.token_hex(4)}", {"lag": Lag("value", HOUR)})
-    with (
-        connect(database, autocommit=True) as connection,
-        connect(database) as refresh_of_others,
-        applied(connection, declaration),
-        ThreadPoolExecutor(1) as pool,
-    ):
-        refresh_of_others.execute(
-            "SELECT pg_advisory_xact_lock_shared(declared_view_lock(%s))", [declaration.name]
-        )
-        waiting = pool.submit(apply, connection, declare(declaration.name, {"lag": Lag("value", 2 * HOUR)}))
-        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = %s"
-        while refresh_of_others.execute(query, [connection.info.backend_pid]).fetchone() == (0,):
-            assert not waiting.done()
-        refresh_of_others.rollback()
-        (change,) = waiting.result()
-    assert change.action == "alter"
 
 
 def test_apply__name_of_another_relation__is_refused(database: str) -> None:
