@@ -1,4 +1,4 @@
-"""A declaration changes while a refresh computes rows of its view; sessions of the embedded server share a backend."""
+"""A declaration changes while a refresh computes rows of its view, in sessions with backends of their own."""
 
 from __future__ import annotations
 
