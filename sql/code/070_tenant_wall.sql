@@ -83,7 +83,9 @@ BEGIN
             ));
         ELSIF relation = 'feature_exports' THEN
             -- that view asks for the caller's rights to jobs, also from within another view
-            definition := format('SELECT * FROM (%s) AS exports', rtrim(pg_get_viewdef('public.feature_exports'::regclass), ';'));
+            definition := coalesce(
+                'SELECT * FROM (' || rtrim(pg_get_viewdef('public.feature_exports'::regclass), ';') || ') AS exports', definition
+            );
         END IF;
         EXECUTE format(
             'CREATE VIEW tenant_wall.%I WITH (security_barrier) AS
