@@ -139,11 +139,19 @@ def cancel_command(job_id: JobId, *, tenant: Tenant) -> None:
 def retry_command(job_id: JobId, *, tenant: Tenant) -> None:
     """Put a failed or cancelled job into the queue again."""
     from ai_hub.database.transactions import transaction
+    from ai_hub.exports import submission
+    from ai_hub.exports.export import KIND
     from ai_hub.jobs import queue
 
-    with transaction(context.settings(), tenant) as connection:
-        job = queue.retry(connection, tenant, job_id)
-    typer.echo(f"{job_id}: {job.message}")
+    settings = context.settings()
+    with transaction(settings, tenant) as connection:
+        is_export = queue.find(connection, tenant, job_id).kind == KIND
+        if not is_export:
+            queue.retry(connection, tenant, job_id)
+    if is_export:  # its path may be another's by now
+        submission.retry(settings, tenant, job_id)
+    with transaction(settings, tenant) as connection:
+        typer.echo(f"{job_id}: {queue.find(connection, tenant, job_id).message}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""New export jobs, and their cancellation."""
+"""New export jobs, their cancellation, and trying failed ones again."""
 
 from __future__ import annotations
 
@@ -121,6 +121,27 @@ def cancel(settings: Settings, tenant: str, export_id: UUID) -> Export:
     with transaction(settings, tenant) as connection:
         find_export(connection, tenant, export_id)
         queue.cancel(connection, tenant, export_id)
+        return find_export(connection, tenant, export_id)
+
+
+def retry(settings: Settings, tenant: str, export_id: UUID) -> Export:
+    """Put a failed or cancelled job into the queue again, where a new one with its request would be taken.
+
+    Raises:
+        NotFoundError: the tenant has no such job.
+        ConflictError: it has not failed, or its path belongs to another job by now.
+        TooManyExportsError: the tenant has too many unfinished ones.
+        ServiceDownError: a server does not answer.
+    """
+    with transaction(settings, tenant) as connection:
+        request = find_export(connection, tenant, export_id).request
+    gone = _gone(settings, request)
+    with transaction(settings, tenant) as connection:
+        connection.execute(_ONE_AT_A_TIME, [tenant])
+        if find_export(connection, tenant, export_id).status == "failed":
+            _check_path(connection, request, gone)
+            _check_count(connection, tenant, settings.export_jobs_per_tenant)
+        queue.retry(connection, tenant, export_id)
         return find_export(connection, tenant, export_id)
 
 

@@ -349,3 +349,22 @@ def test_jobs_of_many_tenants__take_turns(lab: ExportLab) -> None:
     assert order.index(other.export_id) < 2
     assert [each for each in order if each != other.export_id] == [job.export_id for job in many]
     assert lab.energy.now - timedelta(hours=3) == other.start_time
+
+
+def test_retry__path_that_is_inside_another_export_by_now__is_refused(lab: ExportLab) -> None:
+    job = lab.submit(lab.request(output_path="retried/file.parquet"))
+    submission.cancel(lab.settings, job.tenant_id, job.export_id)
+    other = lab.export(lab.request(partition_by="month", output_path="retried"))
+    with pytest.raises(PathTakenError, match=str(other.export_id)):
+        submission.retry(lab.settings, job.tenant_id, job.export_id)
+    assert lab.find(job).status == "failed"
+
+
+def test_retry__cancelled_export__is_done(lab: ExportLab) -> None:
+    job = lab.submit(lab.request())
+    submission.cancel(lab.settings, job.tenant_id, job.export_id)
+    assert submission.retry(lab.settings, job.tenant_id, job.export_id).status == "pending"
+    done = lab.work(job)
+    assert done.status == "completed"
+    with pytest.raises(ConflictError, match="completed"):
+        submission.retry(lab.settings, job.tenant_id, job.export_id)
