@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ import pytest
 from psycopg import sql
 
 from ai_hub.database import connect
+from ai_hub.ingest import files as ingest_files
+from ai_hub.ingest.options import Options
 
 if TYPE_CHECKING:
     from .conftest import Rows
@@ -74,22 +77,45 @@ def features(rows: Rows, tenant: str) -> list[tuple[Any, ...]]:
     )
 
 
-def killed(tenant: str, history: tuple[list[str], str], ready: Any) -> None:
-    """Start a backfill and kill it as soon as `ready()` is true."""
-    with subprocess.Popen(
-        command(tenant, history), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as child:
-        while not ready():
-            assert child.poll() is None, "it ended before it could be killed"
-            time.sleep(0.01)
-        child.send_signal(signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL
+class Killer:
+    """Kills its own process once a part of a backfill is stored."""
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+
+    def file(self, path: Path, fraction: float, rows: int) -> None:
+        del fraction
+        self._kill("readings" if rows and path.name.startswith("readings") else "")
+
+    def aggregates(self, done: int, total: int) -> None:
+        del done, total
+
+    def features(self, done: int, total: int) -> None:
+        self._kill("features" if 0 < done < total else "")
+
+    def _kill(self, part: str) -> None:
+        if part == self._part:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def backfill_until(part: str, tenant: str, history: tuple[list[str], str]) -> None:
+    readings, weather = history
+    ingest_files.backfill(
+        [Path(name) for name in readings], [Path(weather)], Options(tenant=tenant), Killer(part)
+    )
+
+
+def killed(part: str, tenant: str, history: tuple[list[str], str]) -> None:
+    process = get_context("spawn").Process(target=backfill_until, args=(part, tenant, history))
+    process.start()
+    process.join(200)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_backfill__killed_while_storing_and_while_computing__ends_like_an_undisturbed_one(
     rows: Rows, tenant: str
 ) -> None:
-    # five batches of features: of two sessions, some may end between a look and the kill
+    # five batches of features: a killed client's two sessions end what they have begun
     days = 150
     history = make_history(days)
     total = ASSETS * days * 24
@@ -100,9 +126,9 @@ def test_backfill__killed_while_storing_and_while_computing__ends_like_an_undist
             (number,) = connection.execute(query, [tenant]).fetchall()[0]
             return int(number)
 
-        killed(tenant, history, lambda: count("timeseries_data") > 0)
-        assert count("timeseries_data") < total
-        killed(tenant, history, lambda: count("ai_feature_versions") > 0)
+        killed("readings", tenant, history)
+        assert 0 < count("timeseries_data") < total
+        killed("features", tenant, history)
         assert count("timeseries_data") == total
         assert 0 < count("ai_feature_versions") < total
     resumed = backfill(tenant, history)
