@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from feast import FeatureView, Field
 from feast.aggregation import Aggregation
@@ -23,18 +23,21 @@ from typing_extensions import override
 from feast_plugins.errors import DeclarationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from feast import Entity
 
 #: Tag of a field: its expression.
 EXPRESSION_TAG: Final = "expression"
-#: Tag of a view: `1h`, the step of its rows.
+#: Tag of a view: the step of its rows, such as `1h`.
 STEP_TAG: Final = "step"
 #: Tag of a field: how many hours the feature looks back.
 LOOKBACK_TAG: Final = "lookback_hours"
 
 HOUR: Final = timedelta(hours=1)
+DAY: Final = timedelta(days=1)
+#: Times between two rows of a view, and how its tag says them.
+STEPS: Final[Mapping[timedelta, str]] = {HOUR: "1h"}
 #: The one column of the readings: an hour's value, see docs/features.md.
 READING: Final = "value"
 WEATHER: Final = (
@@ -71,20 +74,15 @@ _RESERVED: Final = frozenset(
 )
 
 
-def _hours(duration: timedelta, what: str) -> int:
-    """`duration` in hours.
-
-    Raises:
-        DeclarationError: it is no multiple of an hour, or out of range.
-    """
+def _check_duration(duration: timedelta, step: timedelta, what: str) -> None:
+    """Raise `DeclarationError` for a duration that is no multiple of the step of rows, or out of range."""
     if not isinstance(duration, timedelta):
         raise DeclarationError(f"{what} is a timedelta, not {duration!r}.")
-    if duration % HOUR or not HOUR <= duration <= FARTHEST * HOUR:
+    if duration % step or not step <= duration <= FARTHEST * HOUR:
         raise DeclarationError(
-            f"{what} of {duration} is no whole number of hours from 1 to {FARTHEST}; "
-            "rows have a step of one hour."
+            f"{what} of {duration} is no whole number of steps: rows come every {STEPS[step]}, and look back "
+            f"{FARTHEST} hours at most."
         )
-    return duration // HOUR
 
 
 def _one_of(value: object, known: tuple[str, ...] | Mapping[str, Any], what: str) -> None:
@@ -94,12 +92,19 @@ def _one_of(value: object, known: tuple[str, ...] | Mapping[str, Any], what: str
 
 @dataclass(frozen=True)
 class Expression:
-    """What a feature is; the row's time is the start of its hour."""
+    """What a feature is; the row's time is the start of its step."""
 
     #: of the JSON form
     kind: ClassVar[str]
     #: whether refreshes compute and store it; others are computed when rows are read
     is_stored: ClassVar[bool] = True
+
+    #: time between two rows; zero until the view gives it, unless an `Aggregation` has said it
+    slide_interval: timedelta = field(default=timedelta(0), kw_only=True, compare=False)
+
+    def sliding(self, step: timedelta) -> Self:
+        """The same with another time between two rows."""
+        return replace(self, slide_interval=step)
 
     @property
     def dtype(self) -> PrimitiveFeastType:
@@ -110,7 +115,7 @@ class Expression:
         """Raise `DeclarationError` where it cannot be computed."""
 
     def reaches(self, source: str) -> list[tuple[int, int]]:
-        """Hours before a row that it uses of `readings` or `weather`, as ranges with both ends."""
+        """Steps before a row that it uses of `readings` or `weather`, as ranges with both ends."""
         del source
         return []
 
@@ -134,33 +139,38 @@ class Expression:
             if isinstance(value, Expression):
                 value = value.as_json()
             elif isinstance(value, timedelta):
-                value = value // HOUR
-            if value is not None:
+                value = value / HOUR if value % HOUR else value // HOUR
+            if value is not None and each.name != "slide_interval":
                 found[each.name] = value
         return found
 
 
 class _OfColumn(Expression):
-    """Reads one column in the hours that `offsets` gives."""
+    """Reads one column in the steps that `offsets` gives."""
 
     column: str
 
     def offsets(self) -> tuple[int, int]:
-        """Nearest and farthest hour before the row."""
+        """Nearest and farthest step before the row."""
         raise NotImplementedError
 
     @override
     def check(self) -> None:
         _one_of(self.column, (READING, *WEATHER), "column")
         if self.column == READING and self.offsets()[0] < 1:
-            raise DeclarationError("A row uses only readings before its hour.")
-        if self.offsets()[1] > FARTHEST:
-            raise DeclarationError(f"A feature looks back {FARTHEST} hours at most, not {self.offsets()[1]}.")
-        if self.column != READING and self.offsets()[1] > WEATHER_KEPT:
+            raise DeclarationError("A row uses only readings before its time.")
+        if (hours := self.lookback_hours) > FARTHEST:
+            raise DeclarationError(f"A feature looks back {FARTHEST} hours at most, not {hours}.")
+        if self.column != READING and hours > WEATHER_KEPT:
             raise DeclarationError(
                 f"Weather is kept for a year, so a feature of it looks back {WEATHER_KEPT} hours at most, "
-                f"not {self.offsets()[1]}."
+                f"not {hours}."
             )
+
+    @property
+    def lookback_hours(self) -> int:
+        """Whole hours before the row, as many as it takes."""
+        return -(-self.offsets()[1] * self.slide_interval // HOUR)
 
     @override
     def reaches(self, source: str) -> list[tuple[int, int]]:
@@ -168,13 +178,13 @@ class _OfColumn(Expression):
         if source == "readings" and self.column == READING:
             return [(nearest, farthest)]
         if source == "weather" and self.column != READING:
-            return [(nearest, farthest + WEATHER_AGE)]
+            return [(nearest, farthest - -WEATHER_AGE * HOUR // self.slide_interval)]
         return []
 
 
 @dataclass(frozen=True)
 class Window(_OfColumn):
-    """`function` over the hours in [t - time_window, t): Feast's `Aggregation`, as it is kept."""
+    """`function` over the steps in [t - time_window, t): Feast's `Aggregation`, as it is kept."""
 
     kind: ClassVar[str] = "window"
     column: str
@@ -188,18 +198,18 @@ class Window(_OfColumn):
 
     @override
     def offsets(self) -> tuple[int, int]:
-        return 1, self.time_window // HOUR
+        return 1, self.time_window // self.slide_interval
 
     @override
     def check(self) -> None:
-        _hours(self.time_window, "A time_window")
+        _check_duration(self.time_window, self.slide_interval, "A time_window")
         _one_of(self.function, FUNCTIONS, "function")
         super().check()
 
 
 @dataclass(frozen=True)
 class Lag(_OfColumn):
-    """Value of the one hour that began `lag` before the row."""
+    """Value of the one step that began `lag` before the row."""
 
     kind: ClassVar[str] = "lag"
     column: str
@@ -207,17 +217,17 @@ class Lag(_OfColumn):
 
     @override
     def offsets(self) -> tuple[int, int]:
-        return self.lag // HOUR, self.lag // HOUR
+        return self.lag // self.slide_interval, self.lag // self.slide_interval
 
     @override
     def check(self) -> None:
-        _hours(self.lag, "A lag")
+        _check_duration(self.lag, self.slide_interval, "A lag")
         super().check()
 
 
 @dataclass(frozen=True)
 class Weather(_OfColumn):
-    """Weather of the row's hour: a forecast issued in time, else what was observed in six hours before."""
+    """Weather at the row's time: a forecast issued in time, else what was observed in six hours before."""
 
     kind: ClassVar[str] = "weather"
     column: str
@@ -233,7 +243,7 @@ class Weather(_OfColumn):
 
 @dataclass(frozen=True)
 class SameHour(_OfColumn):
-    """`function` over the hours that began 24, 48, … hours before; `every` 7 takes weeks instead of days."""
+    """`function` over the steps that began 24, 48, … hours before; `every` 7 takes weeks instead of days."""
 
     kind: ClassVar[str] = "same_hour"
     column: str
@@ -243,8 +253,8 @@ class SameHour(_OfColumn):
 
     @property
     def step(self) -> int:
-        """Hours from one to the next."""
-        return 24 * self.every
+        """Steps from one to the next."""
+        return self.every * DAY // self.slide_interval
 
     @property
     @override
@@ -269,7 +279,7 @@ class SameHour(_OfColumn):
 class DegreeHours(_OfColumn):
     """Sum of degrees below `base` (heating) or above it (cooling) over the hours in [t - time_window, t).
 
-    Empty unless the temperature of every hour is known.
+    Empty unless the temperature of every step is known.
     """
 
     kind: ClassVar[str] = "degree_hours"
@@ -280,11 +290,11 @@ class DegreeHours(_OfColumn):
 
     @override
     def offsets(self) -> tuple[int, int]:
-        return 1, self.time_window // HOUR
+        return 1, self.time_window // self.slide_interval
 
     @override
     def check(self) -> None:
-        _hours(self.time_window, "A time_window")
+        _check_duration(self.time_window, self.slide_interval, "A time_window")
         _one_of(self.direction, ("heating", "cooling"), "direction")
         _one_of(self.column, ("temperature",), "column of degrees")
         if not isinstance(self.base, int | float) or not -100 <= self.base <= 100:  # noqa: PLR2004  # °C
@@ -300,6 +310,11 @@ class _Pair(Expression):
     def __post_init__(self) -> None:
         object.__setattr__(self, "left", expression(self.left))
         object.__setattr__(self, "right", expression(self.right))
+
+    @override
+    def sliding(self, step: timedelta) -> Self:
+        left, right = (each.sliding(step) for each in self._both())
+        return replace(self, left=left, right=right, slide_interval=step)
 
     def _both(self) -> tuple[Expression, Expression]:
         assert isinstance(self.left, Expression)  # noqa: S101  # see __post_init__
@@ -414,7 +429,7 @@ def expression(of: Expression | Aggregation) -> Expression:
     """`of` as one of the types here.
 
     Raises:
-        DeclarationError: an aggregation slides by something else than an hour, or `of` is something else.
+        DeclarationError: an aggregation has no window, or `of` is something else.
     """
     if isinstance(of, Expression):
         return of
@@ -423,11 +438,8 @@ def expression(of: Expression | Aggregation) -> Expression:
     if of.time_window is None:
         raise DeclarationError("An Aggregation needs a time_window.")
     # Feast's constructor has it slide by its window where nothing is said
-    if of.slide_interval not in {HOUR, of.time_window}:
-        raise DeclarationError(
-            f"Rows have a step of one hour, so slide_interval is timedelta(hours=1), not {of.slide_interval}."
-        )
-    return Window(of.column, of.function, of.time_window)
+    said = None if of.slide_interval == of.time_window else of.slide_interval
+    return Window(of.column, of.function, of.time_window, slide_interval=said or timedelta(0))
 
 
 def expression_of(found: Mapping[str, Any]) -> Expression:
@@ -453,10 +465,16 @@ def expression_of(found: Mapping[str, Any]) -> Expression:
 
 @dataclass(frozen=True)
 class Declaration:
-    """A declared view: its features in order."""
+    """A declared view: its features in order, and the time between two of its rows."""
 
     name: str
     features: Mapping[str, Expression]
+    step: timedelta = HOUR
+
+    def __post_init__(self) -> None:
+        """Let the features slide by the step."""
+        sliding = {name: each.sliding(self.step) for name, each in self.features.items()}
+        object.__setattr__(self, "features", sliding)
 
     @property
     def stored(self) -> dict[str, Expression]:
@@ -468,7 +486,7 @@ class Declaration:
         return {name: each.as_json() for name, each in self.features.items()}
 
     def reaches(self, source: str) -> list[tuple[int, int]]:
-        """Hours before a row that its features use of a source, merged where they meet, nearest first."""
+        """Steps before a row that its features use of a source, merged where they meet, nearest first."""
         merged: list[tuple[int, int]] = []
         for nearest, farthest in sorted(
             reach for each in self.stored.values() for reach in each.reaches(source)
@@ -485,19 +503,21 @@ def declared_view(
     name: str,
     entities: list[Entity],
     features: Mapping[str, Expression | Aggregation],
-    ttl: timedelta = 3 * HOUR,
+    step: timedelta | None = None,
+    ttl: timedelta | None = None,
     description: str = "",
     descriptions: Mapping[str, str] | None = None,
     online: bool = True,
     tags: Mapping[str, str] | None = None,
 ) -> FeatureView:
-    """A feature view of hourly rows that `feast apply` makes in TimescaleDB.
+    """A feature view that `feast apply` makes in TimescaleDB.
 
     Args:
         name: also that of the view in the database.
         entities: the two with the join keys `tenant_id` and `asset_id`.
-        features: expression of each feature by its name; an `Aggregation` slides by one hour.
-        ttl: how old a row may be to be used.
+        features: expression of each feature by its name.
+        step: time between two rows; default: the `slide_interval` of the aggregations, else one hour.
+        ttl: how old a row may be to be used; default: three steps.
         description: of the view.
         descriptions: of features.
         online: whether rows go to the online store.
@@ -506,7 +526,8 @@ def declared_view(
     Raises:
         DeclarationError: a name or an expression cannot be.
     """
-    declaration = Declaration(name, {key: expression(each) for key, each in features.items()})
+    expressions = {key: expression(each) for key, each in features.items()}
+    declaration = Declaration(name, expressions, _step(name, expressions.values(), step))
     _check(declaration)
     for key, each in features.items():
         if isinstance(each, Aggregation) and each.name not in {"", key}:
@@ -532,7 +553,9 @@ def declared_view(
                     description=(descriptions or {}).get(key, ""),
                     tags={
                         EXPRESSION_TAG: json.dumps(each.as_json(), sort_keys=True),
-                        LOOKBACK_TAG: str(_lookback(each)),
+                        LOOKBACK_TAG: str(
+                            max((leaf.lookback_hours for leaf in _of_columns(each)), default=0)
+                        ),
                     },
                 )
                 for key, each in declaration.features.items()
@@ -546,18 +569,31 @@ def declared_view(
             description=description,
             tags={"versions": f'SELECT {columns}, superseded_at FROM "{name}_versions"'},  # noqa: S608  # the same
         ),
-        ttl=ttl,
+        ttl=3 * declaration.step if ttl is None else ttl,
         online=online,
         description=description,
-        tags={**(tags or {}), STEP_TAG: "1h"},
+        tags={**(tags or {}), STEP_TAG: STEPS[declaration.step]},
     )
 
 
-def _lookback(each: Expression) -> int:
-    return max(
-        (reach[1] for leaf in each.leaves() if isinstance(leaf, _OfColumn) for reach in [leaf.offsets()]),
-        default=0,
-    )
+def _of_columns(each: Expression) -> Iterator[_OfColumn]:
+    return (leaf for leaf in each.leaves() if isinstance(leaf, _OfColumn))
+
+
+def _step(name: str, features: Iterable[Expression], step: timedelta | None) -> timedelta:
+    """The step of a view, which its aggregations may say, too."""
+    said = {leaf.slide_interval for each in features for leaf in each.leaves() if leaf.slide_interval}
+    if step is not None:
+        said.add(step)
+    if len(said) > 1:
+        raise DeclarationError(
+            f"{name}: all aggregations slide by the step of the view's rows, not by "
+            f"{' and '.join(map(str, sorted(said)))}."
+        )
+    (found,) = said or {HOUR}
+    if found not in STEPS:
+        raise DeclarationError(f"{name}: rows come every {', '.join(STEPS.values())}, not every {found}.")
+    return found
 
 
 def _check(declaration: Declaration) -> None:
@@ -606,8 +642,12 @@ def declaration_of(view: object) -> Declaration | None:
     found = {each.name: tag for each in view.features if (tag := (each.tags or {}).get(EXPRESSION_TAG))}
     if not found:
         return None
+    tag = (view.tags or {}).get(STEP_TAG, STEPS[HOUR])
+    step = next((each for each, text in STEPS.items() if text == tag), None)
+    if step is None:
+        raise DeclarationError(f"{view.name}: no step of rows that this version knows: {tag}.")
     declaration = Declaration(
-        view.name, {name: expression_of(json.loads(text)) for name, text in found.items()}
+        view.name, {name: expression_of(json.loads(text)) for name, text in found.items()}, step
     )
     _check(declaration)
     return declaration

@@ -106,12 +106,16 @@ def test_reaches__expressions_of_several_sources__are_merged() -> None:
 
 
 REFUSED = {
-    "a lag of half an hour": ({"a": Lag("value", HOUR / 2)}, r"v\.a: A lag of 0:30:00 is no whole number of hours"),
-    "no lag": ({"a": Lag("value", timedelta(0))}, "no whole number of hours"),
-    "a negative window": ({"a": Aggregation("value", "mean", -HOUR, HOUR)}, "no whole number of hours"),
-    "a lag of three years": ({"a": Lag("value", timedelta(days=1100))}, "no whole number of hours"),
+    "a lag of half an hour": ({"a": Lag("value", HOUR / 2)}, r"v\.a: A lag of 0:30:00 is no whole number of steps: rows come every 1h"),
+    "no lag": ({"a": Lag("value", timedelta(0))}, "no whole number of steps"),
+    "a negative window": ({"a": Aggregation("value", "mean", -HOUR, HOUR)}, "no whole number of steps"),
+    "a lag of three years": ({"a": Lag("value", timedelta(days=1100))}, "no whole number of steps"),
     "no window": ({"a": Aggregation("value", "mean")}, "needs a time_window"),
-    "a step of 15 minutes": ({"a": Aggregation("value", "mean", HOUR, HOUR / 4)}, r"slide_interval is timedelta\(hours=1\)"),
+    "a step of 15 minutes": ({"a": Aggregation("value", "mean", HOUR, HOUR / 4)}, r"v: rows come every 1h, not every 0:15:00"),
+    "two steps": (
+        {"a": Aggregation("value", "mean", HOUR, HOUR / 4), "b": Difference(Lag("value", HOUR), Aggregation("value", "max", 2 * HOUR, HOUR))},
+        "slide by the step of the view's rows, not by 0:15:00 and 1:00:00",
+    ),
     "an unknown column": ({"a": Lag("wind", HOUR)}, "no column 'wind'; there are value, temperature"),
     "an unknown function": ({"a": Aggregation("value", "median", HOUR, HOUR)}, "no function 'median'; there are mean"),
     "weather of the readings": ({"a": Weather("value")}, "no column of the weather 'value'"),
