@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - MLflow loads only when a command runs
 """`ai-hub registry adopt`: bring a registry that plain MLflow made into one consistent state."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - database and S3 clients load only when the command runs
 """`ai-hub backup` and `ai-hub restore`."""
 
 from __future__ import annotations

@@ -16,6 +16,6 @@ def settings() -> Settings:
     Raises:
         ValidationError: a setting is not usable.
     """
-    from ai_hub.settings import Settings  # noqa: PLC0415  # not every command reads settings
+    from ai_hub.settings import Settings  # not every command reads settings
 
     return Settings()

@@ -18,8 +18,8 @@ def migrate(
     *, as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False
 ) -> None:
     """Apply SQL migrations, functions and views to TimescaleDB; fit new chunks to the rate of readings."""
-    from ai_hub.database.chunks import follow_rate  # noqa: PLC0415  # psycopg only where needed
-    from ai_hub.database.migrate import migrate as apply  # noqa: PLC0415  # psycopg only where needed
+    from ai_hub.database.chunks import follow_rate  # psycopg only where needed
+    from ai_hub.database.migrate import migrate as apply  # psycopg only where needed
 
     outcome = apply()
     chunks = follow_rate()
@@ -47,7 +47,7 @@ def refresh(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Compute features for new, late and corrected readings and weather. Safe to repeat and to kill."""
-    from ai_hub.database.refresh import refresh as run  # noqa: PLC0415  # psycopg only where needed
+    from ai_hub.database.refresh import refresh as run  # psycopg only where needed
 
     start = None if since is None else parse_time(since, "--since")
 

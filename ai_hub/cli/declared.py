@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - the database client and Feast load only in the commands that need them
 """`ai-hub features list` and `ai-hub features backfill`: rows of declared feature views."""
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from ai_hub.cli import plain, progress
-from ai_hub.cli.ingest_options import AsJson  # noqa: TC001  # typer reads the annotations
+from ai_hub.cli.ingest_options import AsJson
 from ai_hub.cli.main import app
 
 if TYPE_CHECKING:

@@ -9,6 +9,6 @@ from ai_hub.cli.main import app
 @app.command()
 def demo() -> None:
     """Run the whole product on sample meters: servers, ingest, features, training, promotion, prediction."""
-    from ai_hub.dev.demo.run import run  # noqa: PLC0415  # reads sample files; other commands never need it
+    from ai_hub.dev.demo.run import run  # reads sample files; other commands never need it
 
     run(plain.console())

@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - Feast and pyarrow load only in the commands that need them
 """`ai-hub export` and `ai-hub exports`: features as Parquet files."""
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def explain(error: BaseException) -> AiHubError:
     if isinstance(error, AiHubError) and not isinstance(error, NoConnectionError):
         return error
     # Imported late: only a failure pays for looking at the servers.
-    from ai_hub.dev.status import translate, with_diagnosis  # noqa: PLC0415
+    from ai_hub.dev.status import translate, with_diagnosis
 
     if isinstance(error, NoConnectionError):
         return with_diagnosis(error)

@@ -17,6 +17,6 @@ def main() -> None:
         skip_type_checks()
     # Imported late: it imports Feast, whose commands print trees by a library that would import matplotlib.
     with without("matplotlib"):
-        from ai_hub.cli.feast_commands import commands  # noqa: PLC0415
+        from ai_hub.cli.feast_commands import commands
 
     run(commands)

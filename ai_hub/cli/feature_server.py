@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - Feast loads only in the command that needs it
 """`ai-hub feature-server`: Feast's HTTP feature server on the stores of this repository."""
 
 from __future__ import annotations

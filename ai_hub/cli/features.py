@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - Feast loads only in the commands that need it
 """`ai-hub materialize`, `ai-hub freshness` and `ai-hub push`: features in Redis, and how fresh they are."""
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path  # noqa: TC003 - typer reads it
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ai_hub.cli import context, plain
 from ai_hub.cli.main import app
-from ai_hub.cli.registry import AsJson, Model, Reason, Tenant  # noqa: TC001 - typer reads them
+from ai_hub.cli.registry import AsJson, Model, Reason, Tenant
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:

@@ -1,25 +1,25 @@
-# ruff: noqa: PLC0415 - pandas and pyarrow load only in the commands that need them
-"""`ai-hub ingest` and `ai-hub asset`: files into the tables, and the register of assets."""
+"""`ai-hub ingest` and `ai-hub backfill`: files into the tables, and what was found about them."""
 
 from __future__ import annotations
 
 import json
+import resource
 import sys
+import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ai_hub.cli import plain
+from ai_hub.cli import plain, progress
 from ai_hub.cli.ingest_options import (
     AsJson,
-    Digits,
     File,
     Period,
     ProfileName,
-    ReadingOption,
     ReadingOptions,
     RunOptions,
     SourceOptions,
@@ -29,27 +29,27 @@ from ai_hub.cli.ingest_options import (
     TimestampOptions,
     duration_option,
     ingest_options,
-    whole_interval,
     with_options,
 )
 from ai_hub.cli.main import app
-from ai_hub.ingest.enums import AssetKind, TemperatureUnit
+from ai_hub.cli.times import parse_time
+from ai_hub.errors import BadInputError
+from ai_hub.ingest.options import TemperatureUnit, Use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
+    from ai_hub.ingest.files import BackfillResult
     from ai_hub.ingest.options import Options
     from ai_hub.ingest.pipeline import Preview
     from ai_hub.ingest.report import Report
 
+
 ingest_app = typer.Typer(
     no_args_is_help=True, help="Bring meter readings and weather from files into TimescaleDB."
 )
-asset_app = typer.Typer(no_args_is_help=True, help="The register of meters and weather stations.")
 
 app.add_typer(ingest_app, name="ingest")
-app.add_typer(asset_app, name="asset")
 
 
 @ingest_app.command("readings")
@@ -128,87 +128,6 @@ def profiles_command(as_json: AsJson = False) -> None:
     plain.console().print(table)
 
 
-@asset_app.command("add")
-def asset_add(
-    asset: Annotated[str, typer.Argument(help="id of the meter or weather station", show_default=False)],
-    *,
-    tenant: Tenant,
-    kind: Annotated[AssetKind | None, typer.Option("--kind", help="what it measures")] = None,
-    unit: Annotated[str | None, typer.Option("--unit", help="unit of its values, such as kWh")] = None,
-    reading: ReadingOption = None,
-    digits: Digits = None,
-    interval: Annotated[
-        str | None,
-        typer.Option("--interval", metavar="15m", help="that a reading covers, if it does not say so"),
-    ] = None,
-    timezone: Annotated[str | None, typer.Option("--timezone", help="such as Europe/London")] = None,
-    weather_from: Annotated[
-        str | None, typer.Option("--weather-from", help="asset whose weather it uses")
-    ] = None,
-    latitude: Annotated[float | None, typer.Option("--latitude", help="degrees north")] = None,
-    longitude: Annotated[float | None, typer.Option("--longitude", help="degrees east")] = None,
-    capacity: Annotated[
-        float | None, typer.Option("--capacity", help="largest magnitude of one reading, in its unit")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Register an asset, or change what is given of one that is registered."""
-    from ai_hub.database import connect
-    from ai_hub.ingest import assets
-
-    values = {
-        "kind": kind and kind.value,
-        "unit": unit,
-        "reading": reading and reading.value,
-        "register_digits": digits,
-        "interval_seconds": interval and round(whole_interval(interval).total_seconds()),
-        "timezone": timezone,
-        "weather_asset_id": weather_from,
-        "latitude": latitude,
-        "longitude": longitude,
-        "capacity": capacity,
-    }
-    changes = {name: value for name, value in values.items() if value is not None}
-    with connect() as connection:
-        stored = assets.save(connection, assets.validate_asset(tenant_id=tenant, asset_id=asset, **changes))
-    if as_json:
-        typer.echo(json.dumps(stored.model_dump()))
-    else:
-        parts = [stored.kind, stored.unit or "no unit", stored.timezone]
-        parts += [stored.reading.value] if stored.reading else []
-        parts += [f"{stored.register_digits} digits"] if stored.register_digits else []
-        parts += [f"every {stored.interval_seconds / 60:g} min"] if stored.interval_seconds else []
-        typer.echo(f"{tenant}/{asset}: {', '.join(parts)}")
-
-
-@asset_app.command("list")
-def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
-    """List a tenant's assets."""
-    from ai_hub.database import connect
-    from ai_hub.ingest import assets
-
-    with connect() as connection:
-        registered, invalid = assets.find_all(connection, tenant)
-    for asset_id, reason in invalid.items():
-        typer.echo(f"Asset {asset_id!r} is invalid, correct its row by SQL: {reason}", err=True)
-    if as_json:
-        typer.echo(json.dumps([asset.model_dump() for asset in registered.values()]))
-        return
-    table = Table(
-        *("asset", "kind", "unit", "reading", "interval", "capacity", "timezone", "weather from"),
-        title=f"Assets of {tenant}",
-    )
-    for asset in registered.values():
-        capacity = "" if asset.capacity is None else f"{asset.capacity:g}"
-        weather_from = asset.weather_asset_id or "itself"
-        interval = f"{asset.interval_seconds / 60:g} min" if asset.interval_seconds else ""
-        table.add_row(
-            *(asset.asset_id, asset.kind, asset.unit or "", asset.reading or "", interval, capacity),
-            *(asset.timezone, weather_from),
-        )
-    plain.console().print(table)
-
-
 @contextmanager
 def _progress(file: Path, *, quiet: bool) -> Iterator[Callable[[float, Report], None]]:
     """A bar on a terminal; elsewhere nothing, so logs stay readable."""
@@ -259,5 +178,214 @@ def _show(report: Report, options: Options, run: RunOptions) -> None:
         sys.exit(1)
 
 
-# The group's other commands register themselves.
-from ai_hub.cli import quality  # noqa: E402, F401
+CsvFile = Annotated[
+    Path | None, typer.Option("--csv", help="write them like a reject file, to correct and ingest")
+]
+
+
+@ingest_app.command("findings")
+def findings_command(
+    *,
+    tenant: Tenant,
+    asset: Annotated[str | None, typer.Option("--asset", help="only of this asset")] = None,
+    only_open: Annotated[bool, typer.Option("--open", help="only what is still so")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="at most so many")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """List gaps, stuck meters and clock changes that ingest found."""
+    from ai_hub.database import connect
+    from ai_hub.ingest.findings import FindingsRepository
+    from ai_hub.ingest.report import describe
+
+    with connect() as connection:
+        stored = FindingsRepository(connection, tenant).find(
+            asset_id=asset, only_open=only_open, limit=limit + 1
+        )
+    if len(stored) > limit:
+        stored.pop()
+        typer.echo(f"There are more than these {limit:,}: name an --asset, or raise --limit.", err=True)
+    if as_json:
+        typer.echo(json.dumps([item.as_dict() for item in stored]))
+        return
+    if not stored:
+        typer.echo("Nothing was found.")
+        return
+    table = Table("asset", "kind", "what", "resolved", title=f"Findings of {tenant}")
+    for item in stored:
+        resolved = item.resolved_at.strftime("%Y-%m-%d") if item.resolved_at else ""
+        table.add_row(item.asset_id, item.finding.kind, describe(item.finding), resolved)
+    plain.console().print(table)
+
+
+@ingest_app.command("quality")
+def quality_command(
+    *,
+    tenant: Tenant,
+    suspect: Annotated[Use | None, typer.Option("--suspect", help="readings that may be wrong")] = None,
+    estimated: Annotated[
+        Use | None, typer.Option("--estimated", help="readings made up for missing ones")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show or set whether features use suspect and estimated readings of a tenant."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import policies
+
+    uses = {"suspect": suspect, "estimated": estimated}
+    policy = {quality: use is Use.USE for quality, use in uses.items() if use is not None}
+    with connect(autocommit=True) as connection:
+        changed = policies.save_quality_policy(connection, tenant, policy) if policy else 0
+        policy_now = policies.find_quality_policy(connection, tenant)
+    if as_json:
+        typer.echo(json.dumps({"in_features": policy_now, "readings_changed": changed}))
+        return
+    for quality, used in policy_now.items():
+        typer.echo(f"{quality}: {'used' if used else 'left out'}")
+    if changed:
+        typer.echo(f"{changed:,} readings changed; `ai-hub refresh` computes their features.")
+
+
+@ingest_app.command("quarantine")
+def quarantine_command(
+    *,
+    tenant: Tenant,
+    file: Annotated[str | None, typer.Option("--file", help="only rows of files with this name")] = None,
+    csv_file: CsvFile = None,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="forget them (after writing them, with --csv)")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List rejected rows, or export them for correction, or forget them."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import rejects
+
+    if as_json and (csv_file or clear):
+        raise BadInputError("--json lists the rows; --csv and --clear do not.", hint="Run it twice.")
+    with connect(autocommit=True) as connection:
+        if csv_file:
+            count = rejects.export_quarantine(connection, tenant, csv_file, file)
+            typer.echo(f"{count:,} rows are in {csv_file}")
+        if clear:
+            typer.echo(f"{rejects.clear_quarantine(connection, tenant, file):,} rows forgotten")
+        if csv_file or clear:
+            return
+        if as_json:
+            rows = [row.as_dict() for row in rejects.find_quarantined(connection, tenant, file)]
+            typer.echo(json.dumps(rows))
+            return
+        counts = rejects.summarize_quarantine(connection, tenant, file)
+    if not counts:
+        typer.echo("No rows are in quarantine.")
+        return
+    table = Table("file", "reason", "rows", "last", title=f"Quarantined rows of {tenant}")
+    for name, reason, count, latest in counts:
+        table.add_row(name, reason, f"{count:,}", latest.strftime("%Y-%m-%d %H:%M"))
+    plain.console().print(table)
+
+
+@ingest_app.command("bounds")
+def bounds_command(
+    *,
+    tenant: Tenant,
+    earliest: Annotated[
+        str | None, typer.Option("--earliest", help="take no reading before this time")
+    ] = None,
+    ahead: Annotated[
+        str | None, typer.Option("--ahead", help="nor one so far ahead of the clock, such as 1d")
+    ] = None,
+) -> None:
+    """Show or change which times of readings are taken."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import policies
+
+    with connect() as connection:
+        if earliest is None and ahead is None:
+            bounds = policies.find_bounds(connection, tenant)
+        else:
+            time = None if earliest is None else parse_time(earliest, "--earliest")
+            lead = None if ahead is None else duration_option(ahead, "--ahead")
+            bounds = policies.save_bounds(connection, tenant, earliest=time, ahead=lead)
+    typer.echo(f"{tenant}: readings from {bounds.earliest.isoformat()} to {bounds.ahead} ahead of the clock")
+
+
+class _Bars:
+    """One bar for the files, one for the aggregates, one for the features."""
+
+    def __init__(self, bar: Progress, sizes: dict[Path, int]) -> None:
+        self._bar = bar
+        self._sizes = sizes
+        self._done = dict.fromkeys(sizes, 0.0)
+        self._files = bar.add_task("files", total=max(sum(sizes.values()), 1))
+        self._aggregates = bar.add_task("aggregates", total=None)
+        self._features = bar.add_task("features", total=None)
+
+    def file(self, path: Path, fraction: float, rows: int) -> None:
+        self._done[path] = fraction
+        bytes_done = sum(size * self._done[name] for name, size in self._sizes.items())
+        self._bar.update(self._files, completed=bytes_done, description=f"{path.name}, {rows:,} rows")
+
+    def aggregates(self, done: int, total: int) -> None:
+        self._bar.update(self._aggregates, completed=done, total=total)
+
+    def features(self, done: int, total: int) -> None:
+        self._bar.update(self._features, completed=done, total=total, description=f"features, {done:,} rows")
+
+
+@app.command("backfill")
+@with_options
+def backfill_command(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="readings: .csv, .csv.gz or .parquet", show_default=False)
+    ] = None,
+    *,
+    tenant: Tenant,
+    weather: Annotated[
+        list[Path] | None, typer.Option("--weather", help="a file of weather; may be repeated")
+    ] = None,
+    source: SourceOptions,
+    readings: ReadingOptions,
+    times: TimestampOptions,
+    temperature_unit: TemperatureOption = TemperatureUnit.CELSIUS,
+    as_json: AsJson = False,
+) -> None:
+    """Ingest a history of files and compute all its features. Killed midway, the same command goes on."""
+    from ai_hub.ingest.files import backfill
+    from ai_hub.ingest.report import report_lines
+
+    options = ingest_options(tenant, source, times, readings=readings)
+    paths = [*(weather or []), *(files or [])]
+    if not paths:
+        raise BadInputError(
+            "There is no file to bring in.", hint="Name files of readings, or --weather FILE."
+        )
+    began = time.monotonic()
+    with progress.bar(quiet=as_json) as bar:
+        sizes = {path: path.stat().st_size if path.is_file() else 0 for path in paths}
+        done = backfill(
+            files or [], weather or [], options, _Bars(bar, sizes), temperature_unit=temperature_unit
+        )
+    summary = _summary(done, time.monotonic() - began)
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    for name in done.skipped:
+        typer.echo(f"{name}: finished earlier, skipped")
+    for name, report in done.reports.items():
+        typer.echo("\n  ".join([f"{name}:", *report_lines(report, options)]))
+    typer.echo(
+        f"{summary['feature_rows']:,} feature rows computed, {summary['seconds']:.0f} s in all,"
+        f" {summary['peak_memory_mb']:.0f} MB at most"
+    )
+
+
+def _summary(done: BackfillResult, seconds: float) -> dict[str, object]:
+    refreshed = done.refreshed
+    return {
+        "files": {name: report.as_dict() for name, report in done.reports.items()},
+        "skipped": done.skipped,
+        "feature_rows": refreshed.rows if refreshed else 0,
+        "feature_rows_changed": refreshed.changed if refreshed else 0,
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }

@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - pandas and pyarrow load only in the commands that need them
 """Options of the commands that read files, declared once for all of them."""
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.enums import (
+from ai_hub.ingest.options import (
     Ambiguous,
     DateOrder,
     DecimalMark,

@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - Feast and pyarrow load only in the commands that need them
 """`ai-hub worker` and `ai-hub jobs`: durable jobs of every kind."""
 
 from __future__ import annotations

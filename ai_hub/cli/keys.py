@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - database clients load only when a command runs
 """`ai-hub keys`: who may use the REST service."""
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from ai_hub.access.principal import (
 from ai_hub.cli import context, plain
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
-from mlflow_plugins.users.roles import Role  # noqa: TC001 - typer reads it
+from mlflow_plugins.users.roles import Role
 
 if TYPE_CHECKING:
     from ai_hub.access.api_keys import ApiKey

@@ -66,7 +66,7 @@ def run(command: Callable[[], object]) -> None:
         if os.environ.get("AI_HUB_TRACEBACK"):
             raise
         # Imported late: only a failure pays for it.
-        from ai_hub.cli.failures import explain  # noqa: PLC0415
+        from ai_hub.cli.failures import explain
 
         _report(explain(error))
 
@@ -83,7 +83,7 @@ def _report(error: AiHubError) -> NoReturn:
 # Command groups register themselves on `app`.
 from ai_hub.cli import (
     adopt,
-    backfill,
+    assets,
     backup,
     database,
     declared,
@@ -97,7 +97,6 @@ from ai_hub.cli import (
     keys,
     people,
     provision,
-    readings,
     registry,
     registry_group,
     requests,

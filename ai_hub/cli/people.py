@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from ai_hub.cli import context, plain
 from ai_hub.cli.main import app
-from ai_hub.cli.registry import AsJson, Tenant  # noqa: TC001 - typer reads them
+from ai_hub.cli.registry import AsJson, Tenant
 from mlflow_plugins.users.roles import DESCRIPTIONS, Role
 
 people_app = typer.Typer(

@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - database and S3 clients load only when the command runs
 """`ai-hub provision`: what outside servers must hold before anything can run on them."""
 
 from __future__ import annotations

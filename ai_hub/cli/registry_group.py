@@ -1,11 +1,10 @@
-# ruff: noqa: PLC0415 - MLflow loads only when a command runs
 """`ai-hub registry`: versions between servers and tenants, and who hears of promotions."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path  # noqa: TC003 - typer reads it
+from pathlib import Path
 from typing import Annotated
 
 import typer

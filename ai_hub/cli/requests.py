@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from ai_hub.cli import plain
 from ai_hub.cli.main import app
-from ai_hub.cli.registry import AsJson, Model, Tenant  # noqa: TC001 - typer reads them
+from ai_hub.cli.registry import AsJson, Model, Tenant
 
 if TYPE_CHECKING:
     from ai_hub.registry.discussions import Comment

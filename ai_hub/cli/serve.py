@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - the service's libraries load only in the command that needs them
 """`ai-hub serve`: the REST service."""
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def _short(path: Path) -> str:
 
 def _migrate_own(console: Console) -> None:
     """Bring the embedded database up to date; an outside one is its owner's."""
-    from ai_hub.database.migrate import migrate  # noqa: PLC0415  # psycopg only where needed
+    from ai_hub.database.migrate import migrate  # psycopg only where needed
 
     if plan.outside(services.SERVICES["timescaledb"], record.load()) is None:
         outcome = migrate()

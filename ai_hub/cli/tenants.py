@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - MLflow, the database client and Feast load only when a command runs
 """`ai-hub tenants`: make tenants, and end them wherever they have something."""
 
 from __future__ import annotations

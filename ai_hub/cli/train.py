@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - Feast, MLflow and LightGBM load only in the commands that need them
 """`ai-hub train` and `ai-hub predict`."""
 
 from __future__ import annotations

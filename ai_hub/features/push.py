@@ -18,7 +18,7 @@ from ai_hub.features.materialize import Pass, materialize
 from ai_hub.features.newest import Scope
 from ai_hub.ingest import assets, policies
 from ai_hub.ingest.datasets import Readings
-from ai_hub.ingest.enums import Reading as ReadingKind
+from ai_hub.ingest.options import Reading as ReadingKind
 from ai_hub.ingest.validation import validate
 
 if TYPE_CHECKING:

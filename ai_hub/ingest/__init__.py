@@ -9,11 +9,11 @@ A row crosses these modules in this order:
 5. `datasets` makes typed rows: readings or weather. `normalization` converts readings to the unit of their
    asset (`assets`, `units`) and infers the interval each one covers.
 6. `validation` applies the rules of the asset's kind and the tenant's `policies`. Rejected rows go to
-   `rejects` and `quarantine`, good ones to `upsert`.
+   `rejects`, good ones to `upsert`.
 7. `checks` reads the series around the written rows; `detection` finds gaps, stuck meters and registers, and
    `findings` stores them. `report` summarizes the run.
 
-`removal` deletes readings and assets. `enums` has the enumerations of the command line and the tables.
+`removal` deletes readings and assets. `options` is quick to import; the command line takes its enumerations.
 """
 
 import os

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ai_hub.errors import BadInputError, NotFoundError
-from ai_hub.ingest.enums import UNKNOWN, Reading
+from ai_hub.ingest.options import UNKNOWN, Reading
 from ai_hub.ingest.units import check_unit, is_compatible
 from ai_hub.names import ASSET_LENGTH, TENANT_PATTERN, is_asset_id
 

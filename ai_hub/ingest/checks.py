@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from ai_hub.ingest import assets
 from ai_hub.ingest.detection import BLOCK, Detector, RegisterDetector
-from ai_hub.ingest.enums import FindingKind, Reading
 from ai_hub.ingest.findings import DueCheck, Finding, FindingsRepository, reconcile
+from ai_hub.ingest.options import FindingKind, Reading
 from ai_hub.ingest.units import is_amount, rule_of
 from ai_hub.times import Micros, from_micros, to_micros
 

@@ -12,8 +12,7 @@ import pandas as pd
 from ai_hub.errors import BadInputError
 from ai_hub.ingest import localizer, timestamps, validation
 from ai_hub.ingest.columns import ASSET_ID, INTERVAL_END, QUALITY, TIMESTAMP, UNIT, VALUE, WEATHER, Field
-from ai_hub.ingest.enums import UNKNOWN, AssetKind, TemperatureUnit
-from ai_hub.ingest.options import TimestampFormat
+from ai_hub.ingest.options import UNKNOWN, AssetKind, TemperatureUnit, TimestampFormat
 from ai_hub.ingest.policies import BOUNDS, Bounds
 from ai_hub.ingest.units import canonical_unit
 

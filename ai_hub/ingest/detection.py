@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ai_hub.ingest.enums import FindingKind
 from ai_hub.ingest.findings import Finding
+from ai_hub.ingest.options import FindingKind
 from ai_hub.times import SECOND, Flags, Micros, from_micros
 
 if TYPE_CHECKING:

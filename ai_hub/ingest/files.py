@@ -18,7 +18,7 @@ from ai_hub.database.refresh import Refreshed, refresh
 from ai_hub.errors import AiHubError, NotFoundError
 from ai_hub.ingest import policies
 from ai_hub.ingest.datasets import Readings, Weather
-from ai_hub.ingest.enums import TemperatureUnit
+from ai_hub.ingest.options import TemperatureUnit
 from ai_hub.ingest.pipeline import OnProgress, Preview, ingest, no_progress, preview
 from ai_hub.ingest.report import Report
 

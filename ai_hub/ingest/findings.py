@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.types.json import Jsonb
 
-from ai_hub.ingest.enums import FindingKind
+from ai_hub.ingest.options import FindingKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

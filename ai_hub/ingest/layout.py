@@ -23,8 +23,17 @@ from ai_hub.ingest.columns import (
     is_header,
     unit_of_readings,
 )
-from ai_hub.ingest.enums import DateOrder, Reading, TemperatureUnit
-from ai_hub.ingest.options import PROFILES, Options, Profile, TimestampFormat, detect_profile, with_profile
+from ai_hub.ingest.options import (
+    PROFILES,
+    DateOrder,
+    Options,
+    Profile,
+    Reading,
+    TemperatureUnit,
+    TimestampFormat,
+    detect_profile,
+    with_profile,
+)
 from ai_hub.ingest.reader import beginning, open_source
 from ai_hub.ingest.timestamps import date_orders
 from ai_hub.ingest.units import canonical_unit

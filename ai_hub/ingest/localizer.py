@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ai_hub.ingest import timestamps
-from ai_hub.ingest.enums import Ambiguous, FindingKind, Nonexistent
 from ai_hub.ingest.findings import Finding
-from ai_hub.ingest.options import TimestampFormat
+from ai_hub.ingest.options import Ambiguous, FindingKind, Nonexistent, TimestampFormat
 from ai_hub.ingest.timezones import Transitions, localize, named_offset, next_change, transitions
 from ai_hub.times import from_micros
 

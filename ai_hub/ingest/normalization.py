@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.enums import Reading, Stamps
+from ai_hub.ingest.options import Reading, Stamps
 from ai_hub.ingest.units import check_unit, conversion, is_amount, is_compatible
 
 if TYPE_CHECKING:

@@ -12,13 +12,12 @@ from ai_hub.errors import BadInputError
 from ai_hub.ingest import assets
 from ai_hub.ingest.assets import AssetCache
 from ai_hub.ingest.checks import check
-from ai_hub.ingest.enums import Stamps
 from ai_hub.ingest.findings import FindingsRepository, clock
 from ai_hub.ingest.layout import open_layout
 from ai_hub.ingest.localizer import TimezoneLocalizer
 from ai_hub.ingest.normalization import ReadingNormalizer
-from ai_hub.ingest.quarantine import Quarantine
-from ai_hub.ingest.rejects import SAMPLE, RejectFile, Rejects, RejectsSample
+from ai_hub.ingest.options import Stamps
+from ai_hub.ingest.rejects import SAMPLE, Quarantine, RejectFile, Rejects, RejectsSample
 from ai_hub.ingest.report import Report
 from ai_hub.ingest.units import is_amount
 from ai_hub.ingest.upsert import upsert

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from ai_hub.ingest.enums import FindingKind
 from ai_hub.ingest.findings import Finding
+from ai_hub.ingest.options import FindingKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

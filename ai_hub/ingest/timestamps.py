@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ai_hub.ingest.enums import DateOrder, Epoch
+from ai_hub.ingest.options import DateOrder, Epoch
 
 if TYPE_CHECKING:
     from ai_hub.ingest.options import TimestampFormat

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.enums import AssetKind, Reading
+from ai_hub.ingest.options import AssetKind, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
-from ai_hub.ingest.enums import Reading
+from ai_hub.ingest.options import Reading
 from ai_hub.ingest.policies import AHEAD, BOUNDS, Bounds
 from ai_hub.ingest.units import rule_of
 

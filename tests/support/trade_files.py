@@ -7,8 +7,7 @@ import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
-from ai_hub.ingest.enums import DateOrder, Epoch, Reading, Stamps
-from ai_hub.ingest.options import FileFormat, TimestampFormat
+from ai_hub.ingest.options import DateOrder, Epoch, FileFormat, Reading, Stamps, TimestampFormat
 
 END = FileFormat(stamps=Stamps.END)
 BERLIN = {"timezone": "Europe/Berlin"}

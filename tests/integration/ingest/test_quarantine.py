@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ai_hub.ingest import quarantine
+from ai_hub.ingest import rejects
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ def test_quarantine__rows_of_a_file__are_listed_exported_corrected_and_forgotten
     rows: Rows,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(quarantine, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(rejects, "CHUNK_ROWS", 3)
     good = [(f"2025-03-01T{hour:02}:00Z", hour + 1, "m") for hour in range(5)]
     bad = [(f"2025-03-02T{hour:02}:00Z", "1O", "m") for hour in range(7)]
     file = csv_file("m.csv", "start,kWh,meter", [*good, *bad, bad[0], ("2025-03-03", 1)])

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai_hub.errors import BadInputError
-from ai_hub.ingest.enums import TemperatureUnit
 from ai_hub.ingest.files import ingest_weather
-from ai_hub.ingest.options import Options
+from ai_hub.ingest.options import Options, TemperatureUnit
 
 if TYPE_CHECKING:
     from conftest import CsvFile, Rows

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ai_hub.ingest.enums import FindingKind
+from ai_hub.ingest.options import FindingKind
 
 if TYPE_CHECKING:
     from datetime import datetime

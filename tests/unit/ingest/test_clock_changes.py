@@ -9,9 +9,8 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import pytest
 
-from ai_hub.ingest.enums import Ambiguous, FindingKind, Nonexistent
 from ai_hub.ingest.localizer import TimezoneLocalizer
-from ai_hub.ingest.options import TimestampFormat
+from ai_hub.ingest.options import Ambiguous, FindingKind, Nonexistent, TimestampFormat
 from ai_hub.ingest.timezones import transitions
 from ai_hub.times import from_micros
 

@@ -13,8 +13,8 @@ from oracles.ingest.series import Series, expected, plain
 
 from ai_hub.ingest import checks
 from ai_hub.ingest.detection import BLOCK, Detector
-from ai_hub.ingest.enums import FindingKind
 from ai_hub.ingest.findings import DueCheck, Finding, reconcile
+from ai_hub.ingest.options import FindingKind
 from ai_hub.ingest.units import KindRule, rule_of
 from ai_hub.times import SECOND, from_micros
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 
-from ai_hub.ingest.enums import Stamps
 from ai_hub.ingest.normalization import IntervalInference
+from ai_hub.ingest.options import Stamps
 from ai_hub.ingest.units import UNITS, conversion
 
 START = pd.Timestamp("2026-10-01", tz="UTC")

@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ai_hub.ingest.enums import FindingKind
 from ai_hub.ingest.findings import Finding
-from ai_hub.ingest.options import Options
+from ai_hub.ingest.options import FindingKind, Options
 from ai_hub.ingest.report import Report, describe, report_lines
 
 START = datetime(2025, 3, 1, tzinfo=UTC)

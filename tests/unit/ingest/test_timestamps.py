@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_hub.ingest import localizer, timestamps, timezones
-from ai_hub.ingest.enums import Ambiguous, Epoch
 from ai_hub.ingest.localizer import TimezoneLocalizer
-from ai_hub.ingest.options import TimestampFormat
+from ai_hub.ingest.options import Ambiguous, Epoch, TimestampFormat
 
 ISO = TimestampFormat()
 ZONES = (

@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 
 from ai_hub.ingest import timezones
-from ai_hub.ingest.enums import Ambiguous
 from ai_hub.ingest.localizer import TimezoneLocalizer
-from ai_hub.ingest.options import TimestampFormat
+from ai_hub.ingest.options import Ambiguous, TimestampFormat
 
 YEARS = range(1990, 2041)
 ALL = sorted(available_timezones() - {"Factory", "localtime", "posixrules"})

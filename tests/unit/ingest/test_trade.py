@@ -16,9 +16,8 @@ from support.trade_files import END, INPUTS, Input
 from ai_hub.errors import BadInputError
 from ai_hub.ingest import localizer, numbers
 from ai_hub.ingest.datasets import Readings, Weather
-from ai_hub.ingest.enums import DateOrder, Reading, TemperatureUnit
 from ai_hub.ingest.numbers import NumberFormat
-from ai_hub.ingest.options import Options, TimestampFormat
+from ai_hub.ingest.options import DateOrder, Options, Reading, TemperatureUnit, TimestampFormat
 from ai_hub.ingest.pipeline import Preview, preview
 from ai_hub.ingest.report import preview_lines, preview_table
 

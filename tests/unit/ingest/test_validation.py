@@ -10,7 +10,7 @@ import pytest
 
 from ai_hub.errors import BadInputError
 from ai_hub.ingest import validation
-from ai_hub.ingest.enums import AssetKind
+from ai_hub.ingest.options import AssetKind
 from ai_hub.ingest.units import KINDS, check_unit
 
 NOW = pd.Timestamp("2026-01-01", tz="UTC")

@@ -1,5 +1,4 @@
-# ruff: noqa: PLC0415 - the database client and Feast load only in the commands that need them
-"""`ai-hub readings` and `ai-hub asset remove`: take out what should not be there."""
+"""`ai-hub asset` and `ai-hub readings`: the register of assets, and the removal of assets and readings."""
 
 from __future__ import annotations
 
@@ -10,22 +9,106 @@ import typer
 from rich.table import Table
 
 from ai_hub.cli import plain
-from ai_hub.cli.ingest import asset_app
-from ai_hub.cli.ingest_options import AsJson, Tenant  # noqa: TC001  # typer reads the annotations
+from ai_hub.cli.ingest_options import AsJson, Digits, ReadingOption, Tenant, whole_interval
 from ai_hub.cli.main import app
 from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
+from ai_hub.ingest.options import AssetKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ai_hub.ingest.removal import Preview
 
+
+asset_app = typer.Typer(no_args_is_help=True, help="The register of meters and weather stations.")
 readings_app = typer.Typer(no_args_is_help=True, help="Remove readings, and see what was removed.")
+app.add_typer(asset_app, name="asset")
 app.add_typer(readings_app, name="readings")
 
 Reason = Annotated[str, typer.Option("--reason", help="why; kept with who and when")]
 Yes = Annotated[bool, typer.Option("--yes", help="do it; without, only show what would go")]
+
+
+@asset_app.command("add")
+def asset_add(
+    asset: Annotated[str, typer.Argument(help="id of the meter or weather station", show_default=False)],
+    *,
+    tenant: Tenant,
+    kind: Annotated[AssetKind | None, typer.Option("--kind", help="what it measures")] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="unit of its values, such as kWh")] = None,
+    reading: ReadingOption = None,
+    digits: Digits = None,
+    interval: Annotated[
+        str | None,
+        typer.Option("--interval", metavar="15m", help="that a reading covers, if it does not say so"),
+    ] = None,
+    timezone: Annotated[str | None, typer.Option("--timezone", help="such as Europe/London")] = None,
+    weather_from: Annotated[
+        str | None, typer.Option("--weather-from", help="asset whose weather it uses")
+    ] = None,
+    latitude: Annotated[float | None, typer.Option("--latitude", help="degrees north")] = None,
+    longitude: Annotated[float | None, typer.Option("--longitude", help="degrees east")] = None,
+    capacity: Annotated[
+        float | None, typer.Option("--capacity", help="largest magnitude of one reading, in its unit")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register an asset, or change what is given of one that is registered."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import assets
+
+    values = {
+        "kind": kind and kind.value,
+        "unit": unit,
+        "reading": reading and reading.value,
+        "register_digits": digits,
+        "interval_seconds": interval and round(whole_interval(interval).total_seconds()),
+        "timezone": timezone,
+        "weather_asset_id": weather_from,
+        "latitude": latitude,
+        "longitude": longitude,
+        "capacity": capacity,
+    }
+    changes = {name: value for name, value in values.items() if value is not None}
+    with connect() as connection:
+        stored = assets.save(connection, assets.validate_asset(tenant_id=tenant, asset_id=asset, **changes))
+    if as_json:
+        typer.echo(json.dumps(stored.model_dump()))
+    else:
+        parts = [stored.kind, stored.unit or "no unit", stored.timezone]
+        parts += [stored.reading.value] if stored.reading else []
+        parts += [f"{stored.register_digits} digits"] if stored.register_digits else []
+        parts += [f"every {stored.interval_seconds / 60:g} min"] if stored.interval_seconds else []
+        typer.echo(f"{tenant}/{asset}: {', '.join(parts)}")
+
+
+@asset_app.command("list")
+def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
+    """List a tenant's assets."""
+    from ai_hub.database import connect
+    from ai_hub.ingest import assets
+
+    with connect() as connection:
+        registered, invalid = assets.find_all(connection, tenant)
+    for asset_id, reason in invalid.items():
+        typer.echo(f"Asset {asset_id!r} is invalid, correct its row by SQL: {reason}", err=True)
+    if as_json:
+        typer.echo(json.dumps([asset.model_dump() for asset in registered.values()]))
+        return
+    table = Table(
+        *("asset", "kind", "unit", "reading", "interval", "capacity", "timezone", "weather from"),
+        title=f"Assets of {tenant}",
+    )
+    for asset in registered.values():
+        capacity = "" if asset.capacity is None else f"{asset.capacity:g}"
+        weather_from = asset.weather_asset_id or "itself"
+        interval = f"{asset.interval_seconds / 60:g} min" if asset.interval_seconds else ""
+        table.add_row(
+            *(asset.asset_id, asset.kind, asset.unit or "", asset.reading or "", interval, capacity),
+            *(asset.timezone, weather_from),
+        )
+    plain.console().print(table)
 
 
 @readings_app.command("delete")
