@@ -114,7 +114,10 @@ def _find(handle: Handle) -> psutil.Process | None:
 
 def _runs(process: psutil.Process) -> bool:
     if child := _children.get(process.pid):
-        child.poll()
+        # A main thread that ended looks like a zombie while other threads still hold the ports and the lock.
+        if child.poll() is None:
+            return True
+        _children.pop(process.pid, None)
     try:
         # One that ended, but whose parent has not asked for its status yet, is gone for us.
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -27,6 +27,16 @@ child = subprocess.Popen(["sleep", "60"])
 open("child", "w").write(str(child.pid))
 time.sleep(60)
 """
+#: Ends its main thread when asked to stop, and half a second later another one, as Node does.
+LATE_THREAD = """
+import ctypes, pathlib, signal, threading, time
+asked = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: asked.set())
+threading.Thread(target=lambda: asked.wait() and time.sleep(0.5)).start()
+pathlib.Path("ready").touch()
+asked.wait()
+ctypes.CDLL(None).pthread_exit(None)
+"""
 
 
 def start(folder: Path, mode: str = "polite") -> Handle:
@@ -75,6 +85,17 @@ def test_stop__other_start_time__leaves_the_process_alone(tmp_path: Path) -> Non
     processes.stop(Handle(handle.pid, handle.create_time - 60), 1)
     assert processes.is_alive(handle)
     processes.stop(handle, 5)
+
+
+def test_stop__main_thread_ends_before_the_others__waits_for_all_of_them(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LATE_THREAD]
+    handle = processes.spawn(command, folder=tmp_path, log=tmp_path / "log", environment=os.environ)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    processes.stop(handle, 10)
+    assert not psutil.pid_exists(handle.pid)
+    # the lock that it inherited is free
+    processes.stop(start(tmp_path), 5)
 
 
 def test_spawn__folder_in_use__refused(tmp_path: Path) -> None:
