@@ -12,7 +12,7 @@ COMPILED := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo demo-down test tests test-long bench fuzz sweep faults screenshots lint docs house audit format clean
+.PHONY: help install lock demo demo-down test tests test-long bench fuzz sweep faults screenshots lint style types imports dead docs house audit format clean
 
 help: ## Show every target and what it does
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ demo-down: $(STAMP) ## Stop the demo's servers and delete their data; what was e
 	@$(BIN)/ai-hub down --purge
 
 test: $(STAMP) ## Lint, type-check and run every test against real embedded servers
-	@$(MAKE) --no-print-directory --jobs=2 lint docs tests
+	@$(MAKE) --no-print-directory --jobs=2 tests lint docs
 
 # The same run every time: Hypothesis's seeds are fixed, too, and test-long tries others.
 tests:
@@ -82,11 +82,19 @@ sweep: $(STAMP) ## Try every command of ai-hub and feast with every hostile argu
 screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
 	@PYTHONPATH=tests $(BIN)/python -m support.screenshots
 
-lint: $(STAMP) ## Check style (ruff), types (mypy), imports between packages (import-linter) and dead code (vulture)
+lint: style types imports dead ## Check style (ruff), types (mypy), imports between packages (import-linter) and dead code (vulture)
+
+style: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+types: $(STAMP)
 	@$(BIN)/mypy
+
+imports: $(STAMP)
 	@$(BIN)/lint-imports --no-cache --no-logo
+
+dead: $(STAMP)
 	@dead=$$($(BIN)/vulture); status=$$?; if [ $$status != 0 ] && [ $$status != 3 ]; then exit $$status; fi; \
 	  ! echo "$$dead" | grep -E 'unused (function|class|method|property)|unreachable'
 
