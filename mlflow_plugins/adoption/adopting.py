@@ -11,6 +11,7 @@ Each step can be repeated, so an adoption that was killed goes on where it was:
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -243,12 +244,7 @@ def _interface(candidate: NewVersion | None, tags: dict[str, str]) -> Interface:
 
 def _add_digest(session: Session, record: Record, location: str, digest: ManifestDigest) -> None:
     """Files of an adopted version that could not be read then."""
-    values = {
-        "location": location,
-        "manifest_sha256": digest.manifest_sha256,
-        "file_count": digest.file_count,
-        "size_bytes": digest.size_bytes,
-    }
+    values = {"location": location, **asdict(digest)}
     session.execute(sa.update(records_table).where(records_table.c.id == record.id).values(**values))
 
 

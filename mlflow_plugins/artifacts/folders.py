@@ -35,11 +35,11 @@ class Folder(Protocol):
     def file(self, path: str) -> File | None:
         """What a listing says about one file; None where there is none."""
 
-    def read(self, path: str) -> Iterator[bytes]:
-        """Contents of a file, in chunks."""
+    def read(self, path: str, etag: str | None = None) -> Iterator[bytes]:
+        """Contents of a file, in chunks; refused where the store knows it by another `etag` now."""
 
-    def write(self, path: str, data: bytes) -> None:
-        """Create or replace a file."""
+    def write(self, path: str, data: bytes) -> File:
+        """Create or replace a file; returns what a listing says about it."""
 
     def copy_from(self, source: Any, files: Mapping[str, File]) -> Mapping[str, ChecksumVerifier]:
         """Make this folder a copy of `files` of `source`, a folder of the same kind; nothing else stays.
@@ -86,20 +86,22 @@ class RepositoryFolder:
                 return File(info.file_size or 0, None)
         return None
 
-    def read(self, path: str) -> Iterator[bytes]:
+    def read(self, path: str, etag: str | None = None) -> Iterator[bytes]:
         """Contents of a file, in chunks."""
+        del etag  # a listing of these stores has none
         with tempfile.TemporaryDirectory() as scratch:
             local = Path(self._repository.download_artifacts(path, scratch))
             with local.open("rb") as stream:
                 while chunk := stream.read(CHUNK):
                     yield chunk
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes) -> File:
         """Create or replace a file."""
         with tempfile.TemporaryDirectory() as scratch:
             local = Path(scratch, PurePosixPath(path).name)
             local.write_bytes(data)
             self._upload(local, path)
+        return File(len(data), None)
 
     def copy_from(
         self, source: RepositoryFolder, files: Mapping[str, File]

@@ -1,5 +1,10 @@
 """The manifest of a version: size and SHA-256 of every file; checked at promotion and at loading.
 
+A load hashes every file it reads. A promotion takes one listing where the store has ETags: S3 gives an object
+another one when it is written with other bytes, so a folder with the names, sizes and ETags of the moment in
+which its files were hashed holds what it held then. Where they differ or are unknown, all files are hashed.
+Damage on the store's disks, which no listing shows, is found by the next load, or by the gate's `rehash`.
+
 It, `metadata.json` and `metrics.json` are added to the model's files, in the folder `.ai-hub` where the model
 has one of the same name. Which file is the manifest tells its SHA-256, never its name.
 """
@@ -8,14 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mlflow_plugins.artifacts import folders
 from mlflow_plugins.errors import bad_input, conflict, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable, Mapping
+    from collections.abc import Collection, Container, Mapping
 
     from mlflow.exceptions import MlflowException
 
@@ -42,6 +47,23 @@ class ManifestDigest:
     manifest_sha256: str
     file_count: int
     size_bytes: int
+    #: of the listing when the files were hashed (see `listing_digest`)
+    listing_sha256: str | None = None
+
+    def evidence(self) -> dict[str, Any]:
+        """What the audit trail keeps."""
+        return {
+            "manifest_sha256": self.manifest_sha256,
+            "file_count": self.file_count,
+            "size_bytes": self.size_bytes,
+        }
+
+
+def listing_digest(files: Mapping[str, File]) -> str | None:
+    """SHA-256 of a listing's names, sizes and ETags; None where the store has no ETags."""
+    if any(file.etag is None for file in files.values()):
+        return None
+    return hashlib.sha256(canonical_json(files)).hexdigest()
 
 
 def place(files: Container[str], name: str) -> str:
@@ -71,7 +93,7 @@ def added(folder: Folder, files: Mapping[str, File]) -> frozenset[str]:
             listed = _listed(b"".join(folder.read(path)))
             others = {place(listed, METADATA), place(listed, METRICS)}
             if others <= listed.keys() & files.keys():
-                found = _fingerprints(folder, others, {})
+                found = _fingerprints(folder, {name: files[name] for name in others}, {})
                 if all(found[name] == listed[name] for name in others):
                     return frozenset({path, *others})
     return frozenset()
@@ -96,20 +118,21 @@ def write(
     Raises:
         MlflowException: 409, a file is not as promised; 503, a copy failed, which a repetition mends.
     """
-    paths = folder.files().keys()
+    listing = folder.files()
     own = places(verifiers.keys())
-    if unexpected := sorted(paths ^ (verifiers.keys() | {own[METADATA], own[METRICS]})):
+    if unexpected := sorted(listing.keys() ^ (verifiers.keys() | {own[METADATA], own[METRICS]})):
         raise unavailable(f"{folder}{unexpected[0]} appeared or vanished meanwhile. Register again.")
-    files = _fingerprints(folder, paths, verifiers)
+    files = _fingerprints(folder, listing, verifiers)
     for path in promised.keys() & files.keys():
         if files[path] != promised[path]:
             raise tampered(folder, path, "was changed")
     document = canonical_json({"format": _FORMAT, **facts, "files": files})
-    folder.write(own[MANIFEST], document)
+    written = folder.write(own[MANIFEST], document)
     return ManifestDigest(
         manifest_sha256=hashlib.sha256(document).hexdigest(),
         file_count=len(files) + 1,
         size_bytes=sum(entry["size"] for entry in files.values()) + len(document),
+        listing_sha256=listing_digest({**listing, own[MANIFEST]: written}),
     )
 
 
@@ -140,26 +163,33 @@ def listed_by(path: str, document: bytes, manifest_sha256: str) -> Fingerprints:
     return {**json.loads(document)["files"], path: own}
 
 
-def verify(folder: Folder, manifest_sha256: str) -> dict[str, Any]:
-    """Check every file of `folder` against its manifest, and that against its own SHA-256.
+def verify(folder: Folder, digest: ManifestDigest, *, rehash: bool = False) -> dict[str, Any]:
+    """Make sure that `folder` holds what was registered: by its listing, else by hashing every file.
+
+    Args:
+        folder: of the version.
+        digest: what the database says about it.
+        rehash: hash every file in any case.
 
     Returns:
-        What was checked, as evidence.
+        What was checked, as evidence; `checked` is `etag` or `sha256`.
 
     Raises:
         MlflowException: 409 naming the first file that is missing, changed or not listed.
     """
-    sizes = {path: file.size for path, file in folder.files().items()}
-    if MANIFEST not in sizes:
+    files = folder.files()
+    unchanged = digest.listing_sha256 is not None and digest.listing_sha256 == listing_digest(files)
+    if unchanged and not rehash:
+        return {"manifest": "verified", "checked": "etag", **digest.evidence()}
+    if MANIFEST not in files:
         raise tampered(folder, MANIFEST, "is missing")
-    listed = read(folder, manifest_sha256)
-    check_listing(folder, listed, sizes)
-    del sizes[place(listed, MANIFEST)]
-    for path, entry in _fingerprints(folder, sizes, {}).items():
+    listed = read(folder, digest.manifest_sha256)
+    check_listing(folder, listed, {path: file.size for path, file in files.items()})
+    del files[place(listed, MANIFEST)]
+    for path, entry in _fingerprints(folder, files, {}).items():
         if entry != listed[path]:
             raise tampered(folder, path, "was changed")
-    digest = ManifestDigest(manifest_sha256, len(listed), sum(entry["size"] for entry in listed.values()))
-    return {"manifest": "verified", **asdict(digest)}
+    return {"manifest": "verified", "checked": "sha256", **digest.evidence()}
 
 
 def check_listing(folder: Folder, listed: Fingerprints, sizes: Mapping[str, int]) -> None:
@@ -213,13 +243,15 @@ def _listed(document: bytes) -> Fingerprints:
 
 
 def _fingerprints(
-    folder: Folder, paths: Iterable[str], verifiers: Mapping[str, ChecksumVerifier]
+    folder: Folder, files: Mapping[str, File], verifiers: Mapping[str, ChecksumVerifier]
 ) -> Fingerprints:
+    """Hash the listed `files`, each the one that was listed."""
+
     def fingerprint(path: str) -> dict[str, Any]:
         digest = hashlib.sha256()
         verifier = verifiers.get(path)
         size = 0
-        for chunk in folder.read(path):
+        for chunk in folder.read(path, files[path].etag):
             digest.update(chunk)
             size += len(chunk)
             if verifier:
@@ -229,5 +261,5 @@ def _fingerprints(
             raise unavailable(f"The copy {folder}{path} is not what was copied. Register again.")
         return {"size": size, "sha256": digest.hexdigest()}
 
-    ordered = sorted(paths)
+    ordered = sorted(files)
     return dict(zip(ordered, folders.map_parallel(fingerprint, ordered), strict=True))

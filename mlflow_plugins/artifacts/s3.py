@@ -150,10 +150,11 @@ class S3Folder:
                     stream.write(chunk)
             return digest.hexdigest()
 
-    def write(self, path: str, data: bytes) -> None:
-        """Create or replace a file."""
+    def write(self, path: str, data: bytes) -> File:
+        """Create or replace a file; returns what a listing says about it."""
         with s3_errors(f"{self}{path}"):
-            self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=data)
+            answer = self._client.put_object(Bucket=self._bucket, Key=self._prefix + path, Body=data)
+        return File(len(data), answer["ETag"])
 
     def copy_from(self, source: Folder, files: Mapping[str, File]) -> Mapping[str, ChecksumVerifier]:
         """Make this folder a copy of `files` of `source`; complete copies of an earlier attempt stay.

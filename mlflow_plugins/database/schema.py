@@ -35,6 +35,7 @@ versions = sa.Table(
     sa.Column("manifest_sha256", sa.Text),
     sa.Column("file_count", sa.Integer),
     sa.Column("size_bytes", sa.BigInteger),
+    sa.Column("listing_sha256", sa.Text),
     sa.Column("claimed_by", sa.Text, nullable=False),
     sa.Column("claimed_at", sa.BigInteger, nullable=False),
 )
@@ -272,8 +273,12 @@ def _notified(dialect: str) -> Sequence[str]:
     return tuple(text.replace("{key}", _KEYS[dialect]) for text in _NOTIFICATIONS)
 
 
+def _listed(_: str) -> Sequence[str]:
+    return ("ALTER TABLE lifecycle_versions ADD COLUMN listing_sha256 VARCHAR(64)",)
+
+
 #: Statements of each migration in order; the position is the version. Released ones never change.
-MIGRATIONS: Final = (_first, _delegated, _removed_tenants, _discussed, _notified)
+MIGRATIONS: Final = (_first, _delegated, _removed_tenants, _discussed, _notified, _listed)
 
 _ADVISORY_LOCK: Final = 7_303_014_201  # any number nobody else locks on
 

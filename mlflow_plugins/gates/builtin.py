@@ -27,10 +27,14 @@ class ManifestGate(Gate):
         default=False,
         description="also refuse versions without a manifest, which were registered before this registry",
     )
+    rehash: bool = Field(
+        default=False,
+        description="hash every file also where the store's listing is that of the registration",
+    )
 
     def check(self, candidate: Candidate) -> Verdict:
-        """Read and hash every file."""
-        evidence = candidate.verify()
+        """Compare the folder's listing, or hash every file."""
+        evidence = candidate.verify(rehash=self.rehash)
         if evidence is not None:
             return passed(f"All {evidence['file_count']} files are as they were registered.", **evidence)
         found = f"Version {candidate.version} has no manifest, so its files cannot be checked."

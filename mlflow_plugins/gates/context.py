@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
+from mlflow_plugins.artifacts.manifest import ManifestDigest
 from mlflow_plugins.gates.gate import VersionInfo
 from mlflow_plugins.lifecycle import audit, rules, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
@@ -50,7 +51,7 @@ class RegisteredVersion:
     source: str
     run_id: str | None
     location: str | None
-    manifest_sha256: str | None
+    digest: ManifestDigest | None
     #: the tag `ai_hub.metrics`: what the caller of the registration measured
     given_metrics: str | None
 
@@ -103,7 +104,7 @@ def registered_version(session: Session, model: ModelKey, version: VersionRow) -
         source=version.source,
         run_id=version.run_id,
         location=record.location if record else None,
-        manifest_sha256=record.manifest_sha256 if record else None,
+        digest=record.digest if record else None,
         given_metrics=stages.tag(session, version, METRICS_TAG),
     )
 
@@ -116,7 +117,7 @@ def version_info(store: AbstractStore, model: ModelKey, version: RegisteredVersi
 
     location = _folder_of(model, version)
     if location is not None:
-        folder, digest = location
+        folder, digest = location[0], location[1].manifest_sha256
         return VersionInfo(
             version.version,
             version.semantic_version,
@@ -158,18 +159,20 @@ def present_metrics(
     return {**finite(run.metrics), **recorded, **finite(run.own_metrics), **by_caller}
 
 
-def verify_version(model: ModelKey, version: RegisteredVersion) -> dict[str, Any] | None:
-    """Check all files against the manifest (see `manifest.verify`); None without a manifest."""
+def verify_version(
+    model: ModelKey, version: RegisteredVersion, *, rehash: bool = False
+) -> dict[str, Any] | None:
+    """Check the folder (see `manifest.verify`); None for a version without a manifest."""
     location = _folder_of(model, version)
-    return manifest.verify(*location) if location else None
+    return manifest.verify(*location, rehash=rehash) if location else None
 
 
-def _folder_of(model: ModelKey, version: RegisteredVersion) -> tuple[Folder, str] | None:
-    """The version's folder and its manifest's SHA-256; None for one that has none."""
+def _folder_of(model: ModelKey, version: RegisteredVersion) -> tuple[Folder, ManifestDigest] | None:
+    """The version's folder and what it must hold; None for one without a manifest."""
     destination = current_destination()
-    if destination is None or version.location is None or version.manifest_sha256 is None:
+    if destination is None or version.location is None or version.digest is None:
         return None
-    return destination.folder(version.location, model.workspace), version.manifest_sha256
+    return destination.folder(version.location, model.workspace), version.digest
 
 
 def verified_document(folder: Folder, manifest_sha256: str, name: str) -> dict[str, Any]:

@@ -62,8 +62,8 @@ class Candidate:
     registered_by: str | None
     staged_at_ms: int | None
     now_ms: int
-    #: Checks every file against the version's manifest and returns that as evidence; None without a manifest.
-    verify: Callable[[], dict[str, Any] | None]
+    #: Checks the version's folder and returns that as evidence (see `manifest.verify`); None without one.
+    verify: Callable[..., dict[str, Any] | None]
     find_production: Callable[[], VersionInfo | None]
 
     @property

@@ -14,6 +14,7 @@ import psutil
 import sqlalchemy as sa
 from mlflow.utils.time import get_current_time_millis
 
+from mlflow_plugins.artifacts.manifest import ManifestDigest
 from mlflow_plugins.database.schema import versions as table
 
 if TYPE_CHECKING:
@@ -51,7 +52,18 @@ class Record:
     manifest_sha256: str | None
     #: who works on it (see `lease_holder`)
     claimed_by: str
+    file_count: int | None = None
     size_bytes: int | None = None
+    listing_sha256: str | None = None
+
+    @property
+    def digest(self) -> ManifestDigest | None:
+        """What its folder holds; None without a manifest."""
+        if self.manifest_sha256 is None:
+            return None
+        return ManifestDigest(
+            self.manifest_sha256, self.file_count or 0, self.size_bytes or 0, self.listing_sha256
+        )
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> Record:

@@ -40,7 +40,7 @@ def candidate(
         "registered_by": "ada",
         "staged_at_ms": NOW_MS - 2 * HOUR_MS,
         "now_ms": NOW_MS,
-        "verify": lambda: None,
+        "verify": lambda **_: None,
         "find_production": lambda: None,
     }
     return Candidate(**{**usual, **changed})

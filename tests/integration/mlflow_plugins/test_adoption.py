@@ -35,6 +35,7 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.folders import RepositoryFolder
 from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
 from mlflow_plugins.database.schema import metadata
+from mlflow_plugins.registration import records
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
@@ -370,8 +371,13 @@ def test_files_outside_the_bucket__are_copied_into_it(
     assert old_registries.broken(database) == {}
     folder = S3Folder(s3_client(), bucket, f"default/{STAGED}/v1.0.1")
     with opened(database) as store:
-        digest = store.get_model_version(STAGED, 2).tags["manifest_sha256"]
-    assert manifest.verify(folder, digest)["file_count"] == 5
+        tag = store.get_model_version(STAGED, 2).tags["manifest_sha256"]
+        with store.sessions() as session:
+            record = records.find(session, store.model_key(session, STAGED), 2)
+    assert record is not None
+    assert record.digest is not None
+    evidence = manifest.verify(folder, record.digest)
+    assert (evidence["checked"], evidence["manifest_sha256"], evidence["file_count"]) == ("etag", tag, 5)
     assert b"".join(folder.read("data.txt")) == f"{STAGED}-2".encode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -116,7 +117,8 @@ def test_copy__large_files__are_copied_in_parts(
     target.write(manifest.METADATA, b"{}")
     target.write(manifest.METRICS, b"{}")
     digest = manifest.write(target, {}, verifiers, {})
-    manifest.verify(target, digest.manifest_sha256)
+    assert manifest.verify(target, digest)["checked"] == "etag"
+    assert manifest.verify(target, digest, rehash=True)["checked"] == "sha256"
     listed = source.files()
     source.write("data/large.bin", large[::-1])
     target.delete()
@@ -134,6 +136,68 @@ def test_copy__that_the_store_made_wrong__is_noticed_and_mended(source: S3Folder
     assert refusal.value.get_http_status_code() == 503
     target.copy_from(source, source.files())
     assert _contents(target) == FILES
+
+
+def test_verify__takes_one_listing_where_nothing_was_written(
+    client: S3Client, source: S3Folder, target: S3Folder
+) -> None:
+    verifiers = target.copy_from(source, source.files())
+    target.write(manifest.METADATA, b"{}")
+    target.write(manifest.METRICS, b"{}")
+    digest = manifest.write(target, {}, verifiers, {})
+
+    def checked(*, rehash: bool = False) -> tuple[str, dict[str, int]]:
+        with faults(client) as requests:
+            evidence = manifest.verify(target, digest, rehash=rehash)
+        assert evidence["file_count"] == len(target.files())
+        return evidence["checked"], dict(requests)
+
+    reads = {"ListObjectsV2": 1, "GetObject": len(FILES) + 3}
+    assert checked() == ("etag", {"ListObjectsV2": 1})
+    assert checked(rehash=True) == ("sha256", reads)
+    # the same bytes, sent in parts, have another ETag: they are hashed, and right
+    _send_in_parts(client, _key(target, "MLmodel"), FILES["MLmodel"])
+    assert checked() == ("sha256", reads)
+    # other bytes of the same size are refused, though the listing differs by the ETag alone
+    target.write("data/4.bin", FILES["data/4.bin"][::-1][1:] + b"x")
+    with pytest.raises(MlflowException, match=r"data/4\.bin .*was changed since registration"):
+        manifest.verify(target, digest)
+    # back as it was
+    target.write("data/4.bin", FILES["data/4.bin"])
+    target.write("MLmodel", FILES["MLmodel"])
+    assert checked() == ("etag", {"ListObjectsV2": 1})
+
+
+def test_verify__version_without_a_listing_digest__is_hashed(source: S3Folder, target: S3Folder) -> None:
+    verifiers = target.copy_from(source, source.files())
+    target.write(manifest.METADATA, b"{}")
+    target.write(manifest.METRICS, b"{}")
+    digest = replace(manifest.write(target, {}, verifiers, {}), listing_sha256=None)
+    assert manifest.verify(target, digest)["checked"] == "sha256"
+
+
+def test_write__file_exchanged_while_it_is_hashed__is_refused(
+    source: S3Folder, target: S3Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifiers = target.copy_from(source, source.files())
+    target.write(manifest.METADATA, b"{}")
+    target.write(manifest.METRICS, b"{}")
+    listed = target.files()
+    monkeypatch.setattr(target, "files", lambda: listed)  # the write comes after the listing
+    target.write("data/4.bin", b"x" * 1000)
+    with pytest.raises(MlflowException, match=r"data/4\.bin was changed while it was being read"):
+        manifest.write(target, {}, verifiers, {})
+
+
+def _send_in_parts(client: S3Client, key: str, body: bytes) -> None:
+    upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+    part = client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=body)
+    client.complete_multipart_upload(
+        Bucket=BUCKET,
+        Key=key,
+        UploadId=upload,
+        MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]},
+    )
 
 
 def test_unfinished_uploads__of_a_killed_copy__are_ended_by_the_next_copy_and_by_deletion(

@@ -40,7 +40,13 @@ def test_write__lists_every_file(folder: RepositoryFolder, digest: ManifestDiges
     assert document["model_name"] == "demand"
     assert digest.file_count == 6
     assert digest.size_bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    assert manifest.verify(folder, digest.manifest_sha256)["manifest"] == "verified"
+    assert manifest.verify(folder, digest) == {
+        "manifest": "verified",
+        "checked": "sha256",
+        "manifest_sha256": digest.manifest_sha256,
+        "file_count": 6,
+        "size_bytes": digest.size_bytes,
+    }
 
 
 def test_verify__one_flipped_byte__names_the_file(
@@ -51,7 +57,7 @@ def test_verify__one_flipped_byte__names_the_file(
     content[1_000_000] ^= 1
     path.write_bytes(content)
     with pytest.raises(MlflowException, match=r"data/model\.bin .*was changed") as refusal:
-        manifest.verify(folder, digest.manifest_sha256)
+        manifest.verify(folder, digest)
     assert refusal.value.get_http_status_code() == 409
 
 
@@ -60,15 +66,15 @@ def test_verify__missing_added_and_cut_files__are_named(
 ) -> None:
     (tmp_path / "empty").unlink()
     with pytest.raises(MlflowException, match=r"empty .*is missing"):
-        manifest.verify(folder, digest.manifest_sha256)
+        manifest.verify(folder, digest)
     (tmp_path / "empty").touch()
     (tmp_path / "extra").touch()
     with pytest.raises(MlflowException, match=r"extra .*was added"):
-        manifest.verify(folder, digest.manifest_sha256)
+        manifest.verify(folder, digest)
     (tmp_path / "extra").unlink()
     (tmp_path / "MLmodel").write_bytes(b"")
     with pytest.raises(MlflowException, match=r"MLmodel .*0 bytes instead of 11"):
-        manifest.verify(folder, digest.manifest_sha256)
+        manifest.verify(folder, digest)
 
 
 def test_verify__a_rewritten_manifest__is_refused(
@@ -78,10 +84,10 @@ def test_verify__a_rewritten_manifest__is_refused(
     (tmp_path / "manifest.json").unlink()
     _write(folder)
     with pytest.raises(MlflowException, match=r"manifest\.json .*was changed"):
-        manifest.verify(folder, digest.manifest_sha256)
+        manifest.verify(folder, digest)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(MlflowException, match=r"manifest\.json .*is missing"):
-        manifest.verify(folder, digest.manifest_sha256)
+        manifest.verify(folder, digest)
 
 
 def test_write__a_copy_that_is_not_its_source__is_deleted_and_refused(
@@ -130,13 +136,13 @@ def test_write__a_model_with_files_of_our_names__keeps_them(tmp_path: Path, take
     for name in (manifest.METADATA, manifest.METRICS):
         folder.write(own[name], b"{}")
     digest = manifest.write(folder, {}, verifiers, {})
-    assert manifest.verify(folder, digest.manifest_sha256)["file_count"] == len(model) + 3
+    assert manifest.verify(folder, digest)["file_count"] == len(model) + 3
     listed = manifest.read(folder, digest.manifest_sha256)
     assert manifest.own_files(listed) == set(own.values()) == manifest.added(folder, folder.files())
     assert {path: b"".join(folder.read(path)) for path in model} == model
     (tmp_path / own["manifest.json"]).write_bytes(b"{}")
     with pytest.raises(MlflowException, match="was changed"):
-        manifest.verify(folder, digest.manifest_sha256)
+        manifest.verify(folder, digest)
 
 
 @pytest.mark.parametrize(

@@ -144,13 +144,16 @@ def test_required_metrics__meaningless_settings__are_refused(metrics: Any) -> No
 
 
 def test_manifest__passes_on_what_was_verified() -> None:
-    assert _passes(ManifestGate(), candidate(verify=lambda: {"file_count": 5})) == {"file_count": 5}
+    assert _passes(ManifestGate(), candidate(verify=lambda **_: {"file_count": 5})) == {"file_count": 5}
+    rehashed = candidate(verify=lambda *, rehash: {"file_count": 5, "rehash": rehash})
+    assert _passes(ManifestGate(rehash=True), rehashed) == {"file_count": 5, "rehash": True}
     assert _passes(ManifestGate(), candidate()) == {"manifest": "none"}
     assert "Register the model anew" in _refusal(ManifestGate(required=True), candidate())
 
 
 def test_manifest__tampered__says_which_file() -> None:
-    def verify() -> dict[str, Any]:
+    def verify(*, rehash: bool) -> dict[str, Any]:
+        assert not rehash
         raise conflict("Artifact model.lgb was changed")
 
     with pytest.raises(MlflowException, match=r"model\.lgb"):
