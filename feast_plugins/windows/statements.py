@@ -4,14 +4,16 @@
 A row is computed by one lateral query over the hours it looks back to. The same text is in the view, for rows
 that no refresh has stored, and in the statement of the refresh. Each source of values is a subquery with the same
 columns: hours `ago`, `value`, `least`, `greatest`, `state` {weight, sum, squares}, `readings` and `ingested_at`; an
-expression is an aggregate over it. Long ranges of rows are computed by window functions over a grid of hours with
-the same columns, merged in the same order, so both ways give the same bits.
+expression is an aggregate over it. Longer ranges of rows are computed by window functions over grids of hours with
+the same columns, merged in the same order, so both ways give the same bits. Weather of the row's own hour is read
+for all of its variables at once.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from feast.types import Float64, Int64, PrimitiveFeastType, String
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
-_VERSION: Final = 3
+_VERSION: Final = 4
 #: Hours between two ranges that are cheaper to read than a second look into the index.
 _CHEAP_GAP: Final = 48
 _TYPES: Final[Mapping[PrimitiveFeastType, str]] = {
@@ -87,8 +89,9 @@ _RATIO: Final = (
     " WHEN ln(abs({left}::double precision)) - ln(abs({right}::double precision)) BETWEEN -744 AND 709"
     " THEN {left}::double precision / {right} END"
 )
-#: Ranges of so many hours are computed by windows over their hours, shorter ones row by row.
-_LONG_RANGE: Final = 48
+#: Hours that a window looks back to, for each hour of a range from which on it is computed by windows over its hours:
+#: they are made for the hours before the range, too.
+_WINDOW_HOURS_PER_ROW: Final = 12
 _CALENDAR: Final[Mapping[str, str]] = {
     "hour_of_day": "extract(hour FROM local.time)::bigint",
     "day_of_week": "extract(isodow FROM local.time)::bigint - 1",
@@ -109,7 +112,7 @@ CROSS JOIN LATERAL hour_value(
 WHERE hourly.tenant_id = k.tenant_id AND hourly.asset_id = k.asset_id
     AND hourly.hour >= k.hour - INTERVAL '{farthest} hours' AND hourly.hour <= k.hour - INTERVAL '{nearest} hours'
     {bounds}"""
-_READINGS_BOUNDS: Final = "AND hourly.hour >= %3$L::timestamptz AND hourly.hour < %2$L::timestamptz"
+_READINGS_BOUNDS: Final = "AND hourly.hour >= %3$L::timestamptz AND hourly.hour < %4$L::timestamptz"
 # Of each hour the newest value that was available when it began.
 _WEATHER: Final = """\
 SELECT hours.ago, found.value, found.value AS least, found.value AS greatest,
@@ -128,16 +131,47 @@ LEFT JOIN LATERAL (
     ORDER BY weather."timestamp" DESC, weather.available_at DESC
     LIMIT 1
 ) AS found ON true"""
-# The same columns for every hour of a grid without gaps, of a range of rows and the hours that they look back to.
+# Weather of one hour. Most rows have every variable, so only where the newest one does not are the others read.
+_WEATHER_OF_HOUR: Final = """\
+CROSS JOIN LATERAL (
+SELECT {values}, greatest(newest.ingested_at, earlier.ingested_at) AS ingested_at
+FROM (SELECT) AS one
+LEFT JOIN LATERAL (
+    SELECT {columns}, weather.ingested_at
+    FROM public.weather_features AS weather
+    WHERE {conditions}
+    ORDER BY weather."timestamp" DESC, weather.available_at DESC
+    LIMIT 1
+) AS newest ON true
+LEFT JOIN LATERAL (
+    SELECT {earlier}, max(weather.ingested_at) AS ingested_at
+    FROM public.weather_features AS weather
+    WHERE {conditions}
+        AND ({missing})
+) AS earlier ON true
+) AS weather"""
+_WEATHER_OF_HOUR_CONDITIONS: Final = """\
+weather.tenant_id = k.tenant_id AND weather.asset_id = k.weather_asset
+        AND weather."timestamp" <= {hour} AND weather."timestamp" > {hour} - INTERVAL '{age} hours'
+        AND weather.available_at <= {hour}
+        {bounds}"""
+_EARLIER: Final = """\
+(array_agg(weather.{column} ORDER BY weather."timestamp" DESC, weather.available_at DESC)
+        FILTER (WHERE weather.{column} IS NOT NULL))[1] AS {column}"""
+# The same columns for every hour of a grid without gaps: those that rows look back to. `hour` is that of the first row
+# that looks at it.
 _READINGS_GRID: Final = """\
-SELECT grid.hour, meaning.value, meaning.least_value AS least, meaning.greatest_value AS greatest,
-    meaning.stats AS state, hourly.sample_count AS readings
-FROM generate_series(k.first_hour - INTERVAL '{farthest} hours', k.end_hour - INTERVAL '1 hour', INTERVAL '1 hour')
-    AS grid (hour)
+SELECT grid.hour + INTERVAL '{nearest} hours' AS hour, meaning.value, meaning.least_value AS least,
+    meaning.greatest_value AS greatest, meaning.stats AS state, hourly.sample_count AS readings
+FROM generate_series(
+    k.first_hour - INTERVAL '{farthest} hours', k.end_hour - INTERVAL '1 hour' - INTERVAL '{nearest} hours',
+    INTERVAL '1 hour'
+) AS grid (hour)
 LEFT JOIN (
     SELECT * FROM public.hourly_features AS hourly
     WHERE hourly.tenant_id = k.tenant_id AND hourly.asset_id = k.asset_id
-        AND hourly.hour >= k.first_hour - INTERVAL '{farthest} hours' AND hourly.hour < k.end_hour
+        AND hourly.hour >= k.first_hour - INTERVAL '{farthest} hours'
+        AND hourly.hour < k.end_hour - INTERVAL '{nearest} hours'
         {bounds}
 ) AS hourly ON hourly.hour = grid.hour
 LEFT JOIN LATERAL hour_value(
@@ -145,11 +179,13 @@ LEFT JOIN LATERAL hour_value(
     hourly.value_stats, hourly.known_seconds, hourly.unknown_count, hourly.value_seconds
 ) AS meaning ON hourly.hour IS NOT NULL"""
 _WEATHER_GRID: Final = """\
-SELECT grid.hour, found.value, found.value AS least, found.value AS greatest,
+SELECT grid.hour + INTERVAL '{nearest} hours' AS hour, found.value, found.value AS least, found.value AS greatest,
     CASE WHEN found.value IS NOT NULL THEN ARRAY[1, found.value, 0] END AS state,
     (found.value IS NOT NULL)::integer::bigint AS readings
-FROM generate_series(k.first_hour - INTERVAL '{farthest} hours', k.end_hour - INTERVAL '1 hour', INTERVAL '1 hour')
-    AS grid (hour)
+FROM generate_series(
+    k.first_hour - INTERVAL '{farthest} hours', k.end_hour - INTERVAL '1 hour' - INTERVAL '{nearest} hours',
+    INTERVAL '1 hour'
+) AS grid (hour)
 LEFT JOIN LATERAL (
     SELECT weather.{column} AS value
     FROM public.weather_features AS weather
@@ -175,7 +211,15 @@ LEFT JOIN public.declared_spans AS known
 LEFT JOIN public.assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
 CROSS JOIN LATERAL unstored_rows(spans.periods, coalesce(known.stored, '{{}}')) AS missing
 JOIN public.feature_hours AS hours ON hours.hour >= missing.first_hour AND hours.hour < missing.end_hour
-WHERE hours.hour <= now()"""
+WHERE hours.hour <= now()
+    -- of most assets every row is stored, which this tells sooner
+    AND (known.stored IS NULL OR NOT known.stored @> tstzrange(
+        lower(spans.periods) + INTERVAL '1 hour',
+        greatest(
+            lower(spans.periods) + INTERVAL '1 hour',
+            least(upper(spans.periods) - INTERVAL '143 hours', time_bucket(INTERVAL '1 hour', now()) + INTERVAL '1 hour')
+        )
+    ))"""
 _VIEW: Final = """\
 CREATE VIEW public.{view} AS
 SELECT rows.hour AS event_timestamp, rows.tenant_id, rows.asset_id, {features}, rows.created_timestamp
@@ -220,7 +264,7 @@ SELECT create_hypertable('public.{view}_stored', by_range('hour', INTERVAL '30 d
 CREATE INDEX ON public.{view}_stored (hour) WHERE superseded_at IS NULL;
 CREATE INDEX ON public.{view}_stored (created_timestamp) WHERE superseded_at IS NULL"""
 # $1 ranges, $2 the stamp, $3 the generation, $4 the one since which each feature means what it does; %1$L and %2$L hold
-# all of the rows.
+# all of the rows, %3$L and %4$L the hours that they look at. The caller ends the versions that are replaced.
 _COMPUTE: Final = """\
 WITH batch AS MATERIALIZED (
     SELECT ranges.tenant_id, ranges.asset_id, ranges.first_hour, ranges.end_hour,
@@ -264,36 +308,38 @@ fresh AS (
         AND known.hour = computed.hour
 ),
 differing AS MATERIALIZED (
-    SELECT fresh.*, known.created_timestamp AS replaced
+    SELECT fresh.*, known.hour IS NOT NULL AS replaces
     FROM fresh
     LEFT JOIN known ON known.tenant_id = fresh.tenant_id AND known.asset_id = fresh.asset_id AND known.hour = fresh.hour
     WHERE known.hour IS NULL OR known.generation < $3 OR ({known}) IS DISTINCT FROM ({fresh})
-),
-ended AS (
-    UPDATE public.{view}_stored AS versions
-    -- later than it began, also where the clock was set back
-    SET superseded_at = greatest(
-        coalesce((
-            SELECT ended_at FROM public.declared_generations AS earlier
-            WHERE earlier.view_name = '{view}' AND earlier.generation = versions.generation
-        ), $2),
-        versions.created_timestamp + INTERVAL '1 microsecond'
-    )
-    FROM differing
-    WHERE versions.tenant_id = differing.tenant_id AND versions.asset_id = differing.asset_id
-        AND versions.hour = differing.hour AND versions.created_timestamp = differing.replaced
-        AND versions.hour >= %1$L AND versions.hour < %2$L
 ),
 stored AS (
     INSERT INTO public.{view}_stored (hour, tenant_id, asset_id, generation, {names}, created_timestamp)
     SELECT hour, tenant_id, asset_id, $3, {names}, $2 FROM differing
 )
-SELECT count(*) FROM differing"""
+SELECT count(*), array_agg(ROW (tenant_id, asset_id, hour)::public.feature_key) FILTER (WHERE replaces) FROM differing"""
 
 
 def sql_type(of: Expression) -> str:
     """PostgreSQL's type of a stored feature."""
     return _TYPES[of.dtype]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Hours of one column that rows of a range look back to."""
+
+    name: str
+    column: str
+    leaves: list[_OfColumn]
+    #: before a row, in hours
+    nearest: int
+    farthest: int
+
+    @property
+    def hours(self) -> int:
+        """Hours before a range for which the windows are made, too."""
+        return self.farthest - self.nearest
 
 
 @dataclass(frozen=True)
@@ -325,7 +371,7 @@ class Statements:
             stored=_list(_quoted(stored)),
             generation=generation,
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
-            ingested=_list(f"{source}.ingested_at" for source in self._columns()),
+            ingested=_list(f"{source}.ingested_at" for source in dict.fromkeys(map(_source, self._leaves()))),
             keys=_KEYS.format(view=self.declaration.name),
             sources=self._sources(bounded=False),
             register=_REGISTER,
@@ -345,15 +391,21 @@ class Statements:
         """Computes ranges of rows and stores those that differ, see compute_declared_batch()."""
         stored = self.declaration.stored
         names = list(_quoted(stored))
-        hour = f"{self._columns()[0]}.hour"
+        grids = self._grids()
+        hour = f"{grids[0].name}.hour"
+        of_grid = {leaf: grid.name for grid in grids for leaf in grid.leaves}
         return _COMPUTE.format(
             view=self.declaration.name,
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
             sources=self._sources(bounded=True),
-            long=_LONG_RANGE,
+            long=max(2, *(grid.hours // _WINDOW_HOURS_PER_ROW for grid in grids)),
             hour=hour,
-            computed_long=_list(f'{self._kept(each, hour)} AS "{name}"' for name, each in stored.items()),
-            grids="\n".join(self._grid(column, hour) for column in self._columns()),
+            computed_long=_list(
+                f'{self._kept(each, hour, of_grid)} AS "{name}"' for name, each in stored.items()
+            ),
+            grids="\n".join(
+                [*(self._grid(grid, hour) for grid in grids), *self._weather(hour, bounded=True)]
+            ),
             remembered=_list(_remembered(name, each) for name, each in stored.items()),
             # a row of one column would be no row
             known=_list(["1", *(f"known.{name}" for name in names)]),
@@ -367,22 +419,25 @@ class Statements:
             for name, each in self.declaration.features.items()
         )
 
-    def _columns(self) -> list[str]:
-        """Columns that are read, the readings first."""
-        found = {leaf.column for leaf in self._leaves()}
-        return sorted(found, key=lambda column: (column != READING, column))
-
     def _leaves(self) -> list[_OfColumn]:
         found = [leaf for each in self.declaration.stored.values() for leaf in each.leaves()]
         return [leaf for leaf in dict.fromkeys(found) if isinstance(leaf, _OfColumn)]
 
-    def _sources(self, *, bounded: bool) -> str:
-        return "\n".join(self._source(column, bounded=bounded) for column in self._columns())
+    def _series(self) -> dict[str, list[_OfColumn]]:
+        """Expressions over hours before the row, by the column they read; the readings first."""
+        found: dict[str, list[_OfColumn]] = {}
+        for leaf in self._leaves():
+            if not isinstance(leaf, Weather):
+                found.setdefault(leaf.column, []).append(leaf)
+        return dict(sorted(found.items(), key=lambda each: (each[0] != READING, each[0])))
 
-    def _source(self, column: str, *, bounded: bool) -> str:
+    def _sources(self, *, bounded: bool) -> str:
+        series = [self._row(column, leaves, bounded=bounded) for column, leaves in self._series().items()]
+        return "\n".join([*series, *self._weather("k.hour", bounded=bounded)])
+
+    def _row(self, column: str, leaves: list[_OfColumn], *, bounded: bool) -> str:
         """Lateral query of the aggregates over one column, in a row named like it."""
-        leaves = [leaf for leaf in self._leaves() if leaf.column == column]
-        ranges = _merged([leaf.offsets() for leaf in leaves], gap=_CHEAP_GAP if column == READING else 0)
+        ranges = _merged([leaf.offsets() for leaf in leaves], gap=_gap(column))
         if column == READING:
             bounds = _READINGS_BOUNDS if bounded else ""
             parts = [_READINGS.format(nearest=near, farthest=far, bounds=bounds) for near, far in ranges]
@@ -396,42 +451,90 @@ class Statements:
         series = "\nUNION ALL\n".join(parts)
         return f"CROSS JOIN LATERAL (\nSELECT {columns}, max(ingested_at) AS ingested_at\nFROM (\n{series}\nORDER BY ago DESC\n) AS series\n) AS {column}"
 
-    def _grid(self, column: str, hour: str) -> str:
-        """Lateral query of the windows over one column, a row for each hour of a range."""
-        leaves = [leaf for leaf in self._leaves() if leaf.column == column]
-        farthest = max(leaf.offsets()[1] for leaf in leaves)
-        series = (
-            _READINGS_GRID.format(farthest=farthest, bounds=_READINGS_BOUNDS)
-            if column == READING
-            else _WEATHER_GRID.format(
-                column=column, farthest=farthest, age=WEATHER_AGE, bounds=_WEATHER_BOUNDS
-            )
+    def _weather(self, hour: str, *, bounded: bool) -> list[str]:
+        """Lateral query of the weather of one hour, in a row named `weather`."""
+        leaves = [leaf for leaf in self._leaves() if isinstance(leaf, Weather)]
+        if not leaves:
+            return []
+        columns = [leaf.column for leaf in leaves]
+        conditions = _WEATHER_OF_HOUR_CONDITIONS.format(
+            hour=hour, age=WEATHER_AGE, bounds=_WEATHER_BOUNDS if bounded else ""
         )
-        columns = _list(f"{_window(leaf)} AS {self._name(leaf)}" for leaf in leaves)
+        values = (
+            f"coalesce(newest.{leaf.column}, earlier.{leaf.column}) AS {self._name(leaf)}" for leaf in leaves
+        )
+        return [
+            _WEATHER_OF_HOUR.format(
+                values=_list(values),
+                columns=_list(f"weather.{column}" for column in columns),
+                earlier=_list(_EARLIER.format(column=column) for column in columns),
+                missing=" OR ".join(f"newest.{column} IS NULL" for column in columns),
+                conditions=conditions,
+            )
+        ]
+
+    def _grids(self) -> list[_Grid]:
+        """Each has what looks at hours near each other; without any, the rows alone are one."""
+        grids = []
+        for column, leaves in self._series().items():
+            for nearest, farthest in _merged([leaf.offsets() for leaf in leaves], gap=_gap(column)):
+                of_range = [leaf for leaf in leaves if nearest <= leaf.offsets()[0] <= farthest]
+                # hours of the same number are found by their number
+                shift = 0 if any(isinstance(leaf, SameHour) for leaf in of_range) else nearest
+                grids.append(_Grid(f"{column}_{nearest}", column, of_range, shift, farthest))
+        return grids or [_Grid("rows", READING, [], 0, 0)]
+
+    def _grid(self, grid: _Grid, hour: str) -> str:
+        """Lateral query of the windows over one grid, a row for each hour of a range."""
+        if not grid.leaves:
+            return (
+                "CROSS JOIN LATERAL generate_series(k.first_hour, k.end_hour - INTERVAL '1 hour', "
+                f"INTERVAL '1 hour') AS {grid.name} (hour)"
+            )
+        ends = {"nearest": grid.nearest, "farthest": grid.farthest}
+        series = (
+            _READINGS_GRID.format(**ends, bounds=_READINGS_BOUNDS)
+            if grid.column == READING
+            else _WEATHER_GRID.format(**ends, column=grid.column, age=WEATHER_AGE, bounds=_WEATHER_BOUNDS)
+        )
+        columns = _list(f"{_window(leaf, grid.nearest)} AS {self._name(leaf)}" for leaf in grid.leaves)
         windows = f"SELECT hour, {columns}\nFROM (\n{series}\n) AS series"
         rows = f"SELECT * FROM (\n{windows}\n) AS windows WHERE hour >= k.first_hour"
-        if hour == f"{column}.hour":
-            return f"CROSS JOIN LATERAL (\n{rows}\n) AS {column}"
-        return f"JOIN LATERAL (\n{rows}\n) AS {column} ON {column}.hour = {hour}"
+        if hour == f"{grid.name}.hour":
+            return f"CROSS JOIN LATERAL (\n{rows}\n) AS {grid.name}"
+        return f"JOIN LATERAL (\n{rows}\n) AS {grid.name} ON {grid.name}.hour = {hour}"
 
     def _name(self, leaf: _OfColumn) -> str:
         return f"f{self._leaves().index(leaf)}"
 
-    def _value(self, of: Expression) -> str:
+    def _value(self, of: Expression, grids: Mapping[_OfColumn, str]) -> str:
         if isinstance(of, _OfColumn):
-            return f"{of.column}.{self._name(of)}"
-        left, right = (self._value(leaf) for leaf in of.leaves())
+            return f"{grids.get(of, _source(of))}.{self._name(of)}"
+        left, right = (self._value(leaf, grids) for leaf in of.leaves())
         if isinstance(of, Difference):
             return _DIFFERENCE.format(left=left, right=right)
         assert isinstance(of, Ratio)  # noqa: S101  # no other is stored
         return _RATIO.format(left=left, right=right)
 
-    def _kept(self, of: Expression, hour: str = "k.hour") -> str:
+    def _kept(
+        self, of: Expression, hour: str = "k.hour", grids: Mapping[_OfColumn, str] = MappingProxyType({})
+    ) -> str:
         """Value of an expression; empty where weather that it merges may be gone."""
+        value = self._value(of, grids)
         farthest = _weather_window(of)
         if farthest is None:
-            return self._value(of)
-        return f"CASE WHEN {hour} >= weather_kept_since() + INTERVAL '{farthest} hours' THEN {self._value(of)} END"
+            return value
+        return f"CASE WHEN {hour} >= weather_kept_since() + INTERVAL '{farthest} hours' THEN {value} END"
+
+
+def _source(leaf: _OfColumn) -> str:
+    """Name of the lateral query that a row has an expression from."""
+    return "weather" if isinstance(leaf, Weather) else leaf.column
+
+
+def _gap(column: str) -> int:
+    """Hours between two ranges that are read together."""
+    return _CHEAP_GAP if column == READING else 0
 
 
 def _weather_window(of: Expression) -> int | None:
@@ -459,7 +562,7 @@ def _remembered(name: str, of: Expression) -> str:
 
 def _aggregate(of: _OfColumn) -> str:
     nearest, farthest = of.offsets()
-    if isinstance(of, Lag | Weather):
+    if isinstance(of, Lag):
         return f"min(value) FILTER (WHERE ago = {farthest})"
     when = _WINDOW.format(nearest=nearest, farthest=farthest)
     if isinstance(of, DegreeHours):
@@ -473,12 +576,12 @@ def _aggregate(of: _OfColumn) -> str:
     return _FUNCTIONS[of.function].format(when=when)
 
 
-def _window(of: _OfColumn) -> str:
-    """The same as `_aggregate` over the rows of a grid."""
+def _window(of: _OfColumn, shift: int) -> str:
+    """The same as `_aggregate` over the rows of a grid, whose hours are those of rows `shift` hours later."""
     nearest, farthest = of.offsets()
-    if isinstance(of, Lag | Weather):
-        return f"lag(value, {farthest}) OVER (ORDER BY hour)"
-    frame = _FRAME.format(nearest=nearest, farthest=farthest)
+    if isinstance(of, Lag):
+        return f"lag(value, {farthest - shift}) OVER (ORDER BY hour)"
+    frame = _FRAME.format(nearest=nearest - shift, farthest=farthest - shift)
     if isinstance(of, DegreeHours):
         return (
             f"CASE WHEN count(value) OVER {frame} = {farthest} "
