@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ai_hub.cli import plain
-from ai_hub.cli.ingest_options import AsJson, Digits, ReadingOption, Tenant, whole_interval
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson, parse_time
+from ai_hub.cli.ingest_options import Digits, ReadingOption, Tenant, whole_interval
 from ai_hub.cli.main import app
-from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.options import AssetKind
 
@@ -27,7 +27,7 @@ app.add_typer(asset_app, name="asset")
 app.add_typer(readings_app, name="readings")
 
 Reason = Annotated[str, typer.Option("--reason", help="why; kept with who and when")]
-Yes = Annotated[bool, typer.Option("--yes", help="do it; without, only show what would go")]
+Yes = Annotated[bool, typer.Option("--yes", help="do it; without it, only show what would be deleted")]
 
 
 @asset_app.command("add")
@@ -54,7 +54,7 @@ def asset_add(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register an asset, or change what is given of one that is registered."""
+    """Register an asset, or change the given attributes of a registered one."""
     from ai_hub.database import connect
     from ai_hub.ingest import assets
 
@@ -108,7 +108,7 @@ def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
             *(asset.asset_id, asset.kind, asset.unit or "", asset.reading or "", interval, capacity),
             *(asset.timezone, weather_from),
         )
-    plain.console().print(table)
+    common.console().print(table)
 
 
 @readings_app.command("delete")
@@ -124,7 +124,7 @@ def readings_delete(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete readings; features, aggregates, findings and Redis follow, and what was known stays known."""
+    """Delete readings with what derives from them; earlier versions of features stay readable as of then."""
     from ai_hub.database import connect
     from ai_hub.ingest import removal
 
@@ -138,12 +138,12 @@ def readings_delete(
     )
     with connect(autocommit=True) as connection:
         if yes:
-            done = removal.delete_readings(connection, selection, reason)
+            result = removal.delete_readings(connection, selection, reason)
         else:
-            done = removal.preview_readings(connection, selection)
+            result = removal.preview_readings(connection, selection)
     if yes:
-        _renew(tenant, sorted({*done.readings, *(asset or ())}))
-    _show(done, yes=yes, as_json=as_json)
+        _renew(tenant, sorted({*result.readings, *(asset or ())}))
+    _show(result, yes=yes, as_json=as_json)
 
 
 @readings_app.command("log")
@@ -173,7 +173,7 @@ def readings_log(*, tenant: Tenant, as_json: AsJson = False) -> None:
             removal_row["by"],
             removal_row["reason"],
         )
-    plain.console().print(table)
+    common.console().print(table)
 
 
 @asset_app.command("remove")
@@ -187,7 +187,7 @@ def asset_remove(
 ) -> None:
     """Remove an asset with its readings, weather, features, versions, findings and rows in Redis.
 
-    Killed midway, the same command goes on.
+    After a kill, the same command resumes.
     """
     from ai_hub.database import connect
     from ai_hub.errors import NotFoundError
@@ -196,17 +196,17 @@ def asset_remove(
     with connect(autocommit=True) as connection:
         try:
             if yes:
-                done = removal.remove_asset(connection, tenant, asset, reason)
+                result = removal.remove_asset(connection, tenant, asset, reason)
             else:
-                done = removal.preview_asset(connection, tenant, asset)
+                result = removal.preview_asset(connection, tenant, asset)
         except NotFoundError:
             # a call that was killed may have left rows in Redis
             if not yes or not removal.was_removed(connection, tenant, asset):
                 raise
-            done = removal.Preview({}, {})
+            result = removal.Preview({}, {})
     if yes:
         _renew(tenant, [asset], is_gone=True)
-    _show(done, yes=yes, as_json=as_json)
+    _show(result, yes=yes, as_json=as_json)
 
 
 def _renew(tenant: str, assets: Sequence[str], *, is_gone: bool = False) -> None:
@@ -228,24 +228,24 @@ def _renew(tenant: str, assets: Sequence[str], *, is_gone: bool = False) -> None
         typer.echo(f"Redis was left alone: {error.message}", err=True)
 
 
-def _show(done: Preview, *, yes: bool, as_json: bool) -> None:
+def _show(result: Preview, *, yes: bool, as_json: bool) -> None:
     if as_json:
         readings = {
-            asset: {"readings": rows, "hours": hours} for asset, (rows, hours) in done.readings.items()
+            asset: {"readings": rows, "hours": hours} for asset, (rows, hours) in result.readings.items()
         }
         counts = {
             "deleted": yes,
-            "counts": dict(done.counts),
+            "counts": dict(result.counts),
             "assets": readings,
-            "exports": list(done.exports),
+            "exports": list(result.exports),
         }
         typer.echo(json.dumps(counts))
         return
-    for asset, (rows, hours) in done.readings.items():
+    for asset, (rows, hours) in result.readings.items():
         typer.echo(f"  {asset}: {rows:,} readings in {hours:,} hours")
-    what = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in done.counts.items() if count)
+    what = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in result.counts.items() if count)
     typer.echo(f"{'Removed' if yes else 'Would remove'}: {what or 'nothing'}")
-    for path in done.exports:
+    for path in result.exports:
         typer.echo(f"Stays: export {path}")
     if not yes:
         typer.echo("Nothing was removed. Add --yes to do it.")

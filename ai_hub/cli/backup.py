@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ai_hub.cli import context, progress
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson
 from ai_hub.cli.main import app
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ _PLACE = typer.Argument(
 
 
 class _Lines:
-    """One line for each part that is done, and a bar for the objects of the present one."""
+    """One line for each finished part, and a progress bar for the objects of the current one."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._bar = progress.bar(quiet=quiet)
+        self._bar = common.progress_bar(quiet=quiet)
         self._task = self._bar.add_task("", total=None)
         self._started = time.monotonic()
 
@@ -61,14 +62,14 @@ def backup(
     *,
     without: Annotated[
         list[str] | None,
-        typer.Option(help="Leave a part out: timescaledb, mlflow, mlflow-login, feast, models, exports."),
+        typer.Option(help="Leave out a part: timescaledb, mlflow, mlflow-login, feast, models, exports."),
     ] = None,
     with_secrets: Annotated[
-        bool, typer.Option(help="Keep passwords and keys of the settings, too, in clear text.")
+        bool, typer.Option(help="Include passwords and keys of the settings, in clear text.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was kept as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Keep all data: TimescaleDB, MLflow, Feast's registry, models, exports. Servers go on running."""
+    """Back up all data: TimescaleDB, MLflow, Feast's registry, models, exports. Servers keep running."""
     from ai_hub.backup.create import backup as take
     from ai_hub.dev.backup import RecordedServers
 
@@ -77,25 +78,25 @@ def backup(
             place,
             lines,
             RecordedServers(),
-            context.settings(),
+            common.settings(),
             without=without or (),
             with_secrets=with_secrets,
         )
-    _print(manifest, place, "kept in", as_json=as_json)
+    _print(manifest, place, "written to", as_json=as_json)
 
 
 @app.command()
 def restore(
     place: Annotated[str, _PLACE],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was restored as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Bring a backup into empty servers, and compare every table and object. Safe to repeat after a kill."""
+    """Restore a backup into empty servers and compare every table and object. Safe to repeat after a kill."""
     from ai_hub.backup.restore import restore as bring
     from ai_hub.dev.backup import RecordedServers
 
     with _Lines(quiet=as_json) as lines:
-        manifest = bring(place, lines, RecordedServers(), context.settings())
+        manifest = bring(place, lines, RecordedServers(), common.settings())
     _print(manifest, place, "restored from", as_json=as_json)
     if not as_json:
         typer.echo("next: `ai-hub migrate`, then `ai-hub materialize`, which fills Redis")
@@ -103,8 +104,8 @@ def restore(
 
 def _print(manifest: Manifest, place: str, verb: str, *, as_json: bool) -> None:
     if as_json:
-        parts = {name: each.file.size for name, each in manifest.databases.items()}
-        parts |= {name: each.bytes for name, each in manifest.objects.items()}
+        parts = {name: part.file.size for name, part in manifest.databases.items()}
+        parts |= {name: part.bytes for name, part in manifest.objects.items()}
         typer.echo(json.dumps({"id": manifest.id, "place": place, "bytes": parts}))
     else:
         typer.echo(f"backup {manifest.id} {verb} {place}")

@@ -1,4 +1,4 @@
-"""What went wrong, for a person: exceptions of the libraries that commands use, as one of our errors each."""
+"""Error texts: exceptions of the libraries that commands use, each as an `AiHubError`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ai-hub materialize`, `ai-hub freshness` and `ai-hub push`: features in Redis, and how fresh they are."""
+"""`ai-hub migrate | refresh | features | materialize | freshness | push`: features, computed and online."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from ai_hub.cli import plain
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson, duration_text, parse_time
 from ai_hub.cli.main import app
-from ai_hub.cli.times import duration, parse_time
 from ai_hub.errors import AiHubError, BadInputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,123 @@ if TYPE_CHECKING:
     from ai_hub.features.freshness import ViewFreshness
     from ai_hub.features.materialize import Follower, Pass
     from ai_hub.features.metrics import Metrics
+    from feast_plugins.windows.database import Progress as ViewProgress
+
+
+@app.command()
+def migrate(*, as_json: AsJson = False) -> None:
+    """Apply SQL migrations, functions and views to TimescaleDB; fit new chunks to the rate of readings."""
+    from ai_hub.database.chunks import follow_rate
+    from ai_hub.database.migrate import migrate as apply
+
+    outcome = apply()
+    chunks = follow_rate()
+    if as_json:
+        intervals = {name: after.total_seconds() for name, _, after in chunks}
+        summary = {"applied": outcome.applied, "code_applied": outcome.code_applied}
+        typer.echo(json.dumps(summary | {"chunk_seconds": intervals}))
+        return
+    for name in outcome.applied:
+        typer.echo(f"applied {name}")
+    if outcome.code_applied:
+        typer.echo("applied functions and views")
+    for name, before, after in chunks:
+        typer.echo(f"new chunks of {name} hold {after} instead of {before}")
+    if not outcome.changed and not chunks:
+        typer.echo("already up to date")
+
+
+@app.command()
+def refresh(
+    *,
+    since: Annotated[
+        str | None, typer.Option(help="Recompute everything from this ISO time on (UTC if naive).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute features for new, late and corrected readings and weather. Safe to repeat and to kill."""
+    from ai_hub.database.refresh import refresh as run
+
+    start = None if since is None else parse_time(since, "--since")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=common.console(stderr=True), disable=as_json, transient=True) as bar:
+        weeks = bar.add_task("aggregates", total=None)
+        rows = bar.add_task("features", total=None)
+        outcome = run(
+            since=start,
+            aggregating=lambda done, total: bar.update(weeks, completed=done, total=total),
+            progress=lambda done, total: bar.update(rows, completed=done, total=total),
+        )
+    if as_json:
+        typer.echo(json.dumps({"rows": outcome.rows, "changed": outcome.changed}))
+    else:
+        typer.echo(f"{outcome.rows:,} feature rows computed, {outcome.changed:,} of them new or different")
+
+
+features_app = typer.Typer(no_args_is_help=True, help="Feature views that the feature repository declares.")
+app.add_typer(features_app, name="features")
+
+
+@features_app.command("list")
+def features_list(*, as_json: AsJson = False) -> None:
+    """Show how many rows of each declared view are stored; the others are computed whenever they are read."""
+    from ai_hub.database import connect
+    from feast_plugins.windows import database as declared
+
+    with connect(application_name="ai-hub features") as connection:
+        declared.require_catalog(connection)
+        views = declared.progress(connection)
+    _print_progress(views, as_json=as_json)
+
+
+@features_app.command("backfill")
+def features_backfill(
+    view: Annotated[str | None, typer.Argument(help="only this declared view")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Store the whole history of declared views. After a kill, the same command or a refresh resumes."""
+    from ai_hub.database import connect
+    from ai_hub.database.refresh import refresh
+    from feast_plugins.windows import database as declared
+
+    with connect(autocommit=True, application_name="ai-hub features") as connection:
+        declared.require_catalog(connection)
+        names = declared.request_backfill(connection, view)
+    with common.progress_bar(quiet=as_json) as bar:
+        aggregates = bar.add_task("aggregates", total=None)
+        rows = bar.add_task("features", total=None)
+        refresh(
+            aggregating=lambda done, total: bar.update(aggregates, completed=done, total=total),
+            progress=lambda done, total: bar.update(
+                rows, completed=done, total=total, description=f"features, {done:,} rows"
+            ),
+        )
+    with connect(application_name="ai-hub features") as connection:
+        views = [row for row in declared.progress(connection) if row.view in names]
+    _print_progress(views, as_json=as_json)
+
+
+def _print_progress(views: list[ViewProgress], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([asdict(view) for view in views]))
+        return
+    if not views:
+        typer.echo("No feature view is declared. docs/declared-features.md shows how to add one.")
+        return
+    table = Table(
+        "declared view",
+        Column("assets", justify="right"),
+        Column("rows", justify="right"),
+        Column("stored", justify="right"),
+        box=SIMPLE_HEAD,
+    )
+    for row in views:
+        share = f"{row.stored:,} ({row.stored / row.rows:.0%})" if row.rows else "0"
+        table.add_row(row.view, f"{row.assets:,}", f"{row.rows:,}", share)
+    common.console().print(table)
+
 
 _LOOPBACK = "127.0.0.1"
 _PLAIN_WIDTH = 120
@@ -37,15 +155,15 @@ def materialize_command(
         list[str] | None, typer.Option("--tenant", help="only this tenant; may be repeated")
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="go on, after each refresh, until stopped")
+        bool, typer.Option("--follow", help="repeat after each refresh, until stopped")
     ] = False,
     interval: Annotated[
-        float, typer.Option("--interval", min=0.1, help="with --follow: seconds between looks for a refresh")
+        float, typer.Option("--interval", min=0.1, help="with --follow: seconds between checks for a refresh")
     ] = 30,
     refresh: Annotated[
         bool,
         typer.Option(
-            "--refresh/--no-refresh", help="also refresh the features (embedded servers: nobody else does)"
+            "--refresh/--no-refresh", help="also refresh the features (embedded servers have no scheduler)"
         ),
     ] = False,
     metrics_port: Annotated[
@@ -55,13 +173,15 @@ def materialize_command(
         str, typer.Option("--metrics-host", help="address they are served on")
     ] = _LOOPBACK,
 ) -> None:
-    """Put the newest features of each asset into Redis; with --follow, after each refresh."""
+    """Write the newest features of each asset to Redis; with --follow, after each refresh."""
     from ai_hub.features.materialize import Follower, materialize
     from ai_hub.features.newest import Scope
     from ai_hub.features.store import open_store
 
     if metrics_port is not None and not follow:
-        raise BadInputError("--metrics-port needs --follow.", hint="One pass ends before anybody could look.")
+        raise BadInputError(
+            "--metrics-port needs --follow.", hint="Without --follow the command ends after one pass."
+        )
     scope, store = Scope(tenants=tenant), open_store()
     if follow:
         with ExitStack() as stack:
@@ -104,9 +224,9 @@ def _follow(follower: Follower, metrics: Metrics, interval: float, *, refresh: b
 
     def on_outage(error: BaseException, wait: float) -> None:
         metrics.note_failure()
-        known = error if isinstance(error, AiHubError) else translate(error)
-        reason = " ".join((known.message if known else str(error)).split())
-        _say(f"{reason} Trying again in {duration(wait)}.")
+        explained = error if isinstance(error, AiHubError) else translate(error)
+        reason = " ".join((explained.message if explained else str(error)).split())
+        _say(f"{reason} Trying again in {duration_text(wait)}.")
 
     follow(follower, stop, interval=interval, refresh=refresh, on_pass=on_pass, on_outage=on_outage)
     _say("stopped")
@@ -122,23 +242,23 @@ def _line(done: Pass) -> str:
         return "nothing new"
     what = {None: "everything", 1: "1 refresh"}.get(done.refreshes, f"{done.refreshes} refreshes")
     written = ", ".join(f"{view} {count}" for view, count in done.rows.items())
-    return f"{what} in {duration(done.seconds)}: rows written to {written}"
+    return f"{what} in {duration_text(done.seconds)}: rows written to {written}"
 
 
 @app.command("freshness")
 def freshness_command(
     *,
     tenant: Annotated[str | None, typer.Option("--tenant", help="only this tenant")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the age of the newest reading behind what is online, for each tenant and feature view."""
     from ai_hub.features.freshness import freshness
     from ai_hub.features.store import open_store
 
-    found = freshness(open_store(), tenant)
+    rows = freshness(open_store(), tenant)
     now = datetime.now(UTC)
     if as_json:
-        typer.echo(json.dumps([_as_json(each, now) for each in found], indent=2))
+        typer.echo(json.dumps([_as_json(row, now) for row in rows], indent=2))
         return
     table = Table(
         "tenant",
@@ -150,36 +270,36 @@ def freshness_command(
         Column("online", justify="right"),
         box=SIMPLE_HEAD,
     )
-    for each in found:
+    for row in rows:
         table.add_row(
-            each.tenant,
-            each.feature_view,
-            f"{each.newest_reading:%Y-%m-%d %H:%M}" if each.newest_reading else "-",
-            _age(each.age(now)),
-            each.slowest_asset or "-",
-            _age(each.slowest_age(now)),
-            f"{each.online}/{each.assets}",
+            row.tenant,
+            row.feature_view,
+            f"{row.newest_reading:%Y-%m-%d %H:%M}" if row.newest_reading else "-",
+            _age(row.age(now)),
+            row.slowest_asset or "-",
+            _age(row.slowest_age(now)),
+            f"{row.online}/{row.assets}",
         )
-    console = plain.console()
-    (console if console.is_terminal else plain.console(width=_PLAIN_WIDTH)).print(table)
+    console = common.console()
+    (console if console.is_terminal else common.console(width=_PLAIN_WIDTH)).print(table)
 
 
-def _as_json(each: ViewFreshness, now: datetime) -> dict[str, object]:
-    ages = {"age_seconds": each.age(now), "slowest_age_seconds": each.slowest_age(now)}
+def _as_json(row: ViewFreshness, now: datetime) -> dict[str, object]:
+    ages = {"age_seconds": row.age(now), "slowest_age_seconds": row.slowest_age(now)}
     return {
         name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in asdict(each).items()
+        for name, value in asdict(row).items()
     } | {name: age and age.total_seconds() for name, age in ages.items()}
 
 
 def _age(age: timedelta | None) -> str:
-    return duration(age.total_seconds()) if age is not None else "-"
+    return duration_text(age.total_seconds()) if age is not None else "-"
 
 
 @app.command("push")
 def push_command(
     *,
-    tenant: Annotated[str, typer.Option("--tenant", help="whose meter it is")],
+    tenant: Annotated[str, typer.Option("--tenant", help="tenant of the meter")],
     asset: Annotated[str, typer.Option("--asset", help="the meter")],
     value: Annotated[float, typer.Option("--value", help="what it read, in the meter's unit")],
     time: Annotated[
@@ -187,21 +307,21 @@ def push_command(
     ] = None,
     quality: Annotated[str, typer.Option("--quality", help="good, estimated or suspect")] = "good",
 ) -> None:
-    """Store one reading and put it online at once, with the features that follow from it."""
+    """Store one reading and write it to Redis at once, with the features computed from it."""
     from ai_hub.features.push import Reading, push
     from ai_hub.features.store import open_store
 
     at = parse_time(time, "--time") if time else datetime.now(UTC)
     reading = Reading(tenant, asset, at, value, quality)
-    done = push(open_store(), reading)
-    if done.online_time is None:
+    result = push(open_store(), reading)
+    if result.online_time is None:
         typer.echo("stored; a register has counted nothing before its second reading")
-    elif done.online_time > at:
-        typer.echo(f"stored; online stays the newer reading of {done.online_time:%Y-%m-%d %H:%M:%SZ}")
+    elif result.online_time > at:
+        typer.echo(f"stored; online stays the newer reading of {result.online_time:%Y-%m-%d %H:%M:%SZ}")
     else:
-        typer.echo(f"latest_reading is online after {duration(done.online_s)}")
+        typer.echo(f"latest_reading is online after {duration_text(result.online_s)}")
     written = (
-        ", ".join(name for name, count in done.features.rows.items() if count)
+        ", ".join(name for name, count in result.features.rows.items() if count)
         or "no view: no row is new enough"
     )
-    typer.echo(f"features are online after {duration(done.features_s)}: {written}")
+    typer.echo(f"features are online after {duration_text(result.features_s)}: {written}")

@@ -1,4 +1,4 @@
-"""`ai-hub gates` and `ai-hub policy`: what guards Production, and what it says about a version."""
+"""`ai-hub gates` and `ai-hub policy`: which gates guard Production, and whether a version passes them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
-from ai_hub.cli import context, plain
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson
 from ai_hub.cli.main import app
-from ai_hub.cli.registry import AsJson, Model, Reason, Tenant
+from ai_hub.cli.models import Model, Reason, Tenant, version_label
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -38,28 +39,28 @@ def gates_command(
     reason: Reason = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the promotion gates about a version without promoting it; fails when they would refuse it."""
+    """Check a version against the promotion gates without promoting it; fails when one refuses it."""
     from ai_hub import registry
 
-    found = registry.gates(tenant, model, version, reason=reason)
+    report = registry.gates(tenant, model, version, reason=reason)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=2))
+        typer.echo(json.dumps(report.as_json(), indent=2))
     else:
-        number = f"{found.version} ({found.semantic_version})" if found.semantic_version else found.version
-        console = plain.console()
-        move = "back into" if found.rollback else "to"
-        console.print(f"{model} {number} of {tenant}: from {found.stage} {move} Production", highlight=False)
-        if found.results:
-            table = Table("gate", "", Column("what it says", overflow="fold"), box=SIMPLE_HEAD)
-            for each in found.results:
-                mark = Text("passed", "green") if each.passed else Text("refused", "bold red")
-                table.add_row(each.gate, mark, each.text)
+        number = version_label(report)
+        console = common.console()
+        move = "back into" if report.rollback else "to"
+        console.print(f"{model} {number} of {tenant}: from {report.stage} {move} Production", highlight=False)
+        if report.results:
+            table = Table("gate", "", Column("result", overflow="fold"), box=SIMPLE_HEAD)
+            for result in report.results:
+                mark = Text("passed", "green") if result.passed else Text("refused", "bold red")
+                table.add_row(result.gate, mark, result.text)
             console.print(table)
-        if found.skipped:
-            console.print(f"Not asked of a rollback: {', '.join(found.skipped)}.", highlight=False)
-        if found.refusal:
-            console.print(found.refusal, highlight=False)
-    raise typer.Exit(0 if found.passed else 1)
+        if report.skipped:
+            console.print(f"Not checked for a rollback: {', '.join(report.skipped)}.", highlight=False)
+        if report.refusal:
+            console.print(report.refusal, highlight=False)
+    raise typer.Exit(0 if report.passed else 1)
 
 
 @policy_app.command("check")
@@ -85,11 +86,11 @@ def show(
     model: Annotated[str, typer.Option("--model", "-m", help="and this model of it")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show every installed gate: whether it is on, its settings, and which level of the policy says so."""
+    """Show every installed gate: whether it is on, its settings, and the level of the policy that sets it."""
     from mlflow_plugins.gates import policy_file
     from mlflow_plugins.gates.policy import gate_class, gate_names
 
-    policy = _readable(lambda: policy_file.load(file) if file else policy_file.current(context.settings()))
+    policy = _readable(lambda: policy_file.load(file) if file else policy_file.current(common.settings()))
     rules = policy.rules(tenant, model)
     rows = []
     for name in gate_names():
@@ -97,18 +98,18 @@ def show(
         on = rule is not None and rule.on
         kind = gate_class(name)
         row: dict[str, Any] = {"gate": name, "on": on, "on_rollback": kind.on_rollback}
-        row["says_so"] = rule.decided_by.label if rule else None
+        row["set_by"] = rule.decided_by.label if rule else None
         row["settings"] = kind(**rule.settings).model_dump(mode="json") if rule and on else {}
         rows.append(row)
     if as_json:
         typer.echo(json.dumps({**policy.origin(), "gates": rows}, indent=2))
         return
-    table = Table(Column("gate", no_wrap=True), "", "settings", "says so", box=SIMPLE_HEAD)
+    table = Table(Column("gate", no_wrap=True), "", "settings", "set by", box=SIMPLE_HEAD)
     for row in rows:
         settings = "\n".join(f"{name}: {json.dumps(value)}" for name, value in row["settings"].items())
         mark = Text("on", "green") if row["on"] else Text("off", "dim")
-        table.add_row(row["gate"], mark, settings, row["says_so"] or "-")
-    console = plain.console()
+        table.add_row(row["gate"], mark, settings, row["set_by"] or "-")
+    console = common.console()
     console.print(f"Policy: {policy.source}", highlight=False)
     console.print(table)
 

@@ -14,9 +14,9 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ai_hub.cli import plain, progress
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson, parse_time
 from ai_hub.cli.ingest_options import (
-    AsJson,
     File,
     Period,
     ProfileName,
@@ -32,7 +32,6 @@ from ai_hub.cli.ingest_options import (
     with_options,
 )
 from ai_hub.cli.main import app
-from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.options import TemperatureUnit, Use
 
@@ -125,13 +124,13 @@ def profiles_command(as_json: AsJson = False) -> None:
     table = Table("profile", "files", "recognised", title="Profiles")
     for name, profile in PROFILES.items():
         table.add_row(name, profile.summary, "by its beginning" if profile.begins else "")
-    plain.console().print(table)
+    common.console().print(table)
 
 
 @contextmanager
 def _progress(file: Path, *, quiet: bool) -> Iterator[Callable[[float, Report], None]]:
     """A bar on a terminal; elsewhere nothing, so logs stay readable."""
-    console = plain.console(stderr=True)
+    console = common.console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -188,8 +187,8 @@ def findings_command(
     *,
     tenant: Tenant,
     asset: Annotated[str | None, typer.Option("--asset", help="only of this asset")] = None,
-    only_open: Annotated[bool, typer.Option("--open", help="only what is still so")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="at most so many")] = 1000,
+    only_open: Annotated[bool, typer.Option("--open", help="only unresolved ones")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="show at most this many")] = 1000,
     as_json: AsJson = False,
 ) -> None:
     """List gaps, stuck meters and clock changes that ingest found."""
@@ -208,13 +207,13 @@ def findings_command(
         typer.echo(json.dumps([item.as_dict() for item in stored]))
         return
     if not stored:
-        typer.echo("Nothing was found.")
+        typer.echo("There are no findings.")
         return
     table = Table("asset", "kind", "what", "resolved", title=f"Findings of {tenant}")
     for item in stored:
         resolved = item.resolved_at.strftime("%Y-%m-%d") if item.resolved_at else ""
         table.add_row(item.asset_id, item.finding.kind, describe(item.finding), resolved)
-    plain.console().print(table)
+    common.console().print(table)
 
 
 @ingest_app.command("quality")
@@ -281,7 +280,7 @@ def quarantine_command(
     table = Table("file", "reason", "rows", "last", title=f"Quarantined rows of {tenant}")
     for name, reason, count, latest in counts:
         table.add_row(name, reason, f"{count:,}", latest.strftime("%Y-%m-%d %H:%M"))
-    plain.console().print(table)
+    common.console().print(table)
 
 
 @ingest_app.command("bounds")
@@ -289,13 +288,13 @@ def bounds_command(
     *,
     tenant: Tenant,
     earliest: Annotated[
-        str | None, typer.Option("--earliest", help="take no reading before this time")
+        str | None, typer.Option("--earliest", help="reject readings before this time")
     ] = None,
     ahead: Annotated[
-        str | None, typer.Option("--ahead", help="nor one so far ahead of the clock, such as 1d")
+        str | None, typer.Option("--ahead", help="reject readings further ahead of the clock, such as 1d")
     ] = None,
 ) -> None:
-    """Show or change which times of readings are taken."""
+    """Show or change which timestamps of readings are accepted."""
     from ai_hub.database import connect
     from ai_hub.ingest import policies
 
@@ -349,7 +348,7 @@ def backfill_command(
     temperature_unit: TemperatureOption = TemperatureUnit.CELSIUS,
     as_json: AsJson = False,
 ) -> None:
-    """Ingest a history of files and compute all its features. Killed midway, the same command goes on."""
+    """Ingest a history of files and compute all its features. After a kill, the same command resumes."""
     from ai_hub.ingest.files import backfill
     from ai_hub.ingest.report import report_lines
 
@@ -360,18 +359,18 @@ def backfill_command(
             "There is no file to bring in.", hint="Name files of readings, or --weather FILE."
         )
     began = time.monotonic()
-    with progress.bar(quiet=as_json) as bar:
+    with common.progress_bar(quiet=as_json) as bar:
         sizes = {path: path.stat().st_size if path.is_file() else 0 for path in paths}
-        done = backfill(
+        result = backfill(
             files or [], weather or [], options, _Bars(bar, sizes), temperature_unit=temperature_unit
         )
-    summary = _summary(done, time.monotonic() - began)
+    summary = _summary(result, time.monotonic() - began)
     if as_json:
         typer.echo(json.dumps(summary))
         return
-    for name in done.skipped:
+    for name in result.skipped:
         typer.echo(f"{name}: finished earlier, skipped")
-    for name, report in done.reports.items():
+    for name, report in result.reports.items():
         typer.echo("\n  ".join([f"{name}:", *report_lines(report, options)]))
     typer.echo(
         f"{summary['feature_rows']:,} feature rows computed, {summary['seconds']:.0f} s in all,"
@@ -379,11 +378,11 @@ def backfill_command(
     )
 
 
-def _summary(done: BackfillResult, seconds: float) -> dict[str, object]:
-    refreshed = done.refreshed
+def _summary(result: BackfillResult, seconds: float) -> dict[str, object]:
+    refreshed = result.refreshed
     return {
-        "files": {name: report.as_dict() for name, report in done.reports.items()},
-        "skipped": done.skipped,
+        "files": {name: report.as_dict() for name, report in result.reports.items()},
+        "skipped": result.skipped,
         "feature_rows": refreshed.rows if refreshed else 0,
         "feature_rows_changed": refreshed.changed if refreshed else 0,
         "seconds": round(seconds, 1),

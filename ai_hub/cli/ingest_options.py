@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from ai_hub.cli.common import AsJson
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.options import (
     Ambiguous,
@@ -32,7 +33,7 @@ File = Annotated[
     Path,
     typer.Argument(help=".csv, .txt, .xml (also .gz), .parquet, .xlsx, .xls or .ods", show_default=False),
 ]
-Tenant = Annotated[str, typer.Option("--tenant", help="whose data it is")]
+Tenant = Annotated[str, typer.Option("--tenant", help="tenant of the data")]
 AssetId = Annotated[
     str | None, typer.Option("--asset", help="asset of every row (default: the file's asset_id column)")
 ]
@@ -40,7 +41,8 @@ Timezone = Annotated[
     str | None, typer.Option("--timezone", help="zone of timestamps without an offset (default: the asset's)")
 ]
 Columns = Annotated[
-    str | None, typer.Option("--columns", metavar="FIELD=COLUMN,…", help="columns whose names do not say it")
+    str | None,
+    typer.Option("--columns", metavar="FIELD=COLUMN,…", help="columns that are not recognised by name"),
 ]
 TimestampForm = Annotated[
     str | None,
@@ -82,7 +84,7 @@ Digits = Annotated[
 Interval = Annotated[
     str | None,
     typer.Option(
-        "--interval", metavar="15m", help="that a reading covers (default: the asset's, or told by the file)"
+        "--interval", metavar="15m", help="that a reading covers (default: the asset's, or detected)"
     ),
 ]
 ProfileName = Annotated[
@@ -95,9 +97,7 @@ QualityMap = Annotated[
     str | None,
     typer.Option("--quality-map", metavar="FLAG=QUALITY,…", help="such as A=good,E52=estimated,W=suspect"),
 ]
-Decimal = Annotated[
-    DecimalMark | None, typer.Option("--decimal", help="decimal mark (default: told by the file)")
-]
+Decimal = Annotated[DecimalMark | None, typer.Option("--decimal", help="decimal mark (default: detected)")]
 Thousands = Annotated[
     str | None, typer.Option("--thousands", metavar="MARK", help="what separates groups of three digits")
 ]
@@ -130,7 +130,6 @@ DryRun = Annotated[
     typer.Option("--dry-run", help="show the first rows as understood and what is rejected; write nothing"),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="exit with status 1 if any row is rejected")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 TemperatureOption = Annotated[
     TemperatureUnit, typer.Option("--temperature-unit", help="unit of temperatures; °F is converted")
 ]

@@ -18,7 +18,8 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from ai_hub.cli import context, plain
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson
 from ai_hub.cli.main import app
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 jobs_app = typer.Typer(name="jobs", no_args_is_help=True, help="Durable jobs, such as exports.")
 app.add_typer(jobs_app)
 JobId = Annotated[UUID, typer.Argument(help="as `ai-hub jobs list` shows it")]
-Tenant = Annotated[str, typer.Option("--tenant", help="whose job")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+Tenant = Annotated[str, typer.Option("--tenant", help="tenant of the job")]
 
 
 class Status(StrEnum):
@@ -46,19 +46,19 @@ class Status(StrEnum):
 @app.command("export-worker", hidden=True)  # its name while exports were the only jobs
 def worker_command(
     *,
-    once: Annotated[bool, typer.Option("--once", help="end when no job waits")] = False,
+    once: Annotated[bool, typer.Option("--once", help="exit when no job is pending")] = False,
     while_stdin_open: Annotated[
-        bool, typer.Option("--while-stdin-open", help="end with the process that holds standard input")
+        bool, typer.Option("--while-stdin-open", help="exit when standard input is closed")
     ] = False,
 ) -> None:
-    """Do the jobs of all tenants until stopped; SIGTERM puts a job under way back into the queue."""
+    """Run the jobs of all tenants until stopped; SIGTERM requeues a running job."""
     from ai_hub.api import logs
     from ai_hub.exports.task import ExportTask
     from ai_hub.jobs.worker import Worker
     from ai_hub.settings import ServiceSettings
 
     logs.configure(ServiceSettings())
-    settings = context.settings()
+    settings = common.settings()
     with interruptible() as stop:
         if while_stdin_open:
             threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
@@ -68,25 +68,25 @@ def worker_command(
 @jobs_app.command("list")
 def list_command(
     *,
-    tenant: Annotated[str | None, typer.Option("--tenant", help="only this one's (default: all)")] = None,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="only this tenant (default: all)")] = None,
     kind: Annotated[str | None, typer.Option("--kind", help="only this kind, such as export")] = None,
-    status: Annotated[Status | None, typer.Option("--status", help="only those that are there")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="the newest so many")] = 20,
-    offset: Annotated[int, typer.Option("--offset", min=0, help="leave out so many of them")] = 0,
+    status: Annotated[Status | None, typer.Option("--status", help="only jobs of this status")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="show at most this many")] = 20,
+    offset: Annotated[int, typer.Option("--offset", min=0, help="skip this many")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
     from ai_hub.database.transactions import transaction
     from ai_hub.jobs import queue
 
-    with transaction(context.settings(), tenant) as connection:
+    with transaction(common.settings(), tenant) as connection:
         jobs, total = queue.newest(
             connection, tenant=tenant, kind=kind, status=status, limit=limit, offset=offset
         )
     if as_json:
         brief = [_as_dict(job) for job in jobs]
-        for each in brief:
-            del each["arguments"], each["result"]
+        for row in brief:
+            del row["arguments"], row["result"]
         typer.echo(json.dumps(brief))
         return
     if not jobs:
@@ -101,7 +101,7 @@ def list_command(
     for job in jobs:
         created = f"{job.created_at:%Y-%m-%d %H:%M}"
         table.add_row(str(job.job_id), job.kind, job.tenant_id, created, str(job.attempts), job.message)
-    plain.console().print(table)
+    common.console().print(table)
     if (older := total - offset - len(jobs)) > 0:
         typer.echo(f"… and {older} older ones (--limit, --offset)")
 
@@ -112,13 +112,13 @@ def show_command(job_id: JobId, *, tenant: Tenant, as_json: AsJson = False) -> N
     from ai_hub.database.transactions import transaction
     from ai_hub.jobs import queue
 
-    with transaction(context.settings(), tenant) as connection:
+    with transaction(common.settings(), tenant) as connection:
         job = queue.find(connection, tenant, job_id)
-    found = _as_dict(job)
+    fields = _as_dict(job)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(fields))
         return
-    for name, value in found.items():
+    for name, value in fields.items():
         if value is not None:
             typer.echo(f"{name}: {json.dumps(value) if isinstance(value, dict) else value}")
 
@@ -129,7 +129,7 @@ def cancel_command(job_id: JobId, *, tenant: Tenant) -> None:
     from ai_hub.database.transactions import transaction
     from ai_hub.jobs import queue
 
-    with transaction(context.settings(), tenant) as connection:
+    with transaction(common.settings(), tenant) as connection:
         job = queue.cancel(connection, tenant, job_id)
     typer.echo(f"{job_id}: {job.message}")
 
@@ -142,7 +142,7 @@ def retry_command(job_id: JobId, *, tenant: Tenant) -> None:
     from ai_hub.exports.export import KIND
     from ai_hub.jobs import queue
 
-    settings = context.settings()
+    settings = common.settings()
     with transaction(settings, tenant) as connection:
         is_export = queue.find(connection, tenant, job_id).kind == KIND
         if not is_export:
@@ -176,8 +176,8 @@ def _as_dict(job: Job) -> dict[str, Any]:
     def plain_value(value: object) -> object:
         return value.isoformat() if isinstance(value, datetime) else str(value)
 
-    found = {
+    fields = {
         name: value if value is None or isinstance(value, str | int | float | dict) else plain_value(value)
         for name, value in asdict(job).items()
     }
-    return found | {"message": job.message}
+    return fields | {"message": job.message}

@@ -17,7 +17,8 @@ from ai_hub.access.principal import (
     SCOPES,
     Scope,
 )
-from ai_hub.cli import context, plain
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
 from mlflow_plugins.users.roles import Role
@@ -32,14 +33,13 @@ app.add_typer(keys_app)
 
 _PERIOD = re.compile(r"(\d{1,5})([dhm])")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @keys_app.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="who will use it, for logs and lists", show_default=False)],
+    name: Annotated[str, typer.Argument(help="name of its user, for logs and lists", show_default=False)],
     *,
-    tenant: Annotated[list[str], typer.Option("--tenant", "-t", help="for whose data; may be repeated")],
+    tenant: Annotated[list[str], typer.Option("--tenant", "-t", help="tenant it opens; may be repeated")],
     role: Annotated[
         Role | None, typer.Option("--role", help="the scopes of viewers, engineers or approvers")
     ] = None,
@@ -49,7 +49,7 @@ def create(
     expires: Annotated[str | None, typer.Option(help="in 90d, 12h or 30m; default: never")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and show it, this once."""
+    """Create a key and show it, this once."""
     from ai_hub.access import api_keys
 
     scopes = {*(scope or ()), *(SCOPES[role] if role else ())}
@@ -61,7 +61,7 @@ def create(
         return
     typer.echo(text)
     # apart from the key, so that `KEY=$(ai-hub keys create …)` holds nothing else
-    console = plain.console(stderr=True, soft_wrap=True, highlight=False)
+    console = common.console(stderr=True, soft_wrap=True, highlight=False)
     until = f"until {key.expires_at:%Y-%m-%d %H:%M} UTC" if key.expires_at else "until it is revoked"
     console.print(f"{key.name} may {', '.join(key.scopes)} in {', '.join(key.tenants)}, {until}.")
     console.print("Keep it now: only its SHA-256 is stored, and it cannot be shown again.")
@@ -71,32 +71,32 @@ def create(
 def list_keys(
     *,
     tenant: Annotated[str | None, typer.Option("--tenant", "-t", help="only those of this tenant")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="so many at most, the newest")] = 1000,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="show at most this many")] = 1000,
     as_json: AsJson = False,
 ) -> None:
     """Show the keys, newest first, without their secrets."""
     from ai_hub.access import api_keys
 
-    found = api_keys.keys(tenant, limit=limit + 1)
-    if len(found) > limit:
-        found = found[:limit]
+    keys = api_keys.keys(tenant, limit=limit + 1)
+    if len(keys) > limit:
+        keys = keys[:limit]
         typer.echo(f"These are the newest {limit}; --limit shows more.", err=True)
     if as_json:
-        typer.echo(json.dumps([_plain(key) for key in found], indent=2))
+        typer.echo(json.dumps([_plain(key) for key in keys], indent=2))
         return
     wide = (Column(title, overflow="fold") for title in ("tenants", "scopes"))
     table = Table("id", "name", *wide, "state", "expires", box=SIMPLE_HEAD)
-    for key in found:
+    for key in keys:
         expires = f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "never"
         table.add_row(key.key_id, key.name, ", ".join(key.tenants), ", ".join(key.scopes), key.state, expires)
-    plain.console().print(table if found else "There are no keys.")
+    common.console().print(table if keys else "There are no keys.")
 
 
 @keys_app.command("revoke")
 def revoke(
     key_id: Annotated[str, typer.Argument(help="id of the key, as `list` shows it", show_default=False)],
 ) -> None:
-    """End a key; a running service refuses it within seconds (AI_HUB_API_KEYS_REFRESH_S)."""
+    """Revoke a key; a running service refuses it within seconds (AI_HUB_API_KEYS_REFRESH_S)."""
     from ai_hub.access import api_keys
 
     pasted = api_keys.parse(key_id)
@@ -106,14 +106,14 @@ def revoke(
 
 @keys_app.command("sql-login")
 def sql_login(
-    tenant: Annotated[str, typer.Argument(help="whose rows it reads", show_default=False)],
+    tenant: Annotated[str, typer.Argument(help="tenant whose rows it reads", show_default=False)],
     *,
     revoke_it: Annotated[bool, typer.Option("--revoke", help="delete the tenant's login")] = False,
 ) -> None:
     """Give a tenant a login that reads its own rows by SQL; prints its address with a new password."""
     from ai_hub.access import sql_logins
 
-    dsn = context.settings().require("timescale_dsn")
+    dsn = common.settings().require("timescale_dsn")
 
     if revoke_it:
         revoked = sql_logins.revoke(tenant, dsn=dsn)
@@ -131,10 +131,10 @@ def sql_login(
 def _period(text: str | None) -> timedelta | None:
     if text is None:
         return None
-    found = _PERIOD.fullmatch(text)
-    if found is None or int(found[1]) == 0:
+    match = _PERIOD.fullmatch(text)
+    if match is None or int(match[1]) == 0:
         raise BadInputError(f"{text!r} is not a period.", hint="Write 90d, 12h or 30m.")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _plain(key: ApiKey) -> dict[str, object]:

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from ai_hub import __version__
-from ai_hub.cli import context, plain
+from ai_hub.cli import common
 from ai_hub.imports import skip_type_checks
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ app = typer.Typer(
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    context.settings.cache_clear()
+    common.settings.cache_clear()
     if version:
         typer.echo(f"ai-hub {__version__}")
         raise typer.Exit
@@ -72,7 +72,7 @@ def run(command: Callable[[], object]) -> None:
 
 
 def _report(error: AiHubError) -> NoReturn:
-    console = plain.console(stderr=True, soft_wrap=True)
+    console = common.console(stderr=True, soft_wrap=True)
     console.print(Text("Error: ", style="bold red"), end="")
     console.print(error.message, highlight=False)
     if error.hint:
@@ -82,26 +82,18 @@ def _report(error: AiHubError) -> NoReturn:
 
 # Command groups register themselves on `app`.
 from ai_hub.cli import (
-    adopt,
     assets,
     backup,
-    database,
-    declared,
-    demo,
-    export,
-    feature_server,
+    exports,
     features,
+    forecasting,
     gates,
     ingest,
     jobs,
     keys,
+    models,
     people,
-    provision,
     registry,
-    registry_group,
-    requests,
-    serve,
-    stack,
+    servers,
     tenants,
-    train,
 )

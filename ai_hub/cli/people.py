@@ -1,4 +1,4 @@
-"""`ai-hub people`: who may use the registry, and what they are in which tenant."""
+"""`ai-hub people`: users of the registry and their roles by tenant."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from ai_hub.cli import context, plain
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson
 from ai_hub.cli.main import app
-from ai_hub.cli.registry import AsJson, Tenant
+from ai_hub.cli.models import Tenant
 from mlflow_plugins.users.roles import DESCRIPTIONS, Role
 
 people_app = typer.Typer(
@@ -58,7 +59,7 @@ def grant(
         bool, typer.Option("--new-tenant", help="create the tenant if it is missing")
     ] = False,
 ) -> None:
-    """Give a user a role in a tenant; it takes the place of the one they had there."""
+    """Give a user a role in a tenant, in place of the one they had there."""
     from ai_hub import registry
     from ai_hub.registry import people
 
@@ -88,20 +89,22 @@ def list_people(
     """Show every user and their roles."""
     from ai_hub.registry import people
 
-    found = people.people(tenant)
+    users = people.people(tenant)
     if as_json:
-        typer.echo(json.dumps([asdict(person) for person in found], indent=2))
+        typer.echo(json.dumps([asdict(user) for user in users], indent=2))
         return
     table = Table("user", Column("roles", overflow="fold"), box=SIMPLE_HEAD)
-    for person in found:
-        roles = [f"{name} of {place}" for place, names in sorted(person.roles.items()) for name in names]
-        table.add_row(person.name, ", ".join(["administrator"] * person.is_admin + roles) or "-")
-    plain.console().print(table if found else f"Nobody has a role in {tenant}.")
+    for user in users:
+        roles = [f"{name} of {place}" for place, names in sorted(user.roles.items()) for name in names]
+        table.add_row(user.name, ", ".join(["administrator"] * user.is_admin + roles) or "-")
+    common.console().print(table if users else f"Nobody has a role in {tenant}.")
 
 
 @people_app.command("s3-policy")
-def s3_policy(tenant: Annotated[str, typer.Argument(help="whose folder", show_default=False)]) -> None:
+def s3_policy(
+    tenant: Annotated[str, typer.Argument(help="tenant of the folder", show_default=False)],
+) -> None:
     """Print the S3 policy of a key that reads one tenant's folder and nothing else."""
     from ai_hub.registry.tenants import read_policy
 
-    typer.echo(json.dumps(read_policy(tenant, context.settings().model_storage_bucket), indent=2))
+    typer.echo(json.dumps(read_policy(tenant, common.settings().model_storage_bucket), indent=2))

@@ -1,202 +1,233 @@
-"""`ai-hub promote | rollback | delete | history | production | models`: the model registry."""
+"""`ai-hub registry`: adoption, versions between servers and tenants, and who hears of promotions."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Table
 
-from ai_hub.cli import plain
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson
 from ai_hub.cli.main import app
-from ai_hub.cli.times import parse_time
-from ai_hub.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from ai_hub.registry.lifecycle import Move, Transition
-
-Model = Annotated[str, typer.Argument(help="name of the registered model", show_default=False)]
-Tenant = Annotated[str, typer.Option("--tenant", "-t", help="whose model", show_default=False)]
-Reason = Annotated[str | None, typer.Option("--reason", "-r", help="why; kept in the audit trail")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+    from ai_hub.registry.adoption import ModelPlan, VersionPlan
 
 
-@app.command()
-def promote(
-    model: Model,
+registry_app = typer.Typer(
+    name="registry",
+    no_args_is_help=True,
+    help="Adoption, versions between servers and tenants, receivers of notifications.",
+)
+app.add_typer(registry_app)
+
+
+@registry_app.command("export")
+def export_version(
+    target: Annotated[Path, typer.Argument(help="FILE.zip, or a folder to make", show_default=False)],
     *,
-    tenant: Tenant,
+    tenant: Annotated[str, typer.Option("--tenant", "-t", help="tenant of the model", show_default=False)],
+    model: Annotated[str, typer.Option("--model", "-m", help="its name", show_default=False)],
     version: Annotated[
-        str, typer.Option(help="a number, a semantic version, or latest: the newest in Staging")
-    ] = "latest",
-    stage: Annotated[str, typer.Option(help="production, archived or staging")] = "production",
-    reason: Reason = None,
+        str, typer.Option(help="a number, a semantic version, a stage, or latest: the newest in Staging")
+    ] = "production",
     as_json: AsJson = False,
 ) -> None:
-    """Move a version to another stage; what was in Production before is archived with it."""
-    from ai_hub import registry
+    """Write a version with its files, metrics, lineage and audit trail to a file or folder."""
+    from ai_hub.registry import transfer
 
-    _print_move(registry.promote(tenant, model, version, stage=stage, reason=reason), as_json=as_json)
+    exported = transfer.export_version(tenant, model, version, target)
+    if as_json:
+        fields = {"version": exported.version.version, "semantic_version": exported.version.semantic_version}
+        counts = {"files": exported.files, "size_bytes": exported.size_bytes, "sha256": exported.sha256}
+        typer.echo(json.dumps({"target": str(target), **fields, **counts}, indent=2))
+        return
+    typer.echo(
+        f"{model} {exported.version.version} ({exported.version.semantic_version}) of {tenant}: "
+        f"{exported.files} files, {exported.size_bytes:,} bytes → {target}"
+    )
+    typer.echo(f"sha256 {exported.sha256}")
 
 
-@app.command()
-def rollback(
-    model: Model,
+@registry_app.command("import")
+def import_version(
+    source: Annotated[Path, typer.Argument(help="file or folder that `export` wrote", show_default=False)],
     *,
-    tenant: Tenant,
-    version: Annotated[
-        str | None, typer.Option(help="an archived version that was in Production; default: the last one")
+    tenant: Annotated[str, typer.Option("--tenant", "-t", help="tenant that gets it", show_default=False)],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="new name of the model; default: unchanged")
     ] = None,
-    reason: Reason = None,
+    version: Annotated[
+        str | None, typer.Option(help="new semantic version, or next; default: unchanged")
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="what `export` printed; another export is refused")
+    ] = None,
+    reason: Annotated[str | None, typer.Option("--reason", "-r", help="why; kept in the audit trail")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put the version that was in Production before back into Production."""
-    from ai_hub import registry
+    """Register an exported version in Staging after verifying its checksums. Safe to repeat."""
+    from ai_hub.registry import transfer
 
-    _print_move(registry.rollback(tenant, model, version=version, reason=reason), as_json=as_json)
-
-
-@app.command()
-def delete(
-    model: Model,
-    *,
-    tenant: Tenant,
-    version: Annotated[str, typer.Option(help="a number or a semantic version", show_default=False)],
-    force: Annotated[bool, typer.Option("--force", help="also when it is not archived")] = False,
-    reason: Reason = None,
-    as_json: AsJson = False,
-) -> None:
-    """Delete an archived version and its files for good; its audit trail stays."""
-    from ai_hub import registry
-
-    files = registry.delete(tenant, model, version, force=force, reason=reason)
-    if as_json:
-        _print_json({"files_deleted": files})
-        return
-    plain.console(soft_wrap=True).print(
-        f"Deleted {version} of {model} with {len(files)} files:", highlight=False
+    imported = transfer.import_version(
+        source, tenant, model=model, version=version, sha256=sha256, reason=reason
     )
-    for path in files:
-        typer.echo(f"  {path}")
+    if as_json:
+        typer.echo(json.dumps({**asdict(imported), "origin": imported.origin.model_dump()}, indent=2))
+        return
+    label = f"{imported.model} {imported.version} ({imported.semantic_version}) of {imported.tenant}"
+    if imported.is_new:
+        typer.echo(f"{label} is in {imported.stage}. It was {imported.origin}.")
+    else:
+        typer.echo(f"{label} is this version already, in {imported.stage}. Nothing was imported.")
 
 
-@app.command()
-def history(
-    model: Model,
+@registry_app.command("notifications")
+def notifications(
     *,
-    tenant: Tenant,
-    version: Annotated[str | None, typer.Option(help="only this version")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="at most this many rows")] = 50,
+    test: Annotated[bool, typer.Option("--test", help="send each receiver a test message")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show who moved which version when and why, newest first."""
-    from ai_hub import registry
+    """List who is notified of promotions, with undelivered messages; for the administrator."""
+    from ai_hub.registry.discussions import receivers
 
-    rows = registry.history(tenant, model, version=version, limit=limit)
+    rows = receivers(test=test)
     if as_json:
-        _print_json([asdict(row) for row in rows])
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    table = Table(Column("when (UTC)", no_wrap=True), "version", "stage", "who", "why", box=SIMPLE_HEAD)
+    table = Table("receiver", "tenant", "hears of", "waiting", "failed", "last error", box=SIMPLE_HEAD)
     for row in rows:
-        moved = f"{row.from_stage} → {row.to_stage}" if row.from_stage else row.to_stage
-        table.add_row(f"{row.at:%Y-%m-%d %H:%M:%S}", _label(row), moved, _who(row), row.reason or "-")
-    plain.console().print(table if rows else f"Nothing is recorded about {model} of {tenant}.")
-
-
-@app.command()
-def production(
-    model: Model,
-    *,
-    tenant: Tenant,
-    at: Annotated[str | None, typer.Option(help="a time, in UTC if it names no zone; default: now")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show which version was in Production at a time, since when, and who put it there and why."""
-    from ai_hub import registry
-
-    when = parse_time(at, "--at") if at else datetime.now(UTC)
-    found = registry.production_at(tenant, model, when)
-    if found is None:
-        raise NotFoundError(
-            f"No version of {model} of {tenant} was in Production at {_utc(when)}.",
-            hint=f"`ai-hub history {model} --tenant {tenant}` shows every move.",
-        )
-    if as_json:
-        _print_json(asdict(found))
-        return
-    console = plain.console(soft_wrap=True)
-    console.print(
-        f"{model} {_label(found)}, in Production since {found.at:%Y-%m-%d %H:%M:%S} UTC", highlight=False
-    )
-    console.print(f"by {_who(found)}: {found.reason or 'no reason given'}", highlight=False)
-
-
-@app.command()
-def models(
-    *,
-    tenant: Tenant,
-    model: Annotated[str | None, typer.Option(help="only this model")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the tenant's registered versions with stage, semantic version and metrics."""
-    from ai_hub import registry
-
-    versions = registry.list_versions(tenant, model)
-    if as_json:
-        _print_json([asdict(item) for item in versions])
-        return
-    fold = Column("model", overflow="fold")
-    table = Table(fold, "version", "semantic", "stage", "metrics", "registered", box=SIMPLE_HEAD)
-    styles = {"Production": "bold green", "Staging": "yellow", "Archived": "dim"}
-    for item in versions:
-        metrics = "  ".join(f"{name} {value:.4g}" for name, value in sorted(item.metrics.items()))
+        kinds = ", ".join(row.kinds) if row.is_set else "nothing: it is set no longer"
         table.add_row(
-            item.model,
-            str(item.version),
-            item.semantic_version or "-",
-            item.stage,
-            metrics or "-",
-            f"{item.registered_at:%Y-%m-%d}",
-            style=styles.get(item.stage),
+            row.receiver, row.tenant or "all", kinds, str(row.waiting), str(row.failed), row.error or "-"
         )
-    plain.console().print(table if versions else f"Tenant {tenant} has no registered models.")
+    common.console().print(
+        table if rows else "Nobody is notified of promotions: NOTIFY_RECEIVERS is not set."
+    )
 
 
-def _print_move(move: Move, *, as_json: bool) -> None:
+@registry_app.command("adopt")
+def adopt(
+    *,
+    registry_store_uri: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MLFLOW_REGISTRY_STORE_URI",
+            help="the registry's database; default: --backend-store-uri",
+            show_default=False,
+        ),
+    ] = None,
+    backend_store_uri: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MLFLOW_BACKEND_STORE_URI", help="database of runs and logged models", show_default=False
+        ),
+    ] = None,
+    artifacts_destination: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MLFLOW_ARTIFACTS_DESTINATION",
+            help="where the server is going to keep artifacts; default: minio://MODEL_STORAGE_BUCKET",
+            show_default=False,
+        ),
+    ] = None,
+    default_artifact_root: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MLFLOW_DEFAULT_ARTIFACT_ROOT",
+            help="of a server with --no-serve-artifacts",
+            show_default=False,
+        ),
+    ] = None,
+    enable_workspaces: Annotated[
+        bool,
+        typer.Option(
+            "--enable-workspaces/--disable-workspaces",
+            envvar="MLFLOW_ENABLE_WORKSPACES",
+            help="whether the server is going to have workspaces",
+        ),
+    ] = True,
+    tenant: Annotated[str | None, typer.Option("--tenant", "-t", help="only the models of this one")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would be done")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Adopt versions of plain MLflow: one in production, files verified, every change in the audit trail.
+
+    Takes what `mlflow server` takes. Run it while nobody changes the registry; models load throughout.
+    After a kill, the same command resumes; where all is adopted, it changes nothing.
+    """
+    from ai_hub.errors import BadInputError
+    from ai_hub.registry import adoption
+
+    settings = common.settings()
+    backend = backend_store_uri or settings.environment().get("MLFLOW_BACKEND_STORE_URI")
+    registry = registry_store_uri or backend
+    if registry is None:
+        raise BadInputError(
+            "No registry is given.",
+            hint="Give --registry-store-uri, as `mlflow server` has it: postgresql://…",
+        )
+    if artifacts_destination is None and default_artifact_root is None:
+        artifacts_destination = f"minio://{settings.model_storage_bucket}"
+    plans = adoption.adopt(
+        registry,
+        backend,
+        artifacts_destination=artifacts_destination,
+        default_artifact_root=default_artifact_root,
+        workspaces=enable_workspaces,
+        tenant=tenant,
+        dry_run=dry_run,
+    )
     if as_json:
-        _print_json(asdict(move))
+        models = [{**asdict(plan), "changes": plan.changes} for plan in plans]
+        typer.echo(json.dumps({"adopted": not dry_run, "models": models}, indent=2))
         return
-    console = plain.console(soft_wrap=True)
-    for row in (move.own, *move.displaced):
-        console.print(
-            f"{move.model} {_label(row)}: {row.from_stage} →", Text(row.to_stage, "bold"), highlight=False
-        )
-    if not move.displaced and move.own.to_stage == "Production":
-        console.print("Nothing was in Production before.")
+    shown = []
+    for plan in plans:
+        shown.append(plan)
+        _show(plan)
+    typer.echo(_summary(shown, dry_run=dry_run))
 
 
-def _utc(time: datetime) -> str:
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+def _show(model: ModelPlan) -> None:
+    console = common.console(soft_wrap=True)
+    console.print(f"{model.model} of {model.tenant}", highlight=False, markup=False)
+    for version in model.versions:
+        console.print(f"  {_line(version)}", highlight=False, markup=False)
+        if version.problem:
+            console.print(f"    no manifest: {version.problem}", highlight=False, markup=False)
+    for alias, (before, after) in model.aliases.items():
+        moved = " → ".join("none" if target is None else str(target) for target in (before, after))
+        console.print(f"  @{alias}: {moved}", highlight=False, markup=False)
 
 
-def _who(row: Transition) -> str:
-    return row.actor if row.actor_source != "claimed" else f"{row.actor} (claimed)"
+def _line(version: VersionPlan) -> str:
+    stage = version.from_stage
+    if version.to_stage != version.from_stage:
+        stage += f" → {version.to_stage}"
+    number = version.number
+    if version.from_number not in {None, number, number.removeprefix("v")}:
+        number += f" (was {version.from_number})"
+    files = f", {version.files} files, {version.size_bytes:,} bytes" if version.files else ""
+    return f"version {version.version}: {stage}, {number}{files}"
 
 
-def _label(row: Transition) -> str:
-    return f"{row.version} ({row.semantic_version})" if row.semantic_version else str(row.version)
+def _summary(models: list[ModelPlan], *, dry_run: bool) -> str:
+    from mlflow_plugins.adoption.unadopted import counted
 
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=_plain))
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    versions = [version for model in models for version in model.versions]
+    todo = [version for version in versions if not version.is_known or version.problem is None]
+    unverified = sum(version.problem is not None for version in versions)
+    rest = f" {unverified} without a manifest, loading as before." if unverified else ""
+    if not todo:
+        return f"There is nothing to adopt.{rest}"
+    changed = sum(model.changes for model in models)
+    count = counted(len(todo), changed)
+    if dry_run:
+        return f"To adopt: {count}.{rest} Nothing was changed. Leave --dry-run out to do it."
+    return f"Adopted: {count}.{rest}"

@@ -1,4 +1,4 @@
-"""`ai-hub tenants`: make tenants, and end them wherever they have something."""
+"""`ai-hub tenants`: create, list, rename and remove tenants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from ai_hub.cli import context, plain
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson
 from ai_hub.cli.main import app
 
 if TYPE_CHECKING:
@@ -19,12 +20,11 @@ if TYPE_CHECKING:
 tenants_app = typer.Typer(
     name="tenants",
     no_args_is_help=True,
-    help="Tenants: make them, and end them wherever they have something.",
+    help="Tenants: create, list, rename and remove them.",
 )
 app.add_typer(tenants_app)
 
 Name = Annotated[str, typer.Argument(help="name of the tenant", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 RegistryOnly = Annotated[
     bool,
     typer.Option("--registry-only", help="for a registry without TimescaleDB, Redis and exports beside it"),
@@ -44,10 +44,10 @@ def list_tenants(*, as_json: AsJson = False) -> None:
     except SettingMissingError:
         with_data = []
     try:
-        removals = {each["workspace"]: each for each in registry.removed_tenants() if each["reserved"]}
+        removals = {row["workspace"]: row for row in registry.removed_tenants() if row["reserved"]}
     except ForbiddenError:  # of the administrator alone
         removals = {}
-    found = [
+    rows = [
         {
             "tenant": name,
             "in_registry": name in registered,
@@ -57,19 +57,19 @@ def list_tenants(*, as_json: AsJson = False) -> None:
         for name in sorted({*registered, *with_data, *removals})
     ]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(rows, indent=2))
         return
     table = Table("tenant", "registry", "data", Column("removal", overflow="fold"), box=SIMPLE_HEAD)
     for name in sorted({*registered, *with_data, *removals}):
         removal = removals.get(name)
         state = f"{removal['step']} by {removal['actor']}: {removal['reason'] or '-'}" if removal else ""
         table.add_row(name, "yes" if name in registered else "-", "yes" if name in with_data else "-", state)
-    plain.console().print(table if found else "There are no tenants.")
+    common.console().print(table if rows else "There are no tenants.")
 
 
 @tenants_app.command("create")
 def create(name: Name) -> None:
-    """Make a tenant in the registry; a name that was used begins with nothing."""
+    """Create a tenant in the registry; a name that was used before starts empty."""
     from ai_hub.registry import tenants as registry
 
     registry.create_tenant(name)
@@ -89,16 +89,18 @@ def remove(
         typer.Option("--keep", help="shut everybody out, and keep files, readings, features and exports"),
     ] = False,
     registry_only: RegistryOnly = False,
-    yes: Annotated[bool, typer.Option("--yes", help="do it; without, only show what would go")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="do it; without it, only show what would be deleted")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """End a tenant: models, runs, files, roles, keys, SQL login, readings, features, exports and Redis.
+    """Remove a tenant: models, runs, files, roles, keys, SQL login, readings, features, exports and Redis.
 
-    Shows what it has; with --yes it goes. Killed midway, the same command goes on.
+    Without --yes only shows what would be removed. After a kill, the same command resumes.
     """
     from ai_hub.tenants import removal
 
-    settings = context.settings()
+    settings = common.settings()
     if not yes:
         _show(name, removal.contents(settings, name, registry_only=registry_only), as_json=as_json)
         return
@@ -119,11 +121,11 @@ def remove(
 
 
 @tenants_app.command("rename")
-def rename(name: Name, new_name: Annotated[str, typer.Argument(help="what it shall be called")]) -> None:
+def rename(name: Name, new_name: Annotated[str, typer.Argument(help="new name")]) -> None:
     """Rename a tenant that has nothing yet; anything else carries its name for good, and says so."""
     from ai_hub.tenants import removal
 
-    removal.rename(context.settings(), name, new_name)
+    removal.rename(common.settings(), name, new_name)
     typer.echo(f"{name}: is {new_name} now. Roles of people were not moved.")
 
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from support.export_lab import ExportLab, selected
 
-from ai_hub.cli import context
+from ai_hub.cli import common
 from ai_hub.cli.jobs import worker_command
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
 from ai_hub.exports import reading, submission
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 def _slow_worker(folder: str) -> None:
     """A worker that is slow enough to be met midway, and whose lease is short."""
     os.environ["EXPORT_STORAGE_PATH"] = folder
-    context.settings.cache_clear()  # it may know the folder of an earlier call
+    common.settings.cache_clear()  # it may know the folder of an earlier call
     queue.LEASE_S = 3.0
     reading.SHORT_CHUNK_ROWS = 1
     read = reading.Reader.read

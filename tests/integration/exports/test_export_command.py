@@ -19,7 +19,7 @@ import pytest
 from support.export_lab import selected
 from typer.testing import CliRunner
 
-from ai_hub.cli.export import _follow
+from ai_hub.cli.exports import _follow
 from ai_hub.cli.main import app
 from ai_hub.database.transactions import transaction
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError

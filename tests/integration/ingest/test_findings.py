@@ -139,7 +139,7 @@ def test_findings__command_line__shows_lists_and_filters_them(
     ]
     still = json.loads(ai_hub("ingest", "findings", "--tenant", tenant, "--open", "--json").stdout)
     assert [item["kind"] for item in still] == ["gap", "gap"]
-    assert "Nothing was found" in ai_hub("ingest", "findings", "--tenant", tenant, "--asset", "x").stdout
+    assert "no findings" in ai_hub("ingest", "findings", "--tenant", tenant, "--asset", "x").stdout
     assert "skipped_hour" in ai_hub("ingest", "findings", "--tenant", tenant).stdout
 
 

@@ -194,7 +194,7 @@ def test_asking__by_rest_python_and_command_line__then_promoting(city: City, run
     )
     assert status == 0
     assert "from Archived back into Production" in out
-    assert "Not asked of a rollback: signature, not_worse_than_production." in out
+    assert "Not checked for a rollback: signature, not_worse_than_production." in out
     status, out, _ = run("gates", MODEL, "--tenant", city.tenant, "--version", "2")
     assert status == 1
     assert "It is in Production already" in out

@@ -71,14 +71,14 @@ def test_show__what_is_in_force__for_whom__and_who_says_so(
     assert shown["source"] == str(path)
     gates = {row.pop("gate"): row for row in shown["gates"]}
     assert {name for name, row in gates.items() if row["on"]} == {"manifest", "signature"}
-    assert gates["manifest"]["says_so"] == "built-in"
+    assert gates["manifest"]["set_by"] == "built-in"
     assert gates["signature"] == {
         "on": True,
         "on_rollback": False,
-        "says_so": "tenants.city-works.gates",
+        "set_by": "tenants.city-works.gates",
         "settings": {"outputs": True},
     }
-    assert gates["reason"]["says_so"] == "tenants.city-works.models.demand"
+    assert gates["reason"]["set_by"] == "tenants.city-works.models.demand"
     status, out, _ = run("show", str(path))
     assert "min_length: 12" in out
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from ai_hub.cli.times import duration, parse_time
+from ai_hub.cli.common import duration_text, parse_time
 from ai_hub.errors import BadInputError
 
 
@@ -31,4 +31,4 @@ def test_parse_time__with_and_without_zone() -> None:
     ],
 )
 def test_duration__is_short(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert duration_text(seconds) == text

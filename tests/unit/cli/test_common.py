@@ -1,7 +1,8 @@
-"""Names that people choose are shown as they are, though rich would read some of them as markup."""
+"""What commands share: a console that shows names as they are, and settings read once in a call."""
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 import ai_hub.cli
 from ai_hub.access import api_keys
 from ai_hub.access.api_keys import ApiKey, new_key
-from ai_hub.cli import plain
+from ai_hub.cli import common
 from ai_hub.cli.main import app
 
 NAMES = ("web [v2]", "x[/b]", "[bold]", "a:cat:b", r"c:\[red]")
@@ -47,6 +48,18 @@ def test_policy__file_that_looks_like_markup__is_shown(
 
 
 def test_commands__print_on_no_other_console() -> None:
-    here = Path(plain.__file__)
+    here = Path(common.__file__)
     others = [path for path in Path(ai_hub.cli.__file__).parent.glob("*.py") if path != here]
     assert [path.name for path in others if re.search(r"(?<!plain\.)\bConsole\(", path.read_text())] == []
+
+
+def test_settings__are_read_once_in_a_call_and_anew_in_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AI_HUB_STATE_DIR", str(tmp_path))
+    for bucket in ("one", "other"):
+        monkeypatch.setenv("MODEL_STORAGE_BUCKET", bucket)
+        done = CliRunner().invoke(app, ["env", "--json"])
+        assert json.loads(done.stdout)["MODEL_STORAGE_BUCKET"] == bucket
+        assert common.settings() is common.settings()
+        assert common.settings().model_storage_bucket == bucket

@@ -12,9 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 
-from ai_hub.cli import plain
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson, parse_time
 from ai_hub.cli.main import app
-from ai_hub.cli.times import parse_time
 from ai_hub.errors import BadInputError
 from ai_hub.forecasting import NAIVE_HOURS
 from ai_hub.times import assume_utc
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ai_hub.forecasting.predict import Forecast, LoadedModel
     from ai_hub.forecasting.tracking import Logged, Trained
 
+
 #: Exit status when some kinds of meters were trained and others were not.
 _PARTLY = 4
 
-Tenant = Annotated[str, typer.Option("--tenant", help="whose data and models")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+Tenant = Annotated[str, typer.Option("--tenant", help="tenant of the data and models")]
 
 
 @app.command("train")
@@ -68,20 +68,18 @@ def train_command(
     from ai_hub.features.store import open_store
     from ai_hub.forecasting.train import plan, train_and_log
 
-    console = plain.console(stderr=True)
-    knowledge = parse_time(known_at, "--known-at") if known_at else None
-    if knowledge is not None and knowledge > datetime.now(UTC):
-        raise BadInputError(
-            f"--known-at {known_at} is in the future.", hint="What will be known then may still change."
-        )
+    console = common.console(stderr=True)
+    known_at_time = parse_time(known_at, "--known-at") if known_at else None
+    if known_at_time is not None and known_at_time > datetime.now(UTC):
+        raise BadInputError(f"--known-at {known_at} is in the future.", hint="Give a time in the past.")
     failures: dict[str, AiHubError] = {}
     results = []
     with console.status("planning") as status:
-        plans = plan(tenant, service, kind=kind, assets=asset or (), model=model, known_at=knowledge)
-        store = open_store(known_at=knowledge)
-        for wanted in plans:
+        plans = plan(tenant, service, kind=kind, assets=asset or (), model=model, known_at=known_at_time)
+        store = open_store(known_at=known_at_time)
+        for model_plan in plans:
             window = replace(
-                wanted,
+                model_plan,
                 weeks=weeks,
                 holdout_weeks=holdout_weeks,
                 until=assume_utc(until) if until else None,
@@ -92,11 +90,11 @@ def train_command(
                         store,
                         window,
                         register=register,
-                        on_step=lambda step, name=wanted.model: status.update(Text(f"{name}: {step}")),  # type: ignore[misc]
+                        on_step=lambda step, name=model_plan.model: status.update(Text(f"{name}: {step}")),  # type: ignore[misc]
                     )
                 )
             except Exception as error:  # noqa: BLE001  # one kind's data says nothing of the others
-                failures[f"{wanted.kind} ({', '.join(wanted.assets)})"] = explain(error)
+                failures[f"{model_plan.kind} ({', '.join(model_plan.assets)})"] = explain(error)
     if as_json:
         typer.echo(json.dumps([_summary(tenant, *result) for result in results], indent=2))
     else:
@@ -157,7 +155,7 @@ def _summary(tenant: str, trained: Trained, logged: Logged) -> dict[str, Any]:
         "rounds": trained.rounds,
         "rows_without_features": trained.without_features,
         "overall": evaluation.overall.as_dict(),
-        "by_asset": {asset: found.as_dict() for asset, found in evaluation.by_asset.items()},
+        "by_asset": {asset: errors.as_dict() for asset, errors in evaluation.by_asset.items()},
     }
 
 
@@ -165,7 +163,7 @@ _ERROR_COLUMNS = ("MAE", "naive MAE", "better by", "RMSE", "WAPE", "MASE")
 
 
 def _show_training(tenant: str, trained: Trained, logged: Logged) -> None:
-    console = plain.console()
+    console = common.console()
     window, unit = trained.window, f" ({trained.card.unit})" if trained.card.unit else ""
     table = Table(
         Column("meter", overflow="fold"),
@@ -175,15 +173,15 @@ def _show_training(tenant: str, trained: Trained, logged: Logged) -> None:
     rows = dict(trained.evaluation.by_asset)
     if len(rows) > 1:
         rows["all"] = trained.evaluation.overall
-    for name, found in rows.items():
+    for name, errors in rows.items():
         table.add_row(
             name,
-            f"{found.model.mae:.3f}",
-            f"{found.naive[found.best_naive].mae:.3f} ({NAIVE_HOURS[found.best_naive]} h)",
-            f"{found.improvement:+.1%}",
-            f"{found.model.rmse:.3f}",
-            f"{found.model.wape:.1%}",
-            f"{found.model.mase:.2f}",
+            f"{errors.model.mae:.3f}",
+            f"{errors.naive[errors.best_naive].mae:.3f} ({NAIVE_HOURS[errors.best_naive]} h)",
+            f"{errors.improvement:+.1%}",
+            f"{errors.model.rmse:.3f}",
+            f"{errors.model.wape:.1%}",
+            f"{errors.model.mase:.2f}",
         )
     console.print(
         f"\n{trained.name} of {tenant} on {trained.card.feature_service}: "
@@ -227,7 +225,7 @@ _WHY = {
 
 
 def _show_forecasts(loaded: LoadedModel, forecasts: list[Forecast]) -> None:
-    console = plain.console()
+    console = common.console()
     version = loaded.version
     table = Table(
         Column("meter", overflow="fold"),

@@ -1,4 +1,4 @@
-"""`ai-hub up | down | status | env`: the embedded servers."""
+"""`ai-hub up | down | status | env | provision | serve | feature-server | demo`: the servers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shlex
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -16,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ai_hub import paths
-from ai_hub.cli import context, plain
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson
 from ai_hub.cli.main import app
 from ai_hub.dev import plan, processes, record, services
 from ai_hub.dev.control import StartFailedError, undo
@@ -26,6 +28,7 @@ from ai_hub.dev.mlflow_server import LoginSettings
 from ai_hub.dev.plan import LOGS
 from ai_hub.dev.status import ServiceStatus, diagnose
 from ai_hub.dev.status import status as inspect
+from ai_hub.errors import ServiceDownError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
     from ai_hub.dev.processes import Handle
     from ai_hub.dev.service import Service
+    from ai_hub.settings import Settings
+
 
 _PLAIN_WIDTH = 160
 _STATE_STYLES = {"running": "green", "outside": "cyan", "stopped": "dim", "dead": "bold red"}
@@ -84,7 +89,7 @@ def up(
 ) -> None:
     """Start the embedded servers that no setting replaces, and wait until each works."""
     chosen = services.select(only or [])
-    console = plain.console(stderr=True)
+    console = common.console(stderr=True)
     # A termination or a closed terminal must undo a half-done start as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -119,7 +124,7 @@ def down(
     only: Only = None,
 ) -> None:
     """Stop the embedded servers."""
-    console = plain.console(stderr=True)
+    console = common.console(stderr=True)
     stopped = stop(
         services.select(only or []),
         purge=purge,
@@ -130,9 +135,7 @@ def down(
 
 
 @app.command()
-def status(
-    *, as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False
-) -> None:
+def status(*, as_json: AsJson = False) -> None:
     """Show each server's state; fails when one that should work does not."""
     rows = inspect(services.select([]))
     if as_json:
@@ -144,9 +147,9 @@ def status(
 
 
 @app.command()
-def env(*, as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False) -> None:
+def env(*, as_json: AsJson = False) -> None:
     """Print the settings for a shell: eval "$(ai-hub env)"."""
-    variables = context.settings().environment()
+    variables = common.settings().environment()
     if as_json:
         sys.stdout.write(json.dumps(variables, indent=2) + "\n")
         return
@@ -155,9 +158,9 @@ def env(*, as_json: Annotated[bool, typer.Option("--json", help="print JSON for 
 
 
 def _print_table(rows: list[ServiceStatus]) -> None:
-    console = plain.console()
+    console = common.console()
     if not console.is_terminal:
-        console = plain.console(width=_PLAIN_WIDTH)
+        console = common.console(width=_PLAIN_WIDTH)
     table = Table(
         box=box.SIMPLE, padding=(0, 1, 0, 0), caption=f"logs are in {_short(paths.state_dir() / LOGS)}"
     )
@@ -203,3 +206,78 @@ def _stay(started: dict[str, Handle], console: Console) -> None:
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     del signum, frame
     raise KeyboardInterrupt
+
+
+@app.command()
+def provision(*, as_json: AsJson = False) -> None:
+    """Create the databases of MLflow and Feast and the bucket of models on your servers. Safe to repeat."""
+    from ai_hub.database.provision import provision_databases
+    from ai_hub.dev import status
+
+    settings = common.settings()
+    status.require("timescaledb", "s3", settings=settings)
+    databases = provision_databases(settings)
+    _ensure_bucket(settings)
+    if as_json:
+        summary = {"databases": [asdict(row) for row in databases], "bucket": settings.model_storage_bucket}
+        typer.echo(json.dumps(summary))
+        return
+    for database in databases:
+        where = "is on another server and left alone" if database.state == "outside" else database.state
+        typer.echo(f"database {database.database} ({database.setting}): {where}")
+    typer.echo(f"bucket {settings.model_storage_bucket}: present")
+
+
+def _ensure_bucket(settings: Settings) -> None:
+    from ai_hub import servers
+    from ai_hub.servers import NotReadyError
+
+    try:
+        servers.ensure_bucket(settings.environment())
+    except NotReadyError as error:
+        hint = "Check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and MODEL_STORAGE_BUCKET."
+        raise ServiceDownError("S3", settings.require("minio_endpoint_url"), str(error), hint=hint) from error
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[str, typer.Option("--host", help="address to serve on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="port to serve on")] = 8003,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="processes that answer")] = 1,
+    export_worker: Annotated[
+        bool, typer.Option("--export-worker/--no-export-worker", help="also run an export worker")
+    ] = True,
+) -> None:
+    """Serve features, exports and the model registry over HTTP; the API is described at /docs."""
+    from ai_hub.api import server
+    from ai_hub.api.server import check_development_mode
+    from ai_hub.settings import ServiceSettings
+
+    check_development_mode(ServiceSettings(), host)
+    server.serve(host, port, workers=workers, export_worker=export_worker)
+
+
+@app.command("feature-server")
+def feature_server_command(
+    *,
+    host: Annotated[str, typer.Option("--host", help="address to serve on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="port to serve on")] = 6566,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="processes that answer")] = 1,
+    registry_ttl: Annotated[
+        int, typer.Option("--registry-ttl", min=1, help="seconds between reads of the registry")
+    ] = 60,
+) -> None:
+    """Serve features over HTTP: every path of `feast serve`, online reads several times as fast."""
+    from ai_hub.features.store import open_store
+    from feast_plugins.feature_server import serve
+
+    serve(open_store(), host, port, workers=workers, registry_ttl_sec=registry_ttl)
+
+
+@app.command()
+def demo() -> None:
+    """Run the whole product on sample meters: servers, ingest, features, training, promotion, prediction."""
+    from ai_hub.dev.demo.run import run  # reads sample files; other commands never need it
+
+    run(common.console())

@@ -1,4 +1,4 @@
-"""`ai-hub export` and `ai-hub exports`: features as Parquet files."""
+"""`ai-hub export` and `ai-hub exports`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from uuid import UUID, uuid4
 import typer
 from rich.filesize import decimal
 
-from ai_hub.cli import context, progress
+from ai_hub.cli import common
+from ai_hub.cli.common import AsJson, parse_time
 from ai_hub.cli.jobs import interruptible
 from ai_hub.cli.main import app
-from ai_hub.cli.times import parse_time
 
 if TYPE_CHECKING:
     import threading
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ai_hub.exports.export import Export
     from ai_hub.settings import Settings
+
 
 _LOOK_S = 0.5
 #: Where sessions share one backend, a renewal can wait behind the statement that this process waits for, too:
@@ -36,8 +37,7 @@ _FAILED = 1
 exports_app = typer.Typer()
 app.add_typer(exports_app, name="exports")
 ExportId = Annotated[UUID, typer.Argument(help="as `ai-hub exports` lists it")]
-Tenant = Annotated[str, typer.Option("--tenant", help="whose features")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+Tenant = Annotated[str, typer.Option("--tenant", help="tenant of the features")]
 
 
 class PartitionBy(StrEnum):
@@ -66,13 +66,13 @@ def export_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a feature service's rows as Parquet. Ctrl-C cancels it, unless others had asked for it."""
+    """Export a feature service's rows as Parquet. Ctrl-C cancels it, unless somebody else requested it."""
     from ai_hub.api import logs
     from ai_hub.exports.request import Request
     from ai_hub.exports.submission import submit
     from ai_hub.settings import ServiceSettings
 
-    settings = context.settings()
+    settings = common.settings()
     request = Request(
         tenant,
         feature_set,
@@ -99,9 +99,9 @@ def export_command(
 def exports_command(
     group: typer.Context,
     *,
-    tenant: Annotated[str | None, typer.Option("--tenant", help="whose exports")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="the newest so many")] = 20,
-    offset: Annotated[int, typer.Option("--offset", min=0, help="leave out so many of them")] = 0,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="tenant of the exports")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="show at most this many")] = 20,
+    offset: Annotated[int, typer.Option("--offset", min=0, help="skip this many")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """List a tenant's exports, newest first; fetch or delete one."""
@@ -113,14 +113,14 @@ def exports_command(
     from ai_hub.database.transactions import transaction
     from ai_hub.exports.export import newest_exports
 
-    with transaction(context.settings(), tenant) as connection:
-        found, total = newest_exports(connection, tenant, limit=limit, offset=offset)
+    with transaction(common.settings(), tenant) as connection:
+        exports, total = newest_exports(connection, tenant, limit=limit, offset=offset)
     if as_json:
-        typer.echo(json.dumps([ExportSummary.of(job).model_dump(mode="json") for job in found]))
+        typer.echo(json.dumps([ExportSummary.of(export).model_dump(mode="json") for export in exports]))
         return
-    for job in found:
-        typer.echo(_line(job))
-    if (older := total - offset - len(found)) > 0:
+    for export in exports:
+        typer.echo(_line(export))
+    if (older := total - offset - len(exports)) > 0:
         typer.echo(f"… and {older} older ones (--limit, --offset)")
 
 
@@ -139,10 +139,10 @@ def download_command(
     from ai_hub.exports import files
     from ai_hub.exports.export import find_export
 
-    settings = context.settings()
+    settings = common.settings()
     with transaction(settings, tenant) as connection:
-        job = find_export(connection, tenant, export_id)
-    for place in files.copy_files(settings, job, output or Path(Path(job.output_path).name)):
+        export = find_export(connection, tenant, export_id)
+    for place in files.copy_files(settings, export, output or Path(Path(export.output_path).name)):
         typer.echo(str(place))
 
 
@@ -151,7 +151,7 @@ def delete_command(export_id: ExportId, *, tenant: Tenant) -> None:
     """Delete an export that has ended, with its files."""
     from ai_hub.exports import files
 
-    _, removed = files.delete(context.settings(), tenant, export_id)
+    _, removed = files.delete(common.settings(), tenant, export_id)
     typer.echo(f"{export_id}: deleted with {len(removed)} files")
 
 
@@ -166,7 +166,7 @@ def _follow(
     from ai_hub.exports.task import ExportTask
     from ai_hub.jobs.worker import Worker
 
-    settings = context.settings()
+    settings = common.settings()
     task = ExportTask(settings, on_chunk=lambda done, total: on_progress(done / total))
     worker = Worker(settings, [task], stop)
     turn = _Turn()
@@ -209,20 +209,20 @@ class _Turn:
 
 @contextmanager
 def _bar(*, quiet: bool) -> Iterator[Callable[[float], None]]:
-    with progress.bar(quiet=quiet) as bar:
+    with common.progress_bar(quiet=quiet) as bar:
         task = bar.add_task("export", total=1.0)
         yield lambda done: bar.update(task, completed=done)
 
 
-def _line(job: Export) -> str:
-    window = f"{job.start_time:%Y-%m-%d %H:%M} to {job.end_time:%Y-%m-%d %H:%M}"
-    line = f"{job.export_id}  {job.feature_set}  {window}  {job.message}"
-    if job.storage_path and job.file_size_bytes is not None:
-        line += f" {decimal(job.file_size_bytes)} in {job.storage_path}"
+def _line(export: Export) -> str:
+    window = f"{export.start_time:%Y-%m-%d %H:%M} to {export.end_time:%Y-%m-%d %H:%M}"
+    line = f"{export.export_id}  {export.feature_set}  {window}  {export.message}"
+    if export.storage_path and export.file_size_bytes is not None:
+        line += f" {decimal(export.file_size_bytes)} in {export.storage_path}"
     return line
 
 
-def _as_dict(job: Export) -> dict[str, object]:
+def _as_dict(export: Export) -> dict[str, object]:
     from ai_hub.api.schemas.exports import ExportJob
 
-    return ExportJob.of(job).model_dump(mode="json")
+    return ExportJob.of(export).model_dump(mode="json")
