@@ -36,8 +36,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.routing import Route
 
-from feast_plugins.online.answer import ColumnarResponse, json_body
 from feast_plugins.online.plan import state_of
+from feast_plugins.online.reading import ColumnarResponse, json_body
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -19,7 +19,7 @@ from feast import FeatureService, metrics
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 
-from feast_plugins.online import keys, writing
+from feast_plugins.online import encoding, writing
 from feast_plugins.online.connection import ConnectionConfig, Connections
 from feast_plugins.online.plan import Plans
 from feast_plugins.online.reading import Read
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from feast.online_response import OnlineResponse
 
     from feast_plugins.online.connection import AsyncClient, Client
-    from feast_plugins.online.keys import EntityRows
+    from feast_plugins.online.encoding import EntityRows
     from feast_plugins.online.plan import Features, Plan
     from feast_plugins.online.writing import Row
 
@@ -143,18 +143,18 @@ class CorrectableRedisOnlineStore(RedisOnlineStore):
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Delete the rows of one view, in this project."""
-        keys.require_version(config)
+        encoding.require_version(config)
         writing.delete_view(self._get_client(config.online_store), config, table)
 
     def delete_entity_values(self, config: RepoConfig, join_keys: list[str]) -> None:
-        """Delete the rows of all views with these join keys, in this project."""
-        keys.require_version(config)
+        """Delete the rows of all views with these join encoding, in this project."""
+        encoding.require_version(config)
         writing.delete_entities(self._get_client(config.online_store), config.project, [join_keys])
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
-        """Delete the rows of these views and of all others with the same join keys, in this project."""
+        """Delete the rows of these views and of all others with the same join encoding, in this project."""
         del entities
-        keys.require_version(config)
+        encoding.require_version(config)
         client = self._get_client(config.online_store)
         writing.delete_entities(client, config.project, [table.join_keys for table in tables])
         self._connections.close()

@@ -214,8 +214,7 @@ def _renew(tenant: str, assets: Sequence[str], *, is_gone: bool = False) -> None
     from ai_hub.errors import NotFoundError, SettingMissingError
     from ai_hub.features.materialize import materialize
     from ai_hub.features.newest import Scope
-    from ai_hub.features.redis_keys import delete_assets
-    from ai_hub.features.store import open_store
+    from ai_hub.features.store import delete_assets, open_store
 
     if not assets:
         return

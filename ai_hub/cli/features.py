@@ -23,9 +23,8 @@ from ai_hub.errors import AiHubError, BadInputError
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-    from ai_hub.features.freshness import ViewFreshness
+    from ai_hub.features.freshness import Metrics, ViewFreshness
     from ai_hub.features.materialize import Follower, Pass
-    from ai_hub.features.metrics import Metrics
     from feast_plugins.windows.database import Progress as ViewProgress
 
 
@@ -198,7 +197,7 @@ def materialize_command(
 
 def _serve_metrics(stack: ExitStack, store: FeatureStore, host: str, port: int | None) -> Metrics:
     """Metrics of a follower; served while `stack` is open, if a port is given."""
-    from ai_hub.features.metrics import Metrics, served
+    from ai_hub.features.freshness import Metrics, served
 
     metrics = Metrics(forget_after=timedelta(seconds=store.config.online_store.key_ttl_seconds))
     if port is not None:
@@ -212,7 +211,7 @@ def _serve_metrics(stack: ExitStack, store: FeatureStore, host: str, port: int |
 
 def _follow(follower: Follower, metrics: Metrics, interval: float, *, refresh: bool) -> None:
     from ai_hub.dev.status import translate
-    from ai_hub.features.follow import follow
+    from ai_hub.features.materialize import follow
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ai_hub.api.schemas.assets import AssetList
+from ai_hub.api.schemas.common import AssetList
 from ai_hub.api.schemas.exports import ExportDeleted, ExportFiles, ExportJob, ExportList
 from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSetsResponse, FeaturesResponse
 from ai_hub.api.schemas.models import ModelList

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
-    from ai_hub.api.schemas.assets import Asset
+    from ai_hub.api.schemas.common import Asset
     from ai_hub.api.schemas.exports import ExportJob, ExportSummary
     from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
     from ai_hub.api.schemas.models import ModelResponse

@@ -15,7 +15,7 @@ from feast.infra.offline_stores import offline_utils
 from feast.types import from_feast_to_pyarrow_type
 
 from ai_hub.errors import BadInputError
-from ai_hub.features.lookups import Lookup, lookup_of
+from ai_hub.features.online.query import Lookup, lookup_of
 from ai_hub.features.store import feature_names, feature_references, get_service
 from feast_plugins.offline.views import AsOfFilter, ViewRead
 

@@ -27,7 +27,7 @@ from feast_plugins.postgres import session
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ai_hub.features.lookups import Lookup
+    from ai_hub.features.online.query import Lookup
 
 #: Rows read at once. Where sessions share one backend, others wait for as long.
 CHUNK_ROWS: Final = 65_536

@@ -11,7 +11,7 @@ from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.exports.errors import PathTakenError, TooManyExportsError
 from ai_hub.exports.export import KIND, Export, find_export
 from ai_hub.exports.locations import check_location, is_gone
-from ai_hub.features.registry import find_service
+from ai_hub.features.store import find_service
 from ai_hub.jobs import queue
 
 if TYPE_CHECKING:

@@ -5,25 +5,76 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import psycopg
 import pyarrow as pa
+import redis.exceptions
+import sqlalchemy.exc
 from redis import RedisCluster
+from redis.exceptions import RedisClusterException, ResponseError
+from tenacity import Retrying, retry_if_exception, stop_when_event_set, wait_exponential
+from tenacity.nap import sleep_using_event
 
 from ai_hub.database.connection import connect
-from ai_hub.errors import NotFoundError
-from ai_hub.features.demand import note_demand
+from ai_hub.database.refresh import refresh as refresh_features
+from ai_hub.errors import NotFoundError, ServiceDownError
 from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
-from ai_hub.features.redis_keys import online_client, set_followed
+from ai_hub.features.store import asset_key, online_client, set_followed
 from feast_plugins.materialize.run import writer_of
 from feast_plugins.postgres import session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import threading
+    from collections.abc import Callable, Iterator
 
     from feast import FeatureStore, FeatureView
     from psycopg import Connection
+    from tenacity import RetryCallState
+
+
+#: Rows asked about at once.
+_BATCH: Final = 5_000
+_ASSETS: Final = "SELECT tenant_id, asset_id FROM asset_spans"
+_FORGET: Final = "DELETE FROM feature_demand WHERE asked_at < now() - INTERVAL '1 day'"
+_NOTE: Final = """
+INSERT INTO feature_demand (tenant_id, asset_id, asked_at)
+SELECT tenant_id, asset_id, now() - idle * INTERVAL '1 second'
+FROM unnest(%s::text[], %s::text[], %s::integer[]) AS asked (tenant_id, asset_id, idle)
+ORDER BY tenant_id, asset_id
+ON CONFLICT (tenant_id, asset_id) DO UPDATE SET asked_at = excluded.asked_at
+"""
+
+
+def note_demand(connection: Connection[Any], store: FeatureStore, within_s: float) -> None:
+    """Note the assets whose rows in Redis were read in the last `within_s` seconds.
+
+    Rows must not have been written since then. Notes nothing where Redis counts uses instead
+    (`maxmemory-policy` with LFU).
+    """
+    assets = connection.execute(_ASSETS).fetchall()
+    connection.commit()  # the embedded server makes others wait for an open transaction
+    client = online_client(store)
+    asked: list[tuple[str, str, int]] = []
+    for first in range(0, len(assets), _BATCH):
+        part = assets[first : first + _BATCH]
+        with client.pipeline(transaction=False) as pipe:
+            for asset in part:
+                pipe.object("IDLETIME", asset_key(store, *asset))
+            try:
+                idle = pipe.execute()
+            except (ResponseError, RedisClusterException):
+                return
+        asked += [
+            (*asset, seconds)
+            for asset, seconds in zip(part, idle, strict=True)
+            if seconds is not None and seconds <= within_s
+        ]
+    connection.execute(_FORGET)
+    connection.execute(_NOTE, [list(column) for column in zip(*asked, strict=True)] or [[], [], []])
+    connection.commit()
+
 
 # Two refreshes can overlap, so the oldest start counts. One that was killed left rows behind and no entry
 # here, so rows count from the end of the last refresh that was followed.
@@ -193,3 +244,56 @@ def _write_rows(store: FeatureStore, view: FeatureView, rows: pa.RecordBatchRead
             store.write_to_online_store(view.name, found.to_pandas())
     schema = pa.schema([rows.schema.field(at) for at in kept])
     return pa.Table.from_batches(written, schema).rename_columns([names[at] for at in kept])
+
+
+_OUTAGES = (
+    ServiceDownError,
+    psycopg.OperationalError,
+    # Feast's registry
+    sqlalchemy.exc.OperationalError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+)
+_LONGEST_WAIT_S = 60
+
+
+def follow(
+    follower: Follower,
+    stop: threading.Event,
+    *,
+    interval: float,
+    refresh: bool,
+    on_pass: Callable[[Pass], None],
+    on_outage: Callable[[BaseException, float], None],
+) -> None:
+    """Make a pass every `interval` seconds until `stop` is set; a pass under way is finished first.
+
+    With `refresh`, features are refreshed before each pass. While a server is down, passes are tried again
+    after growing waits, each told to `on_outage` with the error and the seconds until the next try.
+    """
+
+    def told(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and state.next_action is not None:
+            on_outage(error, state.next_action.sleep)
+
+    def attempt() -> None:
+        if refresh:
+            refresh_features()
+        on_pass(follower.catch_up())
+
+    while not stop.is_set():
+        Retrying(
+            retry=retry_if_exception(_is_outage),
+            wait=wait_exponential(max=_LONGEST_WAIT_S),
+            stop=stop_when_event_set(stop),
+            sleep=sleep_using_event(stop),
+            before_sleep=told,
+            retry_error_callback=lambda _: None,
+        )(attempt)
+        stop.wait(interval)
+
+
+def _is_outage(error: BaseException) -> bool:
+    # a wrong password stays wrong
+    return isinstance(error, _OUTAGES) and not isinstance(error, redis.exceptions.AuthenticationError)

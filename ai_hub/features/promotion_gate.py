@@ -29,14 +29,14 @@ class FeatureServiceGate(Gate):
 
         forget_metrics()
         skip_type_checks()  # two thirds of the import; this server reads what others have declared
-        from ai_hub.features.registry import find_service  # noqa: PLC0415
+        from ai_hub.features.store import find_service  # noqa: PLC0415
 
         find_service("")
 
     def check(self, candidate: Candidate) -> Verdict:
         """Ask Feast's registry, past its cache."""
         # importing Feast takes seconds, which only promotions under such a policy pay
-        from ai_hub.features.registry import find_service  # noqa: PLC0415
+        from ai_hub.features.store import find_service  # noqa: PLC0415
 
         metadata = candidate.info.metadata
         wanted = metadata.get("feature_service")

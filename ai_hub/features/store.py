@@ -1,4 +1,4 @@
-"""The feature store that `feature_repo/feature_store.yaml` describes, and reads from Redis through it."""
+"""The feature store of `feature_repo/feature_store.yaml`: its registry, and its rows and keys in Redis."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ import re
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
+from feast.infra.online_stores.helpers import _redis_key
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from ai_hub import paths
-from ai_hub.errors import NotFoundError, SettingMissingError
+from ai_hub.errors import NotFoundError, ServiceDownError, SettingMissingError
 from ai_hub.settings import Settings
+from ai_hub.times import EPOCH
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from feast import FeatureService
+    from feast import FeatureService, FeatureStore
+    from redis import Redis
+
 
 with warnings.catch_warnings():  # Feast switches the deprecation warnings of every library on
     from feast import FeatureStore, RepoConfig
@@ -174,3 +184,107 @@ def _ttl(store: FeatureStore, service: FeatureService) -> timedelta | None:
     views = {view.name: view.ttl for view in store.list_feature_views()}
     ttls = (views.get(view.name) for view in service.feature_view_projections)
     return min((ttl for ttl in ttls if ttl), default=None)
+
+
+#: Seconds after which a follower that has not reported is taken for stopped.
+ALIVE_S: Final = 600
+
+
+def online_client(store: FeatureStore) -> Any:
+    """The store's own client of Redis, whatever kind of servers there is."""
+    online: Any = store._get_provider().online_store  # noqa: SLF001  # Feast has no public way to it
+    return online._get_client(store.config.online_store)  # noqa: SLF001
+
+
+def asset_key(store: FeatureStore, tenant: str, asset: str) -> bytes:
+    """Key of the hash in Redis that has the rows of all views of an asset."""
+    values = [Value(string_val=tenant), Value(string_val=asset)]
+    key = EntityKey(join_keys=list(JOIN_KEYS), entity_values=values)
+    encoded: bytes = _redis_key(store.project, key, store.config.entity_key_serialization_version)
+    return encoded
+
+
+def followed_key(project: str) -> bytes:
+    """Key of the hour up to which the follower has brought all rows, in seconds since 1970."""
+    return f"ai_hub:followed:{project}".encode()
+
+
+def set_followed(client: Redis, project: str, time: datetime) -> None:
+    """Note that all rows of hours that had begun at `time` are in Redis."""
+    seconds = round((time - EPOCH).total_seconds())
+    client.set(followed_key(project), seconds - seconds % 3600, ex=ALIVE_S)
+
+
+def negative_key(project: str, stamp_field: str, tenant: str, asset: str) -> bytes:
+    """Key of the entry that an asset has no newer row; names of tenants and views have no `:`."""
+    return f"ai_hub:looked:{project}:{stamp_field}:{tenant}:{asset}".encode()
+
+
+def negative_pattern(project: str, tenant: str) -> bytes:
+    """Pattern for SCAN of all of a tenant's negative-cache entries."""
+    return f"ai_hub:looked:{project}:_ts:*:{tenant}:*".encode()
+
+
+def delete_assets(store: FeatureStore, tenant: str, assets: Iterable[str]) -> None:
+    """Delete the rows and negative-cache entries of assets, of every feature view of the project."""
+    with online_client(store).pipeline(transaction=False) as pipe:
+        for asset in assets:
+            pipe.unlink(asset_key(store, tenant, asset))
+            for view in store.list_feature_views():
+                pipe.unlink(negative_key(store.project, f"_ts:{view.name}", tenant, asset))
+        pipe.execute()
+
+
+with warnings.catch_warnings():  # Feast switches the deprecation warnings of every library on
+    from feast.errors import FeatureServiceNotFoundException
+    from feast.infra.registry.sql import FeastRegistrySchemaError, SqlRegistry, SqlRegistryConfig
+
+_CONNECT_TIMEOUT_S: Final = 5
+_TITLE: Final = "Feast's registry"
+
+
+@dataclass(frozen=True)
+class ServedService:
+    """A feature service, and every column that asking it for features can give."""
+
+    name: str
+    #: the features under both names Feast gives them, the join keys, and the time
+    columns: frozenset[str]
+
+
+def find_service(name: str, settings: Settings | None = None) -> ServedService | None:
+    """Feature service `name` as it was applied last; None when there is none.
+
+    Raises:
+        SettingMissingError: no registry is configured.
+        ServiceDownError: the registry does not answer, or nothing was ever applied to it.
+    """
+    url = (settings or Settings()).require("feast_registry_uri")
+    try:
+        registry, project = _registry(url)
+        try:
+            service = registry.get_feature_service(name, project)
+        except FeatureServiceNotFoundException:
+            return None
+        keys = {entity.join_key for entity in registry.list_entities(project)}
+    except (SQLAlchemyError, FeastRegistrySchemaError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        place = make_url(url).render_as_string(hide_password=True)
+        raise ServiceDownError(_TITLE, place, reason) from error
+    long_names = {reference.replace(":", "__") for reference in feature_references(service)}
+    return ServedService(name, frozenset({*feature_names(service), *long_names, *keys, "event_timestamp"}))
+
+
+@lru_cache(maxsize=2)
+def _registry(url: str) -> tuple[Any, str]:
+    """A registry to read from, and the project; opening it reads all of it, so it is kept."""
+    raw = yaml.safe_load((paths.resource("feature_repo") / "feature_store.yaml").read_text())
+    # asked too seldom to keep connections
+    options: dict[str, Any] = {"poolclass": NullPool}
+    if make_url(url).get_backend_name() == "postgresql":
+        options["connect_args"] = {"connect_timeout": _CONNECT_TIMEOUT_S, "prepare_threshold": None}
+    # who only reads may lack the right to create tables
+    config = SqlRegistryConfig(path=url, schema_mode="verify", sqlalchemy_config_kwargs=options)
+    logging.getLogger("feast.infra.registry").setLevel(logging.WARNING)
+    project = str(raw["project"])
+    return SqlRegistry(config, project, None), project

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai_hub.exports.locations import tenant_location
-from ai_hub.features.redis_keys import negative_pattern, online_client
+from ai_hub.features.store import negative_pattern, online_client
 from feast_plugins.online.writing import delete_of_value, keys_of_value
 
 if TYPE_CHECKING:

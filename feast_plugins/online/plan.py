@@ -20,7 +20,7 @@ from feast.infra.online_stores.helpers import _mmh3
 from feast.infra.online_stores.redis import _versioned_fv_name
 from feast.value_type import ValueType
 
-from feast_plugins.online import keys
+from feast_plugins.online import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from feast import RepoConfig
     from feast.infra.registry.base_registry import BaseRegistry
 
-    from feast_plugins.online.keys import EntityColumn
+    from feast_plugins.online.encoding import EntityColumn
 
     Features = list[str] | FeatureService
 
 
-(_DUMMY,) = keys.string_parts([DUMMY_ENTITY_VAL.encode()])
+(_DUMMY,) = encoding.string_parts([DUMMY_ENTITY_VAL.encode()])
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ViewIndexes:
-    """Where the replies hold a view: the group of keys, and indexes in the replies of its hashes."""
+    """Where the replies hold a view: the group of encoding, and indexes in the replies of its hashes."""
 
     group: int
     features: list[int]
@@ -146,7 +146,7 @@ def lay_out(plan: Plan, columns: tuple[str, ...]) -> Layout:
         [(column, key, plan.kind_of(key)) for key, column in join_keys.items()],
         [(name, plan.kind_of(name)) for name in inputs],
         [
-            KeyGroup(keys.prefix([key for key, _ in used]), [column for _, column in used], list(fields))
+            KeyGroup(encoding.prefix([key for key, _ in used]), [column for _, column in used], list(fields))
             for used, (_, fields) in groups.items()
         ],
         indexes,
@@ -292,7 +292,7 @@ def _resolve(
         needed,
         _,
     ) = utils._get_online_request_context(registry, project, features, full_names)  # noqa: SLF001  # no public one
-    keys.require_version(config)
+    encoding.require_version(config)
     order = {ref: index for index, ref in enumerate(refs)}
     views = [_stored(view, names, config, order, full_names=full_names) for view, names in grouped]
     types = {

@@ -1,7 +1,8 @@
 """One request: from entity rows to commands, and from their replies to the answer with on-demand features.
 
-On-demand views in Python mode get decoded columns of their own sources. Views in other modes and with
-aggregations are left to Feast's own code.
+Stored bytes become columns of values with a status and a time, without being decoded; the answer is Feast's
+`OnlineResponse`, and the JSON that Feast's feature server sends. On-demand views in Python mode get decoded
+columns of their own sources. Views in other modes and with aggregations are left to Feast's own code.
 """
 
 # mypy: allow-untyped-calls
@@ -9,29 +10,245 @@ aggregations are left to Feast's own code.
 
 from __future__ import annotations
 
+import json
 import struct
 import time
-from functools import cache
+from functools import cache, lru_cache
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from feast import metrics, utils
-from feast.protos.feast.serving.ServingService_pb2 import FeatureViewMetadata
+from feast.feature_server_utils import _float_to_native, _timestamp_to_str, _value_to_native
+from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
+from feast.protos.feast.serving.ServingService_pb2 import (
+    FeatureViewMetadata,
+    FieldStatus,
+    GetOnlineFeaturesResponse,
+)
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
 from feast.value_type import ValueType
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from feast_plugins.online import answer, keys, protobuf
-from feast_plugins.online.answer import ColumnarResponse
-from feast_plugins.online.exchange import Commands
+from feast_plugins.online import encoding
+from feast_plugins.online.connection import Commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from feast import OnDemandFeatureView
 
-    from feast_plugins.online.answer import Column
     from feast_plugins.online.plan import Plan
 
-    Named = list[tuple[str, Column]]
+    Named = list[tuple[str, "Column"]]
+
+
+PRESENT: int = FieldStatus.PRESENT
+NULL_VALUE: int = FieldStatus.NULL_VALUE
+NOT_FOUND: int = FieldStatus.NOT_FOUND
+OUTSIDE_MAX_AGE: int = FieldStatus.OUTSIDE_MAX_AGE
+
+#: A `Value` whose `null_val` is set.
+_NULL = b"\x98\x01\x00"
+_NULLS = (None, b"", _NULL)
+_VALUES, _STATUSES, _TIMES = encoding.Field(1), encoding.Field(2), encoding.Field(3)
+_NANOS = 10**9
+
+
+class Column:
+    """Values of one feature or key: serialized, with a status and a time each."""
+
+    __slots__ = ("_lengths", "_tail", "stamps", "statuses", "values")
+
+    def __init__(
+        self,
+        values: Sequence[bytes],
+        lengths: set[int],
+        statuses: bytes,
+        stamps: list[bytes] | None,
+        tail: bytes,
+    ) -> None:
+        self.values = values
+        #: every length there is among the values
+        self._lengths = lengths
+        self.statuses = statuses
+        #: serialized `Timestamp` of each row; None: the feature has no times
+        self.stamps = stamps
+        #: statuses and times as fields of a `FeatureVector`
+        self._tail = tail
+
+    def vector(self) -> bytes:
+        """The column as a serialized `FeatureVector`."""
+        if len(self._lengths) == 1:  # most often: numbers
+            (length,) = self._lengths
+            prefix = _VALUES[length]
+            return b"%b%b%b" % (prefix, prefix.join(self.values), self._tail)
+        return _VALUES.all(self.values) + self._tail
+
+
+class Rows:
+    """Rows of a view: how old they are, and what that does to their values."""
+
+    def __init__(self, stamps: Sequence[bytes | None], ttl: int | None, now: int) -> None:
+        """Judge rows by their serialized times; `ttl` and `now` in nanoseconds, no `ttl`: for ever."""
+        known = {stamp: _state(stamp, ttl, now) for stamp in set(stamps)}
+        self._are_present = set(known.values()) == {PRESENT}
+        self._states = bytes([known[stamp] for stamp in stamps])
+        self._stamps = [stamp or b"" for stamp in stamps]
+        self._times = _TIMES.all(self._stamps)
+        self._tail = _STATUSES.one(self._states) + self._times
+
+    @property
+    def present(self) -> int:
+        """How many rows are there and young enough."""
+        return self._states.count(PRESENT)
+
+    def column(self, stored: Sequence[bytes | None]) -> Column:
+        """Values of a feature of these rows."""
+        if self._are_present:
+            try:
+                lengths = set(map(len, stored))  # type: ignore[arg-type]  # None is what it finds out
+            except TypeError:
+                lengths = {0}
+            if 0 not in lengths and (len(_NULL) not in lengths or _NULL not in stored):
+                return Column(stored, lengths, self._states, self._stamps, self._tail)  # type: ignore[arg-type]  # no None
+        pairs = list(zip(self._states, stored, strict=True))
+        values = [value or b"" if state == PRESENT else b"" for state, value in pairs]
+        statuses = bytes(
+            [NULL_VALUE if state == PRESENT and value in _NULLS else state for state, value in pairs]
+        )
+        tail = _STATUSES.one(statuses) + self._times
+        return Column(values, set(map(len, values)), statuses, self._stamps, tail)
+
+
+def given_column(values: Sequence[bytes]) -> Column:
+    """A column of keys or inputs, as they were given; none has a time."""
+    return _timeless(values, b"\x01" * len(values))
+
+
+def computed_column(values: Sequence[bytes]) -> Column:
+    """A column of features computed on demand; none has a time."""
+    return _timeless(values, bytes([NULL_VALUE if value in _NULLS else PRESENT for value in values]))
+
+
+def _timeless(values: Sequence[bytes], statuses: bytes) -> Column:
+    tail = _STATUSES.one(statuses) + _TIMES[0] * len(values)
+    return Column(values, set(map(len, values)), statuses, None, tail)
+
+
+def _state(stamp: bytes | None, ttl: int | None, now: int) -> int:
+    if stamp is None:
+        return NOT_FOUND
+    if ttl is None:
+        return PRESENT
+    time = Timestamp.FromString(stamp)
+    return PRESENT if time.seconds * _NANOS + time.nanos >= now - ttl else OUTSIDE_MAX_AGE
+
+
+_METADATA, _RESULTS = encoding.Field(1), encoding.Field(2)
+_NAMES, _VIEWS = encoding.Field(1), encoding.Field(2)
+
+
+class ColumnarResponse(OnlineResponse):
+    """Feast's response, whose `to_dict` needs no message; all other methods build on the two."""
+
+    def __init__(
+        self,
+        columns: Sequence[tuple[str, Column]],
+        feature_types: dict[str, ValueType],
+        view_metadata: Sequence[bytes] = (),
+    ) -> None:
+        self.columns = columns
+        self.view_metadata = view_metadata
+        self._feature_types = feature_types
+        self._message: GetOnlineFeaturesResponse | None = None
+        self._bytes = b""
+
+    @property
+    def proto(self) -> GetOnlineFeaturesResponse:  # type: ignore[override]  # made when it is looked at
+        """The response as Feast's message."""
+        if self._message is None:
+            self._bytes = self.serialized()
+            self._message = GetOnlineFeaturesResponse.FromString(self._bytes)
+        return self._message
+
+    def serialized(self) -> bytes:
+        """The response as the bytes of Feast's message."""
+        metadata = _names(tuple([name for name, _ in self.columns])) + _VIEWS.all(self.view_metadata)
+        return _METADATA.one(metadata) + _RESULTS.all([column.vector() for _, column in self.columns])
+
+    def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:  # Feast's signature
+        """Values by name; with `include_event_timestamps` the times, too, as seconds since 1970."""
+        if self._message is not None and self._message.SerializeToString() != self._bytes:
+            return super().to_dict(include_event_timestamps)  # it was changed
+        found: dict[str, list[Any]] = {}
+        for name, column in self.columns:
+            found[name] = encoding.python_values(column.values, self._feature_types.get(name))
+            if include_event_timestamps:
+                stamps = column.stamps
+                found[name + TIMESTAMP_POSTFIX] = (
+                    [0] * len(column.values) if stamps is None else encoding.seconds(stamps)
+                )
+        return found
+
+
+@lru_cache(maxsize=1024)
+def _names(names: tuple[str, ...]) -> bytes:
+    """Names of the columns as a field of the metadata; requests repeat."""
+    return _NAMES.one(_NAMES.all([name.encode() for name in names]))
+
+
+_STATUS_NAMES = {value.number: value.name for value in FieldStatus.DESCRIPTOR.values}
+_PRESENT_NAME = f'"{_STATUS_NAMES[PRESENT]}"'
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def json_body(response: ColumnarResponse) -> bytes:
+    """The response as JSON."""
+    times: dict[int, str] = {}
+    results = []
+    for _, column in response.columns:
+        of_view = id(column.stamps)  # all features of a view share them
+        if of_view not in times:
+            times[of_view] = _times(column)
+        results.append(
+            f'{{"values":{_encode(_values(column.values))},"statuses":{_statuses(column.statuses)}'
+            f"{times[of_view]}}}"
+        )
+    metadata: dict[str, Any] = {"feature_names": [name for name, _ in response.columns]}
+    if response.view_metadata:
+        metadata["feature_view_metadata"] = [_view(each) for each in response.view_metadata]
+    return f'{{"results":[{",".join(results)}],"metadata":{_encode(metadata)}}}'.encode()
+
+
+def _values(values: Sequence[bytes]) -> list[Any]:
+    found = encoding.plain_values(values)
+    if found is None:
+        return [_value_to_native(Value.FromString(value)) for value in values]
+    if all(value is None or not isinstance(value, float) or isfinite(value) for value in found):
+        return found
+    return [_float_to_native(value) if isinstance(value, float) else value for value in found]
+
+
+def _statuses(statuses: bytes) -> str:
+    count = statuses.count(PRESENT)
+    if count == len(statuses):
+        return f"[{','.join([_PRESENT_NAME] * count)}]"
+    return str(_encode([_STATUS_NAMES[status] for status in statuses]))
+
+
+def _times(column: Column) -> str:
+    stamps = [b""] * len(column.values) if column.stamps is None else column.stamps
+    if not stamps:
+        return ""
+    known = {stamp: f'"{_timestamp_to_str(Timestamp.FromString(stamp))}"' for stamp in set(stamps)}
+    return f',"event_timestamps":[{",".join([known[stamp] for stamp in stamps])}]'
+
+
+def _view(metadata: bytes) -> dict[str, Any]:
+    view = FeatureViewMetadata.FromString(metadata)
+    found = {"name": view.name} if view.name else {}
+    return found | ({"version": view.version} if view.version else {})
 
 
 _INT64_VAL, _DOUBLE_VAL = b"\x20", b"\x29"
@@ -84,13 +301,13 @@ def compute_on_demand(plan: Plan, given: Named, stored: Sequence[Sequence[Column
     def decoded(number: int) -> dict[str, list[Any]]:
         view = plan.views[number]
         return {
-            name: protobuf.python_values(column.values, kind)
+            name: encoding.python_values(column.values, kind)
             for name, kind, column in zip(view.names, view.types, stored[number], strict=True)
         }
 
-    known = {name: protobuf.python_values(column.values, None) for name, column in given}
+    known = {name: encoding.python_values(column.values, None) for name, column in given}
     outputs = transform(plan, known, decoded)
-    return {name: answer.computed(encode_outputs(values, kind)) for name, (values, kind) in outputs.items()}
+    return {name: computed_column(encode_outputs(values, kind)) for name, (values, kind) in outputs.items()}
 
 
 def _transform(view: OnDemandFeatureView, inputs: dict[str, list[Any]]) -> dict[str, Any]:
@@ -153,7 +370,7 @@ def encode_outputs(values: Sequence[Any], kind: ValueType) -> list[bytes]:
     different = set(values) if types in _NUMBERS_OR_NONE or types in _FLOATS_OR_NONE else set()
     if kind == ValueType.INT64 and types in _NUMBERS_OR_NONE and all(_fits(number) for number in different):
         known = {
-            number: b"" if number is None else _INT64_VAL + protobuf.varint(number % _UNSIGNED)
+            number: b"" if number is None else _INT64_VAL + encoding.varint(number % _UNSIGNED)
             for number in different
         }
         return [known[number] for number in values]
@@ -171,7 +388,7 @@ def as_stored(values: list[Any], kind: ValueType) -> list[Any]:
     types = set(map(type, values))
     if kind == ValueType.INT64 and types in _NUMBERS_OR_NONE and all(map(_fits, values)):
         return values
-    return protobuf.python_values(encode_outputs(values, kind), kind)
+    return encoding.python_values(encode_outputs(values, kind), kind)
 
 
 def _fits(number: int | None) -> bool:
@@ -191,7 +408,7 @@ def _computed_by_feast(plan: Plan, given: Named, stored: Sequence[Sequence[Colum
     )
     names = message.metadata.feature_names.val[before:]
     return {
-        name: answer.computed([value.SerializeToString() for value in vector.values])
+        name: computed_column([value.SerializeToString() for value in vector.values])
         for name, vector in zip(names, message.results[before:], strict=True)
     }
 
@@ -199,15 +416,15 @@ def _computed_by_feast(plan: Plan, given: Named, stored: Sequence[Sequence[Colum
 class Read:
     """A request, ready to be sent as `commands`: one HMGET a hash."""
 
-    def __init__(self, plan: Plan, entity_rows: keys.EntityRows, project: str) -> None:
-        self._given = keys.columns(entity_rows)
+    def __init__(self, plan: Plan, entity_rows: encoding.EntityRows, project: str) -> None:
+        self._given = encoding.columns(entity_rows)
         self._plan = plan
         # Feast's own error where there are no columns
         self._count = {len(column) for column in self._given.values()}.pop()
         # columns of no rows are none
         layout = self._layout = plan.layout(self._given if self._count else ())
         self._keys = {
-            column: keys.encode_column(self._given[column], kind) for column, _, kind in layout.join_keys
+            column: encoding.encode_column(self._given[column], kind) for column, _, kind in layout.join_keys
         }
         #: rows of each group, and how many hashes are read for them; fewer, if some are the same
         self._rows: list[tuple[list[bytes], int]] = []
@@ -224,12 +441,12 @@ class Read:
     def answer(self, replies: Sequence[Any], *, view_metadata: bool) -> ColumnarResponse:
         """The response to the request; `replies` are those to `commands`."""
         plan, layout = self._plan, self._layout
-        join_keys = [(name, answer.given(self._keys[column].values)) for column, name, _ in layout.join_keys]
+        join_keys = [(name, given_column(self._keys[column].values)) for column, name, _ in layout.join_keys]
         stored = self._stored(replies, time.time_ns())
         computed: dict[str, Column] = {}
         if plan.on_demand:
             inputs = [
-                (name, answer.given(keys.inputs(self._given[name], kind))) for name, kind in layout.inputs
+                (name, given_column(encoding.inputs(self._given[name], kind))) for name, kind in layout.inputs
             ]
             computed = compute_on_demand(plan, join_keys + inputs, stored)
         features = []
@@ -254,7 +471,7 @@ class Read:
         found = []
         for view, indexes in zip(self._plan.views, self._layout.views, strict=True):
             columns = fields[indexes.group]
-            judged = answer.Rows(columns[indexes.stamp], view.ttl, now)
+            judged = Rows(columns[indexes.stamp], view.ttl, now)
             found.append([judged.column(columns[each]) for each in indexes.features])
             if metrics._config.online_features:  # noqa: SLF001  # Feast's switch
                 features = len(indexes.features)

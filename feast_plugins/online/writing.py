@@ -22,8 +22,8 @@ from feast.infra.online_stores.redis import _versioned_fv_name
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from feast_plugins.online import keys
-from feast_plugins.online.exchange import Commands
+from feast_plugins.online import encoding
+from feast_plugins.online.connection import Commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ class Write:
     """Some rows of one view."""
 
     def __init__(self, config: RepoConfig, view: FeatureView, rows: Sequence[Row]) -> None:
-        keys.require_version(config)
+        encoding.require_version(config)
         self._name = _versioned_fv_name(view, config)
         self._stamp_field = f"_ts:{self._name}".encode()
         self._ignore_age = config.online_store.skip_dedup
@@ -119,7 +119,9 @@ def expiry(key_ttl_seconds: int | None, view: FeatureView) -> int | None:
 
 def _key(key: EntityKey) -> bytes:
     pairs = sorted(zip(key.join_keys, key.entity_values, strict=True), key=lambda pair: pair[0])
-    return b"".join([_prefix(tuple(name for name, _ in pairs)), *[keys.part(value) for _, value in pairs]])
+    return b"".join(
+        [_prefix(tuple(name for name, _ in pairs)), *[encoding.part(value) for _, value in pairs]]
+    )
 
 
 def stamp_of(time: datetime) -> tuple[int, bytes]:
@@ -149,7 +151,7 @@ def _field(name: str) -> bytes:
 
 @lru_cache(maxsize=256)
 def _prefix(join_keys: tuple[str, ...]) -> bytes:
-    return keys.prefix(join_keys)
+    return encoding.prefix(join_keys)
 
 
 #: Number of the field, and its tag: a fixed64 (https://protobuf.dev/programming-guides/encoding).
@@ -242,7 +244,7 @@ def keys_of_value(
     text = value.encode()
     for names in {tuple(sorted(each)) for each in join_keys if name in each}:
         for batch in _batches(client, project, names):
-            yield from (key for key in batch if keys.take_apart(key)[0][name] == text)
+            yield from (key for key in batch if encoding.take_apart(key)[0][name] == text)
 
 
 def delete_of_value(
@@ -287,7 +289,7 @@ def delete_view(client: Client, config: RepoConfig, view: FeatureView) -> int:
 def _batches(client: Client, project: str, join_keys: Iterable[str]) -> Iterator[list[bytes]]:
     """The project's keys with exactly these join keys; one may come twice."""
     wanted = tuple(sorted(join_keys)), project
-    found = client.scan_iter(match=keys.pattern(join_keys, project), count=_BATCH)
+    found = client.scan_iter(match=encoding.pattern(join_keys, project), count=_BATCH)
     while batch := list(islice(found, _BATCH)):
         if ours := [key for key in batch if _parsed(key) == wanted]:
             yield ours
@@ -295,6 +297,6 @@ def _batches(client: Client, project: str, join_keys: Iterable[str]) -> Iterator
 
 def _parsed(key: bytes) -> tuple[tuple[str, ...], str] | None:
     try:
-        return keys.parse(key)
-    except keys.NotOurKeyError:
+        return encoding.parse(key)
+    except encoding.NotOurKeyError:
         return None

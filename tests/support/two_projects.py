@@ -17,7 +17,7 @@ from feast.infra.registry.sql import metadata
 
 from ai_hub.cli.feast_commands import commands
 from ai_hub.settings import feast_redis_connection
-from feast_plugins.online import keys
+from feast_plugins.online import encoding
 from support.feast_process import restored
 
 if TYPE_CHECKING:
@@ -146,6 +146,6 @@ class Project:
     def owns(self, key: bytes) -> bool:
         """Whether a key of Redis is of this project."""
         try:
-            return keys.parse(key)[1] == self.name
-        except keys.NotOurKeyError:
+            return encoding.parse(key)[1] == self.name
+        except encoding.NotOurKeyError:
             return False

@@ -8,9 +8,8 @@ from fastapi import APIRouter, Query, Request
 
 from ai_hub.access.principal import Scope
 from ai_hub.api import errors
-from ai_hub.api.dependencies import AUTHENTICATED, Caller, Limit, Offset, own_tenant, permit, services_of
-from ai_hub.api.schemas.assets import Asset, AssetList
-from ai_hub.api.schemas.common import AssetId, TenantId
+from ai_hub.api.schemas.common import Asset, AssetId, AssetList, TenantId
+from ai_hub.api.services import AUTHENTICATED, Caller, Limit, Offset, own_tenant, permit, services_of
 
 router = APIRouter(prefix="/ai/assets", tags=["assets"], dependencies=AUTHENTICATED)
 

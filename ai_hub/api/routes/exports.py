@@ -12,16 +12,6 @@ from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 
 from ai_hub.access.principal import Principal, Scope
 from ai_hub.api import errors
-from ai_hub.api.dependencies import (
-    AUTHENTICATED,
-    Caller,
-    Limit,
-    Offset,
-    openapi_links,
-    own_tenant,
-    permit,
-    services_of,
-)
 from ai_hub.api.schemas.common import FeatureSetName, TenantId
 from ai_hub.api.schemas.exports import (
     ExportDeleted,
@@ -32,6 +22,16 @@ from ai_hub.api.schemas.exports import (
     ExportRequest,
     ExportSummary,
     IdempotencyKey,
+)
+from ai_hub.api.services import (
+    AUTHENTICATED,
+    Caller,
+    Limit,
+    Offset,
+    openapi_links,
+    own_tenant,
+    permit,
+    services_of,
 )
 from ai_hub.errors import BadInputError
 from ai_hub.exports.errors import TooManyExportsError

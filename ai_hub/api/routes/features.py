@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from ai_hub.access.principal import Scope
 from ai_hub.api import errors
-from ai_hub.api.dependencies import AUTHENTICATED, Caller, Limit, Offset, services_of
 from ai_hub.api.paths import ONLINE
 from ai_hub.api.schemas.features import (
     FeaturesBatchResponse,
@@ -19,6 +18,7 @@ from ai_hub.api.schemas.features import (
     FeaturesRequest,
     FeaturesResponse,
 )
+from ai_hub.api.services import AUTHENTICATED, Caller, Limit, Offset, services_of
 from ai_hub.errors import AiHubError
 from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.features.store import feature_names

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from ai_hub.api import observability
-from ai_hub.api.dependencies import services_of
+from ai_hub.api.services import services_of
 
 router = APIRouter(tags=["health"])
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -13,16 +13,6 @@ from starlette.requests import ClientDisconnect
 
 from ai_hub.access.principal import Principal, Scope
 from ai_hub.api import errors, model_ids
-from ai_hub.api.dependencies import (
-    AUTHENTICATED,
-    Caller,
-    Limit,
-    Offset,
-    openapi_links,
-    own_tenant,
-    permit,
-    services_of,
-)
 from ai_hub.api.errors import MalformedError, OverloadedError
 from ai_hub.api.model_ids import ModelId, stage_of
 from ai_hub.api.schemas.common import ModelName, TenantId
@@ -35,6 +25,16 @@ from ai_hub.api.schemas.models import (
     RegisterRequest,
     RegisterResponse,
     Stage,
+)
+from ai_hub.api.services import (
+    AUTHENTICATED,
+    Caller,
+    Limit,
+    Offset,
+    openapi_links,
+    own_tenant,
+    permit,
+    services_of,
 )
 from mlflow_plugins.lifecycle import rules
 

@@ -1,4 +1,4 @@
-"""Identifiers and times, each valid everywhere the product stores it."""
+"""Identifiers and times, each valid everywhere the product stores it, and assets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 from ai_hub.names import ASSET_LENGTH, ASSET_PATTERN, WORKSPACE_PATTERN
 from ai_hub.times import EPOCH
@@ -52,3 +60,26 @@ Timestamp = Annotated[
     AfterValidator(_in_range),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-25T14:00:00Z"]}),
 ]
+
+
+class Asset(BaseModel):
+    """A meter or station."""
+
+    asset_id: str = Field(examples=["meter-008"])
+    kind: str | None = Field(examples=["electricity"])
+    unit: str | None = Field(examples=["kWh"])
+    feature_unit: str | None = Field(
+        None, description="what its features and forecasts are in; none: nobody said it", examples=["kW"]
+    )
+    timezone: str = Field(examples=["Europe/Berlin"])
+    latitude: float | None
+    longitude: float | None
+    capacity: float | None = Field(description="the most it can measure, in its unit")
+
+
+class AssetList(BaseModel):
+    """A tenant's assets, by id."""
+
+    assets: list[Asset]
+    total: int
+    tenant_id: str

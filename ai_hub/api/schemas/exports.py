@@ -9,12 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from ai_hub.api.schemas.common import (
-    AssetId,
-    FeatureSetName,
-    TenantId,
-    Timestamp,
-)
+from ai_hub.api.schemas.common import AssetId, FeatureSetName, TenantId, Timestamp
 
 if TYPE_CHECKING:
     from ai_hub.exports.export import Export

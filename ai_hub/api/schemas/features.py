@@ -8,13 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ai_hub.api.schemas.common import (
-    AssetId,
-    FeatureName,
-    FeatureSetName,
-    TenantId,
-    Timestamp,
-)
+from ai_hub.api.schemas.common import AssetId, FeatureName, FeatureSetName, TenantId, Timestamp
 
 _LONGEST_LOOKBACK_H = 8760
 _MOST_ASSETS = 1000

@@ -9,11 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from ai_hub.api.schemas.common import (
-    ModelName,
-    SemanticVersion,
-    TenantId,
-)
+from ai_hub.api.schemas.common import ModelName, SemanticVersion, TenantId
 
 Text = Annotated[str, Field(max_length=5000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from ai_hub.features import redis_keys
+from ai_hub.features import store
 from ai_hub.features.online import metrics
 from ai_hub.features.online.breaker import UnavailableError, open_breaker
 from feast_plugins.online.connection import Connections
@@ -28,14 +28,12 @@ if TYPE_CHECKING:
 
     from feast import RepoConfig
 
-    from ai_hub.features.online.as_of import AsOf
     from ai_hub.features.online.breaker import Breaker
     from ai_hub.features.online.catalog import Catalog
     from ai_hub.features.online.loader import Row, RowLookup
-    from ai_hub.features.online.query import View
+    from ai_hub.features.online.query import AsOf, View
     from ai_hub.settings import ServiceSettings
-    from feast_plugins.online.connection import ConnectionConfig
-    from feast_plugins.online.exchange import Commands
+    from feast_plugins.online.connection import Commands, ConnectionConfig
 
 _log = structlog.get_logger(__name__)
 SERVER = "redis"
@@ -208,7 +206,7 @@ class WriteBack:
 
 def negative_key(config: RepoConfig, view: View, tenant: str, asset: str) -> bytes:
     """Key of the negative-cache entry of an asset's row."""
-    return redis_keys.negative_key(config.project, view.name, tenant, asset)
+    return store.negative_key(config.project, view.name, tenant, asset)
 
 
 def _supersedes(row: Row, stamp: bytes | None) -> bool:

@@ -19,9 +19,9 @@ import structlog
 from psycopg import sql
 
 from ai_hub.concurrency import ConcurrencyLimiter, LimitReachedError, RenewableTimeout
-from ai_hub.features.online.as_of import HOUR_NS
 from ai_hub.features.online.breaker import UnavailableError
 from ai_hub.features.online.database import SERVER
+from ai_hub.features.online.query import HOUR_NS
 from ai_hub.times import from_nanos
 from feast_plugins.online.reading import encode_outputs
 from feast_plugins.online.writing import stamp_of
@@ -30,11 +30,9 @@ from feast_plugins.postgres.sources import newest_of_each, newest_row
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ai_hub.features.lookups import Lookup
-    from ai_hub.features.online.as_of import AsOf
     from ai_hub.features.online.cache import CacheKey, WriteBack
     from ai_hub.features.online.database import Connection, Database
-    from ai_hub.features.online.query import View
+    from ai_hub.features.online.query import AsOf, Lookup, View
     from feast_plugins.postgres.sources import Source
 
 _EPOCH_NS = 0

@@ -1,4 +1,9 @@
-"""The features a request asks for, resolved once: which set has them, and where each is stored."""
+"""What a request asks for, resolved: which set has the features, where each is stored, and what is current.
+
+A feature view may be keyed by what an asset determines, as prices are by the zone a meter is in. Which one an
+asset has is in a table with the columns `tenant_id`, `asset_id` and the key: the one that the entity's tag
+`lookup` names, or else `assets`.
+"""
 
 # mypy: allow-untyped-calls
 # Feast declares half of its types
@@ -9,6 +14,7 @@ import copy
 import re
 from bisect import bisect
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import count
@@ -16,23 +22,131 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from feast import FeatureService
 from feast.value_type import ValueType
+from psycopg import sql
 
 from ai_hub.errors import BadInputError, NotFoundError
-from ai_hub.features.lookups import Lookup, lookup_of
-from ai_hub.features.online.as_of import HOUR_NS
 from ai_hub.features.store import feature_names
+from ai_hub.times import to_nanos
 from feast_plugins.materialize import plan as materialize
 from feast_plugins.materialize.plan import ViewPlan
-from feast_plugins.online.exchange import Commands
-from feast_plugins.online.keys import EntityColumn, string_parts
+from feast_plugins.online.connection import Commands
+from feast_plugins.online.encoding import EntityColumn, string_parts
 from feast_plugins.online.plan import KeyGroup, Keys, Plan, StoredView
+from feast_plugins.postgres.serving import LOOKUP_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from feast import Entity, FeatureView, OnDemandFeatureView, RepoConfig
 
-    from ai_hub.features.online.as_of import AsOf
+
+HOUR_NS = 3600 * 10**9
+#: Clocks of callers may be ahead by this much.
+_SKEW = timedelta(minutes=5)
+#: How long into an hour a read waits for the follower to bring the hour's rows.
+_FOLLOWER_GRACE_NS = HOUR_NS // 2
+
+
+class AsOf(NamedTuple):
+    """The time that features are read as of."""
+
+    time: datetime
+    #: `time` and the start of its hour in nanoseconds since 1970
+    nanos: int
+    hour: int
+    #: rows stamped from here on (ns) are current; None: a time in the past, which only history answers
+    current_since: int | None
+    #: time of the request (ns); `nanos` differs from it where the request gives a time
+    now: int
+    #: rows written back are current if they were computed from here on (ns)
+    written_back_since: int
+    #: the request gives a time in the past, after which no row may be used
+    is_past: bool
+
+    def is_current(self, stamp: int | None, computed: int | None = None) -> bool:
+        """Whether a row needs no look at TimescaleDB.
+
+        Args:
+            stamp: event time of the row (ns); None: there is no row.
+            computed: when it was computed, if it was written back (ns); None: it was materialized.
+        """
+        since = self.current_since
+        return (
+            since is not None
+            and stamp is not None
+            and since <= stamp
+            and (stamp <= self.nanos or not self.is_past)
+            and (computed is None or self.written_back_since <= computed)
+        )
+
+    def awaits_successor(self, stamp: int, computed: int | None) -> bool:
+        """Whether a row of the hour before is used until the follower brings the next one.
+
+        Otherwise every read would go to TimescaleDB at the turn of the hour.
+        """
+        return (
+            self.current_since is not None
+            and self.now % HOUR_NS < _FOLLOWER_GRACE_NS
+            and self.hour - HOUR_NS <= stamp
+            and self.is_visible(stamp)
+            and (computed is None or self.written_back_since <= computed)
+        )
+
+    def is_visible(self, stamp: int) -> bool:
+        """Whether a row of this event time (ns) existed then."""
+        return stamp <= self.nanos or not self.is_past
+
+
+def as_of(timestamp: datetime | None, now: datetime, cache_s: int) -> AsOf:
+    """The time that a request at `now` asks about; without `timestamp`, the present.
+
+    A time up to five minutes ahead is the present, because clocks differ. A row that was materialized is
+    current for its hour, one that was written back for `cache_s` seconds. During the first `cache_s` seconds
+    of an hour the row of the hour before is current, too: materialization takes a while.
+
+    Raises:
+        BadInputError: `timestamp` lies further ahead.
+    """
+    is_present = timestamp is None or now < timestamp <= now + _SKEW
+    time = now if timestamp is None or is_present else timestamp
+    if time > now:
+        raise BadInputError(
+            f"timestamp {time.isoformat()} lies in the future; the service's clock says {now.isoformat()}.",
+            hint="Leave timestamp out for the present, or give a time in the past.",
+        )
+    nanos, now_ns = to_nanos(time), to_nanos(now)
+    hour, this_hour = nanos - nanos % HOUR_NS, now_ns - now_ns % HOUR_NS
+    since = None
+    if hour == this_hour:
+        since = hour - HOUR_NS if now_ns - this_hour < cache_s * 10**9 else hour
+    return AsOf(time, nanos, hour, since, now_ns, now_ns - cache_s * 10**9, not is_present)
+
+
+DEFAULT_TABLE: Final = "assets"
+# an asset with two of them has none: either would be a guess
+_ONE = """\
+SELECT asset_id, (array_agg({key}))[1] AS {key} FROM {table}
+WHERE tenant_id = {tenant} AND asset_id = ANY({assets})
+GROUP BY asset_id HAVING count(DISTINCT {key}) = 1"""
+
+
+class Lookup(NamedTuple):
+    """Where a key is found."""
+
+    key: str
+    table: str
+
+    def query(self, tenant: sql.Composable, assets: sql.Composable) -> sql.Composed:
+        """Query of the key of each of a tenant's assets that has exactly one."""
+        return sql.SQL(_ONE).format(
+            key=sql.Identifier(self.key), table=sql.Identifier(self.table), tenant=tenant, assets=assets
+        )
+
+
+def lookup_of(entity: Entity) -> Lookup:
+    """Where an entity's key is found."""
+    return Lookup(entity.join_key, (entity.tags or {}).get(LOOKUP_TAG, "").strip() or DEFAULT_TABLE)
+
 
 #: Tag of a view: features of one name in views with the same value of it are the same feature.
 MEANING_TAG: Final = "meaning"

@@ -10,26 +10,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ai_hub.errors import NotFoundError
 from ai_hub.features.online import metrics
-from ai_hub.features.online.as_of import as_of
-from ai_hub.features.online.assets import AssetDirectory
 from ai_hub.features.online.breaker import UnavailableError
 from ai_hub.features.online.cache import NO_SUCH_ASSET, CacheKey, WriteBack, negative_key, open_cache
 from ai_hub.features.online.catalog import open_catalog
-from ai_hub.features.online.database import open_database
+from ai_hub.features.online.database import AssetDirectory, open_database
 from ai_hub.features.online.loader import Loader
+from ai_hub.features.online.query import as_of
 from ai_hub.features.online.rows import BoundedCache, CachedRows, Origin, Payload, keys_of, render, results
-from ai_hub.features.redis_keys import followed_key
+from ai_hub.features.store import followed_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from feast import RepoConfig
 
-    from ai_hub.features.online.as_of import AsOf
     from ai_hub.features.online.cache import Cache
     from ai_hub.features.online.catalog import Catalog
     from ai_hub.features.online.loader import RowLookup
-    from ai_hub.features.online.query import Query
+    from ai_hub.features.online.query import AsOf, Query
     from ai_hub.settings import ServiceSettings, Settings
     from feast_plugins.online.plan import Keys
 

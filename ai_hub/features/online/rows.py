@@ -15,12 +15,11 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.value_type import ValueType
 
-from ai_hub.features.online.as_of import HOUR_NS, AsOf
-from ai_hub.features.online.query import KEYS, Query
+from ai_hub.features.online.query import HOUR_NS, KEYS, AsOf, Query
 from ai_hub.times import from_nanos
-from feast_plugins.online import answer, protobuf, reading
-from feast_plugins.online.answer import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
-from feast_plugins.online.keys import encode_column
+from feast_plugins.online import encoding, reading
+from feast_plugins.online.encoding import encode_column
+from feast_plugins.online.reading import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE, PRESENT
 from feast_plugins.online.writing import stamp_of, times_of
 
 if TYPE_CHECKING:
@@ -346,7 +345,7 @@ def _decode(rows: CachedRows, origins: Sequence[Origin]) -> list[dict[str, list[
                 column = tuple(
                     b"" if value is None or asset in missing else value for asset, value in enumerate(column)
                 )
-            values[name] = protobuf.python_values(column, kind)
+            values[name] = encoding.python_values(column, kind)
         decoded.append(values)
     return decoded
 
@@ -359,21 +358,21 @@ def _compute(
     if reading.is_python(plan):
         outputs = reading.transform(plan, keys, decoded.__getitem__)
         return {name: reading.as_stored(values, kind) for name, (values, kind) in outputs.items()}
-    given = [(key, answer.given(encode_column(keys[key], plan.kind_of(key)).values)) for key in KEYS]
+    given = [(key, reading.given_column(encode_column(keys[key], plan.kind_of(key)).values)) for key in KEYS]
     columns = reading.compute_on_demand(plan, given, list(_columns(rows)))
     return {
-        name: protobuf.python_values(column.values, plan.feature_types.get(name))
+        name: encoding.python_values(column.values, plan.feature_types.get(name))
         for name, column in columns.items()
     }
 
 
-def _columns(rows: CachedRows) -> Iterator[list[answer.Column]]:
+def _columns(rows: CachedRows) -> Iterator[list[reading.Column]]:
     """Columns of each view, as Feast's own code takes them."""
     fields = list(zip(*rows.replies, strict=True))
     for view, stamp, indexes in zip(
         rows.query.views, rows.query.stamp_indexes, rows.query.field_indexes, strict=True
     ):
-        judged = answer.Rows(fields[stamp], view.stored.ttl, rows.as_of.nanos)
+        judged = reading.Rows(fields[stamp], view.stored.ttl, rows.as_of.nanos)
         yield [judged.column(fields[index]) for index, _ in indexes[:-1]]
 
 

@@ -19,7 +19,7 @@ from ai_hub.features import materialize as module
 from ai_hub.features.materialize import Follower, materialize
 from ai_hub.features.newest import Scope
 from ai_hub.features.online.database import Database
-from ai_hub.features.redis_keys import ALIVE_S, followed_key, set_followed
+from ai_hub.features.store import ALIVE_S, followed_key, set_followed
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from ai_hub.dev.services import SERVICES
 from ai_hub.dev.status import require, status
 from ai_hub.features.materialize import Follower
 from ai_hub.features.newest import Scope
-from ai_hub.features.redis_keys import delete_assets
-from ai_hub.features.store import open_store
+from ai_hub.features.store import delete_assets, open_store
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:

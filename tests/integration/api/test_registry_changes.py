@@ -16,7 +16,7 @@ from feast.infra.registry.sql import SqlRegistry
 from feast.types import Float64
 from support.feature_reading import PATIENT, Clock, ask, run
 
-from ai_hub.features.online.registry_watcher import RegistryWatcher
+from ai_hub.features.online.catalog import RegistryWatcher
 from ai_hub.features.store import open_store
 
 if TYPE_CHECKING:

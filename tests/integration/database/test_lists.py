@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai_hub.api import assets
+from ai_hub.api import services
 from ai_hub.database import connect
 from ai_hub.ingest import findings
 
@@ -37,7 +37,7 @@ def connection(database: str, tenant: str) -> Iterator[Connection]:
             values,
         )
         opened.execute(FINDINGS, values)
-        opened.execute("ANALYZE assets, data_findings")
+        opened.execute("ANALYZE services, data_findings")
         yield opened
 
 
@@ -58,9 +58,9 @@ def _scanned(node: dict[str, Any]) -> int:
 
 def test_page_of_assets__reads_the_page(connection: Connection, tenant: str) -> None:
     values = {"tenant": tenant, "kind": None, "assets": None, "limit": 20, "offset": 0}
-    assert rows_read(connection, assets._PAGE, values) <= 25
+    assert rows_read(connection, services._PAGE, values) <= 25
     some = values | {"assets": ["meter-00003", "meter-04000"]}
-    assert rows_read(connection, assets._PAGE, some) <= 25
+    assert rows_read(connection, services._PAGE, some) <= 25
 
 
 def test_findings__end_at_the_limit(energy: Energy, connection: Connection, tenant: str) -> None:

@@ -14,7 +14,7 @@ from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope
 from ai_hub.database import connect
 from ai_hub.errors import NotLoggedInError
-from ai_hub.features.registry import find_service
+from ai_hub.features.store import find_service
 
 if TYPE_CHECKING:
     from pathlib import Path

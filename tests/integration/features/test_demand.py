@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
-from ai_hub.features.demand import note_demand
-from ai_hub.features.materialize import materialize
+from ai_hub.features.materialize import materialize, note_demand
 from ai_hub.features.newest import Scope
 
 if TYPE_CHECKING:

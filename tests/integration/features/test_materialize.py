@@ -16,7 +16,7 @@ from ai_hub.features import materialize as module
 from ai_hub.features.freshness import freshness
 from ai_hub.features.materialize import Follower, materialize
 from ai_hub.features.newest import Scope
-from ai_hub.features.redis_keys import delete_assets, negative_key
+from ai_hub.features.store import delete_assets, negative_key
 
 if TYPE_CHECKING:
     from feast import FeatureStore

@@ -10,7 +10,7 @@ from feast.type_map import python_values_to_proto_values
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feast_plugins.online import keys
+from feast_plugins.online import encoding
 
 #: Without surrogates, which have no UTF-8.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -31,8 +31,8 @@ ENTITY = st.dictionaries(
 
 
 def our_key(entity: dict[str, tuple[ValueType, Any]], project: str) -> bytes:
-    parts = [keys.encode_column([value], kind).parts[0] for _, (kind, value) in sorted(entity.items())]
-    return keys.prefix(entity) + b"".join(parts) + project.encode()
+    parts = [encoding.encode_column([value], kind).parts[0] for _, (kind, value) in sorted(entity.items())]
+    return encoding.prefix(entity) + b"".join(parts) + project.encode()
 
 
 @given(ENTITY, TEXT)
@@ -40,7 +40,7 @@ def test_key__is_feasts_byte_by_byte(entity: dict[str, tuple[ValueType, Any]], p
     protos = [python_values_to_proto_values([value], kind)[0] for kind, value in entity.values()]
     stock = EntityKey(join_keys=list(entity), entity_values=protos)
     assert our_key(entity, project) == _redis_key(project, stock)
-    actual = keys.encode_column(
+    actual = encoding.encode_column(
         [value for _, value in [*entity.values()][:1]], next(iter(entity.values()))[0]
     )
     assert actual.values[0] == protos[0].SerializeToString(deterministic=True)
@@ -50,7 +50,7 @@ def test_key__is_feasts_byte_by_byte(entity: dict[str, tuple[ValueType, Any]], p
 def test_key__tells_its_join_keys_and_its_project(
     entity: dict[str, tuple[ValueType, Any]], project: str
 ) -> None:
-    assert keys.parse(our_key(entity, project)) == (tuple(sorted(entity)), project)
+    assert encoding.parse(our_key(entity, project)) == (tuple(sorted(entity)), project)
 
 
 PAIR = st.tuples(TEXT, TEXT, TEXT)
@@ -65,8 +65,8 @@ def test_key__of_another_tenant_asset_or_project__is_another(
     one: tuple[str, str, str], other: tuple[str, str, str]
 ) -> None:
     def key(of: tuple[str, str, str]) -> bytes:
-        parts = keys.string_parts([text.encode() for text in of[:2]])
-        return keys.prefix(["tenant_id", "asset_id"]) + b"".join(parts) + of[2].encode()
+        parts = encoding.string_parts([text.encode() for text in of[:2]])
+        return encoding.prefix(["tenant_id", "asset_id"]) + b"".join(parts) + of[2].encode()
 
     assert (key(one) == key(other)) == (one == other)
 
@@ -74,18 +74,18 @@ def test_key__of_another_tenant_asset_or_project__is_another(
 @given(st.binary(max_size=60))
 def test_parse__of_anything__is_a_key_or_refused(text: bytes) -> None:
     try:
-        names, project = keys.parse(text)
-    except keys.NotOurKeyError:
+        names, project = encoding.parse(text)
+    except encoding.NotOurKeyError:
         return
-    assert text.startswith(keys.prefix(names))
+    assert text.startswith(encoding.prefix(names))
     assert text.endswith(project.encode())
 
 
 def test_parse__of_a_key_that_is_cut__is_refused() -> None:
     whole = our_key({"tenant_id": (ValueType.STRING, "city"), "asset_id": (ValueType.INT64, 1)}, "")
     for end in range(len(whole)):
-        with pytest.raises(keys.NotOurKeyError):
-            keys.parse(whole[:end])
+        with pytest.raises(encoding.NotOurKeyError):
+            encoding.parse(whole[:end])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 100])
@@ -94,8 +94,8 @@ def test_columns__of_many_rows__are_encoded_as_each_alone(rows: int, data: st.Da
     kind = data.draw(st.sampled_from(list(VALUES)))
     few = data.draw(st.lists(VALUES[kind], min_size=1, max_size=3))
     values = [few[row % len(few)] for row in range(rows)]
-    actual = keys.encode_column(values, kind)
-    alone = [keys.encode_column([value], kind) for value in values]
+    actual = encoding.encode_column(values, kind)
+    alone = [encoding.encode_column([value], kind) for value in values]
     assert actual.values == [item.values[0] for item in alone]
     parts = actual.parts if len(actual.parts) == rows else list(actual.parts) * rows
     assert parts == [item.parts[0] for item in alone]

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feast_plugins.online import answer, protobuf, reading
+from feast_plugins.online import encoding, reading
 
 NUMBERS = st.floats(allow_nan=False) | st.none()
 INTEGERS = st.integers(-(1 << 63), (1 << 63) - 1) | st.none()
@@ -34,7 +34,7 @@ def protos(kind: ValueType, values: list[Any]) -> list[Value]:
 @given(COLUMNS)
 def test_python_values__are_feasts(column: tuple[ValueType, list[Any]]) -> None:
     messages = protos(*column)
-    actual = protobuf.python_values([message.SerializeToString() for message in messages], column[0])
+    actual = encoding.python_values([message.SerializeToString() for message in messages], column[0])
     expected = [feast_value_type_to_python_type(message, column[0]) for message in messages]
     assert actual == expected
     assert list(map(type, actual)) == list(map(type, expected))
@@ -44,17 +44,17 @@ def test_python_values__are_feasts(column: tuple[ValueType, list[Any]]) -> None:
 def test_python_values__of_mixed_types__are_feasts(values: list[Any]) -> None:
     kinds = {float: ValueType.DOUBLE, int: ValueType.INT64}
     messages = [protos(kinds.get(type(value), ValueType.STRING), [value])[0] for value in values]
-    actual = protobuf.python_values([message.SerializeToString() for message in messages], None)
+    actual = encoding.python_values([message.SerializeToString() for message in messages], None)
     assert actual == [feast_value_type_to_python_type(message) for message in messages]
 
 
 def test_python_values__identifiers_stored_as_text__are_told_by_the_type() -> None:
     text = "12345678-1234-5678-1234-567812345678"
     stored = [Value(string_val=text).SerializeToString()]
-    assert protobuf.python_values(stored, ValueType.UUID) == [
+    assert encoding.python_values(stored, ValueType.UUID) == [
         feast_value_type_to_python_type(Value(string_val=text), ValueType.UUID)
     ]
-    assert protobuf.python_values(stored, ValueType.STRING) == [text]
+    assert encoding.python_values(stored, ValueType.STRING) == [text]
 
 
 @given(st.lists(NUMBERS | st.just(float("nan"))) | st.lists(INTEGERS))
@@ -82,13 +82,13 @@ def test_status__follows_the_time_to_live_to_the_nanosecond(age: timedelta, ttl_
     now = datetime(2026, 1, 1, tzinfo=UTC)
     ttl = ttl_s * 10**9 if ttl_s else None
     nanos = int(now.timestamp()) * 10**9
-    rows = answer.Rows([stamp(now - age), None], ttl, nanos)
+    rows = reading.Rows([stamp(now - age), None], ttl, nanos)
     value = Value(double_val=1.0).SerializeToString()
     column = rows.column([value, None])
     is_young = ttl is None or age <= timedelta(seconds=ttl_s or 0)
     assert list(column.statuses) == [
-        answer.PRESENT if is_young else answer.OUTSIDE_MAX_AGE,
-        answer.NOT_FOUND,
+        reading.PRESENT if is_young else reading.OUTSIDE_MAX_AGE,
+        reading.NOT_FOUND,
     ]
     assert list(column.values) == [value if is_young else b"", b""]
 
@@ -96,26 +96,26 @@ def test_status__follows_the_time_to_live_to_the_nanosecond(age: timedelta, ttl_
 def test_status__at_the_limit() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     nanos, hour = int(now.timestamp()) * 10**9, 3600 * 10**9
-    for late, expected in ((0, answer.PRESENT), (1, answer.OUTSIDE_MAX_AGE)):
-        rows = answer.Rows([stamp(now - timedelta(hours=1))], hour, nanos + late)
+    for late, expected in ((0, reading.PRESENT), (1, reading.OUTSIDE_MAX_AGE)):
+        rows = reading.Rows([stamp(now - timedelta(hours=1))], hour, nanos + late)
         assert list(rows.column([b"\x20\x01"]).statuses) == [expected]
 
 
 def test_status__of_values_that_are_none() -> None:
     null = Value(null_val=Null.NULL).SerializeToString()
-    rows = answer.Rows([stamp(datetime(1970, 1, 1, tzinfo=UTC))] * 4, None, 0)
+    rows = reading.Rows([stamp(datetime(1970, 1, 1, tzinfo=UTC))] * 4, None, 0)
     column = rows.column([null, None, b"", Value(bool_val=False).SerializeToString()])
-    assert list(column.statuses) == [answer.NULL_VALUE] * 3 + [answer.PRESENT]
+    assert list(column.statuses) == [reading.NULL_VALUE] * 3 + [reading.PRESENT]
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20))
 def test_field__is_what_protocol_buffers_write(items: list[bytes]) -> None:
     vector = GetOnlineFeaturesResponse.FeatureVector(values=[Value(bytes_val=item) for item in items])
     values = [Value(bytes_val=item).SerializeToString() for item in items]
-    assert protobuf.Field(1).all(values) == vector.SerializeToString()
+    assert encoding.Field(1).all(values) == vector.SerializeToString()
 
 
 @given(st.integers(0, (1 << 64) - 1))
 def test_varint(number: int) -> None:
     message = Value(int64_val=number - (1 << 64) if number >= 1 << 63 else number)
-    assert b"\x20" + protobuf.varint(number) == message.SerializeToString()
+    assert b"\x20" + encoding.varint(number) == message.SerializeToString()

@@ -8,7 +8,7 @@ import pytest
 import redis.exceptions
 
 from ai_hub.errors import BadInputError, ServiceDownError
-from ai_hub.features import follow as module
+from ai_hub.features import materialize as module
 from ai_hub.features.materialize import Pass
 
 if TYPE_CHECKING:

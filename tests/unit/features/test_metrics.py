@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ai_hub.features.freshness import Behind, summarize
+from ai_hub.features.freshness import Behind, Metrics, served, summarize
 from ai_hub.features.materialize import Pass
-from ai_hub.features.metrics import Metrics, served
 
 LABELS = {"tenant": "t", "feature_view": "v"}
 

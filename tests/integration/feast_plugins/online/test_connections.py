@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from support.online_repo import OURS, RECENT, Pair, open_store, view
 from support.valkey_servers import HOST, cluster, free_port, sentinel, server
 
-from feast_plugins.online.exchange import Commands, Pipeline, PipelinedConnection
+from feast_plugins.online.connection import Commands, Pipeline, PipelinedConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

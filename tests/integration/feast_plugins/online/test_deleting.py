@@ -10,7 +10,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from support.online_repo import METER, RECENT, Pair, view
 
-from feast_plugins.online import keys
+from feast_plugins.online import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,8 +65,8 @@ def fill(pair: Pair) -> None:
 
 def owner(key: bytes) -> str | None:
     try:
-        return keys.parse(key)[1]
-    except keys.NotOurKeyError:
+        return encoding.parse(key)[1]
+    except encoding.NotOurKeyError:
         return None
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracles.features import HOUR, floor_hour
 
 from ai_hub.errors import BadInputError
-from ai_hub.features.online.as_of import as_of
+from ai_hub.features.online.query import as_of
 from ai_hub.times import from_nanos, to_nanos
 
 TIMES = st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001  # hypothesis wants naive bounds

@@ -15,7 +15,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, String, UnixTimestamp
 
 from ai_hub.features.online import query, rows
-from ai_hub.features.online.as_of import as_of
+from ai_hub.features.online.query import as_of
 from ai_hub.times import to_nanos
 from feast_plugins.online.plan import Plans
 from feast_plugins.online.reading import encode_outputs

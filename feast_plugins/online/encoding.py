@@ -1,8 +1,11 @@
-"""Keys of Redis, as Feast's store writes them, made from entity rows and taken apart.
+"""Feast's values and keys as bytes, put together and taken apart, many at a time.
 
-Version 3 of Feast's serialization: the number of join keys, each join key's name, each value with type and
-length, names and values in the order of the names; then the name of the project, with nothing between. Every
-length is given, so where the project begins can be told exactly.
+Redis holds serialized values, and a response is made of them: joining bytes and parsing the whole once takes
+a tenth of the time of making a message of each value. https://protobuf.dev/programming-guides/encoding/
+
+Keys are as Feast's store writes them, in version 3 of its serialization: the number of join keys, each join
+key's name, each value with type and length, names and values in the order of the names; then the name of the
+project, with nothing between. Every length is given, so where the project begins can be told exactly.
 """
 
 from __future__ import annotations
@@ -12,19 +15,111 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from feast.infra.key_encoding_utils import _serialize_val, serialize_entity_key_prefix
-from feast.type_map import python_values_to_proto_values
+from feast.protos.feast.types.Value_pb2 import Int64List, RepeatedValue, StringList
+from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
 from feast.value_type import ValueType
-
-from feast_plugins.online import protobuf
+from google.protobuf.timestamp_pb2 import Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from feast import RepoConfig
-    from feast.protos.feast.types.Value_pb2 import RepeatedValue
     from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 
     EntityRows = list[dict[str, Any]] | Mapping[str, Sequence[Any] | RepeatedValue]
+
+
+_REMEMBERED = 4096
+
+
+def varint(number: int) -> bytes:
+    """Bytes of a number that is not negative, seven bits each, the lowest first."""
+    found = bytearray()
+    while number > 0x7F:  # noqa: PLR2004  # seven bits
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+class Field(dict[int, bytes]):
+    """What precedes an embedded message or a string in field `number`, by its length."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._tag = varint(number << 3 | 2)
+
+    def __missing__(self, length: int) -> bytes:
+        found = self._tag + varint(length)
+        if length < _REMEMBERED:
+            self[length] = found
+        return found
+
+    def one(self, item: bytes) -> bytes:
+        """The field with one element."""
+        return self[len(item)] + item
+
+    def all(self, items: Sequence[bytes]) -> bytes:
+        """The repeated field with these elements."""
+        lengths = set(map(len, items))
+        if len(lengths) == 1:  # most often: numbers
+            prefix = self[lengths.pop()]
+            return prefix + prefix.join(items)
+        return b"".join([self[len(item)] + item for item in items])
+
+
+_DOUBLE_VAL, _INT64_VAL, _STRING_VAL = 0x29, 0x20, 0x12
+_DOUBLE_LENGTH = 9
+_DOUBLE = struct.Struct("<xd")
+_ELEMENT = Field(1)
+_ELEMENT_TAG = b"\x0a"
+#: An older form of these types is a string, told by the type alone.
+_TOLD_BY_TYPE = frozenset({ValueType.UUID, ValueType.TIME_UUID})
+
+
+def python_values(values: Sequence[bytes], kind: ValueType | None) -> list[Any]:
+    """Value of each serialized `Value`; `kind`: type of the feature, if it is known."""
+    found = None if kind in _TOLD_BY_TYPE else plain_values(values)
+    if found is not None:
+        return found
+    protos = RepeatedValue.FromString(_ELEMENT.all(values)).val
+    return [feast_value_type_to_python_type(proto, kind) for proto in protos]
+
+
+def plain_values(values: Sequence[bytes]) -> list[Any] | None:
+    """Values of a column of 64-bit numbers or strings, with None where there is none; None: another type."""
+    there = [value for value in values if value] if b"" in values else values
+    found = _decode(there)
+    if there is values or found is None:
+        return found
+    rest = iter(found)
+    return [next(rest) if value else None for value in values]
+
+
+def _decode(values: Sequence[bytes]) -> list[Any] | None:
+    if len(values) == 1 and len(values[0]) == _DOUBLE_LENGTH and values[0][0] == _DOUBLE_VAL:
+        return list(_DOUBLE.unpack(values[0]))  # one row, as most requests ask for
+    tags = {value[0] for value in values}
+    if not tags:
+        return []
+    if len(tags) > 1:
+        return None
+    (tag,) = tags
+    found: list[Any] = []
+    if tag == _DOUBLE_VAL and set(map(len, values)) == {_DOUBLE_LENGTH}:
+        found = list(struct.unpack("<" + "xd" * len(values), b"".join(values)))
+    elif tag == _INT64_VAL:
+        # the bytes after the tags are those of a packed list
+        found = list(Int64List.FromString(_ELEMENT.one(b"".join([value[1:] for value in values]))).val)
+    elif tag == _STRING_VAL:
+        found = list(StringList.FromString(b"".join([_ELEMENT_TAG + value[1:] for value in values])).val)
+    return found if len(found) == len(values) else None
+
+
+def seconds(stamps: Sequence[bytes]) -> list[int]:
+    """Seconds since 1970 of serialized times."""
+    known = {stamp: Timestamp.FromString(stamp).seconds for stamp in set(stamps)}
+    return [known[stamp] for stamp in stamps]
 
 
 SERIALIZATION_VERSION = 3
@@ -33,7 +128,6 @@ _PAIR = struct.Struct("<II")
 _STRING: int = ValueType.STRING.value
 _INT32 = _PAIR.pack(ValueType.INT32.value, 4)
 _INT64 = _PAIR.pack(ValueType.INT64.value, 8)
-_REMEMBERED = 4096
 #: What Redis takes for a pattern in MATCH.
 _SPECIAL = frozenset(b"*?[]\\")
 
@@ -137,7 +231,7 @@ def _escape(text: bytes) -> bytes:
     return b"".join([b"\\%c" % byte if byte in _SPECIAL else b"%c" % byte for byte in text])
 
 
-_STRING_VAL = protobuf.Field(2)
+_STRING_FIELD = Field(2)
 _INT32_TAG, _INT64_TAG = b"\x18", b"\x20"
 _UNSIGNED = 1 << 64
 
@@ -191,7 +285,7 @@ def encode_column(values: Sequence[Any], kind: ValueType) -> EntityColumn:
     types = set(map(type, values))
     if types == {str} and kind in _TEXT:
         texts = [text.encode() for text in values]
-        return EntityColumn([_STRING_VAL[len(text)] + text for text in texts], string_parts(texts))
+        return EntityColumn([_STRING_FIELD[len(text)] + text for text in texts], string_parts(texts))
     if types == {int} and kind in _NUMBERS:
         tag, number_part = _NUMBERS[kind]
         try:
@@ -199,7 +293,7 @@ def encode_column(values: Sequence[Any], kind: ValueType) -> EntityColumn:
         except struct.error:
             pass  # out of range: Feast's error says so
         else:
-            return EntityColumn([tag + protobuf.varint(number % _UNSIGNED) for number in values], parts)
+            return EntityColumn([tag + varint(number % _UNSIGNED) for number in values], parts)
     protos = python_values_to_proto_values(list(values), kind)
     return EntityColumn([proto.SerializeToString() for proto in protos], [part(proto) for proto in protos])
 
