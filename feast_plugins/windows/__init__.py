@@ -13,6 +13,7 @@ from feast_plugins.windows.declarations import (
     Lag,
     Ratio,
     SameHour,
+    Series,
     Weather,
     declared_view,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Lag",
     "Ratio",
     "SameHour",
+    "Series",
     "Weather",
     "declared_view",
 ]

@@ -377,7 +377,7 @@ def _note(connection: psycopg.Connection[Any], project: str, change: Change, sta
         },
     )
     connection.execute("DELETE FROM declared_reaches WHERE view_name = %s", [change.view])
-    for source in ("readings", "weather"):
+    for source in change.declaration.sources:
         for nearest, farthest in change.declaration.reaches(source):
             connection.execute(
                 "INSERT INTO declared_reaches VALUES (%s, %s, %s, %s)",

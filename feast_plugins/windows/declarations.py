@@ -46,6 +46,10 @@ WEATHER: Final = (
 )
 FUNCTIONS: Final = ("mean", "std", "min", "max", "sum", "count", "first", "last")
 CALENDAR: Final = ("hour_of_day", "day_of_week", "day_of_month", "day_of_year", "month", "is_weekend")
+#: The total of the asset's group, see docs/declared-features.md.
+TOTAL: Final = "value@group"
+#: What a column `series@key` may name after the `@`: whose values of the series an asset uses.
+SERIES_KEYS: Final = ("tenant", "asset", "price_zone", "group", "weather_station")
 ATTRIBUTES: Final[Mapping[str, PrimitiveFeastType]] = {
     "capacity": Float64,
     "latitude": Float64,
@@ -53,6 +57,9 @@ ATTRIBUTES: Final[Mapping[str, PrimitiveFeastType]] = {
     "kind": String,
     "unit": String,
     "timezone": String,
+    "price_zone": String,
+    "group": String,
+    "weather_station": String,
 }
 #: A weather value counts for so many hours, see docs/features.md.
 WEATHER_AGE: Final = 6
@@ -85,6 +92,40 @@ def _check_duration(duration: timedelta, step: timedelta, what: str) -> None:
         )
 
 
+def source_of(column: str) -> str:
+    """Where a column's values come from: `readings`, `weather`, or a column `name@key` itself."""
+    if column == READING:
+        return "readings"
+    return "weather" if column in WEATHER else column
+
+
+def series_of(column: str) -> tuple[str, str]:
+    """Name and key of an external series from its column.
+
+    Raises:
+        DeclarationError: the column is none of a series.
+    """
+    name, _, key = column.partition("@")
+    if not _NAME.fullmatch(name) or name == READING:
+        raise DeclarationError(
+            f"{name!r} is no name of a series: a small letter, then at most 47 small letters, digits and _, "
+            f"and not {READING}."
+        )
+    _one_of(key, SERIES_KEYS, "key of a series")
+    return name, key
+
+
+def _check_column(column: object) -> None:
+    if column in {READING, TOTAL, *WEATHER}:
+        return
+    if not isinstance(column, str) or "@" not in column:
+        raise DeclarationError(
+            f"There is no column {column!r}; there are {', '.join((READING, TOTAL, *WEATHER))}, and "
+            "external series as name@key, for example day_ahead_price@price_zone."
+        )
+    series_of(column)
+
+
 def _one_of(value: object, known: tuple[str, ...] | Mapping[str, Any], what: str) -> None:
     if value not in known:
         raise DeclarationError(f"There is no {what} {value!r}; there are {', '.join(known)}.")
@@ -115,7 +156,7 @@ class Expression:
         """Raise `DeclarationError` where it cannot be computed."""
 
     def reaches(self, source: str) -> list[tuple[int, int]]:
-        """Steps before a row that it uses of `readings` or `weather`, as ranges with both ends."""
+        """Steps before a row that it uses of a source (see `source_of`), as ranges with both ends."""
         del source
         return []
 
@@ -156,12 +197,12 @@ class _OfColumn(Expression):
 
     @override
     def check(self) -> None:
-        _one_of(self.column, (READING, *WEATHER), "column")
-        if self.column == READING and self.offsets()[0] < 1:
+        _check_column(self.column)
+        if self.column in {READING, TOTAL} and self.offsets()[0] < 1:
             raise DeclarationError("A row uses only readings before its time.")
         if (hours := self.lookback_hours) > FARTHEST:
             raise DeclarationError(f"A feature looks back {FARTHEST} hours at most, not {hours}.")
-        if self.column != READING and hours > WEATHER_KEPT:
+        if self.column in WEATHER and hours > WEATHER_KEPT:
             raise DeclarationError(
                 f"Weather is kept for a year, so a feature of it looks back {WEATHER_KEPT} hours at most, "
                 f"not {hours}."
@@ -175,11 +216,11 @@ class _OfColumn(Expression):
     @override
     def reaches(self, source: str) -> list[tuple[int, int]]:
         nearest, farthest = self.offsets()
-        if source == "readings" and self.column == READING:
-            return [(nearest, farthest)]
-        if source == "weather" and self.column != READING:
-            return [(nearest, farthest - -WEATHER_AGE * HOUR // self.slide_interval)]
-        return []
+        if source_of(self.column) != source:
+            return []
+        if source == "weather":
+            farthest -= -WEATHER_AGE * HOUR // self.slide_interval
+        return [(nearest, farthest)]
 
 
 @dataclass(frozen=True)
@@ -239,6 +280,33 @@ class Weather(_OfColumn):
     @override
     def check(self) -> None:
         _one_of(self.column, WEATHER, "column of the weather")
+
+
+@dataclass(frozen=True)
+class Series(_OfColumn):
+    """Value of an external series in the row's hour, as it was available when the hour began.
+
+    `by` says whose values an asset uses: those of its own `price_zone`, `group` or `weather_station` in the
+    register, of its own id (`asset`), or the same for all assets (`tenant`). Lags and windows name the series
+    as the column `name@by`.
+    """
+
+    kind: ClassVar[str] = "series"
+    name: str
+    by: str = "tenant"
+
+    @property
+    def column(self) -> str:  # type: ignore[override]  # that of the others is a field
+        """The series as other types name it."""
+        return f"{self.name}@{self.by}"
+
+    @override
+    def offsets(self) -> tuple[int, int]:
+        return 0, 0
+
+    @override
+    def check(self) -> None:
+        series_of(self.column)
 
 
 @dataclass(frozen=True)
@@ -418,7 +486,7 @@ class AssetAttribute(Expression):
 _KINDS: Final[Mapping[str, type[Expression]]] = {
     each.kind: each
     for each in (
-        *(Window, Lag, Weather, SameHour, DegreeHours),
+        *(Window, Lag, Weather, Series, SameHour, DegreeHours),
         *(Difference, Ratio, Calendar, Holiday, AssetAttribute),
     )
 }
@@ -484,6 +552,12 @@ class Declaration:
     def as_json(self) -> dict[str, Any]:
         """JSON form of the features."""
         return {name: each.as_json() for name, each in self.features.items()}
+
+    @property
+    def sources(self) -> list[str]:
+        """Where the values of its features come from, see `source_of`."""
+        leaves = (leaf for each in self.stored.values() for leaf in _of_columns(each))
+        return sorted({source_of(leaf.column) for leaf in leaves})
 
     def reaches(self, source: str) -> list[tuple[int, int]]:
         """Steps before a row that its features use of a source, merged where they meet, nearest first."""

@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from feast.types import Float64, Int64, PrimitiveFeastType, String
 
+from feast_plugins.windows import sources
 from feast_plugins.windows.declarations import (
     READING,
+    TOTAL,
+    WEATHER,
     WEATHER_AGE,
     AssetAttribute,
     Calendar,
@@ -31,9 +34,11 @@ from feast_plugins.windows.declarations import (
     Lag,
     Ratio,
     SameHour,
+    Series,
     Weather,
     Window,
     _OfColumn,
+    series_of,
 )
 from feast_plugins.windows.holiday_days import YEARS, days
 
@@ -41,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
-_VERSION: Final = 4
+_VERSION: Final = 5
 #: Hours between two ranges that are cheaper to read than a second look into the index.
 _CHEAP_GAP: Final = 48
 _TYPES: Final[Mapping[PrimitiveFeastType, str]] = {
@@ -162,7 +167,8 @@ _EARLIER: Final = """\
 # that looks at it.
 _READINGS_GRID: Final = """\
 SELECT grid.hour + INTERVAL '{nearest} hours' AS hour, meaning.value, meaning.least_value AS least,
-    meaning.greatest_value AS greatest, meaning.stats AS state, hourly.sample_count AS readings
+    meaning.greatest_value AS greatest, meaning.stats AS state, hourly.sample_count AS readings,
+    hourly.last_ingested_at AS ingested_at
 FROM generate_series(
     k.first_hour - INTERVAL '{farthest} hours', k.end_hour - INTERVAL '1 hour' - INTERVAL '{nearest} hours',
     INTERVAL '1 hour'
@@ -204,7 +210,7 @@ _WEATHER_BOUNDS: Final = (
 _KEYS: Final = """\
 SELECT spans.tenant_id, spans.asset_id, hours.hour,
     coalesce(assets.weather_asset_id, spans.asset_id) AS weather_asset,
-    assets.is_amount, assets.unit_factor, assets.interval_seconds
+    {asset_columns}
 FROM public.asset_spans AS spans
 LEFT JOIN public.declared_spans AS known
     ON known.view_name = '{view}' AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id
@@ -269,7 +275,7 @@ _COMPUTE: Final = """\
 WITH batch AS MATERIALIZED (
     SELECT ranges.tenant_id, ranges.asset_id, ranges.first_hour, ranges.end_hour,
         coalesce(assets.weather_asset_id, ranges.asset_id) AS weather_asset,
-        assets.is_amount, assets.unit_factor, assets.interval_seconds
+        {asset_columns}
     FROM unnest($1::public.declared_refresh_ranges[]) AS ranges
     LEFT JOIN public.assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
 ),
@@ -284,6 +290,7 @@ known AS MATERIALIZED (
         OFFSET 0
     ) AS present
 ),
+{totals}
 computed AS MATERIALIZED (
     SELECT k.tenant_id, k.asset_id, k.hour, {computed}
     FROM (
@@ -371,8 +378,8 @@ class Statements:
             stored=_list(_quoted(stored)),
             generation=generation,
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
-            ingested=_list(f"{source}.ingested_at" for source in dict.fromkeys(map(_source, self._leaves()))),
-            keys=_KEYS.format(view=self.declaration.name),
+            ingested=_list(f"{name}.ingested_at" for name in dict.fromkeys(map(_source, self._leaves()))),
+            keys=_KEYS.format(view=self.declaration.name, asset_columns=sources.ASSET_COLUMNS),
             sources=self._sources(bounded=False),
             register=_REGISTER,
         )
@@ -396,6 +403,8 @@ class Statements:
         of_grid = {leaf: grid.name for grid in grids for leaf in grid.leaves}
         return _COMPUTE.format(
             view=self.declaration.name,
+            asset_columns=sources.ASSET_COLUMNS,
+            totals=self._batch_totals(),
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
             sources=self._sources(bounded=True),
             long=max(2, *(grid.hours // _WINDOW_HOURS_PER_ROW for grid in grids)),
@@ -404,7 +413,11 @@ class Statements:
                 f'{self._kept(each, hour, of_grid)} AS "{name}"' for name, each in stored.items()
             ),
             grids="\n".join(
-                [*(self._grid(grid, hour) for grid in grids), *self._weather(hour, bounded=True)]
+                [
+                    *(self._grid(grid, hour) for grid in grids),
+                    *self._rows(bounded=True, hour=hour),
+                    *self._weather(hour, bounded=True),
+                ]
             ),
             remembered=_list(_remembered(name, each) for name, each in stored.items()),
             # a row of one column would be no row
@@ -432,24 +445,44 @@ class Statements:
         return dict(sorted(found.items(), key=lambda each: (each[0] != READING, each[0])))
 
     def _sources(self, *, bounded: bool) -> str:
-        series = [self._row(column, leaves, bounded=bounded) for column, leaves in self._series().items()]
-        return "\n".join([*series, *self._weather("k.hour", bounded=bounded)])
+        return "\n".join(
+            [
+                *(
+                    self._row(column, leaves, bounded=bounded)
+                    for column, leaves in self._series().items()
+                    if not _is_by_row(column)
+                ),
+                *self._rows(bounded=bounded),
+                *self._weather("k.hour", bounded=bounded),
+            ]
+        )
 
-    def _row(self, column: str, leaves: list[_OfColumn], *, bounded: bool) -> str:
+    def _rows(self, *, bounded: bool, hour: str = "k.hour") -> list[str]:
+        """Lateral queries of the columns that have no grid of hours."""
+        return [
+            self._row(column, leaves, bounded=bounded, hour=hour)
+            for column, leaves in self._series().items()
+            if _is_by_row(column)
+        ]
+
+    def _row(self, column: str, leaves: list[_OfColumn], *, bounded: bool, hour: str = "k.hour") -> str:
         """Lateral query of the aggregates over one column, in a row named like it."""
         ranges = _merged([leaf.offsets() for leaf in leaves], gap=_gap(column))
-        if column == READING:
-            bounds = _READINGS_BOUNDS if bounded else ""
-            parts = [_READINGS.format(nearest=near, farthest=far, bounds=bounds) for near, far in ranges]
-        else:
-            bounds = _WEATHER_BOUNDS if bounded else ""
-            parts = [
-                _WEATHER.format(column=column, nearest=near, farthest=far, age=WEATHER_AGE, bounds=bounds)
-                for near, far in ranges
-            ]
+        parts = [_hours(column, near, far, bounded=bounded, hour=hour) for near, far in ranges]
         columns = _list(f"{_aggregate(leaf)} AS {self._name(leaf)}" for leaf in leaves)
         series = "\nUNION ALL\n".join(parts)
-        return f"CROSS JOIN LATERAL (\nSELECT {columns}, max(ingested_at) AS ingested_at\nFROM (\n{series}\nORDER BY ago DESC\n) AS series\n) AS {column}"
+        return f"CROSS JOIN LATERAL (\nSELECT {columns}, max(ingested_at) AS ingested_at\nFROM (\n{series}\nORDER BY ago DESC\n) AS series\n) AS {_source(leaves[0])}"
+
+    def _batch_totals(self) -> str:
+        """The totals of groups that a batch of rows uses, where any feature is of them."""
+        offsets = [leaf.offsets()[1] for leaf in self._leaves() if leaf.column == TOTAL]
+        if not offsets:
+            return ""
+        readings = _READINGS_GRID.format(nearest=0, farthest=0, bounds=_READINGS_BOUNDS)
+        return sources.BATCH_TOTALS.format(
+            farthest=max(offsets),
+            totals=sources.totals(readings, first_hour="k.first_hour", end_hour="k.end_hour"),
+        )
 
     def _weather(self, hour: str, *, bounded: bool) -> list[str]:
         """Lateral query of the weather of one hour, in a row named `weather`."""
@@ -477,11 +510,13 @@ class Statements:
         """Each has what looks at hours near each other; without any, the rows alone are one."""
         grids = []
         for column, leaves in self._series().items():
+            if _is_by_row(column):
+                continue
             for nearest, farthest in _merged([leaf.offsets() for leaf in leaves], gap=_gap(column)):
                 of_range = [leaf for leaf in leaves if nearest <= leaf.offsets()[0] <= farthest]
                 # hours of the same number are found by their number
                 shift = 0 if any(isinstance(leaf, SameHour) for leaf in of_range) else nearest
-                grids.append(_Grid(f"{column}_{nearest}", column, of_range, shift, farthest))
+                grids.append(_Grid(f"{_source(leaves[0])}_{nearest}", column, of_range, shift, farthest))
         return grids or [_Grid("rows", READING, [], 0, 0)]
 
     def _grid(self, grid: _Grid, hour: str) -> str:
@@ -492,11 +527,16 @@ class Statements:
                 f"INTERVAL '1 hour') AS {grid.name} (hour)"
             )
         ends = {"nearest": grid.nearest, "farthest": grid.farthest}
-        series = (
-            _READINGS_GRID.format(**ends, bounds=_READINGS_BOUNDS)
-            if grid.column == READING
-            else _WEATHER_GRID.format(**ends, column=grid.column, age=WEATHER_AGE, bounds=_WEATHER_BOUNDS)
-        )
+        if grid.column == READING:
+            series = _READINGS_GRID.format(**ends, bounds=_READINGS_BOUNDS)
+        elif grid.column == TOTAL:
+            of_batch = sources.OF_BATCH.format(
+                first_hour=f"k.first_hour - INTERVAL '{grid.farthest} hours'",
+                end_hour=f"k.end_hour - INTERVAL '{grid.nearest} hours'",
+            )
+            series = sources.TOTAL_GRID.format(**ends, totals=of_batch)
+        else:
+            series = _WEATHER_GRID.format(**ends, column=grid.column, age=WEATHER_AGE, bounds=_WEATHER_BOUNDS)
         columns = _list(f"{_window(leaf, grid.nearest)} AS {self._name(leaf)}" for leaf in grid.leaves)
         windows = f"SELECT hour, {columns}\nFROM (\n{series}\n) AS series"
         rows = f"SELECT * FROM (\n{windows}\n) AS windows WHERE hour >= k.first_hour"
@@ -529,12 +569,49 @@ class Statements:
 
 def _source(leaf: _OfColumn) -> str:
     """Name of the lateral query that a row has an expression from."""
-    return "weather" if isinstance(leaf, Weather) else leaf.column
+    if isinstance(leaf, Weather):
+        return "weather"
+    # a name has 63 bytes, and others no @
+    return leaf.column.replace("@", "$", 1)[:55] if "@" in leaf.column else leaf.column
 
 
 def _gap(column: str) -> int:
     """Hours between two ranges that are read together."""
-    return _CHEAP_GAP if column == READING else 0
+    return 0 if column in WEATHER else _CHEAP_GAP
+
+
+def _is_by_row(column: str) -> bool:
+    """Whether what an hour's value is depends on the row that looks at it: an external series."""
+    return "@" in column and column != TOTAL
+
+
+def _hours(column: str, nearest: int, farthest: int, *, bounded: bool, hour: str) -> str:
+    """Query of a column's hours that a row looks back to; `bounded` in the statement of a refresh."""
+    if column == READING:
+        bounds = _READINGS_BOUNDS if bounded else ""
+        return _READINGS.format(nearest=nearest, farthest=farthest, bounds=bounds)
+    if column == TOTAL:
+        between = {
+            "first_hour": f"k.hour - INTERVAL '{farthest} hours'",
+            "end_hour": f"k.hour - INTERVAL '{nearest} hours' + INTERVAL '1 hour'",
+        }
+        readings = _READINGS_GRID.format(nearest=0, farthest=0, bounds="")
+        totals = sources.OF_BATCH.format(**between) if bounded else sources.totals(readings, **between)
+        return sources.TOTAL.format(totals=totals)
+    if column in WEATHER:
+        bounds = _WEATHER_BOUNDS if bounded else ""
+        return _WEATHER.format(
+            column=column, nearest=nearest, farthest=farthest, age=WEATHER_AGE, bounds=bounds
+        )
+    name, key = series_of(column)
+    return sources.SERIES.format(
+        series=name,
+        zone=sources.KEYS[key],
+        hour=hour,
+        nearest=nearest,
+        farthest=farthest,
+        bounds=sources.SERIES_BOUNDS if bounded else "",
+    )
 
 
 def _weather_window(of: Expression) -> int | None:
@@ -542,7 +619,7 @@ def _weather_window(of: Expression) -> int | None:
     merges = [
         leaf.offsets()[1]
         for leaf in of.leaves()
-        if isinstance(leaf, Window | SameHour | DegreeHours) and leaf.column != READING
+        if isinstance(leaf, Window | SameHour | DegreeHours) and leaf.column in WEATHER
     ]
     return max(merges, default=None)
 
@@ -550,7 +627,7 @@ def _weather_window(of: Expression) -> int | None:
 def _remembered(name: str, of: Expression) -> str:
     """What of a known row stays where the weather it was made of is gone: features of the weather alone."""
     columns = {leaf.column for leaf in of.leaves() if isinstance(leaf, _OfColumn)}
-    if READING in columns:
+    if not columns <= set(WEATHER):
         return f'computed."{name}"'
     farthest = max(leaf.offsets()[1] for leaf in of.leaves() if isinstance(leaf, _OfColumn))
     return (
@@ -562,7 +639,7 @@ def _remembered(name: str, of: Expression) -> str:
 
 def _aggregate(of: _OfColumn) -> str:
     nearest, farthest = of.offsets()
-    if isinstance(of, Lag):
+    if isinstance(of, Lag | Series):
         return f"min(value) FILTER (WHERE ago = {farthest})"
     when = _WINDOW.format(nearest=nearest, farthest=farthest)
     if isinstance(of, DegreeHours):

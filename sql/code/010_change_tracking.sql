@@ -70,6 +70,38 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION note_series_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO feature_changes (source, tenant_id, series, zone, first_hour, last_hour)
+    SELECT 'series', tenant_id, series, zone, min(hour), max(hour)
+    FROM (
+        SELECT
+            tenant_id, series, zone, hour,
+            hour - row_number() OVER (PARTITION BY tenant_id, series, zone ORDER BY hour) * INTERVAL '1 hour' AS island
+        FROM (
+            SELECT DISTINCT tenant_id, series, zone, time_bucket(INTERVAL '1 hour', "timestamp") AS hour FROM changed
+        ) AS hours
+    ) AS islands
+    GROUP BY tenant_id, series, zone, island;
+    RETURN NULL;
+END
+$$;
+
+-- Another member, or one less: all totals of the group.
+CREATE OR REPLACE FUNCTION note_group_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO feature_changes (source, tenant_id, zone, first_hour, last_hour)
+    SELECT DISTINCT 'group', tenant_id, "group", TIMESTAMPTZ '-infinity', TIMESTAMPTZ 'infinity'
+    FROM (
+        SELECT OLD.tenant_id, OLD."group" WHERE TG_OP <> 'INSERT'
+        UNION
+        SELECT NEW.tenant_id, NEW."group" WHERE TG_OP <> 'DELETE'
+    ) AS groups
+    WHERE "group" IS NOT NULL;
+    RETURN NULL;
+END
+$$;
+
 -- An asset that is pointed at other weather, or whose readings mean something else, needs its features anew.
 CREATE OR REPLACE FUNCTION note_asset_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -135,10 +167,32 @@ DROP TRIGGER IF EXISTS weather_source_changed ON assets;
 DROP FUNCTION IF EXISTS note_weather_source_change();
 CREATE OR REPLACE TRIGGER asset_changed AFTER UPDATE ON assets
 FOR EACH ROW WHEN (
-    (OLD.weather_asset_id, OLD.is_amount, OLD.unit_factor, OLD.interval_seconds)
-    IS DISTINCT FROM (NEW.weather_asset_id, NEW.is_amount, NEW.unit_factor, NEW.interval_seconds)
+    (
+        OLD.weather_asset_id, OLD.is_amount, OLD.unit_factor, OLD.interval_seconds, OLD.feature_unit,
+        OLD.price_zone, OLD."group", OLD.weather_station
+    ) IS DISTINCT FROM (
+        NEW.weather_asset_id, NEW.is_amount, NEW.unit_factor, NEW.interval_seconds, NEW.feature_unit,
+        NEW.price_zone, NEW."group", NEW.weather_station
+    )
 )
 EXECUTE FUNCTION note_asset_change();
 -- readings may have come before their asset
 CREATE OR REPLACE TRIGGER asset_added AFTER INSERT ON assets
-FOR EACH ROW WHEN (NEW.is_amount IS NOT NULL OR NEW.weather_asset_id IS NOT NULL) EXECUTE FUNCTION note_asset_change();
+FOR EACH ROW WHEN (
+    coalesce(NEW.is_amount::text, NEW.weather_asset_id, NEW.price_zone, NEW."group", NEW.weather_station) IS NOT NULL
+)
+EXECUTE FUNCTION note_asset_change();
+
+CREATE OR REPLACE TRIGGER series_inserted AFTER INSERT ON covariates
+REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_series_changes();
+CREATE OR REPLACE TRIGGER series_updated AFTER UPDATE ON covariates
+REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_series_changes();
+CREATE OR REPLACE TRIGGER series_deleted AFTER DELETE ON covariates
+REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_series_changes();
+
+CREATE OR REPLACE TRIGGER member_added AFTER INSERT ON assets
+FOR EACH ROW WHEN (NEW."group" IS NOT NULL) EXECUTE FUNCTION note_group_change();
+CREATE OR REPLACE TRIGGER member_changed AFTER UPDATE ON assets
+FOR EACH ROW WHEN (OLD."group" IS DISTINCT FROM NEW."group") EXECUTE FUNCTION note_group_change();
+CREATE OR REPLACE TRIGGER member_removed AFTER DELETE ON assets
+FOR EACH ROW WHEN (OLD."group" IS NOT NULL) EXECUTE FUNCTION note_group_change();

@@ -25,12 +25,12 @@ BEGIN
     WITH changes AS (
         -- a deletion committed after the periods were measured waits for the next refresh
         DELETE FROM feature_changes AS changes
-        WHERE change_id = ANY (measured) OR source IN ('weather', 'asset') OR source = 'readings' AND EXISTS (
+        WHERE change_id = ANY (measured) OR source IN ('weather', 'asset', 'series', 'group') OR source = 'readings' AND EXISTS (
             SELECT FROM asset_spans AS spans
             WHERE spans.tenant_id = changes.tenant_id AND spans.asset_id = changes.asset_id
                 AND spans.periods @> tstzrange(changes.first_hour, changes.last_hour + INTERVAL '168 hours', '[]')
         )
-        RETURNING source, tenant_id, asset_id, first_hour, last_hour
+        RETURNING source, tenant_id, asset_id, series, zone, first_hour, last_hour
     ),
     pending AS (
         DELETE FROM feature_refresh_ranges RETURNING tenant_id, asset_id, first_hour, end_hour
@@ -77,6 +77,27 @@ BEGIN
         FROM merged
         CROSS JOIN LATERAL generate_series(lower(part), upper(part) - INTERVAL '1 hour', INTERVAL '744 hours') AS piece_start
     ),
+    -- hours of groups whose totals may have changed
+    group_changes AS MATERIALIZED (
+        SELECT tenant_id, "group", unnest(range_agg(part)) AS part
+        FROM (
+            SELECT tenant_id, zone AS "group", tstzrange(first_hour, last_hour, '[]') AS part
+            FROM changes WHERE source = 'group'
+            UNION ALL
+            SELECT changes.tenant_id, assets."group", tstzrange(
+                changes.first_hour,
+                -- the member's begin has changed, and each hour since then needs a value of it
+                CASE WHEN changes.first_hour > own.first_hour THEN changes.last_hour ELSE 'infinity' END,
+                '[]'
+            )
+            FROM changes
+            JOIN assets ON assets.tenant_id = changes.tenant_id AND assets.asset_id = changes.asset_id
+            LEFT JOIN asset_spans AS own ON own.tenant_id = changes.tenant_id AND own.asset_id = changes.asset_id
+            WHERE changes.source IN ('readings', 'deletion', 'asset') AND assets."group" IS NOT NULL
+                AND EXISTS (SELECT FROM declared_reaches WHERE source = 'value@group')
+        ) AS touched
+        GROUP BY tenant_id, "group"
+    ),
     declared_pending AS (
         DELETE FROM declared_refresh_ranges RETURNING view_name, tenant_id, asset_id, first_hour, end_hour
     ),
@@ -110,6 +131,29 @@ BEGIN
         LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
         JOIN declared_reaches AS reaches ON reaches.source = 'weather'
         WHERE changes.source = 'weather' AND coalesce(assets.weather_asset_id, spans.asset_id) = changes.asset_id
+        UNION ALL
+        SELECT
+            reaches.view_name, spans.tenant_id, spans.asset_id,
+            changes.first_hour + reaches.nearest * INTERVAL '1 hour',
+            changes.last_hour + (reaches.farthest + 1) * INTERVAL '1 hour'
+        FROM changes
+        JOIN declared_reaches AS reaches ON split_part(reaches.source, '@', 1) = changes.series
+        JOIN spans ON spans.tenant_id = changes.tenant_id
+        LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
+        WHERE changes.source = 'series' AND changes.zone = CASE split_part(reaches.source, '@', 2)
+            WHEN 'tenant' THEN ''
+            WHEN 'asset' THEN spans.asset_id
+            WHEN 'price_zone' THEN assets.price_zone
+            WHEN 'group' THEN assets."group"
+            WHEN 'weather_station' THEN assets.weather_station
+        END
+        UNION ALL
+        SELECT
+            reaches.view_name, members.tenant_id, members.asset_id,
+            lower(part) + reaches.nearest * INTERVAL '1 hour', upper(part) + (reaches.farthest + 1) * INTERVAL '1 hour'
+        FROM group_changes
+        JOIN assets AS members ON members.tenant_id = group_changes.tenant_id AND members."group" = group_changes."group"
+        JOIN declared_reaches AS reaches ON reaches.source = 'value@group'
         UNION ALL
         SELECT view_name, tenant_id, asset_id, time_bucket(INTERVAL '1 hour', since), 'infinity'
         FROM spans CROSS JOIN declared_views WHERE since IS NOT NULL

@@ -96,7 +96,7 @@ BEGIN
     LOOP
         EXECUTE format('ANALYZE %s', materialized);
     END LOOP;
-    ANALYZE asset_spans, weather_features, ai_features, ai_feature_versions;
+    ANALYZE asset_spans, weather_features, covariates, ai_features, ai_feature_versions;
 END
 $$;
 

@@ -68,7 +68,7 @@ DECLARE
     definition text;
 BEGIN
     FOREACH relation IN ARRAY ARRAY[
-        'assets', 'timeseries_data', 'register_readings', 'weather_features', 'hourly_features', 'daily_features', 'hourly_state', 'hourly_values',
+        'assets', 'timeseries_data', 'register_readings', 'weather_features', 'covariates', 'covariate_series', 'hourly_features', 'daily_features', 'hourly_state', 'hourly_values',
         'ai_features', 'ai_feature_versions', 'asset_spans', 'feature_rows', 'dated_feature_rows', 'dated_feature_versions',
         'forecast_basic_features', 'forecast_basic_feature_versions',
         'forecast_advanced_features', 'forecast_advanced_feature_versions',

@@ -68,9 +68,11 @@ class Oracle:
             assert isinstance(right, float | int)
             return difference(left, right) if kind == "difference" else ratio(left, right)
         if kind == "weather":
-            return self._hour(hour, of["column"])
+            return self._hour(hour, of["column"], hour)
+        if kind == "series":
+            return self._hour(hour, f"{of['name']}@{of['by']}", hour)
         if kind == "lag":
-            return self._hour(hour - of["lag"] * HOUR, of["column"])
+            return self._hour(hour - of["lag"] * HOUR, of["column"], hour)
         if kind == "degree_hours":
             return self._degree_hours(hour, of)
         ago = (
@@ -78,22 +80,27 @@ class Oracle:
             if kind == "window"
             else [24 * of.get("every", 1) * day for day in range(1, of["days"] + 1)]
         )
-        return self._merged([hour - step * HOUR for step in reversed(ago)], of["column"], of["function"])
+        hours = [hour - step * HOUR for step in reversed(ago)]
+        return self._merged(hours, of["column"], of["function"], hour)
 
-    def _hour(self, hour: datetime, column: str) -> float | None:
-        """Value of one hour."""
+    def _hour(self, hour: datetime, column: str, row: datetime) -> float | None:
+        """Value of one hour, as the row of an hour knows it."""
         if column == "value":
             values = self._readings.get(hour)
             return statistics.fmean(values) if values else None
+        if column == "value@group":
+            return self.asset.total(hour)
+        if "@" in column:
+            return self.asset.issued(hour, column, row)
         if (hour, column) not in self._weather:
             self._weather[hour, column] = self.asset.forecast(hour, column)
         return self._weather[hour, column]
 
-    def _merged(self, hours: list[datetime], column: str, function: str) -> Value:
+    def _merged(self, hours: list[datetime], column: str, function: str, row: datetime) -> Value:
         """A function over all readings in these hours, which are in order; first and last are of hours."""
-        if column != "value" and not self._is_weather_kept(hours[0]):
+        if column != "value" and "@" not in column and not self._is_weather_kept(hours[0]):
             return None
-        of_hours = [value for hour in hours if (value := self._hour(hour, column)) is not None]
+        of_hours = [value for hour in hours if (value := self._hour(hour, column, row)) is not None]
         values = (
             [value for hour in hours for value in self._readings.get(hour, ())]
             if column == "value"
@@ -117,7 +124,7 @@ class Oracle:
 
     def _degree_hours(self, hour: datetime, of: Mapping[str, Any]) -> float | None:
         hours = [hour - step * HOUR for step in range(1, of["time_window"] + 1)]
-        degrees = [self._hour(each, "temperature") for each in hours]
+        degrees = [self._hour(each, "temperature", hour) for each in hours]
         if not self._is_weather_kept(hours[-1]):
             return None
         sign = 1 if of["direction"] == "heating" else -1

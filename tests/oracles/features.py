@@ -23,6 +23,15 @@ class Weather:
     solar_irradiance: float | None = None
 
 
+@dataclass(frozen=True)
+class Issue:
+    """One value of an external series as it is written."""
+
+    valid_at: datetime
+    available_at: datetime
+    value: float
+
+
 @dataclass
 class Asset:
     """Everything known of one asset; `readings` by time."""
@@ -30,6 +39,10 @@ class Asset:
     zone: str = "UTC"
     readings: dict[datetime, float] = field(default_factory=dict)
     weather: list[Weather] = field(default_factory=list)
+    #: External series that it uses, by the column `name@key`.
+    series: dict[str, list[Issue]] = field(default_factory=dict)
+    #: Other members of its group; None: it is in none.
+    others: list[Asset] | None = None
 
     def values(self, start: datetime, end: datetime) -> list[float]:
         """Readings in [start, end)."""
@@ -63,6 +76,26 @@ class Asset:
         ]
         newest = max(usable, key=lambda w: (w.valid_at, w.available_at), default=None)
         return None if newest is None else getattr(newest, name)
+
+    def issued(self, hour: datetime, column: str, known_at: datetime) -> Value:
+        """Mean over an hour of an external series of the newest issues that were available at a time."""
+        newest: dict[datetime, Issue] = {}
+        for issue in sorted(self.series.get(column, []), key=lambda each: each.available_at):
+            if hour <= issue.valid_at < hour + HOUR and issue.available_at <= known_at:
+                newest[issue.valid_at] = issue
+        return statistics.fmean(issue.value for issue in newest.values()) if newest else None
+
+    def total(self, hour: datetime) -> Value:
+        """Sum of the group's values in an hour; None where a member that has begun has none."""
+        if self.others is None:
+            return None
+        begun = [
+            member
+            for member in (self, *self.others)
+            if member.readings and floor_hour(min(member.readings)) <= hour
+        ]
+        values = [member.mean(hour, hour + HOUR) for member in begun]
+        return None if not values or None in values else sum(value for value in values if value is not None)
 
     def hours(self, now: datetime) -> list[datetime]:
         """Hours that have a feature row: 24 after each reading, and those to the next one within a week."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from oracles.features import Asset, Weather, floor_hour, same
+from oracles.features import Asset, Issue, Weather, floor_hour, same
 from psycopg import sql
 from psycopg.rows import dict_row
 
@@ -55,6 +55,21 @@ def write_weather(connection: psycopg.Connection, tenant: str, asset: str, rows:
         " FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::float8[], %s::float8[], %s::float8[]) AS w"
         " ON CONFLICT DO NOTHING",
         [tenant, asset, *map(list, columns)],
+    )
+
+
+def write_series(
+    connection: psycopg.Connection, tenant: str, series: str, zone: str, issues: list[Issue]
+) -> None:
+    connection.execute(
+        'INSERT INTO covariates (tenant_id, series, zone, "timestamp", available_at, value)'
+        " SELECT %s, %s, %s, * FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::float8[])"
+        ' ON CONFLICT (tenant_id, series, zone, "timestamp", available_at)'
+        " DO UPDATE SET value = excluded.value, ingested_at = now()",
+        [
+            *(tenant, series, zone, [each.valid_at for each in issues]),
+            *([each.available_at for each in issues], [each.value for each in issues]),
+        ],
     )
 
 

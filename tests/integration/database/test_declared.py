@@ -12,10 +12,10 @@ import pytest
 from feast.aggregation import Aggregation
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from oracles.features import HOUR, Asset, Weather, floor_hour
+from oracles.features import HOUR, Asset, Issue, Weather, floor_hour
 from psycopg.errors import UniqueViolation
 from support.declared_views import applied, apply, declare, differences, fill, is_pending
-from support.feature_tables import now, write, write_weather
+from support.feature_tables import now, write, write_series, write_weather
 from support.properties import examples
 
 from ai_hub.database import connect
@@ -30,6 +30,8 @@ from feast_plugins.windows import (
     Lag,
     Ratio,
     SameHour,
+    Series,
+    sources,
     statements,
 )
 from feast_plugins.windows import (
@@ -53,10 +55,16 @@ PROPERTY = settings(max_examples=examples(4), phases=[Phase.explicit, Phase.reus
 DURATIONS = st.sampled_from([1, 2, 24, 25, 168, 500]).map(lambda hours: hours * HOUR)
 SHORT = st.sampled_from([1, 3, 24]).map(lambda hours: hours * HOUR)
 READ_WEATHER = st.sampled_from(["temperature", "humidity", "solar_irradiance"])
+# what the meter of a drawn example has, and a series that is not there
+OTHERS = st.sampled_from(["price@price_zone", "price@price_zone", "load@tenant", "value@group", "none@asset"])
 LEAVES = st.one_of(
     st.builds(Lag, st.just("value"), DURATIONS),
     st.builds(Lag, READ_WEATHER, SHORT),
     st.builds(WeatherOf, READ_WEATHER),
+    st.builds(Series, st.just("price"), st.just("price_zone")),
+    st.builds(Lag, OTHERS, SHORT),
+    st.builds(Aggregation, OTHERS, st.sampled_from(FUNCTIONS), SHORT, st.just(HOUR)),
+    st.builds(SameHour, OTHERS, st.sampled_from(FUNCTIONS), st.integers(1, 2)),
     st.builds(Aggregation, st.just("value"), st.sampled_from(FUNCTIONS), DURATIONS, st.just(HOUR)),
     st.builds(Aggregation, READ_WEATHER, st.sampled_from(FUNCTIONS), SHORT, st.just(HOUR)),
     st.builds(
@@ -92,6 +100,9 @@ WEATHER = st.dictionaries(
     st.tuples(*[st.none() | st.floats(0, 50, allow_subnormal=False)] * 3),
     max_size=8,
 )
+ISSUES = st.dictionaries(
+    st.tuples(OFFSETS, st.integers(-30, 5)), st.floats(-1e3, 1e3, allow_subnormal=False), max_size=20
+)
 
 
 @PROPERTY
@@ -104,6 +115,9 @@ WEATHER = st.dictionaries(
     other=READINGS,
     weather=WEATHER,
     late_weather=WEATHER,
+    prices=ISSUES,
+    late_prices=ISSUES,
+    member=READINGS,
     deleted=st.sets(OFFSETS, max_size=5),
 )
 def test_declared_view__any_declaration_and_data__equals_the_oracle(
@@ -116,11 +130,15 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
     other: dict[timedelta, float],
     weather: dict[Any, Any],
     late_weather: dict[Any, Any],
+    prices: dict[Any, float],
+    late_prices: dict[Any, float],
+    member: dict[timedelta, float],
     deleted: set[timedelta],
 ) -> None:
     start, tenant = anchor(), f"t-{secrets.token_hex(5)}"
     neighbour = f"{tenant}-x"
-    mine, theirs = Asset(zone), Asset("UTC")
+    mine, theirs, annex = Asset(zone), Asset("UTC"), Asset("UTC")
+    mine.others = [annex]
     declaration = declare(f"drawn_{secrets.token_hex(4)}", features)
     attributes = {"capacity": 12.5, "timezone": zone}
 
@@ -134,6 +152,17 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
         if new:
             write_weather(connection, tenant, "meter", new)
 
+    def add_prices(drawn: dict[Any, float]) -> None:
+        new = [
+            Issue(start + offset, start + offset + lead * HOUR, value)
+            for (offset, lead), value in drawn.items()
+        ]
+        for column, zone_of in (("price@price_zone", "NL"), ("load@tenant", "")):
+            stored = {(each.valid_at, each.available_at): each for each in mine.series.get(column, [])}
+            stored |= {(each.valid_at, each.available_at): each for each in new}
+            mine.series[column] = list(stored.values())
+            write_series(connection, tenant, column.partition("@")[0], zone_of, new)
+
     def check(known: Asset = mine, *, known_at: datetime | None = None) -> None:
         found = differences(
             connection, declaration, tenant, "meter", known, attributes=attributes, known_at=known_at
@@ -142,12 +171,14 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
 
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         connection.execute(
-            "INSERT INTO assets (tenant_id, asset_id, timezone, capacity) VALUES (%s, 'meter', %s, 12.5)",
-            [tenant, zone],
+            "INSERT INTO assets (tenant_id, asset_id, timezone, capacity, price_zone, \"group\")"
+            " VALUES (%s, 'meter', %s, 12.5, 'NL', 'north'), (%s, 'annex', 'UTC', NULL, NULL, 'north')",
+            [tenant, zone, tenant],
         )
         mine.readings |= {start + offset: value for offset, value in first.items()}
         write(connection, tenant, "meter", mine.readings)
         add_weather(weather)
+        add_prices(prices)
         refresh(dsn=database)
         check()  # rows that the change reached are stored, the others are computed when they are read
         fill(connection, declaration)
@@ -159,6 +190,9 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
         mine.readings |= corrected
         write(connection, tenant, "meter", corrected)
         add_weather(late_weather)
+        add_prices(late_prices)
+        annex.readings |= {start + offset: value for offset, value in member.items()}
+        write(connection, tenant, "annex", annex.readings)
         theirs.readings |= {start + offset: value for offset, value in other.items()}
         write(connection, neighbour, "meter", theirs.readings)
         gone = [start + offset for offset in deleted]
@@ -202,6 +236,14 @@ EVERY_KIND = {
     "day_of_week": Calendar("day_of_week"),
     "holiday": Holiday("DE"),
     "capacity": AssetAttribute("capacity"),
+    "price": Series("price", by="price_zone"),
+    "price_before": Lag("price@price_zone", 24 * HOUR),
+    "highest_price": Aggregation("price@price_zone", "max", timedelta(hours=5), HOUR),
+    "mean_price": SameHour("price@price_zone", "mean", 2),
+    "load": Series("load"),
+    "forecast": Aggregation("forecast@asset", "mean", timedelta(hours=8), HOUR),
+    "portfolio": Lag("value@group", 24 * HOUR),
+    "portfolio_mean": Aggregation("value@group", "mean", timedelta(hours=12), HOUR),
 }
 
 
@@ -214,6 +256,7 @@ class Meter:
         self.mine, self.theirs = Asset("Europe/Berlin"), Asset("UTC")
         # three days over a Saturday's midnight and German Unity Day, and within a year
         self.start = START
+        self.issues: list[tuple[str, str, str, Issue]] = []
         for step in range(3 * 80):
             if not 30 <= step < 42:
                 self.mine.readings[self.start + step * HOUR / 3] = 100 + (step * 37 % 11) ** 1.5
@@ -223,15 +266,56 @@ class Meter:
             self.mine.weather.append(Weather(valid_at, valid_at + lead * HOUR, value))
             self.mine.weather.append(Weather(valid_at + 3 * HOUR, valid_at, None, 40.0, 100.0))
             self.theirs.weather.append(Weather(valid_at + HOUR, valid_at, value + 1000))
+        # prices of the day before, one issued too late, one corrected; quarter-hours; a load that comes an hour late
+        for step in range(80):
+            at = self.start + step * HOUR
+            self.issue("price@price_zone", "NL", at, -12, 40 + step * 7 % 31)
+            if step % 3 == 0:
+                self.issue("price@price_zone", "NL", at + HOUR / 4, -12, 90 + step)
+                self.issue("price@price_zone", "NL", at, -3, 60 + step % 5)
+            self.issue("price@price_zone", "NL", at + HOUR / 2, 2, 500)
+            self.issue("load@tenant", "", at, 1, 1000 + step)
+            self.issue("load@tenant", "", at, -30, 900 + step)
+            self.issue("forecast@asset", "meter", at, -5 if step % 2 else 5, 10 * step)
+        annex = Asset("UTC", {self.start + (9 + step) * HOUR: 3.0 + step % 4 for step in range(60)})
+        del annex.readings[self.start + 33 * HOUR]
+        self.annex, self.mine.others, self.theirs.others = annex, [annex], []
+
+    def issue(self, column: str, zone: str, at: datetime, lead: float, value: float) -> None:
+        """Of a series of the meter; the neighbour's, and that of another zone, are larger."""
+        name, issue = column.partition("@")[0], Issue(at, at + lead * HOUR, float(value))
+        theirs = Issue(at, at + lead * HOUR, value + 1e5)
+        for asset, written in ((self.mine, issue), (self.theirs, theirs)):
+            stored = asset.series.setdefault(column, [])
+            key = (issue.valid_at, issue.available_at)
+            stored[:] = [each for each in stored if (each.valid_at, each.available_at) != key] + [written]
+        self.issues += [(self.tenant, name, zone, issue), (self.neighbour, name, zone, theirs)]
+        self.issues.append((self.tenant, name, "elsewhere", theirs))
+
+    def write_issues(self) -> None:
+        for tenant, name, zone in {each[:3] for each in self.issues}:
+            write_series(
+                self.connection,
+                *(tenant, name, zone, [each[3] for each in self.issues if each[:3] == (tenant, name, zone)]),
+            )
+        self.issues.clear()
 
     def problems(self, declaration: Declaration) -> Iterator[str]:
         """How the view differs from the oracle, step by step."""
         of = self.connection
         for tenant, zone in ((self.tenant, "Europe/Berlin"), (self.neighbour, "UTC")):
             of.execute(
-                "INSERT INTO assets (tenant_id, asset_id, timezone, capacity) VALUES (%s, 'meter', %s, 12.5)",
+                "INSERT INTO assets (tenant_id, asset_id, timezone, capacity, price_zone, \"group\")"
+                " VALUES (%s, 'meter', %s, 12.5, 'NL', 'north')",
                 [tenant, zone],
             )
+        of.execute(
+            "INSERT INTO assets (tenant_id, asset_id, \"group\") VALUES (%(t)s, 'annex', 'north'), (%(t)s, 'far', 'south')",
+            {"t": self.tenant},
+        )
+        write(of, self.tenant, "annex", self.annex.readings)
+        write(of, self.tenant, "far", dict.fromkeys(self.annex.readings, 1e7))
+        self.write_issues()
         for tenant, asset in ((self.tenant, self.mine), (self.neighbour, self.theirs)):
             write(of, tenant, "meter", asset.readings)
             write_weather(of, tenant, "meter", asset.weather)
@@ -244,6 +328,12 @@ class Meter:
             yield "rows that cannot be stored"
         yield from self.differences(declaration)
         then, known = now(of), deepcopy(self.mine)
+        self.issue("price@price_zone", "NL", self.start + 50 * HOUR, -12, -7.0)
+        self.issue("price@price_zone", "NL", self.start + 60 * HOUR, -1, 61.5)
+        self.issue("load@tenant", "", self.start + 61 * HOUR, -1, 1.5)
+        self.write_issues()
+        self.annex.readings |= (members := {self.start + 33 * HOUR: 8.0, self.start + 5 * HOUR: 9.0})
+        write(of, self.tenant, "annex", members)
         late = {self.start + 11 * HOUR: 500.0, self.start + 20 * HOUR: 700.0}
         self.mine.readings |= late
         write(of, self.tenant, "meter", late)
@@ -307,6 +397,15 @@ FAULTS = {
     "population deviation": ("_FUNCTIONS", "float8_stddev_samp", "float8_stddev_pop"),
     "first is last": ("_FUNCTIONS", "ORDER BY ago DESC) FILTER (WHERE value", "ORDER BY ago) FILTER (WHERE value"),
     "hours for readings": ("_FUNCTIONS", "sum(readings)", "count(value)"),
+    "series of all tenants": ("SERIES", "issues.tenant_id = k.tenant_id AND ", ""),
+    "series of all zones": ("SERIES", " AND issues.zone = {zone}", ""),
+    "series from before it was available": ("SERIES", "AND issues.available_at <= {hour}", ""),
+    "series as its own hour knew it": ("SERIES", "issues.available_at <= {hour}", 'issues.available_at <= issues."timestamp"'),
+    "the first issue of a series": ("SERIES", "issues.available_at DESC", "issues.available_at"),
+    "totals of all tenants": ("_TOTALS", "members.tenant_id = k.tenant_id AND ", ""),
+    "totals of all groups": ("_TOTALS", ' AND members."group" = k.asset_group', ""),
+    "a part of a total": ("_TOTALS", "count(value) = count(*) AND ", ""),
+    "a member before it began": ("_TOTALS", "greatest({first_hour}, spans.first_hour)", "{first_hour}"),
     "Sunday is 0": ("_CALENDAR", "extract(isodow FROM local.time)::bigint - 1", "extract(dow FROM local.time)::bigint"),
 }  # fmt: skip
 
@@ -323,11 +422,12 @@ def test_oracle__fault_in_the_generator__is_found(
     database: str, monkeypatch: pytest.MonkeyPatch, fault: tuple[str, str, str]
 ) -> None:
     template, old, new = fault
-    text = getattr(statements, template)
+    module = statements if hasattr(statements, template) else sources
+    text = getattr(module, template)
     parts = text if isinstance(text, dict) else {"": text}
     assert any(old in part for part in parts.values()), "the generator has changed: plant the fault anew"
     planted = {name: part.replace(old, new) for name, part in parts.items()}
-    monkeypatch.setattr(statements, template, planted if isinstance(text, dict) else planted[""])
+    monkeypatch.setattr(module, template, planted if isinstance(text, dict) else planted[""])
     try:
         found = next(problems(database), None)
     except UniqueViolation as error:
@@ -349,7 +449,7 @@ def test_rows__computed_when_read_and_stored_in_a_long_range__have_the_same_bits
         )
     }
     declaration = declare(f"bits_{secrets.token_hex(4)}", EVERY_KIND | functions)
-    query = f"SELECT * FROM {declaration.name} WHERE tenant_id = %s ORDER BY event_timestamp".encode()
+    query = f"SELECT * FROM {declaration.name} WHERE tenant_id = %s ORDER BY event_timestamp, asset_id".encode()
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         meter = Meter(connection, database)
         assert list(meter.problems(declaration)) == []

@@ -1,0 +1,111 @@
+# ruff: noqa: E501 - SQL as it is sent
+"""Templates of the values that are not an asset's own: external series, and totals of a group of assets.
+
+They have the columns that `feast_plugins.windows.statements` merges.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Whose values of a series an asset uses, by the key in its column.
+KEYS: Final = {
+    "tenant": "''",
+    "asset": "k.asset_id",
+    "price_zone": "k.price_zone",
+    "group": "k.asset_group",
+    "weather_station": "k.weather_station",
+}
+
+#: Columns of an asset that say what its values are and whose others it uses.
+ASSET_COLUMNS: Final = """\
+assets.is_amount, assets.unit_factor, assets.interval_seconds,
+    assets.price_zone, assets."group" AS asset_group, assets.weather_station"""
+
+# Of each timestamp the newest issue that was available at the row's time, then their mean in each hour. Unlike a grid
+# of hours this depends on the row, so it is read for each row.
+SERIES: Final = """\
+SELECT ago, value, value AS least, value AS greatest, ARRAY[1, value, 0] AS state, 1::bigint AS readings, ingested_at
+FROM (
+    SELECT ago, avg(value) AS value, max(ingested_at) AS ingested_at
+    FROM (
+        SELECT DISTINCT ON (issues."timestamp")
+            (extract(epoch FROM {hour} - time_bucket(INTERVAL '1 hour', issues."timestamp")) / 3600)::integer AS ago,
+            issues.value, issues.ingested_at
+        FROM public.covariates AS issues
+        WHERE issues.tenant_id = k.tenant_id AND issues.series = '{series}' AND issues.zone = {zone}
+            AND issues."timestamp" >= {hour} - INTERVAL '{farthest} hours'
+            AND issues."timestamp" < {hour} - INTERVAL '{nearest} hours' + INTERVAL '1 hour'
+            AND issues.available_at <= {hour}
+            {bounds}
+        ORDER BY issues."timestamp", issues.available_at DESC
+    ) AS newest
+    GROUP BY ago
+) AS hours"""
+SERIES_BOUNDS: Final = (
+    'AND issues."timestamp" >= %3$L::timestamptz AND issues."timestamp" < %2$L::timestamptz'
+)
+
+# Total of a group in each hour of [first_hour, end_hour). Empty where a member has no value though its readings have
+# begun, and where the members' units differ: a part of a sum looks like the sum of less.
+_TOTALS: Final = """\
+SELECT hour, max(ingested_at) AS ingested_at,
+    CASE WHEN count(value) = count(*) AND count(DISTINCT feature_unit) = 1 THEN sum(value ORDER BY asset_id) END AS value
+FROM (
+    SELECT k.asset_id, k.feature_unit, member.*
+    FROM (
+        SELECT members.tenant_id, members.asset_id, members.is_amount, members.unit_factor, members.interval_seconds,
+            coalesce(members.feature_unit, '') AS feature_unit,
+            greatest({first_hour}, spans.first_hour) AS first_hour, {end_hour} AS end_hour
+        FROM public.assets AS members
+        JOIN public.asset_spans AS spans ON spans.tenant_id = members.tenant_id AND spans.asset_id = members.asset_id
+        WHERE members.tenant_id = k.tenant_id AND members."group" = k.asset_group
+    ) AS k
+    CROSS JOIN LATERAL (
+{readings}
+    ) AS member
+) AS members
+GROUP BY hour"""
+_MERGED: Final = """\
+total.value, total.value AS least, total.value AS greatest,
+    CASE WHEN total.value IS NOT NULL THEN ARRAY[1, total.value, 0] END AS state,
+    (total.value IS NOT NULL)::integer::bigint AS readings, total.ingested_at"""
+TOTAL: Final = f"""\
+SELECT (extract(epoch FROM k.hour - total.hour) / 3600)::integer AS ago, {_MERGED}
+FROM (
+{{totals}}
+) AS total"""
+TOTAL_GRID: Final = f"""\
+SELECT grid.hour + INTERVAL '{{nearest}} hours' AS hour, {_MERGED}
+FROM generate_series(
+    k.first_hour - INTERVAL '{{farthest}} hours', k.end_hour - INTERVAL '1 hour' - INTERVAL '{{nearest}} hours',
+    INTERVAL '1 hour'
+) AS grid (hour)
+LEFT JOIN (
+{{totals}}
+) AS total ON total.hour = grid.hour"""
+# Once for all rows of a batch: the members of a group use the same hours.
+BATCH_TOTALS: Final = """\
+group_totals AS MATERIALIZED (
+    SELECT k.tenant_id, k.asset_group, total.*
+    FROM (
+        SELECT tenant_id, asset_group, lower(part) AS first_hour, upper(part) AS end_hour
+        FROM (
+            SELECT tenant_id, asset_group,
+                unnest(range_agg(tstzrange(first_hour - INTERVAL '{farthest} hours', end_hour))) AS part
+            FROM batch WHERE asset_group IS NOT NULL GROUP BY tenant_id, asset_group
+        ) AS parts
+    ) AS k
+    CROSS JOIN LATERAL (
+{totals}
+    ) AS total
+),"""
+OF_BATCH: Final = """\
+SELECT totals.hour, totals.value, totals.ingested_at FROM group_totals AS totals
+WHERE totals.tenant_id = k.tenant_id AND totals.asset_group = k.asset_group
+    AND totals.hour >= {first_hour} AND totals.hour < {end_hour}"""
+
+
+def totals(readings: str, *, first_hour: str, end_hour: str) -> str:
+    """Totals of the group `k.asset_group` by hour; `readings` is the grid of a member's hours."""
+    return _TOTALS.format(readings=readings, first_hour=first_hour, end_hour=end_hour)
