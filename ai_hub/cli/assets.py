@@ -47,6 +47,15 @@ def asset_add(
     weather_from: Annotated[
         str | None, typer.Option("--weather-from", help="asset whose weather it uses")
     ] = None,
+    price_zone: Annotated[
+        str | None, typer.Option("--price-zone", help="such as DE-LU: whose prices it uses ('': none)")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="portfolio or site it is a member of ('': none)")
+    ] = None,
+    weather_station: Annotated[
+        str | None, typer.Option("--weather-station", help="key of own tables by station ('': none)")
+    ] = None,
     latitude: Annotated[float | None, typer.Option("--latitude", help="degrees north")] = None,
     longitude: Annotated[float | None, typer.Option("--longitude", help="degrees east")] = None,
     capacity: Annotated[
@@ -70,7 +79,9 @@ def asset_add(
         "longitude": longitude,
         "capacity": capacity,
     }
-    changes = {name: value for name, value in values.items() if value is not None}
+    changes: dict[str, object] = {name: value for name, value in values.items() if value is not None}
+    keys = {"price_zone": price_zone, "group": group, "weather_station": weather_station}
+    changes |= {name: value or None for name, value in keys.items() if value is not None}
     with connect() as connection:
         stored = assets.save(connection, assets.validate_asset(tenant_id=tenant, asset_id=asset, **changes))
     if as_json:
@@ -80,6 +91,7 @@ def asset_add(
         parts += [stored.reading.value] if stored.reading else []
         parts += [f"{stored.register_digits} digits"] if stored.register_digits else []
         parts += [f"every {stored.interval_seconds / 60:g} min"] if stored.interval_seconds else []
+        parts += [f"{name.replace('_', ' ')} {key}" for name in keys if (key := getattr(stored, name))]
         typer.echo(f"{tenant}/{asset}: {', '.join(parts)}")
 
 
@@ -97,16 +109,17 @@ def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
         typer.echo(json.dumps([asset.model_dump() for asset in registered.values()]))
         return
     table = Table(
-        *("asset", "kind", "unit", "reading", "interval", "capacity", "timezone", "weather from"),
+        *("asset", "kind", "unit", "reading", "interval", "capacity", "timezone", "weather from", "keys"),
         title=f"Assets of {tenant}",
     )
     for asset in registered.values():
         capacity = "" if asset.capacity is None else f"{asset.capacity:g}"
         weather_from = asset.weather_asset_id or "itself"
         interval = f"{asset.interval_seconds / 60:g} min" if asset.interval_seconds else ""
+        keys = (asset.price_zone, asset.group, asset.weather_station)
         table.add_row(
             *(asset.asset_id, asset.kind, asset.unit or "", asset.reading or "", interval, capacity),
-            *(asset.timezone, weather_from),
+            *(asset.timezone, weather_from, ", ".join(filter(None, keys))),
         )
     common.console().print(table)
 

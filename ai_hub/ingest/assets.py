@@ -43,6 +43,15 @@ def check_zone(name: str) -> str:
     return name
 
 
+def _check_key(text: str) -> str:
+    if not is_asset_id(text):
+        raise ValueError(_ID_RULE)
+    return text
+
+
+Key = Annotated[str, AfterValidator(_check_key)]
+
+
 class Asset(BaseModel):
     """One row of `assets`; `validate_asset` checks the id of a new one."""
 
@@ -63,6 +72,10 @@ class Asset(BaseModel):
     longitude: Annotated[float, Field(ge=-180, le=180)] | None = None
     capacity: Annotated[float, Field(gt=0)] | None = None
     weather_asset_id: str | None = None
+    #: Keys of external series and of own tables that the asset uses.
+    price_zone: Key | None = None
+    group: Key | None = None
+    weather_station: Key | None = None
 
 
 def validate_asset(**values: Any) -> Asset:

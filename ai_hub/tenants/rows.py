@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 #: are last, so that a repeated removal finds the readings that a killed one left.
 TABLES: Final = (
     *("timeseries_data", "register_readings", "jobs", "weather_features", "ai_features"),
+    *("covariates", "covariate_series"),
     *("ai_feature_versions", "data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),
     *(
         "backfill_files",
         "reading_bounds",
-        "feature_changes",
         "feature_refresh_ranges",
         "declared_refresh_ranges",
         "declared_spans",
         "feature_demand",
         "assets",
+        "feature_changes",  # the end of a group's member is one
         "asset_spans",
     ),
 )

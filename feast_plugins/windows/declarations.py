@@ -120,8 +120,8 @@ def _check_column(column: object) -> None:
         return
     if not isinstance(column, str) or "@" not in column:
         raise DeclarationError(
-            f"There is no column {column!r}; there are {', '.join((READING, TOTAL, *WEATHER))}, and "
-            "external series as name@key, for example day_ahead_price@price_zone."
+            f"There is no column {column!r}; there are {', '.join((READING, *WEATHER, TOTAL))}, and "
+            "external series as name@key, such as day_ahead_price@price_zone."
         )
     series_of(column)
 

@@ -1,4 +1,4 @@
-# ruff: noqa: E501 - SQL as it is sent
+# ruff: noqa: E501, S608 - SQL as it is sent
 """Templates of the values that are not an asset's own: external series, and totals of a group of assets.
 
 They have the columns that `feast_plugins.windows.statements` merges.

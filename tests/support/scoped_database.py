@@ -130,6 +130,15 @@ def _fill(dsn: str) -> None:
                 [tenant, asset, value],
             )
             here.execute(
+                "INSERT INTO covariate_series (tenant_id, series, unit) VALUES (%s, 'price', %s)",
+                [tenant, asset],
+            )
+            here.execute(
+                'INSERT INTO covariates ("timestamp", tenant_id, series, available_at, value)'
+                " VALUES (now(), %s, 'price', now(), %s)",
+                [tenant, value],
+            )
+            here.execute(
                 "INSERT INTO jobs (kind, tenant_id, arguments)"
                 " VALUES ('export', %s, jsonb_build_object('start_time', now(), 'output_path', %s::text))",
                 [tenant, asset],

@@ -152,17 +152,6 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
         if new:
             write_weather(connection, tenant, "meter", new)
 
-    def add_prices(drawn: dict[Any, float]) -> None:
-        new = [
-            Issue(start + offset, start + offset + lead * HOUR, value)
-            for (offset, lead), value in drawn.items()
-        ]
-        for column, zone_of in (("price@price_zone", "NL"), ("load@tenant", "")):
-            stored = {(each.valid_at, each.available_at): each for each in mine.series.get(column, [])}
-            stored |= {(each.valid_at, each.available_at): each for each in new}
-            mine.series[column] = list(stored.values())
-            write_series(connection, tenant, column.partition("@")[0], zone_of, new)
-
     def check(known: Asset = mine, *, known_at: datetime | None = None) -> None:
         found = differences(
             connection, declaration, tenant, "meter", known, attributes=attributes, known_at=known_at
@@ -171,14 +160,14 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
 
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         connection.execute(
-            "INSERT INTO assets (tenant_id, asset_id, timezone, capacity, price_zone, \"group\")"
+            'INSERT INTO assets (tenant_id, asset_id, timezone, capacity, price_zone, "group")'
             " VALUES (%s, 'meter', %s, 12.5, 'NL', 'north'), (%s, 'annex', 'UTC', NULL, NULL, 'north')",
             [tenant, zone, tenant],
         )
         mine.readings |= {start + offset: value for offset, value in first.items()}
         write(connection, tenant, "meter", mine.readings)
         add_weather(weather)
-        add_prices(prices)
+        issue(connection, tenant, mine, start, prices)
         refresh(dsn=database)
         check()  # rows that the change reached are stored, the others are computed when they are read
         fill(connection, declaration)
@@ -190,7 +179,7 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
         mine.readings |= corrected
         write(connection, tenant, "meter", corrected)
         add_weather(late_weather)
-        add_prices(late_prices)
+        issue(connection, tenant, mine, start, late_prices)
         annex.readings |= {start + offset: value for offset, value in member.items()}
         write(connection, tenant, "annex", annex.readings)
         theirs.readings |= {start + offset: value for offset, value in other.items()}
@@ -215,6 +204,20 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
         )
         if not any(isinstance(each, AssetAttribute) for each in features.values()):  # they are not registered
             assert list(their) == []
+
+
+def issue(
+    connection: psycopg.Connection, tenant: str, asset: Asset, start: datetime, drawn: dict[Any, float]
+) -> None:
+    """Write drawn values of two external series; one with a known time and issue replaces that."""
+    new = {(start + offset, start + offset + lead * HOUR): value for (offset, lead), value in drawn.items()}
+    issues = [Issue(*times, value) for times, value in new.items()]
+    for column, zone in (("price@price_zone", "NL"), ("load@tenant", "")):
+        kept = [
+            each for each in asset.series.get(column, []) if (each.valid_at, each.available_at) not in new
+        ]
+        asset.series[column] = kept + issues
+        write_series(connection, tenant, column.partition("@")[0], zone, issues)
 
 
 EVERY_KIND = {
@@ -305,7 +308,7 @@ class Meter:
         of = self.connection
         for tenant, zone in ((self.tenant, "Europe/Berlin"), (self.neighbour, "UTC")):
             of.execute(
-                "INSERT INTO assets (tenant_id, asset_id, timezone, capacity, price_zone, \"group\")"
+                'INSERT INTO assets (tenant_id, asset_id, timezone, capacity, price_zone, "group")'
                 " VALUES (%s, 'meter', %s, 12.5, 'NL', 'north')",
                 [tenant, zone],
             )
@@ -449,7 +452,9 @@ def test_rows__computed_when_read_and_stored_in_a_long_range__have_the_same_bits
         )
     }
     declaration = declare(f"bits_{secrets.token_hex(4)}", EVERY_KIND | functions)
-    query = f"SELECT * FROM {declaration.name} WHERE tenant_id = %s ORDER BY event_timestamp, asset_id".encode()
+    query = (
+        f"SELECT * FROM {declaration.name} WHERE tenant_id = %s ORDER BY event_timestamp, asset_id".encode()
+    )
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         meter = Meter(connection, database)
         assert list(meter.problems(declaration)) == []

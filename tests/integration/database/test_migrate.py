@@ -79,7 +79,7 @@ def test_schema__objects__are_as_named(database: str) -> None:
 
         hypertables = names("SELECT hypertable_name FROM timescaledb_information.hypertables")
         assert hypertables == {
-            *("timeseries_data", "register_readings", "weather_features"),
+            *("timeseries_data", "register_readings", "weather_features", "covariates"),
             *("ai_features", "ai_feature_versions"),
         }
         aggregates = names("SELECT view_name FROM timescaledb_information.continuous_aggregates")

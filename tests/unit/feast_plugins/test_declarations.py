@@ -24,6 +24,7 @@ from feast_plugins.windows import (
     Lag,
     Ratio,
     SameHour,
+    Series,
     Weather,
     declared_view,
 )
@@ -45,6 +46,9 @@ EVERYTHING = {
     "day": Calendar("day_of_week"),
     "holiday": Holiday("DE", "BY"),
     "kind": AssetAttribute("kind"),
+    "price": Series("price", by="price_zone"),
+    "price_24h": Aggregation("price@price_zone", "mean", timedelta(days=1), HOUR),
+    "portfolio": Lag("value@group", 48 * HOUR),
 }
 
 
@@ -80,6 +84,9 @@ def test_declared_view__through_feasts_registry__is_the_same(tmp_path: Path) -> 
         "day": "0",
         "holiday": "0",
         "kind": "0",
+        "price": "0",
+        "price_24h": "24",
+        "portfolio": "48",
     }
 
 
@@ -99,6 +106,9 @@ def test_reaches__expressions_of_several_sources__are_merged() -> None:
     declaration = declare("v", EVERYTHING)
     assert declaration.reaches("readings") == [(1, 672)]
     assert declaration.reaches("weather") == [(0, 30)]
+    assert declaration.reaches("price@price_zone") == [(0, 24)]
+    assert declaration.reaches("value@group") == [(48, 48)]
+    assert declaration.sources == ["price@price_zone", "readings", "value@group", "weather"]
     sparse = declare(
         "v", {"a": Lag("value", HOUR), "b": Lag("value", 48 * HOUR), "c": Lag("value", 2 * HOUR)}
     )
@@ -117,6 +127,11 @@ REFUSED = {
         "slide by the step of the view's rows, not by 0:15:00 and 1:00:00",
     ),
     "an unknown column": ({"a": Lag("wind", HOUR)}, "no column 'wind'; there are value, temperature"),
+    "a series by an unknown key": ({"a": Lag("price@region", HOUR)}, "no key of a series 'region'; there are tenant"),
+    "a series without a key": ({"a": Series("price", by="")}, "no key of a series ''"),
+    "a name that is none of a series": ({"a": Series("Day-ahead")}, "'Day-ahead' is no name of a series"),
+    "a total of the present hour": ({"a": Series("value", by="group")}, "'value' is no name of a series"),
+    "a total of the tenant": ({"a": Lag("value@tenant", HOUR)}, "'value' is no name of a series"),
     "an unknown function": ({"a": Aggregation("value", "median", HOUR, HOUR)}, "no function 'median'; there are mean"),
     "weather of the readings": ({"a": Weather("value")}, "no column of the weather 'value'"),
     "too far back": ({"a": SameHour("value", "mean", 800)}, "looks back 17544 hours at most, not 19200"),
