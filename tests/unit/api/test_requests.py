@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from ai_hub.access.principal import Principal, Scope
 from ai_hub.api import errors, observability
 from ai_hub.api.app import create_app
-from ai_hub.api.dependencies import permit
 from ai_hub.api.observability import RequestLog
+from ai_hub.api.services import permit
 from ai_hub.settings import ServiceSettings, Settings
 
 SCOPE = {"state": {"request_id": "id"}}
