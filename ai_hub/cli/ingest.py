@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import resource
 import sys
@@ -17,6 +18,7 @@ from rich.table import Table
 from ai_hub.cli import common
 from ai_hub.cli.common import AsJson, parse_time
 from ai_hub.cli.ingest_options import (
+    Columns,
     File,
     Period,
     ProfileName,
@@ -27,6 +29,7 @@ from ai_hub.cli.ingest_options import (
     TemperatureOption,
     Tenant,
     TimestampOptions,
+    Timezone,
     duration_option,
     ingest_options,
     with_options,
@@ -45,7 +48,8 @@ if TYPE_CHECKING:
 
 
 ingest_app = typer.Typer(
-    no_args_is_help=True, help="Bring meter readings and weather from files into TimescaleDB."
+    no_args_is_help=True,
+    help="Bring readings, weather and external series from files into TimescaleDB.",
 )
 
 app.add_typer(ingest_app, name="ingest")
@@ -111,6 +115,85 @@ def ingest_weather_command(
             on_progress=on_progress,
         )
     _show(report, options, run)
+
+
+@ingest_app.command("series")
+@with_options
+def ingest_series_command(
+    file: File,
+    *,
+    tenant: Tenant,
+    series: Annotated[
+        str | None, typer.Option("--series", help="its name (default: the file's column series)")
+    ] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option("--zone", help="price zone, group, station or asset of every row (default: by column)"),
+    ] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="of the values, such as EUR/MWh")] = None,
+    available_at: Annotated[
+        str | None,
+        typer.Option("--available-at", metavar="COLUMN", help="when each value was published"),
+    ] = None,
+    available_after: Annotated[
+        str | None,
+        typer.Option(
+            "--available-after", help="when a value that does not say it was published (default: 1h)"
+        ),
+    ] = None,
+    day_ahead: Annotated[
+        str | None,
+        typer.Option(
+            "--day-ahead", metavar="HH:MM", help="local time on the day before, when all were published"
+        ),
+    ] = None,
+    timezone: Timezone = None,
+    columns: Columns = None,
+    profile: ProfileName = None,
+    times: TimestampOptions,
+    table: TableOptions,
+    run: RunOptions,
+) -> None:
+    """Ingest prices, tariffs, grid load or forecasts of others: timestamp, value, zone and available_at."""
+    from dataclasses import replace
+
+    from ai_hub.ingest.files import ingest_series, preview_series
+
+    if available_after is not None and day_ahead is not None:
+        raise BadInputError("--available-after and --day-ahead exclude each other.", hint="Give one of them.")
+    source = SourceOptions(asset=zone, timezone=timezone, columns=columns)
+    options = ingest_options(tenant, source, times, table=table, profile=profile)
+    named = {"asset_id" if field == "zone" else field: name for field, name in options.columns.items()}
+    if available_at is not None:
+        named["available_at"] = available_at
+    options = replace(options, columns=named)
+    delay = duration_option(available_after or "1h", "--available-after")
+    published = None if day_ahead is None else _time_of_day(day_ahead)
+    if run.dry_run:
+        preview = preview_series(
+            file, options, name=series, unit=unit, available_after=delay, day_ahead=published
+        )
+        _show_preview(preview, as_json=run.as_json)
+        return
+    with _progress(file, quiet=run.as_json) as on_progress:
+        report = ingest_series(
+            file,
+            options,
+            name=series,
+            unit=unit,
+            available_after=delay,
+            day_ahead=published,
+            reject_file=run.reject_file,
+            on_progress=on_progress,
+        )
+    _show(report, options, run)
+
+
+def _time_of_day(text: str) -> dt.time:
+    try:
+        return dt.datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007  # a time of any day
+    except ValueError as error:
+        raise BadInputError(f"--day-ahead {text!r} is no time of day.", hint="Write 12:45.") from error
 
 
 @ingest_app.command("profiles")

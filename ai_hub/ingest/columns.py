@@ -115,6 +115,32 @@ WEATHER = (
     Field("precipitation", ("rainfall", "niederschlag")),
     Field("pressure", ("surface pressure", "pressure msl", "luftdruck")),
 )
+AVAILABLE_AT = Field(
+    "available_at", ("issued_at", "issue_time", "published at", "published", "publication time")
+)
+#: Of an external series: whose values they are; the pipeline has it as the asset.
+ZONE = Field(
+    "asset_id",
+    (
+        "zone",
+        "price zone",
+        "bidding zone",
+        "market area",
+        "area",
+        "grid zone",
+        "weather station",
+        "gebotszone",
+    ),
+)
+SERIES = Field("series", ("series name", "variable"))
+OUTSIDE_VALUE = Field(
+    "value",
+    (
+        *("price", "day ahead price", "preis", "tariff", "tarif", "load", "forecast", "actual total load"),
+        *("day ahead total load forecast", "wert", "index", "spot price", "marktpreis"),
+    ),
+    unique=True,
+)
 QUALITY = Field("quality", ("quality flag", "quality method", "quality code", "reading quality"))
 UNIT = Field("unit", ("units", "uom", "einheit"))
 #: Text between commas outside of quotes.

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
 from ai_hub.errors import BadInputError
 from ai_hub.ingest import localizer, timestamps, validation
-from ai_hub.ingest.columns import ASSET_ID, INTERVAL_END, QUALITY, TIMESTAMP, UNIT, VALUE, WEATHER, Field
+from ai_hub.ingest.columns import (
+    ASSET_ID,
+    AVAILABLE_AT,
+    INTERVAL_END,
+    OUTSIDE_VALUE,
+    QUALITY,
+    SERIES,
+    TIMESTAMP,
+    UNIT,
+    VALUE,
+    WEATHER,
+    ZONE,
+    Field,
+    unit_in_name,
+)
 from ai_hub.ingest.options import UNKNOWN, AssetKind, TemperatureUnit, TimestampFormat
 from ai_hub.ingest.policies import BOUNDS, Bounds
 from ai_hub.ingest.units import canonical_unit
@@ -20,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandera.pandas as pa
+    from psycopg import Connection
 
     from ai_hub.ingest.options import Options
 
@@ -36,6 +53,8 @@ class Dataset(ABC):
     new_kind: ClassVar[str]
     #: Whether stored series are checked for gaps and stuck meters.
     is_series: ClassVar[bool]
+    #: Whether rows are of assets, which new ones are registered for.
+    has_assets: ClassVar[bool] = True
     #: Format of the file's timestamps.
     form: TimestampFormat
     #: Other columns with their SQL types; a row is unchanged where all are equal.
@@ -44,6 +63,18 @@ class Dataset(ABC):
     def configure(self, options: Options) -> None:
         """Set the options of the open file."""
         self.form = options.timestamp_format
+
+    def prepare(self, connection: Connection[Any] | None, tenant: str) -> None:
+        """Compare the file with what is stored; no connection: nothing is known of that.
+
+        Raises:
+            BadInputError: they contradict each other.
+        """
+        del connection, tenant
+
+    def register(self, connection: Connection[Any], tenant: str) -> None:
+        """Store what is known of the data besides its rows; called before they are written."""
+        del connection, tenant
 
     @abstractmethod
     def select_fields(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
@@ -69,6 +100,19 @@ def numbers(column: pd.Series[Any], name: str) -> tuple[pd.Series[float], pd.Ser
     text = column[values.isna()].dropna().astype(str).str.strip().str.casefold()
     reason[text.index[~text.isin(["", "nan"])]] = f"{name} is not a number"
     return values, reason
+
+
+def issue_times(
+    cells: pd.DataFrame, rows: pd.DataFrame, form: TimestampFormat, zones: pd.Series[str]
+) -> pd.Series[str]:
+    """Set `available_at` where the file has it; ambiguous local times are rejected."""
+    if AVAILABLE_AT.name not in cells:
+        return pd.Series("", index=rows.index, dtype=object)
+    issued = localizer.instant_ranges(cells[AVAILABLE_AT.name], form, zones)
+    reason = issued.reason.replace(timestamps.MISSING, "")
+    reason[issued.earliest.notna() & (issued.earliest != issued.latest)] = localizer.AMBIGUOUS
+    rows["available_at"] = issued.earliest.where(issued.earliest.notna(), rows["available_at"])
+    return reason.where(reason == "", "available_at: " + reason)
 
 
 @dataclass
@@ -158,7 +202,7 @@ class Weather(Dataset):
     fields = (
         TIMESTAMP,
         ASSET_ID,
-        Field("available_at", ("issued_at", "issue_time")),
+        AVAILABLE_AT,
         *WEATHER,
     )
     required = ("timestamp",)
@@ -193,22 +237,119 @@ class Weather(Dataset):
         if "temperature" in rows and self.temperature_unit is TemperatureUnit.FAHRENHEIT:
             rows["temperature"] = ((rows["temperature"] - 32) * 5 / 9).round(6)
         rows["available_at"] = rows["timestamp"] + self.available_after
-        if "available_at" in cells:
-            issued, reason = self._issue_times(cells["available_at"], zones)
-            rows["available_at"] = issued.where(issued.notna(), rows["available_at"])
-            reasons = reasons.where(reasons != "", reason)
-        return reasons
-
-    def _issue_times(
-        self, column: pd.Series[Any], zones: pd.Series[str]
-    ) -> tuple[pd.Series[Any], pd.Series[str]]:
-        """Instants of the issue times; empty ones are allowed, ambiguous local ones are rejected."""
-        issued = localizer.instant_ranges(column, self.form, zones)
-        reason = issued.reason.replace(timestamps.MISSING, "")
-        reason[issued.earliest.notna() & (issued.earliest != issued.latest)] = localizer.AMBIGUOUS
-        return issued.earliest, reason.where(reason == "", "available_at: " + reason)
+        reason = issue_times(cells, rows, self.form, zones)
+        return reasons.where(reasons != "", reason)
 
     def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
         """Physical ranges, the same for every kind of asset."""
         del kind, rated, is_register
         return validation.weather_schema(self.measures, self.now)
+
+
+@dataclass
+class Series(Dataset):
+    """External series (prices, tariffs, grid load, forecasts of others) into `covariates`.
+
+    The pipeline's `asset_id` is the zone of a value; `EVERYWHERE` where the file has none.
+    """
+
+    now: pd.Timestamp
+    form: TimestampFormat
+    #: Of every row; None: the file has a column for it.
+    name: str | None
+    unit: str | None
+    #: Delay after its timestamp at which a value without an issue time becomes available.
+    available_after: pd.Timedelta
+    #: Local time of the day before at which values without an issue time are available instead.
+    day_ahead: time | None = None
+    table = "covariates"
+    fields = (TIMESTAMP, ZONE, SERIES, OUTSIDE_VALUE, AVAILABLE_AT)
+    key = ("series", "zone", "timestamp", "available_at")
+    new_kind = UNKNOWN
+    is_series = False
+    has_assets = False
+
+    def __post_init__(self) -> None:
+        if self.name is not None and (problem := _series_problem(self.name)):
+            raise BadInputError(f"--series {self.name}: {problem}.")
+        if self.name is None and self.unit is not None:
+            raise BadInputError("--unit is that of one series.", hint="Name it with --series.")
+        self.required = ("timestamp", "value") if self.name else ("timestamp", "value", "series")  # type: ignore[misc]  # of this file
+        self.measures = {"value": "float8"}
+        self._names: set[str] = {self.name} if self.name else set()
+
+    def select_fields(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
+        """Take the unit from the name of the column, unless an option has it."""
+        del available
+        if self.name and self.unit is None and "value" in mapping:
+            self.unit = unit_in_name(mapping["value"])
+
+    def prepare(self, connection: Connection[Any] | None, tenant: str) -> None:
+        """Compare the unit with that of the stored series.
+
+        Raises:
+            BadInputError: they differ.
+        """
+        if connection is None or self.unit is None:
+            return
+        row = connection.execute(
+            "SELECT unit FROM covariate_series WHERE tenant_id = %s AND series = %s", [tenant, self.name]
+        ).fetchone()
+        if row and row[0] and row[0].casefold() != self.unit.casefold():
+            raise BadInputError(
+                f"The series {self.name} is in {row[0]}, and the file in {self.unit}.",
+                hint="Convert the file, or give the series another name.",
+            )
+
+    def register(self, connection: Connection[Any], tenant: str) -> None:
+        """Store the names of the series, and a unit where none was known."""
+        connection.execute(
+            "INSERT INTO covariate_series AS stored (tenant_id, series, unit)"
+            " SELECT %s, name, %s FROM unnest(%s::text[]) AS name"
+            " ON CONFLICT (tenant_id, series) DO UPDATE SET unit = excluded.unit"
+            " WHERE stored.unit IS NULL AND excluded.unit IS NOT NULL",
+            [tenant, self.unit, sorted(self._names)],
+        )
+
+    def convert(self, cells: pd.DataFrame, rows: pd.DataFrame, zones: pd.Series[str]) -> pd.Series[str]:
+        """Value, name of the series, zone and `available_at`."""
+        rows["value"], reasons = numbers(cells["value"], "value")
+        rows["zone"] = rows["asset_id"].where(rows["asset_id"] != EVERYWHERE, "")
+        rows["series"] = self.name
+        if self.name is None:
+            rows["series"] = cells["series"].astype("string").str.strip().fillna("").astype(object)
+            problems = {name: _series_problem(name) for name in rows["series"].unique()}
+            reasons = reasons.where(reasons != "", rows["series"].map(problems))
+            self._names |= {name for name, problem in problems.items() if not problem}
+        rows["available_at"] = rows["timestamp"] + self.available_after
+        if self.day_ahead is not None:
+            rows["available_at"] = _day_before(rows["timestamp"], self.day_ahead, zones)
+        return reasons.where(reasons != "", issue_times(cells, rows, self.form, zones))
+
+    def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
+        """Finite numbers that could be read by now."""
+        del kind, rated, is_register
+        return validation.series_schema(self.now)
+
+
+#: Zone in the pipeline of values that are the same for all assets.
+EVERYWHERE = "*"
+_SERIES = re.compile(r"[a-z][a-z0-9_]{0,47}")
+
+
+def _series_problem(name: str) -> str:
+    """Why a series cannot have the name; empty: it can."""
+    if _SERIES.fullmatch(name) and name != "value":
+        return ""
+    return "series is no name: a small letter, then at most 47 small letters, digits and _, and not value"
+
+
+def _day_before(times: pd.Series[Any], published: time, zones: pd.Series[str]) -> pd.Series[Any]:
+    """The local time `published` on the day before each of the times."""
+    parts = []
+    for zone, group in times.groupby(zones, sort=False):
+        days = group.dt.tz_convert(zone).dt.tz_localize(None).dt.normalize() - pd.Timedelta(days=1)
+        moments = days + pd.Timedelta(hours=published.hour, minutes=published.minute)
+        local = moments.dt.tz_localize(zone, ambiguous=False, nonexistent="shift_forward")
+        parts.append(local.dt.tz_convert("UTC").astype(times.dtype))
+    return pd.concat(parts).reindex(times.index) if parts else times

@@ -1,11 +1,11 @@
-"""Ingest of a file of readings or weather, and backfill of many files."""
+"""Ingest of a file of readings, weather or an external series, and backfill of many files."""
 
 from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import time, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +17,7 @@ from ai_hub.database import connect
 from ai_hub.database.refresh import Refreshed, refresh
 from ai_hub.errors import AiHubError, NotFoundError
 from ai_hub.ingest import policies
-from ai_hub.ingest.datasets import Readings, Weather
+from ai_hub.ingest.datasets import Readings, Series, Weather
 from ai_hub.ingest.options import TemperatureUnit
 from ai_hub.ingest.pipeline import OnProgress, Preview, ingest, no_progress, preview
 from ai_hub.ingest.report import Report
@@ -76,6 +76,46 @@ def _weather(options: Options, temperature_unit: TemperatureUnit, available_afte
     )
 
 
+def ingest_series(
+    path: Path,
+    options: Options,
+    *,
+    name: str | None = None,
+    unit: str | None = None,
+    available_after: timedelta = timedelta(hours=1),
+    day_ahead: time | None = None,
+    reject_file: Path | None = None,
+    on_progress: OnProgress = no_progress,
+) -> Report:
+    """Ingest an external series (columns timestamp, value, zone, available_at); see `pipeline.ingest`.
+
+    Args:
+        path: The file.
+        options: What the file does not say itself; `asset` is the zone of every row.
+        name: Of the series; None: the file has a column `series`.
+        unit: Of the values; a series keeps its first one.
+        available_after: Delay at which a value without an issue time becomes available.
+        day_ahead: Local time on the day before at which it is available instead.
+        reject_file: Default `<name>.rejected.csv` in the current folder.
+        on_progress: Called with the share of the file done and the counts so far.
+    """
+    series = _series(options, name, unit, available_after, day_ahead)
+    return _ingest(path, series, options, reject_file, on_progress)
+
+
+def _series(
+    options: Options, name: str | None, unit: str | None, available_after: timedelta, day_ahead: time | None
+) -> Series:
+    return Series(
+        now=pd.Timestamp.now("UTC"),
+        form=options.timestamp_format,
+        name=name,
+        unit=unit,
+        available_after=pd.Timedelta(available_after),
+        day_ahead=day_ahead,
+    )
+
+
 def _ingest(
     path: Path,
     dataset: Dataset,
@@ -106,6 +146,19 @@ def preview_weather(
 ) -> Preview:
     """Dry run of `ingest_weather`; see `pipeline.preview`."""
     return _preview(path, _weather(options, temperature_unit, available_after), options)
+
+
+def preview_series(
+    path: Path,
+    options: Options,
+    *,
+    name: str | None = None,
+    unit: str | None = None,
+    available_after: timedelta = timedelta(hours=1),
+    day_ahead: time | None = None,
+) -> Preview:
+    """Dry run of `ingest_series`; see `pipeline.preview`."""
+    return _preview(path, _series(options, name, unit, available_after, day_ahead), options)
 
 
 def _preview(path: Path, dataset: Dataset, options: Options) -> Preview:

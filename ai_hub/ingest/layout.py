@@ -132,7 +132,8 @@ def _columns(layout: Layout, dataset: Dataset, fields: list[columns.Field]) -> N
     if is_readings and not layout.wide and not finder.columns("value") and len(united) == 1:
         chosen_columns["value"] = united[0]
     used_fields = [field for field in fields if field.name not in skip or field.name in chosen_columns]
-    required = [name for name in (*dataset.required, "asset_id") if name not in skip]
+    needed = (*dataset.required, "asset_id") if dataset.has_assets else dataset.required
+    required = [name for name in needed if name not in skip]
     layout.mapping = columns.resolve(used_fields, available, chosen_columns, required=required)
     dataset.select_fields(layout.mapping, available)
     if absent := [name for name in options.form.where if name not in available]:
@@ -270,7 +271,8 @@ def _header_zone(layout: Layout) -> None:
 def _units(layout: Layout, dataset: Dataset) -> None:
     """Detect units by the names of columns."""
     if layout.measures == ["value"]:
-        _unit_of_readings(layout)
+        if dataset.has_assets:
+            _unit_of_readings(layout)
         return
     fahrenheit = getattr(dataset, "temperature_unit", None) is TemperatureUnit.FAHRENHEIT
     for name in layout.measures:

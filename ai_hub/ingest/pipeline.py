@@ -12,6 +12,7 @@ from ai_hub.errors import BadInputError
 from ai_hub.ingest import assets
 from ai_hub.ingest.assets import AssetCache
 from ai_hub.ingest.checks import check
+from ai_hub.ingest.datasets import EVERYWHERE
 from ai_hub.ingest.findings import FindingsRepository, clock
 from ai_hub.ingest.layout import open_layout
 from ai_hub.ingest.localizer import TimezoneLocalizer
@@ -60,7 +61,7 @@ def ingest(
     Args:
         connection: In autocommit mode: every chunk is a short transaction of its own.
         path: A file of any format that `reader` opens.
-        dataset: `Readings` or `Weather`.
+        dataset: `Readings`, `Weather` or `Series`.
         options: Options of the caller.
         reject_file: File of rejected rows, written only if there are any.
         on_progress: Called with the share of the file that is ingested (0 to 1) and the counts so far.
@@ -78,6 +79,7 @@ def ingest(
     with open_layout(path, dataset, options) as layout:
         options = layout.options
         dataset.configure(options)
+        dataset.prepare(connection, options.tenant)
         with RejectFile(reject_file, layout.originals) as file:
             quarantine = Quarantine(connection, options.tenant, dataset.table, path.name, layout.originals)
             run = _Run(connection, dataset, options, Rejects(file, quarantine), on_progress)
@@ -114,6 +116,7 @@ def preview(connection: Connection[Any] | None, path: Path, dataset: Dataset, op
     )
     with open_layout(path, dataset, options) as layout:
         dataset.configure(layout.options)
+        dataset.prepare(connection, options.tenant)
         rejects = RejectsSample(layout.originals)
         run = _DryRun(connection, dataset, layout.options, rejects, no_progress)
         run.read(layout)
@@ -149,7 +152,7 @@ class _Run:
         )
         self._pending_times: list[pd.DataFrame] = []
         self._assets = AssetCache(
-            connection,
+            connection if dataset.has_assets else None,
             options.tenant,
             new_kind=dataset.new_kind,
             timezone=options.timezone,
@@ -197,11 +200,12 @@ class _Run:
         cells = self._reject(cells, block.reasons)
         if options_asset := self._options.asset:
             cells = cells.assign(asset_id=options_asset)
+        elif "asset_id" not in cells:  # of an external series without zones
+            cells = cells.assign(asset_id=EVERYWHERE)
+        no_asset = _NO_ASSET if self._dataset.has_assets else _NO_ASSET.replace("asset_id", "zone")
         clean = {name: _clean_id(name) for name in cells["asset_id"].unique()}
         cells = cells.assign(asset_id=cells["asset_id"].map(clean))
-        cells = self._reject(
-            cells, pd.Series("", index=cells.index).mask(cells["asset_id"].isna(), _NO_ASSET)
-        )
+        cells = self._reject(cells, pd.Series("", index=cells.index).mask(cells["asset_id"].isna(), no_asset))
         by_id = self._assets.get(cells["asset_id"].unique())
         conflicts = {asset_id: self._normalizer.conflict(asset) for asset_id, asset in by_id.items()}
         cells = self._reject(cells, cells["asset_id"].map(conflicts))
@@ -223,6 +227,8 @@ class _Run:
     def check_series(self) -> None:
         """Store the file's clock changes as findings, then check the stored series around the new rows."""
         tenant = self._options.tenant
+        if not self._dataset.has_assets:
+            return
         repository = FindingsRepository(self._connection, tenant)
         with self._connection.transaction():
             self.report.findings += repository.merge_clock_changes(self._localizer.changes.findings())
@@ -239,7 +245,7 @@ class _Run:
     def finish(self) -> Report:
         """Complete the report."""
         self._rejects.note_in(self.report)
-        self.report.new_assets = self._assets.new
+        self.report.new_assets = self._assets.new if self._dataset.has_assets else []
         if self._dataset.is_series:
             written = self._assets.get(self._assets.written)
             self.report.without_unit = sorted(
@@ -314,6 +320,8 @@ class _Run:
         return rows[~earlier]
 
     def _write(self, rows: pd.DataFrame) -> None:
+        if len(rows):
+            self._dataset.register(self._connection, self._options.tenant)
         written_chunks = chain.from_iterable(
             upsert(
                 self._connection,

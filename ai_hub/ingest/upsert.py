@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 # large enough to hide the round trip, small enough that other writers wait well under a second
 CHUNK_ROWS = 10_000
 
-_TYPES = {"asset_id": "text", "timestamp": "bigint", "available_at": "bigint"}
+_TYPES = {
+    **dict.fromkeys(("asset_id", "series", "zone"), "text"),
+    **dict.fromkeys(("timestamp", "available_at"), "bigint"),
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def _statement(
         " SELECT %(tenant)s, {fields} FROM unnest({arrays}) AS new_rows ({names})"
         " ON CONFLICT (tenant_id, {key}) DO UPDATE SET {assignments}, ingested_at = excluded.ingested_at"
         " WHERE ({stored}) IS DISTINCT FROM ({offered})"
-        ' RETURNING (stored.xmax = 0) AS is_new, stored.asset_id, stored."timestamp")'
+        " RETURNING (stored.xmax = 0) AS is_new, {keys})"
         "{note_checks}"
         " SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM written"
     ).format(
@@ -112,6 +115,7 @@ def _statement(
         fields=comma.join(fields),
         arrays=comma.join(arrays),
         key=comma.join(map(sql.Identifier, key)),
+        keys=comma.join(sql.Identifier("stored", name) for name in key),
         assignments=comma.join(
             sql.SQL("{} = {}").format(sql.Identifier(name), _new_value(name)) for name in measures
         ),

@@ -143,6 +143,25 @@ def weather_schema(variables: Iterable[str], now: pd.Timestamp) -> pa.DataFrameS
     )
 
 
+def series_schema(now: pd.Timestamp) -> pa.DataFrameSchema:
+    """Schema of typed values of an external series."""
+    return pa.DataFrameSchema(
+        {
+            "timestamp": _instant("timestamp", now + HORIZON, "more than a year in the future"),
+            "available_at": _instant(
+                "available_at",
+                now + AHEAD,
+                "in the future (a value needs the time it was published, see --available-at)",
+            ),
+            "value": pa.Column(
+                "float64",
+                pa.Check(np.isfinite, ignore_na=False, error="value is missing or not a finite number"),
+                nullable=True,
+            ),
+        }
+    )
+
+
 def violations(schema: pa.DataFrameSchema, rows: pd.DataFrame) -> pd.Series[str]:
     """Why rows are rejected, by index; valid rows are absent."""
     try:
