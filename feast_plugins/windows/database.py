@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -23,7 +24,7 @@ from psycopg.types.json import Jsonb
 
 from feast_plugins.errors import DeclarationError, DeclarationLossError
 from feast_plugins.postgres.session import options
-from feast_plugins.windows.declarations import Declaration, declaration_of, expression_of
+from feast_plugins.windows.declarations import HOUR, STEPS, Declaration, declaration_of, expression_of
 from feast_plugins.windows.statements import Statements, sql_type
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class _Known:
     generation: int
     #: of each stored feature: the generation since which it means what it does
     meanings: Mapping[str, int]
+    step: timedelta
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,8 @@ def changes(
         if before is None:
             _require_free(connection, name)  # said before anything is done
             features = [f"{key}: {each}" for key, each in declaration.features.items()]
+            if declaration.step != HOUR:
+                features.insert(0, _every(declaration.step))
             found.append(Change(name, "create", features, declaration=declaration))
         elif before.project != project:
             raise DeclarationError(
@@ -312,6 +316,7 @@ def _change(connection: psycopg.Connection[Any], project: str, change: Change) -
     if declaration is None:
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
         connection.execute("DELETE FROM declared_views WHERE view_name = %s", [change.view])
+        connection.execute("SELECT provide_quarter_hours()")
         if wall:
             connection.execute("DELETE FROM served_relations WHERE relation = ANY (%s)", [relations])
         return
@@ -341,6 +346,7 @@ def _make(connection: psycopg.Connection[Any], project: str, change: Change, sta
             )
         )
     generation = _note(connection, project, change, statements)
+    connection.execute("SELECT provide_quarter_hours()")
     connection.execute(statements.view(generation).encode())
     connection.execute(statements.versions.encode())
 
@@ -352,23 +358,27 @@ def _note(connection: psycopg.Connection[Any], project: str, change: Change, sta
     generation = 1 if before is None else before.generation + change.recompute
     meanings = {
         name: generation
-        if before is None or name in change.added or before.declaration.get(name) != each.as_json()
+        if before is None
+        or name in change.added
+        or before.step != change.declaration.step
+        or before.declaration.get(name) != each.as_json()
         else before.meanings.get(name, generation)
         for name, each in change.declaration.stored.items()
     }
     connection.execute(
         "INSERT INTO declared_views AS views"
-        " (view_name, project, declaration, sha256, statement, generation, meanings, filled_from)"
-        " VALUES (%(view)s, %(project)s, %(declaration)s, %(sha256)s, %(statement)s, %(generation)s,"
-        "  %(meanings)s, time_bucket(INTERVAL '1 hour', now()))"
+        " (view_name, project, declaration, step, sha256, statement, generation, meanings, filled_from)"
+        " VALUES (%(view)s, %(project)s, %(declaration)s, %(seconds)s * INTERVAL '1 second', %(sha256)s,"
+        "  %(statement)s, %(generation)s, %(meanings)s, time_bucket(INTERVAL '1 hour', now()))"
         " ON CONFLICT (view_name) DO UPDATE SET declaration = excluded.declaration, sha256 = excluded.sha256,"
-        "  statement = excluded.statement, applied_at = now(), leaving = false,"
+        "  step = excluded.step, statement = excluded.statement, applied_at = now(), leaving = false,"
         "  generation = excluded.generation, meanings = excluded.meanings,"
         "  filled_from = CASE WHEN %(recompute)s THEN excluded.filled_from ELSE views.filled_from END",
         {
             "view": change.view,
             "project": project,
             "declaration": Jsonb(change.declaration.as_json()),
+            "seconds": change.declaration.step.total_seconds(),
             "sha256": statements.sha256,
             "statement": statements.compute,
             "generation": generation,
@@ -395,7 +405,7 @@ def _note(connection: psycopg.Connection[Any], project: str, change: Change, sta
 
 def _catalog(connection: psycopg.Connection[Any]) -> dict[str, _Known]:
     rows = connection.execute(
-        "SELECT view_name, project, declaration, sha256, generation, meanings FROM declared_views"
+        "SELECT view_name, project, declaration, sha256, generation, meanings, step FROM declared_views"
         " ORDER BY view_name"
     ).fetchall()
     return {name: _Known(*rest) for name, *rest in rows}
@@ -421,9 +431,9 @@ def _difference(
     now, then = declaration.as_json(), before.declaration
     stored = declaration.stored
     were_stored = {name: old for name, old in _expressions(then).items() if old is None or old.is_stored}
-    details = []
     added, dropped, losses = {}, [], []
-    recompute = False
+    recompute = before.step != declaration.step
+    details = [f"{_every(before.step)} become {_every(declaration.step)}"] if recompute else []
     for name in [*now, *(each for each in then if each not in now)]:
         if then.get(name) == now.get(name):
             continue
@@ -439,12 +449,7 @@ def _difference(
             recompute = True
             if not is_kept:
                 added[name] = sql_type(stored[name])
-    missing = [
-        suffix
-        for suffix in _RELATIONS
-        if connection.execute("SELECT to_regclass(%s)", [f"public.{declaration.name}{suffix}"]).fetchone()
-        == (None,)
-    ]
+    missing = _missing(connection, declaration.name)
     if "_stored" in missing:
         recompute, added, dropped, losses = True, {}, [], []
     if missing:
@@ -464,6 +469,20 @@ def _difference(
         recompute,
         before,
     )
+
+
+def _missing(connection: psycopg.Connection[Any], view: str) -> list[str]:
+    """Which relations of a view are not there."""
+    query = "SELECT to_regclass(%s)"
+    return [
+        suffix
+        for suffix in _RELATIONS
+        if connection.execute(query, [f"public.{view}{suffix}"]).fetchone() == (None,)
+    ]
+
+
+def _every(step: timedelta) -> str:
+    return f"rows every {STEPS.get(step, step)}"
 
 
 def _words(found: Mapping[str, Any] | None) -> str:

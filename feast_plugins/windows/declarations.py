@@ -37,7 +37,7 @@ LOOKBACK_TAG: Final = "lookback_hours"
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
 #: Times between two rows of a view, and how its tag says them.
-STEPS: Final[Mapping[timedelta, str]] = {HOUR: "1h"}
+STEPS: Final[Mapping[timedelta, str]] = {HOUR / 4: "15min", HOUR / 2: "30min", HOUR: "1h", DAY: "1d"}
 #: The one column of the readings: an hour's value, see docs/features.md.
 READING: Final = "value"
 WEATHER: Final = (
@@ -200,6 +200,11 @@ class _OfColumn(Expression):
         _check_column(self.column)
         if self.column in {READING, TOTAL} and self.offsets()[0] < 1:
             raise DeclarationError("A row uses only readings before its time.")
+        if self.column in {TOTAL, *WEATHER} and self.slide_interval > HOUR:
+            raise DeclarationError(
+                f"There is no {self.column} of days: declare features of it in a view with a step of an hour "
+                "or less."
+            )
         if (hours := self.lookback_hours) > FARTHEST:
             raise DeclarationError(f"A feature looks back {FARTHEST} hours at most, not {hours}.")
         if self.column in WEATHER and hours > WEATHER_KEPT:
@@ -280,6 +285,7 @@ class Weather(_OfColumn):
     @override
     def check(self) -> None:
         _one_of(self.column, WEATHER, "column of the weather")
+        super().check()
 
 
 @dataclass(frozen=True)
@@ -362,12 +368,12 @@ class DegreeHours(_OfColumn):
 
     @override
     def check(self) -> None:
+        super().check()
         _check_duration(self.time_window, self.slide_interval, "A time_window")
         _one_of(self.direction, ("heating", "cooling"), "direction")
         _one_of(self.column, ("temperature",), "column of degrees")
         if not isinstance(self.base, int | float) or not -100 <= self.base <= 100:  # noqa: PLR2004  # °C
             raise DeclarationError(f"base of DegreeHours is a temperature in °C, not {self.base!r}.")
-        super().check()
 
 
 @dataclass(frozen=True)

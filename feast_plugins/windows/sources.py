@@ -19,23 +19,22 @@ KEYS: Final = {
 
 #: Columns of an asset that say what its values are and whose others it uses.
 ASSET_COLUMNS: Final = """\
-assets.is_amount, assets.unit_factor, assets.interval_seconds,
+coalesce(assets.timezone, 'UTC') AS timezone, assets.is_amount, assets.unit_factor, assets.interval_seconds,
     assets.price_zone, assets."group" AS asset_group, assets.weather_station"""
 
-# Of each timestamp the newest issue that was available at the row's time, then their mean in each hour. Unlike a grid
-# of hours this depends on the row, so it is read for each row.
+# Of each timestamp the newest issue that was available at the row's time, then their mean in each step. Unlike a grid
+# of steps this depends on the row, so it is read for each row.
 SERIES: Final = """\
 SELECT ago, value, value AS least, value AS greatest, ARRAY[1, value, 0] AS state, 1::bigint AS readings, ingested_at
 FROM (
     SELECT ago, avg(value) AS value, max(ingested_at) AS ingested_at
     FROM (
         SELECT DISTINCT ON (issues."timestamp")
-            (extract(epoch FROM {hour} - time_bucket(INTERVAL '1 hour', issues."timestamp")) / 3600)::integer AS ago,
+            {ago} AS ago,
             issues.value, issues.ingested_at
         FROM public.covariates AS issues
         WHERE issues.tenant_id = k.tenant_id AND issues.series = '{series}' AND issues.zone = {zone}
-            AND issues."timestamp" >= {hour} - INTERVAL '{farthest} hours'
-            AND issues."timestamp" < {hour} - INTERVAL '{nearest} hours' + INTERVAL '1 hour'
+            AND issues."timestamp" >= {first} AND issues."timestamp" < {end}
             AND issues.available_at <= {hour}
             {bounds}
         ORDER BY issues."timestamp", issues.available_at DESC
@@ -71,16 +70,13 @@ total.value, total.value AS least, total.value AS greatest,
     CASE WHEN total.value IS NOT NULL THEN ARRAY[1, total.value, 0] END AS state,
     (total.value IS NOT NULL)::integer::bigint AS readings, total.ingested_at"""
 TOTAL: Final = f"""\
-SELECT (extract(epoch FROM k.hour - total.hour) / 3600)::integer AS ago, {_MERGED}
+SELECT {{ago}} AS ago, {_MERGED}
 FROM (
 {{totals}}
 ) AS total"""
 TOTAL_GRID: Final = f"""\
-SELECT grid.hour + INTERVAL '{{nearest}} hours' AS hour, {_MERGED}
-FROM generate_series(
-    k.first_hour - INTERVAL '{{farthest}} hours', k.end_hour - INTERVAL '1 hour' - INTERVAL '{{nearest}} hours',
-    INTERVAL '1 hour'
-) AS grid (hour)
+SELECT {{first_row}} AS hour, {_MERGED}
+FROM {{grid}} AS grid (hour)
 LEFT JOIN (
 {{totals}}
 ) AS total ON total.hour = grid.hour"""
@@ -92,7 +88,7 @@ group_totals AS MATERIALIZED (
         SELECT tenant_id, asset_group, lower(part) AS first_hour, upper(part) AS end_hour
         FROM (
             SELECT tenant_id, asset_group,
-                unnest(range_agg(tstzrange(first_hour - INTERVAL '{farthest} hours', end_hour))) AS part
+                unnest(range_agg(tstzrange(first_hour - {farthest}, end_hour))) AS part
             FROM batch WHERE asset_group IS NOT NULL GROUP BY tenant_id, asset_group
         ) AS parts
     ) AS k

@@ -20,6 +20,8 @@ from feast.types import Float64, Int64, PrimitiveFeastType, String
 
 from feast_plugins.windows import sources
 from feast_plugins.windows.declarations import (
+    DAY,
+    HOUR,
     READING,
     TOTAL,
     WEATHER,
@@ -41,12 +43,13 @@ from feast_plugins.windows.declarations import (
     series_of,
 )
 from feast_plugins.windows.holiday_days import YEARS, days
+from feast_plugins.windows.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
-_VERSION: Final = 5
+_VERSION: Final = 6
 #: Hours between two ranges that are cheaper to read than a second look into the index.
 _CHEAP_GAP: Final = 48
 _TYPES: Final[Mapping[PrimitiveFeastType, str]] = {
@@ -62,7 +65,7 @@ _FUNCTIONS: Final[Mapping[str, str]] = {
     "min": "min(least) FILTER (WHERE {when})",
     "max": "max(greatest) FILTER (WHERE {when})",
     # of nothing it is unknown, not 0
-    "sum": f"CASE WHEN ({_STATE})[1] > 0 THEN ({_STATE})[2] END",
+    "sum": f"CASE WHEN ({_STATE})[1] > 0 THEN ({_STATE})[2]{{in_hours}} END",
     "count": "coalesce(sum(readings) FILTER (WHERE {when}), 0)::bigint",
     "first": "(array_agg(value ORDER BY ago DESC) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
     "last": "(array_agg(value ORDER BY ago) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
@@ -75,15 +78,15 @@ _GRID_FUNCTIONS: Final[Mapping[str, str]] = {
     "std": f"float8_stddev_samp({_GRID_STATE})",
     "min": "min(least) OVER {frame}",
     "max": "max(greatest) OVER {frame}",
-    "sum": f"CASE WHEN {_GRID_STATE}[1] > 0 THEN {_GRID_STATE}[2] END",
+    "sum": f"CASE WHEN {_GRID_STATE}[1] > 0 THEN {_GRID_STATE}[2]{{in_hours}} END",
     "count": "coalesce(sum(readings) OVER {frame}, 0)::bigint",
     "first": f"({_GRID_VALUES})[1]",
     "last": f"({_GRID_VALUES})[cardinality({_GRID_VALUES})]",
 }
 _FRAME: Final = "(ORDER BY hour ROWS BETWEEN {farthest} PRECEDING AND {nearest} PRECEDING)"
-# Hours of the same number in a day, or in a week, also before 1970.
+# Steps of the same number in a day, or in a week, also before 1970.
 _FRAME_OF_SAME_HOUR: Final = (
-    "(PARTITION BY mod(mod((extract(epoch FROM hour) / 3600)::bigint, {step}) + {step}, {step})"
+    "(PARTITION BY mod(mod({number}, {step}) + {step}, {step})"
     " ORDER BY hour ROWS BETWEEN {days} PRECEDING AND 1 PRECEDING)"
 )
 # Empty where a double cannot hold the result: the server would raise, and nobody's rows would be stored.
@@ -94,9 +97,9 @@ _RATIO: Final = (
     " WHEN ln(abs({left}::double precision)) - ln(abs({right}::double precision)) BETWEEN -744 AND 709"
     " THEN {left}::double precision / {right} END"
 )
-#: Hours that a window looks back to, for each hour of a range from which on it is computed by windows over its hours:
-#: they are made for the hours before the range, too.
-_WINDOW_HOURS_PER_ROW: Final = 12
+#: Steps that a window looks back to, for each row of a range from which on it is computed by windows over its steps:
+#: they are made for the steps before the range, too.
+_WINDOW_STEPS_PER_ROW: Final = 12
 _CALENDAR: Final[Mapping[str, str]] = {
     "hour_of_day": "extract(hour FROM local.time)::bigint",
     "day_of_week": "extract(isodow FROM local.time)::bigint - 1",
@@ -106,19 +109,15 @@ _CALENDAR: Final[Mapping[str, str]] = {
     "is_weekend": "(extract(isodow FROM local.time) >= 6)::integer::bigint",
 }
 _READINGS: Final = """\
-SELECT (extract(epoch FROM k.hour - hourly.hour) / 3600)::integer AS ago, meaning.value,
+SELECT {ago} AS ago, meaning.value,
     meaning.least_value AS least, meaning.greatest_value AS greatest, meaning.stats AS state,
     hourly.sample_count AS readings, hourly.last_ingested_at AS ingested_at
-FROM public.hourly_features AS hourly
-CROSS JOIN LATERAL hour_value(
-    k.is_amount, k.unit_factor, k.interval_seconds, hourly.avg_value, hourly.min_value, hourly.max_value,
-    hourly.value_stats, hourly.known_seconds, hourly.unknown_count, hourly.value_seconds
-) AS meaning
-WHERE hourly.tenant_id = k.tenant_id AND hourly.asset_id = k.asset_id
-    AND hourly.hour >= k.hour - INTERVAL '{farthest} hours' AND hourly.hour <= k.hour - INTERVAL '{nearest} hours'
-    {bounds}"""
+FROM (
+{readings}
+) AS hourly
+LEFT JOIN LATERAL {meaning} AS meaning ON true"""
 _READINGS_BOUNDS: Final = "AND hourly.hour >= %3$L::timestamptz AND hourly.hour < %4$L::timestamptz"
-# Of each hour the newest value that was available when it began.
+# Of each step the newest value that was available when it began.
 _WEATHER: Final = """\
 SELECT hours.ago, found.value, found.value AS least, found.value AS greatest,
     CASE WHEN found.value IS NOT NULL THEN ARRAY[1, found.value, 0] END AS state,
@@ -128,9 +127,9 @@ LEFT JOIN LATERAL (
     SELECT weather.{column} AS value, weather.ingested_at
     FROM public.weather_features AS weather
     WHERE weather.tenant_id = k.tenant_id AND weather.asset_id = k.weather_asset
-        AND weather."timestamp" <= k.hour - hours.ago * INTERVAL '1 hour'
-        AND weather."timestamp" > k.hour - (hours.ago + {age}) * INTERVAL '1 hour'
-        AND weather.available_at <= k.hour - hours.ago * INTERVAL '1 hour'
+        AND weather."timestamp" <= k.hour - hours.ago * INTERVAL '{step}'
+        AND weather."timestamp" > k.hour - hours.ago * INTERVAL '{step}' - INTERVAL '{age} hours'
+        AND weather.available_at <= k.hour - hours.ago * INTERVAL '{step}'
         AND weather.{column} IS NOT NULL
         {bounds}
     ORDER BY weather."timestamp" DESC, weather.available_at DESC
@@ -163,35 +162,22 @@ weather.tenant_id = k.tenant_id AND weather.asset_id = k.weather_asset
 _EARLIER: Final = """\
 (array_agg(weather.{column} ORDER BY weather."timestamp" DESC, weather.available_at DESC)
         FILTER (WHERE weather.{column} IS NOT NULL))[1] AS {column}"""
-# The same columns for every hour of a grid without gaps: those that rows look back to. `hour` is that of the first row
+# The same columns for every step of a grid without gaps: those that rows look back to. `hour` is that of the first row
 # that looks at it.
 _READINGS_GRID: Final = """\
-SELECT grid.hour + INTERVAL '{nearest} hours' AS hour, meaning.value, meaning.least_value AS least,
+SELECT {first_row} AS hour, meaning.value, meaning.least_value AS least,
     meaning.greatest_value AS greatest, meaning.stats AS state, hourly.sample_count AS readings,
     hourly.last_ingested_at AS ingested_at
-FROM generate_series(
-    k.first_hour - INTERVAL '{farthest} hours', k.end_hour - INTERVAL '1 hour' - INTERVAL '{nearest} hours',
-    INTERVAL '1 hour'
-) AS grid (hour)
+FROM {grid} AS grid (hour)
 LEFT JOIN (
-    SELECT * FROM public.hourly_features AS hourly
-    WHERE hourly.tenant_id = k.tenant_id AND hourly.asset_id = k.asset_id
-        AND hourly.hour >= k.first_hour - INTERVAL '{farthest} hours'
-        AND hourly.hour < k.end_hour - INTERVAL '{nearest} hours'
-        {bounds}
+{readings}
 ) AS hourly ON hourly.hour = grid.hour
-LEFT JOIN LATERAL hour_value(
-    k.is_amount, k.unit_factor, k.interval_seconds, hourly.avg_value, hourly.min_value, hourly.max_value,
-    hourly.value_stats, hourly.known_seconds, hourly.unknown_count, hourly.value_seconds
-) AS meaning ON hourly.hour IS NOT NULL"""
+LEFT JOIN LATERAL {meaning} AS meaning ON hourly.hour IS NOT NULL"""
 _WEATHER_GRID: Final = """\
-SELECT grid.hour + INTERVAL '{nearest} hours' AS hour, found.value, found.value AS least, found.value AS greatest,
+SELECT {first_row} AS hour, found.value, found.value AS least, found.value AS greatest,
     CASE WHEN found.value IS NOT NULL THEN ARRAY[1, found.value, 0] END AS state,
     (found.value IS NOT NULL)::integer::bigint AS readings
-FROM generate_series(
-    k.first_hour - INTERVAL '{farthest} hours', k.end_hour - INTERVAL '1 hour' - INTERVAL '{nearest} hours',
-    INTERVAL '1 hour'
-) AS grid (hour)
+FROM {grid} AS grid (hour)
 LEFT JOIN LATERAL (
     SELECT weather.{column} AS value
     FROM public.weather_features AS weather
@@ -216,16 +202,23 @@ LEFT JOIN public.declared_spans AS known
     ON known.view_name = '{view}' AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id
 LEFT JOIN public.assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
 CROSS JOIN LATERAL unstored_rows(spans.periods, coalesce(known.stored, '{{}}')) AS missing
-JOIN public.feature_hours AS hours ON hours.hour >= missing.first_hour AND hours.hour < missing.end_hour
+{rows}
 WHERE hours.hour <= now()
     -- of most assets every row is stored, which this tells sooner
     AND (known.stored IS NULL OR NOT known.stored @> tstzrange(
         lower(spans.periods) + INTERVAL '1 hour',
         greatest(
             lower(spans.periods) + INTERVAL '1 hour',
-            least(upper(spans.periods) - INTERVAL '143 hours', time_bucket(INTERVAL '1 hour', now()) + INTERVAL '1 hour')
+            least(upper(spans.periods) - INTERVAL '143 hours', {until})
         )
     ))"""
+# An index range scan, where a series would be of all history.
+_HOURS: Final = (
+    "JOIN public.feature_hours AS hours ON hours.hour >= missing.first_hour AND hours.hour < missing.end_hour"
+)
+_ROWS: Final = """\
+CROSS JOIN LATERAL (SELECT coalesce(assets.timezone, 'UTC') AS timezone) AS k
+CROSS JOIN LATERAL {rows} AS hours (hour)"""
 _VIEW: Final = """\
 CREATE VIEW public.{view} AS
 SELECT rows.hour AS event_timestamp, rows.tenant_id, rows.asset_id, {features}, rows.created_timestamp
@@ -294,19 +287,17 @@ known AS MATERIALIZED (
 computed AS MATERIALIZED (
     SELECT k.tenant_id, k.asset_id, k.hour, {computed}
     FROM (
-        SELECT batch.*, hours.hour
-        FROM batch
-        CROSS JOIN LATERAL generate_series(
-            batch.first_hour, batch.end_hour - INTERVAL '1 hour', INTERVAL '1 hour'
-        ) AS hours (hour)
-        WHERE batch.end_hour < batch.first_hour + INTERVAL '{long} hours'
+        SELECT k.*, hours.hour
+        FROM batch AS k
+        CROSS JOIN LATERAL {rows} AS hours (hour)
+        WHERE k.end_hour < k.first_hour + {long}
     ) AS k
     {sources}
     UNION ALL
     SELECT k.tenant_id, k.asset_id, {hour}, {computed_long}
     FROM batch AS k
     {grids}
-    WHERE k.end_hour >= k.first_hour + INTERVAL '{long} hours'
+    WHERE k.end_hour >= k.first_hour + {long}
 ),
 fresh AS (
     SELECT computed.tenant_id, computed.asset_id, computed.hour, {remembered}
@@ -324,7 +315,14 @@ stored AS (
     INSERT INTO public.{view}_stored (hour, tenant_id, asset_id, generation, {names}, created_timestamp)
     SELECT hour, tenant_id, asset_id, $3, {names}, $2 FROM differing
 )
-SELECT count(*), array_agg(ROW (tenant_id, asset_id, hour)::public.feature_key) FILTER (WHERE replaces) FROM differing"""
+SELECT count(*), array_agg(ROW (tenant_id, asset_id, hour)::public.feature_key) FILTER (WHERE replaces) {gone}FROM differing"""
+# Rows of days that began at other times, before the time zone of their asset was changed.
+_GONE: Final = """|| (
+    SELECT array_agg(ROW (known.tenant_id, known.asset_id, known.hour)::public.feature_key)
+    FROM known
+    LEFT JOIN fresh ON fresh.tenant_id = known.tenant_id AND fresh.asset_id = known.asset_id AND fresh.hour = known.hour
+    WHERE fresh.hour IS NULL AND known.generation = $3
+) """
 
 
 def sql_type(of: Expression) -> str:
@@ -334,18 +332,18 @@ def sql_type(of: Expression) -> str:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Hours of one column that rows of a range look back to."""
+    """Steps of one column that rows of a range look back to."""
 
     name: str
     column: str
     leaves: list[_OfColumn]
-    #: before a row, in hours
+    #: before a row, in steps
     nearest: int
     farthest: int
 
     @property
-    def hours(self) -> int:
-        """Hours before a range for which the windows are made, too."""
+    def steps(self) -> int:
+        """Steps before a range for which the windows are made, too."""
         return self.farthest - self.nearest
 
 
@@ -379,7 +377,7 @@ class Statements:
             generation=generation,
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
             ingested=_list(f"{name}.ingested_at" for name in dict.fromkeys(map(_source, self._leaves()))),
-            keys=_KEYS.format(view=self.declaration.name, asset_columns=sources.ASSET_COLUMNS),
+            keys=self._keys,
             sources=self._sources(bounded=False),
             register=_REGISTER,
         )
@@ -407,7 +405,9 @@ class Statements:
             totals=self._batch_totals(),
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
             sources=self._sources(bounded=True),
-            long=max(2, *(grid.hours // _WINDOW_HOURS_PER_ROW for grid in grids)),
+            rows=self._steps.rows("k.first_hour", "k.end_hour"),
+            long=self._steps.many(max(2, *(grid.steps // _WINDOW_STEPS_PER_ROW for grid in grids))),
+            gone=_GONE if self.declaration.step == DAY else "",
             hour=hour,
             computed_long=_list(
                 f'{self._kept(each, hour, of_grid)} AS "{name}"' for name, each in stored.items()
@@ -419,11 +419,25 @@ class Statements:
                     *self._weather(hour, bounded=True),
                 ]
             ),
-            remembered=_list(_remembered(name, each) for name, each in stored.items()),
+            remembered=_list(_remembered(name, each, self._steps) for name, each in stored.items()),
             # a row of one column would be no row
             known=_list(["1", *(f"known.{name}" for name in names)]),
             fresh=_list(["1", *(f"fresh.{name}" for name in names)]),
             names=_list(names),
+        )
+
+    @property
+    def _steps(self) -> Steps:
+        return Steps(self.declaration.step)
+
+    @property
+    def _keys(self) -> str:
+        rows, until = _HOURS, "time_bucket(INTERVAL '1 hour', now()) + INTERVAL '1 hour'"
+        if self.declaration.step != HOUR:
+            rows = _ROWS.format(rows=self._steps.rows("missing.first_hour", "missing.end_hour"))
+            until = f"declared_rows_until(INTERVAL '{self._steps.interval}', assets.timezone)"
+        return _KEYS.format(
+            view=self.declaration.name, asset_columns=sources.ASSET_COLUMNS, rows=rows, until=until
         )
 
     def _features(self) -> str:
@@ -468,7 +482,7 @@ class Statements:
     def _row(self, column: str, leaves: list[_OfColumn], *, bounded: bool, hour: str = "k.hour") -> str:
         """Lateral query of the aggregates over one column, in a row named like it."""
         ranges = _merged([leaf.offsets() for leaf in leaves], gap=_gap(column))
-        parts = [_hours(column, near, far, bounded=bounded, hour=hour) for near, far in ranges]
+        parts = [self._looked_at(column, near, far, bounded=bounded, hour=hour) for near, far in ranges]
         columns = _list(f"{_aggregate(leaf)} AS {self._name(leaf)}" for leaf in leaves)
         series = "\nUNION ALL\n".join(parts)
         return f"CROSS JOIN LATERAL (\nSELECT {columns}, max(ingested_at) AS ingested_at\nFROM (\n{series}\nORDER BY ago DESC\n) AS series\n) AS {_source(leaves[0])}"
@@ -478,10 +492,55 @@ class Statements:
         offsets = [leaf.offsets()[1] for leaf in self._leaves() if leaf.column == TOTAL]
         if not offsets:
             return ""
-        readings = _READINGS_GRID.format(nearest=0, farthest=0, bounds=_READINGS_BOUNDS)
         return sources.BATCH_TOTALS.format(
-            farthest=max(offsets),
-            totals=sources.totals(readings, first_hour="k.first_hour", end_hour="k.end_hour"),
+            farthest=self._steps.many(max(offsets)),
+            totals=self._totals("k.first_hour", "k.end_hour", _READINGS_BOUNDS),
+        )
+
+    def _totals(self, first: str, end: str, bounds: str) -> str:
+        """Query of the totals of a group in [first, end)."""
+        steps = self._steps
+        readings = _READINGS_GRID.format(
+            first_row="grid.hour",
+            grid=steps.rows("k.first_hour", "k.end_hour"),
+            readings=steps.readings("k.first_hour", "k.end_hour", bounds),
+            meaning=steps.meaning,
+        )
+        return sources.totals(readings, first_hour=first, end_hour=end)
+
+    def _looked_at(self, column: str, nearest: int, farthest: int, *, bounded: bool, hour: str) -> str:
+        """Query of a column's steps that a row looks back to; `bounded` in the statement of a refresh."""
+        steps = self._steps
+        first, end = steps.before(hour, farthest), steps.before(hour, nearest - 1)
+        if column == READING:
+            readings = steps.readings(first, end, _READINGS_BOUNDS if bounded else "")
+            return _READINGS.format(ago=steps.ago("hourly.hour"), readings=readings, meaning=steps.meaning)
+        if column == TOTAL:
+            totals = (
+                sources.OF_BATCH.format(first_hour=first, end_hour=end)
+                if bounded
+                else self._totals(first, end, "")
+            )
+            return sources.TOTAL.format(ago=steps.ago("total.hour"), totals=totals)
+        if column in WEATHER:
+            return _WEATHER.format(
+                column=column,
+                nearest=nearest,
+                farthest=farthest,
+                step=steps.interval,
+                age=WEATHER_AGE,
+                bounds=_WEATHER_BOUNDS if bounded else "",
+            )
+        name, key = series_of(column)
+        return sources.SERIES.format(
+            series=name,
+            zone=sources.KEYS[key],
+            hour=hour,
+            ago=steps.ago(steps.begin('issues."timestamp"'), hour),
+            first=first,
+            end=end,
+            # the day of the last row goes on after the range
+            bounds=sources.SERIES_BOUNDS if bounded and steps.step < DAY else "",
         )
 
     def _weather(self, hour: str, *, bounded: bool) -> list[str]:
@@ -521,22 +580,25 @@ class Statements:
 
     def _grid(self, grid: _Grid, hour: str) -> str:
         """Lateral query of the windows over one grid, a row for each hour of a range."""
+        steps = self._steps
         if not grid.leaves:
-            return (
-                "CROSS JOIN LATERAL generate_series(k.first_hour, k.end_hour - INTERVAL '1 hour', "
-                f"INTERVAL '1 hour') AS {grid.name} (hour)"
-            )
-        ends = {"nearest": grid.nearest, "farthest": grid.farthest}
+            return f"CROSS JOIN LATERAL {steps.rows('k.first_hour', 'k.end_hour')} AS {grid.name} (hour)"
+        first = steps.before("k.first_hour", grid.farthest)
+        end = steps.before("k.end_hour", grid.nearest - 1)
+        of_grid = {
+            "first_row": steps.before("grid.hour", -grid.nearest),
+            "grid": steps.rows("k.first_hour", "k.end_hour", grid.farthest, grid.nearest),
+        }
         if grid.column == READING:
-            series = _READINGS_GRID.format(**ends, bounds=_READINGS_BOUNDS)
+            readings = steps.readings(first, end, _READINGS_BOUNDS)
+            series = _READINGS_GRID.format(**of_grid, readings=readings, meaning=steps.meaning)
         elif grid.column == TOTAL:
-            of_batch = sources.OF_BATCH.format(
-                first_hour=f"k.first_hour - INTERVAL '{grid.farthest} hours'",
-                end_hour=f"k.end_hour - INTERVAL '{grid.nearest} hours'",
-            )
-            series = sources.TOTAL_GRID.format(**ends, totals=of_batch)
+            of_batch = sources.OF_BATCH.format(first_hour=first, end_hour=end)
+            series = sources.TOTAL_GRID.format(**of_grid, totals=of_batch)
         else:
-            series = _WEATHER_GRID.format(**ends, column=grid.column, age=WEATHER_AGE, bounds=_WEATHER_BOUNDS)
+            series = _WEATHER_GRID.format(
+                **of_grid, column=grid.column, age=WEATHER_AGE, bounds=_WEATHER_BOUNDS
+            )
         columns = _list(f"{_window(leaf, grid.nearest)} AS {self._name(leaf)}" for leaf in grid.leaves)
         windows = f"SELECT hour, {columns}\nFROM (\n{series}\n) AS series"
         rows = f"SELECT * FROM (\n{windows}\n) AS windows WHERE hour >= k.first_hour"
@@ -564,7 +626,7 @@ class Statements:
         farthest = _weather_window(of)
         if farthest is None:
             return value
-        return f"CASE WHEN {hour} >= weather_kept_since() + INTERVAL '{farthest} hours' THEN {value} END"
+        return f"CASE WHEN {hour} >= weather_kept_since() + {self._steps.many(farthest)} THEN {value} END"
 
 
 def _source(leaf: _OfColumn) -> str:
@@ -585,35 +647,6 @@ def _is_by_row(column: str) -> bool:
     return "@" in column and column != TOTAL
 
 
-def _hours(column: str, nearest: int, farthest: int, *, bounded: bool, hour: str) -> str:
-    """Query of a column's hours that a row looks back to; `bounded` in the statement of a refresh."""
-    if column == READING:
-        bounds = _READINGS_BOUNDS if bounded else ""
-        return _READINGS.format(nearest=nearest, farthest=farthest, bounds=bounds)
-    if column == TOTAL:
-        between = {
-            "first_hour": f"k.hour - INTERVAL '{farthest} hours'",
-            "end_hour": f"k.hour - INTERVAL '{nearest} hours' + INTERVAL '1 hour'",
-        }
-        readings = _READINGS_GRID.format(nearest=0, farthest=0, bounds="")
-        totals = sources.OF_BATCH.format(**between) if bounded else sources.totals(readings, **between)
-        return sources.TOTAL.format(totals=totals)
-    if column in WEATHER:
-        bounds = _WEATHER_BOUNDS if bounded else ""
-        return _WEATHER.format(
-            column=column, nearest=nearest, farthest=farthest, age=WEATHER_AGE, bounds=bounds
-        )
-    name, key = series_of(column)
-    return sources.SERIES.format(
-        series=name,
-        zone=sources.KEYS[key],
-        hour=hour,
-        nearest=nearest,
-        farthest=farthest,
-        bounds=sources.SERIES_BOUNDS if bounded else "",
-    )
-
-
 def _weather_window(of: Expression) -> int | None:
     """Farthest hour of weather that an expression merges with others; None: it merges none."""
     merges = [
@@ -624,14 +657,14 @@ def _weather_window(of: Expression) -> int | None:
     return max(merges, default=None)
 
 
-def _remembered(name: str, of: Expression) -> str:
+def _remembered(name: str, of: Expression, steps: Steps) -> str:
     """What of a known row stays where the weather it was made of is gone: features of the weather alone."""
     columns = {leaf.column for leaf in of.leaves() if isinstance(leaf, _OfColumn)}
     if not columns <= set(WEATHER):
         return f'computed."{name}"'
     farthest = max(leaf.offsets()[1] for leaf in of.leaves() if isinstance(leaf, _OfColumn))
     return (
-        f"""CASE WHEN computed.hour < weather_kept_since() + INTERVAL '{farthest} hours' """
+        f"""CASE WHEN computed.hour < weather_kept_since() + {steps.many(farthest)} """
         f"""AND known.generation >= ($4 ->> '{name}')::integer """
         f'THEN coalesce(computed."{name}", known."{name}") ELSE computed."{name}" END AS "{name}"'
     )
@@ -645,16 +678,16 @@ def _aggregate(of: _OfColumn) -> str:
     if isinstance(of, DegreeHours):
         return (
             f"CASE WHEN count(value) FILTER (WHERE {when}) = {farthest} "
-            f"THEN sum(greatest({_degrees(of)}, 0) ORDER BY ago DESC) FILTER (WHERE {when}) END"
+            f"THEN sum(greatest({_degrees(of)}, 0) ORDER BY ago DESC) FILTER (WHERE {when}){_in_hours(of)} END"
         )
     assert isinstance(of, Window | SameHour)  # noqa: S101  # there are no others
     if isinstance(of, SameHour):
         when += f" AND mod(ago, {of.step}) = 0"
-    return _FUNCTIONS[of.function].format(when=when)
+    return _FUNCTIONS[of.function].format(when=when, in_hours=_in_hours(of))
 
 
 def _window(of: _OfColumn, shift: int) -> str:
-    """The same as `_aggregate` over the rows of a grid, whose hours are those of rows `shift` hours later."""
+    """The same as `_aggregate` over the rows of a grid, whose times are those of rows `shift` steps later."""
     nearest, farthest = of.offsets()
     if isinstance(of, Lag):
         return f"lag(value, {farthest - shift}) OVER (ORDER BY hour)"
@@ -662,12 +695,26 @@ def _window(of: _OfColumn, shift: int) -> str:
     if isinstance(of, DegreeHours):
         return (
             f"CASE WHEN count(value) OVER {frame} = {farthest} "
-            f"THEN sum(greatest({_degrees(of)}, 0)) OVER {frame} END"
+            f"THEN sum(greatest({_degrees(of)}, 0)) OVER {frame}{_in_hours(of)} END"
         )
     assert isinstance(of, Window | SameHour)  # noqa: S101  # there are no others
     if isinstance(of, SameHour):
-        frame = _FRAME_OF_SAME_HOUR.format(step=of.step, days=of.days)
-    return _GRID_FUNCTIONS[of.function].format(frame=frame)
+        number = Steps(of.slide_interval).number("hour")
+        frame = _FRAME_OF_SAME_HOUR.format(number=number, step=of.step, days=of.days)
+    return _GRID_FUNCTIONS[of.function].format(frame=frame, in_hours=_in_hours(of))
+
+
+def _in_hours(of: _OfColumn) -> str:
+    """Sums of rates are over hours, whatever the step."""
+    if of.slide_interval == HOUR:
+        return ""
+    hours = repr(of.slide_interval / HOUR)
+    if of.column in WEATHER:
+        return f" * {hours}"
+    # members of a group have the same unit as the asset
+    return (
+        f" * CASE WHEN k.is_amount IS NULL THEN 1 ELSE {hours} END" if of.column in {READING, TOTAL} else ""
+    )
 
 
 def _degrees(of: DegreeHours) -> str:

@@ -38,6 +38,43 @@ LANGUAGE sql IMMUTABLE AS $$
     ) AS mean
 $$;
 
+-- The same of a step of so many seconds, for which squares and weights count steps instead of hours. Readings that cover
+-- more than it say nothing of it: they go on after its end.
+CREATE OR REPLACE FUNCTION step_value(
+    step_seconds integer, longest_seconds integer, is_amount boolean, factor double precision, interval_seconds integer,
+    avg_value double precision, min_value double precision, max_value double precision, value_stats double precision[],
+    known_seconds bigint, unknown_count bigint, value_seconds double precision
+)
+RETURNS TABLE (
+    value double precision, least_value double precision, greatest_value double precision, stats double precision[]
+)
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT
+        CASE WHEN is_amount IS NULL THEN avg_value ELSE mean.rate END,
+        CASE WHEN is_amount IS NULL THEN min_value ELSE mean.rate END,
+        CASE WHEN is_amount IS NULL THEN max_value ELSE mean.rate END,
+        CASE
+            WHEN is_amount IS NULL THEN value_stats
+            WHEN mean.rate IS NOT NULL THEN ARRAY[covered.seconds / step_seconds, mean.rate * covered.seconds / step_seconds, 0]
+        END
+    FROM (
+        SELECT coalesce(
+            CASE WHEN unknown_count = 0 THEN known_seconds
+                ELSE coalesce(known_seconds, 0) + unknown_count * interval_seconds END,
+            CASE WHEN is_amount THEN NULL ELSE step_seconds END
+        )::double precision AS seconds
+    ) AS covered
+    CROSS JOIN LATERAL (
+        SELECT factor * CASE
+            WHEN is_amount THEN value_stats[2] / (covered.seconds / 3600)
+            WHEN unknown_count = 0 THEN value_seconds / known_seconds
+            ELSE avg_value
+        END AS rate
+    ) AS mean
+    -- clocks of meters are not exact
+    WHERE (greatest(longest_seconds, CASE WHEN unknown_count > 0 THEN interval_seconds END) <= 1.1 * step_seconds) IS NOT FALSE
+$$;
+
 -- A name of its own for the functions that the planner inlines: see 070_tenant_wall.sql.
 CREATE OR REPLACE VIEW hourly_state AS SELECT * FROM hourly_features;
 

@@ -10,7 +10,7 @@ DROP FUNCTION IF EXISTS bury_feature_rows(text, text, timestamptz, timestamptz);
 
 -- Turns queued changes, hours that have begun since the last plan, and what an earlier refresh left, into
 -- ranges of rows to compute. With `since`, every row from then on is planned. Returns the plan and the number
--- of hours planned.
+-- of rows planned.
 CREATE FUNCTION plan_feature_refresh(since timestamptz DEFAULT NULL) RETURNS TABLE (plan bigint, hours bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -101,46 +101,61 @@ BEGIN
     declared_pending AS (
         DELETE FROM declared_refresh_ranges RETURNING view_name, tenant_id, asset_id, first_hour, end_hour
     ),
+    declared_rows AS (
+        SELECT
+            views.view_name, views.step, views.filled_from, spans.tenant_id, spans.asset_id,
+            CASE
+                WHEN views.step = INTERVAL '1 hour' THEN spans.rows
+                ELSE spans.rows * tstzmultirange(tstzrange(NULL, declared_rows_until(views.step, assets.timezone)))
+            END AS rows
+        FROM declared_views AS views
+        CROSS JOIN spans
+        LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
+    ),
+    declared_reached AS (  -- by changes in the hours from 0 on
+        SELECT
+            view_name, source, nearest * step - slack AS nearest, farthest * step + INTERVAL '1 hour' + slack AS farthest
+        FROM declared_reaches
+        JOIN declared_views USING (view_name)
+        -- a day begins at most 14 hours before or after that of UTC, and may have 25 hours
+        CROSS JOIN LATERAL (SELECT CASE WHEN step > INTERVAL '1 hour' THEN INTERVAL '26 hours' ELSE '0' END AS slack) AS of_days
+    ),
     declared_touched AS (
         SELECT view_name, tenant_id, asset_id, first_hour, end_hour FROM declared_pending
         UNION ALL
         -- rows whose first computation is due
-        SELECT views.view_name, spans.tenant_id, spans.asset_id, greatest(lower(due), views.filled_from), upper(due)
-        FROM declared_views AS views
-        CROSS JOIN spans
+        SELECT existing.view_name, existing.tenant_id, existing.asset_id, greatest(lower(due), existing.filled_from), upper(due)
+        FROM declared_rows AS existing
         LEFT JOIN declared_spans AS known
-            ON known.view_name = views.view_name AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id
-        CROSS JOIN LATERAL unnest(spans.rows - coalesce(known.stored, '{}')) AS due
-        WHERE upper(due) > views.filled_from
+            ON known.view_name = existing.view_name
+            AND known.tenant_id = existing.tenant_id AND known.asset_id = existing.asset_id
+        CROSS JOIN LATERAL unnest(existing.rows - coalesce(known.stored, '{}')) AS due
+        WHERE upper(due) > existing.filled_from
         UNION ALL
-        SELECT
-            reaches.view_name, tenant_id, asset_id,
-            first_hour + reaches.nearest * INTERVAL '1 hour', last_hour + (reaches.farthest + 1) * INTERVAL '1 hour'
-        FROM changes JOIN declared_reaches AS reaches ON reaches.source = 'readings'
+        SELECT reached.view_name, tenant_id, asset_id, first_hour + reached.nearest, last_hour + reached.farthest
+        FROM changes JOIN declared_reached AS reached ON reached.source = 'readings'
         WHERE changes.source IN ('readings', 'deletion')
         UNION ALL
         SELECT views.view_name, tenant_id, asset_id, first_hour + INTERVAL '1 hour', last_hour + INTERVAL '25 hours'
         FROM changes CROSS JOIN declared_views AS views WHERE changes.source = 'asset'
         UNION ALL
         SELECT
-            reaches.view_name, spans.tenant_id, spans.asset_id,
-            changes.first_hour + reaches.nearest * INTERVAL '1 hour',
-            changes.last_hour + (reaches.farthest + 1) * INTERVAL '1 hour'
+            reached.view_name, spans.tenant_id, spans.asset_id,
+            changes.first_hour + reached.nearest, changes.last_hour + reached.farthest
         FROM changes
         JOIN spans ON spans.tenant_id = changes.tenant_id
         LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
-        JOIN declared_reaches AS reaches ON reaches.source = 'weather'
+        JOIN declared_reached AS reached ON reached.source = 'weather'
         WHERE changes.source = 'weather' AND coalesce(assets.weather_asset_id, spans.asset_id) = changes.asset_id
         UNION ALL
         SELECT
-            reaches.view_name, spans.tenant_id, spans.asset_id,
-            changes.first_hour + reaches.nearest * INTERVAL '1 hour',
-            changes.last_hour + (reaches.farthest + 1) * INTERVAL '1 hour'
+            reached.view_name, spans.tenant_id, spans.asset_id,
+            changes.first_hour + reached.nearest, changes.last_hour + reached.farthest
         FROM changes
-        JOIN declared_reaches AS reaches ON split_part(reaches.source, '@', 1) = changes.series
+        JOIN declared_reached AS reached ON split_part(reached.source, '@', 1) = changes.series
         JOIN spans ON spans.tenant_id = changes.tenant_id
         LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
-        WHERE changes.source = 'series' AND changes.zone = CASE split_part(reaches.source, '@', 2)
+        WHERE changes.source = 'series' AND changes.zone = CASE split_part(reached.source, '@', 2)
             WHEN 'tenant' THEN ''
             WHEN 'asset' THEN spans.asset_id
             WHEN 'price_zone' THEN assets.price_zone
@@ -149,26 +164,26 @@ BEGIN
         END
         UNION ALL
         SELECT
-            reaches.view_name, members.tenant_id, members.asset_id,
-            lower(part) + reaches.nearest * INTERVAL '1 hour', upper(part) + (reaches.farthest + 1) * INTERVAL '1 hour'
+            reached.view_name, members.tenant_id, members.asset_id,
+            lower(part) + reached.nearest, upper(part) + reached.farthest
         FROM group_changes
         JOIN assets AS members ON members.tenant_id = group_changes.tenant_id AND members."group" = group_changes."group"
-        JOIN declared_reaches AS reaches ON reaches.source = 'value@group'
+        JOIN declared_reached AS reached ON reached.source = 'value@group'
         UNION ALL
         SELECT view_name, tenant_id, asset_id, time_bucket(INTERVAL '1 hour', since), 'infinity'
         FROM spans CROSS JOIN declared_views WHERE since IS NOT NULL
     ),
     declared_merged AS (
-        SELECT view_name, tenant_id, asset_id, unnest(range_agg(tstzrange(first_hour, end_hour)) * rows) AS part
+        SELECT view_name, tenant_id, asset_id, step, unnest(range_agg(tstzrange(first_hour, end_hour)) * rows) AS part
         FROM declared_touched
-        JOIN spans USING (tenant_id, asset_id)
-        GROUP BY view_name, tenant_id, asset_id, rows
+        JOIN declared_rows USING (view_name, tenant_id, asset_id)
+        GROUP BY view_name, tenant_id, asset_id, step, rows
     ),
     declared_pieces AS (
-        SELECT
-            view_name, tenant_id, asset_id, piece_start, least(upper(part), piece_start + INTERVAL '744 hours') AS piece_end
+        SELECT view_name, tenant_id, asset_id, piece_start, least(upper(part), piece_start + 744 * step) AS piece_end
         FROM declared_merged
-        CROSS JOIN LATERAL generate_series(lower(part), upper(part) - INTERVAL '1 hour', INTERVAL '744 hours') AS piece_start
+        CROSS JOIN LATERAL generate_series(lower(part), upper(part), 744 * step) AS piece_start
+        WHERE piece_start < upper(part)
     ),
     declared_planned AS (
         INSERT INTO declared_refresh_ranges (view_name, tenant_id, asset_id, first_hour, end_hour, plan_id, place)
@@ -186,11 +201,11 @@ BEGIN
     PERFORM extend_feature_hours();
 
     RETURN QUERY
-    SELECT this_plan, coalesce(sum(extract(epoch FROM end_hour - first_hour) / 3600), 0)::bigint
+    SELECT this_plan, coalesce(sum(rows_between(first_hour, end_hour, step)), 0)::bigint
     FROM (
-        SELECT first_hour, end_hour FROM feature_refresh_ranges
+        SELECT first_hour, end_hour, INTERVAL '1 hour' AS step FROM feature_refresh_ranges
         UNION ALL
-        SELECT first_hour, end_hour FROM declared_refresh_ranges
+        SELECT first_hour, end_hour, step FROM declared_refresh_ranges JOIN declared_views USING (view_name)
     ) AS ranges;
 END
 $$;

@@ -48,6 +48,11 @@ BEGIN
     -- separate ranges stay separate: by default more than ten are merged into one that spans the history
     PERFORM set_config('timescaledb.materializations_per_refresh_window', '1000', false);
     LOOP
+        running := least(window_end, time_bucket(INTERVAL '15 minutes', now()));
+        IF to_regclass('public.quarter_hour_features') IS NOT NULL AND (window_start IS NULL OR window_start < running) THEN
+            CALL refresh_continuous_aggregate('quarter_hour_features', window_start, running, force => anew);
+            COMMIT;
+        END IF;
         running := least(window_end, time_bucket(INTERVAL '1 hour', now()));
         IF window_start IS NULL OR window_start < running THEN
             CALL refresh_continuous_aggregate('hourly_features', window_start, running, force => anew);

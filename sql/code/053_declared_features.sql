@@ -1,4 +1,70 @@
--- Rows of declared feature views (feast_plugins/windows), stored and ended as those of ai_features are.
+-- Rows of declared feature views (feast_plugins/windows), stored and ended as those of ai_features are. Columns named
+-- `hour` and hours hold the times of rows, which come every 15 or 30 minutes, every hour or every day: each view has
+-- its step. Rows of a day are at midnight in the asset's time zone.
+
+DROP VIEW IF EXISTS declared_progress;
+DROP FUNCTION IF EXISTS hours_in(tstzmultirange);
+DROP FUNCTION IF EXISTS hours_in_ranges(declared_refresh_ranges[]);
+
+CREATE OR REPLACE FUNCTION rows_between(first_row timestamptz, end_row timestamptz, step interval)
+RETURNS double precision LANGUAGE sql IMMUTABLE AS $$
+    SELECT (extract(epoch FROM end_row - first_row) / extract(epoch FROM step))::double precision
+$$;
+
+-- Rows before this time exist by now.
+CREATE OR REPLACE FUNCTION declared_rows_until(step interval, timezone text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN step > INTERVAL '1 hour' THEN date_trunc('day', now(), coalesce(timezone, 'UTC')) + INTERVAL '1 hour'
+        ELSE time_bucket(step, now()) + step
+    END
+$$;
+
+-- Midnights of a time zone, from `farthest` days before the first one in [first_row, end_row) to `nearest` days before
+-- the last one.
+CREATE OR REPLACE FUNCTION days_between(
+    first_row timestamptz, end_row timestamptz, timezone text, farthest integer, nearest integer
+)
+RETURNS SETOF timestamptz LANGUAGE sql STABLE ROWS 100 AS $$
+    SELECT day AT TIME ZONE timezone
+    FROM generate_series(
+        date_trunc('day', (first_row - INTERVAL '1 microsecond') AT TIME ZONE timezone) + (1 - farthest) * INTERVAL '1 day',
+        end_row AT TIME ZONE timezone, INTERVAL '1 day'
+    ) AS day
+    WHERE (day + nearest * INTERVAL '1 day') AT TIME ZONE timezone < end_row
+$$;
+
+-- Statistics of quarter hours, of which steps other than an hour are made. They are there while a view has such a step:
+-- nobody else pays for them.
+CREATE OR REPLACE FUNCTION provide_quarter_hours() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM declared_views WHERE step <> INTERVAL '1 hour') THEN
+        DROP MATERIALIZED VIEW IF EXISTS quarter_hour_features;
+    ELSIF to_regclass('public.quarter_hour_features') IS NULL THEN
+        CREATE MATERIALIZED VIEW public.quarter_hour_features
+        WITH (timescaledb.continuous, timescaledb.materialized_only = false, timescaledb.create_group_indexes = false) AS
+        SELECT
+            tenant_id,
+            asset_id,
+            time_bucket(INTERVAL '15 minutes', "timestamp") AS quarter,
+            avg(value) AS avg_value,
+            stddev_samp(value) AS std_value,
+            min(value) AS min_value,
+            max(value) AS max_value,
+            count(*) AS sample_count,
+            stats_state(value) AS value_stats,
+            max(ingested_at) AS last_ingested_at,
+            sum(interval_seconds) AS known_seconds,
+            count(*) FILTER (WHERE interval_seconds IS NULL) AS unknown_count,
+            sum(value * interval_seconds) AS value_seconds,
+            max(interval_seconds) AS longest_seconds
+        FROM public.timeseries_data
+        WHERE in_features
+        GROUP BY tenant_id, asset_id, time_bucket(INTERVAL '15 minutes', "timestamp")
+        WITH NO DATA;
+        CREATE INDEX quarter_hour_features_by_asset ON public.quarter_hour_features (tenant_id, asset_id, quarter);
+    END IF;
+END
+$$;
 
 -- No declaration changes while rows are computed by it. Advisory, because a change waits for the batch in a queue, and
 -- later batches behind it.
@@ -76,13 +142,15 @@ DECLARE
     replaced feature_key[];
     recent   feature_key[];
     old      record;
+    -- where days change their length
+    slack    interval := CASE WHEN declared.step > INTERVAL '1 hour' THEN INTERVAL '26 hours' ELSE '0' END;
 BEGIN
     SELECT min(first_hour), max(end_hour) INTO lowest, highest FROM unnest(batch);
     SELECT coalesce(max(farthest), 0) INTO reach FROM declared_reaches WHERE view_name = declared.view_name;
 
     -- literals leave out chunks, and the readings where all hours are materialized
     EXECUTE format(
-        declared.statement, lowest, highest, lowest - reach * INTERVAL '1 hour', highest - INTERVAL '1 hour'
+        declared.statement, lowest, highest, lowest - reach * declared.step - slack, highest - declared.step + slack
     )
     INTO changed, replaced USING batch, stamp, declared.generation, declared.meanings;
 
@@ -130,7 +198,7 @@ BEGIN
         PERFORM pg_advisory_xact_lock_shared(declared_view_lock(next_view));
         SELECT * INTO declared FROM declared_views WHERE view_name = next_view FOR KEY SHARE;
         WITH due AS (
-            SELECT ctid AS range, place, extract(epoch FROM end_hour - first_hour) / 3600 AS rows
+            SELECT ctid AS range, place, rows_between(first_hour, end_hour, declared.step) AS rows
             FROM declared_refresh_ranges
             WHERE aggregated AND view_name = next_view AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
             ORDER BY place LIMIT max_rows
@@ -147,12 +215,12 @@ BEGIN
         CONTINUE WHEN batch IS NULL;  -- the view was changed meanwhile
         BEGIN
             changed := compute_declared_ranges(declared, batch);
-            computed := hours_in_ranges(batch);
+            computed := rows_in_ranges(batch, declared.step);
         EXCEPTION WHEN OTHERS THEN
             FOREACH piece IN ARRAY batch LOOP
                 BEGIN
                     changed := changed + compute_declared_ranges(declared, ARRAY[piece]);
-                    computed := computed + hours_in_ranges(ARRAY[piece]);
+                    computed := computed + rows_in_ranges(ARRAY[piece], declared.step);
                 EXCEPTION WHEN OTHERS THEN
                     RAISE WARNING 'rows of % are not stored: tenant %, asset %, % to %: %',
                         next_view, piece.tenant_id, piece.asset_id, piece.first_hour, piece.end_hour, SQLERRM;
@@ -166,8 +234,10 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION hours_in_ranges(ranges declared_refresh_ranges[]) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(sum(extract(epoch FROM end_hour - first_hour) / 3600), 0)::bigint FROM unnest(ranges)
+-- Of days at least one, so that a batch of a part of a day counts as done.
+CREATE OR REPLACE FUNCTION rows_in_ranges(ranges declared_refresh_ranges[], step interval)
+RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT ceil(coalesce(sum(rows_between(first_hour, end_hour, step)), 0))::bigint FROM unnest(ranges)
 $$;
 
 -- Rows of an asset outside of `existing` stop to exist; what they were stays known.
@@ -193,25 +263,42 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION hours_in(ranges tstzmultirange) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(sum(extract(epoch FROM upper(part) - lower(part)) / 3600), 0)::bigint FROM unnest(ranges) AS part
+CREATE OR REPLACE FUNCTION rows_in(ranges tstzmultirange, step interval) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT round(coalesce(sum(rows_between(lower(part), upper(part), step)), 0))::bigint FROM unnest(ranges) AS part
 $$;
 
 -- How many rows of each view exist and how many of them are stored. The others are computed when they are read.
-CREATE OR REPLACE VIEW declared_progress AS
+CREATE VIEW declared_progress AS
 SELECT
     views.view_name, count(existing.rows) AS assets,
-    coalesce(sum(hours_in(existing.rows)), 0)::bigint AS rows,
-    coalesce(sum(hours_in(existing.rows * coalesce(spans.stored, '{}'))), 0)::bigint AS stored
+    coalesce(sum(rows_in(existing.rows, views.step)), 0)::bigint AS rows,
+    coalesce(sum(rows_in(existing.rows * coalesce(spans.stored, '{}'), views.step)), 0)::bigint AS stored
 FROM declared_views AS views
 LEFT JOIN asset_spans ON true
+LEFT JOIN assets ON assets.tenant_id = asset_spans.tenant_id AND assets.asset_id = asset_spans.asset_id
+CROSS JOIN LATERAL (SELECT declared_rows_until(views.step, assets.timezone) AS until) AS now
 LEFT JOIN LATERAL (
     SELECT range_agg(tstzrange(
-        lower(period) + INTERVAL '1 hour',
-        least(upper(period) - INTERVAL '143 hours', time_bucket(INTERVAL '1 hour', now()) + INTERVAL '1 hour')
+        lower(period) + INTERVAL '1 hour', least(upper(period) - INTERVAL '143 hours', now.until)
     )) AS rows
-    FROM unnest(asset_spans.periods) AS period WHERE lower(period) < time_bucket(INTERVAL '1 hour', now())
+    FROM unnest(asset_spans.periods) AS period WHERE lower(period) + INTERVAL '1 hour' < now.until
 ) AS existing ON true
 LEFT JOIN declared_spans AS spans
     ON spans.view_name = views.view_name AND spans.tenant_id = asset_spans.tenant_id AND spans.asset_id = asset_spans.asset_id
 GROUP BY views.view_name;
+
+-- Rows of days move with the time zone.
+CREATE OR REPLACE FUNCTION note_zone_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
+    SELECT 'asset', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
+    FROM asset_spans, unnest(periods) AS period
+    WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id
+        AND EXISTS (SELECT FROM declared_views WHERE step > INTERVAL '1 hour');
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER zone_changed AFTER UPDATE ON assets
+FOR EACH ROW WHEN (OLD.timezone <> NEW.timezone) EXECUTE FUNCTION note_zone_change();
+CREATE OR REPLACE TRIGGER zone_added AFTER INSERT ON assets
+FOR EACH ROW WHEN (NEW.timezone <> 'UTC') EXECUTE FUNCTION note_zone_change();

@@ -6,31 +6,55 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from oracles.features import HOUR, Asset, floor_hour
 
+DAY = timedelta(days=1)
 Value = float | int | str | None
 
 
 @dataclass
 class Oracle:
-    """Evaluates expressions for one asset at the clock's hour `now`."""
+    """Evaluates expressions for one asset at the clock's hour `now`; rows come every `step`."""
 
     asset: Asset
     now: datetime
     #: of the register
     attributes: Mapping[str, Value]
+    step: timedelta = HOUR
+
+    def rows(self, now: datetime) -> list[datetime]:
+        """Times that have a row: those of the hours that have one, and the midnights in them."""
+        hours = self.asset.hours(floor_hour(now))
+        if self.step == DAY:
+            return [hour for hour in hours if self._begin(hour) == hour]
+        times = [hour + part * self.step for hour in hours for part in range(HOUR // self.step)]
+        return [each for each in times if each <= now]
+
+    def _begin(self, at: datetime) -> datetime:
+        """The begin of the step that `at` is in."""
+        if self.step == DAY:
+            return self._before(at, 0)
+        return at.astimezone(UTC) - (at - datetime(1970, 1, 1, tzinfo=UTC)) % self.step
+
+    def _before(self, begin: datetime, steps: int) -> datetime:
+        """The begin of the step that is so many steps before another one."""
+        if self.step < DAY:
+            return begin - steps * self.step
+        zone = ZoneInfo(self.asset.zone)
+        day = begin.astimezone(zone).date() - timedelta(days=steps)
+        return datetime.combine(day, time(), zone).astimezone(UTC)
 
     @cached_property
     def _readings(self) -> dict[datetime, list[float]]:
-        """Readings of each hour that has any."""
+        """Readings of each step that has any."""
         found: dict[datetime, list[float]] = {}
-        for time, value in self.asset.readings.items():
-            found.setdefault(floor_hour(time), []).append(value)
+        for at, value in self.asset.readings.items():
+            found.setdefault(self._begin(at), []).append(value)
         return found
 
     @cached_property
@@ -38,13 +62,13 @@ class Oracle:
         return {}
 
     def row(self, hour: datetime, features: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]:
-        """The features of one hour."""
+        """The features of the row at `hour`."""
         return {name: self.value(hour, expression) for name, expression in features.items()}
 
     def value(  # noqa: PLR0911  # one a kind
         self, hour: datetime, of: Mapping[str, Any]
     ) -> Value:
-        """One expression in one hour."""
+        """One expression in the row at `hour`."""
         kind = of["kind"]
         local = hour.astimezone(ZoneInfo(self.asset.zone))
         if kind == "calendar":
@@ -72,32 +96,37 @@ class Oracle:
         if kind == "series":
             return self._hour(hour, f"{of['name']}@{of['by']}", hour)
         if kind == "lag":
-            return self._hour(hour - of["lag"] * HOUR, of["column"], hour)
+            return self._hour(self._before(hour, self._steps(of["lag"])), of["column"], hour)
         if kind == "degree_hours":
             return self._degree_hours(hour, of)
         ago = (
-            range(1, of["time_window"] + 1)
+            range(1, self._steps(of["time_window"]) + 1)
             if kind == "window"
-            else [24 * of.get("every", 1) * day for day in range(1, of["days"] + 1)]
+            else [self._steps(24 * of.get("every", 1)) * day for day in range(1, of["days"] + 1)]
         )
-        hours = [hour - step * HOUR for step in reversed(ago)]
+        hours = [self._before(hour, steps) for steps in reversed(ago)]
         return self._merged(hours, of["column"], of["function"], hour)
 
+    def _steps(self, hours: float) -> int:
+        steps = hours * HOUR / self.step
+        assert steps == int(steps)
+        return int(steps)
+
     def _hour(self, hour: datetime, column: str, row: datetime) -> float | None:
-        """Value of one hour, as the row of an hour knows it."""
+        """Value of the step that begins then, as a row knows it."""
         if column == "value":
             values = self._readings.get(hour)
             return statistics.fmean(values) if values else None
         if column == "value@group":
-            return self.asset.total(hour)
+            return self.asset.total(hour, self._before(hour, -1))
         if "@" in column:
-            return self.asset.issued(hour, column, row)
+            return self.asset.issued(hour, self._before(hour, -1), column, row)
         if (hour, column) not in self._weather:
             self._weather[hour, column] = self.asset.forecast(hour, column)
         return self._weather[hour, column]
 
     def _merged(self, hours: list[datetime], column: str, function: str, row: datetime) -> Value:
-        """A function over all readings in these hours, which are in order; first and last are of hours."""
+        """A function over all readings in these steps, which are in order; first and last are of steps."""
         if column != "value" and "@" not in column and not self._is_weather_kept(hours[0]):
             return None
         of_hours = [value for hour in hours if (value := self._hour(hour, column, row)) is not None]
@@ -116,14 +145,15 @@ class Oracle:
             "mean": statistics.fmean(values),
             "min": min(values),
             "max": max(values),
-            "sum": sum(values),
+            # of weather it is in hours
+            "sum": sum(values) * (1 if column == "value" or "@" in column else self.step / HOUR),
             "first": of_hours[0],
             "last": of_hours[-1],
         }
         return found[function]
 
     def _degree_hours(self, hour: datetime, of: Mapping[str, Any]) -> float | None:
-        hours = [hour - step * HOUR for step in range(1, of["time_window"] + 1)]
+        hours = [self._before(hour, steps) for steps in range(1, self._steps(of["time_window"]) + 1)]
         degrees = [self._hour(each, "temperature", hour) for each in hours]
         if not self._is_weather_kept(hours[-1]):
             return None
@@ -133,7 +163,7 @@ class Oracle:
             if each is None:
                 return None
             total += max(0.0, sign * (of["base"] - each))
-        return total
+        return total * (self.step / HOUR)
 
     def _is_weather_kept(self, hour: datetime) -> bool:
         """Whether weather of the hour cannot have been deleted by its age of a year."""
@@ -152,12 +182,12 @@ def ratio(left: float, right: float) -> float | None:
     return found if found is not None and math.isfinite(found) and (found != 0 or left == 0) else None
 
 
-def year_before(time: datetime) -> datetime:
+def year_before(at: datetime) -> datetime:
     """The same time one year before, as PostgreSQL has it."""
-    time = time.astimezone(UTC)
-    if (time.month, time.day) == (2, 29):
-        return time.replace(year=time.year - 1, day=28)
-    return time.replace(year=time.year - 1)
+    at = at.astimezone(UTC)
+    if (at.month, at.day) == (2, 29):
+        return at.replace(year=at.year - 1, day=28)
+    return at.replace(year=at.year - 1)
 
 
 def is_german_holiday(day: date) -> bool:

@@ -77,24 +77,24 @@ class Asset:
         newest = max(usable, key=lambda w: (w.valid_at, w.available_at), default=None)
         return None if newest is None else getattr(newest, name)
 
-    def issued(self, hour: datetime, column: str, known_at: datetime) -> Value:
-        """Mean over an hour of an external series of the newest issues that were available at a time."""
+    def issued(self, start: datetime, end: datetime, column: str, known_at: datetime) -> Value:
+        """Mean over [start, end) of an external series of the newest issues that were available at a time."""
         newest: dict[datetime, Issue] = {}
         for issue in sorted(self.series.get(column, []), key=lambda each: each.available_at):
-            if hour <= issue.valid_at < hour + HOUR and issue.available_at <= known_at:
+            if start <= issue.valid_at < end and issue.available_at <= known_at:
                 newest[issue.valid_at] = issue
         return statistics.fmean(issue.value for issue in newest.values()) if newest else None
 
-    def total(self, hour: datetime) -> Value:
-        """Sum of the group's values in an hour; None where a member that has begun has none."""
+    def total(self, start: datetime, end: datetime) -> Value:
+        """Sum of the group's values in [start, end); None where a member that has begun has none."""
         if self.others is None:
             return None
         begun = [
             member
             for member in (self, *self.others)
-            if member.readings and floor_hour(min(member.readings)) <= hour
+            if member.readings and floor_hour(min(member.readings)) <= start
         ]
-        values = [member.mean(hour, hour + HOUR) for member in begun]
+        values = [member.mean(start, end) for member in begun]
         return None if not values or None in values else sum(value for value in values if value is not None)
 
     def hours(self, now: datetime) -> list[datetime]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from feast import Entity, ValueType
 from oracles.declared import Oracle
-from oracles.features import Asset, floor_hour
 from psycopg import sql
 from psycopg.rows import dict_row
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import psycopg
+    from oracles.features import Asset
 
 HOUR = timedelta(hours=1)
 ENTITIES = [
@@ -29,9 +29,9 @@ ENTITIES = [
 PROJECT = "declared_tests"
 
 
-def declare(name: str, features: Mapping[str, Any]) -> Declaration:
+def declare(name: str, features: Mapping[str, Any], step: timedelta | None = None) -> Declaration:
     """The declaration of a view, through Feast's own class."""
-    found = declaration_of(declared_view(name=name, entities=ENTITIES, features=features))
+    found = declaration_of(declared_view(name=name, entities=ENTITIES, features=features, step=step))
     assert found is not None
     return found
 
@@ -86,8 +86,8 @@ def differences(
     known_at: datetime | None = None,
 ) -> Iterator[str]:
     """How the view differs from the oracle; with `known_at`, how its versions did at that time."""
-    oracle = Oracle(expected, datetime.now(UTC), attributes or {})
-    hours = expected.hours(floor_hour(known_at or datetime.now(UTC)))
+    oracle = Oracle(expected, datetime.now(UTC), attributes or {}, declaration.step)
+    hours = oracle.rows(known_at or datetime.now(UTC))
     scale = max(map(abs, expected.readings.values()), default=1.0)
     rows = _rows(connection, declaration.name, tenant, asset, known_at)
     if [row["event_timestamp"] for row in rows] != hours:

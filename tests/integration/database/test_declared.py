@@ -12,6 +12,7 @@ import pytest
 from feast.aggregation import Aggregation
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from oracles.declared import DAY
 from oracles.features import HOUR, Asset, Issue, Weather, floor_hour
 from psycopg.errors import UniqueViolation
 from support.declared_views import applied, apply, declare, differences, fill, is_pending
@@ -33,6 +34,7 @@ from feast_plugins.windows import (
     Series,
     sources,
     statements,
+    steps,
 )
 from feast_plugins.windows import (
     Weather as WeatherOf,
@@ -253,14 +255,14 @@ EVERY_KIND = {
 class Meter:
     """A meter in Berlin with gaps, late, corrected and deleted readings, and a neighbour of the same name."""
 
-    def __init__(self, connection: psycopg.Connection, dsn: str) -> None:
+    def __init__(self, connection: psycopg.Connection, dsn: str, readings: int = 3 * 80) -> None:
         self.connection, self.dsn = connection, dsn
         self.tenant, self.neighbour = (f"t-{secrets.token_hex(5)}" for _ in range(2))
         self.mine, self.theirs = Asset("Europe/Berlin"), Asset("UTC")
         # three days over a Saturday's midnight and German Unity Day, and within a year
         self.start = START
         self.issues: list[tuple[str, str, str, Issue]] = []
-        for step in range(3 * 80):
+        for step in range(readings):
             if not 30 <= step < 42:
                 self.mine.readings[self.start + step * HOUR / 3] = 100 + (step * 37 % 11) ** 1.5
             self.theirs.readings[self.start + step * HOUR / 3] = 1e6 + step
@@ -367,34 +369,102 @@ class Meter:
 START = datetime(2026, 10, 1, 21, tzinfo=UTC)
 
 
-def problems(database: str) -> Iterator[str]:
-    declaration = declare(f"planted_{secrets.token_hex(4)}", EVERY_KIND)
+def problems(database: str, step: timedelta = HOUR) -> Iterator[str]:
+    declaration = declare(f"planted_{secrets.token_hex(4)}", kinds(step), step)
+    # a day's rows are few, a quarter hour's many
+    readings = {DAY: 3 * 24 * 12, HOUR: 3 * 80}.get(step, 3 * 15)
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
-        yield from Meter(connection, database).problems(declaration)
+        yield from Meter(connection, database, readings).problems(declaration)
+
+
+def kinds(step: timedelta) -> dict[str, Any]:
+    """Every kind of feature that there can be with this step."""
+    if step == HOUR:
+        return EVERY_KIND
+    features: dict[str, Any] = {
+        "lag": Lag("value", step),
+        "lag_2d": Lag("value", 2 * DAY),
+        **{
+            f"{function}_of_window": Aggregation("value", function, timedelta(days=1), step)
+            for function in FUNCTIONS
+        },
+        "weeks": SameHour("value", "mean", 1, every=7),
+        "same_time": SameHour("value", "mean", 3),
+        "rise": Difference(Lag("value", step), Lag("value", DAY)),
+        "share": Ratio(Lag("value", step), Aggregation("value", "max", 2 * DAY, step)),
+        "day_of_week": Calendar("day_of_week"),
+        "holiday": Holiday("DE"),
+        "capacity": AssetAttribute("capacity"),
+        "price": Series("price", by="price_zone"),
+        "price_before": Lag("price@price_zone", DAY),
+        "highest_price": Aggregation("price@price_zone", "max", 4 * step, step),
+    }
+    if step < HOUR:
+        features |= {
+            "portfolio": Aggregation("value@group", "mean", 2 * HOUR, step),
+            "temperature": WeatherOf("temperature"),
+            "warmth": Aggregation("temperature", "sum", 6 * HOUR, step),
+            "coldest": SameHour("temperature", "min", 1),
+            "heating": DegreeHours(18, 3 * HOUR),
+        }
+    return features
 
 
 def test_oracle__generator_as_it_is__differs_nowhere(database: str) -> None:
     assert list(problems(database)) == []
 
 
+@pytest.mark.parametrize("step", [HOUR / 4, HOUR / 2, DAY], ids=["15min", "30min", "1d"])
+def test_oracle__rows_of_another_step__differ_nowhere(database: str, step: timedelta) -> None:
+    assert list(problems(database, step)) == []
+
+
+#: By step in minutes.
+FAULTS_OF_STEPS = {
+    "quarter hours of all tenants": (15, "_QUARTERS", "quarters.tenant_id = k.tenant_id AND ", ""),
+    "half hours are hours": (30, "_MERGED_COLUMNS", "{begin} AS hour", "time_bucket(INTERVAL '1 hour', quarter) AS hour"),
+    "a half hour's first reading": (30, "_MERGED_COLUMNS", "max(max_value)", "min(max_value)"),
+    "days of UTC": (1440, "_COMPUTE", "coalesce(assets.timezone, 'UTC') AS timezone", "'UTC' AS timezone"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=name, marks=[] if number == 0 else pytest.mark.long)
+        for number, (name, fault) in enumerate(FAULTS_OF_STEPS.items())
+    ],
+)
+def test_oracle__fault_in_a_step__is_found(
+    database: str, monkeypatch: pytest.MonkeyPatch, fault: tuple[int, str, str, str]
+) -> None:
+    minutes, *planted = fault
+    plant(monkeypatch, *planted)
+    try:
+        found = next(problems(database, timedelta(minutes=minutes)), None)
+    except UniqueViolation as error:
+        found = str(error)
+    assert found, "nobody noticed"
+
+
 #: What is planted: the template of the generator, the text in it, and what stands in its place.
 FAULTS = {
     "a window of 23 hours": ("_WINDOW", "BETWEEN {nearest}", "BETWEEN 1 + {nearest}"),
-    "the hour before is that of the row": ("_READINGS", "/ 3600)::integer", "/ 3600)::integer - 1"),
-    "readings of all tenants": ("_READINGS", "hourly.tenant_id = k.tenant_id AND ", ""),
+    "the hour before is that of the row": ("_READINGS", "{ago} AS ago", "{ago} - 1 AS ago"),
+    "readings of all tenants": ("_HOURS", "hourly.tenant_id = k.tenant_id AND ", ""),
     "weather of all tenants": ("_WEATHER", "weather.tenant_id = k.tenant_id AND ", ""),
-    "weather before it was available": ("_WEATHER", "AND weather.available_at <= k.hour - hours.ago * INTERVAL '1 hour'", ""),
+    "weather before it was available": ("_WEATHER", "AND weather.available_at <= k.hour - hours.ago * INTERVAL '{step}'", ""),
     "weather that is available now, not then": ("_WEATHER", "AND weather.available_at <= k.hour - hours.ago", "AND weather.available_at <= k.hour + hours.ago"),
     "< for <= where weather is of the hour": ("_WEATHER", 'weather."timestamp" <= k.hour', 'weather."timestamp" < k.hour'),
     ">= for > where weather gets old": ("_WEATHER", 'weather."timestamp" > k.hour', 'weather."timestamp" >= k.hour'),
     "a row without the variable hides older ones": ("_WEATHER", "AND weather.{column} IS NOT NULL", ""),
-    "long ranges of all tenants": ("_READINGS_GRID", "hourly.tenant_id = k.tenant_id AND ", ""),
+    "long ranges an hour late": ("_READINGS_GRID", "{first_row} AS hour", "{first_row} + INTERVAL '1 hour' AS hour"),
     "long ranges with weather from before it was available": ("_WEATHER_GRID", "AND weather.available_at <= grid.hour", ""),
     "long ranges with the target hour": ("_FRAME", "{nearest} PRECEDING", "CURRENT ROW"),
     "long ranges of the wrong hours of the day": ("_FRAME_OF_SAME_HOUR", "{days} PRECEDING AND 1 PRECEDING", "{days} PRECEDING AND CURRENT ROW"),
     "UTC for local time": ("_REGISTER", "coalesce(assets.timezone, 'UTC')", "'UTC'"),
     "attributes of all tenants": ("_REGISTER", "assets.tenant_id = rows.tenant_id AND ", ""),
-    "a superseded version stays present": ("_COMPUTE", "AND versions.created_timestamp = differing.replaced", "AND false"),
+    "a superseded version stays present": ("_COMPUTE", "FILTER (WHERE replaces)", "FILTER (WHERE false)"),
     "old versions are present": ("_VIEW", "WHERE superseded_at IS NULL AND", "WHERE"),
     "rows twice": ("_KEYS", "known.stored", "NULL::tstzmultirange"),
     "population deviation": ("_FUNCTIONS", "float8_stddev_samp", "float8_stddev_pop"),
@@ -413,6 +483,15 @@ FAULTS = {
 }  # fmt: skip
 
 
+def plant(monkeypatch: pytest.MonkeyPatch, template: str, old: str, new: str) -> None:
+    module = next(each for each in (statements, sources, steps) if hasattr(each, template))
+    text = getattr(module, template)
+    parts = text if isinstance(text, dict) else {"": text}
+    assert any(old in part for part in parts.values()), "the generator has changed: plant the fault anew"
+    planted = {name: part.replace(old, new) for name, part in parts.items()}
+    monkeypatch.setattr(module, template, planted if isinstance(text, dict) else planted[""])
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -424,13 +503,7 @@ FAULTS = {
 def test_oracle__fault_in_the_generator__is_found(
     database: str, monkeypatch: pytest.MonkeyPatch, fault: tuple[str, str, str]
 ) -> None:
-    template, old, new = fault
-    module = statements if hasattr(statements, template) else sources
-    text = getattr(module, template)
-    parts = text if isinstance(text, dict) else {"": text}
-    assert any(old in part for part in parts.values()), "the generator has changed: plant the fault anew"
-    planted = {name: part.replace(old, new) for name, part in parts.items()}
-    monkeypatch.setattr(module, template, planted if isinstance(text, dict) else planted[""])
+    plant(monkeypatch, *fault)
     try:
         found = next(problems(database), None)
     except UniqueViolation as error:

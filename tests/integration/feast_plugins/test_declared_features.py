@@ -271,14 +271,14 @@ def test_apply__feature_that_is_gone__is_deleted_after_a_question(repository: Re
 
 def test_apply__what_cannot_be__is_named_with_its_place(repository: Repository) -> None:
     for features, problem in (
-        ('"a": Lag("value", timedelta(minutes=30)),', "no whole number of hours"),
+        ('"a": Lag("value", timedelta(minutes=30)),', "no whole number of steps"),
         ('"a": Lag("pressure_of_tyres", timedelta(hours=1)),', "no column 'pressure_of_tyres'"),
         ('"a": Aggregation("value", "median", timedelta(days=1)),', "no function 'median'"),
         ('"a": Holiday("XX"),', "at least one feature of readings"),
         ('"a": Lag("value", timedelta(hours=1)), "b": Holiday("XX"),', "no holidays of XX"),
         (
-            '"a": Aggregation("value", "mean", timedelta(days=1), timedelta(minutes=15)),',
-            "slide_interval is timedelta",
+            '"a": Aggregation("value", "mean", timedelta(days=1), timedelta(minutes=20)),',
+            "rows come every 15min, 30min, 1h, 1d",
         ),
     ):
         repository.declare(features)

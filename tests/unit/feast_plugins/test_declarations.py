@@ -121,7 +121,9 @@ REFUSED = {
     "a negative window": ({"a": Aggregation("value", "mean", -HOUR, HOUR)}, "no whole number of steps"),
     "a lag of three years": ({"a": Lag("value", timedelta(days=1100))}, "no whole number of steps"),
     "no window": ({"a": Aggregation("value", "mean")}, "needs a time_window"),
-    "a step of 15 minutes": ({"a": Aggregation("value", "mean", HOUR, HOUR / 4)}, r"v: rows come every 1h, not every 0:15:00"),
+    "a step of 20 minutes": ({"a": Aggregation("value", "mean", HOUR, HOUR / 3)}, r"v: rows come every 15min, 30min, 1h, 1d, not every 0:20:00"),
+    "a day of hours": ({"a": Aggregation("value", "mean", 36 * HOUR, 24 * HOUR)}, r"A time_window of 1 day, 12:00:00 is no whole number of steps: rows come every 1d"),
+    "weather of days": ({"a": Aggregation("temperature", "mean", 48 * HOUR, 24 * HOUR)}, "There is no temperature of days: declare features of it in a view with a step of an hour or less"),
     "two steps": (
         {"a": Aggregation("value", "mean", HOUR, HOUR / 4), "b": Difference(Lag("value", HOUR), Aggregation("value", "max", 2 * HOUR, HOUR))},
         "slide by the step of the view's rows, not by 0:15:00 and 1:00:00",
