@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from psycopg import sql
 
 from ai_hub.database import connect
-from ai_hub.exports import submission
+from ai_hub.exports import service
 from ai_hub.exports.export import find_export
 from ai_hub.exports.request import Request
 from ai_hub.settings import Settings
@@ -162,7 +162,7 @@ def _export(site: Site, window: Window) -> tuple[Export, float, int]:
     """A finished job, seconds of the worker's process, and its peak memory in MiB."""
     settings = Settings(**{name.lower(): value for name, value in site.environment.items()})
     request = Request(TENANT, FEATURE_SET, window.start, window.end, None, None, None)
-    job = submission.submit(settings, request)
+    job = service.submit(settings, request)
     program = str(Path(sys.executable).with_name("ai-hub"))
     started, peak = time.perf_counter(), 0
     with subprocess.Popen(

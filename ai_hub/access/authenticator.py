@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from ai_hub.access import api_keys
-from ai_hub.access.key_cache import KeyCache
+from ai_hub.access.api_keys import KeyCache
 from ai_hub.access.principal import DEVELOPER, Principal, UnauthenticatedError
 from ai_hub.access.tokens import ProviderKeys, Tokens, provider_url
 from ai_hub.database.tenant_scope import service_dsn

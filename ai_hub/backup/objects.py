@@ -221,11 +221,11 @@ def refuse_if_filled(name: str, place: Place, entries: Iterable[Entry]) -> None:
     Raises:
         ConflictError: something else is.
     """
-    known = {entry.key for entry in entries}
-    if strange := sorted({*place.keys()} - known):
-        more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+    keys_of_backup = {entry.key for entry in entries}
+    if unexpected := sorted({*place.keys()} - keys_of_backup):
+        more = f" and {len(unexpected) - _SHOWN} more" if len(unexpected) > _SHOWN else ""
         raise ConflictError(
-            f"{place.source} ({name}) is not empty: it has {', '.join(strange[:_SHOWN])}{more}.",
+            f"{place.source} ({name}) is not empty: it has {', '.join(unexpected[:_SHOWN])}{more}.",
             hint="A restore goes into empty servers only. Use a new bucket or folder, or empty this one.",
         )
 

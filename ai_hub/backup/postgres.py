@@ -1,22 +1,116 @@
-"""Databases of PostgreSQL: dumped in one snapshot with the facts about it, restored in one transaction."""
+"""Databases of PostgreSQL: dumped in one snapshot with its inventory, restored in one transaction.
+
+`pg_dump` and `pg_restore` must be of the server's version or newer.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy.engine import make_url
 
-from ai_hub.backup import facts, roles, tools
+from ai_hub.backup import inventory
 from ai_hub.backup.manifest import Database, describe
 from ai_hub.database.connection import connect, is_pooled
-from ai_hub.errors import ConflictError
+from ai_hub.errors import AiHubError, ConflictError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     Connection = psycopg.Connection[Any]
+
+
+#: Debian's folders of the programs; elsewhere they are on the path.
+_FOLDERS: Final = Path("/usr/lib/postgresql")
+_LINES: Final = 6
+
+
+class ToolMissingError(AiHubError):
+    """PostgreSQL's client programs are not installed in the version that this needs."""
+
+    exit_code = 2
+
+    def __init__(self, name: str, major: int, found: Sequence[int]) -> None:
+        self.name, self.major, self.found = name, major, tuple(found)
+        installed = f"installed: {', '.join(map(str, sorted(found)))}" if found else "none is installed"
+        super().__init__(
+            f"{name} of PostgreSQL {major} or newer is needed, as the server has {major}; {installed}.",
+            hint=f"Install postgresql-client-{major}; apt.postgresql.org has it for each Debian and Ubuntu.",
+        )
+
+
+class ToolFailedError(AiHubError):
+    """`pg_dump` or `pg_restore` failed."""
+
+    def __init__(self, name: str, output: str) -> None:
+        self.output = output
+        lines = [line for line in output.strip().splitlines() if ": warning:" not in line]
+        # the error first: the statement that it quotes can be long
+        first = next((number for number, line in enumerate(lines) if ": error:" in line), 0)
+        super().__init__(f"{name} failed: " + "\n".join(lines[first : first + _LINES]))
+
+
+def find_tool(name: str, major: int) -> tuple[Path, int]:
+    """The program of version `major`, else the next newer one, and its version.
+
+    Raises:
+        ToolMissingError: only older ones are there, or none.
+    """
+    versions = {_major(path): path for path in _installed(name)}
+    fitting = sorted(version for version in versions if version >= major)
+    if not fitting:
+        raise ToolMissingError(name, major, [*versions])
+    return versions[fitting[0]], fitting[0]
+
+
+def run_tool(program: Path, arguments: Sequence[str], dsn: str) -> None:
+    """Run a program on a database; the password is in its environment, not on its command line.
+
+    Raises:
+        ToolFailedError: it failed; says how.
+    """
+    place = conninfo_to_dict(dsn)
+    password = place.pop("password", None)
+    environment = {**os.environ, "PGTZ": "UTC"} | ({"PGPASSWORD": str(password)} if password else {})
+    done = subprocess.run(
+        [str(program), *arguments, "--no-password", f"--dbname={make_conninfo('', **place)}"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ToolFailedError(program.name, done.stderr)
+
+
+def dump_contents(program: Path, dump: Path) -> list[str]:
+    """The lines of a dump's table of contents, as `pg_restore --use-list` takes them."""
+    done = subprocess.run([str(program), "--list", str(dump)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ToolFailedError(program.name, done.stderr)
+    return done.stdout.splitlines()
+
+
+def _installed(name: str) -> Iterator[Path]:
+    if path := shutil.which(name):
+        yield Path(path)
+    yield from _FOLDERS.glob(f"*/bin/{name}")
+
+
+def _major(program: Path) -> int:
+    done = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=False)
+    match = re.search(r"(\d+)(?:\.\d+|devel|beta|rc)", done.stdout)
+    return int(match[1]) if match else 0
+
 
 #: How often a dump is tried: a chunk that is dropped while it begins makes it fail.
 _TRIES: Final = 3
@@ -42,7 +136,7 @@ def dump(name: str, dsn: str, folder: Path, *, with_roles: bool = False) -> Data
     for attempt in range(1, _TRIES + 1):
         try:
             return _dump(name, dsn, folder, with_roles=with_roles)
-        except tools.ToolFailedError:
+        except ToolFailedError:
             if attempt == _TRIES:
                 raise
     raise AssertionError("the last try returns or raises")
@@ -53,22 +147,22 @@ def _dump(name: str, dsn: str, folder: Path, *, with_roles: bool) -> Database:
     with connect(dsn, autocommit=True, application_name="ai-hub backup") as connection:
         _refuse_pooler(name, connection)
         major = server_major(connection)
-        program, tool_major = tools.find("pg_dump", major)
-        kept = roles.gather(connection) if with_roles else []
-        rights = roles.database_rights(connection) if with_roles else None
-        settings = roles.database_settings(connection) if with_roles else []
+        program, tool_major = find_tool("pg_dump", major)
+        kept = inventory.gather_roles(connection) if with_roles else []
+        rights = inventory.database_rights(connection) if with_roles else None
+        settings = inventory.database_settings(connection) if with_roles else []
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         with connection.transaction():
-            facts.use_plain_text(connection)
+            inventory.use_plain_text(connection)
             (snapshot,) = connection.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
-            found = facts.gather(connection)
-            version = facts.timescaledb_version(connection)
-            tools.run(program, ["--format=custom", f"--snapshot={snapshot}", f"--file={file}"], dsn)
+            facts = inventory.gather_facts(connection)
+            version = inventory.timescaledb_version(connection)
+            run_tool(program, ["--format=custom", f"--snapshot={snapshot}", f"--file={file}"], dsn)
         return Database(
             kind="postgresql",
             file=describe(file, f"{name}.dump"),
-            facts=found,
+            facts=facts,
             login=connection.info.user,
             server_major=major,
             tool_major=tool_major,
@@ -86,7 +180,7 @@ def check(name: str, dsn: str, kept: Database, backup_id: str) -> bool:
         ConflictError: something else is in it, or the server cannot take the dump; says what.
         ToolMissingError: `pg_restore` is too old.
     """
-    tools.find("pg_restore", kept.tool_major)
+    find_tool("pg_restore", kept.tool_major)
     with connect(dsn, autocommit=True, application_name="ai-hub restore") as connection:
         _refuse_pooler(name, connection)
         if (major := server_major(connection)) < kept.server_major:
@@ -97,7 +191,7 @@ def check(name: str, dsn: str, kept: Database, backup_id: str) -> bool:
         if kept.timescaledb is not None:
             _check_extension(connection, kept.timescaledb)
         if _mark(connection) == _MARK.format(backup_id):
-            return bool(facts.relations(connection))
+            return bool(inventory.relations(connection))
         refuse_if_filled(name, connection)
         return False
 
@@ -108,9 +202,9 @@ def refuse_if_filled(name: str, connection: Connection) -> None:
     Raises:
         ConflictError: it is not; names what is in it.
     """
-    if found := facts.relations(connection):
-        tables = ", ".join(table for _, table in found[:_SHOWN])
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    if relations := inventory.relations(connection):
+        tables = ", ".join(table for _, table in relations[:_SHOWN])
+        more = f" and {len(relations) - _SHOWN} more" if len(relations) > _SHOWN else ""
         raise ConflictError(
             f"Database {connection.info.dbname} ({name}) is not empty: it has {tables}{more}.",
             hint="A restore goes into empty servers only: take a new database, or drop this one.",
@@ -123,16 +217,16 @@ def restore(dsn: str, kept: Database, dump_file: Path, folder: Path, backup_id: 
     Raises:
         ToolFailedError: `pg_restore` failed; nothing has changed.
     """
-    program, _ = tools.find("pg_restore", kept.tool_major)
+    program, _ = find_tool("pg_restore", kept.tool_major)
     listing = folder / f"{dump_file.name}.list"
     # the extension is there already, in the version of the backup; its comment is its owner's
     listing.write_text(
-        "\n".join(line for line in tools.contents(program, dump_file) if " EXTENSION " not in line) + "\n"
+        "\n".join(line for line in dump_contents(program, dump_file) if " EXTENSION " not in line) + "\n"
     )
     with connect(dsn, autocommit=True, application_name="ai-hub restore") as connection:
         keeps_owner = connection.info.user == kept.login
         with_roles = bool(kept.roles)
-        roles.restore(connection, kept.roles)
+        inventory.restore_roles(connection, kept.roles)
         _set_mark(connection, _MARK.format(backup_id))
         if kept.timescaledb is not None:
             connection.execute(
@@ -149,7 +243,7 @@ def restore(dsn: str, kept: Database, dump_file: Path, folder: Path, backup_id: 
         # the rights on these databases are what `provision` gives
         arguments.insert(0, "--no-acl")
         arguments.insert(0, "--no-owner")
-    tools.run(program, arguments, dsn)
+    run_tool(program, arguments, dsn)
 
 
 def compare(name: str, dsn: str, kept: Database) -> list[str]:
@@ -158,20 +252,20 @@ def compare(name: str, dsn: str, kept: Database) -> list[str]:
         if kept.timescaledb is not None and connection.info.user != kept.login:
             _own_jobs(connection, kept.login)
         if kept.roles:
-            roles.restore_database(connection, kept)
+            inventory.restore_database(connection, kept)
         major = server_major(connection)
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         with connection.transaction():
-            facts.use_plain_text(connection)
+            inventory.use_plain_text(connection)
             if kept.timescaledb is not None:
                 # of this transaction: compressed rows are read, and jobs rest all the same
                 connection.execute("SELECT set_config('timescaledb.restoring', 'off', true)")
-            found = facts.gather(connection)
+            after = inventory.gather_facts(connection)
     before = kept.facts
     if not kept.roles:
-        before, found = (each.model_copy(update={"rights": []}) for each in (before, found))
+        before, after = (each.model_copy(update={"rights": []}) for each in (before, after))
     same = major == kept.server_major
-    return [f"{name}: {line}" for line in facts.differences(before, found, same_major=same)]
+    return [f"{name}: {line}" for line in inventory.differences(before, after, same_major=same)]
 
 
 def finish(dsn: str, kept: Database) -> None:
@@ -198,7 +292,7 @@ def server_major(connection: Connection) -> int:
 
 
 def _check_extension(connection: Connection, version: str) -> None:
-    installed = facts.timescaledb_version(connection)
+    installed = inventory.timescaledb_version(connection)
     row = connection.execute(
         "SELECT FROM pg_available_extension_versions WHERE name = 'timescaledb' AND version = %s", [version]
     ).fetchone()
@@ -206,9 +300,9 @@ def _check_extension(connection: Connection, version: str) -> None:
         here = connection.execute(
             "SELECT default_version FROM pg_available_extensions WHERE name = 'timescaledb'"
         ).fetchone()
-        found = installed or (here and here[0]) or "none"
+        present = installed or (here and here[0]) or "none"
         raise ConflictError(
-            f"The backup is of TimescaleDB {version}; the server has {found}.",
+            f"The backup is of TimescaleDB {version}; the server has {present}.",
             hint=f"Restore into a server with {version}, then update it: ALTER EXTENSION timescaledb UPDATE.",
         )
 

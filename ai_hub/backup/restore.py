@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.version import Version
 
-from ai_hub.backup import embedded, objects, parts, postgres, sqlite
-from ai_hub.backup.create import megabytes
+from ai_hub.backup import embedded, objects, postgres
+from ai_hub.backup.create import databases_of, megabytes, objects_of
 from ai_hub.backup.manifest import MANIFEST, Manifest, parse
 from ai_hub.backup.storage import copy, fetch, open_storage
 from ai_hub.database.provision import provision_databases
@@ -100,8 +100,8 @@ class _Restore:
         self._settings = settings
         self._report = report
         self._servers = servers
-        self._parts = parts.databases(settings, servers) if manifest.databases else {}
-        self._places = parts.objects(settings) if manifest.objects else {}
+        self._parts = databases_of(settings, servers) if manifest.databases else {}
+        self._places = objects_of(settings) if manifest.objects else {}
         self._entries: dict[str, list[Entry]] = {}
         #: those that an interrupted call has brought back
         self._present: set[str] = set()
@@ -178,9 +178,9 @@ class _Restore:
                 return True
             embedded.check(name, part.dsn or "", kept)
         elif part.path is not None:
-            if part.path.exists() and sqlite.gather(part.path) == kept.facts:
+            if part.path.exists() and embedded.gather_sqlite(part.path) == kept.facts:
                 return True
-            if filled := sqlite.filled(part.path, _OF_ANY_START):
+            if filled := embedded.filled_sqlite_tables(part.path, _OF_ANY_START):
                 raise ConflictError(
                     f"{part.path} ({name}) is not empty: it has rows in {', '.join(filled[:_SHOWN])}.",
                     hint="A restore goes into empty servers only (`ai-hub down --purge`).",
@@ -206,5 +206,5 @@ class _Restore:
         if part.embedded:
             return embedded.compare(name, part.dsn or "", kept)
         if part.path is not None:
-            return sqlite.compare(name, part.path, kept)
+            return embedded.compare_sqlite(name, part.path, kept)
         return postgres.compare(name, part.dsn or "", kept)

@@ -145,10 +145,10 @@ def fetch(storage: FolderStorage | S3Storage, file: File, scratch: Path) -> Path
     """
     try:
         path = storage.get(file.path, scratch)
-        found = checksum(path)
+        actual = checksum(path)
     except (NotFoundError, FileNotFoundError) as error:
         raise BadInputError(f"{file.path} is missing in the backup.", hint="Take another backup.") from error
-    if found != (file.size, file.sha256):
+    if actual != (file.size, file.sha256):
         raise BadInputError(
             f"{file.path} is damaged: its checksum is not that of the manifest.", hint="Take another backup."
         )

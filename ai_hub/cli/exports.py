@@ -69,7 +69,7 @@ def export_command(
     """Export a feature service's rows as Parquet. Ctrl-C cancels it, unless somebody else requested it."""
     from ai_hub.api import logs
     from ai_hub.exports.request import Request
-    from ai_hub.exports.submission import submit
+    from ai_hub.exports.service import submit
     from ai_hub.settings import ServiceSettings
 
     settings = common.settings()
@@ -161,7 +161,7 @@ def _follow(
     """Do the export here, or watch its worker, until it has ended; a stop cancels an `own` one."""
     from ai_hub.database.transactions import transaction
     from ai_hub.errors import ConflictError
-    from ai_hub.exports import submission
+    from ai_hub.exports import service
     from ai_hub.exports.export import find_export
     from ai_hub.exports.task import ExportTask
     from ai_hub.jobs.worker import Worker
@@ -175,7 +175,7 @@ def _follow(
             if not own:
                 return export
             try:
-                return submission.cancel(settings, export.tenant_id, export.export_id)
+                return service.cancel(settings, export.tenant_id, export.export_id)
             except ConflictError:
                 pass  # it has ended at the same moment
         elif turn.has_come(settings, export) and (job := worker.acquire(export.export_id)):

@@ -25,7 +25,7 @@ from ai_hub.cli.main import app
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ai_hub.jobs.job import Job
+    from ai_hub.jobs.queue import Job
 
 jobs_app = typer.Typer(name="jobs", no_args_is_help=True, help="Durable jobs, such as exports.")
 app.add_typer(jobs_app)
@@ -138,7 +138,7 @@ def cancel_command(job_id: JobId, *, tenant: Tenant) -> None:
 def retry_command(job_id: JobId, *, tenant: Tenant) -> None:
     """Put a failed or cancelled job into the queue again."""
     from ai_hub.database.transactions import transaction
-    from ai_hub.exports import submission
+    from ai_hub.exports import service
     from ai_hub.exports.export import KIND
     from ai_hub.jobs import queue
 
@@ -148,7 +148,7 @@ def retry_command(job_id: JobId, *, tenant: Tenant) -> None:
         if not is_export:
             queue.retry(connection, tenant, job_id)
     if is_export:  # its path may be another's by now
-        submission.retry(settings, tenant, job_id)
+        service.retry(settings, tenant, job_id)
     with transaction(settings, tenant) as connection:
         typer.echo(f"{job_id}: {queue.find(connection, tenant, job_id).message}")
 

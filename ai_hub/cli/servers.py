@@ -20,12 +20,12 @@ from ai_hub import paths
 from ai_hub.cli import common
 from ai_hub.cli.common import AsJson
 from ai_hub.cli.main import app
-from ai_hub.dev import plan, processes, record, services
+from ai_hub.dev import processes, record, services
 from ai_hub.dev.control import StartFailedError, undo
 from ai_hub.dev.control import down as stop
 from ai_hub.dev.control import up as start
 from ai_hub.dev.mlflow_server import LoginSettings
-from ai_hub.dev.plan import LOGS
+from ai_hub.dev.services import LOGS
 from ai_hub.dev.status import ServiceStatus, diagnose
 from ai_hub.dev.status import status as inspect
 from ai_hub.errors import ServiceDownError
@@ -182,7 +182,7 @@ def _migrate_own(console: Console) -> None:
     """Bring the embedded database up to date; an outside one is its owner's."""
     from ai_hub.database.migrate import migrate  # psycopg only where needed
 
-    if plan.outside(services.SERVICES["timescaledb"], record.load()) is None:
+    if services.outside_address(services.SERVICES["timescaledb"], record.load()) is None:
         outcome = migrate()
         if outcome.changed:
             console.print("TimescaleDB: migrated", highlight=False)

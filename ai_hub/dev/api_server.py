@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai_hub.dev.mlflow_server import CLIENT_VARIABLES
-from ai_hub.dev.ports import LOOPBACK
-from ai_hub.dev.service import Service, Site
+from ai_hub.dev.service import LOOPBACK, Service, Site
 from ai_hub.servers import check_http
 
 if TYPE_CHECKING:
@@ -47,10 +46,10 @@ class ApiService(Service):
         """All settings as they are here: it runs in another folder."""
         del site
         names = (set(settings) - set(CLIENT_VARIABLES)) | (set(settings) & _ITS_OWN)
-        found = {name: settings[name] for name in names}
-        if "://" not in (exports := found["EXPORT_STORAGE_PATH"]):
-            found["EXPORT_STORAGE_PATH"] = str(Path(exports).resolve())
-        return found
+        variables = {name: settings[name] for name in names}
+        if "://" not in (exports := variables["EXPORT_STORAGE_PATH"]):
+            variables["EXPORT_STORAGE_PATH"] = str(Path(exports).resolve())
+        return variables
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """`/health/live`."""

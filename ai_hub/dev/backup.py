@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from ai_hub import paths
-from ai_hub.dev import plan, record
+from ai_hub.dev import record
 from ai_hub.dev.control import down, recorded_handle, up
-from ai_hub.dev.services import SERVICES, select
+from ai_hub.dev.services import SERVICES, outside_address, select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +20,8 @@ class RecordedServers:
 
     def includes(self, service: str) -> bool:
         """Whether the service is recorded, and not replaced by an outside server."""
-        known = record.load()
-        return service in known.services and plan.outside(SERVICES[service], known) is None
+        stack = record.load()
+        return service in stack.services and outside_address(SERVICES[service], stack) is None
 
     def is_running(self, service: str) -> bool:
         """Whether the service is one of them, and runs."""

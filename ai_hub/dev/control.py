@@ -10,10 +10,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ai_hub import paths
-from ai_hub.dev import plan, ports, processes, record
+from ai_hub.dev import processes, record
 from ai_hub.dev.mlflow_server import CLIENT_VARIABLES
 from ai_hub.dev.processes import Handle
-from ai_hub.dev.services import SERVICES
+from ai_hub.dev.service import LOOPBACK
+from ai_hub.dev.services import (
+    SERVICES,
+    assign_ports,
+    outside_address,
+    record_settings,
+    recorded_services,
+    recorded_site,
+)
 from ai_hub.errors import AiHubError
 from ai_hub.servers import NotReadyError, connection_error
 from ai_hub.settings import Settings
@@ -61,16 +69,16 @@ def up(services: Sequence[Service], progress: Progress) -> dict[str, Handle]:
         StartFailedError: a server does not work; what this call started is stopped again.
     """
     with record.locked(lambda: progress(services[0], "waiting for another `ai-hub up` or `down`")):
-        known = record.load()
-        outside = {service.name for service in services if plan.outside(service, known) is not None}
+        stack = record.load()
+        outside = {service.name for service in services if outside_address(service, stack) is not None}
         for service in services:
-            if service.name not in outside and recorded_handle(known, service) is None:
-                _sweep(known, service)
-                plan.place(service, known)
-        plan.export(known, plan.recorded(known))
-        record.save(known)
+            if service.name not in outside and recorded_handle(stack, service) is None:
+                _sweep(stack, service)
+                assign_ports(service, stack)
+        record_settings(stack, recorded_services(stack))
+        record.save(stack)
         settings = Settings().environment()
-        start = _Start(known, progress)
+        start = _Start(stack, progress)
         try:
             _run_all(start, services, outside, settings)
         except BaseException:
@@ -87,30 +95,30 @@ def undo(started: Mapping[str, Handle]) -> list[Service]:
 
 
 def _undo(started: Mapping[str, Handle]) -> list[Service]:
-    known = record.load()
+    stack = record.load()
     undone = [
         SERVICES[name]
         for name, handle in started.items()
-        if name in known.services and known.services[name].pid == handle.pid
+        if name in stack.services and stack.services[name].pid == handle.pid
     ]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda item: processes.stop(item[1], SERVICES[item[0]].stop_grace_s), started.items()))
     for service in undone:
-        known.services[service.name].pid = None
-    record.save(known)
+        stack.services[service.name].pid = None
+    record.save(stack)
     return undone
 
 
-def _sweep(known: record.StackRecord, service: Service) -> None:
+def _sweep(stack: record.StackRecord, service: Service) -> None:
     """End what a server that died left behind; its children would keep its ports."""
-    entry = known.services.get(service.name)
+    entry = stack.services.get(service.name)
     if entry is not None and entry.pid is not None and entry.create_time is not None:
         processes.stop(Handle(entry.pid, entry.create_time), service.stop_grace_s)
 
 
-def recorded_handle(known: record.StackRecord, service: Service) -> Handle | None:
+def recorded_handle(stack: record.StackRecord, service: Service) -> Handle | None:
     """The recorded process of `service` if it still runs."""
-    entry = known.services.get(service.name)
+    entry = stack.services.get(service.name)
     if entry is None or entry.pid is None or entry.create_time is None:
         return None
     handle = Handle(entry.pid, entry.create_time)
@@ -179,7 +187,7 @@ def _spawn(start: _Start, service: Service, settings: Mapping[str, str]) -> Hand
         start.progress(service, text)
 
     entry = start.record.services[service.name]
-    site = plan.site(service, start.record)
+    site = recorded_site(service, start.record)
     say("preparing")
     service.prepare(site, say)
     base = {name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES}
@@ -212,7 +220,7 @@ def _wait(start: _Start, service: Service, handle: Handle, settings: Mapping[str
             raise NotReadyError("ended before it was ready")
         if start.cancelled.is_set():
             raise NotReadyError("was given up, because another server failed")
-        if connection_error(ports.LOOPBACK, entry.port, _POLL_S) is None:
+        if connection_error(LOOPBACK, entry.port, _POLL_S) is None:
             try:
                 service.check(settings, _CHECK_TIMEOUT_S)
             except NotReadyError as error:
@@ -234,18 +242,18 @@ def down(services: Sequence[Service], *, purge: bool, on_wait: Callable[[], None
     if not paths.state_dir().exists():
         return []
     with record.locked(on_wait):
-        known = record.load()
+        stack = record.load()
         wanted = list(SERVICES.values()) if purge else services
         stopped = [
             service
             for service in wanted
-            if service.name in known.services and known.services[service.name].pid is not None
+            if service.name in stack.services and stack.services[service.name].pid is not None
         ]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda service: _stop(service, known.services[service.name]), stopped))
+            list(pool.map(lambda service: _stop(service, stack.services[service.name]), stopped))
         for service in stopped:
-            known.services[service.name].pid = None
-        record.save(known)
+            stack.services[service.name].pid = None
+        record.save(stack)
         if purge:
             record.purge()
     return stopped

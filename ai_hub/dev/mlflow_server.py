@@ -11,8 +11,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ai_hub import paths
-from ai_hub.dev.ports import LOOPBACK
-from ai_hub.dev.service import Service, Site
+from ai_hub.dev.service import LOOPBACK, Service, Site
 from ai_hub.servers import check_http
 
 if TYPE_CHECKING:
@@ -146,13 +145,13 @@ class MlflowService(Service):
 
     def environment(self, site: Site, settings: Mapping[str, str]) -> dict[str, str]:
         """See `environment`."""
-        found = environment(settings)
+        variables = environment(settings)
         if password := LoginSettings().admin_password:
-            found |= login_variables(site.folder, site.credentials[SECRET_KEY], password)
+            variables |= login_variables(site.folder, site.credentials[SECRET_KEY], password)
         for name in ("PROMOTION_POLICY_PATH", "AUDIT_LOG_PATH"):
-            if path := found.get(name):
-                found[name] = str(Path(path).resolve())  # it runs in another folder
-        return found
+            if path := variables.get(name):
+                variables[name] = str(Path(path).resolve())  # it runs in another folder
+        return variables
 
     def check(self, settings: Mapping[str, str], timeout_s: float) -> None:
         """`/health`."""

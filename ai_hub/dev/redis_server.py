@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ai_hub.dev.ports import LOOPBACK
-from ai_hub.dev.service import Service, Site
+from ai_hub.dev.service import LOOPBACK, Service, Site
 from ai_hub.errors import AiHubError
 from ai_hub.servers import check_redis
 

@@ -7,8 +7,7 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ai_hub.dev.ports import LOOPBACK
-from ai_hub.dev.service import Service, Site
+from ai_hub.dev.service import LOOPBACK, Service, Site
 from ai_hub.errors import AiHubError
 from ai_hub.servers import check_s3, ensure_bucket
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from ai_hub.dev import plan, record
+from ai_hub.dev import record
 from ai_hub.dev.control import recorded_handle
-from ai_hub.dev.services import SERVICES
+from ai_hub.dev.services import SERVICES, outside_address
 from ai_hub.errors import ServiceDownError
 from ai_hub.servers import NoConnectionError, NotReadyError, require_connection, without_secrets
 from ai_hub.settings import Settings
@@ -44,14 +44,14 @@ class ServiceStatus(BaseModel):
 
 def status(services: Sequence[Service]) -> list[ServiceStatus]:
     """State and health of each service, found out side by side."""
-    known = record.load()
+    stack = record.load()
     settings = Settings().environment()
     with ThreadPoolExecutor(max_workers=len(services)) as pool:
-        return list(pool.map(lambda service: _one(service, known, settings), services))
+        return list(pool.map(lambda service: _one(service, stack, settings), services))
 
 
-def _one(service: Service, known: record.StackRecord, settings: Mapping[str, str]) -> ServiceStatus:
-    if (address := plan.outside(service, known)) is not None:
+def _one(service: Service, stack: record.StackRecord, settings: Mapping[str, str]) -> ServiceStatus:
+    if (address := outside_address(service, stack)) is not None:
         return ServiceStatus(
             name=service.name,
             title=service.title,
@@ -59,7 +59,7 @@ def _one(service: Service, known: record.StackRecord, settings: Mapping[str, str
             health=_health(service, settings),
             endpoint=without_secrets(address),
         )
-    entry = known.services.get(service.name)
+    entry = stack.services.get(service.name)
     if entry is None:
         return ServiceStatus(name=service.name, title=service.title, state="stopped", health="", endpoint="")
     row = ServiceStatus(
@@ -72,7 +72,7 @@ def _one(service: Service, known: record.StackRecord, settings: Mapping[str, str
     )
     if entry.pid is None:
         return row
-    if recorded_handle(known, service) is None:
+    if recorded_handle(stack, service) is None:
         return row.model_copy(update={"state": "dead", "health": f"pid {entry.pid} is gone"})
     return row.model_copy(update={"state": "running", "health": _health(service, settings), "pid": entry.pid})
 
@@ -124,16 +124,16 @@ def with_diagnosis(error: NoConnectionError) -> ServiceDownError:
 def diagnose(name: str) -> str:
     """What is known about a service that does not answer, and how to bring it back."""
     service = SERVICES[name]
-    known = record.load()
-    if plan.outside(service, known) is not None:
+    stack = record.load()
+    if outside_address(service, stack) is not None:
         return (
             f"{service.setting} names a server outside the embedded stack: start it, or "
             f"`unset {service.setting}` and run `ai-hub up --detach` to use the embedded one."
         )
-    entry = known.services.get(name)
+    entry = stack.services.get(name)
     if entry is None or entry.pid is None:
         return f"The embedded {service.title} is stopped. Start it with `ai-hub up --detach`."
-    if recorded_handle(known, service) is None:
+    if recorded_handle(stack, service) is None:
         tail = entry.log_tail(5) or "(empty)"
         return (
             f"The embedded {service.title} (pid {entry.pid}) has died. Last lines of {entry.log}:\n{tail}\n"

@@ -6,8 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ai_hub.dev import node
-from ai_hub.dev.ports import LOOPBACK
-from ai_hub.dev.service import Service, Site
+from ai_hub.dev.service import LOOPBACK, Service, Site
 from ai_hub.servers import NotReadyError
 
 if TYPE_CHECKING:

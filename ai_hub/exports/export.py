@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 
 from ai_hub.errors import NotFoundError
 from ai_hub.exports.request import Request
-from ai_hub.jobs.job import UNFINISHED, describe
+from ai_hub.jobs.queue import UNFINISHED, describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,10 +133,10 @@ def newest_exports(
 
     They come without `asset_ids` and `file_sha256`, which can be long.
     """
-    # only what is given, so that the tenant alone is counted in its index
-    given = {"feature_set": feature_set, "status": status}
+    # only what is filters, so that the tenant alone is counted in its index
+    filters = {"feature_set": feature_set, "status": status}
     where = " AND ".join(
-        ["tenant_id = %(tenant)s", *(f"{name} = %({name})s" for name, value in given.items() if value)]
+        ["tenant_id = %(tenant)s", *(f"{name} = %({name})s" for name, value in filters.items() if value)]
     )
     parameters = {
         "tenant": tenant,
@@ -153,6 +153,6 @@ def newest_exports(
     )
     count = f"SELECT count(*) FROM feature_exports WHERE {where}"  # noqa: S608
     with connection.cursor(row_factory=class_row(Export)) as cursor:
-        found = cursor.execute(query, parameters).fetchall()
+        exports = cursor.execute(query, parameters).fetchall()
     row = connection.execute(count, parameters).fetchone()
-    return found, row[0] if row else 0
+    return exports, row[0] if row else 0

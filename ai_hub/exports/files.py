@@ -16,12 +16,11 @@ from psycopg.rows import class_row
 
 from ai_hub.database.transactions import transaction
 from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError, ServiceDownError
-from ai_hub.exports.errors import RangeError
 from ai_hub.exports.export import COLUMNS, Export, find_export
-from ai_hub.exports.local import is_of
-from ai_hub.exports.locations import local_path, target_of, tenant_location
+from ai_hub.exports.locations import is_of, local_path, target_of, tenant_location
+from ai_hub.exports.request import RangeError
 from ai_hub.jobs import queue
-from ai_hub.jobs.failures import reason
+from ai_hub.jobs.worker import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,12 +163,12 @@ def copy_files(settings: Settings, export: Export, to: Path) -> Iterator[Path]:
         if place.exists():
             raise ConflictError(f"{place} is there already.", hint="Choose another --output.")
         place.parent.mkdir(parents=True, exist_ok=True)
-        found = open_file(
+        opened = open_file(
             settings.model_copy(update={"export_download_redirect": False}), export, file.path, None
         )
         partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
         try:
-            with partial.open("xb") as copy, _answering(), _reading(found) as source:
+            with partial.open("xb") as copy, _answering(), _reading(opened) as source:
                 shutil.copyfileobj(source, copy, _CHUNK)
             partial.replace(place)
         finally:
@@ -233,7 +232,7 @@ def _take_expired(settings: Settings, days: int) -> Export | None:
 
 
 def _in_store(
-    settings: Settings, export: Export, path: str, found: OpenedFile, *, part: str | None
+    settings: Settings, export: Export, path: str, opened: OpenedFile, *, part: str | None
 ) -> OpenedFile:
     from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
 
@@ -244,7 +243,7 @@ def _in_store(
     if settings.export_download_redirect:
         if path not in {file.path for file in list_files(settings, export)}:
             raise _gone(export, path)
-        return OpenedFile(found.name, found.etag, url=s3.signed_url(settings, bucket, output, _LINK_S))
+        return OpenedFile(opened.name, opened.etag, url=s3.signed_url(settings, bucket, output, _LINK_S))
     part = part if part and _RANGE.fullmatch(part) else None
     with _answering():
         try:
@@ -259,16 +258,16 @@ def _in_store(
     if answer["Metadata"].get(s3.EXPORT_ID) != str(export.export_id):
         answer["Body"].close()
         raise _gone(export, path)
-    return OpenedFile(found.name, found.etag, answer=answer)
+    return OpenedFile(opened.name, opened.etag, answer=answer)
 
 
 @contextmanager
-def _reading(found: OpenedFile) -> Iterator[Any]:
-    if found.local is not None:
-        with found.local.open("rb") as file:
+def _reading(opened: OpenedFile) -> Iterator[Any]:
+    if opened.local is not None:
+        with opened.local.open("rb") as file:
             yield file
     else:
-        with closing(found.answer["Body"]) as body:
+        with closing(opened.answer["Body"]) as body:
             yield body
 
 

@@ -1,7 +1,10 @@
-"""Rows of an export, as Arrow tables that each fit into memory."""
+"""Reading of an export: its plan by Feast, and its rows as Arrow tables that fit into memory."""
 
+# mypy: allow-untyped-calls
+# Feast declares half of its types
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,23 +14,164 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from adbc_driver_manager import dbapi
+from feast import OnDemandFeatureView, utils
+from feast.infra.offline_stores import offline_utils
 from feast.repo_config import RepoConfig
+from feast.types import from_feast_to_pyarrow_type
 from psycopg import sql
 
 from ai_hub.database.tenant_scope import ENTER
-from ai_hub.exports.plan import ASSET, CREATED, TENANT, TIME, Computed, Plan
+from ai_hub.errors import BadInputError
 from ai_hub.exports.request import Request, months
+from ai_hub.features.online.query import Lookup, lookup_of
+from ai_hub.features.store import feature_names, feature_references, get_service
 from ai_hub.names import check_tenant
 from feast_plugins.offline import history
 from feast_plugins.offline.as_of import microseconds
 from feast_plugins.offline.entities import Entities
-from feast_plugins.offline.views import AsOfFilter
+from feast_plugins.offline.views import AsOfFilter, ViewRead
 from feast_plugins.postgres import session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ai_hub.features.online.query import Lookup
+    from feast import FeatureService, FeatureStore
+
+
+TIME: Final = "event_timestamp"
+TENANT: Final = "tenant_id"
+ASSET: Final = "asset_id"
+CREATED: Final = "created_timestamp"
+_VERSION_LENGTH: Final = 16
+
+
+@dataclass(frozen=True)
+class Computed:
+    """On-demand features of one view, computed row by row from stored ones."""
+
+    view: OnDemandFeatureView
+    inputs: tuple[str, ...]
+    outputs: dict[str, pa.DataType]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A feature service, its rows, and its features in order."""
+
+    service: str
+    #: changes when the definition of the service or of one of its views does
+    version: str
+    features: tuple[str, ...]
+    #: its rows are the rows of the export
+    base: ViewRead
+    #: joined to them as of their time
+    others: tuple[ViewRead, ...]
+    #: where the keys of others are found that are neither tenant nor asset
+    lookups: tuple[Lookup, ...]
+    computed: tuple[Computed, ...]
+
+
+def plan_of(store: FeatureStore, name: str, span: tuple[datetime, datetime]) -> Plan:
+    """How service `name` is exported.
+
+    Raises:
+        NotFoundError: there is no such service.
+        BadInputError: its rows are not those of assets of tenants, or two features have one name.
+    """
+    service = get_service(store, name)
+    features = tuple(feature_names(service))
+    if len({*features, TIME, TENANT, ASSET, CREATED}) != len(features) + 4:
+        raise BadInputError(
+            f"Features of {name} have a name twice, or that of a key or time.",
+            hint="Rename them in the feature repository.",
+        )
+    stored, on_demand = _views(store, service)
+    reads = _reads(store, stored, [each.view for each in on_demand], feature_references(service), span)
+    complete = [read for read in reads if set(read.keys) == {TENANT, ASSET}]
+    if not complete or not all(read.keys for read in reads):
+        raise BadInputError(
+            f"Feature service {name} cannot be exported: no view of it is keyed by tenant_id and asset_id.",
+            hint="Give one view of it the entities tenant and asset: its rows are those of the export.",
+        )
+    base = complete[0]
+    keys = {key for read in reads for key in read.keys} - {TENANT, ASSET}
+    entities = {each.join_key: each for each in store.list_entities()} if keys else {}
+    if unknown := keys - set(entities):
+        raise BadInputError(
+            f"Feature service {name} cannot be exported: it renames the key {min(unknown)}.",
+            hint="Leave `with_join_key_map` out of the service.",
+        )
+    return Plan(
+        service=name,
+        version=_version(service, [*stored, *(each.view for each in on_demand)]),
+        features=features,
+        base=base,
+        others=tuple(read for read in reads if read is not base),
+        lookups=tuple(lookup_of(entities[key]) for key in sorted(keys)),
+        computed=tuple(on_demand),
+    )
+
+
+def _views(store: FeatureStore, service: FeatureService) -> tuple[list[Any], list[Computed]]:
+    """Stored views, those of inputs of on-demand features among them, and on-demand ones.
+
+    As Feast's own history finds them.
+    """
+    refs = feature_references(service)
+    known = utils._get_feature_views_to_use(store.registry, store.project, service)  # noqa: SLF001
+    for view in known[1]:
+        view.write_to_online_store = False
+    grouped, on_demand = utils._group_feature_refs(refs, *known)  # noqa: SLF001
+    computed = [
+        Computed(
+            view,
+            tuple(
+                feature.name
+                for projection in view.source_feature_view_projections.values()
+                for feature in projection.features
+            ),
+            {
+                field.name: from_feast_to_pyarrow_type(field.dtype)
+                for field in view.features
+                if field.name in wanted
+            },
+        )
+        for view, wanted in on_demand
+    ]
+    return [view for view, _ in grouped], computed
+
+
+def _reads(
+    store: FeatureStore,
+    stored: list[Any],
+    on_demand: list[OnDemandFeatureView],
+    refs: list[str],
+    span: tuple[datetime, datetime],
+) -> list[ViewRead]:
+    inputs = [
+        f"{projection.name_to_use()}:{feature.name}"
+        for view in on_demand
+        for projection in view.source_feature_view_projections.values()
+        for feature in projection.features
+    ]
+    features = list(dict.fromkeys([*refs, *inputs]))
+    contexts = offline_utils.get_feature_view_query_context(
+        features, stored, store.registry, store.project, span
+    )
+    return [ViewRead.of(context, {}, AsOfFilter()) for context in contexts]
+
+
+def _version(service: FeatureService, views: list[Any]) -> str:
+    """Beginning of the SHA-256 of all definitions."""
+    digest = hashlib.sha256()
+    for obj in [service, *sorted(views, key=lambda view: str(view.name))]:
+        spec = obj.to_proto().spec
+        if spec.DESCRIPTOR.fields_by_name.get("feature_transformation"):
+            # the pickled function differs from process to process; its text stays
+            spec.feature_transformation.user_defined_function.body = b""
+        digest.update(spec.SerializeToString(deterministic=True))
+    return digest.hexdigest()[:_VERSION_LENGTH]
+
 
 #: Rows read at once. Where sessions share one backend, others wait for as long.
 CHUNK_ROWS: Final = 65_536
@@ -219,30 +363,30 @@ def _connected(config: RepoConfig, request: Request, interrupt: Interrupt) -> It
 def _spans(connection: dbapi.Connection, request: Request) -> list[Span]:
     """The assets in question, and which hours can have rows."""
     query = sql.SQL(_ASSETS).format(tenant=sql.Literal(request.tenant))
-    found = session.fetch(connection, query).to_pylist()
-    wanted = None if request.assets is None else set(request.assets)
+    rows = session.fetch(connection, query).to_pylist()
+    requested = None if request.assets is None else set(request.assets)
     periods: dict[str, list[tuple[datetime, datetime]]] = {}
-    for row in found:
-        known = periods.setdefault(row["asset_id"], [])
+    for row in rows:
+        hours = periods.setdefault(row["asset_id"], [])
         if row["first_hour"] is not None:
-            known.append((row["first_hour"], row["last_hour"]))
+            hours.append((row["first_hour"], row["last_hour"]))
     return [
-        Span(asset, tuple(known) if known else None)
-        for asset, known in sorted(periods.items())
-        if wanted is None or asset in wanted
+        Span(asset, tuple(hours) if hours else None)
+        for asset, hours in sorted(periods.items())
+        if requested is None or asset in requested
     ]
 
 
 def _schema(connection: dbapi.Connection, plan: Plan) -> pa.Schema:
     """Columns of the export: time, keys, the features in the service's order, and when a row was created."""
-    known: dict[str, pa.DataType] = {}
+    types: dict[str, pa.DataType] = {}
     for read in (plan.base, *plan.others):
         fields, _ = session.conform(session.schema(connection, read.select([sql.SQL("true")])))
-        known |= {name: fields.field(column).type for column, name in read.outputs(False).items()}
-    for each in plan.computed:
-        known |= each.outputs
+        types |= {name: fields.field(column).type for column, name in read.outputs(False).items()}
+    for view in plan.computed:
+        types |= view.outputs
     fields = [(TIME, session.TIME), (TENANT, pa.string()), (ASSET, pa.string())]
-    fields += [(name, known[name]) for name in plan.features]
+    fields += [(name, types[name]) for name in plan.features]
     if plan.base.created:
         fields.append((CREATED, session.TIME))
     return pa.schema(fields)
@@ -269,24 +413,24 @@ def _renamed(plan: Plan, tenant: str, rows: pa.Table) -> dict[str, pa.ChunkedArr
     return columns
 
 
-def computed(each: Computed, columns: dict[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
+def computed(view: Computed, columns: dict[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
     """On-demand features of rows with these columns, by Feast's own transformation.
 
-    Of a single input it is done once for each value that occurs: a feature depends on its row alone, offline
+    Of a single input it is done once for view value that occurs: a feature depends on its row alone, offline
     as online.
     """
-    if len(each.inputs) != 1:
-        given = pa.table({name: columns[name] for name in each.inputs})
-        found = each.view.transform_arrow(given)
-        return {name: found[name].cast(kind) for name, kind in each.outputs.items()}
-    (name,) = each.inputs
+    if len(view.inputs) != 1:
+        inputs = pa.table({name: columns[name] for name in view.inputs})
+        outputs = view.view.transform_arrow(inputs)
+        return {name: outputs[name].cast(kind) for name, kind in view.outputs.items()}
+    (name,) = view.inputs
     encoded = columns[name].combine_chunks().dictionary_encode("encode")
     if isinstance(encoded, pa.ChunkedArray):
         encoded = pa.concat_arrays(encoded.unify_dictionaries().chunks)
-    found = each.view.transform_arrow(pa.table({name: encoded.dictionary}))
+    outputs = view.view.transform_arrow(pa.table({name: encoded.dictionary}))
     return {
-        output: pa.chunked_array([found[output].combine_chunks().cast(kind).take(encoded.indices)])
-        for output, kind in each.outputs.items()
+        output: pa.chunked_array([outputs[output].combine_chunks().cast(kind).take(encoded.indices)])
+        for output, kind in view.outputs.items()
     }
 
 

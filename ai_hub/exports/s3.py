@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ai_hub.errors import AiHubError
-from ai_hub.exports.errors import PathTakenError
-from ai_hub.exports.request import files_by_month
+from ai_hub.exports.request import PathTakenError, files_by_month
 from ai_hub.servers import s3_client
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def is_gone(settings: Settings, storage_path: str) -> bool:
 
 
 def objects(settings: Settings, bucket: Bucket, path: str) -> dict[str, int]:
-    """Size of each object at `path` or below it, by its name there; empty: of the object itself.
+    """Size of item object at `path` or below it, by its name there; empty: of the object itself.
 
     Raises:
         BotoCoreError, ClientError: the store does not answer, or refuses.
@@ -54,10 +53,10 @@ def objects(settings: Settings, bucket: Bucket, path: str) -> dict[str, int]:
     key = bucket.prefix + path
     pages = s3_client(settings).get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=key)
     return {
-        each["Key"][len(key) :].removeprefix("/"): each["Size"]
+        item["Key"][len(key) :].removeprefix("/"): item["Size"]
         for page in pages
-        for each in page.get("Contents", [])
-        if each["Key"] == key or each["Key"].startswith(f"{key}/")
+        for item in page.get("Contents", [])
+        if item["Key"] == key or item["Key"].startswith(f"{key}/")
     }
 
 
@@ -66,9 +65,9 @@ def all_objects(settings: Settings, bucket: Bucket) -> dict[str, int]:
     pages = s3_client(settings).get_paginator("list_objects_v2")
     try:
         return {
-            each["Key"]: each["Size"]
+            item["Key"]: item["Size"]
             for page in pages.paginate(Bucket=bucket.name, Prefix=bucket.prefix)
-            for each in page.get("Contents", [])
+            for item in page.get("Contents", [])
         }
     except ClientError as error:
         if _code(error) in _NO_BUCKET:

@@ -13,11 +13,10 @@ from feast import FeatureStore
 
 from ai_hub.database.connection import shares_backend
 from ai_hub.database.transactions import transaction
-from ai_hub.exports import files, writing
+from ai_hub.exports import files, parquet
 from ai_hub.exports.export import KIND, Export, find_export
 from ai_hub.exports.locations import Target, target_of
-from ai_hub.exports.plan import plan_of
-from ai_hub.exports.reading import Interrupt, open_reader
+from ai_hub.exports.reading import Interrupt, open_reader, plan_of
 from ai_hub.exports.request import file_of_month
 from ai_hub.features.store import open_store
 from ai_hub.jobs.task import DEFAULT_RETRY, RetryStrategy
@@ -28,10 +27,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from ai_hub.exports.plan import Plan
-    from ai_hub.exports.reading import Chunk, Reader
-    from ai_hub.jobs.job import Job
+    from ai_hub.exports.reading import Chunk, Plan, Reader
     from ai_hub.jobs.lease import Lease
+    from ai_hub.jobs.queue import Job
 
 
 @dataclass
@@ -98,8 +96,8 @@ class ExportAttempt:
         written, plan = _write(store, self.export, self.target, interrupt, on_chunk, shared_backend=shared)
         partitioned = self.export.partition_by is not None
         lease.confirm()
-        place = self.target.publish(writing.manifest(written) if partitioned else None)
-        summary = writing.summary(written, place, partitioned=partitioned)
+        place = self.target.publish(parquet.manifest(written) if partitioned else None)
+        summary = parquet.summary(written, place, partitioned=partitioned)
         return {name: value for name, value in asdict(summary).items() if value is not None} | {
             "service_version": plan.version
         }
@@ -113,12 +111,12 @@ def _write(
     on_chunk: Callable[[int, int], None],
     *,
     shared_backend: bool,
-) -> tuple[list[writing.File], Plan]:
+) -> tuple[list[parquet.File], Plan]:
     """Write all files, none of them visible yet; calls `on_chunk(done, total)` after each chunk."""
     request = export.request
     plan = plan_of(store, export.feature_set, (request.start, request.end))
     by_month = request.partition_by == "month"
-    written: list[writing.File] = []
+    written: list[parquet.File] = []
     with open_reader(
         store.config, plan, request, interrupt, by_month=by_month, shared_backend=shared_backend
     ) as reader:
@@ -129,7 +127,7 @@ def _write(
                 writer = None
                 for rows in stack.enter_context(closing(_tables(reader, list(group)))):
                     if writer is None and (len(rows) or not by_month):
-                        writer = stack.enter_context(writing.file(target, path, schema, written))
+                        writer = stack.enter_context(parquet.file(target, path, schema, written))
                     if writer is not None:
                         writer.write(rows)
                     done += 1
@@ -137,7 +135,7 @@ def _write(
         if not written:
             # nothing in the window: a file that says so
             empty = file_of_month(f"{request.start:%Y-%m}") if by_month else ""
-            with writing.file(target, empty, schema, written):
+            with parquet.file(target, empty, schema, written):
                 pass
     return written, plan
 

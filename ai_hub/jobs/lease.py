@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from ai_hub.jobs.job import Job
+    from ai_hub.jobs.queue import Job
     from ai_hub.settings import Settings
 
 _RENEW_S: Final = 2.0

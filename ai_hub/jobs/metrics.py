@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from ai_hub.database.transactions import brief_session
 from ai_hub.errors import AiHubError
-from ai_hub.jobs.job import STATUSES
+from ai_hub.jobs.queue import STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
-    from ai_hub.jobs.job import Job
     from ai_hub.jobs.lease import Lease
+    from ai_hub.jobs.queue import Job
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.features.store import open_store
 from ai_hub.registry import tenants as registry
 from ai_hub.registry.tenants import RegisteredTenant
-from ai_hub.tenants import files, rows
+from ai_hub.tenants import stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,19 +43,21 @@ def contents(settings: Settings, tenant: str, *, registry_only: bool = False) ->
         ForbiddenError: the login is not an administrator's.
     """
     registered = registry.registered_tenant(tenant)
-    counted = Contents(registered)
+    contents_ = Contents(registered)
     if not registry_only:
         with connect(settings.require("timescale_dsn")) as connection:
-            database = rows.count(connection, tenant)
-        elsewhere = files.count_exports(settings, tenant)
+            database = stores.count_rows(connection, tenant)
+        elsewhere = stores.count_exports(settings, tenant)
         if settings.redis_url:
-            elsewhere["redis_keys"] = files.count_online(open_store(settings), tenant)
-        counted = Contents(registered, database, {name: count for name, count in elsewhere.items() if count})
-    if not (registered.exists or registered.step or counted.counts):
+            elsewhere["redis_keys"] = stores.count_online(open_store(settings), tenant)
+        contents_ = Contents(
+            registered, database, {name: count for name, count in elsewhere.items() if count}
+        )
+    if not (registered.exists or registered.step or contents_.counts):
         raise NotFoundError(
             f"There is no tenant {tenant}.", hint="`ai-hub tenants list` shows those there are."
         )
-    return counted
+    return contents_
 
 
 def data_tenants() -> list[str]:
@@ -65,7 +67,7 @@ def data_tenants() -> list[str]:
         SettingMissingError: TIMESCALE_DSN is not set.
     """
     with connect() as connection:
-        return rows.names(connection)
+        return stores.data_tenants(connection)
 
 
 def remove(
@@ -109,8 +111,8 @@ def remove(
     if not registry_only:
         dsn = settings.require("timescale_dsn")
         with connect(dsn, autocommit=True) as connection:
-            rows.record_step(connection, tenant, "started", reason, counted.counts, kept=keep)
-            remaining = rows.revoke_access(connection, tenant, dsn)
+            stores.record_step(connection, tenant, "started", reason, counted.counts, kept=keep)
+            remaining = stores.revoke_access(connection, tenant, dsn)
         on_step(f"keys and SQL login revoked{f' ({remaining})' if remaining else ''}")
     if registered.exists or registered.step not in {None, _REMOVED} or registered.counts:
         registry.remove_tenant(tenant, reason=reason, force=force, keep=keep)
@@ -159,11 +161,11 @@ def _remove_data(
     dsn = settings.require("timescale_dsn")
     with connect(dsn, autocommit=True) as connection:
         if not keep:
-            rows.delete(connection, tenant, dsn)
+            stores.delete_rows(connection, tenant, dsn)
             on_step("rows of TimescaleDB deleted")
-            files.delete_exports(settings, tenant)
+            stores.delete_exports(settings, tenant)
             on_step("exports deleted")
         if settings.redis_url:
-            files.delete_online(open_store(settings), tenant)
+            stores.delete_online(open_store(settings), tenant)
         on_step("keys of Redis deleted" if settings.redis_url else "no Redis: REDIS_URL is not set")
-        rows.record_step(connection, tenant, "finished", reason, counted.counts, kept=keep)
+        stores.record_step(connection, tenant, "finished", reason, counted.counts, kept=keep)

@@ -19,7 +19,7 @@ from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.database.connection import connect
 from ai_hub.database.refresh import refresh
-from ai_hub.exports import submission
+from ai_hub.exports import service
 from ai_hub.exports.export import KIND
 from ai_hub.exports.request import Request
 from ai_hub.jobs.job import CANCELLED
@@ -129,5 +129,5 @@ def write_export(settings: Settings) -> None:
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     request = Request(TENANT, "forecast_basic", hour - 4 * HOUR, hour, output_path="done.parquet")
     with suppress(UniqueViolation):
-        job = submission.submit(settings, request, export_id=UUID(DONE))
+        job = service.submit(settings, request, export_id=UUID(DONE))
         complete(settings, job)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from ai_hub.database.transactions import transaction
-from ai_hub.exports import submission
+from ai_hub.exports import service
 from ai_hub.exports.export import KIND, Export, find_export
 from ai_hub.exports.request import Request
 from ai_hub.exports.task import ExportTask
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from ai_hub.jobs.job import Job
+    from ai_hub.jobs.queue import Job
 
 
 @dataclass
@@ -48,7 +48,7 @@ class ExportLab:
         return Request(**{"start": end - timedelta(hours=hours), "end": end} | given)
 
     def submit(self, request: Request, key: str | None = None) -> Export:
-        job = submission.submit(self.settings, request, key=key)
+        job = service.submit(self.settings, request, key=key)
         self.submitted.append(job)
         return job
 

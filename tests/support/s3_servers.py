@@ -12,9 +12,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ai_hub.dev import ports
 from ai_hub.dev.s3_server import S3Service
-from ai_hub.dev.service import Site
+from ai_hub.dev.service import Site, choose_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +64,7 @@ def _free_ports(service: S3Service) -> list[int]:
     for name in ("s3.port", *service.extra_ports):
         distance = service.derived_ports.get(name, 0)
         found.append(
-            ports.choose(configured=None, recorded=None, taken=set(found), variable=name, distance=distance)
+            choose_port(configured=None, recorded=None, taken=set(found), variable=name, distance=distance)
         )
     return found
 

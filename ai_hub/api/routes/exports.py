@@ -34,9 +34,9 @@ from ai_hub.api.services import (
     services_of,
 )
 from ai_hub.errors import BadInputError
-from ai_hub.exports.errors import TooManyExportsError
 from ai_hub.exports.request import Request as Wanted
-from ai_hub.jobs.job import STATUSES
+from ai_hub.exports.request import TooManyExportsError
+from ai_hub.jobs.queue import STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

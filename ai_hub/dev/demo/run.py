@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from rich.table import Table
 
-from ai_hub.dev.demo import data, service
+from ai_hub.client import Client
+from ai_hub.dev.demo import data
 from ai_hub.dev.demo.steps import Steps
+from ai_hub.errors import ForbiddenError
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
 
@@ -183,7 +188,7 @@ def _serve(steps: Steps, forecaster: Forecaster, series: list[data.DemoSeries], 
         and forecaster.model.endswith(each.kind)
     ]
     other = next(each.tenant for each in series if each.tenant != forecaster.tenant)
-    service.ask(
+    _use_service(
         steps,
         tenant=forecaster.tenant,
         other_tenant=other,
@@ -230,3 +235,54 @@ def _summarize(console: Console, steps: Steps, forecasters: list[Forecaster]) ->
         )
     console.print('  a shell with all settings: eval "$(ai-hub env)"; psql', highlight=False)
     console.print("  stop it and delete its data: make demo-down", highlight=False)
+
+
+_WEEK = timedelta(weeks=1)
+_SHOWN = 4
+
+
+def _use_service(
+    steps: Steps, *, tenant: str, other_tenant: str, model: str, assets: Sequence[str], hour: datetime
+) -> None:
+    """Ask for features of `assets`, predict with the production version of `model`, export a week.
+
+    Raises:
+        StepFailedError: no key could be made.
+        AiHubError: the service refuses what it should not.
+    """
+    steps.begin("Ask the REST service, with a key of one tenant")
+    key = steps.json(
+        *("ai-hub", "keys", "create", f"demo-{uuid4().hex[:8]}"),
+        *("--tenant", tenant, "--role", "engineer", "--expires", "1d"),
+    )["key"]
+    service = Settings().require("ai_hub_api_url")
+    say = steps.console.print
+    with Client(service, api_key=key, tenant=tenant) as client:
+        for each in client.features(list(assets), "forecast_basic").results:
+            values = ", ".join(
+                f"{name} {_short(value)}" for name, value in list(each.features.items())[:_SHOWN]
+            )
+            say(f"POST /ai/features/get    {each.asset_id} from {each.source}: {values}, …", highlight=False)
+        for prediction in client.predict(model, list(assets)):
+            say(
+                f"{model} {prediction.semantic_version}: {prediction.asset_id} {prediction.value:.3f} "
+                f"for the hour from {prediction.hour:%H:%M} UTC",
+                highlight=False,
+            )
+        job = client.export("forecast_advanced", hour - _WEEK, hour)
+        say(f"POST /ai/features/export {job.message} {job.storage_path}", soft_wrap=True, highlight=False)
+    with Client(service, api_key=key, tenant=other_tenant) as client:
+        try:
+            client.feature_sets()
+            client.features(assets[0])
+        except ForbiddenError as error:
+            say(f"with the same key, for {other_tenant}: {error.message}", style="yellow", highlight=False)
+        else:
+            raise AssertionError(f"a key of {tenant} opened {other_tenant}")
+    steps.end(
+        f"features, {len(assets)} predictions and {job.row_count:,} exported rows; {other_tenant} refused"
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -15,7 +15,7 @@ from support.service_process import free_port
 from support.service_server import running_service
 from typer.testing import CliRunner
 
-from ai_hub.access import api_keys, key_cache
+from ai_hub.access import api_keys
 from ai_hub.access.api_keys import digest, parse
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.api import admission
@@ -158,12 +158,12 @@ def test_database_away__keys_known_before_go_on__unknown_ones_wait_for_it(line: 
 
 def test_database_silent__look_ends_in_time(line: Any, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dsn, proxy = line
-    monkeypatch.setattr(key_cache, "_LOAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(api_keys, "_LOAD_TIMEOUT_S", 0.5)
 
     async def looks() -> float:
         text = parse(key)
         assert text is not None
-        keys = key_cache.KeyCache(lambda: dsn, every_s=1)
+        keys = api_keys.KeyCache(lambda: dsn, every_s=1)
         await keys.load(text.key_id)
         proxy.stall()
         begun = time.monotonic()
@@ -243,7 +243,7 @@ def test_key_cache__many_keys__reads_those_that_come_and_those_again_after_any_c
     made = [api_keys.create(f"k{number}", [tenant], ALL_SCOPES, created_by="test")[1] for number in range(4)]
 
     async def main() -> None:
-        keys = key_cache.KeyCache(lambda: dsn, every_s=0.05, capacity=3)
+        keys = api_keys.KeyCache(lambda: dsn, every_s=0.05, capacity=3)
         read: list[set[str]] = []
         read_keys = keys._read_keys
 

@@ -19,7 +19,7 @@ from ai_hub.cli.main import app
 from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
-from ai_hub.tenants import rows
+from ai_hub.tenants import stores
 from mlflow_plugins.users.roles import Role
 
 if TYPE_CHECKING:
@@ -227,8 +227,8 @@ def test_revoke_access__ends_the_login_and_the_keys_of_a_tenant(owner: str, gran
     alone, _ = api_keys.create("alone", [mine], SCOPES[Role.VIEWER], created_by="test", dsn=owner)
     psycopg.connect(granted.dsn).close()
     with connect(owner, autocommit=True) as connection:
-        assert rows.revoke_access(connection, mine, owner) == ""
-        assert rows.revoke_access(connection, mine, owner) == ""
+        assert stores.revoke_access(connection, mine, owner) == ""
+        assert stores.revoke_access(connection, mine, owner) == ""
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(granted.dsn)
     keys = {key.key_id: key for key in (*api_keys.keys(mine, dsn=owner), *api_keys.keys(theirs, dsn=owner))}

@@ -13,7 +13,7 @@ from support.service_server import running_service
 
 from ai_hub.database.transactions import transaction
 from ai_hub.jobs import metrics
-from ai_hub.jobs.job import STATUSES
+from ai_hub.jobs.queue import STATUSES
 from ai_hub.settings import ServiceSettings, Settings
 from benchmarks.tcp_proxy import Proxy, proxied
 

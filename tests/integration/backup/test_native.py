@@ -16,9 +16,8 @@ from support.backup_drill import Silent, ask, content, fill, s3, stored
 
 from ai_hub.access import api_keys, sql_logins
 from ai_hub.access.principal import Scope
-from ai_hub.backup import tools
 from ai_hub.backup.create import backup
-from ai_hub.backup.postgres import address
+from ai_hub.backup.postgres import ToolMissingError, address, find_tool, run_tool
 from ai_hub.backup.restore import restore
 from ai_hub.database.migrate import migrate
 from ai_hub.database.provision import provision_databases
@@ -216,7 +215,7 @@ def test_migrate__after_somebodys_pg_restore_without_roles_and_rights__grants_an
     before = content(dsn), rights(dsn), database_rights(dsn)
     with psycopg.connect(dsn) as connection:
         major = connection.info.server_version // 10_000
-    tools.run(tools.find("pg_dump", major)[0], ["--format=custom", f"--file={dump}"], dsn)
+    run_tool(find_tool("pg_dump", major)[0], ["--format=custom", f"--file={dump}"], dsn)
 
     with cluster() as target:
         use(monkeypatch, target, "ml-models", tmp_path / "exports")
@@ -224,7 +223,7 @@ def test_migrate__after_somebodys_pg_restore_without_roles_and_rights__grants_an
         with psycopg.connect(restored, autocommit=True) as connection:
             connection.execute("CREATE EXTENSION timescaledb")
             connection.execute("SELECT timescaledb_pre_restore()")
-            tools.run(tools.find("pg_restore", major)[0], ["--no-owner", "--no-acl", str(dump)], restored)
+            run_tool(find_tool("pg_restore", major)[0], ["--no-owner", "--no-acl", str(dump)], restored)
             connection.execute("SELECT timescaledb_post_restore()")
         assert migrate().code_applied
         provision_databases(Settings())
@@ -237,5 +236,5 @@ def test_migrate__after_somebodys_pg_restore_without_roles_and_rights__grants_an
 
 
 def test_pg_dump__older_than_the_server__is_named() -> None:
-    with pytest.raises(tools.ToolMissingError, match=r"pg_dump of PostgreSQL 99 or newer is needed"):
-        tools.find("pg_dump", 99)
+    with pytest.raises(ToolMissingError, match=r"pg_dump of PostgreSQL 99 or newer is needed"):
+        find_tool("pg_dump", 99)

@@ -40,7 +40,6 @@ from ai_hub.database.migrate import migrate
 from ai_hub.database.provision import provision_databases
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import AiHubError, ConflictError
-from ai_hub.exports import submission
 from ai_hub.exports.request import Request
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
@@ -173,7 +172,7 @@ def test_reads_by_many_clients_at_once__have_the_values_of_a_direct_connection(w
         request = Request(
             world.tenant, "anomaly_detection", NOW - 48 * HOUR, NOW, assets=tuple(ASSETS), output_path=path
         )
-        job = submission.submit(settings, request)
+        job = service.submit(settings, request)
         complete(settings, job)
         return pq.read_table(Path(settings.export_storage_path) / world.tenant / path)
 

@@ -23,9 +23,9 @@ from redis.retry import Retry
 
 from ai_hub import servers
 from ai_hub.dev.control import StartFailedError, down
-from ai_hub.dev.ports import is_free
 from ai_hub.dev.record import load, save
 from ai_hub.dev.redis_server import server_program
+from ai_hub.dev.service import is_free
 from ai_hub.dev.services import select
 from ai_hub.dev.status import status
 from ai_hub.errors import ConflictError

@@ -20,10 +20,10 @@ from support.export_lab import ExportLab, selected
 from ai_hub.cli import common
 from ai_hub.cli.jobs import worker_command
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
-from ai_hub.exports import reading, submission
-from ai_hub.exports.errors import PathTakenError
+from ai_hub.exports import reading, service
+from ai_hub.exports.request import PathTakenError
 from ai_hub.jobs import lease, queue
-from ai_hub.jobs.job import CANCELLED
+from ai_hub.jobs.queue import CANCELLED
 from ai_hub.settings import Settings
 from feast_plugins.postgres import session
 
@@ -115,7 +115,7 @@ def test_cancelled_while_running__leaves_nothing(lab: ExportLab) -> None:
 
     def cancel(done: int, total: int) -> None:
         del done, total
-        seen.append(submission.cancel(lab.settings, job.tenant_id, job.export_id))
+        seen.append(service.cancel(lab.settings, job.tenant_id, job.export_id))
 
     done = lab.work(job, cancel)
     assert seen[0].status == "running"
@@ -123,7 +123,7 @@ def test_cancelled_while_running__leaves_nothing(lab: ExportLab) -> None:
     assert (done.status, done.error) == ("failed", CANCELLED)
     assert lab.files() == set()
     # cancelled is cancelled, and its path is free again
-    assert submission.cancel(lab.settings, job.tenant_id, job.export_id).error == CANCELLED
+    assert service.cancel(lab.settings, job.tenant_id, job.export_id).error == CANCELLED
     assert lab.export(lab.request()).export_id != job.export_id
 
 
@@ -135,7 +135,7 @@ def test_cancelled_after_it_was_published__leaves_nothing(
 
     def cancelled_before(*given: object) -> bool:
         assert len(lab.files()) == 1
-        submission.cancel(lab.settings, job.tenant_id, job.export_id)
+        service.cancel(lab.settings, job.tenant_id, job.export_id)
         return complete(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(queue, "complete", cancelled_before)
@@ -146,7 +146,7 @@ def test_cancelled_after_it_was_published__leaves_nothing(
 def test_completed_job__cannot_be_cancelled(lab: ExportLab) -> None:
     job = lab.export(lab.request())
     with pytest.raises(ConflictError, match="has ended already: completed"):
-        submission.cancel(lab.settings, job.tenant_id, job.export_id)
+        service.cancel(lab.settings, job.tenant_id, job.export_id)
     assert len(lab.files()) == 1
 
 
@@ -204,7 +204,7 @@ def test_repetition_with_its_key__is_answered_without_the_feature_set(
 ) -> None:
     key = str(uuid4())
     job = lab.submit(lab.request(), key)
-    monkeypatch.setattr(submission, "find_service", lambda *_: None)
+    monkeypatch.setattr(service, "find_service", lambda *_: None)
     assert lab.submit(lab.request(), key).export_id == job.export_id
     with pytest.raises(NotFoundError):
         lab.submit(lab.request(), str(uuid4()))
@@ -353,18 +353,18 @@ def test_jobs_of_many_tenants__take_turns(lab: ExportLab) -> None:
 
 def test_retry__path_that_is_inside_another_export_by_now__is_refused(lab: ExportLab) -> None:
     job = lab.submit(lab.request(output_path="retried/file.parquet"))
-    submission.cancel(lab.settings, job.tenant_id, job.export_id)
+    service.cancel(lab.settings, job.tenant_id, job.export_id)
     other = lab.export(lab.request(partition_by="month", output_path="retried"))
     with pytest.raises(PathTakenError, match=str(other.export_id)):
-        submission.retry(lab.settings, job.tenant_id, job.export_id)
+        service.retry(lab.settings, job.tenant_id, job.export_id)
     assert lab.find(job).status == "failed"
 
 
 def test_retry__cancelled_export__is_done(lab: ExportLab) -> None:
     job = lab.submit(lab.request())
-    submission.cancel(lab.settings, job.tenant_id, job.export_id)
-    assert submission.retry(lab.settings, job.tenant_id, job.export_id).status == "pending"
+    service.cancel(lab.settings, job.tenant_id, job.export_id)
+    assert service.retry(lab.settings, job.tenant_id, job.export_id).status == "pending"
     done = lab.work(job)
     assert done.status == "completed"
     with pytest.raises(ConflictError, match="completed"):
-        submission.retry(lab.settings, job.tenant_id, job.export_id)
+        service.retry(lab.settings, job.tenant_id, job.export_id)

@@ -23,8 +23,8 @@ from ai_hub.cli.exports import _follow
 from ai_hub.cli.main import app
 from ai_hub.database.transactions import transaction
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError
-from ai_hub.exports import submission
-from ai_hub.exports.errors import PathTakenError
+from ai_hub.exports import service
+from ai_hub.exports.request import PathTakenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +124,7 @@ def test_ctrl_c__of_a_job_that_somebody_else_asked_for__goes_on(lab: ExportLab) 
     stop.set()
     assert _follow(lab.find(job), stop, lambda _done: None, own=False).status == "running"
     assert not lab.find(job).cancel_requested
-    again = submission.submit(lab.settings, lab.request(), export_id=uuid4())
+    again = service.submit(lab.settings, lab.request(), export_id=uuid4())
     assert again.export_id == job.export_id
 
 

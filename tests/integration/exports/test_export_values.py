@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.export_lab import selected
 from support.properties import examples
 
-from ai_hub.exports import reading, writing
+from ai_hub.exports import parquet, reading
 from ai_hub.features.store import get_service
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def test_row_groups__hold_several_chunks_up_to_their_size(
     lab: ExportLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "SHORT_CHUNK_ROWS", 100)
-    monkeypatch.setattr(writing, "GROUP_ROWS", 250)
+    monkeypatch.setattr(parquet, "GROUP_ROWS", 250)
     job = lab.export(lab.request(hours=24 * 10))
     metadata = pq.read_metadata(job.storage_path)
     sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from support.export_lab import ExportLab
 
-from ai_hub.exports.local import LocalTarget
+from ai_hub.exports.locations import LocalTarget
 from ai_hub.jobs import lease, queue
 
 if TYPE_CHECKING:
     from ai_hub.exports.export import Export
-    from ai_hub.jobs.job import Job
+    from ai_hub.jobs.queue import Job
 
 
 def _end(lab: ExportLab, job: Export) -> Export:

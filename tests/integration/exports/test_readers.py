@@ -17,7 +17,7 @@ from feast.infra.offline_stores.dask import DaskOfflineStore, DaskOfflineStoreCo
 from feast.repo_config import RepoConfig
 from support.export_lab import selected
 
-from ai_hub.exports.writing import File, manifest
+from ai_hub.exports.parquet import File, manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,10 +17,9 @@ from support.s3_faults import faults, lost_completions, uploads_by_exact_key
 
 from ai_hub.database.transactions import transaction
 from ai_hub.errors import NotFoundError
-from ai_hub.exports import files, s3, submission
-from ai_hub.exports.errors import PathTakenError, RangeError
-from ai_hub.exports.request import files_by_month
-from ai_hub.jobs.job import CANCELLED
+from ai_hub.exports import files, s3, service
+from ai_hub.exports.request import PathTakenError, RangeError, files_by_month
+from ai_hub.jobs.queue import CANCELLED
 from ai_hub.servers import s3_client
 from ai_hub.settings import Settings
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from support.energy import Energy
 
     from ai_hub.exports.request import Request
-    from ai_hub.jobs.job import Job
+    from ai_hub.jobs.queue import Job
 
 BUCKET = "ml-models"
 
@@ -206,7 +205,7 @@ def test_store_away_at_the_end__is_cleaned_when_it_is_back(
         assert found.status == "failed"
     else:
         assert found.status == "pending"
-        assert submission.cancel(lab.settings, job.tenant_id, job.export_id).error == CANCELLED
+        assert service.cancel(lab.settings, job.tenant_id, job.export_id).error == CANCELLED
     assert _keys(client, lab)
     assert _uploads(client, lab)
     with faults(client, "ListMultipartUploads"):
@@ -217,7 +216,7 @@ def test_store_away_at_the_end__is_cleaned_when_it_is_back(
     again = lab.submit(request)
     lab.worker.remove_orphans()
     assert _keys(client, lab)
-    submission.cancel(lab.settings, again.tenant_id, again.export_id)
+    service.cancel(lab.settings, again.tenant_id, again.export_id)
     lab.run_once()
     assert _keys(client, lab) == []
     assert _uploads(client, lab) == []

@@ -15,15 +15,15 @@ from ai_hub.cli.main import app
 from ai_hub.database.transactions import transaction
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
 from ai_hub.jobs import queue
-from ai_hub.jobs.job import CANCELLED
+from ai_hub.jobs.queue import CANCELLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import DoublingAttempt, Queue
 
-    from ai_hub.jobs.job import Job
     from ai_hub.jobs.lease import Lease
+    from ai_hub.jobs.queue import Job
 
 
 def _raising(error: Exception) -> Callable[[Job, Lease], None]:

@@ -23,12 +23,12 @@ from ai_hub.access.principal import SCOPES
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError
-from ai_hub.exports import submission
 from ai_hub.exports.request import Request
+from ai_hub.exports.service import submit
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
 from ai_hub.settings import Settings
-from ai_hub.tenants import removal, rows
+from ai_hub.tenants import removal, stores
 from mlflow_plugins.users.roles import Role
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def fill(energy: Energy, settings: Settings, tenant: str) -> str:
     refresh()
     materialize(energy.store, Scope([tenant]))
     request = Request(tenant=tenant, feature_set="forecast_basic", start=now - 48 * HOUR, end=now)
-    job = submission.submit(settings, request, key=None)
+    job = submit(settings, request, key=None)
     complete(settings, job)
     _, text = api_keys.create("forecasts", [tenant], SCOPES[Role.ENGINEER], created_by="test")
     return str(text)
@@ -112,7 +112,7 @@ def test_tables__are_all_that_have_tenants(database: str) -> None:
             " AND attname = 'tenant_id' AND NOT attisdropped"
             " AND relname NOT IN (SELECT relation FROM served_relations)"
         )
-        assert {name for (name,) in actual} - {"removals", "sql_logins"} <= set(rows.TABLES)
+        assert {name for (name,) in actual} - {"removals", "sql_logins"} <= set(stores.TABLES)
 
 
 def test_remove__shows_first__then_everything_goes(

@@ -8,7 +8,7 @@ from support import compose
 
 from ai_hub.dev import mlflow_server
 from ai_hub.dev.mlflow_server import LoginSettings
-from ai_hub.dev.ports import PortSettings
+from ai_hub.dev.service import PortSettings
 from ai_hub.settings import ServiceSettings, Settings
 
 TEXT = compose.EXAMPLE.read_text()

@@ -6,13 +6,13 @@ import socket
 
 import pytest
 
-from ai_hub.dev import ports
+from ai_hub.dev import service
 from ai_hub.errors import ConflictError
 
 
 def choose(**given: object) -> int:
     defaults = {"configured": None, "recorded": None, "taken": set(), "variable": "AI_HUB_REDIS_PORT"}
-    return ports.choose(**(defaults | given))  # type: ignore[arg-type]  # keyword defaults of a test
+    return service.choose_port(**(defaults | given))  # type: ignore[arg-type]  # keyword defaults of a test
 
 
 def test_choose__recorded_and_free__kept() -> None:

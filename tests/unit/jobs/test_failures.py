@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
 from ai_hub.errors import BadInputError, ServiceDownError
-from ai_hub.jobs.failures import is_defect, may_pass, reason
+from ai_hub.jobs.worker import is_defect, may_pass, reason
 
 SECRET = "postgresql://ai_hub:hunter2@db/ai_hub"
 

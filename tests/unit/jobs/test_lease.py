@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from ai_hub.jobs import lease, queue
-from ai_hub.jobs.failures import may_pass
 from ai_hub.jobs.lease import CancelledError, ExpiredError, Lease
+from ai_hub.jobs.worker import may_pass
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
-"""A tenant's rows in TimescaleDB: counted, and deleted."""
+"""A tenant's rows in TimescaleDB, files of exports and keys in Redis: counted, and deleted."""
 
 from __future__ import annotations
 
 import getpass
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
@@ -13,12 +15,20 @@ from ai_hub.database import declared
 from ai_hub.database.refresh import refresh
 from ai_hub.database.retired import KEPT, REMOVED
 from ai_hub.errors import NotFoundError
+from ai_hub.exports.locations import tenant_location
+from ai_hub.features.store import negative_pattern, online_client
 from ai_hub.ingest import removal
+from feast_plugins.online.writing import delete_of_value, keys_of_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from feast import FeatureStore
     from psycopg import Connection
+
+    from ai_hub.exports.locations import Bucket
+    from ai_hub.settings import Settings
+
 
 #: Tables with rows of tenants, in the order of deletion, except `removals` and the logins. Those of assets
 #: are last, so that a repeated removal finds the readings that a killed one left.
@@ -41,7 +51,7 @@ TABLES: Final = (
 _UNLIMITED: Final = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
 
 
-def count(connection: Connection[Any], tenant: str) -> dict[str, int]:
+def count_rows(connection: Connection[Any], tenant: str) -> dict[str, int]:
     """Number of rows by table, of valid `api_keys` and of `sql_logins`; zeros are omitted."""
     counts = {
         table: _count(connection, _ROWS.format(sql.Identifier(table)), tenant)
@@ -52,7 +62,7 @@ def count(connection: Connection[Any], tenant: str) -> dict[str, int]:
     return {name: number for name, number in counts.items() if number}
 
 
-def names(connection: Connection[Any]) -> list[str]:
+def data_tenants(connection: Connection[Any]) -> list[str]:
     """Tenants with assets, readings or keys."""
     rows = connection.execute(
         "SELECT tenant_id FROM assets UNION SELECT tenant_id FROM asset_spans"
@@ -79,7 +89,7 @@ def revoke_access(connection: Connection[Any], tenant: str, dsn: str) -> str:
         return ""
 
 
-def delete(connection: Connection[Any], tenant: str, dsn: str) -> None:
+def delete_rows(connection: Connection[Any], tenant: str, dsn: str) -> None:
     """Delete every row. A repeated call resumes a killed one. The connection must be in autocommit mode."""
     assets = connection.execute(
         "SELECT asset_id FROM assets WHERE tenant_id = %(tenant)s"
@@ -128,3 +138,63 @@ def _present(connection: Connection[Any]) -> list[str]:
     )
     there = {name for (name,) in present}
     return [*declared.tables(connection), *(table for table in TABLES if table in there)]
+
+
+_BATCH = 1000
+
+
+def count_exports(settings: Settings, tenant: str) -> dict[str, int]:
+    """Number of export files and their bytes."""
+    location = tenant_location(settings, tenant)
+    if isinstance(location, Path):
+        sizes = (
+            [path.stat().st_size for path in location.rglob("*") if path.is_file()]
+            if location.is_dir()
+            else []
+        )
+    else:
+        sizes = list(_objects(settings, location).values())
+    return {"export_files": len(sizes), "export_bytes": sum(sizes)}
+
+
+def delete_exports(settings: Settings, tenant: str) -> None:
+    """Delete the tenant's whole folder of EXPORT_STORAGE_PATH."""
+    location = tenant_location(settings, tenant)
+    if isinstance(location, Path):
+        if location.is_symlink():
+            location.unlink()
+        elif location.is_dir():
+            shutil.rmtree(location)
+        return
+    from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
+
+    s3.delete_all(settings, location)
+
+
+def count_online(store: FeatureStore, tenant: str) -> int:
+    """Number of keys in Redis: rows of entities, and negative-cache entries."""
+    return sum(1 for _ in _keys(store, tenant))
+
+
+def delete_online(store: FeatureStore, tenant: str) -> None:
+    """Delete every key of the tenant in Redis."""
+    client = online_client(store)
+    delete_of_value(client, store.project, _join_keys(store), "tenant_id", tenant)
+    for key in list(client.scan_iter(match=negative_pattern(store.project, tenant), count=_BATCH)):
+        client.unlink(key)
+
+
+def _keys(store: FeatureStore, tenant: str) -> Iterator[bytes]:
+    client = online_client(store)
+    yield from keys_of_value(client, store.project, _join_keys(store), "tenant_id", tenant)
+    yield from client.scan_iter(match=negative_pattern(store.project, tenant), count=_BATCH)
+
+
+def _join_keys(store: FeatureStore) -> list[list[str]]:
+    return [view.join_keys for view in store.list_feature_views()]
+
+
+def _objects(settings: Settings, location: Bucket) -> dict[str, int]:
+    from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
+
+    return s3.all_objects(settings, location)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ai_hub.exports.plan import ASSET, TIME
+from ai_hub.exports.reading import ASSET, TIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ai_hub.exports.locations import Sink, Target
+
 
 #: Of each row group but the last one of a file.
 GROUP_ROWS: Final = 131_072
@@ -145,16 +146,16 @@ def file(target: Target, path: str, schema: pa.Schema, files: list[File]) -> Ite
 def manifest(files: list[File]) -> bytes:
     """Canonical list of the files of a partitioned export; its SHA-256 is that of the export."""
     listed = [
-        {"path": each.path, "rows": each.rows, "sha256": each.sha256, "size": each.size}
-        for each in sorted(files, key=lambda each: each.path)
+        {"path": file.path, "rows": file.rows, "sha256": file.sha256, "size": file.size}
+        for file in sorted(files, key=lambda file: file.path)
     ]
     return json.dumps({"files": listed}, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def summary(files: list[File], storage_path: str, *, partitioned: bool) -> Written:
     """The files together."""
-    rows, size = sum(each.rows for each in files), sum(each.size for each in files)
+    rows, size = sum(file.rows for file in files), sum(file.size for file in files)
     if not partitioned:
         return Written(rows, size, files[0].sha256, storage_path)
-    checksums = {each.path: each.sha256 for each in files}
+    checksums = {file.path: file.sha256 for file in files}
     return Written(rows, size, hashlib.sha256(manifest(files)).hexdigest(), storage_path, checksums)
