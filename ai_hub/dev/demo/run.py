@@ -53,10 +53,10 @@ def run(console: Console) -> list[Forecaster]:
     # one hour for all steps: were it over in between, the newest features would lack its readings
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     # MLflow starts slowly and is not needed before training
-    with steps.beside("ai-hub", "up", "--detach"):
+    with steps.in_background("ai-hub", "up", "--detach"):
         series = _ingest(steps, hour)
         _compute(steps, hour)
-    forecasters = _train(steps, sorted({each.tenant for each in series}))
+    forecasters = _train(steps, sorted({item.tenant for item in series}))
     _promote(steps, forecasters)
     _refuse(steps, forecasters[0])
     _predict(steps, forecasters)
@@ -77,18 +77,18 @@ def _ingest(steps: Steps, hour: datetime) -> list[data.DemoSeries]:
     series = data.prepare(now=hour)
     # meters name the weather that they take, which must be there
     for group in (
-        [each for each in series if not each.weather_asset],
-        [each for each in series if each.weather_asset],
+        [item for item in series if not item.weather_asset],
+        [item for item in series if item.weather_asset],
     ):
-        steps.run_together([_asset_command(each) for each in group], shown=False)
+        steps.run_together([_asset_command(item) for item in group], shown=False)
     written = unchanged = 0
-    for each, report in zip(
-        series, steps.json_together([_ingest_command(each) for each in series]), strict=True
+    for item, report in zip(
+        series, steps.json_together([_ingest_command(item) for item in series]), strict=True
     ):
         counts = ", ".join(
             f"{report[what]:,} {what}" for what in ("inserted", "updated", "unchanged", "rejected")
         )
-        steps.console.print(f"{each.tenant}/{each.asset}: {counts}", highlight=False)
+        steps.console.print(f"{item.tenant}/{item.asset}: {counts}", highlight=False)
         written += report["inserted"] + report["updated"]
         unchanged += report["unchanged"]
     steps.end(f"{written:,} rows written, {unchanged:,} already there; {len(series)} series")
@@ -113,10 +113,9 @@ def _ingest_command(series: data.DemoSeries) -> list[str]:
 
 def _compute(steps: Steps, hour: datetime) -> None:
     steps.begin("Compute features, and put the newest into Redis")
-    # Feast needs the tables, not yet their rows
-    with steps.beside("feast", "apply"):
-        rows = steps.json("ai-hub", "refresh")["rows"]
+    rows = steps.json("ai-hub", "refresh")["rows"]
     steps.console.print(f"{rows:,} feature rows computed", highlight=False)
+    steps.run("feast", "apply", shown=False)
     steps.run("feast", "materialize-incremental", f"{hour:%Y-%m-%dT%H:%M:%S}", shown=False)
     steps.end(f"{rows:,} feature rows computed; three feature services applied and materialized")
 
@@ -124,15 +123,16 @@ def _compute(steps: Steps, hour: datetime) -> None:
 def _train(steps: Steps, tenants: list[str]) -> list[Forecaster]:
     steps.begin(f"Train forecasts for {' and '.join(tenants)}")
     commands = [["ai-hub", "train", "--tenant", tenant, "--service", SERVICE] for tenant in tenants]
-    found = [_forecaster(summary) for answer in steps.json_together(commands) for summary in answer]
-    for each in found:
+    forecasters = [_forecaster(summary) for answer in steps.json_together(commands) for summary in answer]
+    for forecaster in forecasters:
         steps.console.print(
-            f"{each.tenant}: {each.model} version {each.version}, held-out MAE {each.mae:.3f} {each.unit}, "
-            f"best naive ({each.best_naive}) {each.naive_mae:.3f}: {each.improvement:+.1%}",
+            f"{forecaster.tenant}: {forecaster.model} version {forecaster.version}, "
+            f"held-out MAE {forecaster.mae:.3f} {forecaster.unit}, "
+            f"best naive ({forecaster.best_naive}) {forecaster.naive_mae:.3f}: {forecaster.improvement:+.1%}",
             highlight=False,
         )
-    steps.end(f"{len(found)} models registered in staging")
-    return found
+    steps.end(f"{len(forecasters)} models registered in staging")
+    return forecasters
 
 
 def _forecaster(summary: dict[str, Any]) -> Forecaster:
@@ -152,10 +152,10 @@ def _promote(steps: Steps, forecasters: list[Forecaster]) -> None:
     steps.begin("Ask the promotion gates about a version, then promote to production")
     wishes = [
         [
-            *(each.model, "--tenant", each.tenant, "--version", each.version),
-            *("--reason", f"held-out MAE {each.improvement:+.1%} against naive"),
+            *(forecaster.model, "--tenant", forecaster.tenant, "--version", forecaster.version),
+            *("--reason", f"held-out MAE {forecaster.improvement:+.1%} against naive"),
         ]
-        for each in forecasters
+        for forecaster in forecasters
     ]
     steps.run("ai-hub", "gates", *wishes[0])
     steps.run_together([["ai-hub", "promote", *wish] for wish in wishes])
@@ -173,7 +173,7 @@ def _refuse(steps: Steps, forecaster: Forecaster) -> None:
 
 def _predict(steps: Steps, forecasters: list[Forecaster]) -> None:
     steps.begin("Predict with the production models")
-    tenants = sorted({each.tenant for each in forecasters})
+    tenants = sorted({forecaster.tenant for forecaster in forecasters})
     steps.run_together([["ai-hub", "predict", "--tenant", tenant] for tenant in tenants])
     steps.end("forecasts from get_online_features and the production versions")
 
@@ -181,13 +181,13 @@ def _predict(steps: Steps, forecasters: list[Forecaster]) -> None:
 def _serve(steps: Steps, forecaster: Forecaster, series: list[data.DemoSeries], hour: datetime) -> None:
     # a model's name ends in the kind of its meters
     assets = [
-        each.asset
-        for each in series
-        if each.tenant == forecaster.tenant
-        and each.role == "readings"
-        and forecaster.model.endswith(each.kind)
+        item.asset
+        for item in series
+        if item.tenant == forecaster.tenant
+        and item.role == "readings"
+        and forecaster.model.endswith(item.kind)
     ]
-    other = next(each.tenant for each in series if each.tenant != forecaster.tenant)
+    other = next(item.tenant for item in series if item.tenant != forecaster.tenant)
     _use_service(
         steps,
         tenant=forecaster.tenant,
@@ -213,14 +213,14 @@ def _summarize(console: Console, steps: Steps, forecasters: list[Forecaster]) ->
         table.add_column(heading)
     for heading in ("LightGBM", "best naive", "better by"):
         table.add_column(heading, justify="right")
-    for each in forecasters:
+    for forecaster in forecasters:
         table.add_row(
-            each.tenant,
-            each.model,
-            each.version,
-            f"{each.mae:.3f} {each.unit}",
-            f"{each.naive_mae:.3f} {each.unit}",
-            f"{each.improvement:+.1%}",
+            forecaster.tenant,
+            forecaster.model,
+            forecaster.version,
+            f"{forecaster.mae:.3f} {forecaster.unit}",
+            f"{forecaster.naive_mae:.3f} {forecaster.unit}",
+            f"{forecaster.improvement:+.1%}",
         )
     console.print(table)
 
@@ -229,7 +229,7 @@ def _summarize(console: Console, steps: Steps, forecasters: list[Forecaster]) ->
     console.print(
         f"  the REST service: {Settings().require('ai_hub_api_url')}/docs", soft_wrap=True, highlight=False
     )
-    for tenant in sorted({each.tenant for each in forecasters}):
+    for tenant in sorted({forecaster.tenant for forecaster in forecasters}):
         console.print(
             f"  models of {tenant}: {address}/#/models?workspace={tenant}", soft_wrap=True, highlight=False
         )
@@ -258,11 +258,11 @@ def _use_service(
     service = Settings().require("ai_hub_api_url")
     say = steps.console.print
     with Client(service, api_key=key, tenant=tenant) as client:
-        for each in client.features(list(assets), "forecast_basic").results:
+        for row in client.features(list(assets), "forecast_basic").results:
             values = ", ".join(
-                f"{name} {_short(value)}" for name, value in list(each.features.items())[:_SHOWN]
+                f"{name} {_short(value)}" for name, value in list(row.features.items())[:_SHOWN]
             )
-            say(f"POST /ai/features/get    {each.asset_id} from {each.source}: {values}, …", highlight=False)
+            say(f"POST /ai/features/get    {row.asset_id} from {row.source}: {values}, …", highlight=False)
         for prediction in client.predict(model, list(assets)):
             say(
                 f"{model} {prediction.semantic_version}: {prediction.asset_id} {prediction.value:.3f} "

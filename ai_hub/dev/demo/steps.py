@@ -92,7 +92,7 @@ class Steps:
         """As `json` for commands that do not wait for each other; the answers are in their order."""
         for command in commands:
             self._announce(command)
-        return [json.loads(said) for said in _outputs([(*command, "--json") for command in commands])]
+        return [json.loads(output) for output in _outputs([(*command, "--json") for command in commands])]
 
     def run_together(self, commands: Sequence[Sequence[str]], *, shown: bool = True) -> None:
         """Run commands that do not wait for each other and show what each says, in their order (or nothing).
@@ -100,13 +100,13 @@ class Steps:
         Raises:
             StepFailedError: one failed.
         """
-        for command, said in zip(commands, _outputs(commands), strict=True):
+        for command, output in zip(commands, _outputs(commands), strict=True):
             self._announce(command)
             if shown:
-                self.console.out(said.rstrip(), highlight=False)
+                self.console.out(output.rstrip(), highlight=False)
 
     @contextmanager
-    def beside(self, *command: str) -> Iterator[None]:
+    def in_background(self, *command: str) -> Iterator[None]:
         """Run a command while the body does something else.
 
         Raises:
@@ -114,25 +114,25 @@ class Steps:
         """
         self._announce((*command, "&"))
         with ThreadPoolExecutor(1) as pool:
-            ended = pool.submit(_output, command)
+            output = pool.submit(_output, command)
             yield
-            ended.result()
+            output.result()
 
     def refused(self, *command: str) -> str:
-        """Run a command that must fail, and return what it said.
+        """Run a command that must fail, and return its message.
 
         Raises:
             StepFailedError: it did not fail.
         """
         self._announce(command)
-        ended = subprocess.run(
+        result = subprocess.run(
             _located(command), env=_environment(), capture_output=True, text=True, check=False
         )
-        said = ended.stderr.strip()
-        if ended.returncode == 0:
+        message = result.stderr.strip()
+        if result.returncode == 0:
             raise StepFailedError(" ".join(command), 0, "It was expected to be refused.")
-        self.console.print(Text(said, style="yellow"))
-        return said
+        self.console.print(Text(message, style="yellow"))
+        return message
 
     def _announce(self, command: Sequence[str]) -> None:
         self.console.print(
@@ -141,10 +141,12 @@ class Steps:
 
 
 def _output(command: Sequence[str]) -> str:
-    ended = subprocess.run(_located(command), env=_environment(), capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise StepFailedError(" ".join(command), ended.returncode, ended.stderr or ended.stdout)
-    return ended.stdout
+    result = subprocess.run(
+        _located(command), env=_environment(), capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        raise StepFailedError(" ".join(command), result.returncode, result.stderr or result.stdout)
+    return result.stdout
 
 
 def _outputs(commands: Sequence[Sequence[str]]) -> list[str]:
@@ -159,8 +161,8 @@ def _quoted(part: str) -> str:
 
 def _located(command: Sequence[str]) -> list[str]:
     """The command as installed beside this Python, so that the demo needs no activated environment."""
-    beside = Path(sys.executable).parent
-    return [shutil.which(command[0], path=str(beside)) or command[0], *command[1:]]
+    folder = Path(sys.executable).parent
+    return [shutil.which(command[0], path=str(folder)) or command[0], *command[1:]]
 
 
 def _environment() -> dict[str, str]:
