@@ -24,7 +24,7 @@ import pandas as pd
 from psycopg import sql
 
 from ai_hub.database import connect
-from benchmarks import history, results, servers
+from benchmarks import history, measure, servers
 from benchmarks.history import HOUR, History, this_hour
 from benchmarks.measure import PeakMemory, timed
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
     arguments = parser.parse_args()
     size = SMALL if arguments.small else FULL
-    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
     servers.clean_up_when_terminated()
     command = "make bench SMALL=1" if arguments.small else "make bench"
     series = History(size.assets, size.days, this_hour() - HOUR)
@@ -83,9 +83,9 @@ def main() -> None:
             records.append(
                 {"benchmark": BENCHMARK, "server": server, **record, "seed": history.SEED, "command": command}
                 | {"versions": versions}
-                | results.circumstances()
+                | measure.circumstances()
             )
-    _write(folder, results.select(results.store(folder, records), BENCHMARK))
+    _write(folder, measure.select(measure.store(folder, records), BENCHMARK))
     print(f"written to {folder}")
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.measure import Times, paired_ratio
-from benchmarks.results import format_time, save
+from benchmarks.measure import Times, format_time, paired_ratio, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -28,13 +28,12 @@ from ai_hub.exports import service
 from ai_hub.exports.export import find_export
 from ai_hub.exports.request import Request
 from ai_hub.settings import Settings
-from benchmarks import results, servers
+from benchmarks import measure, servers
 from benchmarks.comparison import FLOOR, OURS
 from benchmarks.history import HOUR, TENANT, this_hour
-from benchmarks.measure import Times, paired_ratio
-from benchmarks.results import format_time
+from benchmarks.measure import Times, format_time, paired_ratio
+from benchmarks.servers import valkey
 from benchmarks.service_site import Site
-from benchmarks.stores import valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,7 +86,7 @@ def main() -> None:
     arguments = parser.parse_args()
     servers.clean_up_when_terminated()
     size = SMALL if arguments.small else FULL
-    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
     records = []
     # a year of the embedded server's features takes ten minutes to compute
     for server in arguments.server or servers.available()[-1:]:
@@ -109,9 +108,9 @@ def main() -> None:
                 "server": server,
                 "command": "make bench SMALL=1" if arguments.small else "make bench",
                 "versions": servers.versions(dsn) | {"pyarrow": pa.__version__},
-            } | results.circumstances()
+            } | measure.circumstances()
             records += [common | record for record in _measure(site, size)]
-    write_report(folder, results.select(results.store(folder, records), BENCHMARK))
+    write_report(folder, measure.select(measure.store(folder, records), BENCHMARK))
     print(f"written to {folder}")
 
 
@@ -259,7 +258,7 @@ def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write `exports.md`."""
     records = sorted(records, key=lambda record: (record["server"], record["sizes"]["rows"]), reverse=True)
     first = records[0]
-    text = _INTRO.format(**results.description(first))
+    text = _INTRO.format(**measure.description(first))
     folder.mkdir(parents=True, exist_ok=True)
     text += f"| {' | '.join(_TITLES)} |\n|---|---|---|{'---:|' * (len(_TITLES) - 3)}\n"
     (folder / "exports.md").write_text(text + "".join(_row(record) for record in records))

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from benchmarks import faults_run, faults_servers, results, servers
+from benchmarks import faults_run, faults_servers, measure, servers
 from benchmarks.faults_run import Fault, Plan
 from benchmarks.faults_servers import BUCKET, Ground, prepared
-from benchmarks.results import format_time
+from benchmarks.measure import format_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     servers.clean_up_when_terminated()
     plan = SMALL if arguments.small else FULL
-    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
     kind = arguments.timescaledb or kinds[0]
     with ExitStack() as stack:
         name = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
@@ -66,7 +66,7 @@ def main() -> None:
             record = faults_run.run(ground, fault, plan)
             _say(f"  {record['streams']} exports {record['exports']}")
             _say(f"  healthy {record['healthy_s']} s, gap {record['gap_s']} s, lost {record['lost']}")
-            records = results.store(
+            records = measure.store(
                 folder,
                 [
                     {
@@ -77,10 +77,10 @@ def main() -> None:
                         "versions": servers.versions(ground.direct.variables["TIMESCALE_DSN"]),
                     }
                     | record
-                    | results.circumstances()
+                    | measure.circumstances()
                 ],
             )
-            write_report(folder, results.select(records, BENCHMARK))
+            write_report(folder, measure.select(records, BENCHMARK))
     print(f"written to {folder}")
 
 
@@ -245,7 +245,7 @@ def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write `faults.md`."""
     first = records[0]
     sizes = first["sizes"]
-    text = [_INTRO.format(rate=sizes["rate"], assets=sizes["assets"], **results.description(first))]
+    text = [_INTRO.format(rate=sizes["rate"], assets=sizes["assets"], **measure.description(first))]
     for server in ("native", "embedded"):
         chosen = [record for record in records if record["server"] == server]
         if not chosen:

@@ -21,7 +21,7 @@ import psutil
 
 from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
-from benchmarks import stores
+from benchmarks import servers
 from benchmarks.service_site import TENANTS, Service, Site, clean_environment
 from benchmarks.tcp_proxy import Proxy, proxied
 
@@ -110,7 +110,7 @@ class Embedded(Server):
 class Native(Server):
     """A native TimescaleDB of its own."""
 
-    def __init__(self, server: stores.Postgres) -> None:
+    def __init__(self, server: servers.Postgres) -> None:
         self._server = server
         self.port = server.port
         self._pid = server.pid
@@ -149,7 +149,7 @@ def embedded(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[Stack, dict
 @contextmanager
 def native() -> Iterator[tuple[Native, str]]:
     """A native TimescaleDB and its address, where Debian's PostgreSQL has the extension."""
-    with stores.postgres(
+    with servers.postgres(
         "shared_preload_libraries=timescaledb", "timescaledb.telemetry_level=off", "shared_buffers=512MB"
     ) as server:
         with connect(server.dsn, autocommit=True) as connection:

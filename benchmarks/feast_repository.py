@@ -12,12 +12,12 @@ from feast.repo_config import RepoConfig
 from feast.types import Float64
 
 from benchmarks.comparison import OURS, STOCK
-from benchmarks.stores import HOST
+from benchmarks.servers import HOST
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.stores import Postgres
+    from benchmarks.servers import Postgres
 
 OFFLINE = {STOCK: "postgres", OURS: "feast_plugins.offline_store.TimescaleOfflineStore"}
 KEYS = ("tenant_id", "asset_id")

@@ -28,11 +28,11 @@ import psutil
 
 from ai_hub.access.api_keys import KeyText, digest, new_key
 from ai_hub.database import connect
-from benchmarks import results, servers, service_load, service_site
+from benchmarks import measure, servers, service_load, service_site
 from benchmarks.history import HOUR, this_hour
+from benchmarks.servers import Valkey, valkey
 from benchmarks.service_load import Load, Stream
 from benchmarks.service_site import Service, Site
-from benchmarks.stores import Valkey, valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -155,7 +155,7 @@ def main() -> None:
     arguments = parser.parse_args()
     servers.clean_up_when_terminated()
     size = SMALL if arguments.small else FULL
-    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
     server = arguments.server or servers.available()[-1]
     for shape in size.shapes:
         if arguments.tenants not in {None, shape.tenants}:
@@ -179,9 +179,9 @@ def main() -> None:
                 "sizes": {"tenants": shape.tenants, "assets": shape.assets, "keys": size.keys},
                 "versions": servers.versions(dsn),
             }
-            record = common | results.circumstances() | {"found": fleet.measure()}
+            record = common | measure.circumstances() | {"found": fleet.measure()}
         # the next shape may fail
-        records = results.select(results.store(folder, [record]), BENCHMARK)
+        records = measure.select(measure.store(folder, [record]), BENCHMARK)
         write_report(folder, [record for record in records if record["server"] == server])
         _say(f"written to {folder}")
 
@@ -442,7 +442,7 @@ def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
         ),
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    text = _INTRO.format(**results.description(records[-1])) + "\n".join(lines) + "\n"
+    text = _INTRO.format(**measure.description(records[-1])) + "\n".join(lines) + "\n"
     (folder / "fleet.md").write_text(text)
 
 

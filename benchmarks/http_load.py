@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.stores import HOST, free_port
+from benchmarks.servers import HOST, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -29,12 +29,11 @@ from feast.types import Float64, Int64, String
 from psycopg import sql
 from redis import Redis
 
-from benchmarks import comparison, results
+from benchmarks import comparison, measure
 from benchmarks.comparison import FLOOR, OURS, STOCK, Comparison
 from benchmarks.feast_repository import CREATED, TIME, entities, open_store
 from benchmarks.measure import own_peak_mib, timed
-from benchmarks.servers import clean_up_when_terminated
-from benchmarks.stores import HOST, Postgres, Valkey, postgres, valkey
+from benchmarks.servers import HOST, Postgres, Valkey, clean_up_when_terminated, postgres, valkey
 from feast_plugins.materialize.encoding import data_of
 from feast_plugins.materialize.plan import Encoder, latest, plan
 from feast_plugins.materialize.resp import StoredTimes
@@ -109,7 +108,7 @@ class Servers:
 
 
 def main() -> None:
-    """Measure and write results, table and plot."""
+    """Measure and write measure, table and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.materialize", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few rows: shows that it works, in seconds")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
@@ -121,8 +120,8 @@ def main() -> None:
         return
     clean_up_when_terminated()
     size = SMALL if arguments.small else FULL
-    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
-    circumstances = results.circumstances()
+    folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
+    circumstances = measure.circumstances()
     with (
         postgres("shared_buffers=512MB") as rows,
         valkey() as keys,
@@ -137,7 +136,7 @@ def main() -> None:
             | circumstances
             for comparison in _measure(servers, size)
         ]
-    results.store(folder, records)
+    measure.store(folder, records)
     comparison.write_report(folder, BENCHMARK, _INTRO, records)
     print(f"written to {folder}")
 

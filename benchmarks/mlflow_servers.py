@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.dev.mlflow_server import environment
-from benchmarks.stores import free_port
+from benchmarks.servers import free_port
 from mlflow_plugins.artifacts import destination
 
 if TYPE_CHECKING:

@@ -26,12 +26,11 @@ import pandas as pd
 import psycopg
 from psycopg import sql
 
-from benchmarks import comparison, results
+from benchmarks import comparison, measure
 from benchmarks.comparison import FLOOR, OURS, STOCK, Comparison
 from benchmarks.feast_repository import CREATED, KEYS, TIME, Table, entities, open_store
 from benchmarks.measure import own_peak_mib, timed
-from benchmarks.servers import clean_up_when_terminated
-from benchmarks.stores import Postgres, postgres
+from benchmarks.servers import Postgres, clean_up_when_terminated, postgres
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +119,7 @@ class Work:
 
 
 def main() -> None:
-    """Measure and write results, table and plot."""
+    """Measure and write measure, table and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.offline", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few rows: shows that it works, in a minute")
     parser.add_argument(
@@ -135,8 +134,8 @@ def main() -> None:
         return
     clean_up_when_terminated()
     size = SMALL if arguments.small else FULL
-    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
-    circumstances = results.circumstances()
+    folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
+    circumstances = measure.circumstances()
     with postgres("shared_buffers=512MB") as server, tempfile.TemporaryDirectory() as registry:
         versions = _fill(server, size)
         records = [
@@ -147,7 +146,7 @@ def main() -> None:
             for comparison in _measure(server, Path(registry), size, arguments.stock_limit)
         ]
     # in the order of the works, not of their names
-    results.store(folder, records)
+    measure.store(folder, records)
     comparison.write_report(folder, BENCHMARK, _INTRO, records)
     print(f"written to {folder}")
 

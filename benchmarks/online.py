@@ -34,12 +34,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from matplotlib.figure import Figure
 
 from ai_hub import paths
-from benchmarks import http_load, results
+from benchmarks import http_load, measure
 from benchmarks.comparison import FLOOR, OURS, STOCK, Comparison
 from benchmarks.feast_repository import Table, entities
-from benchmarks.results import format_time, save
-from benchmarks.servers import clean_up_when_terminated
-from benchmarks.stores import Valkey, valkey
+from benchmarks.measure import format_time, save
+from benchmarks.servers import Valkey, clean_up_when_terminated, valkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +119,7 @@ SMALL = Size({1: 20, 100: 5, 1000: 2}, seconds=0.5, turns=1)
 
 
 def main() -> None:
-    """Measure and write results, table and plot."""
+    """Measure and write measure, table and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.online", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few requests: shows that it works")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
@@ -128,8 +127,8 @@ def main() -> None:
     warnings.simplefilter("ignore")  # Feast's, of things that are not measured here
     clean_up_when_terminated()
     size = SMALL if arguments.small else FULL
-    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
-    circumstances = results.circumstances()
+    folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
+    circumstances = measure.circumstances()
     with valkey() as server, tempfile.TemporaryDirectory(prefix="online-") as temporary:
         stores = _stores(server, Path(temporary))
         client = redis.Redis(port=server.port)
@@ -151,7 +150,7 @@ def main() -> None:
         }
         comparisons = [*_reads(stores, client, size), _servers(Path(temporary), size)]
         records = [common | _record(comparison, size) | circumstances for comparison in comparisons]
-    results.store(folder, records)
+    measure.store(folder, records)
     write_report(folder, records)
     print(f"written to {folder}")
 

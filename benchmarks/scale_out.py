@@ -27,8 +27,7 @@ from psycopg import sql
 from benchmarks.feast_repository import entities
 from benchmarks.materialize import END, HOURS, OURS, START, Servers, fill
 from benchmarks.measure import timed
-from benchmarks.servers import clean_up_when_terminated
-from benchmarks.stores import postgres, valkey
+from benchmarks.servers import clean_up_when_terminated, postgres, valkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ai_hub.database import connect
 from ai_hub.database.migrate import migrate
 from ai_hub.database.refresh import refresh
-from benchmarks import history, lab, results, servers
+from benchmarks import history, lab, measure, servers
 from benchmarks.lab import (
     AGGREGATE,
     ASSETS,
@@ -426,7 +426,7 @@ def main() -> None:
     parser.add_argument(
         "questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)} (default: all)"
     )
-    parser.add_argument("--output", type=Path, default=results.DOCS, help="folder of results.json")
+    parser.add_argument("--output", type=Path, default=measure.DOCS, help="folder of results.json")
     arguments = parser.parse_args()
     servers.clean_up_when_terminated()
     admin = os.environ[servers.NATIVE]
@@ -436,7 +436,7 @@ def main() -> None:
             with laboratory.connection:
                 answer = QUESTIONS[name](laboratory)
         print(f"\n## {answer.question}\n\n{answer.markdown()}", flush=True)
-        folder = results.SCRATCH / "plans"
+        folder = measure.SCRATCH / "plans"
         folder.mkdir(parents=True, exist_ok=True)
         plans = (f"-- {work}\n{plan}\n" for work, plan in answer.plans.items())
         (folder / f"{name}.txt").write_text("\n".join(plans))
@@ -449,7 +449,7 @@ def main() -> None:
             "command": f"python -m benchmarks.schema_choices {name}",
             "versions": servers.versions(admin),
         }
-        results.store(arguments.output, [record | results.circumstances()])
+        measure.store(arguments.output, [record | measure.circumstances()])
 
 
 def _laboratory(dsn: str) -> Lab:

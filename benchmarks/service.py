@@ -27,13 +27,13 @@ import redis
 import yaml
 
 from ai_hub import paths
-from benchmarks import http_load, results, servers, service_load, service_report, service_site
+from benchmarks import http_load, measure, servers, service_load, service_report, service_site
 from benchmarks.comparison import FLOOR, OURS, STOCK
 from benchmarks.history import this_hour
+from benchmarks.servers import Valkey, valkey
 from benchmarks.service_load import Outcome, Stream
 from benchmarks.service_report import ANEW
 from benchmarks.service_site import TENANTS, Service, Site
-from benchmarks.stores import Valkey, valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ class Variants:
 
 
 def main() -> None:
-    """Measure and write results, table and plot."""
+    """Measure and write measure, table and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few requests: shows that it works")
     parser.add_argument("--server", choices=servers.available(), help="where TimescaleDB runs")
@@ -118,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     servers.clean_up_when_terminated()
     size = SMALL if arguments.small else FULL
-    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
     server = arguments.server or servers.available()[-1]
     with (
         servers.databases(server, (BENCHMARK,)) as databases,
@@ -148,9 +148,9 @@ def main() -> None:
                 "valkey": str(redis.Redis(port=keys.port).info("server").get("valkey_version", "")),  # type: ignore[union-attr]  # not async
                 "feast": feast.__version__,
             },
-        } | results.circumstances()
+        } | measure.circumstances()
     new_records = [common | record for record in measured]
-    records = results.select(results.store(folder, new_records), BENCHMARK)
+    records = measure.select(measure.store(folder, new_records), BENCHMARK)
     service_report.write(folder, [record for record in records if record["server"] == server])
     print(f"written to {folder}")
 

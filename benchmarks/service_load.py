@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import httptools
 import numpy as np
 
-from benchmarks.results import ROOT
+from benchmarks.measure import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks import results
+from benchmarks import measure
 from benchmarks.comparison import FLOOR, OURS, STOCK
-from benchmarks.results import format_time, save
+from benchmarks.measure import format_time, save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ def write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     intro = _INTRO.format(
         **{name: first["sizes"][name] for name in ("tenants", "assets", "days")},
         server=first["server"],
-        **results.description(first),
+        **measure.description(first),
     )
     timed = [record for record in records if not record["connections"]]
     closed = [record for record in records if record["connections"]]

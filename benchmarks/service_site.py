@@ -19,8 +19,7 @@ from ai_hub.database import connect
 from ai_hub.settings import Settings
 from benchmarks import history
 from benchmarks.history import HOUR, History, this_hour
-from benchmarks.servers import PAUSE_JOBS
-from benchmarks.stores import HOST, free_port
+from benchmarks.servers import HOST, PAUSE_JOBS, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

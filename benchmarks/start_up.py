@@ -28,9 +28,8 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from ai_hub.dev.mlflow_server import arguments
-from benchmarks import results
-from benchmarks.servers import clean_up_when_terminated
-from benchmarks.stores import free_port
+from benchmarks import measure
+from benchmarks.servers import clean_up_when_terminated, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -138,11 +137,11 @@ def main() -> None:
                     command, environment, Path(scratch), runs, small=arguments.small
                 )
                 print(f"{command.name:40} {measured[command.name]}", flush=True)
-    folder = arguments.output or (results.SCRATCH if arguments.small else results.DOCS)
+    folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
     work = "baseline" if arguments.baseline else "now"
     earlier = [
         record
-        for record in results.select(results.load(folder), BENCHMARK)
+        for record in measure.select(measure.load(folder), BENCHMARK)
         if arguments.only and record["work"] == work
     ]
     record = {
@@ -153,9 +152,9 @@ def main() -> None:
         "runs": runs,
         "cpu_s": {**(earlier[0]["cpu_s"] if earlier else {}), **measured},
         "versions": {name: version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
-        **results.circumstances(),
+        **measure.circumstances(),
     }
-    records = results.select(results.store(folder, [record]), BENCHMARK)
+    records = measure.select(measure.store(folder, [record]), BENCHMARK)
     (folder / "start-up.md").write_text(_report({record["work"]: record for record in records}))
     print(f"written to {folder}")
 
@@ -219,7 +218,7 @@ def _run(line: Sequence[str], environment: Mapping[str, str], statuses: tuple[in
         capture_output=True,
         text=True,
         env=dict(environment),
-        cwd=results.ROOT / "feature_repo" if line[0] == "feast" else results.ROOT,
+        cwd=measure.ROOT / "feature_repo" if line[0] == "feast" else measure.ROOT,
     )
     if process.returncode not in statuses:
         raise RuntimeError(f"{' '.join(line)}: {process.stderr or process.stdout}")
@@ -278,7 +277,7 @@ def _report(records: Mapping[str, dict[str, Any]]) -> str:
     now = records.get("now") or records["baseline"]
     base = records.get("baseline")
     intro = _INTRO.format(
-        runs=now["runs"], before=base["commit"] if base else "-", **results.description(now)
+        runs=now["runs"], before=base["commit"] if base else "-", **measure.description(now)
     )
     lines = [intro, "| command | before | now | without bytecode |", "|---|---:|---:|---:|"]
     for name, cpu_s in now["cpu_s"].items():

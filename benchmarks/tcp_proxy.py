@@ -9,7 +9,7 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from benchmarks.stores import HOST
+from benchmarks.servers import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

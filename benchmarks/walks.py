@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from ai_hub.imports import skip_type_checks
 from benchmarks import mlflow_servers, servers
-from benchmarks.registry import migrate
-from benchmarks.registry_client import Registry
+from benchmarks.registry import Registry, migrate
+from benchmarks.servers import valkey
 from benchmarks.service_site import TENANTS, Site
-from benchmarks.stores import valkey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

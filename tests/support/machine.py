@@ -13,7 +13,7 @@ import pytest
 
 from ai_hub.dev import node
 from ai_hub.errors import AiHubError
-from benchmarks.stores import PostgresMissingError, postgres
+from benchmarks.servers import PostgresMissingError, postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.types import Float64, Int64, String
 from psycopg import sql
 
-from benchmarks.stores import Valkey
+from benchmarks.servers import Valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
-from benchmarks.stores import free_port
+from benchmarks.servers import free_port
 
 if TYPE_CHECKING:
     import socketserver

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ai_hub.client.models.verification import TamperedError
+from ai_hub.client.models.cache import TamperedError
 from ai_hub.errors import AiHubError, BadInputError, ConflictError
 from ai_hub.forecasting.card import ModelCard, check_units, require_card
 

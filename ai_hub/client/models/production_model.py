@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.client.errors import ClosedError
-from ai_hub.client.models.cache import ModelCache, default_folder
+from ai_hub.client.models.cache import ModelCache, UnusableCacheError, default_folder
 from ai_hub.client.models.loading import LoadedModel, ModelLoader
 from ai_hub.client.models.registry import ProductionVersion, RegistryClient
-from ai_hub.client.models.verification import UnusableCacheError
 from ai_hub.errors import AiHubError, ConflictError, ServiceDownError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from ai_hub.database.refresh import refresh
 from ai_hub.dev.backup import RecordedServers
 from ai_hub.errors import ConflictError
 from ai_hub.settings import Settings
-from benchmarks.stores import postgres
+from benchmarks.servers import postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

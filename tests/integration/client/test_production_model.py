@@ -19,7 +19,7 @@ from support.registry_servers import FORKS
 from support.registry_tenant import MODEL, Tenant
 
 import ai_hub
-from ai_hub.client.models.verification import TamperedError
+from ai_hub.client.models.cache import TamperedError
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
 
 if TYPE_CHECKING:

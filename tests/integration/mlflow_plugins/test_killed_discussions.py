@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from support import properties, receivers, registry_servers
 from support.registry_tenant import MODEL, Tenant, new_tenant
 
-from benchmarks.stores import free_port
+from benchmarks.servers import free_port
 from mlflow_plugins.database.schema import comments, notifications
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ai_hub import registry
 from ai_hub.errors import ConflictError
 from ai_hub.registry.discussions import request_promotion
 from ai_hub.registry.tenants import remove_tenant
-from benchmarks.stores import free_port
+from benchmarks.servers import free_port
 from mlflow_plugins.database.schema import notifications as table
 
 if TYPE_CHECKING:

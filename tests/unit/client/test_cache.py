@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from ai_hub.client.models.cache import ModelCache
+from ai_hub.client.models.cache import ModelCache, TamperedError, verify_files
 from ai_hub.client.models.registry import ProductionVersion
-from ai_hub.client.models.verification import TamperedError, verify_files
 from ai_hub.errors import BadInputError
 from mlflow_plugins.artifacts import manifest
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai_hub.client.models import loading, production_model
-from ai_hub.client.models.cache import ModelCache
+from ai_hub.client.models.cache import ModelCache, TamperedError, UnusableCacheError
 from ai_hub.client.models.loading import LoadedModel
 from ai_hub.client.models.production_model import ProductionModel
 from ai_hub.client.models.registry import ProductionVersion
-from ai_hub.client.models.verification import TamperedError, UnusableCacheError
 from ai_hub.errors import ConflictError, ForbiddenError, ServiceDownError
 
 if TYPE_CHECKING:

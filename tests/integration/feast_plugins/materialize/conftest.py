@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.materialize_lab import Lab, database
 
-from benchmarks.stores import valkey
+from benchmarks.servers import valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ import pytest
 import redis
 from support.materialize_lab import DAY, NOON, STOCK, view
 
-from benchmarks.stores import free_port, valkey
+from benchmarks.servers import free_port, valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

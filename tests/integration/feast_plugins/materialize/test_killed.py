@@ -17,7 +17,7 @@ import pytest
 import redis
 from support.materialize_lab import DAY, NOON, Lab, view
 
-from benchmarks.stores import valkey
+from benchmarks.servers import valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
