@@ -20,14 +20,6 @@ from ai_hub import paths
 from ai_hub.cli import common
 from ai_hub.cli.common import AsJson
 from ai_hub.cli.main import app
-from ai_hub.dev import processes, record, services
-from ai_hub.dev.control import StartFailedError, undo
-from ai_hub.dev.control import down as stop
-from ai_hub.dev.control import up as start
-from ai_hub.dev.mlflow_server import LoginSettings
-from ai_hub.dev.services import LOGS
-from ai_hub.dev.status import ServiceStatus, diagnose
-from ai_hub.dev.status import status as inspect
 from ai_hub.errors import ServiceDownError
 
 if TYPE_CHECKING:
@@ -37,6 +29,7 @@ if TYPE_CHECKING:
 
     from ai_hub.dev.processes import Handle
     from ai_hub.dev.service import Service
+    from ai_hub.dev.status import ServiceStatus
     from ai_hub.settings import Settings
 
 
@@ -45,7 +38,7 @@ _STATE_STYLES = {"running": "green", "outside": "cyan", "stopped": "dim", "dead"
 
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", help=f"just this service (repeatable): {', '.join(services.SERVICES)}"),
+    typer.Option("--only", help="just this service (repeatable): timescaledb, redis, s3, mlflow, api"),
 ]
 
 
@@ -88,6 +81,10 @@ def up(
     only: Only = None,
 ) -> None:
     """Start the embedded servers that no setting replaces, and wait until each works."""
+    from ai_hub.dev import control, services
+    from ai_hub.dev.mlflow_server import LoginSettings
+    from ai_hub.dev.status import status as inspect
+
     chosen = services.select(only or [])
     console = common.console(stderr=True)
     # A termination or a closed terminal must undo a half-done start as Ctrl-C does.
@@ -96,7 +93,7 @@ def up(
     started: dict[str, Handle] = {}
     try:
         with _Display(console) as display:
-            started = start(chosen, display)
+            started = control.up(chosen, display)
         if any(service.name == "timescaledb" for service in chosen):
             _migrate_own(console)
         _print_table(inspect(chosen))
@@ -112,7 +109,7 @@ def up(
         # Wherever the interruption came; a second one must not leave the servers behind.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        undo(started)
+        control.undo(started)
         console.print("Interrupted; what this command had started is stopped.")
         raise typer.Exit(130) from None
 
@@ -124,8 +121,10 @@ def down(
     only: Only = None,
 ) -> None:
     """Stop the embedded servers."""
+    from ai_hub.dev import control, services
+
     console = common.console(stderr=True)
-    stopped = stop(
+    stopped = control.down(
         services.select(only or []),
         purge=purge,
         on_wait=lambda: console.print("Waiting for another `ai-hub up` or `down`."),
@@ -137,7 +136,10 @@ def down(
 @app.command()
 def status(*, as_json: AsJson = False) -> None:
     """Show each server's state; fails when one that should work does not."""
-    rows = inspect(services.select([]))
+    from ai_hub.dev.services import select
+    from ai_hub.dev.status import status as inspect
+
+    rows = inspect(select([]))
     if as_json:
         sys.stdout.write(json.dumps([row.model_dump() for row in rows], indent=2) + "\n")
     else:
@@ -158,6 +160,8 @@ def env(*, as_json: AsJson = False) -> None:
 
 
 def _print_table(rows: list[ServiceStatus]) -> None:
+    from ai_hub.dev.services import LOGS
+
     console = common.console()
     if not console.is_terminal:
         console = common.console(width=_PLAIN_WIDTH)
@@ -181,8 +185,10 @@ def _short(path: Path) -> str:
 def _migrate_own(console: Console) -> None:
     """Bring the embedded database up to date; an outside one is its owner's."""
     from ai_hub.database.migrate import migrate  # psycopg only where needed
+    from ai_hub.dev.record import load
+    from ai_hub.dev.services import SERVICES, outside_address
 
-    if services.outside_address(services.SERVICES["timescaledb"], record.load()) is None:
+    if outside_address(SERVICES["timescaledb"], load()) is None:
         outcome = migrate()
         if outcome.changed:
             console.print("TimescaleDB: migrated", highlight=False)
@@ -193,12 +199,17 @@ def _stay(started: dict[str, Handle], console: Console) -> None:
         console.print("Nothing was started by this command, so nothing is kept in the foreground.")
         return
     console.print("Running; Ctrl-C stops what this command started.")
-    ended = processes.wait_until_dead(list(started.values()))
+    from ai_hub.dev import control
+    from ai_hub.dev.processes import wait_until_dead
+    from ai_hub.dev.services import SERVICES
+    from ai_hub.dev.status import diagnose
+
+    ended = wait_until_dead(list(started.values()))
     name = next(name for name, handle in started.items() if handle == ended)
     hint = diagnose(name)
-    if services.SERVICES[name] in undo(started):
-        raise StartFailedError(
-            f"{services.SERVICES[name].title} ended, so the others were stopped.", hint=hint
+    if SERVICES[name] in control.undo(started):
+        raise control.StartFailedError(
+            f"{SERVICES[name].title} ended, so the others were stopped.", hint=hint
         )
     console.print("Stopped by another command.")
 
