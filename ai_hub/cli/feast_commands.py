@@ -38,7 +38,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from psycopg import OperationalError
 
-from ai_hub.cli.failures import UnexpectedError, explain, first_line
+from ai_hub.cli.errors import UnexpectedError, explain, first_line
 from ai_hub.errors import AiHubError, BadInputError
 from feast_plugins import projects
 from feast_plugins.windows import database as declared

@@ -64,7 +64,7 @@ def train_command(
 
     A kind that cannot be trained is named with its meters; the others are trained, and the exit status is 4.
     """
-    from ai_hub.cli.failures import explain
+    from ai_hub.cli.errors import explain
     from ai_hub.features.store import open_store
     from ai_hub.forecasting.train import plan, train_and_log
 

@@ -66,7 +66,7 @@ def run(command: Callable[[], object]) -> None:
         if os.environ.get("AI_HUB_TRACEBACK"):
             raise
         # Imported late: only a failure pays for it.
-        from ai_hub.cli.failures import explain
+        from ai_hub.cli.errors import explain
 
         _report(explain(error))
 

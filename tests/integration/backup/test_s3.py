@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ai_hub.backup.create import backup
 from ai_hub.backup.restore import restore
-from ai_hub.cli.failures import explain
+from ai_hub.cli.errors import explain
 from ai_hub.cli.main import app
 from ai_hub.dev.backup import RecordedServers
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError

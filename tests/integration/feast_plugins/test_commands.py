@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner
 from support.feast_process import restored
 
-from ai_hub.cli.failures import explain
+from ai_hub.cli.errors import explain
 from ai_hub.cli.feast_commands import SERVERS, commands
 
 if TYPE_CHECKING:

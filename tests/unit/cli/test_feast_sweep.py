@@ -21,7 +21,7 @@ from support.feast_process import restored
 from support.hostile_arguments import HOSTILE, NOWHERE
 
 from ai_hub import paths
-from ai_hub.cli.failures import UnexpectedError, explain
+from ai_hub.cli.errors import UnexpectedError, explain
 from ai_hub.cli.feast_commands import commands
 
 if TYPE_CHECKING:

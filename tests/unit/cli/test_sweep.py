@@ -17,7 +17,7 @@ import typer.main
 from support.hostile_arguments import HOSTILE, NOWHERE
 from typer.testing import CliRunner
 
-from ai_hub.cli.failures import UnexpectedError, explain
+from ai_hub.cli.errors import UnexpectedError, explain
 from ai_hub.cli.main import app
 
 if TYPE_CHECKING:
