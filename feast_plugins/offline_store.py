@@ -35,6 +35,7 @@ from feast_plugins.offline.history import JoinStrategy
 from feast_plugins.offline.jobs import JoinJob, QueryJob, SavedRowsJob
 from feast_plugins.offline.views import AsOfFilter, ViewRead
 from feast_plugins.postgres import sources
+from feast_plugins.postgres.serving import lookup_table
 from feast_plugins.postgres.session import connect, open_connection, use_in_sources
 from feast_plugins.postgres.writing import upsert
 
@@ -155,6 +156,8 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
     ) -> RetrievalJob:
         """History for a frame or an SQL query of entity rows or, without either, for a range of time.
 
+        Entity rows of assets need no keys that the asset determines, see `lookup_table`.
+
         With `filter_by_created_timestamp` each entity row reads the versions that existed at its own time.
         Sources without a created timestamp have no versions and are read as they are, as everywhere in Feast.
 
@@ -168,7 +171,12 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
         request = _Request(config, feature_views, feature_refs, registry, project, full_feature_names)
         if entity_df is not None:
             keys = offline_utils.get_expected_join_keys(project, feature_views, registry)
-            return request.for_entities(Entities.of(config, entity_df, keys), as_of_filter)
+            lookups = {
+                entity.join_key: table
+                for entity in registry.list_entities(project, allow_cache=True)
+                if (table := lookup_table(entity)) is not None
+            }
+            return request.for_entities(Entities.of(config, entity_df, keys, lookups), as_of_filter)
         if as_of_filter.is_limited:
             raise HistoryNotKnownError(
                 "What was known at an earlier time can be requested with entity rows only: "

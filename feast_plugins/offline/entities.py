@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 import pyarrow as pa
+from adbc_driver_manager import dbapi
 from feast.errors import FeastEntityDFMissingColumnsError, InvalidEntityType
 from feast.infra.offline_stores import offline_utils
+from psycopg import sql
 
 from feast_plugins.offline.as_of import NO_TIME, AsOf, KeySpace, microseconds
 from feast_plugins.postgres.session import TIME, connect, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     import numpy as np
@@ -34,8 +37,17 @@ class Entities:
     )
 
     @classmethod
-    def of(cls, config: RepoConfig, entity_df: pd.DataFrame | str, join_keys: Iterable[str]) -> Entities:
+    def of(
+        cls,
+        config: RepoConfig,
+        entity_df: pd.DataFrame | str,
+        join_keys: Iterable[str],
+        lookups: Mapping[str, str] = MappingProxyType({}),
+    ) -> Entities:
         """Entity rows of a frame or of an SQL query, which runs read-only.
+
+        `lookups` has tables by the join keys that a tenant's asset has one of there: those may be missing
+        where `tenant_id` and `asset_id` are not, and are read from the table, as it is now.
 
         Raises:
             FeastEntityDFMissingColumnsError: a join key or the event time is missing.
@@ -52,7 +64,14 @@ class Entities:
         time = offline_utils.infer_event_timestamp_from_entity_df(
             dict(table.schema.empty_table().to_pandas().dtypes)
         )
-        if missing := {*join_keys, time} - set(table.column_names):
+        missing = {*join_keys, time} - set(table.column_names)
+        if missing & lookups.keys() and set(_ASSET) <= set(table.column_names):
+            with connect(config.offline_store, config.offline_store.statement_timeout_s) as connection:
+                for key in sorted(missing & lookups.keys()):
+                    if (values := _look_up(connection, table, key, lookups[key])) is not None:
+                        table = table.append_column(key, values)
+                        missing.remove(key)
+        if missing:
             raise FeastEntityDFMissingColumnsError({*join_keys, time}, missing)  # type: ignore[no-untyped-call]
         index = table.column_names.index(time)
         return cls(table.set_column(index, time, _utc(table[time])), time)
@@ -84,6 +103,36 @@ class Entities:
         """Distinct values of a column."""
         values: list[Any] = self.table[name].unique().drop_null().to_pylist()
         return values
+
+
+#: Join keys of an asset.
+_ASSET: Final = ("tenant_id", "asset_id")
+# an asset with two of them has none: either would be a guess
+_KEYS: Final = """\
+SELECT tenant_id::text AS tenant_id, asset_id::text AS asset_id, (array_agg({key}::text))[1] AS key
+FROM {table}
+WHERE tenant_id::text = ANY ({tenants}) AND asset_id::text = ANY ({assets})
+GROUP BY tenant_id, asset_id HAVING count(DISTINCT {key}) = 1"""
+_NOT_THERE: Final = {"42703", "42P01"}
+
+
+def _look_up(connection: dbapi.Connection, table: pa.Table, key: str, source: str) -> pa.Array | None:
+    """A key of the asset of each row, null where it has none; None: the source has no such key."""
+    rows = pd.DataFrame({name: table[name].cast(pa.string()).to_pandas() for name in _ASSET})
+    wanted = {name: sql.Literal(rows[name].dropna().unique().tolist()) for name in _ASSET}
+    query = sql.SQL(_KEYS).format(
+        key=sql.Identifier(key),
+        table=sql.Identifier(source),
+        tenants=sql.SQL("{}::text[]").format(wanted["tenant_id"]),
+        assets=sql.SQL("{}::text[]").format(wanted["asset_id"]),
+    )
+    try:
+        known = fetch(connection, query).to_pandas()
+    except dbapi.ProgrammingError as error:
+        if error.sqlstate not in _NOT_THERE:
+            raise
+        return None
+    return pa.array(rows.merge(known, how="left", on=list(_ASSET))["key"], pa.string(), from_pandas=True)
 
 
 def _utc(column: pa.ChunkedArray) -> pa.ChunkedArray:

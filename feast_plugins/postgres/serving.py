@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SHARED_TAG: Final = "shared"
 #: Tag of an entity: table of `tenant_id`, `asset_id` and the entity's join key, which depends on the asset.
 LOOKUP_TAG: Final = "lookup"
+#: That of other entities.
+DEFAULT_LOOKUP: Final = "assets"
 _HAS_TENANT_SCOPE: Final = "SELECT to_regprocedure('tenant_wall.serve_source(text, boolean)') IS NOT NULL"
 _SERVE: Final = "SELECT relation, problem FROM tenant_wall.serve_source(%s, %s)"
 _log = logging.getLogger(__name__)
@@ -56,6 +58,13 @@ def _serve(connection: psycopg.Connection, relation: str, name: str, *, is_share
         _log.warning("The service may not read %s: %s", name, _reason(error))
 
 
+def lookup_table(entity: Entity) -> str | None:
+    """Table in which a tenant's asset has the entity's join key; None: it is part of an asset's own key."""
+    if entity.join_key in {"tenant_id", "asset_id"}:
+        return None
+    return (entity.tags or {}).get(LOOKUP_TAG, "").strip() or DEFAULT_LOOKUP
+
+
 def _relations(
     views: Iterable[BaseFeatureView], entities: Iterable[Entity]
 ) -> Mapping[str, tuple[str, bool]]:
@@ -67,11 +76,8 @@ def _relations(
             shared = (source.tags or {}).get(SHARED_TAG, "").lower() == "true"
             relations[source.get_table_query_string()] = source.name, shared
     for entity in entities:
-        if table := (entity.tags or {}).get(LOOKUP_TAG, "").strip():
+        if (table := lookup_table(entity)) is not None:
             relations.setdefault(sql.Identifier(table).as_string(), (table, False))
-        elif entity.join_key not in {"tenant_id", "asset_id"}:
-            # the join key may be a column of assets
-            relations.setdefault("assets", ("assets", False))
     return relations
 
 

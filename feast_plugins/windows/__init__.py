@@ -14,6 +14,7 @@ from feast_plugins.windows.declarations import (
     Ratio,
     SameHour,
     Series,
+    SunPosition,
     Weather,
     declared_view,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Ratio",
     "SameHour",
     "Series",
+    "SunPosition",
     "Weather",
     "declared_view",
 ]

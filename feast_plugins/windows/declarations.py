@@ -46,6 +46,7 @@ WEATHER: Final = (
 )
 FUNCTIONS: Final = ("mean", "std", "min", "max", "sum", "count", "first", "last")
 CALENDAR: Final = ("hour_of_day", "day_of_week", "day_of_month", "day_of_year", "month", "is_weekend")
+SUN: Final = ("elevation", "azimuth")
 #: The total of the asset's group, see docs/declared-features.md.
 TOTAL: Final = "value@group"
 #: What a column `series@key` may name after the `@`: whose values of the series an asset uses.
@@ -472,6 +473,22 @@ class Holiday(Expression):
 
 
 @dataclass(frozen=True)
+class SunPosition(Expression):
+    """`elevation` of the sun or its `azimuth` from north by east at the row's time, in degrees.
+
+    By latitude and longitude of the asset in the register, without refraction; empty where it has none.
+    """
+
+    kind: ClassVar[str] = "sun"
+    is_stored: ClassVar[bool] = False
+    part: str
+
+    @override
+    def check(self) -> None:
+        _one_of(self.part, SUN, "part of the sun's position")
+
+
+@dataclass(frozen=True)
 class AssetAttribute(Expression):
     """A column of the asset's entry in the register, as it is now."""
 
@@ -493,7 +510,7 @@ _KINDS: Final[Mapping[str, type[Expression]]] = {
     each.kind: each
     for each in (
         *(Window, Lag, Weather, Series, SameHour, DegreeHours),
-        *(Difference, Ratio, Calendar, Holiday, AssetAttribute),
+        *(Difference, Ratio, Calendar, Holiday, SunPosition, AssetAttribute),
     )
 }
 _DURATIONS: Final = frozenset({"time_window", "lag"})

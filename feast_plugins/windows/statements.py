@@ -37,6 +37,7 @@ from feast_plugins.windows.declarations import (
     Ratio,
     SameHour,
     Series,
+    SunPosition,
     Weather,
     Window,
     _OfColumn,
@@ -724,6 +725,8 @@ def _degrees(of: DegreeHours) -> str:
 def _of_register(of: Expression) -> str:
     if isinstance(of, Calendar):
         return _CALENDAR[of.part]
+    if isinstance(of, SunPosition):
+        return f"sun_position('{of.part}', rows.hour, assets.latitude, assets.longitude)"
     if isinstance(of, AssetAttribute):
         return f'assets."{of.column}"'
     assert isinstance(of, Holiday)  # noqa: S101  # there are no others

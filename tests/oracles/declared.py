@@ -70,20 +70,8 @@ class Oracle:
     ) -> Value:
         """One expression in the row at `hour`."""
         kind = of["kind"]
-        local = hour.astimezone(ZoneInfo(self.asset.zone))
-        if kind == "calendar":
-            return {
-                "hour_of_day": local.hour,
-                "day_of_week": local.weekday(),
-                "day_of_month": local.day,
-                "day_of_year": local.timetuple().tm_yday,
-                "month": local.month,
-                "is_weekend": int(local.weekday() >= 5),
-            }[of["part"]]
-        if kind == "asset":
-            return self.attributes[of["column"]]
-        if kind == "holiday":
-            return int(is_german_holiday(local.date()))
+        if kind in {"calendar", "asset", "sun", "holiday"}:
+            return self._of_register(hour, of)
         if kind in {"difference", "ratio"}:
             left, right = self.value(hour, of["left"]), self.value(hour, of["right"])
             if left is None or right is None:
@@ -111,6 +99,26 @@ class Oracle:
         steps = hours * HOUR / self.step
         assert steps == int(steps)
         return int(steps)
+
+    def _of_register(self, hour: datetime, of: Mapping[str, Any]) -> Value:
+        """What depends on the time and the asset's entry in the register alone."""
+        kind = of["kind"]
+        local = hour.astimezone(ZoneInfo(self.asset.zone))
+        if kind == "calendar":
+            return {
+                "hour_of_day": local.hour,
+                "day_of_week": local.weekday(),
+                "day_of_month": local.day,
+                "day_of_year": local.timetuple().tm_yday,
+                "month": local.month,
+                "is_weekend": int(local.weekday() >= 5),
+            }[of["part"]]
+        if kind == "asset":
+            return self.attributes[of["column"]]
+        if kind == "sun":
+            place = self.attributes.get("latitude"), self.attributes.get("longitude")
+            return None if None in place else sun(hour, *place)[of["part"]]  # type: ignore[arg-type]
+        return int(is_german_holiday(local.date()))
 
     def _hour(self, hour: datetime, column: str, row: datetime) -> float | None:
         """Value of the step that begins then, as a row knows it."""
@@ -195,3 +203,23 @@ def is_german_holiday(day: date) -> bool:
     easter = {2025: date(2025, 4, 20), 2026: date(2026, 4, 5), 2027: date(2027, 3, 28)}[day.year]
     moving = {easter + timedelta(days=days) for days in (-2, 1, 39, 50)}
     return day in moving or (day.month, day.day) in {(1, 1), (5, 1), (10, 3), (12, 25), (12, 26)}
+
+
+def sun(time: datetime, latitude: float, longitude: float) -> dict[str, float]:
+    """Elevation and azimuth in degrees by the Astronomical Almanac, without refraction."""
+    days = (time - datetime(2000, 1, 1, 12, tzinfo=UTC)) / timedelta(days=1)
+    anomaly = math.radians((357.528 + 0.9856003 * days) % 360)
+    mean = 280.460 + 0.9856474 * days
+    ecliptic = math.radians((mean + 1.915 * math.sin(anomaly) + 0.020 * math.sin(2 * anomaly)) % 360)
+    tilt = math.radians(23.439 - 0.0000004 * days)
+    declination = math.asin(math.sin(tilt) * math.sin(ecliptic))
+    ascension = math.degrees(math.atan2(math.cos(tilt) * math.sin(ecliptic), math.cos(ecliptic)))
+    sidereal = 280.46061837 + 360.98564736629 * days + longitude
+    angle, north = math.radians((sidereal - ascension) % 360), math.radians(latitude)
+    height = math.sin(north) * math.sin(declination)
+    height += math.cos(north) * math.cos(declination) * math.cos(angle)
+    south = math.cos(angle) * math.sin(north) - math.tan(declination) * math.cos(north)
+    return {
+        "elevation": math.degrees(math.asin(height)),
+        "azimuth": math.degrees(math.atan2(math.sin(angle), south)) + 180,
+    }

@@ -32,7 +32,7 @@ from feast_plugins.materialize.plan import ViewPlan
 from feast_plugins.online.connection import Commands
 from feast_plugins.online.encoding import EntityColumn, string_parts
 from feast_plugins.online.plan import KeyGroup, Keys, Plan, StoredView
-from feast_plugins.postgres.serving import LOOKUP_TAG
+from feast_plugins.postgres.serving import DEFAULT_LOOKUP, lookup_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -122,7 +122,6 @@ def as_of(timestamp: datetime | None, now: datetime, cache_s: int) -> AsOf:
     return AsOf(time, nanos, hour, since, now_ns, now_ns - cache_s * 10**9, not is_present)
 
 
-DEFAULT_TABLE: Final = "assets"
 # an asset with two of them has none: either would be a guess
 _ONE = """\
 SELECT asset_id, (array_agg({key}))[1] AS {key} FROM {table}
@@ -145,7 +144,7 @@ class Lookup(NamedTuple):
 
 def lookup_of(entity: Entity) -> Lookup:
     """Where an entity's key is found."""
-    return Lookup(entity.join_key, (entity.tags or {}).get(LOOKUP_TAG, "").strip() or DEFAULT_TABLE)
+    return Lookup(entity.join_key, lookup_table(entity) or DEFAULT_LOOKUP)
 
 
 #: Tag of a view: features of one name in views with the same value of it are the same feature.

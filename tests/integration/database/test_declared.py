@@ -32,6 +32,7 @@ from feast_plugins.windows import (
     Ratio,
     SameHour,
     Series,
+    SunPosition,
     sources,
     statements,
     steps,
@@ -80,6 +81,7 @@ REGISTERED = st.sampled_from(
     [
         *(Calendar(part) for part in ("hour_of_day", "day_of_week", "day_of_year", "is_weekend")),
         *(AssetAttribute("capacity"), AssetAttribute("timezone"), Holiday("DE")),
+        *(SunPosition("elevation"), SunPosition("azimuth")),
     ]
 )
 DECLARATIONS = st.builds(
@@ -87,6 +89,7 @@ DECLARATIONS = st.builds(
     st.lists(STORED, min_size=1, max_size=8),
     st.lists(REGISTERED, max_size=3),
 )
+ATTRIBUTES = {"capacity": 12.5, "latitude": 52.5, "longitude": 13.4}
 ANCHORS = st.sampled_from(
     [
         # weather older than a year may be gone, and the night in which clocks go back in Berlin
@@ -142,7 +145,7 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
     mine, theirs, annex = Asset(zone), Asset("UTC"), Asset("UTC")
     mine.others = [annex]
     declaration = declare(f"drawn_{secrets.token_hex(4)}", features)
-    attributes = {"capacity": 12.5, "timezone": zone}
+    attributes = ATTRIBUTES | {"timezone": zone}
 
     def add_weather(rows: dict[Any, Any]) -> None:
         known = {(each.valid_at, each.available_at) for each in mine.weather}
@@ -162,8 +165,9 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
 
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         connection.execute(
-            'INSERT INTO assets (tenant_id, asset_id, timezone, capacity, price_zone, "group")'
-            " VALUES (%s, 'meter', %s, 12.5, 'NL', 'north'), (%s, 'annex', 'UTC', NULL, NULL, 'north')",
+            'INSERT INTO assets (tenant_id, asset_id, timezone, capacity, latitude, longitude, price_zone, "group")'
+            " VALUES (%s, 'meter', %s, 12.5, 52.5, 13.4, 'NL', 'north'),"
+            " (%s, 'annex', 'UTC', NULL, NULL, NULL, NULL, 'north')",
             [tenant, zone, tenant],
         )
         mine.readings |= {start + offset: value for offset, value in first.items()}
@@ -241,6 +245,8 @@ EVERY_KIND = {
     "day_of_week": Calendar("day_of_week"),
     "holiday": Holiday("DE"),
     "capacity": AssetAttribute("capacity"),
+    "elevation": SunPosition("elevation"),
+    "azimuth": SunPosition("azimuth"),
     "price": Series("price", by="price_zone"),
     "price_before": Lag("price@price_zone", 24 * HOUR),
     "highest_price": Aggregation("price@price_zone", "max", timedelta(hours=5), HOUR),
@@ -310,8 +316,8 @@ class Meter:
         of = self.connection
         for tenant, zone in ((self.tenant, "Europe/Berlin"), (self.neighbour, "UTC")):
             of.execute(
-                'INSERT INTO assets (tenant_id, asset_id, timezone, capacity, price_zone, "group")'
-                " VALUES (%s, 'meter', %s, 12.5, 'NL', 'north')",
+                'INSERT INTO assets (tenant_id, asset_id, timezone, capacity, latitude, longitude, price_zone, "group")'
+                " VALUES (%s, 'meter', %s, 12.5, 52.5, 13.4, 'NL', 'north')",
                 [tenant, zone],
             )
         of.execute(
@@ -355,13 +361,13 @@ class Meter:
         refresh(dsn=self.dsn)
         yield from self.differences(declaration)
         yield from differences(
-            of, declaration, self.tenant, "meter", known, attributes={"capacity": 12.5}, known_at=then
+            of, declaration, self.tenant, "meter", known, attributes=ATTRIBUTES, known_at=then
         )
 
     def differences(self, declaration: Declaration) -> Iterator[str]:
         for tenant, asset in ((self.tenant, self.mine), (self.neighbour, self.theirs)):
             yield from differences(
-                self.connection, declaration, tenant, "meter", asset, attributes={"capacity": 12.5}
+                self.connection, declaration, tenant, "meter", asset, attributes=ATTRIBUTES
             )
 
 
@@ -595,6 +601,24 @@ def test_rows__unit_and_weather_of_the_asset_change_after_they_are_stored__follo
         assert list(differences(connection, declaration, tenant, "meter", power)) == []
         known = differences(connection, declaration, tenant, "meter", energy, known_at=then)
         assert list(known) == []
+
+
+def test_sun_position__is_that_of_other_sources(database: str) -> None:
+    # elevation without refraction, azimuth: by NREL's SPA (its published example) and the library astral 3.2
+    expected = {
+        (datetime(2003, 10, 17, 19, 30, 30, tzinfo=UTC), 39.742476, -105.1786): (39.872, 194.340),
+        (datetime(2026, 6, 21, 11, tzinfo=UTC), 52.5, 13.4): (60.896, 176.124),
+        (datetime(2026, 12, 21, 8, 30, tzinfo=UTC), -33.9, 151.2): (5.745, 245.543),
+        (datetime(2040, 3, 1, 3, tzinfo=UTC), 78.2, 15.6): (-13.575, 59.406),
+    }
+    with connect(database) as connection:
+        for place, degrees in expected.items():
+            found = connection.execute(
+                "SELECT sun_position('elevation', at, lat, lon), sun_position('azimuth', at, lat, lon)"
+                " FROM (SELECT %s::timestamptz AS at, %s::float8 AS lat, %s::float8 AS lon) AS p",
+                place,
+            ).fetchone()
+            assert found == pytest.approx(degrees, abs=0.05)
 
 
 def test_reach__late_reading__changes_its_rows_only(database: str, tenant: str) -> None:

@@ -25,6 +25,7 @@ from feast_plugins.windows import (
     Ratio,
     SameHour,
     Series,
+    SunPosition,
     Weather,
     declared_view,
 )
@@ -49,6 +50,7 @@ EVERYTHING = {
     "price": Series("price", by="price_zone"),
     "price_24h": Aggregation("price@price_zone", "mean", timedelta(days=1), HOUR),
     "portfolio": Lag("value@group", 48 * HOUR),
+    "elevation": SunPosition("elevation"),
 }
 
 
@@ -87,6 +89,7 @@ def test_declared_view__through_feasts_registry__is_the_same(tmp_path: Path) -> 
         "price": "0",
         "price_24h": "24",
         "portfolio": "48",
+        "elevation": "0",
     }
 
 
@@ -145,6 +148,7 @@ REFUSED = {
         {"a": Difference(Lag("value", HOUR), Calendar("month"))},
         "two lags, windows or weather values, not of Calendar",
     ),
+    "an unknown part of the sun": ({"x": Lag("value", HOUR), "a": SunPosition("corona")}, "no part of the sun's position 'corona'"),
     "an unknown calendar": ({"x": Lag("value", HOUR), "a": Calendar("moon")}, "no part of the calendar 'moon'"),
     "a country that is none": ({"x": Lag("value", HOUR), "a": Holiday("ZZ")}, r"v\.a: There are no holidays of ZZ"),
     "a part that is none": ({"x": Lag("value", HOUR), "a": Holiday("DE", "ZZ")}, "no holidays of DE ZZ"),
