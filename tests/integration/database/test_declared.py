@@ -603,6 +603,71 @@ def test_rows__unit_and_weather_of_the_asset_change_after_they_are_stored__follo
         assert list(known) == []
 
 
+def test_rows__price_zone_and_group_of_assets_change_after_they_are_stored__follow(
+    database: str, tenant: str
+) -> None:
+    declaration = declare(
+        f"keys_{secrets.token_hex(4)}",
+        {
+            "own": Lag("value", HOUR),
+            "price": Series("price", by="price_zone"),
+            "total": Lag("value@group", 2 * HOUR),
+        },
+    )
+    start = floor_hour(datetime.now(UTC)) - timedelta(hours=20)
+    readings = {start + step * HOUR: float(step) for step in range(10)}
+    prices = {
+        zone: [Issue(start + step * HOUR, start, level + step) for step in range(20)]
+        for zone, level in (("NL", 10.0), ("BE", 900.0))
+    }
+    meters = {
+        name: Asset("UTC", {at: value + extra for at, value in readings.items()})
+        for name, extra in (("a", 0.0), ("b", 50.0), ("c", 7.0))
+    }
+
+    def members(*names: str, zone: str = "NL") -> None:
+        """What the meter `a` has from now on."""
+        meters["a"].series = {"price@price_zone": prices[zone]}
+        meters["a"].others = [meters[name] for name in names]
+
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+
+        def check(change: str) -> None:
+            connection.execute(change.encode(), [tenant])
+            refresh(dsn=database)
+            assert not is_pending(connection, declaration)
+            assert list(differences(connection, declaration, tenant, "a", meters["a"])) == []
+
+        for name, asset in meters.items():
+            write(connection, tenant, name, asset.readings)
+        for zone, issues in prices.items():
+            write_series(connection, tenant, "price", zone, issues)
+        fill(connection, declaration)
+        members("b")
+        check(
+            'INSERT INTO assets (tenant_id, asset_id, price_zone, "group", unit) SELECT %s, * FROM'
+            " (VALUES ('a', 'NL', 'north', 'kW'), ('b', 'NL', 'north', 'kW'), ('c', 'NL', 'south', 'kW')) AS new"
+        )
+        then, known = now(connection), deepcopy(meters["a"])
+        members("b", zone="BE")
+        check("UPDATE assets SET price_zone = 'BE' WHERE tenant_id = %s AND asset_id = 'a'")
+        members("b", "c", zone="BE")
+        check("UPDATE assets SET \"group\" = 'north' WHERE tenant_id = %s AND asset_id = 'c'")
+        members("c", zone="BE")
+        check("DELETE FROM assets WHERE tenant_id = %s AND asset_id = 'b'")
+        # of kW and m3 there is no sum
+        connection.execute(
+            "UPDATE assets SET unit = 'm3/h' WHERE tenant_id = %s AND asset_id = 'c'", [tenant]
+        )
+        refresh(dsn=database)
+        totals = connection.execute(
+            f"SELECT DISTINCT total FROM {declaration.name} WHERE tenant_id = %s AND asset_id = 'a'".encode(),
+            [tenant],
+        ).fetchall()
+        assert totals == [(None,)]
+        assert list(differences(connection, declaration, tenant, "a", known, known_at=then)) == []
+
+
 def test_sun_position__is_that_of_other_sources(database: str) -> None:
     # elevation without refraction, azimuth: by NREL's SPA (its published example) and the library astral 3.2
     expected = {
