@@ -72,7 +72,7 @@ class DegradedError(AiHubError):
     def __init__(self, predictions: Sequence[Prediction]) -> None:
         #: what would have been returned
         self.predictions = list(predictions)
-        first, *others = (each for each in predictions if each.degraded)
+        first, *others = (prediction for prediction in predictions if prediction.degraded)
         if first.missing:
             text = f"Asset {first.asset_id} has no value for {', '.join(first.missing)}"
         else:
@@ -138,9 +138,9 @@ def _message(response: httpx.Response, problem: dict[str, Any]) -> str:
 def _details(listed: Any) -> list[str]:
     """The fields and what is wrong with them; a proxy may have sent anything."""
     return [
-        f"{each['field']}: {each['problem']}"
-        for each in (listed if isinstance(listed, list) else ())
-        if isinstance(each, dict) and {"field", "problem"} <= each.keys()
+        f"{item['field']}: {item['problem']}"
+        for item in (listed if isinstance(listed, list) else ())
+        if isinstance(item, dict) and {"field", "problem"} <= item.keys()
     ]
 
 

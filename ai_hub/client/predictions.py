@@ -122,5 +122,5 @@ class UnitCache:
     def get(self, assets: Iterable[str]) -> dict[str, str | None]:
         """Units of those assets that are in the cache and registered."""
         entries = self._entries  # another thread may replace it meanwhile
-        found = {asset: entries[asset] for asset in assets if asset in entries}
-        return {asset: unit for asset, (_, is_registered, unit) in found.items() if is_registered}
+        cached = {asset: entries[asset] for asset in assets if asset in entries}
+        return {asset: unit for asset, (_, is_registered, unit) in cached.items() if is_registered}

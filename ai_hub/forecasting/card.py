@@ -41,11 +41,11 @@ class ModelCard:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any] | None) -> ModelCard | None:
         """The card in a model's `metadata`; None when it has none."""
-        known = fields(cls)
-        required = {field.name for field in known if field.default is MISSING}
+        card_fields = fields(cls)
+        required = {field.name for field in card_fields if field.default is MISSING}
         if not metadata or not required <= set(metadata):
             return None
-        return cls(**{field.name: metadata[field.name] for field in known if field.name in metadata})
+        return cls(**{field.name: metadata[field.name] for field in card_fields if field.name in metadata})
 
 
 def require_card(model: str, tenant: str, card: ModelCard | None, tags: Mapping[str, str]) -> None:

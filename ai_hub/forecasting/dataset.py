@@ -187,27 +187,27 @@ def meters(
         NotFoundError: a chosen asset, or any at all, is missing.
     """
     with connect() as connection:
-        found = connection.execute(_METERS, {"tenant": tenant, "known_at": known_at}).fetchall()
-    known = [(str(of), str(asset)) for of, asset in found]
-    wanted = [(of, asset) for of, asset in known if kind in {None, of} and (not chosen or asset in chosen)]
-    if absent := sorted(set(chosen) - {asset for _, asset in wanted}):
+        rows = connection.execute(_METERS, {"tenant": tenant, "known_at": known_at}).fetchall()
+    meters = [(str(of), str(asset)) for of, asset in rows]
+    selected = [(of, asset) for of, asset in meters if kind in {None, of} and (not chosen or asset in chosen)]
+    if absent := sorted(set(chosen) - {asset for _, asset in selected}):
         raise NotFoundError(
-            f"Tenant {tenant} has no {kind or 'meter'} {', '.join(absent)}.", hint=_listing(tenant, known)
+            f"Tenant {tenant} has no {kind or 'meter'} {', '.join(absent)}.", hint=_listing(tenant, meters)
         )
-    if not wanted:
+    if not selected:
         raise NotFoundError(
-            f"Tenant {tenant} has no {kind or ''} meters.".replace("  ", " "), hint=_listing(tenant, known)
+            f"Tenant {tenant} has no {kind or ''} meters.".replace("  ", " "), hint=_listing(tenant, meters)
         )
     by_kind: dict[str, list[str]] = {}
-    for of, asset in wanted:
+    for of, asset in selected:
         by_kind.setdefault(of, []).append(asset)
     return by_kind
 
 
-def _listing(tenant: str, known: list[tuple[str, str]]) -> str:
-    if not known:
+def _listing(tenant: str, meters: list[tuple[str, str]]) -> str:
+    if not meters:
         return f"Bring readings in with `ai-hub ingest readings FILE --tenant {tenant}`."
-    return f"It has: {', '.join(f'{asset} ({kind})' for kind, asset in known)}."
+    return f"It has: {', '.join(f'{asset} ({kind})' for kind, asset in meters)}."
 
 
 def build(

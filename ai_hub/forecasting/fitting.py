@@ -76,8 +76,8 @@ def fit(split: Split, features: Sequence[str]) -> Fitted:
         callbacks=[lgb.early_stopping(PATIENCE, verbose=False)],
     )
     rounds = max(probe.best_iteration, 1)
-    known = pd.concat([split.train, split.validation])
-    return Fitted(lgb.train(parameters, _dataset(known, features), num_boost_round=rounds), rounds)
+    rows = pd.concat([split.train, split.validation])
+    return Fitted(lgb.train(parameters, _dataset(rows, features), num_boost_round=rounds), rounds)
 
 
 def _dataset(rows: pd.DataFrame, features: Sequence[str]) -> lgb.Dataset:

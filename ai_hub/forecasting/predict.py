@@ -88,17 +88,17 @@ def production_models(tenant: str) -> list[str]:
     Raises:
         NotFoundError: there is none; says how to promote.
     """
-    versions = [each for each in list_versions(tenant) if each.tags.get(MAKER_TAG) == MAKER]
-    found = [each.model for each in versions if each.stage == PRODUCTION]
-    if not found:
-        waiting = sorted({each.model for each in versions})
+    versions = [version for version in list_versions(tenant) if version.tags.get(MAKER_TAG) == MAKER]
+    models = [version.model for version in versions if version.stage == PRODUCTION]
+    if not models:
+        waiting = sorted({version.model for version in versions})
         raise NotFoundError(
             f"Tenant {tenant} has no forecast model in production.",
             hint=f"Promote one with `ai-hub promote MODEL --tenant {tenant}`: {', '.join(waiting)}."
             if waiting
             else f"Train one with `ai-hub train --tenant {tenant}`.",
         )
-    return sorted(found)
+    return sorted(models)
 
 
 def _read(folder: str) -> tuple[lgb.Booster, ModelCard | None]:
@@ -124,11 +124,11 @@ def predict(
             f"which {model.version.model} {model.version.semantic_version} was trained with.",
             hint="Restore the features and run `feast apply`, or train the model anew.",
         )
-    tenant, wanted = model.version.tenant, assets or card.assets
+    tenant, asset_ids = model.version.tenant, assets or card.assets
     check_units(
-        f"{model.version.model} {model.version.semantic_version}", tenant, card, _units(tenant, wanted)
+        f"{model.version.model} {model.version.semantic_version}", tenant, card, _units(tenant, asset_ids)
     )
-    rows = read_online(store, service, tenant, wanted)
+    rows = read_online(store, service, tenant, asset_ids)
     now = now or datetime.now(UTC)
     statuses = [_status(row, card, now) for row in rows]
     usable = [row for row, status in zip(rows, statuses, strict=True) if status in {"ok", "late"}]

@@ -167,17 +167,17 @@ def _known_at(trained: Trained) -> dict[str, str]:
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:
     overall = evaluation.overall
-    found = overall.model.as_metrics()
-    found |= _prefixed("baseline_", overall.naive[overall.best_naive])
+    metrics = overall.model.as_metrics()
+    metrics |= _prefixed("baseline_", overall.naive[overall.best_naive])
     for name, naive in overall.naive.items():
-        found |= _prefixed(f"naive.{name.replace(' ', '_')}.", naive)
+        metrics |= _prefixed(f"naive.{name.replace(' ', '_')}.", naive)
     for asset, comparison in list(evaluation.by_asset.items())[:_ASSETS_AS_METRICS]:
         # MLflow allows fewer characters in a metric's name than an asset's name may have
         label = "".join(c if c.isascii() and (c.isalnum() or c in "-_. /") else "_" for c in asset)
-        found |= _prefixed(f"asset.{label}.", comparison.model)
-        found |= _prefixed(f"asset.{label}.baseline_", comparison.naive[comparison.best_naive])
-    found |= {"improvement": overall.improvement, "hours_not_compared": evaluation.not_compared}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+        metrics |= _prefixed(f"asset.{label}.", comparison.model)
+        metrics |= _prefixed(f"asset.{label}.baseline_", comparison.naive[comparison.best_naive])
+    metrics |= {"improvement": overall.improvement, "hours_not_compared": evaluation.not_compared}
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _prefixed(prefix: str, errors: Errors) -> dict[str, float]:

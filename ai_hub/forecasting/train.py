@@ -71,38 +71,38 @@ def plan(
     ]
 
 
-def train(store: FeatureStore, wanted: TrainingPlan, on_step: Callable[[str], None]) -> Trained:
+def train(store: FeatureStore, plan: TrainingPlan, on_step: Callable[[str], None]) -> Trained:
     """Build the training set, fit and evaluate; nothing is written.
 
-    What counts is what was known at the time the store is open at, see `open_store`.
+    Rows are read as known at the time the store is opened for, see `open_store`.
 
     Raises:
         BadInputError: too little data, or meters that measure different things.
         NotFoundError: no such feature service or no readings.
     """
-    service = get_service(store, wanted.service)
-    unit = _unit(wanted)
+    service = get_service(store, plan.service)
+    unit = _unit(plan)
     known_at = store.config.offline_store.known_at
-    end = wanted.until or end_of_data(wanted.tenant, wanted.assets, known_at)
-    window = Window.ending(end, weeks=wanted.weeks, holdout_weeks=wanted.holdout_weeks)
+    end = plan.until or end_of_data(plan.tenant, plan.assets, known_at)
+    window = Window.ending(end, weeks=plan.weeks, holdout_weeks=plan.holdout_weeks)
     on_step("reading features and values")
-    data = dataset.build(store, service, wanted.tenant, wanted.assets, window)
+    data = dataset.build(store, service, plan.tenant, plan.assets, window)
     split = split_by_time(data.rows, window)
     on_step(f"fitting LightGBM to {len(split.train) + len(split.validation):,} hours")
     fitted = fit(split, data.features)
     on_step("evaluating on held-out weeks")
-    known = data.rows[data.rows["event_timestamp"] < window.holdout]
+    rows = data.rows[data.rows["event_timestamp"] < window.holdout]
     card = ModelCard(
-        feature_service=wanted.service,
+        feature_service=plan.service,
         features=data.features,
-        optional=[name for name in data.features if known[name].isna().mean() >= _LEARNED_GAPS],
-        kind=wanted.kind,
-        assets=sorted(wanted.assets),
+        optional=[name for name in data.features if rows[name].isna().mean() >= _LEARNED_GAPS],
+        kind=plan.kind,
+        assets=sorted(plan.assets),
         unit=unit,
         known_at=known_at.isoformat() if known_at else None,
     )
     return Trained(
-        name=wanted.model,
+        name=plan.model,
         card=card,
         references=feature_references(service),
         window=window,
@@ -115,15 +115,15 @@ def train(store: FeatureStore, wanted: TrainingPlan, on_step: Callable[[str], No
 
 
 def train_and_log(
-    store: FeatureStore, wanted: TrainingPlan, *, register: bool, on_step: Callable[[str], None]
+    store: FeatureStore, plan: TrainingPlan, *, register: bool, on_step: Callable[[str], None]
 ) -> tuple[Trained, Logged]:
     """Train, then log and (if asked) register the model."""
-    trained = train(store, wanted, on_step)
+    trained = train(store, plan, on_step)
     on_step("logging to MLflow")
-    return trained, log(wanted.tenant, trained, register=register)
+    return trained, log(plan.tenant, trained, register=register)
 
 
-def _unit(wanted: TrainingPlan) -> str | None:
+def _unit(plan: TrainingPlan) -> str | None:
     """Unit of the meters' hours, see `reading_scale` in the database; None: not said of any.
 
     Raises:
@@ -134,7 +134,7 @@ def _unit(wanted: TrainingPlan) -> str | None:
         " WHERE tenant_id = %s AND asset_id = ANY(%s) GROUP BY 1, 2 ORDER BY 1, 2"
     )
     with connect() as connection:
-        groups = connection.execute(query, [wanted.tenant, list(wanted.assets)]).fetchall()
+        groups = connection.execute(query, [plan.tenant, list(plan.assets)]).fetchall()
     if len(groups) > 1:
         parts = [
             f"{', '.join(assets[:_NAMED])}{' and others' if len(assets) > _NAMED else ''}"
@@ -142,7 +142,7 @@ def _unit(wanted: TrainingPlan) -> str | None:
             for unit, is_plain, assets in groups
         ]
         raise BadInputError(
-            f"The {wanted.kind} meters of {wanted.tenant} cannot be trained together: {'; '.join(parts)}.",
+            f"The {plan.kind} meters of {plan.tenant} cannot be trained together: {'; '.join(parts)}.",
             hint="Say what they are with `ai-hub asset add ASSET --unit kWh`, or choose some with --asset.",
         )
     return groups[0][0] if groups else None
