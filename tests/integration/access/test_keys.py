@@ -6,7 +6,8 @@ import asyncio
 import json
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -184,8 +185,9 @@ def test_database_silent__unknown_keys_take_no_place_of_a_known_one__and_few_of_
     line: Any, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dsn, proxy = line
-    monkeypatch.setattr(admission, "MAX_WAITING", 4)
-    options = ServiceSettings(keys_refresh_s=60, max_in_flight=4, unauthenticated_per_s=9)
+    monkeypatch.setattr(admission, "MAX_WAITING", 2)
+    monkeypatch.setattr(api_keys, "_LOAD_TIMEOUT_S", 60.0)  # they wait until the server is healed
+    options = ServiceSettings(keys_refresh_s=60, max_in_flight=4, unauthenticated_per_s=4)
     with (
         running_service(Settings(timescale_dsn=dsn, service_timescale_dsn=None), options) as url,
         ThreadPoolExecutor(40) as pool,
@@ -193,13 +195,13 @@ def test_database_silent__unknown_keys_take_no_place_of_a_known_one__and_few_of_
         assert ask(url, key).status_code == 200
         proxy.stall()
         try:
-            asked = [pool.submit(ask, url, f"aih_{'z' * 12}_{'y' * 43}") for _ in range(40)]
-            done, waiting = wait(asked, timeout=4)
-            statuses = sorted(each.result().status_code for each in done)
-            assert len(waiting) == 4
+            requests_sent = [pool.submit(ask, url, f"aih_{'z' * 12}_{'y' * 43}") for _ in range(40)]
+            answered = list(islice(as_completed(requests_sent, timeout=60), 38))
+            statuses = sorted(request.result().status_code for request in answered)
+            assert sum(not request.done() for request in requests_sent) == 2
             assert statuses == [429] * statuses.count(429) + [503] * statuses.count(503)
             assert statuses.count(429) >= 6, "they are counted by address before they wait"
-            assert statuses.count(503) >= 4, "no more than a few wait"
+            assert statuses.count(503) >= 2, "no more than a few wait"
             assert ask(url, key).status_code == 200
         finally:
             proxy.heal()
@@ -218,10 +220,21 @@ def test_database_never_there__503_that_says_so(energy: Energy, key: str) -> Non
     assert password not in answer.text
 
 
-def test_many_unknown_keys__share_the_looks_at_the_database(energy: Energy) -> None:
+def test_many_unknown_keys__share_the_looks_at_the_database(
+    energy: Energy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     del energy
+    loads: list[int] = []
+    read_keys = api_keys.KeyCache._read_keys
+
+    async def counted(cache: api_keys.KeyCache, key_ids: Any) -> None:
+        if key_ids:
+            loads.append(len(key_ids))
+        await read_keys(cache, key_ids)
+
+    monkeypatch.setattr(api_keys.KeyCache, "_read_keys", counted)
     with running_service(options=ServiceSettings(unauthenticated_per_s=10_000)) as url:
-        begun, answers = time.monotonic(), []
+        answers = []
 
         def one() -> None:
             answers.append(ask(url, f"aih_{'z' * 12}_{'y' * 43}").status_code)
@@ -232,8 +245,7 @@ def test_many_unknown_keys__share_the_looks_at_the_database(energy: Energy) -> N
         for each in threads:
             each.join()
         assert answers == [401] * 60
-        # one after the other they would take a quarter of a second each
-        assert time.monotonic() - begun < _SOON_S
+        assert 0 < len(loads) < 60, "each has a load of its own"
 
 
 def test_key_cache__many_keys__reads_those_that_come_and_those_again_after_any_change(
