@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,6 +18,9 @@ from ai_hub.database.refresh import refresh
 from ai_hub.features.store import open_store
 from ai_hub.settings import Settings
 from support import forked
+
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 HOUR = timedelta(hours=1)
@@ -42,21 +44,17 @@ class Energy:
     twin: str
     environment: dict[str, str]
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str) -> CompletedProcess[str]:
         """Run a program of this installation from the repository's root, as a person would."""
         ours = {name: value for name, value in os.environ.items() if name not in _OF_CLIENTS}
         return forked.run(command, ours | self.environment, ROOT)
 
 
 @pytest.fixture(scope="session")
-def feast_apply(database: str, stack: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def feast_apply(database: str, stack: dict[str, str]) -> CompletedProcess[str]:
     """The first `feast apply` of the run's feature repository, and what it printed."""
     del database
-    program = Path(sys.executable).with_name("feast")
-    environment = os.environ | Settings().environment() | stack
-    return subprocess.run(
-        [program, "apply"], env=environment, cwd=ROOT, check=False, capture_output=True, text=True
-    )
+    return forked.run(["feast", "apply"], os.environ | Settings().environment() | stack, ROOT)
 
 
 @pytest.fixture(scope="session")
