@@ -15,6 +15,7 @@ import pytest
 import typer.main
 from support import machine, properties
 
+from ai_hub.dev import ports
 from ai_hub.dev.control import down, up
 from ai_hub.dev.services import SERVICES, select
 from ai_hub.imports import skip_type_checks
@@ -37,6 +38,11 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Programs that tests start, and `make test-long`, keep the checks.
 if not os.environ.get("AI_HUB_TEST_TYPE_CHECKS"):
     skip_type_checks()
+
+# Workers start servers at the same time and must not choose the same port, nor one 10,000 above it.
+_PORT_SHARES = 8
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    ports._RANGE = ports._RANGE[int(worker.removeprefix("gw")) % _PORT_SHARES :: _PORT_SHARES]
 
 #: What could lead a test to a server of somebody else.
 _FOREIGN = (

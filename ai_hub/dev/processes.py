@@ -108,6 +108,8 @@ def _find(handle: Handle) -> psutil.Process | None:
         process = psutil.Process(handle.pid)
         same = abs(process.create_time() - handle.create_time) < _CLOCK_TOLERANCE_S
     except psutil.NoSuchProcess:
+        if child := _children.pop(handle.pid, None):
+            child.poll()
         return None
     return process if same and _runs(process) else None
 

@@ -80,6 +80,15 @@ def test_stop__leader_already_dead__ends_what_it_left(tmp_path: Path) -> None:
     assert is_gone(child(tmp_path))
 
 
+def test_process_whose_status_somebody_else_asked_for__is_no_child_any_more(tmp_path: Path) -> None:
+    handle = start(tmp_path)
+    os.kill(handle.pid, signal.SIGKILL)
+    psutil.Process(handle.pid).wait(10)
+    processes.stop(handle, 5)
+    # at the end of Python a warning would say that it is still running
+    assert handle.pid not in processes._children
+
+
 def test_stop__other_start_time__leaves_the_process_alone(tmp_path: Path) -> None:
     handle = start(tmp_path)
     processes.stop(Handle(handle.pid, handle.create_time - 60), 1)
