@@ -15,7 +15,7 @@ import pytest
 import typer.main
 from support import machine, properties
 
-from ai_hub.dev import ports
+from ai_hub.dev import service
 from ai_hub.dev.control import down, up
 from ai_hub.dev.services import SERVICES, select
 from ai_hub.imports import skip_type_checks
@@ -42,7 +42,7 @@ if not os.environ.get("AI_HUB_TEST_TYPE_CHECKS"):
 # Workers start servers at the same time and must not choose the same port, nor one 10,000 above it.
 _PORT_SHARES = 8
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    ports._RANGE = ports._RANGE[int(worker.removeprefix("gw")) % _PORT_SHARES :: _PORT_SHARES]
+    service._RANGE = service._RANGE[int(worker.removeprefix("gw")) % _PORT_SHARES :: _PORT_SHARES]
 
 #: What could lead a test to a server of somebody else.
 _FOREIGN = (
