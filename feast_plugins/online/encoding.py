@@ -70,6 +70,7 @@ class Field(dict[int, bytes]):
 
 _DOUBLE_VAL, _INT64_VAL, _STRING_VAL = 0x29, 0x20, 0x12
 _DOUBLE_LENGTH = 9
+_DOUBLE_TAG = b"\x29"
 _DOUBLE = struct.Struct("<xd")
 _ELEMENT = Field(1)
 _ELEMENT_TAG = b"\x0a"
@@ -114,6 +115,16 @@ def _decode(values: Sequence[bytes]) -> list[Any] | None:
     elif tag == _STRING_VAL:
         found = list(StringList.FromString(b"".join([_ELEMENT_TAG + value[1:] for value in values])).val)
     return found if len(found) == len(values) else None
+
+
+def doubles(rows: Sequence[Sequence[bytes]]) -> list[tuple[float, ...]] | None:
+    """Rows of serialized `Value`s of one length, where each is a 64-bit floating-point number; else None."""
+    joined = b"".join([value for row in rows for value in row])
+    count = len(rows) * len(rows[0]) if rows else 0
+    # the first has this tag, so it is so long, so the next one begins there
+    if not count or len(joined) != count * _DOUBLE_LENGTH or joined[::_DOUBLE_LENGTH] != _DOUBLE_TAG * count:
+        return None
+    return list(struct.iter_unpack("<" + "xd" * len(rows[0]), joined))
 
 
 def seconds(stamps: Sequence[bytes]) -> list[int]:

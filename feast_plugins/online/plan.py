@@ -200,6 +200,24 @@ class Result(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Transform:
+    """An on-demand view to be computed."""
+
+    view: OnDemandFeatureView
+    #: indexes of the stored views it sees: its own sources and no others
+    sources: list[int]
+    #: short and full name of each feature of its sources, as a function may use either
+    inputs: list[tuple[str, str]]
+    #: of each feature that was asked for: its full name and its own, that in the answer, and its type
+    outputs: list[tuple[str, str, str, ValueType]]
+
+    @property
+    def is_python(self) -> bool:
+        """Whether it is a function of lists or values; Feast's own code computes others."""
+        return bool(self.view.mode == "python") and not self.view.aggregations
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A resolved request."""
 
@@ -216,6 +234,8 @@ class Plan:
     inputs: set[str]
     full_names: bool
     feature_types: dict[str, ValueType]
+    #: of on-demand views that are computed when they are read
+    transforms: list[Transform]
     _layouts: dict[tuple[str, ...], Layout] = field(default_factory=dict)
 
     def kind_of(self, column: str) -> ValueType:
@@ -302,17 +322,48 @@ def _resolve(
         for name, kind in zip(names, stored.types, strict=True)
         if kind is not None
     }
+    results = _results(refs, views, full_names=full_names)
+    wanted = {result.name for result in results if result.view is None}
     return Plan(
         features,
         refs,
         views,
         on_demand,
-        _results(refs, views, full_names=full_names),
+        results,
         join_keys,
         entity_types,
         needed,
         full_names,
         types,
+        [
+            _transform(view, views, wanted, full_names=full_names)
+            for view in on_demand
+            if not view.write_to_online_store
+        ],
+    )
+
+
+def _transform(
+    view: OnDemandFeatureView, stored: list[StoredView], wanted: set[str], *, full_names: bool
+) -> Transform:
+    projections = view.source_feature_view_projections.values()
+    sources = {projection.name for projection in projections}
+    used = view.projection.name_to_use()
+    outputs = []
+    for feature in view.features:
+        full = f"{used}__{feature.name}"
+        name = full if full_names else feature.name
+        if name in wanted:
+            outputs.append((full, feature.name, name, feature.dtype.to_value_type()))
+    return Transform(
+        view,
+        [index for index, each in enumerate(stored) if each.view.projection.name in sources],
+        [
+            (feature.name, f"{projection.name}__{feature.name}")
+            for projection in projections
+            for feature in projection.features
+        ],
+        outputs,
     )
 
 

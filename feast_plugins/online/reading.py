@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from feast import OnDemandFeatureView
 
-    from feast_plugins.online.plan import Plan
+    from feast_plugins.online.plan import Plan, Transform
 
     Named = list[tuple[str, "Column"]]
 
@@ -260,11 +260,7 @@ _FLOATS_OR_NONE = ({float}, {float, type(None)})
 
 def is_python(plan: Plan) -> bool:
     """Whether `transform` computes the plan's on-demand views; Feast's own code does others."""
-    return all(view.mode == "python" and not view.aggregations for view in _computed_views(plan))
-
-
-def _computed_views(plan: Plan) -> list[OnDemandFeatureView]:
-    return [view for view in plan.on_demand if not view.write_to_online_store]
+    return all(each.is_python for each in plan.transforms)
 
 
 def transform(
@@ -275,17 +271,17 @@ def transform(
     `given` are keys and inputs, `stored` gives the values of a stored view by its index in the plan.
     """
     found: dict[str, tuple[list[Any], ValueType]] = {}
-    for view in _computed_views(plan):
+    for each in plan.transforms:
         started = time.monotonic()
         inputs = dict(given)
-        # a view sees its own sources and no other's
-        sources = {projection.name for projection in view.source_feature_view_projections.values()}
-        for number, each in enumerate(plan.views):
-            if each.view.projection.name in sources:
-                inputs |= stored(number)
-        found |= _features(view, _transform(view, inputs), full_names=plan.full_names)
-        if metrics._config.online_features and view.track_metrics:  # noqa: SLF001  # Feast's switch
-            metrics.track_transformation(view.name, view.mode, time.monotonic() - started)
+        for number in each.sources:
+            inputs |= stored(number)
+        values = _call_by_row(each.view, inputs) if each.view.singleton else _call(each, inputs)
+        for full, name, name_in_answer, kind in each.outputs:
+            if (key := full if full in values else name) in values:
+                found[name_in_answer] = _listed(values[key]), kind
+        if metrics._config.online_features and each.view.track_metrics:  # noqa: SLF001  # Feast's switch
+            metrics.track_transformation(each.view.name, each.view.mode, time.monotonic() - started)
     return found
 
 
@@ -310,10 +306,8 @@ def compute_on_demand(plan: Plan, given: Named, stored: Sequence[Sequence[Column
     return {name: computed_column(encode_outputs(values, kind)) for name, (values, kind) in outputs.items()}
 
 
-def _transform(view: OnDemandFeatureView, inputs: dict[str, list[Any]]) -> dict[str, Any]:
-    """Outputs of the view; one that takes a single row is called for each."""
-    if not view.singleton:
-        return _called(view, inputs)
+def _call_by_row(view: OnDemandFeatureView, inputs: dict[str, list[Any]]) -> dict[str, Any]:
+    """Outputs of a view that takes a single row, called for each."""
     rows = max(map(len, inputs.values()), default=0)
     if rows <= 1:
         return view.transform_dict(inputs)
@@ -324,40 +318,23 @@ def _transform(view: OnDemandFeatureView, inputs: dict[str, list[Any]]) -> dict[
     return {name: [value for row in outputs for value in _listed(row[name])] for name in outputs[0]}
 
 
-def _called(view: OnDemandFeatureView, inputs: dict[str, list[Any]]) -> dict[str, Any]:
+def _call(each: Transform, inputs: dict[str, list[Any]]) -> dict[str, Any]:
     """What the view's `transform_dict` gives, without the checks of types at run time around each step of it.
 
     They take several times as long as a view like that of the calendar.
     """
     both = dict(inputs)
     added = []
-    for source in view.source_feature_view_projections.values():
-        for feature in source.features:
-            full = f"{source.name}__{feature.name}"
-            # a function may use either name
-            given, other = (full, feature.name) if full in inputs else (feature.name, full)
-            if given in inputs:
-                both[other] = inputs[given]
-                added.append(other)
-    transformation: Any = view.feature_transformation
-    outputs: dict[str, Any] = both | transformation.udf(both)
+    for short, full in each.inputs:
+        given, other = (full, short) if full in inputs else (short, full)
+        if given in inputs:
+            both[other] = inputs[given]
+            added.append(other)
+    function: Any = each.view.feature_transformation
+    outputs: dict[str, Any] = both | function.udf(both)
     for name in added:
         outputs.pop(name, None)
     return outputs
-
-
-def _features(
-    view: OnDemandFeatureView, outputs: dict[str, Any], *, full_names: bool
-) -> dict[str, tuple[list[Any], ValueType]]:
-    used = view.projection.name_to_use()
-    found = {}
-    for field in view.features:
-        full = f"{used}__{field.name}"
-        name = full if full in outputs else field.name
-        if name in outputs:
-            kind = field.dtype.to_value_type()
-            found[full if full_names else field.name] = _listed(outputs[name]), kind
-    return found
 
 
 def _listed(output: Any) -> list[Any]:

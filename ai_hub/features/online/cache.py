@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
+from prometheus_client import Counter
 from redis.exceptions import RedisError, ResponseError
 
 from ai_hub.features import store
-from ai_hub.features.online import metrics
-from ai_hub.features.online.breaker import UnavailableError, open_breaker
+from ai_hub.features.online.breaker import Breaker, UnavailableError
 from feast_plugins.online.connection import Connections
 from feast_plugins.online.writing import (
     computed_at,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from feast import RepoConfig
 
-    from ai_hub.features.online.breaker import Breaker
     from ai_hub.features.online.catalog import Catalog
     from ai_hub.features.online.loader import Row, RowLookup
     from ai_hub.features.online.query import AsOf, View
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from feast_plugins.online.connection import Commands, ConnectionConfig
 
 _log = structlog.get_logger(__name__)
+_WRITE_BACKS = Counter("ai_hub_feature_write_backs", "Rows written back to Redis, by result", ["result"])
 SERVER = "redis"
 #: Writes that may be pending; more are dropped, and the next miss tries again.
 _MAX_PENDING = 10_000
@@ -79,7 +80,7 @@ class Cache:
             UnavailableError: Redis does not answer in time, or its breaker is open.
         """
         try:
-            async with self._breaker.guard():
+            with self._breaker:
                 return await self._connections.exchange_async(self._options_of(config), commands)
         except (RedisError, OSError) as error:
             reason = "timeout" if "Timeout" in type(error).__name__ else "down"
@@ -131,7 +132,7 @@ class Cache:
         if not commands:
             return
         if self._pending + len(commands) > _MAX_PENDING:
-            metrics.write_backs("dropped").inc(len(commands))
+            _write_backs("dropped").inc(len(commands))
             return
         self._pending += len(commands)
         task = asyncio.create_task(self._write(config, commands, are_rows=are_rows), name="write-back")
@@ -150,12 +151,12 @@ class Cache:
                 async with self._writers:
                     replies = await self.send(config, joined(batch))
             except UnavailableError:
-                metrics.write_backs("failed").inc(len(commands) - start)
+                _write_backs("failed").inc(len(commands) - start)
                 return
             if are_rows:
                 written = sum(map(is_written, replies))
-                metrics.write_backs("written").inc(written)
-                metrics.write_backs("refused").inc(len(batch) - written)
+                _write_backs("written").inc(written)
+                _write_backs("refused").inc(len(batch) - written)
 
     def _options_of(self, config: RepoConfig) -> ConnectionConfig:
         if self._config is not config or self._online is None:
@@ -204,6 +205,12 @@ class WriteBack:
         self._cache.add_negative_entries(config, entries)
 
 
+@lru_cache(maxsize=8)
+def _write_backs(result: str) -> Counter:
+    """Write-backs: written, refused (somebody wrote first), failed, or dropped (too many pending)."""
+    return _WRITE_BACKS.labels(result)
+
+
 def negative_key(config: RepoConfig, view: View, tenant: str, asset: str) -> bytes:
     """Key of the negative-cache entry of an asset's row."""
     return store.negative_key(config.project, view.name, tenant, asset)
@@ -227,9 +234,7 @@ def _with_computed_at(view: View, row: Row, computed: int) -> dict[bytes, bytes]
 async def open_cache(options: ServiceSettings, negative_ttl_s: int) -> AsyncIterator[Cache]:
     """A cache that connects when it is first used."""
     # a server that is full refuses writes, and still answers reads
-    breaker = await open_breaker(
-        SERVER, options.breaker_failures, options.breaker_pause_s, harmless=[ResponseError]
-    )
+    breaker = Breaker(SERVER, options.breaker_failures, options.breaker_pause_s, harmless=(ResponseError,))
     cache = Cache(options, breaker, negative_ttl_s)
     try:
         yield cache

@@ -10,17 +10,18 @@ from bisect import bisect
 from collections import deque
 from contextlib import asynccontextmanager, nullcontext, suppress
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import psycopg
 import structlog
+from prometheus_client import Histogram
 
 from ai_hub.concurrency import FairSemaphore, LimitReachedError
 from ai_hub.database.connection import has_utc, prepare_threshold
 from ai_hub.database.tenant_scope import ENTER, service_dsn
 from ai_hub.errors import SettingMissingError
-from ai_hub.features.online import metrics
-from ai_hub.features.online.breaker import UnavailableError, open_breaker
+from ai_hub.features.online.breaker import Breaker, UnavailableError
 from ai_hub.names import check_tenant
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from ai_hub.concurrency import RenewableTimeout
-    from ai_hub.features.online.breaker import Breaker
     from ai_hub.settings import ServiceSettings, Settings
 
     Connection = psycopg.AsyncConnection[TupleRow]
@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 
 
 _log = structlog.get_logger(__name__)
+_QUERIES: Final = Histogram(
+    "ai_hub_feature_query_seconds",
+    "Seconds of a computation in TimescaleDB, its wait for a connection not counted",
+    ["result"],
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+)
 SERVER = "timescaledb"
 _LEAST_CONNECT_S = 2
 #: Errors of one query, which must not open the breaker for the others.
@@ -107,7 +113,7 @@ class Database:
         started = time.perf_counter()
         result = "failed"
         try:
-            async with self._breaker.guard():
+            with self._breaker:
                 found = await self._within_limit(self._dsn, tenant, work)
             result = "done"
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError, OSError) as error:
@@ -115,7 +121,7 @@ class Database:
             _log.warning("database.query_failed", reason=reason, error=_first_line(error))
             raise UnavailableError(SERVER, reason) from error
         finally:
-            metrics.queries(result).observe(time.perf_counter() - started)
+            _queries(result).observe(time.perf_counter() - started)
         return found
 
     async def aclose(self) -> None:
@@ -181,6 +187,12 @@ class Database:
         return found
 
 
+@lru_cache(maxsize=8)
+def _queries(result: str) -> Histogram:
+    """Computations with `result`: done or failed."""
+    return _QUERIES.labels(result)
+
+
 def _cut(connection: Connection) -> None:
     """Shut the connection's socket down, which ends every wait on it."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as other:
@@ -202,9 +214,7 @@ async def open_database(options: ServiceSettings, settings: Settings) -> AsyncIt
         dsn = service_dsn(settings)
     except SettingMissingError:
         dsn = None
-    breaker = await open_breaker(
-        SERVER, options.breaker_failures, options.breaker_pause_s, harmless=_HARMLESS
-    )
+    breaker = Breaker(SERVER, options.breaker_failures, options.breaker_pause_s, harmless=_HARMLESS)
     database = Database(dsn, options, breaker, prepare_threshold(settings))
     try:
         yield database

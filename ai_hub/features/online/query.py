@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import copy
 import re
-from bisect import bisect
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from feast import FeatureService
@@ -151,8 +149,6 @@ def lookup_of(entity: Entity) -> Lookup:
 MEANING_TAG: Final = "meaning"
 KEYS = ("tenant_id", "asset_id")
 LOOKBACK_TAG = "lookback_hours"
-#: Of an on-demand view; a function that uses the time or chance must not have it.
-DETERMINISTIC_TAG = "deterministic"
 LOCAL_TIME = "local_time"
 #: Of a view: the time between two rows of an asset, such as 15min, 1h or 1d.
 STEP_TAG = "step"
@@ -318,6 +314,10 @@ class View:
         return since - since % _SHORTEST_NS == as_of.now - as_of.now % _SHORTEST_NS
 
 
+#: Index in a reply, name and type of features of a view.
+Columns = tuple[tuple[int, str, ValueType | None], ...]
+
+
 @dataclass(frozen=True)
 class Feature:
     """A feature of the answer."""
@@ -340,8 +340,6 @@ class Query:
     features: tuple[Feature, ...]
     #: of the store
     project: bytes
-    #: another one for each query, whatever registry it is of
-    number: int = field(default_factory=count().__next__)
 
     def keys(self, tenant: str, assets: Sequence[str]) -> Keys:
         """Keys in Redis of the hashes that have the rows."""
@@ -362,23 +360,24 @@ class Query:
         return group
 
     @cached_property
-    def is_deterministic(self) -> bool:
-        """Whether the same rows give the same features: every on-demand view says so of itself."""
-        return all((view.tags or {}).get(DETERMINISTIC_TAG) == "true" for view in self.plan.on_demand)
-
-    def reach_within(self, lookback_hours: int) -> int:
-        """The longest look-back, in hours, of the features within `lookback_hours`."""
-        index = bisect(self._reaches, lookback_hours)
-        return self._reaches[index - 1] if index else 0
-
-    @cached_property
-    def _reaches(self) -> list[int]:
-        return sorted({feature.reach for feature in self.features})
-
-    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the features."""
         return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def columns(self) -> tuple[tuple[Columns, Columns], ...]:
+        """For each view the columns of its features: 64-bit floating-point numbers, and others."""
+        found = []
+        for view in self.views:
+            columns = [
+                (self.fields.index(name), feature, kind)
+                for name, feature, kind in zip(
+                    view.stored.fields, view.stored.names, view.stored.types, strict=True
+                )
+            ]
+            doubles = tuple(column for column in columns if column[2] == ValueType.DOUBLE)
+            found.append((doubles, tuple(column for column in columns if column[2] != ValueType.DOUBLE)))
+        return tuple(found)
 
     @cached_property
     def fields(self) -> tuple[bytes, ...]:

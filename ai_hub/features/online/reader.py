@@ -6,17 +6,19 @@ import asyncio
 from collections.abc import Sequence  # noqa: TC003  # fields
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from prometheus_client import Counter, Histogram
 
 from ai_hub.errors import NotFoundError
-from ai_hub.features.online import metrics
 from ai_hub.features.online.breaker import UnavailableError
 from ai_hub.features.online.cache import NO_SUCH_ASSET, CacheKey, WriteBack, negative_key, open_cache
 from ai_hub.features.online.catalog import open_catalog
 from ai_hub.features.online.database import AssetDirectory, open_database
 from ai_hub.features.online.loader import Loader
 from ai_hub.features.online.query import as_of
-from ai_hub.features.online.rows import BoundedCache, CachedRows, Origin, Payload, keys_of, render, results
+from ai_hub.features.online.rows import CachedRows, Origin, results
 from ai_hub.features.store import followed_key
 
 if TYPE_CHECKING:
@@ -34,6 +36,25 @@ if TYPE_CHECKING:
     #: indexes of assets by index of the view
     Stale = dict[int, list[int]]
     Clock = Callable[[], datetime]
+
+
+# no label names a tenant or an asset
+_READS: Final = Counter(
+    "ai_hub_feature_reads",
+    "Assets answered, by feature set and where their features came from",
+    ["feature_set", "source"],
+)
+_DEGRADED: Final = Counter(
+    "ai_hub_feature_degraded",
+    "Assets answered with less than usual, by feature set and the reason",
+    ["feature_set", "reason"],
+)
+_AGE: Final = Histogram(
+    "ai_hub_feature_age_seconds",
+    "Time since the start of the hour that present features describe: the oldest of each request",
+    ["feature_set"],
+    buckets=(600, 1800, 3600, 5400, 7200, 10_800, 14_400, 21_600, 43_200, 86_400, 172_800),
+)
 
 
 class FeatureRequest(NamedTuple):
@@ -73,7 +94,6 @@ class FeatureReader:
         assets: AssetDirectory,
         *,
         cache_s: int,
-        kept_assets: int,
         clock: Clock,
     ) -> None:
         self.catalog = catalog
@@ -82,7 +102,6 @@ class FeatureReader:
         self._assets = assets
         self._cache_s = cache_s
         self._clock = clock
-        self._payloads: BoundedCache[Payload] = BoundedCache(kept_assets)
 
     async def read(self, request: FeatureRequest) -> Answer:
         """The features of a request.
@@ -107,26 +126,15 @@ class FeatureReader:
         if request.must_exist and not origins[0].asset_exists and origins[0].degraded is None:
             raise await self._unknown_asset(request.tenant, request.assets[0])
         _count(query.label, at, origins)
-        payloads = self._payloads_of(rows, request, origins, is_from_redis=not stale)
-        answers = results(request.assets, origins, payloads, computed_at=now)
+        answers = results(
+            rows,
+            request.tenant,
+            request.assets,
+            origins,
+            lookback_hours=request.lookback_hours,
+            computed_at=now,
+        )
         return Answer(query.label, request.timestamp or now, now, answers)
-
-    def _payloads_of(
-        self, rows: CachedRows, request: FeatureRequest, origins: Sequence[Origin], *, is_from_redis: bool
-    ) -> list[Payload]:
-        """Features as they are sent; `is_from_redis`: every row is the one in Redis."""
-        asked = rows, request.tenant, request.assets, origins
-        if not (
-            is_from_redis and rows.query.is_deterministic and self._payloads.is_enabled(len(request.assets))
-        ):
-            return render(*asked, lookback_hours=request.lookback_hours)
-        keys = keys_of(*asked, lookback_hours=request.lookback_hours)
-        payloads = self._payloads.get_all(keys)
-        if payloads is None:
-            payloads = render(*asked, lookback_hours=request.lookback_hours)
-            for key, value in zip(keys, payloads, strict=True):
-                self._payloads.put(key, value)
-        return payloads
 
     async def _cached_rows(
         self, query: Query, config: RepoConfig, at: AsOf, keys: Keys
@@ -235,16 +243,31 @@ class FeatureReader:
         return NotFoundError(f"Tenant {tenant} has no asset {asset}.", hint=hint)
 
 
+@lru_cache(maxsize=1024)
+def _reads(feature_set: str, source: str) -> Counter:
+    return _READS.labels(feature_set, source)
+
+
+@lru_cache(maxsize=1024)
+def _degraded(feature_set: str, reason: str) -> Counter:
+    return _DEGRADED.labels(feature_set, reason)
+
+
+@lru_cache(maxsize=1024)
+def _age(feature_set: str) -> Histogram:
+    return _AGE.labels(feature_set)
+
+
 def _count(label: str, at: AsOf, origins: Sequence[Origin]) -> None:
     sources = [origin.source for origin in origins]
     for source in set(sources):
-        metrics.reads(label, source).inc(sources.count(source))
+        _reads(label, source).inc(sources.count(source))
     reasons = [origin.degraded for origin in origins if origin.degraded]
     for reason in set(reasons):
-        metrics.degraded(label, reason).inc(reasons.count(reason))
+        _degraded(label, reason).inc(reasons.count(reason))
     times = [origin.oldest for origin in origins if origin.oldest is not None and not origin.lost]
     if times and at.current_since is not None:
-        metrics.age(label).observe(max(0.0, (at.nanos - min(times)) / 1e9))
+        _age(label).observe(max(0.0, (at.nanos - min(times)) / 1e9))
 
 
 @asynccontextmanager
@@ -272,6 +295,5 @@ async def open_reader(
             loader,
             assets,
             cache_s=settings.feature_cache_ttl,
-            kept_assets=options.kept_assets,
             clock=clock,
         )

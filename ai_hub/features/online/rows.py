@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from functools import lru_cache
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
@@ -23,19 +23,15 @@ from feast_plugins.online.reading import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE,
 from feast_plugins.online.writing import stamp_of, times_of
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from ai_hub.features.online.loader import Row
     from ai_hub.features.online.query import Feature
 
-T = TypeVar("T")
-
 REDIS, TIMESCALEDB, CALENDAR = "redis", "timescaledb", "calendar"
 OUTSIDE_LOOKBACK, UNAVAILABLE = "OUTSIDE_LOOKBACK", "UNAVAILABLE"
 _STATUS_NAMES: dict[int, str] = {value.number: value.name for value in FieldStatus.DESCRIPTOR.values}
-#: After a low hit rate caching stops for this many times the capacity in lookups.
-_COOLDOWN: Final = 10
 
 
 @dataclass(slots=True)
@@ -54,14 +50,6 @@ class Origin:
     #: views without a row, and views whose row is past its time to live
     without_row: int = 0
     too_old: int = 0
-
-
-class Payload(NamedTuple):
-    """Features of an asset as they are sent: their values and their statuses in JSON."""
-
-    features: bytes
-    feature_count: int
-    status: bytes
 
 
 @dataclass(slots=True)
@@ -217,135 +205,85 @@ def _zone(name: str | None) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
-class BoundedCache(Generic[T]):
-    """A cache of one value an asset; it is cleared when it is full."""
+def results(
+    rows: CachedRows,
+    tenant: str,
+    assets: Sequence[str],
+    origins: Sequence[Origin],
+    *,
+    lookback_hours: int,
+    computed_at: datetime,
+) -> list[dict[str, Any]]:
+    """The result of each asset, in their order; features and statuses are fragments of JSON."""
+    names = rows.query.names
+    found = []
+    for asset, origin, values in zip(
+        assets, origins, _values(rows, tenant, assets, origins, lookback_hours=lookback_hours), strict=True
+    ):
+        oldest = origin.oldest
+        if _are_finite(values):
+            sent, statuses = values, (_STATUS_NAMES[PRESENT],) * len(names)
+        else:
+            sent = tuple(value if _is_finite(value) else None for value in values)
+            statuses = tuple(
+                OUTSIDE_LOOKBACK if feature.reach > lookback_hours else _status_name(feature, origin, value)
+                for feature, value in zip(rows.query.features, sent, strict=True)
+            )
+        features = orjson.dumps(dict(zip(names, sent, strict=True)), default=_base64, option=orjson.OPT_UTC_Z)
+        found.append(
+            {
+                "asset_id": asset,
+                "features": orjson.Fragment(features),
+                "feature_count": len(sent) - sent.count(None),
+                "status": orjson.Fragment(_status_json(names, statuses)),
+                "hour": None if oldest is None else from_nanos(oldest - oldest % HOUR_NS),
+                "event_timestamp": None if oldest is None else from_nanos(oldest),
+                "source": origin.source,
+                "degraded": origin.degraded is not None,
+                "computed_at": computed_at,
+            }
+        )
+    return found
 
-    def __init__(self, capacity: int) -> None:
-        """Hold `capacity` values; 0: none."""
-        self._capacity = capacity
-        self._hits = 0
-        self._cooldown = 0
-        self._values: dict[Hashable, T] = {}
 
-    def is_enabled(self, count: int) -> bool:
-        """Whether so many values are looked up and put here now."""
-        if self._cooldown > 0:
-            self._cooldown -= count
-            return False
-        return self._capacity > 0
-
-    def get_all(self, keys: Sequence[Hashable]) -> list[T] | None:
-        """The value of each key; None: one is missing."""
-        values = self._values
-        try:
-            found = [values[key] for key in keys]
-        except KeyError:
-            return None
-        self._hits += len(keys)
-        return found
-
-    def put(self, key: Hashable, value: T) -> None:
-        """Add a value."""
-        if len(self._values) >= self._capacity:
-            # with fewer hits than values, caching takes more time than it saves
-            self._cooldown = 0 if self._hits > len(self._values) else _COOLDOWN * self._capacity
-            self._values.clear()
-            self._hits = 0
-        self._values[key] = value
-
-
-def keys_of(
+def _values(
     rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
-) -> list[Hashable]:
-    """Cache keys of payloads: all that they depend on, with the rows' bytes.
-
-    On-demand views may use the entity keys, so these are part of it. Keys and payloads hold nothing but
-    bytes, text and numbers, which garbage collection passes over.
-    """
-    # requests with a longer look-back see the same features
-    number, reach = rows.query.number, rows.query.reach_within(lookback_hours)
-    return [
-        (number, reach, tenant, asset, *reply, origin.without_row, origin.too_old)
-        for asset, reply, origin in zip(assets, rows.replies, origins, strict=True)
-    ]
-
-
-def render(
-    rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
-) -> list[Payload]:
-    """The payload of each asset, in their order."""
+) -> Iterator[tuple[Any, ...]]:
+    """Values of each asset in the order of the query's features; None outside the look-back."""
     query = rows.query
     decoded = _decode(rows, origins)
     computed: dict[str, list[Any]] = {}
-    if query.plan.on_demand:
+    if query.plan.transforms:
         computed = _compute(rows, {"tenant_id": [tenant] * len(assets), "asset_id": list(assets)}, decoded)
     # inputs and other outputs of on-demand views may have the name of a feature of the answer
     columns = computed | {
         name: decoded[view][name] for name, view, _ in query.plan.results if view is not None
     }
-    values, statuses = [], []
-    for feature in query.features:
-        if feature.reach > lookback_hours:
-            values.append([None] * len(assets))
-            statuses.append([OUTSIDE_LOOKBACK] * len(assets))
-            continue
-        column = columns[feature.name]
-        if not all(map(_is_finite, column)):
-            column = [value if _is_finite(value) else None for value in column]
-        values.append(column)
-        statuses.append(
-            [_status_name(feature, origin, value) for value, origin in zip(column, origins, strict=True)]
-        )
-    names = query.names
-    return [
-        Payload(
-            orjson.dumps(dict(zip(names, row, strict=True)), default=_base64, option=orjson.OPT_UTC_Z),
-            len(row) - row.count(None),
-            _status_json(names, states),
-        )
-        for row, states in zip(zip(*values, strict=True), zip(*statuses, strict=True), strict=True)
-    ]
-
-
-def results(
-    assets: Sequence[str], origins: Sequence[Origin], payloads: Sequence[Payload], *, computed_at: datetime
-) -> list[dict[str, Any]]:
-    """The result of each asset, in their order; features and statuses are fragments of JSON."""
-    return [
-        {
-            "asset_id": asset,
-            "features": orjson.Fragment(payload.features),
-            "feature_count": payload.feature_count,
-            "status": orjson.Fragment(payload.status),
-            "hour": None if origin.oldest is None else from_nanos(origin.oldest - origin.oldest % HOUR_NS),
-            "event_timestamp": None if origin.oldest is None else from_nanos(origin.oldest),
-            "source": origin.source,
-            "degraded": origin.degraded is not None,
-            "computed_at": computed_at,
-        }
-        for asset, origin, payload in zip(assets, origins, payloads, strict=True)
-    ]
+    nothing = [None] * len(assets)
+    return zip(
+        *[nothing if feature.reach > lookback_hours else columns[feature.name] for feature in query.features],
+        strict=True,
+    )
 
 
 def _decode(rows: CachedRows, origins: Sequence[Origin]) -> list[dict[str, list[Any]]]:
     """Values of the features of each view, by name; None where there is no row, or where it is too old."""
-    fields = list(zip(*rows.replies, strict=True))
     decoded = []
-    for index, (view, indexes) in enumerate(zip(rows.query.views, rows.query.field_indexes, strict=True)):
+    for index, (doubles, others) in enumerate(rows.query.columns):
         missing = {
             asset
             for asset, origin in enumerate(origins)
             if (origin.without_row | origin.too_old) >> index & 1
         }
-        values = {}
-        # the time is behind the features
-        for name, kind, (field_index, _) in zip(view.stored.names, view.stored.types, indexes, strict=False):
-            column = fields[field_index]
-            if missing or None in column:
-                column = tuple(
-                    b"" if value is None or asset in missing else value for asset, value in enumerate(column)
-                )
-            values[name] = encoding.python_values(column, kind)
+        values: dict[str, list[Any]] = {}
+        for columns in (doubles, others):
+            cells = [
+                [b"" if asset in missing else reply[number] or b"" for number, _, _ in columns]
+                for asset, reply in enumerate(rows.replies)
+            ]
+            unpacked = encoding.doubles(cells) if columns is doubles else None
+            for (_, name, kind), column in zip(columns, zip(*(unpacked or cells), strict=True), strict=True):
+                values[name] = list(column) if unpacked else encoding.python_values(column, kind)
         decoded.append(values)
     return decoded
 
@@ -397,6 +335,14 @@ def _status_json(names: tuple[str, ...], statuses: tuple[str, ...]) -> bytes:
 
 def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or isfinite(value)
+
+
+def _are_finite(values: Sequence[Any]) -> bool:
+    """Whether all are numbers that JSON has; most rows are, and their sum tells at once."""
+    try:
+        return isfinite(sum(values))
+    except (TypeError, OverflowError):
+        return False
 
 
 def _base64(value: Any) -> str:

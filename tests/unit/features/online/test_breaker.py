@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ai_hub.features.online.breaker import Breaker, UnavailableError, open_breaker
+from ai_hub.features.online.breaker import Breaker, UnavailableError
 
 PAUSE_S = 0.05
 
@@ -15,14 +15,13 @@ class DownError(Exception):
 
 
 async def fail(breaker: Breaker) -> None:
-    with pytest.raises(DownError):
-        async with breaker.guard():
-            raise DownError
+    with pytest.raises(DownError), breaker:
+        raise DownError
 
 
 async def refused(breaker: Breaker) -> bool:
     try:
-        async with breaker.guard():
+        with breaker:
             return False
     except UnavailableError:
         return True
@@ -30,7 +29,7 @@ async def refused(breaker: Breaker) -> bool:
 
 def test_asked__failures_in_a_row__left_alone_then_asked_again() -> None:
     async def run() -> None:
-        breaker = await open_breaker("redis", 3, PAUSE_S)
+        breaker = Breaker("redis", 3, PAUSE_S)
         await fail(breaker)
         await fail(breaker)
         assert not await refused(breaker)  # a success: the row begins anew
@@ -50,10 +49,10 @@ def test_asked__failures_in_a_row__left_alone_then_asked_again() -> None:
 
 def test_asked__after_the_pause__one_tries_and_no_other_waits() -> None:
     async def run() -> None:
-        breaker = await open_breaker("redis", 1, PAUSE_S)
+        breaker = Breaker("redis", 1, PAUSE_S)
         await fail(breaker)
         await asyncio.sleep(PAUSE_S * 1.2)
-        async with breaker.guard():
+        with breaker:
             assert await refused(breaker)
             assert await refused(breaker)
         assert not await refused(breaker)
@@ -63,10 +62,10 @@ def test_asked__after_the_pause__one_tries_and_no_other_waits() -> None:
 
 def test_asked__cancelled__no_failure_of_the_server() -> None:
     async def run() -> None:
-        breaker = await open_breaker("redis", 1, PAUSE_S)
+        breaker = Breaker("redis", 1, PAUSE_S)
 
         async def wait() -> None:
-            async with breaker.guard():
+            with breaker:
                 await asyncio.sleep(60)
 
         task = asyncio.create_task(wait())
@@ -81,7 +80,7 @@ def test_asked__cancelled__no_failure_of_the_server() -> None:
 
 def test_asked__harmless_errors__say_nothing_against_the_server() -> None:
     async def run() -> None:
-        breaker = await open_breaker("redis", 1, PAUSE_S, harmless=[DownError])
+        breaker = Breaker("redis", 1, PAUSE_S, harmless=(DownError,))
         for _ in range(3):
             await fail(breaker)
         assert not await refused(breaker)
@@ -91,7 +90,7 @@ def test_asked__harmless_errors__say_nothing_against_the_server() -> None:
 
 def test_asked__clock_set_back__pause_is_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        breaker = await open_breaker("redis", 1, PAUSE_S)
+        breaker = Breaker("redis", 1, PAUSE_S)
         await fail(breaker)
         now = time.time()
         monkeypatch.setattr(time, "time", lambda: now - 3600)
@@ -103,12 +102,11 @@ def test_asked__clock_set_back__pause_is_no_longer(monkeypatch: pytest.MonkeyPat
 
 def test_asked__try_given_up__is_no_sign_that_the_server_is_back() -> None:
     async def run() -> None:
-        breaker = await open_breaker("redis", 1, PAUSE_S)
+        breaker = Breaker("redis", 1, PAUSE_S)
         await fail(breaker)
         await asyncio.sleep(PAUSE_S * 1.2)
-        with pytest.raises(asyncio.CancelledError):
-            async with breaker.guard():
-                raise asyncio.CancelledError
+        with pytest.raises(asyncio.CancelledError), breaker:
+            raise asyncio.CancelledError
         assert await refused(breaker)
         await asyncio.sleep(PAUSE_S * 1.2)
         assert not await refused(breaker)
