@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 _DESCRIPTION = """\
 Features for inference, exports of features for training, and the model registry of OMARINO's AI Hub.
@@ -63,6 +64,15 @@ def _cors(options: ServiceSettings) -> dict[str, Any]:
     }
 
 
+def _own_middleware(app: FastAPI) -> ASGIApp:
+    """The stack without the framework's outermost layers: ours answer defects and limit bodies already."""
+    stack: Any = app.build_middleware_stack()
+    outermost: Any = app.user_middleware[0].cls
+    while not isinstance(stack, outermost):
+        stack = stack.app
+    return cast("ASGIApp", stack)
+
+
 def create_app(options: ServiceSettings | None = None, settings: Settings | None = None) -> FastAPI:
     """The service with these settings; default: those of the environment."""
     options = options or ServiceSettings()
@@ -97,4 +107,5 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         app.add_middleware(CORSMiddleware, **_cors(options))
     app.add_middleware(RequestLog)
     install_tracing(app)
+    app.middleware_stack = _own_middleware(app)
     return app

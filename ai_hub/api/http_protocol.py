@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -19,6 +19,35 @@ ANSWER_S: Final = 30.0
 MIN_BYTES: Final = 1_000_000
 #: Key in the state of a request whose body has arrived in full.
 BODY_COMPLETE: Final = "body_complete"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class _JoinedHead:
+    """The transport of one answer, which sends its head together with the first bytes of its body."""
+
+    __slots__ = ("_head", "_is_head_sent", "_transport")
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self._is_head_sent = False
+
+    def write(self, data: bytes) -> None:
+        if self._is_head_sent or data == _CONTINUE:
+            self._transport.write(data)
+        elif self._head:
+            self._is_head_sent = True
+            self._transport.write(self._head + data)
+        else:
+            self._head = data
+
+    def close(self) -> None:
+        if self._head and not self._is_head_sent:
+            self._transport.write(self._head)
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -75,7 +104,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Stop counting the head."""
         self._head_bytes = None
         self._stop_timer()
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            self.cycle.transport = cast("Transport", _JoinedHead(self.transport))
 
     def on_message_complete(self) -> None:
         """Note that the body has arrived in full."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import time
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -73,7 +73,7 @@ class RequestLog:
             return
         started = time.perf_counter()
         sent = next((value for name, value in scope["headers"] if name == HEADER), b"")
-        request_id = sent.decode() if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+        request_id = sent.decode() if _REQUEST_ID.fullmatch(sent) else f"{getrandbits(64):016x}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0

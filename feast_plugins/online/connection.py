@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence  # noqa: TC003  # fields
 from functools import partial
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
@@ -303,21 +304,28 @@ class Pipeline:
     def __init__(self, client: redis_asyncio.Redis) -> None:
         self._pool = client.connection_pool
         self._retry: Any = client.get_retry()
+        self._timeout_s: float | None = self._pool.connection_kwargs["socket_timeout"]
         self._connection: PipelinedConnection | None = None
         self._opening: asyncio.Task[PipelinedConnection] | None = None
 
     async def exchange(self, commands: Commands) -> list[Any]:
         """As `exchange`."""
-        connection = self._connection
+        connection, loop = self._connection, asyncio.get_running_loop()
+        timeouts: Iterator[float | None] = repeat(self._timeout_s)
         if connection is not None and connection.is_open:
+            sent = loop.time()
             try:
                 return _checked(await connection.send(*commands))
             except RedisConnectionError:
-                pass  # it was closed meanwhile, which is no failure yet
+                # it was closed meanwhile, which is no failure yet: there is what is left of the time
+                if self._timeout_s is not None:
+                    timeouts = chain([self._timeout_s - (loop.time() - sent)], timeouts)
             except RedisTimeoutError:
                 if not self._retry.get_retries():
                     raise
-        return _checked(await self._retry.call_with_retry(lambda: self._ask(commands), _ignore))
+        return _checked(
+            await self._retry.call_with_retry(lambda: self._ask(commands, next(timeouts)), _ignore)
+        )
 
     def close(self) -> None:
         """Close the connection; it can be opened again."""
@@ -326,9 +334,9 @@ class Pipeline:
         if self._connection is not None:
             self._connection.close()
 
-    async def _ask(self, commands: Commands) -> list[Any]:
+    async def _ask(self, commands: Commands, timeout_s: float | None) -> list[Any]:
         """The replies, from a new connection if there is none; the time-out is for both together."""
-        connection, timeout_s = self._connection, self._pool.connection_kwargs["socket_timeout"]
+        connection = self._connection
         try:
             async with asyncio.timeout(timeout_s):
                 if connection is None or not connection.is_open:

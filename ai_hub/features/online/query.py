@@ -28,7 +28,7 @@ from ai_hub.times import to_nanos
 from feast_plugins.materialize import plan as materialize
 from feast_plugins.materialize.plan import ViewPlan
 from feast_plugins.online.connection import Commands
-from feast_plugins.online.encoding import EntityColumn, string_parts
+from feast_plugins.online.encoding import string_parts
 from feast_plugins.online.plan import KeyGroup, Keys, Plan, StoredView
 from feast_plugins.postgres.serving import DEFAULT_LOOKUP, lookup_table
 
@@ -343,11 +343,10 @@ class Query:
 
     def keys(self, tenant: str, assets: Sequence[str]) -> Keys:
         """Keys in Redis of the hashes that have the rows."""
-        columns = {
-            "tenant_id": EntityColumn((), string_parts([tenant.encode()])),
-            "asset_id": EntityColumn((), string_parts([asset.encode() for asset in assets])),
-        }
-        return self._group.keys(columns, len(assets), self.project)
+        # join keys are in the order of their names: the asset, then the tenant
+        (tenant_part,) = string_parts([tenant.encode()])
+        parts = string_parts([asset.encode() for asset in assets])
+        return Keys(self._group.prefix, parts, tenant_part + self.project)
 
     def commands(self, keys: Keys) -> Commands:
         """Commands that read them; each reply has the values of `fields`."""

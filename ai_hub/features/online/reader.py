@@ -262,9 +262,9 @@ def _count(label: str, at: AsOf, origins: Sequence[Origin]) -> None:
     sources = [origin.source for origin in origins]
     for source in set(sources):
         _reads(label, source).inc(sources.count(source))
-    reasons = [origin.degraded for origin in origins if origin.degraded]
-    for reason in set(reasons):
-        _degraded(label, reason).inc(reasons.count(reason))
+    if reasons := [origin.degraded for origin in origins if origin.degraded]:
+        for reason in set(reasons):
+            _degraded(label, reason).inc(reasons.count(reason))
     times = [origin.oldest for origin in origins if origin.oldest is not None and not origin.lost]
     if times and at.current_since is not None:
         _age(label).observe(max(0.0, (at.nanos - min(times)) / 1e9))

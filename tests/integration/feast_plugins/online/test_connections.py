@@ -334,6 +334,67 @@ def test_send__reply_is_late__the_later_requests_may_be_sent_again(port: int, ad
     asyncio.run(run())
 
 
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """Its clock jumps to the next timer whenever nothing else is to be done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        selector: Any = self._selector  # type: ignore[attr-defined]  # asyncio's own
+        select = selector.select
+
+        def jump(timeout: float | None) -> Any:
+            events = select(0 if timeout is not None else None)
+            if not events and timeout:
+                self._now += timeout
+            return events
+
+        selector.select = jump
+
+    def time(self) -> float:
+        return self._now
+
+
+def test_exchange__an_earlier_reply_is_late__the_later_request_waits_no_longer_than_its_own_time(
+    tmp_path: Path,
+) -> None:
+    async def answer_all_but_ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if line.startswith(b"*"):
+                count = int(line[1:])
+                words = [(await reader.readline(), await reader.readline())[1] for _ in range(count)]
+                if words:
+                    writer.write(b"+OK\r\n")
+        writer.close()
+
+    async def run() -> list[float]:
+        loop = asyncio.get_running_loop()
+        address = str(tmp_path / "silent")
+        server = await asyncio.start_unix_server(answer_all_but_ping, address)
+        client = redis.asyncio.Redis(
+            unix_socket_path=address, socket_timeout=1.0, retry=Retry(NoBackoff(), 0)
+        )
+        pipeline = Pipeline(client)
+        assert await pipeline.exchange(Commands(b"*1\r\n$4\r\nTIME\r\n", 1)) == [b"OK"]
+
+        async def seconds(later_by: float) -> float:
+            await asyncio.sleep(later_by)
+            begun = loop.time()
+            with pytest.raises(redis.exceptions.TimeoutError):
+                await pipeline.exchange(PING)
+            return loop.time() - begun
+
+        found = await asyncio.gather(seconds(0), seconds(0.5))
+        pipeline.close()
+        await client.aclose()
+        server.close()
+        await asyncio.sleep(1)  # of the loop's clock: the server's ends of the connections close first
+        return found
+
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        assert runner.run(run()) == pytest.approx([1.0, 1.0], abs=0.01)
+
+
 def test_exchange__uvloop_has_closed_the_transport__connects_anew(port: int) -> None:
     async def run() -> list[Any]:
         client = redis.asyncio.Redis(host=HOST, port=port, socket_timeout=5.0)
