@@ -275,7 +275,7 @@ class Case:
 
 
 def main() -> None:
-    """Measure and write measure, table and plots."""
+    """Measure and write records, table and plots."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few meters: shows that it works, in a minute")
     parser.add_argument(

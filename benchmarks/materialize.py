@@ -108,7 +108,7 @@ class Servers:
 
 
 def main() -> None:
-    """Measure and write measure, table and plot."""
+    """Measure and write records, table and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.materialize", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few rows: shows that it works, in seconds")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")

@@ -119,7 +119,7 @@ class Work:
 
 
 def main() -> None:
-    """Measure and write measure, table and plot."""
+    """Measure and write records, table and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.offline", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few rows: shows that it works, in a minute")
     parser.add_argument(

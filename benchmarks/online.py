@@ -119,7 +119,7 @@ SMALL = Size({1: 20, 100: 5, 1000: 2}, seconds=0.5, turns=1)
 
 
 def main() -> None:
-    """Measure and write measure, table and plot."""
+    """Measure and write records, table and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.online", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few requests: shows that it works")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")

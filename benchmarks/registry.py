@@ -170,7 +170,7 @@ SMALL = Size(("sqlite",), {50_000: 1, 9 * _MIB: 1}, {1: 1, 3: 1}, resolutions=10
 
 
 def main() -> None:
-    """Measure and write measure, table and plot."""
+    """Measure and write records, table and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.registry", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few requests: shows that it works")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")

@@ -108,7 +108,7 @@ class Variants:
 
 
 def main() -> None:
-    """Measure and write measure, table and plot."""
+    """Measure and write records, table and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("--small", action="store_true", help="few requests: shows that it works")
     parser.add_argument("--server", choices=servers.available(), help="where TimescaleDB runs")

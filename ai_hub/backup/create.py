@@ -122,16 +122,16 @@ _PACKAGES: Final = ("ai-hub", "mlflow", "feast")
 
 
 class Report(Protocol):
-    """Where a backup or restore says how far it is."""
+    """Receives the progress of a backup or restore."""
 
     def start(self, part: str) -> None:
-        """Work on a part begins."""
+        """A part is started."""
 
     def progress(self, done: int, total: int) -> None:
-        """So many of its objects are done."""
+        """`done` of its `total` objects are finished."""
 
     def done(self, part: str, text: str) -> None:
-        """It is done: what it is, in a few words."""
+        """A part is finished; `text` summarizes it."""
 
 
 def backup(
@@ -143,10 +143,10 @@ def backup(
     without: Collection[str] = (),
     with_secrets: bool = False,
 ) -> Manifest:
-    """Keep everything in the folder or at the `s3://` address `place`.
+    """Back up everything to the folder or `s3://` address `place`.
 
-    Databases go first, so every file that a version in them names is dumps, too. The manifest goes last:
-    killed before, the same call begins anew and uses the objects that are there.
+    Databases go first, so every file that a version in them names is stored, too. The manifest goes last:
+    after a kill before that, the same call starts over and reuses the objects that are there.
 
     Raises:
         ConflictError: there is a backup already.
@@ -201,7 +201,7 @@ def backup(
 
 
 def megabytes(count: int) -> str:
-    """A number of bytes for people."""
+    """Bytes as text in MB."""
     return f"{count / 1e6:,.1f} MB"
 
 

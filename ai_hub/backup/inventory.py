@@ -131,7 +131,7 @@ def use_plain_text(connection: psycopg.Connection[Any]) -> None:
 
 
 def gather_facts(connection: psycopg.Connection[Any]) -> Facts:
-    """The facts as the connection's present transaction sees them, which `use_plain_text` was called in."""
+    """The facts as the connection's current transaction sees them; call `use_plain_text` in it first."""
     tables = {
         f"{schema}.{name}": _content(connection, schema, name) for schema, name in relations(connection)
     }
@@ -157,7 +157,7 @@ def timescaledb_version(connection: psycopg.Connection[Any]) -> str | None:
 
 
 def differences(before: Facts, after: Facts, *, same_major: bool) -> Iterator[str]:
-    """What is not as it was; definitions are compared if the same PostgreSQL version wrote them."""
+    """Differences as text; definitions are compared if the same PostgreSQL version wrote them."""
     for name in sorted(before.tables.keys() | after.tables.keys()):
         was, now = before.tables.get(name), after.tables.get(name)
         if was != now:

@@ -1,4 +1,4 @@
-"""What a backup holds: its last file, so a backup without it was never finished."""
+"""Manifest of a backup. It is written last: a backup without one is incomplete."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Role(BaseModel):
 
 
 class Facts(BaseModel):
-    """What was in a database at the moment of its dump, to compare with what came back."""
+    """Contents of a database at its dump, to compare with the restored ones."""
 
     #: rows, and the sum of a hash of each, by table
     tables: dict[str, tuple[int, str]]

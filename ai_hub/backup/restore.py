@@ -53,9 +53,9 @@ class RestoredDifferentlyError(AiHubError):
 
 
 def restore(place: str, report: Report, servers: EmbeddedServers, settings: Settings) -> Manifest:
-    """Bring the backup at `place` into the servers of the settings, which must be empty, and compare.
+    """Restore the backup at `place` into the servers of the settings, which must be empty, and compare.
 
-    Everything is checked before anything is written. Killed midway, the same call goes on.
+    Everything is checked before anything is written. After a kill, the same call resumes.
 
     Raises:
         NotFoundError: there is no finished backup.
@@ -103,7 +103,7 @@ class _Restore:
         self._parts = databases_of(settings, servers) if manifest.databases else {}
         self._places = objects_of(settings) if manifest.objects else {}
         self._entries: dict[str, list[Entry]] = {}
-        #: those that an interrupted call has brought back
+        #: databases that an interrupted call has restored
         self._present: set[str] = set()
 
     def run(self) -> None:

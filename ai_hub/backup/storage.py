@@ -1,4 +1,4 @@
-"""Where a backup is kept: a folder, or a bucket with a prefix in the S3 store of the settings."""
+"""Storage of a backup: a folder, or a bucket with a prefix in the S3 store of the settings."""
 
 from __future__ import annotations
 

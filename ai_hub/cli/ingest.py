@@ -1,4 +1,4 @@
-"""`ai-hub ingest` and `ai-hub backfill`: files into the tables, and what was found about them."""
+"""`ai-hub ingest` and `ai-hub backfill`: files into the tables, findings and quarantine."""
 
 from __future__ import annotations
 

@@ -70,12 +70,12 @@ class Export:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing will happen to it any more."""
+        """Whether the export has ended."""
         return self.status not in UNFINISHED
 
     @property
     def request(self) -> Request:
-        """What was asked for; `output_path` is the path it has got."""
+        """The request; `output_path` is the assigned path."""
         assets = None if self.asset_ids is None else tuple(self.asset_ids)
         return Request(
             self.tenant_id,
@@ -133,7 +133,7 @@ def newest_exports(
 
     They come without `asset_ids` and `file_sha256`, which can be long.
     """
-    # only what is filters, so that the tenant alone is counted in its index
+    # only the given filters, so that the tenant alone is counted in its index
     filters = {"feature_set": feature_set, "status": status}
     where = " AND ".join(
         ["tenant_id = %(tenant)s", *(f"{name} = %({name})s" for name, value in filters.items() if value)]

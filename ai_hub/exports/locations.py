@@ -79,7 +79,7 @@ def local_path(folder: Path, path: str) -> Path:
 
 
 def is_gone(settings: Settings, storage_path: str) -> bool:
-    """Whether nothing is any more where an export was stored, as far as it can be told from here."""
+    """Whether the files of an export are gone, as far as this process can see."""
     if not storage_path.startswith(f"{_S3}://"):
         return not os.path.lexists(storage_path)
     from ai_hub.exports import s3  # noqa: PLC0415  # most installations need none
@@ -152,7 +152,7 @@ _TAKEN: Final = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 
 
 class LocalTarget:
-    """See `targets.Target`."""
+    """See `Target`."""
 
     def __init__(self, folder: Path, export: Export) -> None:
         self._export = export
@@ -223,7 +223,7 @@ class LocalTarget:
 
 
 def is_of(path: Path, export_id: UUID) -> bool:
-    """Whether this export has written the file."""
+    """Whether the file was written by this export."""
     try:
         found: dict[bytes, bytes] = pq.read_metadata(path).metadata or {}
     except (OSError, ValueError):

@@ -36,7 +36,7 @@ class File:
 
 @dataclass(frozen=True)
 class Written:
-    """What an export has become; the names are those of its row."""
+    """Result of an export, with the names of its columns in `feature_exports`."""
 
     row_count: int
     file_size_bytes: int
@@ -47,7 +47,7 @@ class Written:
 
 
 class _Hashed:
-    """What pyarrow writes to: counts and hashes on the way to the sink."""
+    """File for pyarrow: counts and hashes the bytes on the way to the sink."""
 
     closed = False
 

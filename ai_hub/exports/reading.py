@@ -204,7 +204,7 @@ class Span:
     periods: tuple[tuple[datetime, datetime], ...] | None
 
     def rows(self, start: datetime, end: datetime) -> int:
-        """How many hourly rows in [start, end) it has at most; where that is not known, as for all hours."""
+        """Upper bound of its hourly rows in [start, end); where unknown, one row an hour."""
         if self.periods is None:
             return _hours(start, end)
         return sum(_hours(max(start, first), min(end, last + _TAIL)) for first, last in self.periods)
@@ -244,7 +244,7 @@ class Interrupt:
 
     @contextmanager
     def watching(self, connection: dbapi.Connection) -> Iterator[None]:
-        """What is asked of `connection` in this block can be ended."""
+        """Queries of `connection` in this block can be interrupted."""
         self._connection = connection
         try:
             if self.requested:
@@ -416,7 +416,7 @@ def _renamed(plan: Plan, tenant: str, rows: pa.Table) -> dict[str, pa.ChunkedArr
 def computed(view: Computed, columns: dict[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
     """On-demand features of rows with these columns, by Feast's own transformation.
 
-    Of a single input it is done once for view value that occurs: a feature depends on its row alone, offline
+    Of a single input it is done once for each value that occurs: a feature depends on its row alone, offline
     as online.
     """
     if len(view.inputs) != 1:

@@ -32,7 +32,7 @@ _GONE: Final = {"NoSuchUpload", "NoSuchKey", "404", "NotFound"}
 
 
 def is_gone(settings: Settings, storage_path: str) -> bool:
-    """Whether an export that was completed there is deleted; False if the store does not say."""
+    """Whether the files of a completed export are deleted; False if the store does not answer."""
     # a key may have any character of a URL
     bucket, _, key = storage_path.removeprefix("s3://").partition("/")
     try:
@@ -45,7 +45,7 @@ def is_gone(settings: Settings, storage_path: str) -> bool:
 
 
 def objects(settings: Settings, bucket: Bucket, path: str) -> dict[str, int]:
-    """Size of item object at `path` or below it, by its name there; empty: of the object itself.
+    """Size of each object at `path` or below it, by its name there; empty: of the object itself.
 
     Raises:
         BotoCoreError, ClientError: the store does not answer, or refuses.
@@ -93,7 +93,7 @@ def delete_all(settings: Settings, bucket: Bucket) -> None:
 
 
 def is_of(settings: Settings, bucket: Bucket, path: str, export_id: UUID) -> bool:
-    """Whether this export has written the object."""
+    """Whether the object was written by this export."""
     found = _head(s3_client(settings), bucket.name, bucket.prefix + path)
     return found is not None and found["Metadata"].get(EXPORT_ID) == str(export_id)
 
@@ -111,7 +111,7 @@ def signed_url(settings: Settings, bucket: Bucket, path: str, seconds: int) -> s
 
 
 class S3Target:
-    """See `targets.Target`."""
+    """See `Target`."""
 
     def __init__(self, settings: Settings, bucket: Bucket, export: Export) -> None:
         self._client = s3_client(settings)
@@ -269,7 +269,7 @@ def _manifest(key: str) -> str:
 
 
 def _head(client: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef | None:
-    """What the store says of an object, if there is one."""
+    """Head of an object; None if there is none."""
     try:
         return client.head_object(Bucket=bucket, Key=key)
     except ClientError as error:

@@ -66,17 +66,17 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing will happen to it any more."""
+        """Whether the job has ended."""
         return self.status not in UNFINISHED
 
     @property
     def message(self) -> str:
-        """Where it is, for a reader."""
+        """Its state as text."""
         return describe(self.status, self.error, self.progress, cancel_requested=self.cancel_requested)
 
 
 def describe(status: str, error: str | None, progress: float, *, cancel_requested: bool) -> str:
-    """Where a job is, for a reader."""
+    """State of a job as text."""
     if status == "completed":
         return "Completed."
     if status == "failed":

@@ -1,4 +1,4 @@
-"""What does jobs of a kind; a worker is given one for each kind that it does."""
+"""Tasks: a task runs the jobs of one kind; a worker gets one for each kind that it runs."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ _AWAY = (BotoCoreError, HTTPClientError, OperationalError)
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the same may work later: a server was away or overloaded."""
+    """Whether a retry may succeed: a server was away or overloaded."""
     match error:
         case ClientError():
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -66,12 +66,12 @@ def may_pass(error: Exception) -> bool:
 
 
 def is_defect(error: Exception) -> bool:
-    """Whether it is nothing that was to be expected."""
+    """Whether the error is unexpected, and so a defect."""
     return not isinstance(error, AiHubError | OSError | ClientError | FeastError) and not may_pass(error)
 
 
 def reason(error: Exception) -> str:  # noqa: PLR0911  # a table of texts
-    """What to tell whoever asked for the job: no paths of the server, no SQL."""
+    """Error text for the job's owner, without paths of the server and without SQL."""
     match error:
         case AiHubError():
             return error.message
