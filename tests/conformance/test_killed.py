@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 DB = 9
-#: Longer than the server takes to notice that a client is gone.
-NOTICED_S = 3.5
 UPLOADED = "relname LIKE 'feast_entity_df_%'"
 SPAN = (T0 - 9 * HOUR, T0 + 9 * HOUR)
 
@@ -107,11 +105,11 @@ def test_client_killed__its_queries_end_and_a_new_run_completes(
         finally:
             for pid in started.values():
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(NOTICED_S)
+        wait_for(lambda: len(reads(server)) <= 1)
         (left,) = reads(server)
         query = server.execute("SELECT query FROM pg_stat_activity WHERE pid = %s", [left]).fetchone()
         assert "entity_row_unique_id" in str(query)  # stock's
-        assert count(server, "relpersistence = 't'") == 0
+        wait_for(lambda: count(server, "relpersistence = 't'") == 0)
         assert count(server, UPLOADED) == uploaded + 1
     hosts.open(shipped(), db=DB).materialize(*SPAN, feature_views=["slow"])
     again = contents(hosts, DB)
