@@ -153,7 +153,8 @@ LOCAL_TIME = "local_time"
 #: Of a view: the time between two rows of an asset, such as 15min, 1h or 1d.
 STEP_TAG = "step"
 _STEP = re.compile(r"(\d{1,6})\s*(s|min|h|d)")
-_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+#: A local day may have 23 hours only.
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 23 * 3600}
 #: Where a view does not say its step, rows may come at every such time: meters send at multiples of it.
 _SHORTEST_NS = 300 * 10**9
 _REACH = re.compile(r"_(\d+)h$")

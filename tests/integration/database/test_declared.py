@@ -55,28 +55,41 @@ if TYPE_CHECKING:
 # a failing example is small anyway, and shrinking it would refresh the database for minutes
 PROPERTY = settings(max_examples=examples(4), phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
-DURATIONS = st.sampled_from([1, 2, 24, 25, 168, 500]).map(lambda hours: hours * HOUR)
-SHORT = st.sampled_from([1, 3, 24]).map(lambda hours: hours * HOUR)
 READ_WEATHER = st.sampled_from(["temperature", "humidity", "solar_irradiance"])
 # what the meter of a drawn example has, and a series that is not there
-OTHERS = st.sampled_from(["price@price_zone", "price@price_zone", "load@tenant", "value@group", "none@asset"])
-LEAVES = st.one_of(
-    st.builds(Lag, st.just("value"), DURATIONS),
-    st.builds(Lag, READ_WEATHER, SHORT),
-    st.builds(WeatherOf, READ_WEATHER),
-    st.builds(Series, st.just("price"), st.just("price_zone")),
-    st.builds(Lag, OTHERS, SHORT),
-    st.builds(Aggregation, OTHERS, st.sampled_from(FUNCTIONS), SHORT, st.just(HOUR)),
-    st.builds(SameHour, OTHERS, st.sampled_from(FUNCTIONS), st.integers(1, 2)),
-    st.builds(Aggregation, st.just("value"), st.sampled_from(FUNCTIONS), DURATIONS, st.just(HOUR)),
-    st.builds(Aggregation, READ_WEATHER, st.sampled_from(FUNCTIONS), SHORT, st.just(HOUR)),
-    st.builds(
-        SameHour, st.just("value"), st.sampled_from(FUNCTIONS), st.integers(1, 8), st.sampled_from([1, 7])
-    ),
-    st.builds(SameHour, READ_WEATHER, st.sampled_from(FUNCTIONS), st.integers(1, 2)),
-    st.builds(DegreeHours, st.sampled_from([15, 18.5]), SHORT, st.sampled_from(["heating", "cooling"])),
-)
-STORED = LEAVES | st.builds(Difference, LEAVES, LEAVES) | st.builds(Ratio, LEAVES, LEAVES)
+SERIES = st.sampled_from(["price@price_zone", "price@price_zone", "load@tenant", "none@asset"])
+
+
+def stored_features(step: timedelta) -> st.SearchStrategy[Any]:
+    """Features of a view with this step that are stored."""
+    steps = st.sampled_from([1, 2, 3, 7, 25] if step == DAY else [1, 2, 24, 25, 168, 500]).map(step.__mul__)
+    few_steps = st.sampled_from([1, 3, 24]).map(step.__mul__)
+    functions = st.sampled_from(FUNCTIONS)
+    weeks = st.sampled_from([1, 7])
+    leaves = st.one_of(
+        st.builds(Lag, st.just("value"), steps),
+        st.builds(Aggregation, st.just("value"), functions, steps, st.just(step)),
+        st.builds(SameHour, st.just("value"), functions, st.integers(1, 8), weeks),
+        st.builds(Series, st.just("price"), st.just("price_zone")),
+        st.builds(Lag, SERIES, few_steps),
+        st.builds(Aggregation, SERIES, functions, few_steps, st.just(step)),
+        st.builds(SameHour, SERIES, functions, st.integers(1, 2)),
+    )
+    if step < DAY:
+        columns = READ_WEATHER | st.just("value@group")
+        hours = st.sampled_from([1, 3, 24]).map(HOUR.__mul__)
+        leaves |= st.one_of(
+            st.builds(Lag, columns, few_steps),
+            st.builds(WeatherOf, READ_WEATHER),
+            st.builds(Aggregation, columns, functions, few_steps, st.just(step)),
+            st.builds(SameHour, columns, functions, st.integers(1, 2)),
+            st.builds(
+                DegreeHours, st.sampled_from([15, 18.5]), hours, st.sampled_from(["heating", "cooling"])
+            ),
+        )
+    return leaves | st.builds(Difference, leaves, leaves) | st.builds(Ratio, leaves, leaves)
+
+
 REGISTERED = st.sampled_from(
     [
         *(Calendar(part) for part in ("hour_of_day", "day_of_week", "day_of_year", "is_weekend")),
@@ -84,16 +97,19 @@ REGISTERED = st.sampled_from(
         *(SunPosition("elevation"), SunPosition("azimuth")),
     ]
 )
-DECLARATIONS = st.builds(
-    lambda stored, registered: {f"f{at}": each for at, each in enumerate([*stored, *registered])},
-    st.lists(STORED, min_size=1, max_size=8),
-    st.lists(REGISTERED, max_size=3),
+DECLARATIONS = st.sampled_from([HOUR / 4, HOUR / 2, HOUR, DAY]).flatmap(
+    lambda step: st.builds(
+        lambda stored, registered: (step, {f"f{at}": each for at, each in enumerate([*stored, *registered])}),
+        st.lists(stored_features(step), min_size=1, max_size=8 if step >= HOUR else 3),
+        st.lists(REGISTERED, max_size=3),
+    )
 )
 ATTRIBUTES = {"capacity": 12.5, "latitude": 52.5, "longitude": 13.4}
 ANCHORS = st.sampled_from(
     [
-        # weather older than a year may be gone, and the night in which clocks go back in Berlin
+        # weather older than a year may be gone, and the nights in which clocks go back and forth in Berlin and London
         lambda: datetime(2025, 10, 24, 20, tzinfo=UTC),
+        lambda: datetime(2026, 3, 27, 20, tzinfo=UTC),
         lambda: floor_hour(datetime.now(UTC)) - timedelta(days=92),
         lambda: floor_hour(datetime.now(UTC)) - timedelta(hours=150),
     ]
@@ -112,9 +128,9 @@ ISSUES = st.dictionaries(
 
 @PROPERTY
 @given(
-    features=DECLARATIONS,
+    declared_view=DECLARATIONS,
     anchor=ANCHORS,
-    zone=st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata"]),
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "Europe/London", "Asia/Kolkata"]),
     first=READINGS,
     late=READINGS,
     other=READINGS,
@@ -127,7 +143,7 @@ ISSUES = st.dictionaries(
 )
 def test_declared_view__any_declaration_and_data__equals_the_oracle(
     database: str,
-    features: dict[str, Any],
+    declared_view: tuple[timedelta, dict[str, Any]],
     anchor: Any,
     zone: str,
     first: dict[timedelta, float],
@@ -144,7 +160,8 @@ def test_declared_view__any_declaration_and_data__equals_the_oracle(
     neighbour = f"{tenant}-x"
     mine, theirs, annex = Asset(zone), Asset("UTC"), Asset("UTC")
     mine.others = [annex]
-    declaration = declare(f"drawn_{secrets.token_hex(4)}", features)
+    step, features = declared_view
+    declaration = declare(f"drawn_{secrets.token_hex(4)}", features, step)
     attributes = ATTRIBUTES | {"timezone": zone}
 
     def add_weather(rows: dict[Any, Any]) -> None:

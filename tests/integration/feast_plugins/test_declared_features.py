@@ -66,6 +66,11 @@ FEATURES = """
         "heating_24h": DegreeHours(15, timedelta(hours=24)),
         "holiday": Holiday("DE"),
 """
+OF_QUARTER_HOURS = """
+        "lag_15m": Lag("value", timedelta(minutes=15)),
+        "mean_1h": Aggregation("value", "mean", timedelta(hours=1), timedelta(minutes=15)),
+        "mean_same_time_2d": SameHour("value", "mean", days=2),
+"""
 WITHOUT_LAG = FEATURES.replace('"lag_48h": Lag("value", timedelta(hours=48)),', "")
 OF_THE_SAME_NAME = """
 from feast import FeatureView
@@ -96,13 +101,19 @@ class Repository:
         return [f"{self.view}:{name}" for name in self.expressions]
 
     @property
-    def expressions(self) -> dict[str, Any]:
+    def declaration(self) -> declarations.Declaration:
         found = declarations.declaration_of(self.project.store().get_feature_view(self.view))
         assert found is not None
-        return found.as_json()
+        return found
+
+    @property
+    def expressions(self) -> dict[str, Any]:
+        return self.declaration.as_json()
 
     def expected(self, hour: datetime, asset: Asset | None = None) -> dict[str, Any]:
-        return Oracle(asset or self.asset, datetime.now(UTC), {}).row(hour, self.expressions)
+        declaration = self.declaration
+        oracle = Oracle(asset or self.asset, datetime.now(UTC), {}, declaration.step)
+        return oracle.row(hour, declaration.as_json())
 
     def problems(self, row: Any, hour: datetime, asset: Asset | None = None) -> list[str]:
         """How the features of a row differ from the oracle."""
@@ -233,6 +244,51 @@ def test_declared_view__from_plan_to_export__has_the_oracles_values(
     table = lab.table(lab.export(lab.request(hours=48, tenant=tenant, feature_set=f"{view}_service")))
     lab.forget()
     assert table.num_rows == 48
+    for row in table.to_pylist():
+        assert repository.problems(row, row["event_timestamp"]) == []
+
+
+def test_quarter_hours__history_online_and_export__have_the_oracles_values_and_their_own_time(
+    repository: Repository, energy: Energy, tmp_path: Path
+) -> None:
+    view, tenant, quarter = repository.view, repository.tenant, HOUR / 4
+    before = energy.now - HOUR
+    late = {before - 2 * HOUR + step * quarter: 5.0 + step for step in range(12)}
+    repository.asset.readings |= late
+    repository.declare(OF_QUARTER_HOURS)
+    repository.project.done("apply")
+    leave_others_out(repository)
+    with connect(autocommit=True) as connection:
+        write(connection, tenant, "meter", late)
+    ai_hub("features", "backfill", view, "--json")
+    assert repository.project.store().get_feature_view(view).ttl == 3 * quarter
+
+    # between two rows the earlier one counts
+    times = [before + minutes * quarter / 15 for minutes in (0, 7, 15, 30, 45, 59)]
+    for row in repository.history(times).to_dict("records"):
+        asset = repository.asset if row["tenant_id"] == tenant else repository.foreign
+        time = row["event_timestamp"].to_pydatetime()
+        assert repository.problems(row, time - (time - before) % quarter, asset) == []
+
+    clock = Clock(before)
+
+    async def read(reader: FeatureReader) -> None:
+        sources = []
+        for minutes in (3, 14, 16, 29, 31):
+            clock.time = before + timedelta(minutes=minutes)
+            (result,) = await ask(reader, tenant, "meter", feature_set=f"{view}_service")
+            row = before + minutes // 15 * quarter
+            assert result["event_timestamp"] == row
+            assert repository.problems(result["features"], row) == []
+            sources.append(result["source"])
+        assert sources == ["timescaledb", "redis", "timescaledb", "redis", "timescaledb"]
+
+    run(read, clock, feast_registry_uri=repository.settings.feast_registry_uri, feature_cache_ttl=900)
+
+    lab = ExportLab(energy, repository.settings, tmp_path / "exports")
+    table = lab.table(lab.export(lab.request(hours=3, tenant=tenant, feature_set=f"{view}_service")))
+    lab.forget()
+    assert table.num_rows == 12
     for row in table.to_pylist():
         assert repository.problems(row, row["event_timestamp"]) == []
 
