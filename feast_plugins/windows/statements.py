@@ -202,7 +202,7 @@ FROM public.asset_spans AS spans
 LEFT JOIN public.declared_spans AS known
     ON known.view_name = '{view}' AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id
 LEFT JOIN public.assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
-CROSS JOIN LATERAL unstored_rows(spans.periods, coalesce(known.stored, '{{}}')) AS missing
+CROSS JOIN LATERAL unstored_rows({periods}, coalesce(known.stored, '{{}}')) AS missing
 {rows}
 WHERE hours.hour <= now()
     -- of most assets every row is stored, which this tells sooner
@@ -210,7 +210,7 @@ WHERE hours.hour <= now()
         lower(spans.periods) + INTERVAL '1 hour',
         greatest(
             lower(spans.periods) + INTERVAL '1 hour',
-            least(upper(spans.periods) - INTERVAL '143 hours', {until})
+            least(upper({periods}) - INTERVAL '143 hours', {until})
         )
     ))"""
 # An index range scan, where a series would be of all history.
@@ -433,12 +433,19 @@ class Statements:
 
     @property
     def _keys(self) -> str:
+        periods = "spans.periods"
         rows, until = _HOURS, "time_bucket(INTERVAL '1 hour', now()) + INTERVAL '1 hour'"
         if self.declaration.step != HOUR:
             rows = _ROWS.format(rows=self._steps.rows("missing.first_hour", "missing.end_hour"))
             until = f"declared_rows_until(INTERVAL '{self._steps.interval}', assets.timezone)"
+        if self.declaration.step == DAY:
+            periods = f"rows_of_step(spans.periods, INTERVAL '{self._steps.interval}')"
         return _KEYS.format(
-            view=self.declaration.name, asset_columns=sources.ASSET_COLUMNS, rows=rows, until=until
+            view=self.declaration.name,
+            asset_columns=sources.ASSET_COLUMNS,
+            rows=rows,
+            until=until,
+            periods=periods,
         )
 
     def _features(self) -> str:

@@ -106,7 +106,8 @@ BEGIN
             views.view_name, views.step, views.filled_from, spans.tenant_id, spans.asset_id,
             CASE
                 WHEN views.step = INTERVAL '1 hour' THEN spans.rows
-                ELSE spans.rows * tstzmultirange(tstzrange(NULL, declared_rows_until(views.step, assets.timezone)))
+                ELSE rows_of_step(spans.rows, views.step)
+                    * tstzmultirange(tstzrange(NULL, declared_rows_until(views.step, assets.timezone)))
             END AS rows
         FROM declared_views AS views
         CROSS JOIN spans
@@ -136,7 +137,7 @@ BEGIN
         FROM changes JOIN declared_reached AS reached ON reached.source = 'readings'
         WHERE changes.source IN ('readings', 'deletion')
         UNION ALL
-        SELECT views.view_name, tenant_id, asset_id, first_hour + INTERVAL '1 hour', last_hour + INTERVAL '25 hours'
+        SELECT views.view_name, tenant_id, asset_id, first_hour + INTERVAL '1 hour', last_hour + INTERVAL '26 hours'
         FROM changes CROSS JOIN declared_views AS views WHERE changes.source = 'asset'
         UNION ALL
         SELECT

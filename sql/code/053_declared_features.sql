@@ -19,6 +19,17 @@ CREATE OR REPLACE FUNCTION declared_rows_until(step interval, timezone text) RET
     END
 $$;
 
+-- Rows of a view, from the hours that have rows: a day may have 25 hours, and has a row at its end.
+CREATE OR REPLACE FUNCTION rows_of_step(hours tstzmultirange, step interval) RETURNS tstzmultirange
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN step <= INTERVAL '1 hour' THEN hours
+        ELSE (
+            SELECT coalesce(range_agg(tstzrange(lower(part), upper(part) + INTERVAL '1 hour')), '{}') FROM unnest(hours) AS part
+        )
+    END
+$$;
+
 -- Midnights of a time zone, from `farthest` days before the first one in [first_row, end_row) to `nearest` days before
 -- the last one.
 CREATE OR REPLACE FUNCTION days_between(
@@ -245,11 +256,15 @@ CREATE OR REPLACE FUNCTION end_declared_rows(tenant text, asset text, existing t
 RETURNS void LANGUAGE plpgsql
 SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0 AS $$
 DECLARE
-    spans declared_spans;
+    spans record;
     gone  tstzrange;
 BEGIN
-    FOR spans IN SELECT * FROM declared_spans WHERE tenant_id = tenant AND asset_id = asset ORDER BY view_name LOOP
-        FOR gone IN SELECT unnest(spans.stored - existing) LOOP
+    FOR spans IN
+        SELECT view_name, stored, rows_of_step(existing, step) AS existing
+        FROM declared_spans JOIN declared_views USING (view_name)
+        WHERE tenant_id = tenant AND asset_id = asset ORDER BY view_name
+    LOOP
+        FOR gone IN SELECT unnest(spans.stored - spans.existing) LOOP
             EXECUTE format(
                 'UPDATE %I SET superseded_at = declared_version_end(%L, generation, created_timestamp, %L)'
                 ' WHERE tenant_id = %L AND asset_id = %L AND hour >= %L AND hour < %L AND superseded_at IS NULL',
@@ -257,7 +272,7 @@ BEGIN
                 tenant, asset, lower(gone), upper(gone)
             );
         END LOOP;
-        UPDATE declared_spans SET stored = spans.stored * existing
+        UPDATE declared_spans SET stored = spans.stored * spans.existing
         WHERE view_name = spans.view_name AND tenant_id = tenant AND asset_id = asset;
     END LOOP;
 END
@@ -278,9 +293,9 @@ LEFT JOIN asset_spans ON true
 LEFT JOIN assets ON assets.tenant_id = asset_spans.tenant_id AND assets.asset_id = asset_spans.asset_id
 CROSS JOIN LATERAL (SELECT declared_rows_until(views.step, assets.timezone) AS until) AS now
 LEFT JOIN LATERAL (
-    SELECT range_agg(tstzrange(
-        lower(period) + INTERVAL '1 hour', least(upper(period) - INTERVAL '143 hours', now.until)
-    )) AS rows
+    SELECT rows_of_step(
+        range_agg(tstzrange(lower(period) + INTERVAL '1 hour', upper(period) - INTERVAL '143 hours')), views.step
+    ) * tstzmultirange(tstzrange(NULL, now.until)) AS rows
     FROM unnest(asset_spans.periods) AS period WHERE lower(period) + INTERVAL '1 hour' < now.until
 ) AS existing ON true
 LEFT JOIN declared_spans AS spans

@@ -31,9 +31,10 @@ class Oracle:
         """Times that have a row: those of the hours that have one, and the midnights in them."""
         hours = self.asset.hours(floor_hour(now))
         if self.step == DAY:
+            # one hour longer than others, for days of 25 hours
+            hours = sorted({*hours, *(hour + HOUR for hour in hours)})
             midnights = [self._begin(hour + timedelta(minutes=59)) for hour in hours]
-            found = [each for hour, each in zip(hours, midnights, strict=True) if hour <= each <= now]
-            return sorted(set(found))
+            return [each for hour, each in zip(hours, midnights, strict=True) if hour <= each <= now]
         times = [hour + part * self.step for hour in hours for part in range(HOUR // self.step)]
         return [each for each in times if each <= now]
 

@@ -930,3 +930,106 @@ def test_apply__view_of_a_user_on_it__is_named(database: str) -> None:
         connection.execute(f"DROP VIEW {user}".encode())
         apply(connection, other)
         assert declared.changes(connection, "declared_tests", [other]) == []
+
+
+def test_steps__energy_of_several_intervals__is_the_power_of_each_step(database: str, tenant: str) -> None:
+    """In London clocks go back in this night, so the day has 25 hours."""
+    midnight = datetime(2025, 10, 25, 23, tzinfo=UTC)
+    quarter, next_midnight = HOUR / 4, datetime(2025, 10, 27, 0, tzinfo=UTC)
+    quarters, days = (
+        declare(
+            f"{name}_{secrets.token_hex(4)}",
+            {"lag": Lag("value", step), **{key: Aggregation("value", *of, step) for key, of in more.items()}},
+            step,
+        )
+        for name, step, more in (
+            ("quarters", quarter, {"sum_1h": ("sum", HOUR), "count": ("count", quarter)}),
+            ("days", DAY, {"sum": ("sum", DAY)}),
+        )
+    )
+    with connect(database, autocommit=True) as connection, applied(connection, quarters):
+        apply(connection, quarters, days)
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, timezone, unit, reading, interval_seconds, register_digits)"
+            " SELECT %s, asset, 'Europe/London', 'kWh', kind, seconds, digits FROM (VALUES"
+            "  ('quarterly', 'energy', 900, NULL), ('hourly', 'energy', 3600, NULL), ('daily', 'energy', 90000, NULL),"
+            "  ('register', 'register', 900, 3)) AS given (asset, kind, seconds, digits)",
+            [tenant],
+        )
+        write(connection, tenant, "quarterly", {midnight + at * quarter: 1.0 + at % 4 for at in range(100)})
+        write(connection, tenant, "hourly", {midnight + at * HOUR: 2.0 for at in range(25)})
+        write(connection, tenant, "daily", {midnight: 240.0})
+        # it passes its highest number, 999, in the second quarter hour
+        connection.cursor().executemany(
+            'INSERT INTO register_readings ("timestamp", tenant_id, asset_id, value)'
+            " VALUES (%s, %s, 'register', %s)",
+            [(midnight + at * quarter, tenant, (996 + 3 * at) % 1000) for at in range(101)],
+        )
+
+        def row(asset: str, declaration: Declaration, at: datetime) -> Any:
+            names = ", ".join(declaration.features)
+            query = f"SELECT {names} FROM {declaration.name} WHERE tenant_id = %s AND asset_id = %s AND event_timestamp = %s".encode()
+            return connection.execute(query, [tenant, asset, at]).fetchone()
+
+        for is_stored in (False, True):
+            if is_stored:
+                fill(connection, quarters)
+                fill(connection, days)
+                refresh(dsn=database)
+            at = midnight + 2 * HOUR
+            assert row("quarterly", quarters, at) == (16.0, 10.0, 1)
+            assert row("quarterly", quarters, at + quarter) == (4.0, 10.0, 1)
+            assert row("register", quarters, at) == (12.0, 12.0, 1)
+            # its energy goes on after the quarter hour
+            assert row("hourly", quarters, at + quarter) == (None, None, 1)
+            assert row("quarterly", days, next_midnight) == (10.0, 250.0)
+            assert row("hourly", days, next_midnight) == (2.0, 50.0)
+            assert row("daily", days, next_midnight) == pytest.approx((9.6, 240.0))
+            assert row("register", days, next_midnight) == pytest.approx((12.0, 300.0))
+
+
+def test_days__time_zone_of_the_asset_changes__rows_follow(database: str, tenant: str) -> None:
+    declaration = declare(
+        f"zone_{secrets.token_hex(4)}",
+        {"lag": Lag("value", DAY), "mean": Aggregation("value", "mean", 2 * DAY, DAY)},
+    )
+    start = datetime(2026, 3, 20, tzinfo=UTC)
+    meter = Asset("Europe/London", {start + at * HOUR: float(at) for at in range(24 * 12)})
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        query = "INSERT INTO assets (tenant_id, asset_id, timezone) VALUES (%s, 'meter', 'Europe/London')"
+        connection.execute(query, [tenant])
+        write(connection, tenant, "meter", meter.readings)
+        fill(connection, declaration)
+        refresh(dsn=database)
+        assert list(differences(connection, declaration, tenant, "meter", meter)) == []
+        then = now(connection)
+        connection.execute("UPDATE assets SET timezone = 'Asia/Kolkata' WHERE tenant_id = %s", [tenant])
+        refresh(dsn=database)
+        moved = Asset("Asia/Kolkata", meter.readings)
+        assert list(differences(connection, declaration, tenant, "meter", moved)) == []
+        known = differences(connection, declaration, tenant, "meter", meter, known_at=then)
+        assert list(known) == []
+
+
+def test_apply__another_step__computes_anew_and_keeps_what_was_known(database: str, tenant: str) -> None:
+    name = f"step_{secrets.token_hex(4)}"
+    hours, halves = (declare(name, {"lag": Lag("value", HOUR)}, step) for step in (HOUR, HOUR / 2))
+    start = floor_hour(datetime.now(UTC)) - timedelta(hours=30)
+    meter = Asset("UTC", {start + at * HOUR / 2: float(at) for at in range(20)})
+    query = "SELECT to_regclass('public.quarter_hour_features') IS NOT NULL"
+    with connect(database, autocommit=True) as connection, applied(connection, hours):
+        write(connection, tenant, "meter", meter.readings)
+        fill(connection, hours)
+        refresh(dsn=database)
+        then = now(connection)
+        (change,) = apply(connection, halves)
+        assert "rows every 1h become rows every 30min" in str(change)
+        assert connection.execute(query).fetchone() == (True,)
+        fill(connection, halves)
+        refresh(dsn=database)
+        assert list(differences(connection, halves, tenant, "meter", meter)) == []
+        assert list(differences(connection, hours, tenant, "meter", meter, known_at=then)) == []
+        (progress,) = [each for each in declared.progress(connection) if each.view == name]
+        assert progress.rows == progress.stored > 0
+    with connect(database) as connection:
+        assert connection.execute(query).fetchone() == (False,), "nobody else pays for it"
