@@ -31,6 +31,7 @@ from feast_plugins.offline.as_of import microseconds
 from feast_plugins.offline.entities import Entities
 from feast_plugins.offline.views import AsOfFilter, ViewRead
 from feast_plugins.postgres import session
+from feast_plugins.windows.declarations import HOUR, STEP_TAG, STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,6 +65,8 @@ class Plan:
     features: tuple[str, ...]
     #: its rows are the rows of the export
     base: ViewRead
+    #: that the base has of an asset, at most
+    rows_an_hour: int
     #: joined to them as of their time
     others: tuple[ViewRead, ...]
     #: where the keys of others are found that are neither tenant nor asset
@@ -106,10 +109,20 @@ def plan_of(store: FeatureStore, name: str, span: tuple[datetime, datetime]) -> 
         version=_version(service, [*stored, *(each.view for each in on_demand)]),
         features=features,
         base=base,
+        rows_an_hour=_rows_an_hour(stored, base.view),
         others=tuple(read for read in reads if read is not base),
         lookups=tuple(lookup_of(entities[key]) for key in sorted(keys)),
         computed=tuple(on_demand),
     )
+
+
+def _rows_an_hour(stored: list[Any], name: str) -> int:
+    """Rows of a view by its tag; where another step than those of declared views is said, or none, one."""
+    tag = next(
+        ((view.tags or {}).get(STEP_TAG) for view in stored if view.projection.name_to_use() == name), None
+    )
+    step = next((step for step, text in STEPS.items() if text == tag), HOUR)
+    return max(1, HOUR // step)
 
 
 def _views(store: FeatureStore, service: FeatureService) -> tuple[list[Any], list[Computed]]:
@@ -191,7 +204,6 @@ FULL JOIN asset_spans USING (tenant_id, asset_id)
 LEFT JOIN LATERAL unnest(periods) AS period ON true
 WHERE tenant_id = {tenant} ORDER BY period
 """
-_HOUR: Final = timedelta(hours=1)
 #: Feature rows go on for so long after the last reading.
 _TAIL: Final = timedelta(hours=25)
 
@@ -212,7 +224,7 @@ class Span:
 
 def _hours(start: datetime, end: datetime) -> int:
     """Hours that [start, end) touches."""
-    return max(0, -((start - end) // _HOUR))
+    return max(0, -((start - end) // HOUR))
 
 
 @dataclass(frozen=True)
@@ -337,7 +349,8 @@ def open_reader(
     with _connected(config, request, interrupt) as connection:
         spans = _spans(connection, request)
         schema = _schema(connection, plan)
-        rows = SHORT_CHUNK_ROWS if shared_backend else CHUNK_ROWS
+        # spans count hours
+        rows = (SHORT_CHUNK_ROWS if shared_backend else CHUNK_ROWS) // plan.rows_an_hour
         parts = chunks(spans, request.start, request.end, rows=rows, by_month=by_month)
         reader = Reader(config, plan, request, interrupt, connection, schema, parts)
         if not shared_backend:

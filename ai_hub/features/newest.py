@@ -86,7 +86,7 @@ def newest_rows(
     if view.ttl:
         oldest = sql.Literal(now - view.ttl)
         conditions.append(sql.SQL("{} >= {}").format(at, oldest))
-        reach.append(sql.SQL("spans.last_hour >= {} - INTERVAL '24 hours'").format(oldest))
+        reach.append(sql.SQL("spans.last_hour >= {} - INTERVAL '25 hours'").format(oldest))
     if scope.tenants is not None:
         reach.append(sql.SQL("spans.tenant_id = ANY({})").format(sql.Literal(list(scope.tenants))))
     if scope.assets is not None:

@@ -6,7 +6,19 @@ DROP PROCEDURE IF EXISTS refresh_feature_aggregates(timestamptz);
 -- One refresh at a time, for speed: the plans of ranges keep two side by side correct as well.
 CREATE OR REPLACE FUNCTION feature_refresh_lock() RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT 7236451180 $$;
 
--- Windows to refresh the aggregates in, one after the other. Where much is planned, weeks of it, which bounds
+-- Whether quarter hours have just begun to be aggregated, and nothing of them is materialized.
+CREATE OR REPLACE FUNCTION quarter_hours_are_new() RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM timescaledb_information.continuous_aggregates AS aggregates
+        WHERE view_schema = 'public' AND view_name = 'quarter_hour_features' AND NOT EXISTS (
+            SELECT FROM timescaledb_information.chunks
+            WHERE hypertable_schema = aggregates.materialization_hypertable_schema
+                AND hypertable_name = aggregates.materialization_hypertable_name
+        )
+    )
+$$;
+
+-- Windows to refresh the aggregates in, one after the other. Where much is planned or new, weeks of it, which bounds
 -- memory; last and always everything that is out of date (NULL, NULL), which costs what is out of date.
 CREATE OR REPLACE FUNCTION feature_aggregate_windows(since timestamptz DEFAULT NULL)
 RETURNS TABLE (window_start timestamptz, window_end timestamptz)
@@ -18,6 +30,14 @@ LANGUAGE sql STABLE AS $$
     ) AS week
     WHERE since IS NOT NULL
         OR (SELECT sum(extract(epoch FROM end_hour - first_hour) / 3600) FROM feature_refresh_ranges) > 50000
+    UNION
+    SELECT week, week + INTERVAL '7 days'
+    FROM asset_spans
+    CROSS JOIN LATERAL unnest(periods) AS period
+    CROSS JOIN LATERAL generate_series(
+        time_bucket(INTERVAL '7 days', lower(period)), least(upper(period) - INTERVAL '168 hours', now()), INTERVAL '7 days'
+    ) AS week
+    WHERE (SELECT quarter_hours_are_new())
     ORDER BY week)
     UNION ALL
     SELECT NULL, NULL
