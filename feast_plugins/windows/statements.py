@@ -50,9 +50,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
-_VERSION: Final = 6
+_VERSION: Final = 7
 #: Hours between two ranges that are cheaper to read than a second look into the index.
 _CHEAP_GAP: Final = 48
+#: Times of day that are read by themselves.
+_MOST_PROBES: Final = 8
 _TYPES: Final[Mapping[PrimitiveFeastType, str]] = {
     Float64: "double precision",
     Int64: "bigint",
@@ -489,7 +491,7 @@ class Statements:
 
     def _row(self, column: str, leaves: list[_OfColumn], *, bounded: bool, hour: str = "k.hour") -> str:
         """Lateral query of the aggregates over one column, in a row named like it."""
-        ranges = _merged([leaf.offsets() for leaf in leaves], gap=_gap(column))
+        ranges = _merged((each for leaf in leaves for each in _probes(leaf)), gap=_gap(column))
         parts = [self._looked_at(column, near, far, bounded=bounded, hour=hour) for near, far in ranges]
         columns = _list(f"{_aggregate(leaf)} AS {self._name(leaf)}" for leaf in leaves)
         series = "\nUNION ALL\n".join(parts)
@@ -643,6 +645,15 @@ def _source(leaf: _OfColumn) -> str:
         return "weather"
     # a name has 63 bytes, and others no @
     return leaf.column.replace("@", "$", 1)[:55] if "@" in leaf.column else leaf.column
+
+
+def _probes(leaf: _OfColumn) -> list[tuple[int, int]]:
+    """Ranges of steps to read: a few steps of the same time of day by themselves, where many are between them."""
+    is_sparse = isinstance(leaf, SameHour) and leaf.slide_interval < HOUR and leaf.days <= _MOST_PROBES
+    if not is_sparse or leaf.column != READING:
+        return [leaf.offsets()]
+    nearest, farthest = leaf.offsets()
+    return [(step, step) for step in range(nearest, farthest + 1, nearest)]
 
 
 def _gap(column: str) -> int:

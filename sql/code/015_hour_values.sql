@@ -72,7 +72,7 @@ LANGUAGE sql IMMUTABLE AS $$
         END AS rate
     ) AS mean
     -- clocks of meters are not exact
-    WHERE (greatest(longest_seconds, CASE WHEN unknown_count > 0 THEN interval_seconds END) <= 1.1 * step_seconds) IS NOT FALSE
+    WHERE (10::bigint * greatest(longest_seconds, CASE WHEN unknown_count > 0 THEN interval_seconds END) <= 11 * step_seconds) IS NOT FALSE
 $$;
 
 -- A name of its own for the functions that the planner inlines: see 070_tenant_wall.sql.

@@ -49,8 +49,10 @@ $$;
 CREATE OR REPLACE FUNCTION provide_quarter_hours() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM declared_views WHERE step <> INTERVAL '1 hour') THEN
-        DROP MATERIALIZED VIEW IF EXISTS quarter_hour_features;
+        EXECUTE 'DROP MATERIALIZED VIEW IF EXISTS public.quarter_hour_features';
     ELSIF to_regclass('public.quarter_hour_features') IS NULL THEN
+        -- as texts: TimescaleDB changes statements that PL/pgSQL keeps
+        EXECUTE $view$
         CREATE MATERIALIZED VIEW public.quarter_hour_features
         WITH (timescaledb.continuous, timescaledb.materialized_only = false, timescaledb.create_group_indexes = false) AS
         SELECT
@@ -71,8 +73,9 @@ BEGIN
         FROM public.timeseries_data
         WHERE in_features
         GROUP BY tenant_id, asset_id, time_bucket(INTERVAL '15 minutes', "timestamp")
-        WITH NO DATA;
-        CREATE INDEX quarter_hour_features_by_asset ON public.quarter_hour_features (tenant_id, asset_id, quarter);
+        WITH NO DATA
+        $view$;
+        EXECUTE 'CREATE INDEX quarter_hour_features_by_asset ON public.quarter_hour_features (tenant_id, asset_id, quarter)';
     END IF;
 END
 $$;
