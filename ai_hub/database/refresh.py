@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, LiteralString
@@ -12,24 +13,22 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 import psycopg
 
 from ai_hub.database.connection import connect, shares_backend
+from feast_plugins.windows import history
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from datetime import datetime
+
+    _Batch = Callable[[psycopg.Connection, int, int], tuple[int, int]]
 
 #: Feature rows computed in one transaction: bounds memory and how long others wait.
 BATCH_ROWS = 5_000
 #: Sessions that compute batches at the same time, each of its own assets.
 SESSIONS = 2
 _TRY_LOCK: Final = (
-    "SELECT pg_try_advisory_xact_lock(feature_refresh_lock())"
-    " FROM set_config('idle_in_transaction_session_timeout', '0', true)"
+    "SELECT pg_try_advisory_xact_lock({}()) FROM set_config('idle_in_transaction_session_timeout', '0', true)"
 )
-#: Each computes a batch of rows: of the contract's features, then of declared views.
-_COMPUTE: Final = (
-    "SELECT * FROM compute_feature_batch(%s, %s, %s)",
-    "SELECT * FROM compute_declared_batch(%s, %s, %s)",
-)
+_REFRESH, _HISTORY = "feature_refresh_lock", "declared_history_lock"
 _LOOK_AGAIN_S: Final = 0.5
 _logger: Final = logging.getLogger(__name__)
 
@@ -55,55 +54,117 @@ def refresh(
     weeks of aggregates, then `progress(done, total)` in rows. Waits for another refresh that is running;
     killed midway, the next call goes on.
     """
-    with (
-        _alone(dsn),
-        connect(dsn, autocommit=True, application_name="ai-hub refresh") as connection,
-    ):
+    with connect(dsn, autocommit=True, application_name="ai-hub refresh") as connection:
+        connection.add_notice_handler(_log)
+        run = _Run(connection, dsn, progress, aggregating)
+        with _lock(dsn, _REFRESH):
+            run.changes(since)
+        if run.is_pending():
+            # rows that are computed when they are read: other refreshes need not wait, nor compute them, too
+            with _lock(dsn, _HISTORY, waits=False) as is_ours:
+                while is_ours and run.history() and run.is_pending(since=run.plan):
+                    # another refresh has planned the rest anew, and may not have come to release it
+                    with _lock(dsn, _REFRESH):
+                        run.changes(None)
+    return Refreshed(run.done, run.changed)
+
+
+@dataclass
+class _Run:
+    """A refresh: what it has done so far."""
+
+    connection: psycopg.Connection
+    dsn: str | None
+    progress: Callable[[int, int], None] | None
+    aggregating: Callable[[int, int], None] | None
+    plan: int = 0
+    total: int = 0
+    done: int = 0
+    changed: int = 0
+
+    def changes(self, since: datetime | None) -> None:
+        """Bring what is stored up to date, and plan what is not."""
+        connection = self.connection
         (started,) = _row(connection, "SELECT clock_timestamp()", [])
-        plan, total = _row(connection, "SELECT * FROM plan_feature_refresh(%s)", [since])
+        self.plan, total = _row(connection, "SELECT * FROM plan_feature_refresh(%s)", [since])
+        self.total = self.done + total
         windows = connection.execute("SELECT * FROM feature_aggregate_windows(%s)", [since]).fetchall()
         for number, (start, end) in enumerate(windows, start=1):
             anew = since is not None and start is not None
             connection.execute("CALL refresh_feature_aggregates(%s, %s, %s)", [start, end, anew])
-            if aggregating:
-                aggregating(number, len(windows))
-        connection.execute("SELECT release_feature_plan(%s)", [plan])
+            if self.aggregating:
+                self.aggregating(number, len(windows))
+        connection.execute("SELECT release_feature_plan(%s)", [self.plan])
         connection.execute("SELECT analyze_features(%s)", [total])
-        done = changed = 0
-        for query in _COMPUTE:
-            for computed, differing in _batches(connection, dsn, query):
-                done, changed = done + computed, changed + differing
-                if progress:
-                    progress(done, max(total, done))
-        connection.execute("SELECT record_feature_refresh(%s, %s, %s)", [started, done, changed])
+        before = self.done, self.changed
+        self._compute(_of_contract, _of_changes, _in_columns(history.LONG))
+        connection.execute(
+            "SELECT record_feature_refresh(%s, %s, %s)",
+            [started, self.done - before[0], self.changed - before[1]],
+        )
         connection.execute("SELECT analyze_features(%s)", [total])
-    return Refreshed(done, changed)
+
+    def history(self) -> int:
+        """Store declared rows of long ranges of which nothing is stored; how many."""
+        before = self.done
+        self._compute(_in_columns(history.HISTORY))
+        return self.done - before
+
+    def is_pending(self, *, since: int = 0) -> bool:
+        """Whether ranges of declared views are left, of later plans than this."""
+        query = "SELECT EXISTS (SELECT FROM declared_refresh_ranges WHERE plan_id > %s)"
+        return _row(self.connection, query, [since]) == (True,)
+
+    def _compute(self, *batches: _Batch) -> None:
+        """Compute what is planned, in several sessions."""
+        with ExitStack() as stack:
+            sessions = [self.connection]
+            # those of the embedded server would only wait for each other
+            for _ in range(1, 1 if shares_backend(self.connection) else SESSIONS):
+                other = connect(self.dsn, autocommit=True, application_name="ai-hub refresh")
+                other.add_notice_handler(_log)
+                sessions.append(stack.enter_context(other))
+            pool = stack.enter_context(ThreadPoolExecutor(len(sessions), "refresh"))
+            for batch in batches:
+                running = {
+                    pool.submit(batch, session, number, len(sessions)): number
+                    for number, session in enumerate(sessions)
+                }
+                while running:
+                    for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                        number = running.pop(finished)
+                        computed, changed = finished.result()
+                        if computed:
+                            self.done, self.changed = self.done + computed, self.changed + changed
+                            if self.progress:
+                                self.progress(self.done, max(self.total, self.done))
+                            running[pool.submit(batch, sessions[number], number, len(sessions))] = number
 
 
-def _batches(
-    connection: psycopg.Connection, dsn: str | None, batch: LiteralString
-) -> Iterator[tuple[int, int]]:
-    """Compute what is planned, in several sessions; rows computed and changed of each batch that is done."""
-    with ExitStack() as stack:
-        connection.add_notice_handler(_log)
-        sessions = [connection]
-        for _ in range(1, SESSIONS):
-            other = connect(dsn, autocommit=True, application_name="ai-hub refresh")
-            other.add_notice_handler(_log)
-            sessions.append(stack.enter_context(other))
-        pool = stack.enter_context(ThreadPoolExecutor(SESSIONS, "refresh"))
+def _of_contract(connection: psycopg.Connection, session: int, sessions: int) -> tuple[int, int]:
+    """Compute a batch of the contract's features; rows computed and changed."""
+    row = _row(connection, "SELECT * FROM compute_feature_batch(%s, %s, %s)", [BATCH_ROWS, session, sessions])
+    return row[0], row[1]
 
-        def start(number: int) -> Future[tuple[Any, ...]]:
-            return pool.submit(_row, sessions[number], batch, [BATCH_ROWS, number, SESSIONS])
 
-        running = {start(number): number for number in range(SESSIONS)}
-        while running:
-            for finished in wait(running, return_when=FIRST_COMPLETED).done:
-                number = running.pop(finished)
-                computed, changed = finished.result()
-                if computed:
-                    running[start(number)] = number
-                    yield computed, changed
+def _of_changes(connection: psycopg.Connection, session: int, sessions: int) -> tuple[int, int]:
+    """Compute a batch of short ranges of declared views; rows computed and changed."""
+    row = _row(
+        connection,
+        "SELECT * FROM compute_declared_batch(%s, %s, %s, '{short}')",
+        [BATCH_ROWS, session, sessions],
+    )
+    return row[0], row[1]
+
+
+def _in_columns(kind: str) -> _Batch:
+    """Computes a batch of long ranges of declared views."""
+
+    def compute(connection: psycopg.Connection, session: int, sessions: int) -> tuple[int, int]:
+        copies = not shares_backend(connection)
+        return history.compute_batch(connection, kind, session, sessions, copies=copies)
+
+    return compute
 
 
 def _log(notice: psycopg.errors.Diagnostic) -> None:
@@ -113,23 +174,24 @@ def _log(notice: psycopg.errors.Diagnostic) -> None:
 
 
 @contextmanager
-def _alone(dsn: str | None) -> Iterator[None]:
-    """Wait for other refreshes, and keep them waiting.
+def _lock(dsn: str | None, name: str, *, waits: bool = True) -> Iterator[bool]:
+    """Hold a lock that keeps others waiting; whether we have it, should it not wait for those that do.
 
-    A transaction beside the work holds the lock: the work has several, and a session may not be ours alone.
+    A transaction beside the work holds it: the work has several, and a session may not be ours alone.
     It has no snapshot, so nothing else waits for it. Whoever waits looks again, and holds no connection of a
     pooler meanwhile.
     """
+    query = _TRY_LOCK.format(name).encode()
     with connect(dsn, application_name="ai-hub refresh lock") as lock:
         if shares_backend(lock):  # everything would wait for the transaction, and nobody else refreshes
             lock.rollback()
-            yield
+            yield True
             return
-        while lock.execute(_TRY_LOCK).fetchone() != (True,):
+        while not (is_ours := lock.execute(query).fetchone() == (True,)) and waits:
             lock.rollback()
             time.sleep(_LOOK_AGAIN_S)
         try:
-            yield
+            yield is_ours
         finally:
             with suppress(psycopg.OperationalError):  # it went away, and the lock with it
                 lock.rollback()

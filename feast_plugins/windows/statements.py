@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
-_VERSION: Final = 7
+_VERSION: Final = 8
+#: Begins the statement of a view that this version made.
+MARK: Final = f"-- feast_plugins.windows {_VERSION}\n"
 #: Hours between two ranges that are cheaper to read than a second look into the index.
 _CHEAP_GAP: Final = 48
 #: Times of day that are read by themselves.
@@ -266,41 +268,31 @@ SELECT create_hypertable('public.{view}_stored', by_range('hour', INTERVAL '30 d
 CREATE INDEX ON public.{view}_stored (hour) WHERE superseded_at IS NULL;
 CREATE INDEX ON public.{view}_stored (created_timestamp) WHERE superseded_at IS NULL"""
 # $1 ranges, $2 the stamp, $3 the generation, $4 the one since which each feature means what it does; %1$L and %2$L hold
-# all of the rows, %3$L and %4$L the hours that they look at. The caller ends the versions that are replaced.
+# all of the rows, %3$L and %4$L the hours that they look at. The caller ends the versions that are replaced. Rows of an
+# earlier generation may be there beside newer ones.
 _COMPUTE: Final = """\
 WITH batch AS MATERIALIZED (
-    SELECT ranges.tenant_id, ranges.asset_id, ranges.first_hour, ranges.end_hour,
+    SELECT ranges.tenant_id, ranges.asset_id, ranges.first_hour, ranges.end_hour, ranges.number,
         coalesce(assets.weather_asset_id, ranges.asset_id) AS weather_asset,
         {asset_columns}
-    FROM unnest($1::public.declared_refresh_ranges[]) AS ranges
+    FROM unnest($1::public.declared_refresh_ranges[]) WITH ORDINALITY
+        AS ranges (view_name, tenant_id, asset_id, first_hour, end_hour, plan_id, place, aggregated, number)
     LEFT JOIN public.assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
 ),
 known AS MATERIALIZED (
     SELECT present.*
     FROM batch
     CROSS JOIN LATERAL (
-        SELECT * FROM public.{view}_stored AS versions
+        SELECT DISTINCT ON (versions.hour) * FROM public.{view}_stored AS versions
         WHERE versions.tenant_id = batch.tenant_id AND versions.asset_id = batch.asset_id
             AND versions.hour >= batch.first_hour AND versions.hour < batch.end_hour
             AND versions.hour >= %1$L AND versions.hour < %2$L AND versions.superseded_at IS NULL
-        OFFSET 0
+        ORDER BY versions.hour, versions.generation DESC
     ) AS present
 ),
 {totals}
 computed AS MATERIALIZED (
-    SELECT k.tenant_id, k.asset_id, k.hour, {computed}
-    FROM (
-        SELECT k.*, hours.hour
-        FROM batch AS k
-        CROSS JOIN LATERAL {rows} AS hours (hour)
-        WHERE k.end_hour < k.first_hour + {long}
-    ) AS k
-    {sources}
-    UNION ALL
-    SELECT k.tenant_id, k.asset_id, {hour}, {computed_long}
-    FROM batch AS k
-    {grids}
-    WHERE k.end_hour >= k.first_hour + {long}
+{computed}
 ),
 fresh AS (
     SELECT computed.tenant_id, computed.asset_id, computed.hour, {remembered}
@@ -319,6 +311,25 @@ stored AS (
     SELECT hour, tenant_id, asset_id, $3, {names}, $2 FROM differing
 )
 SELECT count(*), array_agg(ROW (tenant_id, asset_id, hour)::public.feature_key) FILTER (WHERE replaces) {gone}FROM differing"""
+_COMPUTED: Final = """\
+    SELECT k.tenant_id, k.asset_id, k.hour, {computed}
+    FROM (
+        SELECT k.*, hours.hour
+        FROM batch AS k
+        CROSS JOIN LATERAL {rows} AS hours (hour)
+        WHERE k.end_hour < k.first_hour + {long}
+    ) AS k
+    {sources}
+    UNION ALL
+    SELECT k.tenant_id, k.asset_id, {hour}, {computed_long}
+    FROM batch AS k
+    {grids}
+    WHERE k.end_hour >= k.first_hour + {long}"""
+# Columns that were computed elsewhere: $5 the number of each row's range, $6 its time, then its features.
+_GIVEN: Final = """\
+    SELECT batch.tenant_id, batch.asset_id, given.hour, {given}
+    FROM unnest($5::bigint[], $6::timestamptz[], {arrays}) AS given (number, hour, {names})
+    JOIN batch ON batch.number = given.number"""
 # Rows of days that began at other times, before the time zone of their asset was changed.
 _GONE: Final = """|| (
     SELECT array_agg(ROW (known.tenant_id, known.asset_id, known.hour)::public.feature_key)
@@ -396,21 +407,16 @@ class Statements:
 
     @property
     def compute(self) -> str:
-        """Computes ranges of rows and stores those that differ, see compute_declared_batch()."""
+        """Computes ranges of rows and stores those that differ, see compute_declared_ranges()."""
         stored = self.declaration.stored
-        names = list(_quoted(stored))
         grids = self._grids()
         hour = f"{grids[0].name}.hour"
         of_grid = {leaf: grid.name for grid in grids for leaf in grid.leaves}
-        return _COMPUTE.format(
-            view=self.declaration.name,
-            asset_columns=sources.ASSET_COLUMNS,
-            totals=self._batch_totals(),
+        computed = _COMPUTED.format(
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
             sources=self._sources(bounded=True),
             rows=self._steps.rows("k.first_hour", "k.end_hour"),
             long=self._steps.many(max(2, *(grid.steps // _WINDOW_STEPS_PER_ROW for grid in grids))),
-            gone=_GONE if self.declaration.step == DAY else "",
             hour=hour,
             computed_long=_list(
                 f'{self._kept(each, hour, of_grid)} AS "{name}"' for name, each in stored.items()
@@ -422,6 +428,33 @@ class Statements:
                     *self._weather(hour, bounded=True),
                 ]
             ),
+        )
+        return MARK + self._store(computed, self._batch_totals())
+
+    @property
+    def store(self) -> str:
+        """Stores rows that were computed in columns where they differ.
+
+        Parameters are those of `compute`, then the number of each row's range, from 1, its time, and the features.
+        """
+        stored = self.declaration.stored
+        names = _list(_quoted(stored))
+        computed = _GIVEN.format(
+            given=_list(f"given.{name}" for name in _quoted(stored)),
+            arrays=_list(f"${at}::{sql_type(each)}[]" for at, each in enumerate(stored.values(), start=7)),
+            names=names,
+        )
+        return self._store(computed, totals="")
+
+    def _store(self, computed: str, totals: str) -> str:
+        stored = self.declaration.stored
+        names = list(_quoted(stored))
+        return _COMPUTE.format(
+            view=self.declaration.name,
+            asset_columns=sources.ASSET_COLUMNS,
+            totals=totals,
+            computed=computed,
+            gone=_GONE if self.declaration.step == DAY else "",
             remembered=_list(_remembered(name, each, self._steps) for name, each in stored.items()),
             # a row of one column would be no row
             known=_list(["1", *(f"known.{name}" for name in names)]),
@@ -491,7 +524,7 @@ class Statements:
 
     def _row(self, column: str, leaves: list[_OfColumn], *, bounded: bool, hour: str = "k.hour") -> str:
         """Lateral query of the aggregates over one column, in a row named like it."""
-        ranges = _merged((each for leaf in leaves for each in _probes(leaf)), gap=_gap(column))
+        ranges = merged((each for leaf in leaves for each in _probes(leaf)), gap=gap(column))
         parts = [self._looked_at(column, near, far, bounded=bounded, hour=hour) for near, far in ranges]
         columns = _list(f"{_aggregate(leaf)} AS {self._name(leaf)}" for leaf in leaves)
         series = "\nUNION ALL\n".join(parts)
@@ -581,7 +614,7 @@ class Statements:
         for column, leaves in self._series().items():
             if _is_by_row(column):
                 continue
-            for nearest, farthest in _merged([leaf.offsets() for leaf in leaves], gap=_gap(column)):
+            for nearest, farthest in merged([leaf.offsets() for leaf in leaves], gap=gap(column)):
                 of_range = [leaf for leaf in leaves if nearest <= leaf.offsets()[0] <= farthest]
                 # hours of the same number are found by their number
                 shift = 0 if any(isinstance(leaf, SameHour) for leaf in of_range) else nearest
@@ -633,7 +666,7 @@ class Statements:
     ) -> str:
         """Value of an expression; empty where weather that it merges may be gone."""
         value = self._value(of, grids)
-        farthest = _weather_window(of)
+        farthest = weather_window(of)
         if farthest is None:
             return value
         return f"CASE WHEN {hour} >= weather_kept_since() + {self._steps.many(farthest)} THEN {value} END"
@@ -656,7 +689,7 @@ def _probes(leaf: _OfColumn) -> list[tuple[int, int]]:
     return [(step, step) for step in range(nearest, farthest + 1, nearest)]
 
 
-def _gap(column: str) -> int:
+def gap(column: str) -> int:
     """Hours between two ranges that are read together."""
     return 0 if column in WEATHER else _CHEAP_GAP
 
@@ -666,7 +699,7 @@ def _is_by_row(column: str) -> bool:
     return "@" in column and column != TOTAL
 
 
-def _weather_window(of: Expression) -> int | None:
+def weather_window(of: Expression) -> int | None:
     """Farthest hour of weather that an expression merges with others; None: it merges none."""
     merges = [
         leaf.offsets()[1]
@@ -676,12 +709,22 @@ def _weather_window(of: Expression) -> int | None:
     return max(merges, default=None)
 
 
+def remembered_steps(of: Expression) -> int | None:
+    """How far a feature of the weather alone looks back, whose stored values stay where that weather is gone.
+
+    None: it is of something else, too.
+    """
+    leaves = [leaf for leaf in of.leaves() if isinstance(leaf, _OfColumn)]
+    if not all(leaf.column in WEATHER for leaf in leaves):
+        return None
+    return max(leaf.offsets()[1] for leaf in leaves)
+
+
 def _remembered(name: str, of: Expression, steps: Steps) -> str:
     """What of a known row stays where the weather it was made of is gone: features of the weather alone."""
-    columns = {leaf.column for leaf in of.leaves() if isinstance(leaf, _OfColumn)}
-    if not columns <= set(WEATHER):
+    farthest = remembered_steps(of)
+    if farthest is None:
         return f'computed."{name}"'
-    farthest = max(leaf.offsets()[1] for leaf in of.leaves() if isinstance(leaf, _OfColumn))
     return (
         f"""CASE WHEN computed.hour < weather_kept_since() + {steps.many(farthest)} """
         f"""AND known.generation >= ($4 ->> '{name}')::integer """
@@ -755,7 +798,7 @@ def _of_register(of: Expression) -> str:
     )
 
 
-def _merged(ranges: Iterable[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
+def merged(ranges: Iterable[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
     """Ranges in order; those with a gap of at most so many hours as one."""
     merged: list[tuple[int, int]] = []
     for nearest, farthest in sorted(ranges):

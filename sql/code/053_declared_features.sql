@@ -150,12 +150,8 @@ DECLARE
     reach    integer;
     lowest   timestamptz;
     highest  timestamptz;
-    -- nothing newer is in the columnstore, see its policy
-    in_rows  timestamptz := now() - INTERVAL '89 days';
     changed  bigint;
     replaced feature_key[];
-    recent   feature_key[];
-    old      record;
     -- where days change their length
     slack    interval := CASE WHEN declared.step > INTERVAL '1 hour' THEN INTERVAL '26 hours' ELSE '0' END;
 BEGIN
@@ -168,53 +164,84 @@ BEGIN
     )
     INTO changed, replaced USING batch, stamp, declared.generation, declared.meanings;
 
-    recent := ARRAY(SELECT key FROM unnest(replaced) AS key WHERE key.hour >= in_rows);
+    PERFORM end_replaced_versions(declared.view_name, replaced, lowest, highest, stamp);
+    PERFORM note_stored_ranges(batch);
+    RETURN changed;
+END
+$$;
+
+-- Ends the versions of these rows, all of them in [lowest, highest), before that of `stamp`.
+CREATE OR REPLACE FUNCTION end_replaced_versions(
+    declared_view name, replaced feature_key[], lowest timestamptz, highest timestamptz, stamp timestamptz
+)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    -- nothing newer is in the columnstore, see its policy
+    in_rows timestamptz := now() - INTERVAL '89 days';
+    recent  feature_key[] := ARRAY(SELECT key FROM unnest(replaced) AS key WHERE key.hour >= in_rows);
+    old     record;
+BEGIN
     IF cardinality(recent) > 0 THEN
-        PERFORM end_recent_versions(declared.view_name, recent, greatest(lowest, in_rows), highest, stamp);
+        PERFORM end_recent_versions(declared_view, recent, greatest(lowest, in_rows), highest, stamp);
     END IF;
     FOR old IN
         SELECT tenant_id, asset_id, array_agg(hour ORDER BY hour) AS hours
         FROM unnest(replaced) WHERE hour < in_rows GROUP BY tenant_id, asset_id
     LOOP
-        PERFORM end_old_versions(declared.view_name, old.tenant_id, old.asset_id, old.hours, stamp);
+        PERFORM end_old_versions(declared_view, old.tenant_id, old.asset_id, old.hours, stamp);
     END LOOP;
-
-    INSERT INTO declared_spans AS spans (view_name, tenant_id, asset_id, stored)
-    SELECT declared.view_name, tenant_id, asset_id, range_agg(tstzrange(first_hour, end_hour))
-    FROM unnest(batch) GROUP BY tenant_id, asset_id ORDER BY tenant_id, asset_id
-    ON CONFLICT (view_name, tenant_id, asset_id) DO UPDATE SET stored = spans.stored + excluded.stored
-    WHERE NOT spans.stored @> excluded.stored;
-    RETURN changed;
 END
 $$;
 
--- Computes ranges of one view, about `max_rows` rows in all, and forgets them, in one transaction: see
--- compute_feature_batch(). Ranges that fail are left to the next refresh, and the others go on.
-DROP FUNCTION IF EXISTS compute_declared_batch(integer, integer, integer);
-CREATE FUNCTION compute_declared_batch(
-    max_rows integer DEFAULT 20000, session integer DEFAULT 0, sessions integer DEFAULT 1
-)
-RETURNS TABLE (computed bigint, changed bigint)
+-- Rows of these ranges are stored.
+CREATE OR REPLACE FUNCTION note_stored_ranges(batch declared_refresh_ranges[]) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO declared_spans AS spans (view_name, tenant_id, asset_id, stored)
+    SELECT view_name, tenant_id, asset_id, range_agg(tstzrange(first_hour, end_hour))
+    FROM unnest(batch) GROUP BY view_name, tenant_id, asset_id ORDER BY view_name, tenant_id, asset_id
+    ON CONFLICT (view_name, tenant_id, asset_id) DO UPDATE SET stored = spans.stored + excluded.stored
+    WHERE NOT spans.stored @> excluded.stored
+$$;
+
+-- Ranges of two days and more are long: `ai-hub refresh` computes them in columns (feast_plugins/windows/history.py).
+-- Those of them of which nothing is stored are history: their rows are computed when they are read, so nobody waits.
+CREATE OR REPLACE FUNCTION declared_range_kind(range declared_refresh_ranges) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN range.end_hour < range.first_hour + INTERVAL '48 hours' THEN 'short'
+        WHEN EXISTS (
+            SELECT FROM declared_spans AS spans
+            WHERE spans.view_name = range.view_name AND spans.tenant_id = range.tenant_id AND spans.asset_id = range.asset_id
+                AND spans.stored && tstzrange(range.first_hour, range.end_hour)
+        ) THEN 'long'
+        ELSE 'history'
+    END
+$$;
+
+-- One session at a time sees to history; others leave it to that one.
+CREATE OR REPLACE FUNCTION declared_history_lock() RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT 7236451183 $$;
+
+-- Takes due ranges of these kinds of one view, about `max_rows` rows in all: they are forgotten with the transaction that
+-- computes them, which must do so. No plan is made meanwhile, because it waits for them. No row: nothing is due.
+CREATE OR REPLACE FUNCTION take_declared_ranges(max_rows integer, session integer, sessions integer, kinds text[])
+RETURNS TABLE (declared declared_views, batch declared_refresh_ranges[])
 LANGUAGE plpgsql AS $$
 DECLARE
     next_view name;
-    declared  declared_views;
-    batch     declared_refresh_ranges[];
-    piece     declared_refresh_ranges;
 BEGIN
-    computed := 0;
-    changed := 0;
-    WHILE computed = 0 LOOP
-        SELECT view_name INTO next_view FROM declared_refresh_ranges
+    WHILE batch IS NULL LOOP  -- or the view was changed meanwhile
+        SELECT view_name INTO next_view FROM declared_refresh_ranges AS ranges
         WHERE aggregated AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
+            AND declared_range_kind(ranges) = ANY (kinds)
         ORDER BY place LIMIT 1;
-        EXIT WHEN next_view IS NULL;
+        IF next_view IS NULL THEN
+            RETURN;
+        END IF;
         PERFORM pg_advisory_xact_lock_shared(declared_view_lock(next_view));
         SELECT * INTO declared FROM declared_views WHERE view_name = next_view FOR KEY SHARE;
         WITH due AS (
             SELECT ctid AS range, place, rows_between(first_hour, end_hour, declared.step) AS rows
-            FROM declared_refresh_ranges
+            FROM declared_refresh_ranges AS ranges
             WHERE aggregated AND view_name = next_view AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
+                AND declared_range_kind(ranges) = ANY (kinds)
             ORDER BY place LIMIT max_rows
         ),
         sized AS (
@@ -226,23 +253,58 @@ BEGIN
             RETURNING ranges.*
         )
         SELECT array_agg(taken::declared_refresh_ranges) INTO batch FROM taken;
-        CONTINUE WHEN batch IS NULL;  -- the view was changed meanwhile
+    END LOOP;
+    RETURN NEXT;
+END
+$$;
+
+-- Computes ranges of one view; those that fail are left to the next refresh, and the others go on.
+CREATE OR REPLACE FUNCTION compute_declared_pieces(declared declared_views, batch declared_refresh_ranges[])
+RETURNS TABLE (computed bigint, changed bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+    piece declared_refresh_ranges;
+BEGIN
+    changed := compute_declared_ranges(declared, batch);
+    computed := rows_in_ranges(batch, declared.step);
+    RETURN NEXT;
+EXCEPTION WHEN OTHERS THEN
+    computed := 0;
+    changed := 0;
+    FOREACH piece IN ARRAY batch LOOP
         BEGIN
-            changed := compute_declared_ranges(declared, batch);
-            computed := rows_in_ranges(batch, declared.step);
+            changed := changed + compute_declared_ranges(declared, ARRAY[piece]);
+            computed := computed + rows_in_ranges(ARRAY[piece], declared.step);
         EXCEPTION WHEN OTHERS THEN
-            FOREACH piece IN ARRAY batch LOOP
-                BEGIN
-                    changed := changed + compute_declared_ranges(declared, ARRAY[piece]);
-                    computed := computed + rows_in_ranges(ARRAY[piece], declared.step);
-                EXCEPTION WHEN OTHERS THEN
-                    RAISE WARNING 'rows of % are not stored: tenant %, asset %, % to %: %',
-                        next_view, piece.tenant_id, piece.asset_id, piece.first_hour, piece.end_hour, SQLERRM;
-                    piece.aggregated := false;  -- for the next plan
-                    INSERT INTO declared_refresh_ranges SELECT (piece).* ON CONFLICT DO NOTHING;
-                END;
-            END LOOP;
+            RAISE WARNING 'rows of % are not stored: tenant %, asset %, % to %: %',
+                piece.view_name, piece.tenant_id, piece.asset_id, piece.first_hour, piece.end_hour, SQLERRM;
+            piece.aggregated := false;  -- for the next plan
+            INSERT INTO declared_refresh_ranges SELECT (piece).* ON CONFLICT DO NOTHING;
         END;
+    END LOOP;
+    RETURN NEXT;
+END
+$$;
+
+-- Computes ranges of one view, about `max_rows` rows in all, and forgets them, in one transaction: see
+-- compute_feature_batch().
+DROP FUNCTION IF EXISTS compute_declared_batch(integer, integer, integer);
+CREATE OR REPLACE FUNCTION compute_declared_batch(
+    max_rows integer DEFAULT 20000, session integer DEFAULT 0, sessions integer DEFAULT 1,
+    kinds text[] DEFAULT '{short,long,history}'
+)
+RETURNS TABLE (computed bigint, changed bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+    taken record;
+BEGIN
+    computed := 0;
+    changed := 0;
+    WHILE computed = 0 LOOP
+        SELECT * INTO taken FROM take_declared_ranges(max_rows, session, sessions, kinds);
+        EXIT WHEN NOT FOUND;
+        SELECT pieces.computed, pieces.changed INTO computed, changed
+        FROM compute_declared_pieces(taken.declared, taken.batch) AS pieces;
     END LOOP;
     RETURN NEXT;
 END

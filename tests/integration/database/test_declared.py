@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,8 @@ from feast_plugins.windows import (
     SameHour,
     Series,
     SunPosition,
+    columns,
+    history,
     sources,
     statements,
     steps,
@@ -273,6 +276,8 @@ EVERY_KIND = {
     "portfolio": Lag("value@group", 24 * HOUR),
     "portfolio_mean": Aggregation("value@group", "mean", timedelta(hours=12), HOUR),
 }
+#: Of a view that has others, long ranges are computed by the server.
+IN_COLUMNS = {name: each for name, each in EVERY_KIND.items() if "@" not in str(getattr(each, "column", ""))}
 
 
 class Meter:
@@ -392,8 +397,8 @@ class Meter:
 START = datetime(2026, 10, 1, 21, tzinfo=UTC)
 
 
-def problems(database: str, step: timedelta = HOUR) -> Iterator[str]:
-    declaration = declare(f"planted_{secrets.token_hex(4)}", kinds(step), step)
+def problems(database: str, step: timedelta = HOUR, features: dict[str, Any] | None = None) -> Iterator[str]:
+    declaration = declare(f"planted_{secrets.token_hex(4)}", features or kinds(step), step)
     # a day's rows are few, a quarter hour's many
     readings = {DAY: 3 * 24 * 12, HOUR: 3 * 80}.get(step, 3 * 15)
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
@@ -470,6 +475,39 @@ def test_oracle__fault_in_a_step__is_found(
     assert found, "nobody noticed"
 
 
+#: The same in what is computed in columns: the template, or none where it is in the code itself.
+FAULTS_IN_COLUMNS = {
+    "of all tenants": ("_COPY_READINGS", "hourly.tenant_id = parts.tenant_id AND ", ""),
+    "with weather of all tenants": ("_COPY_WEATHER", "weather.tenant_id = parts.tenant_id AND ", ""),
+    "with weather from before it was available": ("_COPY_WEATHER", "weather.available_at", 'weather."timestamp"'),
+    "of an hour too early": ("", "starts = rows - leaf.offsets()[1]", "starts = rows - leaf.offsets()[1] - 1"),
+    "of the wrong hours of the day": ("", "stride = leaf.step if", "stride = leaf.step - 1 if"),
+    "with the newer of two states": ("", "weight += other", "weight = other"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=name, marks=pytest.mark.long if number else [])
+        for number, (name, fault) in enumerate(FAULTS_IN_COLUMNS.items())
+    ],
+)
+def test_oracle__fault_in_columns__is_found(
+    database: str, monkeypatch: pytest.MonkeyPatch, fault: tuple[str, str, str]
+) -> None:
+    template, old, new = fault
+    if template:
+        plant(monkeypatch, *fault)
+    else:
+        source = inspect.getsource(columns)
+        assert old in source, "the code has changed: plant the fault anew"
+        planted: dict[str, Any] = {"__name__": columns.__name__}
+        exec(compile(source.replace(old, new), columns.__file__, "exec"), planted)  # noqa: S102
+        monkeypatch.setattr(history, "evaluate", planted["evaluate"])
+    assert next(problems(database, features=IN_COLUMNS), None), "nobody noticed"
+
+
 #: What is planted: the template of the generator, the text in it, and what stands in its place.
 FAULTS = {
     "a window of 23 hours": ("_WINDOW", "BETWEEN {nearest}", "BETWEEN 1 + {nearest}"),
@@ -507,7 +545,7 @@ FAULTS = {
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, template: str, old: str, new: str) -> None:
-    module = next(each for each in (statements, sources, steps) if hasattr(each, template))
+    module = next(each for each in (statements, sources, steps, history) if hasattr(each, template))
     text = getattr(module, template)
     parts = text if isinstance(text, dict) else {"": text}
     assert any(old in part for part in parts.values()), "the generator has changed: plant the fault anew"
@@ -534,7 +572,14 @@ def test_oracle__fault_in_the_generator__is_found(
     assert found, "nobody noticed"
 
 
-def test_rows__computed_when_read_and_stored_in_a_long_range__have_the_same_bits(database: str) -> None:
+@pytest.mark.parametrize("way", ["in columns", "by the server"])
+def test_rows__computed_when_read_and_stored_in_a_long_range__have_the_same_bits(
+    database: str, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    features = EVERY_KIND
+    if way == "in columns":
+        features = IN_COLUMNS
+        monkeypatch.setattr(history, "_BY_SERVER", "SELECT not_left_to_the_server()")
     functions = {
         f"{name}_{at}": each
         for name in FUNCTIONS
@@ -547,7 +592,7 @@ def test_rows__computed_when_read_and_stored_in_a_long_range__have_the_same_bits
             )
         )
     }
-    declaration = declare(f"bits_{secrets.token_hex(4)}", EVERY_KIND | functions)
+    declaration = declare(f"bits_{secrets.token_hex(4)}", features | functions)
     query = (
         f"SELECT * FROM {declaration.name} WHERE tenant_id = %s ORDER BY event_timestamp, asset_id".encode()
     )

@@ -1,0 +1,509 @@
+# ruff: noqa: E501 - SQL as it is sent
+"""Stores long ranges of declared rows: reads what they look at, computes it in columns, writes it in bulk.
+
+A batch is one transaction, as compute_declared_batch() is: its ranges are taken from the queue, so plans of
+other refreshes wait for it, and what changes meanwhile is planned after it. What columns.py does not know or
+decide is computed by the server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import psycopg
+from psycopg import sql
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+from psycopg.types.json import Jsonb
+from typing_extensions import override
+
+from feast_plugins.errors import DeclarationError
+from feast_plugins.windows.columns import Series, UndecidedError, evaluate, knows
+from feast_plugins.windows.declarations import (
+    HOUR,
+    READING,
+    WEATHER_AGE,
+    Declaration,
+    _OfColumn,
+    expression_of,
+)
+from feast_plugins.windows.statements import (
+    MARK,
+    Statements,
+    gap,
+    merged,
+    remembered_steps,
+    sql_type,
+    weather_window,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from feast_plugins.windows.columns import Floats
+
+    Times = npt.NDArray[np.int64]
+
+_logger: Final = logging.getLogger(__name__)
+#: Ranges that are computed here: of hours of which some are stored, or of which none is.
+LONG, HISTORY = "long", "history"
+#: Positions of a batch, hours that rows look back to among them: about 100 bytes each.
+_POSITIONS: Final = 150_000
+#: Longest range of the queue.
+_PIECE: Final = 744
+_HOUR_S: Final = 3600
+#: PostgreSQL's binary times are microseconds since 2000.
+_EPOCH_S: Final = 946_684_800
+_HOUR_US: Final = _HOUR_S * 1_000_000
+_COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_END: Final = b"\xff\xff"
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_BINARY: Final[Mapping[str, str]] = {"double precision": ">f8", "bigint": ">i8", "timestamptz": ">i8"}
+_OIDS: Final[Mapping[str, int]] = {"double precision": 701, "bigint": 20, "timestamptz": 1184}
+_TAKE: Final = """\
+SELECT (declared).view_name, (declared).declaration, starts_with((declared).statement, %s), (declared).step, (declared).generation, (declared).meanings,
+    extract(epoch FROM weather_kept_since())::bigint, feature_stamp(), taken.*
+FROM take_declared_ranges(%s, %s, %s, %s)
+CROSS JOIN LATERAL (
+    SELECT array_agg(ranges::text), array_agg(ranges.tenant_id), array_agg(ranges.asset_id),
+        array_agg(coalesce(assets.weather_asset_id, ranges.asset_id)),
+        array_agg(extract(epoch FROM first_hour)::bigint), array_agg(extract(epoch FROM end_hour)::bigint)
+    FROM unnest(batch) AS ranges
+    LEFT JOIN assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
+) AS taken"""
+_BY_SERVER: Final = """\
+SELECT pieces.* FROM declared_views AS views
+CROSS JOIN LATERAL compute_declared_pieces(views, %(ranges)s::text[]::declared_refresh_ranges[]) AS pieces
+WHERE view_name = %(view)s"""
+_END_REPLACED: Final = """\
+SELECT end_replaced_versions(%s, %s::feature_key[], %s::timestamptz, %s::timestamptz, %s)"""
+_COPY_READINGS: Final = """\
+COPY (
+SELECT parts.number, hourly.hour, coalesce(meaning.value, 'NaN'), coalesce(meaning.least_value, 'NaN'),
+    coalesce(meaning.greatest_value, 'NaN'), coalesce(meaning.stats[1], 0), coalesce(meaning.stats[2], '-0'),
+    coalesce(meaning.stats[3], 0), hourly.sample_count::double precision
+FROM unnest(%(numbers)s::bigint[], %(tenants)s::text[], %(assets)s::text[], %(starts)s::bigint[], %(ends)s::bigint[])
+    AS parts (number, tenant_id, asset_id, start_s, end_s)
+LEFT JOIN assets ON assets.tenant_id = parts.tenant_id AND assets.asset_id = parts.asset_id
+CROSS JOIN LATERAL (
+    SELECT * FROM hourly_features AS hourly
+    WHERE hourly.tenant_id = parts.tenant_id AND hourly.asset_id = parts.asset_id
+        AND hourly.hour >= to_timestamp(parts.start_s) AND hourly.hour < to_timestamp(parts.end_s)
+        AND hourly.hour >= %(lowest)s::timestamptz AND hourly.hour < %(highest)s::timestamptz
+) AS hourly
+CROSS JOIN LATERAL hour_value(
+    assets.is_amount, assets.unit_factor, assets.interval_seconds, hourly.avg_value, hourly.min_value,
+    hourly.max_value, hourly.value_stats, hourly.known_seconds, hourly.unknown_count, hourly.value_seconds
+) AS meaning
+) TO STDOUT (FORMAT binary)"""
+# NaN is nothing known, so one that is known becomes another number that nobody can compute with
+_COPY_WEATHER: Final = """\
+COPY (
+SELECT parts.number, weather."timestamp", weather.available_at, {columns}
+FROM unnest(%(numbers)s::bigint[], %(tenants)s::text[], %(assets)s::text[], %(starts)s::bigint[], %(ends)s::bigint[])
+    AS parts (number, tenant_id, asset_id, start_s, end_s)
+CROSS JOIN LATERAL (
+    SELECT * FROM weather_features AS weather
+    WHERE weather.tenant_id = parts.tenant_id AND weather.asset_id = parts.asset_id
+        AND weather."timestamp" > to_timestamp(parts.start_s) AND weather."timestamp" < to_timestamp(parts.end_s)
+        AND weather."timestamp" >= %(lowest)s::timestamptz AND weather."timestamp" < %(highest)s::timestamptz
+) AS weather
+) TO STDOUT (FORMAT binary)"""
+_WEATHER_COLUMN: Final = "CASE WHEN {0} = 'NaN' THEN 'Infinity' ELSE coalesce({0}, 'NaN') END"
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Rows to compute of one asset; times in seconds since 1970."""
+
+    #: as the server has it
+    text: str
+    tenant: str
+    asset: str
+    #: whose weather it uses
+    station: str
+    first: int
+    end: int
+
+    @property
+    def rows(self) -> int:
+        return (self.end - self.first) // _HOUR_S
+
+
+@dataclass(frozen=True)
+class _View:
+    """A declared view as the catalog has it."""
+
+    name: str
+    #: None: it is computed by the server alone
+    statements: Statements | None
+    generation: int
+    meanings: Mapping[str, int]
+    weather_kept_since: int
+    stamp: Any
+
+    @property
+    def declaration(self) -> Declaration:
+        assert self.statements is not None  # noqa: S101  # see _store
+        return self.statements.declaration
+
+    def has_earlier(self, batch: Sequence[_Range]) -> bool:
+        """Whether rows of earlier generations may hold what is to be remembered."""
+        farthest = [
+            reach
+            for each in self.declaration.stored.values()
+            if (reach := remembered_steps(each)) is not None
+        ]
+        return (
+            self.generation > 1
+            and bool(farthest)
+            and min(each.first for each in batch) < self.weather_kept_since + max(farthest) * _HOUR_S
+        )
+
+
+def compute_batch(
+    connection: psycopg.Connection[Any], kind: str, session: int, sessions: int, *, copies: bool
+) -> tuple[int, int]:
+    """Compute and store due ranges of one declared view; returns rows computed and rows that changed.
+
+    Args:
+        connection: in autocommit mode; of the owner.
+        kind: `LONG` or `HISTORY`, see declared_range_kind().
+        session: whose assets, from 0.
+        sessions: how many share the assets.
+        copies: whether the server survives COPY FROM STDIN, which the embedded one does not.
+    """
+    while True:
+        with connection.transaction():
+            row = connection.execute(
+                _TAKE, [MARK, _batch_rows(connection), session, sessions, [kind]]
+            ).fetchone()
+            if row is None:
+                return 0, 0
+            name, declaration, is_ours, step, generation, meanings, kept_since, stamp, *ranges = row
+            view = _View(
+                name,
+                _statements(name, declaration) if is_ours and step == HOUR else None,
+                generation,
+                meanings,
+                kept_since,
+                stamp,
+            )
+            batch = [_Range(*each) for each in zip(*ranges, strict=True)]
+            computed, changed = _store(connection, view, batch, is_new=kind == HISTORY, copies=copies)
+        if computed:  # else all have failed, and others may not
+            return computed, changed
+
+
+def _batch_rows(connection: psycopg.Connection[Any]) -> int:
+    """Rows of a batch, so few that memory is bounded where they look far back."""
+    row = connection.execute("SELECT coalesce(max(farthest), 0) FROM declared_reaches").fetchone()
+    assert row is not None  # noqa: S101  # an aggregate
+    return int(_POSITIONS * _PIECE / (_PIECE + row[0]))
+
+
+def _statements(name: str, declaration: Mapping[str, Any]) -> Statements | None:
+    """Statements of a view; None: it cannot be computed here."""
+    try:
+        found = Declaration(name, {key: expression_of(each) for key, each in declaration.items()})
+    except DeclarationError:  # of a later version
+        return None
+    return Statements(found) if knows(found) else None
+
+
+def _store(
+    connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Range], *, is_new: bool, copies: bool
+) -> tuple[int, int]:
+    """Compute and store a batch; ranges that cannot be are halved until they are alone, and left to the server."""
+    if view.statements is not None:
+        try:
+            with connection.transaction():
+                changed = _in_columns(connection, view, batch, is_new=is_new, copies=copies)
+            return sum(each.rows for each in batch), changed
+        except (UndecidedError, psycopg.DatabaseError) as error:
+            if connection.broken:
+                raise
+            _logger.debug("%s rows are not computed in columns: %r", view.name, error)
+            if len(batch) > 1:
+                halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+                done = [_store(connection, view, half, is_new=is_new, copies=copies) for half in halves]
+                return sum(computed for computed, _ in done), sum(changed for _, changed in done)
+    row = connection.execute(
+        _BY_SERVER, {"view": view.name, "ranges": [each.text for each in batch]}
+    ).fetchone()
+    assert row is not None  # noqa: S101  # the view's row is locked
+    return row[0], row[1]
+
+
+def _in_columns(
+    connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Range], *, is_new: bool, copies: bool
+) -> int:
+    """Rows that changed."""
+    layout = _Layout.of(view.declaration, batch)
+    columns = dict(_weather(connection, layout))
+    if READING in layout.reaches:
+        columns[READING] = _readings(connection, layout)
+    rows = layout.rows
+    values = evaluate(view.declaration, columns, rows)
+    hours = layout.hours
+    for name, each in view.declaration.stored.items():
+        farthest = weather_window(each)
+        if farthest is not None:
+            values[name][hours < view.weather_kept_since + farthest * _HOUR_S] = np.nan
+    if is_new and copies and not view.has_earlier(batch):
+        _copy(connection, view, batch, hours, values)
+        changed = len(hours)
+    else:
+        changed = _store_differing(connection, view, batch, hours, values)
+    connection.execute(
+        "SELECT note_stored_ranges(%s::text[]::declared_refresh_ranges[])", [[each.text for each in batch]]
+    )
+    return changed
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the hours of a batch are: those of each range behind those that it looks back to."""
+
+    batch: Sequence[_Range]
+    #: of each column: ranges of hours before a row that are looked at
+    reaches: Mapping[str, Sequence[tuple[int, int]]]
+    #: hours before the first row of each range
+    before: int
+
+    @classmethod
+    def of(cls, declaration: Declaration, batch: Sequence[_Range]) -> _Layout:
+        offsets: dict[str, list[tuple[int, int]]] = {}
+        for each in declaration.stored.values():
+            for leaf in each.leaves():
+                assert isinstance(leaf, _OfColumn)  # noqa: S101  # all that are stored are
+                offsets.setdefault(leaf.column, []).append(leaf.offsets())
+        reaches = {column: merged(each, gap=gap(column)) for column, each in offsets.items()}
+        return cls(batch, reaches, max(each[-1][1] for each in reaches.values()))
+
+    @property
+    def starts(self) -> npt.NDArray[np.intp]:
+        """First position of each range, and the number of positions."""
+        return np.cumsum([0, *(self.before + each.rows for each in self.batch)])
+
+    @property
+    def rows(self) -> npt.NDArray[np.intp]:
+        """Positions of the rows."""
+        return np.concatenate(
+            [
+                start + self.before + np.arange(each.rows)
+                for start, each in zip(self.starts, self.batch, strict=False)
+            ]
+        )
+
+    @property
+    def hours(self) -> Times:
+        """Time of each row in seconds since 1970."""
+        return np.concatenate([np.arange(each.first, each.end, _HOUR_S) for each in self.batch])
+
+
+def _readings(connection: psycopg.Connection[Any], layout: _Layout) -> Series:
+    parts = [
+        (number, each.tenant, each.asset, each.first - farthest * _HOUR_S, each.end - nearest * _HOUR_S)
+        for number, each in enumerate(layout.batch)
+        for nearest, farthest in layout.reaches[READING]
+    ]
+    numbers, hours, *values = _read(connection, _COPY_READINGS, parts, integers=2, doubles=7)
+    starts = layout.starts
+    origins = np.array([each.first // _HOUR_S - layout.before for each in layout.batch])
+    positions = starts[numbers] + hours // _HOUR_US + _EPOCH_S // _HOUR_S - origins[numbers]
+    empty = (np.nan, np.nan, np.nan, 0.0, -0.0, 0.0, 0.0)
+    columns = []
+    for nothing, found in zip(empty, values, strict=True):
+        column = np.full(starts[-1], nothing)
+        column[positions] = found
+        columns.append(column)
+    return Series(*columns)
+
+
+def _weather(connection: psycopg.Connection[Any], layout: _Layout) -> Iterator[tuple[str, Series]]:
+    """Of each hour the newest value that was available when it began, of at most six hours before."""
+    names = [column for column in layout.reaches if column != READING]
+    if not names:
+        return
+    before = max(layout.reaches[name][-1][1] for name in names)
+    # many assets have the weather of one station
+    places: dict[tuple[str, str, int, int], int] = {}
+    of_range = [
+        places.setdefault((each.tenant, each.station, each.first - before * _HOUR_S, each.end), len(places))
+        for each in layout.batch
+    ]
+    parts = [
+        (number, tenant, station, start - WEATHER_AGE * _HOUR_S, end)
+        for (tenant, station, start, end), number in places.items()
+    ]
+    query = _COPY_WEATHER.format(
+        columns=", ".join(_WEATHER_COLUMN.format(f"weather.{name}") for name in names)
+    )
+    numbers, times, available, *values = _read(connection, query, parts, integers=3, doubles=len(names))
+    order = np.lexsort((available, times, numbers))
+    numbers, times, available = numbers[order], times[order], available[order]
+    sizes = np.array([(end - start) // _HOUR_S for _, _, start, end in places])
+    firsts = np.array([(start - _EPOCH_S) // _HOUR_S for _, _, start, _ in places])
+    starts = np.cumsum([0, *sizes])
+    # hours that a value counts for; where several do, the last one written is the newest
+    hours = -(-times // _HOUR_US)[:, None] + np.arange(WEATHER_AGE)
+    counts = (
+        (hours * _HOUR_US < (times + WEATHER_AGE * _HOUR_US)[:, None])
+        & (hours * _HOUR_US >= available[:, None])
+        & (hours >= firsts[numbers][:, None])
+        & (hours < (firsts + sizes)[numbers][:, None])
+    )
+    positions = starts[numbers][:, None] + hours - firsts[numbers][:, None]
+    offset = layout.before - before
+    for name, unordered in zip(names, values, strict=True):
+        value = unordered[order]
+        is_known = counts & ~np.isnan(value)[:, None]
+        grid = np.full(starts[-1], np.nan)
+        grid[positions[is_known]] = np.broadcast_to(value[:, None], hours.shape)[is_known]
+        column = np.full(layout.starts[-1], np.nan)
+        for start, number, each in zip(layout.starts, of_range, layout.batch, strict=False):
+            column[start + offset : start + layout.before + each.rows] = grid[
+                starts[number] : starts[number + 1]
+            ]
+        is_empty = np.isnan(column)
+        weight = (~is_empty).astype(np.float64)
+        total = np.where(is_empty, -0.0, column)
+        yield name, Series(column, column, column, weight, total, np.zeros(len(column)), weight)
+
+
+def _read(
+    connection: psycopg.Connection[Any],
+    query: str,
+    parts: Sequence[tuple[int, str, str, int, int]],
+    *,
+    integers: int,
+    doubles: int,
+) -> list[npt.NDArray[Any]]:
+    """Columns of a COPY: so many of numbers or times in microseconds since 2000, and of doubles, none NULL."""
+    names = ("numbers", "tenants", "assets", "starts", "ends")
+    parameters: dict[str, Any] = dict(zip(names, map(list, zip(*parts, strict=True)), strict=True))
+    bounds = {"lowest": _time(min(parameters["starts"])), "highest": _time(max(parameters["ends"]))}
+    with connection.cursor().copy(query.encode(), parameters | bounds) as copy:
+        data = b"".join(bytes(each) for each in copy)
+    kinds = [">i8"] * integers + [">f8"] * doubles
+    fields = [field for at, kind in enumerate(kinds) for field in ((f"size{at}", ">i4"), (f"f{at}", kind))]
+    row = np.dtype([("width", ">i2"), *fields])
+    length = (len(data) - len(_COPY_HEADER) - len(_COPY_END)) // row.itemsize
+    rows = np.ndarray(length, row, data, len(_COPY_HEADER))
+    return [rows[f"f{at}"].astype(kind.replace(">", "=")) for at, kind in enumerate(kinds)]
+
+
+def _time(seconds: int) -> str:
+    """A time as PostgreSQL reads it, also beyond the years that Python knows."""
+    return str(np.datetime64(seconds, "s")) + "+00"
+
+
+def _copy(
+    connection: psycopg.Connection[Any],
+    view: _View,
+    batch: Sequence[_Range],
+    hours: Times,
+    values: Mapping[str, Floats],
+) -> None:
+    """Insert all rows by COPY in its binary format, whose NULL is a size of -1 without a value."""
+    stored = view.declaration.stored
+    columns = ["hour", "tenant_id", "asset_id", "generation", *stored, "created_timestamp"]
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
+        sql.Identifier("public", f"{view.name}_stored"), sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+    times = (hours - _EPOCH_S) * 1_000_000
+    stamp = (view.stamp - _EPOCH) // timedelta(microseconds=1)
+    start = 0
+    with connection.cursor().copy(statement) as copy:
+        copy.write(_COPY_HEADER)
+        for each in batch:
+            part = slice(start, start + each.rows)
+            start = part.stop
+            row = [
+                (">i8", times[part]),
+                *((f"S{len(text)}", text) for text in (each.tenant.encode(), each.asset.encode())),
+                (">i4", view.generation),
+                *((_BINARY[sql_type(of)], values[name][part]) for name, of in stored.items()),
+                (">i8", stamp),
+            ]
+            copy.write(_encoded(each.rows, row, prefix=len(row).to_bytes(2, "big")))
+        copy.write(_COPY_END)
+
+
+def _encoded(rows: int, columns: Sequence[tuple[str, Any]], *, prefix: bytes = b"") -> bytes:
+    """Rows in PostgreSQL's binary format: of each value its size and its bytes; a size of -1 is NULL, of NaN."""
+    fields = [
+        field for at, (kind, _) in enumerate(columns) for field in ((f"s{at}", ">i4"), (f"f{at}", kind))
+    ]
+    found = np.empty(rows, np.dtype([("prefix", f"V{len(prefix)}"), *fields]))
+    found["prefix"] = np.void(prefix)
+    is_kept = np.ones((rows, found.itemsize), bool)
+    for at, (kind, values) in enumerate(columns):
+        size = np.dtype(kind).itemsize
+        is_empty = np.broadcast_to(np.isnan(values) if kind == ">f8" else False, rows)
+        found[f"s{at}"] = np.where(is_empty, -1, size)
+        found[f"f{at}"] = values
+        if is_empty.any() and found.dtype.fields is not None:
+            offset = found.dtype.fields[f"f{at}"][1]
+            is_kept[is_empty, offset : offset + size] = False
+    data = found.view(np.uint8).reshape(rows, -1)
+    return (data if is_kept.all() else data[is_kept]).tobytes()
+
+
+def _store_differing(
+    connection: psycopg.Connection[Any],
+    view: _View,
+    batch: Sequence[_Range],
+    hours: Times,
+    values: Mapping[str, Floats],
+) -> int:
+    """Store rows that differ from what is known; returns how many."""
+    assert view.statements is not None  # noqa: S101  # see _store
+    stored = view.declaration.stored
+    numbers = np.repeat(np.arange(1, len(batch) + 1), [each.rows for each in batch])
+    lowest, highest = _time(min(each.first for each in batch)), _time(max(each.end for each in batch))
+    statement = view.statements.store.replace("%1$L", f"'{lowest}'").replace("%2$L", f"'{highest}'")
+    parameters = [
+        [each.text for each in batch],
+        view.stamp,
+        view.generation,
+        Jsonb(view.meanings),
+        _array("bigint", numbers),
+        _array("timestamptz", (hours - _EPOCH_S) * 1_000_000),
+        *(_array(sql_type(of), values[name]) for name, of in stored.items()),
+    ]
+    with psycopg.RawCursor(connection) as cursor:
+        cursor.adapters.register_dumper(_Array, _ArrayDumper)
+        row = cursor.execute(statement.encode(), parameters, prepare=False).fetchone()
+    assert row is not None  # noqa: S101  # a count
+    changed, replaced = row
+    connection.execute(_END_REPLACED, [view.name, replaced, lowest, highest, view.stamp])
+    return int(changed)
+
+
+class _Array(bytes):
+    """An array in PostgreSQL's binary format."""
+
+
+class _ArrayDumper(Dumper):
+    """Sends one as it is; the statement says its type."""
+
+    format = Format.BINARY
+
+    @override
+    def dump(self, obj: _Array) -> bytes:
+        return obj
+
+
+def _array(kind: str, values: npt.NDArray[Any]) -> _Array:
+    """An array of this type, NULL where a value is NaN."""
+    header = np.array([1, 1, _OIDS[kind], len(values), 1], ">i4").tobytes()
+    return _Array(header + _encoded(len(values), [(_BINARY[kind], values)]))
