@@ -68,10 +68,9 @@ def check(
     file: Annotated[Path, typer.Argument(help="the policy file", show_default=False)],
 ) -> None:
     """Check a policy file; names the place of every mistake."""
-    from mlflow_plugins.gates import policy_file
+    from mlflow_plugins.gates import policy
 
-    policy = _readable(lambda: policy_file.load(file))
-    tenants = policy.document.tenants
+    tenants = _readable(lambda: policy.load(file)).document.tenants
     models = sum(len(rules.models) for rules in tenants.values())
     typer.echo(f"{file} is right. It has rules of its own for {len(tenants)} tenants and {models} models.")
 
@@ -87,22 +86,21 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show every installed gate: whether it is on, its settings, and the level of the policy that sets it."""
-    from mlflow_plugins.gates import policy_file
-    from mlflow_plugins.gates.policy import gate_class, gate_names
+    from mlflow_plugins.gates import policy
 
-    policy = _readable(lambda: policy_file.load(file) if file else policy_file.current(common.settings()))
-    rules = policy.rules(tenant, model)
+    shown = _readable(lambda: policy.load(file) if file else policy.current(common.settings()))
+    rules = shown.rules(tenant, model)
     rows = []
-    for name in gate_names():
+    for name in policy.gate_names():
         rule = rules.get(name)
         on = rule is not None and rule.on
-        kind = gate_class(name)
+        kind = policy.gate_class(name)
         row: dict[str, Any] = {"gate": name, "on": on, "on_rollback": kind.on_rollback}
         row["set_by"] = rule.decided_by.label if rule else None
         row["settings"] = kind(**rule.settings).model_dump(mode="json") if rule and on else {}
         rows.append(row)
     if as_json:
-        typer.echo(json.dumps({**policy.origin(), "gates": rows}, indent=2))
+        typer.echo(json.dumps({**shown.origin(), "gates": rows}, indent=2))
         return
     table = Table(Column("gate", no_wrap=True), "", "settings", "set by", box=SIMPLE_HEAD)
     for row in rows:
@@ -110,7 +108,7 @@ def show(
         mark = Text("on", "green") if row["on"] else Text("off", "dim")
         table.add_row(row["gate"], mark, settings, row["set_by"] or "-")
     console = common.console()
-    console.print(f"Policy: {policy.source}", highlight=False)
+    console.print(f"Policy: {shown.source}", highlight=False)
     console.print(table)
 
 
@@ -128,7 +126,7 @@ def describe() -> None:
 
 
 def _readable(load: Callable[[], Policy]) -> Policy:
-    from mlflow_plugins.gates.policy_file import PolicyError
+    from mlflow_plugins.gates.policy import PolicyError
 
     try:
         return load()

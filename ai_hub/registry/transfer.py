@@ -29,7 +29,7 @@ from ai_hub.registry.versions import ModelVersion, find_version, get_version, se
 from ai_hub.servers import without_secrets
 from ai_hub.times import to_millis
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.gates.context import present_metrics
+from mlflow_plugins.gates.evaluation import present_metrics
 from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.registration import imports
 from mlflow_plugins.registration.model_metadata import CARD_TAG, FEATURE_SERVICE, METRICS_TAG, MLMODEL

@@ -25,12 +25,12 @@ from mlflow.utils.time import get_current_time_millis
 from mlflow_plugins.adoption import plan, unadopted
 from mlflow_plugins.adoption.survey import FORMER, REASON, ModelState, Survey, UnadoptedStore
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.database.schema import migrate, transitions
-from mlflow_plugins.database.schema import versions as records_table
+from mlflow_plugins.database import migrate, transitions
+from mlflow_plugins.database import versions as records_table
 from mlflow_plugins.errors import conflict
 from mlflow_plugins.lifecycle import audit, rules, semver, stages
 from mlflow_plugins.lifecycle.semver import Interface, SemanticVersion
-from mlflow_plugins.registration import claims, model_metadata, publishing, records
+from mlflow_plugins.registration import model_metadata, publishing, records
 from mlflow_plugins.registration.model_metadata import RunFacts
 from mlflow_plugins.store.registering import OWN_TAGS
 
@@ -118,7 +118,7 @@ class Adoption:
             with self._store.transaction() as session:
                 model = stages.lock_model(session, tenant, name)
                 location = self._destination.uri(tenant, name, version.number) if copies else None
-                claimed = record or claims.acquire(
+                claimed = record or records.acquire_claim(
                     session,
                     model,
                     me,
@@ -135,7 +135,7 @@ class Adoption:
                 with self._store.transaction() as session:
                     stages.lock_model(session, tenant, name)
                     if record is None:
-                        claims.complete(session, claimed, version.version, digest)
+                        records.complete_claim(session, claimed, version.version, digest)
                     elif digest is not None:
                         _add_digest(session, record, str(location), digest)
                     tags = {semver.TAG: version.number}
@@ -147,7 +147,7 @@ class Adoption:
             except BaseException:
                 if record is None:  # what was copied stays for the next attempt
                     with self._store.transaction() as session:
-                        claims.release(session, claimed)
+                        records.release_claim(session, claimed)
                 raise
 
     def _publish(
@@ -169,7 +169,7 @@ class Adoption:
 
     def _renew(self, claimed: Record) -> None:
         with self._store.transaction() as session:
-            claims.renew(session, claimed)
+            records.renew_claim(session, claimed)
 
     def _settle(self, plan_: ModelPlan) -> bool:
         """Stages, aliases and trail at once; False when the model is not what was planned for any more."""

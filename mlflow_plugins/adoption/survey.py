@@ -20,8 +20,8 @@ from mlflow_plugins.adoption import unadopted
 from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
 from mlflow_plugins.artifacts.destination import AnySource
 from mlflow_plugins.artifacts.layout import check_model_name
-from mlflow_plugins.database.schema import transitions
-from mlflow_plugins.database.schema import versions as records_table
+from mlflow_plugins.database import transitions
+from mlflow_plugins.database import versions as records_table
 from mlflow_plugins.errors import is_missing
 from mlflow_plugins.lifecycle import semver, stages
 from mlflow_plugins.lifecycle.audit import ModelKey

@@ -14,7 +14,7 @@ from mlflow.store.model_registry.dbmodels.models import (
     SqlRegisteredModelTag,
 )
 
-from mlflow_plugins.database.schema import transitions, versions
+from mlflow_plugins.database import transitions, versions
 from mlflow_plugins.errors import conflict
 from mlflow_plugins.lifecycle import rules
 from mlflow_plugins.registration.records import REGISTERED

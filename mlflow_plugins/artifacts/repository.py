@@ -187,7 +187,7 @@ def _version_folder(bucket: str, located: ProxyPath) -> VerifiedFolder | None:
 
 
 def _registry() -> LifecycleStore:
-    from mlflow_plugins.store.current import registry_store  # noqa: PLC0415 - imports this package
+    from mlflow_plugins.store.lifecycle_store import registry_store  # noqa: PLC0415 - imports this package
 
     return registry_store()
 

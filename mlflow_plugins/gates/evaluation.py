@@ -1,8 +1,15 @@
-"""Asks every gate of the policy about one candidate."""
+"""What gates judge a promotion by, and asking every gate of the policy about it.
+
+The database's rows are read before the gates are asked, and again under the model's lock. Of a version its
+folder counts, and what its run has recorded since.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,16 +17,198 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_CONFLICT
 from mlflow.utils.time import get_current_time_millis
 
-from mlflow_plugins.gates import policy_file
+from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.artifacts.destination import current_destination
+from mlflow_plugins.artifacts.manifest import ManifestDigest
+from mlflow_plugins.gates import policy
 from mlflow_plugins.gates.assessment import Assessment, GateResult
-from mlflow_plugins.gates.context import verify_version, version_info
-from mlflow_plugins.gates.gate import Candidate, Gate, Verdict, refused
-from mlflow_plugins.gates.policy_file import PolicyError
+from mlflow_plugins.gates.gate import Candidate, Gate, Verdict, VersionInfo, refused
+from mlflow_plugins.gates.policy import PolicyError
+from mlflow_plugins.lifecycle import audit, rules, stages
+from mlflow_plugins.lifecycle.audit import ModelKey
+from mlflow_plugins.registration import publishing, records
+from mlflow_plugins.registration.model_metadata import (
+    METRICS_TAG,
+    describe,
+    finite,
+    given_metrics,
+    interface,
+    logged_model,
+    read_mlmodel,
+    run_facts,
+)
+from mlflow_plugins.registration.publishing import RUN_USER_TAG
+from mlflow_plugins.users.actor import Actor
 
 if TYPE_CHECKING:
-    from mlflow.store.model_registry.abstract_store import AbstractStore
+    from collections.abc import Mapping
 
-    from mlflow_plugins.gates.context import PromotionContext
+    from mlflow import MlflowClient
+    from mlflow.store.model_registry.abstract_store import AbstractStore
+    from sqlalchemy.orm import Session
+
+    from mlflow_plugins.artifacts.folders import Folder
+    from mlflow_plugins.lifecycle.stages import Cause, VersionRow
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """Where a version came from, and where its files are: nowhere for one older than this registry."""
+
+    version: int
+    semantic_version: str | None
+    source: str
+    run_id: str | None
+    location: str | None
+    digest: ManifestDigest | None
+    #: the tag `ai_hub.metrics`: what the caller of the registration measured
+    given_metrics: str | None
+
+
+@dataclass(frozen=True)
+class PromotionContext:
+    """A promotion that somebody asks for: the rows of the database that the gates' verdicts depend on."""
+
+    model: ModelKey
+    candidate: RegisteredVersion
+    stage: str
+    production: RegisteredVersion | None
+    actor: Actor
+    reason: str | None
+    registered_by: str | None
+    staged_at_ms: int | None
+
+    @property
+    def rollback(self) -> bool:
+        """Whether the version is to come back from the archive."""
+        return self.stage == rules.ARCHIVED
+
+    def still_holds(self, present: PromotionContext, *, production_matters: bool) -> bool:
+        """Whether verdicts about this state are true of the `present` one as well."""
+        return self == present if production_matters else self == replace(present, production=self.production)
+
+
+def read_context(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> PromotionContext:
+    """Read it; tags that the transition will use up stay."""
+    cause = stages.with_request(session, model, version, stages.with_tags(session, version, cause))
+    inside = stages.versions_of(session, model, rules.PRODUCTION)
+    return PromotionContext(
+        model=model,
+        candidate=registered_version(session, model, version),
+        stage=version.current_stage,
+        production=registered_version(session, model, inside[-1]) if inside else None,
+        actor=cause.actor,
+        reason=cause.reason,
+        registered_by=version.user_id,
+        staged_at_ms=audit.entered_at(session, model, version.version, rules.STAGING),
+    )
+
+
+def registered_version(session: Session, model: ModelKey, version: VersionRow) -> RegisteredVersion:
+    """What the database says about a version itself."""
+    record = records.find(session, model, version.version)
+    return RegisteredVersion(
+        version=version.version,
+        semantic_version=stages.semantic_version(session, version),
+        source=version.source,
+        run_id=version.run_id,
+        location=record.location if record else None,
+        digest=record.digest if record else None,
+        given_metrics=stages.tag(session, version, METRICS_TAG),
+    )
+
+
+def version_info(store: AbstractStore, model: ModelKey, version: RegisteredVersion) -> VersionInfo:
+    """What gates see of `version`, read when they ask."""
+
+    def metrics_of(recorded: Mapping[str, float | None]) -> dict[str, float | None]:
+        return present_metrics(recorded, version.given_metrics, version.source, version.run_id)
+
+    location = _folder_of(model, version)
+    if location is not None:
+        folder, digest = location[0], location[1].manifest_sha256
+        return VersionInfo(
+            version.version,
+            version.semantic_version,
+            lambda: metrics_of(verified_document(folder, digest, manifest.METRICS)),
+            lambda: verified_document(folder, digest, manifest.METADATA),
+            version.run_id,
+        )
+    return VersionInfo(
+        version.version,
+        version.semantic_version,
+        lambda: metrics_of({}),
+        lambda: _described(store, model, version),
+        version.run_id,
+    )
+
+
+def present_metrics(
+    recorded: Mapping[str, float | None],
+    given: str | None,
+    source: str,
+    run_id: str | None,
+    client: MlflowClient | None = None,
+) -> dict[str, float | None]:
+    """What a version's metrics are by now.
+
+    What the caller of the registration gave counts before all. Those of its logged model are the version's
+    whenever they were logged, as MLflow's autolog goes on while it registers. Of its run, which may belong
+    to many, only what the version's folder lacks counts.
+
+    Args:
+        recorded: `metrics.json` of the version's folder.
+        given: the version's tag `ai_hub.metrics`.
+        source: where the version was registered from.
+        run_id: its run.
+        client: of the tracking server; default: this process's own.
+    """
+    run = run_facts(run_id, logged_model(source), client)
+    by_caller = given_metrics({METRICS_TAG: given} if given else {})
+    return {**finite(run.metrics), **recorded, **finite(run.own_metrics), **by_caller}
+
+
+def verify_version(
+    model: ModelKey, version: RegisteredVersion, *, rehash: bool = False
+) -> dict[str, Any] | None:
+    """Check the folder (see `manifest.verify`); None for a version without a manifest."""
+    location = _folder_of(model, version)
+    return manifest.verify(*location, rehash=rehash) if location else None
+
+
+def _folder_of(model: ModelKey, version: RegisteredVersion) -> tuple[Folder, ManifestDigest] | None:
+    """The version's folder and what it must hold; None for one without a manifest."""
+    destination = current_destination()
+    if destination is None or version.location is None or version.digest is None:
+        return None
+    return destination.folder(version.location, model.workspace), version.digest
+
+
+def verified_document(folder: Folder, manifest_sha256: str, name: str) -> dict[str, Any]:
+    """One of our JSON files, checked on the way, because not every policy checks the whole folder."""
+    listed = manifest.read(folder, manifest_sha256)
+    path = manifest.place(listed, name)
+    content = b"".join(folder.read(path))
+    if hashlib.sha256(content).hexdigest() != listed[path]["sha256"]:
+        raise manifest.tampered(folder, path, "was changed")
+    return dict(json.loads(content))
+
+
+def _described(store: AbstractStore, model: ModelKey, version: RegisteredVersion) -> dict[str, Any]:
+    """What would be in `metadata.json`, from where the version was registered from."""
+    origin = publishing.resolve_source(store, model.workspace, version.source, version.run_id, None)
+    known = run_facts(origin.run_id, origin.model_id)
+    mlmodel = {}
+    if (destination := current_destination()) is not None:
+        folder = destination.folder(origin.location, model.workspace)
+        mlmodel = read_mlmodel(folder, folder.files())
+    tags = store.get_model_version(model.name, version.version).tags
+    return {
+        **describe(mlmodel, known),
+        "feature_service": interface(mlmodel, tags, known).feature_service,
+        "author": known.tags.get(RUN_USER_TAG),
+    }
+
 
 _log: Final = logging.getLogger(__name__)
 
@@ -31,7 +220,7 @@ def assess(store: AbstractStore, context: PromotionContext) -> tuple[Assessment,
         What they say, and whether it depends on which version is in Production.
     """
     try:
-        in_force = policy_file.current()
+        in_force = policy.current()
     except PolicyError as error:
         return forbidden(context, _closed(error)), False
     candidate = _candidate(store, context)

@@ -1,21 +1,43 @@
-"""The append-only trail of stage changes, and the questions it answers."""
+"""The append-only trail of stage changes, the questions it answers, and the audit log.
+
+The log has one line of JSON an event on the logger `ai_hub.audit`, for whoever collects logs. Every line has
+`event` (`transition`, or `refused`), `at` (UTC, ISO 8601), `workspace`, `name` (the model), `version`,
+`to_stage`, `actor` and `actor_source`. A transition adds what its row in the database says:
+`semantic_version`, `from_stage`, `reason`, `evidence`. A refusal adds `status` (HTTP) and `message`.
+
+The end of a tenant is a `tenant_removal` for each `step` (with `reason` and `counts`), or a
+`refused_tenant_removal`; both have `workspace`, `actor` and `actor_source`.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import sys
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import sqlalchemy as sa
+from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
-from mlflow_plugins.database.schema import transitions as table
-from mlflow_plugins.lifecycle import audit_log, removals, rules
+from mlflow_plugins.database import removals
+from mlflow_plugins.database import transitions as table
+from mlflow_plugins.lifecycle import rules
+from mlflow_plugins.users.actor import current_actor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.users.actor import Actor
+
 
 _MOMENT: Final = "lifecycle_moment"
 
@@ -84,8 +106,8 @@ def record(
         sa.insert(table).values(**row, evidence=json.dumps(evidence, sort_keys=True)).returning(table)
     )
     told = {key: value for key, value in row.items() if key not in {"model_created", "at_ms"}}
-    line = audit_log.line("transition", row["at_ms"], {**told, "evidence": evidence})
-    sa.event.listen(session, "after_commit", lambda _: audit_log.write(line), once=True)
+    line = log_line("transition", row["at_ms"], {**told, "evidence": evidence})
+    sa.event.listen(session, "after_commit", lambda _: write_log(line), once=True)
     return _transition(inserted.mappings().one())
 
 
@@ -199,6 +221,12 @@ def last_entries(model: ModelKey, stage: str) -> sa.Subquery:
     )
 
 
+def end_of_former(workspace: str) -> sa.ScalarSelect[int]:
+    """The id of the last transition of former tenants of this name; 0 when there was none."""
+    ends = sa.select(sa.func.coalesce(sa.func.max(removals.c.last_transition), 0))
+    return cast("sa.ScalarSelect[int]", ends.where(removals.c.workspace == workspace).scalar_subquery())
+
+
 def as_json(transition: Transition) -> dict[str, Any]:
     """The transition as plain values."""
     return asdict(transition)
@@ -211,7 +239,7 @@ def _enters(stage: str) -> sa.ColumnElement[bool]:
 
 def _of_tenant(workspace: str) -> sa.ColumnElement[bool]:
     """Condition for the rows of a tenant, and of no former one of the same name."""
-    return sa.and_(table.c.workspace == workspace, table.c.id > removals.end_of_former(workspace))
+    return sa.and_(table.c.workspace == workspace, table.c.id > end_of_former(workspace))
 
 
 def _of_model(workspace: str, name: str) -> sa.ColumnElement[bool]:
@@ -230,3 +258,57 @@ def _moment(session: Session, model: ModelKey) -> int:
 def _transition(row: sa.RowMapping) -> Transition:
     values = {name: row[name] for name in Transition.__dataclass_fields__ if name != "evidence"}
     return Transition(**values, evidence=json.loads(row["evidence"]))
+
+
+LOGGER: Final = "ai_hub.audit"
+_log: Final = logging.getLogger(LOGGER)
+
+
+def start_log(path: Path | None) -> None:
+    """Write the lines of this process to `path` (it may be rotated), else to standard output."""
+    if not _log.handlers:
+        handler = WatchedFileHandler(path) if path else logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+
+
+def log_line(event: str, at_ms: int, fields: dict[str, Any]) -> str:
+    """The JSON text of an event; `at_ms` is UTC milliseconds."""
+    at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"event": event, "at": at, **fields}, sort_keys=True)
+
+
+def write_log(text: str) -> None:
+    """Write one log_line."""
+    _log.info("%s", text)
+
+
+def refusals(
+    workspace: str, name: str, version: int | str, to_stage: str, claim: str | None
+) -> AbstractContextManager[None]:
+    """Whatever this block refuses is an event, too."""
+    about = {"workspace": workspace, "name": name, "version": version, "to_stage": to_stage}
+    return _refusals("refused", about, claim)
+
+
+def refused_removals(workspace: str) -> AbstractContextManager[None]:
+    """Whatever this block refuses of a tenant's removal is an event, too."""
+    return _refusals("refused_tenant_removal", {"workspace": workspace}, None)
+
+
+@contextmanager
+def _refusals(event: str, about: dict[str, Any], claim: str | None) -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        actor = current_actor(claim)
+        fields = {
+            **about,
+            "actor": actor.name,
+            "actor_source": actor.source,
+            "status": error.get_http_status_code(),
+            "message": error.message,
+        }
+        write_log(log_line(event, int(datetime.now(UTC).timestamp() * 1000), fields))
+        raise

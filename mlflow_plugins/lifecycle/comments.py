@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModel
 from mlflow.utils.time import get_current_time_millis
 
-from mlflow_plugins.database.schema import comments as table
-from mlflow_plugins.database.schema import transitions
-from mlflow_plugins.lifecycle import audit_log, removals, rules
-from mlflow_plugins.notifications import event, outbox
-from mlflow_plugins.notifications.event import Event
+from mlflow_plugins.database import comments as table
+from mlflow_plugins.database import transitions
+from mlflow_plugins.lifecycle import audit, rules
+from mlflow_plugins.notifications import outbox, receivers
+from mlflow_plugins.notifications.receivers import Event
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -85,8 +85,8 @@ def add(
     inserted = session.execute(sa.insert(table).values(**row).returning(table))
     comment = _comment(inserted.mappings().one())
     told = {key: row[key] for key in row.keys() - {"model_created", "last_transition", "at_ms", "kind"}}
-    line = audit_log.line(_EVENTS[kind], comment.at_ms, told)
-    sa.event.listen(session, "after_commit", lambda _: audit_log.write(line), once=True)
+    line = audit.log_line(_EVENTS[kind], comment.at_ms, told)
+    sa.event.listen(session, "after_commit", lambda _: audit.write_log(line), once=True)
     if kind == REQUEST:
         promotion_requested(session, model, comment)
     return comment
@@ -95,7 +95,7 @@ def add(
 def promotion_requested(session: Session, model: ModelKey, request: Comment) -> None:
     """Tell whoever is to hear of a new request for promotion."""
     told = Event(
-        kind=event.REQUEST,
+        kind=receivers.REQUEST,
         workspace=model.workspace,
         model=model.name,
         version=request.version,
@@ -136,7 +136,7 @@ def between(session: Session, workspace: str, name: str, newest: int | None, old
         table.c.name == name,
         table.c.kind != COMMENT,
         table.c.last_transition >= oldest,
-        table.c.last_transition > removals.end_of_former(workspace),
+        table.c.last_transition > audit.end_of_former(workspace),
     )
     if newest is not None:
         query = query.where(table.c.last_transition < newest)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import sqlalchemy as sa
 from mlflow.utils.time import get_current_time_millis
 
-from mlflow_plugins.database.schema import removals as table
-from mlflow_plugins.database.schema import transitions, versions
-from mlflow_plugins.lifecycle import audit_log
+from mlflow_plugins.database import removals as table
+from mlflow_plugins.database import transitions, versions
+from mlflow_plugins.lifecycle import audit
 from mlflow_plugins.users.actor import Actor
 
 if TYPE_CHECKING:
@@ -96,20 +96,14 @@ def record(
         sa.insert(table).values(**row, counts=json.dumps(counts, sort_keys=True), last_transition=end)
     )
     told = {key: value for key, value in row.items() if key != "at_ms"}
-    line = audit_log.line("tenant_removal", row["at_ms"], {**told, "counts": counts})
-    sa.event.listen(session, "after_commit", lambda _: audit_log.write(line), once=True)
+    line = audit.log_line("tenant_removal", row["at_ms"], {**told, "counts": counts})
+    sa.event.listen(session, "after_commit", lambda _: audit.write_log(line), once=True)
     return Removal(**row, counts=counts)
-
-
-def end_of_former(workspace: str) -> sa.ScalarSelect[int]:
-    """The id of the last transition of former tenants of this name; 0 when there was none."""
-    ends = sa.select(sa.func.coalesce(sa.func.max(table.c.last_transition), 0))
-    return cast("sa.ScalarSelect[int]", ends.where(table.c.workspace == workspace).scalar_subquery())
 
 
 def traces(session: Session, workspace: str) -> dict[str, int]:
     """Rows of the trail and of versions that carry this name, apart from those of removed tenants."""
-    later = sa.and_(transitions.c.workspace == workspace, transitions.c.id > end_of_former(workspace))
+    later = sa.and_(transitions.c.workspace == workspace, transitions.c.id > audit.end_of_former(workspace))
     present = sa.and_(versions.c.workspace == workspace, versions.c.state != "deleted")
     return {
         "trail": session.scalar(sa.select(sa.func.count()).select_from(transitions).where(later)) or 0,

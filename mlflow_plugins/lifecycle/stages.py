@@ -18,7 +18,7 @@ from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.lifecycle import aliases, audit, comments, rules, semver
 from mlflow_plugins.lifecycle.aliases import AliasChange
 from mlflow_plugins.notifications import outbox
-from mlflow_plugins.notifications.event import Event
+from mlflow_plugins.notifications.receivers import Event
 from mlflow_plugins.users.actor import (
     ACTOR_TAG,
     REASON_TAG,

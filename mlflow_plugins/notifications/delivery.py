@@ -32,12 +32,11 @@ from mlflow.webhooks.ssrf import SSRFProtectedHTTPAdapter, SSRFProtectionError
 from mlflow_plugins.notifications import outbox, receivers
 from mlflow_plugins.notifications.receivers import JSON, MAIL, Receiver
 from mlflow_plugins.settings import RegistrySettings
-from mlflow_plugins.store.current import opened_store, registry_store
+from mlflow_plugins.store.lifecycle_store import opened_store, registry_store
 
 if TYPE_CHECKING:
-    from mlflow_plugins.notifications.event import Event
     from mlflow_plugins.notifications.outbox import Message
-    from mlflow_plugins.notifications.receivers import Receiver
+    from mlflow_plugins.notifications.receivers import Event, Receiver
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 

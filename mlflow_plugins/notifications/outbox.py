@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
-from mlflow_plugins.database.schema import notifications as table
+from mlflow_plugins.database import notifications as table
 from mlflow_plugins.notifications import receivers
-from mlflow_plugins.notifications.event import TEST, Event
+from mlflow_plugins.notifications.receivers import TEST, Event
 
 if TYPE_CHECKING:
     import threading

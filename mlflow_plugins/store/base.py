@@ -14,8 +14,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
 
 from mlflow_plugins.adoption import unadopted
-from mlflow_plugins.database.schema import migrate
-from mlflow_plugins.database.transactions import JoiningSessionMaker
+from mlflow_plugins.database import JoiningSessionMaker, migrate
 from mlflow_plugins.errors import missing
 from mlflow_plugins.lifecycle import aliases, stages
 

@@ -9,8 +9,8 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.errors import conflict, is_missing
-from mlflow_plugins.lifecycle import audit_log, rules, stages
-from mlflow_plugins.registration import claims, records
+from mlflow_plugins.lifecycle import audit, rules, stages
+from mlflow_plugins.registration import records
 from mlflow_plugins.store.base import BaseStore, is_too_large
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ class DeletingStore(BaseStore):
         """Delete a version that is archived (`force`: in any stage); returns the files deleted."""
         cause = stages.Cause.of_request({"forced": force}, reason=reason, claim=claim)
         workspace = self._get_active_workspace()
-        with audit_log.refusals(workspace, name, version, rules.DELETED, claim), records.lease_holder() as me:
+        with audit.refusals(workspace, name, version, rules.DELETED, claim), records.lease_holder() as me:
             try:
                 with self._locked(name) as (session, model):
                     row = self._get_sql_model_version(session, name, version)
                     _check_deletable(model, row.version, row.current_stage, force=force)
                     stages.record_deletion(session, model, row, cause)
-                    marked = claims.mark_deleting(session, model, me, row.version)
+                    marked = records.mark_deleting(session, model, me, row.version)
                     super().delete_model_version(name, version)
                     stages.mirror_aliases(session, model)
             except MlflowException as error:
@@ -69,7 +69,7 @@ class DeletingStore(BaseStore):
                     for version in stages.versions_of(session, model):
                         _check_deletable(model, version.version, version.current_stage, force=False)
                         stages.record_deletion(session, model, version, cause)
-                    marked = claims.mark_deleting(session, model, me)
+                    marked = records.mark_deleting(session, model, me)
                     session.flush()
                     super().delete_registered_model(name)
             except MlflowException as error:
@@ -83,7 +83,7 @@ class DeletingStore(BaseStore):
         """What an interrupted deletion left of what is not there any more; else raises `error`."""
         if is_missing(error) and not is_too_large(version or 0):
             with self._sessions.transaction() as session:
-                left = claims.resume_deletion(
+                left = records.resume_deletion(
                     session,
                     self._get_active_workspace(),
                     name,
@@ -105,18 +105,18 @@ class DeletingStore(BaseStore):
                 root = f"{workspace}/{record.name}/{record.semantic_version}"
                 deleted += [f"{root}/{path}" for path in folder.delete()]
             with self._sessions.transaction() as session:
-                claims.finish_deletion(session, record)
+                records.finish_deletion(session, record)
         return deleted
 
     def _clean_up(self, name: str) -> None:
         """Delete what others have left behind; what it cannot delete, the next one will."""
         workspace = self._get_active_workspace()
         with self._sessions() as session:
-            if not claims.has_orphans(session, workspace, name):
+            if not records.has_orphans(session, workspace, name):
                 return
         with records.lease_holder() as me:
             with self._sessions.transaction() as session:
-                left = claims.collect_orphans(session, workspace, name, me)
+                left = records.collect_orphans(session, workspace, name, me)
             try:
                 self._delete_files(left)
             except MlflowException:

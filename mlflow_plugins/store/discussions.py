@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlflow_plugins.errors import bad_input, conflict, forbidden
-from mlflow_plugins.lifecycle import audit_log, comments, rules, stages
+from mlflow_plugins.lifecycle import audit, comments, rules, stages
 from mlflow_plugins.lifecycle.comments import COMMENT, LONGEST, REQUEST, WITHDRAWAL, Comment
 from mlflow_plugins.users import permissions
 from mlflow_plugins.users.actor import Actor, current_actor
@@ -118,7 +118,7 @@ class Discussions:
 
     @contextmanager
     def _writing(self, name: str, version: int, kind: str, text: str, claim: str | None) -> Iterator[_Thread]:
-        with audit_log.refusals(self._store.tenant(), name, version, kind, claim):
+        with audit.refusals(self._store.tenant(), name, version, kind, claim):
             permissions.require("update", name)
             if not text.strip():
                 raise bad_input("Say something: the text is empty.")

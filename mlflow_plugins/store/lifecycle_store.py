@@ -7,6 +7,7 @@ Prompts, which MLflow keeps in the same tables, are left exactly as they are.
 from __future__ import annotations
 
 import logging
+import sys
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -20,11 +21,11 @@ from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.errors import bad_input, conflict, missing
-from mlflow_plugins.gates import context, evaluation
+from mlflow_plugins.errors import bad_input, conflict, missing, unavailable
+from mlflow_plugins.gates import evaluation
 from mlflow_plugins.gates.evaluation import GateRefusalError
-from mlflow_plugins.lifecycle import aliases, audit, audit_log, rules, search, semver, stages
-from mlflow_plugins.notifications import event, outbox
+from mlflow_plugins.lifecycle import aliases, audit, rules, search, semver, stages
+from mlflow_plugins.notifications import outbox, receivers
 from mlflow_plugins.registration import imports, model_metadata, publishing, records
 from mlflow_plugins.store.registering import RegisteringStore
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.gates.assessment import Assessment
     from mlflow_plugins.lifecycle.audit import Transition
     from mlflow_plugins.lifecycle.semver import SemanticVersion
+
 
 #: How often a promotion asks its gates anew because others were faster.
 _ATTEMPTS: Final = 5
@@ -193,7 +195,7 @@ class LifecycleStore(RegisteringStore):
         `expected` is the stage it must be in (default: any from which the rules let it move).
         """
         cause = stages.Cause.of_request({}, reason=reason, claim=claim)
-        with audit_log.refusals(self._get_active_workspace(), name, version, stage, claim):
+        with audit.refusals(self._get_active_workspace(), name, version, stage, claim):
             if stage == rules.PRODUCTION:
                 with self._told_refusals(name, version, cause):
                     return self._promote(name, version, cause, archive_others=archive_others)
@@ -221,7 +223,7 @@ class LifecycleStore(RegisteringStore):
         with self._sessions() as session:
             row = self._get_sql_model_version(session, name, version)
             model = self.model_key(session, name)
-            present = context.read_context(session, model, row, cause)
+            present = evaluation.read_context(session, model, row, cause)
             refusal = stages.refusal(session, model, row, rules.PRODUCTION)
         if refusal is not None:
             return evaluation.forbidden(present, refusal)
@@ -324,13 +326,13 @@ class LifecycleStore(RegisteringStore):
                 row = self._get_sql_model_version(session, name, version)
                 model = self.model_key(session, name)
                 stages.check_move(session, model, row, rules.PRODUCTION)
-                judged = context.read_context(session, model, row, cause)
+                judged = evaluation.read_context(session, model, row, cause)
             assessment, by_production = evaluation.assess(self, judged)
             if (refusal := assessment.refusal_text()) is not None:
                 raise GateRefusalError(refusal, assessment.evidence())
             with self._locked(name) as (session, model):
                 row = self._get_sql_model_version(session, name, version)
-                present = context.read_context(session, model, row, cause)
+                present = evaluation.read_context(session, model, row, cause)
                 if judged.still_holds(present, production_matters=by_production):
                     because = cause._replace(evidence=assessment.evidence())
                     return stages.move(
@@ -355,7 +357,7 @@ class LifecycleStore(RegisteringStore):
         self, name: str, version: int | str, cause: stages.Cause, error: MlflowException
     ) -> None:
         workspace = self._get_active_workspace()
-        if not outbox.is_heard(workspace, event.REFUSAL):
+        if not outbox.is_heard(workspace, receivers.REFUSAL):
             return
         try:
             with self._sessions.transaction() as session:
@@ -363,8 +365,8 @@ class LifecycleStore(RegisteringStore):
                 if row.current_stage == rules.PRODUCTION:
                     return  # it is there already
                 because = stages.with_tags(session, row, cause)
-                told = event.Event(
-                    kind=event.REFUSAL,
+                told = receivers.Event(
+                    kind=receivers.REFUSAL,
                     workspace=workspace,
                     model=name,
                     version=row.version,
@@ -401,3 +403,30 @@ _HOW_TO_MOVE: Final = {
     rules.STAGING: "Promote the version, or move it to Archived.",
     rules.ARCHIVED: "Restore the version to Staging, or delete it.",
 }
+
+
+def registry_store() -> LifecycleStore:
+    """The registry of this server.
+
+    Raises:
+        MlflowException: 503, the server runs MLflow's own.
+    """
+    # MLflow's handlers import its whole application, which is there when a request is
+    from mlflow.server.handlers import _get_model_registry_store  # noqa: PLC0415
+
+    store = _get_model_registry_store()
+    if not isinstance(store, LifecycleStore):
+        raise unavailable(
+            "This server runs MLflow's own registry. "
+            "Start it with --registry-store-uri lifecycle+sqlite:///… or lifecycle+postgresql://…"
+        )
+    return store
+
+
+def opened_store() -> LifecycleStore | None:
+    """The registry of this server; None until a request has opened it, or where it is MLflow's own.
+
+    Opening it makes the tables of a new database, and two threads that do so at once leave half of them.
+    """
+    store = getattr(sys.modules.get("mlflow.server.handlers"), "_model_registry_store", None)
+    return store if isinstance(store, LifecycleStore) else None

@@ -17,7 +17,7 @@ from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.artifacts.layout import check_model_name
 from mlflow_plugins.errors import bad_input, conflict, is_missing
 from mlflow_plugins.lifecycle import search, semver, stages
-from mlflow_plugins.registration import claims, imports, model_metadata, publishing, records
+from mlflow_plugins.registration import imports, model_metadata, publishing, records
 from mlflow_plugins.registration.publishing import NewVersion, Origin
 from mlflow_plugins.store.base import is_prompt_request, is_too_large
 from mlflow_plugins.store.deleting import DeletingStore
@@ -191,7 +191,7 @@ class RegisteringStore(DeletingStore):
 
         with records.lease_holder() as me:
             with self._locked(request.name) as (session, model):
-                claimed = claims.acquire(
+                claimed = records.acquire_claim(
                     session, model, me, wanted, request.candidate.interface, insist=insist, locate=locate
                 )
             created = self._register(request, model, claimed)
@@ -223,12 +223,12 @@ class RegisteringStore(DeletingStore):
         except BaseException:
             # what was copied stays for the next attempt
             with self._sessions.transaction() as session:
-                claims.release(session, claimed)
+                records.release_claim(session, claimed)
             raise
 
     def _renew(self, claimed: Record) -> None:
         with self._sessions.transaction() as session:
-            claims.renew(session, claimed)
+            records.renew_claim(session, claimed)
 
     def _insert(
         self, request: _Request, model: ModelKey, claimed: Record, digest: ManifestDigest | None
@@ -250,7 +250,7 @@ class RegisteringStore(DeletingStore):
             version = self._get_sql_model_version(session, request.name, created.version)
             if claimed.location:
                 version.storage_location = claimed.location
-            claims.complete(session, claimed, version.version, digest)
+            records.complete_claim(session, claimed, version.version, digest)
             evidence: dict[str, Any] = {"source": request.source, "run_id": origin.run_id}
             if digest:
                 evidence |= {"manifest_sha256": digest.manifest_sha256, "size_bytes": digest.size_bytes}

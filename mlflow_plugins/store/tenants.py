@@ -29,14 +29,14 @@ from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 
 from mlflow_plugins.artifacts.destination import SERVE_ARTIFACTS, current_destination
-from mlflow_plugins.database.schema import versions as records_table
+from mlflow_plugins.database import versions as records_table
 from mlflow_plugins.errors import bad_input, conflict, missing
-from mlflow_plugins.lifecycle import audit_log, removals, rules, stages
+from mlflow_plugins.lifecycle import audit, removals, rules, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.registration import records
 from mlflow_plugins.store.base import SCHEME_PREFIX
-from mlflow_plugins.store.current import registry_store
+from mlflow_plugins.store.lifecycle_store import registry_store
 from mlflow_plugins.users import permissions
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ class WorkspaceStore(MlflowWorkspaceStore):
         cause = stages.Cause.of_request(
             {"with_tenant": True, **({"forced": True} if force else {})}, reason=arguments.get("reason")
         )
-        with audit_log.refused_removals(workspace_name):
+        with audit.refused_removals(workspace_name):
             self._check_mode(workspace_name, mode)
             tenants = Tenants(registry_store())
             if self.exists(workspace_name):

@@ -17,8 +17,8 @@ from mlflow_plugins.lifecycle import audit, stages
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.registration.imports import ExportedVersion
 from mlflow_plugins.store.base import LARGEST_VERSION
-from mlflow_plugins.store.current import registry_store
 from mlflow_plugins.store.discussions import Discussions
+from mlflow_plugins.store.lifecycle_store import registry_store
 from mlflow_plugins.store.tenants import Tenants
 from mlflow_plugins.users import actor, header, permissions
 

@@ -1,4 +1,4 @@
-"""`mlflow server --app-name ai-hub` or `ai-hub-auth`: MLflow's own application with ours beside it.
+"""`mlflow server --app-name ai-hub` or `ai-hub-auth`: MLflow's own application with ours mounted.
 
 Ours stand behind the same checks as MLflow's: host and origin, login (`ai-hub-auth`), workspace.
 """
@@ -22,15 +22,21 @@ from mlflow.server.fastapi_app import add_fastapi_workspace_middleware, create_f
 from mlflow.server.fastapi_security import init_fastapi_security
 from mlflow.server.handlers import STATIC_PREFIX_ENV_VAR
 
-from mlflow_plugins.lifecycle import audit_log
+from mlflow_plugins.lifecycle import audit
 from mlflow_plugins.notifications import delivery
 from mlflow_plugins.settings import RegistrySettings
 from mlflow_plugins.web.api import create_api
-from mlflow_plugins.web.csrf import SameOrigin
 from mlflow_plugins.web.lifecycle.app import create_page
 from mlflow_plugins.web.lifecycle.views import PREFIX
-from mlflow_plugins.web.mount import ASSISTANT, FrontPage, Mount, WarmUp, no_assistant
-from mlflow_plugins.web.telemetry import report_nothing
+from mlflow_plugins.web.mount import (
+    ASSISTANT,
+    FrontPage,
+    Mount,
+    SameOrigin,
+    WarmUp,
+    no_assistant,
+    report_nothing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +95,7 @@ def _one_at_a_time(database: str) -> Iterator[None]:
 
 def _assemble(mlflow_app: Any, *, login: bool) -> Mount:
     settings = RegistrySettings()
-    audit_log.start(settings.audit_log_path)
+    audit.start_log(settings.audit_log_path)
     try:
         delivery.start()
     except MlflowException as error:

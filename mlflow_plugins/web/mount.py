@@ -1,18 +1,30 @@
-"""What stands before and beside MLflow's application: our own parts, its front page, its `/health`."""
+"""What stands before MLflow's application: our own parts, its front page, `/health`, a check of origins.
+
+Browsers add the password of a page's login to every request to that server, also to those that come from
+other sites' forms and scripts. MLflow's own check covers its `/api` paths and lets every port of the local
+machine pass; `SameOrigin` follows Go's `net/http.CrossOriginProtection`: `Sec-Fetch-Site`, which pages cannot
+forge, and for browsers that do not send it, `Origin` against `Host`.
+"""
 
 from __future__ import annotations
 
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
-from starlette.datastructures import MutableHeaders
+from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
+from mlflow.server.fastapi_security import get_allowed_origins
+from mlflow.server.mlflow_response import mlflow_exception_response
+from mlflow.telemetry.client import set_telemetry_client
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse
 
+from mlflow_plugins.errors import forbidden
 from mlflow_plugins.gates.policy import gate_class, gate_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -152,3 +164,48 @@ class WarmUp:
                         gate_class(name).warm_up()
         finally:
             self._done.set()
+
+
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_SITE: Final = frozenset({"same-origin", "none"})  # `none`: typed into the address bar
+_REFUSAL: Final = forbidden(
+    "Refused: a page of another site asked for this change. If that site is yours, name it in "
+    "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS."
+)
+
+
+class SameOrigin:
+    """Middleware: state changes only from our own pages, allowed origins, and programs."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        # "*" lets everybody read; it was never meant to let everybody write in the users' names
+        self._allowed = frozenset(get_allowed_origins()) - {"*"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 403, or pass on."""
+        if scope["type"] == "http" and is_foreign(scope["method"], Headers(scope=scope), self._allowed):
+            await mlflow_exception_response(_REFUSAL, handler_name=__name__)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def is_foreign(method: str, headers: Mapping[str, str], allowed: Collection[str]) -> bool:
+    """Whether a request would change something and comes from a page of another origin."""
+    if method in _SAFE_METHODS:
+        return False
+    origin = headers.get("origin")
+    if origin is not None and origin in allowed:
+        return False
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in _OWN_SITE
+    # behind a proxy that ends TLS the schemes differ, so only host and port are compared
+    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+
+
+def report_nothing() -> None:
+    """Turn the reports of this server off, unless MLFLOW_DISABLE_TELEMETRY says something."""
+    if not MLFLOW_DISABLE_TELEMETRY.is_set():
+        MLFLOW_DISABLE_TELEMETRY.set(True)
+        set_telemetry_client()

@@ -1,22 +1,36 @@
-"""What is known about one version, and how two versions differ."""
+"""What is known about one version, how two versions differ, and the images that were logged for one.
+
+Images are PNG only, because SVG and HTML can run scripts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from mlflow_plugins.gates import context
+from mlflow_plugins.artifacts.destination import current_destination
+from mlflow_plugins.artifacts.layout import proxied_path
+from mlflow_plugins.errors import is_missing, missing
+from mlflow_plugins.gates import evaluation
 from mlflow_plugins.lifecycle import stages
 from mlflow_plugins.registration.model_metadata import logged_model, run_facts
+from mlflow_plugins.users import permissions
 from mlflow_plugins.web.lifecycle import metrics, overview
 from mlflow_plugins.web.lifecycle.metrics import Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow_plugins.artifacts.folders import Folder
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
     from mlflow_plugins.web.lifecycle.metrics import Comparison
+
 
 #: The version tag in which people say what a model is not for; shown as Markdown.
 LIMITS_TAG: Final = "limits"
@@ -105,7 +119,7 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
     with store.sessions() as session:
         model = overview.find_model(session, tenant, name)
         row = store.version_row(session, name, number)
-        registered, author = context.registered_version(session, model, row), row.user_id
+        registered, author = evaluation.registered_version(session, model, row), row.user_id
         card = Card(
             row.version,
             registered.semantic_version,
@@ -117,7 +131,7 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
             row.creation_time,
         )
     try:
-        found = context.version_info(store, model, registered)
+        found = evaluation.version_info(store, model, registered)
         metadata, measured = dict(found.metadata), dict(found.metrics)
         tags = run_facts(registered.run_id, card.model_id).tags
     except MlflowException as error:
@@ -151,3 +165,130 @@ def _changes(left: Mapping[str, str], right: Mapping[str, str]) -> list[Change]:
     names = list(dict.fromkeys([*left, *right]))
     changes = [Change(name, left.get(name, _ABSENT), right.get(name, _ABSENT)) for name in names]
     return [change for change in changes if change.left != change.right]
+
+
+#: How many a card shows.
+MOST_IMAGES: Final = 12
+#: Bytes of one, and its pixels: what a browser draws has four bytes for each.
+LARGEST_IMAGE: Final = 2_000_000
+_MOST_PIXELS: Final = 25_000_000
+#: How many files of a run, or of a logged model, a page looks through.
+MOST_FILES: Final = 10_000
+_SUFFIX: Final = ".png"
+_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+#: Width and height in the first chunk of a PNG file.
+_WIDTH, _HEIGHT = slice(16, 20), slice(20, 24)
+
+#: Whose files: those of the run, or of the logged model.
+Origin = Literal["run", "logged_model"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A file; `path` is relative to the files of the run or of the logged model."""
+
+    origin: Origin
+    path: str
+    size: int
+
+    @property
+    def title(self) -> str:
+        """What its name says, as words: the text alternative, since MLflow keeps no other."""
+        words = PurePosixPath(self.path).stem.replace("_", " ").replace("-", " ").split()
+        return " ".join(words) or self.path
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The images of a version that its card shows, and how many it does not."""
+
+    images: list[Image]
+    more: int = 0
+    #: paths of those that are too large
+    too_large: tuple[str, ...] = ()
+    #: why none can be shown
+    problem: str | None = None
+    #: whether there are more files than were looked through
+    partial: bool = False
+
+
+def find_images(tenant: str, run_id: str | None, model_id: str | None) -> Gallery:
+    """The images of a run and of a logged model of the active tenant, as far as the visitor may see them."""
+    try:
+        listed = [
+            (origin, folder.files(MOST_FILES + 1)) for origin, folder in _folders(tenant, run_id, model_id)
+        ]
+    except MlflowException as error:
+        return Gallery([], problem=str(error.message))
+    images = [
+        Image(origin, path, file.size)
+        for origin, files in listed
+        for path, file in sorted(files.items())
+        if path.lower().endswith(_SUFFIX)
+    ]
+    fitting = [image for image in images if image.size <= LARGEST_IMAGE]
+    too_large = tuple(image.path for image in images if image.size > LARGEST_IMAGE)
+    partial = any(len(files) > MOST_FILES for _, files in listed)
+    return Gallery(
+        fitting[:MOST_IMAGES], len(fitting[MOST_IMAGES:]), too_large[:MOST_IMAGES], partial=partial
+    )
+
+
+def read_image(tenant: str, run_id: str | None, model_id: str | None, origin: str, path: str) -> bytes:
+    """The contents of one image.
+
+    Raises:
+        MlflowException: 404, there is none by that name, or it is no PNG file within the limits.
+    """
+    is_image = path.lower().endswith(_SUFFIX) and _stays_below(path)
+    for place, folder in _folders(tenant, run_id, model_id):
+        file = folder.file(path) if place == origin and is_image else None
+        if file and file.size <= LARGEST_IMAGE:
+            content = b"".join(folder.read(path))
+            if _is_drawable(content):
+                return content
+    raise missing("There is no image by that name that can be shown.")
+
+
+def _stays_below(path: str) -> bool:
+    return "\\" not in path and not {"", ".", ".."}.intersection(path.split("/"))
+
+
+def _is_drawable(content: bytes) -> bool:
+    width, height = (int.from_bytes(content[part]) for part in (_WIDTH, _HEIGHT))
+    return (
+        len(content) <= LARGEST_IMAGE
+        and content.startswith(_SIGNATURE)
+        and 0 < width * height <= _MOST_PIXELS
+    )
+
+
+def _folders(tenant: str, run_id: str | None, model_id: str | None) -> Iterator[tuple[Origin, Folder]]:
+    """What this server itself keeps: an address elsewhere is whatever its author wrote there."""
+    destination = current_destination()
+    for origin, experiment, uri in _addresses(run_id, model_id):
+        is_here = destination is not None and proxied_path(uri) is not None
+        if destination and is_here and permissions.may_read_files(origin, experiment):
+            yield origin, destination.folder(uri, tenant)
+
+
+def _addresses(run_id: str | None, model_id: str | None) -> Iterator[tuple[Origin, str, str]]:
+    client = MlflowClient()
+    if run_id:
+        with _purged():
+            run = client.get_run(run_id).info
+            yield "run", run.experiment_id, run.artifact_uri
+    if model_id:
+        with _purged():
+            logged = client.get_logged_model(model_id)
+            yield "logged_model", logged.experiment_id, logged.artifact_location
+
+
+@contextmanager
+def _purged() -> Iterator[None]:
+    """What is gone from the tracking server has no files."""
+    try:
+        yield
+    except MlflowException as error:
+        if not is_missing(error):
+            raise

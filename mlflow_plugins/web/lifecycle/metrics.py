@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
-from mlflow_plugins.gates.context import present_metrics, verified_document
+from mlflow_plugins.gates.evaluation import present_metrics, verified_document
 from mlflow_plugins.lifecycle import rules
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mlflow_plugins.gates import policy_file
-from mlflow_plugins.gates.policy_file import PolicyError
+from mlflow_plugins.gates import policy
+from mlflow_plugins.gates.policy import PolicyError
 from mlflow_plugins.lifecycle import audit, rules
 from mlflow_plugins.lifecycle.audit import Transition
 from mlflow_plugins.registration import records
 from mlflow_plugins.registration.model_metadata import METRICS_TAG
-from mlflow_plugins.web.lifecycle import metrics, overview, tables
+from mlflow_plugins.web.lifecycle import metrics, overview
 from mlflow_plugins.web.lifecycle.metrics import Metrics, Point
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def assemble(
         entries = audit.present_entries(session, model)
         promoted = audit.last_in_production(session, model)
         found = records.registered(session, model)
-        given = tables.tag_of_versions(session, model, METRICS_TAG)
+        given = overview.tag_of_versions(session, model, METRICS_TAG)
     page = ModelPage(tenant, name, [], [], 0, None, [], staged_before or _ALL, before or _ALL)
     measured = _measured(rows, page)
     origins = {row.version: (given.get(row.version), row.source, row.run_id) for row in rows}
@@ -206,7 +206,7 @@ def assemble(
 def _default_metric(tenant: str, name: str, names: list[str]) -> str | None:
     """The first of `names` that the gates judge by, else the first of all."""
     try:
-        judged = policy_file.current().judged_metrics(tenant, name)
+        judged = policy.current().judged_metrics(tenant, name)
     except PolicyError:
         judged = []  # what is wrong with the policy stands where the gates are asked
     return next((metric for metric in [*judged, *names] if metric in names), None)
@@ -232,10 +232,10 @@ def _next(newest_first: Sequence[Version], page: list[Version]) -> int | None:
 
 
 def _versions_of(model: ModelKey) -> sa.Select[Any]:
-    newest_first = tables.versions.c.version.desc()
+    newest_first = overview.version_table.c.version.desc()
     return (
-        tables.select_versions(model.workspace)
-        .where(tables.versions.c.name == model.name)
+        overview.select_versions(model.workspace)
+        .where(overview.version_table.c.name == model.name)
         .order_by(newest_first)
     )
 

@@ -18,12 +18,12 @@ from mlflow_plugins.lifecycle.comments import Comment
 from mlflow_plugins.lifecycle.stages import LONGEST_REASON
 from mlflow_plugins.registration.model_metadata import logged_model
 from mlflow_plugins.store.base import LARGEST_VERSION
-from mlflow_plugins.store.current import registry_store
 from mlflow_plugins.store.discussions import Discussions
+from mlflow_plugins.store.lifecycle_store import registry_store
 from mlflow_plugins.users import permissions
 from mlflow_plugins.users.actor import authenticated_user
-from mlflow_plugins.web.lifecycle import access, actions, card, images, metrics, model_page, overview, render
-from mlflow_plugins.web.lifecycle.actions import Form, SubmittedForm  # noqa: TC001 - FastAPI reads them
+from mlflow_plugins.web.lifecycle import card, metrics, model_page, overview, render, visitor
+from mlflow_plugins.web.lifecycle.visitor import Form, SubmittedForm  # noqa: TC001 - FastAPI reads them
 
 if TYPE_CHECKING:
     from mlflow_plugins.lifecycle.audit import Transition
@@ -61,7 +61,7 @@ class Look(BaseModel):
 def show_tenants(request: Request) -> Response:
     """The tenants the visitor may see."""
     with registry_store().ManagedSessionMaker() as session:
-        rows = overview.tenants(session, access.tenants())
+        rows = overview.tenants(session, visitor.tenants())
         removed = removals.last_of_all(session) if permissions.is_admin() else []
     return render.page("tenants.html", **_common(request), tenants=rows, removed=removed)
 
@@ -69,7 +69,7 @@ def show_tenants(request: Request) -> Response:
 @router.get("/{tenant}")
 def show_models(request: Request, tenant: _Name) -> Response:
     """A tenant's models."""
-    with access.inside(tenant), registry_store().ManagedSessionMaker() as session:
+    with visitor.inside(tenant), registry_store().ManagedSessionMaker() as session:
         rows = overview.models(session, tenant)
         deleted = overview.deleted_models(session, tenant)
         waiting = Discussions(registry_store()).open_requests()
@@ -91,16 +91,16 @@ def show_model(request: Request, tenant: _Name, name: _Name, look: Annotated[Loo
 
     Of a deleted one the trail is left.
     """
-    with access.inside(tenant):
+    with visitor.inside(tenant):
         return _model(request, tenant, name, look)
 
 
 @router.post("/{tenant}/{name}")
 def move(request: Request, tenant: _Name, name: _Name, form: SubmittedForm) -> Response:
     """Promote, reject, restore or roll back; then shows what happened, or why it did not."""
-    with access.inside(tenant):
+    with visitor.inside(tenant):
         try:
-            done = actions.carry_out(registry_store(), name, form)
+            done = visitor.carry_out(registry_store(), name, form)
         except MlflowException as error:
             status = error.get_http_status_code()
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -113,7 +113,7 @@ def move(request: Request, tenant: _Name, name: _Name, form: SubmittedForm) -> R
 @router.get("/{tenant}/{name}/plot.svg")
 def show_plot(tenant: _Name, name: _Name, metric: str, versions_before: _Id = None) -> Response:
     """A metric over the versions, as a picture."""
-    with access.inside(tenant):
+    with visitor.inside(tenant):
         permissions.require("read", name)
         found = model_page.assemble(registry_store(), tenant, name, metric, before=versions_before)
     if found.metric != metric:
@@ -124,27 +124,27 @@ def show_plot(tenant: _Name, name: _Name, metric: str, versions_before: _Id = No
 @router.get("/{tenant}/{name}/versions/{version}")
 def show_version(request: Request, tenant: _Name, name: _Name, version: _Version) -> Response:
     """A version's card, its thread, and what may be asked for."""
-    with access.inside(tenant):
+    with visitor.inside(tenant):
         return _show_version(request, tenant, name, version)
 
 
 @router.get("/{tenant}/{name}/versions/{version}/images/{origin}")
 def show_image(tenant: _Name, name: _Name, version: _Version, origin: str, path: str) -> Response:
     """An image that was logged to a version's run or logged model."""
-    with access.inside(tenant):
+    with visitor.inside(tenant):
         permissions.require("read", name)
         store = registry_store()
         with store.sessions() as session:
             row = store.version_row(session, name, version)
             run_id, model_id = row.run_id, logged_model(row.source)
-        content = images.read(tenant, run_id, model_id, origin, path)
+        content = card.read_image(tenant, run_id, model_id, origin, path)
     return Response(content, media_type="image/png")
 
 
 @router.post("/{tenant}/{name}/versions/{version}")
 def say(request: Request, tenant: _Name, name: _Name, version: _Version, form: SubmittedForm) -> Response:
     """Comment, request the version's promotion, or end the request."""
-    with access.inside(tenant):
+    with visitor.inside(tenant):
         discussions = Discussions(registry_store())
         ways = {
             "comment": discussions.comment,
@@ -167,7 +167,7 @@ def say(request: Request, tenant: _Name, name: _Name, version: _Version, form: S
 @router.get("/{tenant}/{name}/compare")
 def compare(request: Request, tenant: _Name, name: _Name, left: _Query, right: _Query) -> Response:
     """How two versions differ."""
-    with access.inside(tenant):
+    with visitor.inside(tenant):
         permissions.require("read", name)
         store = registry_store()
         difference = card.Difference(*(card.read(store, tenant, name, number) for number in (left, right)))
@@ -195,9 +195,9 @@ def _show_version(
         tenant=tenant,
         name=name,
         card=found,
-        gallery=images.find(tenant, found.run_id, found.model_id),
+        gallery=card.find_images(tenant, found.run_id, found.model_id),
         others=others,
-        rights=access.rights(tenant, name),
+        rights=visitor.rights(tenant, name),
         thread=Discussions(store).thread(name, version),
         request=next((asked for asked in _requests(store, name) if asked.version == version), None),
         form=form,
@@ -264,7 +264,7 @@ def _model(
         status,
         **shown,
         model=found,
-        rights=access.rights(tenant, name),
+        rights=visitor.rights(tenant, name),
         assessments=model_page.assess_candidates(store, found, look.gates),
         look=look,
         requests={request.version: request for request in _requests(store, name)},

@@ -34,7 +34,7 @@ from benchmarks.mlflow_servers import PRELOADED, STOCK
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.folders import RepositoryFolder
 from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
-from mlflow_plugins.database.schema import metadata
+from mlflow_plugins.database import metadata
 from mlflow_plugins.registration import records
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from mlflow.exceptions import MlflowException
 
-from mlflow_plugins.database.schema import comments as table
-from mlflow_plugins.lifecycle import audit_log, comments, removals
+from mlflow_plugins.database import comments as table
+from mlflow_plugins.lifecycle import audit, comments, removals
 from mlflow_plugins.store.discussions import Discussions
 from mlflow_plugins.users.actor import Actor
 
@@ -149,7 +149,7 @@ def test_request__is_a_line_of_the_audit_log__and_an_event(
     model.register()
     told: list[comments.Comment] = []
     monkeypatch.setattr(comments, "promotion_requested", lambda _, __, request: told.append(request))
-    with caplog.at_level(logging.INFO, audit_log.NAME):
+    with caplog.at_level(logging.INFO, audit.LOGGER):
         discussions.comment(model.name, 1, "hm", claim="ada")
         request = discussions.request(model.name, 1, "lower MAE", claim="emil")
         discussions.withdraw(model.name, 1, "no", claim="emil")

@@ -17,7 +17,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model, refused
 
 from mlflow_plugins.artifacts import destination, folders, manifest
-from mlflow_plugins.registration import claims
+from mlflow_plugins.registration import records
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def test_register__that_failed__is_cleaned_up_by_the_next(
         model.move(version, "Production")
     else:
         if following == "a day later":
-            monkeypatch.setattr(claims, "KEPT_MS", -1)
+            monkeypatch.setattr(records, "KEPT_MS", -1)
         _register(Model(model.store), source)
         assert bool(_files(root / ".models/demand")) == (following == "another model")
 
@@ -324,7 +324,7 @@ def test_register__that_is_killed__leaves_no_version_and_can_be_repeated(
         "copy": (folders.RepositoryFolder, "_upload"),
         "metadata": (folders.RepositoryFolder, "write"),
         "manifest": (manifest, "write"),
-        "insert": (claims, "complete"),
+        "insert": (records, "complete_claim"),
     }
     owner, name = points[moment]
 

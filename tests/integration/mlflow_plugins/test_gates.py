@@ -13,7 +13,6 @@ from mlflow.exceptions import MlflowException
 from oracles.lifecycle import Model, refused
 
 from mlflow_plugins.gates import policy as policy_rules
-from mlflow_plugins.gates import policy_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,7 +73,7 @@ signature = city_gates:Never
 def _forget() -> None:
     policy_rules._entry_points.cache_clear()
     policy_rules.gate_class.cache_clear()
-    policy_file.parse.cache_clear()
+    policy_rules.parse.cache_clear()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from support import properties, receivers, registry_servers
 from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from benchmarks.servers import free_port
-from mlflow_plugins.database.schema import comments, notifications
+from mlflow_plugins.database import comments, notifications
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

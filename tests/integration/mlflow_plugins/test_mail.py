@@ -11,7 +11,7 @@ from support import receivers as servers
 from support.certificates import self_signed
 
 from mlflow_plugins.notifications import delivery, outbox, receivers
-from mlflow_plugins.notifications.event import PROMOTION, Event
+from mlflow_plugins.notifications.receivers import PROMOTION, Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from ai_hub.errors import ConflictError
 from ai_hub.registry.discussions import request_promotion
 from ai_hub.registry.tenants import remove_tenant
 from benchmarks.servers import free_port
-from mlflow_plugins.database.schema import notifications as table
+from mlflow_plugins.database import notifications as table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,7 +13,7 @@ import pytest
 from mlflow.server import handlers
 
 from mlflow_plugins.notifications import delivery, outbox, receivers
-from mlflow_plugins.notifications.event import PROMOTION, Event
+from mlflow_plugins.notifications.receivers import PROMOTION, Event
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -19,8 +19,8 @@ from support import registry_servers
 from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
+from mlflow_plugins import database
 from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
-from mlflow_plugins.database import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,11 +148,11 @@ def test_cascade__nothing_of_it_is_seen_by_the_next_of_that_name(
     engine = sa.create_engine(empty_database.replace("postgresql://", "postgresql+psycopg2://"))
     with engine.connect() as connection:
         rows = connection.execute(
-            sa.select(schema.transitions).where(schema.transitions.c.workspace == acme.name)
+            sa.select(database.transitions).where(database.transitions.c.workspace == acme.name)
         ).all()
-        steps = connection.execute(sa.select(schema.removals).order_by(schema.removals.c.id)).all()
+        steps = connection.execute(sa.select(database.removals).order_by(database.removals.c.id)).all()
         with pytest.raises(sa.exc.DBAPIError, match="append-only"):
-            connection.execute(sa.delete(schema.removals))
+            connection.execute(sa.delete(database.removals))
     engine.dispose()
     assert [row.to_stage for row in rows][-3:] == ["Deleted"] * 3
     assert [row.step for row in steps] == ["started", "removed", "released"]

@@ -15,7 +15,7 @@ from support.s3_faults import faults
 
 from mlflow_plugins.artifacts import destination, manifest
 from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
-from mlflow_plugins.registration import claims, records
+from mlflow_plugins.registration import records
 
 if TYPE_CHECKING:
     from conftest import Stack
@@ -115,7 +115,7 @@ def test_claim__of_a_worker_that_lost_its_database__is_taken_over(
     model: Model, client: S3Client, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as fault, faults(client, "PutObject"):
-        fault.setattr(claims, "release", lambda *_: None)  # as if the database had been gone
+        fault.setattr(records, "release_claim", lambda *_: None)  # as if the database had been gone
         with pytest.raises(MlflowException, match="does not answer"):
             _register(model, source)
     _register(model, source, semantic_version="v1.0.0")
@@ -126,7 +126,7 @@ def test_claim__of_another_machine__lasts_while_it_is_renewed(
 ) -> None:
     with monkeypatch.context() as elsewhere, faults(client, "PutObject"):
         elsewhere.setattr(records.socket, "gethostname", lambda: "elsewhere")
-        elsewhere.setattr(claims, "release", lambda *_: None)
+        elsewhere.setattr(records, "release_claim", lambda *_: None)
         with pytest.raises(MlflowException, match="does not answer"):
             _register(model, source, semantic_version="v1.0.0")
     assert "right now" in (refused(lambda: _register(model, source, semantic_version="v1.0.0")) or "")
@@ -141,7 +141,7 @@ def test_register__slowly__renews_its_claim(
     del client
     monkeypatch.setattr(records, "LEASE_MS", 40)
     renewals: list[Any] = []
-    write, renew = manifest.write, claims.renew
+    write, renew = manifest.write, records.renew_claim
 
     def slowly(*arguments: Any) -> Any:
         while len(renewals) < 3:
@@ -153,7 +153,7 @@ def test_register__slowly__renews_its_claim(
         renewals.append(arguments)
 
     monkeypatch.setattr(manifest, "write", slowly)
-    monkeypatch.setattr(claims, "renew", counted)
+    monkeypatch.setattr(records, "renew_claim", counted)
     _register(model, source)
     assert model.stages() == {1: "Staging"}
 

@@ -18,7 +18,7 @@ from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 from oracles.lifecycle import Model, refused
 
-from mlflow_plugins.database import schema
+from mlflow_plugins import database
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def test_migrate__agrees_with_the_tables_the_code_uses(model: Model) -> None:
     inspector = sa.inspect(model.store.engine)
-    for table in schema.metadata.tables.values():
+    for table in database.metadata.tables.values():
         present = {column["name"]: column["nullable"] for column in inspector.get_columns(table.name)}
         expected = {column.name: bool(column.nullable) for column in table.columns}
         # SQLite does not say that its row id is never null
@@ -36,7 +36,7 @@ def test_migrate__agrees_with_the_tables_the_code_uses(model: Model) -> None:
 
 def test_migrate__twice_and_at_once__does_nothing(model: Model) -> None:
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(schema.migrate, [model.store.engine] * 4)) == [len(schema.MIGRATIONS)] * 4
+        assert list(pool.map(database.migrate, [model.store.engine] * 4)) == [len(database.MIGRATIONS)] * 4
     model.register()
     model.check()
 
@@ -44,7 +44,7 @@ def test_migrate__twice_and_at_once__does_nothing(model: Model) -> None:
 def test_migrate__from_nothing_at_once__happens_once(tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'new.db'}")
     with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(schema.migrate, [engine] * 4)) == {len(schema.MIGRATIONS)}
+        assert set(pool.map(database.migrate, [engine] * 4)) == {len(database.MIGRATIONS)}
     engine.dispose()
 
 
@@ -58,23 +58,23 @@ def test_migrate__from_the_first_version__keeps_the_trail(
             connection.execute("CREATE DATABASE first_version")
         url = urlsplit(native_postgres)._replace(path="/first_version").geturl()
     engine = sa.create_engine(url)
-    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
-    schema.migrate(engine)
+    monkeypatch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:1])
+    database.migrate(engine)
     row = {"workspace": "acme", "name": "demand", "model_created": 1, "version": 1, "to_stage": "Staging"}
     row |= {"actor": "ada", "evidence": "{}", "at_ms": 1}
     with engine.begin() as connection:
-        connection.execute(sa.insert(schema.transitions).values(**row, actor_source="claimed"))
+        connection.execute(sa.insert(database.transitions).values(**row, actor_source="claimed"))
         with pytest.raises(sa.exc.IntegrityError), connection.begin_nested():
-            connection.execute(sa.insert(schema.transitions).values(**row, actor_source="delegated"))
+            connection.execute(sa.insert(database.transitions).values(**row, actor_source="delegated"))
     monkeypatch.undo()
-    assert schema.migrate(engine) == len(schema.MIGRATIONS)
+    assert database.migrate(engine) == len(database.MIGRATIONS)
     with engine.begin() as connection:
-        connection.execute(sa.insert(schema.transitions).values(**row, actor_source="delegated"))
+        connection.execute(sa.insert(database.transitions).values(**row, actor_source="delegated"))
         with pytest.raises(sa.exc.IntegrityError), connection.begin_nested():
-            connection.execute(sa.insert(schema.transitions).values(**row, actor_source="sworn"))
+            connection.execute(sa.insert(database.transitions).values(**row, actor_source="sworn"))
         with pytest.raises(sa.exc.DBAPIError, match="append-only"), connection.begin_nested():
-            connection.execute(sa.delete(schema.transitions))
-        kept = connection.execute(sa.select(schema.transitions).order_by(schema.transitions.c.id)).all()
+            connection.execute(sa.delete(database.transitions))
+        kept = connection.execute(sa.select(database.transitions).order_by(database.transitions.c.id)).all()
     assert kept[0].id == 1
     assert [each.actor_source for each in kept] == ["claimed", "delegated"]
     assert kept[1].id > kept[0].id
@@ -83,7 +83,7 @@ def test_migrate__from_the_first_version__keeps_the_trail(
 
 def test_migrate__another_database__is_refused() -> None:
     with pytest.raises(MlflowException, match="SQLite and PostgreSQL"):
-        schema.migrate(sa.create_mock_engine("mysql://", lambda *_: None))
+        database.migrate(sa.create_mock_engine("mysql://", lambda *_: None))
 
 
 def test_mlflows_own_upgrade__still_works_beside_our_tables(model: Model) -> None:

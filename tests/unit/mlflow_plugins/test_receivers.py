@@ -6,7 +6,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.notifications import receivers
-from mlflow_plugins.notifications.event import KINDS
+from mlflow_plugins.notifications.receivers import KINDS
 
 SECRET = "T0123-secret-path"
 

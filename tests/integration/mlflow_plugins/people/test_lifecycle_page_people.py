@@ -16,7 +16,7 @@ from support.people_server import ADMIN, password
 from ai_hub import registry
 from ai_hub.registry import people
 from mlflow_plugins.artifacts.s3 import s3_client
-from mlflow_plugins.web.lifecycle import images
+from mlflow_plugins.web.lifecycle import card
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -236,7 +236,7 @@ def plotted(acme: Tenant, tmp_path: Path) -> Iterator[tuple[int, dict[str, bytes
         "no_picture.png": b"<script>alert(1)</script>",
         "no_end.png": picture[:18],
         "vast.png": picture[:16] + (10**5).to_bytes(4) * 2 + picture[24:],
-        "heavy.png": picture + bytes(images.LARGEST),
+        "heavy.png": picture + bytes(card.LARGEST_IMAGE),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -315,7 +315,7 @@ def test_plots__of_a_logged_model_whose_run_is_gone__are_found(
 ) -> None:
     with acme.server.person(ADMIN), registry.tenant_scope("acme"):
         source = str(MlflowClient().get_model_version(MODEL, str(plotted[0])).source)
-        places = list(images._addresses("0" * 32, source.removeprefix("models:/")))
+        places = list(card._addresses("0" * 32, source.removeprefix("models:/")))
     assert [origin for origin, *_ in places] == ["logged_model"]
 
 

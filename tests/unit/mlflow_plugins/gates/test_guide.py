@@ -9,8 +9,7 @@ from typing import Any
 
 from support.gate_candidates import candidate
 
-from mlflow_plugins.gates.policy import gate_class, gate_names
-from mlflow_plugins.gates.policy_file import load, parse
+from mlflow_plugins.gates.policy import gate_class, gate_names, load, parse
 
 ROOT = Path(__file__).resolve().parents[4]
 GUIDE = (ROOT / "docs/promotion-gates.md").read_text()

@@ -9,10 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_plugins.gates import policy_file
+from mlflow_plugins.gates import policy
 from mlflow_plugins.gates.builtin import ManifestGate, ReasonGate
-from mlflow_plugins.gates.policy import BUILT_IN
-from mlflow_plugins.gates.policy_file import PolicyError, parse
+from mlflow_plugins.gates.policy import BUILT_IN, PolicyError, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,19 +171,19 @@ def test_current__follows_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AI_HUB_STATE_DIR", str(tmp_path / "no-stack"))
     monkeypatch.setenv("PROMOTION_POLICY_PATH", str(path))
     with pytest.raises(PolicyError, match="No such file"):
-        policy_file.current()
+        policy.current()
     path.write_text("defaults: {reason: true}")
-    first = policy_file.current()
+    first = policy.current()
     assert ReasonGate() in first.gates("t1", "m")
     path.write_text("defaults: {reason: fals}")
     with pytest.raises(PolicyError, match="line 1"):
-        policy_file.current()
+        policy.current()
     path.write_text("defaults: {}")
-    assert policy_file.current().gates("t1", "m") == (ManifestGate(),)
-    assert policy_file.current().origin()["sha256"] not in {None, first.origin()["sha256"]}
+    assert policy.current().gates("t1", "m") == (ManifestGate(),)
+    assert policy.current().origin()["sha256"] not in {None, first.origin()["sha256"]}
     path.unlink()
     path.mkdir()
     with pytest.raises(PolicyError, match="directory"):
-        policy_file.current()
+        policy.current()
     monkeypatch.delenv("PROMOTION_POLICY_PATH")
-    assert policy_file.current() is BUILT_IN
+    assert policy.current() is BUILT_IN

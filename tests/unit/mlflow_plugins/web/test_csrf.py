@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.datastructures import Headers
 
-from mlflow_plugins.web.csrf import is_foreign
+from mlflow_plugins.web.mount import is_foreign
 
 OURS = {"host": "models.example.org"}
 OTHER = {**OURS, "origin": "https://evil.example"}

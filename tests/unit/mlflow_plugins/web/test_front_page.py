@@ -10,7 +10,7 @@ import pytest
 from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 from starlette.responses import HTMLResponse, PlainTextResponse
 
-from mlflow_plugins.web import telemetry
+from mlflow_plugins.web import mount
 from mlflow_plugins.web.mount import FrontPage
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def test_reports__are_off_unless_a_setting_turns_them_on(
     monkeypatch: pytest.MonkeyPatch, setting: str | None, disabled: str
 ) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(telemetry, "set_telemetry_client", lambda: calls.append(None))
+    monkeypatch.setattr(mount, "set_telemetry_client", lambda: calls.append(None))
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", setting or "")
     if setting is None:
         monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
-    telemetry.report_nothing()
+    mount.report_nothing()
     assert str(MLFLOW_DISABLE_TELEMETRY.get()).lower() == disabled
     assert bool(calls) == (setting is None)

@@ -1,122 +1,118 @@
-"""Our tables beside MLflow's, and the versioned migration that creates them.
+"""Our tables beside MLflow's, the migration that makes them, and transactions over both.
 
-Kept apart from MLflow's alembic history (its own version table, no foreign keys into MLflow's tables), so
-`mlflow db upgrade` keeps working. The audit trail is append-only by triggers, whoever connects.
+The tables are apart from MLflow's alembic history (an own table of versions, no foreign keys into MLflow's
+tables), so `mlflow db upgrade` keeps working. The audit trail is append-only by triggers, whoever connects.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import threading
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import sqlalchemy as sa
 
 from mlflow_plugins.errors import bad_input
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy.orm import Session
+
 
 metadata = sa.MetaData()
 _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_Columns = list[sa.Column[Any]]
+
+
+def _required(kind: Any, *names: str) -> _Columns:
+    return [sa.Column(name, kind, nullable=False) for name in names]
+
+
+def _optional(kind: Any, *names: str) -> _Columns:
+    return [sa.Column(name, kind) for name in names]
+
+
+def _table(name: str, *columns: _Columns) -> sa.Table:
+    """A table of rows of tenants."""
+    own = [sa.Column("id", _BIG, primary_key=True), *_required(sa.Text, "workspace")]
+    return sa.Table(name, metadata, *own, *(column for group in columns for column in group))
+
+
+def _of_a_model() -> _Columns:
+    """Which model a row is about; `model_created` (ms) tells it from an earlier one of the same name."""
+    return [*_required(sa.Text, "name"), *_required(sa.BigInteger, "model_created")]
+
+
+def _by_somebody() -> _Columns:
+    """Who did what a row says, and when (UTC ms)."""
+    return [*_required(sa.Text, "actor", "actor_source"), *_required(sa.BigInteger, "at_ms")]
+
 
 #: One row a version: who is copying its files, where they are, what they hashed to.
-versions = sa.Table(
+versions = _table(
     "lifecycle_versions",
-    metadata,
-    sa.Column("id", _BIG, primary_key=True),
-    sa.Column("workspace", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("model_created", sa.BigInteger, nullable=False),
-    sa.Column("semantic_version", sa.Text, nullable=False),
-    sa.Column("version", sa.Integer),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("location", sa.Text),
-    sa.Column("signature_sha256", sa.Text),
-    sa.Column("feature_service", sa.Text),
-    sa.Column("manifest_sha256", sa.Text),
-    sa.Column("file_count", sa.Integer),
-    sa.Column("size_bytes", sa.BigInteger),
-    sa.Column("listing_sha256", sa.Text),
-    sa.Column("claimed_by", sa.Text, nullable=False),
-    sa.Column("claimed_at", sa.BigInteger, nullable=False),
+    _of_a_model(),
+    _required(sa.Text, "semantic_version", "state", "claimed_by"),
+    _required(sa.BigInteger, "claimed_at"),
+    _optional(sa.Integer, "version", "file_count"),
+    _optional(sa.Text, "location", "signature_sha256", "feature_service"),
+    _optional(sa.Text, "manifest_sha256", "listing_sha256"),
+    _optional(sa.BigInteger, "size_bytes"),
 )
 
 #: The audit trail: one row a change of stage, never changed.
-transitions = sa.Table(
+transitions = _table(
     "lifecycle_transitions",
-    metadata,
-    sa.Column("id", _BIG, primary_key=True),
-    sa.Column("workspace", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("model_created", sa.BigInteger, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("semantic_version", sa.Text),
-    sa.Column("from_stage", sa.Text),
-    sa.Column("to_stage", sa.Text, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("actor_source", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("evidence", sa.Text, nullable=False),
-    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    _of_a_model(),
+    _required(sa.Integer, "version"),
+    _optional(sa.Text, "semantic_version", "from_stage", "reason"),
+    _required(sa.Text, "to_stage", "evidence"),
+    _by_somebody(),
 )
 
 #: Tenants that were removed: one row a step, never changed.
-removals = sa.Table(
+removals = _table(
     "lifecycle_removals",
-    metadata,
-    sa.Column("id", _BIG, primary_key=True),
-    sa.Column("workspace", sa.Text, nullable=False),
-    sa.Column("step", sa.Text, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("actor_source", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("counts", sa.Text, nullable=False),
-    sa.Column("last_transition", sa.BigInteger, nullable=False),
-    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    _required(sa.Text, "step", "counts"),
+    _optional(sa.Text, "reason"),
+    _required(sa.BigInteger, "last_transition"),
+    _by_somebody(),
 )
 
-#: What people say about a version: comments, and requests for promotion; never changed.
-comments = sa.Table(
+#: Comments on a version, and requests for its promotion; never changed.
+comments = _table(
     "lifecycle_comments",
-    metadata,
-    sa.Column("id", _BIG, primary_key=True),
-    sa.Column("workspace", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("model_created", sa.BigInteger, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("semantic_version", sa.Text),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("actor_source", sa.Text, nullable=False),
-    sa.Column("text", sa.Text, nullable=False),
-    sa.Column("last_transition", sa.BigInteger, nullable=False),
-    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    _of_a_model(),
+    _required(sa.Integer, "version"),
+    _optional(sa.Text, "semantic_version"),
+    _required(sa.Text, "kind", "text"),
+    _required(sa.BigInteger, "last_transition"),
+    _by_somebody(),
 )
 
 #: Messages about events that have not arrived yet; see `notifications.outbox`.
-notifications = sa.Table(
+notifications = _table(
     "lifecycle_notifications",
-    metadata,
-    sa.Column("id", _BIG, primary_key=True),
-    sa.Column("workspace", sa.Text, nullable=False),
-    sa.Column("receiver", sa.Text, nullable=False),
-    sa.Column("delivery_id", sa.Text, nullable=False),
-    sa.Column("event", sa.Text, nullable=False),
-    sa.Column("at_ms", sa.BigInteger, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("next_at_ms", sa.BigInteger, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("error", sa.Text),
+    _required(sa.Text, "receiver", "delivery_id", "event", "state"),
+    _required(sa.BigInteger, "at_ms", "next_at_ms"),
+    _required(sa.Integer, "attempts"),
+    _optional(sa.Text, "error"),
 )
 
 _KEYS: Final = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "postgresql": "BIGSERIAL PRIMARY KEY"}
 
-_TABLES: Final = (
-    """
+# What several tables have, as the migrations make it; released, so it never changes.
+_ROW: Final = "id {key}, workspace VARCHAR(63) NOT NULL"
+_MODEL: Final = "name VARCHAR(256) NOT NULL, model_created BIGINT NOT NULL"
+_ACTOR: Final = "actor VARCHAR(256) NOT NULL, actor_source VARCHAR(20) NOT NULL"
+_FIRST_SOURCES: Final = "CHECK (actor_source IN ('authenticated', 'claimed', 'unknown'))"
+_SOURCES: Final = "CHECK (actor_source IN ('authenticated', 'delegated', 'claimed', 'unknown'))"
+
+_VERSIONS: Final = (
+    f"""
     CREATE TABLE lifecycle_versions (
-        id {key},
-        workspace VARCHAR(63) NOT NULL,
-        name VARCHAR(256) NOT NULL,
-        model_created BIGINT NOT NULL,
+        {_ROW}, {_MODEL},
         semantic_version VARCHAR(40) NOT NULL,
         version INTEGER,
         state VARCHAR(12) NOT NULL CHECK (state IN ('copying', 'registered', 'deleting', 'deleted')),
@@ -135,36 +131,34 @@ _TABLES: Final = (
     CREATE UNIQUE INDEX lifecycle_versions_by_version
     ON lifecycle_versions (workspace, name, model_created, version)
     """,
-    """
-    CREATE TABLE lifecycle_transitions (
-        id {key},
-        workspace VARCHAR(63) NOT NULL,
-        name VARCHAR(256) NOT NULL,
-        model_created BIGINT NOT NULL,
-        version INTEGER NOT NULL,
-        semantic_version VARCHAR(40),
-        from_stage VARCHAR(20),
-        to_stage VARCHAR(20) NOT NULL,
-        actor VARCHAR(256) NOT NULL,
-        actor_source VARCHAR(20) NOT NULL
-            CHECK (actor_source IN ('authenticated', 'claimed', 'unknown')),
-        reason VARCHAR(5000),
-        evidence TEXT NOT NULL,
-        at_ms BIGINT NOT NULL
-    )
-    """,
-    "CREATE INDEX lifecycle_transitions_by_model ON lifecycle_transitions (workspace, name, id)",
 )
 
+
+def _transitions(sources: str) -> tuple[str, str]:
+    return (
+        f"""
+        CREATE TABLE lifecycle_transitions (
+            {_ROW}, {_MODEL},
+            version INTEGER NOT NULL,
+            semantic_version VARCHAR(40),
+            from_stage VARCHAR(20),
+            to_stage VARCHAR(20) NOT NULL,
+            {_ACTOR} {sources},
+            reason VARCHAR(5000),
+            evidence TEXT NOT NULL,
+            at_ms BIGINT NOT NULL
+        )
+        """,
+        "CREATE INDEX lifecycle_transitions_by_model ON lifecycle_transitions (workspace, name, id)",
+    )
+
+
 _REMOVALS: Final = (
-    """
+    f"""
     CREATE TABLE lifecycle_removals (
-        id {key},
-        workspace VARCHAR(63) NOT NULL,
+        {_ROW},
         step VARCHAR(12) NOT NULL CHECK (step IN ('started', 'removed', 'kept', 'released')),
-        actor VARCHAR(256) NOT NULL,
-        actor_source VARCHAR(20) NOT NULL
-            CHECK (actor_source IN ('authenticated', 'delegated', 'claimed', 'unknown')),
+        {_ACTOR} {_SOURCES},
         reason VARCHAR(5000),
         counts TEXT NOT NULL,
         last_transition BIGINT NOT NULL,
@@ -175,18 +169,13 @@ _REMOVALS: Final = (
 )
 
 _COMMENTS: Final = (
-    """
+    f"""
     CREATE TABLE lifecycle_comments (
-        id {key},
-        workspace VARCHAR(63) NOT NULL,
-        name VARCHAR(256) NOT NULL,
-        model_created BIGINT NOT NULL,
+        {_ROW}, {_MODEL},
         version INTEGER NOT NULL,
         semantic_version VARCHAR(40),
         kind VARCHAR(12) NOT NULL CHECK (kind IN ('comment', 'request', 'withdrawal')),
-        actor VARCHAR(256) NOT NULL,
-        actor_source VARCHAR(20) NOT NULL
-            CHECK (actor_source IN ('authenticated', 'delegated', 'claimed', 'unknown')),
+        {_ACTOR} {_SOURCES},
         text VARCHAR(5000) NOT NULL,
         last_transition BIGINT NOT NULL,
         at_ms BIGINT NOT NULL
@@ -196,10 +185,9 @@ _COMMENTS: Final = (
 )
 
 _NOTIFICATIONS: Final = (
-    """
+    f"""
     CREATE TABLE lifecycle_notifications (
-        id {key},
-        workspace VARCHAR(63) NOT NULL,
+        {_ROW},
         receiver VARCHAR(80) NOT NULL,
         delivery_id VARCHAR(36) NOT NULL,
         event TEXT NOT NULL,
@@ -234,24 +222,26 @@ def _append_only(table: str, dialect: str) -> Sequence[str]:
     )
 
 
+def _keyed(statements: Sequence[str], dialect: str) -> tuple[str, ...]:
+    return tuple(text.replace("{key}", _KEYS[dialect]) for text in statements)
+
+
 def _first(dialect: str) -> Sequence[str]:
-    tables = (text.replace("{key}", _KEYS[dialect]) for text in _TABLES)
+    tables = _keyed((*_VERSIONS, *_transitions(_FIRST_SOURCES)), dialect)
     return (*tables, *_append_only("lifecycle_transitions", dialect))
 
 
 def _delegated(dialect: str) -> Sequence[str]:
     """Let `actor_source` be `delegated` as well."""
-    allowed = "CHECK (actor_source IN ('authenticated', 'delegated', 'claimed', 'unknown'))"
     if dialect == "postgresql":
         table = "ALTER TABLE lifecycle_transitions"
         name = "lifecycle_transitions_actor_source_check"
-        return (f"{table} DROP CONSTRAINT {name}", f"{table} ADD CONSTRAINT {name} {allowed}")
+        return (f"{table} DROP CONSTRAINT {name}", f"{table} ADD CONSTRAINT {name} {_SOURCES}")
     # SQLite changes no constraint of a table, so it is made anew; triggers and indexes go with the old one
-    released = "CHECK (actor_source IN ('authenticated', 'claimed', 'unknown'))"
-    made, index = (text.replace("{key}", _KEYS[dialect]) for text in _TABLES[2:])
+    made, index = _keyed(_transitions(_SOURCES), dialect)
     return (
         "ALTER TABLE lifecycle_transitions RENAME TO lifecycle_transitions_before",
-        made.replace(released, allowed),
+        made,
         "INSERT INTO lifecycle_transitions SELECT * FROM lifecycle_transitions_before ORDER BY id",
         "DROP TABLE lifecycle_transitions_before",
         index,
@@ -260,17 +250,15 @@ def _delegated(dialect: str) -> Sequence[str]:
 
 
 def _removed_tenants(dialect: str) -> Sequence[str]:
-    tables = (text.replace("{key}", _KEYS[dialect]) for text in _REMOVALS)
-    return (*tables, *_append_only("lifecycle_removals", dialect))
+    return (*_keyed(_REMOVALS, dialect), *_append_only("lifecycle_removals", dialect))
 
 
 def _discussed(dialect: str) -> Sequence[str]:
-    tables = (text.replace("{key}", _KEYS[dialect]) for text in _COMMENTS)
-    return (*tables, *_append_only("lifecycle_comments", dialect))
+    return (*_keyed(_COMMENTS, dialect), *_append_only("lifecycle_comments", dialect))
 
 
 def _notified(dialect: str) -> Sequence[str]:
-    return tuple(text.replace("{key}", _KEYS[dialect]) for text in _NOTIFICATIONS)
+    return _keyed(_NOTIFICATIONS, dialect)
 
 
 def _listed(_: str) -> Sequence[str]:
@@ -311,3 +299,39 @@ def migrate(engine: sa.Engine) -> int:
             connection.exec_driver_sql(f"INSERT INTO lifecycle_schema VALUES ({version:d})")  # noqa: S608 - a number
         connection.commit()
     return max(done, len(MIGRATIONS))
+
+
+class SessionMaker(Protocol):
+    """MLflow's `ManagedSessionMaker`: commits on success, rolls back and translates errors otherwise."""
+
+    def __call__(self, read_only: bool = ...) -> AbstractContextManager[Session]:
+        """A session that ends with the block."""
+
+
+class JoiningSessionMaker:
+    """Stands in for a `ManagedSessionMaker`: inside `transaction()` every session is the same one."""
+
+    def __init__(self, make_session: SessionMaker) -> None:
+        self._make_session = make_session
+        self._local = threading.local()
+
+    @contextmanager
+    def __call__(self, read_only: bool = True) -> Iterator[Session]:
+        """A session, or the one of the transaction this thread is in."""
+        running: Session | None = getattr(self._local, "session", None)
+        if running is None:
+            with self._make_session(read_only=read_only) as session:
+                yield session
+        else:
+            yield running
+            running.flush()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Everything this thread does inside commits together, or not at all."""
+        with self._make_session(read_only=False) as session:
+            self._local.session = session
+            try:
+                yield session
+            finally:
+                self._local.session = None

@@ -1,1 +1,0 @@
-"""Our tables beside MLflow's, and transactions over both."""
