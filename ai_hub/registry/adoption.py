@@ -28,11 +28,10 @@ from ai_hub.registry.server import readable_errors
 from ai_hub.settings import Settings
 from mlflow_plugins.adoption.adopting import Adoption
 from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
-from mlflow_plugins.adoption.survey import UnadoptedStore
 from mlflow_plugins.artifacts import destination
 from mlflow_plugins.artifacts.repository import SCHEME
 from mlflow_plugins.artifacts.s3 import S3_SETTINGS
-from mlflow_plugins.store.base import SCHEME_PREFIX
+from mlflow_plugins.store.lifecycle_store import SCHEME_PREFIX, LifecycleStore
 from mlflow_plugins.users.actor import UNKNOWN, Actor, claimed
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def adopt(
     with _as_server(registry, backend or registry, workspaces=workspaces), _readable_errors():
         _require_registry(registry)
         place = _destination(artifacts_destination, default_artifact_root)
-        store = UnadoptedStore(registry)
+        store = LifecycleStore(registry, as_found=True)
         try:
             adoption = Adoption(store, place, _actor())
             tenants = adoption.tenants()

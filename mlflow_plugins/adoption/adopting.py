@@ -23,7 +23,7 @@ from mlflow.store.model_registry.dbmodels.models import (
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.adoption import plan, unadopted
-from mlflow_plugins.adoption.survey import FORMER, REASON, ModelState, Survey, UnadoptedStore
+from mlflow_plugins.adoption.survey import FORMER, REASON, ModelState, Survey
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.database import migrate, transitions
 from mlflow_plugins.database import versions as records_table
@@ -32,7 +32,7 @@ from mlflow_plugins.lifecycle import audit, rules, semver, stages
 from mlflow_plugins.lifecycle.semver import Interface, SemanticVersion
 from mlflow_plugins.registration import model_metadata, publishing, records
 from mlflow_plugins.registration.model_metadata import RunFacts
-from mlflow_plugins.store.registering import OWN_TAGS
+from mlflow_plugins.store import tags as own_tags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.registration.publishing import NewVersion
     from mlflow_plugins.registration.records import Record
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
     from mlflow_plugins.users.actor import Actor
 
 _ATTEMPTS: Final = 5
@@ -63,7 +64,7 @@ class Adoption:
         actor: whom the audit trail names.
     """
 
-    def __init__(self, store: UnadoptedStore, destination: Destination, actor: Actor) -> None:
+    def __init__(self, store: LifecycleStore, destination: Destination, actor: Actor) -> None:
         self._store = store
         self._destination = destination
         self._actor = actor
@@ -252,7 +253,7 @@ def _write_tags(
     session: Session, model: ModelKey, version: int, before: Mapping[str, str], tags: Mapping[str, str]
 ) -> None:
     """Write tags of ours; what somebody had under their names stays under another."""
-    for key in {semver.TAG, *OWN_TAGS} & before.keys():
+    for key in {semver.TAG, *own_tags.OWN} & before.keys():
         if before[key] != tags.get(key):
             _put_tag(session, model, version, FORMER + key, before[key])
             if key not in tags:

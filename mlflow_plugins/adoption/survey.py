@@ -28,13 +28,13 @@ from mlflow_plugins.lifecycle.audit import ModelKey
 from mlflow_plugins.lifecycle.semver import Interface, SemanticVersion
 from mlflow_plugins.registration import model_metadata, publishing, records
 from mlflow_plugins.registration.records import Record
-from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.artifacts.destination import Destination
     from mlflow_plugins.registration.publishing import NewVersion
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 
 REASON: Final = "adopted"
@@ -43,13 +43,6 @@ FORMER: Final = "adopted."
 
 _tag: Any = SqlModelVersionTag
 _alias: Any = SqlRegisteredModelAlias
-
-
-class UnadoptedStore(LifecycleStore):
-    """The registry as it is found; nothing of it changes by opening it."""
-
-    def _begin(self) -> None:
-        pass
 
 
 class VersionColumns(NamedTuple):
@@ -92,7 +85,7 @@ class Survey:
         destination: where its server is going to keep the files of registered versions.
     """
 
-    def __init__(self, store: UnadoptedStore, destination: Destination) -> None:
+    def __init__(self, store: LifecycleStore, destination: Destination) -> None:
         self._store = store
         self._destination = destination
         self._has_our_tables = unadopted.has_our_tables(store.engine)

@@ -24,7 +24,7 @@ from mlflow_plugins.gates import policy
 from mlflow_plugins.gates.assessment import Assessment, GateResult
 from mlflow_plugins.gates.gate import Candidate, Gate, Verdict, VersionInfo, refused
 from mlflow_plugins.gates.policy import PolicyError
-from mlflow_plugins.lifecycle import audit, rules, stages
+from mlflow_plugins.lifecycle import audit, discussions, rules, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
 from mlflow_plugins.registration import publishing, records
 from mlflow_plugins.registration.model_metadata import (
@@ -90,7 +90,10 @@ class PromotionContext:
 
 def read_context(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> PromotionContext:
     """Read it; tags that the transition will use up stay."""
-    cause = stages.with_request(session, model, version, stages.with_tags(session, version, cause))
+    cause = stages.with_tags(session, version, cause)
+    # where nobody else says why, the request does that the promotion answers
+    if cause.reason is None and (request := discussions.open_request(session, model, version.version)):
+        cause = cause._replace(reason=f"{request.text} (requested by {request.actor})")
     inside = stages.versions_of(session, model, rules.PRODUCTION)
     return PromotionContext(
         model=model,

@@ -280,7 +280,7 @@ def log_line(event: str, at_ms: int, fields: dict[str, Any]) -> str:
 
 
 def write_log(text: str) -> None:
-    """Write one log_line."""
+    """Write one line."""
     _log.info("%s", text)
 
 

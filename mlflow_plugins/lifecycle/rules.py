@@ -33,6 +33,9 @@ ROLLBACK: Final = (ARCHIVED, PRODUCTION)
 #: Aliases that stand for a stage; setting one is the transition.
 ALIAS_STAGES: Final = {"production": PRODUCTION, "staging": STAGING, "archived": ARCHIVED}
 
+#: What MLflow's column of version numbers holds.
+LARGEST_VERSION: Final = 2**31 - 1
+
 _FORCE: Final = "`ai-hub delete --force`"
 
 _WAY_OUT: Final = {
@@ -63,6 +66,12 @@ def refusal_to_delete(current: str) -> str | None:
     else:
         way_out = "Archive it first"
     return f"It is in {current}; only archived versions can be deleted. {way_out}, or force it: {_FORCE}."
+
+
+def is_too_large(version: int | str) -> bool:
+    """Whether it is a number that no version has."""
+    digits = str(version).lstrip("0")
+    return digits.isdecimal() and (len(digits) > len(str(LARGEST_VERSION)) or int(digits) > LARGEST_VERSION)
 
 
 def _next_steps(current: str, *, was_in_production: bool) -> str:

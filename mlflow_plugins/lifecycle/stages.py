@@ -15,7 +15,7 @@ from mlflow.store.model_registry.dbmodels.models import (
 from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.errors import bad_input, conflict, missing
-from mlflow_plugins.lifecycle import aliases, audit, comments, rules, semver
+from mlflow_plugins.lifecycle import aliases, audit, rules, semver
 from mlflow_plugins.lifecycle.aliases import AliasChange
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.notifications.receivers import Event
@@ -138,8 +138,6 @@ def move(
     """
     check_move(session, model, version, target)
     cause = _using_up_tags(session, version, cause)
-    if target == rules.PRODUCTION:
-        cause = with_request(session, model, version, cause)
     displaced: list[Transition] = []
     if target == rules.PRODUCTION or (archive_others and target in _ACTIVE):
         for other in versions_of(session, model, target):
@@ -258,13 +256,6 @@ def with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
     actor = claimed(claim) if claim and cause.actor == UNKNOWN else cause.actor
     reason = cause.reason or checked(f"Tag {REASON_TAG}", reason, LONGEST_REASON)
     return cause._replace(actor=actor, reason=reason)
-
-
-def with_request(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> Cause:
-    """Let the request that a promotion answers say why, where nobody else does."""
-    if cause.reason is None and (request := comments.open_request(session, model, version.version)):
-        return cause._replace(reason=f"{request.text} (requested by {request.actor})")
-    return cause
 
 
 def checked(what: str, text: Text, longest: int) -> Text:

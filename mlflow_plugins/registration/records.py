@@ -253,7 +253,7 @@ def complete_claim(session: Session, claimed: Record, version: int, digest: Mani
 
 
 def release_claim(session: Session, claimed: Record) -> None:
-    """Let anybody acquire_claim the claim after a failure, together with what was copied."""
+    """Let anybody acquire the claim after a failure, together with what was copied."""
     change(session, claimed, {"claimed_by": NO_HOLDER})
 
 

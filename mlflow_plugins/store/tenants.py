@@ -35,8 +35,7 @@ from mlflow_plugins.lifecycle import audit, removals, rules, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.registration import records
-from mlflow_plugins.store.base import SCHEME_PREFIX
-from mlflow_plugins.store.lifecycle_store import registry_store
+from mlflow_plugins.store.lifecycle_store import SCHEME_PREFIX, registry_store
 from mlflow_plugins.users import permissions
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from pydantic import BaseModel, Field
 
 from mlflow_plugins.errors import missing
 from mlflow_plugins.lifecycle import audit, stages
+from mlflow_plugins.lifecycle.discussions import Discussions
+from mlflow_plugins.lifecycle.rules import LARGEST_VERSION
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.registration.imports import ExportedVersion
-from mlflow_plugins.store.base import LARGEST_VERSION
-from mlflow_plugins.store.discussions import Discussions
 from mlflow_plugins.store.lifecycle_store import registry_store
 from mlflow_plugins.store.tenants import Tenants
 from mlflow_plugins.users import actor, header, permissions

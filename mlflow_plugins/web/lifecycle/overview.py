@@ -20,7 +20,7 @@ from mlflow.store.model_registry.dbmodels.models import (
 )
 
 from mlflow_plugins.errors import missing
-from mlflow_plugins.lifecycle import audit, comments, rules, semver
+from mlflow_plugins.lifecycle import audit, discussions, rules, semver
 from mlflow_plugins.lifecycle.audit import ModelKey, Transition
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def tenants(session: Session, names: Collection[str]) -> list[TenantRow]:
     )
     for tenant, stage, number in session.execute(versions):
         counts[tenant]["in_production" if stage == rules.PRODUCTION else "candidates"] = number
-    asked = Counter(tenant for tenant, _ in comments.open_requests(session, names))
+    asked = Counter(tenant for tenant, _ in discussions.open_requests(session, names))
     return [TenantRow(name, **counts[name], requests=asked[name]) for name in sorted(names)]
 
 

@@ -13,12 +13,11 @@ from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, Field
 
 from mlflow_plugins.errors import bad_input, is_missing, missing
-from mlflow_plugins.lifecycle import audit, comments, removals
-from mlflow_plugins.lifecycle.comments import Comment
+from mlflow_plugins.lifecycle import audit, discussions, removals
+from mlflow_plugins.lifecycle.discussions import Comment, Discussions
+from mlflow_plugins.lifecycle.rules import LARGEST_VERSION
 from mlflow_plugins.lifecycle.stages import LONGEST_REASON
 from mlflow_plugins.registration.model_metadata import logged_model
-from mlflow_plugins.store.base import LARGEST_VERSION
-from mlflow_plugins.store.discussions import Discussions
 from mlflow_plugins.store.lifecycle_store import registry_store
 from mlflow_plugins.users import permissions
 from mlflow_plugins.users.actor import authenticated_user
@@ -202,7 +201,7 @@ def _show_version(
         request=next((asked for asked in _requests(store, name) if asked.version == version), None),
         form=form,
         refusal=refusal,
-        longest=comments.LONGEST,
+        longest=discussions.LONGEST,
     )
 
 
@@ -235,7 +234,7 @@ def _model(
     with store.ManagedSessionMaker() as session:
         trail = audit.history(session, tenant, name, before=look.before, limit=TRAIL_PAGE + 1)
         older = trail[TRAIL_PAGE - 1].id if len(trail) > TRAIL_PAGE else None
-        asked = comments.between(session, tenant, name, look.before, older or 0)
+        asked = discussions.between(session, tenant, name, look.before, older or 0)
         happened = audit.same_move(session, tenant, name, look.done) if look.done else []
     entries: list[Transition | Comment] = [*asked, *trail[:TRAIL_PAGE]]
     shown = {

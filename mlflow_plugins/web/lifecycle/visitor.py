@@ -70,7 +70,6 @@ def rights(tenant: str, model: str) -> Rights:
 ACTIONS: Final = ("promote", "reject", "restore", "rollback")
 LONGEST_NAME: Final = 256
 _LONGEST_BODY: Final = 100_000
-_LARGEST: Final = 2**31 - 1
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
@@ -95,7 +94,7 @@ class Form:
         """
         if self.action not in ACTIONS:
             raise bad_input(f"Choose one of {', '.join(ACTIONS)}.")
-        if not 0 < self.version <= _LARGEST:
+        if not 0 < self.version <= rules.LARGEST_VERSION:
             raise bad_input("Choose a version.")
         checked("The reason", self.reason, LONGEST_REASON)
         self.checked_claim()

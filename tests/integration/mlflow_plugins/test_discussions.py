@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.database import comments as table
-from mlflow_plugins.lifecycle import audit, comments, removals
-from mlflow_plugins.store.discussions import Discussions
+from mlflow_plugins.lifecycle import audit, removals
+from mlflow_plugins.lifecycle import discussions as module
+from mlflow_plugins.lifecycle.discussions import Discussions
 from mlflow_plugins.users.actor import Actor
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def test_thread__that_is_full__takes_no_more(
     model: Model, discussions: Discussions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model.register()
-    monkeypatch.setattr(comments, "MOST", 2)
+    monkeypatch.setattr(module, "MOST", 2)
     discussions.comment(model.name, 1, "looks good", claim="anna")
     discussions.request(model.name, 1, "lower MAE", claim="emil")
     status, text = _refusal(discussions.withdraw, model.name, 1, "not yet", claim="emil")
@@ -147,8 +148,8 @@ def test_request__is_a_line_of_the_audit_log__and_an_event(
     model: Model, discussions: Discussions, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model.register()
-    told: list[comments.Comment] = []
-    monkeypatch.setattr(comments, "promotion_requested", lambda _, __, request: told.append(request))
+    told: list[module.Comment] = []
+    monkeypatch.setattr(module, "promotion_requested", lambda _, __, request: told.append(request))
     with caplog.at_level(logging.INFO, audit.LOGGER):
         discussions.comment(model.name, 1, "hm", claim="ada")
         request = discussions.request(model.name, 1, "lower MAE", claim="emil")
@@ -174,7 +175,7 @@ def test_request__that_fails_before_the_end__leaves_nothing(
     def fail(*_: Any) -> None:
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(comments, "promotion_requested", fail)
+    monkeypatch.setattr(module, "promotion_requested", fail)
     with pytest.raises(Exception, match="killed"):
         discussions.request(model.name, 1, "lower MAE")
     monkeypatch.undo()
@@ -205,10 +206,10 @@ def test_model_of_the_same_name__and_tenant_of_the_same_name__begin_with_nothing
     model.register()
     assert discussions.thread(model.name, 1) == _waiting(model) == []
     with model.store.sessions() as session:
-        assert [said.text for said in comments.between(session, "default", model.name, None, 0)] == [
+        assert [said.text for said in module.between(session, "default", model.name, None, 0)] == [
             "of the first one"
         ]
         nobody = Actor("admin", "authenticated")
         removals.record(session, "default", removals.RELEASED, actor=nobody, reason=None, counts={})
-        assert comments.between(session, "default", model.name, None, 0) == []
+        assert module.between(session, "default", model.name, None, 0) == []
         session.rollback()

@@ -23,7 +23,7 @@ from oracles.lifecycle import Model
 from support.html_pages import Parsed
 from support.properties import examples
 
-from mlflow_plugins.store.discussions import Discussions
+from mlflow_plugins.lifecycle.discussions import Discussions
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 from mlflow_plugins.users import actor
 from mlflow_plugins.web.lifecycle import model_page, render, views

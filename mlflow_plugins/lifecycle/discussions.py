@@ -1,4 +1,4 @@
-"""What people say about a version: comments, requests for promotion, and their withdrawal; append-only.
+"""Comments on a version, requests for its promotion, and their withdrawal; append-only.
 
 A request is open until it is withdrawn or the version changes its stage, so a promotion answers it and
 nothing has to be kept in step.
@@ -6,8 +6,9 @@ nothing has to be kept in step.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegisteredModel
@@ -15,17 +16,23 @@ from mlflow.utils.time import get_current_time_millis
 
 from mlflow_plugins.database import comments as table
 from mlflow_plugins.database import transitions
-from mlflow_plugins.lifecycle import audit, rules
+from mlflow_plugins.errors import bad_input, conflict, forbidden
+from mlflow_plugins.lifecycle import audit, rules, stages
 from mlflow_plugins.notifications import outbox, receivers
 from mlflow_plugins.notifications.receivers import Event
+from mlflow_plugins.users import permissions
+from mlflow_plugins.users.actor import Actor, current_actor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.lifecycle.audit import ModelKey
+    from mlflow_plugins.lifecycle.stages import VersionRow
+    from mlflow_plugins.store.lifecycle_store import LifecycleStore
     from mlflow_plugins.users.actor import Actor
+
 
 COMMENT: Final = "comment"
 REQUEST: Final = "request"
@@ -58,7 +65,7 @@ class Comment:
         return asdict(self)
 
 
-def add(
+def append(
     session: Session,
     model: ModelKey,
     *,
@@ -109,13 +116,13 @@ def promotion_requested(session: Session, model: ModelKey, request: Comment) -> 
     outbox.add(session, told)
 
 
-def thread(session: Session, model: ModelKey, version: int) -> list[Comment]:
+def read_thread(session: Session, model: ModelKey, version: int) -> list[Comment]:
     """Everything said about a version, oldest first."""
     query = sa.select(table).where(model.matches(table), table.c.version == version).order_by(table.c.id)
     return [_comment(row) for row in session.execute(query).mappings()]
 
 
-def count(session: Session, model: ModelKey, version: int) -> int:
+def count_entries(session: Session, model: ModelKey, version: int) -> int:
     """How many entries a version's thread has."""
     query = sa.select(sa.func.count()).where(model.matches(table), table.c.version == version)
     return session.scalar(query) or 0
@@ -187,3 +194,107 @@ _EVENTS: Final = {COMMENT: "comment", REQUEST: "promotion_requested", WITHDRAWAL
 
 def _comment(row: sa.RowMapping) -> Comment:
     return Comment(**{name: row[name] for name in Comment.__dataclass_fields__})
+
+
+class _Thread(NamedTuple):
+    """A version's thread, its model's lock, and who writes."""
+
+    session: Session
+    model: ModelKey
+    row: VersionRow
+    actor: Actor
+
+    def open_request(self) -> Comment | None:
+        return open_request(self.session, self.model, self.row.version)
+
+    def add_once(self, kind: str, text: str) -> Comment:
+        said = read_thread(self.session, self.model, self.row.version)
+        if said and (said[-1].kind, said[-1].actor, said[-1].text) == (kind, self.actor.name, text):
+            return said[-1]
+        return self.add(kind, text)
+
+    def add(self, kind: str, text: str) -> Comment:
+        if count_entries(self.session, self.model, self.row.version) >= MOST:
+            raise conflict(f"The thread of version {self.row.version} is full: it has {MOST} entries.")
+        return append(
+            self.session,
+            self.model,
+            version=self.row.version,
+            semantic_version=stages.semantic_version(self.session, self.row),
+            kind=kind,
+            actor=self.actor,
+            text=text,
+        )
+
+
+class Discussions:
+    """What is said about versions of the active tenant.
+
+    Writing takes the right to change the model, as moving a version does. What is sent twice is kept once.
+    """
+
+    def __init__(self, store: LifecycleStore) -> None:
+        self._store = store
+
+    def comment(self, name: str, version: int, text: str, *, claim: str | None = None) -> Comment:
+        """Add to a version's thread."""
+        with self._writing(name, version, COMMENT, text, claim) as thread:
+            return thread.add_once(COMMENT, text)
+
+    def request(self, name: str, version: int, text: str, *, claim: str | None = None) -> Comment:
+        """Ask the approvers to promote a version in Staging, and say why.
+
+        Raises:
+            MlflowException: 409, it is not in Staging, or somebody asks for it already; 403; 400.
+        """
+        with self._writing(name, version, REQUEST, text, claim) as thread:
+            if thread.row.current_stage != rules.STAGING:
+                raise conflict(
+                    f"Version {version} of model {name} is in {thread.row.current_stage}; a promotion can be "
+                    f"requested of versions in {rules.STAGING}."
+                )
+            before = thread.open_request()
+            if before is None:
+                return thread.add(REQUEST, text)
+            if (before.actor, before.text) != (thread.actor.name, text):
+                raise conflict(
+                    f"{before.actor} asks for the promotion of version {version} already. Add a comment, or "
+                    f"withdraw that request first."
+                )
+            return before
+
+    def withdraw(self, name: str, version: int, text: str, *, claim: str | None = None) -> Comment:
+        """Take back one's own request, or as an approver decline somebody's; the version stays in Staging.
+
+        Raises:
+            MlflowException: 409, there is none; 403; 400.
+        """
+        with self._writing(name, version, WITHDRAWAL, text, claim) as thread:
+            request = thread.open_request()
+            if request is None:
+                raise conflict(f"Nobody asks for the promotion of version {version} of model {name}.")
+            if request.actor != thread.actor.name and not permissions.is_approver(self._store.tenant()):
+                raise forbidden(f"Only {request.actor} or an approver may end this request.")
+            return thread.add(WITHDRAWAL, text)
+
+    def thread(self, name: str, version: int) -> list[Comment]:
+        """Everything said about a version, oldest first."""
+        with self._store.sessions() as session:
+            return read_thread(session, self._store.model_key(session, name), version)
+
+    def open_requests(self) -> list[Comment]:
+        """What waits for the tenant's approvers, oldest first, as far as the user may read it."""
+        with self._store.sessions() as session:
+            found = open_requests(session, [self._store.tenant()])
+        readable = set(permissions.readable(sorted({comment.name for _, comment in found})))
+        return [comment for _, comment in found if comment.name in readable]
+
+    @contextmanager
+    def _writing(self, name: str, version: int, kind: str, text: str, claim: str | None) -> Iterator[_Thread]:
+        with audit.refusals(self._store.tenant(), name, version, kind, claim):
+            permissions.require("update", name)
+            if not text.strip():
+                raise bad_input("Say something: the text is empty.")
+            stages.checked("The text", text, LONGEST)
+            with self._store.locked(name, version) as (session, model, row):
+                yield _Thread(session, model, row, current_actor(claim))
