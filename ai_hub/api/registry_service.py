@@ -19,9 +19,16 @@ from ai_hub.errors import (
     NotFoundError,
     ServiceDownError,
 )
-from ai_hub.registry import lifecycle
-from ai_hub.registry.metadata import UNKNOWN, model_metadata
-from ai_hub.registry.registering import FromFiles, FromLoggedModel, FromRun, RegistrationRequest, register
+from ai_hub.registry import versions
+from ai_hub.registry.registering import (
+    UNKNOWN,
+    FromFiles,
+    FromLoggedModel,
+    FromRun,
+    RegistrationRequest,
+    model_metadata,
+    register,
+)
 from ai_hub.registry.versions import require_version, search_newest_first
 from ai_hub.servers import without_secrets
 from mlflow_plugins.lifecycle import rules
@@ -99,7 +106,7 @@ class RegistryService:
         # somebody may promote it meanwhile, and then this caller may not be the one to move it
         expected = None if target == rules.PRODUCTION else version.stage
         with _errors_of(model_id.tenant):
-            move = lifecycle.promote(
+            move = versions.promote(
                 version.tenant,
                 version.model,
                 version.version,
@@ -126,7 +133,7 @@ class RegistryService:
         with _errors_of(model_id.tenant):
             version = require_version(*model_id)
             try:
-                files = lifecycle.delete(version.tenant, version.model, version.version, force=force)
+                files = versions.delete(version.tenant, version.model, version.version, force=force)
             except ConflictError as error:
                 raise ConflictError(error.message, hint="By REST, force is `?force=true`.") from error
         identity = _id(version)
@@ -204,7 +211,7 @@ def _promote_registered(version: ModelVersion, target: str) -> tuple[str, str]:
     reason = f"registered by REST with stage {target.lower()}"
     try:
         with _errors_of(version.tenant):
-            move = lifecycle.promote(
+            move = versions.promote(
                 version.tenant, version.model, version.version, stage=target, reason=reason
             )
     except AiHubError as error:

@@ -19,12 +19,14 @@ from ai_hub.errors import NotFoundError
 
 if TYPE_CHECKING:
     from ai_hub.registry.discussions import Comment
-    from ai_hub.registry.lifecycle import Assessment, Move, Transition
+    from ai_hub.registry.versions import Assessment, Move, Transition
 
 
 Model = Annotated[str, typer.Argument(help="name of the registered model", show_default=False)]
 Tenant = Annotated[str, typer.Option("--tenant", "-t", help="tenant of the model", show_default=False)]
 Reason = Annotated[str | None, typer.Option("--reason", "-r", help="why; kept in the audit trail")]
+#: Versions in a table, unless `--limit` says how many.
+_LISTED = 50
 
 
 @app.command()
@@ -142,12 +144,18 @@ def models(
     *,
     tenant: Tenant,
     model: Annotated[str | None, typer.Option(help="only this model")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, max=100_000, help="at most this many, the newest [default: 50; with --json all]"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the tenant's registered versions with stage, semantic version and metrics."""
     from ai_hub import registry
 
-    versions = registry.list_versions(tenant, model)
+    if limit is None and not as_json:
+        limit = _LISTED
+    versions = registry.list_versions(tenant, model, limit=limit)
     if as_json:
         _print_json([asdict(item) for item in versions])
         return
@@ -166,6 +174,8 @@ def models(
             style=styles.get(item.stage),
         )
     common.console().print(table if versions else f"Tenant {tenant} has no registered models.")
+    if len(versions) == limit:
+        typer.echo(f"These are the newest {limit} versions; --limit shows more.")
 
 
 def _print_move(move: Move, *, as_json: bool) -> None:

@@ -33,20 +33,20 @@ User = Annotated[str, typer.Argument(help="the name they log in with", show_defa
 @people_app.command("add")
 def add(user: User) -> None:
     """Create a user, or set a new password for one. Asks for it, or takes AI_HUB_NEW_PASSWORD."""
-    from ai_hub.registry import people
+    from ai_hub.registry import users
 
     password = os.environ.get(_PASSWORD) or typer.prompt(
         f"Password of {user}", hide_input=True, confirmation_prompt=True
     )
-    typer.echo(f"{user}: {'added' if people.add(user, password) else 'was there; the password is new'}")
+    typer.echo(f"{user}: {'added' if users.add(user, password) else 'was there; the password is new'}")
 
 
 @people_app.command("remove")
 def remove(user: User) -> None:
     """Delete a user with all their roles; what they did stays in the audit trail."""
-    from ai_hub.registry import people
+    from ai_hub.registry import users
 
-    typer.echo(f"{user}: {'removed' if people.remove(user) else 'there was nobody by that name'}")
+    typer.echo(f"{user}: {'removed' if users.remove(user) else 'there was nobody by that name'}")
 
 
 @people_app.command("grant")
@@ -61,20 +61,20 @@ def grant(
 ) -> None:
     """Give a user a role in a tenant, in place of the one they had there."""
     from ai_hub import registry
-    from ai_hub.registry import people
+    from ai_hub.registry import users
 
     if new_tenant:
         registry.ensure_tenant(tenant)
-    people.grant(user, tenant, role)
+    users.grant(user, tenant, role)
     typer.echo(f"{user}: {role} of {tenant}")
 
 
 @people_app.command("revoke")
 def revoke(user: User, *, tenant: Tenant) -> None:
     """Take a user's role in a tenant away."""
-    from ai_hub.registry import people
+    from ai_hub.registry import users
 
-    had = people.revoke(user, tenant)
+    had = users.revoke(user, tenant)
     typer.echo(
         f"{user}: no longer {' and '.join(had)} of {tenant}" if had else f"{user}: had no role in {tenant}"
     )
@@ -87,17 +87,17 @@ def list_people(
     as_json: AsJson = False,
 ) -> None:
     """Show every user and their roles."""
-    from ai_hub.registry import people
+    from ai_hub.registry import users
 
-    users = people.people(tenant)
+    found = users.list_users(tenant)
     if as_json:
-        typer.echo(json.dumps([asdict(user) for user in users], indent=2))
+        typer.echo(json.dumps([asdict(user) for user in found], indent=2))
         return
     table = Table("user", Column("roles", overflow="fold"), box=SIMPLE_HEAD)
-    for user in users:
+    for user in found:
         roles = [f"{name} of {place}" for place, names in sorted(user.roles.items()) for name in names]
         table.add_row(user.name, ", ".join(["administrator"] * user.is_admin + roles) or "-")
-    common.console().print(table if users else f"Nobody has a role in {tenant}.")
+    common.console().print(table if found else f"Nobody has a role in {tenant}.")
 
 
 @people_app.command("s3-policy")

@@ -15,7 +15,8 @@ from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.features.store import OnlineRow, feature_names, get_service, read_online
 from ai_hub.forecasting.card import MAKER, MAKER_TAG, ModelCard, check_units, require_card
 from ai_hub.forecasting.fitting import model_input
-from ai_hub.registry import ModelVersion, list_versions, load_production
+from ai_hub.registry import ModelVersion, load_production
+from ai_hub.registry.versions import search
 from mlflow_plugins.lifecycle.rules import PRODUCTION
 
 if TYPE_CHECKING:
@@ -88,10 +89,13 @@ def production_models(tenant: str) -> list[str]:
     Raises:
         NotFoundError: there is none; says how to promote.
     """
-    versions = [version for version in list_versions(tenant) if version.tags.get(MAKER_TAG) == MAKER]
-    models = [version.model for version in versions if version.stage == PRODUCTION]
+    models = [
+        version.model
+        for version in search(tenant, stage=PRODUCTION)
+        if version.tags.get(MAKER_TAG) == MAKER
+    ]
     if not models:
-        waiting = sorted({version.model for version in versions})
+        waiting = sorted({item.model for item in search(tenant) if item.tags.get(MAKER_TAG) == MAKER})
         raise NotFoundError(
             f"Tenant {tenant} has no forecast model in production.",
             hint=f"Promote one with `ai-hub promote MODEL --tenant {tenant}`: {', '.join(waiting)}."

@@ -1,19 +1,21 @@
 """Registered models from the client's side: tenants, versions, promotion, rollback, audit trail, loading."""
 
-from ai_hub.registry.lifecycle import (
-    Assessment,
-    GateResult,
+from ai_hub.registry.loading import download_version, load_production
+from ai_hub.registry.tenants import ensure_tenant, enter_tenant, tenant_scope
+from ai_hub.registry.versions import (
+    ModelVersion,
     Transition,
     delete,
+    find_version,
     gates,
     history,
+    list_versions,
     production_at,
+    production_version,
     promote,
     rollback,
 )
-from ai_hub.registry.loading import download_version, load_production
-from ai_hub.registry.tenants import ensure_tenant, enter_tenant, tenant_scope
-from ai_hub.registry.versions import ModelVersion, find_version, list_versions, production_version
+from mlflow_plugins.gates.assessment import Assessment, GateResult
 
 __all__ = [
     "Assessment",

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from ai_hub.registry.server import call, connect, model_path, require_server
-from ai_hub.registry.tenants import check_name
+from ai_hub.registry.server import call, check_name, connect, model_path, require_server
 from ai_hub.registry.versions import LATEST, find_version
 
 

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, urlsplit
 
 from ai_hub.errors import AiHubError, ConflictError
-from ai_hub.registry.server import API, address, call, needs_own_client, readable_errors, stream, tracking_uri
-from ai_hub.registry.tenants import check_name, tenant_scope
+from ai_hub.registry.server import (
+    API,
+    address,
+    call,
+    check_name,
+    needs_own_client,
+    readable_errors,
+    stream,
+    tracking_uri,
+)
+from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import ModelVersion, production_version
 from mlflow_plugins.artifacts import folders, manifest
 from mlflow_plugins.artifacts.folders import RepositoryFolder

@@ -1,42 +1,58 @@
-"""Registering a version with what its maker says about it, from a run, a logged model or an upload."""
+"""Registering a version from the client's side: what it is made of, the files it brings, what its tags say.
+
+Files that come with a request are kept under a run of the tenant's experiment `uploads`.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
+import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError
-from ai_hub.registry import uploads
-from ai_hub.registry.server import call, connect, readable_errors
+from ai_hub.registry.server import call, connect, readable_errors, tracking_uri
 from ai_hub.registry.tenants import tenant_scope
 from ai_hub.registry.versions import ModelVersion, get_version
+from mlflow_plugins.artifacts.manifest import ASIDE
 from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.registration.model_metadata import (
+    CARD_TAG,
+    CUSTOM,
     FEATURE_SERVICE,
     LONGEST_TAG,
     METADATA_TAG,
     METRICS_TAG,
+    MLMODEL,
     given_metrics,
+    parse_mlmodel,
+    tag_document,
 )
+from mlflow_plugins.registration.publishing import RUN_USER_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from ai_hub.registry.versions import ModelVersion
+
 
 _CREATE: Final = "/api/2.0/mlflow/model-versions/create"
-#: Seconds the registry may take to copy a model's files and seal them.
+#: Seconds the registry may take to copy a model's files and hash them.
 _COPY_S: Final = 300
 _SERVICE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _log: Final = logging.getLogger(__name__)
@@ -94,7 +110,7 @@ def register(request: RegistrationRequest) -> ModelVersion:
     """
     tags = _tags(request)
     if isinstance(request.source, FromFiles):
-        uploads.check_files(request.source.files)
+        check_files(request.source.files)
     client = connect()
     with tenant_scope(request.tenant), readable_errors():
         _check_free(client, request)
@@ -151,9 +167,9 @@ def _source(client: MlflowClient, request: RegistrationRequest, tags: Mapping[st
         yield _of_run(client, source)
     else:
         name = f"{request.model} {request.version or ''}".strip()
-        with uploads.uploaded(client, source.files, name, request.user) as run:
+        with uploaded(client, source.files, name, request.user) as run:
             _log_metrics(client, run.info.run_id, given_metrics(dict(tags)))
-            yield _Source(f"{run.info.artifact_uri}/{uploads.FOLDER}", run.info.run_id)
+            yield _Source(f"{run.info.artifact_uri}/{FOLDER}", run.info.run_id)
 
 
 def _of_run(client: MlflowClient, source: FromRun) -> _Source:
@@ -239,3 +255,211 @@ def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float]
             client.log_batch(run_id, metrics=news)
     except MlflowException:
         _log.warning("Could not log metrics to run %s", run_id, exc_info=True)
+
+
+EXPERIMENT: Final = "uploads"
+FOLDER: Final = "model"
+#: Milliseconds after which an upload that did not end is one of a service that was killed.
+ABANDONED_MS: Final = 3_600_000
+
+_LONGEST_PATH: Final = 256
+#: Says where the trained model once was, which nobody opens.
+_ORIGINS: Final = frozenset({"uri"})
+
+
+def check_files(files: Mapping[str, bytes]) -> None:
+    """Refuse files that could not be a model's.
+
+    Raises:
+        BadInputError: a path leaves the folder, is written twice or is the registry's; `MLmodel` is hostile.
+    """
+    folded: dict[str, str] = {}
+    for path in files:
+        _check_path(path)
+        if (other := folded.setdefault(path.casefold(), path)) != path:
+            raise BadInputError(
+                f"Files {other} and {path} differ in case only.", hint="Many file systems hold one of them."
+            )
+    for path in files:
+        for parent in PurePosixPath(path).parents:
+            if str(parent).casefold() in folded:
+                raise BadInputError(f"{parent} is a file and also the folder of {path}.")
+    if MLMODEL in files:
+        check_mlmodel(files[MLMODEL])
+
+
+@contextmanager
+def uploaded(client: MlflowClient, files: Mapping[str, bytes], name: str, user: str) -> Iterator[Run]:
+    """A new run with the files in its folder `model`; nothing is left of it when the block fails."""
+    with tempfile.TemporaryDirectory(prefix="ai-hub-upload-") as scratch:
+        for path, content in files.items():
+            local = Path(scratch, *PurePosixPath(path).parts)
+            local.parent.mkdir(parents=True, exist_ok=True)
+            local.write_bytes(content)
+        tags = {RUN_USER_TAG: user, "mlflow.source.name": "REST"}
+        with uploaded_folder(client, Path(scratch), name, tags) as run:
+            yield run
+
+
+@contextmanager
+def uploaded_folder(client: MlflowClient, folder: Path, name: str, tags: dict[str, str]) -> Iterator[Run]:
+    """The same with the files of a local folder."""
+    experiment = _ensure_experiment(client)
+    _sweep(client, experiment)
+    run = client.create_run(experiment, run_name=name, tags=tags)
+    try:
+        client.log_artifacts(run.info.run_id, str(folder), FOLDER)
+        yield run
+    except BaseException:
+        discard(client, run)
+        raise
+    with suppress(MlflowException):  # the version is there; the next one will not take the run for abandoned
+        client.set_terminated(run.info.run_id)
+
+
+def discard(client: MlflowClient, run: Run) -> None:
+    """Delete an upload, as far as MLflow lets it."""
+    try:
+        with readable_errors():
+            repository = get_artifact_repository(str(run.info.artifact_uri), tracking_uri=tracking_uri())
+            repository.delete_artifacts(FOLDER)
+            client.delete_run(run.info.run_id)
+    except AiHubError:
+        _log.warning("Could not delete upload %s; a later one will", run.info.run_id, exc_info=True)
+
+
+def _sweep(client: MlflowClient, experiment: str) -> None:
+    """Delete uploads whose service was killed before their version was there."""
+    before = int(time.time() * 1000) - ABANDONED_MS
+    condition = f"attributes.status = 'RUNNING' AND attributes.start_time < {before}"
+    for run in client.search_runs([experiment], condition, max_results=10):
+        if not client.search_model_versions(f"run_id = '{run.info.run_id}'", max_results=1):
+            discard(client, run)
+        else:
+            client.set_terminated(run.info.run_id)
+
+
+def _ensure_experiment(client: MlflowClient) -> str:
+    present = client.get_experiment_by_name(EXPERIMENT)
+    if present is None:
+        try:
+            return str(client.create_experiment(EXPERIMENT))
+        except MlflowException:
+            # somebody else was faster
+            present = client.get_experiment_by_name(EXPERIMENT)
+            if present is None:
+                raise
+    if present.lifecycle_stage != "active":
+        client.restore_experiment(present.experiment_id)
+    return str(present.experiment_id)
+
+
+#: Of Windows, and of encoded or home-relative paths, which MLflow refuses or somebody may expand.
+_SPECIAL = frozenset("\\:%~")
+#: Bytes of a name; file systems take 255.
+_LONGEST_NAME = 200
+
+
+def _check_path(path: str) -> None:
+    parts = path.split("/")
+    plain = path.isprintable() and not _SPECIAL & set(path) and len(path) <= _LONGEST_PATH
+    if not plain or not all(map(_is_name, parts)):
+        raise BadInputError(
+            f"{path[:_LONGEST_PATH]!a} is no path of a file.",
+            hint="Use relative paths with `/`, without `.` and `..`: MLmodel, data/model.lgb.",
+        )
+    if parts[0] == ASIDE:
+        raise BadInputError(f"The folder {ASIDE} is the registry's.", hint=f"Rename {path}.")
+
+
+def _is_name(part: str) -> bool:
+    return part not in {"", ".", ".."} and part == part.strip() and len(part.encode()) <= _LONGEST_NAME
+
+
+def check_mlmodel(content: bytes) -> None:
+    """Refuse an `MLmodel` file that names others outside the model's folder.
+
+    Raises:
+        BadInputError: see above, or it is not what MLflow writes.
+    """
+    try:
+        _check_paths_of(parse_mlmodel(content).get("flavors"))
+    except ValueError as error:
+        raise BadInputError(
+            f"{MLMODEL} {error}", hint="Upload the folder that MLflow's `save_model` writes, as it is."
+        ) from error
+
+
+def _check_paths_of(value: Any) -> None:
+    """Whoever loads the model opens the files its flavors name, so these must be the model's."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if name not in _ORIGINS:
+                _check_paths_of(part)
+    elif isinstance(value, list):
+        for part in value:
+            _check_paths_of(part)
+    elif isinstance(value, str):
+        parts = value.replace("\\", "/").split("/")
+        if (parts[0] in {"", "~"} and len(parts) > 1) or ".." in parts:
+            raise ValueError(f"names {value[:100]!a}, which is outside the model's folder.")
+
+
+#: Metrics with a field of their own; all others are custom ones.
+STANDARD: Final = ("accuracy", "precision", "recall", "f1_score", "rmse", "mae", "mape", "r2_score")
+UNKNOWN: Final = "unknown"
+#: Tags and parameters in which `ai-hub train` and others say what they predict, and how.
+_KIND: Final = "kind"
+_TARGET: Final = "target"
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """Metadata and metrics by the field names of the REST service, and the size of all files in bytes."""
+
+    metadata: dict[str, Any]
+    metrics: dict[str, Any]
+    size_bytes: int
+
+
+def model_metadata(version: ModelVersion) -> ModelMetadata:
+    """Metadata of a version: what its registration stated, completed with what the registry found."""
+    found = tag_document(version.tags, CARD_TAG)
+    given = tag_document(version.tags, METADATA_TAG)
+    size = found.get("size_bytes")
+    return ModelMetadata(
+        metadata=_metadata(version, given, found),
+        metrics=_metrics(tag_document(version.tags, METRICS_TAG), _mapping(found, "metrics")),
+        size_bytes=size if isinstance(size, int) else 0,
+    )
+
+
+def _metadata(version: ModelVersion, given: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = _mapping(found, "hyperparameters")
+    framework = found.get("framework")
+    kind = version.tags.get(_KIND) or parameters.get(_KIND)
+    derived = {
+        "model_type": kind or framework or UNKNOWN,
+        "framework": framework,
+        "hyperparameters": parameters,
+        "feature_names": found.get("feature_names"),
+        "target_variable": parameters.get(_TARGET),
+        "description": version.description,
+    }
+    return {
+        **{name: value for name, value in derived.items() if value},
+        **{name: value for name, value in given.items() if value not in ({}, [], None)},
+    }
+
+
+def _metrics(given: dict[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    if given:
+        return given
+    standard = {name: found[name] for name in STANDARD if name in found}
+    custom = {name: value for name, value in found.items() if name not in STANDARD}
+    return {**standard, CUSTOM: custom}
+
+
+def _mapping(tag_document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = tag_document.get(name)
+    return value if isinstance(value, dict) else {}

@@ -27,6 +27,7 @@ from ai_hub.errors import (
     NotLoggedInError,
     ServiceDownError,
 )
+from ai_hub.names import check_workspace
 from ai_hub.registry import login
 from ai_hub.registry.login import WORKSPACE_HEADER, connection
 from ai_hub.servers import require_connection
@@ -66,6 +67,10 @@ _LONGEST_PAUSE_S: Final = 120.0
 _OTHER_LOGINS: Final = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
 
 
+#: What MLflow keeps for its addresses.
+_RESERVED: Final = frozenset({"workspaces", "api", "ajax-api", "static-files"})
+
+
 class NoSuchRouteError(NotFoundError):
     """The server does not know this address."""
 
@@ -77,6 +82,20 @@ def tracking_uri() -> str:
         SettingMissingError: it is not set.
     """
     return Settings().require("mlflow_tracking_uri")
+
+
+def check_name(tenant: str) -> None:
+    """Refuse a name that no workspace can have.
+
+    Raises:
+        BadInputError: it breaks the rule of names, or MLflow keeps it for itself.
+    """
+    check_workspace(tenant)
+    if tenant in _RESERVED:
+        raise BadInputError(
+            f"{tenant!r} cannot be a tenant: MLflow keeps the name for its own addresses.",
+            hint="Choose another, for example city-works.",
+        )
 
 
 def require_server() -> None:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ai_hub.errors import AiHubError, BadInputError, ConflictError
-from ai_hub.names import check_workspace
-from ai_hub.registry.server import WORKSPACES, call, require_server, tracking_uri
+from ai_hub.registry.server import WORKSPACES, call, check_name, require_server, tracking_uri
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 _OURS: Final = "/ai-hub/api/tenants"
 #: The server's own tenant.
 _DEFAULT: Final = "default"
-#: What MLflow keeps for its addresses.
-_RESERVED: Final = frozenset({"workspaces", "api", "ajax-api", "static-files"})
 #: Seconds the server may take to list or delete every file of a tenant.
 _FILES_S: Final = 3600
 
@@ -135,20 +132,6 @@ def enter_tenant(tenant: str) -> None:
     ensure_tenant(tenant)
     mlflow.set_tracking_uri(tracking_uri())
     mlflow.set_workspace(tenant)
-
-
-def check_name(tenant: str) -> None:
-    """Refuse a name that no workspace can have.
-
-    Raises:
-        BadInputError: it breaks the rule of names, or MLflow keeps it for itself.
-    """
-    check_workspace(tenant)
-    if tenant in _RESERVED:
-        raise BadInputError(
-            f"{tenant!r} cannot be a tenant: MLflow keeps the name for its own addresses.",
-            hint="Choose another, for example city-works.",
-        )
 
 
 def _workspaces() -> set[str]:

@@ -19,13 +19,12 @@ from mlflow.utils.credentials import get_default_host_creds
 from pydantic import ValidationError
 
 from ai_hub.errors import ConflictError
-from ai_hub.registry import bundle, uploads
-from ai_hub.registry.lifecycle import history
+from ai_hub.registry import bundle, registering
 from ai_hub.registry.loading import download_version
 from ai_hub.registry.registering import ensure_model, remove_empty
 from ai_hub.registry.server import call, connect, model_path, readable_errors, tracking_uri
 from ai_hub.registry.tenants import tenant_scope
-from ai_hub.registry.versions import ModelVersion, find_version, get_version, search
+from ai_hub.registry.versions import ModelVersion, find_version, get_version, history, search
 from ai_hub.servers import without_secrets
 from ai_hub.times import to_millis
 from mlflow_plugins.artifacts import manifest
@@ -128,7 +127,7 @@ def import_version(
     with bundle.opened(path, sha256) as found:
         exported = found.version
         if MLMODEL in exported.files:
-            uploads.check_mlmodel((found.folder / MLMODEL).read_bytes())
+            registering.check_mlmodel((found.folder / MLMODEL).read_bytes())
         name = model or exported.origin.model
         client = connect()
         with tenant_scope(tenant), readable_errors():
@@ -272,7 +271,9 @@ def _register(  # noqa: PLR0917  # what it registers, whose, and why
 ) -> int:
     exported = found.version
     wanted = exported.origin.semantic_version if number is None else number
-    with uploads.uploaded_folder(client, found.folder, f"{model} {wanted}", _tags_of_run(exported)) as run:
+    with registering.uploaded_folder(
+        client, found.folder, f"{model} {wanted}", _tags_of_run(exported)
+    ) as run:
         _log(client, run.info.run_id, exported)
         wish = {
             "run_id": run.info.run_id,

@@ -1,17 +1,16 @@
-"""Which versions there are, and which one a caller means."""
+"""Versions of a tenant's models: lists, promotion, rollback, deletion, gates and the audit trail."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from ai_hub.errors import NotFoundError
-from ai_hub.registry.server import API, call, require_server
-from ai_hub.registry.tenants import check_name
-from ai_hub.times import from_millis
+from ai_hub.errors import BadInputError, NotFoundError
+from ai_hub.registry.server import API, call, check_name, model_path, require_server
+from ai_hub.times import from_millis, to_millis
 from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.gates.assessment import Assessment
 from mlflow_plugins.lifecycle import rules, semver
 
 if TYPE_CHECKING:
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
 
 LATEST = "latest"
 _PAGE = 1000
+_HIGHEST_FIRST: Final = ("version_number DESC",)
+_STAGES: Final = {stage.lower(): stage for stage in rules.ALLOWED}
+#: Stands for the stage in the registry's searches.
+_STAGE_TAG: Final = "lifecycle_stage"
 _NEWEST_FIRST: Final = ("creation_timestamp DESC", "name ASC", "version_number DESC")
 #: Names that an error lists.
 _LISTED: Final = 20
@@ -42,7 +45,7 @@ class ModelVersion:
     run_id: str | None
     registered_at: datetime
     tags: dict[str, str]
-    #: of its run; filled by `list_versions`
+    #: of its run; `list_versions` has them
     metrics: dict[str, float]
     description: str | None = None
 
@@ -52,22 +55,39 @@ class ModelVersion:
         return self.tags.get(manifest.TAG)
 
 
-def list_versions(tenant: str, model: str | None = None) -> list[ModelVersion]:
-    """Versions of one model or of all, by name, newest first, with the metrics of their runs.
+def list_versions(tenant: str, model: str | None = None, *, limit: int | None = None) -> list[ModelVersion]:
+    """Versions of one model or of all, by name, newest first, with aliases and the metrics of their runs.
+
+    Costs a call for each model and each run among them, besides one for each thousand versions.
+
+    Args:
+        tenant: whose models.
+        model: only this one.
+        limit: only so many versions, the newest.
 
     Raises:
         NotFoundError: no such tenant or model.
     """
     check_name(tenant)
     require_server()
-    names = [model] if model is not None else sorted({item.model for item in search(tenant)})
-    found = [item for name in names for item in _versions(tenant, name)]
-    found = [replace(item, metrics=_metrics(tenant, item.run_id)) for item in found]
+    aliases = {} if model is None else {model: _aliases(tenant, model)}
+    found = search(tenant, model, order_by=_NEWEST_FIRST, limit=limit)
+    for name in {item.model for item in found} - aliases.keys():
+        aliases[name] = _aliases(tenant, name)
+    metrics = {run_id: _metrics(tenant, run_id) for run_id in {item.run_id for item in found}}
+    found = [
+        replace(
+            item,
+            aliases=tuple(alias for alias, number in aliases[item.model].items() if number == item.version),
+            metrics=metrics[item.run_id],
+        )
+        for item in found
+    ]
     return sorted(found, key=lambda item: (item.model, -item.version))
 
 
 def find_version(tenant: str, model: str, wanted: str | int) -> ModelVersion:
-    """The version that `wanted` names.
+    """The version that `wanted` names, with one call.
 
     Args:
         tenant: whose model.
@@ -80,25 +100,37 @@ def find_version(tenant: str, model: str, wanted: str | int) -> ModelVersion:
     """
     check_name(tenant)
     require_server()
-    present = _versions(tenant, model)
-    matching = [item for item in present if _matches(item, str(wanted))]
-    if matching:
-        return max(matching, key=lambda item: item.version)
-    if str(wanted) == LATEST:
-        raise NoSuchVersionError(
+    text = str(wanted)
+    stage = rules.STAGING if text.lower() == LATEST else _STAGES.get(text.lower())
+    if stage is not None:
+        if matching := search(tenant, model, order_by=_HIGHEST_FIRST, limit=1, stage=stage):
+            return matching[0]
+    elif text.isdecimal() or semver.parsed(text):
+        try:
+            return get_version(tenant, model, text)
+        except NotFoundError:
+            pass  # said below, with what there is
+    raise _no_such_version(tenant, model, text)
+
+
+def _no_such_version(tenant: str, model: str, wanted: str) -> NoSuchVersionError:
+    _require_model(tenant, model)
+    present = search(tenant, model, order_by=_HIGHEST_FIRST, limit=_LISTED + 1)
+    if wanted.lower() == LATEST:
+        return NoSuchVersionError(
             f"Model {model} of tenant {tenant} has no version in Staging, so there is no candidate.",
             hint=f"Name a version: --version. {_present(present)}",
         )
-    near = semver.nearest(str(wanted), [item.semantic_version for item in present])
-    raise NoSuchVersionError(
-        f"Model {model} of tenant {tenant} has no version {str(wanted)!r}.",
+    near = semver.nearest(wanted, [item.semantic_version for item in present])
+    return NoSuchVersionError(
+        f"Model {model} of tenant {tenant} has no version {wanted!r}.",
         hint=(f"Did you mean {near}? " if near else "") + _present(present),
     )
 
 
 def _present(present: list[ModelVersion]) -> str:
-    known = ", ".join(f"{item.version} ({item.semantic_version or '-'}, {item.stage})" for item in present)
-    return f"It has: {known or 'no versions yet; train and register one first'}."
+    names = [f"{item.version} ({item.semantic_version or '-'}, {item.stage})" for item in present]
+    return f"It has: {_join_names(names) or 'no versions yet; train and register one first'}."
 
 
 def production_version(tenant: str, model: str) -> ModelVersion:
@@ -116,42 +148,43 @@ def production_version(tenant: str, model: str) -> ModelVersion:
         ) from error
 
 
-def _matches(item: ModelVersion, wanted: str) -> bool:
-    stage = rules.STAGING if wanted.lower() == LATEST else wanted
-    return (
-        str(item.version) == wanted
-        or item.stage.lower() == stage.lower()
-        or (item.semantic_version is not None and item.semantic_version == f"v{wanted.removeprefix('v')}")
-    )
-
-
-def _versions(tenant: str, model: str) -> list[ModelVersion]:
-    # a search does not return aliases
+def _aliases(tenant: str, model: str) -> dict[str, int]:
+    """A model's aliases, which a search does not return."""
     found = call("GET", f"{API}/registered-models/get", tenant=tenant, params={"name": model})
-    aliases = {each["alias"]: each["version"] for each in found["registered_model"].get("aliases", ())}
-    return search(tenant, model, aliases)
+    return {each["alias"]: int(each["version"]) for each in found["registered_model"].get("aliases", ())}
 
 
 def search(
     tenant: str,
     model: str | None = None,
-    aliases: Mapping[str, Any] = MappingProxyType({}),
+    *,
     order_by: Sequence[str] = (),
+    limit: int | None = None,
+    stage: str | None = None,
 ) -> list[ModelVersion]:
-    """Every version of a model, or of all of the tenant, with one call for each thousand.
+    """Versions of a model, or of all of the tenant, with one call for each thousand, without aliases.
 
-    `aliases` are those of the model: version by name.
+    Args:
+        tenant: whose models.
+        model: only this one.
+        order_by: MLflow's columns, for example `version_number DESC`.
+        limit: only the first so many.
+        stage: only those in it.
     """
+    if model and "'" in model:
+        return []  # no model can have this name, and no filter could say it
     found: list[ModelVersion] = []
-    parameters: dict[str, Any] = {"max_results": _PAGE, "order_by": order_by}
-    if model:
-        parameters["filter"] = f"name = '{model}'"
-    while True:
+    conditions = [f"name = '{model}'"] if model else []
+    conditions += [f"tags.{_STAGE_TAG} = '{stage}'"] if stage else []
+    parameters: dict[str, Any] = {"order_by": order_by, "filter": " AND ".join(conditions)}
+    while limit is None or len(found) < limit:
+        parameters["max_results"] = _PAGE if limit is None else min(_PAGE, limit - len(found))
         page = call("GET", f"{API}/model-versions/search", tenant=tenant, params=parameters)
-        found += [read_version(tenant, each, aliases) for each in page.get("model_versions", ())]
+        found += [read_version(tenant, each) for each in page.get("model_versions", ())]
         parameters["page_token"] = page.get("next_page_token")
         if not parameters["page_token"]:
-            return found
+            break
+    return found
 
 
 def get_version(tenant: str, model: str, version: str) -> ModelVersion:
@@ -169,10 +202,8 @@ def get_version(tenant: str, model: str, version: str) -> ModelVersion:
     return read_version(tenant, found["model_version"])
 
 
-def read_version(
-    tenant: str, row: Mapping[str, Any], aliases: Mapping[str, Any] = MappingProxyType({})
-) -> ModelVersion:
-    """A version from the server's JSON; `aliases` are those of its model, by name."""
+def read_version(tenant: str, row: Mapping[str, Any]) -> ModelVersion:
+    """A version from the server's JSON."""
     number = int(row["version"])
     tags = {str(tag["key"]): str(tag.get("value", "")) for tag in row.get("tags", ())}
     return ModelVersion(
@@ -181,7 +212,7 @@ def read_version(
         version=number,
         semantic_version=tags.get(semver.TAG),
         stage=row["current_stage"],
-        aliases=tuple(alias for alias, version in aliases.items() if int(version) == number),
+        aliases=tuple(row.get("aliases", ())),
         run_id=row.get("run_id") or None,
         registered_at=from_millis(int(row["creation_timestamp"])),
         tags=tags,
@@ -269,3 +300,142 @@ def _no_model(tenant: str, model: str) -> NotFoundError:
 
 def _join_names(names: list[str]) -> str:
     return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A change of stage; `from_stage` is None on registration.
+
+    `actor_source` says how far to trust `actor`: authenticated, claimed or unknown.
+    """
+
+    version: int
+    semantic_version: str | None
+    from_stage: str | None
+    to_stage: str
+    actor: str
+    actor_source: str
+    reason: str | None
+    evidence: dict[str, Any]
+    at: datetime
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Transition:
+        """Read what the server sends."""
+        at = from_millis(row["at_ms"])
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__ if name != "at"}, at=at)
+
+
+def gates(tenant: str, model: str, version: str | int = LATEST, *, reason: str | None = None) -> Assessment:
+    """What promoting a version (see `find_version`) would meet now, if this user did it for this reason.
+
+    Raises:
+        NotFoundError: no such tenant, model or version.
+    """
+    chosen = find_version(tenant, model, version)
+    path = f"{model_path(model)}/versions/{chosen.version}/gates"
+    parameters: dict[str, Any] = {} if reason is None else {"reason": reason}
+    return Assessment.from_json(call("GET", path, tenant=tenant, params=parameters))
+
+
+#: Seconds the server may take to read (or delete) every file of a version.
+_CHECK_S: Final = 300
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a promotion or rollback did: the version's own transition, and those of whom it displaced."""
+
+    model: str
+    own: Transition
+    displaced: tuple[Transition, ...]
+
+
+def promote(
+    tenant: str,
+    model: str,
+    version: str | int = LATEST,
+    *,
+    stage: str = rules.PRODUCTION,
+    reason: str | None = None,
+    expected: str | None = None,
+) -> Move:
+    """Move a version to `stage` (see `find_version` for `version`), from `expected` if that is given.
+
+    Raises:
+        ConflictError: the registry refuses, with its reason.
+        NotFoundError: no such tenant, model or version.
+    """
+    chosen = find_version(tenant, model, version)
+    path = f"{model_path(model)}/versions/{chosen.version}/stage"
+    return _move(tenant, model, path, {"stage": stage, "reason": reason, "expected": expected})
+
+
+def rollback(tenant: str, model: str, *, version: str | int | None = None, reason: str | None = None) -> Move:
+    """Put the version that was in Production before (or `version`, which was once) back into Production.
+
+    Raises:
+        ConflictError: there is nothing to roll back to, or the registry refuses.
+        NotFoundError: no such tenant, model or version.
+    """
+    require_server()
+    number = None if version is None else find_version(tenant, model, version).version
+    return _move(tenant, model, f"{model_path(model)}/rollback", {"version": number, "reason": reason})
+
+
+def delete(
+    tenant: str, model: str, version: str | int, *, force: bool = False, reason: str | None = None
+) -> list[str]:
+    """Delete an archived version (`force`: one in any stage) for good; returns the files deleted.
+
+    Raises:
+        ConflictError: it is not archived.
+        NotFoundError: no such tenant, model or version.
+    """
+    chosen = find_version(tenant, model, version)
+    parameters = {"force": str(force).lower(), **({"reason": reason} if reason else {})}
+    path = f"{model_path(model)}/versions/{chosen.version}"
+    answer = call("DELETE", path, tenant=tenant, params=parameters, timeout=_CHECK_S)
+    return list(answer["files_deleted"])
+
+
+def history(
+    tenant: str, model: str, *, version: str | int | None = None, limit: int = 1000
+) -> list[Transition]:
+    """Every change of stage, newest first; those of deleted versions included."""
+    check_name(tenant)
+    require_server()
+    parameters: dict[str, Any] = {"limit": limit}
+    if version is not None:
+        parameters["version"] = find_version(tenant, model, version).version
+    answer = call("GET", f"{model_path(model)}/transitions", tenant=tenant, params=parameters)
+    return [Transition.from_row(row) for row in answer["transitions"]]
+
+
+def production_at(tenant: str, model: str, at: datetime) -> Transition | None:
+    """The promotion that put into Production what was there at `at`; None when nothing was.
+
+    Raises:
+        BadInputError: `at` has no time zone.
+        NotFoundError: no such tenant.
+    """
+    if at.tzinfo is None:
+        raise BadInputError(
+            f"{at.isoformat()} names no time zone, so it is no moment.",
+            hint="Give the time one, for example datetime(2026, 11, 30, 12, tzinfo=timezone.utc).",
+        )
+    check_name(tenant)
+    require_server()
+    parameters = {"at_ms": to_millis(at)}
+    try:
+        row = call("GET", f"{model_path(model)}/production", tenant=tenant, params=parameters)
+    except NotFoundError:
+        return None
+    return Transition.from_row(row)
+
+
+def _move(tenant: str, model: str, path: str, parameters: dict[str, Any]) -> Move:
+    check_name(tenant)
+    answer = call("POST", path, tenant=tenant, json=parameters, timeout=_CHECK_S)
+    own, *displaced = map(Transition.from_row, answer["transitions"])
+    return Move(model, own, tuple(displaced))

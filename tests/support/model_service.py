@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 from ai_hub import registry
 from ai_hub.access.principal import ALL_SCOPES, Principal, Scope
-from ai_hub.registry.uploads import EXPERIMENT
+from ai_hub.registry.registering import EXPERIMENT
 from support import openid_provider
 from support.service_server import running_service
 

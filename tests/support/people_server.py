@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from ai_hub import registry
 from ai_hub.dev import mlflow_server
-from ai_hub.registry import people
+from ai_hub.registry import users
 from mlflow_plugins.users.roles import Role
 from support import registry_servers
 
@@ -119,9 +119,9 @@ def running_with_login(
             for tenant in sorted({tenant for mine in roles.values() for tenant in mine}):
                 registry.ensure_tenant(tenant)
             for name, mine in roles.items():
-                people.add(name, password(name))
+                users.add(name, password(name))
                 for tenant, role in mine.items():
-                    people.grant(name, tenant, Role(role))
+                    users.grant(name, tenant, Role(role))
         yield running
 
 

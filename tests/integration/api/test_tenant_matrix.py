@@ -28,7 +28,7 @@ from ai_hub.api.app import create_app
 from ai_hub.database import connect
 from ai_hub.database.tenant_scope import as_tenant
 from ai_hub.registry import ensure_tenant, tenant_scope
-from ai_hub.registry.uploads import FOLDER
+from ai_hub.registry.registering import FOLDER
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:

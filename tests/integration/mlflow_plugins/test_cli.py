@@ -48,6 +48,10 @@ def test_models__lists_versions_with_metrics(tenant: str, run: _Run) -> None:
     _, out, _ = run("models", "--tenant", tenant, "--json")
     found = [(row["version"], row["metrics"]) for row in json.loads(out)]
     assert found == [(2, {"mae": 1.5}), (1, {"mae": 2.0})]
+    _, out, _ = run("models", "--tenant", tenant, "--limit", "1")
+    assert ("v1.0.1" in out, "v1.0.0" in out, "--limit shows more" in out) == (True, False, True)
+    _, out, _ = run("models", "--tenant", tenant, "--limit", "1", "--json")
+    assert [row["version"] for row in json.loads(out)] == [2]
 
 
 def test_promote__refused__prints_the_servers_text_and_fails(tenant: str, run: _Run) -> None:

@@ -7,7 +7,7 @@ import secrets
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightgbm
 import mlflow
@@ -20,6 +20,7 @@ from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
+from ai_hub.registry import versions
 from mlflow_plugins.artifacts.s3 import s3_client
 
 if TYPE_CHECKING:
@@ -326,6 +327,41 @@ def test_client__the_metrics_of_a_version__are_those_of_its_run(acme: Tenant, tm
     (version,) = registry.list_versions(acme.name)
     assert version.metrics == {"mae": 1.5}
     assert version.aliases == ("staging",)
+
+
+def test_versions__cost_calls_for_what_is_shown(
+    acme: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        acme.register(tmp_path / "model")
+    registry.promote(acme.name, MODEL, 1)
+    acme.alias("champion", 3)
+    asked: list[str] = []
+    call = versions.call
+
+    def counted(method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        asked.append("/".join(path.split("/")[-2:]))
+        return call(method, path, **arguments)
+
+    monkeypatch.setattr(versions, "call", counted)
+    ways = {"latest": 3, "production": 1, "Staging": 3, "v1.0.1": 2, "1.0.1": 2, "2": 2, 3: 3}
+    for wanted, number in ways.items():
+        asked.clear()
+        assert registry.find_version(acme.name, MODEL, wanted).version == number, wanted
+        assert len(asked) == 1, (wanted, asked)
+    for wanted in ("v9.0.0", "9", "archived", "champion", "it's", str(2**70)):
+        with pytest.raises(NotFoundError, match="no version"):
+            registry.find_version(acme.name, MODEL, wanted)
+    for nobody in ("nobody", "it's"):
+        with pytest.raises(NotFoundError, match="no model"):
+            registry.find_version(acme.name, nobody, "latest")
+    asked.clear()
+    shown = registry.list_versions(acme.name, limit=2)
+    assert [(version.version, version.aliases) for version in shown] == [
+        (3, ("champion", "staging")),
+        (2, ()),
+    ]
+    assert sorted(asked) == ["model-versions/search", "registered-models/get", "runs/get", "runs/get"]
 
 
 def test_tenant_scope__holds_per_thread(acme: Tenant, beta: Tenant, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_hub.errors import BadInputError
-from ai_hub.registry.uploads import check_files
+from ai_hub.registry.registering import check_files
 
 _FOLDER = Path("/model")
 

@@ -14,7 +14,7 @@ from support.html_pages import Parsed
 from support.people_server import ADMIN, password
 
 from ai_hub import registry
-from ai_hub.registry import people
+from ai_hub.registry import users
 from mlflow_plugins.artifacts.s3 import s3_client
 from mlflow_plugins.web.lifecycle import card
 
@@ -120,7 +120,7 @@ def paul(server: PeopleServer, acme: Tenant) -> Iterator[Session]:
     models = "/api/2.0/mlflow/registered-models"
     admin.post(f"{models}/create", json={"name": "of-others"})
     with server.person(ADMIN):
-        people.add("paul", password("paul"))
+        users.add("paul", password("paul"))
     wish: dict[str, object] = {"workspace": acme.name, "name": "demand-only"}
     role = {"role_id": admin.post(f"{roles}/create", json=wish).json()["role"]["id"]}
     for kind, pattern, permission in (("workspace", "*", "USE"), ("registered_model", MODEL, "READ")):
@@ -130,7 +130,7 @@ def paul(server: PeopleServer, acme: Tenant) -> Iterator[Session]:
     yield server.session("paul")
     # the server is the whole run's
     with server.person(ADMIN):
-        people.remove("paul")
+        users.remove("paul")
     assert admin.delete(f"{roles}/delete", json=role).status_code == 200
     assert admin.delete(f"{models}/delete", json={"name": "of-others"}).status_code == 200
 

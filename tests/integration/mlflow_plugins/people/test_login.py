@@ -12,7 +12,7 @@ from support.people_server import MODEL, password
 from ai_hub import registry
 from ai_hub.api.health import Health
 from ai_hub.errors import NotLoggedInError
-from ai_hub.registry import people
+from ai_hub.registry import users
 from ai_hub.settings import Settings
 from mlflow_plugins.web.mount import ASSISTANT
 
@@ -109,16 +109,16 @@ def test_clients__log_in_by_the_usual_variables(
 def test_a_changed_password__counts_at_once(server: PeopleServer) -> None:
     # one worker: others take the old one for as long as they remember it
     with server.person("admin"):
-        people.add("tess", password("tess"))
+        users.add("tess", password("tess"))
         with server.session("tess") as session:
             assert session.get("/version").status_code == 200
-            assert people.add("tess", "another-secret-of-tess") is False
+            assert users.add("tess", "another-secret-of-tess") is False
             assert session.get("/version").status_code == 401
             session.auth = ("tess", "another-secret-of-tess")
             assert session.get("/version").status_code == 200
-            assert people.remove("tess")
+            assert users.remove("tess")
             assert session.get("/version").status_code == 401
-        assert people.remove("tess") is False
+        assert users.remove("tess") is False
 
 
 def test_readiness__uses_the_account_of_the_service(

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError, NotFoundError
-from ai_hub.registry import people
+from ai_hub.registry import users
 from mlflow_plugins.users.roles import GRANTS, Role
 
 if TYPE_CHECKING:
@@ -60,29 +60,29 @@ def test_what_they_created__goes_with_the_role(server: PeopleServer, change: str
     """MLflow makes creators managers of their own; that must not outlive the role."""
     model = {"name": f"of-lee-{change}"}
     with server.person(ADMIN), server.session("lee", "acme") as session:
-        people.add("lee", password("lee"))
-        people.grant("lee", "acme", Role.ENGINEER)
+        users.add("lee", password("lee"))
+        users.grant("lee", "acme", Role.ENGINEER)
         for path in ("registered-models", "experiments"):
             created = session.post(f"/api/2.0/mlflow/{path}/create", json=model)
             assert created.status_code == 200, created.text
         number = {"experiment_id": created.json()["experiment_id"]}
         assert session.post("/api/2.0/mlflow/runs/create", json=number).status_code == 200
         if change == "viewer":
-            people.grant("lee", "acme", Role.VIEWER)
+            users.grant("lee", "acme", Role.VIEWER)
         elif change == "revoked":
-            assert people.revoke("lee", "acme") == ["engineer"]
+            assert users.revoke("lee", "acme") == ["engineer"]
         else:
-            people.remove("lee")
+            users.remove("lee")
         read = session.get("/api/2.0/mlflow/registered-models/get", params=model).status_code
         assert read == {"viewer": 200, "revoked": 403, "removed": 401}[change]
         for path, body in (("runs/create", number), ("registered-models/set-tag", {**model, "key": "x"})):
             assert session.post(f"/api/2.0/mlflow/{path}", json=body).status_code in {401, 403}
         # and it does not come back with the next role
-        people.add("lee", password("lee"))
-        people.grant("lee", "acme", Role.ENGINEER)
+        users.add("lee", password("lee"))
+        users.grant("lee", "acme", Role.ENGINEER)
         deletion = session.delete("/api/2.0/mlflow/registered-models/delete", json=model)
         assert deletion.status_code == 403
-        people.remove("lee")
+        users.remove("lee")
 
 
 def test_add__asks_for_the_password(server: PeopleServer) -> None:
@@ -122,7 +122,7 @@ def test_a_changed_role__is_put_right(server: PeopleServer) -> None:
         session.post("/api/3.0/mlflow/roles/permissions/add", json={**extra, "permission": "MANAGE"})
         lost = viewer["permissions"][0]["id"]
         session.delete("/api/3.0/mlflow/roles/permissions/remove", json={"role_permission_id": lost})
-        people.grant("vera", "acme", Role.VIEWER)
+        users.grant("vera", "acme", Role.VIEWER)
         roles = session.get("/api/3.0/mlflow/roles/list", params=query).json()["roles"]
         (viewer,) = (role for role in roles if role["name"] == "viewer")
         grants = {(item["resource_type"], item["permission"]) for item in viewer["permissions"]}
@@ -146,5 +146,5 @@ def test_a_server_without_login__has_no_people(
 
 
 def _of(name: str) -> dict[str, list[str]]:
-    (person,) = (person for person in people.people() if person.name == name)
+    (person,) = (person for person in users.list_users() if person.name == name)
     return person.roles

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ai_hub import registry
 from ai_hub.cli.main import app
 from ai_hub.errors import ForbiddenError
-from ai_hub.registry import people
+from ai_hub.registry import users
 from mlflow_plugins.users.roles import Role
 
 if TYPE_CHECKING:
@@ -241,6 +241,6 @@ def test_roles_of_a_tenant__are_the_administrators_to_give(server: PeopleServer,
             answer = acme.session(person).request(method, f"/api/3.0/mlflow/{path}", json=body)
             assert (person, path, answer.status_code) == (person, path, 403), answer.text
         with server.person(person), pytest.raises(ForbiddenError):
-            people.grant(person, "acme", Role.APPROVER)
+            users.grant(person, "acme", Role.APPROVER)
         with server.person(person), pytest.raises(ForbiddenError):
-            people.add("somebody", "long-enough-to-be-taken")
+            users.add("somebody", "long-enough-to-be-taken")

@@ -1,4 +1,4 @@
-"""Who may use the registry: users of MLflow's login, and their roles by tenant. For its administrator."""
+"""Users of MLflow's login and their roles by tenant; for its administrator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OWN_THINGS: Final = "__user_"
 
 
 @dataclass(frozen=True)
-class Person:
+class User:
     """A user and what they are in each tenant."""
 
     name: str
@@ -37,7 +37,7 @@ def add(name: str, password: str) -> bool:
         ForbiddenError: you are not the administrator.
     """
     login = {"username": name, "password": password}
-    if any(person.name == name for person in people()):
+    if any(user.name == name for user in list_users()):
         _call("PATCH", f"{_USERS}/update-password", json=login)
         return False
     _call("POST", f"{_USERS}/create", json=login)
@@ -80,7 +80,7 @@ def revoke(name: str, tenant: str) -> list[str]:
     return sorted(_OURS.intersection(held.values()))
 
 
-def people(tenant: str | None = None) -> list[Person]:
+def list_users(tenant: str | None = None) -> list[User]:
     """Every user by name, or those with a role in `tenant`."""
     found = []
     for row in _call("GET", f"{_USERS}/list")["users"]:
@@ -89,8 +89,8 @@ def people(tenant: str | None = None) -> list[Person]:
             if item["name"] in _OURS:
                 roles.setdefault(item["workspace"], []).append(item["name"])
         if tenant is None or tenant in roles:
-            found.append(Person(row["username"], row["is_admin"], roles))
-    return sorted(found, key=lambda person: person.name)
+            found.append(User(row["username"], row["is_admin"], roles))
+    return sorted(found, key=lambda user: user.name)
 
 
 def _held(name: str, tenant: str) -> dict[int, str]:
