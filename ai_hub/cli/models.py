@@ -18,8 +18,9 @@ from ai_hub.cli.main import app
 from ai_hub.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from ai_hub.registry import Assessment
     from ai_hub.registry.discussions import Comment
-    from ai_hub.registry.versions import Assessment, Move, Transition
+    from ai_hub.registry.versions import Move, Transition
 
 
 Model = Annotated[str, typer.Argument(help="name of the registered model", show_default=False)]
