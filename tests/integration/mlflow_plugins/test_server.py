@@ -269,7 +269,7 @@ def test_tenants__see_only_their_own_trail(acme: Tenant, beta: Tenant, tmp_path:
     assert len(registry.history(acme.name, MODEL)) == 1
     assert registry.history(beta.name, MODEL) == []
     assert beta.stages() == {}
-    with pytest.raises(NotFoundError, match="not found"):
+    with pytest.raises(NotFoundError, match="has no model nobodys-model"):
         registry.promote(beta.name, "nobodys-model", 1)
     with pytest.raises(NotFoundError, match="nobody-at-all"):
         registry.history("nobody-at-all", MODEL)
