@@ -90,9 +90,7 @@ def production_models(tenant: str) -> list[str]:
         NotFoundError: there is none; says how to promote.
     """
     models = [
-        version.model
-        for version in search(tenant, stage=PRODUCTION)
-        if version.tags.get(MAKER_TAG) == MAKER
+        version.model for version in search(tenant, stage=PRODUCTION) if version.tags.get(MAKER_TAG) == MAKER
     ]
     if not models:
         waiting = sorted({item.model for item in search(tenant) if item.tags.get(MAKER_TAG) == MAKER})
