@@ -22,7 +22,7 @@ from ai_hub.database.refresh import refresh
 from ai_hub.exports import service
 from ai_hub.exports.export import KIND
 from ai_hub.exports.request import Request
-from ai_hub.jobs.job import CANCELLED
+from ai_hub.jobs.queue import CANCELLED
 from ai_hub.settings import Settings
 from support.energy import HOUR
 from support.export_worker import complete
