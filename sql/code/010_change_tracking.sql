@@ -4,21 +4,25 @@
 CREATE OR REPLACE FUNCTION note_reading_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     WITH islands AS (
-        SELECT tenant_id, asset_id, min(hour) AS first_hour, max(hour) AS last_hour
+        SELECT
+            tenant_id, asset_id, min(hour) AS first_hour, max(hour) AS last_hour,
+            min(first_at) AS first_at, max(last_at) AS last_at
         FROM (
             SELECT
-                tenant_id, asset_id, hour,
-                hour - row_number() OVER (PARTITION BY tenant_id, asset_id ORDER BY hour) * INTERVAL '1 hour' AS island
+                *, hour - row_number() OVER (PARTITION BY tenant_id, asset_id ORDER BY hour) * INTERVAL '1 hour' AS island
             FROM (
-                SELECT DISTINCT tenant_id, asset_id, time_bucket(INTERVAL '1 hour', "timestamp") AS hour
+                SELECT
+                    tenant_id, asset_id, time_bucket(INTERVAL '1 hour', "timestamp") AS hour,
+                    min("timestamp") AS first_at, max("timestamp") AS last_at
                 FROM changed WHERE isfinite("timestamp")
+                GROUP BY tenant_id, asset_id, time_bucket(INTERVAL '1 hour', "timestamp")
             ) AS hours
         ) AS numbered
         GROUP BY tenant_id, asset_id, island
     ),
     noted AS (
-        INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
-        SELECT 'readings', tenant_id, asset_id, first_hour, last_hour FROM islands
+        INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour, first_at, last_at)
+        SELECT 'readings', tenant_id, asset_id, first_hour, last_hour, first_at, last_at FROM islands
     )
     -- sorted, so that two writers lock the spans in the same order; unchanged spans are not locked
     INSERT INTO asset_spans AS spans (tenant_id, asset_id, first_hour, last_hour, periods)

@@ -30,7 +30,7 @@ BEGIN
             WHERE spans.tenant_id = changes.tenant_id AND spans.asset_id = changes.asset_id
                 AND spans.periods @> tstzrange(changes.first_hour, changes.last_hour + INTERVAL '168 hours', '[]')
         )
-        RETURNING source, tenant_id, asset_id, series, zone, first_hour, last_hour
+        RETURNING source, tenant_id, asset_id, series, zone, first_hour, last_hour, first_at, last_at
     ),
     pending AS (
         DELETE FROM feature_refresh_ranges RETURNING tenant_id, asset_id, first_hour, end_hour
@@ -115,7 +115,8 @@ BEGIN
     ),
     declared_reached AS (  -- by changes in the hours from 0 on
         SELECT
-            view_name, source, nearest * step - slack AS nearest, farthest * step + INTERVAL '1 hour' + slack AS farthest
+            view_name, step, source, nearest * step - slack AS nearest,
+            farthest * step + INTERVAL '1 hour' + slack AS farthest
         FROM declared_reaches
         JOIN declared_views USING (view_name)
         -- a day begins at most 14 hours before or after that of UTC, and may have 25 hours
@@ -133,7 +134,14 @@ BEGIN
         CROSS JOIN LATERAL unnest(existing.rows - coalesce(known.stored, '{}')) AS due
         WHERE upper(due) > existing.filled_from
         UNION ALL
-        SELECT reached.view_name, tenant_id, asset_id, first_hour + reached.nearest, last_hour + reached.farthest
+        SELECT
+            reached.view_name, tenant_id, asset_id,
+            CASE WHEN step < INTERVAL '1 hour' AND first_at IS NOT NULL THEN time_bucket(step, first_at) ELSE first_hour END
+                + reached.nearest,
+            CASE
+                WHEN step < INTERVAL '1 hour' AND last_at IS NOT NULL THEN time_bucket(step, last_at) + step - INTERVAL '1 hour'
+                ELSE last_hour
+            END + reached.farthest
         FROM changes JOIN declared_reached AS reached ON reached.source = 'readings'
         WHERE changes.source IN ('readings', 'deletion')
         UNION ALL
