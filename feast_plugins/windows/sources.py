@@ -41,9 +41,40 @@ FROM (
     ) AS newest
     GROUP BY ago
 ) AS hours"""
-SERIES_BOUNDS: Final = (
-    'AND issues."timestamp" >= %3$L::timestamptz AND issues."timestamp" < %2$L::timestamptz'
-)
+# The same for steps of less than an hour, where a value may be of several steps: those of an hour that has values at equal
+# distances of whole steps, such as one at its begin, last until the next one, others for their own step.
+SERIES_IN_HOURS: Final = """\
+SELECT ago, value, value AS least, value AS greatest, ARRAY[1, value, 0] AS state, 1::bigint AS readings, ingested_at
+FROM (
+    SELECT {ago} AS ago, avg(value) AS value, max(ingested_at) AS ingested_at
+    FROM (
+        SELECT *, mod({per_hour}, count) = 0 AND bool_and(mod(seconds * count, 3600) = 0) OVER (PARTITION BY "hour") AS is_regular
+        FROM (
+            SELECT *, time_bucket(INTERVAL '1 hour', "timestamp") AS "hour",
+                mod(extract(epoch FROM "timestamp"), 3600) AS seconds,
+                count(*) OVER (PARTITION BY time_bucket(INTERVAL '1 hour', "timestamp")) AS count
+            FROM (
+                SELECT DISTINCT ON (issues."timestamp") issues."timestamp", issues.value, issues.ingested_at
+                FROM public.covariates AS issues
+                WHERE issues.tenant_id = k.tenant_id AND issues.series = '{series}' AND issues.zone = {zone}
+                    AND issues."timestamp" >= time_bucket(INTERVAL '1 hour', {first})
+                    AND issues."timestamp" < time_bucket(INTERVAL '1 hour', {end} - INTERVAL '1 microsecond') + INTERVAL '1 hour'
+                    AND issues.available_at <= {hour}
+                    {bounds}
+                ORDER BY issues."timestamp", issues.available_at DESC
+            ) AS newest
+        ) AS counted
+    ) AS issued
+    CROSS JOIN LATERAL generate_series(
+        {begin},
+        CASE WHEN is_regular THEN "timestamp" + INTERVAL '1 hour' / count - INTERVAL '1 microsecond' ELSE "timestamp" END,
+        INTERVAL '{step}'
+    ) AS steps (begin)
+    WHERE steps.begin >= {first} AND steps.begin < {end}
+    GROUP BY steps.begin
+) AS hours"""
+SERIES_BOUNDS: Final = """AND issues."timestamp" >= %3$L::timestamptz - INTERVAL '1 hour'
+            AND issues."timestamp" < %2$L::timestamptz + INTERVAL '1 hour'"""
 
 # Total of a group in each hour of [first_hour, end_hour). Empty where a member has no value though its readings have
 # begun, and where the members' units differ: a part of a sum looks like the sum of less.

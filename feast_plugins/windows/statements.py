@@ -575,11 +575,17 @@ class Statements:
                 bounds=_WEATHER_BOUNDS if bounded else "",
             )
         name, key = series_of(column)
-        return sources.SERIES.format(
+        within_hours = steps.step < HOUR
+        template = sources.SERIES_IN_HOURS if within_hours else sources.SERIES
+        begin = steps.begin('"timestamp"' if within_hours else 'issues."timestamp"')
+        return template.format(
             series=name,
             zone=sources.KEYS[key],
             hour=hour,
-            ago=steps.ago(steps.begin('issues."timestamp"'), hour),
+            ago=steps.ago("steps.begin" if within_hours else begin, hour),
+            begin=begin,
+            step=steps.interval,
+            per_hour=HOUR // steps.step,
             first=first,
             end=end,
             # the day of the last row goes on after the range

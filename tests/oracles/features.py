@@ -79,11 +79,18 @@ class Asset:
 
     def issued(self, start: datetime, end: datetime, column: str, known_at: datetime) -> Value:
         """Mean over [start, end) of an external series of the newest issues that were available at a time."""
-        newest: dict[datetime, Issue] = {}
+        newest: dict[datetime, float] = {}
         for issue in sorted(self.series.get(column, []), key=lambda each: each.available_at):
-            if start <= issue.valid_at < end and issue.available_at <= known_at:
-                newest[issue.valid_at] = issue
-        return statistics.fmean(issue.value for issue in newest.values()) if newest else None
+            if issue.available_at <= known_at:
+                newest[issue.valid_at] = issue.value
+        if end - start < HOUR:
+            # a value lasts until the next one in hours that are divided into whole steps
+            of_hour = sorted(at for at in newest if floor_hour(at) == floor_hour(start))
+            even = [floor_hour(start) + HOUR * part / len(of_hour) for part in range(len(of_hour))]
+            if of_hour and of_hour == even and HOUR // (end - start) % len(of_hour) == 0:
+                return newest[max(at for at in of_hour if at < end)]
+        values = [value for at, value in newest.items() if start <= at < end]
+        return statistics.fmean(values) if values else None
 
     def total(self, start: datetime, end: datetime) -> Value:
         """Sum of the group's values in [start, end); None where a member that has begun has none."""

@@ -452,6 +452,7 @@ FAULTS_OF_STEPS = {
     "quarter hours of all tenants": (15, "_QUARTERS", "quarters.tenant_id = k.tenant_id AND ", ""),
     "half hours are hours": (30, "_MERGED_COLUMNS", "{begin} AS hour", "time_bucket(INTERVAL '1 hour', quarter) AS hour"),
     "a half hour's first reading": (30, "_MERGED_COLUMNS", "max(max_value)", "min(max_value)"),
+    "an hourly price of one quarter-hour alone": (15, "SERIES_IN_HOURS", "WHEN is_regular", "WHEN false"),
     "days of UTC": (1440, "_COMPUTE", "coalesce(assets.timezone, 'UTC') AS timezone", "'UTC' AS timezone"),
 }  # fmt: skip
 
@@ -545,7 +546,7 @@ FAULTS = {
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, template: str, old: str, new: str) -> None:
-    module = next(each for each in (statements, sources, steps, history) if hasattr(each, template))
+    module = next(each for each in (steps, sources, statements, history) if hasattr(each, template))
     text = getattr(module, template)
     parts = text if isinstance(text, dict) else {"": text}
     assert any(old in part for part in parts.values()), "the generator has changed: plant the fault anew"

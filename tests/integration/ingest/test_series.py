@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
@@ -129,3 +130,17 @@ def test_command__series__reads_options_and_refuses_what_cannot_be(
     }.items():
         refused = ai_hub(*command, *options)
         assert (refused.returncode, problem in refused.stderr) == (2, True), refused
+
+
+def test_command__keys_of_an_asset__are_set_kept_and_cleared(tenant: str, rows: Rows, ai_hub: AiHub) -> None:
+    add = ["asset", "add", "hall", "--tenant", tenant]
+    assert ai_hub(*add, "--price-zone", "NL", "--group", "north", "--weather-station", "240").returncode == 0
+    query = 'SELECT price_zone, "group", weather_station FROM assets WHERE tenant_id = %s'
+    assert rows(query, tenant) == [("NL", "north", "240")]
+    done = ai_hub(*add, "--kind", "electricity", "--group", "")
+    assert done.stdout == f"{tenant}/hall: electricity, no unit, UTC, price zone NL, weather station 240\n"
+    assert rows(query, tenant) == [("NL", None, "240")]
+    listed = json.loads(ai_hub("asset", "list", "--tenant", tenant, "--json").stdout)
+    assert [each["price_zone"] for each in listed] == ["NL"]
+    refused = ai_hub(*add, "--group", " north")
+    assert (refused.returncode, "group" in refused.stderr) == (2, True), refused
