@@ -453,7 +453,7 @@ FAULTS_OF_STEPS = {
     "half hours are hours": (30, "_MERGED_COLUMNS", "{begin} AS hour", "time_bucket(INTERVAL '1 hour', quarter) AS hour"),
     "a half hour's first reading": (30, "_MERGED_COLUMNS", "max(max_value)", "min(max_value)"),
     "an hourly price of one quarter-hour alone": (15, "SERIES_IN_HOURS", "WHEN is_regular", "WHEN false"),
-    "days of UTC": (1440, "_COMPUTE", "coalesce(assets.timezone, 'UTC') AS timezone", "'UTC' AS timezone"),
+    "days of UTC": (1440, "ASSET_COLUMNS", "coalesce(assets.timezone, 'UTC') AS timezone", "'UTC' AS timezone"),
 }  # fmt: skip
 
 
