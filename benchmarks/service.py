@@ -32,6 +32,7 @@ from benchmarks.comparison import FLOOR, OURS, STOCK
 from benchmarks.history import this_hour
 from benchmarks.servers import Valkey, valkey
 from benchmarks.service_load import Outcome, Stream
+from benchmarks.service_report import ANEW
 from benchmarks.service_site import TENANTS, Service, Site
 
 if TYPE_CHECKING:
@@ -91,13 +92,13 @@ class Variants:
         """The requests of `work` to one variant."""
         bodies = work.bodies[variant]
         headers = [
-            {"x-api-key": self.keys[tenant]} if variant == OURS else {}
+            {"x-api-key": self.keys[tenant]} if variant in {OURS, ANEW} else {}
             for tenant in (TENANTS[number % len(TENANTS)] for number in range(len(bodies)))
         ]
         return Stream(
             work.name,
             "POST",
-            PATH if variant == OURS else http_load.PATH,
+            PATH if variant in {OURS, ANEW} else http_load.PATH,
             bodies,
             seconds,
             rate=work.rate,
@@ -177,6 +178,8 @@ def _serving(site: Site, keys: Valkey) -> Iterator[Variants]:
     settings = {"AI_HUB_API_RATE_LIMIT_PER_S": "1000000"}
     with ExitStack() as stack:
         ours = stack.enter_context(service_site.running(Service(site, settings)))
+        bare = Service(site, settings | {"AI_HUB_API_KEPT_ASSETS": "0"})
+        anew = stack.enter_context(service_site.running(bare))
         secret = {tenant: site.key(tenant) for tenant in TENANTS}
         body = json.loads(_ours(["meter-000"], "forecast_basic")[0])
         status, answer = ours.ask("POST", PATH, body, key=secret[TENANTS[0]])
@@ -185,6 +188,7 @@ def _serving(site: Site, keys: Valkey) -> Iterator[Variants]:
         (site.folder / "answer.json").write_bytes(json.dumps(answer, separators=(",", ":")).encode())
         ports = {
             OURS: ours.port,
+            ANEW: anew.port,
             STOCK: stack.enter_context(http_load.served(http_load.stock_command, stock)),
             FLOOR: stack.enter_context(http_load.served(http_load.floor_command, site.folder)),
         }
@@ -210,6 +214,7 @@ def _works(assets: Sequence[str]) -> list[Work]:
     ours = [json.dumps(batch | {"tenant_id": tenant}) for tenant in TENANTS]
     batches = {
         OURS: ours,
+        ANEW: ours,
         STOCK: [
             json.dumps(
                 {
@@ -233,7 +238,9 @@ def _works(assets: Sequence[str]) -> list[Work]:
         Work("forecast_advanced at a past time", {OURS: past}, rate=50, source=1),
         Work(
             "forecast_basic, 1 asset, closed loop",
-            {STOCK: _stock(order, "forecast_basic")} | {OURS: _ours(order, "forecast_basic")} | floor,
+            {STOCK: _stock(order, "forecast_basic")}
+            | dict.fromkeys((OURS, ANEW), _ours(order, "forecast_basic"))
+            | floor,
             connections=CONNECTIONS,
         ),
         Work(f"forecast_basic, {BATCH_ASSETS} assets, closed loop", batches, connections=CONNECTIONS),
@@ -355,6 +362,7 @@ def _ratios(work: Work, seconds: Mapping[str, dict[str, Any]]) -> dict[str, floa
         name: round((seconds[above][measure] / seconds[below][measure]) ** sign, 3)
         for name, above, below in (
             ("stock to ours", STOCK, OURS),
+            (f"stock to {ANEW}", STOCK, ANEW),
             ("ours to floor", OURS, FLOOR),
         )
         if {above, below} <= seconds.keys()

@@ -55,7 +55,8 @@ def calendar_view(name: str, view: FeatureView) -> OnDemandFeatureView:
         mode="python",
         udf=calendar,
         udf_string=inspect.getsource(calendar),
-        tags={MEANING_TAG: HOURLY_ROWS},
+        # the service may keep what it gives for the same rows
+        tags={"deterministic": "true", MEANING_TAG: HOURLY_ROWS},
         description=(
             f"Calendar of the rows of {view.name} in the asset's own time zone: hour_of_day 0 to 23, "
             "day_of_week 0 (Monday) to 6, day_of_month 1 to 31, month 1 to 12, is_weekend 0 or 1"

@@ -117,14 +117,18 @@ def _decode(values: Sequence[bytes]) -> list[Any] | None:
     return found if len(found) == len(values) else None
 
 
-def doubles(rows: Sequence[Sequence[bytes]]) -> list[tuple[float, ...]] | None:
-    """Rows of serialized `Value`s of one length, where each is a 64-bit floating-point number; else None."""
-    joined = b"".join([value for row in rows for value in row])
-    count = len(rows) * len(rows[0]) if rows else 0
+def doubles(rows: Sequence[Sequence[bytes]]) -> list[Sequence[float | None]] | None:
+    """Rows of serialized `Value`s, all of them 64-bit floating-point numbers or empty; else None."""
+    values = [value for row in rows for value in row]
+    present = [value for value in values if value]
+    joined = b"".join(present)
     # the first has this tag, so it is so long, so the next one begins there
-    if not count or len(joined) != count * _DOUBLE_LENGTH or joined[::_DOUBLE_LENGTH] != _DOUBLE_TAG * count:
+    if joined[::_DOUBLE_LENGTH] != _DOUBLE_TAG * len(present) or len(joined) != _DOUBLE_LENGTH * len(present):
         return None
-    return list(struct.iter_unpack("<" + "xd" * len(rows[0]), joined))
+    if len(present) == len(values):
+        return list(struct.iter_unpack("<" + "xd" * len(rows[0]), joined)) if present else None
+    numbers = iter(struct.unpack("<" + "xd" * len(present), joined))
+    return [[next(numbers) if value else None for value in row] for row in rows]
 
 
 def seconds(stamps: Sequence[bytes]) -> list[int]:

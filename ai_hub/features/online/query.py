@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass, replace
+from bisect import bisect
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from feast import FeatureService
@@ -149,6 +151,8 @@ def lookup_of(entity: Entity) -> Lookup:
 MEANING_TAG: Final = "meaning"
 KEYS = ("tenant_id", "asset_id")
 LOOKBACK_TAG = "lookback_hours"
+#: Of an on-demand view; a function that uses the time or chance must not have it.
+DETERMINISTIC_TAG = "deterministic"
 LOCAL_TIME = "local_time"
 #: Of a view: the time between two rows of an asset, such as 15min, 1h or 1d.
 STEP_TAG = "step"
@@ -341,6 +345,8 @@ class Query:
     features: tuple[Feature, ...]
     #: of the store
     project: bytes
+    #: another one for each query, whatever registry it is of
+    number: int = field(default_factory=count().__next__)
 
     def keys(self, tenant: str, assets: Sequence[str]) -> Keys:
         """Keys in Redis of the hashes that have the rows."""
@@ -358,6 +364,20 @@ class Query:
         """All views have the same keys, so one hash an asset."""
         (group,) = self.plan.layout(KEYS).groups
         return group
+
+    @cached_property
+    def is_deterministic(self) -> bool:
+        """Whether the same rows give the same features: every on-demand view says so of itself."""
+        return all((view.tags or {}).get(DETERMINISTIC_TAG) == "true" for view in self.plan.on_demand)
+
+    def reach_within(self, lookback_hours: int) -> int:
+        """The longest look-back, in hours, of the features within `lookback_hours`."""
+        index = bisect(self._reaches, lookback_hours)
+        return self._reaches[index - 1] if index else 0
+
+    @cached_property
+    def _reaches(self) -> list[int]:
+        return sorted({feature.reach for feature in self.features})
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from ai_hub.features.online.catalog import open_catalog
 from ai_hub.features.online.database import AssetDirectory, open_database
 from ai_hub.features.online.loader import Loader
 from ai_hub.features.online.query import as_of
-from ai_hub.features.online.rows import CachedRows, Origin, results
+from ai_hub.features.online.rows import BoundedCache, CachedRows, Origin, Payload, keys_of, render, results
 from ai_hub.features.store import followed_key
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class FeatureReader:
         assets: AssetDirectory,
         *,
         cache_s: int,
+        kept_assets: int,
         clock: Clock,
     ) -> None:
         self.catalog = catalog
@@ -102,6 +103,7 @@ class FeatureReader:
         self._assets = assets
         self._cache_s = cache_s
         self._clock = clock
+        self._payloads: BoundedCache[Payload] = BoundedCache(kept_assets)
 
     async def read(self, request: FeatureRequest) -> Answer:
         """The features of a request.
@@ -126,15 +128,26 @@ class FeatureReader:
         if request.must_exist and not origins[0].asset_exists and origins[0].degraded is None:
             raise await self._unknown_asset(request.tenant, request.assets[0])
         _count(query.label, at, origins)
-        answers = results(
-            rows,
-            request.tenant,
-            request.assets,
-            origins,
-            lookback_hours=request.lookback_hours,
-            computed_at=now,
-        )
+        payloads = self._payloads_of(rows, request, origins, is_from_redis=not stale)
+        answers = results(request.assets, origins, payloads, computed_at=now)
         return Answer(query.label, request.timestamp or now, now, answers)
+
+    def _payloads_of(
+        self, rows: CachedRows, request: FeatureRequest, origins: Sequence[Origin], *, is_from_redis: bool
+    ) -> list[Payload]:
+        """Features as they are sent; `is_from_redis`: every row is the one in Redis."""
+        asked = rows, request.tenant, request.assets, origins
+        if not (
+            is_from_redis and rows.query.is_deterministic and self._payloads.is_enabled(len(request.assets))
+        ):
+            return render(*asked, lookback_hours=request.lookback_hours)
+        keys = keys_of(*asked, lookback_hours=request.lookback_hours)
+        payloads = self._payloads.get_all(keys)
+        if payloads is None:
+            payloads = render(*asked, lookback_hours=request.lookback_hours)
+            for key, value in zip(keys, payloads, strict=True):
+                self._payloads.put(key, value)
+        return payloads
 
     async def _cached_rows(
         self, query: Query, config: RepoConfig, at: AsOf, keys: Keys
@@ -295,5 +308,6 @@ async def open_reader(
             loader,
             assets,
             cache_s=settings.feature_cache_ttl,
+            kept_assets=options.kept_assets,
             clock=clock,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from functools import lru_cache
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
@@ -23,15 +23,18 @@ from feast_plugins.online.reading import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE,
 from feast_plugins.online.writing import stamp_of, times_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from ai_hub.features.online.loader import Row
-    from ai_hub.features.online.query import Feature
+
+T = TypeVar("T")
 
 REDIS, TIMESCALEDB, CALENDAR = "redis", "timescaledb", "calendar"
 OUTSIDE_LOOKBACK, UNAVAILABLE = "OUTSIDE_LOOKBACK", "UNAVAILABLE"
 _STATUS_NAMES: dict[int, str] = {value.number: value.name for value in FieldStatus.DESCRIPTOR.values}
+#: After a low hit rate caching stops for this many times the capacity in lookups.
+_COOLDOWN: Final = 10
 
 
 @dataclass(slots=True)
@@ -50,6 +53,14 @@ class Origin:
     #: views without a row, and views whose row is past its time to live
     without_row: int = 0
     too_old: int = 0
+
+
+class Payload(NamedTuple):
+    """Features of an asset as they are sent: their values and their statuses in JSON."""
+
+    features: bytes
+    feature_count: int
+    status: bytes
 
 
 @dataclass(slots=True)
@@ -205,45 +216,98 @@ def _zone(name: str | None) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
+class BoundedCache(Generic[T]):
+    """A cache of one value an asset; it is cleared when it is full."""
+
+    def __init__(self, capacity: int) -> None:
+        """Hold `capacity` values; 0: none."""
+        self._capacity = capacity
+        self._hits = 0
+        self._cooldown = 0
+        self._values: dict[Hashable, T] = {}
+
+    def is_enabled(self, count: int) -> bool:
+        """Whether so many values are looked up and put here now."""
+        if self._cooldown > 0:
+            self._cooldown -= count
+            return False
+        return self._capacity > 0
+
+    def get_all(self, keys: Sequence[Hashable]) -> list[T] | None:
+        """The value of each key; None: one is missing."""
+        values = self._values
+        try:
+            found = [values[key] for key in keys]
+        except KeyError:
+            return None
+        self._hits += len(keys)
+        return found
+
+    def put(self, key: Hashable, value: T) -> None:
+        """Add a value."""
+        if len(self._values) >= self._capacity:
+            # with fewer hits than values, caching takes more time than it saves
+            self._cooldown = 0 if self._hits > len(self._values) else _COOLDOWN * self._capacity
+            self._values.clear()
+            self._hits = 0
+        self._values[key] = value
+
+
+def keys_of(
+    rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
+) -> list[Hashable]:
+    """Cache keys of payloads: all that they depend on, with the rows' bytes.
+
+    On-demand views may use the entity keys, so these are part of it. Keys and payloads hold nothing but
+    bytes, text and numbers, which garbage collection passes over.
+    """
+    # requests with a longer look-back see the same features
+    number, reach = rows.query.number, rows.query.reach_within(lookback_hours)
+    return [
+        (number, reach, tenant, asset, *reply, origin.without_row, origin.too_old)
+        for asset, reply, origin in zip(assets, rows.replies, origins, strict=True)
+    ]
+
+
+def render(
+    rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
+) -> list[Payload]:
+    """The payload of each asset, in their order."""
+    query = rows.query
+    found = []
+    for origin, values in zip(
+        origins, _values(rows, tenant, assets, origins, lookback_hours=lookback_hours), strict=True
+    ):
+        if not _are_finite(values):
+            values = tuple(value if _is_finite(value) else None for value in values)  # noqa: PLW2901  # what is sent
+        missing = tuple([value is None for value in values])
+        features = orjson.dumps(
+            dict(zip(query.names, values, strict=True)), default=_base64, option=orjson.OPT_UTC_Z
+        )
+        gaps = origin.lost, origin.without_row, origin.too_old
+        status = _status_json(query, lookback_hours, missing, gaps)
+        found.append(Payload(features, missing.count(False), status))
+    return found
+
+
 def results(
-    rows: CachedRows,
-    tenant: str,
-    assets: Sequence[str],
-    origins: Sequence[Origin],
-    *,
-    lookback_hours: int,
-    computed_at: datetime,
+    assets: Sequence[str], origins: Sequence[Origin], payloads: Sequence[Payload], *, computed_at: datetime
 ) -> list[dict[str, Any]]:
     """The result of each asset, in their order; features and statuses are fragments of JSON."""
-    names = rows.query.names
-    found = []
-    for asset, origin, values in zip(
-        assets, origins, _values(rows, tenant, assets, origins, lookback_hours=lookback_hours), strict=True
-    ):
-        oldest = origin.oldest
-        if _are_finite(values):
-            sent, statuses = values, (_STATUS_NAMES[PRESENT],) * len(names)
-        else:
-            sent = tuple(value if _is_finite(value) else None for value in values)
-            statuses = tuple(
-                OUTSIDE_LOOKBACK if feature.reach > lookback_hours else _status_name(feature, origin, value)
-                for feature, value in zip(rows.query.features, sent, strict=True)
-            )
-        features = orjson.dumps(dict(zip(names, sent, strict=True)), default=_base64, option=orjson.OPT_UTC_Z)
-        found.append(
-            {
-                "asset_id": asset,
-                "features": orjson.Fragment(features),
-                "feature_count": len(sent) - sent.count(None),
-                "status": orjson.Fragment(_status_json(names, statuses)),
-                "hour": None if oldest is None else from_nanos(oldest - oldest % HOUR_NS),
-                "event_timestamp": None if oldest is None else from_nanos(oldest),
-                "source": origin.source,
-                "degraded": origin.degraded is not None,
-                "computed_at": computed_at,
-            }
-        )
-    return found
+    return [
+        {
+            "asset_id": asset,
+            "features": orjson.Fragment(payload.features),
+            "feature_count": payload.feature_count,
+            "status": orjson.Fragment(payload.status),
+            "hour": None if origin.oldest is None else from_nanos(origin.oldest - origin.oldest % HOUR_NS),
+            "event_timestamp": None if origin.oldest is None else from_nanos(origin.oldest),
+            "source": origin.source,
+            "degraded": origin.degraded is not None,
+            "computed_at": computed_at,
+        }
+        for asset, origin, payload in zip(assets, origins, payloads, strict=True)
+    ]
 
 
 def _values(
@@ -278,7 +342,9 @@ def _decode(rows: CachedRows, origins: Sequence[Origin]) -> list[dict[str, list[
         values: dict[str, list[Any]] = {}
         for columns in (doubles, others):
             cells = [
-                [b"" if asset in missing else reply[number] or b"" for number, _, _ in columns]
+                [b""] * len(columns)
+                if asset in missing
+                else [reply[number] or b"" for number, _, _ in columns]
                 for asset, reply in enumerate(rows.replies)
             ]
             unpacked = encoding.doubles(cells) if columns is doubles else None
@@ -314,23 +380,29 @@ def _columns(rows: CachedRows) -> Iterator[list[reading.Column]]:
         yield [judged.column(fields[index]) for index, _ in indexes[:-1]]
 
 
-def _status_name(feature: Feature, origin: Origin, value: Any) -> str:
-    status = PRESENT
-    if value is None:
-        status = NULL_VALUE
-        if origin.lost & feature.views:
-            return UNAVAILABLE
-        # of a computed feature without a value its views tell why
-        if origin.without_row & feature.views:
-            status = NOT_FOUND
-        elif origin.too_old & feature.views:
-            status = OUTSIDE_MAX_AGE
-    return _STATUS_NAMES[status]
-
-
 @lru_cache(maxsize=1024)
-def _status_json(names: tuple[str, ...], statuses: tuple[str, ...]) -> bytes:
-    return orjson.dumps(dict(zip(names, statuses, strict=True)))
+def _status_json(
+    query: Query, lookback_hours: int, missing: tuple[bool, ...], views: tuple[int, int, int]
+) -> bytes:
+    """Status of each feature in JSON; `views` are those lost, without a row, and too old."""
+    lost, without_row, too_old = views
+    statuses = {}
+    for feature, is_missing in zip(query.features, missing, strict=True):
+        if feature.reach > lookback_hours:
+            status = OUTSIDE_LOOKBACK
+        elif not is_missing:
+            status = _STATUS_NAMES[PRESENT]
+        elif lost & feature.views:
+            status = UNAVAILABLE
+        # of a computed feature without a value its views tell why
+        elif without_row & feature.views:
+            status = _STATUS_NAMES[NOT_FOUND]
+        elif too_old & feature.views:
+            status = _STATUS_NAMES[OUTSIDE_MAX_AGE]
+        else:
+            status = _STATUS_NAMES[NULL_VALUE]
+        statuses[feature.name] = status
+    return orjson.dumps(statuses)
 
 
 def _is_finite(value: Any) -> bool:
@@ -338,9 +410,9 @@ def _is_finite(value: Any) -> bool:
 
 
 def _are_finite(values: Sequence[Any]) -> bool:
-    """Whether all are numbers that JSON has; most rows are, and their sum tells at once."""
+    """Whether all are numbers that JSON has, or None; most rows are, and their sum tells at once."""
     try:
-        return isfinite(sum(values))
+        return isfinite(sum(filter(None, values)))
     except (TypeError, OverflowError):
         return False
 

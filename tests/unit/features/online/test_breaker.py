@@ -2,12 +2,30 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ai_hub.features.online.breaker import Breaker, UnavailableError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PAUSE_S = 0.05
+
+
+@pytest.fixture
+def pause(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets the breaker's pause pass, by its own clock."""
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("ai_hub.features.online.breaker.time", clock)
+
+    def later() -> None:
+        now[0] += PAUSE_S * 1.2
+
+    return later
 
 
 class DownError(Exception):
@@ -27,7 +45,7 @@ async def refused(breaker: Breaker) -> bool:
         return True
 
 
-def test_asked__failures_in_a_row__left_alone_then_asked_again() -> None:
+def test_asked__failures_in_a_row__left_alone_then_asked_again(pause: Callable[[], None]) -> None:
     async def run() -> None:
         breaker = Breaker("redis", 3, PAUSE_S)
         await fail(breaker)
@@ -37,21 +55,21 @@ def test_asked__failures_in_a_row__left_alone_then_asked_again() -> None:
             assert breaker.state == "closed"
             await fail(breaker)
         assert await refused(breaker)
-        await asyncio.sleep(PAUSE_S * 1.2)
+        pause()
         await fail(breaker)  # one try is enough
         assert await refused(breaker)
-        await asyncio.sleep(PAUSE_S * 1.2)
+        pause()
         assert not await refused(breaker)
         assert breaker.state == "closed"
 
     asyncio.run(run())
 
 
-def test_asked__after_the_pause__one_tries_and_no_other_waits() -> None:
+def test_asked__after_the_pause__one_tries_and_no_other_waits(pause: Callable[[], None]) -> None:
     async def run() -> None:
         breaker = Breaker("redis", 1, PAUSE_S)
         await fail(breaker)
-        await asyncio.sleep(PAUSE_S * 1.2)
+        pause()
         with breaker:
             assert await refused(breaker)
             assert await refused(breaker)
@@ -100,15 +118,15 @@ def test_asked__clock_set_back__pause_is_no_longer(monkeypatch: pytest.MonkeyPat
     asyncio.run(run())
 
 
-def test_asked__try_given_up__is_no_sign_that_the_server_is_back() -> None:
+def test_asked__try_given_up__is_no_sign_that_the_server_is_back(pause: Callable[[], None]) -> None:
     async def run() -> None:
         breaker = Breaker("redis", 1, PAUSE_S)
         await fail(breaker)
-        await asyncio.sleep(PAUSE_S * 1.2)
+        pause()
         with pytest.raises(asyncio.CancelledError), breaker:
             raise asyncio.CancelledError
         assert await refused(breaker)
-        await asyncio.sleep(PAUSE_S * 1.2)
+        pause()
         assert not await refused(breaker)
 
     asyncio.run(run())

@@ -54,10 +54,8 @@ def payload(store: FeatureStore, service: FeatureService, stored: dict[str, Any]
             assert kind is not None
             (fields[field],) = encode_outputs([stored[f"{view.view.name}.{name}"]], kind)
         cached._set(index, 0, fields, to_nanos(HOUR))
-    (sent,) = rows.results(
-        cached, "one", ["a"], cached.complete_origins(), lookback_hours=168, computed_at=NOW
-    )
-    found: dict[str, Any] = orjson.loads(orjson.dumps(sent["features"]))
+    (sent,) = rows.render(cached, "one", ["a"], cached.complete_origins(), lookback_hours=168)
+    found: dict[str, Any] = orjson.loads(sent.features)
     return found
 
 

@@ -1,10 +1,10 @@
-"""The same rows give the same answer, a changed row its own."""
+"""Features made from the same bytes are kept: nobody can tell by the answers, whatever changes."""
 
 from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -14,6 +14,7 @@ from support.feature_tables import register, write
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
+from ai_hub.features.online import query, rows
 
 if TYPE_CHECKING:
     from support.energy import Energy
@@ -37,6 +38,21 @@ def shore(energy: Energy) -> str:
     return tenant
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many assets' features were made, for each time that it was done."""
+    counts: list[int] = []
+    rendered = rows.BoundedCache.get_all
+
+    def counted(self: Any, keys: Any) -> Any:
+        found = rendered(self, keys)
+        counts.append(0 if found is not None else len(keys))
+        return found
+
+    monkeypatch.setattr(rows.BoundedCache, "get_all", counted)
+    return counts
+
+
 def corrected(tenant: str, lag: float, local_time: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
@@ -52,18 +68,24 @@ def corrected(tenant: str, lag: float, local_time: int) -> pd.DataFrame:
     )
 
 
-def test_same_rows__asked_again__same_answer_and_a_changed_row_its_own(shore: str, energy: Energy) -> None:
+def test_same_rows__asked_again__made_once_and_a_changed_row_anew(
+    shore: str, energy: Energy, made: list[int]
+) -> None:
     async def work(reader: FeatureReader) -> None:
         computed = await ask(reader, shore, *NAMES)
+        assert made == []  # not what Redis had
         first = await ask(reader, shore, *NAMES)
         again = await ask(reader, shore, *NAMES)
+        assert made == [3, 0]
         for one, other in zip(first, again, strict=True):
             assert one == other
         for one, other in zip(computed, first, strict=True):
             assert (one["features"], one["status"]) == (other["features"], other["status"])
         one_of_them = await ask(reader, shore, "m1")
+        assert made == [3, 0, 0]
         assert one_of_them[0] == first[1]
         (few,) = await ask(reader, shore, "m1", lookback_hours=1)
+        assert made == [3, 0, 0, 1]
         assert few["status"]["lag_24h"] == "OUTSIDE_LOOKBACK"
         for lag, hour in ((-2.0, 1), (-2.0, 2), (7.5, 2)):
             frame = corrected(shore, lag, hour * 3600)
@@ -72,11 +94,12 @@ def test_same_rows__asked_again__same_answer_and_a_changed_row_its_own(shore: st
             assert changed[1]["features"]["lag_1h"] == lag
             assert changed[1]["features"]["hour_of_day"] == hour
             assert [changed[0], changed[2]] == [first[0], first[2]]
+        assert made == [3, 0, 0, 1, 3, 3, 3]
 
     run(work, Clock(NOW), options=PATIENT)
 
 
-def test_time_passes__same_row__judged_by_its_age(shore: str) -> None:
+def test_time_passes__same_row__judged_by_its_age(shore: str, made: list[int]) -> None:
     """The row stays, the answer does not: too old for its view, it is given no more."""
     clock = Clock(NOW)
 
@@ -92,5 +115,19 @@ def test_time_passes__same_row__judged_by_its_age(shore: str) -> None:
         clock.time = NOW
         (again,) = await ask(reader, shore, "m2")
         assert again["features"] == fresh["features"]
+        assert made[0] == 1
 
     run(work, clock)
+
+
+def test_view_that_does_not_say_so__made_each_time(
+    shore: str, made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "DETERMINISTIC_TAG", "another tag")
+
+    async def work(reader: FeatureReader) -> None:
+        for _ in range(3):
+            await ask(reader, shore, "m0")
+        assert made == []
+
+    run(work, Clock(NOW))
