@@ -19,7 +19,12 @@ import psycopg
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStoreConfig
 from feast.infra.utils.postgres.connection_utils import _get_conninfo
 from psycopg import sql
-from psycopg.errors import DeadlockDetected, DependentObjectsStillExist, LockNotAvailable
+from psycopg.errors import (
+    DeadlockDetected,
+    DependentObjectsStillExist,
+    InvalidTableDefinition,
+    LockNotAvailable,
+)
 from psycopg.types.json import Jsonb
 
 from feast_plugins.errors import DeclarationError, DeclarationLossError
@@ -307,12 +312,9 @@ def _change(connection: psycopg.Connection[Any], project: str, change: Change) -
     relations = [change.view + suffix for suffix in _RELATIONS]
     declaration = change.declaration
     wall = connection.execute("SELECT to_regnamespace('tenant_wall') IS NOT NULL").fetchone() == (True,)
-    if wall:
-        for relation in relations:
-            connection.execute(sql.SQL("DROP VIEW IF EXISTS tenant_wall.{}").format(name(relation)))
-    for suffix in ("", "_versions"):
-        connection.execute(sql.SQL("DROP VIEW IF EXISTS public.{}").format(name(change.view + suffix)))
     table = name("public", f"{change.view}_stored")
+    if declaration is None or change.dropped:
+        _drop_views(connection, change.view)
     if declaration is None:
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
         connection.execute("DELETE FROM declared_views WHERE view_name = %s", [change.view])
@@ -323,10 +325,23 @@ def _change(connection: psycopg.Connection[Any], project: str, change: Change) -
     _make(connection, project, change, Statements(declaration))
     if wall:
         connection.execute("SELECT tenant_wall.serve(%s, false)", [change.view])
-        connection.execute(  # those that a source of somebody names
-            "SELECT tenant_wall.serve(relation, shared) FROM served_relations WHERE relation = ANY (%s)",
+        connection.execute(  # those that a source of somebody names, or that were served already
+            "SELECT tenant_wall.serve(relation, false) FROM unnest(%s::name[]) AS relation WHERE"
+            " to_regclass(format('tenant_wall.%%I', relation)) IS NOT NULL"
+            " OR relation IN (SELECT relation FROM served_relations)",
             [relations],
         )
+
+
+def _drop_views(connection: psycopg.Connection[Any], view: str) -> None:
+    """Drop the views of a declaration, and those that show one tenant's rows of them and of the table."""
+    has_wall = connection.execute("SELECT to_regnamespace('tenant_wall') IS NOT NULL").fetchone() == (True,)
+    for suffix in _RELATIONS if has_wall else ():
+        connection.execute(
+            sql.SQL("DROP VIEW IF EXISTS tenant_wall.{}").format(sql.Identifier(view + suffix))
+        )
+    for suffix in ("", "_versions"):
+        connection.execute(sql.SQL("DROP VIEW IF EXISTS public.{}").format(sql.Identifier(view + suffix)))
 
 
 def _make(connection: psycopg.Connection[Any], project: str, change: Change, statements: Statements) -> None:
@@ -347,8 +362,15 @@ def _make(connection: psycopg.Connection[Any], project: str, change: Change, sta
         )
     generation = _note(connection, project, change, statements)
     connection.execute("SELECT provide_quarter_hours()")
-    connection.execute(statements.view(generation).encode())
-    connection.execute(statements.versions.encode())
+    views = (statements.view(generation), statements.versions)
+    try:
+        with connection.transaction():  # in place, for views of others may stand on them
+            for text in views:
+                connection.execute(text.encode())
+    except InvalidTableDefinition:  # columns are named or placed differently
+        _drop_views(connection, change.view)
+        for text in views:
+            connection.execute(text.encode())
 
 
 def _note(connection: psycopg.Connection[Any], project: str, change: Change, statements: Statements) -> int:

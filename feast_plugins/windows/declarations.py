@@ -45,7 +45,10 @@ WEATHER: Final = (
     *("solar_irradiance", "cloud_cover", "precipitation", "pressure"),
 )
 FUNCTIONS: Final = ("mean", "std", "min", "max", "sum", "count", "first", "last")
-CALENDAR: Final = ("hour_of_day", "day_of_week", "day_of_month", "day_of_year", "month", "is_weekend")
+CALENDAR: Final = (
+    *("hour_of_day", "day_of_week", "day_of_month", "day_of_year", "month", "is_weekend"),
+    "local_time",
+)
 SUN: Final = ("elevation", "azimuth")
 #: The total of the asset's group, see docs/declared-features.md.
 TOTAL: Final = "value@group"
@@ -432,7 +435,10 @@ class Ratio(_Pair):
 
 @dataclass(frozen=True)
 class Calendar(Expression):
-    """Part of the row's time in the asset's own zone; Monday is 0."""
+    """Part of the row's time in the asset's own zone; Monday is 0.
+
+    `local_time` is all of it, in seconds since 1970-01-01 00:00 on the asset's wall clock.
+    """
 
     kind: ClassVar[str] = "calendar"
     is_stored: ClassVar[bool] = False

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
-_VERSION: Final = 8
+_VERSION: Final = 9
 #: Begins the statement of a view that this version made.
 MARK: Final = f"-- feast_plugins.windows {_VERSION}\n"
 #: Hours between two ranges that are cheaper to read than a second look into the index.
@@ -112,6 +112,7 @@ _CALENDAR: Final[Mapping[str, str]] = {
     "day_of_year": "extract(doy FROM local.time)::bigint",
     "month": "extract(month FROM local.time)::bigint",
     "is_weekend": "(extract(isodow FROM local.time) >= 6)::integer::bigint",
+    "local_time": "extract(epoch FROM local.time)::bigint",
 }
 _READINGS: Final = """\
 SELECT {ago} AS ago, meaning.value,
@@ -224,15 +225,18 @@ _HOURS: Final = (
 _ROWS: Final = """\
 CROSS JOIN LATERAL (SELECT coalesce(assets.timezone, 'UTC') AS timezone) AS k
 CROSS JOIN LATERAL {rows} AS hours (hour)"""
+# The register is joined to each part by itself: what the planner expects of rows that are not stored, which are few, has no
+# part in how it reads the others.
 _VIEW: Final = """\
-CREATE VIEW public.{view} AS
-SELECT rows.hour AS event_timestamp, rows.tenant_id, rows.asset_id, {features}, rows.created_timestamp
-FROM (
-SELECT hour, tenant_id, asset_id, {stored}, created_timestamp
-FROM public.{view}_stored
-WHERE superseded_at IS NULL AND generation = {generation}
+CREATE OR REPLACE VIEW public.{view} AS
+SELECT rows.hour AS event_timestamp, rows.tenant_id, rows.asset_id, rows.created_timestamp, {features}
+FROM public.{view}_stored AS rows
+{register}
+WHERE rows.superseded_at IS NULL{present}
 UNION ALL
-SELECT k.hour, k.tenant_id, k.asset_id, {computed}, coalesce(greatest({ingested}), k.hour)
+SELECT rows.hour, rows.tenant_id, rows.asset_id, rows.created_timestamp, {features}
+FROM (
+SELECT k.hour, k.tenant_id, k.asset_id, {computed}, coalesce(greatest({ingested}), k.hour) AS created_timestamp
 FROM (
 {keys}
 ) AS k
@@ -240,12 +244,12 @@ FROM (
 ) AS rows
 {register}"""
 _VERSIONS: Final = """\
-CREATE VIEW public.{view}_versions AS
-SELECT rows.hour AS event_timestamp, rows.tenant_id, rows.asset_id, {features}, rows.created_timestamp,
+CREATE OR REPLACE VIEW public.{view}_versions AS
+SELECT rows.hour AS event_timestamp, rows.tenant_id, rows.asset_id, rows.created_timestamp,
     -- what a feature meant before was known until the declaration changed
     coalesce(rows.superseded_at, CASE WHEN earlier.ended_at IS NOT NULL THEN
         greatest(earlier.ended_at, rows.created_timestamp + INTERVAL '1 microsecond')
-    END) AS superseded_at
+    END) AS superseded_at, {features}
 FROM public.{view}_stored AS rows
 LEFT JOIN public.declared_generations AS earlier
     ON earlier.view_name = '{view}' AND earlier.generation = rows.generation
@@ -370,7 +374,7 @@ class Statements:
     @property
     def sha256(self) -> str:
         """Digest of all statements, without what changes at each apply."""
-        parts = [str(_VERSION), self.table, self.view(0), self.versions, self.compute]
+        parts = [str(_VERSION), self.table, self.view(1), self.versions, self.compute]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     @property
@@ -387,8 +391,8 @@ class Statements:
         return _VIEW.format(
             view=self.declaration.name,
             features=self._features(),
-            stored=_list(_quoted(stored)),
-            generation=generation,
+            # without a comparison that no statistics know of where there is one generation
+            present=f" AND rows.generation = {generation}" if generation > 1 else "",
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
             ingested=_list(f"{name}.ingested_at" for name in dict.fromkeys(map(_source, self._leaves()))),
             keys=self._keys,

@@ -115,6 +115,7 @@ class Oracle:
                 "day_of_year": local.timetuple().tm_yday,
                 "month": local.month,
                 "is_weekend": int(local.weekday() >= 5),
+                "local_time": int(local.replace(tzinfo=UTC).timestamp()),
             }[of["part"]]
         if kind == "asset":
             return self.attributes[of["column"]]
