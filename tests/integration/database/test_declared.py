@@ -970,15 +970,18 @@ def test_apply__name_of_another_relation__is_refused(database: str) -> None:
             declared.changes(connection, "p", [declaration])
 
 
-def test_apply__view_of_a_user_on_it__is_named(database: str) -> None:
+def test_apply__view_of_a_user_on_it__stays_or_is_named(database: str) -> None:
     declaration = declare(f"used_{secrets.token_hex(4)}", {"lag": Lag("value", HOUR)})
-    other = declare(declaration.name, {"lag": Lag("value", 2 * HOUR)})
+    more = declare(declaration.name, {"lag": Lag("value", 2 * HOUR), "more": Lag("value", HOUR)})
+    other = declare(declaration.name, {"other": Lag("value", HOUR)})
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         user = f"{declaration.name}_of_user"
         connection.execute(f"CREATE VIEW {user} AS SELECT lag FROM {declaration.name}".encode())
+        apply(connection, more)
+        assert connection.execute("SELECT to_regclass(%s)", [user]).fetchone() == (user,)
         with pytest.raises(DeclarationError, match=user):
             apply(connection, other)
-        assert declared.changes(connection, "declared_tests", [declaration]) == []
+        assert declared.changes(connection, "declared_tests", [more]) == []
         connection.execute(f"DROP VIEW {user}".encode())
         apply(connection, other)
         assert declared.changes(connection, "declared_tests", [other]) == []
