@@ -530,7 +530,7 @@ FAULTS = {
     "UTC for local time": ("_REGISTER", "coalesce(assets.timezone, 'UTC')", "'UTC'"),
     "attributes of all tenants": ("_REGISTER", "assets.tenant_id = rows.tenant_id AND ", ""),
     "a superseded version stays present": ("_COMPUTE", "FILTER (WHERE replaces)", "FILTER (WHERE false)"),
-    "old versions are present": ("_VIEW", "WHERE superseded_at IS NULL AND", "WHERE"),
+    "old versions are present": ("_VIEW", "WHERE rows.superseded_at IS NULL", "WHERE true"),
     "rows twice": ("_KEYS", "known.stored", "NULL::tstzmultirange"),
     "population deviation": ("_FUNCTIONS", "float8_stddev_samp", "float8_stddev_pop"),
     "first is last": ("_FUNCTIONS", "ORDER BY ago DESC) FILTER (WHERE value", "ORDER BY ago) FILTER (WHERE value"),
