@@ -210,7 +210,7 @@ class Survey:
                 row.version,
                 Interface(row.signature_sha256, row.feature_service),
             )
-            for row in session.execute(sa.select(records_table).where(model.matches(records_table)))
+            for row in session.execute(sa.select(*records.FIRST_COLUMNS).where(model.matches(records_table)))
             if row.version is not None or not records.is_abandoned(row)
         }
 

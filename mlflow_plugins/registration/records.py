@@ -48,6 +48,8 @@ LEASE_MS: Final = 600_000
 #: What stands in a row whose holder released it.
 NO_HOLDER: Final = ""
 
+#: Columns of the first schema: a registry that is only looked at, before its adoption, may have no others.
+FIRST_COLUMNS: Final = tuple(column for column in table.c if column.name != "listing_sha256")
 _RENEWALS_IN_A_LEASE: Final = 4
 _holders: Final[set[str]] = set()
 
@@ -80,7 +82,7 @@ class Record:
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> Record:
-        """Read a row of the whole table."""
+        """Read a row with every column of the table."""
         return cls(**{name: getattr(row, name) for name in cls.__dataclass_fields__})
 
 
@@ -97,8 +99,9 @@ def find(session: Session, model: ModelKey, version: int) -> Record | None:
 
 
 def registered(session: Session, model: ModelKey) -> list[Record]:
-    """The records of all of a model's versions that have their files."""
-    query = sa.select(table).where(model.matches(table), table.c.state == REGISTERED)
+    """The records of all of a model's versions that have their files, without `listing_sha256`."""
+    columns = (*FIRST_COLUMNS, sa.null().label("listing_sha256"))
+    query = sa.select(*columns).where(model.matches(table), table.c.state == REGISTERED)
     return [Record.of(row) for row in session.execute(query)]
 
 

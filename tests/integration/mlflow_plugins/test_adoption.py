@@ -289,6 +289,28 @@ def test_versions_that_plain_mlflow_adds_later__join_what_is_there(sqlite_old: P
         assert store.production_at(STAGED, newest.at_ms).version == 2  # type: ignore[union-attr]
 
 
+def test_dry_run__reads_our_tables_as_earlier_releases_made_them(
+    stock_template: Path, tmp_path: Path
+) -> None:
+    shutil.copy(stock_template, tmp_path / "old.db")
+    database = f"sqlite:///{tmp_path / 'old.db'}"
+    with closing(Old(database, tmp_path)) as old:
+        old.model("demand", "Production")
+        adopt(database, tmp_path)
+        old.version("demand", old.files("demand-later"), "Staging")
+    engine = sa.create_engine(database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE lifecycle_versions DROP COLUMN listing_sha256")
+        connection.exec_driver_sql("DELETE FROM lifecycle_schema WHERE version > 5")
+    engine.dispose()
+    before = old_registries.contents(database)
+    planned = adopt(database, tmp_path, dry_run=True)
+    assert old_registries.contents(database) == before
+    assert [(found.version, found.number) for plan in planned for found in plan.versions] == [(2, "v1.0.1")]
+    assert adopt(database, tmp_path) == planned
+    assert old_registries.broken(database) == {}
+
+
 def test_tenants__are_adopted_one_by_one(
     stock_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
