@@ -154,12 +154,14 @@ def models(
     """List the tenant's registered versions with stage, semantic version and metrics."""
     from ai_hub import registry
 
-    if limit is None and not as_json:
-        limit = _LISTED
-    versions = registry.list_versions(tenant, model, limit=limit)
     if as_json:
-        _print_json([asdict(item) for item in versions])
+        _print_json([asdict(item) for item in registry.list_versions(tenant, model, limit=limit)])
         return
+    limit = limit or _LISTED
+    # one more tells whether there are more
+    versions = registry.list_versions(tenant, model, limit=limit + 1)
+    if has_more := len(versions) > limit:
+        versions.remove(min(reversed(versions), key=lambda item: item.registered_at))
     fold = Column("model", overflow="fold")
     table = Table(fold, "version", "semantic", "stage", "metrics", "registered", box=SIMPLE_HEAD)
     styles = {"Production": "bold green", "Staging": "yellow", "Archived": "dim"}
@@ -175,7 +177,7 @@ def models(
             style=styles.get(item.stage),
         )
     common.console().print(table if versions else f"Tenant {tenant} has no registered models.")
-    if len(versions) == limit:
+    if has_more:
         typer.echo(f"These are the newest {limit} versions; --limit shows more.")
 
 

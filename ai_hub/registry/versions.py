@@ -89,6 +89,8 @@ def list_versions(tenant: str, model: str | None = None, *, limit: int | None = 
 def find_version(tenant: str, model: str, wanted: str | int) -> ModelVersion:
     """The version that `wanted` names, with one call.
 
+    Found by its stage it comes without aliases other than `production`; `list_versions` has all.
+
     Args:
         tenant: whose model.
         model: its name.
@@ -104,7 +106,8 @@ def find_version(tenant: str, model: str, wanted: str | int) -> ModelVersion:
     stage = rules.STAGING if text.lower() == LATEST else _STAGES.get(text.lower())
     if stage is not None:
         if matching := search(tenant, model, order_by=_HIGHEST_FIRST, limit=1, stage=stage):
-            return matching[0]
+            # those of other stages are of the version that came last into them
+            return replace(matching[0], aliases=("production",) if stage == rules.PRODUCTION else ())
     elif text.isdecimal() or semver.parsed(text):
         try:
             return get_version(tenant, model, text)
@@ -134,7 +137,7 @@ def _present(present: list[ModelVersion]) -> str:
 
 
 def production_version(tenant: str, model: str) -> ModelVersion:
-    """The version in Production.
+    """The version in Production (see `find_version`).
 
     Raises:
         NotFoundError: there is none, or no such model.

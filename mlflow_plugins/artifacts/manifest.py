@@ -60,8 +60,8 @@ class ManifestDigest:
 
 
 def listing_digest(files: Mapping[str, File]) -> str | None:
-    """SHA-256 of a listing's names, sizes and ETags; None where the store has no ETags."""
-    if any(file.etag is None for file in files.values()):
+    """SHA-256 of a listing's names, sizes and ETags; None where a file has no ETag, or an empty one."""
+    if not all(file.etag for file in files.values()):
         return None
     return hashlib.sha256(canonical_json(files)).hexdigest()
 

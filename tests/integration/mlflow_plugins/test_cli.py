@@ -50,6 +50,8 @@ def test_models__lists_versions_with_metrics(tenant: str, run: _Run) -> None:
     assert found == [(2, {"mae": 1.5}), (1, {"mae": 2.0})]
     _, out, _ = run("models", "--tenant", tenant, "--limit", "1")
     assert ("v1.0.1" in out, "v1.0.0" in out, "--limit shows more" in out) == (True, False, True)
+    _, out, _ = run("models", "--tenant", tenant, "--limit", "2")
+    assert ("v1.0.1" in out, "v1.0.0" in out, "--limit shows more" in out) == (True, True, False)
     _, out, _ = run("models", "--tenant", tenant, "--limit", "1", "--json")
     assert [row["version"] for row in json.loads(out)] == [2]
 

@@ -349,6 +349,8 @@ def test_versions__cost_calls_for_what_is_shown(
         asked.clear()
         assert registry.find_version(acme.name, MODEL, wanted).version == number, wanted
         assert len(asked) == 1, (wanted, asked)
+    assert registry.production_version(acme.name, MODEL).aliases == ("production",)
+    assert registry.find_version(acme.name, MODEL, 3).aliases == ("champion", "staging")
     for wanted in ("v9.0.0", "9", "archived", "champion", "it's", str(2**70)):
         with pytest.raises(NotFoundError, match="no version"):
             registry.find_version(acme.name, MODEL, wanted)

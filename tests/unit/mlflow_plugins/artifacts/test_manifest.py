@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.artifacts.folders import RepositoryFolder, Sha256Verifier, sha256_of
+from mlflow_plugins.artifacts.folders import File, RepositoryFolder, Sha256Verifier, sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,13 @@ def folder(tmp_path: Path) -> RepositoryFolder:
 @pytest.fixture
 def digest(folder: RepositoryFolder) -> ManifestDigest:
     return _write(folder)
+
+
+@pytest.mark.parametrize("etag", [None, ""])
+def test_listing_digest__file_without_an_etag__is_unknown(etag: str | None) -> None:
+    files = {"MLmodel": File(11, '"1"'), "empty": File(0, '"2"')}
+    assert manifest.listing_digest(files) is not None
+    assert manifest.listing_digest({**files, "empty": File(0, etag)}) is None
 
 
 def test_write__lists_every_file(folder: RepositoryFolder, digest: ManifestDigest, tmp_path: Path) -> None:
