@@ -156,7 +156,8 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
     ) -> RetrievalJob:
         """History for a frame or an SQL query of entity rows or, without either, for a range of time.
 
-        Entity rows of assets need no keys that the asset determines, see `lookup_table`.
+        Entity rows of assets need no keys that the asset determines, see `lookup_table`, but where what was
+        known earlier is asked for: the asset's keys of that time are not kept.
 
         With `filter_by_created_timestamp` each entity row reads the versions that existed at its own time.
         Sources without a created timestamp have no versions and are read as they are, as everywhere in Feast.
@@ -174,7 +175,8 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):
             lookups = {
                 entity.join_key: table
                 for entity in registry.list_entities(project, allow_cache=True)
-                if (table := lookup_table(entity)) is not None
+                # of an earlier time it is not known which keys an asset had
+                if not as_of_filter.is_limited and (table := lookup_table(entity)) is not None
             }
             return request.for_entities(Entities.of(config, entity_df, keys, lookups), as_of_filter)
         if as_of_filter.is_limited:

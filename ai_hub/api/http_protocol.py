@@ -106,7 +106,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before:
+        # an answer to HEAD has no body that its head could wait for
+        if self.cycle is not before and self.scope["method"] != "HEAD":
             self.cycle.transport = cast("Transport", _JoinedHead(self.transport))
 
     def on_message_complete(self) -> None:

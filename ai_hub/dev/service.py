@@ -84,6 +84,7 @@ class Service(ABC):
 LOOPBACK = "127.0.0.1"
 #: Below the range from which outgoing connections take theirs, so that a stopped server's port stays free.
 _RANGE = range(20_000, 32_000)
+_EPHEMERAL = 32_768
 _ATTEMPTS = 200
 
 
@@ -130,7 +131,8 @@ def choose_port(
             )
         return configured
     candidates = [] if recorded is None else [recorded]
-    candidates += [secrets.choice(_RANGE) for _ in range(_ATTEMPTS)]
+    within = [port for port in _RANGE if port + distance < _EPHEMERAL]
+    candidates += [secrets.choice(within) for _ in range(_ATTEMPTS)]
     for port in candidates:
         if port not in taken and is_free(port) and (not distance or is_free(port + distance)):
             return port

@@ -63,9 +63,10 @@ def count_rows(connection: Connection[Any], tenant: str) -> dict[str, int]:
 
 
 def data_tenants(connection: Connection[Any]) -> list[str]:
-    """Tenants with assets, readings or keys."""
+    """Tenants with assets, readings, external series or keys."""
     rows = connection.execute(
         "SELECT tenant_id FROM assets UNION SELECT tenant_id FROM asset_spans"
+        " UNION SELECT tenant_id FROM covariate_series"
         " UNION SELECT unnest(tenants) FROM api_keys WHERE revoked_at IS NULL ORDER BY 1"
     )
     return [name for (name,) in rows]

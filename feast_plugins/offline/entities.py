@@ -66,8 +66,9 @@ class Entities:
         )
         missing = {*join_keys, time} - set(table.column_names)
         if missing & lookups.keys() and set(_ASSET) <= set(table.column_names):
-            with connect(config.offline_store, config.offline_store.statement_timeout_s) as connection:
-                for key in sorted(missing & lookups.keys()):
+            for key in sorted(missing & lookups.keys()):
+                # each its own transaction: one without such a column is aborted
+                with connect(config.offline_store, config.offline_store.statement_timeout_s) as connection:
                     if (values := _look_up(connection, table, key, lookups[key])) is not None:
                         table = table.append_column(key, values)
                         missing.remove(key)

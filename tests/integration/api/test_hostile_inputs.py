@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -74,6 +75,23 @@ def test_hostile_request__is_refused__and_writes_nothing(world: World, hostile: 
     assert not re.search(rb"Traceback|File \\?\"|psycopg|sqlalchemy", answer.body)
     assert "set-cookie" not in answer.headers
     assert world.record.writes() == before
+
+
+def test_head__is_answered_and_the_connection_goes_on(world: World) -> None:
+    parts = urlsplit(world.works.address)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    try:
+        for method, path in (
+            *(("HEAD", "/docs"), ("HEAD", "/ai/features/sets"), ("HEAD", "/none")),
+            ("GET", "/health/live"),
+        ):
+            connection.request(method, path)
+            with connection.getresponse() as answer:
+                body = answer.read()
+            assert (answer.status == 200) == (method == "GET"), (path, answer.status)
+            assert bool(body) == (method == "GET")
+    finally:
+        connection.close()
 
 
 def test_partial_requests__left_hanging__hold_up_nobody(world: World) -> None:

@@ -37,7 +37,7 @@ def connection(database: str, tenant: str) -> Iterator[Connection]:
             values,
         )
         opened.execute(FINDINGS, values)
-        opened.execute("ANALYZE services, data_findings")
+        opened.execute("ANALYZE assets, data_findings")
         yield opened
 
 

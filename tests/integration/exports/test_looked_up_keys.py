@@ -103,23 +103,28 @@ def test_history__rows_of_assets__have_the_price_of_their_zone(energy: Energy, p
         assert (None if pd.isna(row.price) else row.price) == want
 
 
-def test_history__key_that_no_table_of_assets_has__is_named(energy: Energy) -> None:
-    region = Entity(name=f"region_{UNIQUE}", join_keys=[f"region_{UNIQUE}"], value_type=ValueType.STRING)
+def test_history__key_that_no_table_of_assets_has__is_named(energy: Energy, priced: str) -> None:
+    del priced
+    region = Entity(name=f"a_region_{UNIQUE}", join_keys=[f"a_region_{UNIQUE}"], value_type=ValueType.STRING)
     view = FeatureView(
         name=f"regional_{UNIQUE}",
         entities=[region],
         schema=[Field(name="price", dtype=Float64)],
         source=PostgreSQLSource(
             name=f"regional_{UNIQUE}",
-            query=f"SELECT asset_id AS region_{UNIQUE}, created_at AS at, 1.5 AS price FROM assets",  # noqa: S608  # constants
+            query=f"SELECT asset_id AS a_region_{UNIQUE}, created_at AS at, 1.5 AS price FROM assets",  # noqa: S608  # constants
             timestamp_field="at",
         ),
     )
     energy.store.apply([region, view])
     try:
         rows = pd.DataFrame({"tenant_id": ["t"], "asset_id": ["a"], "event_timestamp": [energy.now]})
-        with pytest.raises(FeastEntityDFMissingColumnsError, match=f"region_{UNIQUE}"):
+        with pytest.raises(FeastEntityDFMissingColumnsError, match=f"a_region_{UNIQUE}"):
             energy.store.get_historical_features(rows, [f"regional_{UNIQUE}:price"]).to_df()
+        # before a key that is found: its own failure must not abort that one's query
+        other = [f"regional_{UNIQUE}:price", f"{PRICES}:price"]
+        with pytest.raises(FeastEntityDFMissingColumnsError, match=f"a_region_{UNIQUE}"):
+            energy.store.get_historical_features(rows, other, full_feature_names=True).to_df()
     finally:
         energy.store.apply([], objects_to_delete=[region, view], partial=False)
 
@@ -149,6 +154,9 @@ def test_history__price_zone_of_the_register(energy: Energy) -> None:
         )
         found = energy.store.get_historical_features(rows, [f"{name}:price"]).to_df()
         assert found["price"].tolist() == [70.5, 60.5]
+        # nobody keeps which zone an asset had before
+        with pytest.raises(FeastEntityDFMissingColumnsError, match="price_zone"):
+            energy.store.get_historical_features(rows, [f"{name}:price"], filter_by_created_timestamp=True)
     finally:
         energy.store.apply([], objects_to_delete=[zone, view], partial=False)
         with connect() as connection:
