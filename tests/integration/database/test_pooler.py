@@ -41,6 +41,7 @@ from ai_hub.database.provision import provision_databases
 from ai_hub.database.refresh import refresh
 from ai_hub.errors import AiHubError, ConflictError
 from ai_hub.exports.request import Request
+from ai_hub.exports.service import submit
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
 from ai_hub.features.store import get_service, open_store
@@ -172,7 +173,7 @@ def test_reads_by_many_clients_at_once__have_the_values_of_a_direct_connection(w
         request = Request(
             world.tenant, "anomaly_detection", NOW - 48 * HOUR, NOW, assets=tuple(ASSETS), output_path=path
         )
-        job = service.submit(settings, request)
+        job = submit(settings, request)
         complete(settings, job)
         return pq.read_table(Path(settings.export_storage_path) / world.tenant / path)
 
