@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from feast_plugins.windows.columns import Floats
 
     Times = npt.NDArray[np.int64]
+    Positions = npt.NDArray[np.intp]
+    Values = Mapping[str, Floats]
 
 _logger: Final = logging.getLogger(__name__)
 #: Ranges that are computed here: of hours of which some are stored, or of which none is.
@@ -114,6 +116,7 @@ CROSS JOIN LATERAL (
     WHERE weather.tenant_id = parts.tenant_id AND weather.asset_id = parts.asset_id
         AND weather."timestamp" > to_timestamp(parts.start_s) AND weather."timestamp" < to_timestamp(parts.end_s)
         AND weather."timestamp" >= %(lowest)s::timestamptz AND weather."timestamp" < %(highest)s::timestamptz
+        AND weather.available_at < weather."timestamp" + INTERVAL '{age} hours'
 ) AS weather
 ) TO STDOUT (FORMAT binary)"""
 _WEATHER_COLUMN: Final = "CASE WHEN {0} = 'NaN' THEN 'Infinity' ELSE coalesce({0}, 'NaN') END"
@@ -154,18 +157,38 @@ class _View:
         assert self.statements is not None  # noqa: S101  # see _store
         return self.statements.declaration
 
-    def has_earlier(self, batch: Sequence[_Range]) -> bool:
-        """Whether rows of earlier generations may hold what is to be remembered."""
+    @property
+    def earlier_until(self) -> float:
+        """Rows before this time may remember what an earlier generation has; in seconds since 1970."""
         farthest = [
             reach
             for each in self.declaration.stored.values()
             if (reach := remembered_steps(each)) is not None
         ]
-        return (
-            self.generation > 1
-            and bool(farthest)
-            and min(each.first for each in batch) < self.weather_kept_since + max(farthest) * _HOUR_S
+        if self.generation == 1 or not farthest:
+            return -np.inf
+        return self.weather_kept_since + max(farthest) * _HOUR_S
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Computed rows, an element each, in the order of their ranges."""
+
+    #: index of the range in the batch
+    numbers: Positions
+    #: in seconds since 1970
+    hours: Times
+    values: Values
+
+    def where(self, is_kept: npt.NDArray[np.bool_]) -> _Rows:
+        return _Rows(
+            self.numbers[is_kept],
+            self.hours[is_kept],
+            {name: each[is_kept] for name, each in self.values.items()},
         )
+
+    def __len__(self) -> int:
+        return len(self.hours)
 
 
 def compute_batch(
@@ -175,7 +198,7 @@ def compute_batch(
 
     Args:
         connection: in autocommit mode; of the owner.
-        kind: `LONG` or `HISTORY`, see declared_range_kind().
+        kind: `LONG` or `HISTORY`, as declared_due has it.
         session: whose assets, from 0.
         sessions: how many share the assets.
         copies: whether the server survives COPY FROM STDIN, which the embedded one does not.
@@ -257,11 +280,15 @@ def _in_columns(
         farthest = weather_window(each)
         if farthest is not None:
             values[name][hours < view.weather_kept_since + farthest * _HOUR_S] = np.nan
-    if is_new and copies and not view.has_earlier(batch):
-        _copy(connection, view, batch, hours, values)
-        changed = len(hours)
-    else:
-        changed = _store_differing(connection, view, batch, hours, values)
+    found = _Rows(np.repeat(np.arange(len(batch)), [each.rows for each in batch]), hours, values)
+    is_compared = hours < view.earlier_until if is_new else np.ones(len(hours), bool)
+    changed = 0
+    if is_compared.any():
+        changed += _store_differing(connection, view, batch, found.where(is_compared))
+    if not is_compared.all():
+        new = found.where(~is_compared)
+        (_copy if copies else _insert)(connection, view, batch, new)
+        changed += len(new)
     connection.execute(
         "SELECT note_stored_ranges(%s::text[]::declared_refresh_ranges[])", [[each.text for each in batch]]
     )
@@ -345,7 +372,7 @@ def _weather(connection: psycopg.Connection[Any], layout: _Layout) -> Iterator[t
         for (tenant, station, start, end), number in places.items()
     ]
     query = _COPY_WEATHER.format(
-        columns=", ".join(_WEATHER_COLUMN.format(f"weather.{name}") for name in names)
+        age=WEATHER_AGE, columns=", ".join(_WEATHER_COLUMN.format(f"weather.{name}") for name in names)
     )
     numbers, times, available, *values = _read(connection, query, parts, integers=3, doubles=len(names))
     order = np.lexsort((available, times, numbers))
@@ -353,21 +380,24 @@ def _weather(connection: psycopg.Connection[Any], layout: _Layout) -> Iterator[t
     sizes = np.array([(end - start) // _HOUR_S for _, _, start, end in places])
     firsts = np.array([(start - _EPOCH_S) // _HOUR_S for _, _, start, _ in places])
     starts = np.cumsum([0, *sizes])
-    # hours that a value counts for; where several do, the last one written is the newest
-    hours = -(-times // _HOUR_US)[:, None] + np.arange(WEATHER_AGE)
-    counts = (
-        (hours * _HOUR_US < (times + WEATHER_AGE * _HOUR_US)[:, None])
-        & (hours * _HOUR_US >= available[:, None])
-        & (hours >= firsts[numbers][:, None])
-        & (hours < (firsts + sizes)[numbers][:, None])
-    )
-    positions = starts[numbers][:, None] + hours - firsts[numbers][:, None]
+    first_hours = -(-times // _HOUR_US)
     offset = layout.before - before
     for name, unordered in zip(names, values, strict=True):
         value = unordered[order]
-        is_known = counts & ~np.isnan(value)[:, None]
+        is_known = ~np.isnan(value)
         grid = np.full(starts[-1], np.nan)
-        grid[positions[is_known]] = np.broadcast_to(value[:, None], hours.shape)[is_known]
+        # hours that a value counts for; where several do, the last one written is the newest
+        for later in reversed(range(WEATHER_AGE)):
+            hours = first_hours + later
+            counts = (
+                is_known
+                & (hours * _HOUR_US < times + WEATHER_AGE * _HOUR_US)
+                & (hours * _HOUR_US >= available)
+                & (hours >= firsts[numbers])
+                & (hours < (firsts + sizes)[numbers])
+            )
+            of_value = numbers[counts]
+            grid[starts[of_value] + hours[counts] - firsts[of_value]] = value[counts]
         column = np.full(layout.starts[-1], np.nan)
         for start, number, each in zip(layout.starts, of_range, layout.batch, strict=False):
             column[start + offset : start + layout.before + each.rows] = grid[
@@ -406,36 +436,37 @@ def _time(seconds: int) -> str:
     return str(np.datetime64(seconds, "s")) + "+00"
 
 
-def _copy(
-    connection: psycopg.Connection[Any],
-    view: _View,
-    batch: Sequence[_Range],
-    hours: Times,
-    values: Mapping[str, Floats],
-) -> None:
-    """Insert all rows by COPY in its binary format, whose NULL is a size of -1 without a value."""
+def _copy(connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Range], rows: _Rows) -> None:
+    """Insert rows by COPY in its binary format, whose NULL is a size of -1 without a value."""
     stored = view.declaration.stored
     columns = ["hour", "tenant_id", "asset_id", "generation", *stored, "created_timestamp"]
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
         sql.Identifier("public", f"{view.name}_stored"), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
-    times = (hours - _EPOCH_S) * 1_000_000
+    times = (rows.hours - _EPOCH_S) * 1_000_000
     stamp = (view.stamp - _EPOCH) // timedelta(microseconds=1)
+    ends = np.searchsorted(rows.numbers, np.arange(len(batch)), side="right")
     start = 0
     with connection.cursor().copy(statement) as copy:
         copy.write(_COPY_HEADER)
-        for each in batch:
-            part = slice(start, start + each.rows)
-            start = part.stop
+        for each, end in zip(batch, ends, strict=True):
+            part = slice(start, end)
             row = [
                 (">i8", times[part]),
                 *((f"S{len(text)}", text) for text in (each.tenant.encode(), each.asset.encode())),
                 (">i4", view.generation),
-                *((_BINARY[sql_type(of)], values[name][part]) for name, of in stored.items()),
+                *((_BINARY[sql_type(of)], rows.values[name][part]) for name, of in stored.items()),
                 (">i8", stamp),
             ]
-            copy.write(_encoded(each.rows, row, prefix=len(row).to_bytes(2, "big")))
+            copy.write(_encoded(end - start, row, prefix=len(row).to_bytes(2, "big")))
+            start = end
         copy.write(_COPY_END)
+
+
+def _insert(connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Range], rows: _Rows) -> None:
+    """Insert rows where COPY cannot."""
+    assert view.statements is not None  # noqa: S101  # see _store
+    _execute(connection, view.statements.insert, view, batch, rows)
 
 
 def _encoded(rows: int, columns: Sequence[tuple[str, Any]], *, prefix: bytes = b"") -> bytes:
@@ -448,9 +479,11 @@ def _encoded(rows: int, columns: Sequence[tuple[str, Any]], *, prefix: bytes = b
     is_kept = np.ones((rows, found.itemsize), bool)
     for at, (kind, values) in enumerate(columns):
         size = np.dtype(kind).itemsize
-        is_empty = np.broadcast_to(np.isnan(values) if kind == ">f8" else False, rows)
+        # counts are doubles, too, until they are written
+        is_nan = isinstance(values, np.ndarray) and values.dtype.kind == "f" and np.isnan(values)
+        is_empty = np.broadcast_to(is_nan, rows)
         found[f"s{at}"] = np.where(is_empty, -1, size)
-        found[f"f{at}"] = values
+        found[f"f{at}"] = np.where(is_empty, 0, values) if is_empty.any() else values
         if is_empty.any() and found.dtype.fields is not None:
             offset = found.dtype.fields[f"f{at}"][1]
             is_kept[is_empty, offset : offset + size] = False
@@ -459,34 +492,34 @@ def _encoded(rows: int, columns: Sequence[tuple[str, Any]], *, prefix: bytes = b
 
 
 def _store_differing(
-    connection: psycopg.Connection[Any],
-    view: _View,
-    batch: Sequence[_Range],
-    hours: Times,
-    values: Mapping[str, Floats],
+    connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Range], rows: _Rows
 ) -> int:
     """Store rows that differ from what is known; returns how many."""
     assert view.statements is not None  # noqa: S101  # see _store
-    stored = view.declaration.stored
-    numbers = np.repeat(np.arange(1, len(batch) + 1), [each.rows for each in batch])
-    lowest, highest = _time(min(each.first for each in batch)), _time(max(each.end for each in batch))
+    lowest, highest = _time(int(rows.hours.min())), _time(int(rows.hours.max()) + _HOUR_S)
     statement = view.statements.store.replace("%1$L", f"'{lowest}'").replace("%2$L", f"'{highest}'")
+    connection.execute("SET LOCAL enable_mergejoin = off")  # as compute_declared_ranges()
+    changed, replaced = _execute(connection, statement, view, batch, rows).fetchone() or (0, None)
+    connection.execute(_END_REPLACED, [view.name, replaced, lowest, highest, view.stamp])
+    return int(changed)
+
+
+def _execute(
+    connection: psycopg.Connection[Any], statement: str, view: _View, batch: Sequence[_Range], rows: _Rows
+) -> psycopg.Cursor[Any]:
+    """Run one of the view's statements that store rows."""
     parameters = [
         [each.text for each in batch],
         view.stamp,
         view.generation,
         Jsonb(view.meanings),
-        _array("bigint", numbers),
-        _array("timestamptz", (hours - _EPOCH_S) * 1_000_000),
-        *(_array(sql_type(of), values[name]) for name, of in stored.items()),
+        _array("bigint", rows.numbers + 1),
+        _array("timestamptz", (rows.hours - _EPOCH_S) * 1_000_000),
+        *(_array(sql_type(of), rows.values[name]) for name, of in view.declaration.stored.items()),
     ]
-    with psycopg.RawCursor(connection) as cursor:
-        cursor.adapters.register_dumper(_Array, _ArrayDumper)
-        row = cursor.execute(statement.encode(), parameters, prepare=False).fetchone()
-    assert row is not None  # noqa: S101  # a count
-    changed, replaced = row
-    connection.execute(_END_REPLACED, [view.name, replaced, lowest, highest, view.stamp])
-    return int(changed)
+    cursor = psycopg.RawCursor(connection)
+    cursor.adapters.register_dumper(_Array, _ArrayDumper)
+    return cursor.execute(statement.encode(), parameters, prepare=False)
 
 
 class _Array(bytes):

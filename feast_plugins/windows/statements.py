@@ -334,6 +334,16 @@ _GIVEN: Final = """\
     SELECT batch.tenant_id, batch.asset_id, given.hour, {given}
     FROM unnest($5::bigint[], $6::timestamptz[], {arrays}) AS given (number, hour, {names})
     JOIN batch ON batch.number = given.number"""
+_INSERT: Final = """\
+WITH batch AS (
+    SELECT tenant_id, asset_id, number FROM unnest($1::public.declared_refresh_ranges[]) WITH ORDINALITY
+        AS ranges (view_name, tenant_id, asset_id, first_hour, end_hour, plan_id, place, aggregated, number)
+)
+INSERT INTO public.{view}_stored (hour, tenant_id, asset_id, generation, {names}, created_timestamp)
+SELECT hour, tenant_id, asset_id, $3, {names}, $2 FROM (
+{computed}
+) AS computed
+WHERE $4::jsonb IS NOT NULL"""
 # Rows of days that began at other times, before the time zone of their asset was changed.
 _GONE: Final = """|| (
     SELECT array_agg(ROW (known.tenant_id, known.asset_id, known.hour)::public.feature_key)
@@ -441,14 +451,22 @@ class Statements:
 
         Parameters are those of `compute`, then the number of each row's range, from 1, its time, and the features.
         """
+        return self._store(self._given, totals="")
+
+    @property
+    def insert(self) -> str:
+        """Stores such rows where there are no others; the same parameters."""
+        names = _list(_quoted(self.declaration.stored))
+        return _INSERT.format(view=self.declaration.name, names=names, computed=self._given)
+
+    @property
+    def _given(self) -> str:
         stored = self.declaration.stored
-        names = _list(_quoted(stored))
-        computed = _GIVEN.format(
+        return _GIVEN.format(
             given=_list(f"given.{name}" for name in _quoted(stored)),
             arrays=_list(f"${at}::{sql_type(each)}[]" for at, each in enumerate(stored.values(), start=7)),
-            names=names,
+            names=_list(_quoted(stored)),
         )
-        return self._store(computed, totals="")
 
     def _store(self, computed: str, totals: str) -> str:
         stored = self.declaration.stored
