@@ -30,6 +30,9 @@ _TRY_LOCK: Final = (
 )
 _REFRESH, _HISTORY = "feature_refresh_lock", "declared_history_lock"
 _LOOK_AGAIN_S: Final = 0.5
+_PLANNED_OF_CONTRACT: Final = """\
+SELECT coalesce(sum(rows_between(first_hour, end_hour, INTERVAL '1 hour')), 0)::bigint
+FROM feature_refresh_ranges"""
 _logger: Final = logging.getLogger(__name__)
 
 
@@ -62,10 +65,15 @@ def refresh(
         if run.is_pending():
             # rows that are computed when they are read: other refreshes need not wait, nor compute them, too
             with _lock(dsn, _HISTORY, waits=False) as is_ours:
-                while is_ours and run.history() and run.is_pending(since=run.plan):
+                stored = 0
+                while is_ours and (rows := run.history()):
+                    stored += rows
+                    if not run.is_pending(since=run.plan):
+                        break
                     # another refresh has planned the rest anew, and may not have come to release it
                     with _lock(dsn, _REFRESH):
                         run.changes(None)
+                connection.execute("SELECT analyze_declared(%s)", [stored])
     return Refreshed(run.done, run.changed)
 
 
@@ -88,6 +96,7 @@ class _Run:
         (started,) = _row(connection, "SELECT clock_timestamp()", [])
         self.plan, total = _row(connection, "SELECT * FROM plan_feature_refresh(%s)", [since])
         self.total = self.done + total
+        (of_contract,) = _row(connection, _PLANNED_OF_CONTRACT, [])
         windows = connection.execute("SELECT * FROM feature_aggregate_windows(%s)", [since]).fetchall()
         for number, (start, end) in enumerate(windows, start=1):
             anew = since is not None and start is not None
@@ -95,14 +104,14 @@ class _Run:
             if self.aggregating:
                 self.aggregating(number, len(windows))
         connection.execute("SELECT release_feature_plan(%s)", [self.plan])
-        connection.execute("SELECT analyze_features(%s)", [total])
+        connection.execute("SELECT analyze_features(%s)", [of_contract])
         before = self.done, self.changed
         self._compute(_of_contract, _of_changes, _in_columns(history.LONG))
         connection.execute(
             "SELECT record_feature_refresh(%s, %s, %s)",
             [started, self.done - before[0], self.changed - before[1]],
         )
-        connection.execute("SELECT analyze_features(%s)", [total])
+        connection.execute("SELECT analyze_features(%s)", [of_contract])
 
     def history(self) -> int:
         """Store declared rows of long ranges of which nothing is stored; how many."""

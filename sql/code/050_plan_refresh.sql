@@ -21,6 +21,8 @@ BEGIN
     -- no view goes while its ranges are planned
     PERFORM FROM declared_views ORDER BY view_name FOR KEY SHARE;
     measured := measure_changed_periods();
+    -- until a batch that is being stored is: only the next statement sees what of it is
+    PERFORM FROM declared_refresh_ranges FOR UPDATE;
 
     WITH changes AS (
         -- a deletion committed after the periods were measured waits for the next refresh

@@ -134,6 +134,7 @@ DECLARE
     batch     record;
     computed  bigint := 0;
     changed   bigint := 0;
+    kinds     text[] := '{short,long}';
 BEGIN
     IF NOT pg_try_advisory_lock(feature_refresh_lock()) THEN
         RAISE NOTICE 'another feature refresh is running';
@@ -155,14 +156,21 @@ BEGIN
         changed := changed + batch.changed;
         COMMIT;
     END LOOP;
+    -- `ai-hub refresh` stores history without holding the lock of refreshes: what it is at is left to it
+    IF pg_try_advisory_lock(declared_history_lock()) THEN
+        kinds := kinds || 'history'::text;
+    END IF;
     LOOP
-        SELECT * INTO batch FROM compute_declared_batch();
+        SELECT * INTO batch FROM compute_declared_batch(kinds => kinds);
         EXIT WHEN batch.computed = 0;
         computed := computed + batch.computed;
         changed := changed + batch.changed;
         COMMIT;
     END LOOP;
     PERFORM record_feature_refresh(started, computed, changed);
+    IF 'history' = ANY (kinds) THEN
+        PERFORM pg_advisory_unlock(declared_history_lock());
+    END IF;
     PERFORM pg_advisory_unlock(feature_refresh_lock());
 END
 $$;

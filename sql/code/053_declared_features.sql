@@ -3,6 +3,8 @@
 -- its step. Rows of a day are at midnight in the asset's time zone.
 
 DROP VIEW IF EXISTS declared_progress;
+DROP VIEW IF EXISTS declared_due;
+DROP FUNCTION IF EXISTS declared_range_kind(declared_refresh_ranges);
 DROP FUNCTION IF EXISTS hours_in(tstzmultirange);
 DROP FUNCTION IF EXISTS hours_in_ranges(declared_refresh_ranges[]);
 
@@ -202,18 +204,35 @@ CREATE OR REPLACE FUNCTION note_stored_ranges(batch declared_refresh_ranges[]) R
     WHERE NOT spans.stored @> excluded.stored
 $$;
 
--- Ranges of two days and more are long: `ai-hub refresh` computes them in columns (feast_plugins/windows/history.py).
--- Those of them of which nothing is stored are history: their rows are computed when they are read, so nobody waits.
-CREATE OR REPLACE FUNCTION declared_range_kind(range declared_refresh_ranges) RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT CASE
-        WHEN range.end_hour < range.first_hour + INTERVAL '48 hours' THEN 'short'
+-- Due ranges and what they are. Those of two days and more are long: `ai-hub refresh` computes them in columns
+-- (feast_plugins/windows/history.py). Those of them of which nothing is stored are history: their rows are computed when
+-- they are read, so nobody waits. A view, because a function with a subquery is called for each range.
+CREATE OR REPLACE VIEW declared_due AS
+SELECT
+    ranges.ctid AS range, ranges.*,
+    CASE
+        WHEN end_hour < first_hour + INTERVAL '48 hours' THEN 'short'
         WHEN EXISTS (
             SELECT FROM declared_spans AS spans
-            WHERE spans.view_name = range.view_name AND spans.tenant_id = range.tenant_id AND spans.asset_id = range.asset_id
-                AND spans.stored && tstzrange(range.first_hour, range.end_hour)
+            WHERE spans.view_name = ranges.view_name AND spans.tenant_id = ranges.tenant_id AND spans.asset_id = ranges.asset_id
+                AND spans.stored && tstzrange(ranges.first_hour, ranges.end_hour)
         ) THEN 'long'
         ELSE 'history'
-    END
+    END AS kind
+FROM declared_refresh_ranges AS ranges
+WHERE aggregated;
+
+-- After so many rows of history: a view's table is new, or has grown.
+CREATE OR REPLACE FUNCTION analyze_declared(rows bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    stored regclass;
+BEGIN
+    FOR stored IN SELECT format('%I', view_name || '_stored')::regclass FROM declared_views WHERE rows >= 10000 LOOP
+        IF rows >= 0.2 * approximate_row_count(stored) THEN
+            EXECUTE format('ANALYZE %s', stored);
+        END IF;
+    END LOOP;
+END
 $$;
 
 -- One session at a time sees to history; others leave it to that one.
@@ -228,9 +247,9 @@ DECLARE
     next_view name;
 BEGIN
     WHILE batch IS NULL LOOP  -- or the view was changed meanwhile
-        SELECT view_name INTO next_view FROM declared_refresh_ranges AS ranges
-        WHERE aggregated AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
-            AND declared_range_kind(ranges) = ANY (kinds)
+        SELECT view_name INTO next_view FROM declared_due
+        WHERE (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
+            AND (end_hour < first_hour + INTERVAL '48 hours' OR kinds <> '{short}') AND kind = ANY (kinds)
         ORDER BY place LIMIT 1;
         IF next_view IS NULL THEN
             RETURN;
@@ -238,11 +257,15 @@ BEGIN
         PERFORM pg_advisory_xact_lock_shared(declared_view_lock(next_view));
         SELECT * INTO declared FROM declared_views WHERE view_name = next_view FOR KEY SHARE;
         WITH due AS (
-            SELECT ctid AS range, place, rows_between(first_hour, end_hour, declared.step) AS rows
-            FROM declared_refresh_ranges AS ranges
-            WHERE aggregated AND view_name = next_view AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
-                AND declared_range_kind(ranges) = ANY (kinds)
-            ORDER BY place LIMIT max_rows
+            SELECT range, place, rows_between(first_hour, end_hour, declared.step) AS rows
+            FROM declared_due
+            WHERE view_name = next_view AND (hashtext(tenant_id || asset_id) & 2147483647) % sessions = session
+                AND (end_hour < first_hour + INTERVAL '48 hours' OR kinds <> '{short}') AND kind = ANY (kinds)
+            -- others have at least two days
+            ORDER BY place LIMIT CASE
+                WHEN 'short' = ANY (kinds) THEN max_rows
+                ELSE ceil(max_rows / rows_between('epoch', TIMESTAMPTZ 'epoch' + INTERVAL '48 hours', declared.step))::bigint + 1
+            END
         ),
         sized AS (
             SELECT *, sum(rows) OVER (ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS rows_before FROM due

@@ -34,7 +34,7 @@ RELATIONS = (
 OUTSIDE = {
     "feature_changes", "feature_refresh_ranges", "feature_demand", "data_checks_due", "backfill_files", "sql_logins",
     "feature_keys", "computed_features", "hourly_features_stored",
-    "removals", "reading_bounds", "declared_spans", "declared_refresh_ranges",
+    "removals", "reading_bounds", "declared_spans", "declared_refresh_ranges", "declared_due",
 }  # fmt: skip
 SNEAKY = "CREATE FUNCTION {}leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$"
 
