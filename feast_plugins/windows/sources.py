@@ -111,10 +111,12 @@ FROM {{grid}} AS grid (hour)
 LEFT JOIN (
 {{totals}}
 ) AS total ON total.hour = grid.hour"""
-# Once for all rows of a batch: the members of a group use the same hours.
+# Once for all rows of a batch: the members of a group use the same hours. A row of each group, so that rows find theirs
+# without a look at the hours of all others.
 BATCH_TOTALS: Final = """\
 group_totals AS MATERIALIZED (
-    SELECT k.tenant_id, k.asset_group, total.*
+    SELECT k.tenant_id, k.asset_group,
+        array_agg(total.hour) AS hours, array_agg(total.value) AS values, array_agg(total.ingested_at) AS ingested
     FROM (
         SELECT tenant_id, asset_group, lower(part) AS first_hour, upper(part) AS end_hour
         FROM (
@@ -126,10 +128,13 @@ group_totals AS MATERIALIZED (
     CROSS JOIN LATERAL (
 {totals}
     ) AS total
+    GROUP BY k.tenant_id, k.asset_group
 ),"""
 OF_BATCH: Final = """\
-SELECT totals.hour, totals.value, totals.ingested_at FROM group_totals AS totals
-WHERE totals.tenant_id = k.tenant_id AND totals.asset_group = k.asset_group
+SELECT totals.hour, totals.value, totals.ingested_at
+FROM group_totals AS of_group
+CROSS JOIN LATERAL unnest(of_group.hours, of_group.values, of_group.ingested) AS totals (hour, value, ingested_at)
+WHERE of_group.tenant_id = k.tenant_id AND of_group.asset_group = k.asset_group
     AND totals.hour >= {first_hour} AND totals.hour < {end_hour}"""
 
 

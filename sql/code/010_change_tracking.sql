@@ -116,6 +116,16 @@ BEGIN
 END
 $$;
 
+-- An asset that has other keys needs only what looks at them anew: declared features.
+CREATE OR REPLACE FUNCTION note_key_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
+    SELECT 'keys', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
+    FROM asset_spans, unnest(periods) AS period WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
+    RETURN NULL;
+END
+$$;
+
 -- Features leave suspect readings out and use estimated ones, unless the tenant's policy says otherwise.
 CREATE OR REPLACE FUNCTION quality_in_features(tenant text, quality text) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT coalesce(
@@ -172,20 +182,23 @@ DROP FUNCTION IF EXISTS note_weather_source_change();
 CREATE OR REPLACE TRIGGER asset_changed AFTER UPDATE ON assets
 FOR EACH ROW WHEN (
     (
-        OLD.weather_asset_id, OLD.is_amount, OLD.unit_factor, OLD.interval_seconds, OLD.feature_unit,
-        OLD.price_zone, OLD."group", OLD.weather_station
+        OLD.weather_asset_id, OLD.is_amount, OLD.unit_factor, OLD.interval_seconds, OLD.feature_unit
     ) IS DISTINCT FROM (
-        NEW.weather_asset_id, NEW.is_amount, NEW.unit_factor, NEW.interval_seconds, NEW.feature_unit,
-        NEW.price_zone, NEW."group", NEW.weather_station
+        NEW.weather_asset_id, NEW.is_amount, NEW.unit_factor, NEW.interval_seconds, NEW.feature_unit
     )
 )
 EXECUTE FUNCTION note_asset_change();
 -- readings may have come before their asset
 CREATE OR REPLACE TRIGGER asset_added AFTER INSERT ON assets
+FOR EACH ROW WHEN (coalesce(NEW.is_amount::text, NEW.weather_asset_id) IS NOT NULL) EXECUTE FUNCTION note_asset_change();
+
+CREATE OR REPLACE TRIGGER keys_changed AFTER UPDATE ON assets
 FOR EACH ROW WHEN (
-    coalesce(NEW.is_amount::text, NEW.weather_asset_id, NEW.price_zone, NEW."group", NEW.weather_station) IS NOT NULL
+    (OLD.price_zone, OLD."group", OLD.weather_station) IS DISTINCT FROM (NEW.price_zone, NEW."group", NEW.weather_station)
 )
-EXECUTE FUNCTION note_asset_change();
+EXECUTE FUNCTION note_key_change();
+CREATE OR REPLACE TRIGGER keys_added AFTER INSERT ON assets
+FOR EACH ROW WHEN (coalesce(NEW.price_zone, NEW."group", NEW.weather_station) IS NOT NULL) EXECUTE FUNCTION note_key_change();
 
 CREATE OR REPLACE TRIGGER series_inserted AFTER INSERT ON covariates
 REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_series_changes();

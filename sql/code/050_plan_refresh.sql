@@ -27,7 +27,7 @@ BEGIN
     WITH changes AS (
         -- a deletion committed after the periods were measured waits for the next refresh
         DELETE FROM feature_changes AS changes
-        WHERE change_id = ANY (measured) OR source IN ('weather', 'asset', 'series', 'group') OR source = 'readings' AND EXISTS (
+        WHERE change_id = ANY (measured) OR source IN ('weather', 'asset', 'keys', 'zone', 'series', 'group') OR source = 'readings' AND EXISTS (
             SELECT FROM asset_spans AS spans
             WHERE spans.tenant_id = changes.tenant_id AND spans.asset_id = changes.asset_id
                 AND spans.periods @> tstzrange(changes.first_hour, changes.last_hour + INTERVAL '168 hours', '[]')
@@ -148,7 +148,13 @@ BEGIN
         WHERE changes.source IN ('readings', 'deletion')
         UNION ALL
         SELECT views.view_name, tenant_id, asset_id, first_hour + INTERVAL '1 hour', last_hour + INTERVAL '26 hours'
-        FROM changes CROSS JOIN declared_views AS views WHERE changes.source = 'asset'
+        FROM changes CROSS JOIN declared_views AS views
+        WHERE changes.source = 'asset' OR changes.source = 'zone' AND views.step > INTERVAL '1 hour'
+            OR changes.source = 'keys' AND EXISTS (
+                SELECT FROM declared_reaches AS reaches
+                WHERE reaches.view_name = views.view_name
+                    AND split_part(reaches.source, '@', 2) IN ('price_zone', 'group', 'weather_station')
+            )
         UNION ALL
         SELECT
             reached.view_name, spans.tenant_id, spans.asset_id,

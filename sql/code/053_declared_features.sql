@@ -394,10 +394,9 @@ GROUP BY views.view_name;
 CREATE OR REPLACE FUNCTION note_zone_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
-    SELECT 'asset', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
+    SELECT 'zone', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
     FROM asset_spans, unnest(periods) AS period
-    WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id
-        AND EXISTS (SELECT FROM declared_views WHERE step > INTERVAL '1 hour');
+    WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
     RETURN NULL;
 END
 $$;

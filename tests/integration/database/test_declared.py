@@ -737,6 +737,26 @@ def test_rows__price_zone_and_group_of_assets_change_after_they_are_stored__foll
         assert list(differences(connection, declaration, tenant, "a", known, known_at=then)) == []
 
 
+def test_rows__asset_has_other_keys_that_no_view_looks_at__are_not_computed_again(
+    database: str, tenant: str
+) -> None:
+    declaration = declare(f"keyless_{secrets.token_hex(4)}", {"lag": Lag("value", HOUR)})
+    start = floor_hour(datetime.now(UTC)) - timedelta(hours=30)
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        connection.execute("INSERT INTO assets (tenant_id, asset_id) VALUES (%s, 'meter')", [tenant])
+        write(connection, tenant, "meter", {start + step * HOUR: float(step) for step in range(20)})
+        fill(connection, declaration)
+        assert refresh(dsn=database).rows > 0
+        connection.execute(
+            "UPDATE assets SET price_zone = 'NL', \"group\" = 'north', weather_station = 's', timezone = 'Asia/Tokyo'"
+            " WHERE tenant_id = %s",
+            [tenant],
+        )
+        assert refresh(dsn=database).rows == 0
+        connection.execute("UPDATE assets SET unit = 'kWh' WHERE tenant_id = %s", [tenant])
+        assert refresh(dsn=database).rows > 0
+
+
 def test_sun_position__is_that_of_other_sources(database: str) -> None:
     # elevation without refraction, azimuth: by NREL's SPA (its published example) and the library astral 3.2
     expected = {
