@@ -58,9 +58,10 @@ test-long: $(STAMP) lint ## The same with many new examples, more kills and fuzz
 	  $(PYTEST) -m "long or not long" --timeout=7200 --hypothesis-profile=long --cov
 	@$(MAKE) --no-print-directory bench faults SMALL=1
 
-bench: $(STAMP) ## Measure features, backfills, Feast stores, registry, service, exports, a fleet and start-up, into docs/benchmarks (SMALL=1: a try of minutes)
+bench: $(STAMP) ## Measure features, backfills, declared features, Feast stores, registry, service, exports, a fleet and start-up, into docs/benchmarks (SMALL=1: a try of minutes)
 	@$(BIN)/python -m benchmarks.features $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.backfill $(if $(SMALL),--small)
+	@$(BIN)/python -m benchmarks.declared $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.offline $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.materialize $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.online $(if $(SMALL),--small)
