@@ -27,6 +27,7 @@ BATCH_ROWS: Final = 10_000
 _TABLES: Final = (
     *("weather_features", "register_readings", "ai_features", "ai_feature_versions", "data_findings"),
     *(
+        "covariates",
         "data_checks_due",
         "feature_changes",
         "feature_refresh_ranges",
@@ -37,6 +38,15 @@ _TABLES: Final = (
         "assets",
     ),
 )
+#: Which rows are the asset's, in tables without `asset_id`.
+_CONDITIONS: Final = {
+    "quarantined_rows": "cells ->> 'asset_id' = {asset}",
+    # not where the name is that of a price zone, group or station of others as well
+    "covariates": """zone = {asset} AND (zone = ANY (ARRAY(
+        SELECT unnest(ARRAY[price_zone, "group", weather_station]) FROM assets
+        WHERE tenant_id = {tenant} AND asset_id <> {asset}
+    ))) IS NOT TRUE""",
+}
 _COUNT = """
 SELECT asset_id, count(*), count(DISTINCT time_bucket(INTERVAL '1 hour', "timestamp"))
 FROM (
@@ -264,8 +274,8 @@ def _delete(connection: Connection[Any], selection: Selection, asset: str) -> No
 def _of_asset(verb: str, table: str) -> str:
     brackets = "%({})s" if verb.startswith("SELECT") else "{{{}}}"
     tenant, asset = brackets.format("tenant"), brackets.format("asset")
-    name = "cells ->> 'asset_id'" if table == "quarantined_rows" else "asset_id"
-    return f"{verb} FROM {table} WHERE tenant_id = {tenant} AND {name} = {asset}"
+    condition = _CONDITIONS.get(table, "asset_id = {asset}").format(tenant=tenant, asset=asset)
+    return f"{verb} FROM {table} WHERE tenant_id = {tenant} AND {condition}"
 
 
 def _present(connection: Connection[Any]) -> list[str]:

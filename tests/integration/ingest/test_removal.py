@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from oracles.features import HOUR, Asset, Weather, floor_hour
+from oracles.features import HOUR, Asset, Issue, Weather, floor_hour
 from psycopg.errors import RaiseException
-from support.feature_tables import assert_views_equal, now, register, write, write_weather
+from support.feature_tables import assert_views_equal, now, register, write, write_series, write_weather
 
 from ai_hub.database import connect
 from ai_hub.database.refresh import refresh
@@ -137,6 +137,27 @@ def test_remove_asset__takes_all_of_it_and_nothing_of_others(database: str, tena
         assert {key: counts(connection, *key) for key in others} == before
         with pytest.raises(NotFoundError):
             removal.remove_asset(connection, tenant, "meter", "sold")
+
+
+def test_remove_asset__series_of_the_asset__go_where_the_name_is_of_nobody_else(
+    database: str, tenant: str
+) -> None:
+    with connect(database, autocommit=True) as connection:
+        start = floor_hour(now(connection))
+        zones = [(tenant, "meter"), (tenant, "shared"), (tenant, "other"), (f"{tenant}-x", "meter")]
+        for owner, name in zones:
+            write_series(connection, owner, "plan", name, [Issue(start, start, 1.0)])
+        for name in ("meter", "shared", "other"):
+            register(connection, tenant, name, "UTC")
+        connection.execute(
+            "UPDATE assets SET price_zone = 'shared' WHERE tenant_id = %s AND asset_id <> 'meter'", [tenant]
+        )
+        for name, count in (("meter", 1), ("shared", 0)):
+            assert removal.remove_asset(connection, tenant, name, "sold").counts["covariates"] == count
+        left = connection.execute(
+            "SELECT tenant_id, zone FROM covariates WHERE starts_with(tenant_id, %s) ORDER BY 1, 2", [tenant]
+        )
+        assert left.fetchall() == [(tenant, "other"), (tenant, "shared"), (f"{tenant}-x", "meter")]
 
 
 def test_bounds__reading_of_a_reset_clock__is_rejected_until_the_policy_takes_it(
