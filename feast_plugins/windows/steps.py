@@ -74,16 +74,13 @@ class Steps:
     def before(self, time: str, count: int) -> str:
         """The time so many steps before a row, or after it where `count` is negative; of days their begin."""
         if self.step == DAY:
-            return (
-                f"(date_trunc('day', {time} AT TIME ZONE k.timezone) - INTERVAL '{count} days') "
-                "AT TIME ZONE k.timezone"
-            )
+            return f"day_begin(date_trunc('day', {time} AT TIME ZONE k.timezone) - INTERVAL '{count} days', k.timezone)"
         return f"{time} - {self.many(count)}"
 
     def begin(self, time: str) -> str:
         """The begin of the step that a time is in."""
         if self.step == DAY:
-            return f"date_trunc('day', {time} AT TIME ZONE k.timezone) AT TIME ZONE k.timezone"
+            return self.before(time, 0)
         return f"time_bucket(INTERVAL '{self.interval}', {time})"
 
     def ago(self, begin: str, row: str = "k.hour") -> str:

@@ -13,10 +13,19 @@ RETURNS double precision LANGUAGE sql IMMUTABLE AS $$
     SELECT (extract(epoch FROM end_row - first_row) / extract(epoch FROM step))::double precision
 $$;
 
+-- The begin of a day in a time zone: its first midnight where clocks are set back to it.
+CREATE OR REPLACE FUNCTION day_begin(day timestamp, timezone text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT (day AT TIME ZONE timezone) - CASE
+        WHEN ((day AT TIME ZONE timezone) - INTERVAL '1 hour') AT TIME ZONE timezone = day THEN INTERVAL '1 hour'
+        ELSE INTERVAL '0'
+    END
+$$;
+
 -- Rows before this time exist by now.
 CREATE OR REPLACE FUNCTION declared_rows_until(step interval, timezone text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
     SELECT CASE
-        WHEN step > INTERVAL '1 hour' THEN date_trunc('day', now(), coalesce(timezone, 'UTC')) + INTERVAL '1 hour'
+        WHEN step > INTERVAL '1 hour' THEN day_begin(date_trunc('day', now() AT TIME ZONE coalesce(timezone, 'UTC')), coalesce(timezone, 'UTC'))
+            + INTERVAL '1 hour'
         ELSE time_bucket(step, now()) + step
     END
 $$;
@@ -32,18 +41,18 @@ LANGUAGE sql IMMUTABLE AS $$
     END
 $$;
 
--- Midnights of a time zone, from `farthest` days before the first one in [first_row, end_row) to `nearest` days before
+-- Begins of the days of a time zone, from `farthest` days before the first one in [first_row, end_row) to `nearest` days before
 -- the last one.
 CREATE OR REPLACE FUNCTION days_between(
     first_row timestamptz, end_row timestamptz, timezone text, farthest integer, nearest integer
 )
 RETURNS SETOF timestamptz LANGUAGE sql STABLE ROWS 100 AS $$
-    SELECT day AT TIME ZONE timezone
+    SELECT day_begin(day, timezone)
     FROM generate_series(
         date_trunc('day', (first_row - INTERVAL '1 microsecond') AT TIME ZONE timezone) + (1 - farthest) * INTERVAL '1 day',
         end_row AT TIME ZONE timezone, INTERVAL '1 day'
     ) AS day
-    WHERE (day + nearest * INTERVAL '1 day') AT TIME ZONE timezone < end_row
+    WHERE day_begin(day + nearest * INTERVAL '1 day', timezone) < end_row
 $$;
 
 -- Statistics of quarter hours, of which steps other than an hour are made. They are there while a view has such a step:

@@ -113,7 +113,7 @@ DECLARATIONS = st.sampled_from([HOUR / 4, HOUR / 2, HOUR, DAY]).flatmap(
 ATTRIBUTES = {"capacity": 12.5, "latitude": 52.5, "longitude": 13.4}
 ANCHORS = st.sampled_from(
     [
-        # weather older than a year may be gone, and the nights in which clocks go back and forth in Berlin and London
+        # weather older than a year may be gone, and the nights in which clocks go back and forth in Europe
         lambda: datetime(2025, 10, 24, 20, tzinfo=UTC),
         lambda: datetime(2026, 3, 27, 20, tzinfo=UTC),
         lambda: floor_hour(datetime.now(UTC)) - timedelta(days=92),
@@ -136,7 +136,7 @@ ISSUES = st.dictionaries(
 @given(
     declared_view=DECLARATIONS,
     anchor=ANCHORS,
-    zone=st.sampled_from(["UTC", "Europe/Berlin", "Europe/London", "Asia/Kolkata"]),
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "Europe/London", "Asia/Kolkata", "Atlantic/Azores"]),
     first=READINGS,
     late=READINGS,
     other=READINGS,
@@ -1061,6 +1061,37 @@ def test_steps__energy_of_several_intervals__is_the_power_of_each_step(database:
             assert row("hourly", days, next_midnight) == (2.0, 50.0)
             assert row("daily", days, next_midnight) == pytest.approx((9.6, 240.0))
             assert row("register", days, next_midnight) == pytest.approx((12.0, 300.0))
+
+
+def test_days__midnight_comes_twice__the_first_begins_the_day(database: str, tenant: str) -> None:
+    functions = {name: Aggregation("value", name, 2 * DAY, DAY) for name in ("sum", "count", "first")}
+    declaration = declare(
+        f"twice_{secrets.token_hex(4)}",
+        {"lag": Lag("value", DAY), "same": SameHour("value", "mean", 3), **functions},
+    )
+    start = datetime(2025, 10, 22, tzinfo=UTC)
+    readings = {start + at * HOUR / 2: float(at) for at in range(48 * 16)}
+    meters = {zone: Asset(zone, readings) for zone in ("Atlantic/Azores", "America/Havana")}
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        for zone in meters:
+            query = "INSERT INTO assets (tenant_id, asset_id, timezone) VALUES (%s, %s, %s)"
+            connection.execute(query, [tenant, zone, zone])
+            write(connection, tenant, zone, readings)
+
+        def check() -> None:
+            for zone, meter in meters.items():
+                assert list(differences(connection, declaration, tenant, zone, meter)) == []
+
+        check()  # computed when they are read
+        fill(connection, declaration)
+        refresh(dsn=database)
+        check()
+        for zone, at in (("Atlantic/Azores", "2025-10-26 00:30Z"), ("America/Havana", "2025-11-02 04:30Z")):
+            correction = {datetime.fromisoformat(at): 1000.0}
+            meters[zone].readings = readings | correction
+            write(connection, tenant, zone, correction)
+        refresh(dsn=database)
+        check()
 
 
 def test_days__time_zone_of_the_asset_changes__rows_follow(database: str, tenant: str) -> None:
