@@ -110,10 +110,14 @@ BEGIN
                 WHEN views.step = INTERVAL '1 hour' THEN spans.rows
                 ELSE rows_of_step(spans.rows, views.step)
                     * tstzmultirange(tstzrange(NULL, declared_rows_until(views.step, assets.timezone)))
-            END AS rows
+            END AS rows,
+            coalesce(known.stored, '{}') AS stored
         FROM declared_views AS views
         CROSS JOIN spans
         LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
+        LEFT JOIN declared_spans AS known
+            ON known.view_name = views.view_name
+            AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id
     ),
     declared_reached AS (  -- by changes in the hours from 0 on
         SELECT
@@ -130,10 +134,7 @@ BEGIN
         -- rows whose first computation is due
         SELECT existing.view_name, existing.tenant_id, existing.asset_id, greatest(lower(due), existing.filled_from), upper(due)
         FROM declared_rows AS existing
-        LEFT JOIN declared_spans AS known
-            ON known.view_name = existing.view_name
-            AND known.tenant_id = existing.tenant_id AND known.asset_id = existing.asset_id
-        CROSS JOIN LATERAL unnest(existing.rows - coalesce(known.stored, '{}')) AS due
+        CROSS JOIN LATERAL unnest(existing.rows - existing.stored) AS due
         WHERE upper(due) > existing.filled_from
         UNION ALL
         SELECT
@@ -191,10 +192,15 @@ BEGIN
         FROM spans CROSS JOIN declared_views WHERE since IS NOT NULL
     ),
     declared_merged AS (
-        SELECT view_name, tenant_id, asset_id, step, unnest(range_agg(tstzrange(first_hour, end_hour)) * rows) AS part
+        SELECT
+            view_name, tenant_id, asset_id, step,
+            -- after a move to the west, rows of the former days are stored that the asset does not have yet
+            unnest(
+                range_agg(tstzrange(first_hour, end_hour)) * CASE WHEN step > INTERVAL '1 hour' THEN rows + stored ELSE rows END
+            ) AS part
         FROM declared_touched
         JOIN declared_rows USING (view_name, tenant_id, asset_id)
-        GROUP BY view_name, tenant_id, asset_id, step, rows
+        GROUP BY view_name, tenant_id, asset_id, step, rows, stored
     ),
     declared_pieces AS (
         SELECT view_name, tenant_id, asset_id, piece_start, least(upper(part), piece_start + 744 * step) AS piece_end

@@ -1094,6 +1094,32 @@ def test_days__midnight_comes_twice__the_first_begins_the_day(database: str, ten
         check()
 
 
+def zone_of_midnight(hour: int) -> str:
+    """A time zone whose days begin at this hour of UTC."""
+    hour %= 24
+    return f"Etc/GMT+{hour}" if hour <= 12 else f"Etc/GMT-{24 - hour}"
+
+
+def test_days__asset_moves_to_where_the_day_begins_later__rows_follow(database: str, tenant: str) -> None:
+    declaration = declare(f"west_{secrets.token_hex(4)}", {"lag": Lag("value", DAY)}, DAY)
+    this_hour = floor_hour(datetime.now(UTC))
+    readings = {this_hour - at * HOUR: float(at) for at in range(24 * 5)}
+    # today's row there is stored when the asset moves to where this day has not begun
+    before, after = (Asset(zone_of_midnight(this_hour.hour + hours), readings) for hours in (-1, 3))
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        query = "INSERT INTO assets (tenant_id, asset_id, timezone) VALUES (%s, 'meter', %s)"
+        connection.execute(query, [tenant, before.zone])
+        write(connection, tenant, "meter", readings)
+        fill(connection, declaration)
+        refresh(dsn=database)
+        assert list(differences(connection, declaration, tenant, "meter", before)) == []
+        then = now(connection)
+        connection.execute("UPDATE assets SET timezone = %s WHERE tenant_id = %s", [after.zone, tenant])
+        refresh(dsn=database)
+        assert list(differences(connection, declaration, tenant, "meter", after)) == []
+        assert list(differences(connection, declaration, tenant, "meter", before, known_at=then)) == []
+
+
 def test_days__time_zone_of_the_asset_changes__rows_follow(database: str, tenant: str) -> None:
     declaration = declare(
         f"zone_{secrets.token_hex(4)}",
