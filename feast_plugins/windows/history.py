@@ -487,7 +487,7 @@ def _encoded(rows: int, columns: Sequence[tuple[str, Any]], *, prefix: bytes = b
         if is_empty.any() and found.dtype.fields is not None:
             offset = found.dtype.fields[f"f{at}"][1]
             is_kept[is_empty, offset : offset + size] = False
-    data = found.view(np.uint8).reshape(rows, -1)
+    data = found.view(np.uint8).reshape(rows, found.itemsize)
     return (data if is_kept.all() else data[is_kept]).tobytes()
 
 
