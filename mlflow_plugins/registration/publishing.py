@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+from mlflow.store.artifact.models_artifact_repo import REGISTERED_MODEL_META_FILE_NAME
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.store.artifact.utils.models import _parse_model_uri  # the parser MLflow's own stores use
 
@@ -186,7 +187,12 @@ def inspect(destination: Sources | None, origin: Origin, tenant: str, tags: dict
     if not present:
         raise missing(f"There are no files at {location}. Log the model first, then register it.")
     listed = _listed(folder, present, origin.manifest_sha256) if origin.manifest_sha256 else {}
-    added = manifest.own_files(listed) if listed else manifest.added(folder, present)
+    # MLflow's client writes it into whatever folder it loads a model from, perhaps just now
+    added = (
+        manifest.own_files(listed)
+        if listed
+        else manifest.added(folder, present) | {REGISTERED_MODEL_META_FILE_NAME}
+    )
     promised = {path: entry for path, entry in listed.items() if path not in added}
     files = {path: file for path, file in sorted(present.items()) if path not in added}
     manifest.places(files)

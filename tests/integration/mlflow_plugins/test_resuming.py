@@ -91,6 +91,23 @@ def test_register__after_s3_failed__from_something_else__takes_nothing_over(
     model.move(1, "Production")
 
 
+def test_register__of_a_model_that_is_loaded_meanwhile__does_not_mind(
+    model: Model, client: S3Client, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_from = S3Folder.copy_from
+
+    def copy_then_load(self: S3Folder, origin: S3Folder, files: Any) -> Any:
+        found = copy_from(self, origin, files)
+        # as MLflow's client does in the folder that it loads a model from
+        origin.write("registered_model_meta", b"model_name: demand")
+        return found
+
+    with monkeypatch.context() as fault:
+        fault.setattr(S3Folder, "copy_from", copy_then_load)
+        _register(model, source)
+    assert _folder(client, model).files().keys() == FILES.keys() | manifest.RESERVED
+
+
 def test_register__of_files_rewritten_meanwhile__is_refused(
     model: Model, client: S3Client, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
