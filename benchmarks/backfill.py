@@ -8,7 +8,6 @@ computes features, and compares every feature row with those of the undisturbed 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -61,13 +60,7 @@ SMALL = Size(assets=10, days=60)
 
 def main() -> None:
     """Measure and write results and table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.backfill", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="few meters: shows that it works, in a minute")
-    parser.add_argument(
-        "--server", choices=servers.available(), action="append", help="just this one (repeatable)"
-    )
-    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    arguments = parser.parse_args()
+    arguments = servers.arguments("backfill", __doc__)
     size = SMALL if arguments.small else FULL
     folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
     servers.clean_up_when_terminated()

@@ -9,10 +9,8 @@ is one INSERT.
 
 from __future__ import annotations
 
-import argparse
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feast import Entity, ValueType
@@ -32,6 +30,7 @@ from feast_plugins.windows.declarations import declaration_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import psycopg
 
@@ -61,13 +60,7 @@ ENTITIES = [
 
 def main() -> None:
     """Measure and write results and table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.declared", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="few meters: shows that it works, in a minute")
-    parser.add_argument(
-        "--server", choices=servers.available(), action="append", help="just this one (repeatable)"
-    )
-    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    arguments = parser.parse_args()
+    arguments = servers.arguments("declared", __doc__)
     size = SMALL if arguments.small else FULL
     folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
     servers.clean_up_when_terminated()

@@ -7,13 +7,11 @@ Measures on embedded servers it starts, and on the native server that AI_HUB_BEN
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import matplotlib as mpl
@@ -30,6 +28,7 @@ from benchmarks.servers import Database
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
+    from pathlib import Path
 
     from matplotlib.axes import Axes
 
@@ -276,13 +275,7 @@ class Case:
 
 def main() -> None:
     """Measure and write records, table and plots."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=__doc__)
-    parser.add_argument("--small", action="store_true", help="few meters: shows that it works, in a minute")
-    parser.add_argument(
-        "--server", choices=servers.available(), action="append", help="just this one (repeatable)"
-    )
-    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
-    arguments = parser.parse_args()
+    arguments = servers.arguments("features", __doc__)
     size = SMALL if arguments.small else FULL
     folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
     servers.clean_up_when_terminated()

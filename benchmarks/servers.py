@@ -5,6 +5,7 @@ All of them are gone at the end.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -297,6 +298,15 @@ def databases(server: str, names: tuple[str, ...]) -> Iterator[dict[str, Databas
 def available() -> tuple[str, ...]:
     """`embedded`, and `native` where the environment names one."""
     return ("embedded", "native") if os.environ.get(NATIVE) else ("embedded",)
+
+
+def arguments(benchmark: str, description: str | None) -> argparse.Namespace:
+    """Arguments of a benchmark of meters: `small`, `server` (a list or None), `output` (a path or None)."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{benchmark}", description=description)
+    parser.add_argument("--small", action="store_true", help="few meters: shows that it works, in a minute")
+    parser.add_argument("--server", choices=available(), action="append", help="just this one (repeatable)")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
+    return parser.parse_args()
 
 
 def versions(dsn: str) -> dict[str, str]:

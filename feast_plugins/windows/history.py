@@ -62,11 +62,11 @@ _POSITIONS: Final = 150_000
 _PIECE: Final = 744
 _HOUR_S: Final = 3600
 #: PostgreSQL's binary times are microseconds since 2000.
-_EPOCH_S: Final = 946_684_800
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_EPOCH_S: Final = int(_EPOCH.timestamp())
 _HOUR_US: Final = _HOUR_S * 1_000_000
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_END: Final = b"\xff\xff"
-_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _BINARY: Final[Mapping[str, str]] = {"double precision": ">f8", "bigint": ">i8", "timestamptz": ">i8"}
 _OIDS: Final[Mapping[str, int]] = {"double precision": 701, "bigint": 20, "timestamptz": 1184}
 _TAKE: Final = """\
@@ -150,7 +150,7 @@ class _View:
     generation: int
     meanings: Mapping[str, int]
     weather_kept_since: int
-    stamp: Any
+    stamp: datetime
 
     @property
     def declaration(self) -> Declaration:
@@ -417,7 +417,10 @@ def _read(
     integers: int,
     doubles: int,
 ) -> list[npt.NDArray[Any]]:
-    """Columns of a COPY: so many of numbers or times in microseconds since 2000, and of doubles, none NULL."""
+    """Columns of a COPY: so many of numbers or times in microseconds since 2000, and of doubles, none NULL.
+
+    Not by ADBC, which has a connection of its own: on the embedded server it would wait for this transaction.
+    """
     names = ("numbers", "tenants", "assets", "starts", "ends")
     parameters: dict[str, Any] = dict(zip(names, map(list, zip(*parts, strict=True)), strict=True))
     bounds = {"lowest": _time(min(parameters["starts"])), "highest": _time(max(parameters["ends"]))}

@@ -106,21 +106,11 @@ BEGIN
 END
 $$;
 
--- An asset that is pointed at other weather, or whose readings mean something else, needs its features anew.
+-- An asset of which something else is known now, of the kind that the trigger names: what is made of it is needed anew.
 CREATE OR REPLACE FUNCTION note_asset_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
-    SELECT 'asset', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
-    FROM asset_spans, unnest(periods) AS period WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
-    RETURN NULL;
-END
-$$;
-
--- An asset that has other keys needs only what looks at them anew: declared features.
-CREATE OR REPLACE FUNCTION note_key_change() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
-    SELECT 'keys', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
+    SELECT TG_ARGV[0], tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
     FROM asset_spans, unnest(periods) AS period WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
     RETURN NULL;
 END
@@ -179,6 +169,7 @@ FOR EACH ROW WHEN (NEW.quality <> 'good' OR NOT NEW.in_features) EXECUTE FUNCTIO
 
 DROP TRIGGER IF EXISTS weather_source_changed ON assets;
 DROP FUNCTION IF EXISTS note_weather_source_change();
+-- other weather, or readings that mean something else: all features
 CREATE OR REPLACE TRIGGER asset_changed AFTER UPDATE ON assets
 FOR EACH ROW WHEN (
     (
@@ -187,18 +178,19 @@ FOR EACH ROW WHEN (
         NEW.weather_asset_id, NEW.is_amount, NEW.unit_factor, NEW.interval_seconds, NEW.feature_unit
     )
 )
-EXECUTE FUNCTION note_asset_change();
+EXECUTE FUNCTION note_asset_change('asset');
 -- readings may have come before their asset
 CREATE OR REPLACE TRIGGER asset_added AFTER INSERT ON assets
-FOR EACH ROW WHEN (coalesce(NEW.is_amount::text, NEW.weather_asset_id) IS NOT NULL) EXECUTE FUNCTION note_asset_change();
+FOR EACH ROW WHEN (coalesce(NEW.is_amount::text, NEW.weather_asset_id) IS NOT NULL) EXECUTE FUNCTION note_asset_change('asset');
 
+-- only what looks at the keys: declared features
 CREATE OR REPLACE TRIGGER keys_changed AFTER UPDATE ON assets
 FOR EACH ROW WHEN (
     (OLD.price_zone, OLD."group", OLD.weather_station) IS DISTINCT FROM (NEW.price_zone, NEW."group", NEW.weather_station)
 )
-EXECUTE FUNCTION note_key_change();
+EXECUTE FUNCTION note_asset_change('keys');
 CREATE OR REPLACE TRIGGER keys_added AFTER INSERT ON assets
-FOR EACH ROW WHEN (coalesce(NEW.price_zone, NEW."group", NEW.weather_station) IS NOT NULL) EXECUTE FUNCTION note_key_change();
+FOR EACH ROW WHEN (coalesce(NEW.price_zone, NEW."group", NEW.weather_station) IS NOT NULL) EXECUTE FUNCTION note_asset_change('keys');
 
 CREATE OR REPLACE TRIGGER series_inserted AFTER INSERT ON covariates
 REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_series_changes();

@@ -400,16 +400,7 @@ LEFT JOIN declared_spans AS spans
 GROUP BY views.view_name;
 
 -- Rows of days move with the time zone.
-CREATE OR REPLACE FUNCTION note_zone_change() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
-    SELECT 'zone', tenant_id, asset_id, lower(period), upper(period) - INTERVAL '168 hours'
-    FROM asset_spans, unnest(periods) AS period
-    WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
-    RETURN NULL;
-END
-$$;
 CREATE OR REPLACE TRIGGER zone_changed AFTER UPDATE ON assets
-FOR EACH ROW WHEN (OLD.timezone <> NEW.timezone) EXECUTE FUNCTION note_zone_change();
+FOR EACH ROW WHEN (OLD.timezone <> NEW.timezone) EXECUTE FUNCTION note_asset_change('zone');
 CREATE OR REPLACE TRIGGER zone_added AFTER INSERT ON assets
-FOR EACH ROW WHEN (NEW.timezone <> 'UTC') EXECUTE FUNCTION note_zone_change();
+FOR EACH ROW WHEN (NEW.timezone <> 'UTC') EXECUTE FUNCTION note_asset_change('zone');
