@@ -269,8 +269,8 @@ def test_plots_of_a_version__are_drawn_in_its_card(window: Window, wide: str) ->
         vera.open_lifecycle(TENANT, wide, "versions", "3")
         plot = vera.page.get_by_role("img", name="error of each hour error of")
         plot.scroll_into_view_if_needed()
-        # 20 inches of 100 pixels; 0 where the browser has refused it. wait_for_function looks a second time by
-        # eval, which the page does not allow.
+        # 20 inches of 100 pixels; 0 where the browser has refused it.
+        # wait_for_function looks a second time by eval, which the page does not allow.
         expect(plot).to_have_js_property("naturalWidth", 2000)
 
 
