@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from psycopg import sql
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from benchmarks import history, measure, servers
 from benchmarks.history import HOUR, History, this_hour
 from benchmarks.measure import PeakMemory, timed

@@ -17,9 +17,9 @@ from feast import Entity, ValueType
 from feast.aggregation import Aggregation
 from psycopg import sql
 
-from ai_hub.database import connect
-from ai_hub.database.connection import shares_backend
-from ai_hub.database.refresh import SESSIONS, refresh
+from ai_hub.db import connect
+from ai_hub.db.connection import shares_backend
+from ai_hub.db.refresh import SESSIONS, refresh
 from benchmarks import history, measure, servers
 from benchmarks.backfill import FULL, SMALL
 from benchmarks.history import HOUR, History, this_hour

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg import sql
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.exports import service
 from ai_hub.exports.export import find_export
 from ai_hub.exports.request import Request

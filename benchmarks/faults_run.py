@@ -17,7 +17,7 @@ from uuid import uuid4
 import numpy as np
 import psycopg
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from benchmarks import service_site
 from benchmarks.faults_servers import Ground, differing
 from benchmarks.history import this_hour

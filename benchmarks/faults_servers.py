@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import boto3
 import psutil
 
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
 from benchmarks import servers
 from benchmarks.service_site import TENANTS, Service, Site, clean_environment
 from benchmarks.tcp_proxy import Proxy, proxied

@@ -18,8 +18,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from psycopg import sql
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import Refreshed, refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import Refreshed, refresh
 from benchmarks import history, measure, servers
 from benchmarks.history import HOUR, History, Rows, this_hour, write
 from benchmarks.measure import PeakMemory, Times, format_time, paired_ratio, save, timed
@@ -40,7 +40,7 @@ _INTRO = """\
 
 Made by `{command}` from [results.json](results.json), where minima, maxima, seeds and versions are, too.
 {assets} meters with hourly readings for a month (30 days) and for a year (365 days) in two databases,
-measured in turns; medians. One new hour is one new reading a meter, then `ai_hub.database.refresh.refresh`.
+measured in turns; medians. One new hour is one new reading a meter, then `ai_hub.db.refresh.refresh`.
 The floor is what the same rows cost at least: the readings inserted into a table without triggers, the
 feature rows sent to the client by binary `COPY`. Chunks older than 60 days are compressed, so the reading
 that is 200 days old goes into one.

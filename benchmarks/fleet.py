@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from ai_hub.access.api_keys import KeyText, digest, new_key
-from ai_hub.database import connect
+from ai_hub.db import connect
 from benchmarks import measure, servers, service_load, service_site
 from benchmarks.history import HOUR, this_hour
 from benchmarks.servers import Valkey, valkey

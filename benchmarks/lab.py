@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from benchmarks.measure import timed
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
+from ai_hub.db.refresh import refresh
 from benchmarks import history, lab, measure, servers
 from benchmarks.lab import (
     AGGREGATE,

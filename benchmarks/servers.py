@@ -30,8 +30,8 @@ import psycopg
 import redis
 from psycopg import sql
 
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
 from ai_hub.dev.redis_server import server_program
 from ai_hub.settings import Settings
 

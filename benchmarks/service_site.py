@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai_hub import paths
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.settings import Settings
 from benchmarks import history
 from benchmarks.history import HOUR, History, this_hour

@@ -21,8 +21,8 @@ import structlog
 from psycopg import sql
 
 from ai_hub.access.principal import Principal, Scope
-from ai_hub.database.connection import connect
-from ai_hub.database.retired import require_in_use
+from ai_hub.db.connection import connect
+from ai_hub.db.retired import require_in_use
 from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.names import check_workspace
 from ai_hub.settings import postgres_environment

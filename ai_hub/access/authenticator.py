@@ -10,7 +10,7 @@ from ai_hub.access import api_keys
 from ai_hub.access.api_keys import KeyCache
 from ai_hub.access.principal import DEVELOPER, Principal, UnauthenticatedError
 from ai_hub.access.tokens import ProviderKeys, Tokens, provider_url
-from ai_hub.database.tenant_scope import service_dsn
+from ai_hub.db.tenant_scope import service_dsn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,9 +13,9 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege, InternalError_, LockNotAvailable
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-from ai_hub.database.connection import connect
-from ai_hub.database.retired import require_in_use
-from ai_hub.database.tenant_scope import SEARCH_PATH, TENANT_ROLE
+from ai_hub.db.connection import connect
+from ai_hub.db.retired import require_in_use
+from ai_hub.db.tenant_scope import SEARCH_PATH, TENANT_ROLE
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.names import check_tenant
 

@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from ai_hub.database.tenant_scope import ENTER, service_dsn
+from ai_hub.db.tenant_scope import ENTER, service_dsn
 from ai_hub.errors import AiHubError, SettingMissingError
 from ai_hub.exports.locations import Bucket, tenant_location
 from ai_hub.servers import NotReadyError, check_bucket, check_http, check_redis, check_s3

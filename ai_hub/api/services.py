@@ -18,7 +18,7 @@ from ai_hub.access.authenticator import Authenticator, open_authenticator
 from ai_hub.access.principal import Principal
 from ai_hub.api.errors import OverloadedError
 from ai_hub.api.health import Health
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.errors import BadInputError
 from ai_hub.exports.service import ExportService, open_exports
 from ai_hub.features.online.reader import FeatureReader, open_reader

@@ -17,7 +17,7 @@ from ai_hub import paths
 from ai_hub.backup import inventory
 from ai_hub.backup.manifest import Database, Facts, describe
 from ai_hub.backup.postgres import server_major
-from ai_hub.database.connection import connect
+from ai_hub.db.connection import connect
 from ai_hub.errors import ConflictError
 
 if TYPE_CHECKING:

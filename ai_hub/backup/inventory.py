@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from ai_hub.backup.manifest import Facts, Role
-from ai_hub.database.tenant_scope import SERVICE_ROLE, TENANT_ROLE
+from ai_hub.db.tenant_scope import SERVICE_ROLE, TENANT_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

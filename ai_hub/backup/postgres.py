@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 
 from ai_hub.backup import inventory
 from ai_hub.backup.manifest import Database, describe
-from ai_hub.database.connection import connect, is_pooled
+from ai_hub.db.connection import connect, is_pooled
 from ai_hub.errors import AiHubError, ConflictError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ai_hub.backup import embedded, objects, postgres
 from ai_hub.backup.create import databases_of, megabytes, objects_of
 from ai_hub.backup.manifest import MANIFEST, Manifest, parse
 from ai_hub.backup.storage import copy, fetch, open_storage
-from ai_hub.database.provision import provision_databases
+from ai_hub.db.provision import provision_databases
 from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:

@@ -64,7 +64,7 @@ def asset_add(
     as_json: AsJson = False,
 ) -> None:
     """Register an asset, or change the given attributes of a registered one."""
-    from ai_hub.database import connect
+    from ai_hub.db import connect
     from ai_hub.ingest import assets
 
     values = {
@@ -98,7 +98,7 @@ def asset_add(
 @asset_app.command("list")
 def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
     """List a tenant's assets."""
-    from ai_hub.database import connect
+    from ai_hub.db import connect
     from ai_hub.ingest import assets
 
     with connect() as connection:
@@ -138,7 +138,7 @@ def readings_delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete readings with what derives from them; earlier versions of features stay readable as of then."""
-    from ai_hub.database import connect
+    from ai_hub.db import connect
     from ai_hub.ingest import removal
 
     if start is None and end is None:
@@ -162,7 +162,7 @@ def readings_delete(
 @readings_app.command("log")
 def readings_log(*, tenant: Tenant, as_json: AsJson = False) -> None:
     """List what was removed, by whom and why."""
-    from ai_hub.database import connect
+    from ai_hub.db import connect
     from ai_hub.ingest import removal
 
     with connect() as connection:
@@ -202,7 +202,7 @@ def asset_remove(
 
     After a kill, the same command resumes.
     """
-    from ai_hub.database import connect
+    from ai_hub.db import connect
     from ai_hub.errors import NotFoundError
     from ai_hub.ingest import removal
 

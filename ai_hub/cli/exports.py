@@ -110,7 +110,7 @@ def exports_command(
     if tenant is None:
         raise typer.BadParameter("Whose exports? Give --tenant.", param_hint="--tenant")
     from ai_hub.api.schemas.exports import ExportSummary
-    from ai_hub.database.transactions import transaction
+    from ai_hub.db.transactions import transaction
     from ai_hub.exports.export import newest_exports
 
     with transaction(common.settings(), tenant) as connection:
@@ -135,7 +135,7 @@ def download_command(
     ] = None,
 ) -> None:
     """Copy the files of a completed export here, from wherever EXPORT_STORAGE_PATH leads to."""
-    from ai_hub.database.transactions import transaction
+    from ai_hub.db.transactions import transaction
     from ai_hub.exports import files
     from ai_hub.exports.export import find_export
 
@@ -159,7 +159,7 @@ def _follow(
     export: Export, stop: threading.Event, on_progress: Callable[[float], None], *, own: bool
 ) -> Export:
     """Do the export here, or watch its worker, until it has ended; a stop cancels an `own` one."""
-    from ai_hub.database.transactions import transaction
+    from ai_hub.db.transactions import transaction
     from ai_hub.errors import ConflictError
     from ai_hub.exports import service
     from ai_hub.exports.export import find_export

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 @app.command()
 def migrate(*, as_json: AsJson = False) -> None:
     """Apply SQL migrations, functions and views to TimescaleDB; fit new chunks to the rate of readings."""
-    from ai_hub.database.chunks import follow_rate
-    from ai_hub.database.migrate import migrate as apply
+    from ai_hub.db.chunks import follow_rate
+    from ai_hub.db.migrate import migrate as apply
 
     outcome = apply()
     chunks = follow_rate()
@@ -60,7 +60,7 @@ def refresh(
     as_json: AsJson = False,
 ) -> None:
     """Compute features for new, late and corrected readings and weather. Safe to repeat and to kill."""
-    from ai_hub.database.refresh import refresh as run
+    from ai_hub.db.refresh import refresh as run
 
     start = None if since is None else parse_time(since, "--since")
 
@@ -86,7 +86,7 @@ app.add_typer(features_app, name="features")
 @features_app.command("list")
 def features_list(*, as_json: AsJson = False) -> None:
     """Show how many rows of each declared view are stored; the others are computed whenever they are read."""
-    from ai_hub.database import connect
+    from ai_hub.db import connect
     from feast_plugins.windows import database as declared
 
     with connect(application_name="ai-hub features") as connection:
@@ -102,8 +102,8 @@ def features_backfill(
     as_json: AsJson = False,
 ) -> None:
     """Store the whole history of declared views. After a kill, the same command or a refresh resumes."""
-    from ai_hub.database import connect
-    from ai_hub.database.refresh import refresh
+    from ai_hub.db import connect
+    from ai_hub.db.refresh import refresh
     from feast_plugins.windows import database as declared
 
     with connect(autocommit=True, application_name="ai-hub features") as connection:
@@ -189,7 +189,7 @@ def materialize_command(
             _follow(follower, metrics, interval, refresh=refresh)
         return
     if refresh:
-        from ai_hub.database.refresh import refresh as refresh_features
+        from ai_hub.db.refresh import refresh as refresh_features
 
         refresh_features()
     typer.echo(_line(materialize(store, scope)))

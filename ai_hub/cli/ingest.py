@@ -275,7 +275,7 @@ def findings_command(
     as_json: AsJson = False,
 ) -> None:
     """List gaps, stuck meters and clock changes that ingest found."""
-    from ai_hub.database import connect
+    from ai_hub.db import connect
     from ai_hub.ingest.findings import FindingsRepository
     from ai_hub.ingest.report import describe
 
@@ -310,7 +310,7 @@ def quality_command(
     as_json: AsJson = False,
 ) -> None:
     """Show or set whether features use suspect and estimated readings of a tenant."""
-    from ai_hub.database import connect
+    from ai_hub.db import connect
     from ai_hub.ingest import policies
 
     uses = {"suspect": suspect, "estimated": estimated}
@@ -339,7 +339,7 @@ def quarantine_command(
     as_json: AsJson = False,
 ) -> None:
     """List rejected rows, or export them for correction, or forget them."""
-    from ai_hub.database import connect
+    from ai_hub.db import connect
     from ai_hub.ingest import rejects
 
     if as_json and (csv_file or clear):
@@ -378,7 +378,7 @@ def bounds_command(
     ] = None,
 ) -> None:
     """Show or change which timestamps of readings are accepted."""
-    from ai_hub.database import connect
+    from ai_hub.db import connect
     from ai_hub.ingest import policies
 
     with connect() as connection:

@@ -76,7 +76,7 @@ def list_command(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    from ai_hub.database.transactions import transaction
+    from ai_hub.db.transactions import transaction
     from ai_hub.jobs import queue
 
     with transaction(common.settings(), tenant) as connection:
@@ -109,7 +109,7 @@ def list_command(
 @jobs_app.command("show")
 def show_command(job_id: JobId, *, tenant: Tenant, as_json: AsJson = False) -> None:
     """Show a job with its arguments, and its result or error."""
-    from ai_hub.database.transactions import transaction
+    from ai_hub.db.transactions import transaction
     from ai_hub.jobs import queue
 
     with transaction(common.settings(), tenant) as connection:
@@ -126,7 +126,7 @@ def show_command(job_id: JobId, *, tenant: Tenant, as_json: AsJson = False) -> N
 @jobs_app.command("cancel")
 def cancel_command(job_id: JobId, *, tenant: Tenant) -> None:
     """Cancel a job: a pending one at once, a running one within seconds."""
-    from ai_hub.database.transactions import transaction
+    from ai_hub.db.transactions import transaction
     from ai_hub.jobs import queue
 
     with transaction(common.settings(), tenant) as connection:
@@ -137,7 +137,7 @@ def cancel_command(job_id: JobId, *, tenant: Tenant) -> None:
 @jobs_app.command("retry")
 def retry_command(job_id: JobId, *, tenant: Tenant) -> None:
     """Put a failed or cancelled job into the queue again."""
-    from ai_hub.database.transactions import transaction
+    from ai_hub.db.transactions import transaction
     from ai_hub.exports import service
     from ai_hub.exports.export import KIND
     from ai_hub.jobs import queue

@@ -184,7 +184,7 @@ def _short(path: Path) -> str:
 
 def _migrate_own(console: Console) -> None:
     """Bring the embedded database up to date; an outside one is its owner's."""
-    from ai_hub.database.migrate import migrate  # psycopg only where needed
+    from ai_hub.db.migrate import migrate  # psycopg only where needed
     from ai_hub.dev.record import load
     from ai_hub.dev.services import SERVICES, outside_address
 
@@ -222,7 +222,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 @app.command()
 def provision(*, as_json: AsJson = False) -> None:
     """Create the databases of MLflow and Feast and the bucket of models on your servers. Safe to repeat."""
-    from ai_hub.database.provision import provision_databases
+    from ai_hub.db.provision import provision_databases
     from ai_hub.dev import status
 
     settings = common.settings()

@@ -14,7 +14,7 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 from psycopg.rows import class_row
 
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.exports.export import COLUMNS, Export, find_export
 from ai_hub.exports.locations import is_of, local_path, target_of, tenant_location

@@ -20,7 +20,7 @@ from feast.repo_config import RepoConfig
 from feast.types import from_feast_to_pyarrow_type
 from psycopg import sql
 
-from ai_hub.database.tenant_scope import ENTER
+from ai_hub.db.tenant_scope import ENTER
 from ai_hub.errors import BadInputError
 from ai_hub.exports.request import Request, months
 from ai_hub.features.online.query import Lookup, lookup_of

@@ -17,7 +17,7 @@ import anyio.to_thread
 import psycopg
 import structlog
 
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError
 from ai_hub.exports.export import KIND, Export, find_export, find_exports, newest_exports
 from ai_hub.exports.locations import check_location, is_gone

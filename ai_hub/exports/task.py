@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from feast import FeatureStore
 
-from ai_hub.database.connection import shares_backend
-from ai_hub.database.transactions import transaction
+from ai_hub.db.connection import shares_backend
+from ai_hub.db.transactions import transaction
 from ai_hub.exports import files, parquet
 from ai_hub.exports.export import KIND, Export, find_export
 from ai_hub.exports.locations import Target, target_of

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ai_hub.database.connection import connect
+from ai_hub.db.connection import connect
 from ai_hub.errors import NotFoundError
 from ai_hub.features.newest import followed_views, is_pushed
 from feast_plugins.postgres.session import TIME

@@ -16,8 +16,8 @@ from redis.exceptions import RedisClusterException, ResponseError
 from tenacity import Retrying, retry_if_exception, stop_when_event_set, wait_exponential
 from tenacity.nap import sleep_using_event
 
-from ai_hub.database.connection import connect
-from ai_hub.database.refresh import refresh as refresh_features
+from ai_hub.db.connection import connect
+from ai_hub.db.refresh import refresh as refresh_features
 from ai_hub.errors import NotFoundError, ServiceDownError
 from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows

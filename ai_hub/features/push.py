@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from feast.data_source import PushMode
 
-from ai_hub.database.connection import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db.connection import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.features.materialize import Pass, materialize
 from ai_hub.features.newest import Scope

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ai_hub.database.connection import connect
+from ai_hub.db.connection import connect
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.features.store import feature_names
 from ai_hub.forecasting import TARGET

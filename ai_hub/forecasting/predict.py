@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import lightgbm as lgb
 import yaml
 
-from ai_hub.database.connection import connect
+from ai_hub.db.connection import connect
 from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.features.store import OnlineRow, feature_names, get_service, read_online
 from ai_hub.forecasting.card import MAKER, MAKER_TAG, ModelCard, check_units, require_card

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ai_hub.database.connection import connect
+from ai_hub.db.connection import connect
 from ai_hub.errors import BadInputError
 from ai_hub.features.store import feature_references, get_service
 from ai_hub.forecasting import dataset

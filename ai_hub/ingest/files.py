@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import pandas as pd
 import psycopg
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import Refreshed, refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import Refreshed, refresh
 from ai_hub.errors import AiHubError, NotFoundError
 from ai_hub.ingest import policies
 from ai_hub.ingest.datasets import Readings, Series, Weather

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ai_hub.database import declared
-from ai_hub.database.refresh import refresh
+from ai_hub.db import declared
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.ingest import assets
 from ai_hub.ingest.checks import check

@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ai_hub.database.transactions import brief_session
+from ai_hub.db.transactions import brief_session
 from ai_hub.errors import AiHubError
 from ai_hub.jobs.queue import STATUSES
 

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from tenacity import retry as tenacity_retry
 from tenacity import retry_if_exception_type, stop_after_delay, wait_exponential
 
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
 
 if TYPE_CHECKING:

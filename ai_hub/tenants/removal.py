@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ai_hub.database.connection import connect
+from ai_hub.db.connection import connect
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.features.store import open_store
 from ai_hub.registry import tenants as registry

@@ -11,9 +11,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from ai_hub.access import sql_logins
-from ai_hub.database import declared
-from ai_hub.database.refresh import refresh
-from ai_hub.database.retired import KEPT, REMOVED
+from ai_hub.db import declared
+from ai_hub.db.refresh import refresh
+from ai_hub.db.retired import KEPT, REMOVED
 from ai_hub.errors import NotFoundError
 from ai_hub.exports.locations import tenant_location
 from ai_hub.features.store import negative_pattern, online_client

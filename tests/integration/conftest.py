@@ -11,8 +11,8 @@ from oracles.features import HOUR, floor_hour
 from support.energy import energies, energy, feast_apply
 from support.registry_servers import sqlite_template
 
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,8 +17,8 @@ from psycopg.types.json import Jsonb
 from ai_hub import registry
 from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES
-from ai_hub.database.connection import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db.connection import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.exports import service
 from ai_hub.exports.export import KIND
 from ai_hub.exports.request import Request

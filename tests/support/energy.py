@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from feast import FeatureStore
 
-from ai_hub.database.connection import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db.connection import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.features.store import open_store
 from ai_hub.settings import Settings
 from support import forked

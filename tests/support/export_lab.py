@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.exports import service
 from ai_hub.exports.export import KIND, Export, find_export
 from ai_hub.exports.request import Request

@@ -17,9 +17,9 @@ import psycopg
 from psycopg import sql
 
 from ai_hub import paths
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
+from ai_hub.db.refresh import refresh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from ai_hub.access.api_keys import digest, parse
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.api import admission
 from ai_hub.cli.main import app
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.errors import BadInputError, ServiceDownError
 from ai_hub.settings import ServiceSettings, Settings
 from benchmarks.tcp_proxy import proxied

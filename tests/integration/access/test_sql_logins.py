@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from ai_hub.access import api_keys, sql_logins
 from ai_hub.access.principal import SCOPES
 from ai_hub.cli.main import app
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.tenants import stores
 from mlflow_plugins.users.roles import Role

@@ -8,8 +8,8 @@ import pytest
 from support.scoped_database import FOREIGN, FOREIGN_VALUE, OURS, is_timescale, scoped_database
 
 from ai_hub.access import sql_logins
-from ai_hub.database import connect
-from ai_hub.database.tenant_scope import as_tenant
+from ai_hub.db import connect
+from ai_hub.db.tenant_scope import as_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,10 +14,10 @@ from oracles.features import HOUR, Weather, floor_hour
 from support.feature_tables import write, write_weather
 from support.scoped_database import new_database
 
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
-from ai_hub.database.refresh import refresh
-from ai_hub.database.tenant_scope import as_tenant
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
+from ai_hub.db.refresh import refresh
+from ai_hub.db.tenant_scope import as_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from support.export_worker import worker_of
 from support.service_server import running_service
 
 from ai_hub.api.schemas.exports import ExportJob, ExportList
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from oracles.features import HOUR, floor_hour
 from support.feature_reading import PATIENT, Clock, ask, run
 from support.feature_tables import register, write
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.features.online import query, rows
 
 if TYPE_CHECKING:

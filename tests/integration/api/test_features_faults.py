@@ -16,8 +16,8 @@ from oracles.features import HOUR, floor_hour
 from support.feature_reading import CALENDAR, PATIENT, Clock, ask, place, reading, run, sources, through
 from support.feature_tables import register, write
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import ServiceDownError
 from ai_hub.features.online import loader
 from benchmarks.tcp_proxy import proxied

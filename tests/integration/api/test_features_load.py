@@ -16,8 +16,8 @@ from support.feature_reading import PATIENT, Clock, ask, place, run, sources, th
 from support.feature_tables import register, write
 from support.service_server import running_service
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import NotFoundError
 from ai_hub.features.online import loader
 from ai_hub.features.online.reader import FeatureRequest

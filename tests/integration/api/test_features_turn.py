@@ -13,8 +13,8 @@ from redis import Redis
 from support.feature_reading import Clock, ask, run, sources
 from support.feature_tables import register, write
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.features import materialize as module
 from ai_hub.features.materialize import Follower, materialize
 from ai_hub.features.newest import Scope

@@ -14,8 +14,8 @@ from oracles.features import HOUR, Asset, Weather, floor_hour
 from support.feature_reading import Clock, ask, differences, run, sources
 from support.feature_tables import VIEWS, register, write, write_weather
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError, NotFoundError
 
 if TYPE_CHECKING:

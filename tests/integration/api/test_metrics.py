@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.service_server import running_service
 
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.jobs import metrics
 from ai_hub.jobs.queue import STATUSES
 from ai_hub.settings import ServiceSettings, Settings

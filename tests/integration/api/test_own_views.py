@@ -15,10 +15,10 @@ from psycopg import errors, sql
 from support.feature_reading import Clock, ask, run
 from support.feature_tables import register, write
 
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
-from ai_hub.database.refresh import refresh
-from ai_hub.database.tenant_scope import as_tenant
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
+from ai_hub.db.refresh import refresh
+from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from ai_hub.api.health import Health
 from ai_hub.cli.main import app
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.dev.services import SERVICES
 from ai_hub.dev.status import require, status
 from ai_hub.features.materialize import Follower

@@ -25,8 +25,8 @@ from support.service_server import running_service
 from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES, Scope
 from ai_hub.api.app import create_app
-from ai_hub.database import connect
-from ai_hub.database.tenant_scope import as_tenant
+from ai_hub.db import connect
+from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.registry import ensure_tenant, tenant_scope
 from ai_hub.registry.registering import FOLDER
 from ai_hub.settings import ServiceSettings, Settings

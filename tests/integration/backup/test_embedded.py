@@ -21,8 +21,8 @@ from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope
 from ai_hub.backup.create import backup
 from ai_hub.backup.restore import RestoredDifferentlyError, restore
-from ai_hub.database.migrate import migrate
-from ai_hub.database.refresh import refresh
+from ai_hub.db.migrate import migrate
+from ai_hub.db.refresh import refresh
 from ai_hub.dev.backup import RecordedServers
 from ai_hub.dev.control import down, up
 from ai_hub.dev.services import select

@@ -19,9 +19,9 @@ from ai_hub.access.principal import Scope
 from ai_hub.backup.create import backup
 from ai_hub.backup.postgres import ToolMissingError, address, find_tool, run_tool
 from ai_hub.backup.restore import restore
-from ai_hub.database.migrate import migrate
-from ai_hub.database.provision import provision_databases
-from ai_hub.database.refresh import refresh
+from ai_hub.db.migrate import migrate
+from ai_hub.db.provision import provision_databases
+from ai_hub.db.refresh import refresh
 from ai_hub.dev.backup import RecordedServers
 from ai_hub.errors import ConflictError
 from ai_hub.settings import Settings

@@ -23,7 +23,7 @@ from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope
 from ai_hub.api.schemas.features import FeatureSource
 from ai_hub.client import DegradedError, KeyRefusedError
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.errors import ConflictError, ForbiddenError, NotFoundError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ import pytest
 import requests
 from support import compose
 
-from ai_hub.database.migrate import migrate
+from ai_hub.db.migrate import migrate
 from ai_hub.settings import postgres_environment
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import requests
 from ai_hub import registry
 from ai_hub.access import api_keys
 from ai_hub.access.principal import Scope
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.errors import NotLoggedInError
 from ai_hub.features.store import find_service
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.export_lab import ExportLab
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from ai_hub.cli.exports import _follow
 from ai_hub.cli.main import app
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError
 from ai_hub.exports import service
 from ai_hub.exports.request import PathTakenError

@@ -14,7 +14,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.types import Float64
 from psycopg import sql
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from support.export_lab import ExportLab, selected
 from support.s3_faults import faults, lost_completions, uploads_by_exact_key
 
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.errors import NotFoundError
 from ai_hub.exports import files, s3, service
 from ai_hub.exports.request import PathTakenError, RangeError, files_by_month

@@ -11,7 +11,7 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from support.properties import examples
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.features.store import open_store
 from feast_plugins.errors import HistoryNotKnownError
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 
 if TYPE_CHECKING:
     from feast import FeatureStore

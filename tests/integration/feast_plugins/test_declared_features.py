@@ -21,9 +21,9 @@ from support.two_projects import Project
 from typer.testing import CliRunner
 
 from ai_hub.cli.main import app
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
-from ai_hub.database.tenant_scope import as_tenant
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
+from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.errors import AiHubError
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope

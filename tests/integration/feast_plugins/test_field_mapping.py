@@ -13,7 +13,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.types import Float64, Int64
 from feast.value_type import ValueType
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.features.store import open_store
 from feast_plugins.errors import HistoryNotKnownError, WriteColumnsError, WriteTargetError
 

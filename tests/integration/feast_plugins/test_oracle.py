@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from oracles.features import Asset, floor_hour, same
 from support.properties import examples
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
 from ai_hub.features.store import feature_names, get_service

@@ -11,7 +11,7 @@ import pytest
 from feast.data_source import PushMode
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.errors import BadInputError
 from ai_hub.features.push import Reading, push
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from psycopg import sql
 
-from ai_hub.database.connection import connect
+from ai_hub.db.connection import connect
 from ai_hub.features.store import feature_names, get_service, read_online
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.features.store import get_service, read_online
 from ai_hub.ingest import removal
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis import Redis
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import NotFoundError
 from ai_hub.features import materialize as module
 from ai_hub.features.freshness import freshness

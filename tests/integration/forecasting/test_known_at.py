@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ai_hub.database.connection import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db.connection import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import NotFoundError
 from ai_hub.features.store import get_service, open_store
 from ai_hub.forecasting import dataset

@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from support.energy import add_meter
 
 from ai_hub import registry
-from ai_hub.database.connection import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db.connection import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.forecasting import TARGET, dataset
 from ai_hub.forecasting.dataset import Window

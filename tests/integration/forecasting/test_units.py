@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ai_hub.database.connection import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db.connection import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError
 from ai_hub.forecasting import TARGET, predict
 from ai_hub.forecasting.card import MAKER, MAKER_TAG, ModelCard

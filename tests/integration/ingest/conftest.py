@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import pytest
 
 from ai_hub.cli import main
-from ai_hub.database import connect
+from ai_hub.db import connect
 
 Rows: TypeAlias = Callable[..., list[tuple[Any, ...]]]
 ReadingsOf: TypeAlias = Callable[[str], dict[tuple[str, datetime], tuple[float, str]]]

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from psycopg import sql
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.ingest import files as ingest_files
 from ai_hub.ingest.options import Options
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.dev.demo.data import prepare
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.ingest import assets, checks
 from ai_hub.ingest.files import ingest_readings
 from ai_hub.ingest.options import Options

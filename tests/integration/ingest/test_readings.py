@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import pytest
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.errors import BadInputError
 from ai_hub.ingest import assets, tables, upsert
 from ai_hub.ingest.files import ingest_readings

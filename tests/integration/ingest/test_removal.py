@@ -12,8 +12,8 @@ from oracles.features import HOUR, Asset, Issue, Weather, floor_hour
 from psycopg.errors import RaiseException
 from support.feature_tables import assert_views_equal, now, register, write, write_series, write_weather
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.ingest import policies, removal
 from ai_hub.ingest.files import ingest_readings

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.jobs import queue
 from ai_hub.jobs.lease import Lease
 from ai_hub.jobs.queue import Job

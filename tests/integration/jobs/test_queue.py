@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from typer.testing import CliRunner
 
 from ai_hub.cli.main import app
-from ai_hub.database.transactions import transaction
+from ai_hub.db.transactions import transaction
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
 from ai_hub.jobs import queue
 from ai_hub.jobs.queue import CANCELLED

@@ -14,7 +14,7 @@ from psycopg.errors import FeatureNotSupported
 from psycopg.rows import dict_row
 
 from ai_hub import paths
-from ai_hub.database import connect
+from ai_hub.db import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

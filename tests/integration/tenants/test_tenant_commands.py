@@ -20,8 +20,8 @@ from support.service_server import running_service
 from ai_hub import cli, registry
 from ai_hub.access import api_keys, sql_logins
 from ai_hub.access.principal import SCOPES
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError
 from ai_hub.exports.request import Request
 from ai_hub.exports.service import submit

@@ -15,9 +15,9 @@ from psycopg.errors import UniqueViolation
 from support.feature_tables import differences, now, register, write, write_weather
 
 from ai_hub import paths
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
+from ai_hub.db.refresh import refresh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

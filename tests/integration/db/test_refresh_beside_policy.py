@@ -11,8 +11,8 @@ from oracles.features import HOUR, Asset, floor_hour
 from support.feature_tables import assert_views_equal, write
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable

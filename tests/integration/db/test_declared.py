@@ -20,8 +20,8 @@ from support.declared_views import applied, apply, declare, differences, fill, i
 from support.feature_tables import now, write, write_series, write_weather
 from support.properties import examples
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from feast_plugins.errors import DeclarationError, DeclarationLossError
 from feast_plugins.windows import (
     AssetAttribute,

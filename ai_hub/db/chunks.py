@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ai_hub.database.connection import connect
+from ai_hub.db.connection import connect
 
 if TYPE_CHECKING:
     from datetime import timedelta

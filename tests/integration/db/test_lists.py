@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai_hub.api import services
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.ingest import findings
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest
 from support.feature_tables import now, write
 
 from ai_hub import paths
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
+from ai_hub.db.refresh import refresh
 from ai_hub.ingest import policies
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from ai_hub.errors import BadInputError
 from ai_hub.names import check_tenant, is_asset_id
 

@@ -17,8 +17,8 @@ import pytest
 from oracles.features import HOUR, Asset, Weather, floor_hour
 from support.feature_tables import assert_views_equal, now, write, write_weather
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 
 if TYPE_CHECKING:
     import psycopg

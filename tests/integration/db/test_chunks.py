@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 
 DAYS = timedelta(days=1)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from ai_hub.database.connection import connect
-from ai_hub.database.tenant_scope import as_tenant, service_dsn
+from ai_hub.db.connection import connect
+from ai_hub.db.tenant_scope import as_tenant, service_dsn
 from ai_hub.errors import ServiceDownError
 from ai_hub.settings import postgres_environment
 

@@ -10,8 +10,8 @@ import pytest
 from psycopg import sql
 
 from ai_hub import paths
-from ai_hub.database import connect
-from ai_hub.database.migrate import migrate
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
 from ai_hub.errors import ConflictError
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from oracles.registers import Register
 from support.feature_tables import now, write
 from support.properties import examples
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.ingest import removal
 from ai_hub.ingest.removal import Selection
 

@@ -14,8 +14,8 @@ from oracles.features import HOUR, Asset, Weather, floor_hour, same
 from support.feature_tables import assert_views_equal, now, register, write, write_weather
 from support.properties import examples
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable

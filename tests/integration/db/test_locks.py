@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from support.scoped_database import new_database
 
-from ai_hub.database import connect, migrate
+from ai_hub.db import connect, migrate
 from ai_hub.errors import ConflictError
 
 if TYPE_CHECKING:

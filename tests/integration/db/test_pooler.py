@@ -34,11 +34,11 @@ from support.service_server import running_service
 from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.backup import postgres as backup
-from ai_hub.database import connect
-from ai_hub.database.connection import is_pooled
-from ai_hub.database.migrate import migrate
-from ai_hub.database.provision import provision_databases
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.connection import is_pooled
+from ai_hub.db.migrate import migrate
+from ai_hub.db.provision import provision_databases
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import AiHubError, ConflictError
 from ai_hub.exports.request import Request
 from ai_hub.exports.service import submit

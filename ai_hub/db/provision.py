@@ -12,8 +12,8 @@ from psycopg.errors import DuplicateDatabase, DuplicateObject, UniqueViolation
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from ai_hub.database.connection import connect
-from ai_hub.database.tenant_scope import SERVICE_ROLE
+from ai_hub.db.connection import connect
+from ai_hub.db.tenant_scope import SERVICE_ROLE
 from ai_hub.errors import BadInputError
 from ai_hub.settings import Settings, postgres_environment
 

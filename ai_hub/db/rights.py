@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from ai_hub.database.tenant_scope import SERVICE_ROLE, TENANT_ROLE
+from ai_hub.db.tenant_scope import SERVICE_ROLE, TENANT_ROLE
 
 if TYPE_CHECKING:
     import psycopg

@@ -8,8 +8,8 @@ from psycopg.sql import SQL as sql_of  # noqa: N811 - `sql` is the folder here
 from psycopg.sql import Identifier
 
 from ai_hub import paths
-from ai_hub.database import connect
-from ai_hub.database.migrate import EditedHistoryError, TimescaleLicenceError, migrate
+from ai_hub.db import connect
+from ai_hub.db.migrate import EditedHistoryError, TimescaleLicenceError, migrate
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_migrate__badly_named_file__is_refused(sql: Path) -> None:
 
 def test_check_licence__apache_only__is_named(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # the Apache-only edition cannot be had here: a session setting of the same name stands in for its answer
-    monkeypatch.setattr("ai_hub.database.migrate._COMMUNITY_LICENCE", "enterprise")
+    monkeypatch.setattr("ai_hub.db.migrate._COMMUNITY_LICENCE", "enterprise")
     with pytest.raises(TimescaleLicenceError, match="'timescale'"):
         migrate(database)
 

@@ -19,8 +19,8 @@ from psycopg.errors import (
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
 from ai_hub import paths
-from ai_hub.database import dependents, rights
-from ai_hub.database.connection import connect
+from ai_hub.db import dependents, rights
+from ai_hub.db.connection import connect
 from ai_hub.errors import BadInputError, ConflictError
 
 if TYPE_CHECKING:

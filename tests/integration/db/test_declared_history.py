@@ -12,8 +12,8 @@ from oracles.features import HOUR, Asset, Weather, floor_hour
 from support.declared_views import applied, apply, declare, differences, fill, is_pending
 from support.feature_tables import now, write, write_weather
 
-from ai_hub.database import connect
-from ai_hub.database.refresh import refresh
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from feast_plugins.windows import Difference, Lag, history
 from feast_plugins.windows import Weather as WeatherOf
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import psycopg
 
-from ai_hub.database.connection import connect, shares_backend
+from ai_hub.db.connection import connect, shares_backend
 from feast_plugins.windows import history
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from oracles.features import floor_hour
 from support.declared_views import applied, apply, declare, fill, is_pending
 from support.feature_tables import write
 
-from ai_hub.database import connect
+from ai_hub.db import connect
 from feast_plugins.windows import Lag
 
 HOUR = timedelta(hours=1)
