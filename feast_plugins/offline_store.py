@@ -33,6 +33,7 @@ from feast_plugins.offline import date_range, history
 from feast_plugins.offline.entities import Entities
 from feast_plugins.offline.history import JoinStrategy
 from feast_plugins.offline.jobs import JoinJob, QueryJob, SavedRowsJob
+from feast_plugins.offline.on_demand import once_per_input
 from feast_plugins.offline.views import AsOfFilter, ViewRead
 from feast_plugins.postgres import sources
 from feast_plugins.postgres.serving import lookup_table
@@ -304,10 +305,8 @@ class _Request:
         )
 
     def _on_demand(self) -> list[OnDemandFeatureView]:
-        views: list[OnDemandFeatureView] = OnDemandFeatureView.get_requested_odfvs(
-            self.refs, self.project, self.registry
-        )
-        return views
+        views = OnDemandFeatureView.get_requested_odfvs(self.refs, self.project, self.registry)
+        return [once_per_input(view) for view in views]
 
     def _metadata(self, keys: list[str], span: tuple[datetime, datetime]) -> RetrievalMetadata:
         return RetrievalMetadata(

@@ -29,6 +29,7 @@ from ai_hub.names import check_tenant
 from feast_plugins.offline import history
 from feast_plugins.offline.as_of import microseconds
 from feast_plugins.offline.entities import Entities
+from feast_plugins.offline.on_demand import once_per_input
 from feast_plugins.offline.views import AsOfFilter, ViewRead
 from feast_plugins.postgres import session
 from feast_plugins.windows.declarations import HOUR, STEP_TAG, STEPS
@@ -48,7 +49,7 @@ _VERSION_LENGTH: Final = 16
 
 @dataclass(frozen=True)
 class Computed:
-    """On-demand features of one view, computed row by row from stored ones."""
+    """On-demand features of one view, computed from stored ones."""
 
     view: OnDemandFeatureView
     inputs: tuple[str, ...]
@@ -137,7 +138,7 @@ def _views(store: FeatureStore, service: FeatureService) -> tuple[list[Any], lis
     grouped, on_demand = utils._group_feature_refs(refs, *known)  # noqa: SLF001
     computed = [
         Computed(
-            view,
+            once_per_input(view),
             tuple(
                 feature.name
                 for projection in view.source_feature_view_projections.values()
@@ -427,24 +428,9 @@ def _renamed(plan: Plan, tenant: str, rows: pa.Table) -> dict[str, pa.ChunkedArr
 
 
 def computed(view: Computed, columns: dict[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
-    """On-demand features of rows with these columns, by Feast's own transformation.
-
-    Of a single input it is done once for each value that occurs: a feature depends on its row alone, offline
-    as online.
-    """
-    if len(view.inputs) != 1:
-        inputs = pa.table({name: columns[name] for name in view.inputs})
-        outputs = view.view.transform_arrow(inputs)
-        return {name: outputs[name].cast(kind) for name, kind in view.outputs.items()}
-    (name,) = view.inputs
-    encoded = columns[name].combine_chunks().dictionary_encode("encode")
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = pa.concat_arrays(encoded.unify_dictionaries().chunks)
-    outputs = view.view.transform_arrow(pa.table({name: encoded.dictionary}))
-    return {
-        output: pa.chunked_array([outputs[output].combine_chunks().cast(kind).take(encoded.indices)])
-        for output, kind in view.outputs.items()
-    }
+    """On-demand features of rows with these columns, by Feast's own transformation."""
+    outputs = view.view.transform_arrow(pa.table({name: columns[name] for name in view.inputs}))
+    return {name: outputs[name].cast(kind) for name, kind in view.outputs.items()}
 
 
 def chunks(

@@ -29,6 +29,7 @@ from ai_hub.features.store import feature_names
 from ai_hub.times import to_nanos
 from feast_plugins.materialize import plan as materialize
 from feast_plugins.materialize.plan import ViewPlan
+from feast_plugins.offline.on_demand import is_deterministic
 from feast_plugins.online.connection import Commands
 from feast_plugins.online.encoding import string_parts
 from feast_plugins.online.plan import KeyGroup, Keys, Plan, StoredView
@@ -151,8 +152,6 @@ def lookup_of(entity: Entity) -> Lookup:
 MEANING_TAG: Final = "meaning"
 KEYS = ("tenant_id", "asset_id")
 LOOKBACK_TAG = "lookback_hours"
-#: Of an on-demand view; a function that uses the time or chance must not have it.
-DETERMINISTIC_TAG = "deterministic"
 LOCAL_TIME = "local_time"
 #: Of a view: the time between two rows of an asset, such as 15min, 1h or 1d.
 STEP_TAG = "step"
@@ -368,7 +367,7 @@ class Query:
     @cached_property
     def is_deterministic(self) -> bool:
         """Whether the same rows give the same features: every on-demand view says so of itself."""
-        return all((view.tags or {}).get(DETERMINISTIC_TAG) == "true" for view in self.plan.on_demand)
+        return all(is_deterministic(view) for view in self.plan.on_demand)
 
     def reach_within(self, lookback_hours: int) -> int:
         """The longest look-back, in hours, of the features within `lookback_hours`."""

@@ -123,7 +123,7 @@ def test_time_passes__same_row__judged_by_its_age(shore: str, made: list[int]) -
 def test_view_that_does_not_say_so__made_each_time(
     shore: str, made: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query, "DETERMINISTIC_TAG", "another tag")
+    monkeypatch.setattr(query, "is_deterministic", lambda _: False)
 
     async def work(reader: FeatureReader) -> None:
         for _ in range(3):
