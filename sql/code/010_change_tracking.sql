@@ -3,41 +3,33 @@
 
 CREATE OR REPLACE FUNCTION note_reading_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    WITH islands AS (
+    WITH written AS (
         SELECT
-            tenant_id, asset_id, min(hour) AS first_hour, max(hour) AS last_hour,
-            min(first_at) AS first_at, max(last_at) AS last_at
-        FROM (
-            SELECT
-                *, hour - row_number() OVER (PARTITION BY tenant_id, asset_id ORDER BY hour) * INTERVAL '1 hour' AS island
-            FROM (
-                SELECT
-                    tenant_id, asset_id, time_bucket(INTERVAL '1 hour', "timestamp") AS hour,
-                    min("timestamp") AS first_at, max("timestamp") AS last_at
-                FROM changed WHERE isfinite("timestamp")
-                GROUP BY tenant_id, asset_id, time_bucket(INTERVAL '1 hour', "timestamp")
-            ) AS hours
-        ) AS numbered
-        GROUP BY tenant_id, asset_id, island
+            tenant_id, asset_id, range_agg(tstzrange(hour, hour + INTERVAL '1 hour')) AS hours,
+            min("timestamp") AS first_at, max("timestamp") AS last_at
+        FROM changed, time_bucket(INTERVAL '1 hour', "timestamp") AS hour
+        WHERE isfinite("timestamp")
+        GROUP BY tenant_id, asset_id
     ),
     noted AS (
         INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour, first_at, last_at)
-        SELECT 'readings', tenant_id, asset_id, first_hour, last_hour, first_at, last_at FROM islands
+        SELECT
+            'readings', tenant_id, asset_id, lower(island), upper(island) - INTERVAL '1 hour',
+            CASE WHEN lower(island) = lower(hours) THEN first_at END, CASE WHEN upper(island) = upper(hours) THEN last_at END
+        FROM written, unnest(hours) AS island
     )
     -- sorted, so that two writers lock the spans in the same order; unchanged spans are not locked
     INSERT INTO asset_spans AS spans (tenant_id, asset_id, first_hour, last_hour, periods)
-    SELECT tenant_id, asset_id, first_hour, last_hour, periods
-    FROM (
-        SELECT
-            tenant_id, asset_id, min(first_hour) AS first_hour, max(last_hour) AS last_hour,
-            range_agg(tstzrange(first_hour, last_hour + INTERVAL '168 hours', '[]')) AS periods
-        FROM islands
-        GROUP BY tenant_id, asset_id
-    ) AS written
+    SELECT tenant_id, asset_id, lower(hours), upper(hours) - INTERVAL '1 hour', periods
+    FROM written
+    CROSS JOIN LATERAL (
+        SELECT range_agg(tstzrange(lower(island), upper(island) + INTERVAL '167 hours', '[]')) AS periods
+        FROM unnest(hours) AS island
+    ) AS reached
     WHERE NOT EXISTS (
         SELECT FROM asset_spans AS known
         WHERE known.tenant_id = written.tenant_id AND known.asset_id = written.asset_id
-            AND known.periods @> written.periods
+            AND known.periods @> reached.periods
     )
     ORDER BY tenant_id, asset_id
     ON CONFLICT (tenant_id, asset_id) DO UPDATE SET
@@ -62,14 +54,13 @@ $$;
 CREATE OR REPLACE FUNCTION note_weather_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO feature_changes (source, tenant_id, asset_id, first_hour, last_hour)
-    SELECT 'weather', tenant_id, asset_id, min(hour), max(hour)
+    SELECT 'weather', tenant_id, asset_id, lower(island), upper(island) - INTERVAL '1 hour'
     FROM (
-        SELECT
-            tenant_id, asset_id, hour,
-            hour - row_number() OVER (PARTITION BY tenant_id, asset_id ORDER BY hour) * INTERVAL '1 hour' AS island
-        FROM (SELECT DISTINCT tenant_id, asset_id, time_bucket(INTERVAL '1 hour', "timestamp") AS hour FROM changed) AS hours
-    ) AS islands
-    GROUP BY tenant_id, asset_id, island;
+        SELECT tenant_id, asset_id, range_agg(tstzrange(hour, hour + INTERVAL '1 hour')) AS hours
+        FROM changed, time_bucket(INTERVAL '1 hour', "timestamp") AS hour
+        WHERE isfinite("timestamp")
+        GROUP BY tenant_id, asset_id
+    ) AS written, unnest(hours) AS island;
     RETURN NULL;
 END
 $$;
@@ -77,16 +68,12 @@ $$;
 CREATE OR REPLACE FUNCTION note_series_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO feature_changes (source, tenant_id, series, zone, first_hour, last_hour)
-    SELECT 'series', tenant_id, series, zone, min(hour), max(hour)
+    SELECT 'series', tenant_id, series, zone, lower(island), upper(island) - INTERVAL '1 hour'
     FROM (
-        SELECT
-            tenant_id, series, zone, hour,
-            hour - row_number() OVER (PARTITION BY tenant_id, series, zone ORDER BY hour) * INTERVAL '1 hour' AS island
-        FROM (
-            SELECT DISTINCT tenant_id, series, zone, time_bucket(INTERVAL '1 hour', "timestamp") AS hour FROM changed
-        ) AS hours
-    ) AS islands
-    GROUP BY tenant_id, series, zone, island;
+        SELECT tenant_id, series, zone, range_agg(tstzrange(hour, hour + INTERVAL '1 hour')) AS hours
+        FROM changed, time_bucket(INTERVAL '1 hour', "timestamp") AS hour
+        GROUP BY tenant_id, series, zone
+    ) AS written, unnest(hours) AS island;
     RETURN NULL;
 END
 $$;

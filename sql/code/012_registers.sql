@@ -283,10 +283,14 @@ BEGIN
         FROM (SELECT DISTINCT tenant_id, asset_id FROM changed) AS written
         JOIN assets USING (tenant_id, asset_id) WHERE assets.reading = 'register' LIMIT 1;
     ELSE
+        WITH written AS MATERIALIZED (SELECT DISTINCT tenant_id, asset_id FROM changed),
+        registers AS MATERIALIZED (
+            SELECT tenant_id, asset_id FROM written JOIN assets USING (tenant_id, asset_id) WHERE assets.reading = 'register'
+        )
         SELECT tenant_id, asset_id INTO wrong
-        FROM changed
-        JOIN assets USING (tenant_id, asset_id)
-        WHERE assets.reading = 'register' AND NOT EXISTS (
+        FROM registers
+        JOIN changed USING (tenant_id, asset_id)
+        WHERE NOT EXISTS (
             SELECT FROM before
             WHERE before.tenant_id = changed.tenant_id AND before.asset_id = changed.asset_id
                 AND before."timestamp" = changed."timestamp"
@@ -360,13 +364,16 @@ EXECUTE FUNCTION derive_from_register();
 -- Amounts whose interval nobody said have no value: one open finding an asset. Only rows that were not ingested can be so.
 CREATE OR REPLACE FUNCTION note_unknown_intervals() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    WITH unknown AS (
+    -- grouped before they are joined: of what a statement changed the planner knows no size, and compares each row with
+    -- each asset
+    WITH written AS MATERIALIZED (
         SELECT tenant_id, asset_id, min("timestamp") AS first_at, max("timestamp") AS last_at
         FROM changed
-        JOIN assets USING (tenant_id, asset_id)
-        WHERE changed.interval_seconds IS NULL AND assets.is_amount AND assets.interval_seconds IS NULL
-            AND isfinite("timestamp")
+        WHERE interval_seconds IS NULL AND isfinite("timestamp")
         GROUP BY tenant_id, asset_id
+    ),
+    unknown AS (
+        SELECT written.* FROM written JOIN assets USING (tenant_id, asset_id) WHERE is_amount AND interval_seconds IS NULL
     ),
     grown AS (
         UPDATE data_findings AS stored SET last_timestamp = greatest(last_timestamp, last_at)
