@@ -62,6 +62,7 @@ bench: $(STAMP) ## Measure features, backfills, declared features, Feast stores,
 	@$(BIN)/python -m benchmarks.features $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.backfill $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.declared $(if $(SMALL),--small)
+	@$(BIN)/python -m benchmarks.declared_refresh $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.offline $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.materialize $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.online $(if $(SMALL),--small)

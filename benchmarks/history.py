@@ -44,8 +44,8 @@ _WEATHER = (
     " FROM unnest(%s::bigint[], %s::float8[]) AS given (second, temperature), to_timestamp(second) AS time"
 )
 _ASSETS = (
-    "INSERT INTO assets (tenant_id, asset_id, kind, unit, weather_asset_id)"
-    " SELECT %s, asset_id, 'electricity', 'kWh', %s FROM unnest(%s::text[]) AS asset_id"
+    "INSERT INTO assets (tenant_id, asset_id, kind, unit, interval_seconds, weather_asset_id)"
+    " SELECT %s, asset_id, 'electricity', 'kWh', %s, %s FROM unnest(%s::text[]) AS asset_id"
 )
 
 
@@ -113,7 +113,7 @@ class History:
 
     def add_assets(self, connection: psycopg.Connection) -> None:
         """Register the meters, and the weather of their one station through `end`."""
-        connection.execute(_ASSETS, [TENANT, STATION, self.names])
+        connection.execute(_ASSETS, [TENANT, self.minutes * 60, STATION, self.names])
         hours = np.arange(self.days * 24)
         noise = np.random.default_rng(SEED).normal(0, 1, len(hours))
         temperature = (10 + 8 * np.sin(hours / 24 * 2 * np.pi) + noise).round(1)
