@@ -41,8 +41,8 @@ _VALUES = (
 )
 #: One number for all rows, whatever their order; as text, so that every bit counts.
 _FINGERPRINT = sql.SQL(
-    "SELECT count(*), sum(hashtextextended(ROW (asset_id, hour, {values})::text, 0)::numeric)"
-    " FROM feature_rows WHERE tenant_id = %s AND hour < %s"
+    "SELECT count(*), sum(hashtextextended(ROW (asset_id, event_timestamp, {values})::text, 0)::numeric)"
+    " FROM ai_features WHERE tenant_id = %s AND event_timestamp < %s"
 ).format(values=sql.SQL(_VALUES))
 
 
@@ -109,7 +109,7 @@ def _measure(databases: dict[str, Database], series: History, files: list[Path])
     }
 
     stored_at_kill = _kill(killed, files, "timeseries_data", 0.4 * readings)
-    computed_at_kill = _kill(killed, files, "ai_feature_versions", 0.5 * readings)
+    computed_at_kill = _kill(killed, files, "ai_features_stored", 0.5 * readings)
     resumed: dict[str, Any] = {}
     resume = timed(lambda: resumed.update(_run(killed, files)))
     hour = this_hour()

@@ -229,7 +229,7 @@ MONTH, YEAR = "month", "year"
 _DAYS = {MONTH: 30, YEAR: 365}
 _COMPRESS = "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression'"
 _TAKE_BACK = 'DELETE FROM timeseries_data WHERE tenant_id = %s AND "timestamp" >= %s'
-_ROWS_OF_THE_HOUR = "SELECT * FROM ai_features WHERE hour >= date_trunc('hour', now())"
+_ROWS_OF_THE_HOUR = "SELECT * FROM ai_features WHERE event_timestamp >= date_trunc('hour', now())"
 _LATE = {"one corrected reading, 3 days old": 3, "one corrected reading, 200 days old": 200}
 NOTHING, NEW_HOUR, REBUILD = "nothing new", "one new hour", "full rebuild"
 
@@ -339,11 +339,11 @@ def _bulk(name: str, case: Case) -> dict[str, Any]:
         floor = {
             "insert without triggers": timed(lambda: write(connection, rows, history.INSERT_BARE)),
             "binary COPY of the readings": timed(lambda: _copy(case, "SELECT * FROM bench_floor")),
-            "binary COPY of the features": timed(lambda: _copy(case, "SELECT * FROM ai_feature_versions")),
+            "binary COPY of the features": timed(lambda: _copy(case, "SELECT * FROM ai_features_stored")),
         }
         connection.execute("DROP TABLE bench_floor")
         connection.execute(history.CREATE_BARE)
-        features = _count(case, "SELECT count(*) FROM ai_feature_versions")
+        features = _count(case, "SELECT count(*) FROM ai_features_stored")
     total = sum(seconds.values())
     return {
         "work": f"bulk load, one {name}",
@@ -408,9 +408,11 @@ def _new_hour(case: Case, hour: datetime, number: int) -> Case:
 
 def _floors(case: Case) -> None:
     for _ in range(3):
-        case.times["floor: copy all"].measure(partial(_copy, case, "SELECT * FROM ai_feature_versions"))
-    case.counts["stored feature rows"] = _count(case, "SELECT count(*) FROM ai_features")
-    case.counts["versions of feature rows"] = _count(case, "SELECT count(*) FROM ai_feature_versions")
+        case.times["floor: copy all"].measure(partial(_copy, case, "SELECT * FROM ai_features_stored"))
+    case.counts["stored feature rows"] = _count(
+        case, "SELECT count(*) FROM ai_features_stored WHERE superseded_at IS NULL"
+    )
+    case.counts["versions of feature rows"] = _count(case, "SELECT count(*) FROM ai_features_stored")
     case.counts["readings"] = _count(case, "SELECT count(*) FROM timeseries_data")
 
 

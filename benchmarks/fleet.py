@@ -68,17 +68,18 @@ FROM generate_series(0, %s - 1) AS tenant, generate_series(0, %s - 1) AS asset
 #: Rows of the last day, as if they had been computed hour by hour; of the last hour those that Redis gets.
 _STORE_ROWS = (
     """
-    INSERT INTO ai_features (hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h,
+    INSERT INTO ai_features_stored (hour, tenant_id, asset_id, historical_avg_24h, historical_std_24h,
         historical_min_24h, historical_max_24h, lag_1h, lag_24h, lag_168h, created_timestamp)
     SELECT hour, tenant_id, asset_id, 2, 1, 1, 4, 2, 2, 2, hour
     FROM asset_spans, generate_series(
         %(hour)s - INTERVAL '24 hours', %(hour)s - INTERVAL '1 hour', INTERVAL '1 hour'
     ) AS hour
     """,
-    "INSERT INTO ai_feature_versions SELECT *, NULL FROM ai_features",
     """
-    UPDATE asset_spans SET stored = periods * tstzmultirange(tstzrange(NULL, %(hour)s))
+    INSERT INTO declared_spans (view_name, tenant_id, asset_id, stored)
+    SELECT 'ai_features', tenant_id, asset_id, periods * tstzmultirange(tstzrange(NULL, %(hour)s))
         - tstzmultirange(tstzrange(first_hour, first_hour + INTERVAL '1 hour'))
+    FROM asset_spans
     """,
     "DELETE FROM feature_changes",
 )

@@ -1,7 +1,7 @@
-"""TimescaleDB views as Feast sources.
+"""The declared view `ai_features` as Feast sources, one a feature view.
 
-`local_time` is the row's hour on the wall clock of the asset's own time zone, in seconds since 1970. The
-database converts it, so calendar features need no time zone data wherever they are computed.
+Among its columns is `local_time`: the database converts it, so calendar features need no time zone data
+wherever they are computed.
 """
 
 from collections.abc import Sequence
@@ -11,24 +11,20 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 
 
 def view_source(view: str, features: Sequence[str], description: str) -> PostgreSQLSource:
-    """Source named like `view`, with its `features` and `local_time`; rows are stamped with their hour.
+    """Source named like `view`, with these features and `local_time`; rows are stamped with their hour.
 
     Tag `versions` leads the offline store to every version of the rows there ever was, for reads of what was
     known at an earlier time.
     """
     columns = ", ".join(f'"{feature}"' for feature in features)
-    columns = (
-        f"tenant_id, asset_id, event_timestamp, created_timestamp, {columns}, "
-        "extract(epoch FROM event_timestamp AT TIME ZONE timezone)::bigint AS local_time"
-    )
-    versions = f"{view.removesuffix('_features')}_feature_versions"
+    columns = f"tenant_id, asset_id, event_timestamp, created_timestamp, {columns}, local_time"
     return PostgreSQLSource(
         name=view,
-        query=f"SELECT {columns} FROM {view}",  # noqa: S608  # constants of this repository
+        query=f"SELECT {columns} FROM ai_features",  # noqa: S608  # constants of this repository
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
         description=description,
-        tags={"versions": f"SELECT {columns}, superseded_at FROM {versions}"},  # noqa: S608  # the same
+        tags={"versions": f"SELECT {columns}, superseded_at FROM ai_features_versions"},  # noqa: S608  # the same
     )
 
 

@@ -72,7 +72,13 @@ SELECT
     ) AS description,
     aggregate.user_view_schema AS aggregate_schema, aggregate.user_view_name AS aggregate_name,
     -- a part of a relation, such as an index or a trigger
-    coalesce(entry.indrelid, attached.tgrelid, rule.ev_class, default_of.adrelid, 0)::bigint AS part_of,
+    coalesce(
+        entry.indrelid, attached.tgrelid, rule.ev_class, default_of.adrelid, nullif(checks.conrelid, 0), 0
+    )::bigint AS part_of,
+    EXISTS (
+        SELECT FROM _timescaledb_catalog.chunk
+        WHERE chunk.schema_name = schema.nspname AND chunk.table_name = relation.relname
+    ) AS is_chunk,
     schema.nspname = 'tenant_wall' AND NOT EXISTS (
         SELECT FROM pg_class AS walled
         WHERE walled.relnamespace = 'public'::regnamespace AND walled.relname = relation.relname
@@ -85,6 +91,7 @@ LEFT JOIN pg_index AS entry ON built.catalog = 'pg_class'::regclass AND entry.in
 LEFT JOIN pg_trigger AS attached ON built.catalog = 'pg_trigger'::regclass AND attached.oid = built.oid
 LEFT JOIN pg_rewrite AS rule ON built.catalog = 'pg_rewrite'::regclass AND rule.oid = built.oid
 LEFT JOIN pg_attrdef AS default_of ON built.catalog = 'pg_attrdef'::regclass AND default_of.oid = built.oid
+LEFT JOIN pg_constraint AS checks ON built.catalog = 'pg_constraint'::regclass AND checks.oid = built.oid
 LEFT JOIN _timescaledb_catalog.continuous_agg AS aggregate ON (schema.nspname, relation.relname) IN (
     (aggregate.user_view_schema, aggregate.user_view_name),
     (aggregate.partial_view_schema, aggregate.partial_view_name),
@@ -95,7 +102,7 @@ WHERE built.catalog <> 'pg_type'::regclass
     AND NOT (built.catalog = 'pg_constraint'::regclass AND EXISTS (
         SELECT FROM pg_constraint AS own JOIN roots ON roots.oid = own.conrelid WHERE own.oid = built.oid
     ))
-GROUP BY 1, 2, 4, 5, 6, 7, 8, 9, 10, 11
+GROUP BY 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12
 ORDER BY distance, oid
 """
 
@@ -232,9 +239,10 @@ def exist(connection: psycopg.Connection, changes: Changes, ours: frozenset[str]
         return False
     rows = _built_on(connection, changes)
     own = {row.oid for row in rows if _is_ours(row, ours)}
-    # indexes and defaults of our own tables go and stay with them
+    # indexes, defaults and constraints of our own tables and their chunks go and stay with them
     return any(
-        row.oid not in own and not (row.part_of in own and (row.kind == "i" or row.catalog == "pg_attrdef"))
+        row.oid not in own
+        and not (row.part_of in own and (row.kind == "i" or row.catalog in {"pg_attrdef", "pg_constraint"}))
         for row in rows
     )
 
@@ -331,6 +339,8 @@ def _refuse_others(foreign: list[Any], kept: set[int]) -> None:
 def _is_ours(row: Any, ours: frozenset[str]) -> bool:
     if row.added_to_wall:
         return False
+    if row.is_chunk and row.distance == 1:
+        return True
     if row.distance == 0 or row.catalog == "pg_policy":
         return row.distance == 0 or row.name in ours
     if row.aggregate_name is not None:

@@ -1,4 +1,4 @@
-"""Brings `ai_features` up to date for what changed since the last refresh."""
+"""Brings feature rows up to date for what changed since the last refresh."""
 
 from __future__ import annotations
 
@@ -30,9 +30,6 @@ _TRY_LOCK: Final = (
 )
 _REFRESH, _HISTORY = "feature_refresh_lock", "declared_history_lock"
 _LOOK_AGAIN_S: Final = 0.5
-_PLANNED_OF_CONTRACT: Final = """\
-SELECT coalesce(sum(rows_between(first_hour, end_hour, INTERVAL '1 hour')), 0)::bigint
-FROM feature_refresh_ranges"""
 _logger: Final = logging.getLogger(__name__)
 
 
@@ -96,7 +93,6 @@ class _Run:
         (started,) = _row(connection, "SELECT clock_timestamp()", [])
         self.plan, total = _row(connection, "SELECT * FROM plan_feature_refresh(%s)", [since])
         self.total = self.done + total
-        (of_contract,) = _row(connection, _PLANNED_OF_CONTRACT, [])
         windows = connection.execute("SELECT * FROM feature_aggregate_windows(%s)", [since]).fetchall()
         for number, (start, end) in enumerate(windows, start=1):
             anew = since is not None and start is not None
@@ -104,14 +100,14 @@ class _Run:
             if self.aggregating:
                 self.aggregating(number, len(windows))
         connection.execute("SELECT release_feature_plan(%s)", [self.plan])
-        connection.execute("SELECT analyze_features(%s)", [of_contract])
+        connection.execute("SELECT analyze_features(%s)", [total])
         before = self.done, self.changed
-        self._compute(_of_contract, _of_changes, _in_columns(history.LONG))
+        self._compute(_of_changes, _in_columns(history.LONG))
         connection.execute(
             "SELECT record_feature_refresh(%s, %s, %s)",
             [started, self.done - before[0], self.changed - before[1]],
         )
-        connection.execute("SELECT analyze_features(%s)", [of_contract])
+        connection.execute("SELECT analyze_features(%s)", [total])
 
     def history(self) -> int:
         """Store declared rows of long ranges of which nothing is stored; how many."""
@@ -148,12 +144,6 @@ class _Run:
                             if self.progress:
                                 self.progress(self.done, max(self.total, self.done))
                             running[pool.submit(batch, sessions[number], number, len(sessions))] = number
-
-
-def _of_contract(connection: psycopg.Connection, session: int, sessions: int) -> tuple[int, int]:
-    """Compute a batch of the contract's features; rows computed and changed."""
-    row = _row(connection, "SELECT * FROM compute_feature_batch(%s, %s, %s)", [BATCH_ROWS, session, sessions])
-    return row[0], row[1]
 
 
 def _of_changes(connection: psycopg.Connection, session: int, sessions: int) -> tuple[int, int]:

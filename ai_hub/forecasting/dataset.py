@@ -74,7 +74,7 @@ def split_by_time(rows: pd.DataFrame, window: Window) -> Split:
     return Split(train, validation, holdout)
 
 
-# `local_time` is what the feature row of that very hour carries, see feature_repo/sources.py.
+# `local_time` is what the feature row of that very hour carries, see feature_repo/hourly_features.py.
 _HOURS = """
 SELECT hourly.tenant_id, hourly.asset_id, hourly.hour AS event_timestamp, hourly.value,
     extract(epoch FROM hourly.hour AT TIME ZONE assets.timezone)::bigint AS expected_local_time
@@ -94,11 +94,12 @@ WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s) AND hour < date_trun
 _KNOWN_HOURS = """
 SELECT versions.tenant_id, versions.asset_id, hours.hour AS event_timestamp, versions.lag_1h,
     extract(epoch FROM hours.hour AT TIME ZONE assets.timezone)::bigint AS expected_local_time
-FROM ai_feature_versions AS versions
-CROSS JOIN LATERAL (SELECT versions.hour - INTERVAL '1 hour' AS hour) AS hours
+FROM ai_features_versions AS versions
+CROSS JOIN LATERAL (SELECT versions.event_timestamp - INTERVAL '1 hour' AS hour) AS hours
 JOIN assets ON assets.tenant_id = versions.tenant_id AND assets.asset_id = versions.asset_id
 WHERE versions.tenant_id = %(tenant)s AND versions.asset_id = ANY(%(assets)s)
-    AND versions.hour >= %(start)s + INTERVAL '1 hour' AND versions.hour < %(end)s + INTERVAL '1 hour'
+    AND versions.event_timestamp >= %(start)s + INTERVAL '1 hour'
+    AND versions.event_timestamp < %(end)s + INTERVAL '1 hour'
     AND versions.created_timestamp <= %(known_at)s
     AND (versions.superseded_at IS NULL OR versions.superseded_at > %(known_at)s)
     AND versions.lag_1h IS NOT NULL
@@ -108,13 +109,13 @@ _LAST_KNOWN_HOUR = """
 SELECT max(newest.hour) - INTERVAL '1 hour'
 FROM unnest(%(assets)s::text[]) AS asset
 CROSS JOIN LATERAL (
-    SELECT versions.hour
-    FROM ai_feature_versions AS versions
+    SELECT versions.event_timestamp AS hour
+    FROM ai_features_versions AS versions
     WHERE versions.tenant_id = %(tenant)s AND versions.asset_id = asset
         AND versions.created_timestamp <= %(known_at)s
         AND (versions.superseded_at IS NULL OR versions.superseded_at > %(known_at)s)
         AND versions.lag_1h IS NOT NULL
-    ORDER BY versions.hour DESC
+    ORDER BY versions.event_timestamp DESC
     LIMIT 1
 ) AS newest
 """

@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 BATCH_ROWS: Final = 10_000
 #: Tables with rows of one asset besides its readings, in the order of deletion.
 _TABLES: Final = (
-    *("weather_features", "register_readings", "ai_features", "ai_feature_versions", "data_findings"),
+    *("weather_features", "register_readings", "data_findings"),
     *(
         "covariates",
         "data_checks_due",
         "feature_changes",
-        "feature_refresh_ranges",
         "declared_refresh_ranges",
         "declared_spans",
         "feature_demand",
@@ -62,7 +61,7 @@ WHERE tenant_id = %(tenant)s AND (%(assets)s::text[] IS NULL OR asset_id = ANY (
 GROUP BY asset_id ORDER BY asset_id
 """
 _ROWS = """
-SELECT count(*) FROM ai_feature_versions
+SELECT count(*) FROM ai_features_stored
 WHERE tenant_id = %(tenant)s AND asset_id = ANY (%(assets)s) AND superseded_at IS NULL
     AND hour > %(start)s AND hour <= %(end)s::timestamptz + INTERVAL '24 hours'
 """

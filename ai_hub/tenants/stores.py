@@ -33,13 +33,12 @@ if TYPE_CHECKING:
 #: Tables with rows of tenants, in the order of deletion, except `removals` and the logins. Those of assets
 #: are last, so that a repeated removal finds the readings that a killed one left.
 TABLES: Final = (
-    *("timeseries_data", "register_readings", "jobs", "weather_features", "ai_features"),
+    *("timeseries_data", "register_readings", "jobs", "weather_features"),
     *("covariates", "covariate_series"),
-    *("ai_feature_versions", "data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),
+    *("data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),
     *(
         "backfill_files",
         "reading_bounds",
-        "feature_refresh_ranges",
         "declared_refresh_ranges",
         "declared_spans",
         "feature_demand",

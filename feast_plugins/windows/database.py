@@ -42,6 +42,8 @@ _LOCK: Final = 7_236_451_181
 _ATTEMPTS: Final = 100
 _LONGEST_WAIT_S: Final = 2.0
 _RELATIONS: Final = ("", "_versions", "_stored")
+#: Project of what comes with the hub, until one declares it differently.
+_NOBODY: Final = ""
 _losses_allowed: ContextVar[bool] = ContextVar("losses_allowed", default=False)
 
 
@@ -145,6 +147,28 @@ def declarations_of(views: Iterable[object]) -> list[Declaration]:
     return [found for view in views if (found := declaration_of(view)) is not None]
 
 
+def make_own(connection: psycopg.Connection[Any], declaration: Declaration) -> None:
+    """Make the declared view that comes with the hub, in the present transaction.
+
+    What it is stays where somebody has declared it differently.
+    """
+    before = _catalog(connection).get(declaration.name)
+    is_new = before is None or not before.sha256
+    if before is not None and not is_new:
+        is_there = connection.execute("SELECT to_regclass(%s)", [f"public.{declaration.name}"]).fetchone()
+        is_same = before.sha256 == Statements(declaration).sha256 and is_there != (None,)
+        if before.declaration != declaration.as_json() or is_same:
+            return
+    change = Change(
+        declaration.name, "create" if before is None else "alter", declaration=declaration, before=before
+    )
+    _change(connection, _NOBODY if before is None else before.project, change)
+    if is_new:  # its rows need no backfill
+        connection.execute(
+            "UPDATE declared_views SET filled_from = '-infinity' WHERE view_name = %s", [declaration.name]
+        )
+
+
 @contextmanager
 def owner(config: RepoConfig) -> Iterator[psycopg.Connection[Any]]:
     """A connection to the database of the offline store, each statement in a transaction of its own."""
@@ -197,7 +221,9 @@ def changes(
             if declaration.step != HOUR:
                 features.insert(0, _every(declaration.step))
             found.append(Change(name, "create", features, declaration=declaration))
-        elif before.project != project:
+        elif before.project not in {project, _NOBODY}:
+            if before.declaration == declaration.as_json():
+                continue  # declared alike, and there
             raise DeclarationError(
                 f"{name} is declared by the project {before.project}; name this view differently."
             )
@@ -394,6 +420,8 @@ def _note(connection: psycopg.Connection[Any], project: str, change: Change, sta
         "  %(statement)s, %(generation)s, %(meanings)s, time_bucket(INTERVAL '1 hour', now()))"
         " ON CONFLICT (view_name) DO UPDATE SET declaration = excluded.declaration, sha256 = excluded.sha256,"
         "  step = excluded.step, statement = excluded.statement, applied_at = now(), leaving = false,"
+        "  project = CASE WHEN views.sha256 = '' OR views.declaration = excluded.declaration"
+        "   THEN views.project ELSE excluded.project END,"
         "  generation = excluded.generation, meanings = excluded.meanings,"
         "  filled_from = CASE WHEN %(recompute)s THEN excluded.filled_from ELSE views.filled_from END",
         {

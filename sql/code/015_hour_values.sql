@@ -75,9 +75,6 @@ LANGUAGE sql IMMUTABLE AS $$
     WHERE (10::bigint * greatest(longest_seconds, CASE WHEN unknown_count > 0 THEN interval_seconds END) <= 11 * step_seconds) IS NOT FALSE
 $$;
 
--- A name of its own for the functions that the planner inlines: see 070_tenant_wall.sql.
-CREATE OR REPLACE VIEW hourly_state AS SELECT * FROM hourly_features;
-
 -- Hours by value, in the unit `feature_unit` of their asset.
 CREATE OR REPLACE VIEW hourly_values AS
 SELECT

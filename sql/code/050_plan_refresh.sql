@@ -34,11 +34,8 @@ BEGIN
         )
         RETURNING source, tenant_id, asset_id, series, zone, first_hour, last_hour, first_at, last_at
     ),
-    pending AS (
-        DELETE FROM feature_refresh_ranges RETURNING tenant_id, asset_id, first_hour, end_hour
-    ),
     spans AS (  -- and the rows that exist by now
-        SELECT tenant_id, asset_id, stored, existing.rows
+        SELECT tenant_id, asset_id, existing.rows
         FROM asset_spans
         CROSS JOIN LATERAL (
             SELECT range_agg(tstzrange(
@@ -47,37 +44,6 @@ BEGIN
             FROM unnest(periods) AS period WHERE lower(period) < this_hour
         ) AS existing
         WHERE existing.rows IS NOT NULL
-    ),
-    touched AS (
-        SELECT tenant_id, asset_id, first_hour, end_hour FROM pending
-        UNION ALL
-        -- rows whose first computation is due
-        SELECT tenant_id, asset_id, lower(due), upper(due) FROM spans CROSS JOIN LATERAL unnest(rows - stored) AS due
-        UNION ALL  -- a reading is in the 24 h windows and lags of the next 24 rows
-        SELECT tenant_id, asset_id, first_hour + INTERVAL '1 hour', last_hour + INTERVAL '25 hours'
-        FROM changes WHERE source IN ('readings', 'deletion', 'asset')
-        UNION ALL  -- and it is a lag_168h
-        SELECT tenant_id, asset_id, first_hour + INTERVAL '168 hours', last_hour + INTERVAL '169 hours'
-        FROM changes WHERE source IN ('readings', 'deletion', 'asset')
-        UNION ALL
-        SELECT spans.tenant_id, spans.asset_id, changes.first_hour, changes.last_hour + INTERVAL '7 hours'
-        FROM changes
-        JOIN spans ON spans.tenant_id = changes.tenant_id
-        LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
-        WHERE changes.source = 'weather' AND coalesce(assets.weather_asset_id, spans.asset_id) = changes.asset_id
-        UNION ALL
-        SELECT tenant_id, asset_id, time_bucket(INTERVAL '1 hour', since), 'infinity' FROM spans WHERE since IS NOT NULL
-    ),
-    merged AS (
-        SELECT tenant_id, asset_id, unnest(range_agg(tstzrange(first_hour, end_hour)) * rows) AS part
-        FROM touched
-        JOIN spans USING (tenant_id, asset_id)
-        GROUP BY tenant_id, asset_id, rows
-    ),
-    pieces AS (  -- of at most a month, which bounds a batch
-        SELECT tenant_id, asset_id, piece_start, least(upper(part), piece_start + INTERVAL '744 hours') AS piece_end
-        FROM merged
-        CROSS JOIN LATERAL generate_series(lower(part), upper(part) - INTERVAL '1 hour', INTERVAL '744 hours') AS piece_start
     ),
     -- hours of groups whose totals may have changed
     group_changes AS MATERIALIZED (
@@ -100,7 +66,7 @@ BEGIN
         ) AS touched
         GROUP BY tenant_id, "group"
     ),
-    declared_pending AS (
+    pending AS (
         DELETE FROM declared_refresh_ranges RETURNING view_name, tenant_id, asset_id, first_hour, end_hour
     ),
     declared_rows AS (
@@ -128,8 +94,8 @@ BEGIN
         -- a day begins at most 14 hours before or after that of UTC, and may have 25 hours
         CROSS JOIN LATERAL (SELECT CASE WHEN step > INTERVAL '1 hour' THEN INTERVAL '26 hours' ELSE '0' END AS slack) AS of_days
     ),
-    declared_touched AS (
-        SELECT view_name, tenant_id, asset_id, first_hour, end_hour FROM declared_pending
+    touched AS (
+        SELECT view_name, tenant_id, asset_id, first_hour, end_hour FROM pending
         UNION ALL
         -- rows whose first computation is due
         SELECT existing.view_name, existing.tenant_id, existing.asset_id, greatest(lower(due), existing.filled_from), upper(due)
@@ -191,45 +157,34 @@ BEGIN
         SELECT view_name, tenant_id, asset_id, time_bucket(INTERVAL '1 hour', since), 'infinity'
         FROM spans CROSS JOIN declared_views WHERE since IS NOT NULL
     ),
-    declared_merged AS (
+    merged AS (
         SELECT
             view_name, tenant_id, asset_id, step,
             -- after a move to the west, rows of the former days are stored that the asset does not have yet
             unnest(
                 range_agg(tstzrange(first_hour, end_hour)) * CASE WHEN step > INTERVAL '1 hour' THEN rows + stored ELSE rows END
             ) AS part
-        FROM declared_touched
+        FROM touched
         JOIN declared_rows USING (view_name, tenant_id, asset_id)
         GROUP BY view_name, tenant_id, asset_id, step, rows, stored
     ),
-    declared_pieces AS (
+    pieces AS (  -- of at most a month of hours, which bounds a batch
         SELECT view_name, tenant_id, asset_id, piece_start, least(upper(part), piece_start + 744 * step) AS piece_end
-        FROM declared_merged
+        FROM merged
         CROSS JOIN LATERAL generate_series(lower(part), upper(part), 744 * step) AS piece_start
         WHERE piece_start < upper(part)
-    ),
-    declared_planned AS (
-        INSERT INTO declared_refresh_ranges (view_name, tenant_id, asset_id, first_hour, end_hour, plan_id, place)
-        SELECT
-            view_name, tenant_id, asset_id, piece_start, piece_end, this_plan,
-            row_number() OVER (ORDER BY piece_end DESC, view_name, asked_at DESC NULLS LAST, tenant_id, asset_id)
-        FROM declared_pieces LEFT JOIN feature_demand USING (tenant_id, asset_id)
     )
-    INSERT INTO feature_refresh_ranges (tenant_id, asset_id, first_hour, end_hour, plan_id, place)
+    INSERT INTO declared_refresh_ranges (view_name, tenant_id, asset_id, first_hour, end_hour, plan_id, place)
     SELECT
-        tenant_id, asset_id, piece_start, piece_end, this_plan,
+        view_name, tenant_id, asset_id, piece_start, piece_end, this_plan,
         -- the newest rows first, for they are read most, and of those what was asked for lately
-        row_number() OVER (ORDER BY piece_end DESC, asked_at DESC NULLS LAST, tenant_id, asset_id)
+        row_number() OVER (ORDER BY piece_end DESC, view_name, asked_at DESC NULLS LAST, tenant_id, asset_id)
     FROM pieces LEFT JOIN feature_demand USING (tenant_id, asset_id);
     PERFORM extend_feature_hours();
 
     RETURN QUERY
     SELECT this_plan, coalesce(sum(rows_between(first_hour, end_hour, step)), 0)::bigint
-    FROM (
-        SELECT first_hour, end_hour, INTERVAL '1 hour' AS step FROM feature_refresh_ranges
-        UNION ALL
-        SELECT first_hour, end_hour, step FROM declared_refresh_ranges JOIN declared_views USING (view_name)
-    ) AS ranges;
+    FROM declared_refresh_ranges JOIN declared_views USING (view_name);
 END
 $$;
 
@@ -253,7 +208,7 @@ BEGIN
         RETURN measured;
     END IF;
     -- a batch that is being computed may be about to store rows that stop to exist
-    LOCK TABLE feature_refresh_ranges, declared_refresh_ranges IN EXCLUSIVE MODE;
+    LOCK TABLE declared_refresh_ranges IN EXCLUSIVE MODE;
     FOR changed IN  -- sorted, as writers lock them
         SELECT tenant_id, asset_id, range_agg(tstzrange(first_hour, last_hour + INTERVAL '168 hours', '[]')) AS hours
         FROM feature_changes WHERE change_id = ANY (measured)
@@ -280,7 +235,6 @@ BEGIN
     CROSS JOIN LATERAL unnest(reading_periods(tenant, asset, lower(part) - INTERVAL '168 hours', upper(part))) AS period;
     IF isempty(measured) THEN
         DELETE FROM asset_spans WHERE tenant_id = tenant AND asset_id = asset;
-        PERFORM end_feature_rows(tenant, asset, known.stored);
         PERFORM end_declared_rows(tenant, asset, '{}');
         RETURN;
     END IF;
@@ -289,9 +243,7 @@ BEGIN
     INSERT INTO asset_spans AS spans (tenant_id, asset_id, first_hour, last_hour, periods)
     VALUES (tenant, asset, lower(measured), upper(measured) - INTERVAL '168 hours', measured)
     ON CONFLICT (tenant_id, asset_id) DO UPDATE SET
-        first_hour = excluded.first_hour, last_hour = excluded.last_hour,
-        periods = excluded.periods, stored = spans.stored * existing;
-    PERFORM end_feature_rows(tenant, asset, known.stored - existing);
+        first_hour = excluded.first_hour, last_hour = excluded.last_hour, periods = excluded.periods;
     PERFORM end_declared_rows(tenant, asset, existing);
 END
 $$;
@@ -328,53 +280,11 @@ BEGIN
 END
 $$;
 
--- Rows of these hours stop to exist; what they were stays known.
-CREATE OR REPLACE FUNCTION end_feature_rows(tenant text, asset text, hours tstzmultirange)
-RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    piece record;
-BEGIN
-    FOR piece IN
-        SELECT start, least(upper(part), start + INTERVAL '744 hours') AS until
-        FROM unnest(hours) AS part
-        CROSS JOIN LATERAL generate_series(lower(part), upper(part) - INTERVAL '1 hour', INTERVAL '744 hours') AS start
-    LOOP
-        DELETE FROM ai_features
-        WHERE tenant_id = tenant AND asset_id = asset AND hour >= piece.start AND hour < piece.until;
-        PERFORM supersede_feature_versions(tenant, asset, ARRAY(
-            SELECT hour FROM ai_feature_versions
-            WHERE tenant_id = tenant AND asset_id = asset AND hour >= piece.start AND hour < piece.until
-                AND superseded_at IS NULL
-            ORDER BY hour
-        ), feature_stamp());
-    END LOOP;
-END
-$$;
-
--- Ends the present versions of these hours. Literals, because only they let the columnstore open no more than
--- the asset's own batches.
-CREATE OR REPLACE FUNCTION supersede_feature_versions(tenant text, asset text, hours timestamptz[], stamp timestamptz)
-RETURNS void LANGUAGE plpgsql
-SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0  -- a refresh that stops half-way stops for ever
-AS $$
-BEGIN
-    EXECUTE format(
-        'UPDATE ai_feature_versions SET superseded_at = %L WHERE tenant_id = %L AND asset_id = %L'
-        ' AND hour >= %L AND hour <= %L AND hour = ANY (%L) AND superseded_at IS NULL AND created_timestamp < %L',
-        stamp, tenant, asset, hours[1], hours[array_upper(hours, 1)], hours, stamp
-    );
-END
-$$;
-
 -- Rows outside the hour axis are rare, and extend it by their own hours.
 CREATE OR REPLACE FUNCTION extend_feature_hours() RETURNS void LANGUAGE sql AS $$
     INSERT INTO feature_hours
     SELECT hour
-    FROM (
-        SELECT first_hour, end_hour FROM feature_refresh_ranges
-        UNION ALL
-        SELECT first_hour, end_hour FROM declared_refresh_ranges
-    ) AS ranges
+    FROM declared_refresh_ranges
     CROSS JOIN LATERAL generate_series(first_hour - INTERVAL '24 hours', end_hour + INTERVAL '24 hours', INTERVAL '1 hour') AS hour
     WHERE first_hour < TIMESTAMPTZ '2015-01-02 00:00+00' OR end_hour > TIMESTAMPTZ '2039-12-30 00:00+00'
     ON CONFLICT DO NOTHING

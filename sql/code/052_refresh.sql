@@ -24,12 +24,12 @@ CREATE OR REPLACE FUNCTION feature_aggregate_windows(since timestamptz DEFAULT N
 RETURNS TABLE (window_start timestamptz, window_end timestamptz)
 LANGUAGE sql STABLE AS $$
     (SELECT DISTINCT week, week + INTERVAL '7 days'
-    FROM feature_refresh_ranges AS ranges
+    FROM declared_refresh_ranges AS ranges
     CROSS JOIN LATERAL generate_series(
         time_bucket(INTERVAL '7 days', ranges.first_hour - INTERVAL '1 hour'), ranges.end_hour, INTERVAL '7 days'
     ) AS week
     WHERE since IS NOT NULL
-        OR (SELECT sum(extract(epoch FROM end_hour - first_hour) / 3600) FROM feature_refresh_ranges) > 50000
+        OR (SELECT sum(extract(epoch FROM end_hour - first_hour) / 3600) FROM declared_refresh_ranges) > 50000
     UNION
     SELECT week, week + INTERVAL '7 days'
     FROM asset_spans
@@ -93,7 +93,6 @@ $$;
 -- The aggregates have caught up with this plan: its ranges may be computed. Those that another refresh has
 -- planned anew in the meantime wait for that one's aggregates.
 CREATE OR REPLACE FUNCTION release_feature_plan(plan bigint) RETURNS void LANGUAGE sql AS $$
-    UPDATE feature_refresh_ranges SET aggregated = true WHERE plan_id <= plan AND NOT aggregated;
     UPDATE declared_refresh_ranges SET aggregated = true WHERE plan_id <= plan AND NOT aggregated
 $$;
 
@@ -112,7 +111,7 @@ CREATE OR REPLACE FUNCTION analyze_features(rows bigint) RETURNS void LANGUAGE p
 DECLARE
     materialized regclass;
 BEGIN
-    IF rows < greatest(10000, 0.2 * approximate_row_count('ai_feature_versions')) THEN
+    IF rows < greatest(10000, 0.2 * approximate_row_count('ai_features_stored')) THEN
         RETURN;
     END IF;
     FOR materialized IN
@@ -121,7 +120,7 @@ BEGIN
     LOOP
         EXECUTE format('ANALYZE %s', materialized);
     END LOOP;
-    ANALYZE asset_spans, weather_features, covariates, ai_features, ai_feature_versions;
+    ANALYZE asset_spans, declared_spans, weather_features, covariates, ai_features_stored;
 END
 $$;
 
@@ -149,13 +148,6 @@ BEGIN
     END LOOP;
     PERFORM release_feature_plan(this_plan);
     COMMIT;
-    LOOP
-        SELECT * INTO batch FROM compute_feature_batch();
-        EXIT WHEN batch.computed = 0;
-        computed := computed + batch.computed;
-        changed := changed + batch.changed;
-        COMMIT;
-    END LOOP;
     -- `ai-hub refresh` stores history without holding the lock of refreshes: what it is at is left to it
     IF pg_try_advisory_lock(declared_history_lock()) THEN
         kinds := kinds || 'history'::text;

@@ -1,4 +1,4 @@
--- Rows of declared feature views (feast_plugins/windows), stored and ended as those of ai_features are. Columns named
+-- Rows of declared feature views (feast_plugins/windows), computed, stored and ended. Columns named
 -- `hour` and hours hold the times of rows, which come every 15 or 30 minutes, every hour or every day: each view has
 -- its step. Rows of a day are at midnight in the asset's time zone.
 
@@ -279,7 +279,7 @@ BEGIN
         sized AS (
             SELECT *, sum(rows) OVER (ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS rows_before FROM due
         ),
-        taken AS (
+        taken AS (  -- by their place on disk: with any other join, statistics of an emptier table make it quadratic
             DELETE FROM declared_refresh_ranges AS ranges
             WHERE ctid = ANY (ARRAY(SELECT range FROM sized WHERE coalesce(rows_before, 0) < max_rows))
             RETURNING ranges.*
@@ -318,8 +318,9 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
--- Computes ranges of one view, about `max_rows` rows in all, and forgets them, in one transaction: see
--- compute_feature_batch().
+-- Computes ranges of one view, about `max_rows` rows in all, and forgets them, in one transaction. Returns the hours done
+-- (0 when nothing is due) and how many rows changed: an unchanged row keeps its created_timestamp. Several sessions at
+-- once have each its own assets: two at the same one would meet in its span and in the columnstore.
 DROP FUNCTION IF EXISTS compute_declared_batch(integer, integer, integer);
 CREATE OR REPLACE FUNCTION compute_declared_batch(
     max_rows integer DEFAULT 20000, session integer DEFAULT 0, sessions integer DEFAULT 1,

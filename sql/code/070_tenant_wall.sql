@@ -53,13 +53,6 @@ BEGIN
 END
 $$;
 
--- How far a continuous aggregate is materialized. The planner puts a constant for it; where it comes from a function
--- inlined later, TimescaleDB asks whether the caller may read the aggregate itself. So hourly_state asks as its owner.
-CREATE FUNCTION tenant_wall.watermark(materialization integer) RETURNS bigint
-LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT _timescaledb_functions.cagg_watermark(materialization)
-$$;
-
 -- A barrier: no function of a query meets a row before the tenant is compared, unless it is known not to leak.
 -- As a subquery the tenant is found out once a query, and can be an index condition.
 DO $$
@@ -68,20 +61,15 @@ DECLARE
     definition text;
 BEGIN
     FOREACH relation IN ARRAY ARRAY[
-        'assets', 'timeseries_data', 'register_readings', 'weather_features', 'covariates', 'covariate_series', 'hourly_features', 'daily_features', 'hourly_state', 'hourly_values',
-        'ai_features', 'ai_feature_versions', 'asset_spans', 'feature_rows', 'dated_feature_rows', 'dated_feature_versions',
+        'assets', 'timeseries_data', 'register_readings', 'weather_features', 'covariates', 'covariate_series', 'hourly_features', 'daily_features', 'hourly_values',
+        'ai_features', 'ai_features_versions', 'asset_spans',
         'forecast_basic_features', 'forecast_basic_feature_versions',
         'forecast_advanced_features', 'forecast_advanced_feature_versions',
         'anomaly_detection_features', 'anomaly_detection_feature_versions',
         'quality_policies', 'quarantined_rows', 'data_findings', 'jobs', 'feature_exports'
     ] LOOP
         definition := format('SELECT * FROM public.%I', relation);
-        IF relation = 'hourly_state' THEN
-            definition := format('SELECT * FROM (%s) AS aggregate', regexp_replace(
-                rtrim(pg_get_viewdef('public.hourly_features'::regclass), ';'),
-                '_timescaledb_functions\.cagg_watermark\((\d+)\)', 'tenant_wall.watermark(\1)', 'g'
-            ));
-        ELSIF relation = 'feature_exports' THEN
+        IF relation = 'feature_exports' THEN
             -- that view asks for the caller's rights to jobs, also from within another view
             definition := coalesce(
                 'SELECT * FROM (' || rtrim(pg_get_viewdef('public.feature_exports'::regclass), ';') || ') AS exports', definition

@@ -33,11 +33,13 @@ BEGIN
     IF NOT tenant_wall.is_served(relation) THEN
         RETURN 'it is the hub''s own';
     END IF;
-    -- of the hub's relations only assets can have grown a column
+    -- of the hub's relations only assets and what is declared can have grown a column
     IF present IS NOT NULL AND NOT is_user THEN
-        IF relation = 'assets' AND tenant_wall.columns_of(present) <> tenant_wall.columns_of(source) THEN
-            CREATE OR REPLACE VIEW tenant_wall.assets WITH (security_barrier) AS
-                SELECT * FROM public.assets WHERE tenant_id = (SELECT tenant_wall.current_tenant());
+        IF relation IN ('assets', 'ai_features', 'ai_features_versions') AND tenant_wall.columns_of(present) <> tenant_wall.columns_of(source) THEN
+            EXECUTE format(
+                'CREATE OR REPLACE VIEW tenant_wall.%I WITH (security_barrier) AS %s'
+                ' WHERE tenant_id = (SELECT tenant_wall.current_tenant())', relation, definition
+            );
         END IF;
         RETURN NULL;
     END IF;

@@ -33,7 +33,7 @@ _COLUMNS = """
 SELECT relname, attname, format_type(atttypid, NULL)
 FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v') AND attnum > 0 AND NOT attisdropped
-    AND relname NOT IN ('api_keys', 'sql_logins', 'hourly_state')
+    AND relname NOT IN ('api_keys', 'sql_logins')
 ORDER BY relname, attnum
 """
 _FILLINGS = {
@@ -105,7 +105,6 @@ def _look_alike(dsn: str, embedded: str) -> None:
                     _FILLINGS.get(kind, "NULL").format(tenant=tenant, value=value) for _, kind in found
                 )
                 here.execute(f"INSERT INTO {stored} VALUES ({filled})")
-        here.execute("CREATE VIEW hourly_state AS SELECT * FROM hourly_features")
         here.execute((CODE / "020_point_functions.sql").read_text())
         here.execute((MIGRATIONS / "0010_access.sql").read_text())
         for text in scope_code():

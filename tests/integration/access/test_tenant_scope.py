@@ -22,18 +22,17 @@ RELATIONS = (
         "weather_features",
         "hourly_features",
         "daily_features",
-        "hourly_state",
     ),
-    *("ai_features", "ai_feature_versions", "asset_spans", "feature_rows", "dated_feature_rows"),
-    *("dated_feature_versions", "forecast_basic_features", "forecast_basic_feature_versions"),
+    *("ai_features", "ai_features_versions", "asset_spans"),
+    *("forecast_basic_features", "forecast_basic_feature_versions"),
     *("forecast_advanced_features", "forecast_advanced_feature_versions", "anomaly_detection_features"),
     *("anomaly_detection_feature_versions", "quarantined_rows", "data_findings", "feature_exports", "jobs"),
     *("hourly_values", "quality_policies", "covariates", "covariate_series"),
 )
 #: Tables with tenants in them that are in nobody's scope: what the database itself works with.
 OUTSIDE = {
-    "feature_changes", "feature_refresh_ranges", "feature_demand", "data_checks_due", "backfill_files", "sql_logins",
-    "feature_keys", "computed_features", "hourly_features_stored",
+    "feature_changes", "feature_demand", "data_checks_due", "backfill_files", "sql_logins",
+    "hourly_features_stored", "ai_features_stored",
     "removals", "reading_bounds", "declared_spans", "declared_refresh_ranges", "declared_due",
 }  # fmt: skip
 SNEAKY = "CREATE FUNCTION {}leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$"
@@ -45,8 +44,8 @@ ATTEMPTS: dict[str, tuple[str, ...]] = {
     **{f"theirs in {name}": (f"SELECT * FROM {name} WHERE tenant_id = 'theirs'",) for name in RELATIONS},
     **{f"past the scope: {name}": (f"SELECT * FROM public.{name}",) for name in (*RELATIONS, "feature_changes")},
     "search path": ("SET search_path = public", "SELECT * FROM timeseries_data"),
-    "search path, views of views": ("SET search_path = public, tenant_wall", "SELECT * FROM feature_rows"),
-    "inner views": ("SELECT * FROM public.feature_keys, public.computed_features",),
+    "search path, views of views": ("SET search_path = public, tenant_wall", "SELECT * FROM ai_features"),
+    "inner views": ("SELECT * FROM public.declared_spans, public.ai_features_stored",),
     "keys": ("SELECT * FROM api_keys",),
     "keys, columns": ("SELECT sha256, tenants FROM public.api_keys",),
     "logins": ("SELECT * FROM sql_logins",),
@@ -86,11 +85,8 @@ ATTEMPTS: dict[str, tuple[str, ...]] = {
     # our functions
     "lags": ("SELECT lag_value FROM get_lag_features('theirs', 'theirs', now(), ARRAY[1, 2, 24])",),
     "rolling": ("SELECT window_avg FROM get_rolling_features('theirs', 'theirs', now(), 24)",),
-    "features": ("SELECT historical_avg_24h FROM features_at('theirs', 'theirs', 'theirs', date_trunc('hour', now()))",),
     "freshness": ("SELECT newest_reading FROM feature_freshness(ARRAY['theirs'], ARRAY['theirs'], ARRAY[now()])",),
-    "weather": ("SELECT temperature FROM weather_at('theirs', 'theirs', now(), now() - INTERVAL '9 h', now())",),
     "refresh": ("SELECT plan_feature_refresh(NULL)", "CALL refresh_features()"),
-    "watermark with rows": ("SELECT tenant_wall.watermark(1), * FROM public.hourly_features",),
     # prepared, copied, held open
     "prepared": ("PREPARE p (text) AS SELECT * FROM timeseries_data WHERE tenant_id = $1", "EXECUTE p ('theirs')"),
     "prepared, then another path": ("PREPARE p AS SELECT * FROM assets", "EXECUTE p", "SET search_path = public", "EXECUTE p"),

@@ -46,13 +46,12 @@ def _record(dsn: str, connection: psycopg.Connection, tenant: str, asset: str, d
     write_weather(connection, tenant, asset, [Weather(hour, hour - 6 * HOUR, 7.5) for hour in hours])
     refresh(dsn=dsn)
     oldest = end - (_UNSTORED - 1) * HOUR
-    for table in ("ai_features", "ai_feature_versions"):
-        connection.execute(
-            f"DELETE FROM {table} WHERE tenant_id = %s AND asset_id = %s AND hour >= %s",  # type: ignore[arg-type]  # noqa: S608
-            [tenant, asset, oldest],
-        )
     connection.execute(
-        "UPDATE asset_spans SET stored = stored * tstzmultirange(tstzrange(NULL, %s))"
+        "DELETE FROM ai_features_stored WHERE tenant_id = %s AND asset_id = %s AND hour >= %s",
+        [tenant, asset, oldest],
+    )
+    connection.execute(
+        "UPDATE declared_spans SET stored = stored * tstzmultirange(tstzrange(NULL, %s))"
         " WHERE tenant_id = %s AND asset_id = %s",
         [oldest, tenant, asset],
     )

@@ -193,7 +193,7 @@ def everything() -> dict[str, str]:
             "api_keys",
             "assets",
             "ai_features",
-            "ai_feature_versions",
+            "ai_features_stored",
             "sql_logins",
         ):
             # in any order, without sending every row of the run

@@ -102,7 +102,7 @@ SELECT jsonb_build_array(
 
 
 def touch(files: Path) -> None:
-    code = files / "code" / "040_feature_views.sql"
+    code = files / "code" / "056_feature_views.sql"
     code.write_text(code.read_text() + "-- changed\n")
 
 
@@ -131,7 +131,7 @@ def test_migrate__views_on_ours__stay_with_all_that_belongs_to_them(
         CREATE VIEW users.joined AS SELECT p.tenant_id, o.t, h.avg_value, f.lag_24h
             FROM users.plain p JOIN users."On Plain" o ON o."größte" = p.tenant_id
             JOIN public.hourly_features h USING (asset_id)
-            CROSS JOIN LATERAL features_at(p.tenant_id, p.asset_id, p.asset_id, h.hour) AS f;
+            JOIN ai_features f ON f.asset_id = p.asset_id;
         CREATE MATERIALIZED VIEW users.filled WITH (fillfactor = 70) AS
             SELECT tenant_id, max(lag_1h) AS most FROM anomaly_detection_feature_versions GROUP BY 1;
         CREATE UNIQUE INDEX by_tenant ON users.filled (tenant_id);
@@ -169,7 +169,7 @@ def test_migrate__view_that_no_longer_fits__is_named_and_nothing_changes(
         "CREATE VIEW users.mine AS SELECT tenant_id, historical_max_24h FROM anomaly_detection_features"
     )
     before, ours = users.state(), users.oid("anomaly_detection_features")
-    code = files / "code" / "040_feature_views.sql"
+    code = files / "code" / "056_feature_views.sql"
     code.write_text(code.read_text().replace("historical_max_24h, lag_1h", "lag_1h"))
     number, name = add(files, "CREATE TABLE more (x integer)")
     with pytest.raises(

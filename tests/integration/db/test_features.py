@@ -116,9 +116,8 @@ def test_views__late_corrected_deleted_readings__equal_the_oracle(
         for time, known in past:
             assert_views_equal(connection, tenant, "meter", known, known_at=time)
         # the same rows computed on the fly: stored and computed values never differ
-        connection.execute("DELETE FROM ai_features WHERE tenant_id = %s", [tenant])
-        connection.execute("DELETE FROM ai_feature_versions WHERE tenant_id = %s", [tenant])
-        connection.execute("UPDATE asset_spans SET stored = '{}' WHERE tenant_id = %s", [tenant])
+        connection.execute("DELETE FROM ai_features_stored WHERE tenant_id = %s", [tenant])
+        connection.execute("DELETE FROM declared_spans WHERE tenant_id = %s", [tenant])
         assert_views_equal(connection, tenant, "meter", mine)
 
 
@@ -178,7 +177,7 @@ def test_refresh__unchanged_rows__keep_their_created_timestamp(database: str, te
 
         def created() -> dict[datetime, datetime]:
             rows = connection.execute(
-                "SELECT hour, created_timestamp FROM ai_features WHERE tenant_id = %s", [tenant]
+                "SELECT event_timestamp, created_timestamp FROM ai_features WHERE tenant_id = %s", [tenant]
             )
             return dict(rows.fetchall())
 

@@ -54,7 +54,8 @@ def readings(unit: str, minutes: int, quarters: list[float] = QUARTERS) -> dict[
 
 def rows(connection: psycopg.Connection, tenant: str, asset: str) -> dict[datetime, tuple[float | None, ...]]:
     found = connection.execute(
-        f"SELECT hour, {', '.join(FEATURES)} FROM feature_rows WHERE tenant_id = %s AND asset_id = %s",  # noqa: S608
+        f"SELECT event_timestamp, {', '.join(FEATURES)} FROM ai_features"  # noqa: S608
+        " WHERE tenant_id = %s AND asset_id = %s",
         [tenant, asset],
     ).fetchall()
     return {hour: tuple(values) for hour, *values in found}
@@ -62,7 +63,7 @@ def rows(connection: psycopg.Connection, tenant: str, asset: str) -> dict[dateti
 
 def lag(connection: psycopg.Connection, tenant: str, asset: str, hour: datetime) -> float | None:
     return connection.execute(
-        "SELECT lag_1h FROM feature_rows WHERE tenant_id = %s AND asset_id = %s AND hour = %s",
+        "SELECT lag_1h FROM ai_features WHERE tenant_id = %s AND asset_id = %s AND event_timestamp = %s",
         [tenant, asset, hour],
     ).fetchone()[0]  # type: ignore[index]
 
@@ -81,9 +82,8 @@ def test_features__one_building_in_any_unit_and_interval__are_equal(database: st
             "SELECT window_avg FROM get_rolling_features(%s, 'Wh15', %s, 24)", [tenant, hour]
         ).fetchone()
         assert got == (pytest.approx(mean, rel=1e-9),)
-        connection.execute("DELETE FROM ai_features WHERE tenant_id = %s", [tenant])
-        connection.execute("DELETE FROM ai_feature_versions WHERE tenant_id = %s", [tenant])
-        connection.execute("UPDATE asset_spans SET stored = '{}' WHERE tenant_id = %s", [tenant])
+        connection.execute("DELETE FROM ai_features_stored WHERE tenant_id = %s", [tenant])
+        connection.execute("DELETE FROM declared_spans WHERE tenant_id = %s", [tenant])
         computed = rows(connection, tenant, "Wh15")
     want = stored["kW60"]
     assert want[hour][0] == pytest.approx(mean, rel=1e-9)
@@ -130,7 +130,7 @@ def test_features__interval_or_unit_corrected__are_computed_anew_and_known_as_be
             seen.append((now(connection), want))
         for time, want in seen:
             known = connection.execute(
-                "SELECT lag_1h FROM ai_feature_versions WHERE tenant_id = %s AND hour = %s"
+                "SELECT lag_1h FROM ai_features_stored WHERE tenant_id = %s AND hour = %s"
                 " AND created_timestamp <= %s AND (superseded_at IS NULL OR superseded_at > %s)",
                 [tenant, START + 2 * HOUR, time, time],
             ).fetchall()
@@ -157,7 +157,7 @@ def test_features__quality__follows_the_tenant_s_policy(database: str, tenant: s
         assert lag(connection, tenant, "m", START + HOUR) == 50.5
         assert lag(connection, other, "m", START + HOUR) == 2.0
         known = connection.execute(
-            "SELECT lag_1h FROM ai_feature_versions WHERE tenant_id = %s AND hour = %s"
+            "SELECT lag_1h FROM ai_features_stored WHERE tenant_id = %s AND hour = %s"
             " AND created_timestamp <= %s AND superseded_at > %s",
             [tenant, START + HOUR, before, before],
         ).fetchall()

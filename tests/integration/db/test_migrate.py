@@ -80,7 +80,7 @@ def test_schema__objects__are_as_named(database: str) -> None:
         hypertables = names("SELECT hypertable_name FROM timescaledb_information.hypertables")
         assert hypertables == {
             *("timeseries_data", "register_readings", "weather_features", "covariates"),
-            *("ai_features", "ai_feature_versions"),
+            "ai_features_stored",
         }
         aggregates = names("SELECT view_name FROM timescaledb_information.continuous_aggregates")
         assert aggregates == {"hourly_features", "daily_features"}
@@ -89,13 +89,13 @@ def test_schema__objects__are_as_named(database: str) -> None:
             "forecast_basic_features",
             "forecast_advanced_features",
             "anomaly_detection_features",
+            "ai_features",
         } <= views
         jobs = connection.execute(
             "SELECT proc_name, hypertable_name, config ->> 'drop_after', schedule_interval::text"
             " FROM timescaledb_information.jobs WHERE job_id >= 1000"
         ).fetchall()
     assert ("policy_retention", "weather_features", "1 year", "1 day") in jobs
-    assert ("policy_retention", "ai_features", "90 days", "1 day") in jobs
     assert sum(proc == "policy_refresh_continuous_aggregate" for proc, *_ in jobs) == 2
     assert sum(proc == "policy_compression" for proc, *_ in jobs) == 2
     assert sum(proc == "refresh_features_job" for proc, *_ in jobs) == 1

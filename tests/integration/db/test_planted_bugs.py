@@ -18,6 +18,7 @@ from ai_hub import paths
 from ai_hub.db import connect
 from ai_hub.db.migrate import migrate
 from ai_hub.db.refresh import refresh
+from feast_plugins.windows import statements, steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,84 +33,49 @@ START = datetime(2025, 10, 25, 9, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Bug:
-    """Replacements in one file of `sql/code`."""
+    """Replacements in one file of `sql/code`, or in a text of `feast_plugins.windows`."""
 
     name: str
-    file: str
-    changes: tuple[tuple[str, str], ...]
+    place: tuple[str, ...]
+    old: str
+    new: str
 
 
-def bug(name: str, file: str, *changes: tuple[str, str]) -> Bug:
-    return Bug(name, file, changes)
+def bug(name: str, place: str | tuple[str, ...], old: str, new: str) -> Bug:
+    return Bug(name, (place,) if isinstance(place, str) else place, old, new)
 
 
-HOUR_BEFORE = "INTERVAL '1 hour' PRECEDING"
-LAST_DAY = f"RANGE BETWEEN INTERVAL '24 hours' PRECEDING AND {HOUR_BEFORE}"
-WEEK_LAG = """last_hour + INTERVAL '169 hours'
-        FROM changes WHERE source IN ('readings', 'deletion', 'asset')"""
-DAY_AFTER = """last_hour + INTERVAL '25 hours'
-        FROM changes"""
-DAY_OF = "            SELECT state.hour, meaning.*"
-OF_TENANT = "WHERE state.tenant_id = tenant AND state.asset_id = asset\n           "
-OF_ASSET = "WHERE state.asset_id = asset\n           "
-DAY_BACK = "AND state.hour >= first_hour - INTERVAL '24 hours'"
-WEEK_BACK = "AND state.hour >= first_hour - INTERVAL '168 hours'"
-ROWS, VIEWS, POINT = "030_feature_rows.sql", "040_feature_views.sql", "020_point_functions.sql"
-PLAN, COMPUTE = "050_plan_refresh.sql", "051_compute_features.sql"
+POINT, PLAN, COMPUTE = "020_point_functions.sql", "050_plan_refresh.sql", "053_declared_features.sql"
+GRID, WEATHER = "_READINGS_GRID", "_WEATHER_OF_HOUR_CONDITIONS"
 
 BUGS = [
-    bug("the target hour is in the window", ROWS, (LAST_DAY, LAST_DAY.replace(HOUR_BEFORE, "CURRENT ROW"))),
-    bug("a window of 23 hours", ROWS, (LAST_DAY, LAST_DAY.replace("24", "23"))),
-    bug(
-        "a window of rows, not of time",
-        ROWS,
-        (LAST_DAY, "ROWS BETWEEN 24 PRECEDING AND 1 PRECEDING"),
-        (f"LEFT JOIN (\n{DAY_OF}", f"JOIN (\n{DAY_OF}"),
-    ),
-    bug("population deviation", ROWS, ("float8_stddev_samp", "float8_stddev_pop")),
-    bug("windows of all tenants", ROWS, (f"{OF_TENANT}     {DAY_BACK}", f"{OF_ASSET}     {DAY_BACK}")),
-    bug("lags of all tenants", ROWS, (f"{OF_TENANT} {WEEK_BACK}", f"{OF_ASSET} {WEEK_BACK}")),
-    bug(
-        "weather of one row only", ROWS, ("(newest.temperature, earlier.temperature)", "(newest.temperature)")
-    ),
-    bug(
-        "weather of all tenants",
-        ROWS,
-        ("WHERE tenant_id = tenant AND asset_id = weather_asset", "WHERE asset_id = weather_asset"),
-    ),
-    bug(
-        "windows of all tenants in rows not stored yet",
-        ROWS,
-        ("WHERE tenant_id = tenant AND asset_id = asset\n            AND", "WHERE asset_id = asset AND"),
-    ),
-    bug("weather before it was available", ROWS, ("AND available_at <= at_hour", "")),
-    bug("< for <= where weather is available", ROWS, ("available_at <= at_hour", "available_at < at_hour")),
-    bug("< for <= where weather is of the hour", ROWS, ('"timestamp" <= at_hour', '"timestamp" < at_hour')),
-    bug(">= for > where weather gets old", ROWS, ('"timestamp" > (SELECT', '"timestamp" >= (SELECT')),
-    bug("<= for < in rows not stored yet", ROWS, ("AND hour < at_hour\n", "AND hour <= at_hour\n")),
-    bug("UTC for local time", VIEWS, ("AT TIME ZONE timezone", "AT TIME ZONE 'UTC'")),
-    bug("Sunday is no weekend", VIEWS, (">= 6", "= 6")),
-    bug("late readings do not reach lag_168h", PLAN, (WEEK_LAG, f"{WEEK_LAG} AND false")),
-    bug("late readings reach 23 rows", PLAN, (DAY_AFTER, DAY_AFTER.replace("25", "24"))),
-    bug(
-        "rows of deleted readings stay",
-        PLAN,
-        ("PERFORM end_feature_rows(tenant, asset, known.stored - existing)", "--"),
-    ),
+    bug("the target hour is in the window", GRID, "{first_row} AS", "{first_row} - INTERVAL '1 hour' AS"),
+    bug("a window of 23 hours", "_WINDOW", "AND {farthest}", "AND {farthest} - 1"),
+    bug("a window of rows, not of time", GRID, "LEFT JOIN (\n", "JOIN (\n"),
+    bug("population deviation", ("_FUNCTIONS", "_GRID_FUNCTIONS"), "float8_stddev_samp", "float8_stddev_pop"),
+    bug("windows and lags of all tenants", "_HOURS", "hourly.tenant_id = k.tenant_id AND ", ""),
+    bug("weather of one row only", "_WEATHER_OF_HOUR", "({missing})", "false"),
+    bug("weather of all tenants", WEATHER, "weather.tenant_id = k.tenant_id AND ", ""),
+    bug("weather before it was available", WEATHER, "AND weather.available_at <= {hour}", ""),
+    bug("< for <= where weather is available", WEATHER, "available_at <= {hour}", "available_at < {hour}"),
+    bug("< for <= where weather is of the hour", WEATHER, '"timestamp" <= {hour}', '"timestamp" < {hour}'),
+    bug(">= for > where weather gets old", WEATHER, '"timestamp" > {hour}', '"timestamp" >= {hour}'),
+    bug("an hour less in rows not stored yet", "_WINDOW", "BETWEEN {nearest}", "BETWEEN 1 + {nearest}"),
+    bug("UTC for local time", "_REGISTER", "coalesce(assets.timezone, 'UTC')", "'UTC'"),
+    bug("Sunday is no weekend", "_CALENDAR", ">= 6", "= 6"),
+    bug("late readings reach a row less", PLAN, "farthest * step + INTERVAL '1 hour'", "farthest * step"),
+    bug("rows of deleted readings stay", PLAN, "PERFORM end_declared_rows(tenant, asset, existing)", "--"),
     bug(
         "a superseded version stays present",
         COMPUTE,
-        ("replaced_keys FROM differing", "replaced_keys FROM differing WHERE false"),
+        "FROM unnest(replaced) WHERE",
+        "FROM unnest(replaced) WHERE false AND",
     ),
-    bug("<= for < in the rolling window", POINT, ("AND hour < time_bucket", "AND hour <= time_bucket")),
+    bug("<= for < in the rolling window", POINT, "AND hour < time_bucket", "AND hour <= time_bucket"),
     bug(
-        "the rolling window of all tenants",
-        POINT,
-        ("WHERE tenant_id = tenant AND asset_id", "WHERE asset_id"),
+        "the rolling window of all tenants", POINT, "WHERE tenant_id = tenant AND asset_id", "WHERE asset_id"
     ),
-    bug(
-        "the lags of all tenants", POINT, ("hourly.tenant_id = tenant AND hourly.asset_id", "hourly.asset_id")
-    ),
+    bug("the lags of all tenants", POINT, "hourly.tenant_id = tenant AND hourly.asset_id", "hourly.asset_id"),
 ]
 
 
@@ -197,14 +163,24 @@ def test_oracle__sql_as_it_is__differs_nowhere(spare_database: str) -> None:
         for number, planted in enumerate(BUGS)
     ],
 )
-def test_oracle__planted_bug__is_found(spare_database: str, tmp_path: Path, planted: Bug) -> None:
+def test_oracle__planted_bug__is_found(
+    spare_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: Bug
+) -> None:
     sql = shutil.copytree(paths.resource("sql"), tmp_path / "sql")
-    path = sql / "code" / planted.file
-    text = path.read_text()
-    for old, new in planted.changes:
-        assert old in text, "the SQL has changed: plant the bug anew"
-        text = text.replace(old, new)
-    path.write_text(text)
+    (sql / "code" / "999_planted.sql").write_text("-- so that all is applied anew")
+    for place in planted.place:
+        if place.endswith(".sql"):
+            path = sql / "code" / place
+            text = path.read_text()
+            path.write_text(text.replace(planted.old, planted.new))
+        else:
+            module = steps if hasattr(steps, place) else statements
+            text = getattr(module, place)
+            parts = text if isinstance(text, dict) else {"": text}
+            wrong = {name: part.replace(planted.old, planted.new) for name, part in parts.items()}
+            monkeypatch.setattr(module, place, wrong if isinstance(text, dict) else wrong[""])
+            text = "".join(parts.values())
+        assert planted.old in text, "the SQL has changed: plant the bug anew"
     migrate(spare_database, sql=sql)
     try:
         found = next(Energy(spare_database).problems(), None)

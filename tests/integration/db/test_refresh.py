@@ -51,47 +51,31 @@ def rows(connection: psycopg.Connection, query: str, *parameters: object) -> lis
 def stored(connection: psycopg.Connection, tenant: str) -> list[tuple[Any, ...]]:
     return rows(
         connection,
-        f"SELECT asset_id, hour, {FEATURES} FROM feature_rows WHERE tenant_id = %s ORDER BY 1, 2",  # noqa: S608  # constant names
+        f"SELECT asset_id, event_timestamp, {FEATURES} FROM ai_features WHERE tenant_id = %s ORDER BY 1, 2",  # noqa: S608  # constant names
         tenant,
     )
 
 
 def computed(connection: psycopg.Connection, tenant: str) -> list[tuple[Any, ...]]:
     """The same rows from the aggregates, one by one."""
-    features = ", ".join(f"at.{name.strip()}" for name in FEATURES.split(","))
-    return rows(
-        connection,
-        f"SELECT rows.asset_id, rows.hour, {features} FROM feature_rows AS rows"  # noqa: S608  # constant names
-        " CROSS JOIN LATERAL features_at(rows.tenant_id, rows.asset_id, rows.asset_id, rows.hour) AS at"
-        " WHERE rows.tenant_id = %s ORDER BY 1, 2",
-        tenant,
-    )
+    with connection.transaction(force_rollback=True):
+        for table in ("declared_spans", "ai_features_stored"):
+            connection.execute(f"DELETE FROM {table} WHERE tenant_id = %s", [tenant])  # type: ignore[arg-type]  # noqa: S608  # constant names
+        return stored(connection, tenant)
 
 
 def assert_settled(connection: psycopg.Connection) -> None:
-    assert rows(connection, "SELECT FROM feature_refresh_ranges") == []
+    assert rows(connection, "SELECT FROM declared_refresh_ranges WHERE view_name = 'ai_features'") == []
     assert rows(connection, "SELECT FROM feature_changes") == []
 
 
-def test_refresh__rows_past_retention__are_read_with_the_same_bits(database: str, tenant: str) -> None:
-    start = this_hour() - 100 * DAY
+def test_refresh__rows_of_months_ago__are_computed_with_the_same_bits(database: str, tenant: str) -> None:
     with connect(database, autocommit=True) as connection:
-        write(connection, tenant, "meter", series(start, 15 * 24, step=HOUR / 2))
+        write(connection, tenant, "meter", series(this_hour() - 100 * DAY, 15 * 24, step=HOUR / 2))
         refresh(dsn=database)
         before = stored(connection, tenant)
         assert len(before) == 15 * 24 - 1 + 24
         assert before == computed(connection, tenant)
-        kept = rows(connection, "SELECT count(*) FROM ai_features WHERE tenant_id = %s", tenant)
-        assert 0 < kept[0][0] < len(before)
-        rows(connection, "SELECT drop_chunks('ai_features', now() - INTERVAL '80 days')")
-        # days later, all of them are past retention
-        connection.execute("BEGIN")
-        connection.execute(
-            "CREATE OR REPLACE FUNCTION features_stored_since() RETURNS timestamptz LANGUAGE sql STABLE"
-            " AS $$ SELECT time_bucket(INTERVAL '1 hour', now() - INTERVAL '80 days') $$"
-        )
-        assert stored(connection, tenant) == before
-        connection.execute("ROLLBACK")
 
 
 def test_refresh__job_of_the_scheduler__does_the_same(database: str, tenant: str) -> None:
@@ -153,7 +137,7 @@ def test_refresh__killed_again_and_again__ends_the_same(
 ) -> None:
     del stack  # the child process finds it in its environment
     asset = Asset(readings=series(this_hour() - 200 * DAY, 24 * 60, step=2 * HOUR))
-    versions = "SELECT count(*) FROM ai_feature_versions WHERE tenant_id = %s"
+    versions = "SELECT count(*) FROM ai_features_stored WHERE tenant_id = %s"
     with connect(database, autocommit=True) as connection:
         for number in range(meters):
             write(connection, tenant, f"meter-{number}", asset.readings)
@@ -177,7 +161,7 @@ def test_refresh__killed_again_and_again__ends_the_same(
         assert_settled(connection)
         twice = rows(
             connection,
-            "SELECT hour FROM ai_feature_versions WHERE tenant_id = %s AND superseded_at IS NULL"
+            "SELECT hour FROM ai_features_stored WHERE tenant_id = %s AND superseded_at IS NULL"
             " GROUP BY tenant_id, asset_id, hour HAVING count(*) > 1",
             tenant,
         )
@@ -197,7 +181,7 @@ def test_refresh__correction_in_the_columnstore__changes_its_hours_and_keeps_the
         compressed = rows(
             connection,
             "SELECT compress_chunk(chunk, if_not_compressed => true) FROM ("
-            " SELECT show_chunks('ai_feature_versions', now() - INTERVAL '90 days') AS chunk"
+            " SELECT show_chunks('ai_features_stored', now() - INTERVAL '90 days') AS chunk"
             " UNION ALL SELECT show_chunks('timeseries_data', now() - INTERVAL '90 days')) AS old",
         )
         assert len(compressed) >= 2
@@ -231,8 +215,7 @@ def test_refresh__since__recomputes_what_it_finds_wrong(database: str, tenant: s
     with connect(database, autocommit=True) as connection:
         write(connection, tenant, "meter", asset.readings)
         refresh(dsn=database)
-        for table in ("ai_features", "ai_feature_versions"):
-            connection.execute(f"UPDATE {table} SET lag_1h = -1 WHERE tenant_id = %s", [tenant])  # type: ignore[arg-type]  # noqa: S608  # constant names
+        connection.execute("UPDATE ai_features_stored SET lag_1h = -1 WHERE tenant_id = %s", [tenant])
         assert refresh(dsn=database).changed == 0
         assert refresh(since=start, dsn=database).changed >= 89
         assert_views_equal(connection, tenant, "meter", asset)
@@ -247,7 +230,7 @@ def test_refresh__clock_that_was_put_back__keeps_versions_in_order(database: str
         refresh(dsn=database)
         # what the clock said before it was put back by an hour
         connection.execute(
-            "UPDATE ai_feature_versions SET created_timestamp = now() + INTERVAL '1 hour'"
+            "UPDATE ai_features_stored SET created_timestamp = now() + INTERVAL '1 hour'"
             " WHERE tenant_id = %s",
             [tenant],
         )

@@ -100,8 +100,8 @@ def faults(connection: psycopg.Connection, tenant: str, asset: str) -> dict[date
 
 def lags(connection: psycopg.Connection, tenant: str, asset: str) -> dict[datetime, float | None]:
     rows = connection.execute(
-        "SELECT hour - INTERVAL '1 hour', lag_1h FROM feature_rows WHERE tenant_id = %s AND asset_id = %s"
-        " AND lag_1h IS NOT NULL",
+        "SELECT event_timestamp - INTERVAL '1 hour', lag_1h FROM ai_features"
+        " WHERE tenant_id = %s AND asset_id = %s AND lag_1h IS NOT NULL",
         [tenant, asset],
     ).fetchall()
     return dict(rows)
@@ -178,7 +178,7 @@ def test_amounts__begin_at_the_first_reading_and_reach_to_the_next(database: str
         refresh(dsn=database)
         assert lags(connection, tenant, "m") == {START: 3.0, START + HOUR: 7.0}
         known = connection.execute(
-            "SELECT lag_1h FROM ai_feature_versions WHERE tenant_id = %s AND hour = %s"
+            "SELECT lag_1h FROM ai_features_stored WHERE tenant_id = %s AND hour = %s"
             " AND created_timestamp <= %s ORDER BY created_timestamp",
             [tenant, START + HOUR, before],
         ).fetchall()
@@ -340,7 +340,7 @@ def test_delete_readings__of_a_register__joins_its_intervals(
         assert lags(connection, tenant, "m") == {START: 16.0, START + HOUR: 48.0, START + 2 * HOUR: 57 / 0.75}
         removal.remove_asset(connection, tenant, "m", "sold")
         assert amounts(connection, tenant, "m") == {}
-        for table in ("register_readings", "data_findings", "feature_rows", "assets"):
+        for table in ("register_readings", "data_findings", "ai_features", "assets"):
             query = f"SELECT count(*) FROM {table} WHERE tenant_id = %s"  # noqa: S608  # constants
             assert connection.execute(query.encode(), [tenant]).fetchone() == (0,)
 

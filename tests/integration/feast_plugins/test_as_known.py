@@ -49,9 +49,9 @@ def write(tenant: str, histories: Any) -> None:
             if turns[made] is not None:
                 rows.append((asset, hour, made, ended, turns[made]))
     with connect() as connection:
-        connection.execute("DELETE FROM ai_feature_versions WHERE tenant_id = %s", [tenant])
+        connection.execute("DELETE FROM ai_features_stored WHERE tenant_id = %s", [tenant])
         connection.execute(
-            "INSERT INTO ai_feature_versions"
+            "INSERT INTO ai_features_stored"
             " (tenant_id, asset_id, hour, created_timestamp, superseded_at, lag_1h) SELECT %s, * FROM"
             " unnest(%s::text[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[], %s::float8[])",
             [tenant, *([row[column] for row in rows] for column in range(5))],

@@ -60,8 +60,8 @@ def test_plan__newest_hour_first_and_of_it_what_is_asked_for(database: str, tena
         read(connection, tenant, "d", 190)
         connection.execute("SELECT plan_feature_refresh()")
         planned = connection.execute(
-            "SELECT asset_id, end_hour = max(end_hour) OVER () FROM feature_refresh_ranges"
-            " WHERE tenant_id = %s ORDER BY place",
+            "SELECT asset_id, end_hour = max(end_hour) OVER () FROM declared_refresh_ranges"
+            " WHERE tenant_id = %s AND view_name = 'ai_features' ORDER BY place",
             [tenant],
         ).fetchall()
         assert [asset for asset, is_newest in planned if is_newest] == ["d", "b", "a", "c"]

@@ -130,7 +130,7 @@ def test_backfill__killed_while_storing_and_while_computing__ends_like_an_undist
         assert 0 < count("timeseries_data") < total
         killed("features", tenant, history)
         assert count("timeseries_data") == total
-        assert 0 < count("ai_feature_versions") < total
+        assert 0 < count("ai_features_stored") < total
     resumed = backfill(tenant, history)
     assert resumed["skipped"] == ["weather.parquet", "readings-0.parquet", "readings-1.parquet"]
     assert resumed["feature_rows"] > 0

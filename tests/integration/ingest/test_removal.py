@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 DAY = timedelta(days=1)
 TABLES = (
-    *("assets", "timeseries_data", "weather_features", "ai_features", "ai_feature_versions", "asset_spans"),
-    *("data_findings", "data_checks_due", "hourly_features", "daily_features", "feature_rows"),
+    *("assets", "timeseries_data", "weather_features", "ai_features_stored", "asset_spans"),
+    *("data_findings", "data_checks_due", "hourly_features", "daily_features", "ai_features"),
 )
 
 

@@ -123,7 +123,16 @@ def test_remove__shows_first__then_everything_goes(
     assert known.features(service, known.key).status_code == 200
     before = known.counts()
     for kind in (
-        *("models", "versions", "trail", "experiments", "files", "bytes", "timeseries_data", "ai_features"),
+        *(
+            "models",
+            "versions",
+            "trail",
+            "experiments",
+            "files",
+            "bytes",
+            "timeseries_data",
+            "ai_features_stored",
+        ),
         *("assets", "asset_spans", "jobs", "api_keys", "export_files", "redis_keys"),
     ):
         assert before[kind] > 0, kind
@@ -184,7 +193,7 @@ def test_remove__keep__shuts_out_and_reserves_the_name(known: Known, service: st
     before = known.counts()
     removal.remove(known.settings, known.name, reason="an audit", keep=True)
     after = known.counts()
-    for kind in ("files", "bytes", "timeseries_data", "ai_features", "export_files", "jobs"):
+    for kind in ("files", "bytes", "timeseries_data", "ai_features_stored", "export_files", "jobs"):
         assert after[kind] == before[kind]
     assert {"models", "experiments", "api_keys", "redis_keys"}.isdisjoint(after)
     assert known.features(service, known.key).status_code == 401
