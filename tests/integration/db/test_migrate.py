@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from oracles.features import HOUR, Asset, floor_hour
 from psycopg.sql import SQL as sql_of  # noqa: N811 - `sql` is the folder here
 from psycopg.sql import Identifier
+from support.feature_tables import assert_views_equal, now, register, write
 
 from ai_hub import paths
 from ai_hub.db import connect
 from ai_hub.db.migrate import EditedHistoryError, TimescaleLicenceError, migrate
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -99,6 +104,55 @@ def test_schema__objects__are_as_named(database: str) -> None:
     assert sum(proc == "policy_refresh_continuous_aggregate" for proc, *_ in jobs) == 2
     assert sum(proc == "policy_compression" for proc, *_ in jobs) == 2
     assert sum(proc == "refresh_features_job" for proc, *_ in jobs) == 1
+
+
+#: Puts the features of the services back into the tables that they were in before they were a declared view.
+AS_BEFORE_ONE_ENGINE = """
+DROP SCHEMA tenant_wall CASCADE;
+DROP VIEW forecast_basic_features, forecast_advanced_features, anomaly_detection_features,
+    forecast_basic_feature_versions, forecast_advanced_feature_versions, anomaly_detection_feature_versions,
+    ai_features, ai_features_versions;
+ALTER TABLE asset_spans ADD stored tstzmultirange NOT NULL DEFAULT '{}';
+UPDATE asset_spans AS spans SET stored = known.stored FROM declared_spans AS known
+WHERE view_name = 'ai_features' AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id;
+DELETE FROM declared_views WHERE view_name = 'ai_features';
+DROP INDEX ai_features_stored_hour_idx, ai_features_stored_created_timestamp_idx;
+ALTER TABLE ai_features_stored DROP generation;
+ALTER TABLE ai_features_stored RENAME TO ai_feature_versions;
+CREATE TABLE ai_features (LIKE ai_feature_versions);
+SELECT create_hypertable('ai_features', by_range('hour'));
+INSERT INTO ai_features SELECT * FROM ai_feature_versions WHERE superseded_at IS NULL;
+CREATE TABLE feature_refresh_ranges (LIKE declared_refresh_ranges);
+"""
+
+
+def test_migrate__features_of_an_earlier_release__stay_with_all_that_was_known(spare_database: str) -> None:
+    migrate(spare_database)
+    start = floor_hour(datetime.now(UTC)) - timedelta(days=130)
+    asset = Asset("Europe/Berlin", {start + number * HOUR: 1.0 + number % 7 for number in range(80)})
+    with connect(spare_database, autocommit=True) as connection:
+        register(connection, "t", "meter", asset.zone)
+        write(connection, "t", "meter", asset.readings)
+        refresh(dsn=spare_database)
+        then, known = now(connection), deepcopy(asset)
+        asset.readings[start + 30 * HOUR] = 99.0
+        write(connection, "t", "meter", {start + 30 * HOUR: 99.0})
+        refresh(dsn=spare_database)
+        query = "SELECT * FROM forecast_advanced_feature_versions ORDER BY event_timestamp, created_timestamp"
+        before = connection.execute(query).fetchall()
+        connection.execute(AS_BEFORE_ONE_ENGINE)
+        (migration,) = (paths.resource("sql") / "migrations").glob("*_one_engine.sql")
+        connection.execute(migration.read_bytes())
+        connection.execute("DELETE FROM schema_code")
+        assert migrate(spare_database).code_applied
+        assert connection.execute(query).fetchall() == before
+        assert_views_equal(connection, "t", "meter", asset)
+        assert_views_equal(connection, "t", "meter", known, known_at=then)
+        assert refresh(dsn=spare_database).rows == 0
+        write(connection, "t", "meter", {start + 31 * HOUR: 98.0})
+        asset.readings[start + 31 * HOUR] = 98.0
+        assert refresh(dsn=spare_database).changed == 24
+        assert_views_equal(connection, "t", "meter", asset)
 
 
 def test_migrate__after_a_restore_without_rights__grants_anew(blank_database: str) -> None:
