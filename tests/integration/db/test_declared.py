@@ -987,7 +987,8 @@ def test_apply__name_of_another_relation__is_refused(database: str) -> None:
             applied(connection, declaration),
             pytest.raises(DeclarationError, match="declared by the project declared_tests"),
         ):
-            declared.changes(connection, "p", [declaration])
+            assert declared.changes(connection, "p", [declaration]) == []  # alike
+            declared.changes(connection, "p", [declare(declaration.name, {"lag": Lag("value", 2 * HOUR)})])
 
 
 def test_apply__view_of_a_user_on_it__stays_or_is_named(database: str) -> None:
