@@ -983,12 +983,11 @@ def test_apply__name_of_another_relation__is_refused(database: str) -> None:
         with pytest.raises(DeclarationError, match="another relation assets"):
             declared.changes(connection, "p", [declare("assets", {"lag": Lag("value", HOUR)})])
         declaration = declare(f"of_one_{secrets.token_hex(4)}", {"lag": Lag("value", HOUR)})
-        with (
-            applied(connection, declaration),
-            pytest.raises(DeclarationError, match="declared by the project declared_tests"),
-        ):
+        other = declare(declaration.name, {"lag": Lag("value", 2 * HOUR)})
+        with applied(connection, declaration):
             assert declared.changes(connection, "p", [declaration]) == []  # alike
-            declared.changes(connection, "p", [declare(declaration.name, {"lag": Lag("value", 2 * HOUR)})])
+            with pytest.raises(DeclarationError, match="declared by the project declared_tests"):
+                declared.changes(connection, "p", [other])
 
 
 def test_apply__view_of_a_user_on_it__stays_or_is_named(database: str) -> None:
