@@ -82,6 +82,8 @@ class _Run:
     dsn: str | None
     progress: Callable[[int, int], None] | None
     aggregating: Callable[[int, int], None] | None
+    #: before the plan was made, whose changes are seen
+    started: datetime | None = None
     plan: int = 0
     total: int = 0
     done: int = 0
@@ -90,7 +92,7 @@ class _Run:
     def changes(self, since: datetime | None) -> None:
         """Bring what is stored up to date, and plan what is not."""
         connection = self.connection
-        (started,) = _row(connection, "SELECT clock_timestamp()", [])
+        (self.started,) = _row(connection, "SELECT clock_timestamp()", [])
         self.plan, total = _row(connection, "SELECT * FROM plan_feature_refresh(%s)", [since])
         self.total = self.done + total
         windows = connection.execute("SELECT * FROM feature_aggregate_windows(%s)", [since]).fetchall()
@@ -101,24 +103,28 @@ class _Run:
                 self.aggregating(number, len(windows))
         connection.execute("SELECT release_feature_plan(%s)", [self.plan])
         connection.execute("SELECT analyze_features(%s)", [total])
-        before = self.done, self.changed
-        self._compute(_of_changes, _in_columns(history.LONG))
-        connection.execute(
-            "SELECT record_feature_refresh(%s, %s, %s)",
-            [started, self.done - before[0], self.changed - before[1]],
-        )
+        self._store(_of_changes, _in_columns(history.LONG))
         connection.execute("SELECT analyze_features(%s)", [total])
 
     def history(self) -> int:
-        """Store declared rows of long ranges of which nothing is stored; how many."""
+        """Store rows of long ranges of which nothing is stored; how many."""
         before = self.done
-        self._compute(_in_columns(history.HISTORY))
+        self._store(_in_columns(history.HISTORY))
         return self.done - before
 
     def is_pending(self, *, since: int = 0) -> bool:
         """Whether ranges of declared views are left, of later plans than this."""
         query = "SELECT EXISTS (SELECT FROM declared_refresh_ranges WHERE plan_id > %s)"
         return _row(self.connection, query, [since]) == (True,)
+
+    def _store(self, *batches: _Batch) -> None:
+        """Compute what is planned, and note that it was: who follows refreshes has something to read."""
+        before = self.done, self.changed
+        self._compute(*batches)
+        self.connection.execute(
+            "SELECT record_feature_refresh(%s, %s, %s)",
+            [self.started, self.done - before[0], self.changed - before[1]],
+        )
 
     def _compute(self, *batches: _Batch) -> None:
         """Compute what is planned, in several sessions."""

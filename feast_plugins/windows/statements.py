@@ -269,6 +269,12 @@ CREATE TABLE public.{view}_stored (
     PRIMARY KEY (tenant_id, asset_id, hour, created_timestamp)
 );
 SELECT create_hypertable('public.{view}_stored', by_range('hour', INTERVAL '30 days'), create_default_indexes => false);
+ALTER TABLE public.{view}_stored SET (
+    timescaledb.enable_columnstore,
+    timescaledb.segmentby = 'tenant_id, asset_id',
+    timescaledb.orderby = 'hour, created_timestamp'
+);
+CALL add_columnstore_policy('public.{view}_stored', after => INTERVAL '90 days');
 CREATE INDEX ON public.{view}_stored (hour) WHERE superseded_at IS NULL;
 CREATE INDEX ON public.{view}_stored (created_timestamp) WHERE superseded_at IS NULL"""
 # $1 ranges, $2 the stamp, $3 the generation, $4 the one since which each feature means what it does; %1$L and %2$L hold

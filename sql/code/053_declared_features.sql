@@ -114,12 +114,15 @@ $$;
 
 -- Ends the versions of these rows before that of `stamp`, all of them in [lowest, highest) and none in the columnstore.
 -- An index probe each, whatever statistics say of the newest hour.
-CREATE OR REPLACE FUNCTION end_recent_versions(
+DROP FUNCTION IF EXISTS end_recent_versions(name, feature_key[], timestamptz, timestamptz, timestamptz);
+CREATE FUNCTION end_recent_versions(
     declared_view name, keys feature_key[], lowest timestamptz, highest timestamptz, stamp timestamptz
 )
-RETURNS void LANGUAGE plpgsql
+RETURNS bigint LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
+DECLARE
+    ended bigint;
 BEGIN
     EXECUTE format(
         'UPDATE %I AS versions SET superseded_at = declared_version_end(%L, generation, created_timestamp, %L)'
@@ -129,17 +132,22 @@ BEGIN
         ' AND versions.superseded_at IS NULL AND versions.created_timestamp <> %L',
         declared_view || '_stored', declared_view, stamp, lowest, highest, stamp
     ) USING keys;
+    GET DIAGNOSTICS ended = ROW_COUNT;
+    RETURN ended;
 END
 $$;
 
 -- The same for hours of one asset, which may be in the columnstore. Literals, because only they let it open no more than
 -- the asset's own batches.
-CREATE OR REPLACE FUNCTION end_old_versions(
+DROP FUNCTION IF EXISTS end_old_versions(name, text, text, timestamptz[], timestamptz);
+CREATE FUNCTION end_old_versions(
     declared_view name, tenant text, asset text, hours timestamptz[], stamp timestamptz
 )
-RETURNS void LANGUAGE plpgsql
+RETURNS bigint LANGUAGE plpgsql
 SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0  -- a refresh that stops half-way stops for ever
 AS $$
+DECLARE
+    ended bigint;
 BEGIN
     EXECUTE format(
         'UPDATE %I SET superseded_at = declared_version_end(%L, generation, created_timestamp, %L)'
@@ -148,6 +156,8 @@ BEGIN
         declared_view || '_stored', declared_view, stamp,
         tenant, asset, hours[1], hours[array_upper(hours, 1)], hours, stamp
     );
+    GET DIAGNOSTICS ended = ROW_COUNT;
+    RETURN ended;
 END
 $$;
 
@@ -181,7 +191,8 @@ BEGIN
 END
 $$;
 
--- Ends the versions of these rows, all of them in [lowest, highest), before that of `stamp`.
+-- Ends the versions of these rows, all of them in [lowest, highest), before that of `stamp`. No row may be present twice:
+-- where one of them is not there to be ended, nothing is stored, and the ranges are computed again.
 CREATE OR REPLACE FUNCTION end_replaced_versions(
     declared_view name, replaced feature_key[], lowest timestamptz, highest timestamptz, stamp timestamptz
 )
@@ -190,17 +201,22 @@ DECLARE
     -- nothing newer is in the columnstore, see its policy
     in_rows timestamptz := now() - INTERVAL '89 days';
     recent  feature_key[] := ARRAY(SELECT key FROM unnest(replaced) AS key WHERE key.hour >= in_rows);
+    ended   bigint := 0;
     old     record;
 BEGIN
     IF cardinality(recent) > 0 THEN
-        PERFORM end_recent_versions(declared_view, recent, greatest(lowest, in_rows), highest, stamp);
+        ended := end_recent_versions(declared_view, recent, greatest(lowest, in_rows), highest, stamp);
     END IF;
     FOR old IN
         SELECT tenant_id, asset_id, array_agg(hour ORDER BY hour) AS hours
         FROM unnest(replaced) WHERE hour < in_rows GROUP BY tenant_id, asset_id
     LOOP
-        PERFORM end_old_versions(declared_view, old.tenant_id, old.asset_id, old.hours, stamp);
+        ended := ended + end_old_versions(declared_view, old.tenant_id, old.asset_id, old.hours, stamp);
     END LOOP;
+    IF ended < cardinality(replaced) THEN
+        RAISE EXCEPTION '% of % replaced rows could not be ended', cardinality(replaced) - ended, cardinality(replaced)
+            USING ERRCODE = 'serialization_failure';
+    END IF;
 END
 $$;
 

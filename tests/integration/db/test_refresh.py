@@ -194,6 +194,34 @@ def test_refresh__correction_in_the_columnstore__changes_its_hours_and_keeps_the
         assert_views_equal(connection, tenant, "other", known)
 
 
+def test_refresh__row_that_cannot_be_ended__is_not_present_twice(
+    database: str, tenant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = this_hour() - 3 * DAY
+    asset = Asset(readings=series(start, 60))
+    with connect(database, autocommit=True) as connection:
+        write(connection, tenant, "meter", asset.readings)
+        refresh(dsn=database)
+        before = deepcopy(asset)
+        asset.readings |= (correction := {start + 30 * HOUR: 1234.5})
+        write(connection, tenant, "meter", correction)
+        connection.execute(
+            "CREATE FUNCTION not_one() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$"
+        )
+        connection.execute(
+            "CREATE TRIGGER not_one BEFORE UPDATE ON ai_features_stored"
+            f" FOR EACH ROW WHEN (OLD.tenant_id = '{tenant}') EXECUTE FUNCTION not_one()"
+        )
+        try:
+            assert refresh(dsn=database).changed == 0
+            assert "rows could not be ended" in caplog.text
+            assert_views_equal(connection, tenant, "meter", before)
+        finally:
+            connection.execute("DROP FUNCTION not_one CASCADE")
+        assert refresh(dsn=database).changed == 24
+        assert_views_equal(connection, tenant, "meter", asset)
+
+
 def test_refresh__weather_past_its_retention__stays_in_the_rows(database: str, tenant: str) -> None:
     start = this_hour() - 400 * DAY
     asset = Asset(readings=series(start, 48), weather=[Weather(start + 5 * HOUR, start + 5 * HOUR, 21.5)])
