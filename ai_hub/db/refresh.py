@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime  # of a dataclass
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import psycopg
@@ -17,7 +18,6 @@ from feast_plugins.windows import history
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     _Batch = Callable[[psycopg.Connection, int, int], tuple[int, int]]
 
