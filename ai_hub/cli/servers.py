@@ -287,8 +287,15 @@ def feature_server_command(
 
 
 @app.command()
-def demo() -> None:
+def demo(
+    weeks: Annotated[
+        int | None,
+        typer.Option(
+            "--weeks", min=16, help="only the newest weeks of the meters [default: two years and more]"
+        ),
+    ] = None,
+) -> None:
     """Run the whole product on sample meters: servers, ingest, features, training, promotion, prediction."""
     from ai_hub.dev.demo.run import run  # reads sample files; other commands never need it
 
-    run(common.console())
+    run(common.console(), weeks=weeks)

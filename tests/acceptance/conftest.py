@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import browser as pages
+from support import properties
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +32,15 @@ class Demo:
 
 @pytest.fixture(scope="session")
 def demo(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The demo, run once; mark tests that use it `timeout(900)`."""
+    """The demo, run once; mark tests that use it `timeout(900)`.
+
+    All of its meters' weeks take twice as long: they belong to `make test-long`.
+    """
     del stack  # its servers are the ones the command finds
     program = Path(sys.executable).with_name("ai-hub")
     begun = time.monotonic()
     done = subprocess.run(
-        [program, "demo"],
+        [program, "demo", *([] if properties.is_long() else ["--weeks=16"])],
         cwd=tmp_path_factory.mktemp("demo"),
         capture_output=True,
         text=True,

@@ -30,15 +30,16 @@ def examples(short: int) -> int:
 
     Seeds and deadlines belong to the profile, so a property's own settings name neither.
     """
-    return short * (_TIMES if _is_long() else 1)
+    return short * (_TIMES if is_long() else 1)
 
 
 def seed() -> int:
     """Seed for what draws without Hypothesis; `AI_HUB_TEST_SEED` repeats a failure of a long run."""
-    value = int(os.environ.get("AI_HUB_TEST_SEED") or (secrets.randbits(32) if _is_long() else 0))
+    value = int(os.environ.get("AI_HUB_TEST_SEED") or (secrets.randbits(32) if is_long() else 0))
     print(f"AI_HUB_TEST_SEED={value}")  # noqa: T201  # pytest shows it with a failure
     return value
 
 
-def _is_long() -> bool:
+def is_long() -> bool:
+    """Whether this is a run of `make test-long`."""
     return settings.get_current_profile_name() == _LONG

@@ -62,12 +62,15 @@ _SAMPLES = (
 )
 
 
-def prepare(directory: Path | None = None, now: datetime | None = None) -> list[DemoSeries]:
+def prepare(
+    directory: Path | None = None, now: datetime | None = None, *, weeks: int | None = None
+) -> list[DemoSeries]:
     """Write every series as a CSV file, ending with the last full hour before `now`.
 
     Args:
         directory: Where to; default `demo-data` in the state folder.
         now: Default: the clock.
+        weeks: Only the newest of them; default: two years and more, all there is.
 
     Raises:
         NotFoundError: the sample package is not installed.
@@ -76,7 +79,8 @@ def prepare(directory: Path | None = None, now: datetime | None = None) -> list[
     directory.mkdir(parents=True, exist_ok=True)
     end = (now or datetime.now(UTC)).astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     folder = samples_folder()
-    return [_write(sample, folder, directory, end) for sample in _SAMPLES]
+    first = end - timedelta(weeks=weeks) if weeks else None
+    return [_write(sample, folder, directory, first, end) for sample in _SAMPLES]
 
 
 def samples_folder() -> Path:
@@ -109,11 +113,18 @@ def shift_for(last: datetime, end: datetime) -> timedelta:
         years += 1
 
 
-def _write(sample: _Sample, folder: Path, directory: Path, end: datetime) -> DemoSeries:
-    """Write one series; rows of hours that have not ended by `end` are cut."""
+def _write(
+    sample: _Sample, folder: Path, directory: Path, first: datetime | None, end: datetime
+) -> DemoSeries:
+    """Write one series from `first` on; rows of hours that have not ended by `end` are cut."""
     series = _read(folder / f"{sample.name}.csv.gz")
     shift = shift_for(series[-1][0], end)
-    rows = [((start + shift).isoformat(), value) for start, value in series if start + shift + HOUR <= end]
+    moved = [(start + shift, value) for start, value in series]
+    rows = [
+        (start.isoformat(), value)
+        for start, value in moved
+        if start + HOUR <= end and (first is None or start >= first)
+    ]
     is_weather = sample.asset == _STATION
     file = directory / f"{sample.tenant}-{sample.asset}.csv"
     part = file.with_suffix(".part")

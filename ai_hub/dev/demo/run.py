@@ -42,8 +42,12 @@ class Forecaster:
         return 1 - self.mae / self.naive_mae
 
 
-def run(console: Console) -> list[Forecaster]:
+def run(console: Console, *, weeks: int | None = None) -> list[Forecaster]:
     """Run the demo and print what happened; safe to repeat.
+
+    Args:
+        console: Where it prints.
+        weeks: Newest weeks of the sample meters to use; default: all.
 
     Raises:
         StepFailedError: a command failed.
@@ -54,7 +58,7 @@ def run(console: Console) -> list[Forecaster]:
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     # MLflow starts slowly and is not needed before training
     with steps.in_background("ai-hub", "up", "--detach"):
-        series = _ingest(steps, hour)
+        series = _ingest(steps, hour, weeks)
         _compute(steps, hour)
     forecasters = _train(steps, sorted({item.tenant for item in series}))
     _promote(steps, forecasters)
@@ -72,9 +76,9 @@ def _prepare_databases(steps: Steps) -> None:
     steps.end("TimescaleDB, Redis and S3 are up; MLflow starts beside the next steps")
 
 
-def _ingest(steps: Steps, hour: datetime) -> list[data.DemoSeries]:
+def _ingest(steps: Steps, hour: datetime, weeks: int | None) -> list[data.DemoSeries]:
     steps.begin("Bring in two tenants' meters and weather")
-    series = data.prepare(now=hour)
+    series = data.prepare(now=hour, weeks=weeks)
     # meters name the weather that they take, which must be there
     for group in (
         [item for item in series if not item.weather_asset],

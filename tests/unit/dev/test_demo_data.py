@@ -39,6 +39,12 @@ def test_prepare__series__end_with_the_last_full_hour_and_have_no_gap(
         assert {b[0] - a[0] for a, b in pairwise(found)} == {timedelta(hours=1)}
 
 
+def test_prepare__weeks__are_the_newest_of_all(prepared: list[data.DemoSeries], tmp_path: Path) -> None:
+    for series, whole in zip(data.prepare(tmp_path, NOW, weeks=12), prepared, strict=True):
+        assert series.rows == 12 * 7 * 24
+        assert rows(series.file) == rows(whole.file)[-series.rows :]
+
+
 def test_prepare__tenants__have_their_meters_and_a_weather_station_listed_first(
     prepared: list[data.DemoSeries],
 ) -> None:
