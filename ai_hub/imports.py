@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 from contextlib import contextmanager
@@ -27,6 +28,15 @@ def skip_type_checks() -> None:
         _leave_unchecked(module)
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def collect_garbage_less_often() -> None:
+    """Look for cycles of garbage after 10,000 new objects instead of 700.
+
+    Imports make objects that stay, and looking through them again and again is a sixth of the time that the
+    libraries of a command take.
+    """
+    gc.set_threshold(10_000)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ai_hub import __version__
 from ai_hub.cli import common
-from ai_hub.imports import skip_type_checks
+from ai_hub.imports import collect_garbage_less_often, skip_type_checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,7 @@ def main() -> None:
     """Run the command line; an `AiHubError` becomes a message on stderr and its exit status."""
     # MLflow's clients would report their use, and its thread for that can break the call beside it
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    collect_garbage_less_often()
     skip_type_checks()
     run(app)
 
