@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -14,11 +15,12 @@ import psycopg
 import pytest
 import typer.main
 from support import machine, properties
+from support.scheduling import FileScheduling
 
 from ai_hub.dev import service
 from ai_hub.dev.control import down, up
 from ai_hub.dev.services import SERVICES, select
-from ai_hub.imports import skip_type_checks
+from ai_hub.imports import collect_garbage_less_often, skip_type_checks
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,9 +28,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
+
     from ai_hub.dev.service import Service
 
 properties.register()
+collect_garbage_less_often()
 # A process builds its command line once; here it serves every command that runs in the process of the tests.
 typer.main.get_command = cache(typer.main.get_command)
 # As many workers run as there are cores; LightGBM's threads would wait for each other.
@@ -62,6 +68,17 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
         report.outcome = "failed"
     return report
+
+
+def pytest_collection_finish() -> None:
+    """What the tests have imported stays; garbage is looked for among what they make."""
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """With `--dist loadfile`, no worker waits for an hour's end while there is something else to do."""
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, LiteralString
 
 import pytest
-from oracles.features import HOUR, floor_hour
+from oracles.features import floor_hour
 from support.energy import energies, energy, feast_apply
 from support.registry_servers import sqlite_template
+from support.scheduling import LONGEST_MODULE_S, seconds_left
 
 from ai_hub.db import connect
 from ai_hub.db.migrate import migrate
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["database", "energies", "energy", "feast_apply", "sqlite_template"]
 
 _DATABASES = {"database", "dsn", "blank_database", "spare_database"}
-#: No module of tests that need one takes longer.
-_LONGEST_MODULE_S = 120
 #: Names of what modules set when tests were collected, perhaps in an earlier hour.
 _MOVED = {"NOW", "THIS_HOUR"}
 _DROP_CHUNKS: LiteralString = """
@@ -37,8 +36,7 @@ FROM (
 @pytest.fixture(scope="module")
 def hour() -> datetime:
     """The hour of the module's tests, whose end they do not see."""
-    now = datetime.now(UTC)
-    if (left := (floor_hour(now) + HOUR - now).total_seconds()) < _LONGEST_MODULE_S:
+    if (left := seconds_left()) < LONGEST_MODULE_S:
         time.sleep(left + 0.1)
     return floor_hour(datetime.now(UTC))
 
