@@ -80,7 +80,7 @@ fuzz: $(STAMP) ## Let schemathesis try the REST service for some ten minutes
 	  tests/integration/api/test_openapi.py
 
 sweep: $(STAMP) ## Try every command of ai-hub and feast with every hostile argument (some minutes)
-	@AI_HUB_SWEEP=1 $(BIN)/pytest tests/unit/cli/test_sweep.py tests/unit/cli/test_feast_sweep.py
+	@AI_HUB_SWEEP=1 $(BIN)/pytest -m "long or not long" tests/unit/cli/test_sweep.py tests/unit/cli/test_feast_sweep.py
 
 screenshots: $(STAMP) ## Take the pictures in docs/images from the running demo (needs chromium)
 	@PYTHONPATH=tests $(BIN)/python -m support.screenshots

@@ -160,7 +160,13 @@ ALIASES = ("staging", "production", "archived")
 SWAPS = {("production",): "Production", ("archived",): "Archived", (): "Staging"}
 
 
-@pytest.mark.parametrize("added", SWAPS)
+@pytest.mark.parametrize(
+    "added",
+    [
+        pytest.param(added, marks=[] if number == 0 else pytest.mark.long)
+        for number, added in enumerate(SWAPS)
+    ],
+)
 def test_alias_dialog__chip_for_chip__shows_what_happened(
     aliases_page: Registry, model: Model, added: tuple[str, ...]
 ) -> None:

@@ -81,6 +81,7 @@ def count(connection: psycopg.Connection, condition: str) -> int:
     return int(number)
 
 
+@pytest.mark.long
 def test_client_killed__its_queries_end_and_a_new_run_completes(
     pair: Pair, hosts: Hosts, address: str
 ) -> None:

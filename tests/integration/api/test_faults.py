@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from support.energy import Energy
 
 
+@pytest.mark.long
 def test_faults__worker_then_service_killed__the_job_completes_and_no_process_stays(
     energy: Energy, tmp_path: Path
 ) -> None:

@@ -133,11 +133,11 @@ def test_schemathesis__every_check__finds_nothing(city_works: CityWorks, tmp_pat
         _run(city_works, tmp_path, examples)
         return
     # the boundaries of every field take longer than all else together: `make fuzz` tries them, too
-    said = _run(city_works, tmp_path, "5", "--seed=1", "--phases=examples,fuzzing,stateful")
+    said = _run(city_works, tmp_path, "2", "--seed=1", "--phases=examples,fuzzing,stateful")
     assert f"Tested: {count}\n" in said
     for phase in ("Examples", "Fuzzing", "Stateful"):
         assert f"✅ {phase}\n" in said.replace("  ", " ")
-    assert sum(map(int, re.findall(r"(\d+) generated", said))) > 5 * count
+    assert sum(map(int, re.findall(r"(\d+) generated", said))) > 2 * count
 
 
 def _run(city_works: CityWorks, tmp_path: Path, examples: str, *arguments: str) -> str:

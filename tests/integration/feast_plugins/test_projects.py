@@ -50,7 +50,7 @@ def _connections() -> Iterator[None]:
         item.close()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgres"])
 def registry(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/registry.db"

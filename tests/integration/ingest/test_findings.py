@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pytest
 
 from ai_hub.db import connect
 from ai_hub.ingest import assets, checks
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    import pytest
     from conftest import AiHub, CsvFile, EverythingOf, Rows
 
     from ai_hub.ingest.report import Report
@@ -143,6 +143,7 @@ def test_findings__command_line__shows_lists_and_filters_them(
     assert "skipped_hour" in ai_hub("ingest", "findings", "--tenant", tenant).stdout
 
 
+@pytest.mark.long
 def test_ingest__killed_before_or_in_the_check__ends_in_the_same_tables(
     tenant: str, tmp_path: Path, rows: Rows, everything_of: EverythingOf, ai_hub: AiHub
 ) -> None:

@@ -78,7 +78,7 @@ def test_delete_readings__a_day_in_the_columnstore__goes_and_stays_known(databas
             connection.execute("DELETE FROM removals")
 
 
-@pytest.mark.parametrize("rows", [25, pytest.param(7, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rows", [100, *(pytest.param(rows, marks=pytest.mark.long) for rows in (25, 7))])
 def test_delete_readings__batches__end_the_same(
     database: str, tenant: str, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:

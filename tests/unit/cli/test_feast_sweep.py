@@ -130,7 +130,14 @@ def alone(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids="-".join)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if number % 4 == 0 else pytest.mark.long)
+        for number, path in enumerate(COMMANDS)
+    ],
+    ids="-".join,
+)
 def test_command__wrong_and_hostile_arguments__ends_with_a_message(path: tuple[str, ...]) -> None:
     assert _run(path, "--help").exit_code == 0
     _run(path, "--no-such-option")

@@ -82,7 +82,14 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids="-".join)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if number % 4 == 0 else pytest.mark.long)
+        for number, path in enumerate(COMMANDS)
+    ],
+    ids="-".join,
+)
 def test_command__wrong_and_hostile_arguments__ends_with_a_message(path: tuple[str, ...]) -> None:
     _run(path, "--help")
     _run(path, "--no-such-option")

@@ -124,7 +124,7 @@ def histories(draw: st.DrawFn) -> list[Any]:
     return draw(st.permutations(rows))
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(50))
 @given(ENTITIES, histories(), TTLS)
 def test_newest_rows__as_known__equal_a_search_among_what_was_not_superseded(
     entities: list[Any], rows: list[Any], ttl: int | None
@@ -149,7 +149,7 @@ def test_newest_rows__as_known__equal_a_search_among_what_was_not_superseded(
 PLAIN = st.lists(st.tuples(FEW_KEYS, MINUTES, st.none() | MINUTES, st.none()), max_size=40)
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(50))
 @given(ENTITIES, PLAIN, TTLS)
 def test_newest_rows__as_known_without_ends__equal_a_search_among_what_was_created(
     entities: list[Any], rows: list[Any], ttl: int | None

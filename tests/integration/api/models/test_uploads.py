@@ -49,9 +49,11 @@ def test_millions_of_values__refused_at_once__and_nobody_waits(
 
     started = time.monotonic()
     answer, longest = longest_wait(service, work)
+    seconds = time.monotonic() - started
     assert answer.status_code == status, answer.text
-    assert time.monotonic() - started < 10
-    assert longest < 1
+    assert seconds < 10
+    # a loop that reads the body itself answers nobody until it has; a busy machine is slow with both
+    assert longest < max(1, seconds / 2)
     if status == 422:
         assert "values" in answer.json()["message"]
 
@@ -59,9 +61,10 @@ def test_millions_of_values__refused_at_once__and_nobody_waits(
 def test_large_file__registered__and_nobody_waits_long(service: ModelService, model: str) -> None:
     body = upload(ACME, model)
     body["artifact"]["files"] += encoded({"data/large.bin": bytes(20 * MEGABYTE)})
+    started = time.monotonic()
     answer, longest = longest_wait(service, lambda: service.register("rita", body))
     assert answer.status_code == 201, answer.text
-    assert longest < 2
+    assert longest < max(2, (time.monotonic() - started) / 2)
 
 
 def test_many_at_once__more_than_memory_is_for__are_told_to_come_again(
