@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from support import scheduling
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 FILES = ("tests/integration/test_a.py", "tests/integration/test_b.py", "tests/unit/test_c.py")
-
-
-class Node:
-    """A worker that only notes what it is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[int] = []
-
-    def send_runtest_some(self, indices: Sequence[int]) -> None:
-        self.sent += indices
 
 
 @pytest.mark.parametrize(
@@ -31,7 +18,8 @@ def test_files__near_an_hours_end__those_that_wait_for_none_first(
     monkeypatch: pytest.MonkeyPatch, left: float, order: list[int]
 ) -> None:
     monkeypatch.setattr(scheduling, "seconds_left", lambda: left)
-    node: Any = Node()
+    sent: list[int] = []
+    node: Any = type("Worker", (), {"send_runtest_some": sent.extend})()
     tests = [f"{file}::test" for file in FILES]
     schedule = object.__new__(scheduling.FileScheduling)  # without a run of pytest
     schedule.workqueue = OrderedDict((file, {test: False}) for file, test in zip(FILES, tests, strict=True))
@@ -39,4 +27,4 @@ def test_files__near_an_hours_end__those_that_wait_for_none_first(
     schedule.registered_collections = {node: tests}
     while schedule.workqueue:
         schedule._assign_work_unit(node)
-    assert node.sent == order
+    assert sent == order
