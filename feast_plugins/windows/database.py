@@ -30,7 +30,8 @@ from psycopg.types.json import Jsonb
 from feast_plugins.errors import DeclarationError, DeclarationLossError
 from feast_plugins.postgres.session import options
 from feast_plugins.windows.declarations import HOUR, STEPS, Declaration, declaration_of, expression_of
-from feast_plugins.windows.statements import Statements, sql_type
+from feast_plugins.windows.expressions import sql_type
+from feast_plugins.windows.statements import Statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

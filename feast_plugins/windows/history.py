@@ -32,15 +32,8 @@ from feast_plugins.windows.declarations import (
     _OfColumn,
     expression_of,
 )
-from feast_plugins.windows.statements import (
-    MARK,
-    Statements,
-    gap,
-    merged,
-    remembered_steps,
-    sql_type,
-    weather_window,
-)
+from feast_plugins.windows.expressions import remembered_steps, sql_type, weather_window
+from feast_plugins.windows.statements import MARK, Statements, gap, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

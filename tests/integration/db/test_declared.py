@@ -37,8 +37,8 @@ from feast_plugins.windows import (
     columns,
     history,
     sources,
-    statements,
     steps,
+    templates,
 )
 from feast_plugins.windows import (
     Weather as WeatherOf,
@@ -514,27 +514,27 @@ def test_oracle__fault_in_columns__is_found(
 
 #: What is planted: the template of the generator, the text in it, and what stands in its place.
 FAULTS = {
-    "a window of 23 hours": ("_WINDOW", "BETWEEN {nearest}", "BETWEEN 1 + {nearest}"),
-    "the hour before is that of the row": ("_READINGS", "{ago} AS ago", "{ago} - 1 AS ago"),
+    "a window of 23 hours": ("WINDOW", "BETWEEN {nearest}", "BETWEEN 1 + {nearest}"),
+    "the hour before is that of the row": ("READINGS", "{ago} AS ago", "{ago} - 1 AS ago"),
     "readings of all tenants": ("_HOURS", "hourly.tenant_id = k.tenant_id AND ", ""),
-    "weather of all tenants": ("_WEATHER", "weather.tenant_id = k.tenant_id AND ", ""),
-    "weather before it was available": ("_WEATHER", "AND weather.available_at <= k.hour - hours.ago * INTERVAL '{step}'", ""),
-    "weather that is available now, not then": ("_WEATHER", "AND weather.available_at <= k.hour - hours.ago", "AND weather.available_at <= k.hour + hours.ago"),
-    "< for <= where weather is of the hour": ("_WEATHER", 'weather."timestamp" <= k.hour', 'weather."timestamp" < k.hour'),
-    ">= for > where weather gets old": ("_WEATHER", 'weather."timestamp" > k.hour', 'weather."timestamp" >= k.hour'),
-    "a row without the variable hides older ones": ("_WEATHER", "AND weather.{column} IS NOT NULL", ""),
-    "long ranges an hour late": ("_READINGS_GRID", "{first_row} AS hour", "{first_row} + INTERVAL '1 hour' AS hour"),
-    "long ranges with weather from before it was available": ("_WEATHER_GRID", "AND weather.available_at <= grid.hour", ""),
-    "long ranges with the target hour": ("_FRAME", "{nearest} PRECEDING", "CURRENT ROW"),
-    "long ranges of the wrong hours of the day": ("_FRAME_OF_SAME_HOUR", "{days} PRECEDING AND 1 PRECEDING", "{days} PRECEDING AND CURRENT ROW"),
-    "UTC for local time": ("_REGISTER", "coalesce(assets.timezone, 'UTC')", "'UTC'"),
-    "attributes of all tenants": ("_REGISTER", "assets.tenant_id = rows.tenant_id AND ", ""),
-    "a superseded version stays present": ("_COMPUTE", "FILTER (WHERE replaces)", "FILTER (WHERE false)"),
-    "old versions are present": ("_VIEW", "WHERE rows.superseded_at IS NULL", "WHERE true"),
-    "rows twice": ("_KEYS", "known.stored", "NULL::tstzmultirange"),
-    "population deviation": ("_FUNCTIONS", "float8_stddev_samp", "float8_stddev_pop"),
-    "first is last": ("_FUNCTIONS", "ORDER BY ago DESC) FILTER (WHERE value", "ORDER BY ago) FILTER (WHERE value"),
-    "hours for readings": ("_FUNCTIONS", "sum(readings)", "count(value)"),
+    "weather of all tenants": ("WEATHER", "weather.tenant_id = k.tenant_id AND ", ""),
+    "weather before it was available": ("WEATHER", "AND weather.available_at <= k.hour - hours.ago * INTERVAL '{step}'", ""),
+    "weather that is available now, not then": ("WEATHER", "AND weather.available_at <= k.hour - hours.ago", "AND weather.available_at <= k.hour + hours.ago"),
+    "< for <= where weather is of the hour": ("WEATHER", 'weather."timestamp" <= k.hour', 'weather."timestamp" < k.hour'),
+    ">= for > where weather gets old": ("WEATHER", 'weather."timestamp" > k.hour', 'weather."timestamp" >= k.hour'),
+    "a row without the variable hides older ones": ("WEATHER", "AND weather.{column} IS NOT NULL", ""),
+    "long ranges an hour late": ("READINGS_GRID", "{first_row} AS hour", "{first_row} + INTERVAL '1 hour' AS hour"),
+    "long ranges with weather from before it was available": ("WEATHER_GRID", "AND weather.available_at <= grid.hour", ""),
+    "long ranges with the target hour": ("FRAME", "{nearest} PRECEDING", "CURRENT ROW"),
+    "long ranges of the wrong hours of the day": ("FRAME_OF_SAME_HOUR", "{days} PRECEDING AND 1 PRECEDING", "{days} PRECEDING AND CURRENT ROW"),
+    "UTC for local time": ("REGISTER", "coalesce(assets.timezone, 'UTC')", "'UTC'"),
+    "attributes of all tenants": ("REGISTER", "assets.tenant_id = rows.tenant_id AND ", ""),
+    "a superseded version stays present": ("COMPUTE", "FILTER (WHERE replaces)", "FILTER (WHERE false)"),
+    "old versions are present": ("VIEW", "WHERE rows.superseded_at IS NULL", "WHERE true"),
+    "rows twice": ("KEYS", "known.stored", "NULL::tstzmultirange"),
+    "population deviation": ("FUNCTIONS", "float8_stddev_samp", "float8_stddev_pop"),
+    "first is last": ("FUNCTIONS", "ORDER BY ago DESC) FILTER (WHERE value", "ORDER BY ago) FILTER (WHERE value"),
+    "hours for readings": ("FUNCTIONS", "sum(readings)", "count(value)"),
     "series of all tenants": ("SERIES", "issues.tenant_id = k.tenant_id AND ", ""),
     "series of all zones": ("SERIES", " AND issues.zone = {zone}", ""),
     "series from before it was available": ("SERIES", "AND issues.available_at <= {hour}", ""),
@@ -544,12 +544,12 @@ FAULTS = {
     "totals of all groups": ("_TOTALS", ' AND members."group" = k.asset_group', ""),
     "a part of a total": ("_TOTALS", "count(value) = count(*) AND ", ""),
     "a member before it began": ("_TOTALS", "greatest({first_hour}, spans.first_hour)", "{first_hour}"),
-    "Sunday is 0": ("_CALENDAR", "extract(isodow FROM local.time)::bigint - 1", "extract(dow FROM local.time)::bigint"),
+    "Sunday is 0": ("CALENDAR", "extract(isodow FROM local.time)::bigint - 1", "extract(dow FROM local.time)::bigint"),
 }  # fmt: skip
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, template: str, old: str, new: str) -> None:
-    module = next(each for each in (steps, sources, statements, history) if hasattr(each, template))
+    module = next(each for each in (steps, templates, sources, history) if hasattr(each, template))
     text = getattr(module, template)
     parts = text if isinstance(text, dict) else {"": text}
     assert any(old in part for part in parts.values()), "the generator has changed: plant the fault anew"
@@ -890,7 +890,7 @@ def test_apply__another_feature_beside_old_weather__keeps_its_values(database: s
 def test_pairs__values_beyond_a_double__are_empty(database: str, left: float, right: float) -> None:
     with connect(database) as connection:
         query = "SELECT {}, {} FROM (SELECT %s::float8 AS l, %s::float8 AS r) AS pair".format(
-            statements._DIFFERENCE.format(left="l", right="r"), statements._RATIO.format(left="l", right="r")
+            templates.DIFFERENCE.format(left="l", right="r"), templates.RATIO.format(left="l", right="r")
         )
         found = connection.execute(query.encode(), [left, right]).fetchone()
     assert found == (

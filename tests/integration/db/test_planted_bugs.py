@@ -18,7 +18,7 @@ from ai_hub import paths
 from ai_hub.db import connect
 from ai_hub.db.migrate import migrate
 from ai_hub.db.refresh import refresh
-from feast_plugins.windows import statements, steps
+from feast_plugins.windows import steps, templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,23 +46,23 @@ def bug(name: str, place: str | tuple[str, ...], old: str, new: str) -> Bug:
 
 
 POINT, PLAN, COMPUTE = "020_point_functions.sql", "050_plan_refresh.sql", "053_declared_features.sql"
-GRID, WEATHER = "_READINGS_GRID", "_WEATHER_OF_HOUR_CONDITIONS"
+GRID, WEATHER = "READINGS_GRID", "WEATHER_OF_HOUR_CONDITIONS"
 
 BUGS = [
     bug("the target hour is in the window", GRID, "{first_row} AS", "{first_row} - INTERVAL '1 hour' AS"),
-    bug("a window of 23 hours", "_WINDOW", "AND {farthest}", "AND {farthest} - 1"),
+    bug("a window of 23 hours", "WINDOW", "AND {farthest}", "AND {farthest} - 1"),
     bug("a window of rows, not of time", GRID, "LEFT JOIN (\n", "JOIN (\n"),
-    bug("population deviation", ("_FUNCTIONS", "_GRID_FUNCTIONS"), "float8_stddev_samp", "float8_stddev_pop"),
+    bug("population deviation", ("FUNCTIONS", "GRID_FUNCTIONS"), "float8_stddev_samp", "float8_stddev_pop"),
     bug("windows and lags of all tenants", "_HOURS", "hourly.tenant_id = k.tenant_id AND ", ""),
-    bug("weather of one row only", "_WEATHER_OF_HOUR", "({missing})", "false"),
+    bug("weather of one row only", "WEATHER_OF_HOUR", "({missing})", "false"),
     bug("weather of all tenants", WEATHER, "weather.tenant_id = k.tenant_id AND ", ""),
     bug("weather before it was available", WEATHER, "AND weather.available_at <= {hour}", ""),
     bug("< for <= where weather is available", WEATHER, "available_at <= {hour}", "available_at < {hour}"),
     bug("< for <= where weather is of the hour", WEATHER, '"timestamp" <= {hour}', '"timestamp" < {hour}'),
     bug(">= for > where weather gets old", WEATHER, '"timestamp" > {hour}', '"timestamp" >= {hour}'),
-    bug("an hour less in rows not stored yet", "_WINDOW", "BETWEEN {nearest}", "BETWEEN 1 + {nearest}"),
-    bug("UTC for local time", "_REGISTER", "coalesce(assets.timezone, 'UTC')", "'UTC'"),
-    bug("Sunday is no weekend", "_CALENDAR", ">= 6", "= 6"),
+    bug("an hour less in rows not stored yet", "WINDOW", "BETWEEN {nearest}", "BETWEEN 1 + {nearest}"),
+    bug("UTC for local time", "REGISTER", "coalesce(assets.timezone, 'UTC')", "'UTC'"),
+    bug("Sunday is no weekend", "CALENDAR", ">= 6", "= 6"),
     bug("late readings reach a row less", PLAN, "farthest * step + INTERVAL '1 hour'", "farthest * step"),
     bug("rows of deleted readings stay", PLAN, "PERFORM end_declared_rows(tenant, asset, existing)", "--"),
     bug(
@@ -174,7 +174,7 @@ def test_oracle__planted_bug__is_found(
             text = path.read_text()
             path.write_text(text.replace(planted.old, planted.new))
         else:
-            module = steps if hasattr(steps, place) else statements
+            module = steps if hasattr(steps, place) else templates
             text = getattr(module, place)
             parts = text if isinstance(text, dict) else {"": text}
             wrong = {name: part.replace(planted.old, planted.new) for name, part in parts.items()}
