@@ -254,8 +254,6 @@ class ServiceSettings(BaseSettings):
     #: failures in a row after which a server is left alone, and for how many seconds
     breaker_failures: int = Field(5, ge=1)
     breaker_pause_s: float = Field(5.0, gt=0)
-    #: assets whose features one worker process keeps, each counted for each feature set; 0: none
-    kept_assets: int = Field(10_000, ge=0)
     #: assets of one request
     max_assets: int = Field(1000, ge=1, le=1000)  # as the schema has it
     #: origins, with commas between, whose pages may ask from a browser; `*`: all; none: browsers ask for none

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import feast
 import numpy as np
+import psutil
 import redis
 import yaml
 
@@ -32,7 +33,6 @@ from benchmarks.comparison import FLOOR, OURS, STOCK
 from benchmarks.history import this_hour
 from benchmarks.servers import Valkey, valkey
 from benchmarks.service_load import Outcome, Stream
-from benchmarks.service_report import ANEW
 from benchmarks.service_site import TENANTS, Service, Site
 
 if TYPE_CHECKING:
@@ -87,18 +87,20 @@ class Variants:
 
     ports: dict[str, int]
     keys: dict[str, str]
+    #: our process
+    ours: psutil.Process
 
     def stream(self, work: Work, variant: str, seconds: float) -> Stream:
         """The requests of `work` to one variant."""
         bodies = work.bodies[variant]
         headers = [
-            {"x-api-key": self.keys[tenant]} if variant in {OURS, ANEW} else {}
+            {"x-api-key": self.keys[tenant]} if variant == OURS else {}
             for tenant in (TENANTS[number % len(TENANTS)] for number in range(len(bodies)))
         ]
         return Stream(
             work.name,
             "POST",
-            PATH if variant in {OURS, ANEW} else http_load.PATH,
+            PATH if variant == OURS else http_load.PATH,
             bodies,
             seconds,
             rate=work.rate,
@@ -178,8 +180,6 @@ def _serving(site: Site, keys: Valkey) -> Iterator[Variants]:
     settings = {"AI_HUB_API_RATE_LIMIT_PER_S": "1000000"}
     with ExitStack() as stack:
         ours = stack.enter_context(service_site.running(Service(site, settings)))
-        bare = Service(site, settings | {"AI_HUB_API_KEPT_ASSETS": "0"})
-        anew = stack.enter_context(service_site.running(bare))
         secret = {tenant: site.key(tenant) for tenant in TENANTS}
         body = json.loads(_ours(["meter-000"], "forecast_basic")[0])
         status, answer = ours.ask("POST", PATH, body, key=secret[TENANTS[0]])
@@ -188,11 +188,12 @@ def _serving(site: Site, keys: Valkey) -> Iterator[Variants]:
         (site.folder / "answer.json").write_bytes(json.dumps(answer, separators=(",", ":")).encode())
         ports = {
             OURS: ours.port,
-            ANEW: anew.port,
             STOCK: stack.enter_context(http_load.served(http_load.stock_command, stock)),
             FLOOR: stack.enter_context(http_load.served(http_load.floor_command, site.folder)),
         }
-        yield Variants(ports, secret)
+        if ours.process is None:
+            raise RuntimeError("the service does not run")
+        yield Variants(ports, secret, psutil.Process(ours.process.pid))
 
 
 def _works(assets: Sequence[str]) -> list[Work]:
@@ -214,7 +215,6 @@ def _works(assets: Sequence[str]) -> list[Work]:
     ours = [json.dumps(batch | {"tenant_id": tenant}) for tenant in TENANTS]
     batches = {
         OURS: ours,
-        ANEW: ours,
         STOCK: [
             json.dumps(
                 {
@@ -238,9 +238,7 @@ def _works(assets: Sequence[str]) -> list[Work]:
         Work("forecast_advanced at a past time", {OURS: past}, rate=50, source=1),
         Work(
             "forecast_basic, 1 asset, closed loop",
-            {STOCK: _stock(order, "forecast_basic")}
-            | dict.fromkeys((OURS, ANEW), _ours(order, "forecast_basic"))
-            | floor,
+            {STOCK: _stock(order, "forecast_basic")} | {OURS: _ours(order, "forecast_basic")} | floor,
             connections=CONNECTIONS,
         ),
         Work(f"forecast_basic, {BATCH_ASSETS} assets, closed loop", batches, connections=CONNECTIONS),
@@ -279,6 +277,7 @@ def _measure(
     site: Site, keys: Valkey, variants: Variants, works: list[Work], size: Size
 ) -> list[dict[str, Any]]:
     outcomes_by_work: dict[str, dict[str, list[Outcome]]] = {work.name: {} for work in works}
+    cpu_s: dict[str, float] = dict.fromkeys(outcomes_by_work, 0.0)
     for turn in range(size.turns):
         if turn:
             site.materialize()
@@ -286,10 +285,13 @@ def _measure(
             for variant in list(work.bodies)[:: -1 if turn % 2 else 1]:
                 _say(f"{work.name}: {variant}")
                 stream = variants.stream(work, variant, size.seconds)
+                before = sum(variants.ours.cpu_times()[:2])
                 with _emptied(keys, work):
                     outcome = service_load.run(variants.ports[variant], stream)[work.name]
+                if variant == OURS:
+                    cpu_s[work.name] += sum(variants.ours.cpu_times()[:2]) - before
                 outcomes_by_work[work.name].setdefault(variant, []).append(outcome)
-    return [_record(work, outcomes_by_work[work.name], size) for work in works]
+    return [_record(work, outcomes_by_work[work.name], size, cpu_s[work.name]) for work in works]
 
 
 @contextmanager
@@ -314,7 +316,9 @@ def _emptied(keys: Valkey, work: Work) -> Iterator[None]:
             thread.join()
 
 
-def _record(work: Work, outcomes_by_variant: Mapping[str, list[Outcome]], size: Size) -> dict[str, Any]:
+def _record(
+    work: Work, outcomes_by_variant: Mapping[str, list[Outcome]], size: Size, cpu_s: float
+) -> dict[str, Any]:
     seconds = {variant: _summary(outcomes, size) for variant, outcomes in outcomes_by_variant.items()}
     answers = outcomes_by_variant[OURS]
     record: dict[str, Any] = {
@@ -324,6 +328,7 @@ def _record(work: Work, outcomes_by_variant: Mapping[str, list[Outcome]], size: 
         "limit_ms": work.limit_ms,
         "seconds": seconds,
         "ratios": _ratios(work, seconds),
+        "cpu_us": round(cpu_s * 1e6 / sum(len(outcome.seconds) for outcome in answers)),
         "from redis": sum(outcome.count(0) for outcome in answers),
         "from timescaledb": sum(outcome.count(1) for outcome in answers),
         "degraded": sum(outcome.count(2) for outcome in answers),
@@ -362,7 +367,6 @@ def _ratios(work: Work, seconds: Mapping[str, dict[str, Any]]) -> dict[str, floa
         name: round((seconds[above][measure] / seconds[below][measure]) ** sign, 3)
         for name, above, below in (
             ("stock to ours", STOCK, OURS),
-            (f"stock to {ANEW}", STOCK, ANEW),
             ("ours to floor", OURS, FLOOR),
         )
         if {above, below} <= seconds.keys()

@@ -45,8 +45,7 @@ _COLUMNS: Final = sql.SQL(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class KeyText:
+class KeyText(NamedTuple):
     """A key in clear text, which only its owner has."""
 
     key_id: str

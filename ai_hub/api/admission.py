@@ -20,7 +20,7 @@ from ai_hub.api.errors import (
     TooSlowError,
     answer,
 )
-from ai_hub.api.http_protocol import BODY_COMPLETE
+from ai_hub.api.http_protocol import BODY_COMPLETE, header
 from ai_hub.api.paths import ONLINE, UPLOAD, WATCHED
 from ai_hub.concurrency import ConcurrencyLimiter, KeyLimitReachedError, LimitReachedError
 from ai_hub.errors import AiHubError, ForbiddenError
@@ -112,7 +112,7 @@ class Admission:
         """
         is_upload = (scope["method"], scope["path"].rstrip("/")) == UPLOAD
         limit = self._max_upload_bytes if is_upload else self._max_bytes
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+        length = header(scope, b"content-length")
         if length is not None:
             if not length.isdigit():
                 raise MalformedError(

@@ -22,6 +22,14 @@ BODY_COMPLETE: Final = "body_complete"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+def header(scope: Any, name: bytes) -> bytes | None:
+    """The first header of a request with this name, in lower case; None: there is none."""
+    for each, value in scope["headers"]:
+        if each == name:
+            return cast("bytes", value)
+    return None
+
+
 class _JoinedHead:
     """The transport of one answer, which sends its head together with the first bytes of its body."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import orjson
@@ -61,6 +62,7 @@ def configure(options: ServiceSettings, stream: TextIO | None = None) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    first: list[Processor]
     last: list[Processor]
     if options.log_format == "json":
         # without the values of local variables, which may be secrets
@@ -70,10 +72,12 @@ def configure(options: ServiceSettings, stream: TextIO | None = None) -> None:
             _redacted,
             structlog.processors.JSONRenderer(serializer=_json),
         ]
+        first = [_answered]
     else:
         last = [_redacted, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        first = []
     structlog.configure(
-        processors=[*shared, *last],
+        processors=[*first, *shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
@@ -92,10 +96,27 @@ def configure(options: ServiceSettings, stream: TextIO | None = None) -> None:
         logging.getLogger(name).setLevel(least)
 
 
+def _answered(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Write the line about an answered request at once, as the other processors take as long as reading it.
+
+    Nothing in it is the caller's, so nothing is masked.
+
+    Raises:
+        structlog.DropEvent: it is written.
+    """
+    if not _is_answer(event):
+        return event
+    line = {**event, "level": method, "timestamp": datetime.now(UTC)}
+    logger.msg(orjson.dumps(line, option=orjson.OPT_UTC_Z).decode())
+    raise structlog.DropEvent
+
+
 def _redacted(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # masking takes a tenth of a read of features; in the line of an answer there is nothing of the caller's
-    is_answer = event["event"] == REQUEST and "reason" not in event
-    return event if is_answer else redact(logger, method, event)
+    return event if _is_answer(event) else redact(logger, method, event)
+
+
+def _is_answer(event: MutableMapping[str, Any]) -> bool:
+    return event["event"] == REQUEST and "reason" not in event
 
 
 def _json(event: Any, **_: Any) -> str:

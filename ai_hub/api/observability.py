@@ -6,6 +6,7 @@ import os
 import re
 import time
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from structlog.contextvars import bind_contextvars, clear_contextvars
+from structlog.contextvars import STRUCTLOG_KEY_PREFIX
 
 from ai_hub.api.errors import internal
+from ai_hub.api.http_protocol import header
 from ai_hub.api.logs import REQUEST
 from ai_hub.api.paths import WATCHED, templates_of
 from ai_hub.errors import BadInputError
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER: Final = b"x-request-id"
+#: Each line of the log has it: what `structlog.contextvars.bind_contextvars` does, but faster.
+_REQUEST_ID_FIELD: Final[ContextVar[str]] = ContextVar(f"{STRUCTLOG_KEY_PREFIX}request_id")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_LEFT: Final = 499
@@ -72,7 +76,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        sent = next((value for name, value in scope["headers"] if name == HEADER), b"")
+        sent = header(scope, HEADER) or b""
         request_id = sent.decode() if _REQUEST_ID.fullmatch(sent) else f"{getrandbits(64):016x}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -82,12 +86,10 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                message.setdefault("headers", [])
-                message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
+                message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
             await send(message)
 
-        clear_contextvars()
-        bind_contextvars(request_id=request_id)
+        _REQUEST_ID_FIELD.set(request_id)
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
@@ -116,6 +118,7 @@ def _log_request(scope: Scope, status: int, seconds: float) -> None:
     latency(route, feature_set).observe(seconds)
     principal = state.get("principal")
     event = {
+        "request_id": state["request_id"],
         "method": method,
         "route": route,
         "status": status,

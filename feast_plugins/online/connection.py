@@ -366,6 +366,11 @@ class Pipeline:
             task.exception()  # those who waited may be gone
 
 
+async def _nothing() -> list[Any]:
+    """The replies to no commands."""
+    return []
+
+
 async def _ignore(_: RedisError) -> None:
     """Nothing is to be done before the next try."""
 
@@ -485,10 +490,9 @@ class Connections:
             return exchange_in_cluster(client, commands)
         return exchange(client, idle, commands)
 
-    async def exchange_async(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
+    def exchange_async(self, config: ConnectionConfig, commands: Commands) -> Awaitable[list[Any]]:
         """As `exchange`."""
-        of_loop = self._of_loop(config)
-        return await of_loop.exchange(commands) if commands.replies else []
+        return self._of_loop(config).exchange(commands) if commands.replies else _nothing()
 
     def close(self) -> None:
         """Close the connections for threads."""

@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from feast.feature_view import DUMMY_ENTITY_VAL
 from feast.infra.key_encoding_utils import _serialize_val, serialize_entity_key_prefix
 from feast.protos.feast.types.Value_pb2 import Int64List, RepeatedValue, StringList
 from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
@@ -333,3 +337,60 @@ _NUMBERS: dict[ValueType, tuple[bytes, Callable[[int], bytes]]] = {
     ValueType.UNKNOWN: (_INT64_TAG, int64_part),
     ValueType.INT32: (_INT32_TAG, int32_part),
 }
+
+
+(_DUMMY,) = string_parts([DUMMY_ENTITY_VAL.encode()])
+
+
+@dataclass(frozen=True)
+class KeyGroup:
+    """Views whose rows are in the same hashes: one HMGET an entity reads them all."""
+
+    #: what precedes the values in each key
+    prefix: bytes
+    #: column of the values of each join key, in the order of the join keys; None: there is no entity
+    columns: list[str | None]
+    fields: list[bytes]
+
+    def keys(self, columns: Mapping[str, EntityColumn], count: int, project: bytes) -> Keys:
+        """Key of each row."""
+        prefix, rows = self.prefix, [b""] * count
+        is_first = True
+        for name in self.columns:
+            parts = [_DUMMY] if name is None else columns[name].parts
+            if len(parts) < count and is_first:  # the same in all rows
+                prefix += parts[0]
+            elif is_first:
+                rows, is_first = list(parts), False
+            elif len(parts) < count:
+                rows = [row + parts[0] for row in rows]
+            else:
+                rows = list(map(add, rows, parts))
+        return Keys(prefix, rows, project)
+
+    @cached_property
+    def _around_key(self) -> tuple[bytes, bytes]:
+        return (
+            b"*%d\r\n$5\r\nHMGET\r\n$" % (2 + len(self.fields)),
+            b"\r\n" + b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in self.fields]),
+        )
+
+    def commands(self, keys: Keys) -> bytes:
+        """HMGET of each hash, in the protocol of Redis."""
+        head, tail = self._around_key
+        tail = keys.suffix + tail
+        beside = len(keys.prefix) + len(keys.suffix)
+        lengths = set(map(len, keys.rows))
+        if len(lengths) == 1:
+            head = b"%b%d\r\n%b" % (head, beside + lengths.pop(), keys.prefix)
+            return b"%b%b%b" % (head, (tail + head).join(keys.rows), tail)
+        middle = b"\r\n" + keys.prefix
+        return b"".join([b"%b%d%b%b%b" % (head, beside + len(row), middle, row, tail) for row in keys.rows])
+
+
+class Keys(NamedTuple):
+    """Keys that differ in the middle."""
+
+    prefix: bytes
+    rows: list[bytes]
+    suffix: bytes

@@ -11,8 +11,8 @@ import structlog
 from prometheus_client import Counter
 from redis.exceptions import RedisError, ResponseError
 
+from ai_hub.concurrency import Breaker, UnavailableError
 from ai_hub.features import store
-from ai_hub.features.online.breaker import Breaker, UnavailableError
 from feast_plugins.online.connection import Connections
 from feast_plugins.online.writing import (
     computed_at,

@@ -17,11 +17,10 @@ import psycopg
 import structlog
 from prometheus_client import Histogram
 
-from ai_hub.concurrency import FairSemaphore, LimitReachedError
+from ai_hub.concurrency import Breaker, FairSemaphore, LimitReachedError, UnavailableError
 from ai_hub.db.connection import has_utc, prepare_threshold
 from ai_hub.db.tenant_scope import ENTER, service_dsn
 from ai_hub.errors import SettingMissingError
-from ai_hub.features.online.breaker import Breaker, UnavailableError
 from ai_hub.names import check_tenant
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from ai_hub.concurrency import ConcurrencyLimiter, LimitReachedError, RenewableTimeout
-from ai_hub.features.online.breaker import UnavailableError
+from ai_hub.concurrency import ConcurrencyLimiter, LimitReachedError, RenewableTimeout, UnavailableError
 from ai_hub.features.online.database import SERVER
 from ai_hub.features.online.query import HOUR_NS
 from ai_hub.times import from_nanos

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import copy
 import re
-from bisect import bisect
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import count
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from feast import FeatureService
 from feast.value_type import ValueType
@@ -31,8 +29,8 @@ from feast_plugins.materialize import plan as materialize
 from feast_plugins.materialize.plan import ViewPlan
 from feast_plugins.offline.on_demand import is_deterministic
 from feast_plugins.online.connection import Commands
-from feast_plugins.online.encoding import string_parts
-from feast_plugins.online.plan import KeyGroup, Keys, Plan, StoredView
+from feast_plugins.online.encoding import KeyGroup, Keys, string_parts
+from feast_plugins.online.plan import Plan, StoredView
 from feast_plugins.postgres.serving import DEFAULT_LOOKUP, lookup_table
 
 if TYPE_CHECKING:
@@ -318,8 +316,9 @@ class View:
         return since - since % _SHORTEST_NS == as_of.now - as_of.now % _SHORTEST_NS
 
 
-#: Index in a reply, name and type of features of a view.
-Columns = tuple[tuple[int, str, ValueType | None], ...]
+#: Index in a reply, name and type of a feature.
+Column = tuple[int, str, ValueType | None]
+Columns = tuple[Column, ...]
 
 
 @dataclass(frozen=True)
@@ -344,8 +343,8 @@ class Query:
     features: tuple[Feature, ...]
     #: of the store
     project: bytes
-    #: another one for each query, whatever registry it is of
-    number: int = field(default_factory=count().__next__)
+    #: what on-demand views gave, by the bytes of their inputs; see `is_deterministic`
+    outputs: dict[tuple[bytes, ...], tuple[Any, ...]] = field(default_factory=dict)
 
     def keys(self, tenant: str, assets: Sequence[str]) -> Keys:
         """Keys in Redis of the hashes that have the rows."""
@@ -366,17 +365,21 @@ class Query:
 
     @cached_property
     def is_deterministic(self) -> bool:
-        """Whether the same rows give the same features: every on-demand view says so of itself."""
-        return all(is_deterministic(view) for view in self.plan.on_demand)
-
-    def reach_within(self, lookback_hours: int) -> int:
-        """The longest look-back, in hours, of the features within `lookback_hours`."""
-        index = bisect(self._reaches, lookback_hours)
-        return self._reaches[index - 1] if index else 0
+        """Whether equal inputs give equal on-demand features: each view says so of itself."""
+        return all(each.is_python and is_deterministic(each.view) for each in self.plan.transforms)
 
     @cached_property
-    def _reaches(self) -> list[int]:
-        return sorted({feature.reach for feature in self.features})
+    def inputs(self) -> tuple[tuple[int, str, int, ValueType | None], ...]:
+        """Declared inputs of the on-demand views: view, name, index in a reply, and type."""
+        declared = {name for each in self.plan.transforms for names in each.inputs for name in names}
+        views = sorted({view for each in self.plan.transforms for view in each.sources})
+        return tuple(
+            (view, name, index, kind)
+            for view in views
+            for columns in self.columns[view]
+            for index, name, kind in columns
+            if name in declared
+        )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -386,17 +389,31 @@ class Query:
     @cached_property
     def columns(self) -> tuple[tuple[Columns, Columns], ...]:
         """For each view the columns of its features: 64-bit floating-point numbers, and others."""
-        found = []
-        for view in self.views:
-            columns = [
-                (self.fields.index(name), feature, kind)
-                for name, feature, kind in zip(
-                    view.stored.fields, view.stored.names, view.stored.types, strict=True
-                )
+        return tuple(
+            _by_kind(
+                [
+                    (self.fields.index(field), name, kind)
+                    for field, name, kind in zip(
+                        view.stored.fields, view.stored.names, view.stored.types, strict=True
+                    )
+                ]
+            )
+            for view in self.views
+        )
+
+    @cached_property
+    def sent_columns(self) -> tuple[Columns, Columns]:
+        """Columns of the features of the answer that are stored, as in `columns`."""
+        sent = {(view, name) for name, view, _ in self.plan.results if name in self.names}
+        return _by_kind(
+            [
+                column
+                for view, both in enumerate(self.columns)
+                for columns in both
+                for column in columns
+                if (view, column[1]) in sent
             ]
-            doubles = tuple(column for column in columns if column[2] == ValueType.DOUBLE)
-            found.append((doubles, tuple(column for column in columns if column[2] != ValueType.DOUBLE)))
-        return tuple(found)
+        )
 
     @cached_property
     def fields(self) -> tuple[bytes, ...]:
@@ -415,6 +432,11 @@ class Query:
             tuple((self.fields.index(name), name) for name in (*view.stored.fields, view.stored.stamp_field))
             for view in self.views
         )
+
+
+def _by_kind(columns: Sequence[Column]) -> tuple[Columns, Columns]:
+    doubles = tuple(column for column in columns if column[2] == ValueType.DOUBLE)
+    return doubles, tuple(column for column in columns if column[2] != ValueType.DOUBLE)
 
 
 def resolve(

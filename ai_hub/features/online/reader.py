@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prometheus_client import Counter, Histogram
 
+from ai_hub.concurrency import UnavailableError
 from ai_hub.errors import NotFoundError
-from ai_hub.features.online.breaker import UnavailableError
 from ai_hub.features.online.cache import NO_SUCH_ASSET, CacheKey, WriteBack, negative_key, open_cache
 from ai_hub.features.online.catalog import open_catalog
 from ai_hub.features.online.database import AssetDirectory, open_database
 from ai_hub.features.online.loader import Loader
 from ai_hub.features.online.query import as_of
-from ai_hub.features.online.rows import BoundedCache, CachedRows, Origin, Payload, keys_of, render, results
+from ai_hub.features.online.rows import CachedRows, Origin, render, results
 from ai_hub.features.store import followed_key
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ai_hub.features.online.loader import RowLookup
     from ai_hub.features.online.query import AsOf, Query
     from ai_hub.settings import ServiceSettings, Settings
-    from feast_plugins.online.plan import Keys
+    from feast_plugins.online.encoding import Keys
 
     #: indexes of assets by index of the view
     Stale = dict[int, list[int]]
@@ -94,7 +94,6 @@ class FeatureReader:
         assets: AssetDirectory,
         *,
         cache_s: int,
-        kept_assets: int,
         clock: Clock,
     ) -> None:
         self.catalog = catalog
@@ -103,7 +102,6 @@ class FeatureReader:
         self._assets = assets
         self._cache_s = cache_s
         self._clock = clock
-        self._payloads: BoundedCache[Payload] = BoundedCache(kept_assets)
 
     async def read(self, request: FeatureRequest) -> Answer:
         """The features of a request.
@@ -128,26 +126,11 @@ class FeatureReader:
         if request.must_exist and not origins[0].asset_exists and origins[0].degraded is None:
             raise await self._unknown_asset(request.tenant, request.assets[0])
         _count(query.label, at, origins)
-        payloads = self._payloads_of(rows, request, origins, is_from_redis=not stale)
+        payloads = render(
+            rows, request.tenant, request.assets, origins, lookback_hours=request.lookback_hours
+        )
         answers = results(request.assets, origins, payloads, computed_at=now)
         return Answer(query.label, request.timestamp or now, now, answers)
-
-    def _payloads_of(
-        self, rows: CachedRows, request: FeatureRequest, origins: Sequence[Origin], *, is_from_redis: bool
-    ) -> list[Payload]:
-        """Features as they are sent; `is_from_redis`: every row is the one in Redis."""
-        asked = rows, request.tenant, request.assets, origins
-        if not (
-            is_from_redis and rows.query.is_deterministic and self._payloads.is_enabled(len(request.assets))
-        ):
-            return render(*asked, lookback_hours=request.lookback_hours)
-        keys = keys_of(*asked, lookback_hours=request.lookback_hours)
-        payloads = self._payloads.get_all(keys)
-        if payloads is None:
-            payloads = render(*asked, lookback_hours=request.lookback_hours)
-            for key, value in zip(keys, payloads, strict=True):
-                self._payloads.put(key, value)
-        return payloads
 
     async def _cached_rows(
         self, query: Query, config: RepoConfig, at: AsOf, keys: Keys
@@ -308,6 +291,5 @@ async def open_reader(
             loader,
             assets,
             cache_s=settings.feature_cache_ttl,
-            kept_assets=options.kept_assets,
             clock=clock,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from functools import lru_cache
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
@@ -15,7 +15,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.value_type import ValueType
 
-from ai_hub.features.online.query import HOUR_NS, KEYS, AsOf, Query
+from ai_hub.features.online.query import HOUR_NS, KEYS, AsOf, Columns, Query
 from ai_hub.times import from_nanos
 from feast_plugins.online import encoding, reading
 from feast_plugins.online.encoding import encode_column
@@ -23,18 +23,16 @@ from feast_plugins.online.reading import NOT_FOUND, NULL_VALUE, OUTSIDE_MAX_AGE,
 from feast_plugins.online.writing import stamp_of, times_of
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from ai_hub.features.online.loader import Row
 
-T = TypeVar("T")
-
 REDIS, TIMESCALEDB, CALENDAR = "redis", "timescaledb", "calendar"
 OUTSIDE_LOOKBACK, UNAVAILABLE = "OUTSIDE_LOOKBACK", "UNAVAILABLE"
 _STATUS_NAMES: dict[int, str] = {value.number: value.name for value in FieldStatus.DESCRIPTOR.values}
-#: After a low hit rate caching stops for this many times the capacity in lookups.
-_COOLDOWN: Final = 10
+#: Outputs of on-demand views that a query keeps, each of other inputs.
+_MAX_OUTPUTS: Final = 4096
 
 
 @dataclass(slots=True)
@@ -84,12 +82,13 @@ class CachedRows:
         self.times, self._current, self._partial = [], [], set()
         for view, index in zip(self.query.views, self.query.stamp_indexes, strict=True):
             by_stamp: dict[bytes | None, tuple[int | None, bool]] = {None: (None, False)}
-            stamps = [reply[index] for reply in self.replies]
-            for stamp in set(stamps) - by_stamp.keys():
-                times = times_of(stamp)
-                by_stamp[stamp] = times.event, view.is_current(self.as_of, *times)
-            self.times.append([by_stamp[stamp][0] for stamp in stamps])
-            self._current.append([by_stamp[stamp][1] for stamp in stamps])
+            for reply in self.replies:
+                if (stamp := reply[index]) not in by_stamp:
+                    times = times_of(stamp)
+                    by_stamp[stamp] = times.event, view.is_current(self.as_of, *times)
+            judged = [by_stamp[reply[index]] for reply in self.replies]
+            self.times.append([time for time, _ in judged])
+            self._current.append([is_current for _, is_current in judged])
         for asset, reply in enumerate(self.replies):
             if None in reply:
                 self._find_partial(asset, reply)
@@ -216,59 +215,6 @@ def _zone(name: str | None) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
-class BoundedCache(Generic[T]):
-    """A cache of one value an asset; it is cleared when it is full."""
-
-    def __init__(self, capacity: int) -> None:
-        """Hold `capacity` values; 0: none."""
-        self._capacity = capacity
-        self._hits = 0
-        self._cooldown = 0
-        self._values: dict[Hashable, T] = {}
-
-    def is_enabled(self, count: int) -> bool:
-        """Whether so many values are looked up and put here now."""
-        if self._cooldown > 0:
-            self._cooldown -= count
-            return False
-        return self._capacity > 0
-
-    def get_all(self, keys: Sequence[Hashable]) -> list[T] | None:
-        """The value of each key; None: one is missing."""
-        values = self._values
-        try:
-            found = [values[key] for key in keys]
-        except KeyError:
-            return None
-        self._hits += len(keys)
-        return found
-
-    def put(self, key: Hashable, value: T) -> None:
-        """Add a value."""
-        if len(self._values) >= self._capacity:
-            # with fewer hits than values, caching takes more time than it saves
-            self._cooldown = 0 if self._hits > len(self._values) else _COOLDOWN * self._capacity
-            self._values.clear()
-            self._hits = 0
-        self._values[key] = value
-
-
-def keys_of(
-    rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
-) -> list[Hashable]:
-    """Cache keys of payloads: all that they depend on, with the rows' bytes.
-
-    On-demand views may use the entity keys, so these are part of it. Keys and payloads hold nothing but
-    bytes, text and numbers, which garbage collection passes over.
-    """
-    # requests with a longer look-back see the same features
-    number, reach = rows.query.number, rows.query.reach_within(lookback_hours)
-    return [
-        (number, reach, tenant, asset, *reply, origin.without_row, origin.too_old)
-        for asset, reply, origin in zip(assets, rows.replies, origins, strict=True)
-    ]
-
-
 def render(
     rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
 ) -> list[Payload]:
@@ -300,8 +246,8 @@ def results(
             "features": orjson.Fragment(payload.features),
             "feature_count": payload.feature_count,
             "status": orjson.Fragment(payload.status),
-            "hour": None if origin.oldest is None else from_nanos(origin.oldest - origin.oldest % HOUR_NS),
-            "event_timestamp": None if origin.oldest is None else from_nanos(origin.oldest),
+            "hour": None if origin.oldest is None else _time(origin.oldest - origin.oldest % HOUR_NS),
+            "event_timestamp": None if origin.oldest is None else _time(origin.oldest),
             "source": origin.source,
             "degraded": origin.degraded is not None,
             "computed_at": computed_at,
@@ -310,19 +256,26 @@ def results(
     ]
 
 
+#: Most rows of an hour have the same time.
+_time = lru_cache(maxsize=4096)(from_nanos)
+
+
 def _values(
     rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
 ) -> Iterator[tuple[Any, ...]]:
     """Values of each asset in the order of the query's features; None outside the look-back."""
     query = rows.query
-    decoded = _decode(rows, origins)
-    computed: dict[str, list[Any]] = {}
-    if query.plan.transforms:
-        computed = _compute(rows, {"tenant_id": [tenant] * len(assets), "asset_id": list(assets)}, decoded)
-    # inputs and other outputs of on-demand views may have the name of a feature of the answer
-    columns = computed | {
-        name: decoded[view][name] for name, view, _ in query.plan.results if view is not None
-    }
+    cells = _cells(rows, origins)
+    columns: dict[str, Sequence[Any]]
+    if query.is_deterministic:
+        columns = _of_inputs(query, cells) | _decode(cells, query.sent_columns)
+    else:
+        by_view = [_decode(cells, columns) for columns in query.columns]
+        keys = {"tenant_id": [tenant] * len(assets), "asset_id": list(assets)}
+        # inputs and other outputs of on-demand views may have the name of a feature of the answer
+        columns = _compute(rows, keys, by_view) | {
+            name: by_view[view][name] for name, view, _ in query.plan.results if view is not None
+        }
     nothing = [None] * len(assets)
     return zip(
         *[nothing if feature.reach > lookback_hours else columns[feature.name] for feature in query.features],
@@ -330,37 +283,69 @@ def _values(
     )
 
 
-def _decode(rows: CachedRows, origins: Sequence[Origin]) -> list[dict[str, list[Any]]]:
-    """Values of the features of each view, by name; None where there is no row, or where it is too old."""
-    decoded = []
-    for index, (doubles, others) in enumerate(rows.query.columns):
-        missing = {
-            asset
-            for asset, origin in enumerate(origins)
-            if (origin.without_row | origin.too_old) >> index & 1
-        }
-        values: dict[str, list[Any]] = {}
-        for columns in (doubles, others):
-            cells = [
-                [b""] * len(columns)
-                if asset in missing
-                else [reply[number] or b"" for number, _, _ in columns]
-                for asset, reply in enumerate(rows.replies)
-            ]
-            unpacked = encoding.doubles(cells) if columns is doubles else None
-            for (_, name, kind), column in zip(columns, zip(*(unpacked or cells), strict=True), strict=True):
-                values[name] = list(column) if unpacked else encoding.python_values(column, kind)
-        decoded.append(values)
-    return decoded
+def _cells(rows: CachedRows, origins: Sequence[Origin]) -> list[Sequence[bytes]]:
+    """Each asset's reply without None: nothing where there is no value, no row, or one that is too old."""
+    found: list[Sequence[bytes]] = []
+    for reply, origin in zip(rows.replies, origins, strict=True):
+        if gaps := origin.without_row | origin.too_old:
+            blank = {
+                index
+                for view, indexes in enumerate(rows.query.field_indexes)
+                if gaps >> view & 1
+                for index, _ in indexes
+            }
+            found.append([b"" if index in blank else cell or b"" for index, cell in enumerate(reply)])
+        else:
+            found.append([cell or b"" for cell in reply] if None in reply else reply)
+    return found
+
+
+def _decode(cells: Sequence[Sequence[bytes]], columns: tuple[Columns, Columns]) -> dict[str, Sequence[Any]]:
+    """Values of these columns of each asset, by name."""
+    doubles, others = columns
+    values: dict[str, Sequence[Any]] = {}
+    if doubles:
+        picked = [[row[index] for index, _, _ in doubles] for row in cells]
+        if (numbers := encoding.doubles(picked)) is None:
+            others = doubles + others
+        else:
+            values |= zip([name for _, name, _ in doubles], zip(*numbers, strict=True), strict=True)
+    for index, name, kind in others:
+        values[name] = encoding.python_values([row[index] for row in cells], kind)
+    return values
+
+
+def _of_inputs(query: Query, cells: Sequence[Sequence[bytes]]) -> dict[str, Sequence[Any]]:
+    """Values of on-demand features, by name; they are computed once for the same inputs."""
+    if not query.plan.transforms:
+        return {}
+    known, names = query.outputs, [name for each in query.plan.transforms for _, _, name, _ in each.outputs]
+    keys = [tuple([row[index] for _, _, index, _ in query.inputs]) for row in cells]
+    try:
+        found = [known[key] for key in keys]
+    except KeyError:
+        new = [key for key in dict.fromkeys(keys) if key not in known]
+        if len(known) + len(new) > _MAX_OUTPUTS:
+            known.clear()
+            new = list(dict.fromkeys(keys))
+        by_view: dict[int, dict[str, list[Any]]] = {}
+        for (view, name, _, kind), column in zip(query.inputs, zip(*new, strict=True), strict=True):
+            by_view.setdefault(view, {})[name] = encoding.python_values(column, kind)
+        outputs = reading.transform(query.plan, {}, lambda view: by_view.get(view, {}))
+        columns = [reading.as_stored(*outputs[name]) for name in names]
+        known.update(zip(new, zip(*columns, strict=True), strict=True))
+        found = [known[key] for key in keys]
+    return dict(zip(names, zip(*found, strict=True), strict=True))
 
 
 def _compute(
-    rows: CachedRows, keys: dict[str, list[Any]], decoded: Sequence[Mapping[str, list[Any]]]
-) -> dict[str, list[Any]]:
+    rows: CachedRows, keys: dict[str, list[Any]], decoded: Sequence[Mapping[str, Sequence[Any]]]
+) -> dict[str, Sequence[Any]]:
     """Values of on-demand features, by name."""
     plan = rows.query.plan
     if reading.is_python(plan):
-        outputs = reading.transform(plan, keys, decoded.__getitem__)
+        by_view = [{name: list(values) for name, values in view.items()} for view in decoded]
+        outputs = reading.transform(plan, keys, by_view.__getitem__)
         return {name: reading.as_stored(values, kind) for name, (values, kind) in outputs.items()}
     given = [(key, reading.given_column(encode_column(keys[key], plan.kind_of(key)).values)) for key in KEYS]
     columns = reading.compute_on_demand(plan, given, list(_columns(rows)))

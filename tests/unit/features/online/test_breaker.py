@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ai_hub.features.online.breaker import Breaker, UnavailableError
+from ai_hub.concurrency import Breaker, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ def pause(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Lets the breaker's pause pass, by its own clock."""
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0])
-    monkeypatch.setattr("ai_hub.features.online.breaker.time", clock)
+    monkeypatch.setattr("ai_hub.concurrency.time", clock)
 
     def later() -> None:
         now[0] += PAUSE_S * 1.2
