@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Feature rows computed in one transaction: bounds memory and how long others wait.
 BATCH_ROWS = 5_000
+#: Fewer planned rows are computed in one session.
+_FEWEST_SHARED_ROWS: Final = 500
 #: Sessions that compute batches at the same time, each of its own assets.
 SESSIONS = 2
 _TRY_LOCK: Final = (
@@ -130,8 +132,9 @@ class _Run:
         """Compute what is planned, in several sessions."""
         with ExitStack() as stack:
             sessions = [self.connection]
-            # those of the embedded server would only wait for each other
-            for _ in range(1, 1 if shares_backend(self.connection) else SESSIONS):
+            # of few rows, starting a session takes longer than its share; of the embedded server's, one waits for the other
+            is_alone = self.total < _FEWEST_SHARED_ROWS or shares_backend(self.connection)
+            for _ in range(1, 1 if is_alone else SESSIONS):
                 other = connect(self.dsn, autocommit=True, application_name="ai-hub refresh")
                 other.add_notice_handler(_log)
                 sessions.append(stack.enter_context(other))

@@ -9,12 +9,13 @@ CREATE OR REPLACE FUNCTION feature_refresh_lock() RETURNS bigint LANGUAGE sql IM
 -- Whether quarter hours have just begun to be aggregated, and nothing of them is materialized.
 CREATE OR REPLACE FUNCTION quarter_hours_are_new() RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT EXISTS (
-        SELECT FROM timescaledb_information.continuous_aggregates AS aggregates
-        WHERE view_schema = 'public' AND view_name = 'quarter_hour_features' AND NOT EXISTS (
-            SELECT FROM timescaledb_information.chunks
-            WHERE hypertable_schema = aggregates.materialization_hypertable_schema
-                AND hypertable_name = aggregates.materialization_hypertable_name
-        )
+        SELECT FROM _timescaledb_catalog.continuous_agg AS aggregates
+        JOIN _timescaledb_catalog.hypertable AS tables ON tables.id = aggregates.mat_hypertable_id
+        WHERE user_view_schema = 'public' AND user_view_name = 'quarter_hour_features'
+            -- a chunk; the views of TimescaleDB's schema of information take longer to plan than the rest of a refresh
+            AND NOT EXISTS (
+                SELECT FROM pg_inherits WHERE inhparent = format('%I.%I', tables.schema_name, tables.table_name)::regclass
+            )
     )
 $$;
 
@@ -111,7 +112,9 @@ CREATE OR REPLACE FUNCTION analyze_features(rows bigint) RETURNS void LANGUAGE p
 DECLARE
     materialized regclass;
 BEGIN
-    IF rows < greatest(10000, 0.2 * approximate_row_count('ai_features_stored')) THEN
+    IF rows < 10000 THEN  -- to count the rows of all chunks would take longer than an hour of few assets
+        RETURN;
+    ELSIF rows < 0.2 * approximate_row_count('ai_features_stored') THEN
         RETURN;
     END IF;
     FOR materialized IN
