@@ -132,7 +132,7 @@ class _Run:
         """Compute what is planned, in several sessions."""
         with ExitStack() as stack:
             sessions = [self.connection]
-            # for few rows a session takes longer to start; those of the embedded server would only wait for each other
+            # a session takes longer to start than few rows; those of the embedded server wait for each other
             is_alone = self.total < _FEWEST_SHARED_ROWS or shares_backend(self.connection)
             for _ in range(1, 1 if is_alone else SESSIONS):
                 other = connect(self.dsn, autocommit=True, application_name="ai-hub refresh")
