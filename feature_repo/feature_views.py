@@ -10,6 +10,8 @@ from feast import FeatureView, Field
 from feast.types import Float64
 from sources import view_source
 
+from feast_plugins.windows import Limits
+
 # A row describes one hour. Three hours bridge a late meter or a skipped refresh; anything older says
 # nothing about the hour asked for, so history leaves it empty and predictions name it stale.
 ROW_TTL = timedelta(hours=3)
@@ -29,6 +31,17 @@ WEATHER = {
     "solar_irradiance": "Solar irradiance in W/m²",
 }
 
+# No meter counts so much in an hour: broken ones do, and fill values of files. Net load may be negative.
+_LOAD = Limits(minimum=-1e12, maximum=1e12)
+#: Weather is what `ai-hub ingest weather` takes. Nulls are allowed: not every tenant has weather.
+LIMITS = {
+    **dict.fromkeys(LOAD, _LOAD),
+    "historical_std_24h": Limits(minimum=0, maximum=2e12),
+    "temperature": Limits(minimum=-95, maximum=65),
+    "humidity": Limits(minimum=0, maximum=100),
+    "solar_irradiance": Limits(minimum=0, maximum=1800),
+}
+
 #: Tag of a field: how many hours the feature looks back. Whoever asks for fewer hours is not given it.
 LOOKBACK_TAG = "lookback_hours"
 
@@ -46,7 +59,12 @@ def hourly_view(name: str, features: Mapping[str, str], description: str) -> Fea
         entities=[tenant, asset],
         schema=[
             *(
-                Field(name=feature, dtype=Float64, description=text, tags=lookback(feature))
+                Field(
+                    name=feature,
+                    dtype=Float64,
+                    description=text,
+                    tags={**lookback(feature), **LIMITS[feature].tags},
+                )
                 for feature, text in features.items()
             ),
             LOCAL_TIME,

@@ -143,6 +143,49 @@ def _print_progress(views: list[ViewProgress], *, as_json: bool) -> None:
     common.console().print(table)
 
 
+check_app = typer.Typer(no_args_is_help=True, help="Checks of what is stored.")
+app.add_typer(check_app, name="check")
+
+
+@check_app.command("features")
+def check_features_command(
+    view: Annotated[str | None, typer.Argument(help="only this view")] = None,
+    *,
+    tenant: Annotated[
+        list[str] | None, typer.Option("--tenant", help="only this tenant; may be repeated")
+    ] = None,
+    since: Annotated[str, typer.Option("--since", help="how far back rows are checked, such as 7d")] = "7d",
+    as_json: AsJson = False,
+) -> None:
+    """Check feature rows against the limits of their fields; fails where a feature refuses violations.
+
+    `ai-hub ingest findings` lists what was found, until a check that covers it finds it no more.
+    """
+    from ai_hub.cli.ingest_options import duration_option
+    from ai_hub.features.checks import check_features
+    from ai_hub.features.store import open_store
+    from ai_hub.features.validation import violation_lines
+
+    outcome = check_features(
+        open_store(), view=view, tenants=tenant or None, since=duration_option(since, "--since")
+    )
+    if as_json:
+        summary = {"rows": outcome.rows, "new": len(outcome.new), "resolved": outcome.resolved}
+        summary["violations"] = [each.as_dict() for each in outcome.violations]
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        for line in violation_lines(outcome.violations):
+            typer.echo(line)
+        checked = ", ".join(f"{name} {rows:,}" for name, rows in outcome.rows.items())
+        typer.echo(
+            f"rows checked of {checked}: {len(outcome.new):,} findings are new, {outcome.resolved:,} resolved"
+            if checked
+            else "No feature view has limits. docs/declared-features.md shows how to set them."
+        )
+    if outcome.refused:
+        raise typer.Exit(1)
+
+
 _LOOPBACK = "127.0.0.1"
 _PLAIN_WIDTH = 120
 
@@ -192,7 +235,10 @@ def materialize_command(
         from ai_hub.db.refresh import refresh as refresh_features
 
         refresh_features()
-    typer.echo(_line(materialize(store, scope)))
+    done = materialize(store, scope)
+    for line in done.violations:
+        typer.echo(line, err=True)
+    typer.echo(_line(done))
 
 
 def _serve_metrics(stack: ExitStack, store: FeatureStore, host: str, port: int | None) -> Metrics:
@@ -219,6 +265,8 @@ def _follow(follower: Follower, metrics: Metrics, interval: float, *, refresh: b
 
     def on_pass(done: Pass) -> None:
         metrics.note(done)
+        for line in done.new_violations:
+            _say(line)
         _say(_line(done))
 
     def on_outage(error: BaseException, wait: float) -> None:
@@ -241,7 +289,8 @@ def _line(done: Pass) -> str:
         return "nothing new"
     what = {None: "everything", 1: "1 refresh"}.get(done.refreshes, f"{done.refreshes} refreshes")
     written = ", ".join(f"{view} {count}" for view, count in done.rows.items())
-    return f"{what} in {duration_text(done.seconds)}: rows written to {written}"
+    refused = f"; {done.refused} refused" if done.refused else ""
+    return f"{what} in {duration_text(done.seconds)}: rows written to {written}{refused}"
 
 
 @app.command("freshness")

@@ -154,6 +154,7 @@ def _summary(tenant: str, trained: Trained, logged: Logged) -> dict[str, Any]:
         "window": {name: at.isoformat() for name, at in vars(trained.window).items()},
         "rounds": trained.rounds,
         "rows_without_features": trained.without_features,
+        "warnings": trained.warnings,
         "overall": evaluation.overall.as_dict(),
         "by_asset": {asset: errors.as_dict() for asset, errors in evaluation.by_asset.items()},
     }
@@ -194,6 +195,8 @@ def _show_training(tenant: str, trained: Trained, logged: Logged) -> None:
     console.print("naive: the value 1, 24 or 168 hours before, whichever is best", highlight=False)
     if trained.without_features:
         console.print(f"{trained.without_features} hours had no feature row of their own and were left out.")
+    for line in trained.warnings:
+        console.print(line, highlight=False, soft_wrap=True)
     if logged.version:
         registered = f"{trained.name} {logged.semantic_version} (version {logged.version})"
         console.print(f"Registered {registered} in staging.", highlight=False)

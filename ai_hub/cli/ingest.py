@@ -274,7 +274,7 @@ def findings_command(
     limit: Annotated[int, typer.Option("--limit", min=1, help="show at most this many")] = 1000,
     as_json: AsJson = False,
 ) -> None:
-    """List gaps, stuck meters and clock changes that ingest found."""
+    """List gaps, stuck meters and clock changes that ingest found, and features that break their limits."""
     from ai_hub.db import connect
     from ai_hub.ingest.findings import FindingsRepository
     from ai_hub.ingest.report import describe

@@ -19,9 +19,11 @@ from tenacity.nap import sleep_using_event
 from ai_hub.db.connection import connect
 from ai_hub.db.refresh import refresh as refresh_features
 from ai_hub.errors import NotFoundError, ServiceDownError
+from ai_hub.features.checks import NewestRowsCheck, record_newest
 from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
 from ai_hub.features.store import asset_key, online_client, set_followed
+from ai_hub.features.validation import violation_lines
 from feast_plugins.materialize.run import writer_of
 from feast_plugins.postgres import session
 
@@ -109,6 +111,11 @@ class Pass:
     #: newest reading behind each row written of the features
     behind: list[Behind] = field(default_factory=list)
     seconds: float = 0.0
+    #: rows that were not written, as they break limits whose policy is to refuse
+    refused: int = 0
+    #: a line for each feature that breaks its limits, and those that no open finding told before
+    violations: list[str] = field(default_factory=list)
+    new_violations: list[str] = field(default_factory=list)
 
 
 def materialize(store: FeatureStore, scope: Scope = EVERYBODY) -> Pass:
@@ -205,24 +212,39 @@ def _write(
             "No feature view is registered yet.", hint='Run `eval "$(ai-hub env)"`, then `feast apply`.'
         )
     keys: dict[str, pa.Table] = {}
+    checks = [NewestRowsCheck(view, now) for view in views.values()]
     # the embedded server makes others wait for an open transaction
     connection.commit()
     with session.connect(store.config.offline_store) as reads:
-        for name, view in views.items():
+        for (name, view), check in zip(views.items(), checks, strict=True):
             start = since - _LONG_WRITE if since and is_pushed(view) else since
             with newest_rows(reads, view, now, since=start, scope=scope) as rows:
-                keys[name] = _write_rows(store, view, rows)
+                keys[name] = _write_rows(store, view, rows, check)
     behind: list[Behind] = []
     for name, view in views.items():
         if ages and not is_pushed(view):  # whose newest readings come from elsewhere, too
             behind += readings_behind(connection, view, keys[name])
     connection.commit()
+    outcome = record_newest(connection, [check for check in checks if check.is_needed])
     counts = {name: rows.num_rows for name, rows in keys.items()}
-    return Pass(refreshes, counts, behind, time.monotonic() - started)
+    return Pass(
+        refreshes,
+        counts,
+        behind,
+        time.monotonic() - started,
+        sum(check.refused for check in checks),
+        violation_lines(outcome.violations),
+        violation_lines(outcome.new),
+    )
 
 
-def _write_rows(store: FeatureStore, view: FeatureView, rows: pa.RecordBatchReader) -> pa.Table:
-    """Write rows with the columns of `newest_rows`, in batches. Returns their keys and event times."""
+def _write_rows(
+    store: FeatureStore, view: FeatureView, rows: pa.RecordBatchReader, check: NewestRowsCheck
+) -> pa.Table:
+    """Write those rows with the columns of `newest_rows` that the check accepts, in batches.
+
+    Returns their keys and event times.
+    """
     source = view.batch_source
     assert source is not None  # noqa: S101  # views without one are not followed
     stamps = [source.timestamp_field, *filter(None, [source.created_timestamp_column])]
@@ -232,8 +254,9 @@ def _write_rows(store: FeatureStore, view: FeatureView, rows: pa.RecordBatchRead
 
     def noted() -> Iterator[pa.RecordBatch]:
         for batch in rows:
-            written.append(batch.select(kept))
-            yield batch
+            accepted = check.accepted(batch, names, source.timestamp_field) if check.is_needed else batch
+            written.append(accepted.select(kept))
+            yield accepted
 
     writer = writer_of(store, view)
     if writer is not None and writer.fits(rows.schema):

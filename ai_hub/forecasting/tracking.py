@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version as installed
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -87,6 +87,8 @@ class Trained:
     rounds: int
     evaluation: Evaluation
     without_features: int
+    #: a line for each feature that breaks its limits
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from ai_hub.db.connection import connect
 from ai_hub.errors import BadInputError
+from ai_hub.features.checks import check_training_rows
 from ai_hub.features.store import feature_references, get_service
+from ai_hub.features.validation import violation_lines
 from ai_hub.forecasting import dataset
 from ai_hub.forecasting.card import ModelCard
 from ai_hub.forecasting.dataset import Window, end_of_data, split_by_time
@@ -72,12 +74,13 @@ def plan(
 
 
 def train(store: FeatureStore, plan: TrainingPlan, on_step: Callable[[str], None]) -> Trained:
-    """Build the training set, fit and evaluate; nothing is written.
+    """Build the training set, fit and evaluate; nothing is written but findings about its features.
 
     Rows are read as known at the time the store is opened for, see `open_store`.
 
     Raises:
-        BadInputError: too little data, or meters that measure different things.
+        BadInputError: too little data, meters that measure different things, or features that break limits
+            whose policy is to refuse.
         NotFoundError: no such feature service or no readings.
     """
     service = get_service(store, plan.service)
@@ -87,6 +90,13 @@ def train(store: FeatureStore, plan: TrainingPlan, on_step: Callable[[str], None
     window = Window.ending(end, weeks=plan.weeks, holdout_weeks=plan.holdout_weeks)
     on_step("reading features and values")
     data = dataset.build(store, service, plan.tenant, plan.assets, window)
+    # findings are about rows as they are now
+    checked = check_training_rows(service, data.rows, store_findings=known_at is None)
+    if checked.refused:
+        raise BadInputError(
+            f"Features break their limits: {'; '.join(violation_lines(checked.refused))}.",
+            hint="Correct the readings, or declare other limits (see docs/declared-features.md).",
+        )
     split = split_by_time(data.rows, window)
     on_step(f"fitting LightGBM to {len(split.train) + len(split.validation):,} hours")
     fitted = fit(split, data.features)
@@ -111,6 +121,7 @@ def train(store: FeatureStore, plan: TrainingPlan, on_step: Callable[[str], None
         rounds=fitted.rounds,
         evaluation=evaluate(fitted.booster, split, data.features, data.rows),
         without_features=data.without_features,
+        warnings=violation_lines(checked.violations),
     )
 
 

@@ -29,6 +29,8 @@ class Finding:
     first: datetime
     last: datetime
     detail: Mapping[str, Any] = field(hash=False)
+    #: `view.feature` of a finding about a feature.
+    subject: str = ""
 
     def overlaps(self, other: Finding) -> bool:
         """Whether both are parts of the same anomaly."""
@@ -44,6 +46,7 @@ class Finding:
             "kind": self.kind.value,
             "first": self.first.isoformat(),
             "last": self.last.isoformat(),
+            **({"feature": self.subject} if self.subject else {}),
             **self.detail,
         }
 
@@ -95,6 +98,10 @@ _OF_DATABASE = [
 ]
 
 
+#: Open findings that checks of features find; the words of their index.
+_OPEN_FEATURE: Final = "resolved_at IS NULL AND kind IN ('feature_range', 'feature_nulls', 'feature_stale')"
+
+
 @dataclass(frozen=True)
 class DueCheck:
     """A pending check of the readings written from `first` to `last`."""
@@ -125,9 +132,9 @@ class StoredFinding:
 
 
 FIND: Final = (
-    "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, detected_at, resolved_at"
+    "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, subject, detected_at, resolved_at"
     " FROM data_findings WHERE tenant_id = %s AND (%s::text IS NULL OR asset_id = %s)"
-    " AND (NOT %s OR resolved_at IS NULL) ORDER BY asset_id, first_timestamp, kind LIMIT %s"
+    " AND (NOT %s OR resolved_at IS NULL) ORDER BY asset_id, first_timestamp, kind, subject LIMIT %s"
 )
 
 
@@ -186,6 +193,20 @@ class FindingsRepository:
             by_asset[asset_id].append(Finding(FindingKind(kind), first, last, detail))
         return by_asset
 
+    def open_feature_findings(self, asset_ids: Iterable[str] | None = None) -> dict[str, list[Finding]]:
+        """Open findings about features, by asset; None: of all assets."""
+        assets = None if asset_ids is None else list(asset_ids)
+        rows = self._connection.execute(
+            "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, subject FROM data_findings"  # noqa: S608
+            " WHERE tenant_id = %s AND (%s::text[] IS NULL OR asset_id = ANY (%s::text[]))"
+            f" AND {_OPEN_FEATURE} ORDER BY asset_id, first_timestamp",
+            [self._tenant, assets, assets],
+        )
+        by_asset = defaultdict(list)
+        for asset_id, kind, first, last, detail, subject in rows:
+            by_asset[asset_id].append(Finding(FindingKind(kind), first, last, detail, subject))
+        return by_asset
+
     def database_findings(
         self, asset_ids: Iterable[str], since: datetime
     ) -> tuple[list[tuple[str, Finding]], list[tuple[str, Finding]]]:
@@ -224,17 +245,19 @@ class FindingsRepository:
         if moved:
             self._connection.execute(
                 "DELETE FROM data_findings AS stored"
-                " USING unnest(%s::text[], %s::text[], %s::timestamptz[]) AS gone (asset_id, kind, first)"
+                " USING unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[])"
+                " AS gone (asset_id, kind, first, subject)"
                 " WHERE tenant_id = %s AND stored.asset_id = gone.asset_id AND stored.kind = gone.kind"
-                " AND first_timestamp = gone.first",
+                " AND stored.subject = gone.subject AND first_timestamp = gone.first",
                 [*_keys(moved), self._tenant],
             )
         if resolved:
             self._connection.execute(
                 "UPDATE data_findings AS stored SET resolved_at = now()"
-                " FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS gone (asset_id, kind, first)"
+                " FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[])"
+                " AS gone (asset_id, kind, first, subject)"
                 " WHERE tenant_id = %s AND stored.asset_id = gone.asset_id AND stored.kind = gone.kind"
-                " AND first_timestamp = gone.first",
+                " AND stored.subject = gone.subject AND first_timestamp = gone.first",
                 [*_keys(resolved), self._tenant],
             )
         self.save(
@@ -247,11 +270,11 @@ class FindingsRepository:
             return
         self._connection.execute(
             "INSERT INTO data_findings AS stored"
-            " (tenant_id, asset_id, kind, first_timestamp, last_timestamp, detail, resolved_at)"
-            " SELECT %s, asset_id, kind, first, last, detail, CASE WHEN NOT is_open THEN now() END"
-            " FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::timestamptz[], %s::jsonb[],"
-            " %s::bool[]) AS findings (asset_id, kind, first, last, detail, is_open)"
-            " ON CONFLICT (tenant_id, asset_id, kind, first_timestamp) DO UPDATE SET"
+            " (tenant_id, asset_id, kind, first_timestamp, subject, last_timestamp, detail, resolved_at)"
+            " SELECT %s, asset_id, kind, first, subject, last, detail, CASE WHEN NOT is_open THEN now() END"
+            " FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::timestamptz[],"
+            " %s::jsonb[], %s::bool[]) AS findings (asset_id, kind, first, subject, last, detail, is_open)"
+            " ON CONFLICT (tenant_id, asset_id, kind, subject, first_timestamp) DO UPDATE SET"
             " last_timestamp = excluded.last_timestamp, detail = excluded.detail,"
             " resolved_at = excluded.resolved_at,"
             " detected_at = CASE WHEN stored.resolved_at IS NULL THEN stored.detected_at ELSE now() END",
@@ -273,8 +296,9 @@ class FindingsRepository:
         rows = self._connection.execute(
             "SELECT asset_id, stored.kind, first_timestamp, last_timestamp, detail"
             " FROM data_findings AS stored"
-            " JOIN unnest(%s::text[], %s::text[], %s::timestamptz[]) AS seen (asset_id, kind, first)"
-            " USING (asset_id) WHERE tenant_id = %s AND stored.kind = seen.kind"
+            " JOIN unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[])"
+            " AS seen (asset_id, kind, first, subject)"
+            " USING (asset_id, subject) WHERE tenant_id = %s AND stored.kind = seen.kind"
             " AND first_timestamp = seen.first"
             " FOR UPDATE OF stored",
             [*_keys(clock_changes), self._tenant],
@@ -308,9 +332,20 @@ class FindingsRepository:
         """Stored findings of the tenant, by asset and time."""
         rows = self._connection.execute(FIND, [self._tenant, asset_id, asset_id, only_open, limit])
         return [
-            StoredFinding(asset, Finding(FindingKind(kind), first, last, detail), detected, resolved)
-            for asset, kind, first, last, detail, detected, resolved in rows
+            StoredFinding(asset, Finding(FindingKind(kind), first, last, detail, subject), detected, resolved)
+            for asset, kind, first, last, detail, subject, detected, resolved in rows
         ]
+
+
+def tenants_with_feature_findings(connection: Connection[Any], tenants: Iterable[str] | None) -> set[str]:
+    """Those of the tenants (None: of all) that have open findings about features."""
+    names = None if tenants is None else list(tenants)
+    rows = connection.execute(
+        "SELECT DISTINCT tenant_id FROM data_findings"  # noqa: S608  # constants
+        f" WHERE (%s::text[] IS NULL OR tenant_id = ANY (%s::text[])) AND {_OPEN_FEATURE}",
+        [names, names],
+    )
+    return {tenant for (tenant,) in rows}
 
 
 def clock(connection: Connection[Any]) -> datetime:
@@ -321,9 +356,10 @@ def clock(connection: Connection[Any]) -> datetime:
     return time
 
 
-def _keys(findings: Sequence[tuple[str, Finding]]) -> tuple[list[str], list[str], list[datetime]]:
+def _keys(findings: Sequence[tuple[str, Finding]]) -> tuple[list[str], list[str], list[datetime], list[str]]:
     return (
         [asset_id for asset_id, _ in findings],
         [finding.kind.value for _, finding in findings],
         [finding.first for _, finding in findings],
+        [finding.subject for _, finding in findings],
     )

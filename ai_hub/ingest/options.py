@@ -97,6 +97,12 @@ class FindingKind(StrEnum):
     REGISTER_GAP = "register_gap"
     LOOKS_LIKE_REGISTER = "looks_like_register"
     UNKNOWN_INTERVAL = "unknown_interval"
+    #: Values of a feature outside of its limits.
+    FEATURE_RANGE = "feature_range"
+    #: A larger share of a feature's rows without a value than its limits allow.
+    FEATURE_NULLS = "feature_nulls"
+    #: A feature whose newest value is older than its limits allow.
+    FEATURE_STALE = "feature_stale"
 
 
 class DateOrder(StrEnum):

@@ -219,11 +219,27 @@ def _describe_meaning(finding: Finding) -> str:
                 f"never falls from {detail['from']:.15g} at {first} to {detail['to']:.15g} at {last}:"
                 " if it is a register, say `ai-hub asset add ASSET --reading register`"
             )
-        case _:
+        case FindingKind.UNKNOWN_INTERVAL:
             return (
                 f"amounts from {first} to {last} do not say their interval and have no value:"
                 " say it with `ai-hub asset add ASSET --interval 15m`"
             )
+        case _:
+            return _describe_feature(finding)
+
+
+def _describe_feature(finding: Finding) -> str:
+    """A finding about a feature in one sentence."""
+    detail = finding.detail
+    first, last = _time(finding.first), _time(finding.last)
+    if finding.kind is FindingKind.FEATURE_STALE:
+        return (
+            f"{finding.subject} has had no value since {first}, for more than {detail['max_age_hours']:g} h"
+        )
+    rows = f"{finding.subject}: {detail['rows']:,} of {detail['checked']:,} rows"
+    if finding.kind is FindingKind.FEATURE_NULLS:
+        return f"{rows} have no value, more than {detail['allowed']:.0%}, from {first} to {last}"
+    return f"{rows} are {detail['limit']}, such as {detail['example']}, from {first} to {last}"
 
 
 def _findings_lines(findings: Sequence[tuple[str, Finding]]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from feast_plugins.windows.declarations import (
     Weather,
     declared_view,
 )
+from feast_plugins.windows.limits import Limits
 
 __all__ = [
     "AssetAttribute",
@@ -26,6 +27,7 @@ __all__ = [
     "Difference",
     "Holiday",
     "Lag",
+    "Limits",
     "Ratio",
     "SameHour",
     "Series",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from feast import Entity
 
+    from feast_plugins.windows.limits import Limits
+
 #: Tag of a field: its expression.
 EXPRESSION_TAG: Final = "expression"
 #: Tag of a view: the step of its rows, such as `1h`.
@@ -610,6 +612,7 @@ def declared_view(
     ttl: timedelta | None = None,
     description: str = "",
     descriptions: Mapping[str, str] | None = None,
+    limits: Mapping[str, Limits] | None = None,
     online: bool = True,
     tags: Mapping[str, str] | None = None,
 ) -> FeatureView:
@@ -623,6 +626,7 @@ def declared_view(
         ttl: how old a row may be to be used; default: three steps.
         description: of the view.
         descriptions: of features.
+        limits: of features, which `ai-hub check features`, training and materialization check.
         online: whether rows go to the online store.
         tags: further tags of the view.
 
@@ -640,6 +644,8 @@ def declared_view(
             f"{name}: declared views have the entities with the keys tenant_id and asset_id; "
             "for other keys declare a FeatureView on a table of your own."
         )
+    if unknown := sorted((limits or {}).keys() - features.keys()):
+        raise DeclarationError(f"{name}: there are limits of {', '.join(unknown)}, and no such feature.")
     columns = ", ".join(
         f'"{each}"' for each in ("tenant_id", "asset_id", "event_timestamp", "created_timestamp", *features)
     )
@@ -659,6 +665,7 @@ def declared_view(
                         LOOKBACK_TAG: str(
                             max((leaf.lookback_hours for leaf in _of_columns(each)), default=0)
                         ),
+                        **(limits[key].tags if limits and key in limits else {}),
                     },
                 )
                 for key, each in declaration.features.items()

@@ -167,7 +167,7 @@ BEGIN
     put AS (
         INSERT INTO data_findings AS stored (tenant_id, asset_id, kind, first_timestamp, last_timestamp, detail)
         SELECT * FROM faults
-        ON CONFLICT (tenant_id, asset_id, kind, first_timestamp) DO UPDATE SET
+        ON CONFLICT (tenant_id, asset_id, kind, subject, first_timestamp) DO UPDATE SET
             last_timestamp = excluded.last_timestamp, detail = excluded.detail, resolved_at = NULL,
             detected_at = CASE WHEN stored.resolved_at IS NULL THEN stored.detected_at ELSE now() END
         WHERE (stored.last_timestamp, stored.detail, stored.resolved_at)
@@ -387,7 +387,7 @@ BEGIN
     WHERE NOT EXISTS (
         SELECT FROM grown WHERE grown.tenant_id = unknown.tenant_id AND grown.asset_id = unknown.asset_id
     )
-    ON CONFLICT (tenant_id, asset_id, kind, first_timestamp) DO UPDATE SET
+    ON CONFLICT (tenant_id, asset_id, kind, subject, first_timestamp) DO UPDATE SET
         last_timestamp = greatest(stored.last_timestamp, excluded.last_timestamp), resolved_at = NULL, detected_at = now();
     RETURN NULL;
 END
@@ -413,7 +413,7 @@ BEGIN
         AND first_timestamp IS DISTINCT FROM first_at;
     INSERT INTO data_findings AS stored (tenant_id, asset_id, kind, first_timestamp, last_timestamp, detail)
     SELECT tenant, asset, 'unknown_interval', first_at, last_at, '{}' WHERE first_at IS NOT NULL
-    ON CONFLICT (tenant_id, asset_id, kind, first_timestamp) DO UPDATE SET
+    ON CONFLICT (tenant_id, asset_id, kind, subject, first_timestamp) DO UPDATE SET
         last_timestamp = excluded.last_timestamp, resolved_at = NULL,
         detected_at = CASE WHEN stored.resolved_at IS NULL THEN stored.detected_at ELSE now() END;
 END
