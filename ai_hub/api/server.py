@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import glob
+import multiprocessing
 import os
 import shutil
 import signal
@@ -56,6 +57,7 @@ def serve(host: str, port: int, *, workers: int, export_worker: bool) -> None:
     # the web server re-raises the signal after it has shut down; the context managers must still exit
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _metrics_folder(), supervised(WORKER) if export_worker else nullcontext():
+        _fork_workers()
         uvicorn.run(
             "ai_hub.api.server:create_logged_app",
             factory=True,
@@ -69,6 +71,17 @@ def serve(host: str, port: int, *, workers: int, export_worker: bool) -> None:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_SHUTDOWN_S,
         )
+
+
+def _fork_workers() -> None:
+    """Let uvicorn fork its workers from a process that has imported the service, whose memory they share.
+
+    That process is one of multiprocessing's, as forking this one, which has threads, could keep their locks
+    held. It starts with the first of several workers.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ai_hub.api.preload"])
+    uvicorn._subprocess.spawn = context  # type: ignore[assignment]  # noqa: SLF001  # uvicorn has no option for it
 
 
 def create_logged_app() -> FastAPI:

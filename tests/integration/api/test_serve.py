@@ -75,10 +75,13 @@ def test_serve__without_authentication__stays_on_this_machine() -> None:
 
 
 def test_serve__with_two_processes__counts_the_requests_of_both(tmp_path: Path) -> None:
-    with serving(nowhere(), "--no-export-worker", "--workers=2", log=tmp_path / "log") as (address, _):
+    with serving(nowhere(), "--no-export-worker", "--workers=2", log=tmp_path / "log") as (address, process):
         for _ in range(40):
             assert httpx.get(f"{address}/health/live").status_code == 200
         text = httpx.get(f"{address}/metrics").text
+        memory = [each.memory_full_info() for each in workers(process.pid)]
+        assert len(memory) == 2
+        assert all(each.uss < each.rss / 2 for each in memory), "they share what was imported"
     counted = re.findall(
         r'ai_hub_http_requests_total\{method="GET",route="/health/live",status="200"\} (\d+)', text
     )
@@ -100,7 +103,7 @@ def test_serve__worker_killed__is_followed_by_another_and_its_requests_are_not_u
             eventually(lambda: in_flight(address) == 1)
             owner = next(
                 each
-                for each in psutil.Process(process.pid).children()
+                for each in workers(process.pid)
                 if any(
                     line.raddr and line.raddr.port == client.getsockname()[1]
                     for line in each.net_connections()
@@ -109,6 +112,11 @@ def test_serve__worker_killed__is_followed_by_another_and_its_requests_are_not_u
             owner.send_signal(signal.SIGKILL)
         eventually(lambda: log.read_text().count("Started server process") >= 3)
         eventually(lambda: in_flight(address) == 0)
+
+
+def workers(service: int) -> list[psutil.Process]:
+    """Its worker processes, which a process beside it has forked."""
+    return [each for child in psutil.Process(service).children() for each in child.children()]
 
 
 def in_flight(address: str) -> float:
