@@ -135,11 +135,15 @@ def running(
 def _serve(app: str, port: int, variables: dict[str, str], log: str) -> None:
     import uvicorn  # noqa: PLC0415  # in the server's process only
 
+    from benchmarks import walks  # noqa: PLC0415  # which starts such servers
+
     sys.stdout.flush()
     with open(log, "ab", buffering=0) as stream:  # noqa: PTH123  # a descriptor is what is wanted
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     os.environ.update(variables)
+    if walks.SERVER_FILE in variables:
+        walks.count_server()
     uvicorn.run(_application(app), host="127.0.0.1", port=port, log_level="warning")
 
 

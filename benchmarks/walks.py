@@ -2,8 +2,9 @@
 
     python -m benchmarks.walks [--server embedded|native]
 
-Counted are the files of the three packages with a function that is called, in the process that answers; what
-runs while modules are imported is not. `make house` prints it.
+Counted are the files of the three packages with a function that is called, in the process that answers (of a
+promotion in the command's, then in the MLflow server's); what runs while modules are imported is not.
+`make house` prints it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = tuple(f"{ROOT / name}{os.sep}" for name in ("ai_hub", "feast_plugins", "mlflow_plugins"))
 #: For processes that count: where the files are written.
 _FILE = "WALKS_FILE"
+#: The same for an MLflow server, which counts from one `SIGUSR1` to the next.
+SERVER_FILE = "WALKS_SERVER_FILE"
 _MODEL = "walks"
 _OPTIMIZED = 1  # of code objects: a function's, not a module's or a class body's
 
@@ -77,7 +81,12 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="walks-")))
         s3, _ = stack.enter_context(servers.stack("s3"))
         migrate(folder / "mlflow.db")  # its first requests would do it side by side
-        mlflow = stack.enter_context(mlflow_servers.running(f"sqlite:///{folder}/mlflow.db", s3, folder))
+        server_file = folder / "server-walk.json"
+        mlflow = stack.enter_context(
+            mlflow_servers.running(
+                f"sqlite:///{folder}/mlflow.db", s3, folder, settings={SERVER_FILE: str(server_file)}
+            )
+        )
         redis = f"redis://127.0.0.1:{keys.port}/0"
         dsn = database["walks"].dsn
         site = Site(folder, {"TIMESCALE_DSN": dsn, "REDIS_URL": redis, "MLFLOW_TRACKING_URI": mlflow.url})
@@ -88,10 +97,13 @@ def main() -> None:
         registry = Registry(mlflow.url, mlflow.url, ours=True)
         registry.create(_MODEL)
         logged = registry.log(1000, 0)
+        promote = ("promote", _MODEL, "--tenant", "default", "--reason", "a walk")
         registry.register(_MODEL, logged)
-        walks["a promotion, by ai-hub promote"] = _command(
-            site, "promote", _MODEL, "--tenant", "default", "--reason", "a walk"
-        )
+        _command(site, *promote)  # the server's first opens connections
+        registry.register(_MODEL, logged)
+        _signal(mlflow, server_file)
+        walks["a promotion, by ai-hub promote"] = _command(site, *promote)
+        walks["the same, in the server"] = _signal(mlflow, server_file)
     print("| work | own files | in the order in which they are crossed first |")
     print("|---|---:|---|")
     for name, files in walks.items():
@@ -165,6 +177,32 @@ def _command(site: Site, *arguments: str) -> list[str]:
         stdout=subprocess.DEVNULL,
     )
     return list(json.loads(file.read_text()))
+
+
+def _signal(server: mlflow_servers.Server, file: Path) -> list[str]:
+    """Let the server begin to count, or end it; returns what it has counted."""
+    file.unlink(missing_ok=True)
+    assert server.process is not None
+    assert server.process.pid is not None
+    os.kill(server.process.pid, signal.SIGUSR1)
+    while not file.exists():
+        time.sleep(0.05)
+    return list(json.loads(file.read_text()))
+
+
+def count_server() -> None:
+    """Count in this process, a server, from one `SIGUSR1` to the next."""
+    walk = Walk()
+
+    def note(*_: object) -> None:
+        walk.is_on = not walk.is_on
+        found = [] if walk.is_on else list(walk.files)
+        walk.files.clear()
+        whole = Path(f"{os.environ[SERVER_FILE]}.new")
+        whole.write_text(json.dumps(found))
+        whole.rename(os.environ[SERVER_FILE])
+
+    signal.signal(signal.SIGUSR1, note)
 
 
 def count_command() -> None:
