@@ -25,8 +25,7 @@ from psycopg import sql
 
 from ai_hub.db import connect
 from ai_hub.exports import service
-from ai_hub.exports.export import find_export
-from ai_hub.exports.request import Request
+from ai_hub.exports.export import Request, find_export
 from ai_hub.settings import Settings
 from benchmarks import measure, servers
 from benchmarks.comparison import FLOOR, OURS

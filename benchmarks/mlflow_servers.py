@@ -50,6 +50,17 @@ class Server:
         """Address of the server."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Its process.
+
+        Raises:
+            RuntimeError: it has none.
+        """
+        if self.process is None or self.process.pid is None:
+            raise RuntimeError("the server is not started")
+        return self.process.pid
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         FORKS.set_forkserver_preload(PRELOADED)

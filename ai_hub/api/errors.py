@@ -23,7 +23,7 @@ from ai_hub.errors import (
     ServiceDownError,
     SettingMissingError,
 )
-from ai_hub.exports.request import RangeError
+from ai_hub.exports.export import RangeError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request

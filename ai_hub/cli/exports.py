@@ -68,7 +68,7 @@ def export_command(
 ) -> None:
     """Export a feature service's rows as Parquet. Ctrl-C cancels it, unless somebody else requested it."""
     from ai_hub.api import logs
-    from ai_hub.exports.request import Request
+    from ai_hub.exports.export import Request
     from ai_hub.exports.service import submit
     from ai_hub.settings import ServiceSettings
 

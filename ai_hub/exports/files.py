@@ -16,9 +16,8 @@ from psycopg.rows import class_row
 
 from ai_hub.db.transactions import transaction
 from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError, ServiceDownError
-from ai_hub.exports.export import COLUMNS, Export, find_export
+from ai_hub.exports.export import COLUMNS, Export, RangeError, find_export
 from ai_hub.exports.locations import is_of, local_path, target_of, tenant_location
-from ai_hub.exports.request import RangeError
 from ai_hub.jobs import queue
 from ai_hub.jobs.worker import reason
 

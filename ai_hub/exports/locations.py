@@ -19,15 +19,14 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 
 from ai_hub.errors import BadInputError
-from ai_hub.exports.request import OutputPathError, PathTakenError
+from ai_hub.exports.export import OutputPathError, PathTakenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from uuid import UUID
 
-    from ai_hub.exports.export import Export
-    from ai_hub.exports.request import Request
+    from ai_hub.exports.export import Export, Request
     from ai_hub.settings import Settings
 
 

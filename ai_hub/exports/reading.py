@@ -22,7 +22,7 @@ from psycopg import sql
 
 from ai_hub.db.tenant_scope import ENTER
 from ai_hub.errors import BadInputError
-from ai_hub.exports.request import Request, months
+from ai_hub.exports.export import Request, months
 from ai_hub.features.online.query import Lookup, lookup_of
 from ai_hub.features.store import feature_names, feature_references, get_service
 from ai_hub.names import check_tenant

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ai_hub.errors import AiHubError
-from ai_hub.exports.request import PathTakenError, files_by_month
+from ai_hub.exports.export import PathTakenError, files_by_month
 from ai_hub.servers import s3_client
 
 if TYPE_CHECKING:

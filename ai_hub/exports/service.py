@@ -19,20 +19,26 @@ import structlog
 
 from ai_hub.db.transactions import transaction
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError
-from ai_hub.exports.export import KIND, Export, find_export, find_exports, newest_exports
+from ai_hub.exports.export import (
+    KIND,
+    Export,
+    PathTakenError,
+    TooManyExportsError,
+    find_export,
+    find_exports,
+    newest_exports,
+)
 from ai_hub.exports.locations import check_location, is_gone
-from ai_hub.exports.request import PathTakenError, TooManyExportsError
 from ai_hub.features.store import find_service
 from ai_hub.jobs import queue
-from ai_hub.jobs.metrics import JobCounts
+from ai_hub.jobs.queue import JobCounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from uuid import UUID
 
-    from ai_hub.exports.export import Export
+    from ai_hub.exports.export import Export, Request
     from ai_hub.exports.files import File, OpenedFile
-    from ai_hub.exports.request import Request
     from ai_hub.settings import Settings
 
 

@@ -14,12 +14,11 @@ from feast import FeatureStore
 from ai_hub.db.connection import shares_backend
 from ai_hub.db.transactions import transaction
 from ai_hub.exports import files, parquet
-from ai_hub.exports.export import KIND, Export, find_export
+from ai_hub.exports.export import KIND, Export, file_of_month, find_export
 from ai_hub.exports.locations import Target, target_of
 from ai_hub.exports.reading import Interrupt, open_reader, plan_of
-from ai_hub.exports.request import file_of_month
 from ai_hub.features.store import open_store
-from ai_hub.jobs.task import DEFAULT_RETRY, RetryStrategy
+from ai_hub.jobs.worker import DEFAULT_RETRY, RetryStrategy
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,13 +27,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ai_hub.exports.reading import Chunk, Plan, Reader
-    from ai_hub.jobs.lease import Lease
     from ai_hub.jobs.queue import Job
+    from ai_hub.jobs.worker import Lease
 
 
 @dataclass
 class ExportTask:
-    """See `ai_hub.jobs.task.Task`."""
+    """See `ai_hub.jobs.worker.Task`."""
 
     settings: Settings
     #: called with the chunks that are done and their total
@@ -69,7 +68,7 @@ class ExportTask:
 
 @dataclass(frozen=True)
 class ExportAttempt:
-    """See `ai_hub.jobs.task.Attempt`."""
+    """See `ai_hub.jobs.worker.Attempt`."""
 
     task: ExportTask
     export: Export

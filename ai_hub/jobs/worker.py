@@ -1,6 +1,7 @@
 """The worker: acquires jobs of all tenants, does them by their task, and records the result.
 
-A failure that may pass by itself is tried again.
+A task runs the jobs of one kind. The lease of a job is renewed while it is done; a failure that may pass by
+itself is tried again.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import errno
 import os
 import secrets
 import socket
+import threading
 import time
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import psycopg
 import structlog
@@ -21,19 +24,166 @@ from sqlalchemy.exc import OperationalError
 
 from ai_hub.errors import AiHubError, ServiceDownError
 from ai_hub.jobs import queue
-from ai_hub.jobs.lease import CancelledError, ExpiredError, Lease, StoppedError
-from ai_hub.jobs.metrics import ATTEMPTS
-from ai_hub.jobs.queue import CANCELLED
+from ai_hub.jobs.queue import ATTEMPTS, CANCELLED
 from feast_plugins.errors import QueryTimeoutError
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
     from uuid import UUID
 
     from ai_hub.jobs.queue import Job
-    from ai_hub.jobs.task import Attempt, Task
     from ai_hub.settings import Settings
+
+
+_RENEW_S: Final = 2.0
+_LOOK_S: Final = 0.1
+_log = structlog.get_logger(__name__)
+
+
+class MustEndError(Exception):
+    """The work is to end now."""
+
+
+class StoppedError(MustEndError):
+    """The process is to end."""
+
+
+class CancelledError(MustEndError):
+    """Somebody has cancelled the job."""
+
+
+class LostError(MustEndError):
+    """Another worker has the job."""
+
+
+class ExpiredError(MustEndError, AiHubError):
+    """Another worker may have the job, because the database has not answered."""
+
+    retryable = True
+
+
+class Lease:
+    """In its block the lease is renewed, also while the job is being ended."""
+
+    def __init__(self, settings: Settings, job: Job, stop: threading.Event) -> None:
+        #: share of the work that is done, 0 to 1
+        self.progress = 0.0
+        self._settings = settings
+        self._job = job
+        self._stop = stop
+        self._interrupt: Callable[[], None] | None = None
+        self._done = threading.Event()
+        self._reason: type[MustEndError] | None = None
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the work had to end because the lease could not be renewed."""
+        return self._reason is ExpiredError
+
+    def on_end(self, interrupt: Callable[[], None]) -> None:
+        """Call `interrupt` once, in another thread, as soon as the work has to end."""
+        self._interrupt = interrupt
+
+    def check(self) -> None:
+        """Raise `MustEndError` if the work has to end."""
+        if self._stop.is_set():
+            raise StoppedError
+        if self._reason is not None:
+            raise self._reason
+
+    def confirm(self) -> None:
+        """Make sure of the job once more, right before what cannot be undone; raises `MustEndError`."""
+        self.check()
+        self._judge(queue.renew_with_retry(self._settings, self._job, self.progress))
+        self.check()
+
+    def _keep(self) -> None:
+        renewed = tried = time.monotonic()
+        while not self._done.wait(_LOOK_S):
+            if time.monotonic() >= tried + _RENEW_S:
+                tried = time.monotonic()
+                try:
+                    self._judge(queue.renew(self._settings, self._job, self.progress))
+                    renewed = tried
+                except Exception as error:  # noqa: BLE001  # without this thread the job is soon lost
+                    _log.warning("lease.renewal_failed", job_id=str(self._job.job_id), reason=str(error))
+                    if time.monotonic() > renewed + queue.LEASE_S:
+                        self._reason = self._reason or ExpiredError
+            if (self._stop.is_set() or self._reason is not None) and self._interrupt is not None:
+                interrupt, self._interrupt = self._interrupt, None
+                interrupt()
+            if self._reason is LostError:
+                return
+
+    def _judge(self, cancelled: bool | None) -> None:
+        if cancelled is None:
+            self._reason = LostError
+        elif cancelled:
+            self._reason = CancelledError
+
+
+@dataclass(frozen=True)
+class RetryStrategy:
+    """How often a job is tried, counting workers that died with it."""
+
+    max_attempts: int = 3
+    #: seconds after the first, the second, … failure that may pass by itself; the last one for all later ones
+    pauses_s: tuple[float, ...] = (5.0, 20.0)
+
+    def pause(self, attempts: int) -> float:
+        """Seconds to wait after so many attempts."""
+        return self.pauses_s[min(attempts, len(self.pauses_s)) - 1]
+
+
+DEFAULT_RETRY: Final = RetryStrategy()
+
+
+class Attempt(Protocol):
+    """One attempt at an acquired job."""
+
+    def clean(self) -> None:
+        """Remove what this attempt and earlier ones have left; what has a greater fence stays.
+
+        Called before `run`, after it where it did not complete the job, and for failed jobs whose store was
+        away at the end.
+        """
+
+    def run(self, lease: Lease) -> dict[str, Any]:
+        """Do the work and return its result, which JSON can hold.
+
+        It sets `lease.progress`, calls `lease.check()` between its steps, and `lease.confirm()` right before
+        what cannot be undone.
+        """
+
+
+class Task(Protocol):
+    """Does jobs of one kind."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind, as `jobs` has it."""
+
+    @property
+    def retry(self) -> RetryStrategy:
+        """How often it tries, and after which pauses."""
+
+    def attempt(self, job: Job) -> Attempt:
+        """An attempt at the job, which has not begun."""
+
+    def maintain(self) -> None:
+        """What a worker does every few seconds while no job waits."""
 
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
@@ -97,7 +247,6 @@ _LONGEST_OUTAGE_PAUSE_S: Final = 10.0
 #: How often to look for orphans, and for what else tasks maintain.
 _MAINTAIN_S: Final = 10.0
 _DIED: Final = "Its workers ended {attempts} times before it was done; their logs may say why."
-_log = structlog.get_logger(__name__)
 
 
 class Worker:

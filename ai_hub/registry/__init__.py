@@ -15,7 +15,7 @@ from ai_hub.registry.versions import (
     promote,
     rollback,
 )
-from mlflow_plugins.gates.assessment import Assessment, GateResult
+from mlflow_plugins.gates.gate import Assessment, GateResult
 
 __all__ = [
     "Assessment",

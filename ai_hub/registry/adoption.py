@@ -29,10 +29,10 @@ from ai_hub.settings import Settings
 from mlflow_plugins.adoption.adopting import Adoption
 from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
 from mlflow_plugins.artifacts import destination
-from mlflow_plugins.artifacts.repository import SCHEME
+from mlflow_plugins.artifacts.destination import SCHEME
 from mlflow_plugins.artifacts.s3 import S3_SETTINGS
 from mlflow_plugins.store.lifecycle_store import SCHEME_PREFIX, LifecycleStore
-from mlflow_plugins.users.actor import UNKNOWN, Actor, claimed
+from mlflow_plugins.users.permissions import UNKNOWN, Actor, claimed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

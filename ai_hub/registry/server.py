@@ -1,18 +1,21 @@
 """Talking to the MLflow server: one address, our errors, no minutes of silent retries.
 
-What a command asks goes by `call`, because importing MLflow takes seconds. `connect` is for those that need
-MLflow's own client.
+It is reached by the address, login and certificates that MLflow's own client would use. What a command asks
+goes by `call`, because importing MLflow takes seconds. `connect` is for those that need MLflow's own client.
 """
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
+import ssl
 import sys
 import time
 from contextlib import contextmanager
 from functools import lru_cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -28,8 +31,6 @@ from ai_hub.errors import (
     ServiceDownError,
 )
 from ai_hub.names import check_workspace
-from ai_hub.registry import login
-from ai_hub.registry.login import WORKSPACE_HEADER, connection
 from ai_hub.servers import require_connection
 from ai_hub.settings import Settings
 from mlflow_plugins.users.header import user_header
@@ -41,6 +42,92 @@ if TYPE_CHECKING:
 
     Response = Any  # of httpx, and of requests in MLflow's own client; used alike
 
+
+#: Names the tenant that a request is about.
+WORKSPACE_HEADER: Final = "X-MLFLOW-WORKSPACE"
+#: Authorities to trust: MLflow's own name, then those that its client, `requests`, takes.
+_AUTHORITIES: Final = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_CERTIFICATE: Final = "MLFLOW_TRACKING_CLIENT_CERT_PATH"
+_INSECURE: Final = "MLFLOW_TRACKING_INSECURE_TLS"
+_LOGIN_VARIABLES: Final = tuple(f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD", "TOKEN"))
+
+
+def connection(url: str) -> tuple[str, dict[str, Any]]:
+    """The address without a login, which httpx would log, and arguments of `httpx.Client`.
+
+    A login in the address wins over others, as for MLflow's own client.
+
+    Raises:
+        BadInputError: it is no URL, or a certificate cannot be read.
+    """
+    try:
+        found = httpx.URL(url)
+    except httpx.InvalidURL:
+        # its text may hold a part of the password
+        raise BadInputError("The registry's address is no URL.", hint="See MLFLOW_TRACKING_URI.") from None
+    bare = str(found.copy_with(userinfo=b"")).rstrip("/")
+    login = {"auth": (found.username, found.password)} if found.username and found.password else _login()
+    return bare, {"base_url": bare, "verify": tls(), **login}
+
+
+def login_state() -> tuple[Any, ...]:
+    """All that `connection` reads besides the address; differs when a login or a certificate has changed."""
+    names = (*_AUTHORITIES, _CERTIFICATE)
+    files = [_credentials(), *(Path(path) for name in names if (path := os.environ.get(name)))]
+    variables = ("HOME", *_LOGIN_VARIABLES, _INSECURE, *names, "SSL_CERT_FILE", "SSL_CERT_DIR")
+    return (*map(os.environ.get, variables), *map(_changed, files))
+
+
+def _changed(file: Path) -> int | None:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _credentials() -> Path:
+    return Path.home() / ".mlflow/credentials"
+
+
+def _login() -> dict[str, Any]:
+    """The login of the environment, else of MLflow's file; a token counts where neither has one."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(_credentials())
+    known = dict(parser["mlflow"]) if parser.has_section("mlflow") else {}
+    name, password = (
+        os.environ.get(variable) or known.get(variable.lower())
+        for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    )
+    if name and password:
+        return {"auth": (name, password)}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return {"headers": {"Authorization": f"Bearer {token}"}} if token else {}
+
+
+def tls() -> ssl.SSLContext:
+    """How the server's certificate is checked, and which one is shown to it.
+
+    Raises:
+        BadInputError: a file of certificates cannot be read.
+    """
+    name = next((name for name in _AUTHORITIES if os.environ.get(name)), None)
+    is_checked = os.environ.get(_INSECURE, "").lower() not in {"true", "1"}
+    try:
+        if name is not None and is_checked:
+            path = os.environ[name]
+            is_folder = Path(path).is_dir()
+            context = ssl.create_default_context(
+                cafile=None if is_folder else path, capath=path if is_folder else None
+            )
+        else:
+            context = httpx.create_ssl_context(verify=is_checked)
+        if certificate := os.environ.get(name := _CERTIFICATE):
+            context.load_cert_chain(certificate)
+    except OSError as error:
+        raise BadInputError(f"The certificates of {name} cannot be read: {error}.") from error
+    return context
+
+
 _KINDS: dict[int, type[AiHubError]] = {
     HTTPStatus.BAD_REQUEST: BadInputError,
     HTTPStatus.UNPROCESSABLE_ENTITY: BadInputError,
@@ -51,7 +138,7 @@ _KINDS: dict[int, type[AiHubError]] = {
 #: All that MLflow's login says.
 _BARE_REFUSAL: Final = "Permission denied"
 #: Name and password in an address.
-_LOGIN: Final = re.compile(r"(?<=://)[^/\s]*@")
+_LOGIN_IN_ADDRESS: Final = re.compile(r"(?<=://)[^/\s]*@")
 
 API: Final = "/api/2.0/mlflow"
 #: MLflow's name of tenants.
@@ -218,7 +305,7 @@ def _send(
     # a workspace's own address names it
     workspace = None if path.startswith(WORKSPACES) else tenant or _current_tenant()
     headers = {**user_header(), **({WORKSPACE_HEADER: workspace} if workspace else {})}
-    client = _client(os.getpid(), tracking_uri(), login.state())
+    client = _client(os.getpid(), tracking_uri(), login_state())
     seconds = timeout or float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or _TIMEOUT_S)
     if max_retries is None:
         max_retries = int(os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") or _RETRIES)
@@ -306,7 +393,7 @@ def _error_of(response: Response) -> AiHubError:
 
 def _error(status: int, message: str) -> AiHubError:
     # MLflow's client quotes the address it asked, with a login that is in it
-    message = _LOGIN.sub("", message)
+    message = _LOGIN_IN_ADDRESS.sub("", message)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ServiceDownError("MLflow", address(), message)
     if status == HTTPStatus.UNAUTHORIZED:

@@ -28,12 +28,12 @@ from ai_hub.registry.versions import ModelVersion, find_version, get_version, hi
 from ai_hub.servers import without_secrets
 from ai_hub.times import to_millis
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.gates.evaluation import present_metrics
 from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.registration import imports
 from mlflow_plugins.registration.model_metadata import CARD_TAG, FEATURE_SERVICE, METRICS_TAG, MLMODEL
 from mlflow_plugins.registration.publishing import ORIGIN_TAG, RUN_USER_TAG
-from mlflow_plugins.users.actor import ACTOR_TAG, REASON_TAG
+from mlflow_plugins.store.promoting import present_metrics
+from mlflow_plugins.users.permissions import ACTOR_TAG, REASON_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

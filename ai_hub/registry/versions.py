@@ -10,7 +10,7 @@ from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.registry.server import API, call, check_name, model_path, require_server
 from ai_hub.times import from_millis, to_millis
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.gates.assessment import Assessment
+from mlflow_plugins.gates.gate import Assessment
 from mlflow_plugins.lifecycle import rules, semver
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.registration.publishing import NewVersion
     from mlflow_plugins.registration.records import Record
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
-    from mlflow_plugins.users.actor import Actor
+    from mlflow_plugins.users.permissions import Actor
 
 _ATTEMPTS: Final = 5
 

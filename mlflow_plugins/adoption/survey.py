@@ -18,8 +18,7 @@ from mlflow.store.model_registry.dbmodels.models import (
 from mlflow_plugins.adoption import plan as plans
 from mlflow_plugins.adoption import unadopted
 from mlflow_plugins.adoption.plan import ModelPlan, VersionPlan
-from mlflow_plugins.artifacts.destination import AnySource
-from mlflow_plugins.artifacts.layout import check_model_name
+from mlflow_plugins.artifacts.destination import AnySource, check_model_name
 from mlflow_plugins.database import transitions
 from mlflow_plugins.database import versions as records_table
 from mlflow_plugins.errors import is_missing

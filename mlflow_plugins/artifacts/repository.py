@@ -1,8 +1,8 @@
 """`--artifacts-destination minio://BUCKET`: the server's side of MLflow's artifact proxy.
 
-Maps the proxy's paths to the fixed layout of the bucket (see `layout`), with the keys of the server's own
-environment, so clients hold none. Folders of registered versions are read-only here. Nothing leaves them that
-is not what was registered: files are checked against the manifest, and that against its SHA-256 in the
+Maps the proxy's paths to the fixed layout of the bucket (see `destination`), with the keys of the server's
+own environment, so clients hold none. Folders of registered versions are read-only here. Nothing leaves them
+that is not what was registered: files are checked against the manifest, and that against its SHA-256 in the
 registry's database. What a registration has not finished, or a deletion has not removed yet, is not there.
 """
 
@@ -21,7 +21,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.utils.workspace_context import get_request_workspace
 
 from mlflow_plugins.artifacts import manifest
-from mlflow_plugins.artifacts.layout import VERSION_DEPTH, ProxyPath, parse_proxy_path
+from mlflow_plugins.artifacts.destination import VERSION_DEPTH, ProxyPath, parse_proxy_path
 from mlflow_plugins.artifacts.s3 import TRANSFER, S3Folder, s3_client, s3_errors
 from mlflow_plugins.errors import bad_input, forbidden, is_missing, missing
 
@@ -30,12 +30,8 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from mlflow_plugins.artifacts.layout import ProxyPath
     from mlflow_plugins.artifacts.manifest import Fingerprints
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
-
-
-SCHEME = "minio"
 
 
 class MinioArtifactRepository(ArtifactRepository):

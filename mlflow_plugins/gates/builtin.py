@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from mlflow_plugins.gates.gate import Gate, Verdict, passed, refused
 from mlflow_plugins.registration.model_metadata import is_finite
-from mlflow_plugins.users.actor import REASON_TAG, UNKNOWN
+from mlflow_plugins.users.permissions import REASON_TAG, UNKNOWN
 
 if TYPE_CHECKING:
     from mlflow_plugins.gates.gate import Candidate, VersionInfo

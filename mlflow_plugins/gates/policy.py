@@ -23,7 +23,7 @@ from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
-from mlflow_plugins.artifacts.layout import check_model_name
+from mlflow_plugins.artifacts.destination import check_model_name
 from mlflow_plugins.gates.builtin import NotWorseGate
 from mlflow_plugins.gates.gate import Gate
 from mlflow_plugins.settings import RegistrySettings

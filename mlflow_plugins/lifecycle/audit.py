@@ -27,7 +27,7 @@ from mlflow.utils.time import get_current_time_millis
 from mlflow_plugins.database import removals
 from mlflow_plugins.database import transitions as table
 from mlflow_plugins.lifecycle import rules
-from mlflow_plugins.users.actor import current_actor
+from mlflow_plugins.users.permissions import current_actor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.users.actor import Actor
+    from mlflow_plugins.users.permissions import Actor
 
 
 _MOMENT: Final = "lifecycle_moment"

@@ -18,10 +18,10 @@ from mlflow_plugins.database import comments as table
 from mlflow_plugins.database import transitions
 from mlflow_plugins.errors import bad_input, conflict, forbidden
 from mlflow_plugins.lifecycle import audit, rules, stages
-from mlflow_plugins.notifications import outbox, receivers
-from mlflow_plugins.notifications.receivers import Event
+from mlflow_plugins.notifications import outbox
+from mlflow_plugins.notifications.outbox import Event
 from mlflow_plugins.users import permissions
-from mlflow_plugins.users.actor import Actor, current_actor
+from mlflow_plugins.users.permissions import Actor, current_actor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.lifecycle.stages import VersionRow
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
-    from mlflow_plugins.users.actor import Actor
+    from mlflow_plugins.users.permissions import Actor
 
 
 COMMENT: Final = "comment"
@@ -102,7 +102,7 @@ def append(
 def promotion_requested(session: Session, model: ModelKey, request: Comment) -> None:
     """Tell whoever is to hear of a new request for promotion."""
     told = Event(
-        kind=receivers.REQUEST,
+        kind=outbox.REQUEST,
         workspace=model.workspace,
         model=model.name,
         version=request.version,

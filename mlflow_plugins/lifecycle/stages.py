@@ -18,8 +18,8 @@ from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.lifecycle import aliases, audit, rules, semver
 from mlflow_plugins.lifecycle.aliases import AliasChange
 from mlflow_plugins.notifications import outbox
-from mlflow_plugins.notifications.receivers import Event
-from mlflow_plugins.users.actor import (
+from mlflow_plugins.notifications.outbox import Event
+from mlflow_plugins.users.permissions import (
     ACTOR_TAG,
     REASON_TAG,
     UNKNOWN,
@@ -27,8 +27,8 @@ from mlflow_plugins.users.actor import (
     claimed,
     current_actor,
     reason_of_request,
+    require_approver,
 )
-from mlflow_plugins.users.permissions import require_approver
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

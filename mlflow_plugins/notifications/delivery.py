@@ -29,14 +29,13 @@ from mlflow.webhooks.constants import (
 from mlflow.webhooks.delivery import _generate_hmac_signature  # the one its receivers verify
 from mlflow.webhooks.ssrf import SSRFProtectedHTTPAdapter, SSRFProtectionError
 
-from mlflow_plugins.notifications import outbox, receivers
-from mlflow_plugins.notifications.receivers import JSON, MAIL, Receiver
+from mlflow_plugins.notifications import outbox
+from mlflow_plugins.notifications.outbox import JSON, MAIL, Receiver
 from mlflow_plugins.settings import RegistrySettings
 from mlflow_plugins.store.lifecycle_store import opened_store, registry_store
 
 if TYPE_CHECKING:
-    from mlflow_plugins.notifications.outbox import Message
-    from mlflow_plugins.notifications.receivers import Event, Receiver
+    from mlflow_plugins.notifications.outbox import Event, Message, Receiver
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 
@@ -217,7 +216,7 @@ def start() -> None:
     Raises:
         MlflowException: 400, a setting is wrong.
     """
-    told = receivers.current()
+    told = outbox.current_receivers()
     if told:
         _open_stores()
     # messages of receivers that are set no longer are there where nobody is to be told, too

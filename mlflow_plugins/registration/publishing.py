@@ -18,13 +18,13 @@ from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.store.artifact.utils.models import _parse_model_uri  # the parser MLflow's own stores use
 
 from mlflow_plugins.artifacts import folders, manifest
-from mlflow_plugins.artifacts.folders import File, Folder
-from mlflow_plugins.artifacts.layout import (
+from mlflow_plugins.artifacts.destination import (
     VERSION_DEPTH,
     check_model_name,
     parse_proxy_path,
     proxied_path,
 )
+from mlflow_plugins.artifacts.folders import File, Folder
 from mlflow_plugins.errors import bad_input, conflict, missing
 from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.lifecycle.semver import Interface, SemanticVersion

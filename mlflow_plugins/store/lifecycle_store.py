@@ -25,7 +25,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
 
 from mlflow_plugins.adoption import unadopted
-from mlflow_plugins.artifacts.layout import check_model_name
+from mlflow_plugins.artifacts.destination import check_model_name
 from mlflow_plugins.database import JoiningSessionMaker, migrate
 from mlflow_plugins.errors import bad_input, conflict, missing, unavailable
 from mlflow_plugins.lifecycle import aliases, audit, rules, semver, stages
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mlflow.entities.webhook import Webhook, WebhookEvent
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.gates.assessment import Assessment
+    from mlflow_plugins.gates.gate import Assessment
     from mlflow_plugins.lifecycle.audit import ModelKey, Transition
     from mlflow_plugins.lifecycle.semver import SemanticVersion
     from mlflow_plugins.registration.imports import ExportedVersion

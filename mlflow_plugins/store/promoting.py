@@ -1,33 +1,315 @@
-"""Promotions: what the gates say, the move into Production, and who hears that it was refused."""
+"""Promotions: what gates judge them by, asking them, the move, and who hears of a refusal.
+
+The database's rows are read before the gates are asked, and again under the model's lock. Of a version its
+folder counts, and what its run has recorded since.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_CONFLICT
 from mlflow.utils.time import get_current_time_millis
 
+from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.artifacts.destination import current_destination
+from mlflow_plugins.artifacts.manifest import ManifestDigest
 from mlflow_plugins.errors import conflict
-from mlflow_plugins.gates import evaluation
-from mlflow_plugins.gates.evaluation import GateRefusalError
-from mlflow_plugins.lifecycle import audit, rules, stages
-from mlflow_plugins.notifications import outbox, receivers
+from mlflow_plugins.gates import policy
+from mlflow_plugins.gates.gate import Assessment, Candidate, Gate, GateResult, Verdict, VersionInfo, refused
+from mlflow_plugins.gates.policy import PolicyError
+from mlflow_plugins.lifecycle import audit, discussions, rules, stages
+from mlflow_plugins.lifecycle.audit import ModelKey
+from mlflow_plugins.notifications import outbox
+from mlflow_plugins.registration import publishing, records
+from mlflow_plugins.registration.model_metadata import (
+    METRICS_TAG,
+    describe,
+    finite,
+    given_metrics,
+    interface,
+    logged_model,
+    read_mlmodel,
+    run_facts,
+)
+from mlflow_plugins.registration.publishing import RUN_USER_TAG
+from mlflow_plugins.users.permissions import Actor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from mlflow_plugins.gates.assessment import Assessment
+    from mlflow import MlflowClient
+    from mlflow.store.model_registry.abstract_store import AbstractStore
+    from sqlalchemy.orm import Session
+
+    from mlflow_plugins.artifacts.folders import Folder
     from mlflow_plugins.lifecycle.audit import Transition
+    from mlflow_plugins.lifecycle.stages import Cause, VersionRow
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """Where a version came from, and where its files are: nowhere for one older than this registry."""
+
+    version: int
+    semantic_version: str | None
+    source: str
+    run_id: str | None
+    location: str | None
+    digest: ManifestDigest | None
+    #: the tag `ai_hub.metrics`: what the caller of the registration measured
+    given_metrics: str | None
+
+
+@dataclass(frozen=True)
+class PromotionContext:
+    """A promotion that somebody asks for: the rows of the database that the gates' verdicts depend on."""
+
+    model: ModelKey
+    candidate: RegisteredVersion
+    stage: str
+    production: RegisteredVersion | None
+    actor: Actor
+    reason: str | None
+    registered_by: str | None
+    staged_at_ms: int | None
+
+    @property
+    def rollback(self) -> bool:
+        """Whether the version is to come back from the archive."""
+        return self.stage == rules.ARCHIVED
+
+    def still_holds(self, present: PromotionContext, *, production_matters: bool) -> bool:
+        """Whether verdicts about this state are true of the `present` one as well."""
+        return self == present if production_matters else self == replace(present, production=self.production)
+
+
+def read_context(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> PromotionContext:
+    """Read it; tags that the transition will use up stay."""
+    cause = stages.with_tags(session, version, cause)
+    # where nobody else says why, the request does that the promotion answers
+    if cause.reason is None and (request := discussions.open_request(session, model, version.version)):
+        cause = cause._replace(reason=f"{request.text} (requested by {request.actor})")
+    inside = stages.versions_of(session, model, rules.PRODUCTION)
+    return PromotionContext(
+        model=model,
+        candidate=registered_version(session, model, version),
+        stage=version.current_stage,
+        production=registered_version(session, model, inside[-1]) if inside else None,
+        actor=cause.actor,
+        reason=cause.reason,
+        registered_by=version.user_id,
+        staged_at_ms=audit.entered_at(session, model, version.version, rules.STAGING),
+    )
+
+
+def registered_version(session: Session, model: ModelKey, version: VersionRow) -> RegisteredVersion:
+    """What the database says about a version itself."""
+    record = records.find(session, model, version.version)
+    return RegisteredVersion(
+        version=version.version,
+        semantic_version=stages.semantic_version(session, version),
+        source=version.source,
+        run_id=version.run_id,
+        location=record.location if record else None,
+        digest=record.digest if record else None,
+        given_metrics=stages.tag(session, version, METRICS_TAG),
+    )
+
+
+def version_info(store: AbstractStore, model: ModelKey, version: RegisteredVersion) -> VersionInfo:
+    """What gates see of `version`, read when they ask."""
+
+    def metrics_of(recorded: Mapping[str, float | None]) -> dict[str, float | None]:
+        return present_metrics(recorded, version.given_metrics, version.source, version.run_id)
+
+    location = _folder_of(model, version)
+    if location is not None:
+        folder, digest = location[0], location[1].manifest_sha256
+        return VersionInfo(
+            version.version,
+            version.semantic_version,
+            lambda: metrics_of(verified_document(folder, digest, manifest.METRICS)),
+            lambda: verified_document(folder, digest, manifest.METADATA),
+            version.run_id,
+        )
+    return VersionInfo(
+        version.version,
+        version.semantic_version,
+        lambda: metrics_of({}),
+        lambda: _described(store, model, version),
+        version.run_id,
+    )
+
+
+def present_metrics(
+    recorded: Mapping[str, float | None],
+    given: str | None,
+    source: str,
+    run_id: str | None,
+    client: MlflowClient | None = None,
+) -> dict[str, float | None]:
+    """What a version's metrics are by now.
+
+    What the caller of the registration gave counts before all. Those of its logged model are the version's
+    whenever they were logged, as MLflow's autolog goes on while it registers. Of its run, which may belong
+    to many, only what the version's folder lacks counts.
+
+    Args:
+        recorded: `metrics.json` of the version's folder.
+        given: the version's tag `ai_hub.metrics`.
+        source: where the version was registered from.
+        run_id: its run.
+        client: of the tracking server; default: this process's own.
+    """
+    run = run_facts(run_id, logged_model(source), client)
+    by_caller = given_metrics({METRICS_TAG: given} if given else {})
+    return {**finite(run.metrics), **recorded, **finite(run.own_metrics), **by_caller}
+
+
+def verify_version(
+    model: ModelKey, version: RegisteredVersion, *, rehash: bool = False
+) -> dict[str, Any] | None:
+    """Check the folder (see `manifest.verify`); None for a version without a manifest."""
+    location = _folder_of(model, version)
+    return manifest.verify(*location, rehash=rehash) if location else None
+
+
+def _folder_of(model: ModelKey, version: RegisteredVersion) -> tuple[Folder, ManifestDigest] | None:
+    """The version's folder and what it must hold; None for one without a manifest."""
+    destination = current_destination()
+    if destination is None or version.location is None or version.digest is None:
+        return None
+    return destination.folder(version.location, model.workspace), version.digest
+
+
+def verified_document(folder: Folder, manifest_sha256: str, name: str) -> dict[str, Any]:
+    """One of our JSON files, checked on the way, because not every policy checks the whole folder."""
+    listed = manifest.read(folder, manifest_sha256)
+    path = manifest.place(listed, name)
+    content = b"".join(folder.read(path))
+    if hashlib.sha256(content).hexdigest() != listed[path]["sha256"]:
+        raise manifest.tampered(folder, path, "was changed")
+    return dict(json.loads(content))
+
+
+def _described(store: AbstractStore, model: ModelKey, version: RegisteredVersion) -> dict[str, Any]:
+    """What would be in `metadata.json`, from where the version was registered from."""
+    origin = publishing.resolve_source(store, model.workspace, version.source, version.run_id, None)
+    known = run_facts(origin.run_id, origin.model_id)
+    mlmodel = {}
+    if (destination := current_destination()) is not None:
+        folder = destination.folder(origin.location, model.workspace)
+        mlmodel = read_mlmodel(folder, folder.files())
+    tags = store.get_model_version(model.name, version.version).tags
+    return {
+        **describe(mlmodel, known),
+        "feature_service": interface(mlmodel, tags, known).feature_service,
+        "author": known.tags.get(RUN_USER_TAG),
+    }
+
+
+_log: Final = logging.getLogger(__name__)
+
+
+def assess(store: AbstractStore, context: PromotionContext) -> tuple[Assessment, bool]:
+    """Ask every gate, also after one refused, without holding any lock.
+
+    Returns:
+        What they say, and whether it depends on which version is in Production.
+    """
+    try:
+        in_force = policy.current()
+    except PolicyError as error:
+        return forbidden(context, _closed(error)), False
+    candidate = _candidate(store, context)
+    chosen = in_force.gates(context.model.workspace, context.model.name)
+    asked = [gate for gate in chosen if gate.on_rollback or not context.rollback]
+    assessment = Assessment(
+        **_heading(context),
+        refusal=None,
+        results=tuple(_ask(gate, candidate) for gate in asked),
+        skipped=tuple(gate.name for gate in chosen if gate not in asked),
+        policy=in_force.origin(),
+    )
+    return assessment, candidate.compared_with_production
+
+
+def forbidden(context: PromotionContext, refusal: str) -> Assessment:
+    """The assessment of a move that no gate is asked about, because `refusal` stands before them."""
+    return Assessment(**_heading(context), refusal=refusal, results=(), skipped=(), policy={})
+
+
+def _closed(error: PolicyError) -> str:
+    return (
+        "Nothing can be promoted while the promotion policy is broken. "
+        f"{error} Mend it; `ai-hub policy check` tells whether it is right."
+    )
+
+
+def _heading(context: PromotionContext) -> dict[str, Any]:
+    return {
+        "model": context.model.name,
+        "version": context.candidate.version,
+        "semantic_version": context.candidate.semantic_version,
+        "stage": context.stage,
+        "rollback": context.rollback,
+        "displaces": context.production.version if context.production else None,
+    }
+
+
+def _candidate(store: AbstractStore, context: PromotionContext) -> Candidate:
+    model, production = context.model, context.production
+    return Candidate(
+        tenant=model.workspace,
+        model=model.name,
+        info=version_info(store, model, context.candidate),
+        rollback=context.rollback,
+        actor=context.actor,
+        reason=context.reason,
+        registered_by=context.registered_by,
+        staged_at_ms=context.staged_at_ms,
+        now_ms=get_current_time_millis(),
+        verify=partial(verify_version, model, context.candidate),
+        find_production=lambda: version_info(store, model, production) if production else None,
+    )
+
+
+def _ask(gate: Gate, candidate: Candidate) -> GateResult:
+    try:
+        verdict = gate.check(candidate)
+    except MlflowException as error:
+        verdict = Verdict(passed=False, text=str(error.message))
+    except Exception as error:  # noqa: BLE001 - a gate may be anybody's, and what is not known to be right does not pass
+        _log.exception("Gate %s broke", gate.name)
+        verdict = refused(
+            f"The gate itself is defective ({type(error).__name__}: {error}).",
+            "Its traceback is in the server's log; the policy can turn it off meanwhile.",
+        )
+    return GateResult(gate.name, verdict.passed, verdict.text, verdict.evidence)
+
+
+class GateRefusalError(MlflowException):
+    """Gates refuse a promotion (HTTP 409); `evidence` is what they saw."""
+
+    def __init__(self, message: str, evidence: dict[str, Any]) -> None:
+        super().__init__(message, RESOURCE_CONFLICT)
+        self.evidence = evidence
+
 
 #: How often a promotion asks its gates anew because others were faster.
 _ATTEMPTS: Final = 5
 #: What a promotion is refused with, where it is not the request that is wrong.
 _REFUSED: Final = (HTTPStatus.CONFLICT, HTTPStatus.FORBIDDEN)
-_log: Final = logging.getLogger(__name__)
 
 
 class Promotions:
@@ -49,12 +331,12 @@ class Promotions:
                     row = self._store.version_row(session, name, version)
                     model = self._store.model_key(session, name)
                     stages.check_move(session, model, row, rules.PRODUCTION)
-                    judged = evaluation.read_context(session, model, row, cause)
-                assessment, by_production = evaluation.assess(self._store, judged)
+                    judged = read_context(session, model, row, cause)
+                assessment, by_production = assess(self._store, judged)
                 if (refusal := assessment.refusal_text()) is not None:
                     raise GateRefusalError(refusal, assessment.evidence())
                 with self._store.locked(name, version) as (session, model, row):
-                    present = evaluation.read_context(session, model, row, cause)
+                    present = read_context(session, model, row, cause)
                     if judged.still_holds(present, production_matters=by_production):
                         because = stages.Cause(present.actor, present.reason, assessment.evidence())
                         return stages.move(
@@ -76,11 +358,11 @@ class Promotions:
         with self._store.sessions() as session:
             row = self._store.version_row(session, name, version)
             model = self._store.model_key(session, name)
-            present = evaluation.read_context(session, model, row, cause)
+            present = read_context(session, model, row, cause)
             refusal = stages.refusal(session, model, row, rules.PRODUCTION)
         if refusal is not None:
-            return evaluation.forbidden(present, refusal)
-        assessment, _ = evaluation.assess(self._store, present)
+            return forbidden(present, refusal)
+        assessment, _ = assess(self._store, present)
         return assessment
 
     def last_in_production(self, name: str) -> int:
@@ -111,7 +393,7 @@ class Promotions:
         self, name: str, version: int | str, cause: stages.Cause, error: MlflowException
     ) -> None:
         workspace = self._store.tenant()
-        if not outbox.is_heard(workspace, receivers.REFUSAL):
+        if not outbox.is_heard(workspace, outbox.REFUSAL):
             return
         try:
             with self._store.transaction() as session:
@@ -119,8 +401,8 @@ class Promotions:
                 if row.current_stage == rules.PRODUCTION:
                     return  # it is there already
                 because = stages.with_tags(session, row, cause)
-                event = receivers.Event(
-                    kind=receivers.REFUSAL,
+                event = outbox.Event(
+                    kind=outbox.REFUSAL,
                     workspace=workspace,
                     model=name,
                     version=row.version,

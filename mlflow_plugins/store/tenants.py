@@ -1,13 +1,16 @@
 """Tenants of the registry, MLflow's workspaces: they end by the registry's rules, and begin empty.
 
-Removing one takes its models, versions, files and roles; its name is reserved until all of it is gone.
+Removing one takes its models, versions, files and roles. Its name stays reserved from the moment its removal
+starts until everything that carried it is dealt with, outside this registry as well. Whoever gets the name
+then sees nothing of the trail from before.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import flask
 import sqlalchemy as sa
@@ -29,22 +32,118 @@ from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 
 from mlflow_plugins.artifacts.destination import SERVE_ARTIFACTS, current_destination
+from mlflow_plugins.database import removals as table
+from mlflow_plugins.database import transitions, versions
 from mlflow_plugins.database import versions as records_table
 from mlflow_plugins.errors import bad_input, conflict, missing
-from mlflow_plugins.lifecycle import audit, removals, rules, stages
+from mlflow_plugins.lifecycle import audit, rules, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.registration import records
 from mlflow_plugins.store.lifecycle_store import SCHEME_PREFIX, registry_store
 from mlflow_plugins.users import permissions
+from mlflow_plugins.users.permissions import Actor
 
 if TYPE_CHECKING:
     from mlflow.entities.workspace import Workspace
     from sqlalchemy.orm import Session
 
-    from mlflow_plugins.lifecycle.removals import Removal
     from mlflow_plugins.lifecycle.stages import Cause
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
+
+
+#: Its models are gone from the database, its files may not be.
+STARTED: Final = "started"
+#: Nothing of it is left here; what other databases have of it may be.
+REMOVED: Final = "removed"
+#: The same, but its files were to stay.
+KEPT: Final = "kept"
+#: Everything is dealt with: the name may be used again.
+RELEASED: Final = "released"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One step of a tenant's removal; `at_ms` is UTC milliseconds, `counts` what went (or stays) by kind."""
+
+    workspace: str
+    step: str
+    actor: str
+    actor_source: str
+    reason: str | None
+    counts: dict[str, int]
+    at_ms: int
+
+    @property
+    def who(self) -> Actor:
+        """Whose removal it is."""
+        return Actor(self.actor, cast("Any", self.actor_source))
+
+    @property
+    def reserves(self) -> bool:
+        """Whether nobody may use the tenant's name, if this is its last step."""
+        return self.step != RELEASED
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "reserved": self.reserves}
+
+
+def last_removal(session: Session, workspace: str) -> Removal | None:
+    """The last step of the removal of a tenant of this name; None when none was ever removed."""
+    query = sa.select(table).where(table.c.workspace == workspace).order_by(table.c.id.desc()).limit(1)
+    row = session.execute(query).mappings().first()
+    return _removal(row) if row else None
+
+
+def last_removals(session: Session) -> list[Removal]:
+    """The last step of every removed tenant, by name."""
+    newest = sa.select(sa.func.max(table.c.id)).group_by(table.c.workspace)
+    rows = session.execute(sa.select(table).where(table.c.id.in_(newest)).order_by(table.c.workspace))
+    return [_removal(row) for row in rows.mappings()]
+
+
+def record_removal(
+    session: Session,
+    workspace: str,
+    step: str,
+    *,
+    actor: Actor,
+    reason: str | None,
+    counts: dict[str, int],
+) -> Removal:
+    """Append a step, and once it is committed one line to the audit log."""
+    row: dict[str, Any] = {
+        "workspace": workspace,
+        "step": step,
+        "actor": actor.name,
+        "actor_source": actor.source,
+        "reason": reason,
+        "at_ms": get_current_time_millis(),
+    }
+    end = sa.select(sa.func.coalesce(sa.func.max(transitions.c.id), 0)).scalar_subquery()
+    session.execute(
+        sa.insert(table).values(**row, counts=json.dumps(counts, sort_keys=True), last_transition=end)
+    )
+    told = {key: value for key, value in row.items() if key != "at_ms"}
+    line = audit.log_line("tenant_removal", row["at_ms"], {**told, "counts": counts})
+    sa.event.listen(session, "after_commit", lambda _: audit.write_log(line), once=True)
+    return Removal(**row, counts=counts)
+
+
+def traces_of(session: Session, workspace: str) -> dict[str, int]:
+    """Rows of the trail and of versions that carry this name, apart from those of removed tenants."""
+    later = sa.and_(transitions.c.workspace == workspace, transitions.c.id > audit.end_of_former(workspace))
+    present = sa.and_(versions.c.workspace == workspace, versions.c.state != "deleted")
+    return {
+        "trail": session.scalar(sa.select(sa.func.count()).select_from(transitions).where(later)) or 0,
+        "versions": session.scalar(sa.select(sa.func.count()).select_from(versions).where(present)) or 0,
+    }
+
+
+def _removal(row: sa.RowMapping) -> Removal:
+    values = {name: row[name] for name in Removal.__dataclass_fields__ if name != "counts"}
+    return Removal(**values, counts=json.loads(row["counts"]))
 
 
 _SHOWN: Final = 5
@@ -75,17 +174,17 @@ class Tenants:
     def removal(self, tenant: str) -> Removal | None:
         """The last step of the removal of a tenant of this name; None when none was ever removed."""
         with self._store.sessions() as session:
-            return removals.last(session, tenant)
+            return last_removal(session, tenant)
 
     def removals(self) -> list[Removal]:
         """The last step of every removed tenant, by name."""
         with self._store.sessions() as session:
-            return removals.last_of_all(session)
+            return last_removals(session)
 
     def has_traces(self, tenant: str) -> bool:
         """Whether versions or a trail carry this name that belong to no removed tenant."""
         with self._store.sessions() as session:
-            return any(removals.traces(session, tenant).values())
+            return any(traces_of(session, tenant).values())
 
     def begin(self, tenant: str, cause: Cause, *, force: bool) -> None:
         """Delete all models, with a row in the trail for each version; from here on the name is reserved.
@@ -101,7 +200,7 @@ class Tenants:
             production = _in_production(session, tenant)
             if production and not force:
                 raise conflict(_refusal(tenant, production))
-            before = removals.last(session, tenant)
+            before = last_removal(session, tenant)
             counts = _rows(session, tenant)
             for model in models:
                 for version in stages.versions_of(session, model):
@@ -111,11 +210,11 @@ class Tenants:
                 SqlAlchemyStore.delete_registered_model(self._store, name)
             session.execute(sa.delete(SqlWebhook).where(SqlWebhook.workspace == tenant))
             outbox.forget(session, tenant)
-            if counts["models"] or before is None or before.step != removals.STARTED:
-                removals.record(
+            if counts["models"] or before is None or before.step != STARTED:
+                record_removal(
                     session,
                     tenant,
-                    removals.STARTED,
+                    STARTED,
                     actor=cause.actor,
                     reason=cause.reason,
                     counts=counts,
@@ -133,9 +232,9 @@ class Tenants:
         with self._store.transaction() as session:
             if not keep:
                 _end_records(session, tenant)
-            step = removals.KEPT if keep else removals.REMOVED
+            step = KEPT if keep else REMOVED
             counts = {**started.counts, **files}
-            return removals.record(
+            return record_removal(
                 session, tenant, step, actor=started.who, reason=started.reason, counts=counts
             )
 
@@ -146,16 +245,14 @@ class Tenants:
             MlflowException: 409, there is something left of it here.
         """
         last = self.removal(tenant)
-        if last is None or last.step not in {removals.REMOVED, removals.RELEASED}:
+        if last is None or last.step not in {REMOVED, RELEASED}:
             state = "was not removed" if last is None else f"is in the state {last.step!r}"
             raise conflict(f"Tenant {tenant} {state}. Remove it first: `ai-hub tenants remove {tenant}`.")
-        if last.step == removals.RELEASED:
+        if last.step == RELEASED:
             return last
         with self._store.transaction() as session:
             reason = cause.reason or last.reason
-            return removals.record(
-                session, tenant, removals.RELEASED, actor=cause.actor, reason=reason, counts={}
-            )
+            return record_removal(session, tenant, RELEASED, actor=cause.actor, reason=reason, counts={})
 
     def require_free(self, tenant: str) -> None:
         """Make sure that a new tenant may have this name, and begins with nothing.
@@ -185,9 +282,9 @@ class Tenants:
 
 
 _LEFT: Final = {
-    removals.STARTED: "Its removal has not finished.",
-    removals.REMOVED: "What TimescaleDB, Redis, API keys and exports have of it may still be there.",
-    removals.KEPT: "Its files were to be kept.",
+    STARTED: "Its removal has not finished.",
+    REMOVED: "What TimescaleDB, Redis, API keys and exports have of it may still be there.",
+    KEPT: "Its files were to be kept.",
 }
 
 
@@ -231,7 +328,7 @@ def _refusal(tenant: str, production: list[str]) -> str:
 
 
 def _rows(session: Session, tenant: str) -> dict[str, int]:
-    traces = removals.traces(session, tenant)
+    traces = traces_of(session, tenant)
     return {"models": len(_names(session, tenant)), **traces}
 
 
@@ -299,7 +396,7 @@ class WorkspaceStore(MlflowWorkspaceStore):
                 self._delete(workspace_name)
             else:
                 last = tenants.removal(workspace_name)
-                unfinished = last is not None and last.step in {removals.STARTED, removals.KEPT}
+                unfinished = last is not None and last.step in {STARTED, KEPT}
                 if not unfinished:
                     if not tenants.has_traces(workspace_name):
                         raise missing(f"Workspace '{workspace_name}' not found")

@@ -1,21 +1,117 @@
-"""What the user of this request may do, asked of MLflow's own grants.
+"""Who is asking, and what they may do, asked of MLflow's own grants.
 
-Without MLflow's login (app `ai-hub`, or a store opened in process) nobody is asked for a name, and everything
-is allowed.
+Who is asking is the authenticated user, else whom the client claims to be, else honestly unknown. Without
+MLflow's login (app `ai-hub`, or a store opened in process) nobody is asked for a name, and everything is
+allowed.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final, Literal
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from urllib.parse import unquote
 
+import flask
 from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.errors import forbidden
-from mlflow_plugins.users.actor import authenticated_user
+from mlflow_plugins.settings import RegistrySettings
+from mlflow_plugins.users.header import HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+
+#: Header in which a script of ours lets MLflow's pages send the comment of the stage dialog, percent-encoded.
+REASON_HEADER: Final = "X-AI-Hub-Reason"
+#: Version tags that the next transition consumes: the way to say it in a page that sends no header.
+REASON_TAG: Final = "promotion.reason"
+ACTOR_TAG: Final = "promotion.user"
+
+#: Where MLflow's auth app leaves the name it has checked.
+_MLFLOW_USER: Final = "mlflow_authenticated_user"
+_LONGEST: Final = 256
+
+#: Whom our own routes, which are not Flask's, have authenticated.
+_current_user: ContextVar[str | None] = ContextVar("authenticated_user", default=None)
+#: What the header of such a request says.
+_header: ContextVar[str | None] = ContextVar("user_header", default=None)
+
+
+class Actor(NamedTuple):
+    """A name and how far it can be trusted."""
+
+    name: str
+    #: `delegated`: named by an account that may speak for others, which has authenticated it
+    source: Literal["authenticated", "delegated", "claimed", "unknown"]
+
+
+UNKNOWN: Final = Actor("unknown", "unknown")
+
+
+@contextmanager
+def logged_in(name: str, header: str | None = None) -> Iterator[None]:
+    """Everything in this block (and the threads it hands its context to) is done by user `name`.
+
+    `header` is what the request's `HEADER` says, as it was sent.
+    """
+    user, said = _current_user.set(name), _header.set(header)
+    try:
+        yield
+    finally:
+        _current_user.reset(user)
+        _header.reset(said)
+
+
+def authenticated_user() -> str | None:
+    """The user whose password (or whatever MLflow's login was configured to take) has been checked."""
+    name = _current_user.get()
+    if name is None and flask.has_request_context():
+        name = flask.g.get(_MLFLOW_USER)
+    return name
+
+
+def current_actor(claim: str | None = None) -> Actor:
+    """The user of this request; `claim` counts only when nobody is logged in and no header names one.
+
+    Of an account that may speak for others, the header names the user.
+    """
+    user = authenticated_user()
+    said = _header.get()
+    if flask.has_request_context():
+        said = flask.request.headers.get(HEADER)
+    named = (user_of_header(said) or "").strip()
+    if user is not None:
+        if named and user in delegates():
+            return Actor(named[:_LONGEST], "delegated")
+        return Actor(user[:_LONGEST], "authenticated")
+    claim = named or claim
+    return claimed(claim) if claim else UNKNOWN
+
+
+@lru_cache(maxsize=1)
+def delegates() -> frozenset[str]:
+    """Accounts of MLflow's login that may speak for others."""
+    return frozenset(name.strip() for name in RegistrySettings().ai_hub_delegates.split(",")) - {""}
+
+
+def reason_of_request() -> str | None:
+    """The reason that a request of MLflow's pages gives; None for none."""
+    said = flask.request.headers.get(REASON_HEADER) if flask.has_request_context() else None
+    return unquote(said) if said else None
+
+
+def claimed(name: str) -> Actor:
+    """Somebody who is only said to be `name`."""
+    return Actor(name[:_LONGEST], "claimed")
+
+
+def user_of_header(value: str | None) -> str | None:
+    """The name in the header, which is percent-encoded because headers carry ASCII only."""
+    return unquote(value) if value else None
 
 
 Action = Literal["read", "update", "delete"]
@@ -35,7 +131,7 @@ def allowed(action: Action, model: str) -> bool:
     of the model, so that it has an answer for the audit trail of a deleted model, too.
     """
     auth = _login()
-    if auth is None or (user := _user(auth)).is_admin:
+    if auth is None or (user := _account(auth)).is_admin:
         return True
     from mlflow.server.auth.requirements import ACTION_NOT_DENIED, Requirement  # noqa: PLC0415 - with login only
 
@@ -61,7 +157,7 @@ def require(action: Action, model: str) -> None:
 def readable(models: Iterable[str]) -> list[str]:
     """Those of `models` of the current tenant that the user may read, from one query of the grants."""
     auth = _login()
-    if auth is None or (user := _user(auth)).is_admin:
+    if auth is None or (user := _account(auth)).is_admin:
         return list(models)
     from mlflow.server.auth.requirements import ACTION_NOT_DENIED, Requirement  # noqa: PLC0415 - with login only
 
@@ -73,7 +169,7 @@ def readable(models: Iterable[str]) -> list[str]:
 def may_read_files(kind: Literal["run", "logged_model"], experiment: str) -> bool:
     """Whether the user may read runs, or logged models, of an experiment: what MLflow's own routes ask."""
     auth = _login()
-    if auth is None or (user := _user(auth)).is_admin:
+    if auth is None or (user := _account(auth)).is_admin:
         return True
     from mlflow.server.auth.requirements import Requirement  # noqa: PLC0415 - with login only
 
@@ -92,7 +188,7 @@ def require_creator(kind: str) -> None:
         MlflowException: 403.
     """
     auth = _login()
-    if auth is None or (user := _user(auth)).is_admin:
+    if auth is None or (user := _account(auth)).is_admin:
         return
     from mlflow.server.auth.requirements import Requirement  # noqa: PLC0415 - with login only
 
@@ -106,7 +202,7 @@ def require_creator(kind: str) -> None:
 def is_admin() -> bool:
     """Whether the user is the administrator of the whole platform."""
     auth = _login()
-    return auth is None or bool(_user(auth).is_admin)
+    return auth is None or bool(_account(auth).is_admin)
 
 
 def require_admin() -> None:
@@ -130,7 +226,7 @@ def forget(tenant: str) -> None:
 def visible_tenants(tenants: Iterable[str]) -> list[str]:
     """Those of `tenants` in which the user has a role (all without login, and for the administrator)."""
     auth = _login()
-    if auth is None or (user := _user(auth)).is_admin:
+    if auth is None or (user := _account(auth)).is_admin:
         return list(tenants)
     own = set(auth.store.list_accessible_workspace_names(user.username))
     return [tenant for tenant in tenants if tenant in own]
@@ -148,7 +244,7 @@ def is_approver(tenant: str) -> bool:
     makes creators managers of their own models, so a grant on the model says nothing.
     """
     auth = _login()
-    if auth is None or (user := _user(auth)).is_admin:
+    if auth is None or (user := _account(auth)).is_admin:
         return True
     from mlflow.server.auth.permissions import GrantLoadKey  # noqa: PLC0415 - with login only
 
@@ -195,7 +291,7 @@ def _login() -> Any:
     return auth if auth is not None and auth.is_auth_enabled() else None
 
 
-def _user(auth: Any) -> Any:
+def _account(auth: Any) -> Any:
     name = authenticated_user()
     try:
         if name is not None:

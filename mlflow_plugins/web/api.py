@@ -20,7 +20,7 @@ from mlflow_plugins.notifications import outbox
 from mlflow_plugins.registration.imports import ExportedVersion
 from mlflow_plugins.store.lifecycle_store import registry_store
 from mlflow_plugins.store.tenants import Tenants
-from mlflow_plugins.users import actor, header, permissions
+from mlflow_plugins.users import header, permissions
 
 if TYPE_CHECKING:
     from fastapi.params import Depends as Dependency
@@ -34,7 +34,7 @@ tenants_router = APIRouter(prefix="/api/tenants", dependencies=[Depends(permissi
 
 
 def _claim(header: Annotated[str | None, Header(alias=header.HEADER)] = None) -> str | None:
-    return actor.user_of_header(header)
+    return permissions.user_of_header(header)
 
 
 _Number = Annotated[int, Path(ge=0, le=LARGEST_VERSION)]
@@ -223,7 +223,7 @@ def read_notifications() -> dict[str, Any]:
 def send_test_notifications(claim: Claim = None) -> dict[str, Any]:
     """Send every receiver a message that says nothing."""
     with registry_store().transaction() as session:
-        outbox.add_test(session, actor.current_actor(claim))
+        outbox.add_test(session, permissions.current_actor(claim))
     return read_notifications()
 
 

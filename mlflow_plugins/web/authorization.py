@@ -42,8 +42,8 @@ from starlette.responses import PlainTextResponse, Response
 
 from mlflow_plugins.errors import forbidden
 from mlflow_plugins.users import permissions
-from mlflow_plugins.users.actor import logged_in
 from mlflow_plugins.users.header import HEADER
+from mlflow_plugins.users.permissions import logged_in
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

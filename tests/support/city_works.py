@@ -20,8 +20,7 @@ from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.db.connection import connect
 from ai_hub.db.refresh import refresh
 from ai_hub.exports import service
-from ai_hub.exports.export import KIND
-from ai_hub.exports.request import Request
+from ai_hub.exports.export import KIND, Request
 from ai_hub.jobs.queue import CANCELLED
 from ai_hub.settings import Settings
 from support.energy import HOUR

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from ai_hub.db.transactions import transaction
 from ai_hub.exports import service
-from ai_hub.exports.export import KIND, Export, find_export
-from ai_hub.exports.request import Request
+from ai_hub.exports.export import KIND, Export, Request, find_export
 from ai_hub.exports.task import ExportTask
 from ai_hub.jobs import queue
 from ai_hub.jobs.worker import Worker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlflow_plugins.gates.gate import Candidate, VersionInfo
-from mlflow_plugins.users.actor import claimed
+from mlflow_plugins.users.permissions import claimed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

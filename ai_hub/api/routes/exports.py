@@ -34,8 +34,8 @@ from ai_hub.api.services import (
     services_of,
 )
 from ai_hub.errors import BadInputError
-from ai_hub.exports.request import Request as Wanted
-from ai_hub.exports.request import TooManyExportsError
+from ai_hub.exports.export import Request as Wanted
+from ai_hub.exports.export import TooManyExportsError
 from ai_hub.jobs.queue import STATUSES
 
 if TYPE_CHECKING:

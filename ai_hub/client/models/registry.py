@@ -18,7 +18,7 @@ from ai_hub.errors import (
     NotLoggedInError,
     ServiceDownError,
 )
-from ai_hub.registry.login import WORKSPACE_HEADER, connection
+from ai_hub.registry.server import WORKSPACE_HEADER, connection
 
 _ALIAS_PATH = "/api/2.0/mlflow/registered-models/alias"
 #: always mirrors the stage, see docs/registry.md

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from mlflow_plugins.artifacts.destination import current_destination
-from mlflow_plugins.artifacts.layout import proxied_path
+from mlflow_plugins.artifacts.destination import current_destination, proxied_path
 from mlflow_plugins.errors import is_missing, missing
-from mlflow_plugins.gates import evaluation
 from mlflow_plugins.lifecycle import stages
 from mlflow_plugins.registration.model_metadata import logged_model, run_facts
+from mlflow_plugins.store import promoting
 from mlflow_plugins.users import permissions
 from mlflow_plugins.web.lifecycle import metrics, overview
 from mlflow_plugins.web.lifecycle.metrics import Metrics
@@ -119,7 +118,7 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
     with store.sessions() as session:
         model = overview.find_model(session, tenant, name)
         row = store.version_row(session, name, number)
-        registered, author = evaluation.registered_version(session, model, row), row.user_id
+        registered, author = promoting.registered_version(session, model, row), row.user_id
         card = Card(
             row.version,
             registered.semantic_version,
@@ -131,7 +130,7 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
             row.creation_time,
         )
     try:
-        found = evaluation.version_info(store, model, registered)
+        found = promoting.version_info(store, model, registered)
         metadata, measured = dict(found.metadata), dict(found.metrics)
         tags = run_facts(registered.run_id, card.model_id).tags
     except MlflowException as error:

@@ -18,8 +18,8 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
-from mlflow_plugins.gates.evaluation import present_metrics, verified_document
 from mlflow_plugins.lifecycle import rules
+from mlflow_plugins.store.promoting import present_metrics, verified_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from mlflow_plugins.gates.assessment import Assessment
+    from mlflow_plugins.gates.gate import Assessment
     from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
     from mlflow_plugins.web.lifecycle.metrics import Comparison

@@ -13,14 +13,15 @@ from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, Field
 
 from mlflow_plugins.errors import bad_input, is_missing, missing
-from mlflow_plugins.lifecycle import audit, discussions, removals
+from mlflow_plugins.lifecycle import audit, discussions
 from mlflow_plugins.lifecycle.discussions import Comment, Discussions
 from mlflow_plugins.lifecycle.rules import LARGEST_VERSION
 from mlflow_plugins.lifecycle.stages import LONGEST_REASON
 from mlflow_plugins.registration.model_metadata import logged_model
+from mlflow_plugins.store import tenants
 from mlflow_plugins.store.lifecycle_store import registry_store
 from mlflow_plugins.users import permissions
-from mlflow_plugins.users.actor import authenticated_user
+from mlflow_plugins.users.permissions import authenticated_user
 from mlflow_plugins.web.lifecycle import card, metrics, model_page, overview, render, visitor
 from mlflow_plugins.web.lifecycle.visitor import Form, SubmittedForm  # noqa: TC001 - FastAPI reads them
 
@@ -61,7 +62,7 @@ def show_tenants(request: Request) -> Response:
     """The tenants the visitor may see."""
     with registry_store().ManagedSessionMaker() as session:
         rows = overview.tenants(session, visitor.tenants())
-        removed = removals.last_of_all(session) if permissions.is_admin() else []
+        removed = tenants.last_removals(session) if permissions.is_admin() else []
     return render.page("tenants.html", **_common(request), tenants=rows, removed=removed)
 
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.service_server import running_service
 
 from ai_hub.db.transactions import transaction
-from ai_hub.jobs import metrics
+from ai_hub.jobs import queue
 from ai_hub.jobs.queue import STATUSES
 from ai_hub.settings import ServiceSettings, Settings
 from benchmarks.tcp_proxy import Proxy, proxied
@@ -29,7 +29,7 @@ EVERY_S = 0.1
 @pytest.fixture
 def line(energy: Energy, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Settings, Proxy]]:
     """Settings with a line to the database that can be cut, where numbers are read all the time."""
-    monkeypatch.setattr(metrics, "_EVERY_S", EVERY_S)
+    monkeypatch.setattr(queue, "_EVERY_S", EVERY_S)
     dsn = energy.environment["TIMESCALE_DSN"]
     port = int(dsn.rpartition(":")[2].partition("/")[0])
     with proxied(port) as proxy:

@@ -40,7 +40,7 @@ from ai_hub.db.migrate import migrate
 from ai_hub.db.provision import provision_databases
 from ai_hub.db.refresh import refresh
 from ai_hub.errors import AiHubError, ConflictError
-from ai_hub.exports.request import Request
+from ai_hub.exports.export import Request
 from ai_hub.exports.service import submit
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope

@@ -21,8 +21,8 @@ from ai_hub.cli import common
 from ai_hub.cli.jobs import worker_command
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
 from ai_hub.exports import reading, service
-from ai_hub.exports.request import PathTakenError
-from ai_hub.jobs import lease, queue
+from ai_hub.exports.export import PathTakenError
+from ai_hub.jobs import queue, worker
 from ai_hub.jobs.queue import CANCELLED
 from ai_hub.settings import Settings
 from feast_plugins.postgres import session
@@ -212,7 +212,7 @@ def test_repetition_with_its_key__is_answered_without_the_feature_set(
 
 def test_job_that_cannot_be_renewed__is_requeued(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "LEASE_S", 0.3)
-    monkeypatch.setattr(lease, "_RENEW_S", 0.1)
+    monkeypatch.setattr(worker, "_RENEW_S", 0.1)
     renew = queue.renew
 
     def refused(*given: object) -> bool | None:

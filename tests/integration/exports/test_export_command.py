@@ -24,7 +24,7 @@ from ai_hub.cli.main import app
 from ai_hub.db.transactions import transaction
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError
 from ai_hub.exports import service
-from ai_hub.exports.request import PathTakenError
+from ai_hub.exports.export import PathTakenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

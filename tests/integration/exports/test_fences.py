@@ -9,7 +9,7 @@ import pytest
 from support.export_lab import ExportLab
 
 from ai_hub.exports.locations import LocalTarget
-from ai_hub.jobs import lease, queue
+from ai_hub.jobs import queue, worker
 
 if TYPE_CHECKING:
     from ai_hub.exports.export import Export
@@ -34,7 +34,7 @@ def _breaking(_done: int, _total: int) -> None:
 def test_late_clean_up__spares_the_file_of_a_later_attempt(
     lab: ExportLab, monkeypatch: pytest.MonkeyPatch, partition_by: str | None
 ) -> None:
-    monkeypatch.setattr(lease, "_RENEW_S", 1000)  # asleep
+    monkeypatch.setattr(worker, "_RENEW_S", 1000)  # asleep
     path = "months" if partition_by else "once.parquet"
     job = lab.submit(lab.request(output_path=path, partition_by=partition_by))
     clean, cleanings, ends = LocalTarget.clean, [], []
@@ -75,7 +75,7 @@ def test_numbers__are_never_used_again(lab: ExportLab) -> None:
 
 def test_job__is_kept_while_its_files_are_removed(lab: ExportLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "LEASE_S", 1.0)
-    monkeypatch.setattr(lease, "_RENEW_S", 0.2)
+    monkeypatch.setattr(worker, "_RENEW_S", 0.2)
     job = lab.submit(lab.request())
     taken: list[Job | None] = []
 

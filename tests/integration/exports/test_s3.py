@@ -18,7 +18,7 @@ from support.s3_faults import faults, lost_completions, uploads_by_exact_key
 from ai_hub.db.transactions import transaction
 from ai_hub.errors import NotFoundError
 from ai_hub.exports import files, s3, service
-from ai_hub.exports.request import PathTakenError, RangeError, files_by_month
+from ai_hub.exports.export import PathTakenError, RangeError, files_by_month
 from ai_hub.jobs.queue import CANCELLED
 from ai_hub.servers import s3_client
 from ai_hub.settings import Settings
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from support.energy import Energy
 
-    from ai_hub.exports.request import Request
+    from ai_hub.exports.export import Request
     from ai_hub.jobs.queue import Job
 
 BUCKET = "ml-models"

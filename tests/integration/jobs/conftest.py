@@ -13,10 +13,8 @@ import pytest
 
 from ai_hub.db.transactions import transaction
 from ai_hub.jobs import queue
-from ai_hub.jobs.lease import Lease
 from ai_hub.jobs.queue import Job
-from ai_hub.jobs.task import DEFAULT_RETRY, RetryStrategy
-from ai_hub.jobs.worker import Worker
+from ai_hub.jobs.worker import DEFAULT_RETRY, Lease, RetryStrategy, Worker
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from conftest import DoublingAttempt, Queue
 
-    from ai_hub.jobs.lease import Lease
     from ai_hub.jobs.queue import Job
+    from ai_hub.jobs.worker import Lease
 
 
 def _raising(error: Exception) -> Callable[[Job, Lease], None]:

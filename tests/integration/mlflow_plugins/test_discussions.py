@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.database import comments as table
-from mlflow_plugins.lifecycle import audit, removals
+from mlflow_plugins.lifecycle import audit
 from mlflow_plugins.lifecycle import discussions as module
 from mlflow_plugins.lifecycle.discussions import Discussions
-from mlflow_plugins.users.actor import Actor
+from mlflow_plugins.store import tenants
+from mlflow_plugins.users.permissions import Actor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,6 +211,6 @@ def test_model_of_the_same_name__and_tenant_of_the_same_name__begin_with_nothing
             "of the first one"
         ]
         nobody = Actor("admin", "authenticated")
-        removals.record(session, "default", removals.RELEASED, actor=nobody, reason=None, counts={})
+        tenants.record_removal(session, "default", tenants.RELEASED, actor=nobody, reason=None, counts={})
         assert module.between(session, "default", model.name, None, 0) == []
         session.rollback()

@@ -25,7 +25,7 @@ from support.properties import examples
 
 from mlflow_plugins.lifecycle.discussions import Discussions
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
-from mlflow_plugins.users import actor
+from mlflow_plugins.users import permissions
 from mlflow_plugins.web.lifecycle import model_page, render, views
 from mlflow_plugins.web.lifecycle.app import create_page
 
@@ -308,8 +308,8 @@ def test_texts__whatever_they_are__are_text(page: Page, text: str) -> None:
     def life(words: str) -> tuple[list[Any], str]:
         model = Model(page.store)
         model.register()
-        model.tag(1, actor.REASON_TAG, words)
-        model.tag(1, actor.ACTOR_TAG, words)
+        model.tag(1, permissions.REASON_TAG, words)
+        model.tag(1, permissions.ACTOR_TAG, words)
         model.move(1, "Production")
         parsed = Parsed.of(page.model(model.name, done=page.store.history(model.name)[0].id))
         return parsed.elements, parsed.text.replace(model.name, "the model")
@@ -372,7 +372,7 @@ def test_trail__is_read_page_by_page(page: Page) -> None:
     model = Model(page.store)
     model.register()
     for number in range(30):
-        model.tag(1, actor.REASON_TAG, f"move {number};")
+        model.tag(1, permissions.REASON_TAG, f"move {number};")
         model.move(1, "Archived" if number % 2 == 0 else "Staging")
     found: list[str] = []
     address = f"/default/{model.name}"
@@ -533,9 +533,9 @@ def test_requests_in_the_trail__are_on_the_page_of_their_time(page: Page) -> Non
     for number in range(15):
         discussions.request(model.name, 1, f"request {number};")
         other.register()
-        model.tag(1, actor.REASON_TAG, f"move {number};")
+        model.tag(1, permissions.REASON_TAG, f"move {number};")
         model.move(1, "Archived")
-        model.tag(1, actor.REASON_TAG, f"back {number};")
+        model.tag(1, permissions.REASON_TAG, f"back {number};")
         model.move(1, "Staging")
         wanted += [f"request {number};", f"move {number};", f"back {number};"]
     discussions.comment(model.name, 1, "comment 1;")

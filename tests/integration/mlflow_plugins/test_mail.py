@@ -10,14 +10,14 @@ import pytest
 from support import receivers as servers
 from support.certificates import self_signed
 
-from mlflow_plugins.notifications import delivery, outbox, receivers
-from mlflow_plugins.notifications.receivers import PROMOTION, Event
+from mlflow_plugins.notifications import delivery, outbox
+from mlflow_plugins.notifications.outbox import PROMOTION, Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mlflow_plugins.notifications.receivers import Receiver
+    from mlflow_plugins.notifications.outbox import Receiver
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 USER, PASSWORD = servers.ACCOUNT
@@ -42,7 +42,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch, certificate: Path) -> Receiver:
     monkeypatch.setenv("NOTIFY_SENDER", "ai-hub@example.org")
     monkeypatch.setenv("NOTIFY_SMTP_URL", "smtp://127.0.0.1")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    return receivers.current()[0]
+    return outbox.current_receivers()[0]
 
 
 def _address(port: int, password: str | None = PASSWORD) -> str:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from support.registry_tenant import MODEL, new_tenant
 
 from ai_hub import registry
-from mlflow_plugins.users.actor import REASON_TAG
+from mlflow_plugins.users.permissions import REASON_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from mlflow.server import handlers
 
-from mlflow_plugins.notifications import delivery, outbox, receivers
-from mlflow_plugins.notifications.receivers import PROMOTION, Event
+from mlflow_plugins.notifications import delivery, outbox
+from mlflow_plugins.notifications.outbox import PROMOTION, Event
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -27,7 +27,7 @@ EVENT = Event(PROMOTION, "city-works", "demand", 3, "v1.2.0", "ann", "authentica
 def label(monkeypatch: pytest.MonkeyPatch) -> str:
     """The one receiver, which no other test has."""
     monkeypatch.setenv("NOTIFY_RECEIVERS", f"https://hooks.example.org/{secrets.token_hex(8)}#promotion")
-    return receivers.current()[0].label
+    return outbox.current_receivers()[0].label
 
 
 def _due(store: LifecycleStore, label: str) -> outbox.Message | None:

@@ -23,7 +23,7 @@ from ai_hub.access.principal import SCOPES
 from ai_hub.db import connect, declared
 from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError
-from ai_hub.exports.request import Request
+from ai_hub.exports.export import Request
 from ai_hub.exports.service import submit
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope

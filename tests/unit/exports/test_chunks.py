@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ai_hub.exports.export import months
 from ai_hub.exports.reading import Span, chunks
-from ai_hub.exports.request import months
 
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 MINUTES = st.integers(0, 200 * 24 * 60)

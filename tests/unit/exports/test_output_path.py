@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_hub.errors import BadInputError
+from ai_hub.exports.export import OutputPathError, check_output_path
 from ai_hub.exports.locations import Bucket, local_path, tenant_location
-from ai_hub.exports.request import OutputPathError, check_output_path
 from ai_hub.settings import Settings
 
 HOSTILE = (

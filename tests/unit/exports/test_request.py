@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from ai_hub.errors import BadInputError
-from ai_hub.exports.request import Request
+from ai_hub.exports.export import Request
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 REQUEST = Request("city-works", "forecast_basic", START, START + timedelta(days=1))

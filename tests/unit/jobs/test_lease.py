@@ -11,16 +11,15 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from ai_hub.jobs import lease, queue
-from ai_hub.jobs.lease import CancelledError, ExpiredError, Lease
-from ai_hub.jobs.worker import may_pass
+from ai_hub.jobs import queue, worker
+from ai_hub.jobs.worker import CancelledError, ExpiredError, Lease, may_pass
 
 
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set when the work has to end."""
-    monkeypatch.setattr(lease, "_RENEW_S", 0.05)
-    monkeypatch.setattr(lease, "_LOOK_S", 0.01)
+    monkeypatch.setattr(worker, "_RENEW_S", 0.05)
+    monkeypatch.setattr(worker, "_LOOK_S", 0.01)
     monkeypatch.setattr(queue, "LEASE_S", 1.0)
     return threading.Event()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from mlflow.exceptions import MlflowException
 
-from mlflow_plugins.notifications import receivers
-from mlflow_plugins.notifications.receivers import KINDS
+from mlflow_plugins.notifications import outbox
+from mlflow_plugins.notifications.outbox import KINDS
 
 SECRET = "T0123-secret-path"
 
@@ -16,14 +16,14 @@ def _allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_ALLOWED_HOSTS", "chat.intra.example.org, 10.20.0.0/16,::1")
 
 
-def parsed(monkeypatch: pytest.MonkeyPatch, text: str) -> tuple[receivers.Receiver, ...]:
+def parsed(monkeypatch: pytest.MonkeyPatch, text: str) -> tuple[outbox.Receiver, ...]:
     """What the setting says."""
     monkeypatch.setenv("NOTIFY_RECEIVERS", text)
-    return receivers.current()
+    return outbox.current_receivers()
 
 
 def test_current__nothing_set__is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert receivers.current() == ()
+    assert outbox.current_receivers() == ()
     assert parsed(monkeypatch, " ") == ()
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.certificates import self_signed
 
 from ai_hub.errors import BadInputError
-from ai_hub.registry import login
+from ai_hub.registry import server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (*login._LOGIN, *login._AUTHORITIES, login._CERTIFICATE, login._INSECURE):
+    for name in (*server._LOGIN_VARIABLES, *server._AUTHORITIES, server._CERTIFICATE, server._INSECURE):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / ".mlflow").mkdir()
     return tmp_path
 
 
 def test_login__is_that_of_mlflows_own_client(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert login._login() == {}
+    assert server._login() == {}
     file = home / ".mlflow/credentials"
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")
-    assert login._login() == {"headers": {"Authorization": "Bearer abc"}}
+    assert server._login() == {"headers": {"Authorization": "Bearer abc"}}
     file.write_text("[mlflow]\nmlflow_tracking_username = anna\nmlflow_tracking_password = 50%off\n")
-    assert login._login() == {"auth": ("anna", "50%off")}
+    assert server._login() == {"auth": ("anna", "50%off")}
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "vera")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "other")
-    assert login._login() == {"auth": ("vera", "other")}
+    assert server._login() == {"auth": ("vera", "other")}
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,13 @@ def test_authority__of_mlflows_own_client__is_the_only_one(
     home: Path, authority: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     del home
-    assert login.tls().verify_mode == ssl.CERT_REQUIRED
-    assert len(login.tls().get_ca_certs()) > 1
+    assert server.tls().verify_mode == ssl.CERT_REQUIRED
+    assert len(server.tls().get_ca_certs()) > 1
     monkeypatch.setenv(variable, str(authority))
-    (known,) = login.tls().get_ca_certs()
+    (known,) = server.tls().get_ca_certs()
     assert known["subject"] == ((("commonName", "registry"),),)
     monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
-    assert login.tls().verify_mode == ssl.CERT_NONE
+    assert server.tls().verify_mode == ssl.CERT_NONE
 
 
 def test_own_certificate__is_shown_beside_an_authority(
@@ -66,24 +66,24 @@ def test_own_certificate__is_shown_beside_an_authority(
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda _, path: shown.append(path))
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(authority))
     monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(authority))
-    login.tls()
+    server.tls()
     assert shown == [str(authority)]
     monkeypatch.undo()
     monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(home / "nothing.pem"))
     with pytest.raises(BadInputError, match="of MLFLOW_TRACKING_CLIENT_CERT_PATH cannot be read"):
-        login.connection("https://127.0.0.1:1")
+        server.connection("https://127.0.0.1:1")
 
 
 def test_state__changes_with_variables_and_files(
     home: Path, authority: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = login.state()
-    assert login.state() == before
+    before = server.login_state()
+    assert server.login_state() == before
     (home / ".mlflow/credentials").write_text("[mlflow]\n")
-    written = login.state()
+    written = server.login_state()
     assert written != before
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
-    named = login.state()
+    named = server.login_state()
     assert named != written
     os.utime(authority, ns=(1, 1))
-    assert login.state() != named
+    assert server.login_state() != named

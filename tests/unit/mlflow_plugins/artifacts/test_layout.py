@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
-from mlflow_plugins.artifacts.layout import check_model_name, parse_proxy_path, proxied_path, version_path
+from mlflow_plugins.artifacts.destination import (
+    check_model_name,
+    parse_proxy_path,
+    proxied_path,
+    version_path,
+)
 
 
 @pytest.mark.parametrize("name", ["demand-forecast", "a", "A.b_c-9", "0", "x" * 128])

@@ -22,7 +22,7 @@ from mlflow_plugins.gates.builtin import (
     TimeInStagingGate,
 )
 from mlflow_plugins.gates.policy import gate_class, gate_names
-from mlflow_plugins.users.actor import UNKNOWN, Actor, claimed
+from mlflow_plugins.users.permissions import UNKNOWN, Actor, claimed
 
 if TYPE_CHECKING:
     from mlflow_plugins.gates.gate import Candidate, Gate

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import flask
 import pytest
 
-from mlflow_plugins.users import actor
-from mlflow_plugins.users.actor import Actor
+from mlflow_plugins.users import permissions
 from mlflow_plugins.users.header import HEADER, speaking_for
 from mlflow_plugins.users.header_provider import UserHeaderProvider
+from mlflow_plugins.users.permissions import Actor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def test_current_actor__without_authentication(
     headers: dict[str, str], claim: str | None, expected: Actor
 ) -> None:
     with flask.Flask(__name__).test_request_context(headers=headers):
-        assert actor.current_actor(claim) == expected
+        assert permissions.current_actor(claim) == expected
 
 
 def test_current_actor__behind_mlflows_login__is_who_logged_in() -> None:
@@ -51,25 +51,25 @@ def test_current_actor__behind_mlflows_login__is_who_logged_in() -> None:
     app.before_request(check)
     with app.test_request_context(headers={**_login("mallory"), HEADER: "eve"}):
         app.preprocess_request()
-        assert actor.current_actor("mallory") == Actor("ada", "authenticated")
+        assert permissions.current_actor("mallory") == Actor("ada", "authenticated")
 
 
 def test_current_actor__of_our_own_routes__is_who_logged_in() -> None:
-    with actor.logged_in("ada"):
-        assert actor.current_actor("mallory") == Actor("ada", "authenticated")
-    assert actor.current_actor() == actor.UNKNOWN
+    with permissions.logged_in("ada"):
+        assert permissions.current_actor("mallory") == Actor("ada", "authenticated")
+    assert permissions.current_actor() == permissions.UNKNOWN
 
 
 def test_current_actor__outside_a_request() -> None:
-    assert actor.current_actor() == actor.UNKNOWN
-    assert actor.current_actor("ada") == Actor("ada", "claimed")
+    assert permissions.current_actor() == permissions.UNKNOWN
+    assert permissions.current_actor("ada") == Actor("ada", "claimed")
 
 
 def test_user_header__names_the_process_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "J\u00fcrgen M.")
     header = UserHeaderProvider().request_headers()[HEADER]
     assert header.isascii()
-    assert actor.user_of_header(header) == "J\u00fcrgen M."
+    assert permissions.user_of_header(header) == "J\u00fcrgen M."
 
 
 def test_user_header__of_a_process_without_a_user__is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +84,9 @@ def test_user_header__of_a_process_without_a_user__is_not_sent(monkeypatch: pyte
 def delegates(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Account `service` may speak for others."""
     monkeypatch.setenv("AI_HUB_DELEGATES", " service ,other")
-    actor.delegates.cache_clear()
+    permissions.delegates.cache_clear()
     yield
-    actor.delegates.cache_clear()
+    permissions.delegates.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def delegates(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_current_actor__of_an_account_that_speaks_for_others__is_whom_it_names(
     user: str, header: str | None, expected: Actor
 ) -> None:
-    with actor.logged_in(user, header):
-        assert actor.current_actor("mallory") == expected
+    with permissions.logged_in(user, header):
+        assert permissions.current_actor("mallory") == expected
     app = flask.Flask(__name__)
     with app.test_request_context(headers={} if header is None else {HEADER: header}):
         flask.g.mlflow_authenticated_user = user
-        assert actor.current_actor("mallory") == expected
+        assert permissions.current_actor("mallory") == expected
 
 
 def test_user_header__of_a_block_that_speaks_for_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
