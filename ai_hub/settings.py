@@ -118,9 +118,10 @@ class Settings(RegistrySettings):
         Raises:
             SettingMissingError: it is not set.
         """
-        if getattr(self, name) is None:
+        value = getattr(self, name)
+        if value is None:
             raise SettingMissingError(name.upper())
-        return super().require(name)
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
     def direct(self, address: str) -> str:
         """The address, with the server behind the pooler in the pooler's place (`TIMESCALE_DIRECT`)."""

@@ -43,9 +43,9 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Move a version to another stage; what was in Production before is archived with it."""
-    from ai_hub import registry
+    from ai_hub.registry import versions
 
-    _print_move(registry.promote(tenant, model, version, stage=stage, reason=reason), as_json=as_json)
+    _print_move(versions.promote(tenant, model, version, stage=stage, reason=reason), as_json=as_json)
 
 
 @app.command()
@@ -60,9 +60,9 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Put the version that was in Production before back into Production."""
-    from ai_hub import registry
+    from ai_hub.registry import versions
 
-    _print_move(registry.rollback(tenant, model, version=version, reason=reason), as_json=as_json)
+    _print_move(versions.rollback(tenant, model, version=version, reason=reason), as_json=as_json)
 
 
 @app.command()
@@ -76,9 +76,9 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete an archived version and its files for good; its audit trail stays."""
-    from ai_hub import registry
+    from ai_hub.registry import versions
 
-    files = registry.delete(tenant, model, version, force=force, reason=reason)
+    files = versions.delete(tenant, model, version, force=force, reason=reason)
     if as_json:
         _print_json({"files_deleted": files})
         return
@@ -99,9 +99,9 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show who moved which version when and why, newest first."""
-    from ai_hub import registry
+    from ai_hub.registry import versions
 
-    rows = registry.history(tenant, model, version=version, limit=limit)
+    rows = versions.history(tenant, model, version=version, limit=limit)
     if as_json:
         _print_json([asdict(row) for row in rows])
         return
@@ -121,10 +121,10 @@ def production(
     as_json: AsJson = False,
 ) -> None:
     """Show which version was in Production at a time, since when, and who put it there and why."""
-    from ai_hub import registry
+    from ai_hub.registry import versions
 
     when = parse_time(at, "--at") if at else datetime.now(UTC)
-    row = registry.production_at(tenant, model, when)
+    row = versions.production_at(tenant, model, when)
     if row is None:
         raise NotFoundError(
             f"No version of {model} of {tenant} was in Production at {_utc(when)}.",
@@ -152,20 +152,20 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List the tenant's registered versions with stage, semantic version and metrics."""
-    from ai_hub import registry
+    from ai_hub.registry import versions
 
     if as_json:
-        _print_json([asdict(item) for item in registry.list_versions(tenant, model, limit=limit)])
+        _print_json([asdict(item) for item in versions.list_versions(tenant, model, limit=limit)])
         return
     limit = limit or _LISTED
     # one more tells whether there are more
-    versions = registry.list_versions(tenant, model, limit=limit + 1)
-    if has_more := len(versions) > limit:
-        versions.remove(min(reversed(versions), key=lambda item: item.registered_at))
+    listed = versions.list_versions(tenant, model, limit=limit + 1)
+    if has_more := len(listed) > limit:
+        listed.remove(min(reversed(listed), key=lambda item: item.registered_at))
     fold = Column("model", overflow="fold")
     table = Table(fold, "version", "semantic", "stage", "metrics", "registered", box=SIMPLE_HEAD)
     styles = {"Production": "bold green", "Staging": "yellow", "Archived": "dim"}
-    for item in versions:
+    for item in listed:
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in sorted(item.metrics.items()))
         table.add_row(
             item.model,
@@ -176,7 +176,7 @@ def models(
             f"{item.registered_at:%Y-%m-%d}",
             style=styles.get(item.stage),
         )
-    common.console().print(table if versions else f"Tenant {tenant} has no registered models.")
+    common.console().print(table if listed else f"Tenant {tenant} has no registered models.")
     if has_more:
         typer.echo(f"These are the newest {limit} versions; --limit shows more.")
 
