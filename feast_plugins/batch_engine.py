@@ -25,6 +25,7 @@ from feast_plugins.materialize.run import (
     WriteOptions,
     checkpoint_key,
     client_of,
+    forget_earlier_meanings,
     materialization,
     supported_plan,
 )
@@ -121,7 +122,7 @@ class ArrowComputeEngine(LocalComputeEngine):
     ) -> None:
         """Make what declared views need, and let the service read what the views read.
 
-        Deletes the checkpoints of deleted views.
+        Deletes the checkpoints of deleted views, and online rows of what was declared differently.
 
         Raises:
             DeclarationError: a declared view cannot be made.
@@ -130,6 +131,7 @@ class ArrowComputeEngine(LocalComputeEngine):
         super().update(project, views_to_delete, views_to_keep, *args, **kwargs)
         declared.update(self.repo_config, project, views_to_delete, views_to_keep)
         self._delete_checkpoints(project, views_to_delete)
+        forget_earlier_meanings(self.online_store, self.repo_config, views_to_keep)
         serve(self.repo_config, views_to_keep, args[1])
 
     def teardown_infra(self, project: str, fvs: Sequence[FeatureView], *args: Any, **kwargs: Any) -> None:

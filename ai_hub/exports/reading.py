@@ -132,7 +132,13 @@ def _views(store: FeatureStore, service: FeatureService) -> tuple[list[Any], lis
     As Feast's own history finds them.
     """
     refs = feature_references(service)
-    known = utils._get_feature_views_to_use(store.registry, store.project, service)  # noqa: SLF001
+    try:
+        known = utils._get_feature_views_to_use(store.registry, store.project, service)  # noqa: SLF001
+    except ValueError as error:  # the registry has a view before the services of it
+        raise BadInputError(
+            f"Feature service {service.name} and its views do not fit together: `feast apply` has not ended.",
+            hint="Run it to its end, then export again.",
+        ) from error
     for view in known[1]:
         view.write_to_online_store = False
     grouped, on_demand = utils._group_feature_refs(refs, *known)  # noqa: SLF001

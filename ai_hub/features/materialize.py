@@ -25,6 +25,7 @@ from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, 
 from ai_hub.features.store import asset_key, online_client, set_followed
 from ai_hub.features.validation import violation_lines
 from feast_plugins.materialize.run import writer_of
+from feast_plugins.online.writing import meanings_key
 from feast_plugins.postgres import session
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Seen:
     redis_run: str
     refresh_id: int = 0
     finished_at: datetime | None = None
+    #: of the features of declared views: `feast apply` deletes rows of an earlier one
+    meanings: tuple[bytes | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,12 @@ class Follower:
     def catch_up(self) -> Pass:
         """Write what the refreshes since the last call changed."""
         before, self._seen = self._seen, None
-        redis_run = _redis_run(self._store)
+        redis_run, meanings = _redis_run(self._store), _meanings(self._store)
         with connect(application_name="ai-hub materialize") as connection:
-            last = Seen(redis_run, *(connection.execute(_LAST).fetchone() or ()))
+            refresh_id, finished = connection.execute(_LAST).fetchone() or (0, None)
+            last = Seen(redis_run, refresh_id, finished, meanings)
             # numbers that went back are those of another database, and a new run of Redis may be empty
-            if before is None or last.refresh_id < before.refresh_id or redis_run != before.redis_run:
+            if before is None or last.refresh_id < before.refresh_id or not _holds_the_same(last, before):
                 self._through = datetime.now(UTC)
                 done = self._write(connection, since=None, refreshes=None)
                 self._end(last)
@@ -160,7 +164,7 @@ class Follower:
             since = min(since, before.finished_at or since)
             done = self._write(connection, since=since, refreshes=count)
         self._through = max(self._through, through)
-        self._end(Seen(redis_run, newest, finished))
+        self._end(Seen(redis_run, newest, finished, meanings))
         return done
 
     def _write(self, connection: Connection[Any], *, since: datetime | None, refreshes: int | None) -> Pass:
@@ -179,6 +183,18 @@ class Follower:
         self._seen = seen
         if self._scope == EVERYBODY:
             set_followed(online_client(self._store), self._store.project, self._through)
+
+
+def _holds_the_same(now: Seen, before: Seen) -> bool:
+    """Whether Redis has what it had, but for rows that have expired."""
+    return (now.redis_run, now.meanings) == (before.redis_run, before.meanings)
+
+
+def _meanings(store: FeatureStore) -> tuple[bytes | None, ...]:
+    with online_client(store).pipeline(transaction=False) as pipe:
+        for view in followed_views(store):
+            pipe.get(meanings_key(store.project, view.name))
+        return tuple(pipe.execute())
 
 
 def _redis_run(store: FeatureStore) -> str:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from adbc_driver_manager import dbapi
+from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationTask
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStore
 from feast.infra.online_stores.redis import RedisOnlineStore
@@ -34,15 +35,16 @@ from feast_plugins.materialize.plan import Encoder, ViewPlan, WrittenRange, late
 from feast_plugins.materialize.resp import StoredTimes
 from feast_plugins.materialize.shards import Channel, Shards, open_channel
 from feast_plugins.offline_store import TimescaleOfflineStore
-from feast_plugins.online.writing import expiry
+from feast_plugins.online.writing import delete_outdated, expiry
 from feast_plugins.online_store import CorrectableRedisOnlineStore
 from feast_plugins.postgres.session import connect, fetch_value, stream
+from feast_plugins.windows.declarations import STEPS, declaration_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     import pyarrow as pa
-    from feast import FeatureStore, FeatureView, RepoConfig
+    from feast import FeatureStore, RepoConfig
     from feast.infra.offline_stores.offline_store import OfflineStore
     from feast.infra.online_stores.online_store import OnlineStore
     from feast.infra.registry.base_registry import BaseRegistry
@@ -315,6 +317,20 @@ def client_of(online: OnlineStore, config: RepoConfig) -> Any:
     """The Redis client of the online store."""
     store: Any = online
     return store._get_client(config.online_store)  # noqa: SLF001  # Feast has no public way to it
+
+
+def forget_earlier_meanings(online: OnlineStore, config: RepoConfig, views: Iterable[object]) -> None:
+    """Delete online rows of declared views whose features or step were declared differently then.
+
+    No materialization is under way that read them before: a view changes when nobody reads it.
+    """
+    if not isinstance(online, RedisOnlineStore):
+        return
+    for view in views:
+        declaration = declaration_of(view)
+        if declaration is not None and isinstance(view, FeatureView) and view.online:
+            meanings = declaration.as_json() | {"": STEPS[declaration.step]}
+            delete_outdated(client_of(online, config), config, view, meanings)
 
 
 def writer_of(store: FeatureStore, view: FeatureView) -> Materialization | None:

@@ -10,6 +10,8 @@ more, which says when it was computed. Whoever does not know the field passes ov
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import struct
 from functools import lru_cache
@@ -261,14 +263,17 @@ def delete_of_value(
     return count
 
 
-def delete_view(client: Client, config: RepoConfig, view: FeatureView) -> int:
+def delete_view(
+    client: Client, config: RepoConfig, view: FeatureView, earlier_features: Iterable[str] = ()
+) -> int:
     """Delete the view's rows and leave what others have stored of the same entities; returns how many.
 
     The last view of an entity takes with it what views left behind that lost a feature: nobody reads it.
     """
     name = _versioned_fv_name(view, config)
     stamp = f"_ts:{name}".encode()
-    ours = {stamp} | {_mmh3(f"{name}:{feature.name}") for feature in view.features}
+    names = {*(feature.name for feature in view.features), *earlier_features}
+    ours = {stamp} | {_mmh3(f"{name}:{feature}") for feature in names}
     count = 0
     for batch in _batches(client, config.project, view.join_keys):
         with client.pipeline(transaction=False) as pipe:
@@ -284,6 +289,28 @@ def delete_view(client: Client, config: RepoConfig, view: FeatureView) -> int:
                     count += 1
             pipe.execute()
     return count
+
+
+def delete_outdated(
+    client: Client, config: RepoConfig, view: FeatureView, meanings: Mapping[str, object]
+) -> None:
+    """Delete the view's rows unless each feature means what it did when they were written.
+
+    What Redis may hold is noted there: by feature, in any JSON. A killed call is safe to repeat.
+    """
+    key, stored = meanings_key(config.project, view.name), dict(meanings)
+    noted: Any = client.get(key)
+    earlier: dict[str, object] = json.loads(noted) if noted else {}
+    if noted and all(earlier[name] == stored[name] for name in earlier.keys() & stored.keys()):
+        stored = earlier | stored  # a feature that was taken out leaves its values
+    else:
+        delete_view(client, config, view, earlier)
+    client.set(key, json.dumps(stored, sort_keys=True))
+
+
+def meanings_key(project: str, view: str) -> bytes:
+    """Redis key of what the features of a view's rows mean."""
+    return b"feast_plugins:meanings:" + hashlib.sha256(json.dumps([project, view]).encode()).digest()
 
 
 def _batches(client: Client, project: str, join_keys: Iterable[str]) -> Iterator[list[bytes]]:

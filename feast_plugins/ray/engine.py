@@ -19,7 +19,12 @@ from feast.infra.compute_engines.ray.job import RayMaterializationJob
 
 from feast_plugins.errors import ColumnTypesError
 from feast_plugins.materialize.plan import partition
-from feast_plugins.materialize.run import WriteOptions, materialization, supported_plan
+from feast_plugins.materialize.run import (
+    WriteOptions,
+    forget_earlier_meanings,
+    materialization,
+    supported_plan,
+)
 from feast_plugins.postgres.serving import serve
 from feast_plugins.ray.nodes import StrictRayFeatureBuilder
 from feast_plugins.ray.workers import count_workers, results_of
@@ -48,6 +53,7 @@ class TimescaleRayComputeEngine(RayComputeEngine):
         super().update(project, *args, **kwargs)
         removed, views, _, entities = args
         declared.update(self.repo_config, project, removed, views)
+        forget_earlier_meanings(self.online_store, self.repo_config, views)
         serve(self.repo_config, views, entities)
 
     def teardown_infra(self, project: str, *args: Any, **kwargs: Any) -> None:

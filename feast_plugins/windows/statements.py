@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
-_VERSION: Final = 9
+_VERSION: Final = 10
 #: Begins the statement of a view that this version made.
 MARK: Final = f"-- feast_plugins.windows {_VERSION}\n"
 #: Hours between two ranges that are cheaper to read than a second look into the index.
@@ -106,7 +106,7 @@ class Statements:
             present=f" AND rows.generation = {generation}" if generation > 1 else "",
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
             ingested=_list(f"{name}.ingested_at" for name in dict.fromkeys(map(_source, self._leaves()))),
-            keys=self._keys,
+            keys=self._keys(generation),
             sources=self._sources(bounded=False),
             register=templates.REGISTER,
         )
@@ -189,8 +189,7 @@ class Statements:
     def _steps(self) -> Steps:
         return Steps(self.declaration.step)
 
-    @property
-    def _keys(self) -> str:
+    def _keys(self, generation: int) -> str:
         periods = "spans.periods"
         rows, until = templates.HOURS, "time_bucket(INTERVAL '1 hour', now()) + INTERVAL '1 hour'"
         if self.declaration.step != HOUR:
@@ -198,8 +197,10 @@ class Statements:
             until = f"declared_rows_until(INTERVAL '{self._steps.interval}', assets.timezone)"
         if self.declaration.step == DAY:
             periods = f"rows_of_step(spans.periods, INTERVAL '{self._steps.interval}')"
+        view = self.declaration.name
         return templates.KEYS.format(
-            view=self.declaration.name,
+            view=view,
+            present=templates.PRESENT.format(view=view, generation=generation) if generation > 1 else "",
             asset_columns=sources.ASSET_COLUMNS,
             rows=rows,
             until=until,

@@ -152,7 +152,7 @@ SELECT spans.tenant_id, spans.asset_id, hours.hour,
     {asset_columns}
 FROM public.asset_spans AS spans
 LEFT JOIN public.declared_spans AS known
-    ON known.view_name = '{view}' AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id
+    ON known.view_name = '{view}' AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id{present}
 LEFT JOIN public.assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
 CROSS JOIN LATERAL unstored_rows({periods}, coalesce(known.stored, '{{}}')) AS missing
 {rows}
@@ -165,6 +165,10 @@ WHERE hours.hour <= now()
             least(upper({periods}) - INTERVAL '143 hours', {until})
         )
     ))"""
+# A transaction that sees the database as it was before the view changed sees which rows were stored of the earlier one.
+PRESENT: Final = (
+    "\n    AND (SELECT views.generation FROM public.declared_views AS views WHERE views.view_name = '{view}') = {generation}"
+)
 # An index range scan, where a series would be of all history.
 HOURS: Final = (
     "JOIN public.feature_hours AS hours ON hours.hour >= missing.first_hour AND hours.hour < missing.end_hour"

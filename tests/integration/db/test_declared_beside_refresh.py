@@ -6,11 +6,13 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
-from oracles.features import floor_hour
-from support.declared_views import applied, apply, declare, fill, is_pending
+from feast.aggregation import Aggregation
+from oracles.features import Asset, floor_hour
+from support.declared_views import applied, apply, declare, differences, fill, is_pending
 from support.feature_tables import write
 
 from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from feast_plugins.windows import Lag
 
 HOUR = timedelta(hours=1)
@@ -83,3 +85,29 @@ def test_plan__history_is_being_stored__waits_and_does_not_plan_it_again(databas
         backfill.commit()
         planning.result()
         assert not is_pending(connection, declaration)
+
+
+def test_view__changed_after_a_transaction_began__has_the_rows_it_has_now(database: str, tenant: str) -> None:
+    before, after = (
+        {"lag": Lag("value", hours * HOUR), "mean": Aggregation("value", "mean", hours * HOUR, HOUR)}
+        for hours in (1, 2)
+    )
+    declaration = declare(f"snapshot_{secrets.token_hex(4)}", before)
+    start = floor_hour(datetime.now(UTC)) - timedelta(hours=60)
+    meter = Asset("UTC", {start + step * HOUR: float(step) for step in range(50)})
+    with (
+        connect(database, autocommit=True) as connection,
+        connect(database, autocommit=True) as reader,
+        applied(connection, declaration),
+    ):
+        write(connection, tenant, "meter", meter.readings)
+        fill(connection, declaration)
+        refresh(dsn=database)
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT now()")
+        changed = declare(declaration.name, after)
+        apply(connection, changed)
+        assert list(differences(reader, changed, tenant, "meter", meter)) == []
+        reader.rollback()
+        fill(connection, changed)
+        refresh(dsn=database)
+        assert list(differences(reader, changed, tenant, "meter", meter)) == []
