@@ -166,9 +166,7 @@ WHERE hours.hour <= now()
         )
     ))"""
 # A transaction that sees the database as it was before the view changed sees which rows were stored of the earlier one.
-PRESENT: Final = (
-    "\n    AND (SELECT views.generation FROM public.declared_views AS views WHERE views.view_name = '{view}') = {generation}"
-)
+PRESENT: Final = "\n    AND (SELECT views.generation FROM public.declared_views AS views WHERE views.view_name = '{view}') = {generation}"
 # An index range scan, where a series would be of all history.
 HOURS: Final = (
     "JOIN public.feature_hours AS hours ON hours.hour >= missing.first_hour AND hours.hour < missing.end_hour"
