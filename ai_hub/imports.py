@@ -33,7 +33,7 @@ def skip_type_checks() -> None:
 def collect_garbage_less_often() -> None:
     """Look for cycles of garbage after 10,000 new objects instead of 700.
 
-    Imports make objects that stay, and looking through them again and again is a sixth of the time that the
+    Imports make objects that stay. Looking through them again and again is about a tenth of the time that the
     libraries of a command take.
     """
     gc.set_threshold(10_000)

@@ -84,7 +84,7 @@ def test_rows_that_no_refresh_stored__long_history__read_no_more_of_it(fullest: 
     with connect(fullest, autocommit=True) as connection:
         hour = _record(fullest, connection, tenant, "short", 10)
         rows, visited = _read(connection, tenant, "short", hour)
-        hour = _record(fullest, connection, tenant, "long", 200)
+        hour = _record(fullest, connection, tenant, "long", 60)
         again, visited_of_long = _read(connection, tenant, "long", hour)
     assert (rows, visited > _UNSTORED * 24) == (_UNSTORED, True)
     assert again == rows

@@ -583,15 +583,16 @@ def check_kills(database: str, folder: Path, expected: dict[str, str], steps: It
     assert old_registries.contents(database) == before
 
 
-def test_adoption__killed_three_times__is_resumed__and_models_load(
-    stock_template: Path, tmp_path: Path
+@pytest.mark.parametrize("steps", [(12,), pytest.param((3, 12, 15), marks=pytest.mark.long)], ids=len)
+def test_adoption__killed__is_resumed__and_models_load(
+    stock_template: Path, tmp_path: Path, steps: tuple[int, ...]
 ) -> None:
     shutil.copy(stock_template, tmp_path / "old.db")
     database = f"sqlite:///{tmp_path / 'old.db'}"
     with closing(Old(database, tmp_path)) as old:
         old_registries.aliased(old)
     expected = {address: text for address, text in CONSTANT.items() if text.startswith(ALIASED)}
-    check_kills(database, tmp_path, expected, (3, 12, 15))
+    check_kills(database, tmp_path, expected, steps)
 
 
 @pytest.mark.long

@@ -32,7 +32,7 @@ BUCKET = "ml-models"
 FILES = {"MLmodel": b"flavors: {}"} | {f"data/{number}.bin": os.urandom(5000) for number in range(40)}
 API = "/api/2.0/mlflow"
 #: How many registrations and deletions are killed on each.
-DATABASES = {"sqlite": (3, 1), "postgresql": (2, 1)}
+DATABASES = {"sqlite": (3, 1), "postgresql": (1, 1)}
 
 
 def timed(action: Callable[[], requests.Response]) -> float:

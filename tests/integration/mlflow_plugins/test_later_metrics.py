@@ -85,14 +85,8 @@ def page(tenant: Tenant, model: str) -> str:
     return answer.text
 
 
-@pytest.mark.parametrize(
-    "library",
-    [
-        "xgboost",
-        pytest.param("sklearn", marks=pytest.mark.long),
-        pytest.param("lightgbm", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("library", TRAINING)
 def test_metrics__of_autolog__are_what_gates_page_and_trail_have(
     acme: Tenant, tmp_path: Path, run: _Run, library: str
 ) -> None:
