@@ -234,10 +234,11 @@ _QUERY = "SELECT asset_id, timezone FROM assets WHERE tenant_id = %s ORDER BY as
 
 
 class _TenantAssets(NamedTuple):
+    #: when they are read again, whether or not there was room to keep them
     until: float
-    zones: Mapping[str, str]
+    zones: Mapping[str, str] = {}
     #: sorted
-    names: Sequence[str]
+    names: Sequence[str] = ()
 
 
 class AssetDirectory:
@@ -245,8 +246,9 @@ class AssetDirectory:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        #: oldest first
         self._tenants: dict[str, _TenantAssets] = {}
+        #: those whose assets are kept, the oldest first
+        self._kept: dict[str, None] = {}
         self._count = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -297,12 +299,17 @@ class AssetDirectory:
             pass
         except psycopg.Error:
             _log.exception("assets.read_failed")
-        self._remove(tenant)
+        self._drop(tenant)
         self._tenants[tenant] = _TenantAssets(time.monotonic() + ttl, zones, sorted(zones))
-        self._count += len(zones) + 1
-        while self._count > _CAPACITY and len(self._tenants) > 1:
-            self._remove(next(iter(self._tenants)))
+        self._kept[tenant] = None
+        self._count += len(zones)
+        while self._count > _CAPACITY and len(self._kept) > 1:
+            self._drop(next(iter(self._kept)))
 
-    def _remove(self, tenant: str) -> None:
-        known = self._tenants.pop(tenant, None)
-        self._count -= len(known.names) + 1 if known else 0
+    def _drop(self, tenant: str) -> None:
+        """Make room. Its assets are not read again before their time, or many tenants would take turns."""
+        if tenant in self._kept:
+            known = self._tenants[tenant]
+            del self._kept[tenant]
+            self._count -= len(known.names)
+            self._tenants[tenant] = _TenantAssets(known.until)

@@ -19,7 +19,7 @@ from support.service_server import running_service
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
 from ai_hub.errors import NotFoundError
-from ai_hub.features.online import loader
+from ai_hub.features.online import database, loader
 from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.settings import Settings
 from benchmarks.tcp_proxy import proxied
@@ -48,6 +48,32 @@ def valley(energy: Energy) -> tuple[str, str]:
                 write(connection, tenant, name, {floor_hour(NOW) - HOUR / 2: float(number)})
     refresh()
     return tenants
+
+
+def test_lists_of_assets__more_than_there_is_room_for__are_not_read_in_turns(
+    valley: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    really = database.AssetDirectory._read
+
+    async def noted(self: database.AssetDirectory, tenant: str) -> None:
+        await really(self, tenant)
+        read.append(tenant)
+
+    monkeypatch.setattr(database.AssetDirectory, "_read", noted)
+    monkeypatch.setattr(database, "_CAPACITY", 4)
+
+    async def work(reader: FeatureReader) -> None:
+        for _ in range(3):
+            for tenant in valley:
+                reader._assets.refresh(tenant)
+                await asyncio.gather(*reader._assets._tasks.values())
+        first, second = valley
+        assert reader._assets.zones(first) == {}, "there is room for one"
+        assert reader._assets.zones(second) == dict.fromkeys("abcd", "UTC")
+
+    run(work, Clock(NOW))
+    assert read == list(valley)
 
 
 @pytest.fixture
