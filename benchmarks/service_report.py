@@ -124,10 +124,12 @@ def _closed(record: dict[str, Any]) -> str:
     ratios = record["ratios"]
     floor = f"{rates[FLOOR]:,.0f}" if FLOOR in rates else ""
     share = f"{1 / ratios['ours to floor']:.2f}" if FLOOR in rates else ""
+    # records of earlier code lack it
+    cpu = f"{record['cpu_us']} µs" if "cpu_us" in record else ""
     return (
         f"| {record['work']} | {rates[STOCK]:,.0f} | {rates[OURS]:,.0f} | {floor} | "
         f"**{ratios['stock to ours']:.1f}** | {share} | {format_time(record['seconds'][OURS]['p99'])} |"
-        f" {record['cpu_us']} µs |"
+        f" {cpu} |"
     )
 
 

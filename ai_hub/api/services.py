@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast
 
 import anyio
@@ -125,12 +127,20 @@ async def open_registry_executor(options: ServiceSettings) -> AsyncIterator[Regi
 
 
 def _run_as(user: str, call: Callable[[RegistryService], T]) -> T:
-    # MLflow takes seconds to import, for which reads of features shall not wait
-    from ai_hub.api.registry_service import RegistryService  # noqa: PLC0415
-    from mlflow_plugins.users.header import speaking_for  # noqa: PLC0415
+    from mlflow_plugins.users.header import speaking_for  # noqa: PLC0415  # as MLflow
 
     with speaking_for(user):
-        return call(RegistryService(user))
+        return call(_registry_service()(user))
+
+
+@cache
+def _registry_service() -> type[RegistryService]:
+    # MLflow takes seconds to import, for which reads of features shall not wait
+    from ai_hub.api.registry_service import RegistryService  # noqa: PLC0415
+
+    # or else what it loads would be searched for garbage in the middle of anybody's request
+    gc.freeze()
+    return RegistryService
 
 
 @dataclass
