@@ -1,8 +1,8 @@
-"""Features of many rows at once, in columns: the values of the SQL way (statements.py), with the same bits.
+"""Features of many rows at once, in columns: values of the SQL way (statements.py), with the same bits.
 
-A column is a series of hours without gaps, each a position. Ranges of many assets lie one behind the other,
-each after the hours that it looks back to; what is computed across the end of a range is never used. States
-merge oldest first, as stats_merge() does: a window of n hours is n steps over whole columns.
+A column is a series of steps without gaps, each a position. Ranges of many assets lie one behind the other,
+each after the steps that it looks back to; what is computed across the end of a range is never used. States
+merge oldest first, as stats_merge() does: a window of n steps is n operations on whole columns.
 
 There is a case for each type of expression in declarations.py; `knows` tells of others, which are left to
 SQL, as are values so large that the server might refuse them.
@@ -11,13 +11,16 @@ SQL, as are values so large that the server might refuse them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from feast_plugins.windows.declarations import (
+    FUNCTIONS,
     HOUR,
     READING,
+    TOTAL,
     WEATHER,
     DegreeHours,
     Difference,
@@ -25,19 +28,22 @@ from feast_plugins.windows.declarations import (
     Lag,
     Ratio,
     SameHour,
+    Series,
     Weather,
     Window,
     _OfColumn,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
     from feast_plugins.windows.declarations import Declaration
 
     Floats = npt.NDArray[np.float64]
+    Positions = npt.NDArray[np.intp]
+    Integers = npt.NDArray[np.int64]
 
 #: The states of a block of positions stay in a core's cache.
 _BLOCK: Final = 8192
@@ -45,7 +51,8 @@ _BLOCK: Final = 8192
 _LARGEST: Final = 1e100
 #: Logarithm of a ratio beyond which it may be no double.
 _LARGEST_RATIO: Final = 700
-_LEAVES: Final = (Window, Lag, Weather, SameHour, DegreeHours)
+_HOUR_US: Final = 3_600_000_000
+_LEAVES: Final = frozenset({Window, Lag, Weather, Series, SameHour, DegreeHours})
 
 
 class UndecidedError(Exception):
@@ -53,9 +60,11 @@ class UndecidedError(Exception):
 
 
 @dataclass(frozen=True)
-class Series:
+class Column:
     """A column, an element a position: NaN, weight 0 and total -0.0 where nothing is known."""
 
+    #: position of each row
+    rows: Positions
     value: Floats
     least: Floats
     greatest: Floats
@@ -65,31 +74,177 @@ class Series:
     squares: Floats
     readings: Floats
 
+    @classmethod
+    def of_values(cls, rows: Positions, value: Floats) -> Column:
+        """A column of which each position has one value at most."""
+        is_empty = np.isnan(value)
+        weight = (~is_empty).astype(np.float64)
+        total = np.where(is_empty, -0.0, value)
+        return cls(rows, value, value, value, weight, total, np.zeros(len(value)), weight)
+
+    def require_moderate(self) -> None:
+        """Raise `UndecidedError` where values are infinite, no number or very large."""
+        for each in (self.value, self.least, self.greatest, self.total):
+            if np.any(np.abs(each) > _LARGEST):
+                raise UndecidedError
+        squares = self.squares
+        if np.isnan(self.total).any() or np.isnan(squares).any() or np.any(squares > _LARGEST**2):
+            raise UndecidedError
+
+
+@dataclass(frozen=True)
+class IssuedColumn:
+    """A column with several issues of a value: what it is depends on the row that looks at it.
+
+    An element of `positions`, `since` and `values` is an issue, in order of the first two.
+    """
+
+    #: position of each row
+    rows: Positions
+    size: int
+    positions: Positions
+    #: of rows so many steps after the position it is the value, until the next issue
+    since: Integers
+    #: NaN: there is none any more
+    values: Floats
+
+    @classmethod
+    def of_issues(
+        cls,
+        rows: Positions,
+        size: int,
+        *,
+        positions: Positions,
+        times: Integers,
+        since: Integers,
+        available: Integers,
+        values: Floats,
+        per_hour: int,
+        reach: tuple[int, int],
+    ) -> IssuedColumn:
+        """The means of the newest issues of all times in a step.
+
+        Where an hour has several steps, an issue may be of more than one, see sources.SERIES_IN_HOURS.
+
+        Args:
+            rows: position of each row.
+            size: number of positions, whole hours.
+            positions: of the steps in which the times of the issues are.
+            times: that the issues are of, in microseconds since a whole hour.
+            since: of rows so many steps later it is available.
+            available: since when, in the same order.
+            values: of the issues.
+            per_hour: steps in an hour, 1 of longer ones.
+            reach: nearest and farthest step that rows look back to.
+        """
+        nearest, farthest = reach
+        # all that is known of an hour says which steps an issue is of
+        of_hour = positions % per_hour
+        group, since = positions - of_hour, np.maximum(since + of_hour, nearest)
+        span = per_hour + farthest
+        is_seen = since < span
+        order = np.lexsort((available, since, times, group))
+        order = order[is_seen[order]]
+        group, times, since, values = group[order], times[order], since[order], values[order]
+        # of issues of a time that are known since the same row the last one counts
+        is_last = np.ones(len(order), bool)
+        is_last[:-1] = (group[1:] != group[:-1]) | (times[1:] != times[:-1]) | (since[1:] != since[:-1])
+        group, times, since, values = group[is_last], times[is_last], since[is_last], values[is_last]
+        is_time = np.ones(len(group), bool)
+        is_time[1:] = (group[1:] != group[:-1]) | (times[1:] != times[:-1])
+        time = np.cumsum(is_time) - 1
+        keys = time * span + since
+        # whenever something of a group gets known, it has other values
+        versions = np.unique(group * span + since)
+        of_version, known_since = versions // span, versions % span
+        first = np.searchsorted(group[is_time], of_version)
+        counts = np.searchsorted(group[is_time], of_version, side="right") - first
+
+        def issues() -> Iterator[tuple[npt.NDArray[np.bool_], Positions]]:
+            """Of each time of a group: whether a version has an issue of it, and which."""
+            for number in range(max(counts, default=0)):
+                found = np.searchsorted(keys, (first + number) * span + known_since, side="right") - 1
+                yield (number < counts) & (found >= 0) & (time[found] == first + number), found
+
+        total, weight = np.zeros((2, per_hour, len(versions)))
+        in_hour = times % _HOUR_US
+        count, place = np.zeros((2, len(versions)), np.int64)
+        for is_known, _ in issues():
+            count += is_known
+        is_regular = per_hour % np.maximum(count, 1) == 0
+        for is_known, issue in issues():
+            is_regular &= ~is_known | (in_hour[issue] * count % _HOUR_US == 0)
+        for is_known, issue in issues():
+            for step in range(per_hour):
+                lasting = step * count // per_hour == place
+                own = in_hour[issue] * per_hour // _HOUR_US == step
+                is_of = is_known & (np.where(is_regular, lasting, own) if per_hour > 1 else True)
+                total[step] += np.where(is_of, values[issue], 0.0)
+                weight[step] += is_of
+            place += is_known
+        where = np.concatenate([of_version + step for step in range(per_hour)])
+        when = np.concatenate([known_since - step for step in range(per_hour)])
+        with np.errstate(invalid="ignore"):  # nothing of nothing
+            what = (total / weight).ravel()
+        order = np.lexsort((when, where))
+        return cls(rows, size, where[order], when[order], what[order])
+
+    def require_moderate(self) -> None:
+        """Raise `UndecidedError` where values are infinite or very large."""
+        if np.any(np.abs(self.values) > _LARGEST):
+            raise UndecidedError
+
+    @cached_property
+    def _latest_first(self) -> tuple[Integers, Positions, Floats, Floats]:
+        """Of each issue minus `since`, position, value and the value before; the latest issues first."""
+        before = np.full(len(self.values), np.nan)
+        is_next = self.positions[1:] == self.positions[:-1]
+        before[1:][is_next] = self.values[:-1][is_next]
+        order = np.argsort(-self.since, kind="stable")
+        return -self.since[order], self.positions[order], self.values[order], before[order]
+
+    def known(self, steps: Iterable[int]) -> Iterator[Floats]:
+        """The column as rows so many steps later know it, farthest first; the array is used again."""
+        since, positions, values, before = self._latest_first
+        column = np.full(self.size, np.nan)
+        done = None
+        for ago in steps:
+            start = int(np.searchsorted(since, -ago))
+            if done is None:  # of several issues of a position the latest comes first
+                column[positions[start:][::-1]] = values[start:][::-1]
+            else:
+                column[positions[done:start]] = before[done:start]
+            done = start
+            yield column
+
 
 def knows(declaration: Declaration) -> bool:
-    """Whether there is a case for each of its expressions and columns.
-
-    There is none for rows with another step than an hour, for external series, whose hours each row sees as
-    they were known in its own hour, nor for totals of groups.
-    """
+    """Whether there is a case for each of its expressions, functions and columns."""
     leaves = [leaf for each in declaration.stored.values() for leaf in each.leaves()]
     kinds = {*map(type, declaration.stored.values()), *map(type, leaves)}
     return (
-        declaration.step == HOUR
-        and kinds <= {*_LEAVES, Difference, Ratio}
-        and all(isinstance(leaf, _OfColumn) and leaf.column in {READING, *WEATHER} for leaf in leaves)
+        kinds <= {*_LEAVES, Difference, Ratio}
+        and all(leaf.function in FUNCTIONS for leaf in leaves if isinstance(leaf, Window | SameHour))
+        and all(
+            leaf.column in {READING, TOTAL, *WEATHER} or "@" in leaf.column
+            for leaf in leaves
+            if isinstance(leaf, _OfColumn)
+        )
     )
 
 
 def evaluate(
-    declaration: Declaration, columns: Mapping[str, Series], rows: npt.NDArray[np.intp]
+    declaration: Declaration,
+    columns: Mapping[str, Column | IssuedColumn],
+    is_plain: npt.NDArray[np.bool_],
 ) -> dict[str, Floats]:
-    """Stored features of the rows at these positions; NaN where one is empty.
+    """Stored features of the rows of these columns; NaN where one is empty.
 
     Args:
         declaration: one that `knows`.
-        columns: by the name of the column; all have the same positions.
-        rows: positions, each with all hours before it that the declaration looks back to.
+        columns: by the name of the column; all have the same rows, each with all steps before it that the
+            declaration looks back to.
+        is_plain: of each row, whether sums of its asset's readings are not over time.
 
     Raises:
         UndecidedError: a value is infinite, no number or very large.
@@ -98,22 +253,33 @@ def evaluate(
     leaves = dict.fromkeys(leaf for each in stored.values() for leaf in each.leaves())
     found: dict[Expression, Floats] = {}
     with np.errstate(all="ignore"):  # of positions that are no rows
-        for name, series in columns.items():
-            _require_moderate(series)
-            found |= _leaves(
-                series,
-                [leaf for leaf in leaves if isinstance(leaf, _OfColumn) and leaf.column == name],
-                rows,
-            )
+        for name, column in columns.items():
+            column.require_moderate()
+            of_column = [leaf for leaf in leaves if isinstance(leaf, _OfColumn) and leaf.column == name]
+            if isinstance(column, Column):
+                found |= _leaves(column, of_column)
+            else:
+                found |= {leaf: _of_issues(column, leaf) for leaf in of_column}
+            if declaration.step != HOUR:
+                found |= _in_hours(declaration, found, of_column, is_plain)
         return {name: _value(each, found) for name, each in stored.items()}
 
 
-def _require_moderate(series: Series) -> None:
-    for each in (series.value, series.least, series.greatest, series.total):
-        if np.any(np.abs(each) > _LARGEST):
-            raise UndecidedError
-    if np.isnan(series.total).any() or np.isnan(series.squares).any() or np.any(series.squares > _LARGEST**2):
-        raise UndecidedError
+def _in_hours(
+    declaration: Declaration,
+    found: Mapping[Expression, Floats],
+    leaves: Sequence[_OfColumn],
+    is_plain: npt.NDArray[np.bool_],
+) -> dict[Expression, Floats]:
+    """Sums of rates are over hours, whatever the step."""
+    hours = declaration.step / HOUR
+    of_asset = np.where(is_plain, 1.0, hours)
+    return {
+        leaf: found[leaf] * (hours if leaf.column in WEATHER else of_asset)
+        for leaf in leaves
+        if leaf.column in {READING, TOTAL, *WEATHER}
+        if isinstance(leaf, DegreeHours) or getattr(leaf, "function", None) == "sum"
+    }
 
 
 def _value(of: Expression, leaves: Mapping[Expression, Floats]) -> Floats:
@@ -128,31 +294,60 @@ def _value(of: Expression, leaves: Mapping[Expression, Floats]) -> Floats:
     return np.where(right == 0, np.nan, np.where((left == 0) & ~np.isnan(right), 0.0, left / right))
 
 
-def _leaves(
-    series: Series, leaves: Sequence[_OfColumn], rows: npt.NDArray[np.intp]
-) -> dict[Expression, Floats]:
-    """Expressions over one column at these positions."""
+def _leaves(column: Column, leaves: Sequence[_OfColumn]) -> dict[Expression, Floats]:
+    """Expressions over one column in its rows."""
     found: dict[Expression, Floats] = {}
-    merged = _merged_states(series, leaves)
+    merged = _merged_states(column, leaves)
     for leaf in leaves:
         stride, length = _steps(leaf)
-        # of the oldest hour that each row looks back to
-        starts = rows - leaf.offsets()[1]
+        # of the oldest step that each row looks back to
+        starts = column.rows - leaf.offsets()[1]
         if isinstance(leaf, Lag | Weather):
-            found[leaf] = series.value[starts]
+            found[leaf] = column.value[starts]
         elif isinstance(leaf, DegreeHours):
-            degrees = leaf.base - series.value if leaf.direction == "heating" else series.value - leaf.base
+            degrees = leaf.base - column.value if leaf.direction == "heating" else column.value - leaf.base
             found[leaf] = _summed(np.maximum(degrees, 0), length)[starts]
         elif isinstance(leaf, Window | SameHour) and leaf.function in _COMBINED:
-            column, combine = _COMBINED[leaf.function]
-            found[leaf] = _combined(getattr(series, column), combine, stride, length)[starts]
+            name, combine = _COMBINED[leaf.function]
+            found[leaf] = _combined(getattr(column, name), combine, stride, length)[starts]
         elif isinstance(leaf, Window | SameHour):
             found[leaf] = _of_state(leaf.function, *(each[starts] for each in merged[stride, length]))
     return found
 
 
+def _of_issues(column: IssuedColumn, leaf: _OfColumn) -> Floats:
+    """An expression over a column with issues in its rows."""
+    nearest, farthest = leaf.offsets()
+    stride, _ = _steps(leaf)
+    size = column.size - (farthest - nearest)
+    # from each position on, as the row `farthest` later knows it
+    values = (
+        known[farthest - ago : farthest - ago + size]
+        for ago, known in zip(
+            range(farthest, nearest - 1, -stride),
+            column.known(range(farthest, nearest - 1, -stride)),
+            strict=True,
+        )
+    )
+    starts = column.rows - farthest
+    if not isinstance(leaf, Window | SameHour):
+        return next(values)[starts]
+    if leaf.function == "count":
+        return reduce(np.add, (~np.isnan(each) for each in values), np.zeros(size))[starts]
+    if leaf.function in _COMBINED:
+        _, combine = _COMBINED[leaf.function]
+        return reduce(combine, values, np.full(size, np.nan))[starts]
+    state = np.zeros(size), np.full(size, -0.0), np.zeros(size)
+    scratch = np.empty(size), np.empty(size)
+    for each in values:
+        is_empty = np.isnan(each)
+        other = (~is_empty).astype(np.float64), np.where(is_empty, -0.0, each), np.zeros(size)
+        _merge(state, other, scratch, with_squares=leaf.function == "std")
+    return _of_state(leaf.function, *(each[starts] for each in state))
+
+
 def _steps(leaf: _OfColumn) -> tuple[int, int]:
-    """Positions from one hour of an expression to the next, and how many hours it has."""
+    """Positions from one step of an expression to the next, and how many steps it has."""
     nearest, farthest = leaf.offsets()
     stride = leaf.step if isinstance(leaf, SameHour) else 1
     return stride, (farthest - nearest) // stride + 1
@@ -168,7 +363,7 @@ def _of_state(function: str, weight: Floats, total: Floats, squares: Floats) -> 
 
 
 def _merged_states(
-    series: Series, leaves: Iterable[_OfColumn]
+    column: Column, leaves: Iterable[_OfColumn]
 ) -> dict[tuple[int, int], tuple[Floats, Floats, Floats]]:
     """By stride and length: the states merged from each position on."""
     lengths: dict[int, dict[int, bool]] = {}
@@ -177,7 +372,7 @@ def _merged_states(
             stride, length = _steps(leaf)
             of_stride = lengths.setdefault(stride, {})
             of_stride[length] = of_stride.get(length, False) or leaf.function == "std"
-    size = len(series.value)
+    size = len(column.value)
     found = {
         (stride, length): (np.empty(size), np.empty(size), np.empty(size))
         for stride, of_stride in lengths.items()
@@ -187,7 +382,7 @@ def _merged_states(
         with_squares = max((length for length, is_std in of_stride.items() if is_std), default=0)
         for first in range(0, size, _BLOCK):
             _merge_block(
-                series,
+                column,
                 stride,
                 first,
                 {length: found[stride, length] for length in of_stride},
@@ -197,49 +392,55 @@ def _merged_states(
 
 
 def _merge_block(
-    series: Series,
+    column: Column,
     stride: int,
     first: int,
     found: Mapping[int, tuple[Floats, Floats, Floats]],
     with_squares: int,
 ) -> None:
-    """float8_combine() over the states from each position of a block on, step by step.
-
-    Operations and their order are those of its C code: each rounds, so another order has other bits.
-    """
-    size = len(series.value)
+    """The states from each position of a block on, merged step by step."""
+    size = len(column.value)
     end = min(first + _BLOCK, size)
-    weight, total, squares = (
-        each[first:end].copy() for each in (series.weight, series.total, series.squares)
-    )
-    difference, term = np.empty_like(weight), np.empty_like(weight)
+    state = tuple(each[first:end].copy() for each in (column.weight, column.total, column.squares))
+    scratch = np.empty_like(state[0]), np.empty_like(state[0])
     for step in range(max(found)):
         place = slice(first + step * stride, min(end + step * stride, size))
         length = place.stop - place.start
         if length <= 0:
             break
         if step:
-            if length < len(weight):
-                weight, total, squares = weight[:length], total[:length], squares[:length]
-                difference, term = difference[:length], term[:length]
-            other = series.weight[place]
-            if step < with_squares:
-                np.divide(total, weight, out=difference)
-                np.divide(series.total[place], other, out=term)
-                difference -= term
-                np.multiply(weight, other, out=term)
-                term *= difference
-                term *= difference
-            weight += other
-            total += series.total[place]
-            if step < with_squares:
-                term /= weight
-                np.copyto(term, 0, where=np.isnan(term))  # one of both is of nothing
-                squares += series.squares[place]
-                squares += term
+            state = tuple(each[:length] for each in state)
+            other = column.weight[place], column.total[place], column.squares[place]
+            _merge(state, other, [each[:length] for each in scratch], with_squares=step < with_squares)
         if step + 1 in found:
-            for target, state in zip(found[step + 1], (weight, total, squares), strict=True):
-                target[first : first + length] = state
+            for target, each in zip(found[step + 1], state, strict=True):
+                target[first : first + length] = each
+
+
+def _merge(
+    state: Sequence[Floats], other: Sequence[Floats], scratch: Sequence[Floats], *, with_squares: bool
+) -> None:
+    """float8_combine() of each state with a newer one, in place.
+
+    Operations and their order are those of its C code: each rounds, so another order has other bits.
+    """
+    weight, total, squares = state
+    other_weight, other_total, other_squares = other
+    difference, term = scratch
+    if with_squares:
+        np.divide(total, weight, out=difference)
+        np.divide(other_total, other_weight, out=term)
+        difference -= term
+        np.multiply(weight, other_weight, out=term)
+        term *= difference
+        term *= difference
+    weight += other_weight
+    total += other_total
+    if with_squares:
+        term /= weight
+        np.copyto(term, 0, where=np.isnan(term))  # one of both is of nothing
+        squares += other_squares
+        squares += term
 
 
 def _summed(values: Floats, length: int) -> Floats:

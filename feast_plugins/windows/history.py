@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,114 +23,62 @@ from psycopg.types.json import Jsonb
 from typing_extensions import override
 
 from feast_plugins.errors import DeclarationError
-from feast_plugins.windows.columns import Series, UndecidedError, evaluate, knows
-from feast_plugins.windows.declarations import (
-    HOUR,
-    READING,
-    WEATHER_AGE,
-    Declaration,
-    _OfColumn,
-    expression_of,
-)
+from feast_plugins.windows.columns import UndecidedError, evaluate, knows
+from feast_plugins.windows.declarations import DAY, SERIES_KEYS, Declaration, expression_of
 from feast_plugins.windows.expressions import remembered_steps, sql_type, weather_window
-from feast_plugins.windows.statements import MARK, Statements, gap, merged
+from feast_plugins.windows.inputs import (
+    EPOCH,
+    EPOCH_US,
+    POSITIONS,
+    Inputs,
+    Range,
+    time_text,
+)
+from feast_plugins.windows.statements import MARK, Statements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy.typing as npt
 
     from feast_plugins.windows.columns import Floats
 
-    Times = npt.NDArray[np.int64]
+    Integers = npt.NDArray[np.int64]
     Positions = npt.NDArray[np.intp]
     Values = Mapping[str, Floats]
 
 _logger: Final = logging.getLogger(__name__)
 #: Ranges that are computed here: of hours of which some are stored, or of which none is.
 LONG, HISTORY = "long", "history"
-#: Positions of a batch, hours that rows look back to among them: about 100 bytes each.
-_POSITIONS: Final = 150_000
-#: Longest range of the queue.
-_PIECE: Final = 744
-_HOUR_S: Final = 3600
-#: PostgreSQL's binary times are microseconds since 2000.
-_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_EPOCH_S: Final = int(_EPOCH.timestamp())
-_HOUR_US: Final = _HOUR_S * 1_000_000
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_END: Final = b"\xff\xff"
+#: Longest range of the queue, in steps.
+_PIECE: Final = 744
 _BINARY: Final[Mapping[str, str]] = {"double precision": ">f8", "bigint": ">i8", "timestamptz": ">i8"}
 _OIDS: Final[Mapping[str, int]] = {"double precision": 701, "bigint": 20, "timestamptz": 1184}
 _TAKE: Final = """\
 SELECT (declared).view_name, (declared).declaration, starts_with((declared).statement, %s), (declared).step, (declared).generation, (declared).meanings,
-    extract(epoch FROM weather_kept_since())::bigint, feature_stamp(), taken.*
-FROM take_declared_ranges(%s, %s, %s, %s)
-CROSS JOIN LATERAL (
-    SELECT array_agg(ranges::text), array_agg(ranges.tenant_id), array_agg(ranges.asset_id),
-        array_agg(coalesce(assets.weather_asset_id, ranges.asset_id)),
-        array_agg(extract(epoch FROM first_hour)::bigint), array_agg(extract(epoch FROM end_hour)::bigint)
-    FROM unnest(batch) AS ranges
-    LEFT JOIN assets ON assets.tenant_id = ranges.tenant_id AND assets.asset_id = ranges.asset_id
-) AS taken"""
+    extract(epoch FROM weather_kept_since())::bigint, feature_stamp(), batch::text[]
+FROM take_declared_ranges(%s, %s, %s, %s)"""
+#: As SERIES_KEYS has them.
+_RANGES: Final = """\
+SELECT k.text, k.tenant_id, k.asset_id, coalesce(assets.timezone, 'UTC'), assets.is_amount IS NULL,
+    extract(epoch FROM k.first_hour)::bigint, extract(epoch FROM k.end_hour)::bigint,
+    coalesce(assets.weather_asset_id, k.asset_id), '', k.asset_id, assets.price_zone, assets."group", assets.weather_station
+FROM (
+    SELECT text, number, (text::declared_refresh_ranges).* FROM unnest(%s::text[]) WITH ORDINALITY AS ranges (text, number)
+) AS k
+LEFT JOIN assets ON assets.tenant_id = k.tenant_id AND assets.asset_id = k.asset_id
+ORDER BY k.number"""
+_DAYS: Final = """\
+SELECT k.number, extract(epoch FROM day)::bigint, (day AT TIME ZONE k.timezone)::date - DATE '1970-01-01'
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[]) WITH ORDINALITY AS k (first_s, end_s, timezone, number)
+CROSS JOIN LATERAL days_between(to_timestamp(k.first_s), to_timestamp(k.end_s), k.timezone, 0, 0) AS day
+ORDER BY k.number, day"""
 _BY_SERVER: Final = """\
 SELECT pieces.* FROM declared_views AS views
 CROSS JOIN LATERAL compute_declared_pieces(views, %(ranges)s::text[]::declared_refresh_ranges[]) AS pieces
 WHERE view_name = %(view)s"""
 _END_REPLACED: Final = """\
 SELECT end_replaced_versions(%s, %s::feature_key[], %s::timestamptz, %s::timestamptz, %s)"""
-_COPY_READINGS: Final = """\
-COPY (
-SELECT parts.number, hourly.hour, coalesce(meaning.value, 'NaN'), coalesce(meaning.least_value, 'NaN'),
-    coalesce(meaning.greatest_value, 'NaN'), coalesce(meaning.stats[1], 0), coalesce(meaning.stats[2], '-0'),
-    coalesce(meaning.stats[3], 0), hourly.sample_count::double precision
-FROM unnest(%(numbers)s::bigint[], %(tenants)s::text[], %(assets)s::text[], %(starts)s::bigint[], %(ends)s::bigint[])
-    AS parts (number, tenant_id, asset_id, start_s, end_s)
-LEFT JOIN assets ON assets.tenant_id = parts.tenant_id AND assets.asset_id = parts.asset_id
-CROSS JOIN LATERAL (
-    SELECT * FROM hourly_features AS hourly
-    WHERE hourly.tenant_id = parts.tenant_id AND hourly.asset_id = parts.asset_id
-        AND hourly.hour >= to_timestamp(parts.start_s) AND hourly.hour < to_timestamp(parts.end_s)
-        AND hourly.hour >= %(lowest)s::timestamptz AND hourly.hour < %(highest)s::timestamptz
-) AS hourly
-CROSS JOIN LATERAL hour_value(
-    assets.is_amount, assets.unit_factor, assets.interval_seconds, hourly.avg_value, hourly.min_value,
-    hourly.max_value, hourly.value_stats, hourly.known_seconds, hourly.unknown_count, hourly.value_seconds
-) AS meaning
-) TO STDOUT (FORMAT binary)"""
-# NaN is nothing known, so one that is known becomes another number that nobody can compute with
-_COPY_WEATHER: Final = """\
-COPY (
-SELECT parts.number, weather."timestamp", weather.available_at, {columns}
-FROM unnest(%(numbers)s::bigint[], %(tenants)s::text[], %(assets)s::text[], %(starts)s::bigint[], %(ends)s::bigint[])
-    AS parts (number, tenant_id, asset_id, start_s, end_s)
-CROSS JOIN LATERAL (
-    SELECT * FROM weather_features AS weather
-    WHERE weather.tenant_id = parts.tenant_id AND weather.asset_id = parts.asset_id
-        AND weather."timestamp" > to_timestamp(parts.start_s) AND weather."timestamp" < to_timestamp(parts.end_s)
-        AND weather."timestamp" >= %(lowest)s::timestamptz AND weather."timestamp" < %(highest)s::timestamptz
-        AND weather.available_at < weather."timestamp" + INTERVAL '{age} hours'
-) AS weather
-) TO STDOUT (FORMAT binary)"""
-_WEATHER_COLUMN: Final = "CASE WHEN {0} = 'NaN' THEN 'Infinity' ELSE coalesce({0}, 'NaN') END"
-
-
-@dataclass(frozen=True)
-class _Range:
-    """Rows to compute of one asset; times in seconds since 1970."""
-
-    #: as the server has it
-    text: str
-    tenant: str
-    asset: str
-    #: whose weather it uses
-    station: str
-    first: int
-    end: int
-
-    @property
-    def rows(self) -> int:
-        return (self.end - self.first) // _HOUR_S
 
 
 @dataclass(frozen=True)
@@ -160,7 +108,12 @@ class _View:
         ]
         if self.generation == 1 or not farthest:
             return -np.inf
-        return self.weather_kept_since + max(farthest) * _HOUR_S
+        return self.weather_kept_since + max(farthest) * self.step_s
+
+    @property
+    def step_s(self) -> int:
+        """Seconds from one row to the next."""
+        return self.declaration.step // timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -170,7 +123,7 @@ class _Rows:
     #: index of the range in the batch
     numbers: Positions
     #: in seconds since 1970
-    hours: Times
+    hours: Integers
     values: Values
 
     def where(self, is_kept: npt.NDArray[np.bool_]) -> _Rows:
@@ -203,17 +156,10 @@ def compute_batch(
             ).fetchone()
             if row is None:
                 return 0, 0
-            name, declaration, is_ours, step, generation, meanings, kept_since, stamp, *ranges = row
-            view = _View(
-                name,
-                _statements(name, declaration) if is_ours and step == HOUR else None,
-                generation,
-                meanings,
-                kept_since,
-                stamp,
-            )
-            batch = [_Range(*each) for each in zip(*ranges, strict=True)]
-            computed, changed = _store(connection, view, batch, is_new=kind == HISTORY, copies=copies)
+            name, declaration, is_ours, step, generation, meanings, kept_since, stamp, texts = row
+            statements = _statements(name, declaration, step) if is_ours else None
+            view = _View(name, statements, generation, meanings, kept_since, stamp)
+            computed, changed = _store(connection, view, texts, is_new=kind == HISTORY, copies=copies)
         if computed:  # else all have failed, and others may not
             return computed, changed
 
@@ -222,27 +168,26 @@ def _batch_rows(connection: psycopg.Connection[Any]) -> int:
     """Rows of a batch, so few that memory is bounded where they look far back."""
     row = connection.execute("SELECT coalesce(max(farthest), 0) FROM declared_reaches").fetchone()
     assert row is not None  # noqa: S101  # an aggregate
-    return int(_POSITIONS * _PIECE / (_PIECE + row[0]))
+    return int(POSITIONS * _PIECE / (_PIECE + row[0]))
 
 
-def _statements(name: str, declaration: Mapping[str, Any]) -> Statements | None:
+def _statements(name: str, declaration: Mapping[str, Any], step: timedelta) -> Statements | None:
     """Statements of a view; None: it cannot be computed here."""
     try:
-        found = Declaration(name, {key: expression_of(each) for key, each in declaration.items()})
+        found = Declaration(name, {key: expression_of(each) for key, each in declaration.items()}, step)
     except DeclarationError:  # of a later version
         return None
     return Statements(found) if knows(found) else None
 
 
 def _store(
-    connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Range], *, is_new: bool, copies: bool
+    connection: psycopg.Connection[Any], view: _View, batch: Sequence[str], *, is_new: bool, copies: bool
 ) -> tuple[int, int]:
     """Compute and store a batch; ranges that cannot be are halved until they are alone, and left to the server."""
     if view.statements is not None:
         try:
             with connection.transaction():
-                changed = _in_columns(connection, view, batch, is_new=is_new, copies=copies)
-            return sum(each.rows for each in batch), changed
+                return _in_columns(connection, view, batch, is_new=is_new, copies=copies)
         except (UndecidedError, psycopg.DatabaseError) as error:
             if connection.broken:
                 raise
@@ -251,196 +196,75 @@ def _store(
                 halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
                 done = [_store(connection, view, half, is_new=is_new, copies=copies) for half in halves]
                 return sum(computed for computed, _ in done), sum(changed for _, changed in done)
-    row = connection.execute(
-        _BY_SERVER, {"view": view.name, "ranges": [each.text for each in batch]}
-    ).fetchone()
+    row = connection.execute(_BY_SERVER, {"view": view.name, "ranges": list(batch)}).fetchone()
     assert row is not None  # noqa: S101  # the view's row is locked
     return row[0], row[1]
 
 
 def _in_columns(
-    connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Range], *, is_new: bool, copies: bool
-) -> int:
-    """Rows that changed."""
-    layout = _Layout.of(view.declaration, batch)
-    columns = dict(_weather(connection, layout))
-    if READING in layout.reaches:
-        columns[READING] = _readings(connection, layout)
-    rows = layout.rows
-    values = evaluate(view.declaration, columns, rows)
-    hours = layout.hours
+    connection: psycopg.Connection[Any], view: _View, texts: Sequence[str], *, is_new: bool, copies: bool
+) -> tuple[int, int]:
+    """Rows of these ranges, and how many of them changed."""
+    batch = _ranges(connection, view.declaration, texts)
+    lengths = [len(each.times) for each in batch]
+    numbers, hours = np.repeat(np.arange(len(batch)), lengths), np.concatenate([each.times for each in batch])
+    is_plain = np.repeat([each.is_plain for each in batch], lengths)
+    values = evaluate(view.declaration, Inputs(connection, view.declaration, batch).read(), is_plain)
     for name, each in view.declaration.stored.items():
         farthest = weather_window(each)
         if farthest is not None:
-            values[name][hours < view.weather_kept_since + farthest * _HOUR_S] = np.nan
-    found = _Rows(np.repeat(np.arange(len(batch)), [each.rows for each in batch]), hours, values)
+            values[name][hours < view.weather_kept_since + farthest * view.step_s] = np.nan
+    found = _Rows(numbers, hours, values)
     is_compared = hours < view.earlier_until if is_new else np.ones(len(hours), bool)
     changed = 0
-    if is_compared.any():
+    if is_compared.any() or not is_new:
         changed += _store_differing(connection, view, batch, found.where(is_compared))
     if not is_compared.all():
         new = found.where(~is_compared)
         (_copy if copies else _insert)(connection, view, batch, new)
         changed += len(new)
-    connection.execute(
-        "SELECT note_stored_ranges(%s::text[]::declared_refresh_ranges[])", [[each.text for each in batch]]
-    )
-    return changed
+    connection.execute("SELECT note_stored_ranges(%s::text[]::declared_refresh_ranges[])", [list(texts)])
+    # as rows_in_ranges(), so that a range of days without a row counts as done
+    return -(-sum(each.end_s - each.first_s for each in batch) // view.step_s), changed
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the hours of a batch are: those of each range behind those that it looks back to."""
-
-    batch: Sequence[_Range]
-    #: of each column: ranges of hours before a row that are looked at
-    reaches: Mapping[str, Sequence[tuple[int, int]]]
-    #: hours before the first row of each range
-    before: int
-
-    @classmethod
-    def of(cls, declaration: Declaration, batch: Sequence[_Range]) -> _Layout:
-        offsets: dict[str, list[tuple[int, int]]] = {}
-        for each in declaration.stored.values():
-            for leaf in each.leaves():
-                assert isinstance(leaf, _OfColumn)  # noqa: S101  # all that are stored are
-                offsets.setdefault(leaf.column, []).append(leaf.offsets())
-        reaches = {column: merged(each, gap=gap(column)) for column, each in offsets.items()}
-        return cls(batch, reaches, max(each[-1][1] for each in reaches.values()))
-
-    @property
-    def starts(self) -> npt.NDArray[np.intp]:
-        """First position of each range, and the number of positions."""
-        return np.cumsum([0, *(self.before + each.rows for each in self.batch)])
-
-    @property
-    def rows(self) -> npt.NDArray[np.intp]:
-        """Positions of the rows."""
-        return np.concatenate(
-            [
-                start + self.before + np.arange(each.rows)
-                for start, each in zip(self.starts, self.batch, strict=False)
-            ]
-        )
-
-    @property
-    def hours(self) -> Times:
-        """Time of each row in seconds since 1970."""
-        return np.concatenate([np.arange(each.first, each.end, _HOUR_S) for each in self.batch])
+def _ranges(
+    connection: psycopg.Connection[Any], declaration: Declaration, texts: Sequence[str]
+) -> list[Range]:
+    """The rows of ranges of the queue, with what is known of their assets."""
+    rows = connection.execute(_RANGES, [list(texts)]).fetchall()
+    step_s = declaration.step // timedelta(seconds=1)
+    days: dict[int, list[tuple[int, int]]] = {}
+    if declaration.step == DAY:
+        columns = ([row[5] for row in rows], [row[6] for row in rows], [row[3] for row in rows])
+        for number, time, day in connection.execute(_DAYS, columns):
+            days.setdefault(number - 1, []).append((time, day))
+    found = []
+    for number, (text, tenant, asset, timezone, is_plain, first_s, end_s, *zones) in enumerate(rows):
+        if declaration.step == DAY:
+            times = np.array([time for time, _ in days.get(number, [])], np.int64)
+            dates = [day for _, day in days.get(number, [])]
+            if dates != list(range(*dates[:1], *(dates[0] + len(dates) for _ in dates[:1]))):
+                raise UndecidedError  # a calendar that leaves out a day
+            first = dates[0] if dates else 0
+        else:
+            times, first = np.arange(first_s, end_s, step_s), first_s // step_s
+            if first_s % step_s or end_s % step_s:
+                raise UndecidedError
+        of = dict(zip(("weather", *SERIES_KEYS), zones, strict=True))
+        found.append(Range(text, tenant, asset, timezone, is_plain, of, first, times, first_s, end_s))
+    return found
 
 
-def _readings(connection: psycopg.Connection[Any], layout: _Layout) -> Series:
-    parts = [
-        (number, each.tenant, each.asset, each.first - farthest * _HOUR_S, each.end - nearest * _HOUR_S)
-        for number, each in enumerate(layout.batch)
-        for nearest, farthest in layout.reaches[READING]
-    ]
-    numbers, hours, *values = _read(connection, _COPY_READINGS, parts, integers=2, doubles=7)
-    starts = layout.starts
-    origins = np.array([each.first // _HOUR_S - layout.before for each in layout.batch])
-    positions = starts[numbers] + hours // _HOUR_US + _EPOCH_S // _HOUR_S - origins[numbers]
-    empty = (np.nan, np.nan, np.nan, 0.0, -0.0, 0.0, 0.0)
-    columns = []
-    for nothing, found in zip(empty, values, strict=True):
-        column = np.full(starts[-1], nothing)
-        column[positions] = found
-        columns.append(column)
-    return Series(*columns)
-
-
-def _weather(connection: psycopg.Connection[Any], layout: _Layout) -> Iterator[tuple[str, Series]]:
-    """Of each hour the newest value that was available when it began, of at most six hours before."""
-    names = [column for column in layout.reaches if column != READING]
-    if not names:
-        return
-    before = max(layout.reaches[name][-1][1] for name in names)
-    # many assets have the weather of one station
-    places: dict[tuple[str, str, int, int], int] = {}
-    of_range = [
-        places.setdefault((each.tenant, each.station, each.first - before * _HOUR_S, each.end), len(places))
-        for each in layout.batch
-    ]
-    parts = [
-        (number, tenant, station, start - WEATHER_AGE * _HOUR_S, end)
-        for (tenant, station, start, end), number in places.items()
-    ]
-    query = _COPY_WEATHER.format(
-        age=WEATHER_AGE, columns=", ".join(_WEATHER_COLUMN.format(f"weather.{name}") for name in names)
-    )
-    numbers, times, available, *values = _read(connection, query, parts, integers=3, doubles=len(names))
-    order = np.lexsort((available, times, numbers))
-    numbers, times, available = numbers[order], times[order], available[order]
-    sizes = np.array([(end - start) // _HOUR_S for _, _, start, end in places])
-    firsts = np.array([(start - _EPOCH_S) // _HOUR_S for _, _, start, _ in places])
-    starts = np.cumsum([0, *sizes])
-    first_hours = -(-times // _HOUR_US)
-    offset = layout.before - before
-    for name, unordered in zip(names, values, strict=True):
-        value = unordered[order]
-        is_known = ~np.isnan(value)
-        grid = np.full(starts[-1], np.nan)
-        # hours that a value counts for; where several do, the last one written is the newest
-        for later in reversed(range(WEATHER_AGE)):
-            hours = first_hours + later
-            counts = (
-                is_known
-                & (hours * _HOUR_US < times + WEATHER_AGE * _HOUR_US)
-                & (hours * _HOUR_US >= available)
-                & (hours >= firsts[numbers])
-                & (hours < (firsts + sizes)[numbers])
-            )
-            of_value = numbers[counts]
-            grid[starts[of_value] + hours[counts] - firsts[of_value]] = value[counts]
-        column = np.full(layout.starts[-1], np.nan)
-        for start, number, each in zip(layout.starts, of_range, layout.batch, strict=False):
-            column[start + offset : start + layout.before + each.rows] = grid[
-                starts[number] : starts[number + 1]
-            ]
-        is_empty = np.isnan(column)
-        weight = (~is_empty).astype(np.float64)
-        total = np.where(is_empty, -0.0, column)
-        yield name, Series(column, column, column, weight, total, np.zeros(len(column)), weight)
-
-
-def _read(
-    connection: psycopg.Connection[Any],
-    query: str,
-    parts: Sequence[tuple[int, str, str, int, int]],
-    *,
-    integers: int,
-    doubles: int,
-) -> list[npt.NDArray[Any]]:
-    """Columns of a COPY: so many of numbers or times in microseconds since 2000, and of doubles, none NULL.
-
-    Not by ADBC, which has a connection of its own: on the embedded server it would wait for this transaction.
-    """
-    names = ("numbers", "tenants", "assets", "starts", "ends")
-    parameters: dict[str, Any] = dict(zip(names, map(list, zip(*parts, strict=True)), strict=True))
-    bounds = {"lowest": _time(min(parameters["starts"])), "highest": _time(max(parameters["ends"]))}
-    with connection.cursor().copy(query.encode(), parameters | bounds) as copy:
-        data = b"".join(bytes(each) for each in copy)
-    kinds = [">i8"] * integers + [">f8"] * doubles
-    fields = [field for at, kind in enumerate(kinds) for field in ((f"size{at}", ">i4"), (f"f{at}", kind))]
-    row = np.dtype([("width", ">i2"), *fields])
-    length = (len(data) - len(_COPY_HEADER) - len(_COPY_END)) // row.itemsize
-    rows = np.ndarray(length, row, data, len(_COPY_HEADER))
-    return [rows[f"f{at}"].astype(kind.replace(">", "=")) for at, kind in enumerate(kinds)]
-
-
-def _time(seconds: int) -> str:
-    """A time as PostgreSQL reads it, also beyond the years that Python knows."""
-    return str(np.datetime64(seconds, "s")) + "+00"
-
-
-def _copy(connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Range], rows: _Rows) -> None:
+def _copy(connection: psycopg.Connection[Any], view: _View, batch: Sequence[Range], rows: _Rows) -> None:
     """Insert rows by COPY in its binary format, whose NULL is a size of -1 without a value."""
     stored = view.declaration.stored
     columns = ["hour", "tenant_id", "asset_id", "generation", *stored, "created_timestamp"]
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
         sql.Identifier("public", f"{view.name}_stored"), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
-    times = (rows.hours - _EPOCH_S) * 1_000_000
-    stamp = (view.stamp - _EPOCH) // timedelta(microseconds=1)
+    times = rows.hours * 1_000_000 - EPOCH_US
+    stamp = (view.stamp - EPOCH) // timedelta(microseconds=1)
     ends = np.searchsorted(rows.numbers, np.arange(len(batch)), side="right")
     start = 0
     with connection.cursor().copy(statement) as copy:
@@ -459,7 +283,7 @@ def _copy(connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Ran
         copy.write(_COPY_END)
 
 
-def _insert(connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Range], rows: _Rows) -> None:
+def _insert(connection: psycopg.Connection[Any], view: _View, batch: Sequence[Range], rows: _Rows) -> None:
     """Insert rows where COPY cannot."""
     assert view.statements is not None  # noqa: S101  # see _store
     _execute(connection, view.statements.insert, view, batch, rows)
@@ -488,20 +312,24 @@ def _encoded(rows: int, columns: Sequence[tuple[str, Any]], *, prefix: bytes = b
 
 
 def _store_differing(
-    connection: psycopg.Connection[Any], view: _View, batch: Sequence[_Range], rows: _Rows
+    connection: psycopg.Connection[Any], view: _View, batch: Sequence[Range], rows: _Rows
 ) -> int:
     """Store rows that differ from what is known; returns how many."""
     assert view.statements is not None  # noqa: S101  # see _store
-    lowest, highest = _time(int(rows.hours.min())), _time(int(rows.hours.max()) + _HOUR_S)
-    statement = view.statements.store.replace("%1$L", f"'{lowest}'").replace("%2$L", f"'{highest}'")
+    # of days also those of a time zone that is no longer the asset's
+    lowest, highest = min(each.first_s for each in batch), max(each.end_s for each in batch)
+    if view.declaration.step != DAY:
+        lowest, highest = int(rows.hours.min()), int(rows.hours.max()) + view.step_s
+    since, until = time_text(lowest), time_text(highest)
+    statement = view.statements.store.replace("%1$L", f"'{since}'").replace("%2$L", f"'{until}'")
     connection.execute("SET LOCAL enable_mergejoin = off")  # as compute_declared_ranges()
     changed, replaced = _execute(connection, statement, view, batch, rows).fetchone() or (0, None)
-    connection.execute(_END_REPLACED, [view.name, replaced, lowest, highest, view.stamp])
+    connection.execute(_END_REPLACED, [view.name, replaced, since, until, view.stamp])
     return int(changed)
 
 
 def _execute(
-    connection: psycopg.Connection[Any], statement: str, view: _View, batch: Sequence[_Range], rows: _Rows
+    connection: psycopg.Connection[Any], statement: str, view: _View, batch: Sequence[Range], rows: _Rows
 ) -> psycopg.Cursor[Any]:
     """Run one of the view's statements that store rows."""
     parameters = [
@@ -510,7 +338,7 @@ def _execute(
         view.generation,
         Jsonb(view.meanings),
         _array("bigint", rows.numbers + 1),
-        _array("timestamptz", (rows.hours - _EPOCH_S) * 1_000_000),
+        _array("timestamptz", rows.hours * 1_000_000 - EPOCH_US),
         *(_array(sql_type(of), rows.values[name]) for name, of in view.declaration.stored.items()),
     ]
     cursor = psycopg.RawCursor(connection)

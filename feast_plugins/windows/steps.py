@@ -95,6 +95,23 @@ class Steps:
             return f"({_day(time)} - DATE '1970-01-01')::bigint"
         return f"(extract(epoch FROM {time}) / {self.step // timedelta(seconds=1)})::bigint"
 
+    def numbered(self, number: str) -> str:
+        """The begin of the step with this number."""
+        if self.step == DAY:
+            return f"day_begin(TIMESTAMP '1970-01-01' + {number} * INTERVAL '1 day', k.timezone)"
+        return f"to_timestamp({number} * {self.step // timedelta(seconds=1)})"
+
+    def even(self, time: str) -> str:
+        """A time; of days their dates at 00:00 UTC, so that all have 24 hours."""
+        return f"({_day(time)})::timestamp AT TIME ZONE 'UTC'" if self.step == DAY else time
+
+    def since(self, time: str) -> str:
+        """The begin of the first day that begins at a time or later, as `even` has it; of other steps the time."""
+        if self.step != DAY:
+            return time
+        begin = self.begin(time)
+        return f"({_day(begin)} + ({begin} < {time})::integer)::timestamp AT TIME ZONE 'UTC'"
+
     def rows(self, first: str, end: str, farthest: int = 0, nearest: int = 0) -> str:
         """The times from `farthest` steps before the first row in [first, end) to `nearest` before the last."""
         if self.step == DAY:

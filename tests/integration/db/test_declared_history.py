@@ -84,7 +84,7 @@ def leave_out_others(connection: psycopg.Connection, view: str, tenant: str) -> 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is of one asset."""
-    monkeypatch.setattr(history, "_POSITIONS", 10)
+    monkeypatch.setattr(history, "POSITIONS", 10)
 
 
 def test_backfill__killed_in_a_batch__goes_on(
@@ -94,7 +94,7 @@ def test_backfill__killed_in_a_batch__goes_on(
     batches = []
     in_columns = history._in_columns
 
-    def killed_in_the_second(*arguments: Any, **options: Any) -> int:
+    def killed_in_the_second(*arguments: Any, **options: Any) -> tuple[int, int]:
         changed = in_columns(*arguments, **options)
         batches.append(changed)
         if len(batches) == 2:
@@ -155,7 +155,7 @@ def test_backfill__readings_come_between_batches__another_refresh_stores_them_me
 def test_backfill__one_asset_fails_and_one_is_left_to_the_server__all_others_are_stored(
     database: str, tenant: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "_POSITIONS", 100_000)  # all in one batch
+    monkeypatch.setattr(history, "POSITIONS", 100_000)  # all in one batch
     declaration = declare(f"huge_{secrets.token_hex(4)}", FEATURES)
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         connection.execute(f"ALTER TABLE {declaration.name}_stored ADD CHECK (asset_id <> 'c')".encode())
