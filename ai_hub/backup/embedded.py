@@ -35,10 +35,14 @@ _FOLDER: Final = "data"
 #: Tables that `ai-hub up` fills before anybody has used the server.
 _FRESH: Final = {
     "public.api_key_revision",
+    "public.declared_reaches",
+    "public.declared_views",
     "public.feature_hours",
     "public.schema_code",
     "public.schema_migrations",
 }
+#: Views that somebody has declared beside ours.
+_DECLARED: Final = "SELECT FROM declared_views WHERE project <> '' LIMIT 1"
 _SHOWN: Final = 5
 
 
@@ -98,11 +102,13 @@ def check(name: str, dsn: str, kept: Database) -> None:
                 hint="Restore with the version of ai-hub that made the backup.",
             )
         inventory.use_plain_text(connection)
-        if used := [
+        used = [
             table
             for table, (rows, _) in inventory.gather_facts(connection).tables.items()
             if rows and table not in _FRESH
-        ]:
+        ]
+        if used or connection.execute(_DECLARED).fetchone():
+            used = used or ["public.declared_views"]
             raise ConflictError(
                 f"The embedded server ({name}) is not empty: it has rows in {', '.join(used[:_SHOWN])}.",
                 hint="A restore goes into empty servers only: `ai-hub down --purge`, `ai-hub up --detach`, "

@@ -20,6 +20,7 @@ from support.registry_servers import FORKS, PRELOADED
 from ai_hub.db import connect
 from ai_hub.ingest import files as ingest_files
 from ai_hub.ingest.options import Options
+from feast_plugins.windows import history as windows
 
 if TYPE_CHECKING:
     from .conftest import Rows
@@ -104,6 +105,7 @@ def backfill_until(
     os.environ.update(environment)
     os.chdir(folder)
     readings, weather = history
+    windows._POSITIONS = 10_000  # several batches of features
     ingest_files.backfill(
         [Path(name) for name in readings], [Path(weather)], Options(tenant=tenant), Killer(part)
     )
@@ -117,7 +119,7 @@ def killed(part: str, tenant: str, history: tuple[list[str], str]) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-# five batches of features in 150 days: a killed client's two sessions end what they have begun
+# a killed client's two sessions end what they have begun
 @pytest.mark.parametrize(
     ("days", "is_killed_twice"), [(10, False), pytest.param(150, True, marks=pytest.mark.long)]
 )
