@@ -31,7 +31,11 @@ _SKIP = "from ai_hub.imports import skip_type_checks as skip; skip(); skip()"
 
 @pytest.mark.parametrize(
     ("before", "outcome"),
-    [("", "TypeCheckError"), (_SKIP, "unchecked"), (f"import typeguard; {_SKIP}", "unchecked")],
+    [
+        pytest.param("", "TypeCheckError", marks=pytest.mark.long),
+        (_SKIP, "unchecked"),
+        pytest.param(f"import typeguard; {_SKIP}", "unchecked", marks=pytest.mark.long),
+    ],
     ids=["feast alone", "before typeguard", "after typeguard"],
 )
 def test_skip_type_checks__leaves_only_feast_unchecked(before: str, outcome: str) -> None:
