@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
+from psycopg import sql
 
 from ai_hub.db.connection import connect
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.features.store import feature_names
 from ai_hub.forecasting import TARGET
+from feast_plugins.windows.declarations import HOUR, declaration_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,6 +161,15 @@ def read_hours(
     return frame
 
 
+_ROW_TIMES: Final = """
+SELECT asset_id, event_timestamp FROM {}
+WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s) AND event_timestamp BETWEEN %(first)s AND %(last)s
+"""
+_KNOWN_ROW_TIMES: Final = f"""{_ROW_TIMES}
+    AND created_timestamp <= %(known_at)s AND (superseded_at IS NULL OR superseded_at > %(known_at)s)
+"""  # constants
+
+
 # An asset registered later was not known.
 _METERS = """
 SELECT kind, asset_id FROM assets
@@ -221,6 +232,7 @@ def build(
 
     Raises:
         NotFoundError: the window has no readings.
+        BadInputError: rows of the service do not tell which hour they are of.
     """
     hours = read_hours(tenant, assets, window.start, window.end, store.config.offline_store.known_at)
     if hours.empty:
@@ -232,7 +244,41 @@ def build(
     names = feature_names(service)
     job = store.get_historical_features(entity_df=hours, features=service)
     joined = job.to_df()
-    own = joined["local_time"] == joined["expected_local_time"]
+    if "local_time" in joined:
+        own = joined["local_time"] == joined["expected_local_time"]
+    else:
+        own = _have_rows(store, service, joined)
     columns = ["tenant_id", "asset_id", "event_timestamp", TARGET, *names]
     rows = joined.loc[own, columns].reset_index(drop=True)
     return TrainingSet(rows, names, int((~own).sum()))
+
+
+def _have_rows(store: FeatureStore, service: FeatureService, hours: pd.DataFrame) -> pd.Series[bool]:
+    """Which hours have a row of their own in each declared view of a service without `local_time`."""
+    own = pd.Series(True, index=hours.index)  # of all of them
+    keys = pd.MultiIndex.from_frame(hours[["asset_id", "event_timestamp"]])
+    for projection in service.feature_view_projections:
+        view = store.registry.get_any_feature_view(projection.name, store.project)
+        declaration = declaration_of(view)
+        if declaration is None or declaration.step > HOUR:
+            raise BadInputError(
+                f"Targets are values of hours, and {view.name} does not tell which rows are of which hour.",
+                hint="Train on a feature service of declared views with rows every hour or less.",
+            )
+        own &= keys.isin(_row_times(view.name, hours, store.config.offline_store.known_at))
+    return own
+
+
+def _row_times(view: str, hours: pd.DataFrame, known_at: datetime | None) -> list[tuple[str, datetime]]:
+    query = _ROW_TIMES if known_at is None else _KNOWN_ROW_TIMES
+    values = {
+        "tenant": hours["tenant_id"].iloc[0],
+        "assets": sorted(hours["asset_id"].unique()),
+        "first": hours["event_timestamp"].min(),
+        "last": hours["event_timestamp"].max(),
+        "known_at": known_at,
+    }
+    relation = sql.Identifier(view if known_at is None else f"{view}_versions")
+    with connect() as connection:
+        rows = connection.execute(sql.SQL(query).format(relation), values).fetchall()
+    return [(asset, time.astimezone(UTC)) for asset, time in rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from oracles.features import HOUR, floor_hour
@@ -23,6 +23,8 @@ from ai_hub.errors import AiHubError
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
 from ai_hub.features.store import open_store
+from ai_hub.forecasting import TARGET
+from ai_hub.forecasting.dataset import Window, build
 from feast_plugins.errors import DeclarationError
 from feast_plugins.windows.database import allow_losses
 
@@ -95,6 +97,8 @@ def test_declared_view__from_plan_to_export__has_the_oracles_values(
     assert_history(repository, as_known, hours)
     repository.asset.readings = present
 
+    assert_training_set(repository, energy.now, repository.asset.readings)
+    assert_training_set(repository, energy.now, known, known_at=then)
     materialize(open_store(repository.settings), Scope(tenants=[tenant, f"{tenant}-x"]))
 
     async def read(reader: FeatureReader) -> None:
@@ -125,6 +129,20 @@ def test_declared_view__from_plan_to_export__has_the_oracles_values(
     assert table.num_rows == 48
     for row in table.to_pylist():
         assert repository.problems(row, row["event_timestamp"]) == []
+
+
+def assert_training_set(
+    repository: Repository, end: datetime, readings: dict[datetime, float], **options: Any
+) -> None:
+    """Each hour with its own row, which another meter or a correction has no part in."""
+    window = Window(*(end - days * timedelta(days=1) for days in (4, 3, 2, 0)))
+    store = open_store(repository.settings, **options)
+    service = store.get_feature_service(f"{repository.view}_service")
+    found = build(store, service, repository.tenant, ["meter"], window)
+    assert (len(found.rows), found.without_features) == (96, 0)
+    for row in found.rows.to_dict("records"):
+        hour = row["event_timestamp"].to_pydatetime()
+        assert (row[TARGET], row["lag_48h"]) == (readings[hour], readings[hour - 48 * HOUR])
 
 
 def test_quarter_hours__history_online_and_export__have_the_oracles_values_and_their_own_time(
