@@ -359,7 +359,7 @@ Times are a client's.
 
 Both do not do the same work. When stock MLflow registers a version it writes a row that points at the run's
 files, and it promotes without a look at them, leaving the previous version where it is. Ours copies them
-inside S3, reads every copy to prove and to seal it; at a promotion, which archives the previous version, it
+inside S3, reads every copy to check and to hash it; at a promotion, which archives the previous version, it
 lists them and hashes them again where that shows a write; and it checks each file that is loaded.
 """
 

@@ -56,7 +56,7 @@ class RegistryService:
 
     def register(self, body: schemas.RegisterRequest, target: str) -> schemas.RegisterResponse:
         """Register a version and bring it to stage `target`, as far as the gates let it."""
-        wish = RegistrationRequest(
+        request = RegistrationRequest(
             tenant=body.tenant_id,
             model=body.model_name,
             version=f"v{body.version.removeprefix('v')}" if body.version else None,
@@ -66,7 +66,7 @@ class RegistryService:
             user=self._user,
         )
         with _errors_of(body.tenant_id):
-            version = register(wish)
+            version = register(request)
         stage, message = _promote_registered(version, target)
         identity = _id(version)
         return schemas.RegisterResponse(

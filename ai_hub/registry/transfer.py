@@ -53,7 +53,7 @@ _NOT_CARRIED: Final = frozenset({
 })  # fmt: skip
 #: What MLflow takes at once.
 _METRICS, _PARAMS = 1000, 100
-#: Seconds the registry may take to copy a version's files and seal them.
+#: Seconds the registry may take to copy a version's files and hash them.
 _COPY_S: Final = 300
 #: Rows of an audit trail.
 _ROWS: Final = 10_000
@@ -150,12 +150,12 @@ def _described(version: ModelVersion, folder: Path) -> imports.ExportedVersion:
     }
     own = {name: manifest.place(entries, name) for name in manifest.RESERVED}
     metadata = json.loads((folder / own[manifest.METADATA]).read_bytes())
-    sealed = json.loads((folder / own[manifest.METRICS]).read_bytes())
+    recorded = json.loads((folder / own[manifest.METRICS]).read_bytes())
     client = connect()
     with tenant_scope(version.tenant), readable_errors():
         entity = client.get_model_version(version.model, str(version.version))
         given = version.tags.get(METRICS_TAG)
-        metrics = present_metrics(sealed, given, entity.source or "", version.run_id, client)
+        metrics = present_metrics(recorded, given, entity.source or "", version.run_id, client)
         run = _run(client, version.run_id)
     rows = history(version.tenant, version.model, version=version.version, limit=_ROWS)
     return imports.ExportedVersion(
@@ -275,7 +275,7 @@ def _register(  # noqa: PLR0917  # what it registers, whose, and why
         client, found.folder, f"{model} {wanted}", _tags_of_run(exported)
     ) as run:
         _log(client, run.info.run_id, exported)
-        wish = {
+        body = {
             "run_id": run.info.run_id,
             "exported": exported.model_dump(mode="json", by_alias=True),
             "semantic_version": None if wanted == NEXT else wanted,
@@ -285,7 +285,7 @@ def _register(  # noqa: PLR0917  # what it registers, whose, and why
         try:
             # not repeated by itself: an answer that was lost may stand for a version that is there
             route = f"{model_path(model)}/imports"
-            answer = call("POST", route, tenant=tenant, json=wish, timeout=_COPY_S, max_retries=0)
+            answer = call("POST", route, tenant=tenant, json=body, timeout=_COPY_S, max_retries=0)
         except BaseException:
             if made:
                 remove_empty(client, model)

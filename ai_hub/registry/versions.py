@@ -424,7 +424,7 @@ def production_at(tenant: str, model: str, at: datetime) -> Transition | None:
     """
     if at.tzinfo is None:
         raise BadInputError(
-            f"{at.isoformat()} names no time zone, so it is no moment.",
+            f"{at.isoformat()} has no time zone.",
             hint="Give the time one, for example datetime(2026, 11, 30, 12, tzinfo=timezone.utc).",
         )
     check_name(tenant)

@@ -207,7 +207,7 @@ class Adoption:
         evidence |= {"aliases": sorted(a for a, holder in state.aliases.items() if holder == version)}
         if version_plan is not None:
             evidence |= {"source": version_plan.source, "semantic_version_before": version_plan.from_number}
-            evidence |= {"unsealed": version_plan.problem} if version_plan.problem else {}
+            evidence |= {"without_manifest": version_plan.problem} if version_plan.problem else {}
         begins = version not in state.recorded
         has_trail = not begins or _has_trail(session, state.model, version)
         steps = [(origin if has_trail else None, origin)] if begins or origin == target else []

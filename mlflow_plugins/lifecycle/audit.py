@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.users.permissions import Actor
 
 
-_MOMENT: Final = "lifecycle_moment"
+_TIME: Final = "lifecycle_time"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def record(
         "actor": actor.name,
         "actor_source": actor.source,
         "reason": reason,
-        "at_ms": _moment(session, model),
+        "at_ms": _time(session, model),
     }
     inserted = session.execute(
         sa.insert(table).values(**row, evidence=json.dumps(evidence, sort_keys=True)).returning(table)
@@ -150,8 +150,8 @@ def production_at(session: Session, workspace: str, name: str, at_ms: int) -> Tr
 def same_move(session: Session, workspace: str, name: str, own: int) -> list[Transition]:
     """A transition by its id, then those of whom it displaced; empty when it is not of this model."""
     of_model = _of_model(workspace, name)
-    moment = sa.select(table.c.at_ms).where(of_model, table.c.id == own).scalar_subquery()
-    query = sa.select(table).where(of_model, table.c.at_ms == moment, table.c.id <= own)
+    at_ms = sa.select(table.c.at_ms).where(of_model, table.c.id == own).scalar_subquery()
+    query = sa.select(table).where(of_model, table.c.at_ms == at_ms, table.c.id <= own)
     rows = [_transition(row) for row in session.execute(query.order_by(table.c.id.desc())).mappings()]
     return [row for row in rows if row.id == own or row.evidence.get("displaced_by") == rows[0].version]
 
@@ -246,13 +246,13 @@ def _of_model(workspace: str, name: str) -> sa.ColumnElement[bool]:
     return sa.and_(_of_tenant(workspace), table.c.name == name)
 
 
-def _moment(session: Session, model: ModelKey) -> int:
+def _time(session: Session, model: ModelKey) -> int:
     """The one time of everything this transaction records: a swap leaves no moment without production."""
-    if _MOMENT not in session.info:
+    if _TIME not in session.info:
         newest = session.scalar(sa.select(sa.func.max(table.c.at_ms)).where(model.matches(table)))
         # a clock set back must not reorder the trail
-        session.info[_MOMENT] = max(get_current_time_millis(), newest or 0)
-    return int(session.info[_MOMENT])
+        session.info[_TIME] = max(get_current_time_millis(), newest or 0)
+    return int(session.info[_TIME])
 
 
 def _transition(row: sa.RowMapping) -> Transition:

@@ -110,7 +110,7 @@ def aliased(old: Old) -> None:
 
 
 def numbered(old: Old) -> None:
-    """Semantic versions that collide or are none, and a tag that looks like a seal."""
+    """Semantic versions that collide or are none, and a tag that looks like a manifest's digest."""
     old.client.create_registered_model(NUMBERED)
     for number, text in enumerate(("1.0.0", "1.0.0", "v1.0.0", "2024-05", None, "2.0.0"), 1):
         tags = {"semantic_version": text} if text else {}
@@ -200,7 +200,7 @@ OUR_INVARIANTS = {
             AND t.to_stage = v.stage AND t.id = (
                 SELECT max(id) FROM lifecycle_transitions l
                 WHERE l.workspace = t.workspace AND l.name = t.name AND l.version = t.version))""",
-    "seals are tags": f"""
+    "digests are tags": f"""
         SELECT v.name, v.version FROM ({_MODELS}) v JOIN lifecycle_versions r
         ON r.workspace = v.workspace AND r.name = v.name AND r.version = v.version
         LEFT JOIN model_version_tags t ON t.workspace = v.workspace AND t.name = v.name

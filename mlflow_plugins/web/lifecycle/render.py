@@ -26,9 +26,9 @@ def percent(change: float) -> str:
 
 def utc(at_ms: int) -> Markup:
     """UTC milliseconds for people and programs."""
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
-    machine = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return Markup('<time datetime="{}">{}</time>').format(machine, f"{moment:%Y-%m-%d %H:%M:%S} UTC")
+    time = datetime.fromtimestamp(at_ms / 1000, UTC)
+    machine = time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return Markup('<time datetime="{}">{}</time>').format(machine, f"{time:%Y-%m-%d %H:%M:%S} UTC")
 
 
 def markdown(text: str) -> Markup:

@@ -220,18 +220,18 @@ def check_digests(database: str, folder: Path, plans: list[ModelPlan]) -> None:
         assert (digest is None) == (version.problem is not None)
         if digest is None:
             continue
-        sealed = folder / ".models" / name / version.number
-        document = (sealed / "manifest.json").read_bytes()
+        registered = folder / ".models" / name / version.number
+        document = (registered / "manifest.json").read_bytes()
         assert hashlib.sha256(document).hexdigest() == digest
         listed = {path: entry["sha256"] for path, entry in json.loads(document)["files"].items()}
         assert listed == {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sealed.iterdir()
+            for path in registered.iterdir()
             if path.name != "manifest.json"
         }
         source = Path(version.source.removeprefix("file://"))
         assert {path.name: path.read_bytes() for path in source.iterdir()} == {
-            path.name: (sealed / path.name).read_bytes() for path in source.iterdir()
+            path.name: (registered / path.name).read_bytes() for path in source.iterdir()
         }
     assert sum(version.problem is not None for _, version in versions) == UNVERIFIED
 
@@ -330,9 +330,9 @@ def test_tenants__are_adopted_one_by_one(
         LifecycleStore(f"lifecycle+{database}")
     adopt(database, tmp_path, workspaces=True)
     assert old_registries.broken(database) == {}
-    sealed = tmp_path / "mlartifacts/workspaces"
-    assert (sealed / "beta/.models/demand/v1.0.0/data.txt").read_text() == "beta-1"
-    assert (sealed / "acme/.models/demand/v1.0.1/data.txt").read_text() == "acme-2"
+    registered = tmp_path / "mlartifacts/workspaces"
+    assert (registered / "beta/.models/demand/v1.0.0/data.txt").read_text() == "beta-1"
+    assert (registered / "acme/.models/demand/v1.0.1/data.txt").read_text() == "acme-2"
     with opened(database) as store:
         assert store.get_model_version_download_uri("demand", 1).startswith(
             "mlflow-artifacts:/workspaces/beta/"

@@ -102,10 +102,10 @@ def test_metrics__of_autolog__are_what_gates_page_and_trail_have(
     assert done.returncode == 0, done.stderr
     with registry.tenant_scope(acme.name):
         recorded = acme.client.get_run(done.stdout.partition("RUN ")[2].strip()).data.metrics
-        sealed = json.loads(acme.client.get_model_version(MODEL, "1").tags["ai_hub.card"])["metrics"]
-    assert "mae" in recorded.keys() - sealed.keys()
-    # it registers while it trains: what is sealed of a metric is of an earlier round
-    assert library != "xgboost" or sealed["late-mae"] != recorded["late-mae"]
+        card = json.loads(acme.client.get_model_version(MODEL, "1").tags["ai_hub.card"])["metrics"]
+    assert "mae" in recorded.keys() - card.keys()
+    # it registers while it trains: what the card has of a metric is of an earlier round
+    assert library != "xgboost" or card["late-mae"] != recorded["late-mae"]
     (tmp_path / "policy.yaml").write_text(
         json.dumps({"defaults": {"required_metrics": {"metrics": sorted(recorded)}}})
     )
@@ -135,7 +135,7 @@ def test_metric__missing__is_refused_with_the_run_and_counts_once_it_is_there(
         acme.client.log_metric(run_id, "rmse", 2.5)
         answer = acme.stage(version, "Production")
         assert "Metric rmse is 2.5, above the most allowed, 2." in answer.json()["message"]
-        # only what was not sealed may still change
+        # only what the card lacks may still change
         acme.client.log_metric(run_id, "rmse", 1.5)
         acme.client.log_metric(run_id, "mae", 0.1)
     assert "<td>0.1" not in page(acme, MODEL)

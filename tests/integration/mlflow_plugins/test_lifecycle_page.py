@@ -433,7 +433,7 @@ def test_many_versions__are_folded(page: Page, measured: Callable[[str], None]) 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Give every version of a model metrics `a` and `mae`, as sealed folders on a server have them."""
+    """Give every version of a model metrics `a` and `mae`, as registered folders on a server have them."""
 
     def measure(name: str) -> None:
         del name

@@ -145,7 +145,7 @@ def test_version_of_dev__comes_to_prod_with_all_that_is_known_about_it(
 ) -> None:
     before = mlflow.get_tracking_uri()
     model = _trained(acme, monkeypatch)
-    sealed = find_version(acme.name, MODEL, 1).manifest_sha256
+    digest = find_version(acme.name, MODEL, 1).manifest_sha256
     registry.promote(acme.name, MODEL, 1, reason="lower error")
     archive = tmp_path / "demand.zip"
     capsys.readouterr()
@@ -166,7 +166,7 @@ def test_version_of_dev__comes_to_prod_with_all_that_is_known_about_it(
     arrived = _files(other, 1, tmp_path / "arrived")
     origin = _check_version(other, sent, arrived)
     assert (origin["server"], origin["tenant"], origin["version"]) == (acme.url, acme.name, 1)
-    assert origin["manifest_sha256"] == sealed
+    assert origin["manifest_sha256"] == digest
     _check_run(other)
     _check_trail(other, origin, ". release 7")
     with pytest.raises(MlflowException, match="cannot change"), registry.tenant_scope(other.name):

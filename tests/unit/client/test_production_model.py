@@ -89,8 +89,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     def load(place: Path, tenant: str, name: str, version: ProductionVersion) -> LoadedModel:
         number = int((place / "model").read_text().removeprefix("weights "))
         world.loaded.append(number)
-        seal = version.manifest_sha256
-        return LoadedModel(tenant, name, number, version.label, seal, (), frozenset(), None, len)
+        digest = version.manifest_sha256
+        return LoadedModel(tenant, name, number, version.label, digest, (), frozenset(), None, len)
 
     monkeypatch.setattr(loading.ModelLoader, "_download", download)
     monkeypatch.setattr(loading, "load", load)

@@ -21,7 +21,7 @@ from ai_hub.errors import (
     ServiceDownError,
 )
 
-SEALED = [{"key": "manifest_sha256", "value": "ab" * 32}, {"key": "semantic_version", "value": "v1.2.0"}]
+TAGS = [{"key": "manifest_sha256", "value": "ab" * 32}, {"key": "semantic_version", "value": "v1.2.0"}]
 
 
 def _ask(answer: httpx.Response | Exception) -> Any:
@@ -39,8 +39,8 @@ def _ask(answer: httpx.Response | Exception) -> Any:
     return registry.production("demand-forecast")
 
 
-def test_answer__is_the_version_with_its_seal() -> None:
-    found = _ask(httpx.Response(200, json={"model_version": {"version": "7", "tags": SEALED}}))
+def test_answer__is_the_version_with_its_digest() -> None:
+    found = _ask(httpx.Response(200, json={"model_version": {"version": "7", "tags": TAGS}}))
     assert (found.version, found.label, found.manifest_sha256) == (7, "v1.2.0", "ab" * 32)
 
 

@@ -190,7 +190,7 @@ def test_opened__folder_that_was_touched__says_what(
         pytest.fail("it was read")
 
 
-def _sealed(folder: Path, document: dict[str, Any]) -> None:
+def _write_with_checksum(folder: Path, document: dict[str, Any]) -> None:
     """A document that somebody has written with care."""
     text = json.dumps(document).encode()
     (folder / "version.json").write_bytes(text)
@@ -204,7 +204,7 @@ def test_opened__path_that_leaves_the_folder__is_refused(tmp_path: Path, path: s
     written(tmp_path / "version")
     document = json.loads((tmp_path / "version/version.json").read_text())
     document["files"][path] = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
-    _sealed(tmp_path / "version", document)
+    _write_with_checksum(tmp_path / "version", document)
     with (
         pytest.raises(BadInputError, match="is no path inside its folder"),
         bundle.opened(tmp_path / "version"),
@@ -225,10 +225,10 @@ def test_opened__document_of_another_kind_or_export__is_refused(tmp_path: Path) 
     sha256 = written(folder)
     document = json.loads((folder / "version.json").read_text())
     for change in ({"format": 2}, {"more": 1}, {"files": {"MLmodel": {"size": -1, "sha256": "0" * 64}}}):
-        _sealed(folder, {**document, **change})
+        _write_with_checksum(folder, {**document, **change})
         with pytest.raises(BadInputError, match="another version of AI Hub"), bundle.opened(folder):
             pytest.fail("it was read")
-    _sealed(folder, {**document, "description": "another"})
+    _write_with_checksum(folder, {**document, "description": "another"})
     with pytest.raises(BadInputError, match="it is another export"), bundle.opened(folder, sha256):
         pytest.fail("it was read")
     with pytest.raises(BadInputError, match="There is no file or folder"), bundle.opened(tmp_path / "no"):

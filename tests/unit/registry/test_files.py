@@ -35,5 +35,5 @@ def test_files_that_the_server_does_not_hand_out__without_mlflow__say_what_to_in
 
 def test_production_at__a_time_without_a_zone__is_refused_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    with pytest.raises(BadInputError, match="2026-11-30T12:00:00 names no time zone"):
+    with pytest.raises(BadInputError, match="2026-11-30T12:00:00 has no time zone"):
         registry.production_at("acme", "demand", datetime(2026, 11, 30, 12))  # noqa: DTZ001  # on purpose

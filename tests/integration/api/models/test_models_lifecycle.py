@@ -81,8 +81,8 @@ def test_get__returns_what_was_given(service: ModelService, model: str, tmp_path
         service.client().delete_run(run.info.run_id)
     assert service.call("vera", "GET", f"/{model_id}").json() == found
     folder = registry.download_version(version, tmp_path / "files")
-    sealed = json.loads((folder / "metadata.json").read_text())
-    assert (sealed["given"], sealed["author"], sealed["feature_service"]) == (
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert (metadata["given"], metadata["author"], metadata["feature_service"]) == (
         (METADATA, "rita", "forecast_basic")
     )
     flat = {"mae": METRICS["mae"], "r2_score": -0.0, "bias": 1e-300, "p.95": 1e300}

@@ -130,16 +130,16 @@ def test_every_route__asked_with_everything_a_stranger_may_know(
 def test_writes(server: PeopleServer, acme: Tenant) -> None:
     before = contents(acme)
     file = f"workspaces/acme/{acme.experiment}/{acme.run}/artifacts/model/model.bin"
-    sealed = f"workspaces/acme/.models/{MODEL}/v1.0.0/model.bin"
+    registered = f"workspaces/acme/.models/{MODEL}/v1.0.0/model.bin"
     version = {"name": MODEL, "version": "1"}
     requests: list[tuple[str, str, dict[str, Any]]] = [
-        *(("PUT", f"{PROXY}/artifacts/{path}", {"data": b"evil"}) for path in (file, sealed)),
-        *(("DELETE", f"{PROXY}/artifacts/{path}", {}) for path in (file, sealed)),
+        *(("PUT", f"{PROXY}/artifacts/{path}", {"data": b"evil"}) for path in (file, registered)),
+        *(("DELETE", f"{PROXY}/artifacts/{path}", {}) for path in (file, registered)),
         *(
             ("POST", f"{PROXY}/mpu/create/{path}", {"json": {"path": path, "num_parts": 1}})
-            for path in (file, sealed)
+            for path in (file, registered)
         ),
-        *(("GET", f"{PROXY}/presigned/{path}", {}) for path in (file, sealed)),
+        *(("GET", f"{PROXY}/presigned/{path}", {}) for path in (file, registered)),
         ("POST", f"{V2}/runs/log-metric", {"json": {"run_id": acme.run, "key": "mae", "value": 0}}),
         ("POST", f"{V2}/runs/set-tag", {"json": {"run_id": acme.run, "key": "mark", "value": "evil"}}),
         ("POST", f"{V2}/runs/delete", {"json": {"run_id": acme.run}}),
