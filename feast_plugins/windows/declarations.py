@@ -260,6 +260,31 @@ class Window(_OfColumn):
 
 
 @dataclass(frozen=True)
+class Quantile(_OfColumn):
+    """Quantile (0.5: the median) of the values of the steps in [t - time_window, t).
+
+    It is exact: between two values it is interpolated. Steps without a value do not count.
+    """
+
+    kind: ClassVar[str] = "quantile"
+    column: str
+    quantile: float
+    time_window: timedelta
+
+    @override
+    def offsets(self) -> tuple[int, int]:
+        return 1, self.time_window // self.slide_interval
+
+    @override
+    def check(self) -> None:
+        _check_duration(self.time_window, self.slide_interval, "A time_window")
+        is_number = isinstance(self.quantile, int | float) and not isinstance(self.quantile, bool)
+        if not is_number or not 0 <= self.quantile <= 1:
+            raise DeclarationError(f"A quantile is a number from 0 to 1, not {self.quantile!r}.")
+        super().check()
+
+
+@dataclass(frozen=True)
 class Lag(_OfColumn):
     """Value of the one step that began `lag` before the row."""
 
@@ -517,7 +542,7 @@ class AssetAttribute(Expression):
 _KINDS: Final[Mapping[str, type[Expression]]] = {
     each.kind: each
     for each in (
-        *(Window, Lag, Weather, Series, SameHour, DegreeHours),
+        *(Window, Quantile, Lag, Weather, Series, SameHour, DegreeHours),
         *(Difference, Ratio, Calendar, Holiday, SunPosition, AssetAttribute),
     )
 }

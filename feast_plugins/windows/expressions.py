@@ -19,6 +19,7 @@ from feast_plugins.windows.declarations import (
     Expression,
     Holiday,
     Lag,
+    Quantile,
     SameHour,
     Series,
     SunPosition,
@@ -48,7 +49,7 @@ def weather_window(of: Expression) -> int | None:
     merges = [
         leaf.offsets()[1]
         for leaf in of.leaves()
-        if isinstance(leaf, Window | SameHour | DegreeHours) and leaf.column in WEATHER
+        if isinstance(leaf, Window | Quantile | SameHour | DegreeHours) and leaf.column in WEATHER
     ]
     return max(merges, default=None)
 
@@ -87,6 +88,8 @@ def aggregate(of: _OfColumn) -> str:
             f"CASE WHEN count(value) FILTER (WHERE {when}) = {farthest} "
             f"THEN sum(greatest({_degrees(of)}, 0) ORDER BY ago DESC) FILTER (WHERE {when}){_in_hours(of)} END"
         )
+    if isinstance(of, Quantile):
+        return templates.QUANTILE.format(when=when, quantile=f"{of.quantile!r}")
     assert isinstance(of, Window | SameHour)  # noqa: S101  # there are no others
     if isinstance(of, SameHour):
         when += f" AND mod(ago, {of.step}) = 0"
@@ -104,6 +107,8 @@ def window(of: _OfColumn, shift: int) -> str:
             f"CASE WHEN count(value) OVER {frame} = {farthest} "
             f"THEN sum(greatest({_degrees(of)}, 0)) OVER {frame}{_in_hours(of)} END"
         )
+    if isinstance(of, Quantile):
+        return templates.GRID_QUANTILE.format(frame=frame, quantile=f"{of.quantile!r}")
     assert isinstance(of, Window | SameHour)  # noqa: S101  # there are no others
     if isinstance(of, SameHour):
         number = Steps(of.slide_interval).number("hour")

@@ -25,6 +25,7 @@ FUNCTIONS: Final[Mapping[str, str]] = {
     "first": "(array_agg(value ORDER BY ago DESC) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
     "last": "(array_agg(value ORDER BY ago) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
 }
+QUANTILE: Final = "value_quantile(array_agg(value) FILTER (WHERE {when}), {quantile})"
 #: The same over the rows of a window.
 GRID_STATE: Final = "(stats_merge(state) OVER {frame})"
 GRID_VALUES: Final = "array_remove(array_agg(value) OVER {frame}, NULL)"
@@ -38,6 +39,7 @@ GRID_FUNCTIONS: Final[Mapping[str, str]] = {
     "first": f"({GRID_VALUES})[1]",
     "last": f"({GRID_VALUES})[cardinality({GRID_VALUES})]",
 }
+GRID_QUANTILE: Final = "value_quantile(array_agg(value) OVER {frame}, {quantile})"
 FRAME: Final = "(ORDER BY hour ROWS BETWEEN {farthest} PRECEDING AND {nearest} PRECEDING)"
 # Steps of the same number in a day, or in a week, also before 1970.
 FRAME_OF_SAME_HOUR: Final = (

@@ -90,6 +90,8 @@ class Oracle:
             return self._hour(self._before(hour, self._steps(of["lag"])), of["column"], hour)
         if kind == "degree_hours":
             return self._degree_hours(hour, of)
+        if kind == "quantile":
+            return self._quantile(hour, of)
         ago = (
             range(1, self._steps(of["time_window"]) + 1)
             if kind == "window"
@@ -163,6 +165,20 @@ class Oracle:
             "last": of_hours[-1],
         }
         return found[function]
+
+    def _quantile(self, hour: datetime, of: Mapping[str, Any]) -> float | None:
+        """Between the two values that the position falls between, counted from the least one."""
+        column = of["column"]
+        hours = [self._before(hour, steps) for steps in range(1, self._steps(of["time_window"]) + 1)]
+        if column != "value" and "@" not in column and not self._is_weather_kept(hours[-1]):
+            return None
+        values = sorted(value for each in hours if (value := self._hour(each, column, hour)) is not None)
+        if not values:
+            return None
+        position = of["quantile"] * (len(values) - 1)
+        below = int(position)
+        above = min(below + 1, len(values) - 1)
+        return values[below] + (position - below) * (values[above] - values[below])
 
     def _degree_hours(self, hour: datetime, of: Mapping[str, Any]) -> float | None:
         hours = [self._before(hour, steps) for steps in range(1, self._steps(of["time_window"]) + 1)]

@@ -29,6 +29,7 @@ from feast_plugins.windows import (
     Difference,
     Holiday,
     Lag,
+    Quantile,
     Ratio,
     SameHour,
     Series,
@@ -634,3 +635,60 @@ def test_rows__computed_when_read_or_in_columns_or_by_the_server__equal_the_orac
         monkeypatch.setattr(history, "knows", lambda _: False)
         refresh(dsn=database)
         assert rows() == in_columns
+
+
+def quantiles(step: timedelta) -> dict[str, Any]:
+    """Quantiles of every source that there is with this step; the database computes them all."""
+    features: dict[str, Any] = {
+        **{f"of_{share * 100:g}": Quantile("value", share, 25 * step) for share in (0, 0.1, 0.5, 0.95, 1)},
+        "price": Quantile("price@price_zone", 0.5, 4 * step),
+        "over_median": Difference(Lag("value", step), Quantile("value", 0.5, 3 * step)),
+    }
+    if step < DAY:
+        features |= {
+            "cold": Quantile("temperature", 0.25, 6 * step),
+            "portfolio": Quantile("value@group", 0.9, 4 * step),
+        }
+    return features
+
+
+@pytest.mark.parametrize("step", [HOUR / 4, HOUR, DAY], ids=["15min", "1h", "1d"])
+def test_quantiles__equal_the_oracle_and_when_read_those_of_a_refresh(database: str, step: timedelta) -> None:
+    declaration = declare(f"quantiles_{secrets.token_hex(4)}", quantiles(step), step)
+    query = (
+        f"SELECT * FROM {declaration.name} WHERE tenant_id = %s ORDER BY event_timestamp, asset_id".encode()
+    )
+    when = 3  # rows were created at different times
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        meter = Meter(connection, database, READINGS_OF[step])
+        assert list(meter.problems(declaration)) == []
+        stored = connection.execute(query, [meter.tenant]).fetchall()
+        connection.execute("DELETE FROM declared_spans WHERE tenant_id = %s", [meter.tenant])
+        connection.execute(
+            f"DELETE FROM {declaration.name}_stored WHERE tenant_id = %s".encode(), [meter.tenant]
+        )
+        computed = connection.execute(query, [meter.tenant]).fetchall()
+    assert len(stored) > 2
+    assert [(*row[:when], *row[when + 1 :]) for row in computed] == [
+        (*row[:when], *row[when + 1 :]) for row in stored
+    ]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("QUANTILE", "{quantile}", "1 - {quantile} / 2"),
+        pytest.param(
+            ("GRID_QUANTILE", "array_agg(value) OVER {frame}", "array_agg(value) OVER {frame} || value"),
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=["another quantile", "long ranges with the target hour"],
+)
+def test_quantiles__fault_in_the_generator__is_found(
+    database: str, monkeypatch: pytest.MonkeyPatch, fault: tuple[str, str, str]
+) -> None:
+    plant(monkeypatch, *fault)
+    declaration = declare(f"quantiles_{secrets.token_hex(4)}", quantiles(HOUR))
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+        assert next(Meter(connection, database).problems(declaration), None), "nobody noticed"
