@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 from click.testing import CliRunner
+from feast.cli.cli import cli as stock
 from support.feast_process import restored
 from support.hostile_arguments import HOSTILE, NOWHERE
 
@@ -116,9 +117,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             patch.setenv(name, value)
         patch.setenv("FEAST_REGISTRY_URI", f"sqlite:///{folder}/registry.db")
         patch.setenv("FEATURE_REPO_DIR_ENV_VAR", str(folder / "repo"))
+        # into the registry alone: our command and engine would make the declared views in TimescaleDB
+        settings = folder / "repo" / "feature_store.yaml"
+        text = settings.read_text()
+        settings.write_text(text.replace("feast_plugins.batch_engine.ArrowComputeEngine", "local"))
         with restored():
-            result = CliRunner().invoke(commands, ["apply", "--skip-source-validation"])
+            result = CliRunner().invoke(stock, ["apply", "--skip-source-validation"])
         assert result.exit_code == 0, result.output + repr(result.exception)
+        settings.write_text(text)
         yield folder
 
 
