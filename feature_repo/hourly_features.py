@@ -1,6 +1,7 @@
 """Hourly features of an asset, as declared: what the contract's feature views are made of.
 
-`ai-hub migrate` makes them in TimescaleDB, and `feast apply` changes them.
+`ai-hub migrate` makes them in TimescaleDB from its own copy of this, ai_hub/db/hourly_features.py, and
+`feast apply` changes them.
 """
 
 from datetime import timedelta

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -151,18 +151,26 @@ def declarations_of(views: Iterable[object]) -> list[Declaration]:
 def make_own(connection: psycopg.Connection[Any], declaration: Declaration) -> None:
     """Make the declared view that comes with the hub, in the present transaction.
 
-    What it is stays where somebody has declared it differently.
+    What it is stays where a project has declared it differently; features that one has added to it stay.
     """
     before = _catalog(connection).get(declaration.name)
     is_new = before is None or not before.sha256
-    if before is not None and not is_new:
-        is_there = connection.execute("SELECT to_regclass(%s)", [f"public.{declaration.name}"]).fetchone()
-        is_same = before.sha256 == Statements(declaration).sha256 and is_there != (None,)
-        if before.declaration != declaration.as_json() or is_same:
+    if before is None or is_new:
+        action = "create" if before is None else "alter"
+        change = Change(declaration.name, action, declaration=declaration, before=before)
+    else:
+        if before.project != _NOBODY and before.declaration != declaration.as_json():
             return
-    change = Change(
-        declaration.name, "create" if before is None else "alter", declaration=declaration, before=before
-    )
+        others = {
+            name: expression_of(each)
+            for name, each in before.declaration.items()
+            if name not in declaration.features
+        }
+        declaration = Declaration(declaration.name, {**declaration.features, **others})
+        difference = _difference(connection, _as_placed(connection, declaration), before)
+        if difference is None:
+            return
+        change = difference
     _change(connection, _NOBODY if before is None else before.project, change)
     if is_new:  # its rows need no backfill
         connection.execute(
@@ -474,6 +482,21 @@ def _require_free(connection: psycopg.Connection[Any], name: str) -> None:
                 f"The database has another relation {name}{suffix}; "
                 f"name the declared view {name} differently."
             )
+
+
+def _as_placed(connection: psycopg.Connection[Any], declaration: Declaration) -> Declaration:
+    """The declaration with its features in the order of the view's columns, and new ones after them.
+
+    Only so the view can be changed in place.
+    """
+    columns = connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 ORDER BY attnum",
+        [f"public.{declaration.name}"],
+    ).fetchall()
+    names = dict.fromkeys(
+        [*(name for (name,) in columns if name in declaration.features), *declaration.features]
+    )
+    return replace(declaration, features={name: declaration.features[name] for name in names})
 
 
 def _difference(

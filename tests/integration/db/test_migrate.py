@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import runpy
 import shutil
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,13 @@ from support.feature_tables import assert_views_equal, now, register, write
 
 from ai_hub import paths
 from ai_hub.db import connect
+from ai_hub.db.hourly_features import FEATURES
 from ai_hub.db.migrate import EditedHistoryError, TimescaleLicenceError, migrate
 from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError
+from feast_plugins.windows import Lag
+from feast_plugins.windows.database import make_own
+from feast_plugins.windows.declarations import Declaration, expression
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +121,9 @@ ALTER TABLE asset_spans ADD stored tstzmultirange NOT NULL DEFAULT '{}';
 UPDATE asset_spans AS spans SET stored = known.stored FROM declared_spans AS known
 WHERE view_name = 'ai_features' AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id;
 DELETE FROM declared_views WHERE view_name = 'ai_features';
-DROP INDEX ai_features_stored_hour_idx, ai_features_stored_created_timestamp_idx;
+DROP INDEX ai_features_stored_hour_idx, ai_features_stored_created_timestamp_idx, data_findings_of_features;
+ALTER TABLE data_findings DROP subject, ADD PRIMARY KEY (tenant_id, asset_id, kind, first_timestamp);
+DELETE FROM schema_migrations WHERE version >= 32;
 ALTER TABLE ai_features_stored DROP generation;
 ALTER TABLE ai_features_stored RENAME TO ai_feature_versions;
 CREATE TABLE ai_features (LIKE ai_feature_versions);
@@ -141,10 +148,7 @@ def test_migrate__features_of_an_earlier_release__stay_with_all_that_was_known(s
         query = "SELECT * FROM forecast_advanced_feature_versions ORDER BY event_timestamp, created_timestamp"
         before = connection.execute(query).fetchall()
         connection.execute(AS_BEFORE_ONE_ENGINE)
-        (migration,) = (paths.resource("sql") / "migrations").glob("*_one_engine.sql")
-        connection.execute(migration.read_bytes())
-        connection.execute("DELETE FROM schema_code")
-        assert migrate(spare_database).code_applied
+        assert "0033_one_engine.sql" in migrate(spare_database).applied
         assert connection.execute(query).fetchall() == before
         assert_views_equal(connection, "t", "meter", asset)
         assert_views_equal(connection, "t", "meter", known, known_at=then)
@@ -153,6 +157,62 @@ def test_migrate__features_of_an_earlier_release__stay_with_all_that_was_known(s
         asset.readings[start + 31 * HOUR] = 98.0
         assert refresh(dsn=spare_database).changed == 24
         assert_views_equal(connection, "t", "meter", asset)
+
+
+def test_migrate__stopped_before_the_code__leaves_ingest_and_reads_as_they_were(
+    spare_database: str, sql: Path
+) -> None:
+    migrate(spare_database)
+    number = len(list((sql / "migrations").glob("*.sql"))) + 1
+    (sql / "migrations" / f"{number:04}_more.sql").write_text(
+        "DROP SCHEMA tenant_wall CASCADE; DROP VIEW forecast_basic_features;"
+        "ALTER TABLE data_findings DROP CONSTRAINT data_findings_pkey"
+    )
+    (sql / "code" / "099_fails.sql").write_text("SELECT 1 / 0")
+    with pytest.raises(Exception, match="division by zero"):
+        migrate(spare_database, sql=sql)
+    with connect(spare_database, autocommit=True) as connection:
+        register(connection, "stopped", "meter", "UTC")
+        # a reading of no time after others: the trigger writes findings
+        write(connection, "stopped", "meter", {floor_hour(datetime.now(UTC)) - 30 * HOUR: 1.0})
+        rows = connection.execute(
+            "SELECT count(*) FROM forecast_basic_features WHERE tenant_id = 'stopped'"
+        ).fetchone()
+        assert rows == (24,)
+    assert not migrate(spare_database).changed
+
+
+def test_make_own__a_later_release__adds_its_features_and_keeps_those_of_others(spare_database: str) -> None:
+    migrate(spare_database)
+    ours = {name: expression(each) for name, each in FEATURES.items()}
+
+    def features() -> dict[str, Any]:
+        connection.execute("SELECT lag_2h, lag_3h FROM ai_features LIMIT 0")
+        connection.execute("SELECT lag_2h, lag_3h FROM ai_features_stored LIMIT 0")
+        row = connection.execute(
+            "SELECT meanings FROM declared_views WHERE view_name = 'ai_features'"
+        ).fetchone()
+        assert row is not None
+        return row[0]  # type: ignore[no-any-return]
+
+    with connect(spare_database) as connection:
+        make_own(connection, Declaration("ai_features", {**ours, "lag_2h": Lag("value", 2 * HOUR)}))
+        make_own(connection, Declaration("ai_features", {**ours, "lag_3h": Lag("value", 3 * HOUR)}))
+        assert {name: features()[name] for name in ("lag_1h", "lag_2h", "lag_3h")} == {
+            "lag_1h": 1,
+            "lag_2h": 2,
+            "lag_3h": 3,
+        }
+        # of a project that has changed it
+        connection.execute("UPDATE declared_views SET project = 'theirs' WHERE view_name = 'ai_features'")
+        make_own(connection, Declaration("ai_features", ours))
+        assert set(features()) > {"lag_2h", "lag_3h"}
+        connection.rollback()
+
+
+def test_own_hourly_features__are_those_of_the_feature_repository() -> None:
+    theirs = runpy.run_path(str(paths.resource("feature_repo") / "hourly_features.py"))["FEATURES"]
+    assert list(theirs.items()) == list(FEATURES.items())
 
 
 def test_migrate__after_a_restore_without_rights__grants_anew(blank_database: str) -> None:

@@ -12,8 +12,6 @@ DROP TABLE ai_features;
 
 ALTER TABLE ai_feature_versions RENAME TO ai_features_stored;
 ALTER TABLE ai_features_stored ADD COLUMN generation integer NOT NULL DEFAULT 1;
-CREATE INDEX ON ai_features_stored (hour) WHERE superseded_at IS NULL;
-CREATE INDEX ON ai_features_stored (created_timestamp) WHERE superseded_at IS NULL;
 
 -- Nobody's project, until one declares it differently. `ai-hub migrate` generates the rest.
 INSERT INTO declared_views (view_name, project, declaration, sha256, statement, meanings, filled_from)
