@@ -70,3 +70,23 @@ def test_migrate__table_that_stays_held__says_so(
     monkeypatch.setattr(migrate, "_advance", migrate._advance.__wrapped__)  # type: ignore[attr-defined]
     with pytest.raises(ConflictError, match="did not let go"):
         migrate.migrate(dsn_of(holder), sql=sql)
+
+
+def test_migrate__code_that_cannot_be_applied__leaves_what_the_migration_before_it_takes_away(
+    holder: psycopg.Connection, sql: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "_advance", migrate._advance.__wrapped__)  # type: ignore[attr-defined]
+    monkeypatch.setattr(migrate, "_WITHOUT_CODE", 0)
+    (sql / "migrations" / "0001_change.sql").write_text("ALTER TABLE rows RENAME TO stored_rows")
+    (sql / "code").mkdir()
+    (sql / "code" / "010_rows.sql").write_text(
+        "CREATE VIEW rows AS SELECT * FROM stored_rows; ALTER TABLE held ADD b int"
+    )
+    with connect(dsn_of(holder), autocommit=True) as writer:
+        writer.execute("CREATE TABLE rows (a int)")
+        with pytest.raises(ConflictError, match="did not let go"):
+            migrate.migrate(dsn_of(holder), sql=sql)
+        writer.execute("INSERT INTO rows VALUES (1)")
+        holder.rollback()
+        assert migrate.migrate(dsn_of(holder), sql=sql).applied == ["0001_change.sql"]
+        assert writer.execute("SELECT * FROM rows").fetchall() == [(1,)]
