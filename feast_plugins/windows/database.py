@@ -346,6 +346,7 @@ def _change(connection: psycopg.Connection[Any], project: str, change: Change) -
     name = sql.Identifier
     relations = [change.view + suffix for suffix in _RELATIONS]
     declaration = change.declaration
+    _lock_views(connection, relations)
     wall = connection.execute("SELECT to_regnamespace('tenant_wall') IS NOT NULL").fetchone() == (True,)
     table = name("public", f"{change.view}_stored")
     if declaration is None or change.dropped:
@@ -365,6 +366,26 @@ def _change(connection: psycopg.Connection[Any], project: str, change: Change) -
             " to_regclass(format('tenant_wall.%%I', relation)) IS NOT NULL"
             " OR relation IN (SELECT relation FROM served_relations)",
             [relations],
+        )
+
+
+_VIEWS: Final = """
+SELECT relnamespace::regnamespace::text, relname FROM pg_class
+WHERE relkind = 'v' AND relname = ANY (%s)
+    AND relnamespace IN (to_regnamespace('tenant_wall'), to_regnamespace('public'))
+ORDER BY relnamespace = to_regnamespace('public'), relname
+"""
+
+
+def _lock_views(connection: psycopg.Connection[Any], relations: Sequence[str]) -> None:
+    """Wait for readers of the views before any of their tables is locked.
+
+    Readers lock a view first and then what it stands on: in the other order each would wait for the other.
+    """
+    for schema, view in connection.execute(_VIEWS, [relations]).fetchall():
+        # changes nothing; LOCK TABLE would lock the tables of readings, too
+        connection.execute(
+            sql.SQL("ALTER VIEW {} ALTER COLUMN tenant_id DROP DEFAULT").format(sql.Identifier(schema, view))
         )
 
 

@@ -113,7 +113,8 @@ RETURNS timestamptz LANGUAGE sql STABLE AS $$
 $$;
 
 -- Ends the versions of these rows before that of `stamp`, all of them in [lowest, highest) and none in the columnstore.
--- An index probe each, whatever statistics say of the newest hour.
+-- A probe of the primary key each, whatever statistics say: of the newest hour they know nothing, and by the index of the
+-- hours of present rows each row would be compared with those of all assets. Hence no condition that one of present rows has.
 DROP FUNCTION IF EXISTS end_recent_versions(name, feature_key[], timestamptz, timestamptz, timestamptz);
 CREATE FUNCTION end_recent_versions(
     declared_view name, keys feature_key[], lowest timestamptz, highest timestamptz, stamp timestamptz
@@ -129,7 +130,7 @@ BEGIN
         ' FROM unnest($1) AS replaced'
         ' WHERE versions.tenant_id = replaced.tenant_id AND versions.asset_id = replaced.asset_id'
         ' AND versions.hour = replaced.hour AND versions.hour >= %L AND versions.hour < %L'
-        ' AND versions.superseded_at IS NULL AND versions.created_timestamp <> %L',
+        ' AND coalesce(versions.superseded_at, ''infinity'') = ''infinity'' AND versions.created_timestamp <> %L',
         declared_view || '_stored', declared_view, stamp, lowest, highest, stamp
     ) USING keys;
     GET DIAGNOSTICS ended = ROW_COUNT;

@@ -24,7 +24,11 @@ import psycopg
 import pytest
 from adbc_driver_manager import dbapi
 from feast.aggregation import Aggregation
-from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException
+from feast.errors import (
+    EntityNotFoundException,
+    FeatureServiceNotFoundException,
+    FeatureViewNotFoundException,
+)
 from oracles.declared import Oracle
 from oracles.features import HOUR
 from psycopg import sql
@@ -58,6 +62,7 @@ DOORS = {"history", "online", "service", "export"}
 #: A declaration names what is not there, not yet or no more.
 MISSING = (
     dbapi.ProgrammingError,
+    EntityNotFoundException,
     NotFoundError,
     FeatureServiceNotFoundException,
     FeatureViewNotFoundException,
@@ -113,9 +118,6 @@ def changing() -> Iterator[None]:
         yield
     except MISSING:
         pass
-    except dbapi.OperationalError as error:  # the server ends one of two that wait for each other
-        if "deadlock detected" not in str(error):
-            raise
     except (ValueError, UserWarning) as error:  # Feast's registry has a view before the services of it
         if "cannot be applied because" not in str(error) and "is inconsistent with" not in str(error):
             raise

@@ -89,8 +89,8 @@ class OwnView:
         self.store.apply([], objects_to_delete=[self.view], partial=False)
         self.execute("DROP TABLE {} CASCADE")  # with what tenants see of it
 
-    def check(self, *tenants: str, now: datetime = NOW) -> Outcome:
-        return check_features(self.store, view=self.name, tenants=tenants, since=DAY, now=now)
+    def check(self, *tenants: str, now: datetime | None = None) -> Outcome:
+        return check_features(self.store, view=self.name, tenants=tenants, since=DAY, now=now or NOW)
 
 
 @pytest.fixture(scope="module")
