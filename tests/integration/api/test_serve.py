@@ -114,9 +114,41 @@ def test_serve__worker_killed__is_followed_by_another_and_its_requests_are_not_u
         eventually(lambda: in_flight(address) == 0)
 
 
+def test_serve__each_process_gets_sigterm__requests_under_way_finish(tmp_path: Path) -> None:
+    """As when the signal is sent to the process group; and after the one that forks workers was killed."""
+    log = tmp_path / "log"
+    settings = nowhere() | {"AI_HUB_API_AUTH": "off"}
+    with serving(settings, "--no-export-worker", "--workers=2", log=log) as (address, process):
+        first = workers(process.pid)
+        first[0].parent().send_signal(signal.SIGKILL)
+        eventually(lambda: all(has_ended(each) for each in first))
+        eventually(lambda: len(workers(process.pid)) == 2 and in_flight(address) == 0)
+        forking = workers(process.pid)[0].parent()
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
+            client.sendall(b"POST /ai/features/get HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{")
+            eventually(lambda: in_flight(address) == 1)
+            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+                each.terminate()
+            eventually(lambda: "Waiting for connections to close" in log.read_text())
+            # without it the service would take its workers for ended, and go
+            assert not has_ended(forking)
+            client.sendall(b"}")
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 422 ")
+        assert process.wait(20) == 0
+        eventually(lambda: has_ended(forking))
+
+
 def workers(service: int) -> list[psutil.Process]:
     """Its worker processes, which a process beside it has forked."""
     return [each for child in psutil.Process(service).children() for each in child.children()]
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it has, also where its parent has not taken notice."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def in_flight(address: str) -> float:
