@@ -19,6 +19,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,7 +33,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ai_hub.errors import AiHubError, BadInputError, ServiceDownError
-from ai_hub.features.online.query import MEANING_TAG, Query, choose_features, meanings_by_name, resolve
+from ai_hub.features.online.query import (
+    MEANING_TAG,
+    Outputs,
+    Query,
+    choose_features,
+    meanings_by_name,
+    resolve,
+)
 from ai_hub.features.store import repo_config
 from feast_plugins.online.plan import Plans
 
@@ -193,6 +201,7 @@ class _RegistryState:
         tags = {view.name: tag for view in views if (tag := view.tags.get(MEANING_TAG)) is not None}
         self._meanings = meanings_by_name(self.services, tags)
         self.queries: dict[tuple[str | None, tuple[str, ...] | None], Query] = {}
+        self._outputs = Outputs()
         #: of each service the stored views behind it; those that Feast cannot resolve are not in it
         self.stored_views: dict[str, list[str]] = {}
         for name, service in self.services.items():
@@ -233,7 +242,8 @@ class _RegistryState:
         found = resolve(self._config, plan, label, names, entities)
         if len(self.queries) >= _CAPACITY:
             self.queries.clear()
-        self.queries[key] = found
+            self._outputs = Outputs()
+        self.queries[key] = found = replace(found, outputs=self._outputs)
         return found
 
     def _stored_views(self, service: FeatureService) -> list[str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from feast import FeatureService
@@ -34,7 +35,7 @@ from feast_plugins.online.plan import Plan, StoredView
 from feast_plugins.postgres.serving import DEFAULT_LOOKUP, lookup_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from feast import Entity, FeatureView, OnDemandFeatureView, RepoConfig
 
@@ -332,6 +333,32 @@ class Feature:
     views: int
 
 
+#: Number of a computation, and the bytes of each of its inputs.
+OutputKey = tuple[int | bytes, ...]
+
+
+class Outputs:
+    """What deterministic on-demand views gave.
+
+    Queries share it, so that its capacity is that of all of them; the oldest go first.
+    """
+
+    def __init__(self, capacity: int = 16_384) -> None:
+        self._capacity = capacity
+        self.kept: dict[OutputKey, tuple[Any, ...]] = {}
+        self._numbers: dict[Hashable, int] = {}
+
+    def number(self, computation: Hashable) -> int:
+        """The number of a computation; equal ones have the same."""
+        return self._numbers.setdefault(computation, len(self._numbers))
+
+    def add(self, outputs: Mapping[OutputKey, tuple[Any, ...]]) -> None:
+        """Keep these, too."""
+        self.kept.update(outputs)
+        for key in list(islice(self.kept, max(0, len(self.kept) - self._capacity))):
+            del self.kept[key]
+
+
 @dataclass(frozen=True, eq=False)
 class Query:
     """Features of one set, or of several; equal to itself alone."""
@@ -343,8 +370,8 @@ class Query:
     features: tuple[Feature, ...]
     #: of the store
     project: bytes
-    #: what on-demand views gave, by the bytes of their inputs; see `is_deterministic`
-    outputs: dict[tuple[bytes, ...], tuple[Any, ...]] = field(default_factory=dict)
+    #: what on-demand views gave; see `is_deterministic`
+    outputs: Outputs = field(default_factory=Outputs)
 
     def keys(self, tenant: str, assets: Sequence[str]) -> Keys:
         """Keys in Redis of the hashes that have the rows."""
@@ -380,6 +407,22 @@ class Query:
             for index, name, kind in columns
             if name in declared
         )
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the features of the answer that on-demand views give."""
+        asked = set(self.names)
+        return tuple(name for each in self.plan.transforms for _, _, name, _ in each.outputs if name in asked)
+
+    @cached_property
+    def computation(self) -> int:
+        """Number in `outputs` of what gives `output_names` from `inputs`."""
+        views = tuple(
+            (each.view.name, getattr(each.view.projection, "version_tag", None), tuple(each.outputs))
+            for each in self.plan.transforms
+        )
+        inputs = tuple((self.views[view].name, name, kind) for view, name, _, kind in self.inputs)
+        return self.outputs.number((views, inputs, self.output_names))
 
     @cached_property
     def names(self) -> tuple[str, ...]:

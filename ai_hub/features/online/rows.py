@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from functools import lru_cache
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
@@ -15,7 +15,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.value_type import ValueType
 
-from ai_hub.features.online.query import HOUR_NS, KEYS, AsOf, Columns, Query
+from ai_hub.features.online.query import HOUR_NS, KEYS, AsOf, Columns, OutputKey, Query
 from ai_hub.times import from_nanos
 from feast_plugins.online import encoding, reading
 from feast_plugins.online.encoding import encode_column
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 REDIS, TIMESCALEDB, CALENDAR = "redis", "timescaledb", "calendar"
 OUTSIDE_LOOKBACK, UNAVAILABLE = "OUTSIDE_LOOKBACK", "UNAVAILABLE"
 _STATUS_NAMES: dict[int, str] = {value.number: value.name for value in FieldStatus.DESCRIPTOR.values}
-#: Outputs of on-demand views that a query keeps, each of other inputs.
-_MAX_OUTPUTS: Final = 4096
 
 
 @dataclass(slots=True)
@@ -317,25 +315,24 @@ def _decode(cells: Sequence[Sequence[bytes]], columns: tuple[Columns, Columns]) 
 
 def _of_inputs(query: Query, cells: Sequence[Sequence[bytes]]) -> dict[str, Sequence[Any]]:
     """Values of on-demand features, by name; they are computed once for the same inputs."""
-    if not query.plan.transforms:
+    if not query.output_names:
         return {}
-    known, names = query.outputs, [name for each in query.plan.transforms for _, _, name, _ in each.outputs]
-    keys = [tuple([row[index] for _, _, index, _ in query.inputs]) for row in cells]
+    kept, number = query.outputs.kept, query.computation
+    keys: list[OutputKey] = [(number, *[row[index] for _, _, index, _ in query.inputs]) for row in cells]
     try:
-        found = [known[key] for key in keys]
+        found = [kept[key] for key in keys]
     except KeyError:
-        new = [key for key in dict.fromkeys(keys) if key not in known]
-        if len(known) + len(new) > _MAX_OUTPUTS:
-            known.clear()
-            new = list(dict.fromkeys(keys))
+        new = [key for key in dict.fromkeys(keys) if key not in kept]
         by_view: dict[int, dict[str, list[Any]]] = {}
-        for (view, name, _, kind), column in zip(query.inputs, zip(*new, strict=True), strict=True):
+        inputs = zip(*[key[1:] for key in new], strict=True)
+        for (view, name, _, kind), column in zip(query.inputs, inputs, strict=True):
             by_view.setdefault(view, {})[name] = encoding.python_values(column, kind)
         outputs = reading.transform(query.plan, {}, lambda view: by_view.get(view, {}))
-        columns = [reading.as_stored(*outputs[name]) for name in names]
-        known.update(zip(new, zip(*columns, strict=True), strict=True))
-        found = [known[key] for key in keys]
-    return dict(zip(names, zip(*found, strict=True), strict=True))
+        columns = [reading.as_stored(*outputs[name]) for name in query.output_names]
+        computed = dict(zip(new, zip(*columns, strict=True), strict=True))
+        found = [computed[key] if key in computed else kept[key] for key in keys]
+        query.outputs.add(computed)
+    return dict(zip(query.output_names, zip(*found, strict=True), strict=True))
 
 
 def _compute(

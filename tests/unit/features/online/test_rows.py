@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, String, UnixTimestamp
 
 from ai_hub.features.online import query, rows
+from ai_hub.features.online.catalog import _RegistryState
 from ai_hub.features.online.query import as_of
 from ai_hub.times import to_nanos
 from feast_plugins.online.plan import Plans
@@ -42,11 +44,19 @@ def store(tmp_path: Path) -> FeatureStore:
     return FeatureStore(config=config)
 
 
-def payload(store: FeatureStore, service: FeatureService, stored: dict[str, Any]) -> dict[str, Any]:
+def payload(
+    store: FeatureStore,
+    service: FeatureService,
+    stored: dict[str, Any],
+    names: list[str] | None = None,
+    outputs: query.Outputs | None = None,
+) -> dict[str, Any]:
     """What is sent of an asset whose features have these values; `view.feature` names them."""
     plan = Plans().get(store.config, store.registry, store.project, service, full_names=False)
     entities = {each.join_key: each for each in store.list_entities()}
-    asked = query.resolve(store.config, plan, "rows", None, entities)
+    asked = query.resolve(store.config, plan, "rows", names, entities)
+    if outputs is not None:
+        asked = replace(asked, outputs=outputs)
     cached = rows.CachedRows.empty(asked, as_of(None, NOW, 60), 1)
     for index, view in enumerate(each.stored for each in asked.views):
         fields = {view.stamp_field: stamp_of(HOUR)[1]}
@@ -103,6 +113,55 @@ def test_feature__has_the_name_of_an_output_nobody_asked_for__is_that_of_its_own
     service = apply(store, site, computed, features=[site[["load"]], computed[["double"]]])
     found = payload(store, service, {"site.load": 1.0, "site.base": 20.0})
     assert found == {"load": 1.0, "double": 40.0}
+
+
+def test_output_that_a_view_leaves_out__others_are_answered(store: FeatureStore) -> None:
+    site = view("site", Field(name="base", dtype=Float64))
+    schema = [Field(name="absent", dtype=Float64), Field(name="double", dtype=Float64)]
+
+    @on_demand_feature_view(  # type: ignore[untyped-decorator]
+        sources=[site[["base"]]], schema=schema, mode="python", tags={"deterministic": "true"}
+    )
+    def computed(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"double": [2 * each for each in inputs["base"]]}
+
+    service = apply(store, site, computed, features=[computed])
+    assert payload(store, service, {"site.base": 20.0}, ["double"]) == {"double": 40.0}
+
+
+def test_deterministic_view__queries_share_what_it_gave_within_one_capacity(store: FeatureStore) -> None:
+    site = view("site", Field(name="base", dtype=Float64), Field(name="load", dtype=Float64))
+    schema = [Field(name="double", dtype=Float64), Field(name="triple", dtype=Float64)]
+
+    @on_demand_feature_view(  # type: ignore[untyped-decorator]
+        sources=[site[["base"]]], schema=schema, mode="python", tags={"deterministic": "true"}
+    )
+    def computed(inputs: dict[str, Any]) -> dict[str, Any]:
+        base = inputs["base"]
+        return {"double": [2 * each for each in base], "triple": [3 * each for each in base]}
+
+    service = apply(store, site, computed, features=[site[["load"]], computed])
+    outputs = query.Outputs(capacity=2)
+
+    def read(base: float, *names: str) -> dict[str, Any]:
+        stored = {"site.base": base, "site.load": 7.0}
+        return payload(store, service, stored, [*names], outputs)
+
+    assert read(1.0, "double") == {"double": 2.0}
+    assert read(1.0, "load", "double") == {"load": 7.0, "double": 2.0}
+    assert len(outputs.kept) == 1
+    assert read(1.0, "triple") == {"triple": 3.0}
+    assert read(5.0, "triple", "double") == {"triple": 15.0, "double": 10.0}
+    assert len(outputs.kept) == 2
+    assert read(1.0, "double") == {"double": 2.0}
+
+
+def test_queries_of_one_state__share_what_was_computed(store: FeatureStore) -> None:
+    site = view("site", Field(name="base", dtype=Float64), Field(name="load", dtype=Float64))
+    apply(store, site, features=[site])
+    state = _RegistryState(store.config, store.registry)
+    first, second = (state.query("asked", (name,)) for name in ("base", "load"))
+    assert first.outputs is second.outputs
 
 
 def test_time__is_sent_with_z(store: FeatureStore) -> None:
