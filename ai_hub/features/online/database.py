@@ -230,6 +230,9 @@ _NEIGHBOURS = 20
 _HINT_S = 0.25
 #: Capacity, of all tenants together.
 _CAPACITY = 200_000
+_MAX_TENANTS = 10_000
+#: How long a tenant that made room is not read again.
+_DROPPED_S = 60.0
 _QUERY = "SELECT asset_id, timezone FROM assets WHERE tenant_id = %s ORDER BY asset_id LIMIT %s"
 
 
@@ -303,13 +306,18 @@ class AssetDirectory:
         self._tenants[tenant] = _TenantAssets(time.monotonic() + ttl, zones, sorted(zones))
         self._kept[tenant] = None
         self._count += len(zones)
-        while self._count > _CAPACITY and len(self._kept) > 1:
+        while (self._count > _CAPACITY or len(self._kept) > _MAX_TENANTS) and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))
+        if len(self._tenants) > _MAX_TENANTS:
+            now = time.monotonic()
+            self._tenants = {
+                name: each for name, each in self._tenants.items() if name in self._kept or each.until > now
+            }
 
     def _drop(self, tenant: str) -> None:
-        """Make room. Its assets are not read again before their time, or many tenants would take turns."""
+        """Make room. Its assets are not read again for a minute, or many tenants would take turns."""
         if tenant in self._kept:
             known = self._tenants[tenant]
             del self._kept[tenant]
             self._count -= len(known.names)
-            self._tenants[tenant] = _TenantAssets(known.until)
+            self._tenants[tenant] = _TenantAssets(min(known.until, time.monotonic() + _DROPPED_S))

@@ -76,6 +76,31 @@ def test_lists_of_assets__more_than_there_is_room_for__are_not_read_in_turns(
     assert read == list(valley)
 
 
+def test_lists_of_assets__too_many_tenants__are_forgotten_once_they_may_be_read_again(
+    valley: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_MAX_TENANTS", 1)
+
+    async def read(reader: FeatureReader, *tenants: str) -> None:
+        for tenant in tenants:
+            reader._assets.refresh(tenant)
+            await asyncio.gather(*reader._assets._tasks.values())
+
+    async def work(reader: FeatureReader) -> None:
+        assets = reader._assets
+        first, second = valley
+        await read(reader, first, second)
+        assert time.monotonic() < assets._tenants[first].until <= time.monotonic() + 60
+        assert (assets.zones(first), len(assets.zones(second))) == ({}, 4)
+        monkeypatch.setattr(database, "_DROPPED_S", -1.0)
+        await read(reader, f"{first}-other")
+        assert set(assets._tenants) == {first, f"{first}-other"}
+        await read(reader, second)
+        assert (set(assets._tenants), len(assets.zones(second))) == ({first, second}, 4)
+
+    run(work, Clock(NOW))
+
+
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """Seconds that the next queries take, the last for all that follow; tests fill it in."""
