@@ -107,9 +107,14 @@ def check_features(
             fresh |= of_view
             starts |= {field.subject: start for field in fields}
 
+        registered = store.list_feature_views() if view is None else []
+        names = {each.name for each in registered}
+        limited = {field.subject for each in registered for field in limited_fields(each.name, each.features)}
+
         def is_seen(tenant: str, entity: str, finding: Finding) -> bool:
-            if finding.subject not in starts:  # it has no limits any more
-                return True
+            if finding.subject not in starts:
+                # it has no limits any more; or is a view's of another project, which was not checked
+                return finding.subject.partition(".")[0] in names and finding.subject not in limited
             if finding.kind is FindingKind.FEATURE_STALE:
                 return (tenant, entity, finding.subject) in fresh
             return finding.first >= starts[finding.subject]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
+from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -224,6 +225,25 @@ def test_check__nulls__count_once_the_window_is_full(own: OwnView, database: str
         f"warning: {tenant} {own.name}.note: 6 of 6 {no_value}, more than 50%, such as 6 of 6 {since}",
     ]
     assert open_kinds(database, tenant) == [("torn", "feature_nulls")] * 2
+
+
+def test_check__of_another_project__leaves_findings_open_until_the_limits_are_gone(
+    own: OwnView, tmp_path: Path, database: str, tenant: str
+) -> None:
+    add_asset(database, tenant, "a")
+    own.write(tenant, "a", {1: 130.0})
+    own.check(tenant)
+    other = OwnView(tmp_path, database, ENTITIES)
+    try:
+        assert check_features(other.store, tenants=[tenant], since=DAY).resolved == 0
+        # where the view is registered without limits, nothing is to be told of it
+        free = copy(own.view)
+        free.features = [Field(name=each.name, dtype=each.dtype) for each in own.view.features]
+        other.store.apply([free])
+        assert check_features(other.store, tenants=[tenant], since=DAY).resolved == 1
+        assert ("a", "feature_range") not in open_kinds(database, tenant)
+    finally:
+        other.drop()
 
 
 def test_check__old_values__are_stale_until_a_new_one_comes(own: OwnView, database: str, tenant: str) -> None:
