@@ -7,8 +7,8 @@ from typing import Final
 import pyarrow as pa
 from feast.on_demand_feature_view import OnDemandFeatureView
 
-#: Tag of an on-demand view: with "true", equal inputs give equal features. A function that uses the time or
-#: chance must not have it.
+#: Tag of an on-demand view: with "true", equal inputs give equal features. A function that uses the time,
+#: chance or the entity's keys, which it does not get, must not have it.
 DETERMINISTIC_TAG: Final = "deterministic"
 
 
@@ -33,9 +33,11 @@ class _OncePerInput(OnDemandFeatureView):
         """The features alone, in the rows of `pa_table`."""
         (names,) = _inputs(self)
         name = next((each for each in names if each in pa_table.column_names), None)
-        if name is None:
+        values = None if name is None else pa_table[name].combine_chunks()
+        # more than 2 GB of text stay in chunks, and lists have no dictionary
+        if not isinstance(values, pa.Array) or pa.types.is_nested(values.type):
             return super().transform_arrow(pa_table, full_feature_names)
-        encoded = pa_table[name].combine_chunks().dictionary_encode(null_encoding="encode")
+        encoded = values.dictionary_encode(null_encoding="encode")
         computed = super().transform_arrow(pa.table({name: encoded.dictionary}), full_feature_names)
         return computed.take(encoded.indices)
 

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 from feast import Entity, FeatureView, Field, FileSource, OnDemandFeatureView, ValueType
-from feast.types import Int64
+from feast.types import Array, Float64, Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +54,34 @@ def test_features_are_those_of_each_row(times: list[int | None], pieces: int, na
     assert computed.column_names == ["later__next" if full else "next"]
     expected = plain.transform_arrow(rows, full)[computed.column_names[0]]
     assert computed.column(0).to_pylist() == expected.to_pylist()
+
+
+def test_input_is_a_list__each_row_is_computed() -> None:
+    calls: list[int] = []
+
+    def first(columns: dict[str, list[list[float]]]) -> dict[str, list[float]]:
+        calls.append(len(columns["curve"]))
+        return {"first": [curve[0] for curve in columns["curve"]]}
+
+    curves = FeatureView(
+        name="curves",
+        entities=[Entity(name="asset", join_keys=["asset"], value_type=ValueType.STRING)],
+        schema=[Field(name="curve", dtype=Array(Float64))],
+        source=FileSource(path="none.parquet", timestamp_field="at"),
+    )
+    plain = OnDemandFeatureView(
+        name="firsts",
+        sources=[curves],
+        schema=[Field(name="first", dtype=Float64)],
+        mode="python",
+        udf=first,
+        udf_string="first",
+        tags={"deterministic": "true"},
+    )
+    calls.clear()
+    rows = pa.table({"curve": [[1.5, 2.0], [1.5, 2.0], [3.0]]})
+    computed = once_per_input(plain).transform_arrow(rows)
+    assert (computed["first"].to_pylist(), calls) == ([1.5, 1.5, 3.0], [3])
 
 
 @pytest.mark.parametrize(
