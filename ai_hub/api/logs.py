@@ -107,7 +107,7 @@ def _answered(logger: Any, method: str, event: MutableMapping[str, Any]) -> Muta
     if not _is_answer(event):
         return event
     line = {**event, "level": method, "timestamp": datetime.now(UTC)}
-    logger.msg(orjson.dumps(line, option=orjson.OPT_UTC_Z).decode())
+    logger.msg(orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z).decode())
     raise structlog.DropEvent
 
 

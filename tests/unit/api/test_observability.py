@@ -66,6 +66,14 @@ def test_log__secrets_are_masked() -> None:
 
 
 @pytest.mark.usefixtures("untouched")
+def test_log__of_an_answered_request__has_every_value() -> None:
+    stream = io.StringIO()
+    logs.configure(ServiceSettings(log_format="json"), stream)
+    structlog.get_logger("ours").info(logs.REQUEST, route=Path("/ai/features/get"))
+    assert json.loads(stream.getvalue())["route"] == "/ai/features/get"
+
+
+@pytest.mark.usefixtures("untouched")
 def test_log__of_a_failure__has_its_traceback_in_the_line() -> None:
     stream = io.StringIO()
     logs.configure(ServiceSettings(log_format="json"), stream)
