@@ -162,7 +162,7 @@ def eventually(holds: Callable[[], bool]) -> None:
     """Wait until it does."""
     deadline = time.monotonic() + 60
     while True:
-        with suppress(httpx.TransportError):
+        with suppress(httpx.TransportError, psutil.NoSuchProcess):
             if holds():
                 return
         assert time.monotonic() < deadline
