@@ -10,7 +10,7 @@ from feast import FeatureView, Field
 from feast.types import Float64
 from sources import view_source
 
-from feast_plugins.windows import Limits
+from feast_plugins.windows import READS_TAG, Limits
 
 # A row describes one hour. Three hours bridge a late meter or a skipped refresh; anything older says
 # nothing about the hour asked for, so history leaves it empty and predictions name it stale.
@@ -73,6 +73,6 @@ def hourly_view(name: str, features: Mapping[str, str], description: str) -> Fea
         ttl=ROW_TTL,
         online=True,
         description=description,
-        # a row is served until the next one can be there
-        tags={"step": "1h", MEANING_TAG: HOURLY_ROWS},
+        # a row is served until the next one can be there, or until a feature of it means something else
+        tags={"step": "1h", MEANING_TAG: HOURLY_ROWS, READS_TAG: "ai_features"},
     )

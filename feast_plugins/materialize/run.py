@@ -38,7 +38,7 @@ from feast_plugins.offline_store import TimescaleOfflineStore
 from feast_plugins.online.writing import delete_outdated, expiry
 from feast_plugins.online_store import CorrectableRedisOnlineStore
 from feast_plugins.postgres.session import connect, fetch_value, stream
-from feast_plugins.windows.declarations import STEPS, declaration_of
+from feast_plugins.windows.declarations import READS_TAG, STEPS, declaration_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -322,13 +322,16 @@ def client_of(online: OnlineStore, config: RepoConfig) -> Any:
 def forget_earlier_meanings(online: OnlineStore, config: RepoConfig, views: Iterable[object]) -> None:
     """Delete online rows of declared views whose features or step were declared differently then.
 
-    No materialization is under way that read them before: a view changes when nobody reads it.
+    Also those of views whose source reads such a view, see `READS_TAG`. No materialization is under way that
+    read them before: a view changes when nobody reads it.
     """
     if not isinstance(online, RedisOnlineStore):
         return
-    for view in views:
-        declaration = declaration_of(view)
-        if declaration is not None and isinstance(view, FeatureView) and view.online:
+    stored = [view for view in views if isinstance(view, FeatureView)]
+    declarations = {view.name: declaration_of(view) for view in stored}
+    for view in stored:
+        declaration = declarations.get((view.tags or {}).get(READS_TAG, view.name))
+        if declaration is not None and view.online:
             meanings = declaration.as_json() | {"": STEPS[declaration.step]}
             delete_outdated(client_of(online, config), config, view, meanings)
 

@@ -5,6 +5,7 @@ and the views that it needs in TimescaleDB, and every refresh keeps their rows u
 """
 
 from feast_plugins.windows.declarations import (
+    READS_TAG,
     AssetAttribute,
     Calendar,
     DegreeHours,
@@ -22,6 +23,7 @@ from feast_plugins.windows.declarations import (
 from feast_plugins.windows.limits import Limits
 
 __all__ = [
+    "READS_TAG",
     "AssetAttribute",
     "Calendar",
     "DegreeHours",

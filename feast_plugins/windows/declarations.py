@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 EXPRESSION_TAG: Final = "expression"
 #: Tag of a view: the step of its rows, such as `1h`.
 STEP_TAG: Final = "step"
+#: Tag of a view whose source reads a declared view: its name.
+READS_TAG: Final = "reads_declared_view"
 #: Tag of a field: how many hours the feature looks back.
 LOOKBACK_TAG: Final = "lookback_hours"
 

@@ -20,7 +20,7 @@ from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
 from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.errors import AiHubError
-from ai_hub.features.materialize import materialize
+from ai_hub.features.materialize import Follower, materialize
 from ai_hub.features.newest import Scope
 from ai_hub.features.store import open_store
 from ai_hub.forecasting import TARGET
@@ -43,6 +43,25 @@ OF_QUARTER_HOURS = """
         "mean_same_time_2d": SameHour("value", "mean", days=2),
 """
 WITHOUT_LAG = FEATURES.replace('"lag_48h": Lag("value", timedelta(hours=48)),', "")
+OF_ITS_ROWS = """
+from feast import FeatureView, Field
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from feast.types import Float64
+
+lags = FeatureView(
+    name="lags_{name}",
+    entities=[tenant, asset],
+    schema=[Field(name="lag_48h", dtype=Float64)],
+    source=PostgreSQLSource(
+        name="lags_{name}",
+        query="SELECT tenant_id, asset_id, event_timestamp, created_timestamp, lag_48h FROM {name}",
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+    ),
+    ttl=timedelta(hours=3),
+    tags={{"reads_declared_view": "{name}"}},
+)
+"""
 OF_THE_SAME_NAME = """
 from feast import FeatureView
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
@@ -220,6 +239,45 @@ def test_apply__feature_that_is_gone__is_deleted_after_a_question(repository: Re
     assert repository.history([floor_hour(datetime.now(UTC))])["lag_72h"].notna().all()
     project.done("projects", "delete", "ai_hub", "--yes")
     assert_gone(view)
+
+
+def test_apply__changed_meaning__ends_online_rows_of_views_that_read_it(repository: Repository) -> None:
+    project, name = repository.project, repository.view
+    more = FEATURES + '"lag_24h": Lag("value", timedelta(hours=24)),'
+    changed = more.replace("hours=48", "hours=47")
+
+    def apply(features: str) -> float | None:
+        repository.declare(features)
+        project.declarations.write_text(project.declarations.read_text() + OF_ITS_ROWS.format(name=name))
+        project.done("apply")
+        return online()
+
+    def online() -> float | None:
+        """What a view over the declared one has."""
+        keys = {"tenant_id": repository.tenant, "asset_id": "meter"}
+        answer = project.store().get_online_features([f"lags_{name}:lag_48h"], [keys]).to_dict()
+        (value,) = answer["lag_48h"]
+        assert value is None or isinstance(value, float)
+        return value
+
+    assert apply(FEATURES) is None
+    leave_others_out(repository)
+    follower = Follower(open_store(repository.settings), Scope([repository.tenant]), ages=False)
+    follower.catch_up()
+    before = apply(more)
+    assert before is not None, "one more changes nothing of the others"
+    assert apply(changed) is None
+    assert follower.catch_up().rows[f"lags_{name}"] == 1
+    assert online() not in {None, before}
+
+
+def test_views_of_the_services__say_that_they_read_the_declared_one(energy: Energy) -> None:
+    views = energy.store.list_feature_views()
+    reading = [
+        view.name for view in views if "FROM ai_features" in view.batch_source.get_table_query_string()
+    ]
+    assert len(reading) == 3
+    assert [view.name for view in views if view.tags.get("reads_declared_view") == "ai_features"] == reading
 
 
 def test_apply__what_cannot_be__is_named_with_its_place(repository: Repository) -> None:
