@@ -45,6 +45,8 @@ _LONGEST_WAIT_S: Final = 2.0
 _RELATIONS: Final = ("", "_versions", "_stored")
 #: Project of what comes with the hub, until one declares it differently.
 _NOBODY: Final = ""
+#: Comes with the hub, whose other views read it: its features stay, and the end of a project gives it back.
+_OF_THE_HUB: Final = "ai_features"
 _losses_allowed: ContextVar[bool] = ContextVar("losses_allowed", default=False)
 
 
@@ -76,13 +78,13 @@ class Change:
     """What is to be done for one view."""
 
     view: str
-    #: create, alter or drop
+    #: create, alter, release or drop
     action: str
     #: in words
     details: Sequence[str] = ()
     #: what is deleted
     losses: Sequence[str] = ()
-    #: what is to be there; None: nothing
+    #: what is to be there; None: nothing, or what is there
     declaration: Declaration | None = None
     #: stored columns to add and to drop
     added: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +95,7 @@ class Change:
     before: _Known | None = None
 
     def __str__(self) -> str:
-        signs = {"create": "+", "alter": "~", "drop": "-"}
+        signs = {"create": "+", "alter": "~", "release": "~", "drop": "-"}
         lines = [f"{signs[self.action]} {self.action} {self.view}", *(f"    {each}" for each in self.details)]
         return "\n".join([*lines, *(f"    deletes {each}" for each in self.losses)])
 
@@ -161,13 +163,7 @@ def make_own(connection: psycopg.Connection[Any], declaration: Declaration) -> N
     else:
         if before.project != _NOBODY and before.declaration != declaration.as_json():
             return
-        others = {
-            name: expression_of(each)
-            for name, each in before.declaration.items()
-            if name not in declaration.features
-        }
-        declaration = Declaration(declaration.name, {**declaration.features, **others})
-        difference = _difference(connection, _as_placed(connection, declaration), before)
+        difference = _difference(connection, declaration, before)
         if difference is None:
             return
         change = difference
@@ -218,7 +214,9 @@ def changes(
     removed = {*removed, *_leaving(connection)}
     gone = [name for name, each in known.items() if each.project == project and name not in wanted]
     found += [
-        Change(name, "drop", losses=[f"{name} with {_rows(connection, name)}"], before=known[name])
+        Change(name, "release", ["stays, for it comes with AI Hub"], before=known[name])
+        if name == _OF_THE_HUB
+        else Change(name, "drop", losses=[f"{name} with {_rows(connection, name)}"], before=known[name])
         for name in gone
         if name in removed
     ]
@@ -231,10 +229,14 @@ def changes(
                 features.insert(0, _every(declaration.step))
             found.append(Change(name, "create", features, declaration=declaration))
         elif before.project not in {project, _NOBODY}:
-            if before.declaration == declaration.as_json():
-                continue  # declared alike, and there
+            differing = [
+                key for key, each in declaration.as_json().items() if before.declaration.get(key) != each
+            ]
+            if before.step == declaration.step and not differing:
+                continue  # declared alike, and there, maybe beside others
             raise DeclarationError(
-                f"{name} is declared by the project {before.project}; name this view differently."
+                f"{name} is declared by the project {before.project}, differently in "
+                f"{', '.join(differing) or 'its step'}; declare it alike, or name this view differently."
             )
         elif (change := _difference(connection, declaration, before)) is not None:
             found.append(change)
@@ -248,11 +250,11 @@ def others_of(connection: psycopg.Connection[Any], project: str, names: Iterable
 
 
 def announce(connection: psycopg.Connection[Any], project: str, changes: Iterable[Change]) -> None:
-    """Note which views will be dropped, so that it is done even if the registry forgets them first."""
+    """Note which views will be dropped or given back, to do it even if the registry forgets them first."""
     connection.execute(
         "UPDATE declared_views SET leaving = NOT leaving"
         " WHERE project = %s AND leaving <> (view_name = ANY (%s::name[]))",
-        [project, [each.view for each in changes if each.action == "drop"]],
+        [project, [each.view for each in changes if each.action in {"drop", "release"}]],
     )
 
 
@@ -322,7 +324,10 @@ def _despite_others(connection: psycopg.Connection[Any], project: str, change: C
                 _change(connection, project, change)
         except DependentObjectsStillExist as error:
             detail = "; ".join((error.diag.message_detail or str(error)).splitlines())
-            raise DeclarationError(f"{change.view} cannot be changed: {detail}. Drop that first.") from error
+            raise DeclarationError(
+                f"{change.view} cannot be changed: {detail}. Drop that first; where it comes with AI Hub, "
+                "leave the feature its type."
+            ) from error
         except (LockNotAvailable, DeadlockDetected) as error:
             if attempt == _ATTEMPTS - 1:
                 raise DeclarationError(
@@ -343,6 +348,12 @@ def _change(connection: psycopg.Connection[Any], project: str, change: Change) -
         )
     if change.before is None:
         _require_free(connection, change.view)
+    if change.action == "release":
+        connection.execute(
+            "UPDATE declared_views SET project = %s, leaving = false WHERE view_name = %s",
+            [_NOBODY, change.view],
+        )
+        return
     name = sql.Identifier
     relations = [change.view + suffix for suffix in _RELATIONS]
     declaration = change.declaration
@@ -505,24 +516,27 @@ def _require_free(connection: psycopg.Connection[Any], name: str) -> None:
             )
 
 
-def _as_placed(connection: psycopg.Connection[Any], declaration: Declaration) -> Declaration:
+def _as_placed(connection: psycopg.Connection[Any], declaration: Declaration, before: _Known) -> Declaration:
     """The declaration with its features in the order of the view's columns, and new ones after them.
 
-    Only so the view can be changed in place.
+    Only so the view can be changed in place. That of the hub cannot be made anew, so its features stay.
     """
+    features = dict(declaration.features)
+    if declaration.name == _OF_THE_HUB:
+        others = {name: each for name, each in before.declaration.items() if name not in features}
+        features |= {name: expression_of(each) for name, each in others.items()}
     columns = connection.execute(
         "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 ORDER BY attnum",
         [f"public.{declaration.name}"],
     ).fetchall()
-    names = dict.fromkeys(
-        [*(name for (name,) in columns if name in declaration.features), *declaration.features]
-    )
-    return replace(declaration, features={name: declaration.features[name] for name in names})
+    names = dict.fromkeys([*(name for (name,) in columns if name in features), *features])
+    return replace(declaration, features={name: features[name] for name in names})
 
 
 def _difference(
     connection: psycopg.Connection[Any], declaration: Declaration, before: _Known
 ) -> Change | None:
+    declaration = _as_placed(connection, declaration, before)
     now, then = declaration.as_json(), before.declaration
     stored = declaration.stored
     were_stored = {name: old for name, old in _expressions(then).items() if old is None or old.is_stored}

@@ -16,6 +16,7 @@ from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
 from feast_plugins.errors import DeclarationError, DeclarationLossError
 from feast_plugins.windows import (
+    Calendar,
     Lag,
 )
 from feast_plugins.windows import (
@@ -24,6 +25,7 @@ from feast_plugins.windows import (
 from feast_plugins.windows import (
     database as declared,
 )
+from feast_plugins.windows.declarations import Declaration, expression_of
 
 
 def test_apply__changed_declaration__keeps_what_was_known(database: str, tenant: str) -> None:
@@ -172,7 +174,7 @@ def test_apply__name_of_another_relation__is_refused(database: str) -> None:
 
 def test_apply__view_of_a_user_on_it__stays_or_is_named(database: str) -> None:
     declaration = declare(f"used_{secrets.token_hex(4)}", {"lag": Lag("value", HOUR)})
-    more = declare(declaration.name, {"lag": Lag("value", 2 * HOUR), "more": Lag("value", HOUR)})
+    more = declare(declaration.name, {"more": Lag("value", HOUR), "lag": Lag("value", 2 * HOUR)})
     other = declare(declaration.name, {"other": Lag("value", HOUR)})
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         user = f"{declaration.name}_of_user"
@@ -185,6 +187,37 @@ def test_apply__view_of_a_user_on_it__stays_or_is_named(database: str) -> None:
         connection.execute(f"DROP VIEW {user}".encode())
         apply(connection, other)
         assert declared.changes(connection, "declared_tests", [other]) == []
+
+
+def test_apply__view_of_ours_that_a_project_has_changed__is_given_back_and_others_may_declare_less(
+    database: str,
+) -> None:
+    placed = "SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'ai_features'::regclass AND attnum > 4"
+    with connect(database) as connection:
+        ((columns, declaration),) = connection.execute(
+            f"SELECT ({placed}), declaration FROM declared_views WHERE view_name = 'ai_features'".encode()
+        ).fetchall()
+        stock = Declaration("ai_features", {name: expression_of(each) for name, each in declaration.items()})
+        assert declared.changes(connection, "one", [stock]) == [], "in whatever order"
+        more = Declaration("ai_features", {"day_of_year": Calendar("day_of_year"), **stock.features})
+        declared.apply(connection, "one", declared.changes(connection, "one", [more]))
+        assert connection.execute(placed).fetchone() == ([*columns, "day_of_year"],)
+        assert declared.changes(connection, "one", [more]) == []
+        for project in ("one", "other"):
+            assert declared.changes(connection, project, [stock]) == [], "all of it is there, and stays"
+        lag = Declaration("ai_features", {**stock.features, "lag_1h": Lag("value", 2 * HOUR)})
+        with pytest.raises(DeclarationError, match="by the project one, differently in lag_1h;"):
+            declared.changes(connection, "other", [lag])
+        # by `feast teardown` and `feast projects delete`
+        gone = declared.changes(connection, "one", [], removed=["ai_features"])
+        declared.announce(connection, "one", gone)
+        declared.apply(connection, "one", gone)
+        assert declared.changes(connection, "one", []) == []
+        connection.execute("SELECT lag_1h, day_of_year FROM ai_features LIMIT 1")
+        assert declared.changes(connection, "other", [stock]) == []
+        (change,) = declared.changes(connection, "other", [lag])
+        assert change.action == "alter"
+        connection.rollback()  # for other tests
 
 
 def test_apply__another_step__computes_anew_and_keeps_what_was_known(database: str, tenant: str) -> None:
