@@ -2,7 +2,8 @@
 
 A reader saw an old row or none, and computed a newer one. What is in Redis by now may be newer still: written
 by a materialization, a correction even of the same hour. So a row is written back only where the time stored
-is the one that was read, in one step of the server.
+is the one that was read, and of a materialized row, to which a correction leaves its time, all else that was
+read, in one step of the server.
 
 What was written back can be told from what was materialized: its time, a protobuf `Timestamp`, has one field
 more, which says when it was computed. Whoever does not know the field passes over it, as protobuf has it.
@@ -161,11 +162,13 @@ _COMPUTED: Final = 15
 _COMPUTED_TAG: Final = bytes([_COMPUTED << 3 | 1])
 _COMPUTED_VALUE: Final = struct.Struct("<Q")
 
-#: KEYS: the hash. ARGV: field of the time, the time that was read, seconds to live (0: for ever), the pairs.
+#: KEYS: the hash. ARGV: seconds to live (0: for ever), how many fields were read, those, and all to set
 _SCRIPT = b"""\
-if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 4))
-local lives = tonumber(ARGV[3])
+local lives, read = tonumber(ARGV[1]), tonumber(ARGV[2])
+for at = 3, 2 + 2 * read, 2 do
+    if (redis.call('HGET', KEYS[1], ARGV[at]) or '') ~= ARGV[at + 1] then return 0 end
+end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3 + 2 * read))
 if lives > 0 and redis.call('TTL', KEYS[1]) < lives then redis.call('EXPIRE', KEYS[1], lives) end
 return 1
 """
@@ -193,18 +196,20 @@ def computed_at(stamp: bytes, nanos: int) -> bytes:
 
 
 def write_back(
-    config: RepoConfig, view: StoredView, key: bytes, row: Mapping[bytes, bytes], read: bytes | None
+    config: RepoConfig,
+    view: StoredView,
+    key: bytes,
+    row: Mapping[bytes, bytes],
+    read: Mapping[bytes, bytes | None],
 ) -> Commands:
     """Command that sets a whole row of `view`: each field, and its time, by its name in Redis.
 
-    `read` is the time that was stored when the row was read (None: there was none). The
-    reply is 1, or 0 where another time is stored by now.
+    `read` has fields as they were stored when the row was read (None: there was none), the time among them.
+    The reply is 1, or 0 where one of them is another by now.
     """
     lives = expiry(config.online_store.key_ttl_seconds, view.view) or 0
-    pairs = [part for pair in row.items() for part in pair]
-    return Commands.of(
-        [packed(b"EVAL", _SCRIPT, b"1", key, view.stamp_field, read or b"", b"%d" % lives, *pairs)]
-    )
+    pairs = [part or b"" for pair in (*read.items(), *row.items()) for part in pair]
+    return Commands.of([packed(b"EVAL", _SCRIPT, b"1", key, b"%d" % lives, b"%d" % len(read), *pairs)])
 
 
 def set_value(key: bytes, value: bytes, seconds: int) -> Commands:

@@ -55,8 +55,8 @@ class CacheKey(NamedTuple):
     key: bytes
     #: time of the row that was read there; None: there was none
     stamp: bytes | None
-    #: whether the row that was read lacks a feature
-    is_partial: bool = False
+    #: all fields that were read, if the row lacks a feature
+    partial: Mapping[bytes, bytes | None] | None = None
 
 
 class Cache:
@@ -92,17 +92,24 @@ class Cache:
         return await self.send(config, get_values(keys))
 
     def write_back(
-        self, config: RepoConfig, view: View, rows: Sequence[tuple[bytes, Row, bytes | None]], computed: int
+        self, config: RepoConfig, view: View, rows: Sequence[tuple[CacheKey, Row]], computed: int
     ) -> None:
         """Begin to write rows that were computed at `computed` (ns).
 
-        Each is given with its key and the time that was read there: it is written unless that has changed.
+        Each is given with what was read there: it is written unless that has changed.
         """
+        stamp_field = view.stored.stamp_field
         self._start(
             config,
             [
-                write_back(config, view.stored, key, _with_computed_at(view, row, computed), stamp)
-                for key, row, stamp in rows
+                write_back(
+                    config,
+                    view.stored,
+                    key.key,
+                    _with_computed_at(view, row, computed),
+                    key.partial or {stamp_field: key.stamp},
+                )
+                for key, row in rows
             ],
             are_rows=True,
         )
@@ -190,13 +197,13 @@ class WriteBack:
     ) -> None:
         """Begin to write what was loaded as of `as_of`, of the assets in `keys`."""
         config = self._catalog.config
-        rows: list[tuple[bytes, Row, bytes | None]] = []
+        rows: list[tuple[CacheKey, Row]] = []
         entries: list[tuple[bytes, bytes]] = []
         for asset, key in keys.items():
             row, asset_exists = lookups[asset].row, lookups[asset].asset_exists
             computed = None
-            if row is not None and (key.is_partial or _supersedes(row, key.stamp)):
-                rows.append((key.key, row, key.stamp))
+            if row is not None and (key.partial or _supersedes(row, key.stamp)):
+                rows.append((key, row))
                 computed = as_of.now
             if not as_of.is_past and (row is None or not view.is_current(as_of, row.nanos, computed)):
                 value = NO_NEWER_ROW if asset_exists else NO_SUCH_ASSET

@@ -211,7 +211,7 @@ class FeatureReader:
                 request.assets[asset]: CacheKey(
                     keys.prefix + keys.rows[asset] + keys.suffix,
                     rows.stamp(view, asset),
-                    rows.is_partial(view, asset),
+                    rows.partial(view, asset),
                 )
                 for asset in assets
             }

@@ -115,6 +115,12 @@ class CachedRows:
         """Whether the row lacks a feature, because it was written before the view had it."""
         return (view, asset) in self._partial
 
+    def partial(self, view: int, asset: int) -> dict[bytes, bytes | None] | None:
+        """The fields of such a row as Redis has them; None: it is another row."""
+        if not self.is_partial(view, asset):
+            return None
+        return {name: self.replies[asset][index] for index, name in self.query.field_indexes[view]}
+
     def is_usable(self, view: int, asset: int) -> bool:
         """Whether there is a row of that time that is within its view's time to live."""
         time, ttl = self.times[view][asset], self.query.views[view].stored.ttl

@@ -32,7 +32,7 @@ _REFRESH_KILLED_AFTER_A_SMALL_BATCH = """\
 import os, signal
 from ai_hub.db.refresh import refresh
 from feast_plugins.windows import history
-history._POSITIONS = 1000
+history.POSITIONS = 1000
 refresh(progress=lambda done, total: done and os.kill(os.getpid(), signal.SIGKILL))"""
 
 

@@ -362,12 +362,9 @@ REACHED = {
         *("the table is dropped", "the catalog has it no longer", "TimescaleDB is done"),
     ],
 }
-#: In `make test`, because it alters columns, views and rows in Redis; the others are in `make test-long`.
-QUICK = ("taken out", "a column is dropped")
+# Each takes long: they are in `make test-long`.
 PAIRS = [
-    pytest.param(
-        change, point, id=f"{change}: {point}", marks=() if (change, point) == QUICK else pytest.mark.long
-    )
+    pytest.param(change, point, id=f"{change}: {point}", marks=pytest.mark.long)
     for change, points in REACHED.items()
     for point in points
 ]

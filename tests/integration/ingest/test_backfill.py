@@ -105,7 +105,7 @@ def backfill_until(
     os.environ.update(environment)
     os.chdir(folder)
     readings, weather = history
-    windows._POSITIONS = 10_000  # several batches of features
+    windows.POSITIONS = 10_000  # several batches of features
     ingest_files.backfill(
         [Path(name) for name in readings], [Path(weather)], Options(tenant=tenant), Killer(part)
     )
