@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -13,7 +12,6 @@ from ai_hub.access.principal import Scope
 from ai_hub.api import errors
 from ai_hub.api.http_protocol import header
 from ai_hub.api.paths import ONLINE
-from ai_hub.api.schemas.common import FEATURE_LENGTH, FEATURE_PATTERN
 from ai_hub.api.schemas.features import (
     FeaturesBatchResponse,
     FeatureSet,
@@ -25,11 +23,8 @@ from ai_hub.api.services import AUTHENTICATED, Caller, Limit, Offset, services_o
 from ai_hub.errors import AiHubError
 from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.features.store import feature_names
-from ai_hub.names import ASSET_LENGTH, ASSET_PATTERN, WORKSPACE_PATTERN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from starlette import types as asgi
 
     from ai_hub.access.principal import Principal
@@ -38,10 +33,6 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/ai/features", tags=["features"], dependencies=AUTHENTICATED)
 
 _JSON: Final = "application/json"
-#: Fields of a request for one asset at present.
-_SINGLE: Final = frozenset({"tenant_id", "asset_id", "feature_set"})
-_TENANT, _ASSET = re.compile(WORKSPACE_PATTERN), re.compile(ASSET_PATTERN)
-_NAME: Final = re.compile(FEATURE_PATTERN)
 _VIEW_STORAGE: Final = "TimescaleDB view {views}; Redis"
 
 
@@ -52,7 +43,7 @@ _VIEW_STORAGE: Final = "TimescaleDB view {views}; Redis"
 )
 async def get_features(body: FeaturesRequest, request: Request, caller: Caller) -> Response:
     """Features of one asset, or of many, at a time."""
-    content = await _features(_request(body), body.asset_ids, caller, services_of(request), request.scope)
+    content = await _features(body, caller, services_of(request), request.scope["state"])
     return Response(content, media_type=_JSON)
 
 
@@ -75,12 +66,12 @@ class OnlineFeatures:
         body = await _read_body(receive)
         if body is None:
             return
-        parsed = _parse(scope, body)
-        if parsed is None:
+        request = _parse(scope, body)
+        if request is None:
             await self._app(scope, _replay(body, receive), send)
             return
         try:
-            content = await _features(*parsed, state["principal"], scope["app"].state.services, scope)
+            content = await _features(request, state["principal"], scope["app"].state.services, state)
         except AiHubError as error:
             await errors.answer(error, scope)(scope, receive, send)
             return
@@ -111,40 +102,40 @@ async def list_feature_sets(
 
 
 async def _features(
-    request: FeatureRequest,
-    asset_ids: Sequence[str] | None,
-    caller: Principal,
-    services: Services,
-    scope: asgi.Scope,
+    request: FeaturesRequest, caller: Principal, services: Services, state: dict[str, Any]
 ) -> bytes:
-    """The response's body; the request's state gets the tenant and the feature set for logs and metrics.
-
-    Args:
-        request: what to read.
-        asset_ids: the assets of the answer, in its order; None: it is about a single one.
-        caller: whose tenants count.
-        services: of the application.
-        scope: of the request.
+    """The response's body; `state` gets the tenant and the feature set for logs and metrics.
 
     Raises:
         AiHubError: the request cannot be answered.
     """
-    state = scope["state"]
-    state["tenant"] = request.tenant
-    caller.require(Scope.FEATURES_READ, request.tenant)
-    if asset_ids is not None and len(asset_ids) > (limit := services.options.max_assets):
+    state["tenant"] = request.tenant_id
+    caller.require(Scope.FEATURES_READ, request.tenant_id)
+    is_single = request.asset_id is not None
+    assets = [request.asset_id] if request.asset_id is not None else request.asset_ids or []
+    if len(assets) > (limit := services.options.max_assets):
         raise errors.MalformedError(
-            f"asset_ids names {len(asset_ids)} assets; at most {limit} are answered at once.",
+            f"asset_ids names {len(assets)} assets; at most {limit} are answered at once.",
             hint="Ask for them in several requests.",
         )
-    answer = await services.features.read(request)
+    answer = await services.features.read(
+        FeatureRequest(
+            request.tenant_id,
+            list(dict.fromkeys(assets)),
+            request.timestamp,
+            request.lookback_hours,
+            request.feature_set,
+            request.feature_names,
+            must_exist=is_single,
+        )
+    )
     state["feature_set"] = answer.label
-    body: dict[str, Any] = {"tenant_id": request.tenant, "timestamp": answer.timestamp}
-    if asset_ids is None:
+    body: dict[str, Any] = {"tenant_id": request.tenant_id, "timestamp": answer.timestamp}
+    if is_single:
         body |= answer.results[0]
     else:
         by_asset = {result["asset_id"]: result for result in answer.results}
-        results = [by_asset[asset] for asset in asset_ids]
+        results = [by_asset[asset] for asset in assets]
         body |= {
             "results": results,
             "total": len(results),
@@ -152,20 +143,6 @@ async def _features(
             "computed_at": answer.computed_at,
         }
     return orjson.dumps(body, option=orjson.OPT_UTC_Z)
-
-
-def _request(body: FeaturesRequest) -> FeatureRequest:
-    is_single = body.asset_id is not None
-    assets = [body.asset_id] if body.asset_id is not None else body.asset_ids or []
-    return FeatureRequest(
-        body.tenant_id,
-        list(dict.fromkeys(assets)),
-        body.timestamp,
-        body.lookback_hours,
-        body.feature_set,
-        body.feature_names,
-        must_exist=is_single,
-    )
 
 
 async def _read_body(receive: asgi.Receive) -> bytes | None:
@@ -192,44 +169,12 @@ def _replay(body: bytes, receive: asgi.Receive) -> asgi.Receive:
     return replay
 
 
-def _parse(scope: asgi.Scope, body: bytes) -> tuple[FeatureRequest, list[str] | None] | None:
-    """The request, and the assets it names if it may name several; None: it is not valid."""
+def _parse(scope: asgi.Scope, body: bytes) -> FeaturesRequest | None:
+    """The request; None: it is not valid."""
     content_type = header(scope, b"content-type") or b""
-    if content_type != _JSON.encode() and content_type.partition(b";")[0].strip().lower() != _JSON.encode():
+    if content_type.partition(b";")[0].strip().lower() != _JSON.encode():
         return None
-    if (request := parse_single(body)) is not None:
-        return request, None
     try:
-        parsed = FeaturesRequest.model_validate_json(body)
+        return FeaturesRequest.model_validate_json(body)
     except ValidationError:
         return None
-    return _request(parsed), parsed.asset_ids
-
-
-def _is_name(name: object) -> bool:
-    return type(name) is str and len(name) <= FEATURE_LENGTH and _NAME.fullmatch(name) is not None
-
-
-def parse_single(body: bytes) -> FeatureRequest | None:
-    """A request for one asset at present, by the rules of `FeaturesRequest`; None: it is another one.
-
-    Most requests are like that, and pydantic takes longer.
-    """
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    if type(fields) is not dict or not fields.keys() <= _SINGLE:
-        return None
-    tenant, asset = fields.get("tenant_id"), fields.get("asset_id")
-    feature_set = fields.get("feature_set")
-    if (
-        type(tenant) is str
-        and type(asset) is str
-        and (feature_set is None or _is_name(feature_set))
-        and _TENANT.fullmatch(tenant)
-        and len(asset) <= ASSET_LENGTH
-        and _ASSET.fullmatch(asset)
-    ):
-        return FeatureRequest(tenant, [asset], feature_set=feature_set, must_exist=True)
-    return None

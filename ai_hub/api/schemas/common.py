@@ -24,11 +24,8 @@ TenantId = Annotated[str, StringConstraints(pattern=f"^{WORKSPACE_PATTERN}$", mi
 AssetId = Annotated[
     str, StringConstraints(pattern=f"^{ASSET_PATTERN}$", min_length=1, max_length=ASSET_LENGTH)
 ]
-#: Names of features and feature sets; regular expression of the whole name.
-FEATURE_LENGTH = 128
-FEATURE_PATTERN = "[A-Za-z_][A-Za-z0-9_]*"
-FeatureName = Annotated[str, StringConstraints(pattern=f"^{FEATURE_PATTERN}$", max_length=FEATURE_LENGTH)]
-FeatureSetName = Annotated[str, StringConstraints(pattern=f"^{FEATURE_PATTERN}$", max_length=FEATURE_LENGTH)]
+FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+FeatureSetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 #: One folder in the bucket of models.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", max_length=128)]
 #: `v1.2.0`; a missing `v` is added.
