@@ -62,20 +62,19 @@ def configure(options: ServiceSettings, stream: TextIO | None = None) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    first: list[Processor]
+    first: list[Processor] = []
     last: list[Processor]
     if options.log_format == "json":
         # without the values of local variables, which may be secrets
         tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         last = [
             structlog.processors.ExceptionRenderer(tracebacks),
-            _redacted,
+            redact,
             structlog.processors.JSONRenderer(serializer=_json),
         ]
         first = [_answered]
     else:
-        last = [_redacted, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
-        first = []
+        last = [redact, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
     structlog.configure(
         processors=[*first, *shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -104,19 +103,11 @@ def _answered(logger: Any, method: str, event: MutableMapping[str, Any]) -> Muta
     Raises:
         structlog.DropEvent: it is written.
     """
-    if not _is_answer(event):
+    if event["event"] != REQUEST or "reason" in event:
         return event
     line = {**event, "level": method, "timestamp": datetime.now(UTC)}
     logger.msg(orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z).decode())
     raise structlog.DropEvent
-
-
-def _redacted(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return event if _is_answer(event) else redact(logger, method, event)
-
-
-def _is_answer(event: MutableMapping[str, Any]) -> bool:
-    return event["event"] == REQUEST and "reason" not in event
 
 
 def _json(event: Any, **_: Any) -> str:
