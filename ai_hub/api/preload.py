@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import signal
 import threading
-import time
 
 from ai_hub.imports import skip_type_checks
 
-_POLL_S = 1.0
+#: The writing end is open in this process alone: workers see how it closes when this process ends.
+_reader, _writer = multiprocessing.Pipe(duplex=False)
 
 
 def _start_worker() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _writer.close()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """End this worker, after its requests under way, once the process that forked it is gone.
 
     Others are started then, as if all workers had ended.
     """
-    while os.getppid() == parent:
-        time.sleep(_POLL_S)
+    _reader.poll(None)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
