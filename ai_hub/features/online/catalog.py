@@ -19,7 +19,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -239,12 +238,12 @@ class _RegistryState:
             ) from error
         # names are the caller's, and labels must be few
         label = feature_set or (DEFAULT_SET if names is None else "any")
-        found = resolve(self._config, plan, label, names, entities)
         if len(self.queries) >= _CAPACITY:
             self.queries.clear()
             self._outputs = Outputs()
-        self.queries[key] = found = replace(found, outputs=self._outputs)
-        return found
+        query = resolve(self._config, plan, label, names, entities, outputs=self._outputs)
+        self.queries[key] = query
+        return query
 
     def _stored_views(self, service: FeatureService) -> list[str]:
         found: dict[str, None] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import cached_property
@@ -371,7 +371,7 @@ class Query:
     #: of the store
     project: bytes
     #: what on-demand views gave; see `is_deterministic`
-    outputs: Outputs = field(default_factory=Outputs)
+    outputs: Outputs
 
     def keys(self, tenant: str, assets: Sequence[str]) -> Keys:
         """Keys in Redis of the hashes that have the rows."""
@@ -488,6 +488,8 @@ def resolve(
     label: str,
     names: Sequence[str] | None,
     entities: Mapping[str, Entity],
+    *,
+    outputs: Outputs,
 ) -> Query:
     """The query of a plan.
 
@@ -497,6 +499,7 @@ def resolve(
         label: for metrics.
         names: only these features, in this order; None: all.
         entities: by join key.
+        outputs: that the query shares.
 
     Raises:
         BadInputError: the features are not those of a tenant's assets.
@@ -518,7 +521,8 @@ def resolve(
     )
     known = {feature.name: feature for feature in _features(plan)}
     chosen = known if names is None else dict.fromkeys(names)
-    return Query(label, plan, views, tuple(known[name] for name in chosen), config.project.encode())
+    features = tuple(known[name] for name in chosen)
+    return Query(label, plan, views, features, config.project.encode(), outputs)
 
 
 def _title(plan: Plan) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +53,8 @@ def payload(
     """What is sent of an asset whose features have these values; `view.feature` names them."""
     plan = Plans().get(store.config, store.registry, store.project, service, full_names=False)
     entities = {each.join_key: each for each in store.list_entities()}
-    asked = query.resolve(store.config, plan, "rows", names, entities)
-    if outputs is not None:
-        asked = replace(asked, outputs=outputs)
+    outputs = outputs or query.Outputs()
+    asked = query.resolve(store.config, plan, "rows", names, entities, outputs=outputs)
     cached = rows.CachedRows.empty(asked, as_of(None, NOW, 60), 1)
     for index, view in enumerate(each.stored for each in asked.views):
         fields = {view.stamp_field: stamp_of(HOUR)[1]}
