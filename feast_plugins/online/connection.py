@@ -366,11 +366,6 @@ class Pipeline:
             task.exception()  # those who waited may be gone
 
 
-async def _nothing() -> list[Any]:
-    """The replies to no commands."""
-    return []
-
-
 async def _ignore(_: RedisError) -> None:
     """Nothing is to be done before the next try."""
 
@@ -490,9 +485,10 @@ class Connections:
             return exchange_in_cluster(client, commands)
         return exchange(client, idle, commands)
 
-    def exchange_async(self, config: ConnectionConfig, commands: Commands) -> Awaitable[list[Any]]:
+    async def exchange_async(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
         """As `exchange`."""
-        return self._of_loop(config).exchange(commands) if commands.replies else _nothing()
+        of_loop = self._of_loop(config)
+        return await of_loop.exchange(commands) if commands.replies else []
 
     def close(self) -> None:
         """Close the connections for threads."""
