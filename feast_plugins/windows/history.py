@@ -85,9 +85,7 @@ SELECT end_replaced_versions(%s, %s::feature_key[], %s::timestamptz, %s::timesta
 class _View:
     """A declared view as the catalog has it."""
 
-    name: str
-    #: None: it is computed by the server alone
-    statements: Statements | None
+    statements: Statements
     generation: int
     meanings: Mapping[str, int]
     weather_kept_since: int
@@ -95,8 +93,11 @@ class _View:
 
     @property
     def declaration(self) -> Declaration:
-        assert self.statements is not None  # noqa: S101  # see _store
         return self.statements.declaration
+
+    @property
+    def name(self) -> str:
+        return self.declaration.name
 
     @property
     def earlier_until(self) -> float:
@@ -158,8 +159,11 @@ def compute_batch(
                 return 0, 0
             name, declaration, is_ours, step, generation, meanings, kept_since, stamp, texts = row
             statements = _statements(name, declaration, step) if is_ours else None
-            view = _View(name, statements, generation, meanings, kept_since, stamp)
-            computed, changed = _store(connection, view, texts, is_new=kind == HISTORY, copies=copies)
+            if statements is None:
+                computed, changed = _by_server(connection, name, texts)
+            else:
+                view = _View(statements, generation, meanings, kept_since, stamp)
+                computed, changed = _store(connection, view, texts, is_new=kind == HISTORY, copies=copies)
         if computed:  # else all have failed, and others may not
             return computed, changed
 
@@ -184,19 +188,22 @@ def _store(
     connection: psycopg.Connection[Any], view: _View, batch: Sequence[str], *, is_new: bool, copies: bool
 ) -> tuple[int, int]:
     """Compute and store a batch; ranges that cannot be are halved until they are alone, and left to the server."""
-    if view.statements is not None:
-        try:
-            with connection.transaction():
-                return _in_columns(connection, view, batch, is_new=is_new, copies=copies)
-        except (UndecidedError, psycopg.DatabaseError) as error:
-            if connection.broken:
-                raise
-            _logger.debug("%s rows are not computed in columns: %r", view.name, error)
-            if len(batch) > 1:
-                halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
-                done = [_store(connection, view, half, is_new=is_new, copies=copies) for half in halves]
-                return sum(computed for computed, _ in done), sum(changed for _, changed in done)
-    row = connection.execute(_BY_SERVER, {"view": view.name, "ranges": list(batch)}).fetchone()
+    try:
+        with connection.transaction():
+            return _in_columns(connection, view, batch, is_new=is_new, copies=copies)
+    except (UndecidedError, psycopg.DatabaseError) as error:
+        if connection.broken:
+            raise
+        _logger.debug("%s rows are not computed in columns: %r", view.name, error)
+    if len(batch) == 1:
+        return _by_server(connection, view.name, batch)
+    halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    done = [_store(connection, view, half, is_new=is_new, copies=copies) for half in halves]
+    return sum(computed for computed, _ in done), sum(changed for _, changed in done)
+
+
+def _by_server(connection: psycopg.Connection[Any], view: str, batch: Sequence[str]) -> tuple[int, int]:
+    row = connection.execute(_BY_SERVER, {"view": view, "ranges": list(batch)}).fetchone()
     assert row is not None  # noqa: S101  # the view's row is locked
     return row[0], row[1]
 
@@ -285,7 +292,6 @@ def _copy(connection: psycopg.Connection[Any], view: _View, batch: Sequence[Rang
 
 def _insert(connection: psycopg.Connection[Any], view: _View, batch: Sequence[Range], rows: _Rows) -> None:
     """Insert rows where COPY cannot."""
-    assert view.statements is not None  # noqa: S101  # see _store
     _execute(connection, view.statements.insert, view, batch, rows)
 
 
@@ -315,7 +321,6 @@ def _store_differing(
     connection: psycopg.Connection[Any], view: _View, batch: Sequence[Range], rows: _Rows
 ) -> int:
     """Store rows that differ from what is known; returns how many."""
-    assert view.statements is not None  # noqa: S101  # see _store
     # of days also those of a time zone that is no longer the asset's
     lowest, highest = min(each.first_s for each in batch), max(each.end_s for each in batch)
     if view.declaration.step != DAY:
