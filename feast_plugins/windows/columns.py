@@ -220,16 +220,12 @@ class IssuedColumn:
 
 def knows(declaration: Declaration) -> bool:
     """Whether there is a case for each of its expressions, functions and columns."""
-    leaves = [leaf for each in declaration.stored.values() for leaf in each.leaves()]
+    leaves = declaration.leaves
     kinds = {*map(type, declaration.stored.values()), *map(type, leaves)}
     return (
         kinds <= {*_LEAVES, Difference, Ratio}
         and all(leaf.function in FUNCTIONS for leaf in leaves if isinstance(leaf, Window | SameHour))
-        and all(
-            leaf.column in {READING, TOTAL, *WEATHER} or "@" in leaf.column
-            for leaf in leaves
-            if isinstance(leaf, _OfColumn)
-        )
+        and all(leaf.column in {READING, TOTAL, *WEATHER} or "@" in leaf.column for leaf in leaves)
     )
 
 
@@ -249,20 +245,19 @@ def evaluate(
     Raises:
         UndecidedError: a value is infinite, no number or very large.
     """
-    stored = declaration.stored
-    leaves = dict.fromkeys(leaf for each in stored.values() for leaf in each.leaves())
+    leaves = declaration.leaves
     found: dict[Expression, Floats] = {}
     with np.errstate(all="ignore"):  # of positions that are no rows
         for name, column in columns.items():
             column.require_moderate()
-            of_column = [leaf for leaf in leaves if isinstance(leaf, _OfColumn) and leaf.column == name]
+            of_column = [leaf for leaf in leaves if leaf.column == name]
             if isinstance(column, Column):
                 found |= _leaves(column, of_column)
             else:
                 found |= {leaf: _of_issues(column, leaf) for leaf in of_column}
             if declaration.step != HOUR:
                 found |= _in_hours(declaration, found, of_column, is_plain)
-        return {name: _value(each, found) for name, each in stored.items()}
+        return {name: _value(each, found) for name, each in declaration.stored.items()}
 
 
 def _in_hours(

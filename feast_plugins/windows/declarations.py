@@ -100,6 +100,17 @@ def _check_duration(duration: timedelta, step: timedelta, what: str) -> None:
         )
 
 
+def merged(ranges: Iterable[tuple[int, int]], gap: int = 0) -> list[tuple[int, int]]:
+    """Ranges in order; those with a gap of at most so many steps as one."""
+    merged: list[tuple[int, int]] = []
+    for nearest, farthest in sorted(ranges):
+        if merged and nearest <= merged[-1][1] + 1 + gap:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], farthest))
+        else:
+            merged.append((nearest, farthest))
+    return merged
+
+
 def source_of(column: str) -> str:
     """Where a column's values come from: `readings`, `weather`, or a column `name@key` itself."""
     if column == READING:
@@ -168,9 +179,9 @@ class Expression:
         del source
         return []
 
-    def leaves(self) -> Iterator[Expression]:
-        """The expressions it is made of that read something."""
-        yield self
+    def leaves(self) -> Iterator[_OfColumn]:
+        """The expressions it is made of that read a column."""
+        yield from ()
 
     def __str__(self) -> str:
         """As it is declared, with durations in hours."""
@@ -220,6 +231,10 @@ class _OfColumn(Expression):
                 f"Weather is kept for a year, so a feature of it looks back {WEATHER_KEPT} hours at most, "
                 f"not {hours}."
             )
+
+    @override
+    def leaves(self) -> Iterator[_OfColumn]:
+        yield self
 
     @property
     def lookback_hours(self) -> int:
@@ -443,7 +458,7 @@ class _Pair(Expression):
         return [reach for each in self._both() for reach in each.reaches(source)]
 
     @override
-    def leaves(self) -> Iterator[Expression]:
+    def leaves(self) -> Iterator[_OfColumn]:
         for each in self._both():
             yield from each.leaves()
 
@@ -612,22 +627,18 @@ class Declaration:
         return {name: each.as_json() for name, each in self.features.items()}
 
     @property
+    def leaves(self) -> list[_OfColumn]:
+        """What its stored features read of columns, in order, each once."""
+        return list(dict.fromkeys(leaf for each in self.stored.values() for leaf in each.leaves()))
+
+    @property
     def sources(self) -> list[str]:
         """Where the values of its features come from, see `source_of`."""
-        leaves = (leaf for each in self.stored.values() for leaf in _of_columns(each))
-        return sorted({source_of(leaf.column) for leaf in leaves})
+        return sorted({source_of(leaf.column) for leaf in self.leaves})
 
     def reaches(self, source: str) -> list[tuple[int, int]]:
         """Steps before a row that its features use of a source, merged where they meet, nearest first."""
-        merged: list[tuple[int, int]] = []
-        for nearest, farthest in sorted(
-            reach for each in self.stored.values() for reach in each.reaches(source)
-        ):
-            if merged and nearest <= merged[-1][1] + 1:
-                merged[-1] = (merged[-1][0], max(merged[-1][1], farthest))
-            else:
-                merged.append((nearest, farthest))
-        return merged
+        return merged(reach for each in self.stored.values() for reach in each.reaches(source))
 
 
 def declared_view(
@@ -689,9 +700,7 @@ def declared_view(
                     description=(descriptions or {}).get(key, ""),
                     tags={
                         EXPRESSION_TAG: json.dumps(each.as_json(), sort_keys=True),
-                        LOOKBACK_TAG: str(
-                            max((leaf.lookback_hours for leaf in _of_columns(each)), default=0)
-                        ),
+                        LOOKBACK_TAG: str(max((leaf.lookback_hours for leaf in each.leaves()), default=0)),
                         **(limits[key].tags if limits and key in limits else {}),
                     },
                 )
@@ -711,10 +720,6 @@ def declared_view(
         description=description,
         tags={**(tags or {}), STEP_TAG: STEPS[declaration.step]},
     )
-
-
-def _of_columns(each: Expression) -> Iterator[_OfColumn]:
-    return (leaf for leaf in each.leaves() if isinstance(leaf, _OfColumn))
 
 
 def _step(name: str, features: Iterable[Expression], step: timedelta | None) -> timedelta:

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - SQL as it is sent
 """SQL of one expression: over the steps that a row looks back to, or of the register of assets."""
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def remembered_steps(of: Expression) -> int | None:
 
     None: it is of something else, too.
     """
-    leaves = [leaf for leaf in of.leaves() if isinstance(leaf, _OfColumn)]
+    leaves = list(of.leaves())
     if not all(leaf.column in WEATHER for leaf in leaves):
         return None
     return max(leaf.offsets()[1] for leaf in leaves)
@@ -83,17 +82,9 @@ def aggregate(of: _OfColumn) -> str:
     if isinstance(of, Lag | Series):
         return f"min(value) FILTER (WHERE ago = {farthest})"
     when = templates.WINDOW.format(nearest=nearest, farthest=farthest)
-    if isinstance(of, DegreeHours):
-        return (
-            f"CASE WHEN count(value) FILTER (WHERE {when}) = {farthest} "
-            f"THEN sum(greatest({_degrees(of)}, 0) ORDER BY ago DESC) FILTER (WHERE {when}){_in_hours(of)} END"
-        )
-    if isinstance(of, Quantile):
-        return templates.QUANTILE.format(when=when, quantile=f"{of.quantile!r}")
-    assert isinstance(of, Window | SameHour)  # noqa: S101  # there are no others
     if isinstance(of, SameHour):
         when += f" AND mod(ago, {of.step}) = 0"
-    return templates.FUNCTIONS[of.function].format(when=when, in_hours=_in_hours(of))
+    return _function(of, templates.FUNCTIONS, when=when)
 
 
 def window(of: _OfColumn, shift: int) -> str:
@@ -102,18 +93,22 @@ def window(of: _OfColumn, shift: int) -> str:
     if isinstance(of, Lag):
         return f"lag(value, {farthest - shift}) OVER (ORDER BY hour)"
     frame = templates.FRAME.format(nearest=nearest - shift, farthest=farthest - shift)
-    if isinstance(of, DegreeHours):
-        return (
-            f"CASE WHEN count(value) OVER {frame} = {farthest} "
-            f"THEN sum(greatest({_degrees(of)}, 0)) OVER {frame}{_in_hours(of)} END"
-        )
-    if isinstance(of, Quantile):
-        return templates.GRID_QUANTILE.format(frame=frame, quantile=f"{of.quantile!r}")
-    assert isinstance(of, Window | SameHour)  # noqa: S101  # there are no others
     if isinstance(of, SameHour):
         number = Steps(of.slide_interval).number("hour")
         frame = templates.FRAME_OF_SAME_HOUR.format(number=number, step=of.step, days=of.days)
-    return templates.GRID_FUNCTIONS[of.function].format(frame=frame, in_hours=_in_hours(of))
+    return _function(of, templates.GRID_FUNCTIONS, frame=frame)
+
+
+def _function(of: _OfColumn, functions: Mapping[str, str], **rows: str) -> str:
+    """An expression by its template among `functions`, over some rows."""
+    if isinstance(of, DegreeHours):
+        degrees = f"{of.base!r} - value" if of.direction == "heating" else f"value - {of.base!r}"
+        steps = of.offsets()[1]
+        return functions[of.kind].format(**rows, steps=steps, degrees=degrees, in_hours=_in_hours(of))
+    if isinstance(of, Quantile):
+        return functions[of.kind].format(**rows, quantile=repr(of.quantile))
+    assert isinstance(of, Window | SameHour)  # noqa: S101  # there are no others
+    return functions[of.function].format(**rows, in_hours=_in_hours(of))
 
 
 def _in_hours(of: _OfColumn) -> str:
@@ -127,10 +122,6 @@ def _in_hours(of: _OfColumn) -> str:
     return (
         f" * CASE WHEN k.is_amount IS NULL THEN 1 ELSE {hours} END" if of.column in {READING, TOTAL} else ""
     )
-
-
-def _degrees(of: DegreeHours) -> str:
-    return f"{of.base!r} - value" if of.direction == "heating" else f"value - {of.base!r}"
 
 
 def of_register(of: Expression) -> str:

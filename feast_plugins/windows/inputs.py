@@ -29,10 +29,10 @@ from feast_plugins.windows.declarations import (
     WEATHER,
     WEATHER_AGE,
     Declaration,
-    _OfColumn,
+    merged,
     series_of,
 )
-from feast_plugins.windows.statements import gap, merged
+from feast_plugins.windows.statements import gap
 from feast_plugins.windows.steps import Steps
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ unnest(%(numbers)s::bigint[], %(tenants)s::text[], %(names)s::text[], %(zones)s:
     AS k (number, tenant_id, asset_id, timezone, first_step, end_step)"""
 _BOUNDS: Final = "AND hourly.hour >= %(lowest)s::timestamptz AND hourly.hour < %(highest)s::timestamptz"
 _READINGS: Final = """\
-SELECT k.number, {time}, coalesce(meaning.value, 'NaN'), coalesce(meaning.least_value, 'NaN'),
-    coalesce(meaning.greatest_value, 'NaN'), coalesce(meaning.stats[1], 0), coalesce(meaning.stats[2], '-0'),
-    coalesce(meaning.stats[3], 0), hourly.sample_count::double precision
+SELECT k.number, {time}, {values}
 FROM (
     SELECT k.*, assets.is_amount, assets.unit_factor, assets.interval_seconds
     FROM {parts}
@@ -72,6 +70,10 @@ CROSS JOIN LATERAL (
 {readings}
 ) AS hourly
 LEFT JOIN LATERAL {meaning} AS meaning ON true"""
+_STATISTICS: Final = """\
+coalesce(meaning.value, 'NaN'), coalesce(meaning.least_value, 'NaN'),
+    coalesce(meaning.greatest_value, 'NaN'), coalesce(meaning.stats[1], 0), coalesce(meaning.stats[2], '-0'),
+    coalesce(meaning.stats[3], 0), hourly.sample_count::double precision"""
 # NaN is nothing known, so one that is known becomes another number that nobody can compute with
 _KNOWN: Final = "CASE WHEN {0} = 'NaN' THEN 'Infinity' ELSE coalesce({0}, 'NaN') END"
 _WEATHER_ROWS: Final = """\
@@ -100,17 +102,6 @@ FROM {parts}
 JOIN assets AS members ON members.tenant_id = k.tenant_id AND members."group" = k.asset_id
 JOIN asset_spans AS spans ON spans.tenant_id = members.tenant_id AND spans.asset_id = members.asset_id
 ORDER BY k.number, members.asset_id"""
-_VALUES: Final = """\
-SELECT k.number, hourly.hour, {value}
-FROM (
-    SELECT k.*, assets.is_amount, assets.unit_factor, assets.interval_seconds
-    FROM {parts}
-    LEFT JOIN assets ON assets.tenant_id = k.tenant_id AND assets.asset_id = k.asset_id
-) AS k
-CROSS JOIN LATERAL (
-{readings}
-) AS hourly
-CROSS JOIN LATERAL {meaning} AS meaning"""
 
 
 @dataclass(frozen=True)
@@ -193,10 +184,8 @@ class Inputs:
             UndecidedError: too much for one batch, or only the server knows what becomes of it.
         """
         offsets: dict[str, list[tuple[int, int]]] = {}
-        for each in self.declaration.stored.values():
-            for leaf in each.leaves():
-                assert isinstance(leaf, _OfColumn)  # noqa: S101  # all that are stored are
-                offsets.setdefault(leaf.column, []).append(leaf.offsets())
+        for leaf in self.declaration.leaves:
+            offsets.setdefault(leaf.column, []).append(leaf.offsets())
         found: dict[str, Column | IssuedColumn] = {}
         weather = {column: offsets[column] for column in offsets if column in WEATHER}
         if weather:
@@ -276,15 +265,7 @@ class Inputs:
 
     def _readings(self, reaches: Sequence[tuple[int, int]]) -> Column:
         layout = self._layout(lambda each: each.asset, reaches, gap=gap(READING))
-        steps = self._steps
-        query = _READINGS.format(
-            time=steps.even("hourly.hour"),
-            parts=_PARTS,
-            readings=steps.readings(steps.numbered("k.first_step"), steps.numbered("k.end_step"), _BOUNDS),
-            meaning=steps.meaning,
-        )
-        numbers, times, *values = self._read(query, layout.read, integers=2, doubles=7)
-        positions = layout.positions(numbers, self._number(times))
+        positions, *values = self._statistics(_STATISTICS, 7, layout)
         columns = []
         for nothing, known in zip((np.nan, np.nan, np.nan, 0.0, -0.0, 0.0, 0.0), values, strict=True):
             column = np.full(layout.starts[-1], nothing)
@@ -410,18 +391,24 @@ class Inputs:
         """Values of the readings of each asset in its steps; NaN where there is none."""
         if not parts:
             return []
+        layout = _Layout(parts, list(enumerate(parts)), np.empty(0, np.intp))
+        column = np.full(layout.starts[-1], np.nan)
+        positions, values = self._statistics(_KNOWN.format("meaning.value"), 1, layout)
+        column[positions] = values
+        return np.split(column, layout.starts[1:-1])
+
+    def _statistics(self, values: str, count: int, layout: _Layout) -> list[npt.NDArray[Any]]:
+        """Positions of the steps with readings, and so many values of each."""
         steps = self._steps
-        query = _VALUES.format(
-            value=_KNOWN.format("meaning.value"),
+        query = _READINGS.format(
+            time=steps.even("hourly.hour"),
+            values=values,
             parts=_PARTS,
             readings=steps.readings(steps.numbered("k.first_step"), steps.numbered("k.end_step"), _BOUNDS),
             meaning=steps.meaning,
         )
-        numbers, times, values = self._read(query, list(enumerate(parts)), integers=2, doubles=1)
-        layout = _Layout(parts, [], np.empty(0, np.intp))
-        column = np.full(layout.starts[-1], np.nan)
-        column[layout.positions(numbers, self._number(times))] = values
-        return np.split(column, layout.starts[1:-1])
+        numbers, times, *found = self._read(query, layout.read, integers=2, doubles=count)
+        return [layout.positions(numbers, self._number(times)), *found]
 
     def _number(self, times: Integers) -> Integers:
         """Numbers of the steps that times are in."""

@@ -27,10 +27,10 @@ from feast_plugins.windows.declarations import (
     Declaration,
     Difference,
     Expression,
-    Ratio,
     SameHour,
     Weather,
     _OfColumn,
+    merged,
     series_of,
 )
 from feast_plugins.windows.expressions import (
@@ -105,7 +105,9 @@ class Statements:
             # without a comparison that no statistics know of where there is one generation
             present=f" AND rows.generation = {generation}" if generation > 1 else "",
             computed=_list(f'{self._kept(each)} AS "{name}"' for name, each in stored.items()),
-            ingested=_list(f"{name}.ingested_at" for name in dict.fromkeys(map(_source, self._leaves()))),
+            ingested=_list(
+                f"{name}.ingested_at" for name in dict.fromkeys(map(_source, self.declaration.leaves))
+            ),
             keys=self._keys(generation),
             sources=self._sources(bounded=False),
             register=templates.REGISTER,
@@ -213,14 +215,10 @@ class Statements:
             for name, each in self.declaration.features.items()
         )
 
-    def _leaves(self) -> list[_OfColumn]:
-        found = [leaf for each in self.declaration.stored.values() for leaf in each.leaves()]
-        return [leaf for leaf in dict.fromkeys(found) if isinstance(leaf, _OfColumn)]
-
     def _series(self) -> dict[str, list[_OfColumn]]:
         """Expressions over hours before the row, by the column they read; the readings first."""
         found: dict[str, list[_OfColumn]] = {}
-        for leaf in self._leaves():
+        for leaf in self.declaration.leaves:
             if not isinstance(leaf, Weather):
                 found.setdefault(leaf.column, []).append(leaf)
         return dict(sorted(found.items(), key=lambda each: (each[0] != READING, each[0])))
@@ -256,7 +254,7 @@ class Statements:
 
     def _batch_totals(self) -> str:
         """The totals of groups that a batch of rows uses, where any feature is of them."""
-        offsets = [leaf.offsets()[1] for leaf in self._leaves() if leaf.column == TOTAL]
+        offsets = [leaf.offsets()[1] for leaf in self.declaration.leaves if leaf.column == TOTAL]
         if not offsets:
             return ""
         return sources.BATCH_TOTALS.format(
@@ -320,7 +318,7 @@ class Statements:
 
     def _weather(self, hour: str, *, bounded: bool) -> list[str]:
         """Lateral query of the weather of one hour, in a row named `weather`."""
-        leaves = [leaf for leaf in self._leaves() if isinstance(leaf, Weather)]
+        leaves = [leaf for leaf in self.declaration.leaves if isinstance(leaf, Weather)]
         if not leaves:
             return []
         columns = [leaf.column for leaf in leaves]
@@ -382,16 +380,14 @@ class Statements:
         return f"JOIN LATERAL (\n{rows}\n) AS {grid.name} ON {grid.name}.hour = {hour}"
 
     def _name(self, leaf: _OfColumn) -> str:
-        return f"f{self._leaves().index(leaf)}"
+        return f"f{self.declaration.leaves.index(leaf)}"
 
     def _value(self, of: Expression, grids: Mapping[_OfColumn, str]) -> str:
         if isinstance(of, _OfColumn):
             return f"{grids.get(of, _source(of))}.{self._name(of)}"
         left, right = (self._value(leaf, grids) for leaf in of.leaves())
-        if isinstance(of, Difference):
-            return templates.DIFFERENCE.format(left=left, right=right)
-        assert isinstance(of, Ratio)  # noqa: S101  # no other is stored
-        return templates.RATIO.format(left=left, right=right)
+        template = templates.DIFFERENCE if isinstance(of, Difference) else templates.RATIO
+        return template.format(left=left, right=right)
 
     def _kept(
         self, of: Expression, hour: str = "k.hour", grids: Mapping[_OfColumn, str] = MappingProxyType({})
@@ -429,17 +425,6 @@ def gap(column: str) -> int:
 def _is_by_row(column: str) -> bool:
     """Whether what an hour's value is depends on the row that looks at it: an external series."""
     return "@" in column and column != TOTAL
-
-
-def merged(ranges: Iterable[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
-    """Ranges in order; those with a gap of at most so many hours as one."""
-    merged: list[tuple[int, int]] = []
-    for nearest, farthest in sorted(ranges):
-        if merged and nearest <= merged[-1][1] + 1 + gap:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], farthest))
-        else:
-            merged.append((nearest, farthest))
-    return merged
 
 
 def _quoted(names: Iterable[str]) -> Sequence[str]:

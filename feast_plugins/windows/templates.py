@@ -24,8 +24,12 @@ FUNCTIONS: Final[Mapping[str, str]] = {
     "count": "coalesce(sum(readings) FILTER (WHERE {when}), 0)::bigint",
     "first": "(array_agg(value ORDER BY ago DESC) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
     "last": "(array_agg(value ORDER BY ago) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
+    "quantile": "value_quantile(array_agg(value) FILTER (WHERE {when}), {quantile})",
+    "degree_hours": (
+        "CASE WHEN count(value) FILTER (WHERE {when}) = {steps} "
+        "THEN sum(greatest({degrees}, 0) ORDER BY ago DESC) FILTER (WHERE {when}){in_hours} END"
+    ),
 }
-QUANTILE: Final = "value_quantile(array_agg(value) FILTER (WHERE {when}), {quantile})"
 #: The same over the rows of a window.
 GRID_STATE: Final = "(stats_merge(state) OVER {frame})"
 GRID_VALUES: Final = "array_remove(array_agg(value) OVER {frame}, NULL)"
@@ -38,8 +42,12 @@ GRID_FUNCTIONS: Final[Mapping[str, str]] = {
     "count": "coalesce(sum(readings) OVER {frame}, 0)::bigint",
     "first": f"({GRID_VALUES})[1]",
     "last": f"({GRID_VALUES})[cardinality({GRID_VALUES})]",
+    "quantile": "value_quantile(array_agg(value) OVER {frame}, {quantile})",
+    "degree_hours": (
+        "CASE WHEN count(value) OVER {frame} = {steps} "
+        "THEN sum(greatest({degrees}, 0)) OVER {frame}{in_hours} END"
+    ),
 }
-GRID_QUANTILE: Final = "value_quantile(array_agg(value) OVER {frame}, {quantile})"
 FRAME: Final = "(ORDER BY hour ROWS BETWEEN {farthest} PRECEDING AND {nearest} PRECEDING)"
 # Steps of the same number in a day, or in a week, also before 1970.
 FRAME_OF_SAME_HOUR: Final = (

@@ -391,6 +391,19 @@ class Meter:
                 self.connection, declaration, tenant, "meter", asset, attributes=ATTRIBUTES
             )
 
+    def rows(self, declaration: Declaration) -> list[tuple[Any, ...]]:
+        """The present rows of its tenant, whenever they were created."""
+        names = ", ".join(f'"{name}"' for name in ("event_timestamp", "asset_id", *declaration.features))
+        query = (
+            f"SELECT {names} FROM {declaration.name} WHERE tenant_id = %s ORDER BY event_timestamp, asset_id"
+        )
+        return self.connection.execute(query.encode(), [self.tenant]).fetchall()
+
+    def forget_rows(self, declaration: Declaration) -> None:
+        """Let them be computed when they are read."""
+        for table in ("declared_spans", f"{declaration.name}_stored"):
+            self.connection.execute(f"DELETE FROM {table} WHERE tenant_id = %s".encode(), [self.tenant])
+
 
 #: A Friday before German Unity Day (a Saturday); readings, and rows, are of three days.
 START = datetime(2026, 10, 1, 21, tzinfo=UTC)
@@ -607,16 +620,7 @@ def test_rows__computed_when_read_or_in_columns_or_by_the_server__equal_the_orac
         )
     }
     declaration = declare(f"bits_{secrets.token_hex(4)}", kinds(step) | functions, step)
-    query = (
-        f"SELECT * FROM {declaration.name} WHERE tenant_id = %s ORDER BY event_timestamp, asset_id".encode()
-    )
-    when = 3  # rows were created at different times
     batches: list[Any] = []
-
-    def rows() -> list[tuple[Any, ...]]:
-        found = connection.execute(query, [meter.tenant]).fetchall()
-        return [(*row[:when], *row[when + 1 :]) for row in found]
-
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         meter = Meter(connection, database, READINGS_OF[step])
         with monkeypatch.context() as patch:
@@ -624,17 +628,14 @@ def test_rows__computed_when_read_or_in_columns_or_by_the_server__equal_the_orac
             patch.setattr(history, "evaluate", lambda *of: batches.append(of) or columns.evaluate(*of))
             assert list(meter.problems(declaration)) == []
         assert batches, "no range was long"
-        in_columns = rows()
+        in_columns = meter.rows(declaration)
         assert len(in_columns) > (2 if step == DAY else 24)
-        connection.execute("DELETE FROM declared_spans WHERE tenant_id = %s", [meter.tenant])
-        connection.execute(
-            f"DELETE FROM {declaration.name}_stored WHERE tenant_id = %s".encode(), [meter.tenant]
-        )
-        assert rows() == in_columns
+        meter.forget_rows(declaration)
+        assert meter.rows(declaration) == in_columns
         fill(connection, declaration)
         monkeypatch.setattr(history, "knows", lambda _: False)
         refresh(dsn=database)
-        assert rows() == in_columns
+        assert meter.rows(declaration) == in_columns
 
 
 def quantiles(step: timedelta) -> dict[str, Any]:
@@ -655,31 +656,21 @@ def quantiles(step: timedelta) -> dict[str, Any]:
 @pytest.mark.parametrize("step", [HOUR / 4, HOUR, DAY], ids=["15min", "1h", "1d"])
 def test_quantiles__equal_the_oracle_and_when_read_those_of_a_refresh(database: str, step: timedelta) -> None:
     declaration = declare(f"quantiles_{secrets.token_hex(4)}", quantiles(step), step)
-    query = (
-        f"SELECT * FROM {declaration.name} WHERE tenant_id = %s ORDER BY event_timestamp, asset_id".encode()
-    )
-    when = 3  # rows were created at different times
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         meter = Meter(connection, database, READINGS_OF[step])
         assert list(meter.problems(declaration)) == []
-        stored = connection.execute(query, [meter.tenant]).fetchall()
-        connection.execute("DELETE FROM declared_spans WHERE tenant_id = %s", [meter.tenant])
-        connection.execute(
-            f"DELETE FROM {declaration.name}_stored WHERE tenant_id = %s".encode(), [meter.tenant]
-        )
-        computed = connection.execute(query, [meter.tenant]).fetchall()
-    assert len(stored) > 2
-    assert [(*row[:when], *row[when + 1 :]) for row in computed] == [
-        (*row[:when], *row[when + 1 :]) for row in stored
-    ]
+        stored = meter.rows(declaration)
+        assert len(stored) > 2
+        meter.forget_rows(declaration)
+        assert meter.rows(declaration) == stored
 
 
 @pytest.mark.parametrize(
     "fault",
     [
-        ("QUANTILE", "{quantile}", "1 - {quantile} / 2"),
+        ("FUNCTIONS", "{quantile}", "1 - {quantile} / 2"),
         pytest.param(
-            ("GRID_QUANTILE", "array_agg(value) OVER {frame}", "array_agg(value) OVER {frame} || value"),
+            ("GRID_FUNCTIONS", "OVER {frame}, {quantile}", "OVER {frame} || value, {quantile}"),
             marks=pytest.mark.long,
         ),
     ],
