@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -100,7 +100,7 @@ def check_features(
             rows[each.name] = checker.rows
             # an asset that has no row any more is judged, too
             expected = spans if set(each.join_keys) == set(JOIN_KEYS) else {}
-            latest = dict.fromkeys([*expected, *checker.entities()], start)
+            latest = dict.fromkeys([*expected, *checker.newest()], start)
             latest |= {key: max(start, first) for key, first in expected.items()}
             stale, of_view = checker.ages(now, latest)
             violations += [*checker.ranges(), *checker.nulls(), *stale]
@@ -173,17 +173,12 @@ class NewestRowsCheck:
     A share of nulls needs more rows than one.
     """
 
-    def __init__(self, view: FeatureView, now: datetime) -> None:
-        self._fields = limited_fields(view.name, view.features)
-        self._checker = Checker(self._fields, {})
+    def __init__(self, fields: Sequence[LimitedField], now: datetime) -> None:
+        self._fields = fields
+        self._checker = Checker(fields, {})
         self._now = now
         #: rows that were refused
         self.refused = 0
-
-    @property
-    def is_needed(self) -> bool:
-        """Whether the view has limits."""
-        return bool(self._fields)
 
     def accepted(self, batch: pa.RecordBatch, names: Sequence[str], time: str) -> pa.RecordBatch:
         """The rows of a batch, whose columns are `names`, without those that are refused."""
@@ -199,7 +194,7 @@ class NewestRowsCheck:
 
     def judge(self) -> tuple[list[Violation], Mapping[Entity, datetime], set[Key]]:
         """Violations, the time of each asset's row, and features whose age is known to be within limits."""
-        times = {key: newest for key, (_, newest) in self._checker.entities().items()}
+        times = self._checker.newest()
         stale, fresh = self._checker.ages(self._now, times)
         return [*self._checker.ranges(), *stale], times, fresh
 
@@ -209,7 +204,13 @@ class NewestRowsCheck:
         return {each.subject for each in self._fields}
 
 
-def record_newest(connection: Connection[Any], checks: Sequence[NewestRowsCheck]) -> Outcome:
+def newest_rows_checks(views: Iterable[FeatureView], now: datetime) -> dict[str, NewestRowsCheck]:
+    """Checks of the views that have limits, by their names."""
+    limited = {each.name: limited_fields(each.name, each.features) for each in views}
+    return {name: NewestRowsCheck(fields, now) for name, fields in limited.items() if fields}
+
+
+def record_newest(connection: Connection[Any], checks: Collection[NewestRowsCheck]) -> Outcome:
     """Store what the checks of newest rows found. An older row's finding stays open."""
     if not checks:
         return Outcome([])

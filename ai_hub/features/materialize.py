@@ -19,7 +19,7 @@ from tenacity.nap import sleep_using_event
 from ai_hub.db.connection import connect
 from ai_hub.db.refresh import refresh as refresh_features
 from ai_hub.errors import NotFoundError, ServiceDownError
-from ai_hub.features.checks import NewestRowsCheck, record_newest
+from ai_hub.features.checks import newest_rows_checks, record_newest
 from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
 from ai_hub.features.store import asset_key, online_client, set_followed
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
     from psycopg import Connection
     from tenacity import RetryCallState
+
+    from ai_hub.features.checks import NewestRowsCheck
 
 
 #: Rows asked about at once.
@@ -94,13 +96,12 @@ _LAST = "SELECT refresh_id, finished_at FROM feature_refreshes ORDER BY refresh_
 
 @dataclass(frozen=True)
 class Seen:
-    """The last refresh that was followed, and the run of Redis that has its rows."""
+    """The last refresh that was followed, and what tells whether Redis still has its rows."""
 
-    redis_run: str
+    #: its run, and what features of declared views mean: `feast apply` deletes rows of another meaning
+    redis_state: tuple[str | bytes | None, ...]
     refresh_id: int = 0
     finished_at: datetime | None = None
-    #: of the features of declared views: `feast apply` deletes rows of an earlier one
-    meanings: tuple[bytes | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,11 @@ class Follower:
     def catch_up(self) -> Pass:
         """Write what the refreshes since the last call changed."""
         before, self._seen = self._seen, None
-        redis_run, meanings = _redis_run(self._store), _meanings(self._store)
+        redis_state = (_redis_run(self._store), *_meanings(self._store))
         with connect(application_name="ai-hub materialize") as connection:
-            refresh_id, finished = connection.execute(_LAST).fetchone() or (0, None)
-            last = Seen(redis_run, refresh_id, finished, meanings)
+            last = Seen(redis_state, *(connection.execute(_LAST).fetchone() or ()))
             # numbers that went back are those of another database, and a new run of Redis may be empty
-            if before is None or last.refresh_id < before.refresh_id or not _holds_the_same(last, before):
+            if before is None or last.refresh_id < before.refresh_id or redis_state != before.redis_state:
                 self._through = datetime.now(UTC)
                 done = self._write(connection, since=None, refreshes=None)
                 self._end(last)
@@ -164,7 +164,7 @@ class Follower:
             since = min(since, before.finished_at or since)
             done = self._write(connection, since=since, refreshes=count)
         self._through = max(self._through, through)
-        self._end(Seen(redis_run, newest, finished, meanings))
+        self._end(Seen(redis_state, newest, finished))
         return done
 
     def _write(self, connection: Connection[Any], *, since: datetime | None, refreshes: int | None) -> Pass:
@@ -183,11 +183,6 @@ class Follower:
         self._seen = seen
         if self._scope == EVERYBODY:
             set_followed(online_client(self._store), self._store.project, self._through)
-
-
-def _holds_the_same(now: Seen, before: Seen) -> bool:
-    """Whether Redis has what it had, but for rows that have expired."""
-    return (now.redis_run, now.meanings) == (before.redis_run, before.meanings)
 
 
 def _meanings(store: FeatureStore) -> tuple[bytes | None, ...]:
@@ -228,34 +223,34 @@ def _write(
             "No feature view is registered yet.", hint='Run `eval "$(ai-hub env)"`, then `feast apply`.'
         )
     keys: dict[str, pa.Table] = {}
-    checks = [NewestRowsCheck(view, now) for view in views.values()]
+    checks = newest_rows_checks(views.values(), now)
     # the embedded server makes others wait for an open transaction
     connection.commit()
     with session.connect(store.config.offline_store) as reads:
-        for (name, view), check in zip(views.items(), checks, strict=True):
+        for name, view in views.items():
             start = since - _LONG_WRITE if since and is_pushed(view) else since
             with newest_rows(reads, view, now, since=start, scope=scope) as rows:
-                keys[name] = _write_rows(store, view, rows, check)
+                keys[name] = _write_rows(store, view, rows, checks.get(name))
     behind: list[Behind] = []
     for name, view in views.items():
         if ages and not is_pushed(view):  # whose newest readings come from elsewhere, too
             behind += readings_behind(connection, view, keys[name])
     connection.commit()
-    outcome = record_newest(connection, [check for check in checks if check.is_needed])
+    outcome = record_newest(connection, checks.values())
     counts = {name: rows.num_rows for name, rows in keys.items()}
     return Pass(
         refreshes,
         counts,
         behind,
         time.monotonic() - started,
-        sum(check.refused for check in checks),
+        sum(check.refused for check in checks.values()),
         violation_lines(outcome.violations),
         violation_lines(outcome.new),
     )
 
 
 def _write_rows(
-    store: FeatureStore, view: FeatureView, rows: pa.RecordBatchReader, check: NewestRowsCheck
+    store: FeatureStore, view: FeatureView, rows: pa.RecordBatchReader, check: NewestRowsCheck | None
 ) -> pa.Table:
     """Write those rows with the columns of `newest_rows` that the check accepts, in batches.
 
@@ -270,7 +265,7 @@ def _write_rows(
 
     def noted() -> Iterator[pa.RecordBatch]:
         for batch in rows:
-            accepted = check.accepted(batch, names, source.timestamp_field) if check.is_needed else batch
+            accepted = check.accepted(batch, names, source.timestamp_field) if check else batch
             written.append(accepted.select(kept))
             yield accepted
 

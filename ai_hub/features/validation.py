@@ -5,6 +5,7 @@ Ranges and shares of nulls are pandera schemas, made from the tags of a view's f
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +16,6 @@ import pandas as pd
 from feast.types import Float32, Float64, Int32, Int64
 
 from ai_hub.errors import BadInputError
-from ai_hub.features.store import JOIN_KEYS
 from ai_hub.ingest.findings import Finding
 from ai_hub.ingest.options import FindingKind
 from feast_plugins.errors import DeclarationError
@@ -35,11 +35,9 @@ if TYPE_CHECKING:
     _Key = tuple[str, str, str]
 
 _NUMBERS: Final = frozenset({Int32, Int64, Float32, Float64})
-_TENANT: Final = JOIN_KEYS[0]
+_LARGEST: Final = sys.float_info.max
 #: Columns of the rows that are checked, beside the features.
 KEYS: Final = ("tenant_id", "asset_id", "event_timestamp")
-#: Rows that a schema validates at once.
-_CHUNK: Final = 200_000
 
 
 @dataclass(frozen=True)
@@ -185,11 +183,8 @@ def _schema(ranges: Mapping[str, tuple[float | None, float | None]]) -> pandera.
     import pandera.pandas as pandera  # noqa: PLC0415  # half a second, and few commands check
 
     def check(low: float | None, high: float | None) -> pandera.Check:
-        def within(values: Any) -> Any:
-            is_finite = np.isfinite(values)
-            return is_finite & (low is None or values >= low) & (high is None or values <= high)
-
-        return pandera.Check(within)
+        # infinite numbers are beyond the largest
+        return pandera.Check.in_range(-_LARGEST if low is None else low, _LARGEST if high is None else high)
 
     return pandera.DataFrameSchema(
         {name: pandera.Column("float64", check(*bounds), nullable=True) for name, bounds in ranges.items()}
@@ -269,7 +264,7 @@ class Checker:
 
     def _note_totals(self, rows: Any) -> None:
         times = rows["event_timestamp"]
-        values: dict[str, Any] = {"rows": 1, "first": times, "newest": times}
+        values: dict[str, Any] = {"rows": 1, "newest": times}
         entities = pd.MultiIndex.from_frame(rows[["tenant_id", "asset_id"]])
         begins: Any = None
         for each in self._fields:
@@ -295,16 +290,9 @@ class Checker:
         """How many were checked."""
         return int(self._totals["rows"].sum()) if len(self._totals) else 0
 
-    def entities(self) -> dict[Entity, tuple[datetime, datetime]]:
-        """Tenants and entities with a row, and the times of their first and newest one."""
-        if self._totals.empty:
-            return {}
-        return {
-            key: (first.to_pydatetime(), newest.to_pydatetime())
-            for key, first, newest in zip(
-                self._totals.index, self._totals["first"], self._totals["newest"], strict=True
-            )
-        }
+    def newest(self) -> dict[Entity, datetime]:
+        """Tenants and entities with a row, and the time of their newest one."""
+        return self._times("newest")
 
     def ranges(self) -> list[Violation]:
         """Values outside of their limits."""
@@ -359,7 +347,7 @@ class Checker:
         for each in self._fields:
             if each.limits.max_age is None:
                 continue
-            newest = self._newest(each.name)
+            newest = self._times(f"newest {each.name}")
             for (tenant, entity), latest_time in latest.items():
                 time = newest.get((tenant, entity))
                 at = time or latest_time
@@ -370,12 +358,11 @@ class Checker:
                     fresh.add((tenant, entity, each.subject))
         return violations, fresh
 
-    def _newest(self, name: str) -> dict[Entity, datetime]:
-        """Time of the newest row of each entity that has a value of the feature."""
+    def _times(self, total: str) -> dict[Entity, datetime]:
+        """Times among the totals, of entities that have one."""
         if self._totals.empty:
             return {}
-        times = self._totals[f"newest {name}"].dropna()
-        return {key: time.to_pydatetime() for key, time in times.items()}
+        return {key: time.to_pydatetime() for key, time in self._totals[total].dropna().items()}
 
 
 #: How the totals of parts are put together, by the first word of their columns.

@@ -187,7 +187,7 @@ def test_checker__tells_what_a_loop_over_the_rows_tells(
     refused = [
         *(checker.add(frame(part)) for part in (rows[:cut], rows[cut:]) if part),
     ]
-    stale, fresh = checker.ages(NOW, dict.fromkeys(checker.entities(), START))
+    stale, fresh = checker.ages(NOW, dict.fromkeys(checker.newest(), START))
     expected = oracle(fields, starts, rows)
     assert told_by([*checker.ranges(), *checker.nulls(), *stale]) == expected
     assert not {(*key[:2], key[2].removeprefix("view.")) for key in fresh} & {
