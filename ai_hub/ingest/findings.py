@@ -162,8 +162,8 @@ class FindingsRepository:
             " WHERE due.tenant_id = %s AND due.asset_id = done.asset_id AND due.change_id = done.change_id"
             " RETURNING due.asset_id",
             [
-                [due_check_checks.asset_id for due_check_checks in checks],
-                [due_check_checks.change_id for due_check_checks in checks],
+                [due.asset_id for due in checks],
+                [due.change_id for due in checks],
                 self._tenant,
             ],
         )
@@ -188,24 +188,16 @@ class FindingsRepository:
                 _SERIES,
             ],
         )
-        by_asset = defaultdict(list)
-        for asset_id, kind, first, last, detail in rows:
-            by_asset[asset_id].append(Finding(FindingKind(kind), first, last, detail))
-        return by_asset
+        return _by_asset(rows)
 
-    def open_feature_findings(self, asset_ids: Iterable[str] | None = None) -> dict[str, list[Finding]]:
-        """Open findings about features, by asset; None: of all assets."""
-        assets = None if asset_ids is None else list(asset_ids)
+    def open_feature_findings(self) -> dict[str, list[Finding]]:
+        """Open findings about features, by asset."""
         rows = self._connection.execute(
             "SELECT asset_id, kind, first_timestamp, last_timestamp, detail, subject FROM data_findings"  # noqa: S608
-            " WHERE tenant_id = %s AND (%s::text[] IS NULL OR asset_id = ANY (%s::text[]))"
-            f" AND {_OPEN_FEATURE} ORDER BY asset_id, first_timestamp",
-            [self._tenant, assets, assets],
+            f" WHERE tenant_id = %s AND {_OPEN_FEATURE} ORDER BY asset_id, first_timestamp",
+            [self._tenant],
         )
-        by_asset = defaultdict(list)
-        for asset_id, kind, first, last, detail, subject in rows:
-            by_asset[asset_id].append(Finding(FindingKind(kind), first, last, detail, subject))
-        return by_asset
+        return _by_asset(rows)
 
     def database_findings(
         self, asset_ids: Iterable[str], since: datetime
@@ -354,6 +346,14 @@ def clock(connection: Connection[Any]) -> datetime:
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
     time: datetime = row[0]
     return time
+
+
+def _by_asset(rows: Iterable[tuple[Any, ...]]) -> dict[str, list[Finding]]:
+    """Findings from rows of an asset, a kind, and the rest of a finding in its order."""
+    by_asset = defaultdict(list)
+    for asset_id, kind, *rest in rows:
+        by_asset[asset_id].append(Finding(FindingKind(kind), *rest))
+    return by_asset
 
 
 def _keys(findings: Sequence[tuple[str, Finding]]) -> tuple[list[str], list[str], list[datetime], list[str]]:
