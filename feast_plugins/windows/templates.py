@@ -13,41 +13,43 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WINDOW: Final = "ago BETWEEN {nearest} AND {farthest}"
-STATE: Final = "stats_merge(state ORDER BY ago DESC) FILTER (WHERE {when})"
-FUNCTIONS: Final[Mapping[str, str]] = {
-    "mean": f"float8_avg({STATE})",
-    "std": f"float8_stddev_samp({STATE})",
-    "min": "min(least) FILTER (WHERE {when})",
-    "max": "max(greatest) FILTER (WHERE {when})",
-    # of nothing it is unknown, not 0
-    "sum": f"CASE WHEN ({STATE})[1] > 0 THEN ({STATE})[2]{{in_hours}} END",
-    "count": "coalesce(sum(readings) FILTER (WHERE {when}), 0)::bigint",
-    "first": "(array_agg(value ORDER BY ago DESC) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
-    "last": "(array_agg(value ORDER BY ago) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
-    "quantile": "value_quantile(array_agg(value) FILTER (WHERE {when}), {quantile})",
-    "degree_hours": (
-        "CASE WHEN count(value) FILTER (WHERE {when}) = {steps} "
-        "THEN sum(greatest({degrees}, 0) ORDER BY ago DESC) FILTER (WHERE {when}){in_hours} END"
-    ),
-}
+
+
+def _functions(state: str, rows: str, *, first: str, last: str, order: str = "") -> Mapping[str, str]:
+    """Aggregates by name, over `rows` in the order of time; `state` is what their states are merged to."""
+    return {
+        "mean": f"float8_avg{state}",
+        "std": f"float8_stddev_samp{state}",
+        "min": f"min(least) {rows}",
+        "max": f"max(greatest) {rows}",
+        # of nothing it is unknown, not 0
+        "sum": f"CASE WHEN {state}[1] > 0 THEN {state}[2]{{in_hours}} END",
+        "count": f"coalesce(sum(readings) {rows}, 0)::bigint",
+        "first": first,
+        "last": last,
+        "quantile": f"value_quantile(array_agg(value) {rows}, {{quantile}})",
+        "degree_hours": (
+            f"CASE WHEN count(value) {rows} = {{steps}} "
+            f"THEN sum(greatest({{degrees}}, 0){order}) {rows}{{in_hours}} END"
+        ),
+    }
+
+
+FUNCTIONS: Final = _functions(
+    "(stats_merge(state ORDER BY ago DESC) FILTER (WHERE {when}))",
+    "FILTER (WHERE {when})",
+    first="(array_agg(value ORDER BY ago DESC) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
+    last="(array_agg(value ORDER BY ago) FILTER (WHERE value IS NOT NULL AND {when}))[1]",
+    order=" ORDER BY ago DESC",
+)
+_GRID_VALUES: Final = "(array_remove(array_agg(value) OVER {frame}, NULL))"
 #: The same over the rows of a window.
-GRID_STATE: Final = "(stats_merge(state) OVER {frame})"
-GRID_VALUES: Final = "array_remove(array_agg(value) OVER {frame}, NULL)"
-GRID_FUNCTIONS: Final[Mapping[str, str]] = {
-    "mean": f"float8_avg({GRID_STATE})",
-    "std": f"float8_stddev_samp({GRID_STATE})",
-    "min": "min(least) OVER {frame}",
-    "max": "max(greatest) OVER {frame}",
-    "sum": f"CASE WHEN {GRID_STATE}[1] > 0 THEN {GRID_STATE}[2]{{in_hours}} END",
-    "count": "coalesce(sum(readings) OVER {frame}, 0)::bigint",
-    "first": f"({GRID_VALUES})[1]",
-    "last": f"({GRID_VALUES})[cardinality({GRID_VALUES})]",
-    "quantile": "value_quantile(array_agg(value) OVER {frame}, {quantile})",
-    "degree_hours": (
-        "CASE WHEN count(value) OVER {frame} = {steps} "
-        "THEN sum(greatest({degrees}, 0)) OVER {frame}{in_hours} END"
-    ),
-}
+GRID_FUNCTIONS: Final = _functions(
+    "(stats_merge(state) OVER {frame})",
+    "OVER {frame}",
+    first=f"{_GRID_VALUES}[1]",
+    last=f"{_GRID_VALUES}[cardinality{_GRID_VALUES}]",
+)
 FRAME: Final = "(ORDER BY hour ROWS BETWEEN {farthest} PRECEDING AND {nearest} PRECEDING)"
 # Steps of the same number in a day, or in a week, also before 1970.
 FRAME_OF_SAME_HOUR: Final = (
