@@ -197,11 +197,13 @@ class Encoder:
     check: bool
     #: whether a row of the same time replaces the stored one
     replace_equal: bool
+    #: features of which Redis may have values, and that the view has no longer
+    taken_out: tuple[str, ...] = ()
 
     @property
     def replies(self) -> int:
         """Number of replies to the commands of one row."""
-        return 2 if self.plan.ttl_seconds else 1
+        return 1 + bool(self.plan.ttl_seconds) + bool(self.taken_out)
 
     def encode(self, batch: pa.RecordBatch, stored: StoredTimes) -> tuple[pa.BinaryArray, pa.BinaryArray]:
         """Redis keys of the rows to be written, and the commands that write them, one element per row.
@@ -223,6 +225,10 @@ class Encoder:
         for name, kind in self.plan.features.items():
             fields.append((self.plan.feature_field(name), encoding.encode_values(features[name], kind)))
         commands = resp.hset(bulk, fields, self.plan.ttl_seconds)
+        if self.taken_out:
+            # before the row has its new time
+            deletions = resp.hdel(bulk, [self.plan.feature_field(name) for name in self.taken_out])
+            commands = resp.join(deletions, commands)
         if current.all():
             return raw, commands
         mask = pa.array(current)

@@ -45,6 +45,12 @@ def hget(keys: pa.BinaryArray, field: bytes) -> pa.BinaryArray:
     return join(constant(b"*3\r\n" + text(b"HGET")), keys, constant(text(field)))
 
 
+def hdel(keys: pa.BinaryArray, fields: Sequence[bytes]) -> pa.BinaryArray:
+    """Commands that delete `fields` of the hash of each key; `keys` are bulk strings."""
+    command = b"*%d\r\n" % (2 + len(fields)) + text(b"HDEL")
+    return join(constant(command), keys, constant(b"".join(map(text, fields))))
+
+
 def hset(
     keys: pa.BinaryArray, fields: Sequence[tuple[bytes, Pieces]], ttl_seconds: int | None
 ) -> pa.BinaryArray:

@@ -35,7 +35,7 @@ from feast_plugins.materialize.plan import Encoder, ViewPlan, WrittenRange, late
 from feast_plugins.materialize.resp import StoredTimes
 from feast_plugins.materialize.shards import Channel, Shards, open_channel
 from feast_plugins.offline_store import TimescaleOfflineStore
-from feast_plugins.online.writing import delete_outdated, expiry
+from feast_plugins.online.writing import delete_outdated, expiry, noted_meanings
 from feast_plugins.online_store import CorrectableRedisOnlineStore
 from feast_plugins.postgres.session import connect, fetch_value, stream
 from feast_plugins.windows.declarations import READS_TAG, STEPS, declaration_of
@@ -336,6 +336,17 @@ def forget_earlier_meanings(online: OnlineStore, config: RepoConfig, views: Iter
             delete_outdated(client_of(online, config), config, view, meanings)
 
 
+def _taken_out(client: Any, config: RepoConfig, view: FeatureView) -> tuple[str, ...]:
+    """Features of a declared view of which Redis may have values, and that the view has no longer.
+
+    Whoever has not read the changed registry would take them for values of the rows that are written now.
+    """
+    if declaration_of(view) is None:
+        return ()
+    names = {"", *(feature.name for feature in view.features)}
+    return tuple(sorted(noted_meanings(client, config.project, view.name).keys() - names))
+
+
 def writer_of(store: FeatureStore, view: FeatureView) -> Materialization | None:
     """Writer of a feature view's rows that are read elsewhere; None if only Feast's engine can write them."""
     config, provider = store.config, store._get_provider()  # noqa: SLF001  # Feast has no public way to it
@@ -369,7 +380,7 @@ def materialization(
             "This store reads features as known at an earlier time, which must not be served. "
             "Materialize without `known_at`."
         )
-    correctable = isinstance(online, CorrectableRedisOnlineStore)
+    correctable, client = isinstance(online, CorrectableRedisOnlineStore), client_of(online, config)
     return Materialization(
         Encoder(
             view_plan,
@@ -377,9 +388,10 @@ def materialization(
             task.project,
             check=correctable or not config.online_store.skip_dedup,
             replace_equal=correctable,
+            taken_out=_taken_out(client, config, task.feature_view),
         ),
         store,
-        client_of(online, config),
+        client,
         make_tzaware(task.start_time) - timedelta(seconds=getattr(store, "late_seconds", 0)),
         make_tzaware(task.end_time),
         query_s=getattr(store, "statement_timeout_s", None),

@@ -303,14 +303,20 @@ def delete_outdated(
 
     What Redis may hold is noted there: by feature, in any JSON. A killed call is safe to repeat.
     """
-    key, stored = meanings_key(config.project, view.name), dict(meanings)
-    noted: Any = client.get(key)
-    earlier: dict[str, object] = json.loads(noted) if noted else {}
-    if noted and all(earlier[name] == stored[name] for name in earlier.keys() & stored.keys()):
-        stored = earlier | stored  # a feature that was taken out leaves its values
+    stored, earlier = dict(meanings), noted_meanings(client, config.project, view.name)
+    if earlier and all(earlier[name] == stored[name] for name in earlier.keys() & stored.keys()):
+        stored = (
+            earlier | stored
+        )  # a feature that was taken out leaves its values in rows that are not written anew
     else:
         delete_view(client, config, view, earlier)
-    client.set(key, json.dumps(stored, sort_keys=True))
+    client.set(meanings_key(config.project, view.name), json.dumps(stored, sort_keys=True))
+
+
+def noted_meanings(client: Client, project: str, view: str) -> dict[str, object]:
+    """What was noted of the features of which Redis may have values; empty: nothing."""
+    noted: Any = client.get(meanings_key(project, view))
+    return json.loads(noted) if noted else {}
 
 
 def meanings_key(project: str, view: str) -> bytes:

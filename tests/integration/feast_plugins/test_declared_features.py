@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from feast.infra.online_stores.helpers import _mmh3
 from oracles.features import HOUR, floor_hour
 from psycopg.errors import InsufficientPrivilege
 from support.declared_repository import FEATURES, Repository, declared_repository, leave_others_out
@@ -22,10 +23,11 @@ from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.errors import AiHubError
 from ai_hub.features.materialize import Follower, materialize
 from ai_hub.features.newest import Scope
-from ai_hub.features.store import open_store
+from ai_hub.features.store import online_client, open_store
 from ai_hub.forecasting import TARGET
 from ai_hub.forecasting.dataset import Window, build
 from feast_plugins.errors import DeclarationError
+from feast_plugins.online.writing import keys_of_value
 from feast_plugins.windows.database import allow_losses
 
 if TYPE_CHECKING:
@@ -239,6 +241,31 @@ def test_apply__feature_that_is_gone__is_deleted_after_a_question(repository: Re
     assert repository.history([floor_hour(datetime.now(UTC))])["lag_72h"].notna().all()
     project.done("projects", "delete", "ai_hub", "--yes")
     assert_gone(view)
+
+
+def test_materialize__feature_that_is_gone__has_no_value_beside_newer_ones(repository: Repository) -> None:
+    project, view = repository.project, repository.view
+
+    def stored() -> set[str]:
+        """Features of the meter's row in Redis, whatever the registry says of them."""
+        (key,) = keys_of_value(
+            client, project.name, [["tenant_id", "asset_id"]], "tenant_id", repository.tenant
+        )
+        names = ("lag_48h", "max_3d")
+        fields = [_mmh3(f"{view}:{name}") for name in names]
+        return {
+            name for name, value in zip(names, client.hmget(key, fields), strict=True) if value is not None
+        }
+
+    project.done("apply")
+    leave_others_out(repository)
+    client = online_client(open_store(repository.settings))
+    materialize(open_store(repository.settings), Scope([repository.tenant]))
+    assert stored() == {"lag_48h", "max_3d"}
+    repository.declare(WITHOUT_LAG)
+    project.done("apply", "--yes")
+    materialize(open_store(repository.settings), Scope([repository.tenant]))
+    assert stored() == {"max_3d"}
 
 
 def test_apply__changed_meaning__ends_online_rows_of_views_that_read_it(repository: Repository) -> None:
