@@ -155,23 +155,16 @@ def make_own(connection: psycopg.Connection[Any], declaration: Declaration) -> N
 
     What it is stays where a project has declared it differently; features that one has added to it stay.
     """
-    before = _catalog(connection).get(declaration.name)
-    is_new = before is None or not before.sha256
-    if before is None or is_new:
-        action = "create" if before is None else "alter"
-        change = Change(declaration.name, action, declaration=declaration, before=before)
+    before = _catalog(connection)[declaration.name]
+    change: Change | None
+    if not before.sha256:  # the migration that made its table has entered it, and its rows stay
+        change = Change(declaration.name, "alter", declaration=declaration, before=before)
+    elif before.project != _NOBODY and before.declaration != declaration.as_json():
+        return
     else:
-        if before.project != _NOBODY and before.declaration != declaration.as_json():
-            return
-        difference = _difference(connection, declaration, before)
-        if difference is None:
-            return
-        change = difference
-    _change(connection, _NOBODY if before is None else before.project, change)
-    if is_new:  # its rows need no backfill
-        connection.execute(
-            "UPDATE declared_views SET filled_from = '-infinity' WHERE view_name = %s", [declaration.name]
-        )
+        change = _difference(connection, declaration, before)
+    if change is not None:
+        _change(connection, before.project, change)
 
 
 @contextmanager
@@ -186,7 +179,7 @@ def owner(config: RepoConfig) -> Iterator[psycopg.Connection[Any]]:
 
 def has_catalog(connection: psycopg.Connection[Any]) -> bool:
     """Whether the database can hold declared views."""
-    return connection.execute("SELECT to_regclass('public.declared_views') IS NOT NULL").fetchone() == (True,)
+    return _exists(connection, "declared_views")
 
 
 def changes(
@@ -371,12 +364,11 @@ def _change(connection: psycopg.Connection[Any], project: str, change: Change) -
         return
     _make(connection, project, change, Statements(declaration))
     if wall:
-        connection.execute("SELECT tenant_wall.serve(%s, false)", [change.view])
-        connection.execute(  # those that a source of somebody names, or that were served already
-            "SELECT tenant_wall.serve(relation, false) FROM unnest(%s::name[]) AS relation WHERE"
-            " to_regclass(format('tenant_wall.%%I', relation)) IS NOT NULL"
+        connection.execute(  # and those that a source of somebody names, or that were served already
+            "SELECT tenant_wall.serve(relation, false) FROM unnest(%s::name[]) AS relation"
+            " WHERE relation = %s OR to_regclass(format('tenant_wall.%%I', relation)) IS NOT NULL"
             " OR relation IN (SELECT relation FROM served_relations)",
-            [relations],
+            [relations, change.view],
         )
 
 
@@ -402,8 +394,7 @@ def _lock_views(connection: psycopg.Connection[Any], relations: Sequence[str]) -
 
 def _drop_views(connection: psycopg.Connection[Any], view: str) -> None:
     """Drop the views of a declaration, and those that show one tenant's rows of them and of the table."""
-    has_wall = connection.execute("SELECT to_regnamespace('tenant_wall') IS NOT NULL").fetchone() == (True,)
-    for suffix in _RELATIONS if has_wall else ():
+    for suffix in _RELATIONS:
         connection.execute(
             sql.SQL("DROP VIEW IF EXISTS tenant_wall.{}").format(sql.Identifier(view + suffix))
         )
@@ -415,7 +406,7 @@ def _make(connection: psycopg.Connection[Any], project: str, change: Change, sta
     """The table and the views of a declaration, and its entry in the catalog."""
     name = sql.Identifier
     table = name("public", f"{change.view}_stored")
-    if connection.execute("SELECT to_regclass(%s)", [f"public.{change.view}_stored"]).fetchone() == (None,):
+    if not _exists(connection, f"{change.view}_stored"):
         connection.execute(statements.table.encode())
     for column in change.dropped:
         connection.execute(sql.SQL("ALTER TABLE {} DROP COLUMN IF EXISTS {}").format(table, name(column)))
@@ -442,17 +433,16 @@ def _make(connection: psycopg.Connection[Any], project: str, change: Change, sta
 
 def _note(connection: psycopg.Connection[Any], project: str, change: Change, statements: Statements) -> int:
     """Write the view into the catalog; returns its generation."""
-    assert change.declaration is not None  # noqa: S101  # of a view that is to be there
-    before = change.before
+    declaration, before = statements.declaration, change.before
     generation = 1 if before is None else before.generation + change.recompute
     meanings = {
         name: generation
         if before is None
         or name in change.added
-        or before.step != change.declaration.step
+        or before.step != declaration.step
         or before.declaration.get(name) != each.as_json()
         else before.meanings.get(name, generation)
-        for name, each in change.declaration.stored.items()
+        for name, each in declaration.stored.items()
     }
     connection.execute(
         "INSERT INTO declared_views AS views"
@@ -468,8 +458,8 @@ def _note(connection: psycopg.Connection[Any], project: str, change: Change, sta
         {
             "view": change.view,
             "project": project,
-            "declaration": Jsonb(change.declaration.as_json()),
-            "seconds": change.declaration.step.total_seconds(),
+            "declaration": Jsonb(declaration.as_json()),
+            "seconds": declaration.step.total_seconds(),
             "sha256": statements.sha256,
             "statement": statements.compute,
             "generation": generation,
@@ -478,8 +468,8 @@ def _note(connection: psycopg.Connection[Any], project: str, change: Change, sta
         },
     )
     connection.execute("DELETE FROM declared_reaches WHERE view_name = %s", [change.view])
-    for source in change.declaration.sources:
-        for nearest, farthest in change.declaration.reaches(source):
+    for source in declaration.sources:
+        for nearest, farthest in declaration.reaches(source):
             connection.execute(
                 "INSERT INTO declared_reaches VALUES (%s, %s, %s, %s)",
                 [change.view, source, nearest, farthest],
@@ -509,7 +499,7 @@ def _leaving(connection: psycopg.Connection[Any]) -> list[str]:
 
 def _require_free(connection: psycopg.Connection[Any], name: str) -> None:
     for suffix in _RELATIONS:
-        if connection.execute("SELECT to_regclass(%s)", [f"public.{name}{suffix}"]).fetchone() != (None,):
+        if _exists(connection, f"{name}{suffix}"):
             raise DeclarationError(
                 f"The database has another relation {name}{suffix}; "
                 f"name the declared view {name} differently."
@@ -582,12 +572,12 @@ def _difference(
 
 def _missing(connection: psycopg.Connection[Any], view: str) -> list[str]:
     """Which relations of a view are not there."""
-    query = "SELECT to_regclass(%s)"
-    return [
-        suffix
-        for suffix in _RELATIONS
-        if connection.execute(query, [f"public.{view}{suffix}"]).fetchone() == (None,)
-    ]
+    return [suffix for suffix in _RELATIONS if not _exists(connection, f"{view}{suffix}")]
+
+
+def _exists(connection: psycopg.Connection[Any], relation: str) -> bool:
+    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"public.{relation}"]).fetchone()
+    return row == (True,)
 
 
 def _every(step: timedelta) -> str:
@@ -615,10 +605,8 @@ def _expressions(declaration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rows(connection: psycopg.Connection[Any], view: str) -> str:
-    if connection.execute("SELECT to_regclass(%s)", [f"public.{view}_stored"]).fetchone() == (None,):
+    if not _exists(connection, f"{view}_stored"):
         return "no rows"
-    row = connection.execute(
-        "SELECT approximate_row_count(%s::regclass)", [f"public.{view}_stored"]
-    ).fetchone()
-    assert row is not None  # noqa: S101  # a count
-    return f"about {row[0]:,} stored rows and earlier versions"
+    query = "SELECT approximate_row_count(%s::regclass)"
+    ((count,),) = connection.execute(query, [f"public.{view}_stored"]).fetchall()
+    return f"about {count:,} stored rows and earlier versions"
