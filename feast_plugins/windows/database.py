@@ -6,8 +6,6 @@ One view at a time is changed in one transaction, under the lock of `ai-hub migr
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +24,7 @@ from psycopg.errors import (
     LockNotAvailable,
 )
 from psycopg.types.json import Jsonb
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
 from feast_plugins.errors import DeclarationError, DeclarationLossError
 from feast_plugins.postgres.session import options
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 
 #: That of `ai-hub migrate`.
 _LOCK: Final = 7_236_451_181
-_ATTEMPTS: Final = 100
-_LONGEST_WAIT_S: Final = 2.0
 _RELATIONS: Final = ("", "_versions", "_stored")
 #: Project of what comes with the hub, until one declares it differently.
 _NOBODY: Final = ""
@@ -202,16 +199,14 @@ def changes(
         DeclarationError: the name of a view is taken.
     """
     known = _catalog(connection)
-    found: list[Change] = []
     wanted = {each.name: each for each in declarations}
     removed = {*removed, *_leaving(connection)}
-    gone = [name for name, each in known.items() if each.project == project and name not in wanted]
-    found += [
-        Change(name, "release", ["stays, for it comes with AI Hub"], before=known[name])
+    found = [
+        Change(name, "release", ["stays, for it comes with AI Hub"], before=each)
         if name == _OF_THE_HUB
-        else Change(name, "drop", losses=[f"{name} with {_rows(connection, name)}"], before=known[name])
-        for name in gone
-        if name in removed
+        else Change(name, "drop", losses=[f"{name} with {_rows(connection, name)}"], before=each)
+        for name, each in known.items()
+        if each.project == project and name in removed and name not in wanted
     ]
     for name, declaration in wanted.items():
         before = known.get(name)
@@ -306,30 +301,35 @@ def request_backfill(connection: psycopg.Connection[Any], view: str | None = Non
 
 
 def _despite_others(connection: psycopg.Connection[Any], project: str, change: Change) -> None:
+    try:
+        _change_alone(connection, project, change)
+    except DependentObjectsStillExist as error:
+        detail = "; ".join((error.diag.message_detail or str(error)).splitlines())
+        raise DeclarationError(
+            f"{change.view} cannot be changed: {detail}. Drop that first; where it comes with AI Hub, "
+            "leave the feature its type."
+        ) from error
+    except (LockNotAvailable, DeadlockDetected) as error:
+        raise DeclarationError(
+            f"Other sessions hold {change.view} and did not let go of it for minutes; "
+            "see pg_stat_activity in the order of xact_start."
+        ) from error
+
+
+@retry(
+    retry=retry_if_exception_type((LockNotAvailable, DeadlockDetected)),
+    stop=stop_after_attempt(100),
+    wait=wait_random(0, 2),
+    reraise=True,
+)
+def _change_alone(connection: psycopg.Connection[Any], project: str, change: Change) -> None:
     """Whoever waits for a table makes all later readers wait behind it, so never for long."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            with connection.transaction():
-                connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-                # a batch that is being computed ends, and later ones wait
-                connection.execute("SELECT pg_advisory_xact_lock(declared_view_lock(%s))", [change.view])
-                connection.execute("SET LOCAL lock_timeout = '2s'")
-                _change(connection, project, change)
-        except DependentObjectsStillExist as error:
-            detail = "; ".join((error.diag.message_detail or str(error)).splitlines())
-            raise DeclarationError(
-                f"{change.view} cannot be changed: {detail}. Drop that first; where it comes with AI Hub, "
-                "leave the feature its type."
-            ) from error
-        except (LockNotAvailable, DeadlockDetected) as error:
-            if attempt == _ATTEMPTS - 1:
-                raise DeclarationError(
-                    f"Other sessions hold {change.view} and did not let go of it for minutes; "
-                    "see pg_stat_activity in the order of xact_start."
-                ) from error
-            time.sleep(random.uniform(0, _LONGEST_WAIT_S))  # noqa: S311  # not for secrets
-        else:
-            return
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        # a batch that is being computed ends, and later ones wait
+        connection.execute("SELECT pg_advisory_xact_lock(declared_view_lock(%s))", [change.view])
+        connection.execute("SET LOCAL lock_timeout = '2s'")
+        _change(connection, project, change)
 
 
 def _change(connection: psycopg.Connection[Any], project: str, change: Change) -> None:
