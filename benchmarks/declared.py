@@ -26,7 +26,6 @@ from benchmarks.history import HOUR, History, this_hour
 from benchmarks.measure import timed
 from feast_plugins.windows import Calendar, Lag, Weather, declared_view
 from feast_plugins.windows import database as declared
-from feast_plugins.windows.declarations import declaration_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +90,8 @@ def _measure(dsn: str, series: History) -> dict[str, Any]:
             "one lag more": {**FEATURES, "lag_48h": Lag("value", 2 * _DAY)},
         }
         for work, features in declarations.items():
-            _apply(connection, features)
+            apply(connection, BENCHMARK, features)
+            declared.request_backfill(connection, VIEW)
             seconds[work] = timed(lambda: refresh(dsn=dsn))
             require_values(connection)
             (stored[work],) = connection.execute(
@@ -114,14 +114,15 @@ def require_values(connection: psycopg.Connection) -> None:
     assert connection.execute(query).fetchone() == (True,)  # noqa: S101  # a fault of the benchmark
 
 
-def _apply(connection: psycopg.Connection, features: Mapping[str, Any]) -> None:
-    """What `feast apply` and the request of `ai-hub features backfill` do."""
-    declaration = declaration_of(declared_view(name=VIEW, entities=ENTITIES, features=features))
-    assert declaration is not None  # noqa: S101  # it has features
-    changes = declared.changes(connection, BENCHMARK, [declaration])
+def apply(
+    connection: psycopg.Connection, project: str, features: Mapping[str, Any], step: timedelta = HOUR
+) -> None:
+    """What `feast apply` does."""
+    view = declared_view(name=VIEW, entities=ENTITIES, features=features, step=step)
     with declared.allow_losses():
-        declared.apply(connection, BENCHMARK, changes)
-    declared.request_backfill(connection, VIEW)
+        declared.apply(
+            connection, project, declared.changes(connection, project, declared.declarations_of([view]))
+        )
 
 
 def _floor(dsn: str) -> float:

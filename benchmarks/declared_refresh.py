@@ -21,12 +21,11 @@ from psycopg import sql
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
 from benchmarks import history, measure, servers
-from benchmarks.declared import ENTITIES, FEATURES, VIEW, require_values
+from benchmarks.declared import FEATURES, VIEW, apply, require_values
 from benchmarks.history import HOUR, History
 from benchmarks.measure import Times, format_time, timed
-from feast_plugins.windows import DegreeHours, Difference, Lag, Ratio, SameHour, declared_view
+from feast_plugins.windows import DegreeHours, Difference, Lag, Ratio, SameHour
 from feast_plugins.windows import database as declared
-from feast_plugins.windows.declarations import declaration_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,7 +164,7 @@ def _measure(case: Case, database: Database) -> dict[str, _Work]:
         refresh(dsn=database.dsn)
         for name, features in views.items():
             if features:
-                _declare(connection, case, features)
+                apply(connection, BENCHMARK, features, case.step)
                 if case.step == HOUR and not case.is_fleet:
                     declared.request_backfill(connection, VIEW)
                 else:  # takes many minutes to compute
@@ -180,15 +179,6 @@ def _measure(case: Case, database: Database) -> dict[str, _Work]:
             if features:
                 work.floor = _floor(connection, case)
     return works
-
-
-def _declare(connection: psycopg.Connection, case: Case, features: Mapping[str, Any]) -> None:
-    """What `feast apply` does."""
-    view = declared_view(name=VIEW, entities=ENTITIES, features=dict(features), step=case.step)
-    declaration = declaration_of(view)
-    assert declaration is not None  # noqa: S101  # it has features
-    with declared.allow_losses():
-        declared.apply(connection, BENCHMARK, declared.changes(connection, BENCHMARK, [declaration]))
 
 
 def _fill(connection: psycopg.Connection, step: timedelta) -> None:

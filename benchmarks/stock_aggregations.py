@@ -20,20 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import psycopg
-from feast import BatchFeatureView, Entity, FeatureStore, Field, PushSource, RepoConfig, ValueType
+from feast import BatchFeatureView, Entity, Field, PushSource, ValueType
 from feast.aggregation import Aggregation
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.stream_feature_view import StreamFeatureView
 from feast.types import Float64
 
 from benchmarks import servers
+from benchmarks.comparison import STOCK
+from benchmarks.feast_repository import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from feast import FeatureStore
+
 HOURS = 24
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-PROJECT = "stock"
 ASSET = Entity(name="asset", join_keys=["asset_id"], value_type=ValueType.STRING)
 #: The name of the aggregation, and of the column: what a view's schema may name.
 FIELDS = ("mean_3h", "value")
@@ -70,29 +73,6 @@ def views() -> Iterator[tuple[str, Any]]:
         yield f"StreamFeatureView with tiling, field {field}", tiled
 
 
-def open_store(server: servers.Postgres, folder: Path) -> FeatureStore:
-    """Stock Feast with a registry of its own."""
-    offline = {
-        "type": "postgres",
-        "host": servers.HOST,
-        "port": server.port,
-        "database": server.database,
-        "user": server.user,
-        "password": server.password,
-        "sslmode": "disable",
-    }
-    config = RepoConfig(
-        project=PROJECT,
-        provider="local",
-        registry=str(folder / "registry.db"),
-        offline_store=offline,
-        online_store={"type": "sqlite", "path": str(folder / "online.db")},
-        batch_engine={"type": "local"},
-        entity_key_serialization_version=3,
-    )
-    return FeatureStore(config=config)
-
-
 def outcome(step: Callable[[], object]) -> str:
     """What a step gives, or its error, in one line."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -113,7 +93,7 @@ def steps(store: FeatureStore, view: Any) -> Iterator[tuple[str, Callable[[], ob
         return "accepted"
 
     def registry() -> str:
-        found = store.registry.get_any_feature_view(view.name, PROJECT)
+        found = store.registry.get_any_feature_view(view.name, store.project)
         return f"{len(getattr(found, 'aggregations', None) or [])} of 1 aggregation"
 
     def history() -> object:
@@ -148,7 +128,9 @@ def main() -> None:
             folder = Path(name) / view.name
             folder.mkdir()
             print(f"\n{title}")
-            for command, step in steps(open_store(server, folder), view):
+            online = {"type": "sqlite", "path": str(folder / "online.db")}
+            store = open_store(STOCK, server, folder, [], online_store=online, batch_engine={"type": "local"})
+            for command, step in steps(store, view):
                 print(f"  {command}: {outcome(step)}")
 
 
