@@ -115,11 +115,7 @@ def declared_repository(database: str, now: datetime, folder: Path) -> Iterator[
     registry = f"sqlite:///{folder}/registry.db?timeout=60"
     settings = Settings(feast_registry_uri=registry, export_storage_path=str(folder / "exports"))
     redis_url = settings.require("redis_url")
-    project = Project(folder / "repo", "ai_hub", database, redis_url, registry)
-    # the class makes a table for declarations that are not used here
-    with connect(database, autocommit=True) as connection:
-        connection.execute("DROP TABLE IF EXISTS load_ai_hub")
-    project.write()
+    project = Project(folder / "repo", "ai_hub", database, redis_url, registry).write()
     made = Repository(project, settings, view, tenant, Asset("Europe/Berlin"), Asset("UTC"))
     made.declare()
     start = now - timedelta(days=10)
@@ -133,7 +129,6 @@ def declared_repository(database: str, now: datetime, folder: Path) -> Iterator[
                 [owner, asset.zone],
             )
             write(connection, owner, "meter", asset.readings)
-        connection.execute("DROP TABLE load_ai_hub")
     refresh()
     yield made
     made.project.declarations.write_text("")

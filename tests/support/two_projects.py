@@ -75,8 +75,8 @@ class Project:
         """The repository's only module."""
         return self.folder / f"features_of_{self.name}.py"
 
-    def write(self, **settings: Any) -> Project:
-        """Write the repository; `settings` are others of feature_store.yaml."""
+    def write(self) -> Project:
+        """Write the repository's settings."""
         self.folder.mkdir()
         address = urlsplit(self.postgres)
         config = {
@@ -98,9 +98,12 @@ class Project:
                 "connection_string": feast_redis_connection(self.redis_url),
             },
             "batch_engine": {"type": "feast_plugins.batch_engine.ArrowComputeEngine"},
-            **settings,
         }
         (self.folder / "feature_store.yaml").write_text(yaml.safe_dump(config))
+        return self
+
+    def declare(self) -> Project:
+        """Declare features of a table of the project's own, and make it."""
         self.declarations.write_text(DECLARATIONS.format(project=self.name))
         with psycopg.connect(self.postgres, autocommit=True) as connection:
             connection.execute(TABLE.format(self.name).encode())

@@ -362,14 +362,14 @@ REACHED = {
         *("the table is dropped", "the catalog has it no longer", "TimescaleDB is done"),
     ],
 }
-# Each takes long: they are in `make test-long`.
 PAIRS = [
-    pytest.param(change, point, id=f"{change}: {point}", marks=pytest.mark.long)
+    pytest.param(change, point, id=f"{change}: {point}")
     for change, points in REACHED.items()
     for point in points
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("change", "point"), PAIRS)
 def test_apply__killed_while_all_goes_on__serves_one_declaration_and_completes(
     repository: Repository, energy: Energy, tmp_path: Path, change: str, point: str

@@ -135,11 +135,7 @@ class Table:
 def table(request: pytest.FixtureRequest, database: str, energy: Energy, tmp_path: Path) -> Iterator[Table]:
     registry = f"sqlite:///{tmp_path}/registry.db"
     redis_url = Settings().require("redis_url")
-    project = Project(tmp_path / "repo", request.param, database, redis_url, registry)
-    with connect(database, autocommit=True) as connection:
-        connection.execute(f"DROP TABLE IF EXISTS load_{project.name}".encode())
-        project.write()
-        connection.execute(f"DROP TABLE load_{project.name}".encode())
+    project = Project(tmp_path / "repo", request.param, database, redis_url, registry).write()
     made = Table(project, energy.now)
     made.create()
     project.declarations.write_text(REPOSITORY.format(unique=made.unique))

@@ -70,7 +70,7 @@ def pair(registry: str, database: str, redis_url: str, tmp_path: Path) -> tuple[
     """Two applied and materialized projects; the name of one is the end of the other's."""
     suffix = secrets.token_hex(4)
     projects = tuple(
-        Project(tmp_path / name, f"{name}_{suffix}", database, redis_url, registry).write()
+        Project(tmp_path / name, f"{name}_{suffix}", database, redis_url, registry).write().declare()
         for name in ("energy", "prod_energy")
     )
     for project in projects:
