@@ -15,7 +15,6 @@ from ai_hub.db.tenant_scope import SERVICE_ROLE, TENANT_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
     import psycopg
 

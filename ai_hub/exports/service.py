@@ -35,9 +35,8 @@ from ai_hub.jobs.queue import JobCounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
-    from uuid import UUID
 
-    from ai_hub.exports.export import Export, Request
+    from ai_hub.exports.export import Request
     from ai_hub.exports.files import File, OpenedFile
     from ai_hub.settings import Settings
 

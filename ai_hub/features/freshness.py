@@ -21,7 +21,6 @@ from feast_plugins.postgres.session import TIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import timedelta
 
     from feast import FeatureStore, FeatureView
     from prometheus_client.core import Metric

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from ai_hub.registry.versions import ModelVersion
-
 
 _CREATE: Final = "/api/2.0/mlflow/model-versions/create"
 #: Seconds the registry may take to copy a model's files and hash them.

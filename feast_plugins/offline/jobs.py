@@ -29,7 +29,6 @@ from feast_plugins.postgres.writing import create_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
-    from datetime import datetime
 
     import pandas as pd
     from feast.infra.offline_stores.offline_store import RetrievalMetadata

@@ -46,7 +46,7 @@ from redis.retry import Retry
 from feast_plugins.online.address import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from redis.asyncio.connection import Connection as AsyncConnection
 

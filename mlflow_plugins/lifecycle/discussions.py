@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mlflow_plugins.lifecycle.audit import ModelKey
     from mlflow_plugins.lifecycle.stages import VersionRow
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
-    from mlflow_plugins.users.permissions import Actor
 
 
 COMMENT: Final = "comment"

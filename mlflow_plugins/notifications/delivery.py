@@ -35,7 +35,7 @@ from mlflow_plugins.settings import RegistrySettings
 from mlflow_plugins.store.lifecycle_store import opened_store, registry_store
 
 if TYPE_CHECKING:
-    from mlflow_plugins.notifications.outbox import Event, Message, Receiver
+    from mlflow_plugins.notifications.outbox import Event, Message
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 

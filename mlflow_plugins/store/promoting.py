@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from mlflow_plugins.lifecycle.stages import Cause, VersionRow
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
+_log: Final = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class RegisteredVersion:
@@ -216,9 +218,6 @@ def _described(store: AbstractStore, model: ModelKey, version: RegisteredVersion
         "feature_service": interface(mlmodel, tags, known).feature_service,
         "author": known.tags.get(RUN_USER_TAG),
     }
-
-
-_log: Final = logging.getLogger(__name__)
 
 
 def assess(store: AbstractStore, context: PromotionContext) -> tuple[Assessment, bool]:
