@@ -284,7 +284,7 @@ the least CPU time of the server's processes, in steps of 10 ms. The features th
 computed in every case. The floor is one INSERT of the same rows of the view into an empty table with its
 columns and indexes.
 
-Machine: {cpus} CPUs, {memory} GiB, {system}; other work ran on it. {versions}; code {commit},
+Machine: {cpus} CPUs, {memory} GiB, {system}. {versions}; code {commit},
 {measured_at}.
 
 | server | history | declared | rows | refresh | CPU | floor |

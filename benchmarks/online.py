@@ -285,7 +285,7 @@ def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
         _INTRO.format(connections=connections),
         (
             f"Made by `{first['command']}` on {machine['cpus']} CPUs, {machine['memory_gib']} GiB, "
-            f"{machine['system']}, with other work on the machine; {versions}. Code {first['commit']}, "
+            f"{machine['system']}; {versions}. Code {first['commit']}, "
             f"{first['measured_at']}.\n"
         ),
         "![Milliseconds by stock Feast, by ours and at the floor](online.svg)\n",

@@ -373,7 +373,7 @@ def write_report(folder: Path, records: Sequence[dict[str, Any]]) -> None:
         _INTRO,
         (
             f"Made by `{first['command']}` on {machine['cpus']} CPUs, {machine['memory_gib']} GiB, "
-            f"{machine['system']}, with other work on the machine; "
+            f"{machine['system']}; "
             f"{', '.join(f'{what} {version}' for what, version in versions.items())}. "
             f"Code {first['commit']}, {first['measured_at']}.\n"
         ),
