@@ -1,0 +1,359 @@
+"""Forecasts of all leads of an issue: LightGBM over issues and leads, a point forecast and quantiles.
+
+docs/forecasts.md has the backtests by which target, objectives and rounds were chosen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+
+from ai_hub.errors import BadInputError
+from ai_hub.forecasting.calibration import Calibration
+from ai_hub.forecasting.issues import (
+    HOUR,
+    Flags,
+    Floats,
+    Forecasts,
+    Inputs,
+    Ints,
+    IssueRows,
+    baseline,
+    level,
+    matrix,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Of each tree. The model is the same with any number of threads.
+_PARAMETERS: Final[Mapping[str, Any]] = {
+    "learning_rate": 0.1,
+    "num_leaves": 31,
+    "min_data_in_leaf": 100,
+    "max_bin": 127,
+    "seed": 20,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+#: Squared error for the point forecast: it is the mean, so that sums over hours are not biased.
+POINT_ROUNDS: Final = 150
+QUANTILE_ROUNDS: Final = 100
+#: Issues and leads that a booster is fitted to; of more, an issue takes every second lead, or every third, …
+MOST_ROWS: Final = 600_000
+#: On fewer rows threads wait for each other.
+_THREADS_FROM_ROWS: Final = 100_000
+#: Errors beyond so many levels count as that many: a meter that was off knows no level.
+_CLIP: Final = 10.0
+#: Rows of the trees' input that are made at once.
+_BLOCK: Final = 400_000
+#: An asset whose values are below zero at most that often has no forecasts below zero.
+_RARELY: Final = 0.001
+#: Degrees below the horizon at which it is dark.
+_DARK: Final = -1.0
+#: Degrees that the sun rises in an hour at most.
+_RISES: Final = 15.0
+#: What is generated at night, as a part of the highest value.
+_NIGHT_SHARE: Final = 0.01
+_NIGHT_STEPS: Final = 48
+
+MODEL_FILE: Final = "day_ahead.json"
+_POINT_FILE: Final = "point.lgb"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What holds of all values of an asset."""
+
+    #: it has no values below zero
+    nonnegative: bool = False
+    #: it generates nothing while the sun is down
+    dark_at_night: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is fitted."""
+
+    inputs: Inputs
+    #: rising
+    levels: tuple[float, ...] = (0.1, 0.5, 0.9)
+    #: array feature with the sun's elevation at the start of each target, in degrees
+    elevation: str | None = None
+
+
+@dataclass(frozen=True)
+class DayAheadModel:
+    """A fitted model of one kind of meters."""
+
+    recipe: Recipe
+    step: timedelta
+    leads: int
+    point: lgb.Booster
+    #: one a level
+    quantiles: tuple[lgb.Booster, ...]
+    calibration: Calibration
+    traits: Mapping[str, Traits]
+
+    def forecast(self, rows: IssueRows) -> Forecasts:
+        """Forecast all leads of `rows`; NaN for rows that know nothing of their asset's values.
+
+        Raises:
+            ValueError: step or leads are not those of the model.
+        """
+        raw = self.uncalibrated(rows)
+        quantiles = self.calibration.apply(
+            rows.assets, raw.quantiles, level(rows, self.recipe.inputs), rows.step
+        )
+        return self.bounded(rows, replace(raw, quantiles=quantiles))
+
+    def uncalibrated(self, rows: IssueRows) -> Forecasts:
+        """As the trees say it, in order."""
+        if rows.step != self.step or rows.leads != self.leads:
+            raise ValueError(
+                f"rows of {rows.leads} steps of {rows.step}, a model of {self.leads} of {self.step}"
+            )
+        inputs, boosters = self.recipe.inputs, (self.point, *self.quantiles)
+        levels, usual = level(rows, inputs), baseline(rows, inputs)
+        found = np.empty((len(rows), rows.leads, len(boosters)))
+        block = max(_BLOCK // rows.leads, 1)
+        for first in range(0, len(rows), block):
+            part = slice(first, first + block)
+            taken = rows.take(part)
+            leads = np.broadcast_to(np.arange(rows.leads), (len(taken), rows.leads))
+            x = matrix(taken, leads, inputs, levels[part])
+            for position, booster in enumerate(boosters):
+                found[part, :, position] = np.reshape(booster.predict(x), leads.shape)
+        found = usual[..., None] + levels[:, None, None] * found
+        quantiles = np.sort(found[..., 1:], axis=-1)
+        return Forecasts(rows.assets, rows.issued_at, rows.step, found[..., 0], quantiles, self.recipe.levels)
+
+    def bounded(self, rows: IssueRows, forecasts: Forecasts) -> Forecasts:
+        """Zero at night for what generates by the sun, and never below zero for what never is."""
+        nonnegative, night = self._has(rows, "nonnegative"), self.night(rows)
+
+        def bounded(values: Floats, night: Flags, nonnegative: Flags) -> Floats:
+            values = np.where(nonnegative, np.maximum(values, 0), values)
+            return np.where(night & ~np.isnan(values), 0.0, values)
+
+        return replace(
+            forecasts,
+            values=bounded(forecasts.values, night, nonnegative[:, None]),
+            quantiles=bounded(forecasts.quantiles, night[..., None], nonnegative[:, None, None]),
+        )
+
+    def night(self, rows: IssueRows) -> Flags:
+        """(n, leads): targets at which an asset that generates by the sun surely generates nothing."""
+        return is_night(rows, self.recipe) & self._has(rows, "dark_at_night")[:, None]
+
+    def _has(self, rows: IssueRows, trait: str) -> Flags:
+        names, index = np.unique(rows.assets, return_inverse=True)
+        return np.array([getattr(self.traits.get(str(name), Traits()), trait) for name in names], bool)[index]
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder, as text alone."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.point.save_model(str(folder / _POINT_FILE))
+        for each, booster in zip(self.recipe.levels, self.quantiles, strict=True):
+            booster.save_model(str(folder / _quantile_file(each)))
+        recipe = self.recipe
+        content = {
+            "step_minutes": self.step / timedelta(minutes=1),
+            "leads": self.leads,
+            "scalars": recipe.inputs.scalars,
+            "arrays": recipe.inputs.arrays,
+            "in_unit": sorted(recipe.inputs.in_unit),
+            "usual": sorted(recipe.inputs.usual),
+            "levels": recipe.levels,
+            "elevation": recipe.elevation,
+            "nonnegative": sorted(name for name, each in self.traits.items() if each.nonnegative),
+            "dark_at_night": sorted(name for name, each in self.traits.items() if each.dark_at_night),
+            "calibration": self.calibration.as_json(),
+        }
+        (folder / MODEL_FILE).write_text(json.dumps(content, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> DayAheadModel:
+        """What `save` wrote; forecasts are the same to the bit."""
+        content = json.loads((folder / MODEL_FILE).read_text())
+        levels = tuple(content["levels"])
+        inputs = Inputs(
+            tuple(content["scalars"]),
+            tuple(content["arrays"]),
+            frozenset(content["in_unit"]),
+            frozenset(content["usual"]),
+        )
+        nonnegative, dark = set(content["nonnegative"]), set(content["dark_at_night"])
+        return cls(
+            recipe=Recipe(inputs, levels, content["elevation"]),
+            step=timedelta(minutes=content["step_minutes"]),
+            leads=content["leads"],
+            point=lgb.Booster(model_file=str(folder / _POINT_FILE)),
+            quantiles=tuple(lgb.Booster(model_file=str(folder / _quantile_file(each))) for each in levels),
+            calibration=Calibration.of_json(content["calibration"]),
+            traits={name: Traits(name in nonnegative, name in dark) for name in nonnegative | dark},
+        )
+
+
+def _quantile_file(of: float) -> str:
+    return f"quantile_{of:g}.lgb"
+
+
+def is_night(rows: IssueRows, recipe: Recipe) -> Flags:
+    """(n, leads): whether the sun is down in all of a target; false where nothing is known of it."""
+    if recipe.elevation is None:
+        return np.zeros((len(rows), rows.leads), bool)
+    elevation = rows.arrays[recipe.elevation]
+    dark = elevation < _DARK
+    at_end = np.empty_like(dark)
+    at_end[:, :-1] = dark[:, 1:]
+    at_end[:, -1] = elevation[:, -1] < _DARK - _RISES * (rows.step / HOUR)
+    return dark & at_end
+
+
+def fit(rows: IssueRows, recipe: Recipe) -> DayAheadModel:
+    """Fit all boosters to the known actual values of `rows`; nothing is calibrated.
+
+    Raises:
+        BadInputError: no value is known.
+    """
+    if rows.actual is None:
+        raise ValueError("there are no actual values")
+    leads = _sampled_leads(rows)
+    levels, usual = level(rows, recipe.inputs), baseline(rows, recipe.inputs)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = (rows.actual - usual) / levels[:, None]
+    target = np.take_along_axis(relative, leads, axis=1).reshape(-1)
+    usable = np.isfinite(target)
+    if not usable.any():
+        raise BadInputError(
+            "There are no issues whose targets are known, and whose features say anything of the meters.",
+            hint="Ingest more history, or take more --weeks.",
+        )
+    x = matrix(rows, leads, recipe.inputs, levels)[usable]
+    target = np.clip(target[usable], -_CLIP, _CLIP)
+    data = lgb.Dataset(
+        x,
+        label=target,
+        feature_name=recipe.inputs.columns,
+        params={"max_bin": _PARAMETERS["max_bin"], "verbosity": -1},
+        free_raw_data=True,
+    )
+    objectives: list[tuple[dict[str, Any], int]] = [({"objective": "regression"}, POINT_ROUNDS)]
+    objectives += [({"objective": "quantile", "alpha": each}, QUANTILE_ROUNDS) for each in recipe.levels]
+    threads = {"num_threads": 0 if len(x) >= _THREADS_FROM_ROWS else 1}
+    point, *quantiles = (
+        lgb.train({**_PARAMETERS, **threads, **objective}, data, num_boost_round=rounds)
+        for objective, rounds in objectives
+    )
+    return DayAheadModel(
+        recipe=recipe,
+        step=rows.step,
+        leads=rows.leads,
+        point=point,
+        quantiles=tuple(quantiles),
+        calibration=Calibration.none(rows.leads, rows.step, len(recipe.levels)),
+        traits=_traits(rows, recipe),
+    )
+
+
+def _sampled_leads(rows: IssueRows) -> Ints:
+    """(n, k): leads of each row that take part, the next ones in the next issue of an asset."""
+    every = max(-(-len(rows) * rows.leads // MOST_ROWS), 1)
+    every = min(every, rows.leads)
+    k = rows.leads // every
+    _, issue = np.unique(rows.issued_at, return_inverse=True)
+    first = issue % every
+    return np.asarray(first[:, None] + every * np.arange(k), dtype=np.int64)
+
+
+def _traits(rows: IssueRows, recipe: Recipe) -> dict[str, Traits]:
+    actual = rows.actual
+    assert actual is not None  # noqa: S101  # of `fit`
+    night = is_night(rows, recipe)
+    found = {}
+    for name in np.unique(rows.assets):
+        of_asset = rows.assets == name
+        values, dark = actual[of_asset], night[of_asset]
+        known = values[~np.isnan(values)]
+        if not known.size:
+            continue
+        at_night = np.abs(values[dark & ~np.isnan(values)])
+        high = np.abs(known).max()
+        found[str(name)] = Traits(
+            nonnegative=bool((known < 0).mean() <= _RARELY),
+            dark_at_night=bool(
+                at_night.size >= _NIGHT_STEPS
+                and high > 0
+                and (at_night > _NIGHT_SHARE * high).mean() <= _RARELY
+            ),
+        )
+    return found
+
+
+def as_levels(texts: Sequence[str] | str) -> tuple[float, ...]:
+    """Quantiles such as `0.1,0.5,0.9`, rising.
+
+    Raises:
+        BadInputError: some are none, or twice there.
+    """
+    parts = texts.split(",") if isinstance(texts, str) else texts
+    try:
+        levels = tuple(sorted(float(each) for each in parts))
+    except ValueError:
+        levels = ()
+    if not levels or not all(0 < each < 1 for each in levels) or len(set(levels)) < len(levels):
+        raise BadInputError(
+            f"--quantiles {texts!r} are no quantiles.",
+            hint="Give numbers between 0 and 1, such as 0.1,0.5,0.9.",
+        )
+    return levels
+
+
+class _Pyfunc:
+    """The model as MLflow calls it, see `day_ahead_tracking.signature`."""
+
+    def __init__(self, model: DayAheadModel) -> None:
+        self.model = model
+
+    def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Lists of forecasts of each row, one element a lead."""
+        del params
+        model, n = self.model, len(frame)
+        inputs = model.recipe.inputs
+
+        def wide(name: str) -> Floats:
+            return np.array([np.asarray(each, float) for each in frame[name]]).reshape(n, model.leads)
+
+        rows = IssueRows(
+            tenant_id="",
+            assets=frame["asset_id"].to_numpy(str),
+            issued_at=pd.to_datetime(frame["event_timestamp"], utc=True)
+            .dt.tz_localize(None)
+            .to_numpy("datetime64[us]"),
+            step=model.step,
+            scalars={
+                name: frame[name].to_numpy(float) if name in frame else np.full(n, np.nan)
+                for name in inputs.scalars
+            },
+            arrays={name: wide(name) for name in inputs.arrays},
+        )
+        found = model.forecast(rows)
+        columns = {"forecast": list(found.values)}
+        for position, each in enumerate(found.levels):
+            columns[f"q{each:g}"] = list(found.quantiles[..., position])
+        return pd.DataFrame(columns, index=frame.index)
+
+
+def _load_pyfunc(path: str) -> _Pyfunc:
+    """What MLflow loads the model by."""
+    return _Pyfunc(DayAheadModel.load(Path(path)))

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from support.issue_rows import RECIPE, START, load, make_rows, step_values
+
+from ai_hub.errors import BadInputError
+from ai_hub.forecasting.backtest import MODEL, NAIVE, Backtest, Meters, run
+from ai_hub.forecasting.issues import DAY, WEEK, StepValues, instant
+
+if TYPE_CHECKING:
+    from ai_hub.forecasting.issues import Floats
+
+WEEKS = 18
+LEADS = 30
+LATE = 2 * DAY
+FROM = START + 14 * WEEK
+
+
+def meters_of(values: StepValues) -> Meters:
+    return Meters(values, dict.fromkeys(map(str, values.assets), LATE), {"a": 4.0})
+
+
+def backtest_of(values: dict[str, Floats]) -> Backtest:
+    known = step_values(values)
+    return run(
+        make_rows(known, leads=LEADS, delay=LATE), meters_of(known), RECIPE, start=FROM, refit=2 * WEEK
+    )
+
+
+@pytest.fixture(scope="module")
+def values() -> dict[str, Floats]:
+    random = np.random.default_rng(9)
+    return {"a": load(random, WEEKS * 168), "b": load(random, WEEKS * 168, 300.0, 0.2)}
+
+
+@pytest.fixture(scope="module")
+def backtest(values: dict[str, Floats]) -> Backtest:
+    return backtest_of(values)
+
+
+def test_backtest__beats_naive_forecasts_and_its_bands_cover_what_they_say(backtest: Backtest) -> None:
+    assert backtest.rows.issued_at.min() >= instant(FROM)
+    assert list(backtest.by_lead) == ["0-6 h", "6-12 h", "12-24 h", "24-30 h"]
+    assert set(backtest.by_asset) == {"a", "b"}
+    for comparison in (backtest.overall, *backtest.by_lead.values(), *backtest.by_asset.values()):
+        assert set(comparison.scores) == {MODEL, *NAIVE}
+        assert {each.n for each in comparison.scores.values()} == {comparison.model.n}
+        assert comparison.improvement > 0.1
+    assert backtest.overall.model.coverage == pytest.approx(0.8, abs=0.05)
+    assert sum(each.model.n for each in backtest.by_lead.values()) == backtest.overall.model.n
+    # the noise of `a` is a tenth of a level of 2, of which its capacity is twice as much
+    assert 0.015 < backtest.by_asset["a"].model.mae_over_capacity < 0.04
+    assert np.isnan(backtest.by_asset["b"].model.mae_over_capacity)
+
+
+def test_backtest__what_is_not_known_at_issue__changes_no_bit(
+    values: dict[str, Floats], backtest: Backtest
+) -> None:
+    at = FROM + 2 * WEEK + timedelta(days=3, hours=2)
+    hours = (at - START) // timedelta(hours=1)
+    random = np.random.default_rng(1)
+
+    def with_changed(first: int) -> Backtest:
+        changed = {name: each.copy() for name, each in values.items()}
+        for each in changed.values():
+            each[first:] = random.normal(-50, 500, len(each) - first)
+        return backtest_of(changed)
+
+    # the hour that ends 48 hours before `at` is the last that is known then
+    found = with_changed(hours - 48)
+    until = backtest.rows.issued_at <= instant(at)
+    assert 0 < until.sum() < len(until)
+    np.testing.assert_array_equal(found.forecasts.values[until], backtest.forecasts.values[until])
+    np.testing.assert_array_equal(found.forecasts.quantiles[until], backtest.forecasts.quantiles[until])
+    for name, each in found.naive.items():
+        np.testing.assert_array_equal(each[until], backtest.naive[name][until])
+    # one hour more, and the last issue may use it
+    assert not np.array_equal(found.forecasts.values[~until], backtest.forecasts.values[~until])
+
+
+def test_backtest__days_of_delivery__count_alone(values: dict[str, Floats]) -> None:
+    known = step_values(values)
+    rows = make_rows(known, leads=LEADS)
+    delivered = np.zeros((len(rows), LEADS), bool)
+    delivered[:, 3:5] = True
+    found = run(rows, meters_of(known), RECIPE, start=FROM + 3 * WEEK, delivered=delivered)
+    assert found.overall.model.n == np.isfinite(found.rows.actual[:, 3:5]).sum()  # type: ignore[index]
+    assert list(found.by_lead) == ["0-6 h"]
+
+
+def test_backtest__no_issues_in_its_time__is_refused(values: dict[str, Floats]) -> None:
+    known = step_values(values)
+    with pytest.raises(BadInputError, match="no issues from"):
+        run(make_rows(known, leads=LEADS), meters_of(known), RECIPE, start=START + 100 * WEEK)
+
+
+def test_backtest__plain_values__have_no_nan(backtest: Backtest) -> None:
+    found = backtest.as_dict()
+    assert found["issues"] == len(backtest.rows)
+    assert found["overall"][MODEL]["coverage"] == backtest.overall.model.coverage
+    assert "mae_over_capacity" not in found["by_asset"]["b"][MODEL]
