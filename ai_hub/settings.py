@@ -93,6 +93,12 @@ class Settings(RegistrySettings):
         description="answer downloads of exports in S3 with an address of the store, valid for 5 minutes",
     )
     export_jobs_per_tenant: int = Field(20, ge=1, description="unfinished exports a tenant may have")
+    forecast_retention_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="days after which forecasts are removed, from the time they are for; default: never",
+    )
 
     @classmethod
     def settings_customise_sources(

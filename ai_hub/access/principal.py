@@ -14,6 +14,9 @@ class Scope(StrEnum):
     """What a caller may do in its tenants."""
 
     FEATURES_READ = "features:read"
+    FORECASTS_READ = "forecasts:read"
+    #: to forecast, which adds to the log
+    FORECASTS_WRITE = "forecasts:write"
     EXPORTS_READ = "exports:read"
     EXPORTS_WRITE = "exports:write"
     MODELS_READ = "models:read"
@@ -72,10 +75,10 @@ class Principal:
 DEVELOPER: Final = Principal("development", frozenset(), ALL_SCOPES, every_tenant=True)
 
 
-_READ: Final = frozenset({Scope.FEATURES_READ, Scope.EXPORTS_READ, Scope.MODELS_READ})
+_READ: Final = frozenset({Scope.FEATURES_READ, Scope.FORECASTS_READ, Scope.EXPORTS_READ, Scope.MODELS_READ})
 SCOPES: Final = {
     Role.VIEWER: _READ,
-    Role.ENGINEER: _READ | {Scope.EXPORTS_WRITE, Scope.MODELS_REGISTER},
+    Role.ENGINEER: _READ | {Scope.FORECASTS_WRITE, Scope.EXPORTS_WRITE, Scope.MODELS_REGISTER},
     Role.APPROVER: ALL_SCOPES,
 }
 

@@ -30,15 +30,21 @@ if TYPE_CHECKING:
 
 @app.command()
 def migrate(*, as_json: AsJson = False) -> None:
-    """Apply SQL migrations, functions and views to TimescaleDB; fit new chunks to the rate of readings."""
-    from ai_hub.db.chunks import follow_rate
+    """Apply SQL migrations, functions and views to TimescaleDB; fit new chunks to the rate of readings.
+
+    Also sets how long forecasts are kept (FORECAST_RETENTION_DAYS).
+    """
+    from ai_hub.db.chunks import follow_rate, set_forecast_retention
     from ai_hub.db.migrate import migrate as apply
 
     outcome = apply()
     chunks = follow_rate()
+    days = common.settings().forecast_retention_days
+    retention_changed = set_forecast_retention(days)
     if as_json:
         intervals = {name: after.total_seconds() for name, _, after in chunks}
         summary = {"applied": outcome.applied, "code_applied": outcome.code_applied}
+        summary["forecast_retention_days"] = days
         typer.echo(json.dumps(summary | {"chunk_seconds": intervals}))
         return
     for name in outcome.applied:
@@ -47,7 +53,9 @@ def migrate(*, as_json: AsJson = False) -> None:
         typer.echo("applied functions and views")
     for name, before, after in chunks:
         typer.echo(f"new chunks of {name} hold {after} instead of {before}")
-    if not outcome.changed and not chunks:
+    if retention_changed:
+        typer.echo("forecasts are kept for ever" if days is None else f"forecasts are kept for {days} days")
+    if not outcome.changed and not chunks and not retention_changed:
         typer.echo("already up to date")
 
 

@@ -88,6 +88,7 @@ from ai_hub.cli import (
     exports,
     features,
     forecasting,
+    forecasts,
     gates,
     ingest,
     jobs,

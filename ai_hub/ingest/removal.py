@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BATCH_ROWS: Final = 10_000
 #: Tables with rows of one asset besides its readings, in the order of deletion.
 _TABLES: Final = (
-    *("weather_features", "register_readings", "data_findings"),
+    *("weather_features", "register_readings", "data_findings", "forecasts", "forecast_runs"),
     *(
         "covariates",
         "data_checks_due",
@@ -40,6 +40,8 @@ _TABLES: Final = (
 #: Which rows are the asset's, in tables without `asset_id`.
 _CONDITIONS: Final = {
     "quarantined_rows": "cells ->> 'asset_id' = {asset}",
+    # runs of several assets stay, for the others
+    "forecast_runs": "assets = ARRAY[{asset}]",
     # not where the name is that of a price zone, group or station of others as well
     "covariates": """zone = {asset} AND (zone = ANY (ARRAY(
         SELECT unnest(ARRAY[price_zone, "group", weather_station]) FROM assets

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 TABLES: Final = (
     *("timeseries_data", "register_readings", "jobs", "weather_features"),
     *("covariates", "covariate_series"),
+    *("forecasts", "forecast_runs"),
     *("data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),
     *(
         "backfill_files",

@@ -66,7 +66,8 @@ BEGIN
         'forecast_basic_features', 'forecast_basic_feature_versions',
         'forecast_advanced_features', 'forecast_advanced_feature_versions',
         'anomaly_detection_features', 'anomaly_detection_feature_versions',
-        'quality_policies', 'quarantined_rows', 'data_findings', 'jobs', 'feature_exports'
+        'quality_policies', 'quarantined_rows', 'data_findings', 'jobs', 'feature_exports',
+        'forecast_runs', 'forecasts'
     ] LOOP
         definition := format('SELECT * FROM public.%I', relation);
         IF relation = 'feature_exports' THEN
@@ -88,9 +89,12 @@ $$;
 CREATE VIEW tenant_wall.feature_hours AS SELECT hour FROM public.feature_hours;
 GRANT SELECT ON tenant_wall.feature_hours TO ai_hub_service, ai_hub_tenant;
 
--- The service's only writes: jobs, each of the tenant of its transaction.
+-- The service's only writes: jobs and forecasts, each of the tenant of its transaction.
 ALTER VIEW tenant_wall.jobs SET (check_option = local);
+ALTER VIEW tenant_wall.forecast_runs SET (check_option = local);
+ALTER VIEW tenant_wall.forecasts SET (check_option = local);
 GRANT INSERT, UPDATE, DELETE ON tenant_wall.jobs TO ai_hub_service;
+GRANT INSERT ON tenant_wall.forecast_runs, tenant_wall.forecasts TO ai_hub_service;
 ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON jobs USING (tenant_id = (SELECT tenant_wall.current_tenant()));
 

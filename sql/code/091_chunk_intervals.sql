@@ -15,7 +15,7 @@ BEGIN
         JOIN (VALUES
             ('timeseries_data', INTERVAL '30 days'), ('register_readings', INTERVAL '30 days'),
             ('weather_features', INTERVAL '30 days'), ('covariates', INTERVAL '30 days'),
-            ('ai_features_stored', INTERVAL '30 days')
+            ('ai_features_stored', INTERVAL '30 days'), ('forecasts', INTERVAL '7 days')
         ) AS ours (name, longest) ON dimensions.hypertable_name = ours.name
         WHERE dimensions.hypertable_schema = 'public' AND dimensions.dimension_number = 1
     LOOP

@@ -158,6 +158,14 @@ def _fill(dsn: str) -> None:
             )
             here.execute("INSERT INTO quality_policies VALUES (%s, 'suspect', true)", [tenant])
             here.execute(
+                "WITH run AS (INSERT INTO forecast_runs (run_id, tenant_id, model, role, issued_at, known_at, step, horizon,"
+                " status, assets) VALUES (gen_random_uuid(), %s, %s, 'backtest', now(), now(), '1 h', '1 h', 'complete',"
+                " ARRAY[%s]) RETURNING tenant_id, run_id)"
+                " INSERT INTO forecasts (target_time, tenant_id, asset_id, run_id, issued_at, value, status)"
+                " SELECT now(), tenant_id, tenant_id, run_id, now(), %s, 'ok' FROM run",
+                [tenant, asset, asset, value],
+            )
+            here.execute(
                 "INSERT INTO data_findings (tenant_id, asset_id, kind, first_timestamp, last_timestamp, detail)"
                 " VALUES (%s, %s, 'gap', now(), now(), '{}')",
                 [tenant, asset],

@@ -28,8 +28,18 @@ if TYPE_CHECKING:
 DAY = timedelta(days=1)
 TABLES = (
     *("assets", "timeseries_data", "weather_features", "ai_features_stored", "asset_spans"),
-    *("data_findings", "data_checks_due", "hourly_features", "daily_features", "ai_features"),
+    *("data_findings", "data_checks_due", "hourly_features", "daily_features", "ai_features", "forecasts"),
 )
+FORECAST = """
+WITH run AS (
+    INSERT INTO forecast_runs
+        (run_id, tenant_id, model, role, issued_at, known_at, step, horizon, status, assets)
+    SELECT gen_random_uuid(), %(tenant)s, 'm', 'backtest', now(), now(), '1 h', '1 h', 'complete', %(assets)s
+    RETURNING *
+)
+INSERT INTO forecasts (target_time, tenant_id, asset_id, run_id, issued_at, value, status)
+SELECT now(), tenant_id, asset, run_id, now(), 1, 'ok' FROM run, unnest(assets) AS asset
+"""
 
 
 def series(days: int, ago: int) -> Asset:
@@ -120,6 +130,8 @@ def test_remove_asset__takes_all_of_it_and_nothing_of_others(database: str, tena
                 " VALUES (%s, %s, 'gap', now(), now(), '{}')",
                 [owner, name],
             )
+            for names in ([name], ["meter", "other"]):
+                connection.execute(FORECAST, {"tenant": owner, "assets": names})
         refresh(dsn=database)
         before = {key: counts(connection, *key) for key in others}
         connection.execute(
@@ -133,6 +145,7 @@ def test_remove_asset__takes_all_of_it_and_nothing_of_others(database: str, tena
         before = {key: counts(connection, *key) for key in others}
         gone = removal.remove_asset(connection, tenant, "meter", "sold")
         assert gone.counts["timeseries_data"] == 96
+        assert (gone.counts["forecasts"], gone.counts["forecast_runs"]) == (3, 1)
         assert set(counts(connection, tenant, "meter").values()) == {(0,)}
         assert {key: counts(connection, *key) for key in others} == before
         with pytest.raises(NotFoundError):
