@@ -90,7 +90,7 @@ def test_schema__objects__are_as_named(database: str) -> None:
         hypertables = names("SELECT hypertable_name FROM timescaledb_information.hypertables")
         assert hypertables == {
             *("timeseries_data", "register_readings", "weather_features", "covariates"),
-            "ai_features_stored",
+            *("ai_features_stored", "forecasts"),
         }
         aggregates = names("SELECT view_name FROM timescaledb_information.continuous_aggregates")
         assert aggregates == {"hourly_features", "daily_features"}
@@ -107,13 +107,15 @@ def test_schema__objects__are_as_named(database: str) -> None:
         ).fetchall()
     assert ("policy_retention", "weather_features", "1 year", "1 day") in jobs
     assert sum(proc == "policy_refresh_continuous_aggregate" for proc, *_ in jobs) == 2
-    assert sum(proc == "policy_compression" for proc, *_ in jobs) == 2
-    assert sum(proc == "refresh_features_job" for proc, *_ in jobs) == 1
+    assert sum(proc == "policy_compression" for proc, *_ in jobs) == 3
+    for own in ("refresh_features_job", "remove_old_forecasts"):
+        assert sum(proc == own for proc, *_ in jobs) == 1
 
 
 #: Puts the features of the services back into the tables that they were in before they were a declared view.
 AS_BEFORE_ONE_ENGINE = """
 DROP SCHEMA tenant_wall CASCADE;
+DROP TABLE forecasts, forecast_runs;
 DROP VIEW forecast_basic_features, forecast_advanced_features, anomaly_detection_features,
     forecast_basic_feature_versions, forecast_advanced_feature_versions, anomaly_detection_feature_versions,
     ai_features, ai_features_versions;
