@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from ai_hub.cli import common
 from ai_hub.cli.common import AsJson, parse_time
-from ai_hub.cli.ingest_options import Digits, ReadingOption, Tenant, whole_interval
+from ai_hub.cli.ingest_options import Digits, ReadingOption, Tenant, duration_option, whole_interval
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError
 from ai_hub.ingest.options import AssetKind
@@ -61,6 +62,12 @@ def asset_add(
     capacity: Annotated[
         float | None, typer.Option("--capacity", help="largest magnitude of one reading, in its unit")
     ] = None,
+    available_after: Annotated[
+        str | None,
+        typer.Option(
+            "--available-after", metavar="48h", help="when its readings arrive: forecasts use no later ones"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register an asset, or change the given attributes of a registered one."""
@@ -78,6 +85,7 @@ def asset_add(
         "latitude": latitude,
         "longitude": longitude,
         "capacity": capacity,
+        "available_after": available_after and duration_option(available_after, "--available-after"),
     }
     changes: dict[str, object] = {name: value for name, value in values.items() if value is not None}
     keys = {"price_zone": price_zone, "group": group, "weather_station": weather_station}
@@ -85,14 +93,19 @@ def asset_add(
     with connect() as connection:
         stored = assets.save(connection, assets.validate_asset(tenant_id=tenant, asset_id=asset, **changes))
     if as_json:
-        typer.echo(json.dumps(stored.model_dump()))
+        typer.echo(json.dumps(stored.model_dump(mode="json")))
     else:
         parts = [stored.kind, stored.unit or "no unit", stored.timezone]
         parts += [stored.reading.value] if stored.reading else []
         parts += [f"{stored.register_digits} digits"] if stored.register_digits else []
         parts += [f"every {stored.interval_seconds / 60:g} min"] if stored.interval_seconds else []
+        parts += [f"available after {_hours(stored.available_after)}"] if stored.available_after else []
         parts += [f"{name.replace('_', ' ')} {key}" for name in keys if (key := getattr(stored, name))]
         typer.echo(f"{tenant}/{asset}: {', '.join(parts)}")
+
+
+def _hours(duration: timedelta) -> str:
+    return f"{duration / timedelta(hours=1):g} h"
 
 
 @asset_app.command("list")
@@ -106,10 +119,11 @@ def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
     for asset_id, reason in invalid.items():
         typer.echo(f"Asset {asset_id!r} is invalid, correct its row by SQL: {reason}", err=True)
     if as_json:
-        typer.echo(json.dumps([asset.model_dump() for asset in registered.values()]))
+        typer.echo(json.dumps([asset.model_dump(mode="json") for asset in registered.values()]))
         return
     table = Table(
-        *("asset", "kind", "unit", "reading", "interval", "capacity", "timezone", "weather from", "keys"),
+        *("asset", "kind", "unit", "reading", "interval", "available after", "capacity", "timezone"),
+        *("weather from", "keys"),
         title=f"Assets of {tenant}",
     )
     for asset in registered.values():
@@ -117,9 +131,10 @@ def asset_list(tenant: Tenant, as_json: AsJson = False) -> None:
         weather_from = asset.weather_asset_id or "itself"
         interval = f"{asset.interval_seconds / 60:g} min" if asset.interval_seconds else ""
         keys = (asset.price_zone, asset.group, asset.weather_station)
+        available_after = _hours(asset.available_after) if asset.available_after else ""
         table.add_row(
-            *(asset.asset_id, asset.kind, asset.unit or "", asset.reading or "", interval, capacity),
-            *(asset.timezone, weather_from, ", ".join(filter(None, keys))),
+            *(asset.asset_id, asset.kind, asset.unit or "", asset.reading or "", interval, available_after),
+            *(capacity, asset.timezone, weather_from, ", ".join(filter(None, keys))),
         )
     common.console().print(table)
 

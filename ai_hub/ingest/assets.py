@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, LiteralString
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -76,6 +77,8 @@ class Asset(BaseModel):
     price_zone: Key | None = None
     group: Key | None = None
     weather_station: Key | None = None
+    #: After the end of a step, until its readings are available.
+    available_after: Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=90))] = timedelta(0)
 
 
 def validate_asset(**values: Any) -> Asset:

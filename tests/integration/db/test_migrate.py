@@ -119,6 +119,7 @@ DROP TABLE forecasts, forecast_runs;
 DROP VIEW forecast_basic_features, forecast_advanced_features, anomaly_detection_features,
     forecast_basic_feature_versions, forecast_advanced_feature_versions, anomaly_detection_feature_versions,
     ai_features, ai_features_versions;
+ALTER TABLE assets DROP available_after;
 ALTER TABLE asset_spans ADD stored tstzmultirange NOT NULL DEFAULT '{}';
 UPDATE asset_spans AS spans SET stored = known.stored FROM declared_spans AS known
 WHERE view_name = 'ai_features' AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id;
