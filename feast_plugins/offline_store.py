@@ -39,6 +39,7 @@ from feast_plugins.postgres import sources
 from feast_plugins.postgres.serving import lookup_table
 from feast_plugins.postgres.session import connect, open_connection, use_in_sources
 from feast_plugins.postgres.writing import upsert
+from feast_plugins.windows.declarations import HORIZON_TAG, declaration_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -254,11 +255,21 @@ class _Request:
                 )
 
         keys = [name for name in entities.table.column_names if name != entities.time]
-        return self._job(join, None if as_of_filter.is_limited else query, keys, entities.span)
+        is_query = not as_of_filter.is_limited and all(read.declaration is None for read in reads)
+        return self._job(join, query if is_query else None, keys, entities.span)
 
     def for_range(self, start: datetime, end: datetime) -> RetrievalJob:
-        """Rows between two times."""
+        """Rows between two times.
+
+        Raises:
+            HistoryNotKnownError: a view has a horizon.
+        """
         reads = self._reads((start, end), AsOfFilter())
+        if issues := [read.view for read in reads if read.declaration is not None]:
+            raise HistoryNotKnownError(
+                f"A row of {', '.join(issues)} is an issue of forecasts: give entity_df, whose event "
+                "timestamps are the times of issue."
+            )
         keys = list(dict.fromkeys(name for read in reads for name in read.keys))
         full = self.full_feature_names
         store = self.config.offline_store
@@ -286,7 +297,15 @@ class _Request:
             view.projection.name_to_use(): view.batch_source.tags if view.batch_source else {}  # type: ignore[no-untyped-call]
             for view in self.views
         }
-        return [ViewRead.of(context, tags[context.name], as_of_filter) for context in contexts]
+        declarations = {
+            view.projection.name_to_use(): declaration_of(view)  # type: ignore[no-untyped-call]
+            for view in self.views
+            if HORIZON_TAG in (view.tags or {})
+        }
+        return [
+            ViewRead.of(context, tags[context.name], as_of_filter, declarations.get(context.name))
+            for context in contexts
+        ]
 
     def _job(
         self,

@@ -2,6 +2,7 @@
 
 from feast import FeatureService
 from views.anomaly_detection import anomaly_detection_calendar, anomaly_detection_features
+from views.day_ahead import day_ahead_features
 from views.forecast_advanced import forecast_advanced_calendar, forecast_advanced_features
 from views.forecast_basic import forecast_basic_calendar, forecast_basic_features
 
@@ -57,5 +58,16 @@ anomaly_detection = FeatureService(
         "latency": "< 50 ms",
         "description": "Calendar and the range of the last day",
         "use_cases": "faulty meters, unusual consumption, alarms",
+    },
+)
+
+day_ahead = FeatureService(
+    name="day_ahead",
+    features=[day_ahead_features],
+    description="Load forecast of the next 48 hours from what is known at issue; arrays of the hours ahead",
+    tags={
+        "latency": "< 100 ms",
+        "description": "Known days and weeks, weather forecast and calendar of each hour ahead",
+        "use_cases": "day-ahead load forecast, scheduling, trading",
     },
 )

@@ -32,7 +32,7 @@ from feast_plugins.offline.entities import Entities
 from feast_plugins.offline.on_demand import once_per_input
 from feast_plugins.offline.views import AsOfFilter, ViewRead
 from feast_plugins.postgres import session
-from feast_plugins.windows.declarations import HOUR, STEP_TAG, STEPS
+from feast_plugins.windows.declarations import HORIZON_TAG, HOUR, STEP_TAG, STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,6 +90,11 @@ def plan_of(store: FeatureStore, name: str, span: tuple[datetime, datetime]) -> 
             hint="Rename them in the feature repository.",
         )
     stored, on_demand = _views(store, service)
+    if issues := [view.name for view in stored if HORIZON_TAG in (view.tags or {})]:
+        raise BadInputError(
+            f"Feature service {name} cannot be exported: rows of {', '.join(issues)} are forecasts' issues.",
+            hint="Read them by Feast's get_historical_features, with the times of issue.",
+        )
     reads = _reads(store, stored, [each.view for each in on_demand], feature_references(service), span)
     complete = [read for read in reads if set(read.keys) == {TENANT, ASSET}]
     if not complete or not all(read.keys for read in reads):

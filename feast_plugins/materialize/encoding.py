@@ -207,6 +207,27 @@ def _texts(field: str) -> Callable[[pa.Array], Pieces]:
     return encode_texts
 
 
+def _double_lists(column: pa.ListArray) -> Pieces:
+    """Lists without null of the same length, as views with a horizon have; others one at a time."""
+    lengths = np.diff(column.offsets.to_numpy())
+    items = column.flatten()
+    if (
+        not len(column)
+        or column.null_count
+        or items.null_count
+        or np.any(lengths != lengths[0])
+        or not lengths[0]
+    ):
+        values = python_values_to_proto_values(column.to_numpy(zero_copy_only=False), ValueType.DOUBLE_LIST)
+        return (pa.array([value.SerializeToString() for value in values], BINARY),)
+    body = np.ascontiguousarray(items.to_numpy(zero_copy_only=False).astype("<f8"))
+    packed = _LIST_TAG + varint(8 * int(lengths[0]))
+    head = _tag("double_list_val", _LENGTH) + varint(len(packed) + 8 * int(lengths[0])) + packed
+    return constant(head), pack(body.view(np.uint8).reshape(len(column), -1))
+
+
+#: Field 1 of a list, packed.
+_LIST_TAG = b"\x0a"
 _DOUBLE = _fixed("double_val", _EIGHT_BYTES, "<f8")
 _FLOAT = _fixed("float_val", _FOUR_BYTES, "<f4")
 _INT32 = _integers("int32_val")
@@ -214,6 +235,7 @@ _INT64 = _integers("int64_val")
 #: By types of feature and column. Other pairs are encoded, or refused, by Feast.
 _VECTORISED: dict[tuple[ValueType, pa.DataType], Callable[[pa.Array], Pieces]] = {
     (ValueType.DOUBLE, pa.float64()): _DOUBLE,
+    (ValueType.DOUBLE_LIST, pa.list_(pa.float64())): _double_lists,
     (ValueType.FLOAT, pa.float32()): _FLOAT,
     (ValueType.FLOAT, pa.float64()): _FLOAT,
     (ValueType.INT32, pa.int32()): _INT32,

@@ -17,8 +17,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 from adbc_driver_manager import dbapi
 from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationTask
@@ -34,16 +36,16 @@ from feast_plugins.errors import ColumnTypesError, HistoryNotKnownError, Interru
 from feast_plugins.materialize.plan import Encoder, ViewPlan, WrittenRange, latest, plan
 from feast_plugins.materialize.resp import StoredTimes
 from feast_plugins.materialize.shards import Channel, Shards, open_channel
+from feast_plugins.offline.history import newest_issues
 from feast_plugins.offline_store import TimescaleOfflineStore
 from feast_plugins.online.writing import delete_outdated, expiry, noted_meanings
 from feast_plugins.online_store import CorrectableRedisOnlineStore
 from feast_plugins.postgres.session import connect, fetch_value, stream
-from feast_plugins.windows.declarations import READS_TAG, STEPS, declaration_of
+from feast_plugins.windows.declarations import HORIZON_TAG, READS_TAG, STEPS, declaration_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import pyarrow as pa
     from feast import FeatureStore, RepoConfig
     from feast.infra.offline_stores.offline_store import OfflineStore
     from feast.infra.online_stores.online_store import OnlineStore
@@ -178,6 +180,8 @@ class Materialization:
     #: called with the number of rows of each written batch
     progress: Callable[[int], Any]
     cancellation: Cancellation
+    #: reads the rows that are issued at a time, of a view with a horizon; None: it has none
+    issued: Callable[[dbapi.Connection, datetime], pa.RecordBatchReader] | None = None
 
     def run(self) -> None:
         """Write the newest row of each entity.
@@ -192,6 +196,9 @@ class Materialization:
             checkpoint = self._checkpoint(stack)
             connection = stack.enter_context(connect(self.postgres, self.query_s))
             stack.enter_context(self.cancellation.cancels(connection))
+            if self.issued is not None:
+                self.write(iter(self.issued(connection, self.end)))
+                return
             written = None if checkpoint is None else checkpoint.load(self.start)
             now = str(fetch_value(connection, _PREPARE))
             whole_range = WrittenRange([], self.end, datetime.fromisoformat(now).astimezone(UTC))
@@ -330,9 +337,13 @@ def forget_earlier_meanings(online: OnlineStore, config: RepoConfig, views: Iter
     stored = [view for view in views if isinstance(view, FeatureView)]
     declarations = {view.name: declaration_of(view) for view in stored}
     for view in stored:
-        declaration = declarations.get((view.tags or {}).get(READS_TAG, view.name))
+        # a view with a horizon says itself what its features are
+        declaration = declarations[view.name] or declarations.get((view.tags or {}).get(READS_TAG, ""))
         if declaration is not None and view.online:
-            meanings = declaration.as_json() | {"": STEPS[declaration.step]}
+            rows = STEPS[declaration.step]
+            if declaration.horizon is not None:
+                rows += f", {declaration.horizon}"
+            meanings = declaration.as_json() | {"": rows}
             delete_outdated(client_of(online, config), config, view, meanings)
 
 
@@ -400,4 +411,9 @@ def materialization(
         resume_s=resume_s,
         progress=progress,
         cancellation=cancellation or Cancellation(),
+        issued=partial(_issued, task.feature_view) if HORIZON_TAG in (task.feature_view.tags or {}) else None,
     )
+
+
+def _issued(view: FeatureView, connection: dbapi.Connection, at: datetime) -> pa.RecordBatchReader:
+    return newest_issues(connection, view, at)

@@ -8,7 +8,8 @@ table to clean up, and no need of `COPY … FROM STDIN`, which some servers lack
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,18 @@ from psycopg import sql
 from feast_plugins.errors import EntityTypeError
 from feast_plugins.offline.as_of import newest_rows
 from feast_plugins.offline.entities import Entities
-from feast_plugins.offline.views import ViewRead, read_rows
+from feast_plugins.offline.issues import IssueHistory
+from feast_plugins.offline.views import AsOfFilter, ViewRead, read_rows
 from feast_plugins.postgres.session import fetch, fetch_value, schema, type_name
 from feast_plugins.postgres.sources import newest_row
+from feast_plugins.windows.declarations import declaration_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
-    from feast_plugins.offline.views import AsOfFilter
+    from feast import FeatureView
+    from numpy.typing import NDArray
 
 
 #: Entity rows per statement, which keeps its text below a few megabytes.
@@ -227,7 +232,91 @@ def _features(
     strategy: JoinStrategy,
 ) -> pa.Table:
     """Features of one view for each entity row."""
-    candidates = read.candidates(entities, as_of_filter)
+    if read.declaration is None:
+        return _rows_of(connection, entities, read, as_of_filter, strategy)
+    issues = IssueHistory.of(connection, entities, read, as_of_filter)
+    return issues.features(connection, _of_issue(connection, issues, strategy))
+
+
+def _of_issue(connection: dbapi.Connection, issues: IssueHistory, strategy: JoinStrategy) -> pa.Table:
+    """The newest row whose readings were available, of each issue."""
+    read, as_of_filter = issues.features_of_issue, issues.as_of_filter
+    return _rows_of(connection, issues.available(), read, as_of_filter, strategy, delays=issues.delays)
+
+
+# an asset has rows up to a day after its last reading
+_ASSETS = """\
+SELECT spans.tenant_id, spans.asset_id, {at} AS event_timestamp
+FROM asset_spans AS spans
+LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
+WHERE spans.last_hour >= {oldest} - INTERVAL '25 hours' - coalesce(assets.available_after, '0')
+    AND {condition}"""
+_ALL = sql.SQL("true")
+
+
+def newest_issues(
+    connection: dbapi.Connection,
+    view: FeatureView,
+    at: datetime,
+    condition: sql.Composable = _ALL,
+) -> pa.RecordBatchReader:
+    """The rows that are issued at a time, of all assets that have one: keys, features, times of the source.
+
+    Args:
+        connection: in a transaction.
+        view: declared with a horizon.
+        at: the begin of its step is the time of issue.
+        condition: on `spans`, the rows of asset_spans.
+    """
+    source, declaration = view.batch_source, declaration_of(view)
+    assert source is not None  # noqa: S101  # of declared views
+    assert declaration is not None  # noqa: S101  # see the arguments
+    names = [feature.name for feature in view.features]
+    read = ViewRead(
+        view=view.name,
+        source=source.get_table_query_string(),
+        keys={name: name for name in view.join_keys},
+        features=tuple(names),
+        names={name: name for name in names},
+        time=source.timestamp_field,
+        created=source.created_timestamp_column or None,
+        ttl=view.ttl or None,
+        declaration=declaration,
+    )
+    query = sql.SQL(_ASSETS).format(
+        at=sql.SQL("{}::timestamptz").format(sql.Literal(at)),
+        oldest=sql.SQL("{}::timestamptz").format(sql.Literal(at - (view.ttl or timedelta(days=36_500)))),
+        condition=condition,
+    )
+    entities = Entities(fetch(connection, query), "event_timestamp")
+    issues = IssueHistory.of(connection, entities, read, AsOfFilter())
+    rows = _of_issue(connection, issues, JoinStrategy.AUTO)
+    has_row = rows[source.timestamp_field].is_valid()
+    features = issues.features(connection, rows)
+    table = issues.entities.table
+    columns = {name: table[name] for name in view.join_keys} | {name: features[name] for name in names}
+    stamps = dict.fromkeys([source.timestamp_field, *filter(None, [source.created_timestamp_column])])
+    columns |= dict.fromkeys(stamps, table["event_timestamp"])
+    return pa.table(columns).filter(has_row).combine_chunks().to_reader()
+
+
+def _rows_of(
+    connection: dbapi.Connection,
+    entities: Entities,
+    read: ViewRead,
+    as_of_filter: AsOfFilter,
+    strategy: JoinStrategy,
+    *,
+    delays: NDArray[np.int64] | None = None,
+) -> pa.Table:
+    """The newest row of a view as of each entity row.
+
+    With `delays`, in microseconds by number of the key, rows are of so much later.
+    """
+    reach = read
+    if delays is not None and read.ttl is not None:
+        reach = replace(read, ttl=read.ttl + timedelta(microseconds=int(delays.max(initial=0))))
+    candidates = reach.candidates(entities, as_of_filter)
     # probes read the present rows only
     if strategy != JoinStrategy.RANGE and not as_of_filter.is_limited and entities.table.num_rows:
         schema(connection, candidates)  # fails for keys of other types, which probes would cast from text
@@ -240,6 +329,8 @@ def _features(
     as_of, rows = read_rows(connection, read, candidates, entities)
     if as_of_filter.at is not None:
         rows = rows.known_at(as_of_filter.at)
+    if delays is not None:
+        rows = replace(rows, event=rows.event + delays[rows.keys])
     filter_by_created = as_of_filter.by_row and read.created is not None
     positions = newest_rows(as_of, rows, read.ttl, filter_by_created=filter_by_created)
     return rows.features.combine_chunks().take(positions)

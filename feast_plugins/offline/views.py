@@ -12,6 +12,7 @@ from psycopg import sql
 
 from feast_plugins.offline.as_of import NO_TIME, microseconds
 from feast_plugins.postgres.session import TIME, stream
+from feast_plugins.windows.declarations import Declaration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -75,10 +76,16 @@ class ViewRead:
     ttl: timedelta | None
     #: column of the times at which versions ended, null for a present one; None: the source has no versions
     superseded: str | None = None
+    #: of a view with a horizon
+    declaration: Declaration | None = None
 
     @classmethod
     def of(
-        cls, context: FeatureViewQueryContext, tags: Mapping[str, str], as_of_filter: AsOfFilter
+        cls,
+        context: FeatureViewQueryContext,
+        tags: Mapping[str, str],
+        as_of_filter: AsOfFilter,
+        declaration: Declaration | None = None,
     ) -> ViewRead:
         """The read of Feast's query context, of a source with `tags`.
 
@@ -96,6 +103,7 @@ class ViewRead:
             created=context.created_timestamp_column or None,
             ttl=timedelta(seconds=context.ttl) if context.ttl else None,
             superseded=None if versions is None else SUPERSEDED,
+            declaration=declaration,
         )
 
     @property

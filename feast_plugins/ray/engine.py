@@ -29,6 +29,7 @@ from feast_plugins.postgres.serving import serve
 from feast_plugins.ray.nodes import StrictRayFeatureBuilder
 from feast_plugins.ray.workers import count_workers, results_of
 from feast_plugins.windows import database as declared
+from feast_plugins.windows.declarations import HORIZON_TAG
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -85,7 +86,8 @@ class TimescaleRayComputeEngine(RayComputeEngine):
     def _write_partitions(self, task: MaterializationTask, plan: ViewPlan) -> bool:
         """Write the view on the workers; False if its column types need Feast's nodes."""
         artifacts = SerializedArtifacts.serialize(task.feature_view, self.repo_config)
-        count = count_workers(self.config) if plan.source.keys else 1
+        is_divided = plan.source.keys and HORIZON_TAG not in (task.feature_view.tags or {})
+        count = count_workers(self.config) if is_divided else 1
         times = (task.start_time, task.end_time)
         tasks = [_write_partition.remote(artifacts, plan, times, number, count) for number in range(count)]
         bar = task.tqdm_builder(0) if task.tqdm_builder else None

@@ -28,7 +28,14 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from feast_plugins.errors import DeclarationError, DeclarationLossError
 from feast_plugins.postgres.session import options
-from feast_plugins.windows.declarations import HOUR, STEPS, Declaration, declaration_of, expression_of
+from feast_plugins.windows.declarations import (
+    HOUR,
+    READS_TAG,
+    STEPS,
+    Declaration,
+    declaration_of,
+    expression_of,
+)
 from feast_plugins.windows.expressions import sql_type
 from feast_plugins.windows.statements import Statements
 
@@ -139,12 +146,17 @@ def teardown(config: RepoConfig, project: str, views: Iterable[str]) -> None:
 
 
 def declarations_of(views: Iterable[object]) -> list[Declaration]:
-    """What those of the views declare that do.
+    """What those of the views declare that have rows of their own.
 
     Raises:
         DeclarationError: one has aggregations that nobody would compute.
     """
-    return [found for view in views if (found := declaration_of(view)) is not None]
+    return [
+        declaration.in_database
+        for view in views
+        if (declaration := declaration_of(view)) is not None
+        if READS_TAG not in (getattr(view, "tags", None) or {})
+    ]
 
 
 def make_own(connection: psycopg.Connection[Any], declaration: Declaration) -> None:

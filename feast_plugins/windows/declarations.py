@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from feast import FeatureView, Field
 from feast.aggregation import Aggregation
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
-from feast.types import Float64, Int64, PrimitiveFeastType, String
+from feast.types import Array, Float64, Int64, PrimitiveFeastType, String
 from typing_extensions import override
 
 from feast_plugins.errors import DeclarationError
@@ -37,9 +37,13 @@ STEP_TAG: Final = "step"
 READS_TAG: Final = "reads_declared_view"
 #: Tag of a field: how many hours the feature looks back.
 LOOKBACK_TAG: Final = "lookback_hours"
+#: Tag of a view: how far ahead its rows look, such as `48h`.
+HORIZON_TAG: Final = "horizon"
 
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
+#: As far as a row may look ahead.
+LONGEST_HORIZON: Final = 360 * HOUR
 #: Times between two rows of a view, and how its tag says them.
 STEPS: Final[Mapping[timedelta, str]] = {HOUR / 4: "15min", HOUR / 2: "30min", HOUR: "1h", DAY: "1d"}
 #: The one column of the readings: an hour's value, see docs/features.md.
@@ -79,6 +83,9 @@ FARTHEST: Final = 17_544
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,47}")
 #: Of the relations of a view.
 _SUFFIXES: Final = ("_versions", "_stored")
+#: Columns that a view with a horizon reads: value of the step before the row, of the asset and its group.
+VALUE_OF_STEP: Final = "value_of_step"
+TOTAL_OF_STEP: Final = "total_of_step"
 _RESERVED: Final = frozenset(
     {
         *("tenant_id", "asset_id", "event_timestamp", "created_timestamp"),
@@ -158,6 +165,8 @@ class Expression:
     kind: ClassVar[str]
     #: whether refreshes compute and store it; others are computed when rows are read
     is_stored: ClassVar[bool] = True
+    #: whether in a view with a horizon it is of each step ahead, not of the row's own time
+    is_of_target: ClassVar[bool] = False
 
     #: time between two rows; zero until the view gives it, unless an `Aggregation` has said it
     slide_interval: timedelta = field(default=timedelta(0), kw_only=True, compare=False)
@@ -306,6 +315,7 @@ class Lag(_OfColumn):
     """Value of the one step that began `lag` before the row."""
 
     kind: ClassVar[str] = "lag"
+    is_of_target: ClassVar[bool] = True
     column: str
     lag: timedelta
 
@@ -324,6 +334,7 @@ class Weather(_OfColumn):
     """Weather at the row's time: a forecast issued in time, else what was observed in six hours before."""
 
     kind: ClassVar[str] = "weather"
+    is_of_target: ClassVar[bool] = True
     column: str
 
     @override
@@ -346,6 +357,7 @@ class Series(_OfColumn):
     """
 
     kind: ClassVar[str] = "series"
+    is_of_target: ClassVar[bool] = True
     name: str
     by: str = "tenant"
 
@@ -368,6 +380,7 @@ class SameHour(_OfColumn):
     """`function` over the steps that began 24, 48, … hours before; `every` 7 takes weeks instead of days."""
 
     kind: ClassVar[str] = "same_hour"
+    is_of_target: ClassVar[bool] = True
     column: str
     function: str
     days: int
@@ -405,6 +418,7 @@ class DegreeHours(_OfColumn):
     """
 
     kind: ClassVar[str] = "degree_hours"
+    is_of_target: ClassVar[bool] = True
     base: float
     time_window: timedelta
     direction: str = "heating"
@@ -486,6 +500,7 @@ class Calendar(Expression):
 
     kind: ClassVar[str] = "calendar"
     is_stored: ClassVar[bool] = False
+    is_of_target: ClassVar[bool] = True
     part: str
 
     @property
@@ -502,12 +517,14 @@ class Calendar(Expression):
 class Holiday(Expression):
     """1 on public holidays of a country (ISO 3166) or of a part of it, in the asset's own zone, else 0.
 
+    Without a country, in views with a horizon: of that of the asset's time zone; empty where it has none.
     Days are what the library `holidays` knows when `feast apply` runs, from 2000 to 2049; empty outside.
     """
 
     kind: ClassVar[str] = "holiday"
     is_stored: ClassVar[bool] = False
-    country: str
+    is_of_target: ClassVar[bool] = True
+    country: str | None = None
     subdivision: str | None = None
 
     @property
@@ -519,7 +536,10 @@ class Holiday(Expression):
     def check(self) -> None:
         from feast_plugins.windows.holiday_days import days  # noqa: PLC0415  # an extra
 
-        days(self.country, self.subdivision)
+        if self.country is not None:
+            days(self.country, self.subdivision)
+        elif self.subdivision is not None:
+            raise DeclarationError("A Holiday with a subdivision has a country.")
 
 
 @dataclass(frozen=True)
@@ -531,6 +551,7 @@ class SunPosition(Expression):
 
     kind: ClassVar[str] = "sun"
     is_stored: ClassVar[bool] = False
+    is_of_target: ClassVar[bool] = True
     part: str
 
     @override
@@ -611,11 +632,40 @@ class Declaration:
     name: str
     features: Mapping[str, Expression]
     step: timedelta = HOUR
+    #: how far ahead its rows look; None: they are of their own time
+    horizon: timedelta | None = None
 
     def __post_init__(self) -> None:
         """Let the features slide by the step."""
         sliding = {name: each.sliding(self.step) for name, each in self.features.items()}
         object.__setattr__(self, "features", sliding)
+
+    @property
+    def leads(self) -> int:
+        """Steps ahead that a row has elements for."""
+        return 0 if self.horizon is None else self.horizon // self.step
+
+    @property
+    def of_targets(self) -> dict[str, Expression]:
+        """Features of the steps ahead, which are computed where rows are read."""
+        if self.horizon is None:
+            return {}
+        return {name: each for name, each in self.features.items() if is_of_target(each)}
+
+    @property
+    def steps_read(self) -> dict[str, str]:
+        """Columns of readings that its features of targets read, and the columns of rows that have them."""
+        read = {leaf.column for each in self.of_targets.values() for leaf in each.leaves()}
+        return {READING: VALUE_OF_STEP} | ({TOTAL: TOTAL_OF_STEP} if TOTAL in read else {})
+
+    @property
+    def in_database(self) -> Declaration:
+        """What TimescaleDB has of it: features of the row's own time, and values of steps."""
+        if self.horizon is None:
+            return self
+        own = {name: each for name, each in self.features.items() if name not in self.of_targets}
+        steps = {name: Lag(column, self.step) for column, name in self.steps_read.items()}
+        return Declaration(self.name, {**own, **steps}, self.step)
 
     @property
     def stored(self) -> dict[str, Expression]:
@@ -641,12 +691,19 @@ class Declaration:
         return merged(reach for each in self.stored.values() for reach in each.reaches(source))
 
 
+def is_of_target(of: Expression) -> bool:
+    """Whether a feature of a view with a horizon is of each step ahead."""
+    return of.is_of_target or any(leaf.is_of_target for leaf in of.leaves())
+
+
 def declared_view(
     *,
     name: str,
     entities: list[Entity],
     features: Mapping[str, Expression | Aggregation],
     step: timedelta | None = None,
+    horizon: timedelta | None = None,
+    rows: FeatureView | None = None,
     ttl: timedelta | None = None,
     description: str = "",
     descriptions: Mapping[str, str] | None = None,
@@ -661,6 +718,11 @@ def declared_view(
         entities: the two with the join keys `tenant_id` and `asset_id`.
         features: expression of each feature by its name.
         step: time between two rows; default: the `slide_interval` of the aggregations, else one hour.
+        horizon: how far ahead rows look. A row is an issue: lags, same hours, weather, series, degree hours,
+            calendar, holidays and the sun are arrays with an element for each step from the row's time on,
+            NaN where nothing was known at the issue; windows, quantiles and attributes are of the issue.
+        rows: of a view with a horizon: the declared view whose rows have its windows and a lag of one step;
+            default: it has rows of its own.
         ttl: how old a row may be to be used; default: three steps.
         description: of the view.
         descriptions: of features.
@@ -672,7 +734,7 @@ def declared_view(
         DeclarationError: a name or an expression cannot be.
     """
     expressions = {key: expression(each) for key, each in features.items()}
-    declaration = Declaration(name, expressions, _step(name, expressions.values(), step))
+    declaration = Declaration(name, expressions, _step(name, expressions.values(), step), horizon)
     _check(declaration)
     for key, each in features.items():
         if isinstance(each, Aggregation) and each.name not in {"", key}:
@@ -684,9 +746,21 @@ def declared_view(
         )
     if unknown := sorted((limits or {}).keys() - features.keys()):
         raise DeclarationError(f"{name}: there are limits of {', '.join(unknown)}, and no such feature.")
+    if unlimited := sorted((limits or {}).keys() & declaration.of_targets.keys()):
+        raise DeclarationError(f"{name}: there are no limits of arrays, such as {', '.join(unlimited)}.")
+    relation, read = (name, {}) if rows is None else _columns_of(declaration, rows)
     columns = ", ".join(
-        f'"{each}"' for each in ("tenant_id", "asset_id", "event_timestamp", "created_timestamp", *features)
+        f'"{read[each]}" AS "{each}"' if read.get(each, each) != each else f'"{each}"'
+        for each in (
+            *("tenant_id", "asset_id", "event_timestamp", "created_timestamp"),
+            *declaration.in_database.features,
+        )
     )
+    own_tags = {STEP_TAG: STEPS[declaration.step]}
+    if horizon is not None:
+        own_tags[HORIZON_TAG] = f"{horizon / HOUR:g}h"
+    if rows is not None:
+        own_tags[READS_TAG] = relation
     return FeatureView(
         name=name,
         entities=entities,
@@ -696,11 +770,11 @@ def declared_view(
             *(
                 Field(
                     name=key,
-                    dtype=each.dtype,
+                    dtype=Array(Float64) if key in declaration.of_targets else each.dtype,
                     description=(descriptions or {}).get(key, ""),
                     tags={
                         EXPRESSION_TAG: json.dumps(each.as_json(), sort_keys=True),
-                        LOOKBACK_TAG: str(max((leaf.lookback_hours for leaf in each.leaves()), default=0)),
+                        LOOKBACK_TAG: str(_lookback(declaration, key)),
                         **(limits[key].tags if limits and key in limits else {}),
                     },
                 )
@@ -709,17 +783,57 @@ def declared_view(
         ],
         source=PostgreSQLSource(
             name=name,
-            query=f'SELECT {columns} FROM "{name}"',  # noqa: S608  # names are checked
+            query=f'SELECT {columns} FROM "{relation}"',  # noqa: S608  # names are checked
             timestamp_field="event_timestamp",
             created_timestamp_column="created_timestamp",
             description=description,
-            tags={"versions": f'SELECT {columns}, superseded_at FROM "{name}_versions"'},  # noqa: S608  # the same
+            tags={"versions": f'SELECT {columns}, superseded_at FROM "{relation}_versions"'},  # noqa: S608  # the same
         ),
         ttl=3 * declaration.step if ttl is None else ttl,
         online=online,
         description=description,
-        tags={**(tags or {}), STEP_TAG: STEPS[declaration.step]},
+        tags={**(tags or {}), **own_tags},
     )
+
+
+def _lookback(declaration: Declaration, feature: str) -> int:
+    """Whole hours that a feature looks back; 0 of those of the steps ahead, which look at the future."""
+    if feature in declaration.of_targets:
+        return 0
+    return max((leaf.lookback_hours for leaf in declaration.features[feature].leaves()), default=0)
+
+
+def _columns_of(declaration: Declaration, rows: FeatureView) -> tuple[str, dict[str, str]]:
+    """The declared view that a view with a horizon reads, and its column of each feature.
+
+    Raises:
+        DeclarationError: it has none of one of them.
+    """
+    source = declaration_of(rows)
+    if declaration.horizon is None or source is None or source.horizon is not None:
+        raise DeclarationError(
+            f"{declaration.name}: rows is a declared view without a horizon, and of a view with one."
+        )
+    if source.step != declaration.step:
+        raise DeclarationError(
+            f"{declaration.name}: {source.name} has rows every {STEPS[source.step]}, not every "
+            f"{STEPS[declaration.step]}."
+        )
+    columns = {str(_plain(each)): name for name, each in source.features.items()}
+    wanted = {name: str(_plain(each)) for name, each in declaration.in_database.features.items()}
+    if missing := [each for each in wanted.values() if each not in columns]:
+        raise DeclarationError(
+            f"{declaration.name}: {source.name} has no {' and no '.join(missing)}; declare it there, or "
+            "leave out rows."
+        )
+    return source.name, {name: columns[each] for name, each in wanted.items()}
+
+
+def _plain(of: Expression) -> Expression:
+    """The first or last value of one step is that of the step."""
+    if isinstance(of, Window) and of.function in {"first", "last"} and of.time_window == of.slide_interval:
+        return Lag(of.column, of.time_window, slide_interval=of.slide_interval)
+    return of
 
 
 def _step(name: str, features: Iterable[Expression], step: timedelta | None) -> timedelta:
@@ -750,12 +864,18 @@ def _check(declaration: Declaration) -> None:
             f"{name!r} is no name of a declared view: names that begin with pg_ are PostgreSQL's, and those "
             f"that end in {' or '.join(_SUFFIXES)} are of what is made for a view."
         )
-    if not declaration.stored:
+    if declaration.horizon is not None:
+        _check_horizon(declaration)
+    elif not declaration.stored:
         raise DeclarationError(
             f"{name}: a declared view has at least one feature of readings or weather; calendars, holidays "
             "and attributes go beside them."
         )
     for key, each in declaration.features.items():
+        if isinstance(each, Holiday) and each.country is None and declaration.horizon is None:
+            raise DeclarationError(
+                f"{name}.{key}: only a view with a horizon has a Holiday without a country."
+            )
         if not isinstance(key, str) or not _NAME.fullmatch(key) or key in _RESERVED:
             raise DeclarationError(
                 f"{name}: {key!r} is no name of a feature: a small letter, then at most 47 small letters, "
@@ -765,6 +885,31 @@ def _check(declaration: Declaration) -> None:
             each.check()
         except DeclarationError as error:
             raise DeclarationError(f"{name}.{key}: {error}") from None
+
+
+def _check_horizon(declaration: Declaration) -> None:
+    name, step, horizon = declaration.name, declaration.step, declaration.horizon
+    if step > HOUR:
+        raise DeclarationError(f"{name}: a view of days has no horizon; give it a step of an hour or less.")
+    if not isinstance(horizon, timedelta) or horizon % step or not step <= horizon <= LONGEST_HORIZON:
+        raise DeclarationError(
+            f"{name}: a horizon is a whole number of steps of {STEPS[step]}, {LONGEST_HORIZON // HOUR} hours "
+            f"at most, not {horizon}."
+        )
+    if not declaration.of_targets:
+        raise DeclarationError(
+            f"{name}: a view with a horizon has a feature of the steps ahead, such as a Lag."
+        )
+    for key, each in declaration.features.items():
+        if key in {VALUE_OF_STEP, TOTAL_OF_STEP}:
+            raise DeclarationError(
+                f"{name}: {key} is what a view with a horizon reads; name the feature differently."
+            )
+        if isinstance(each, _Pair) and len({leaf.is_of_target for leaf in each.leaves()}) > 1:
+            raise DeclarationError(
+                f"{name}.{key}: {type(each).__name__} is of two features of the steps ahead, or of two "
+                "of the issue."
+            )
 
 
 def declaration_of(view: object) -> Declaration | None:
@@ -788,8 +933,12 @@ def declaration_of(view: object) -> Declaration | None:
     step = next((each for each, text in STEPS.items() if text == tag), None)
     if step is None:
         raise DeclarationError(f"{view.name}: no step of rows that this version knows: {tag}.")
+    horizon = (view.tags or {}).get(HORIZON_TAG)
     declaration = Declaration(
-        view.name, {name: expression_of(json.loads(text)) for name, text in found.items()}, step
+        view.name,
+        {name: expression_of(json.loads(text)) for name, text in found.items()},
+        step,
+        None if horizon is None else float(horizon.removesuffix("h")) * HOUR,
     )
     _check(declaration)
     return declaration

@@ -133,6 +133,7 @@ def of_register(of: Expression) -> str:
     if isinstance(of, AssetAttribute):
         return f'assets."{of.column}"'
     assert isinstance(of, Holiday)  # noqa: S101  # there are no others
+    assert of.country is not None  # noqa: S101  # only in views with a horizon
     dates = ",".join(f"{day:%Y-%m-%d}" for day in days(of.country, of.subdivision))
     return (
         f"CASE WHEN extract(year FROM local.time) BETWEEN {YEARS[0]} AND {YEARS[-1]} "

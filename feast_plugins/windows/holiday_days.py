@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from feast_plugins.errors import DeclarationError
@@ -11,6 +12,23 @@ if TYPE_CHECKING:
     from datetime import date
 
 YEARS: Final = range(2000, 2050)
+
+
+@cache
+def _countries() -> dict[str, str]:
+    """ISO 3166 code of the country of each time zone."""
+    rows = (files("tzdata.zoneinfo") / "zone.tab").read_text().splitlines()
+    fields = (row.split("\t") for row in rows if not row.startswith("#"))
+    return {zone: country for country, _, zone, *_ in fields}
+
+
+def days_of_zone(timezone: str) -> tuple[date, ...] | None:
+    """Public holidays of the country of a time zone, in order; None: it is of none, or they are not known."""
+    country = _countries().get(timezone)
+    try:
+        return None if country is None else days(country, None)
+    except DeclarationError:
+        return None
 
 
 @lru_cache(maxsize=64)

@@ -94,7 +94,7 @@ class AssetFeatures(BaseModel):
     """Features of one asset."""
 
     asset_id: str = Field(examples=["meter-008"])
-    features: dict[str, float | int | str | bool | None] = Field(
+    features: dict[str, float | int | str | bool | list[float | None] | None] = Field(
         examples=[{"hour_of_day": 9, "lag_1h": 5.2186, "lag_24h": None}]
     )
     feature_count: int = Field(description="features with a value")

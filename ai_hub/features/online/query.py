@@ -33,6 +33,7 @@ from feast_plugins.online.connection import Commands
 from feast_plugins.online.encoding import KeyGroup, Keys, string_parts
 from feast_plugins.online.plan import Plan, StoredView
 from feast_plugins.postgres.serving import DEFAULT_LOOKUP, lookup_table
+from feast_plugins.windows.declarations import HORIZON_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -533,7 +534,8 @@ def _title(plan: Plan) -> str:
 def _view(config: RepoConfig, plan: Plan, stored: StoredView, entities: Mapping[str, Entity]) -> View:
     view = stored.view
     keys = {plan.join_keys[name] for name in view.entities}
-    source = materialize.plan(view, config)
+    # what a view with a horizon has is computed where rows are materialized
+    source = None if HORIZON_TAG in (view.tags or {}) else materialize.plan(view, config)
     lookups: tuple[Lookup, ...] = ()
     if keys != set(KEYS) or view.projection.join_key_map:
         if view.projection.join_key_map or source is None or set(source.keys) != keys:

@@ -20,6 +20,7 @@ NAMES = {
     "forecast_basic": 6,
     "forecast_advanced": 13,
     "anomaly_detection": 7,
+    "day_ahead": 21,
 }
 
 
@@ -61,7 +62,7 @@ def test_get__many_assets__in_their_order_each_in_its_place(service: httpx.Clien
     ("body", "status", "says"),
     [
         ({"asset_id": "10"}, 404, "has no asset 10"),
-        ({"asset_id": "1", "feature_set": "forecast"}, 404, "anomaly_detection, forecast_advanced"),
+        ({"asset_id": "1", "feature_set": "forecast"}, 404, "anomaly_detection, day_ahead"),
         ({"asset_id": "1", "feature_names": ["lag_2h"]}, 404, "lag_2h"),
         ({"asset_id": "1", "timestamp": "2199-01-01T00:00:00Z"}, 400, "future"),
         ({"asset_id": "1", "timestamp": "1970-01-01T00:00:00Z"}, 200, "NOT_FOUND"),

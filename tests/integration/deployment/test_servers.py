@@ -143,7 +143,8 @@ def test_rest_service__answers_whoever_has_a_key(
             timeout=60,
         )
     assert (sets.status_code, nobody.status_code, foreign.status_code) == (200, 401, 403)
-    assert set(sets.json()["feature_sets"]) == {"forecast_basic", "forecast_advanced", "anomaly_detection"}
+    names = {"forecast_basic", "forecast_advanced", "anomaly_detection", "day_ahead"}
+    assert set(sets.json()["feature_sets"]) == names
 
 
 def test_login_of_the_rest_service__is_a_member_of_its_role_and_owns_nothing(applied: Containers) -> None:

@@ -300,11 +300,15 @@ def test_apply__changed_meaning__ends_online_rows_of_views_that_read_it(reposito
 
 def test_views_of_the_services__say_that_they_read_the_declared_one(energy: Energy) -> None:
     views = energy.store.list_feature_views()
-    reading = [
-        view.name for view in views if "FROM ai_features" in view.batch_source.get_table_query_string()
-    ]
-    assert len(reading) == 3
-    assert [view.name for view in views if view.tags.get("reads_declared_view") == "ai_features"] == reading
+    reading = {
+        view.name
+        for view in views
+        if "FROM ai_features" in view.batch_source.get_table_query_string().replace('"', "")
+        if view.name != "ai_features"
+    }
+    assert len(reading) == 4
+    tagged = {view.name for view in views if view.tags.get("reads_declared_view") == "ai_features"}
+    assert tagged == reading
 
 
 def test_apply__what_cannot_be__is_named_with_its_place(repository: Repository) -> None:

@@ -28,8 +28,27 @@ SERVICES = {
         *("hour_of_day", "day_of_week"),
         *("historical_avg_24h", "historical_std_24h", "historical_min_24h", "historical_max_24h", "lag_1h"),
     ],
+    "day_ahead": [
+        *("issue_value", "issue_avg_24h", "issue_std_24h", "issue_min_24h", "issue_max_24h"),
+        *(
+            "same_hour_1d",
+            "same_hour_2d",
+            "same_hour_3d",
+            "same_hour_7d",
+            "same_hour_14d",
+            "same_hour_std_14d",
+        ),
+        *("same_hour_1w", "same_hour_2w", "target_temperature", "target_humidity", "target_solar_irradiance"),
+        *("target_hour_of_day", "target_day_of_week", "target_day_of_year", "target_holiday"),
+        "target_sun_elevation",
+    ],
 }
-LATENCY = {"forecast_basic": "< 50 ms", "forecast_advanced": "< 100 ms", "anomaly_detection": "< 50 ms"}
+LATENCY = {
+    "forecast_basic": "< 50 ms",
+    "forecast_advanced": "< 100 ms",
+    "anomaly_detection": "< 50 ms",
+    "day_ahead": "< 100 ms",
+}
 
 
 def test_apply__twice__warns_of_nothing_and_changes_nothing(
@@ -42,7 +61,7 @@ def test_apply__twice__warns_of_nothing_and_changes_nothing(
     assert _registered(energy) == before
 
 
-def test_services__are_the_three_with_their_features_and_tags(energy: Energy) -> None:
+def test_services__are_the_four_with_their_features_and_tags(energy: Energy) -> None:
     services = {service.name: service for service in energy.store.list_feature_services()}
     assert {name: feature_names(service) for name, service in services.items()} == SERVICES
     for name, service in services.items():

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HOUR = timedelta(hours=1)
 THIS_HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 VIEWS = ("anomaly_detection_features", "forecast_advanced_features", "forecast_basic_features")
+ONLINE = (*VIEWS, "day_ahead_features", "latest_reading")
 
 
 @pytest.fixture
@@ -63,12 +64,12 @@ def test_materialize__newest_rows_within_their_time(store: FeatureStore, databas
     refresh(dsn=database)
     done = materialize(store, Scope([tenant]))
     # a row for each hour up to a day after the last reading
-    assert done.rows == dict.fromkeys(VIEWS, 2) | {"latest_reading": 2}
+    assert done.rows == dict.fromkeys(ONLINE, 2)
     assert online(store, tenant, "fresh") == values(1.0, 1.0)
     assert online(store, tenant, "quiet") == values(None, 2.0)
     assert online(store, tenant, "silent") == values(None, None)
     assert online(store, f"{tenant}-other", "fresh") == values(None, None)
-    assert materialize(store, Scope([tenant], ["fresh"])).rows == dict.fromkeys([*VIEWS, "latest_reading"], 1)
+    assert materialize(store, Scope([tenant], ["fresh"])).rows == dict.fromkeys(ONLINE, 1)
 
 
 def test_follower__after_a_refresh__writes_what_it_changed(
@@ -81,7 +82,7 @@ def test_follower__after_a_refresh__writes_what_it_changed(
     for follower in (one, other):
         first = follower.catch_up()
         assert first.refreshes is None
-        assert first.rows == dict.fromkeys([*VIEWS, "latest_reading"], 2)
+        assert first.rows == dict.fromkeys(ONLINE, 2)
     assert one.catch_up().refreshes == 0
 
     write(tenant, "a", {THIS_HOUR - HOUR: 5.0}, dsn=database)
@@ -168,12 +169,12 @@ def test_freshness__is_that_of_the_readings_behind_what_is_online(
     write(tenant, "absent", {THIS_HOUR - 90 * HOUR: 1.0}, dsn=database)
     refresh(dsn=database)
     before = freshness(store, tenant)
-    assert [(each.online, each.assets) for each in before] == [(0, 3)] * 4
+    assert [(each.online, each.assets) for each in before] == [(0, 3)] * len(ONLINE)
     materialize(store, Scope([tenant]))
     # readings that came since are in the table, but not behind what is online
     write(tenant, "fast", {THIS_HOUR - HOUR / 6: 1.0, THIS_HOUR + HOUR / 60: 1.0}, dsn=database)
     found = {each.feature_view: each for each in freshness(store, tenant)}
-    assert set(found) == {*VIEWS, "latest_reading"}
+    assert set(found) == set(ONLINE)
     for view in VIEWS:
         each = found[view]
         assert (each.online, each.assets) == (2, 3)

@@ -1,0 +1,132 @@
+"""What features of targets must be, the slow and obvious way: one step of one issue at a time, no SQL."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from oracles.declared import DAY, difference, is_german_holiday, ratio, sun
+from oracles.features import HOUR, Asset
+
+Value = float | None
+
+
+@dataclass
+class LeadsOracle:
+    """Features of targets of one asset, whose readings are available so long after the end of their step."""
+
+    asset: Asset
+    step: timedelta
+    available_after: timedelta
+    latitude: float | None = None
+    longitude: float | None = None
+    #: rows that there are: without the one after it, a step has no value
+    rows: AbstractSet[datetime] | None = None
+
+    def array(self, issue: datetime, of: Mapping[str, Any], leads: int) -> list[Value]:
+        """A feature of each step from the issue on."""
+        return [self.value(issue, issue + lead * self.step, of) for lead in range(leads)]
+
+    def value(  # noqa: C901, PLR0911  # one a kind
+        self, issue: datetime, target: datetime, of: Mapping[str, Any]
+    ) -> Value:
+        """A feature of the step that begins at `target`, as it was known at the issue."""
+        kind = of["kind"]
+        if kind in {"difference", "ratio"}:
+            left, right = (self.value(issue, target, of[side]) for side in ("left", "right"))
+            if left is None or right is None:
+                return None
+            return difference(left, right) if kind == "difference" else ratio(left, right)
+        if kind == "weather":
+            return self.known(issue, target, of["column"])
+        if kind == "series":
+            return self.known(issue, target, f"{of['name']}@{of['by']}")
+        if kind == "lag":
+            return self.known(issue, target - of["lag"] * HOUR, of["column"])
+        if kind == "degree_hours":
+            return self._degree_hours(issue, target, of)
+        if kind == "same_hour":
+            return self._same_hour(issue, target, of)
+        local = target.astimezone(ZoneInfo(self.asset.zone))
+        if kind == "holiday":
+            return float(is_german_holiday(local.date()))
+        if kind == "sun":
+            if self.latitude is None or self.longitude is None:
+                return None
+            return sun(target, self.latitude, self.longitude)[of["part"]]
+        assert kind == "calendar"
+        return float(
+            {
+                "hour_of_day": local.hour,
+                "day_of_week": local.weekday(),
+                "day_of_month": local.day,
+                "day_of_year": local.timetuple().tm_yday,
+                "month": local.month,
+                "is_weekend": local.weekday() >= 5,
+                "local_time": local.replace(tzinfo=UTC).timestamp(),
+            }[of["part"]]
+        )
+
+    def is_available(self, issue: datetime, begin: datetime) -> bool:
+        """Whether readings of a step were there at the issue."""
+        return begin + self.step + self.available_after <= issue
+
+    def known(self, issue: datetime, begin: datetime, column: str) -> Value:
+        """Value of the step that begins then, as it was known at the issue."""
+        end = begin + self.step
+        if column in {"value", "value@group"}:
+            if not self.is_available(issue, begin) or (self.rows is not None and end not in self.rows):
+                return None
+            return self.asset.mean(begin, end) if column == "value" else self.asset.total(begin, end)
+        if "@" in column:
+            return self.asset.issued(begin, end, column, issue)
+        usable = [
+            row
+            for row in self.asset.weather
+            if begin - 6 * HOUR < row.valid_at <= begin
+            and row.available_at <= issue
+            and getattr(row, column) is not None
+        ]
+        newest = max(usable, key=lambda row: (row.valid_at, row.available_at), default=None)
+        return None if newest is None else float(getattr(newest, column))
+
+    def _degree_hours(self, issue: datetime, target: datetime, of: Mapping[str, Any]) -> Value:
+        total = 0.0
+        for ago in range(1, round(of["time_window"] * HOUR / self.step) + 1):
+            degrees = self.known(issue, target - ago * self.step, "temperature")
+            if degrees is None:
+                return None
+            total += max(0.0, of["base"] - degrees if of["direction"] == "heating" else degrees - of["base"])
+        return total * (self.step / HOUR)
+
+    def _same_hour(self, issue: datetime, target: datetime, of: Mapping[str, Any]) -> Value:
+        every = of.get("every", 1) * DAY
+        begin = target - every
+        if of["column"] in {"value", "value@group"}:
+            while not self.is_available(issue, begin):
+                begin -= every
+        begins = [begin - ago * every for ago in reversed(range(of["days"]))]
+        values = [value for each in begins if (value := self.known(issue, each, of["column"])) is not None]
+        function = of["function"]
+        if function == "count":
+            return float(len(values))
+        if not values:
+            return None
+        if function == "std":
+            return statistics.stdev(values) if len(values) >= 2 else None
+        # the assets of tests say nothing of their unit, so sums of readings are plain
+        hours = 1.0 if of["column"] == "value" or "@" in of["column"] else self.step / HOUR
+        return {
+            "mean": statistics.fmean(values),
+            "min": min(values),
+            "max": max(values),
+            "sum": math.fsum(values) * hours,
+            "first": values[0],
+            "last": values[-1],
+        }[function]
