@@ -99,6 +99,9 @@ class Settings(RegistrySettings):
         le=36_500,
         description="days after which forecasts are removed, from the time they are for; default: never",
     )
+    analysis_retention_days: int = Field(
+        90, ge=1, description="days for which detected anomalies and explanations are kept"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -265,6 +268,8 @@ class ServiceSettings(BaseSettings):
     max_assets: int = Field(1000, ge=1, le=1000)  # as the schema has it
     #: origins, with commas between, whose pages may ask from a browser; `*`: all; none: browsers ask for none
     cors_origins: str = ""
+    #: what `/health` says where it runs
+    environment: str = "production"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     #: `json` for machines, `console` for people
     log_format: Literal["json", "console"] = "json"

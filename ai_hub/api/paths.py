@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 #: Online reads of features.
 ONLINE: Final = "/ai/features/get"
 #: Health checks and metrics, answered even when the service is full.
-WATCHED: Final = frozenset({"/health/live", "/health/ready", "/metrics"})
+WATCHED: Final = frozenset({"/health", "/api/health", "/health/live", "/health/ready", "/metrics"})
 #: Uploads of models: method and path.
 UPLOAD: Final = ("POST", "/ai/models/register")
 #: Label of an unknown path.

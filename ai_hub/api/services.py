@@ -18,10 +18,11 @@ from psycopg.rows import dict_row
 
 from ai_hub.access.authenticator import Authenticator, open_authenticator
 from ai_hub.access.principal import Principal
+from ai_hub.api.analyses import AnalysisRepository, Computations
 from ai_hub.api.errors import OverloadedError
 from ai_hub.api.health import Health
 from ai_hub.db.transactions import transaction
-from ai_hub.errors import BadInputError
+from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.exports.service import ExportService, open_exports
 from ai_hub.features.online.reader import FeatureReader, open_reader
 from ai_hub.settings import ServiceSettings, Settings
@@ -43,6 +44,13 @@ SELECT asset_id, kind, unit, feature_unit, timezone, latitude, longitude, capaci
 FROM assets {_WHERE} ORDER BY asset_id LIMIT %(limit)s OFFSET %(offset)s
 """  # noqa: S608  # constants
 _COUNT: Final = f"SELECT count(*) FROM assets {_WHERE}"  # noqa: S608  # constants
+# written before they were registered, readings have a span only
+_EXISTS: Final = """
+SELECT FROM assets WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s
+UNION ALL
+SELECT FROM asset_spans WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s
+LIMIT 1
+"""
 
 
 class AssetRepository:
@@ -70,6 +78,24 @@ class AssetRepository:
             return found, row[0] if row else 0
 
         return await anyio.to_thread.run_sync(read, limiter=self._limiter)
+
+    async def require(self, tenant: str, asset: str) -> None:
+        """Make sure that the tenant has an asset.
+
+        Raises:
+            NotFoundError: it has not.
+            ServiceDownError: the database does not answer.
+        """
+
+        def exists() -> bool:
+            with transaction(self._settings, tenant) as connection:
+                row = connection.execute(_EXISTS, {"tenant": tenant, "asset": asset}).fetchone()
+            return row is not None
+
+        if not await anyio.to_thread.run_sync(exists, limiter=self._limiter):
+            raise NotFoundError(
+                f"Tenant {tenant} has no asset {asset}.", hint="GET /ai/assets lists those there are."
+            )
 
 
 T = TypeVar("T")
@@ -155,6 +181,8 @@ class Services:
     features: FeatureReader
     models: RegistryExecutor
     assets: AssetRepository
+    analyses: AnalysisRepository
+    computations: Computations
 
 
 @asynccontextmanager
@@ -167,8 +195,18 @@ async def open_services(options: ServiceSettings, settings: Settings) -> AsyncIt
         features = await stack.enter_async_context(open_reader(options, settings))
         models = await stack.enter_async_context(open_registry_executor(options))
         health = Health(settings, lambda: authenticator.loaded and features.catalog.loaded)
-        assets = AssetRepository(settings)
-        yield Services(options, settings, authenticator, health, exports, features, models, assets)
+        yield Services(
+            options,
+            settings,
+            authenticator,
+            health,
+            exports,
+            features,
+            models,
+            AssetRepository(settings),
+            AnalysisRepository(settings),
+            Computations(),
+        )
 
 
 # For OpenAPI alone: the middleware checks them.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: Tables with rows of tenants, in the order of deletion, except `removals` and the logins. Those of assets
 #: are last, so that a repeated removal finds the readings that a killed one left.
 TABLES: Final = (
-    *("timeseries_data", "register_readings", "jobs", "weather_features"),
+    *("timeseries_data", "register_readings", "jobs", "analyses", "weather_features"),
     *("covariates", "covariate_series"),
     *("forecasts", "forecast_runs"),
     *("data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),

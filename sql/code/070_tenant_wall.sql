@@ -67,7 +67,7 @@ BEGIN
         'forecast_advanced_features', 'forecast_advanced_feature_versions',
         'anomaly_detection_features', 'anomaly_detection_feature_versions',
         'quality_policies', 'quarantined_rows', 'data_findings', 'jobs', 'feature_exports',
-        'forecast_runs', 'forecasts'
+        'forecast_runs', 'forecasts', 'analyses'
     ] LOOP
         definition := format('SELECT * FROM public.%I', relation);
         IF relation = 'feature_exports' THEN
@@ -89,7 +89,7 @@ $$;
 CREATE VIEW tenant_wall.feature_hours AS SELECT hour FROM public.feature_hours;
 GRANT SELECT ON tenant_wall.feature_hours TO ai_hub_service, ai_hub_tenant;
 
--- The service's only writes: jobs and forecasts, each of the tenant of its transaction.
+-- The service's only writes: jobs, forecasts and other answers, each of the tenant of its transaction.
 ALTER VIEW tenant_wall.jobs SET (check_option = local);
 ALTER VIEW tenant_wall.forecast_runs SET (check_option = local);
 ALTER VIEW tenant_wall.forecasts SET (check_option = local);
@@ -97,6 +97,10 @@ GRANT INSERT, UPDATE, DELETE ON tenant_wall.jobs TO ai_hub_service;
 GRANT INSERT ON tenant_wall.forecast_runs, tenant_wall.forecasts TO ai_hub_service;
 ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON jobs USING (tenant_id = (SELECT tenant_wall.current_tenant()));
+ALTER VIEW tenant_wall.analyses SET (check_option = local);
+GRANT INSERT, DELETE ON tenant_wall.analyses TO ai_hub_service;
+ALTER TABLE analyses ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own_tenant ON analyses USING (tenant_id = (SELECT tenant_wall.current_tenant()));
 
 -- Hashes, to compare keys with.
 GRANT SELECT ON api_keys TO ai_hub_service;

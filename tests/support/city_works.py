@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 import pytest
 from psycopg.errors import UniqueViolation
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json, Jsonb
 
 from ai_hub import registry
 from ai_hub.access import api_keys
@@ -39,6 +39,8 @@ ASSETS = ("meter-008", "meter-081")
 EXPORT = "0f2c6a52-9b1e-4a0e-8a50-3f4f0a6f7d55"
 #: The same where it must be completed.
 DONE = "7d1c9a54-2f60-4c1b-9d35-0b8a6c1f2e90"
+#: The detection of the examples.
+DETECTION = "5b0d6a4e-6c1f-4f57-9a46-6a1d7c0f3b21"
 #: Limits of rates have tests of their own.
 _GENEROUS = {"rate_limit_per_s": 100_000, "unauthenticated_per_s": 100_000}
 _HISTORY = timedelta(days=9)
@@ -70,6 +72,7 @@ def city_works(feast_apply: object, tmp_path_factory: pytest.TempPathFactory) ->
     dsn = settings.require("timescale_dsn")
     add_meters(dsn)
     add_export(dsn)
+    add_detection(dsn)
     write_export(settings)
     for tenant in (TENANT, OTHER):
         registry.ensure_tenant(tenant)
@@ -120,6 +123,33 @@ def add_export(dsn: str) -> None:
             "INSERT INTO jobs (job_id, kind, tenant_id, arguments, status, error, cancel_requested,"
             " completed_at) VALUES (%s, %s, %s, %s, 'failed', %s, true, now()) ON CONFLICT DO NOTHING",
             [EXPORT, KIND, TENANT, Jsonb(arguments), CANCELLED],
+        )
+
+
+def add_detection(dsn: str) -> None:
+    """The detection of the examples: nothing was found."""
+    now = datetime.now(UTC)
+    summary = {
+        "total_points": 2,
+        "anomalies_detected": 0,
+        "anomaly_rate": 0.0,
+        "mean_anomaly_score": 0.5,
+        "max_anomaly_score": 0.7,
+        "method_used": "iqr",
+        "sensitivity": 3.0,
+    }
+    answer = {
+        "detection_id": DETECTION,
+        "tenant_id": TENANT,
+        "asset_id": ASSETS[0],
+        "anomalies": [],
+        "summary": summary,
+        "generated_at": now.isoformat(),
+    }
+    with connect(dsn) as connection:
+        connection.execute(
+            "INSERT INTO analyses VALUES (%s, %s, 'anomalies', %s, 'iqr', %s, %s) ON CONFLICT DO NOTHING",
+            [DETECTION, TENANT, ASSETS[0], Json(answer), now],
         )
 
 

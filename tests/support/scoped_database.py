@@ -39,6 +39,7 @@ ORDER BY relname, attnum
 _FILLINGS = {
     "double precision": "{value}", "bigint": "1", "integer": "1", "boolean": "false", "uuid": "gen_random_uuid()",
     "timestamp with time zone": "date_trunc('hour', now()) - INTERVAL '1 hour'", "jsonb": "jsonb_build_object('is', '{tenant}')",
+    "json": "json_build_object('is', '{tenant}')",
     "text[]": "ARRAY['{tenant}']", "double precision[]": "ARRAY[1, {value}, 0]::float8[]", "text": "'{tenant}'",
 }  # fmt: skip
 
@@ -164,6 +165,10 @@ def _fill(dsn: str) -> None:
                 " INSERT INTO forecasts (target_time, tenant_id, asset_id, run_id, issued_at, value, status)"
                 " SELECT now(), tenant_id, tenant_id, run_id, now(), %s, 'ok' FROM run",
                 [tenant, asset, asset, value],
+            )
+            here.execute(
+                "INSERT INTO analyses VALUES (gen_random_uuid(), %s, 'anomalies', %s, 'iqr', '{}', now())",
+                [tenant, asset],
             )
             here.execute(
                 "INSERT INTO data_findings (tenant_id, asset_id, kind, first_timestamp, last_timestamp, detail)"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Literal
+from importlib.metadata import version
+from typing import Final, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -13,12 +15,23 @@ from ai_hub.api.services import services_of
 
 router = APIRouter(tags=["health"])
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_VERSION: Final = version("ai-hub")
 
 
 class Live(BaseModel):
     """The process answers."""
 
     status: Literal["ok"] = "ok"
+
+
+class ServiceHealth(BaseModel):
+    """What answers."""
+
+    status: Literal["healthy"] = "healthy"
+    service: Literal["ai-hub"] = "ai-hub"
+    version: str = _VERSION
+    timestamp: datetime
+    environment: str = Field(description="AI_HUB_API_ENVIRONMENT", examples=["production"])
 
 
 class DependencyHealth(BaseModel):
@@ -35,6 +48,20 @@ class Ready(BaseModel):
         description="ready: everything works; degraded: features are answered, something else is down"
     )
     dependencies: dict[str, DependencyHealth]
+
+
+@router.get("/health")
+async def service_health(request: Request) -> ServiceHealth:
+    """Which service answers; asks no other server."""
+    return ServiceHealth(
+        timestamp=datetime.now(UTC), environment=services_of(request).options.environment
+    )
+
+
+@router.get("/api/health")
+async def gateway_health(request: Request) -> ServiceHealth:
+    """The same, under the path that the suite's gateway asks."""
+    return await service_health(request)
 
 
 @router.get("/health/live")

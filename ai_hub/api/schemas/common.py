@@ -62,6 +62,12 @@ Timestamp = Annotated[
 ]
 
 
+
+def whole(value: object) -> object:
+    """A number without a fraction as an integer, because to JSON 24.0 and 24 are the same."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class Asset(BaseModel):
     """A meter or station."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ai_hub.api.schemas.common import AssetId, FeatureName, FeatureSetName, TenantId, Timestamp
+from ai_hub.api.schemas.common import AssetId, FeatureName, FeatureSetName, TenantId, Timestamp, whole
 
 _LONGEST_LOOKBACK_H = 8760
 _MOST_ASSETS = 1000
@@ -34,11 +34,6 @@ class FeatureSource(StrEnum):
     REDIS = "redis"
     TIMESCALEDB = "timescaledb"
     CALENDAR = "calendar"
-
-
-def _whole(value: object) -> object:
-    # to JSON, 24.0 and 24 are the same number
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class FeaturesRequest(BaseModel):
@@ -71,7 +66,7 @@ class FeaturesRequest(BaseModel):
     timestamp: Timestamp | None = Field(
         None, description="features as of this time, from readings before it alone; default: now"
     )
-    lookback_hours: Annotated[int, BeforeValidator(_whole)] = Field(
+    lookback_hours: Annotated[int, BeforeValidator(whole)] = Field(
         168,
         ge=1,
         le=_LONGEST_LOOKBACK_H,

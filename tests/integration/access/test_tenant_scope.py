@@ -28,6 +28,7 @@ RELATIONS = (
     *("forecast_advanced_features", "forecast_advanced_feature_versions", "anomaly_detection_features"),
     *("anomaly_detection_feature_versions", "quarantined_rows", "data_findings", "feature_exports", "jobs"),
     *("hourly_values", "quality_policies", "covariates", "covariate_series", "forecasts", "forecast_runs"),
+    "analyses",
 )
 #: Tables with tenants in them that are in nobody's scope: what the database itself works with.
 OUTSIDE = {
@@ -113,12 +114,14 @@ ATTEMPTS: dict[str, tuple[str, ...]] = {
     "settings": ("SELECT * FROM pg_settings WHERE setting ~ 'theirs'", "SELECT * FROM pg_db_role_setting"),
     # changing things
     **{f"writing {name}": ("SET default_transaction_read_only = off", f"DELETE FROM {name}", f"UPDATE {name} SET tenant_id = 'ours'")
-       for name in ("assets", "timeseries_data", "feature_exports", "jobs", "ai_features", "forecasts", "forecast_runs")},
+       for name in ("assets", "timeseries_data", "feature_exports", "jobs", "ai_features", "forecasts", "forecast_runs", "analyses")},
     "writing past the scope": ("SET default_transaction_read_only = off", "TRUNCATE public.assets", "DELETE FROM public.feature_exports", "DELETE FROM public.jobs"),
     "forecasts for others": ("SET default_transaction_read_only = off",
         "INSERT INTO forecasts VALUES (now(), 'theirs', 'a', gen_random_uuid(), now(), 1, 1, 1, 1, 'ok')"),
     "jobs for others": ("SET default_transaction_read_only = off",
         "INSERT INTO jobs (tenant_id, kind) VALUES ('theirs', 'x') RETURNING *"),
+    "answers for others": ("SET default_transaction_read_only = off",
+        "INSERT INTO analyses VALUES (gen_random_uuid(), 'theirs', 'anomalies', 'x', 'x', '{}', now()) RETURNING *"),
     "new table": ("SET default_transaction_read_only = off", "CREATE TABLE evil AS SELECT * FROM assets"),
     "new table in the scope": ("SET default_transaction_read_only = off", "CREATE TABLE tenant_wall.evil AS TABLE assets"),
     "temporary table": ("SET default_transaction_read_only = off", "CREATE TEMP TABLE assets AS TABLE public.assets"),

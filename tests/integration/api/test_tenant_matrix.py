@@ -54,6 +54,7 @@ class Place:
     export_id: str = ""
     #: a completed one
     done_id: str = ""
+    detection_id: str = ""
     run_id: str = ""
     tried: Counter[str] = field(default_factory=Counter)
 
@@ -86,6 +87,7 @@ def _model(
     return method, f"/ai/models/{tenant}:{place.model}:v1.0.0{suffix}", more
 
 
+SERIES = [{"timestamp": f"2026-01-01T0{hour}:00:00Z", "value": hour} for hour in range(9)]
 PROMOTION = {"target_stage": "production", "reason": "it is better"}
 #: By method and path; the last ones change what is there.
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -111,6 +113,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         Scope.MODELS_READ, lambda _, tenant: ("GET", "/ai/models/", {"params": {"tenant_id": tenant}})
     ),
     ("GET", "/ai/models/{model_id}"): Operation(Scope.MODELS_READ, lambda p, t: _model(p, t, "GET")),
+    ("GET", "/ai/anomalies"): Operation(
+        Scope.FEATURES_READ, lambda _, tenant: ("GET", "/ai/anomalies", {"params": {"tenant_id": tenant}})
+    ),
+    ("GET", "/ai/anomaly/{detection_id}"): Operation(
+        Scope.FEATURES_READ,
+        lambda p, tenant: ("GET", f"/ai/anomaly/{p.detection_id}", {"params": {"tenant_id": tenant}}),
+    ),
+    ("POST", "/ai/anomaly"): Operation(
+        Scope.FEATURES_READ,
+        lambda _, tenant: (
+            "POST", "/ai/anomaly",
+            {"json": {"tenant_id": tenant, "asset_id": "1", "time_series": SERIES, "method": "iqr"}},
+        ),
+    ),
     ("POST", "/ai/features/export"): Operation(
         Scope.EXPORTS_WRITE,
         lambda _, tenant: (
@@ -135,6 +151,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         Scope.MODELS_DELETE, lambda p, t: _model(p, t, "DELETE", "?force=true")
     ),
 }  # fmt: skip
+LISTS = ("/ai/features/exports", "/ai/models/", "/ai/assets", "/ai/anomalies")
 NAMES = [" ".join(name) for name in OPERATIONS]
 
 
@@ -171,6 +188,8 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         body["metadata"]["description"] = MARK
         made = found.call("owner", "POST", "/ai/models/register", json=body)
         assert made.status_code == 201, made.text
+        method, path, arguments = OPERATIONS["POST", "/ai/anomaly"].request(found, found.victim)
+        found.detection_id = found.call("owner", method, path, **arguments).json()["detection_id"]
         for name in ("done_id", "export_id"):
             made = found.call(
                 "owner", "POST", "/ai/features/export?wait_s=0",
@@ -189,6 +208,7 @@ def everything() -> dict[str, str]:
     found: dict[str, Any] = {}
     with connect() as connection:
         for table in (
+            "analyses",
             "jobs",
             "api_keys",
             "assets",
@@ -255,7 +275,7 @@ def test_matrix__has_every_operation_of_the_service() -> None:
         if "security" not in each
     }
     assert protected == OPERATIONS.keys()
-    assert unprotected == {"/health/live", "/health/ready", "/metrics"}
+    assert unprotected == {"/health", "/api/health", "/health/live", "/health/ready", "/metrics"}
 
 
 def test_matrix__whoever_may_not__gets_nothing_and_changes_nothing(place: Place) -> None:
@@ -284,13 +304,13 @@ def test_matrix__whoever_may_not__gets_nothing_and_changes_nothing(place: Place)
             # the other tenant's own name, and what the victim has
             method, path, arguments = operation.request(place, place.other)
             expect(f"foreign id: {name}", place.call("other", method, path, **arguments), 404)
-    for name in (("GET", "/ai/features/exports"), ("GET", "/ai/models/"), ("GET", "/ai/assets")):
+    for name in [name for name in OPERATIONS if name[1] in LISTS]:
         method, path, arguments = OPERATIONS[name].request(place, place.other)
         listed = place.call("other", method, path, **arguments)
         expect(f"own list: {name}", listed, 200)
         if place.victim in listed.text:
             problems.append((f"own list: {name}", 200, listed.text[:200]))
-    for path in ("/ai/models/", "/ai/features/exports"):
+    for path in LISTS:
         both = f"{path}?tenant_id={place.other}&tenant_id={place.victim}"
         expect(f"two tenants: {path}", place.call("other", "GET", both), 403)
     count = sum(place.tried.values())
@@ -348,6 +368,7 @@ def test_stores__of_two_tenants__hold_each_its_own(place: Place) -> None:
                 "hourly_features",
                 "ai_features",
                 "feature_exports",
+                "analyses",
                 "jobs",
             )
         ]
