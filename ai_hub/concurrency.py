@@ -167,7 +167,9 @@ def run_in_background(call: Callable[[], T]) -> T:
     except AiHubError as error:
         # some are made of more than their text, and could not be sent
         kinds = (BadInputError, ConflictError, NotFoundError, AiHubError)
-        raise next(kind for kind in kinds if isinstance(error, kind))(error.message, hint=error.hint) from None
+        raise next(kind for kind in kinds if isinstance(error, kind))(
+            error.message, hint=error.hint
+        ) from None
 
 
 _log = structlog.get_logger(__name__)

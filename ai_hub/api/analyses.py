@@ -1,4 +1,4 @@
-"""What the service computes of a tenant's series and models: a process for it, and the answers that are kept."""
+"""What the service computes of a tenant's series and models: a process for it, and answers that are kept."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Analysis(NamedTuple):
 
 
 class AnalysisRepository:
-    """Answers, kept for `ANALYSIS_RETENTION_DAYS`; read and written as the service's login, which sees one tenant."""
+    """Answers, kept for `ANALYSIS_RETENTION_DAYS`; for the service's login, which sees one tenant."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -106,6 +106,10 @@ class AnalysisRepository:
             )
         return str(row[0])
 
+    async def read(self, call: Callable[[], T]) -> T:
+        """The result of a call that waits for the database."""
+        return await anyio.to_thread.run_sync(call, limiter=self._limiter)
+
     async def newest(
         self,
         tenant: str,
@@ -142,8 +146,8 @@ _NAMES: Final[dict[Kind, str]] = {"anomalies": "detection of anomalies", "explan
 class Computations:
     """Runs what takes the processor, one at a time in a process beside this one, round-robin over tenants.
 
-    In a thread it would stop other requests: STL holds the interpreter's lock for all of its time. The process
-    starts with the first request and imports what that needs, and ends with this one.
+    In a thread it would stop other requests: STL holds the interpreter's lock for all of its time. The
+    process starts with the first request, imports what that needs, and ends with this one.
     """
 
     def __init__(self) -> None:

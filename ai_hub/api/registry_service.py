@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,6 +20,9 @@ from ai_hub.errors import (
     NotFoundError,
     ServiceDownError,
 )
+from ai_hub.forecasting.models.cache import UnusableCacheError
+from ai_hub.forecasting.models.loading import ModelLoader, loader_of
+from ai_hub.forecasting.models.registry import ProductionVersion
 from ai_hub.registry import versions
 from ai_hub.registry.registering import (
     UNKNOWN,
@@ -29,14 +33,14 @@ from ai_hub.registry.registering import (
     model_metadata,
     register,
 )
-from ai_hub.registry.versions import require_version, search_newest_first
+from ai_hub.registry.versions import ModelVersion, require_version, search_newest_first
 from ai_hub.servers import without_secrets
-from mlflow_plugins.lifecycle import rules
+from mlflow_plugins.lifecycle import rules, semver
+from mlflow_plugins.registration.model_metadata import FEATURE_SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ai_hub.registry.versions import ModelVersion
 
 #: How MLflow's client begins when there was no answer; what follows are addresses and classes.
 _NO_ANSWER = "API request to"
@@ -46,6 +50,19 @@ _NO_WORKSPACE = "Workspace '"
 _LONGEST_REASON = 300
 
 M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class FetchedModel:
+    """A version whose files are in this machine's model cache."""
+
+    found: ModelVersion
+    loader: ModelLoader
+    version: ProductionVersion
+    #: None: it does not say
+    feature_service: str | None
+    #: that it was trained on; empty: it does not say
+    assets: list[str]
 
 
 class RegistryService:
@@ -60,9 +77,9 @@ class RegistryService:
             tenant=body.tenant_id,
             model=body.model_name,
             version=f"v{body.version.removeprefix('v')}" if body.version else None,
-            metadata=body.metadata.model_dump(exclude_unset=True),
+            metadata=body.document(),
             metrics=body.metrics.model_dump(exclude_unset=True, exclude_none=True),
-            source=_source(body.artifact),
+            source=_source(body.files()),
             user=self._user,
         )
         with _errors_of(body.tenant_id):
@@ -94,6 +111,28 @@ class RegistryService:
             found = [version for version in found if version.stage == stage]
         shown = [_response(version) for version in found[offset : offset + limit]]
         return schemas.ModelList(models=shown, total=len(found), tenant_id=tenant)
+
+    def fetch(self, tenant: str, model: str, version: str) -> FetchedModel:
+        """A version (see `find_version`), with its files in this machine's model cache, verified."""
+        semantic = semver.parsed(version)
+        with _errors_of(tenant):
+            if version.lower() == rules.PRODUCTION.lower():
+                found = versions.production_version(tenant, model)
+            else:
+                found = versions.find_version(tenant, model, str(semantic or version))
+            loader, cached = loader_of(found)
+            try:
+                loader.fetch(cached)
+                card = loader.card(cached)
+            except UnusableCacheError as error:
+                raise ServiceDownError("The model cache", str(error.path), error.message) from error
+        return FetchedModel(
+            found,
+            loader,
+            cached,
+            card.feature_service if card else found.tags.get(FEATURE_SERVICE),
+            card.assets if card else [],
+        )
 
     def move(
         self, model_id: ModelId, target: str, reason: str | None, require_promoter: Callable[[], None]

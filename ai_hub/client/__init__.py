@@ -9,10 +9,10 @@ from ai_hub.client.errors import (
     KeyRefusedError,
     UnavailableError,
 )
-from ai_hub.client.models.loading import LoadedModel
-from ai_hub.client.models.production_model import ProductionModel
 from ai_hub.client.predictions import Prediction
+from ai_hub.client.production_model import ProductionModel
 from ai_hub.client.synchronous import Client
+from ai_hub.forecasting.models.loading import LoadedModel
 
 __all__ = [
     "AsyncClient",

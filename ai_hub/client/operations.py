@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from ai_hub.api.schemas.exports import ExportFiles, ExportJob
     from ai_hub.api.schemas.features import AssetFeatures
-    from ai_hub.client.models.production_model import ProductionModel, ProductionModels
     from ai_hub.client.predictions import OnDegraded, Prediction, UnitCache
+    from ai_hub.client.production_model import ProductionModel, ProductionModels
 
 
 _ANSWER_WAIT_S = 30.0

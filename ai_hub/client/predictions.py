@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ai_hub.api.schemas.features import AssetFeatures
-    from ai_hub.client.models.loading import LoadedModel
-    from ai_hub.client.models.production_model import ProductionModel
+    from ai_hub.client.production_model import ProductionModel
+    from ai_hub.forecasting.models.loading import LoadedModel
 
 
 OnDegraded = Literal["flag", "raise"]

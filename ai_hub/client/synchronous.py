@@ -13,9 +13,9 @@ from tenacity import Retrying
 
 from ai_hub.client import endpoints, http, operations
 from ai_hub.client.errors import ClosedError, error_of_response
-from ai_hub.client.models.production_model import ProductionModels
 from ai_hub.client.operations import request
 from ai_hub.client.predictions import UnitCache
+from ai_hub.client.production_model import ProductionModels
 from ai_hub.errors import AiHubError
 from ai_hub.settings import Settings
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from ai_hub.api.schemas.exports import ExportJob, ExportSummary
     from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
     from ai_hub.api.schemas.models import ModelResponse
-    from ai_hub.client.models.production_model import ProductionModel
     from ai_hub.client.operations import Operation, Step
     from ai_hub.client.predictions import OnDegraded, Prediction
+    from ai_hub.client.production_model import ProductionModel
 
 T = TypeVar("T")
 

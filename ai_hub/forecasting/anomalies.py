@@ -9,15 +9,17 @@ scikit-learn and statsmodels are imported when a method needs them: they take a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ai_hub.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 Floats = npt.NDArray[np.float64]
 
@@ -39,6 +41,9 @@ _DAY: Final = np.timedelta64(1, "D")
 #: Periods that a decomposition needs at least, and the share of steps that may be missing.
 _PERIODS: Final = 2
 _MISSING: Final = 0.2
+#: Seasons over which the season is smoothed. With 7, as in statsmodels, it follows the noise, and twice as
+#: many points seem odd.
+_SEASONS: Final = 15
 
 
 class Series(NamedTuple):
@@ -77,7 +82,7 @@ def detect(
     sensitivity: float,
     lookback: timedelta,
 ) -> Detection:
-    """Compare each point of `series` with `training`, else with the series' own points of the last `lookback`.
+    """Compare each point of `series` with `training`, else with the series' own newest points.
 
     Args:
         series: at least two points.
@@ -92,18 +97,19 @@ def detect(
     if training is None:
         is_recent = series.times > series.times[-1] - np.timedelta64(lookback)
         if is_recent.sum() < 2:  # noqa: PLR2004  # a standard deviation needs two
+            hours = lookback / timedelta(hours=1)
             raise BadInputError(
-                f"time_series has one point in the last {lookback / timedelta(hours=1):g} hours before its end.",
+                f"time_series has one point in the last {hours:g} hours before its end.",
                 hint="Send more points, a larger lookback_hours, or training_data.",
             )
         reference = series.values[is_recent]
     else:
         is_recent = None
         reference = training.values
-    if method == DECOMPOSITION:
-        return _decomposition(series, training, is_recent, sensitivity)
     if reference.min() == reference.max():
         method = "z_score"  # the others need a spread
+    if method == DECOMPOSITION:
+        return _decomposition(series, training, is_recent, sensitivity)
     return METHODS[method](reference, series.values, sensitivity)
 
 
@@ -114,14 +120,8 @@ def severity(score: float) -> str:
 
 def _z_score(reference: Floats, values: Floats, sensitivity: float) -> Detection:
     mean, std = float(reference.mean()), float(reference.std(ddof=1))
-    return _around(
-        np.full(len(values), mean),
-        values,
-        std,
-        _resolved(std, reference),
-        sensitivity,
-        f"{{}} standard deviations from the mean of {len(reference)} points.",
-    )
+    text = f"{{}} standard deviations from the mean of {len(reference)} points."
+    return _around(np.full(len(values), mean), values, (std, _resolved(std, reference)), sensitivity, text)
 
 
 def _iqr(reference: Floats, values: Floats, sensitivity: float) -> Detection:
@@ -161,8 +161,8 @@ def _isolation_forest(reference: Floats, values: Floats, sensitivity: float) -> 
 def _local_outlier_factor(reference: Floats, values: Floats, sensitivity: float) -> Detection:
     """Local outlier factors. A value that the reference has gets the factor that it has there.
 
-    Of equal values as many count as there are neighbours, or else all neighbours of one were its equals, at no
-    distance, and its density infinite.
+    Of equal values as many count as there are neighbours, or else all neighbours of one were its equals, at
+    no distance, and its density infinite.
     """
     from sklearn.neighbors import LocalOutlierFactor  # noqa: PLC0415  # takes a second
 
@@ -221,24 +221,26 @@ def _decomposition(
         times, values = np.concatenate([training.times, times]), np.concatenate([training.values, values])
     steps, period = _steps(times)
     grid = np.arange(steps[-1] + 1)
-    # jumps as in R's: LOESS at every tenth step, with straight lines between
+    # LOESS at every tenth of a season, with straight lines between
     jump = max(1, period // 10)
     parts = STL(
-        np.interp(grid, steps, values), period=period, robust=True, trend_jump=jump, low_pass_jump=jump
+        np.interp(grid, steps, values),
+        period=period,
+        seasonal=_SEASONS,
+        robust=True,
+        trend_jump=jump,
+        low_pass_jump=jump,
     ).fit()
     expected = (np.asarray(parts.trend) + np.asarray(parts.seasonal))[steps]
     residuals = values - expected
     own = slice(len(values) - len(series.values), None)
     reference = residuals[own][is_recent] if is_recent is not None else residuals[: own.start]
     std = float(reference.std(ddof=1))
-    return _around(
-        expected[own],
-        series.values,
-        std,
-        _resolved(std, values),
-        sensitivity,
-        f"{{}} standard deviations from trend and a season of {period} steps (STL of statsmodels, in place of Prophet).",
+    text = (
+        f"{{}} standard deviations from trend and a season of {period} steps"
+        " (STL of statsmodels, in place of Prophet)."
     )
+    return _around(expected[own], series.values, (std, _resolved(std, values)), sensitivity, text)
 
 
 def _steps(times: npt.NDArray[np.datetime64]) -> tuple[npt.NDArray[np.int64], int]:
@@ -290,8 +292,10 @@ METHODS: Final[Mapping[str, Callable[[Floats, Floats, float], Detection]]] = {
 
 
 def _around(
-    mean: Floats, values: Floats, std: float, spread: float, sensitivity: float, text: str
+    mean: Floats, values: Floats, spreads: tuple[float, float], sensitivity: float, text: str
 ) -> Detection:
+    """Distances from `mean`; `spreads` are the standard deviation and the unit of the scores."""
+    std, spread = spreads
     scores = np.minimum(_ratio(np.abs(values - mean), spread), HIGHEST_SCORE)
     margin = sensitivity * spread
     return Detection(scores, mean - margin, mean + margin, mean, np.full(len(values), std), text)
@@ -300,8 +304,10 @@ def _around(
 def _detection(scores: Floats, limits: tuple[float, float], expected: Floats, text: str) -> Detection:
     """One expectation of all points."""
     std = float(expected.std(ddof=1)) if len(expected) > 1 else 0.0
-    facts = (np.full(len(scores), fact) for fact in (*limits, float(expected.mean()), std))
-    return Detection(scores, *facts, text)
+    minimum, maximum, mean, stds = (
+        np.full(len(scores), fact) for fact in (*limits, float(expected.mean()), std)
+    )
+    return Detection(scores, minimum, maximum, mean, stds, text)
 
 
 def _resolved(spread: float, values: Floats) -> float:

@@ -74,6 +74,12 @@ def nearest(text: str, present: Iterable[str | None]) -> SemanticVersion | None:
 FIRST: Final = SemanticVersion(1, 0, 0)
 
 
+def closest(text: str) -> SemanticVersion:
+    """The semantic version `text` comes closest to: of its first three numbers; `v1.0.0` without any."""
+    numbers = [int(each) for each in re.findall(r"[0-9]{1,9}", text)[:3]]
+    return SemanticVersion(*numbers, *[0] * (3 - len(numbers))) if numbers else FIRST
+
+
 @dataclass(frozen=True)
 class Interface:
     """What callers of a model depend on."""

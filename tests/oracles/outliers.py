@@ -78,9 +78,9 @@ def isolations(reference: Sequence[float], values: Sequence[float], *, trees: in
             return
         cut = draws.uniform(min(sample), max(sample))
         for side in (True, False):
-            inside = [index for index in wanted if (values[index] <= cut) is side]
+            inside = [index for index in wanted if (values[index] <= cut) == side]
             if inside:
-                descend([each for each in sample if (each <= cut) is side], inside, depth + 1)
+                descend([each for each in sample if (each <= cut) == side], inside, depth + 1)
 
     for _ in range(trees):
         descend(draws.sample(list(reference), size), list(range(len(values))), 0)

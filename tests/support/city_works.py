@@ -25,6 +25,7 @@ from ai_hub.jobs.queue import CANCELLED
 from ai_hub.settings import Settings
 from support.energy import HOUR
 from support.export_worker import complete
+from support.model_service import booster, booster_upload
 from support.openid_provider import running_provider
 from support.service_server import running_service
 
@@ -41,6 +42,11 @@ EXPORT = "0f2c6a52-9b1e-4a0e-8a50-3f4f0a6f7d55"
 DONE = "7d1c9a54-2f60-4c1b-9d35-0b8a6c1f2e90"
 #: The detection of the examples.
 DETECTION = "5b0d6a4e-6c1f-4f57-9a46-6a1d7c0f3b21"
+#: The explanation of the examples.
+EXPLANATION = "c3a1f0d2-8e57-4b1c-a2d4-5f6e7a8b9c01"
+#: In production, of these features of `forecast_basic`.
+MODEL = "load-forecast"
+FEATURES = ("hour_of_day", "lag_1h", "lag_24h")
 #: Limits of rates have tests of their own.
 _GENEROUS = {"rate_limit_per_s": 100_000, "unauthenticated_per_s": 100_000}
 _HISTORY = timedelta(days=9)
@@ -73,6 +79,7 @@ def city_works(feast_apply: object, tmp_path_factory: pytest.TempPathFactory) ->
     add_meters(dsn)
     add_export(dsn)
     add_detection(dsn)
+    add_explanation(dsn)
     write_export(settings)
     for tenant in (TENANT, OTHER):
         registry.ensure_tenant(tenant)
@@ -81,9 +88,12 @@ def city_works(feast_apply: object, tmp_path_factory: pytest.TempPathFactory) ->
         for tenant in (TENANT, OTHER)
     ]
     with (
+        pytest.MonkeyPatch.context() as patch,
         running_provider() as provider,
         running_service(settings, provider.options(**_GENEROUS)) as address,
     ):
+        patch.setenv("AI_HUB_CACHE_DIR", str(folder / "cache"))
+        add_model(address, keys[0])
         yield CityWorks(address, settings, *keys, folder / "exports")
 
 
@@ -151,6 +161,33 @@ def add_detection(dsn: str) -> None:
             "INSERT INTO analyses VALUES (%s, %s, 'anomalies', %s, 'iqr', %s, %s) ON CONFLICT DO NOTHING",
             [DETECTION, TENANT, ASSETS[0], Json(answer), now],
         )
+
+
+def add_explanation(dsn: str) -> None:
+    """The explanation of the examples: of no feature."""
+    now = datetime.now(UTC)
+    answer = {
+        "explanation_id": EXPLANATION,
+        "tenant_id": TENANT,
+        "model_name": MODEL,
+        "model_version": "v1.0.0",
+        "global_importances": [],
+        "samples_analyzed": 10,
+        "generated_at": now.isoformat(),
+    }
+    with connect(dsn) as connection:
+        connection.execute(
+            "INSERT INTO analyses VALUES (%s, %s, 'explanation', %s, 'shap_global', %s, %s)"
+            " ON CONFLICT DO NOTHING",
+            [EXPLANATION, TENANT, MODEL, Json(answer), now],
+        )
+
+
+def add_model(address: str, key: str) -> None:
+    """`MODEL`, in production."""
+    body = booster_upload(TENANT, MODEL, booster(FEATURES), version="1.0.0", stage="production")
+    made = httpx.post(f"{address}/ai/models/register", json=body, headers={"X-API-Key": key}, timeout=60)
+    assert made.status_code == 409 or made.json()["stage"] == "production", made.text
 
 
 def write_export(settings: Settings) -> None:

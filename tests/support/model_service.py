@@ -7,12 +7,16 @@ with running(servers.start("s3"), folder, KEYS) as service:
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -24,7 +28,7 @@ from support import openid_provider
 from support.service_server import running_service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ACME = "acme-by-rest"
 #: Model `guarded` takes four eyes, and an error below two.
@@ -111,6 +115,34 @@ def upload(tenant: str, model: str, **more: Any) -> dict[str, Any]:
 def encoded(files: Mapping[str, bytes]) -> list[dict[str, str]]:
     """Files as a request carries them."""
     return [{"path": path, "content": base64.b64encode(data).decode()} for path, data in files.items()]
+
+
+def booster(columns: Sequence[str], *, rounds: int = 20) -> lgb.Booster:
+    """A small model of these columns."""
+    draws = np.random.default_rng(8)
+    rows = pd.DataFrame(draws.normal(5, 3, (400, len(columns))), columns=list(columns))
+    target = rows @ np.arange(1, len(columns) + 1) + 3 * (rows[columns[0]] > 5) * rows[columns[-1]]
+    parameters = {"num_leaves": 6, "min_data_in_leaf": 10, "seed": 1, "verbosity": -1, "num_threads": 1}
+    return lgb.train(parameters, lgb.Dataset(rows, target), num_boost_round=rounds)
+
+
+def booster_upload(tenant: str, model: str, made: lgb.Booster, **more: Any) -> dict[str, Any]:
+    """Body of a registration of a booster, with the features of `forecast_basic`."""
+    columns = [{"name": name, "type": "double"} for name in made.feature_name()]
+    described = MLMODEL | {
+        "signature": {"inputs": json.dumps(columns), "outputs": '[{"type": "double"}]'},
+    }
+    files = {"MLmodel": yaml.safe_dump(described).encode(), "data/model.lgb": made.model_to_string().encode()}
+    return {
+        "tenant_id": tenant,
+        "model_name": model,
+        "metadata": {
+            "model_type": "demand_forecast",
+            "training_config": {"feature_service": "forecast_basic"},
+        },
+        "artifact": {"type": "upload", "files": encoded(files)},
+        **more,
+    }
 
 
 def uploads(service: ModelService, tenant: str, model: str) -> list[Any]:

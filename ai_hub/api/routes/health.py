@@ -53,9 +53,7 @@ class Ready(BaseModel):
 @router.get("/health")
 async def service_health(request: Request) -> ServiceHealth:
     """Which service answers; asks no other server."""
-    return ServiceHealth(
-        timestamp=datetime.now(UTC), environment=services_of(request).options.environment
-    )
+    return ServiceHealth(timestamp=datetime.now(UTC), environment=services_of(request).options.environment)
 
 
 @router.get("/api/health")

@@ -18,6 +18,7 @@ from pydantic import (
 
 from ai_hub.names import ASSET_LENGTH, ASSET_PATTERN, WORKSPACE_PATTERN
 from ai_hub.times import EPOCH
+from mlflow_plugins.lifecycle import semver
 
 #: A workspace of MLflow and a key of every table.
 TenantId = Annotated[str, StringConstraints(pattern=f"^{WORKSPACE_PATTERN}$", min_length=2, max_length=63)]
@@ -28,9 +29,18 @@ FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*
 FeatureSetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 #: One folder in the bucket of models.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", max_length=128)]
+
+
+def _semantic(value: Any) -> Any:
+    if isinstance(value, str) and semver.parsed(value) is None:
+        raise ValueError(f"is no semantic version such as v1.2.0; the nearest one is {semver.closest(value)}")
+    return value
+
+
 #: `v1.2.0`; a missing `v` is added.
 SemanticVersion = Annotated[
     str,
+    BeforeValidator(_semantic),
     StringConstraints(pattern=r"^v?(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})$", max_length=32),
 ]
 
@@ -60,7 +70,6 @@ Timestamp = Annotated[
     AfterValidator(_in_range),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-25T14:00:00Z"]}),
 ]
-
 
 
 def whole(value: object) -> object:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from ai_hub.api.schemas.common import ModelName, SemanticVersion, TenantId
+from ai_hub.api.schemas.common import ModelName, SemanticVersion, TenantId, Timestamp
+from ai_hub.errors import BadInputError
 
 Text = Annotated[str, Field(max_length=5000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -65,8 +66,12 @@ class GivenMetadata(ModelMetadata):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model_type: Text
+    model_type: Text | None = Field(None, description="here, or beside `metadata`")  # type: ignore[assignment]
     framework: Text | None = None
+    algorithm: Text | None = Field(None, description="here or beside `metadata`; kept in training_config")
+    training_date: Timestamp | None = Field(
+        None, description="here or beside `metadata`; kept in training_config"
+    )
     feature_names: Annotated[list[Text], Field(max_length=10_000)] = []
     target_variable: Text | None = None
     tags: Annotated[list[Text], Field(max_length=1000)] = []
@@ -145,6 +150,11 @@ class UploadedArtifact(BaseModel):
 
 
 Artifact = Annotated[RunArtifact | LoggedModelArtifact | UploadedArtifact, Field(discriminator="type")]
+#: What the suite's clients send beside the metadata, and what of it is about the training.
+_BESIDE_METADATA = ("model_type", "algorithm", "training_date")
+_OF_TRAINING = ("algorithm", "training_date")
+#: Name of a model of one file, as the suite has it.
+_FILE = "model.joblib"
 
 
 _EXAMPLE_MLMODEL = base64.b64encode(
@@ -187,19 +197,93 @@ class RegisterRequest(BaseModel):
                         "path": "model",
                     },
                 },
-            ]
+                {
+                    "tenant_id": "city-works",
+                    "model_name": "load-lstm",
+                    "version": "v1.0.0",
+                    "model_type": "forecast",
+                    "algorithm": "LSTM",
+                    "training_date": "2026-11-01T00:00:00Z",
+                    "model_file": "gASVBQAAAAAAAABLAS4=",
+                },
+            ],
+            "allOf": [
+                {
+                    "oneOf": [
+                        {
+                            "required": [this],
+                            "properties": {this: {"type": kind}, other: {"type": "null"}},
+                        }
+                        for this, kind, other in (
+                            ("artifact", "object", "model_file"),
+                            ("model_file", "string", "artifact"),
+                        )
+                    ]
+                },
+                {
+                    "anyOf": [
+                        {"required": ["model_type"], "properties": {"model_type": {"type": "string"}}},
+                        {
+                            "required": ["metadata"],
+                            "properties": {
+                                "metadata": {
+                                    "required": ["model_type"],
+                                    "properties": {"model_type": {"type": "string"}},
+                                }
+                            },
+                        },
+                    ]
+                },
+            ],
         },
     )
 
     tenant_id: TenantId
     model_name: ModelName
     version: SemanticVersion | None = Field(None, description="default: the next one the registry suggests")
-    metadata: GivenMetadata
+    metadata: GivenMetadata = GivenMetadata()
+    model_type: Text | None = Field(None, description="as in `metadata`")
+    algorithm: Text | None = Field(None, description="as in `metadata`")
+    training_date: Timestamp | None = Field(None, description="as in `metadata`")
     metrics: GivenMetrics = GivenMetrics()
     stage: Stage = Field(
         "staging", description="where it goes after staging, as far as the rules and the gates let it"
     )
-    artifact: Artifact
+    artifact: Artifact | None = Field(None, description="or else `model_file`")
+    model_file: str | None = Field(None, description="a model of one file, in Base64, kept as model.joblib")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.artifact is None) == (self.model_file is None):
+            raise ValueError("give either artifact or model_file")
+        if self.model_type is None and self.metadata.model_type is None:
+            raise ValueError("give metadata.model_type")
+        return self
+
+    def files(self) -> Artifact:
+        """Where the model is."""
+        if self.artifact is not None:
+            return self.artifact
+        file = UploadedFile(path=_FILE, content=self.model_file or "")
+        return UploadedArtifact(type="upload", files=[file])
+
+    def document(self) -> dict[str, Any]:
+        """The metadata to keep: what was given and no more, in the fields that answers have.
+
+        Raises:
+            BadInputError: a field is there twice, with two values.
+        """
+        document = self.metadata.model_dump(exclude_unset=True, mode="json")
+        beside = self.model_dump(include=set(_BESIDE_METADATA), exclude_none=True, mode="json")
+        if differing := [name for name, value in beside.items() if document.get(name) not in {None, value}]:
+            raise BadInputError(
+                f"{differing[0]} and metadata.{differing[0]} differ.", hint="Send one of them."
+            )
+        document |= beside
+        training = {name: value for name in _OF_TRAINING if (value := document.pop(name, None)) is not None}
+        if training:
+            document["training_config"] = document.get("training_config", {}) | training
+        return document
 
 
 class RegisterResponse(BaseModel):

@@ -19,7 +19,7 @@ import pytest
 import redis
 from mlflow import MlflowClient
 from support.export_worker import worker_of
-from support.model_service import upload
+from support.model_service import booster, booster_upload, upload
 from support.service_server import running_service
 
 from ai_hub.access import api_keys
@@ -55,6 +55,7 @@ class Place:
     #: a completed one
     done_id: str = ""
     detection_id: str = ""
+    explanation_id: str = ""
     run_id: str = ""
     tried: Counter[str] = field(default_factory=Counter)
 
@@ -88,6 +89,13 @@ def _model(
 
 
 SERIES = [{"timestamp": f"2026-01-01T0{hour}:00:00Z", "value": hour} for hour in range(9)]
+
+
+def _explained(place: Place, tenant: str) -> dict[str, Any]:
+    return {"tenant_id": tenant, "model_name": place.model, "model_version": "v1.0.0"}
+
+
+FEATURES = {"hour_of_day": 9, "lag_1h": 2.5}
 PROMOTION = {"target_stage": "production", "reason": "it is better"}
 #: By method and path; the last ones change what is there.
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -126,6 +134,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             "POST", "/ai/anomaly",
             {"json": {"tenant_id": tenant, "asset_id": "1", "time_series": SERIES, "method": "iqr"}},
         ),
+    ),
+    ("POST", "/ai/explain"): Operation(
+        Scope.MODELS_READ,
+        lambda p, tenant: ("POST", "/ai/explain", {"json": {**_explained(p, tenant), "input_features": FEATURES}}),
+    ),
+    ("POST", "/ai/explain/global"): Operation(
+        Scope.MODELS_READ, lambda p, tenant: ("POST", "/ai/explain/global", {"json": _explained(p, tenant)})
+    ),
+    ("GET", "/ai/explain/{explanation_id}"): Operation(
+        Scope.MODELS_READ,
+        lambda p, tenant: ("GET", f"/ai/explain/{p.explanation_id}", {"params": {"tenant_id": tenant}}),
     ),
     ("POST", "/ai/features/export"): Operation(
         Scope.EXPORTS_WRITE,
@@ -182,14 +201,16 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     options = ServiceSettings(
         database_timeout_s=60, redis_timeout_s=5, keys_refresh_s=0.2, unauthenticated_per_s=10_000
     )
-    with running_service(settings, options) as url:
+    with pytest.MonkeyPatch.context() as patch, running_service(settings, options) as url:
+        patch.setenv("AI_HUB_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         found = Place(url, energy.main, energy.twin, keys)
-        body = upload(found.victim, found.model, version="1.0.0")
+        body = booster_upload(found.victim, found.model, booster(tuple(FEATURES)), version="1.0.0")
         body["metadata"]["description"] = MARK
         made = found.call("owner", "POST", "/ai/models/register", json=body)
         assert made.status_code == 201, made.text
-        method, path, arguments = OPERATIONS["POST", "/ai/anomaly"].request(found, found.victim)
-        found.detection_id = found.call("owner", method, path, **arguments).json()["detection_id"]
+        for name, place in (("detection_id", "/ai/anomaly"), ("explanation_id", "/ai/explain")):
+            method, path, arguments = OPERATIONS["POST", place].request(found, found.victim)
+            setattr(found, name, found.call("owner", method, path, **arguments).json()[name])
         for name in ("done_id", "export_id"):
             made = found.call(
                 "owner", "POST", "/ai/features/export?wait_s=0",

@@ -9,7 +9,7 @@ import pytest
 from support import registry_servers
 from support.registry_tenant import Tenant, new_tenant
 
-from ai_hub.client.models import production_model
+from ai_hub.client import production_model
 from mlflow_plugins.artifacts.s3 import s3_client
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from support.registry_servers import FORKS
 from support.registry_tenant import MODEL, Tenant
 
 import ai_hub
-from ai_hub.client.models.cache import TamperedError
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
+from ai_hub.forecasting.models.cache import TamperedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

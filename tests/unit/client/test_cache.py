@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from ai_hub.client.models.cache import ModelCache, TamperedError, verify_files
-from ai_hub.client.models.registry import ProductionVersion
 from ai_hub.errors import BadInputError
+from ai_hub.forecasting.models.cache import ModelCache, TamperedError, verify_files
+from ai_hub.forecasting.models.registry import ProductionVersion
 from mlflow_plugins.artifacts import manifest
 
 if TYPE_CHECKING:

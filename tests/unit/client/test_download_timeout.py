@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai_hub.client.models import loading
-from ai_hub.client.models.cache import ModelCache
-from ai_hub.client.models.loading import ModelLoader
-from ai_hub.client.models.registry import ProductionVersion
 from ai_hub.errors import ServiceDownError
+from ai_hub.forecasting.models import loading
+from ai_hub.forecasting.models.cache import ModelCache
+from ai_hub.forecasting.models.loading import ModelLoader
+from ai_hub.forecasting.models.registry import ProductionVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

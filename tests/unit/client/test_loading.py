@@ -14,10 +14,10 @@ import pytest
 from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression
 
-from ai_hub.client.models.loading import LoadedModel, load
-from ai_hub.client.models.registry import ProductionVersion
 from ai_hub.errors import BadInputError, ConflictError
 from ai_hub.forecasting.card import MAKER, MAKER_TAG, ModelCard
+from ai_hub.forecasting.models.loading import LoadedModel, load
+from ai_hub.forecasting.models.registry import ProductionVersion
 
 if TYPE_CHECKING:
     from pathlib import Path

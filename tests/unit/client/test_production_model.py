@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai_hub.client.models import loading, production_model
-from ai_hub.client.models.cache import ModelCache, TamperedError, UnusableCacheError
-from ai_hub.client.models.loading import LoadedModel
-from ai_hub.client.models.production_model import ProductionModel
-from ai_hub.client.models.registry import ProductionVersion
+from ai_hub.client import production_model
+from ai_hub.client.production_model import ProductionModel
 from ai_hub.errors import ConflictError, ForbiddenError, ServiceDownError
+from ai_hub.forecasting.models import loading
+from ai_hub.forecasting.models.cache import ModelCache, TamperedError, UnusableCacheError
+from ai_hub.forecasting.models.loading import LoadedModel
+from ai_hub.forecasting.models.registry import ProductionVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         (folder / "manifest.json").write_bytes(_manifest(version.version))
         (folder / "model").write_bytes(CONTENT[version.version])
 
-    def load(place: Path, tenant: str, name: str, version: ProductionVersion) -> LoadedModel:
+    def load(place: Path, tenant: str, name: str, version: ProductionVersion, **_: bool) -> LoadedModel:
         number = int((place / "model").read_text().removeprefix("weights "))
         world.loaded.append(number)
         digest = version.manifest_sha256

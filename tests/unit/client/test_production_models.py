@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ai_hub
+from ai_hub.client import production_model
 from ai_hub.client.errors import ClosedError
-from ai_hub.client.models import production_model
-from ai_hub.client.models.production_model import ProductionModel, ProductionModels
+from ai_hub.client.production_model import ProductionModel, ProductionModels
 from ai_hub.errors import ServiceDownError
 from ai_hub.settings import Settings
 

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from ai_hub.client.models.registry import RegistryClient
 from ai_hub.errors import (
     AiHubError,
     BadInputError,
@@ -20,6 +19,7 @@ from ai_hub.errors import (
     NotLoggedInError,
     ServiceDownError,
 )
+from ai_hub.forecasting.models.registry import RegistryClient
 
 TAGS = [{"key": "manifest_sha256", "value": "ab" * 32}, {"key": "semantic_version", "value": "v1.2.0"}]
 

@@ -96,7 +96,8 @@ def test_isolation_forest__agrees_with_random_cuts_of_our_own(usual: Floats, odd
     measures = outliers.isolations(list(usual), [*usual, *odd], trees=300, seed=5)
     expected = outliers.above_mean(measures[: len(usual)], measures[len(usual) :])
     assert actual.scores == pytest.approx(expected, abs=0.6)
-    assert set(np.flatnonzero(actual.scores > 2.5)) == {10, 30, 50}
+    assert (actual.scores[[10, 30, 50]] > 3).all()
+    assert (actual.scores > 3).sum() < 10
     again = found(series(odd), "isolation_forest", training=series(usual, -500))
     assert (again.scores == actual.scores).all()
 
@@ -119,8 +120,7 @@ def test_decomposition__finds_what_was_added_to_trend_and_season(has_training: b
         actual = found(series(values), DECOMPOSITION, sensitivity=4)
     places = {int(index) + (240 if has_training else 0) for index in np.flatnonzero(actual.scores > 4)}
     assert places == set(added)
-    # a fit to noise of 1 that has not seen it before
-    assert actual.mean == pytest.approx(truth[own], abs=2.5)
+    assert np.sqrt(np.mean((actual.mean - truth[own]) ** 2)) < 0.7  # of noise of 1
     assert (actual.maximum - actual.mean) == pytest.approx(4 * actual.std)
     assert "STL of statsmodels" in actual.explanation(0)
 

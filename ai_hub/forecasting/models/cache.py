@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ai_hub.client.models.registry import ProductionVersion
 from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.forecasting.models.registry import ProductionVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

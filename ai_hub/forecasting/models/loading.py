@@ -10,13 +10,15 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from ai_hub.client.models.cache import TamperedError
 from ai_hub.errors import AiHubError, BadInputError, ConflictError
 from ai_hub.forecasting.card import ModelCard, check_units, require_card
+from ai_hub.forecasting.models.cache import ModelCache, TamperedError, default_folder
+from ai_hub.forecasting.models.registry import ProductionVersion
+from ai_hub.registry.server import connection, tracking_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from ai_hub.client.models.cache import ModelCache
-    from ai_hub.client.models.registry import ProductionVersion
+    from ai_hub.registry import ModelVersion
 
 
 _log = logging.getLogger("ai_hub.client")
@@ -35,8 +36,22 @@ _SHORT_TIMEOUT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_T
 _DESCRIPTION = "MLmodel"
 _BOOSTER = "lightgbm.basic.Booster"
 _SERVICE_TAGS = ("feature_service", "feast.feature_service")
+#: Names that an error lists.
+_NAMED = 5
+_NAMED_COLUMNS = 50
 #: pandas' types by those of MLflow's signatures; a missing value makes integers float
 _DTYPES = {"double": "float64", "float": "float32", "long": "int64", "integer": "int32", "string": "object"}
+
+
+class Contributions(NamedTuple):
+    """SHAP contributions of columns: with the base value they add up to the prediction of their row."""
+
+    #: shape (rows, columns)
+    values: np.ndarray[Any, Any]
+    #: shape (rows,)
+    base: np.ndarray[Any, Any]
+    #: shape (rows,); before the transformation of objectives that have one
+    prediction: np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,8 @@ class LoadedModel:
     _predict: Callable[[Any], Any] = field(repr=False)
     #: metadata of `ai-hub train`; None for other models
     card: ModelCard | None = field(default=None, repr=False)
+    #: None for a model that is no LightGBM booster
+    _contributions: Callable[[Any], Contributions] | None = field(default=None, repr=False)
 
     def check_units(self, units: Mapping[str, str | None]) -> None:
         """Refuse assets whose features, in these units by asset, are not in the model's.
@@ -91,20 +108,45 @@ class LoadedModel:
             )
         return output.reshape(len(rows))
 
+    def contributions(self, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Contributions:
+        """What each column adds to the prediction of each row, by LightGBM's own SHAP values.
 
-def load(folder: Path, tenant: str, name: str, version: ProductionVersion) -> LoadedModel:
+        Raises:
+            BadInputError: a column is missing.
+            ConflictError: the model is no LightGBM booster with one output.
+        """
+        if self._contributions is None:
+            raise not_explained(f"{self.name} {self.semantic_version or self.version}")
+        return self._contributions(rows)
+
+
+def load(
+    folder: Path, tenant: str, name: str, version: ProductionVersion, *, boosters_only: bool = False
+) -> LoadedModel:
     """Load the verified files in `folder`: a LightGBM booster as such, anything else by `mlflow.pyfunc`.
 
+    With `boosters_only` nothing else is loaded: the files of other models may hold code, which would run.
+
     Raises:
-        ConflictError: `ai-hub train` made it before features had units.
+        ConflictError: `ai-hub train` made it before features had units, its booster is outside of the
+            folder, or it is none.
     """
+    label = f"{name} {version.semantic_version or version.version}"
     description = yaml.safe_load((folder / _DESCRIPTION).read_text())
     inputs = _inputs(description)
     card = ModelCard.from_metadata(description.get("metadata"))
-    require_card(f"{name} {version.semantic_version or version.version}", tenant, card, version.tags)
+    require_card(label, tenant, card, version.tags)
+    contributions = None
     flavor = description.get("flavors", {}).get("lightgbm", {})
     if flavor.get("model_class", _BOOSTER) == _BOOSTER and "data" in flavor:
-        columns, function = _booster(folder / flavor["data"], list(card.features) if card else list(inputs))
+        path = (folder / flavor["data"]).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise ConflictError(f"The booster of {label} is outside of its folder.", hint="Register it anew.")
+        columns, function, contributions = _booster(
+            path, label, list(card.features) if card else list(inputs)
+        )
+    elif boosters_only:
+        raise not_explained(label)
     else:
         columns, function = list(card.features) if card else list(inputs), _pyfunc(folder, inputs)
     service = next((version.tags[tag] for tag in _SERVICE_TAGS if version.tags.get(tag)), None)
@@ -119,6 +161,7 @@ def load(folder: Path, tenant: str, name: str, version: ProductionVersion) -> Lo
         feature_service=card.feature_service if card else service,
         _predict=function,
         card=card,
+        _contributions=contributions,
     )
 
 
@@ -129,9 +172,12 @@ def _inputs(description: dict[str, Any]) -> dict[str, str]:
     return {column["name"]: str(column["type"]) for column in columns if "name" in column}
 
 
-def _booster(path: Path, columns: list[str]) -> tuple[list[str], Callable[[Any], Any]]:
+def _booster(
+    path: Path, label: str, columns: list[str]
+) -> tuple[list[str], Callable[[Any], Any], Callable[[Any], Contributions]]:
     try:
         import lightgbm as lgb  # noqa: PLC0415  # takes seconds, and brings pandas
+        import numpy as np  # noqa: PLC0415  # see above
 
         from ai_hub.forecasting.fitting import model_input  # noqa: PLC0415  # see above
     except ModuleNotFoundError as error:
@@ -140,14 +186,25 @@ def _booster(path: Path, columns: list[str]) -> tuple[list[str], Callable[[Any],
     booster = lgb.Booster(model_file=str(path))
     columns = columns or booster.feature_name()
 
-    def predict(rows: Any) -> Any:
+    def matrix(rows: Any) -> pd.DataFrame:
         try:
-            matrix = model_input(rows, columns)
+            return model_input(rows, columns)
         except KeyError as error:
             raise _missing(error) from error
-        return booster.predict(matrix)
 
-    return columns, predict
+    def predict(rows: Any) -> Any:
+        return booster.predict(matrix(rows))
+
+    def contributions(rows: Any) -> Contributions:
+        data = matrix(rows)
+        # one thread, as whoever asks has others to answer
+        found = np.asarray(booster.predict(data, pred_contrib=True, num_threads=1))
+        if found.shape != (len(data), len(columns) + 1):
+            raise not_explained(label)
+        prediction = np.asarray(booster.predict(data, raw_score=True, num_threads=1))
+        return Contributions(found[:, :-1], found[:, -1], prediction)
+
+    return columns, predict, contributions
 
 
 def _pyfunc(folder: Path, inputs: Mapping[str, str]) -> Callable[[Any], Any]:
@@ -175,6 +232,14 @@ def _pyfunc(folder: Path, inputs: Mapping[str, str]) -> Callable[[Any], Any]:
 def _not_installed(error: ModuleNotFoundError, package: str) -> BadInputError:
     return BadInputError(
         f"To load this model, {error.name} must be installed.", hint=f"Run `pip install '{package}'`."
+    )
+
+
+def not_explained(label: str) -> ConflictError:
+    """The error for a model that has no SHAP contributions here."""
+    return ConflictError(
+        f"{label} is no LightGBM booster with one output, and only such are explained.",
+        hint="Choose a model of `ai-hub train`, or register one of MLflow's LightGBM flavor.",
     )
 
 
@@ -206,14 +271,68 @@ class ModelLoader:
         self._cache.install(version, lambda folder: self._download(version, folder))
         return self.cached(version)
 
-    def cached(self, version: ProductionVersion) -> LoadedModel:
-        """Load a version from the cache.
+    def cached(self, version: ProductionVersion, *, boosters_only: bool = False) -> LoadedModel:
+        """Load a version from the cache; with `boosters_only`, no model that may hold code.
 
         Raises:
             TamperedError: it is not there, or a file is not what was registered.
         """
         with self._cache.reading():
-            return load(self._cache.verified(version), self._tenant, self._name, version)
+            folder = self._cache.verified(version)
+            return load(folder, self._tenant, self._name, version, boosters_only=boosters_only)
+
+    def contributions(
+        self, version: ProductionVersion, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[tuple[str, ...], Contributions]:
+        """The columns of a booster in the cache, and what each adds to the predictions of rows.
+
+        Raises:
+            BadInputError: a column is missing.
+            ConflictError: it is no LightGBM booster with one output, or a file is not what was registered.
+        """
+        model = self.cached(version, boosters_only=True)
+        return model.columns, model.contributions(rows)
+
+    def explain(
+        self, version: ProductionVersion, row: Mapping[str, Any]
+    ) -> tuple[tuple[str, ...], Contributions]:
+        """`contributions` for one row that has just the model's columns; optional ones may be missing.
+
+        Raises:
+            BadInputError: it has others, or too few.
+            ConflictError: see `contributions`.
+        """
+        model = self.cached(version, boosters_only=True)
+        if unknown := sorted(row.keys() - set(model.columns)):
+            raise BadInputError(
+                f"{model.name} has no features {', '.join(unknown[:_NAMED])}.",
+                hint=f"It has {', '.join(model.columns[:_NAMED_COLUMNS])}.",
+            )
+        return model.columns, model.contributions([dict.fromkeys(model.optional) | dict(row)])
+
+    def card(self, version: ProductionVersion) -> ModelCard | None:
+        """What `ai-hub train` says of a version in the cache; None for other models.
+
+        Raises:
+            TamperedError: it is not there, or a file is not what was registered.
+        """
+        with self._cache.reading():
+            description = yaml.safe_load((self._cache.verified(version) / _DESCRIPTION).read_text())
+        return ModelCard.from_metadata(description.get("metadata"))
+
+    def fetch(self, version: ProductionVersion) -> None:
+        """Download a version if it is missing or damaged in the cache; keep it, and the one in Production.
+
+        Raises:
+            ConflictError: a file is not what was registered.
+            ServiceDownError: the registry does not answer.
+        """
+        try:
+            with self._cache.reading():
+                self._cache.verified(version)
+        except TamperedError:
+            self._cache.install(version, lambda folder: self._download(version, folder))
+            self._cache.prune(version, self._cache.last())
 
     def _download(self, version: ProductionVersion, folder: Path) -> None:
         from ai_hub.registry import ModelVersion, download_version  # noqa: PLC0415  # MLflow takes seconds
@@ -236,6 +355,24 @@ class ModelLoader:
         except AiHubError as error:
             # MLflow's own errors, which tracebacks would show, may quote the address with its login
             raise error from None
+
+
+def loader_of(version: ModelVersion) -> tuple[ModelLoader, ProductionVersion]:
+    """What loads a registered version through this machine's model cache; another process can use it, too.
+
+    Raises:
+        ConflictError: the version has no manifest, so that its files cannot be checked.
+    """
+    digest = version.manifest_sha256
+    if digest is None:
+        raise ConflictError(
+            f"Version {version.version} of {version.model} has no manifest, so its files cannot be checked.",
+            hint="Register the model anew from its run.",
+        )
+    cache = ModelCache(default_folder(), connection(tracking_uri())[0], version.tenant, version.model)
+    return ModelLoader(cache, version.tenant, version.model), ProductionVersion(
+        version.version, version.semantic_version, digest, version.tags
+    )
 
 
 class _ShortTimeout:

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ai_hub.client.errors import ClosedError
-from ai_hub.client.models.cache import ModelCache, UnusableCacheError, default_folder
-from ai_hub.client.models.loading import LoadedModel, ModelLoader
-from ai_hub.client.models.registry import ProductionVersion, RegistryClient
 from ai_hub.errors import AiHubError, ConflictError, ServiceDownError
+from ai_hub.forecasting.models.cache import ModelCache, UnusableCacheError, default_folder
+from ai_hub.forecasting.models.loading import LoadedModel, ModelLoader
+from ai_hub.forecasting.models.registry import ProductionVersion, RegistryClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

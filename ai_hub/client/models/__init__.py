@@ -1,1 +1,0 @@
-"""The production model: found in the registry, kept on disk, verified, loaded, swapped when it changes."""
