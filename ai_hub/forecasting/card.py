@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: Tag of runs and versions whose models carry a card.
 MAKER_TAG = "trained_by"
 MAKER = "ai-hub train"
+#: Tag of runs and versions of models with a horizon: its hours.
+HORIZON_TAG = "horizon_hours"
 #: Assets that an error names.
 _NAMED = 5
 
@@ -33,6 +35,15 @@ class ModelCard:
     unit: str | None
     #: ISO time whose knowledge it was trained with; None: that of the time of training
     known_at: str | None = None
+    #: how far ahead it forecasts; None: the hour under way
+    horizon_hours: float | None = None
+    #: of its forecasts, with a horizon
+    step_minutes: int | None = None
+    quantiles: list[float] | None = None
+    #: what its point forecast is: the median or the mean
+    point: str | None = None
+    #: when forecasts are issued, such as `D-1 10:00 Europe/Berlin`; None: at any time
+    issue: str | None = None
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values, for the model's `metadata`."""

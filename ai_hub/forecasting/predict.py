@@ -13,7 +13,7 @@ import yaml
 from ai_hub.db.connection import connect
 from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.features.store import OnlineRow, feature_names, get_service, read_online
-from ai_hub.forecasting.card import MAKER, MAKER_TAG, ModelCard, check_units, require_card
+from ai_hub.forecasting.card import HORIZON_TAG, MAKER, MAKER_TAG, ModelCard, check_units, require_card
 from ai_hub.forecasting.fitting import model_input
 from ai_hub.registry import ModelVersion, load_production
 from ai_hub.registry.versions import search
@@ -84,16 +84,14 @@ def load(tenant: str, model: str) -> LoadedModel:
 
 
 def production_models(tenant: str) -> list[str]:
-    """Names of the tenant's models in production that `ai-hub train` made.
+    """Names of the tenant's models in production that `ai-hub train` made without a horizon.
 
     Raises:
         NotFoundError: there is none; says how to promote.
     """
-    models = [
-        version.model for version in search(tenant, stage=PRODUCTION) if version.tags.get(MAKER_TAG) == MAKER
-    ]
+    models = [version.model for version in search(tenant, stage=PRODUCTION) if _is_of_next_hour(version)]
     if not models:
-        waiting = sorted({item.model for item in search(tenant) if item.tags.get(MAKER_TAG) == MAKER})
+        waiting = sorted({item.model for item in search(tenant) if _is_of_next_hour(item)})
         raise NotFoundError(
             f"Tenant {tenant} has no forecast model in production.",
             hint=f"Promote one with `ai-hub promote MODEL --tenant {tenant}`: {', '.join(waiting)}."
@@ -103,10 +101,24 @@ def production_models(tenant: str) -> list[str]:
     return sorted(models)
 
 
+def _is_of_next_hour(version: ModelVersion) -> bool:
+    return version.tags.get(MAKER_TAG) == MAKER and HORIZON_TAG not in version.tags
+
+
 def _read(folder: str) -> tuple[lgb.Booster, ModelCard | None]:
-    booster = lgb.Booster(model_file=str(Path(folder) / MODEL_FILE))
+    card = read_card(folder)
+    if card is not None and card.horizon_hours is not None:
+        raise ConflictError(
+            f"This model forecasts {card.horizon_hours:g} hours ahead, not the hour under way.",
+            hint="Use a model that was trained without --horizon.",
+        )
+    return lgb.Booster(model_file=str(Path(folder) / MODEL_FILE)), card
+
+
+def read_card(folder: str) -> ModelCard | None:
+    """The card in a model's folder; None when it has none."""
     description = yaml.safe_load((Path(folder) / DESCRIPTION).read_text())
-    return booster, ModelCard.from_metadata(description.get("metadata"))
+    return ModelCard.from_metadata(description.get("metadata"))
 
 
 def predict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed
 from io import StringIO
@@ -27,6 +27,9 @@ from ai_hub.forecasting.fitting import PARAMETERS, model_input
 from ai_hub.registry import enter_tenant
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow import ActiveRun as Run
     from mlflow.models import ModelSignature
     from mlflow.models.model import ModelInfo
 
@@ -106,11 +109,7 @@ def log(tenant: str, trained: Trained, *, register: bool) -> Logged:
 
     A failure leaves the run behind, marked as failed; nothing is registered then.
     """
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    enter_tenant(tenant)
-    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # type: ignore[no-untyped-call]
-    mlflow.set_experiment(trained.name)
-    with mlflow.start_run(tags=_tags(trained)) as run:
+    with tracked_run(tenant, trained.name, _tags(trained)) as run:
         mlflow.log_params(_parameters(trained))
         mlflow.log_metrics(_metrics(trained.evaluation))
         _log_dataset(trained)
@@ -119,7 +118,30 @@ def log(tenant: str, trained: Trained, *, register: bool) -> Logged:
         figure = forecast_plot(trained.evaluation, title=f"{trained.name}, tenant {tenant}: held-out days")
         mlflow.log_figure(figure, "forecast_vs_actual.png")
         model = _log_model(trained)
-    version = _register(trained, model) if register else None
+    version = register_model(trained.name, model, _tags(trained)) if register else None
+    return logged(tenant, run, version)
+
+
+@contextmanager
+def tracked_run(tenant: str, experiment: str, tags: dict[str, str]) -> Iterator[Run]:
+    """A run in the tenant's workspace; a failure leaves it behind, marked as failed."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    enter_tenant(tenant)
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # type: ignore[no-untyped-call]
+    mlflow.set_experiment(experiment)
+    with mlflow.start_run(tags=tags) as run:
+        yield run
+
+
+def register_model(name: str, model: ModelInfo, tags: dict[str, str]) -> Any:
+    """Register a logged model; returns MLflow's version."""
+    # MLflow announces each step on stderr; what fails is raised
+    with redirect_stderr(StringIO()):
+        return mlflow.register_model(model.model_uri, name, tags=tags)
+
+
+def logged(tenant: str, run: Run, version: Any) -> Logged:
+    """Where a run and a version are; without a version, it was not registered."""
     return Logged(
         run_id=run.info.run_id,
         run_url=f"{mlflow.get_tracking_uri()}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
@@ -127,6 +149,11 @@ def log(tenant: str, trained: Trained, *, register: bool) -> Logged:
         version=int(version.version) if version else None,
         semantic_version=version.tags.get("semantic_version") if version else None,
     )
+
+
+def metric_label(name: str) -> str:
+    """A name as a part of that of a metric: MLflow allows fewer characters than an asset's name may have."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_. /") else "_" for c in name)
 
 
 def _tags(trained: Trained) -> dict[str, str]:
@@ -174,8 +201,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
     for name, naive in overall.naive.items():
         metrics |= _prefixed(f"naive.{name.replace(' ', '_')}.", naive)
     for asset, comparison in list(evaluation.by_asset.items())[:_ASSETS_AS_METRICS]:
-        # MLflow allows fewer characters in a metric's name than an asset's name may have
-        label = "".join(c if c.isascii() and (c.isalnum() or c in "-_. /") else "_" for c in asset)
+        label = metric_label(asset)
         metrics |= _prefixed(f"asset.{label}.", comparison.model)
         metrics |= _prefixed(f"asset.{label}.baseline_", comparison.naive[comparison.best_naive])
     metrics |= {"improvement": overall.improvement, "hours_not_compared": evaluation.not_compared}
@@ -225,9 +251,3 @@ def _log_model(trained: Trained) -> ModelInfo:
         metadata=trained.card.as_metadata(),
     )
     return logged
-
-
-def _register(trained: Trained, model: ModelInfo) -> Any:
-    # MLflow announces each step on stderr; what fails is raised
-    with redirect_stderr(StringIO()):
-        return mlflow.register_model(model.model_uri, trained.name, tags=_tags(trained))

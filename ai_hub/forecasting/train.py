@@ -53,6 +53,7 @@ def plan(
     kind: str | None = None,
     assets: Sequence[str] = (),
     model: str | None = None,
+    prefix: str = "demand-forecast",
     known_at: datetime | None = None,
 ) -> list[TrainingPlan]:
     """One plan for each kind of meter the tenant has (or that is asked for), or had at `known_at`.
@@ -68,7 +69,7 @@ def plan(
             hint="Choose one with --kind, or leave --model out.",
         )
     return [
-        TrainingPlan(tenant, service, of, tuple(chosen), model or f"demand-forecast-{of}")
+        TrainingPlan(tenant, service, of, tuple(chosen), model or f"{prefix}-{of}")
         for of, chosen in by_kind.items()
     ]
 
@@ -84,7 +85,7 @@ def train(store: FeatureStore, plan: TrainingPlan, on_step: Callable[[str], None
         NotFoundError: no such feature service or no readings.
     """
     service = get_service(store, plan.service)
-    unit = _unit(plan)
+    unit = unit_of(plan)
     known_at = store.config.offline_store.known_at
     end = plan.until or end_of_data(plan.tenant, plan.assets, known_at)
     window = Window.ending(end, weeks=plan.weeks, holdout_weeks=plan.holdout_weeks)
@@ -134,7 +135,7 @@ def train_and_log(
     return trained, log(plan.tenant, trained, register=register)
 
 
-def _unit(plan: TrainingPlan) -> str | None:
+def unit_of(plan: TrainingPlan) -> str | None:
     """Unit of the meters' hours, see `reading_scale` in the database; None: not said of any.
 
     Raises:

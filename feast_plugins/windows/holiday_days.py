@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
@@ -43,7 +44,10 @@ def days(country: str, subdivision: str | None) -> tuple[date, ...]:
     except ModuleNotFoundError as error:
         raise DeclarationError("Holidays need the library `holidays`: `pip install holidays`.") from error
     try:
-        found = holidays.country_holidays(country, subdiv=subdivision, years=YEARS)
+        with warnings.catch_warnings():
+            # of some countries it knows fewer years
+            warnings.simplefilter("ignore", UserWarning)
+            found = holidays.country_holidays(country, subdiv=subdivision, years=YEARS)
     except (NotImplementedError, AttributeError) as error:
         raise DeclarationError(
             f"There are no holidays of {country} {subdivision or ''}: {error}".strip()
