@@ -29,12 +29,15 @@ HIGHEST_SCORE: Final = 100.0
 SEVERITIES: Final[Mapping[str, float]] = {"low": 2.5, "medium": 3.5, "high": 4.5}
 CRITICAL: Final = "critical"
 DECOMPOSITION: Final = "prophet_decomposition"
+FORECAST_BAND: Final = "forecast_band"
 _SEED: Final = 20
 _TREES: Final = 100
 _NEIGHBOURS: Final = 20
 #: Of a normal distribution, in standard deviations: the upper quartile, and the range between quartiles.
 _QUARTILE: Final = 0.6744897501960817
 _QUARTILE_RANGE: Final = 2 * _QUARTILE
+#: The 90 % quantile.
+_DECILE: Final = 1.2815515655446004
 #: Differences that are this small beside the values are rounding errors.
 _PRECISION: Final = 1e-9
 _DAY: Final = np.timedelta64(1, "D")
@@ -111,6 +114,30 @@ def detect(
     if method == DECOMPOSITION:
         return _decomposition(series, training, is_recent, sensitivity)
     return METHODS[method](reference, series.values, sensitivity)
+
+
+def compare_with_forecasts(series: Series, bands: Floats, sensitivity: float) -> Detection:
+    """Compare each point with the quantiles of its forecast, as those of a normal distribution on each side.
+
+    Args:
+        series: means over the steps of the forecasts, in their unit.
+        bands: 10, 50 and 90 % quantile of each point, shape (n, 3).
+        sensitivity: from which score on a point is an anomaly.
+    """
+    lower, median, upper = bands.T
+    unit = _PRECISION * np.maximum(np.abs(bands).max(axis=1), np.abs(series.values))
+    below, above = (np.maximum(side / _DECILE, unit) for side in (median - lower, upper - median))
+    distances = series.values - median
+    spreads = np.where(distances < 0, below, above)
+    scores = np.divide(np.abs(distances), spreads, out=np.zeros_like(spreads), where=spreads > 0)
+    return Detection(
+        np.minimum(scores, HIGHEST_SCORE),
+        median - sensitivity * below,
+        median + sensitivity * above,
+        median,
+        (upper - lower) / (2 * _DECILE),
+        "{} standard deviations from the forecast that was valid, by its quantiles.",
+    )
 
 
 def severity(score: float) -> str:

@@ -26,13 +26,16 @@ from ai_hub.api.services import (
     permit,
     services_of,
 )
+from ai_hub.db.transactions import transaction
 from ai_hub.errors import BadInputError
-from ai_hub.forecasting import anomalies
+from ai_hub.forecasting import anomalies, log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ai_hub.api.schemas.anomalies import Point
+    from ai_hub.api.services import Services
+    from ai_hub.settings import Settings
 
 router = APIRouter(prefix="/ai", tags=["anomalies"], dependencies=AUTHENTICATED)
 
@@ -55,18 +58,12 @@ async def detect_anomalies(caller: Caller, request: Request, body: AnomalyReques
     services = services_of(request)
     await services.assets.require(body.tenant_id, body.asset_id)
     series = _series("time_series", body.time_series)
-    training = None if body.training_data is None else _series("training_data", body.training_data)
-    found = await services.computations.run(
-        body.tenant_id,
-        partial(
-            anomalies.detect,
-            series,
-            training,
-            body.method,
-            sensitivity=body.sensitivity,
-            lookback=timedelta(hours=body.lookback_hours),
-        ),
-    )
+    if body.method == anomalies.FORECAST_BAND:
+        caller.require(Scope.FORECASTS_READ, body.tenant_id)
+        bands = await services.analyses.read(partial(_bands, services.settings, body, series))
+        found = anomalies.compare_with_forecasts(series, bands, body.sensitivity)
+    else:
+        found = await _compute(services, body, series)
     answer = _answer(body, series, found)
     await services.analyses.save(answer)
     request.scope["state"]["log_fields"]["detection_id"] = str(answer.analysis_id)
@@ -110,6 +107,52 @@ async def list_detections(
     )
     summaries = [DetectionSummary.model_validate(dict(zip(names, row, strict=True))) for row in found]
     return DetectionList(detections=summaries, total=total, tenant_id=tenant)
+
+
+async def _compute(services: Services, body: AnomalyRequest, series: anomalies.Series) -> anomalies.Detection:
+    training = None if body.training_data is None else _series("training_data", body.training_data)
+    return await services.computations.run(
+        body.tenant_id,
+        partial(
+            anomalies.detect,
+            series,
+            training,
+            body.method,
+            sensitivity=body.sensitivity,
+            lookback=timedelta(hours=body.lookback_hours),
+        ),
+    )
+
+
+def _bands(settings: Settings, body: AnomalyRequest, series: anomalies.Series) -> anomalies.Floats:
+    """Quantiles of the forecast of each point: of its step the newest live one. For a thread.
+
+    Raises:
+        BadInputError: points have no forecast with quantiles.
+    """
+    if body.training_data is not None:
+        raise BadInputError(
+            "forecast_band compares with forecasts, not with training_data.", hint="Send time_series alone."
+        )
+    times = [time.replace(tzinfo=UTC) for time in series.times.tolist()]
+    with transaction(settings, body.tenant_id) as connection:
+        rows = log.valid_at(
+            connection,
+            body.tenant_id,
+            body.asset_id,
+            datetime.now(UTC),
+            start=times[0],
+            end=times[-1] + timedelta(microseconds=1),
+        )
+    bands = {row.target_time: (row.q10, row.q50, row.q90) for row in rows}
+    missing = [time for time in times if None in bands.get(time, (None,))]
+    if missing:
+        raise BadInputError(
+            f"{len(missing)} of {len(times)} points have no live forecast with quantiles, the first at"
+            f" {missing[0].isoformat()}.",
+            hint="Send points at the starts of steps that were forecast; `ai-hub forecast show` has them.",
+        )
+    return np.array([bands[time] for time in times], np.float64)
 
 
 def _answer(body: AnomalyRequest, series: anomalies.Series, found: anomalies.Detection) -> Analysis:

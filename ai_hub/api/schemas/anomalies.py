@@ -15,7 +15,9 @@ MAX_POINTS = 10_000
 #: Squares of values are finite.
 _LARGEST = 1e100
 
-Method = Literal["z_score", "iqr", "isolation_forest", "local_outlier_factor", "prophet_decomposition"]
+Method = Literal[
+    "z_score", "iqr", "isolation_forest", "local_outlier_factor", "prophet_decomposition", "forecast_band"
+]
 
 
 class Point(BaseModel):
@@ -60,7 +62,8 @@ class AnomalyRequest(BaseModel):
     time_series: Points = Field(description="in any order; no time twice")
     method: Method = Field(
         "isolation_forest",
-        description="prophet_decomposition is STL of statsmodels: regular times, two days of them at least",
+        description="prophet_decomposition is STL of statsmodels: regular times, two days of them at least;"
+        " forecast_band needs the scope forecasts:read, and a live forecast of each point",
     )
     sensitivity: float = Field(
         3.0,

@@ -14,9 +14,12 @@ from oracles import outliers
 from support.city_works import ASSETS, OTHER, TENANT
 from support.service_server import running_service
 
+from ai_hub.access import api_keys
+from ai_hub.access.principal import ALL_SCOPES, Scope
 from ai_hub.api.schemas.anomalies import Detection, DetectionList
 from ai_hub.db import connect
 from ai_hub.forecasting.anomalies import DECOMPOSITION, METHODS
+from ai_hub.forecasting.log import Grid, Role, Run, write
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
@@ -111,6 +114,54 @@ def test_every_method__finds_what_is_odd(client: httpx.Client, body: dict[str, A
     )
 
 
+def test_forecast_band__is_that_of_the_newest_live_forecast(
+    client: httpx.Client, body: dict[str, Any]
+) -> None:
+    first, asset = START + 1000 * HOUR, ASSETS[1]
+    quantiles = {0.1: -1.28155, 0.5: 0.0, 0.9: 2 * 1.28155}
+
+    def issue(begin: datetime, level: float, role: Role = Role.LIVE) -> None:
+        """A forecast of six hours whose values are `level`, and spread by 2 below it and by 4 above."""
+        run = Run(
+            *(TENANT, "load-forecast", 1, "v1.0.0", "0" * 64, role, begin, begin, HOUR, 6 * HOUR, (asset,))
+        )
+        grid = Grid(
+            np.full((1, 6), level),
+            {each: np.full((1, 6), level + 2 * place) for each, place in quantiles.items()},
+        )
+        with connect(Settings().require("timescale_dsn")) as connection:
+            assert write(connection, run, grid)
+
+    issue(first, 100)
+    issue(first + 3 * HOUR, 200)
+    issue(first + 3 * HOUR, 900, Role.BACKTEST)
+    values = [100.0, 93.0, 111.0, 200.0, 215.0, 100.0]
+    request = body | {"asset_id": asset, "method": "forecast_band", "time_series": points(values, 1000)}
+    answer = client.post("/ai/anomaly", json=request)
+    assert answer.status_code == 200, answer.text
+    found = Detection.model_validate(answer.json())
+    assert [(each.timestamp, each.value) for each in found.anomalies] == [
+        (first + index * HOUR, values[index]) for index in (1, 4, 5)
+    ]
+    scores = [each.anomaly_score for each in found.anomalies]
+    assert scores == pytest.approx([3.5, 3.75, 50], abs=1e-3)
+    expected = found.anomalies[0].expected_range
+    assert (expected.min, expected.mean, expected.max) == pytest.approx((94, 100, 112), abs=1e-3)
+    assert found.summary.mean_anomaly_score == pytest.approx((0 + 3.5 + 2.75 + 0 + 3.75 + 50) / 6, abs=1e-3)
+    late = client.post("/ai/anomaly", json=request | {"time_series": points([1, 2], 1008)})
+    assert (late.status_code, "1 of 2 points" in late.json()["message"]) == (400, True)
+    with connect(Settings().require("timescale_dsn")) as connection:
+        connection.execute("DELETE FROM forecasts WHERE tenant_id = %s", [TENANT])
+        connection.execute("DELETE FROM forecast_runs WHERE tenant_id = %s", [TENANT])
+    key = str(
+        api_keys.create(f"band-{uuid4()}", [TENANT], ALL_SCOPES - {Scope.FORECASTS_READ}, created_by="test")[
+            1
+        ]
+    )
+    refused = client.post("/ai/anomaly", json=request, headers={"X-API-Key": key})
+    assert (refused.status_code, "forecasts:read" in refused.json()["message"]) == (403, True)
+
+
 def test_list__has_the_newest_first_by_asset_and_method(
     client: httpx.Client, body: dict[str, Any], city_works: CityWorks
 ) -> None:
@@ -160,7 +211,9 @@ def test_list__has_the_newest_first_by_asset_and_method(
         ({"time_series": [{"timestamp": "2026-03-02T00:00:00Z", "value": None}] * 2}, 422, "value"),
         ({"time_series": [{"timestamp": "2026-03-02T00:00:00Z", "value": "NaN"}] * 2}, 422, "value"),
         ({"time_series": [{"timestamp": "2026-03-02T00:00:00Z", "value": 1e200}] * 2}, 422, "value"),
-        ({"method": "forecast_band"}, 422, "body.method"),
+        ({"method": "prophet"}, 422, "body.method"),
+        ({"method": "forecast_band"}, 400, "168 of 168 points have no live forecast"),
+        ({"method": "forecast_band", "training_data": points([1, 2])}, 400, "not with training_data"),
         ({"sensitivity": 0.5}, 422, "body.sensitivity"),
         ({"sensitivity": 6}, 422, "body.sensitivity"),
         ({"lookback_hours": 0}, 422, "body.lookback_hours"),
