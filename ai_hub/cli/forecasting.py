@@ -268,7 +268,7 @@ def backtest_command(
             if logged:
                 summaries[-1] |= {"run_id": logged.run_id, "run_url": logged.run_url}
             if not as_json:
-                _show_backtest(f"{each.model} of {tenant} on {service}", card, backtest)
+                show_backtest(f"{each.model} of {tenant} on {service}", card, backtest)
                 if logged:
                     common.console().print(f"Run: {logged.run_url}", highlight=False, soft_wrap=True)
     if as_json:
@@ -386,11 +386,16 @@ def _ahead_summary(tenant: str, trained: TrainedDayAhead, logged: Logged) -> dic
     }
 
 
+#: Width of tables that no terminal shows.
+_WIDE = 130
 _LEAD_COLUMNS = ("targets", "MAE", "RMSE", "bias", "MAE/mean", "MASE", "pinball", "covered", "width", "peaks")
 
 
-def _show_backtest(title: str, card: ModelCard, backtest: Backtest) -> None:
+def show_backtest(title: str, card: ModelCard, backtest: Backtest) -> None:
+    """Print the scores by lead, beside those of naive forecasts."""
     console = common.console()
+    if not console.is_terminal:
+        console = common.console(width=_WIDE)
     unit = f" ({card.unit})" if card.unit else ""
     nominal = f"{(backtest.forecasts.levels[-1] - backtest.forecasts.levels[0]):.0%}"
     table = Table(
@@ -408,6 +413,7 @@ def _show_backtest(title: str, card: ModelCard, backtest: Backtest) -> None:
     )
     console.print(table)
     console.print(
+        "last known day, last known week: the value at the same hour of the last one known at issue\n"
         f"covered: part within the band, which should be {nominal}; peaks: precision and recall of values "
         "above the 95 % quantile of earlier ones",
         highlight=False,
@@ -440,7 +446,7 @@ def _add_scores(table: Table, lead: str, comparison: Comparison) -> None:
 
 
 def _show_ahead(tenant: str, trained: TrainedDayAhead, logged: Logged) -> None:
-    _show_backtest(
+    show_backtest(
         f"{trained.name} of {tenant} on {trained.card.feature_service}", trained.card, trained.backtest
     )
     console = common.console()

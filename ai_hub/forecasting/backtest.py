@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-#: Naive forecasts, by name: how far apart the targets are that they take for equal.
-NAIVE: Final[Mapping[str, timedelta]] = {"same hour, last known day": DAY, "same hour, last known week": WEEK}
+#: Naive forecasts, the same hour of the last day or week that is known at issue, and their seasons.
+NAIVE: Final[Mapping[str, timedelta]] = {"last known day": DAY, "last known week": WEEK}
 MODEL: Final = "model"
 #: Part of an asset's earlier values that are no peaks.
 PEAK_QUANTILE: Final = 0.95

@@ -220,29 +220,57 @@ def read_meters(
     with connect() as connection:
         rows = connection.execute(_ASSETS, {"tenant": tenant, "assets": list(assets)}).fetchall()
     if step == HOUR:
-        hours = read_hours(tenant, assets, start, end, known_at)
-        names, values = hours["asset_id"].to_numpy(str), hours[TARGET].to_numpy(float)
-        starts = hours["event_timestamp"].dt.tz_localize(None).to_numpy("datetime64[us]")
+        values = _hour_values(tenant, assets, start, end, known_at)
     else:
-        query, source = (_STEPS, features.query) if known_at is None else (_KNOWN_STEPS, features.versions)
-        parameters = {"tenant": tenant, "assets": list(assets), "start": start, "end": end}
-        with connect() as connection:
-            # the source is what `feast apply` has registered
-            statement = sql.SQL(query).format(sql.SQL(source))
-            found = connection.execute(statement, parameters | {"known_at": known_at}).fetchall()
-        names = np.array([asset for asset, _, _ in found], str)
-        starts = instants(at - step for _, at, _ in found)
-        values = np.array([value for _, _, value in found], float)
-    if not len(values):
+        values = view_values(features, tenant, assets, (start, end), known_at)
+    if values is None:
         raise BadInputError(
             f"There are no values of {', '.join(assets)} (tenant {tenant})"
             f" from {start:%Y-%m-%d} to {end:%Y-%m-%d}.",
             hint="Choose another --until or more --weeks.",
         )
     return Meters(
-        StepValues.of(names, starts, values, step),
+        values,
         {asset: available_after or timedelta(0) for asset, available_after, _ in rows},
         {asset: float(capacity) for asset, _, capacity in rows if capacity is not None},
+    )
+
+
+def _hour_values(
+    tenant: str, assets: Sequence[str], start: datetime, end: datetime, known_at: datetime | None
+) -> StepValues | None:
+    hours = read_hours(tenant, assets, start, end, known_at)
+    if hours.empty:
+        return None
+    starts = hours["event_timestamp"].dt.tz_localize(None).to_numpy("datetime64[us]")
+    return StepValues.of(hours["asset_id"].to_numpy(str), starts, hours[TARGET].to_numpy(float), HOUR)
+
+
+def view_values(
+    features: IssueFeatures,
+    tenant: str,
+    assets: Sequence[str],
+    span: tuple[datetime, datetime],
+    known_at: datetime | None = None,
+) -> StepValues | None:
+    """Values of the steps in a span, from the rows of the view that are stored; None: there are none."""
+    query, source = (_STEPS, features.query) if known_at is None else (_KNOWN_STEPS, features.versions)
+    values = {
+        "tenant": tenant,
+        "assets": list(assets),
+        "start": span[0],
+        "end": span[1],
+        "known_at": known_at,
+    }
+    with connect() as connection:
+        # the source is what `feast apply` has registered
+        rows = connection.execute(sql.SQL(query).format(sql.SQL(source)), values).fetchall()
+    if not rows:
+        return None
+    names, times, numbers = zip(*rows, strict=True)
+    step = features.declaration.step
+    return StepValues.of(
+        np.array(names, str), instants(at - step for at in times), np.array(numbers, float), step
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ai_hub import registry
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.forecasting.day_ahead import DayAheadModel
 from ai_hub.forecasting.day_ahead_training import Horizon, read, train_day_ahead
+from ai_hub.forecasting.issue_history import issue_features, read_meters, view_values
 from ai_hub.forecasting.issues import HOUR, IssueRule
 from ai_hub.forecasting.predict import load, production_models, read_card
 from ai_hub.forecasting.train import plan
@@ -104,6 +105,21 @@ def test_issues__are_features_and_values_as_the_store_has_them(energy: Energy) -
     assert rows.actual is not None
     expected = later.sort_values("event_timestamp")["lag_1h"].to_numpy()
     np.testing.assert_allclose(rows.actual[row], expected, rtol=1e-12)
+
+
+def test_view_values__of_stored_rows__are_those_of_the_hours(energy: Energy) -> None:
+    """What targets of steps other than an hour are read from."""
+    features = issue_features(energy.store, energy.store.get_feature_service("day_ahead"), (0.5,))
+    span = (energy.now - timedelta(days=20), energy.now)
+    hours = read_meters(energy.store, features, energy.main, METERS, span).values  # noqa: PD011  # no pandas
+    for known_at in (None, datetime.now(UTC)):
+        found = view_values(features, energy.main, METERS, span, known_at)
+        assert found is not None
+        starts = np.tile(found.start + np.arange(20 * 24) * np.timedelta64(HOUR), (len(METERS), 1))
+        expected = hours.at(found.assets, starts)
+        assert np.isfinite(expected).sum() > 900
+        np.testing.assert_allclose(found.at(found.assets, starts), expected, rtol=1e-12)
+    assert view_values(features, energy.main, ["nope"], span) is None
 
 
 def test_horizon__that_the_features_do_not_have__is_refused(energy: Energy) -> None:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from mlflow.utils.validation import _validate_metric_name
 from support.issue_rows import RECIPE, START, load, make_rows, step_values
 
+from ai_hub.cli.forecasting import show_backtest
 from ai_hub.errors import BadInputError
 from ai_hub.forecasting.backtest import MODEL, NAIVE, Backtest, Meters, run
+from ai_hub.forecasting.card import ModelCard
+from ai_hub.forecasting.day_ahead_tracking import backtest_metrics, backtest_plot, forecast_rows
 from ai_hub.forecasting.issues import DAY, WEEK, StepValues, instant
 
 if TYPE_CHECKING:
@@ -103,3 +108,44 @@ def test_backtest__plain_values__have_no_nan(backtest: Backtest) -> None:
     assert found["issues"] == len(backtest.rows)
     assert found["overall"][MODEL]["coverage"] == backtest.overall.model.coverage
     assert "mae_over_capacity" not in found["by_asset"]["b"][MODEL]
+
+
+CARD = ModelCard(
+    "day_ahead", [], [], "electricity", ["a", "b"], "kW", horizon_hours=30, quantiles=[0.1, 0.5, 0.9]
+)
+
+
+def test_backtest__shown__has_a_line_of_each_forecast_and_lead(
+    backtest: Backtest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_backtest("day-ahead-electricity of grid", CARD, backtest)
+    output = capsys.readouterr().out
+    assert "nan" not in output
+    lines = [line.split() for line in output.splitlines()]
+    assert [line[0] for line in lines if "model" in line] == ["0-6", "6-12", "12-24", "24-30", "all"]
+    (overall,) = (line for line in lines if line[:2] == ["all", "model"])
+    model = backtest.overall.model
+    assert overall[2:4] == [f"{model.n:,}", f"{model.mae:.3f}"]
+    assert "which should be 80%" in output
+
+
+def test_backtest__as_metrics__are_names_and_numbers_that_mlflow_takes(backtest: Backtest) -> None:
+    found = backtest_metrics(backtest)
+    for name, value in found.items():
+        _validate_metric_name(name)
+        assert math.isfinite(value)
+    assert found["mae"] == backtest.overall.model.mae
+    assert found["lead.24-30_h.coverage"] == backtest.by_lead["24-30 h"].model.coverage
+    assert found["baseline_mae"] == min(backtest.overall.scores[name].mae for name in NAIVE)
+
+
+def test_backtest__rows_and_picture__are_of_the_targets_that_count(backtest: Backtest) -> None:
+    rows = forecast_rows(backtest)
+    assert len(rows) == backtest.overall.model.n
+    assert (rows["forecast"] - rows["actual"]).abs().mean() == pytest.approx(backtest.overall.model.mae)
+    assert (rows["q0.1"] <= rows["q0.9"]).all()
+    figure = backtest_plot(backtest, title="a backtest")
+    errors, coverage, *assets = figure.axes
+    assert [line.get_label() for line in errors.get_lines()] == [MODEL, *NAIVE]
+    assert len(coverage.get_lines()[0].get_xdata()) == LEADS
+    assert [axis.get_title().partition(":")[0] for axis in assets] == ["a", "b"]
