@@ -41,7 +41,7 @@ forecast_advanced = FeatureService(
     tags={
         "latency": "< 100 ms",
         "description": "Calendar, a week of load and the weather",
-        "use_cases": "day-ahead load forecast, solar generation forecast, scheduling of storage",
+        "use_cases": "load forecast of the next hour, solar generation of the next hour, control of storage",
     },
 )
 

@@ -244,13 +244,11 @@ def _of_issue(connection: dbapi.Connection, issues: IssueHistory, strategy: Join
     return _rows_of(connection, issues.available(), read, as_of_filter, strategy, delays=issues.delays)
 
 
-# an asset has rows up to a day after its last reading
+# an asset has rows up to a day after its last reading, which may have become available after 90 days
 _ASSETS = """\
 SELECT spans.tenant_id, spans.asset_id, {at} AS event_timestamp
 FROM asset_spans AS spans
-LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
-WHERE spans.last_hour >= {oldest} - INTERVAL '25 hours' - coalesce(assets.available_after, '0')
-    AND {condition}"""
+WHERE spans.last_hour >= {oldest} - INTERVAL '25 hours' - INTERVAL '90 days' AND {condition}"""
 _ALL = sql.SQL("true")
 
 

@@ -36,7 +36,7 @@ from feast_plugins.windows.leads import evaluate, reaches
 from feast_plugins.windows.vintages import Asset, Grid, Issues, Known, Series, Vintages, Weather
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 #: Steps of all assets of a batch, and issues that are evaluated at once.
-_BATCH_STEPS: Final = 2_000_000
+_BATCH_STEPS: Final = 400_000
 _AT_ONCE: Final = 4096
 _US: Final = timedelta(microseconds=1)
 _COMMA: Final = sql.SQL(", ")
@@ -52,7 +52,7 @@ _COMMA: Final = sql.SQL(", ")
 _ZONES: Final = ("price_zone", "group", "weather_station")
 _REGISTER: Final = """\
 SELECT tenant_id, asset_id, timezone, latitude, longitude,
-    (extract(epoch FROM available_after) * 1000000)::bigint AS available_after, is_amount IS NULL AS is_plain,
+    (extract(epoch FROM {available_after}) * 1000000)::bigint AS available_after, is_amount IS NULL AS is_plain,
     weather_asset_id, price_zone, "group", weather_station
 FROM assets WHERE tenant_id = ANY ({tenants}) AND asset_id = ANY ({assets})"""
 _WEATHER: Final = """\
@@ -65,6 +65,12 @@ SELECT k.number, issues."timestamp", {available} AS available_at, issues.value
 FROM unnest({tenants}::text[], {names}::text[]) WITH ORDINALITY AS k (tenant_id, name, number)
 JOIN covariates AS issues ON issues.tenant_id = k.tenant_id AND issues.zone = k.name AND issues.series = {series}
 WHERE issues."timestamp" >= {first} AND issues."timestamp" < {end} AND issues.available_at <= {latest}{known}"""
+#: A total is known when the readings of all members are.
+_OF_GROUP: Final = """\
+greatest(available_after, (
+    SELECT max(members.available_after) FROM assets AS members
+    WHERE members.tenant_id = assets.tenant_id AND members."group" = assets."group"
+))"""
 #: Some series were always known, which Arrow has no time for.
 _SINCE: Final = "greatest({0}.available_at, TIMESTAMPTZ '1900-01-01 00:00+00')"
 _SINCE_INGESTED: Final = "greatest({0}.available_at, {0}.ingested_at)"
@@ -107,7 +113,10 @@ class IssueHistory:
         rows = issues.table.take(pa.array(examples[numbers != UNKNOWN]))
         names = {column: rows[name].cast(pa.string()).to_pylist() for name, column in read.keys.items()}
         keys = list(zip(names["tenant_id"], names["asset_id"], strict=True))
-        register, owners = _register(connection, keys)
+        has_totals = TOTAL in {
+            leaf.column for each in declaration.features.values() for leaf in each.leaves()
+        }
+        register, owners = _register(connection, keys, _OF_GROUP if has_totals else "available_after")
         return cls(declaration, read, issues, as_of_filter, space.rows, register, owners)
 
     @property
@@ -150,7 +159,9 @@ class IssueHistory:
             name: each for name, each in self.declaration.of_targets.items() if name in self.read.features
         }
         leads = self.declaration.leads
-        arrays = {name: np.full((len(has_row), leads), np.nan) for name in targets}
+        arrays = {name: np.empty((len(has_row), leads)) for name in targets}
+        for values in arrays.values():
+            values[~has_row] = np.nan
         for rows in self._batches(np.flatnonzero(has_row)) if targets else ():
             batch = _Batch(self, connection, rows, targets)
             for part, found in batch.evaluated():
@@ -305,7 +316,7 @@ class _Batch:
             columns=_COMMA.join(sql.Identifier("weather", name) for name in needs),
         )
         lowest, highest = int(issues.steps.min()) + first, int(issues.steps.max()) + end
-        weather = Weather({name: _vintages(table, name) for name in needs}, numbers, lowest, highest)
+        weather = Weather(_vintages(table, needs), numbers, lowest, highest)
         return lambda part: weather.known(part, list(needs), first, end)
 
     def _series(
@@ -324,7 +335,7 @@ class _Batch:
             series=sql.Literal(name),
         )
         lowest, highest = int(issues.steps.min()) + reach[0], int(issues.steps.max()) + reach[1]
-        series = Series(_vintages(table, "value"), numbers, lowest, highest)
+        series = Series(_vintages(table, ["value"])["value"], numbers, lowest, highest)
         return lambda part: {column: series.known(part, *reach)}
 
     def _vintages(
@@ -365,12 +376,13 @@ def _at(entities: Entities, times: pa.Array) -> Entities:
 
 
 def _register(
-    connection: dbapi.Connection, keys: Sequence[tuple[str, str]]
+    connection: dbapi.Connection, keys: Sequence[tuple[str, str]], available_after: str
 ) -> tuple[list[Asset], list[Owner]]:
     """What the register has of assets, and whose values they use, in their order."""
     known = {}
     if keys:
         query = sql.SQL(_REGISTER).format(
+            available_after=sql.SQL(available_after),
             tenants=sql.Literal(sorted({tenant for tenant, _ in keys})),
             assets=sql.Literal(sorted({asset for _, asset in keys})),
         )
@@ -401,12 +413,12 @@ def _numbered(names: Sequence[tuple[str, str | None]]) -> tuple[list[tuple[str, 
     return distinct, np.array(numbers, np.int64)
 
 
-def _vintages(table: pa.Table, column: str) -> Vintages:
+def _vintages(table: pa.Table, columns: Iterable[str]) -> dict[str, Vintages]:
     return Vintages.of(
         table["number"].to_numpy() - 1,
         microseconds(table["timestamp"]),
         microseconds(table["available_at"]),
-        table[column].to_numpy().astype(np.float64),
+        {name: table[name].to_numpy().astype(np.float64) for name in columns},
     )
 
 

@@ -8,7 +8,7 @@ vintages, values of the same time with the times since which each could be read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
@@ -134,15 +134,30 @@ class Vintages:
     values: Floats
 
     @classmethod
-    def of(cls, series: Integers, times: Integers, available: Integers, values: Floats) -> Self:
-        """Those with a value, in any order."""
+    def of(
+        cls, series: Integers, times: Integers, available: Integers, columns: Mapping[str, Floats]
+    ) -> dict[str, Self]:
+        """By column, those with a value; the rows in any order."""
         order = np.lexsort((available, times, series))
-        order = order[~np.isnan(values)[order]]
-        series, times = series[order], times[order]
-        is_first = np.ones(len(order), bool)
+        series, times, available = series[order], times[order], available[order]
+        found = {}
+        alike: dict[bytes, Self] = {}
+        for name, unordered in columns.items():
+            values = unordered[order]
+            is_there = ~np.isnan(values)
+            # columns of the same rows, as most are, share what tells them apart
+            key = b"" if is_there.all() else np.packbits(is_there).tobytes()
+            if key not in alike:
+                alike[key] = cls._of(series[is_there], times[is_there], available[is_there], values[is_there])
+            found[name] = replace(alike[key], values=values[is_there])
+        return found
+
+    @classmethod
+    def _of(cls, series: Integers, times: Integers, available: Integers, values: Floats) -> Self:
+        is_first = np.ones(len(series), bool)
         is_first[1:] = (series[1:] != series[:-1]) | (times[1:] != times[:-1])
         starts = np.flatnonzero(is_first)
-        return cls(series[starts], times[starts], starts, available[order], values[order])
+        return cls(series[starts], times[starts], starts, available, values)
 
     @cached_property
     def _moments(self) -> Integers:
@@ -190,31 +205,13 @@ class Weather:
         alike: dict[int, list[str]] = {}
         for name in columns:
             # variables of the same rows are of the same elements
-            alike.setdefault(self._alike[name], []).append(name)
+            alike.setdefault(id(self.vintages[name].available), []).append(name)
         found = {}
         for names in alike.values():
             elements = self._elements(issues, names[0], first, end)
             for name in names:
                 values = np.append(self.vintages[name].values, np.nan)
                 found[name] = Known(first, values[elements])
-        return found
-
-    @cached_property
-    def _alike(self) -> dict[str, int]:
-        """Of each column the number of those with the same elements."""
-        kinds: list[Vintages] = []
-        found = {}
-        for name, each in self.vintages.items():
-            for number, other in enumerate(kinds):
-                if all(
-                    np.array_equal(getattr(each, part), getattr(other, part))
-                    for part in ("series", "times", "starts", "available")
-                ):
-                    found[name] = number
-                    break
-            else:
-                found[name] = len(kinds)
-                kinds.append(each)
         return found
 
     @cached_property

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -83,7 +84,10 @@ class LeadsOracle:
         if column in {"value", "value@group"}:
             if not self.is_available(issue, begin) or (self.rows is not None and end not in self.rows):
                 return None
-            return self.asset.mean(begin, end) if column == "value" else self.asset.total(begin, end)
+            if column == "value@group":
+                return self.asset.total(begin, end)
+            values = self._readings.get(begin)
+            return statistics.fmean(values) if values else None
         if "@" in column:
             return self.asset.issued(begin, end, column, issue)
         usable = [
@@ -95,6 +99,15 @@ class LeadsOracle:
         ]
         newest = max(usable, key=lambda row: (row.valid_at, row.available_at), default=None)
         return None if newest is None else float(getattr(newest, column))
+
+    @cached_property
+    def _readings(self) -> dict[datetime, list[float]]:
+        """Readings of each step that has any."""
+        found: dict[datetime, list[float]] = {}
+        for at, value in self.asset.readings.items():
+            begin = at - (at - datetime(1970, 1, 1, tzinfo=UTC)) % self.step
+            found.setdefault(begin, []).append(value)
+        return found
 
     def _degree_hours(self, issue: datetime, target: datetime, of: Mapping[str, Any]) -> Value:
         total = 0.0

@@ -28,6 +28,8 @@ from typer.testing import CliRunner
 from ai_hub.cli.main import app
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
+from ai_hub.errors import BadInputError
+from ai_hub.exports.reading import plan_of
 from ai_hub.features.materialize import materialize
 from ai_hub.features.newest import Scope
 from ai_hub.features.store import open_store
@@ -77,6 +79,7 @@ def features_of(step: timedelta) -> dict[str, Any]:
         "temperature": WeatherOf("temperature"),
         "humidity": WeatherOf("humidity"),
         "heating_3h": DegreeHours(15, 3 * HOUR),
+        "portfolio": SameHour("value@group", "mean", days=2),
         "price": Series("price", by="price_zone"),
         "price_1d": Lag(PRICE, DAY),
         "hour_of_day": Calendar("hour_of_day"),
@@ -124,6 +127,16 @@ class Site:
         job = store.get_historical_features(entities, store.get_feature_service(self.service), **options)
         return job.to_arrow()
 
+    def available_after(self, meter: Meter) -> timedelta:
+        """Of a meter in a group that of the latest member, whose readings are in the total."""
+        is_member = meter.known.others is not None
+        members = self.meters if is_member else []
+        return max(
+            meter.available_after,
+            *(each.available_after for each in members if each.known.others is not None),
+            timedelta(0),
+        )
+
     def problems(self, row: dict[str, Any], meter: Meter, issue: datetime) -> list[str]:
         """How the row of an issue differs from the oracle."""
         declaration = declaration_of(self.view)
@@ -132,9 +145,10 @@ class Site:
         issue -= (issue - datetime(1970, 1, 1, tzinfo=UTC)) % step
         of_rows = Oracle(meter.known, datetime.now(UTC), {}, step)
         rows = of_rows.rows(datetime.now(UTC))
-        newest = max((at for at in rows if at <= issue - meter.available_after), default=None)
-        has_row = newest is not None and issue - meter.available_after - newest <= self.view.ttl
-        ahead = LeadsOracle(meter.known, step, meter.available_after, *PLACE, set(rows))
+        after = self.available_after(meter)
+        newest = max((at for at in rows if at <= issue - after), default=None)
+        has_row = newest is not None and issue - after - newest <= self.view.ttl
+        ahead = LeadsOracle(meter.known, step, after, *PLACE, set(rows))
         found = []
         for name, of in declaration.as_json().items():
             if name not in declaration.of_targets:
@@ -171,32 +185,38 @@ def meter(tenant: str, name: str, now: datetime, zone: str, seed: int, **more: A
         Weather(start + at * HOUR, start + (at - lead) * HOUR, float(value), 50.0 if at % 3 else None)
         for lead in (0, 7, 40)
         for at, value in enumerate(random.normal(10, 8, 21 * 24))
-        if random.random() > 0.3
+        if random.random() > 0.6
     ]
     prices = [
         Issue(start + at * HOUR, start + at * HOUR - lead * HOUR, float(value))
         for lead in (3, 30)
         for at, value in enumerate(random.normal(80, 20, 21 * 24))
-        if random.random() > 0.2
+        if random.random() > 0.4
     ]
     return Meter(tenant, name, Asset(zone, readings, weather, {PRICE: prices}), **more)
 
 
 def store_data(connection: Any, each: Meter) -> None:
     """Write a new meter with all that is known of it."""
-    zone = f"zone of {each.name}"
+    zone, group = f"zone of {each.name}", None if each.known.others is None else "north"
     connection.execute(
-        "INSERT INTO assets (tenant_id, asset_id, timezone, latitude, longitude, price_zone, available_after)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-        [each.tenant, each.name, each.known.zone, *PLACE, zone, each.available_after],
+        "INSERT INTO assets"
+        ' (tenant_id, asset_id, timezone, latitude, longitude, price_zone, "group", available_after)'
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+        [each.tenant, each.name, each.known.zone, *PLACE, zone, group, each.available_after],
     )
     write(connection, each.tenant, each.name, each.known.readings)
     write_weather(connection, each.tenant, each.name, each.known.weather)
     write_series(connection, each.tenant, "price", zone, each.known.series[PRICE])
 
 
+def store_rows(connection: Any, view: str) -> None:
+    """Let the next refresh store all rows."""
+    connection.execute("UPDATE declared_views SET filled_from = '-infinity' WHERE view_name = %s", [view])
+
+
 @contextmanager
-def site(energy: Energy, folder: Path, step: timedelta) -> Iterator[Site]:
+def site(energy: Energy, folder: Path, step: timedelta, *, is_stored: bool) -> Iterator[Site]:
     unique, present = secrets.token_hex(4), energy.now
     own = Settings(feast_registry_uri=f"sqlite:///{folder}/{unique}.db?timeout=60")
     view = declared_view(
@@ -209,6 +229,8 @@ def site(energy: Energy, folder: Path, step: timedelta) -> Iterator[Site]:
         meter(mine, "late", present, "Asia/Kolkata", 2, available_after=30 * HOUR + timedelta(minutes=20)),
         meter(theirs, "meter", present, "UTC", 3),
     ]
+    # a group of the first two, of which the third tenant's has none
+    meters[0].known.others, meters[1].known.others = [meters[1].known], [meters[0].known]
     store.apply([*ENTITIES, view, service])
     with connect(autocommit=True) as connection:
         connection.execute(
@@ -216,6 +238,8 @@ def site(energy: Energy, folder: Path, step: timedelta) -> Iterator[Site]:
         )
         for each in meters:
             store_data(connection, each)
+        if is_stored:
+            store_rows(connection, view.name)
     refresh()
     try:
         yield Site(own, view, service.name, meters, present)
@@ -224,31 +248,36 @@ def site(energy: Energy, folder: Path, step: timedelta) -> Iterator[Site]:
             store.apply([], objects_to_delete=[service, view], partial=False)
 
 
-@pytest.fixture(scope="module", params=[HOUR / 4, HOUR], ids=["15min", "1h"])
-def quarters_and_hours(
-    request: pytest.FixtureRequest, energy: Energy, tmp_path_factory: Any
-) -> Iterator[Site]:
-    with site(energy, tmp_path_factory.mktemp("site"), request.param) as made:
+@pytest.fixture(scope="module")
+def quarters(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site(energy, tmp_path_factory.mktemp("site"), HOUR / 4, is_stored=True) as made:
         yield made
 
 
-def test_history__of_issues__equals_the_oracle(quarters_and_hours: Site) -> None:
-    made = quarters_and_hours
-    ages = [
-        timedelta(0),
-        timedelta(minutes=7),
-        11 * HOUR,
-        3 * DAY + 50 * timedelta(minutes=1),
-        12 * DAY,
-        40 * DAY,
-    ]
+@pytest.fixture(scope="module")
+def hours(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site(energy, tmp_path_factory.mktemp("site"), HOUR, is_stored=False) as made:
+        yield made
+
+
+EACH_STEP = pytest.mark.parametrize("steps", ["quarters", "hours"])
+
+
+@EACH_STEP
+def test_history__of_issues__equals_the_oracle(steps: str, request: pytest.FixtureRequest) -> None:
+    made: Site = request.getfixturevalue(steps)
+    ages = [timedelta(0), timedelta(minutes=7), 3 * DAY + timedelta(minutes=50), 12 * DAY, 40 * DAY]
     made.check(made.history([made.now - age for age in ages]))
 
 
-def test_online__of_all_meters__is_history_at_now(quarters_and_hours: Site) -> None:
-    made = quarters_and_hours
+@EACH_STEP
+def test_online__of_all_meters__is_history_at_now(steps: str, request: pytest.FixtureRequest) -> None:
+    made: Site = request.getfixturevalue(steps)
     store = open_store(made.settings)
-    materialize(store, Scope(tenants=made.tenants))
+    if steps == "hours":  # Feast's own command
+        store.materialize(made.now - DAY, datetime.now(UTC), feature_views=[made.view.name])
+    else:
+        materialize(store, Scope(tenants=made.tenants))
     at = datetime.now(UTC)
     declaration = declaration_of(made.view)
     assert declaration is not None
@@ -282,18 +311,10 @@ def test_online__of_all_meters__is_history_at_now(quarters_and_hours: Site) -> N
     run(read, Clock(issue + timedelta(minutes=1)), feast_registry_uri=made.settings.feast_registry_uri)
 
 
-@pytest.fixture(scope="module")
-def hours(energy: Energy, tmp_path_factory: Any) -> Iterator[Site]:
-    with site(energy, tmp_path_factory.mktemp("site"), HOUR) as made:
-        yield made
-
-
 def test_history__as_known_earlier__is_that_of_then(hours: Site) -> None:
     mine, late, theirs = deepcopy(hours.meters)
     with connect(autocommit=True) as connection:
-        connection.execute(
-            "UPDATE declared_views SET filled_from = '-infinity' WHERE view_name = %s", [hours.view.name]
-        )
+        store_rows(connection, hours.view.name)
         refresh()
         then = now(connection)
         hours.meters[0].known.readings |= {hours.now - age * HOUR: 1e3 + age for age in range(20, 60)}
@@ -330,8 +351,10 @@ def test_available_after__of_the_register__moves_what_an_issue_knows(hours: Site
     assert np.isnan(matrix(found["lag_1d"], LEADS)).all()
 
 
-def test_history__without_entity_rows__is_refused(hours: Site) -> None:
+def test_history__without_entity_rows_and_export__are_refused(hours: Site) -> None:
     store = open_store(hours.settings)
+    with pytest.raises(BadInputError, match="are forecasts' issues"):
+        plan_of(store, hours.service, (hours.now - DAY, hours.now))
     with pytest.raises(HistoryNotKnownError, match="give entity_df"):
         store.get_historical_features(
             features=store.get_feature_service(hours.service), start_date=hours.now - DAY, end_date=hours.now
@@ -356,7 +379,7 @@ def test_history__whatever_was_not_known_at_issue__keeps_each_bit(
     before = hours.history([issue])
     with connect(autocommit=True) as connection:
         for each in hours.meters[:2]:
-            until = issue - each.available_after
+            until = issue - hours.available_after(each)
             first = until - (until - datetime(1970, 1, 1, tzinfo=UTC)) % HOUR
             changed = {first + max(0, at) * HOUR: value for at, value in readings}
             each.known.readings |= changed

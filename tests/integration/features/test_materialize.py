@@ -101,6 +101,8 @@ def test_follower__after_a_refresh__writes_what_it_changed(
     refresh(dsn=database)
     done = one.catch_up()
     assert {view: done.rows[view] for view in VIEWS} == dict.fromkeys(VIEWS, 0)
+    # but for a forecast, which looks at it
+    assert done.rows["day_ahead_features"] == 1
     # the other one follows both at once
     done = other.catch_up()
     assert (done.refreshes, done.rows[VIEWS[0]]) == (2, 1)

@@ -186,8 +186,8 @@ def vintages(rows: Sequence[tuple[int, datetime, datetime, float | None]]) -> Vi
         np.array([number for number, *_ in rows], np.int64),
         np.array([(valid - EPOCH) // US for _, valid, *_ in rows], np.int64),
         np.array([(available - EPOCH) // US for _, _, available, _ in rows], np.int64),
-        np.array([np.nan if value is None else value for *_, value in rows], np.float64),
-    )
+        {"values": np.array([np.nan if value is None else value for *_, value in rows], np.float64)},
+    )["values"]
 
 
 def known(anchor: datetime, zone: str, readings: Any, weather: Any, prices: Any) -> Known:
