@@ -1,34 +1,49 @@
 """Refreshing one new hour or quarter-hour of declared features, beside writing the same rows.
 
-    python -m benchmarks.declared_refresh [--small] [--server embedded|native] [--output FOLDER]
+    python -m benchmarks.declared_refresh [--small] [--server embedded|native]
+        [--case month|year|quarters|fleet] [--output FOLDER]
 
 A reading of each meter arrives for the newest step, `ai_hub.db.refresh.refresh` runs, and it is taken back.
-The floor is one INSERT of as many rows into an empty table with the columns and indexes of the view's.
+The floor is one INSERT of as many rows into an empty table with the columns and indexes of the view's. For a
+fleet, a follower then brings the rows of the contract's services into Redis; there the floor is sending the
+same commands.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from feast import FeatureStore
 from feast.aggregation import Aggregation
 from psycopg import sql
 
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
+from ai_hub.features.materialize import Follower
+from ai_hub.features.newest import followed_views, newest_rows
+from ai_hub.features.store import online_client, open_store
 from benchmarks import history, measure, servers
 from benchmarks.declared import FEATURES, VIEW, apply, require_values
 from benchmarks.history import HOUR, History
+from benchmarks.materialize import commands, write
 from benchmarks.measure import Times, format_time, timed
+from benchmarks.servers import HOST, valkey
+from benchmarks.service_site import Site
+from feast_plugins.postgres import session
 from feast_plugins.windows import DegreeHours, Difference, Lag, Ratio, SameHour
 from feast_plugins.windows import database as declared
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     import psycopg
 
@@ -77,26 +92,33 @@ QUARTERS: Mapping[str, Any] = {
 class Case:
     """Meters with a history, and the views that are declared one after the other."""
 
+    #: chooses it
+    key: str
     name: str
     assets: int
     days: int
     step: timedelta
     views: Mapping[str, Mapping[str, Any]]
     repetitions: int = 7
-    #: too large for the embedded server
-    is_fleet: bool = False
+
+    @property
+    def is_fleet(self) -> bool:
+        """Whether its rows go to Redis, too; too large for the embedded server."""
+        return self.key == _FLEET
 
 
 _BY_HOUR = {"13 features": FEATURES, "60 features": MANY}
+_FLEET = "fleet"
 FULL = (
-    Case("100 meters, a month of hours", 100, 30, HOUR, _BY_HOUR),
-    Case("100 meters, a year of hours", 100, 365, HOUR, _BY_HOUR),
-    Case("100 meters, a year of quarter-hours", 100, 365, _QUARTER, {"15 features": QUARTERS}),
-    Case("10,000 meters, 2 days of hours", 10_000, 2, HOUR, {"13 features": FEATURES}, 3, is_fleet=True),
+    Case("month", "100 meters, a month of hours", 100, 30, HOUR, _BY_HOUR),
+    Case("year", "100 meters, a year of hours", 100, 365, HOUR, _BY_HOUR),
+    Case("quarters", "100 meters, a year of quarter-hours", 100, 365, _QUARTER, {"15 features": QUARTERS}),
+    Case(_FLEET, "10,000 meters, 2 days of hours", 10_000, 2, HOUR, {"13 features": FEATURES}, 3),
 )
 SMALL = (
-    Case("2 meters, 15 days of hours", 2, 15, HOUR, _BY_HOUR, 2),
-    Case("2 meters, 15 days of quarter-hours", 2, 15, _QUARTER, {"15 features": QUARTERS}, 2),
+    Case("month", "2 meters, 15 days of hours", 2, 15, HOUR, _BY_HOUR, 2),
+    Case("quarters", "2 meters, 15 days of quarter-hours", 2, 15, _QUARTER, {"15 features": QUARTERS}, 2),
+    Case(_FLEET, "20 meters, 2 days of hours", 20, 2, HOUR, {"13 features": FEATURES}, 2),
 )
 
 
@@ -108,6 +130,8 @@ class _Work:
     server_cpu: Times = field(default_factory=Times)
     insert: Times = field(default_factory=Times)
     floor: Times = field(default_factory=Times)
+    online: Times = field(default_factory=Times)
+    online_floor: Times = field(default_factory=Times)
     rows: int = 0
 
 
@@ -129,13 +153,13 @@ class _ServerCpu:
 
 def main() -> None:
     """Measure and write results and table."""
-    arguments = servers.arguments("declared_refresh", __doc__)
+    arguments = servers.arguments("declared_refresh", __doc__, *(case.key for case in FULL))
     folder = arguments.output or (measure.SCRATCH if arguments.small else measure.DOCS)
     servers.clean_up_when_terminated()
     records = []
     for server in arguments.server or servers.available():
         for case in SMALL if arguments.small else FULL:
-            if case.is_fleet and server == "embedded":
+            if case.key not in (arguments.case or [case.key]) or (case.is_fleet and server == "embedded"):
                 continue
             with servers.databases(server, (BENCHMARK,)) as databases:
                 database = databases[BENCHMARK]
@@ -158,10 +182,12 @@ def _measure(case: Case, database: Database) -> dict[str, _Work]:
     views: dict[str, Mapping[str, Any]] = {"no declared view": {}, **case.views}
     minutes = case.step // timedelta(minutes=1)
     series = History(case.assets, case.days, history.this_hour() - 2 * HOUR, minutes)
-    with connect(database.dsn, autocommit=True) as connection:
+    with ExitStack() as stack:
+        connection = stack.enter_context(connect(database.dsn, autocommit=True))
         series.add_assets(connection)
         history.write(connection, series.rows())
         refresh(dsn=database.dsn)
+        online = stack.enter_context(_online(database.dsn)) if case.is_fleet else None
         for name, features in views.items():
             if features:
                 apply(connection, BENCHMARK, features, case.step)
@@ -173,9 +199,10 @@ def _measure(case: Case, database: Database) -> dict[str, _Work]:
                 require_values(connection)
             connection.execute("ANALYZE")
             work = works[name] = _Work()
-            for number in range(case.repetitions):
-                while not _repeat(connection, database, case, work, number):
-                    pass
+            while len(work.refresh.runs) < case.repetitions:
+                _repeat(connection, database, case, work, online)
+            if online:
+                work.online_floor = online.floor(case.repetitions)
             if features:
                 work.floor = _floor(connection, case)
     return works
@@ -211,26 +238,72 @@ def _fill(connection: psycopg.Connection, step: timedelta) -> None:
     )
 
 
-def _repeat(connection: psycopg.Connection, database: Database, case: Case, work: _Work, number: int) -> bool:
-    """Add the newest complete step, refresh and take both back; False: another step has begun meanwhile."""
+def _repeat(
+    connection: psycopg.Connection, database: Database, case: Case, work: _Work, online: _Online | None
+) -> None:
+    """Add the newest complete step, refresh and take both back; not counted if another step has begun."""
     refresh(dsn=database.dsn)
+    if online:
+        online.follower.catch_up()
     step = _newest(case.step)
-    values = History(case.assets, 1, step).hour(step, seed=number)
+    values = History(case.assets, 1, step).hour(step, seed=len(work.refresh.runs))
     insert = timed(partial(history.write, connection, values))
     cpu = _ServerCpu(database.server_pid)
     before = cpu.seconds()
     done = []
     seconds = timed(lambda: done.append(refresh(dsn=database.dsn)))
     used = cpu.seconds() - before
+    followed = online.follower.catch_up() if online else None
     connection.execute(_TAKE_BACK, [history.TENANT, step])
     refresh(dsn=database.dsn)
     if _newest(case.step) != step:
-        return False
+        return
     work.insert.runs.append(insert)
     work.refresh.runs.append(seconds)
     work.server_cpu.runs.append(used)
     work.rows = done[0].rows
-    return True
+    if followed:
+        assert set(followed.rows.values()) == {case.assets}, followed.rows  # noqa: S101  # a fault of the benchmark
+        work.online.runs.append(followed.seconds)
+
+
+@dataclass(frozen=True)
+class _Online:
+    """What `ai-hub materialize --follow` has: a feature store, and a follower of refreshes."""
+
+    store: FeatureStore
+    follower: Follower
+
+    def floor(self, repetitions: int) -> Times:
+        """Seconds of writing the newest row of each asset and view by commands that were encoded before."""
+        found = []
+        now = datetime.now(UTC)
+        for view in followed_views(self.store):
+            with (
+                session.connect(self.store.config.offline_store) as reads,
+                newest_rows(reads, view, now) as rows,
+            ):
+                found += commands(self.store, view, rows)
+        times = Times()
+        for _ in range(repetitions):
+            times.measure(lambda: write(online_client(self.store), found))
+        return times
+
+
+@contextmanager
+def _online(dsn: str) -> Iterator[_Online]:
+    """A Valkey, a registry and a follower of the refreshes of a database, in this process."""
+    before = dict(os.environ)
+    with valkey() as keys, tempfile.TemporaryDirectory(prefix="ai-hub-bench-") as folder:
+        site = Site(Path(folder), {"TIMESCALE_DSN": dsn, "REDIS_URL": f"redis://{HOST}:{keys.port}/0"})
+        site.apply()
+        os.environ.update(site.environment)
+        try:
+            store = open_store()
+            yield _Online(store, Follower(store, ages=False))
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _newest(step: timedelta) -> datetime:
@@ -265,6 +338,8 @@ def _record(works: Mapping[str, _Work]) -> dict[str, Any]:
             ("refresh", work.refresh),
             ("insert of readings", work.insert),
             ("floor", work.floor),
+            ("online", work.online),
+            ("floor online", work.online_floor),
         )
         if times.runs
     }
@@ -282,13 +357,14 @@ Made by `{command}` from [results.json](results.json), where each run's spread i
 meter arrives for the newest step, then `ai_hub.db.refresh.refresh` runs: the quickest run of {runs}, and
 the least CPU time of the server's processes, in steps of 10 ms. The features that come with AI Hub are
 computed in every case. The floor is one INSERT of the same rows of the view into an empty table with its
-columns and indexes.
+columns and indexes. "Then online" is how long a running `ai-hub materialize --follow` takes to bring the rows
+of the contract's services into Redis; its floor is sending the same commands.
 
 Machine: {cpus} CPUs, {memory} GiB, {system}. {versions}; code {commit},
 {measured_at}.
 
-| server | history | declared | rows | refresh | CPU | floor |
-|---|---|---|---:|---:|---:|---:|
+| server | history | declared | rows | refresh | CPU | floor | then online | floor |
+|---|---|---|---:|---:|---:|---:|---:|---:|
 """
 
 
@@ -300,13 +376,13 @@ def _write(folder: Path, records: list[dict[str, Any]]) -> None:
         for name, rows in record["rows"].items():
             fastest = {
                 what: record["seconds"][f"{what}, {name}"]["min"]
-                for what in ("refresh", "floor")
+                for what in ("refresh", "floor", "online", "floor online")
                 if f"{what}, {name}" in record["seconds"]
             }
             cells = (
                 *(record["server"], record["work"], name, f"{rows:,}", format_time(fastest["refresh"])),
                 format_time(record["server_cpu"][name]) if record["server_cpu"][name] else "",
-                format_time(fastest.get("floor")),
+                *(format_time(fastest.get(what)) for what in ("floor", "online", "floor online")),
             )
             text += f"| {' | '.join(cells)} |\n"
     (folder / "declared-refresh.md").write_text(text)

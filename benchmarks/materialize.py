@@ -35,12 +35,15 @@ from benchmarks.feast_repository import CREATED, TIME, entities, open_store
 from benchmarks.measure import own_peak_mib, timed
 from benchmarks.servers import HOST, Postgres, Valkey, clean_up_when_terminated, postgres, valkey
 from feast_plugins.materialize.encoding import data_of
-from feast_plugins.materialize.plan import Encoder, latest, plan
+from feast_plugins.materialize.plan import Encoder, ViewPlan, latest, plan
 from feast_plugins.materialize.resp import StoredTimes
 from feast_plugins.materialize.shards import Shards, open_channel
 from feast_plugins.postgres.session import connect, stream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pyarrow as pa
     from feast import FeatureStore
 
 BENCHMARK = "materialize"
@@ -165,8 +168,8 @@ def _compare(servers: Servers, size: Size) -> Comparison:
         if variant == STOCK:
             comparison.times[STOCK].runs.append(report["seconds"])
     store = servers.store(OURS, "rows")
-    commands = _commands(store)
-    works = {OURS: lambda: _materialize(store), FLOOR: lambda: _write(servers.client(), commands)}
+    encoded = _commands(store)
+    works = {OURS: lambda: _materialize(store), FLOOR: lambda: write(servers.client(), encoded)}
     for number in range(size.rounds):
         for variant in list(works)[:: -1 if number % 2 else 1]:
             servers.client().flushall()
@@ -187,23 +190,37 @@ def _materialize(store: FeatureStore) -> None:
 def _commands(store: FeatureStore) -> list[tuple[memoryview, int]]:
     """The commands that ours sends, in the same batches, and the number of replies to each."""
     view = store.get_feature_view("meters")
+    query = latest(plan_of(store, view).source, START, END, None, timedelta())
+    with connect(store.config.offline_store) as connection, stream(connection, query) as batches:
+        return commands(store, view, batches)
+
+
+def plan_of(store: FeatureStore, view: FeatureView) -> ViewPlan:
+    """How a view is materialized."""
     view_plan = plan(view, store.config)
     if view_plan is None:
         raise RuntimeError("The view does not go the fast way.")
+    return view_plan
+
+
+def commands(
+    store: FeatureStore, view: FeatureView, batches: Iterable[pa.RecordBatch]
+) -> list[tuple[memoryview, int]]:
+    """The commands that write these rows, and the number of replies to each batch of them."""
+    view_plan = plan_of(store, view)
     encoder = Encoder(view_plan, view, store.project, check=False, replace_equal=True)
-    query = latest(view_plan.source, START, END, None, timedelta())
-    found = []
     unread = StoredTimes(Shards(None, _TIMEOUT_S), view_plan.time_field)
-    with connect(store.config.offline_store) as connection, stream(connection, query) as batches:
-        for batch in batches:
-            keys, commands = encoder.encode(batch, unread)
-            found.append((data_of(commands), len(keys) * encoder.replies))
+    found = []
+    for batch in batches:
+        keys, encoded = encoder.encode(batch, unread)
+        found.append((data_of(encoded), len(keys) * encoder.replies))
     return found
 
 
-def _write(client: Redis, commands: list[tuple[memoryview, int]]) -> None:
+def write(client: Redis, encoded: Iterable[tuple[memoryview, int]]) -> None:
+    """Write encoded commands."""
     with open_channel(client, _TIMEOUT_S) as channel:
-        for command, replies in commands:
+        for command, replies in encoded:
             channel.send(command)
             channel.integers(replies)
 

@@ -300,11 +300,16 @@ def available() -> tuple[str, ...]:
     return ("embedded", "native") if os.environ.get(NATIVE) else ("embedded",)
 
 
-def arguments(benchmark: str, description: str | None) -> argparse.Namespace:
-    """Arguments of a benchmark of meters: `small`, `server` (a list or None), `output` (a path or None)."""
+def arguments(benchmark: str, description: str | None, *cases: str) -> argparse.Namespace:
+    """Arguments of a benchmark of meters: `small`, `server` (a list or None), `output` (a path or None).
+
+    Those of one that has `cases` can be chosen: `case` (a list or None).
+    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{benchmark}", description=description)
     parser.add_argument("--small", action="store_true", help="few meters: shows that it works, in a minute")
     parser.add_argument("--server", choices=available(), action="append", help="just this one (repeatable)")
+    if cases:
+        parser.add_argument("--case", choices=cases, action="append", help="just this one (repeatable)")
     parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
     return parser.parse_args()
 

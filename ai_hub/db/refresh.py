@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 import psycopg
 
-from ai_hub.db.connection import connect, shares_backend
+from ai_hub.db.connection import connect, is_pooled, shares_backend
 from feast_plugins.windows import history
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _FEWEST_SHARED_ROWS: Final = 500
 #: Sessions that compute batches at the same time, each of its own assets.
 SESSIONS = 2
 _TRY_LOCK: Final = (
-    "SELECT pg_try_advisory_xact_lock({}()) FROM set_config('idle_in_transaction_session_timeout', '0', true)"
+    "SELECT pg_try_advisory_{}({}()) FROM set_config('idle_in_transaction_session_timeout', '0', true)"
 )
 _REFRESH, _HISTORY = "feature_refresh_lock", "declared_history_lock"
 _LOOK_AGAIN_S: Final = 0.5
@@ -59,18 +59,18 @@ def refresh(
     with connect(dsn, autocommit=True, application_name="ai-hub refresh") as connection:
         connection.add_notice_handler(_log)
         run = _Run(connection, dsn, progress, aggregating)
-        with _lock(dsn, _REFRESH):
+        with _lock(connection, dsn, _REFRESH):
             run.changes(since)
         if run.is_pending():
             # rows that are computed when they are read: other refreshes need not wait, nor compute them, too
-            with _lock(dsn, _HISTORY, waits=False) as is_ours:
+            with _lock(connection, dsn, _HISTORY, waits=False) as is_ours:
                 stored = 0
                 while is_ours and (rows := run.history()):
                     stored += rows
                     if not run.is_pending(since=run.plan):
                         break
                     # another refresh has planned the rest anew, and may not have come to release it
-                    with _lock(dsn, _REFRESH):
+                    with _lock(connection, dsn, _REFRESH):
                         run.changes(None)
                 connection.execute("SELECT analyze_declared(%s)", [stored])
     return Refreshed(run.done, run.changed)
@@ -182,19 +182,24 @@ def _log(notice: psycopg.errors.Diagnostic) -> None:
 
 
 @contextmanager
-def _lock(dsn: str | None, name: str, *, waits: bool = True) -> Iterator[bool]:
+def _lock(
+    connection: psycopg.Connection, dsn: str | None, name: str, *, waits: bool = True
+) -> Iterator[bool]:
     """Hold a lock that keeps others waiting; whether we have it, should it not wait for those that do.
 
-    A transaction beside the work holds it: the work has several, and a session may not be ours alone.
-    It has no snapshot, so nothing else waits for it. Whoever waits looks again, and holds no connection of a
-    pooler meanwhile.
+    The session holds it. That of a pooler may not be ours alone, so there a transaction beside the work does,
+    which has no snapshot, so nothing else waits for it. Whoever waits looks again, and holds no connection of
+    the pooler meanwhile.
     """
-    query = _TRY_LOCK.format(name).encode()
-    with connect(dsn, application_name="ai-hub refresh lock") as lock:
-        if shares_backend(lock):  # everything would wait for the transaction, and nobody else refreshes
-            lock.rollback()
-            yield True
-            return
+    if shares_backend(connection):  # nobody else refreshes
+        yield True
+        return
+    lock, kind = connection, "lock"
+    with ExitStack() as stack:
+        if is_pooled(connection):
+            lock = stack.enter_context(connect(dsn, application_name="ai-hub refresh lock"))
+            kind = "xact_lock"
+        query = _TRY_LOCK.format(kind, name).encode()
         while not (is_ours := lock.execute(query).fetchone() == (True,)) and waits:
             lock.rollback()
             time.sleep(_LOOK_AGAIN_S)
@@ -202,6 +207,8 @@ def _lock(dsn: str | None, name: str, *, waits: bool = True) -> Iterator[bool]:
             yield is_ours
         finally:
             with suppress(psycopg.OperationalError):  # it went away, and the lock with it
+                if is_ours and lock is connection:
+                    lock.execute(f"SELECT pg_advisory_unlock({name}())".encode())
                 lock.rollback()
 
 

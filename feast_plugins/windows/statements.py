@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 #: Changes when what this module makes of a declaration does, so that `feast apply` makes it anew.
-_VERSION: Final = 10
+_VERSION: Final = 11
 #: Begins the statement of a view that this version made.
 MARK: Final = f"-- feast_plugins.windows {_VERSION}\n"
 #: Hours between two ranges that are cheaper to read than a second look into the index.
@@ -247,7 +247,11 @@ class Statements:
     def _row(self, column: str, leaves: list[_OfColumn], *, bounded: bool, hour: str = "k.hour") -> str:
         """Lateral query of the aggregates over one column, in a row named like it."""
         ranges = merged((each for leaf in leaves for each in _probes(leaf)), gap=gap(column))
-        parts = [self._looked_at(column, near, far, bounded=bounded, hour=hour) for near, far in ranges]
+        parts = (
+            [self._readings(ranges, bounded=bounded, hour=hour)]
+            if column == READING
+            else [self._looked_at(column, near, far, bounded=bounded, hour=hour) for near, far in ranges]
+        )
         columns = _list(f"{aggregate(leaf)} AS {self._name(leaf)}" for leaf in leaves)
         series = "\nUNION ALL\n".join(parts)
         return f"CROSS JOIN LATERAL (\nSELECT {columns}, max(ingested_at) AS ingested_at\nFROM (\n{series}\nORDER BY ago DESC\n) AS series\n) AS {_source(leaves[0])}"
@@ -273,15 +277,25 @@ class Statements:
         )
         return sources.totals(readings, first_hour=first, end_hour=end)
 
+    def _readings(self, ranges: Iterable[tuple[int, int]], *, bounded: bool, hour: str) -> str:
+        """Query of the readings of all steps that a row looks back to."""
+        steps = self._steps
+        return templates.READINGS.format(
+            ago=steps.ago("hourly.hour"),
+            ranges=_list(
+                f"({steps.before(hour, farthest)}, {steps.before(hour, nearest - 1)})"
+                for nearest, farthest in ranges
+            ),
+            readings=steps.readings(
+                "ranges.first", "ranges.until", templates.READINGS_BOUNDS if bounded else ""
+            ),
+            meaning=steps.meaning,
+        )
+
     def _looked_at(self, column: str, nearest: int, farthest: int, *, bounded: bool, hour: str) -> str:
-        """Query of a column's steps that a row looks back to; `bounded` in the statement of a refresh."""
+        """Query of another column's steps that a row looks back to; `bounded` in the statement of a refresh."""
         steps = self._steps
         first, end = steps.before(hour, farthest), steps.before(hour, nearest - 1)
-        if column == READING:
-            readings = steps.readings(first, end, templates.READINGS_BOUNDS if bounded else "")
-            return templates.READINGS.format(
-                ago=steps.ago("hourly.hour"), readings=readings, meaning=steps.meaning
-            )
         if column == TOTAL:
             totals = (
                 sources.OF_BATCH.format(first_hour=first, end_hour=end)

@@ -87,7 +87,7 @@ class Steps:
         """How many steps before a row a step began."""
         if self.step == DAY:
             return f"({_day(row)} - {_day(begin)})"
-        return f"(extract(epoch FROM {row} - {begin}) / {self.step // timedelta(seconds=1)})::integer"
+        return f"(date_part('epoch', {row} - {begin}) / {self.step // timedelta(seconds=1)})::integer"
 
     def number(self, time: str) -> str:
         """Number of a step since 1970."""

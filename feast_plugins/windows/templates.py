@@ -73,12 +73,16 @@ CALENDAR: Final[Mapping[str, str]] = {
     "is_weekend": "(extract(isodow FROM local.time) >= 6)::integer::bigint",
     "local_time": "extract(epoch FROM local.time)::bigint",
 }
+# One query of the aggregate, whatever the number of ranges: to plan it takes as long as to run it for a hundred rows. Not
+# pulled up, so that each range is an index scan.
 READINGS: Final = """\
 SELECT {ago} AS ago, meaning.value,
     meaning.least_value AS least, meaning.greatest_value AS greatest, meaning.stats AS state,
     hourly.sample_count AS readings, hourly.last_ingested_at AS ingested_at
-FROM (
+FROM (VALUES {ranges}) AS ranges (first, until)
+CROSS JOIN LATERAL (
 {readings}
+OFFSET 0
 ) AS hourly
 LEFT JOIN LATERAL {meaning} AS meaning ON true"""
 READINGS_BOUNDS: Final = "AND hourly.hour >= %3$L::timestamptz AND hourly.hour < %4$L::timestamptz"
@@ -282,6 +286,7 @@ stored AS (
     SELECT hour, tenant_id, asset_id, $3, {names}, $2 FROM differing
 )
 SELECT count(*), array_agg(ROW (tenant_id, asset_id, hour)::public.feature_key) FILTER (WHERE replaces) {gone}FROM differing"""
+# compute_declared_ranges() cuts out what is between the comments where every range is of one row: to plan it takes long, too.
 COMPUTED: Final = """\
     SELECT k.tenant_id, k.asset_id, k.hour, {computed}
     FROM (
@@ -291,11 +296,11 @@ COMPUTED: Final = """\
         WHERE k.end_hour < k.first_hour + {long}
     ) AS k
     {sources}
-    UNION ALL
+    /* long ranges */ UNION ALL
     SELECT k.tenant_id, k.asset_id, {hour}, {computed_long}
     FROM batch AS k
     {grids}
-    WHERE k.end_hour >= k.first_hour + {long}"""
+    WHERE k.end_hour >= k.first_hour + {long} /* end of long ranges */"""
 # Columns that were computed elsewhere: $5 the number of each row's range, $6 its time, then its features.
 GIVEN: Final = """\
     SELECT batch.tenant_id, batch.asset_id, given.hour, {given}

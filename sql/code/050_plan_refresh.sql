@@ -15,7 +15,6 @@ CREATE FUNCTION plan_feature_refresh(since timestamptz DEFAULT NULL) RETURNS TAB
 LANGUAGE plpgsql AS $$
 DECLARE
     this_plan bigint := nextval('feature_plans');
-    this_hour timestamptz := time_bucket(INTERVAL '1 hour', now());
     measured  bigint[];
 BEGIN
     -- no view goes while its ranges are planned
@@ -33,17 +32,6 @@ BEGIN
                 AND spans.periods @> tstzrange(changes.first_hour, changes.last_hour + INTERVAL '168 hours', '[]')
         )
         RETURNING source, tenant_id, asset_id, series, zone, first_hour, last_hour, first_at, last_at
-    ),
-    spans AS (  -- and the rows that exist by now
-        SELECT tenant_id, asset_id, existing.rows
-        FROM asset_spans
-        CROSS JOIN LATERAL (
-            SELECT range_agg(tstzrange(
-                lower(period) + INTERVAL '1 hour', least(upper(period) - INTERVAL '143 hours', this_hour + INTERVAL '1 hour')
-            )) AS rows
-            FROM unnest(periods) AS period WHERE lower(period) < this_hour
-        ) AS existing
-        WHERE existing.rows IS NOT NULL
     ),
     -- hours of groups whose totals may have changed
     group_changes AS MATERIALIZED (
@@ -69,22 +57,6 @@ BEGIN
     pending AS (
         DELETE FROM declared_refresh_ranges RETURNING view_name, tenant_id, asset_id, first_hour, end_hour
     ),
-    declared_rows AS (
-        SELECT
-            views.view_name, views.step, views.filled_from, spans.tenant_id, spans.asset_id,
-            CASE
-                WHEN views.step = INTERVAL '1 hour' THEN spans.rows
-                ELSE rows_of_step(spans.rows, views.step)
-                    * tstzmultirange(tstzrange(NULL, declared_rows_until(views.step, assets.timezone)))
-            END AS rows,
-            coalesce(known.stored, '{}') AS stored
-        FROM declared_views AS views
-        CROSS JOIN spans
-        LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
-        LEFT JOIN declared_spans AS known
-            ON known.view_name = views.view_name
-            AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id
-    ),
     declared_reached AS (  -- by changes in the hours from 0 on
         SELECT
             view_name, step, source, nearest * step - slack AS nearest,
@@ -96,12 +68,6 @@ BEGIN
     ),
     touched AS (
         SELECT view_name, tenant_id, asset_id, first_hour, end_hour FROM pending
-        UNION ALL
-        -- rows whose first computation is due
-        SELECT existing.view_name, existing.tenant_id, existing.asset_id, greatest(lower(due), existing.filled_from), upper(due)
-        FROM declared_rows AS existing
-        CROSS JOIN LATERAL unnest(existing.rows - existing.stored) AS due
-        WHERE upper(due) > existing.filled_from
         UNION ALL
         SELECT
             reached.view_name, tenant_id, asset_id,
@@ -127,7 +93,7 @@ BEGIN
             reached.view_name, spans.tenant_id, spans.asset_id,
             changes.first_hour + reached.nearest, changes.last_hour + reached.farthest
         FROM changes
-        JOIN spans ON spans.tenant_id = changes.tenant_id
+        JOIN asset_spans AS spans ON spans.tenant_id = changes.tenant_id
         LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
         JOIN declared_reached AS reached ON reached.source = 'weather'
         WHERE changes.source = 'weather' AND coalesce(assets.weather_asset_id, spans.asset_id) = changes.asset_id
@@ -137,7 +103,7 @@ BEGIN
             changes.first_hour + reached.nearest, changes.last_hour + reached.farthest
         FROM changes
         JOIN declared_reached AS reached ON split_part(reached.source, '@', 1) = changes.series
-        JOIN spans ON spans.tenant_id = changes.tenant_id
+        JOIN asset_spans AS spans ON spans.tenant_id = changes.tenant_id
         LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
         WHERE changes.source = 'series' AND changes.zone = CASE split_part(reached.source, '@', 2)
             WHEN 'tenant' THEN ''
@@ -155,18 +121,44 @@ BEGIN
         JOIN declared_reached AS reached ON reached.source = 'value@group'
         UNION ALL
         SELECT view_name, tenant_id, asset_id, time_bucket(INTERVAL '1 hour', since), 'infinity'
-        FROM spans CROSS JOIN declared_views WHERE since IS NOT NULL
+        FROM asset_spans CROSS JOIN declared_views WHERE since IS NOT NULL
     ),
     merged AS (
         SELECT
-            view_name, tenant_id, asset_id, step,
-            -- after a move to the west, rows of the former days are stored that the asset does not have yet
+            views.view_name, spans.tenant_id, spans.asset_id, views.step,
             unnest(
-                range_agg(tstzrange(first_hour, end_hour)) * CASE WHEN step > INTERVAL '1 hour' THEN rows + stored ELSE rows END
+                -- after a move to the west, rows of the former days are stored that the asset does not have yet
+                ranges.touched * CASE WHEN views.step > INTERVAL '1 hour' THEN existing + ranges.stored ELSE existing END
+                    + (existing - ranges.stored) * tstzmultirange(tstzrange(views.filled_from, NULL))
             ) AS part
-        FROM touched
-        JOIN declared_rows USING (view_name, tenant_id, asset_id)
-        GROUP BY view_name, tenant_id, asset_id, step, rows, stored
+        FROM declared_views AS views
+        CROSS JOIN asset_spans AS spans
+        LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
+        LEFT JOIN declared_spans AS known
+            ON known.view_name = views.view_name
+            AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id
+        LEFT JOIN (
+            SELECT view_name, tenant_id, asset_id, range_agg(tstzrange(first_hour, end_hour)) AS rows
+            FROM touched GROUP BY view_name, tenant_id, asset_id
+        ) AS changed
+            ON changed.view_name = views.view_name
+            AND changed.tenant_id = spans.tenant_id AND changed.asset_id = spans.asset_id
+        CROSS JOIN LATERAL (
+            SELECT
+                coalesce(changed.rows, '{}') AS touched, coalesce(known.stored, '{}') AS stored,
+                greatest(lower(spans.periods) + INTERVAL '1 hour', views.filled_from) AS filled_from,
+                declared_rows_until(views.step, assets.timezone) AS until,
+                -- from the last row on; of days one hour more, because a day may have 25
+                CASE WHEN views.step > INTERVAL '1 hour' THEN INTERVAL '142 hours' ELSE INTERVAL '143 hours' END AS beyond
+        ) AS ranges
+        CROSS JOIN LATERAL (
+            SELECT range_agg(tstzrange(lower(period) + INTERVAL '1 hour', least(upper(period) - beyond, until))) AS existing
+            FROM unnest(spans.periods) AS period WHERE lower(period) + INTERVAL '1 hour' < until
+        ) AS by_now
+        -- of most assets nothing is touched and every row is stored, which this tells sooner
+        WHERE changed.rows IS NOT NULL OR NOT ranges.stored @> tstzrange(
+            ranges.filled_from, greatest(ranges.filled_from, least(upper(spans.periods) - beyond, until))
+        )
     ),
     pieces AS (  -- of at most a month of hours, which bounds a batch
         SELECT view_name, tenant_id, asset_id, piece_start, least(upper(part), piece_start + 744 * step) AS piece_end

@@ -176,13 +176,17 @@ DECLARE
     replaced feature_key[];
     -- where days change their length
     slack    interval := CASE WHEN declared.step > INTERVAL '1 hour' THEN INTERVAL '26 hours' ELSE '0' END;
+    is_short boolean;
 BEGIN
-    SELECT min(first_hour), max(end_hour) INTO lowest, highest FROM unnest(batch);
+    SELECT min(first_hour), max(end_hour), bool_and(end_hour <= first_hour + declared.step) INTO lowest, highest, is_short
+    FROM unnest(batch);
     SELECT coalesce(max(farthest), 0) INTO reach FROM declared_reaches WHERE view_name = declared.view_name;
 
     -- literals leave out chunks, and the readings where all hours are materialized
     EXECUTE format(
-        declared.statement, lowest, highest, lowest - reach * declared.step - slack, highest - declared.step + slack
+        CASE WHEN is_short THEN regexp_replace(declared.statement, '/\* long ranges \*/.*/\* end of long ranges \*/', '')
+            ELSE declared.statement END,
+        lowest, highest, lowest - reach * declared.step - slack, highest - declared.step + slack
     )
     INTO changed, replaced USING batch, stamp, declared.generation, declared.meanings;
 
