@@ -13,7 +13,7 @@ from ai_hub.api import errors
 from ai_hub.api.admission import Admission
 from ai_hub.api.observability import RequestLog, install_tracing
 from ai_hub.api.paths import templates_of
-from ai_hub.api.routes import anomalies, assets, explanations, exports, features, health, models
+from ai_hub.api.routes import anomalies, assets, explanations, exports, features, forecasts, health, models
 from ai_hub.api.services import open_services
 from ai_hub.settings import ServiceSettings, Settings
 
@@ -98,7 +98,7 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         generate_unique_id_function=lambda route: route.name,
     )
     errors.install(app)
-    for module in (features, exports, assets, anomalies, models, explanations, health):
+    for module in (features, forecasts, exports, assets, anomalies, models, explanations, health):
         app.include_router(module.router)
     # a request passes the last added first
     app.add_middleware(features.OnlineFeatures)

@@ -25,6 +25,7 @@ from ai_hub.db.transactions import transaction
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.exports.service import ExportService, open_exports
 from ai_hub.features.online.reader import FeatureReader, open_reader
+from ai_hub.forecasting.service import ForecastService, open_forecasts
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ class Services:
     health: Health
     exports: ExportService
     features: FeatureReader
+    forecasts: ForecastService
     models: RegistryExecutor
     assets: AssetRepository
     analyses: AnalysisRepository
@@ -194,6 +196,7 @@ async def open_services(options: ServiceSettings, settings: Settings) -> AsyncIt
         await stack.enter_async_context(exports.counts.kept())
         features = await stack.enter_async_context(open_reader(options, settings))
         models = await stack.enter_async_context(open_registry_executor(options))
+        forecasts = await stack.enter_async_context(open_forecasts(settings, features))
         health = Health(settings, lambda: authenticator.loaded and features.catalog.loaded)
         yield Services(
             options,
@@ -202,6 +205,7 @@ async def open_services(options: ServiceSettings, settings: Settings) -> AsyncIt
             health,
             exports,
             features,
+            forecasts,
             models,
             AssetRepository(settings),
             AnalysisRepository(settings),

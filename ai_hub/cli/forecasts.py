@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ai_hub.forecasting.log import Run, ValidRow
+    from ai_hub.forecasting.production import Issuer
 
 forecast_app = typer.Typer(name="forecast", no_args_is_help=True, help="Forecasts, and the log of them.")
 app.add_typer(forecast_app)
@@ -35,6 +37,125 @@ class RunRole(StrEnum):
     SHADOW = "shadow"
     REPLAY = "replay"
     BACKTEST = "backtest"
+
+
+@forecast_app.command("run")
+def run_command(
+    *,
+    tenant: Annotated[list[str], typer.Option("--tenant", help="tenant of the meters; may be repeated")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", help="registered model; may be repeated [default: all with a horizon in production]"
+        ),
+    ] = None,
+    asset: Annotated[
+        list[str] | None,
+        typer.Option("--asset", help="only this meter; may be repeated [default: the trained ones]"),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="forecast at each time of issue, until stopped")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="with --follow: seconds between looks at the clock")
+    ] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """Forecast from now on with the models in production, and write it to the log.
+
+    With --follow at each time of issue: as the model was trained for, else every step. Fails when no meter at
+    all has a forecast.
+    """
+    from ai_hub.forecasting.production import Issuer
+
+    issuer = Issuer(common.settings(), tenant, model or (), asset or ())
+    if follow:
+        _follow(issuer, interval)
+        return
+    runs = issuer.issue_now()
+    if as_json:
+        typer.echo(json.dumps([_run_as_dict(run) for run in runs], indent=2))
+    else:
+        for run in runs:
+            typer.echo(_line(run))
+    if all(run.status == "failed" for run in runs):
+        raise typer.Exit(1)
+
+
+def _follow(issuer: Issuer, interval: float) -> None:
+    """Forecast whenever it is time, until stopped; errors are said, and tried again."""
+    from ai_hub.cli.errors import explain
+    from ai_hub.cli.jobs import interruptible
+
+    said = ""
+    with interruptible() as stop:
+        while not stop.is_set():
+            try:
+                for run in issuer.catch_up():
+                    _say(_line(run))
+                said = ""
+            except Exception as error:  # noqa: BLE001  # a server may be back, or a model promoted, later
+                problem = " ".join(str(explain(error)).split())
+                if problem != said:
+                    _say(problem)
+                said = problem
+            stop.wait(interval)
+    _say("stopped")
+
+
+def _say(text: str) -> None:
+    """One line of a log, with the time."""
+    typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {text}")
+
+
+def _line(run: Run) -> str:
+    return (
+        f"{run.tenant}: {run.model} {run.semantic_version or run.version}, issued for "
+        f"{run.issued_at:%Y-%m-%d %H:%MZ}: {len(run.assets):,} meters, {run.leads} steps of "
+        f"{run.step.total_seconds() / 60:g} minutes, {run.status}; run {run.run_id}"
+    )
+
+
+@forecast_app.command("replay")
+def replay_command(
+    run_id: Annotated[UUID, typer.Argument(metavar="RUN", help="as `ai-hub forecast runs` shows it")],
+    *,
+    tenant: Tenant,
+    record: Annotated[
+        bool, typer.Option("--record", help="also write the replay to the log, as a run of its own")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a logged run again with what was known at its time; fails where a bit differs."""
+    from ai_hub.db.transactions import transaction
+    from ai_hub.forecasting import log
+    from ai_hub.forecasting.production import replay
+
+    with transaction(common.settings(), tenant) as connection:
+        logged = log.find_run(connection, tenant, run_id)
+        rows = log.read_rows(connection, logged)
+    replayed = replay(common.settings(), logged, rows)
+    if record:
+        with transaction(common.settings(), tenant) as connection:
+            log.write(connection, replayed.run, replayed.grid)
+    if as_json:
+        summary = {"run": str(run_id), "rows": replayed.rows, "differing": replayed.differing}
+        summary |= {
+            "same_features": replayed.same_features,
+            "replay": str(replayed.run.run_id) if record else None,
+        }
+        typer.echo(json.dumps(summary))
+    elif not replayed.differing:
+        typer.echo(f"{replayed.rows:,} rows are the same to the last bit")
+    else:
+        why = {
+            True: "from the same features: the library or the machine is another one",
+            False: "as other features are known for that time now",
+            None: "",
+        }[replayed.same_features]
+        typer.echo(f"{replayed.differing:,} of {replayed.rows:,} rows differ {why}".rstrip())
+    if replayed.differing:
+        raise typer.Exit(1)
 
 
 @forecast_app.command("show")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ai_hub.api.schemas.common import Asset
     from ai_hub.api.schemas.exports import ExportJob, ExportSummary
     from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
+    from ai_hub.api.schemas.forecasts import Forecast
     from ai_hub.api.schemas.models import ModelResponse
     from ai_hub.client.operations import Operation, Step
     from ai_hub.client.predictions import OnDegraded, Prediction
@@ -152,6 +153,31 @@ class AsyncClient:
         return await self._run(
             operations.predict(
                 self._models, self._units, self.tenant, model, assets, at=at, on_degraded=on_degraded
+            )
+        )
+
+    async def forecast(
+        self,
+        asset: str,
+        *,
+        horizon_hours: int = 24,
+        interval_minutes: int = 60,
+        forecast_type: str = "load",
+        model: str | None = None,
+        include_quantiles: bool = True,
+    ) -> Forecast:
+        """See `Client.forecast`."""
+        return await self._run(
+            request(
+                endpoints.forecast(
+                    self.tenant,
+                    asset,
+                    horizon_hours=horizon_hours,
+                    interval_minutes=interval_minutes,
+                    forecast_type=forecast_type,
+                    model_name=model,
+                    include_quantiles=include_quantiles,
+                )
             )
         )
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from ai_hub.api.schemas.common import AssetList
 from ai_hub.api.schemas.exports import ExportDeleted, ExportFiles, ExportJob, ExportList
 from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSetsResponse, FeaturesResponse
+from ai_hub.api.schemas.forecasts import Forecast
 from ai_hub.api.schemas.models import ModelList
 from ai_hub.errors import AiHubError
 
@@ -124,6 +125,12 @@ def export_files(tenant: str, export_id: UUID) -> Call[ExportFiles]:
 def delete_export(tenant: str, export_id: UUID) -> Call[ExportDeleted]:
     """Delete an export with its files."""
     return Call("DELETE", f"/ai/features/exports/{export_id}", ExportDeleted, {"tenant_id": tenant})
+
+
+def forecast(tenant: str, asset: str, **fields: Any) -> Call[Forecast]:
+    """Forecast an asset; `fields` are those of `ForecastRequest`. A repeated one is logged once more."""
+    body = {"tenant_id": tenant, "asset_id": asset, **fields}
+    return Call("POST", "/ai/forecast", Forecast, body=_without_none(body))
 
 
 def assets(tenant: str, kind: str | None, limit: int, offset: int) -> Call[AssetList]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ai_hub.api.schemas.common import Asset
     from ai_hub.api.schemas.exports import ExportJob, ExportSummary
     from ai_hub.api.schemas.features import FeaturesBatchResponse, FeatureSet, FeaturesResponse
+    from ai_hub.api.schemas.forecasts import Forecast
     from ai_hub.api.schemas.models import ModelResponse
     from ai_hub.client.operations import Operation, Step
     from ai_hub.client.predictions import OnDegraded, Prediction
@@ -153,6 +154,43 @@ class Client:
         return self._run(
             operations.predict(
                 self._models, self._units, self.tenant, model, assets, at=at, on_degraded=on_degraded
+            )
+        )
+
+    def forecast(
+        self,
+        asset: str,
+        *,
+        horizon_hours: int = 24,
+        interval_minutes: int = 60,
+        forecast_type: str = "load",
+        model: str | None = None,
+        include_quantiles: bool = True,
+    ) -> Forecast:
+        """Forecast of an asset from now on by the production model; the service keeps it in its log.
+
+        Args:
+            asset: the asset.
+            horizon_hours: how far ahead; no more than the model does.
+            interval_minutes: the step of the model.
+            forecast_type: load, generation or price.
+            model: default: the one that was trained on the asset.
+            include_quantiles: whether steps have quantiles.
+
+        Raises:
+            NotFoundError: no such asset, or no model in production has this horizon and step.
+        """
+        return self._run(
+            request(
+                endpoints.forecast(
+                    self.tenant,
+                    asset,
+                    horizon_hours=horizon_hours,
+                    interval_minutes=interval_minutes,
+                    forecast_type=forecast_type,
+                    model_name=model,
+                    include_quantiles=include_quantiles,
+                )
             )
         )
 

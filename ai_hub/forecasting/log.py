@@ -6,6 +6,7 @@ asset and step. Both are only added to. Functions take a connection of the owner
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -234,6 +235,22 @@ def _batches(run: Run, grid: Grid) -> Iterator[dict[str, Any]]:
 def _array(values: Floats) -> str:
     """An array as PostgreSQL writes it, with all bits: psycopg takes ten times as long for a list."""
     return f"{{{','.join(map(repr, values.ravel().tolist()))}}}"
+
+
+def rows_of(run: Run, grid: Grid) -> list[Row]:
+    """The rows as `read_rows` reads them once they are written."""
+    degraded = grid.degraded if grid.degraded is not None else [False] * len(run.assets)
+    columns = [grid.values, *(grid.quantiles.get(level) for level in QUANTILES)]
+    absent = np.full(grid.values.shape, np.nan)
+    lists = [(absent if column is None else column).tolist() for column in columns]
+    rows = []
+    for number, asset in enumerate(run.assets):
+        status = "degraded" if degraded[number] else "ok"
+        for lead, numbers in enumerate(zip(*(column[number] for column in lists), strict=True)):
+            value, q10, q50, q90 = (None if math.isnan(each) else each for each in numbers)
+            target = run.issued_at + lead * run.step
+            rows.append(Row(asset, target, value, q10, q50, q90, "missing" if value is None else status))
+    return rows
 
 
 _RUNS: Final[LiteralString] = f"SELECT {_RUN_COLUMNS}, recorded_at FROM forecast_runs"  # noqa: S608  # constants

@@ -21,8 +21,12 @@ from ai_hub.db.connection import connect
 from ai_hub.db.refresh import refresh
 from ai_hub.exports import service
 from ai_hub.exports.export import KIND, Request
+from ai_hub.features import newest
+from ai_hub.features.materialize import materialize
+from ai_hub.features.store import open_store
 from ai_hub.jobs.queue import CANCELLED
 from ai_hub.settings import Settings
+from support.day_ahead import logged_forecast, promote_day_ahead
 from support.energy import HOUR
 from support.export_worker import complete
 from support.model_service import booster, booster_upload
@@ -47,6 +51,8 @@ EXPLANATION = "c3a1f0d2-8e57-4b1c-a2d4-5f6e7a8b9c01"
 #: In production, of these features of `forecast_basic`.
 MODEL = "load-forecast"
 FEATURES = ("hour_of_day", "lag_1h", "lag_24h")
+#: The forecast of the examples.
+FORECAST = "0193d4a1-7c00-7000-8000-0b8a6c1f2e90"
 #: Limits of rates have tests of their own.
 _GENEROUS = {"rate_limit_per_s": 100_000, "unauthenticated_per_s": 100_000}
 _HISTORY = timedelta(days=9)
@@ -83,6 +89,9 @@ def city_works(feast_apply: object, tmp_path_factory: pytest.TempPathFactory) ->
     write_export(settings)
     for tenant in (TENANT, OTHER):
         registry.ensure_tenant(tenant)
+    promote_day_ahead(TENANT, ASSETS)
+    materialize(open_store(settings), newest.Scope([TENANT]))
+    logged_forecast(TENANT, "example", ASSETS[0], UUID(FORECAST))
     keys = [
         str(api_keys.create("test", [tenant], ALL_SCOPES, created_by="test", dsn=dsn)[1])
         for tenant in (TENANT, OTHER)

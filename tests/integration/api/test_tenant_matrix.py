@@ -18,6 +18,7 @@ import httpx
 import pytest
 import redis
 from mlflow import MlflowClient
+from support.day_ahead import logged_forecast, promote_day_ahead
 from support.export_worker import worker_of
 from support.model_service import booster, booster_upload, upload
 from support.service_server import running_service
@@ -27,6 +28,8 @@ from ai_hub.access.principal import ALL_SCOPES, Scope
 from ai_hub.api.app import create_app
 from ai_hub.db import connect
 from ai_hub.db.tenant_scope import as_tenant
+from ai_hub.features import newest
+from ai_hub.features.materialize import materialize
 from ai_hub.registry import ensure_tenant, tenant_scope
 from ai_hub.registry.registering import FOLDER
 from ai_hub.settings import ServiceSettings, Settings
@@ -56,6 +59,7 @@ class Place:
     done_id: str = ""
     detection_id: str = ""
     explanation_id: str = ""
+    forecast_id: str = ""
     run_id: str = ""
     tried: Counter[str] = field(default_factory=Counter)
 
@@ -146,6 +150,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         Scope.MODELS_READ,
         lambda p, tenant: ("GET", f"/ai/explain/{p.explanation_id}", {"params": {"tenant_id": tenant}}),
     ),
+    ("GET", "/ai/forecasts"): Operation(
+        Scope.FORECASTS_READ, lambda _, tenant: ("GET", "/ai/forecasts", {"params": {"tenant_id": tenant}})
+    ),
+    ("GET", "/ai/forecast/{forecast_id}"): Operation(
+        Scope.FORECASTS_READ,
+        lambda p, tenant: ("GET", f"/ai/forecast/{p.forecast_id}", {"params": {"tenant_id": tenant}}),
+    ),
+    ("POST", "/ai/forecast"): Operation(
+        Scope.FORECASTS_WRITE,
+        lambda _, tenant: ("POST", "/ai/forecast", {"json": {"tenant_id": tenant, "asset_id": "1"}}),
+    ),
     ("POST", "/ai/features/export"): Operation(
         Scope.EXPORTS_WRITE,
         lambda _, tenant: (
@@ -170,7 +185,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         Scope.MODELS_DELETE, lambda p, t: _model(p, t, "DELETE", "?force=true")
     ),
 }  # fmt: skip
-LISTS = ("/ai/features/exports", "/ai/models/", "/ai/assets", "/ai/anomalies")
+LISTS = ("/ai/features/exports", "/ai/models/", "/ai/assets", "/ai/anomalies", "/ai/forecasts")
 NAMES = [" ".join(name) for name in OPERATIONS]
 
 
@@ -211,6 +226,9 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         for name, place in (("detection_id", "/ai/anomaly"), ("explanation_id", "/ai/explain")):
             method, path, arguments = OPERATIONS["POST", place].request(found, found.victim)
             setattr(found, name, found.call("owner", method, path, **arguments).json()[name])
+        promote_day_ahead(found.victim, ["1"], model=f"ahead-{MARK}")
+        materialize(energy.store, newest.Scope([found.victim]))
+        found.forecast_id = logged_forecast(found.victim, f"model-{MARK}")
         for name in ("done_id", "export_id"):
             made = found.call(
                 "owner", "POST", "/ai/features/export?wait_s=0",
@@ -230,6 +248,8 @@ def everything() -> dict[str, str]:
     with connect() as connection:
         for table in (
             "analyses",
+            "forecast_runs",
+            "forecasts",
             "jobs",
             "api_keys",
             "assets",
@@ -390,6 +410,8 @@ def test_stores__of_two_tenants__hold_each_its_own(place: Place) -> None:
                 "ai_features",
                 "feature_exports",
                 "analyses",
+                "forecast_runs",
+                "forecasts",
                 "jobs",
             )
         ]

@@ -1,0 +1,137 @@
+"""`POST /ai/forecast`, `GET /ai/forecast/{id}` and `GET /ai/forecasts`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ai_hub.api.schemas.common import AssetId, FeatureName, ModelName, TenantId, Timestamp, whole
+
+_LONGEST_HORIZON_H = 168
+_MINUTES_OF_A_DAY = 1440
+_MOST_READINGS = 10_000
+_MOST_FEATURES = 200
+
+
+class ForecastType(StrEnum):
+    """What is forecast, as the suite names it; the log keeps it, and lists by it."""
+
+    LOAD = "load"
+    GENERATION = "generation"
+    PRICE = "price"
+
+
+_Whole = Annotated[int, BeforeValidator(whole)]
+
+
+class HistoricalValue(BaseModel):
+    """A reading that the caller knows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    timestamp: Timestamp
+    value: float = Field(allow_inf_nan=False)
+
+
+class ForecastRequest(BaseModel):
+    """Which asset, how far and in which steps."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"tenant_id": "city-works", "asset_id": "meter-008", "horizon_hours": 24}],
+        },
+    )
+
+    tenant_id: TenantId
+    asset_id: AssetId
+    forecast_type: ForecastType = ForecastType.LOAD
+    horizon_hours: _Whole = Field(
+        24, ge=1, le=_LONGEST_HORIZON_H, strict=True, description="no more than that of the model"
+    )
+    interval_minutes: _Whole = Field(
+        60, ge=15, le=_MINUTES_OF_A_DAY, strict=True, description="the step of the model"
+    )
+    include_quantiles: bool = True
+    historical_data: Annotated[list[HistoricalValue], Field(max_length=_MOST_READINGS)] | None = Field(
+        None, description="refused unless empty: forecasts use the readings that were ingested"
+    )
+    model_name: ModelName | None = Field(
+        None, description="default: the model in production that was trained on the asset"
+    )
+    features: Annotated[dict[FeatureName, Any], Field(max_length=_MOST_FEATURES)] | None = Field(
+        None, description="refused unless empty: forecasts use the declared features"
+    )
+
+
+class Quantiles(BaseModel):
+    """Of one step."""
+
+    p10: float | None
+    p50: float | None
+    p90: float | None
+
+
+class ForecastPoint(BaseModel):
+    """The forecast of one step."""
+
+    timestamp: datetime = Field(description="start of the step")
+    point_forecast: float | None = Field(description="mean over the step; none: features are missing")
+    quantiles: Quantiles | None = None
+    confidence: float | None = Field(
+        None, description="share of values that the interval holds: 0.8 from the 10 % to the 90 % quantile"
+    )
+    prediction_interval_lower: float | None = None
+    prediction_interval_upper: float | None = None
+
+
+class ForecastMetadata(BaseModel):
+    """Where a forecast comes from."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    generated_at: datetime
+    model_name: str
+    model_version: str = Field(examples=["v1.2.0"])
+    features_used: list[str] = []
+    training_samples: int | None = None
+    training_date: datetime | None = None
+    mae: float | None = Field(None, description="of the model's backtest, as the other errors are")
+    rmse: float | None = None
+    mape: float | None = None
+    issued_at: datetime = Field(description="time whose features were used: the first step begins then")
+    unit: str | None = Field(None, description="of the forecasts; none: nobody said it", examples=["kW"])
+
+
+class ForecastSummary(BaseModel):
+    """A forecast without its steps."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    forecast_id: UUID
+    tenant_id: str
+    asset_id: str
+    forecast_type: ForecastType
+    horizon_hours: float
+    interval_minutes: float
+    metadata: ForecastMetadata
+
+
+class Forecast(ForecastSummary):
+    """A forecast of an asset."""
+
+    forecasts: list[ForecastPoint]
+    degraded: bool = Field(
+        description="features were missing: some steps may have no forecast, or a worse one"
+    )
+
+
+class ForecastList(BaseModel):
+    """Forecasts of a tenant, newest first."""
+
+    forecasts: list[ForecastSummary]
+    total: int

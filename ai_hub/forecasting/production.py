@@ -1,0 +1,415 @@
+"""Forecasts with a horizon of the models in production: issued for the log, and made again later."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence  # of a dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ai_hub.db.connection import connect
+from ai_hub.errors import BadInputError, ConflictError, NotFoundError
+from ai_hub.features.store import get_service, open_store
+from ai_hub.forecasting import log
+from ai_hub.forecasting.card import HORIZON_TAG, MAKER, MAKER_TAG, ModelCard, check_units
+from ai_hub.forecasting.day_ahead import DayAheadModel
+from ai_hub.forecasting.issue_history import issue_features, read_issues
+from ai_hub.forecasting.issues import IssueRows, IssueRule, instants
+from ai_hub.forecasting.log import QUANTILES, Grid, Role, Run
+from ai_hub.forecasting.predict import read_card
+from ai_hub.registry import ModelVersion, download_version
+from ai_hub.registry.registering import model_metadata
+from ai_hub.registry.versions import get_version, search
+from ai_hub.settings import Settings  # of a dataclass
+from ai_hub.times import EPOCH, from_micros
+from mlflow_plugins.lifecycle.rules import PRODUCTION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from feast import FeatureStore
+
+    from ai_hub.forecasting.log import Row
+
+#: Where the pyfunc flavor keeps what `DayAheadModel.save` wrote.
+_FOLDER: Final = "data/day_ahead"
+#: Assets that an error names.
+_NAMED: Final = 5
+#: Of the details of the runs of `Issuer`: those of requests are no issue of the whole model.
+_BY: Final = {"by": "ai-hub forecast run"}
+#: Part of a step for which meters without a forecast are waited for: their features may still come.
+_PATIENCE: Final = 0.25
+
+
+@dataclass(frozen=True)
+class LoadedDayAhead:
+    """A version of a model with a horizon, in memory."""
+
+    model: DayAheadModel
+    card: ModelCard
+    version: ModelVersion
+
+    @property
+    def label(self) -> str:
+        """Name and version, for messages."""
+        return f"{self.version.model} {self.version.semantic_version or self.version.version}"
+
+    @property
+    def horizon(self) -> timedelta:
+        """How far ahead it forecasts."""
+        return self.model.leads * self.model.step
+
+    def issue_time(self, now: datetime) -> datetime:
+        """When the step under way began."""
+        return now - (now - EPOCH) % self.model.step
+
+    def due_issue(self, now: datetime) -> datetime:
+        """The newest time of issue: by the rule that it was trained for, else `issue_time`."""
+        if self.card.issue is None:
+            return self.issue_time(now)
+        rule = IssueRule.parse(self.card.issue)
+        days = (now.date() + timedelta(days=number) for number in range(-2, rule.days + 3))
+        return self.issue_time(max(at for at in map(rule.issued_for, days) if at <= now))
+
+
+def how_to_train(tenant: str) -> str:
+    """The commands that bring a model with a horizon into production."""
+    return (
+        f"Train one with `ai-hub train --tenant {tenant} --horizon 48h`, then promote it with "
+        f"`ai-hub promote MODEL --tenant {tenant}`."
+    )
+
+
+def production_versions(tenant: str) -> list[ModelVersion]:
+    """Versions with a horizon that are in production, by name."""
+    found = [
+        version
+        for version in search(tenant, stage=PRODUCTION)
+        if version.tags.get(MAKER_TAG) == MAKER and HORIZON_TAG in version.tags
+    ]
+    return sorted(found, key=lambda version: version.model)
+
+
+def load(version: ModelVersion) -> LoadedDayAhead:
+    """A version with a horizon, its files verified.
+
+    Raises:
+        ConflictError: it has no horizon, or a file is not what was registered.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = download_version(version, Path(scratch))
+        card = read_card(str(folder))
+        if card is None or card.horizon_hours is None:
+            raise ConflictError(
+                f"{version.model} {version.semantic_version or version.version} does not forecast ahead.",
+                hint=how_to_train(version.tenant),
+            )
+        return LoadedDayAhead(DayAheadModel.load(folder / _FOLDER), card, version)
+
+
+def read_rows(
+    store: FeatureStore, loaded: LoadedDayAhead, assets: Sequence[str], issued_at: datetime
+) -> IssueRows:
+    """Features of one issue, as known at the time the store is open at; in the order of `assets`.
+
+    Raises:
+        ConflictError: the feature service no longer gives what the model was trained with, or features of an
+            asset are not in its unit.
+        NotFoundError: there is no such feature service, or no such asset.
+    """
+    card, tenant = loaded.card, loaded.version.tenant
+    features = issue_features(store, get_service(store, card.feature_service), card.quantiles or QUANTILES)
+    present, needed = features.recipe.inputs, loaded.model.recipe.inputs
+    absent = sorted({*needed.scalars, *needed.arrays} - {*present.scalars, *present.arrays})
+    if absent or features.declaration.step != loaded.model.step:
+        raise ConflictError(
+            f"Feature service {card.feature_service} no longer has {', '.join(absent) or 'the steps'}, "
+            f"which {loaded.label} was trained with.",
+            hint="Restore the features and run `feast apply`, or train the model anew.",
+        )
+    check_units(loaded.label, tenant, card, _units(tenant, assets))
+    rows = read_issues(store, features, tenant, assets, [issued_at], leads=loaded.model.leads)
+    place = {str(asset): number for number, asset in enumerate(rows.assets)}
+    return rows.take(np.array([place[asset] for asset in assets]))
+
+
+def rows_of_features(
+    loaded: LoadedDayAhead, asset: str, issued_at: datetime, features: Mapping[str, Any]
+) -> IssueRows:
+    """One issue of an asset from features as they are online; None is a missing value.
+
+    Raises:
+        ConflictError: they are not what the model was trained with.
+    """
+    inputs, leads = loaded.model.recipe.inputs, loaded.model.leads
+    arrays = {name: features.get(name) for name in inputs.arrays}
+    lengths = {len(each) for each in arrays.values() if isinstance(each, list)}
+    if not {*inputs.scalars, *inputs.arrays} <= features.keys() or any(each < leads for each in lengths):
+        raise ConflictError(
+            f"Feature service {loaded.card.feature_service} no longer has what {loaded.label} was trained "
+            "with.",
+            hint="Restore the features and run `feast apply`, or train the model anew.",
+        )
+    missing = [None] * leads
+    return IssueRows(
+        loaded.version.tenant,
+        np.array([asset]),
+        instants([issued_at]),
+        loaded.model.step,
+        {name: np.array([features[name]], dtype=np.float64) for name in inputs.scalars},
+        {name: np.array([(each or missing)[:leads]], dtype=np.float64) for name, each in arrays.items()},
+    )
+
+
+def _units(tenant: str, assets: Sequence[str]) -> dict[str, str | None]:
+    with connect() as connection:
+        found = connection.execute(
+            "SELECT asset_id, feature_unit FROM assets WHERE tenant_id = %s AND asset_id = ANY(%s)",
+            [tenant, list(assets)],
+        ).fetchall()
+    if unknown := sorted(set(assets) - {asset for asset, _ in found}):
+        more = " and others" if len(unknown) > _NAMED else ""
+        raise NotFoundError(
+            f"Tenant {tenant} has no asset {', '.join(unknown[:_NAMED])}{more}.",
+            hint=f"`ai-hub asset list --tenant {tenant}` shows those it has.",
+        )
+    return dict(found)
+
+
+def issue(
+    loaded: LoadedDayAhead,
+    rows: IssueRows,
+    *,
+    known_at: datetime,
+    role: Role = Role.LIVE,
+    leads: int | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> tuple[Run, Grid]:
+    """Forecast the rows of one issue, as the log takes it.
+
+    Args:
+        loaded: the model.
+        rows: one an asset, all of the same time of issue.
+        known_at: time whose knowledge the rows are from.
+        role: what for.
+        leads: only the first so many steps.
+        details: more of the run.
+    """
+    forecasts = loaded.model.forecast(rows)
+    version = loaded.version
+    leads = leads or rows.leads
+    run = Run(
+        tenant=rows.tenant_id,
+        model=version.model,
+        version=version.version,
+        semantic_version=version.semantic_version,
+        manifest_sha256=version.manifest_sha256,
+        role=role,
+        issued_at=from_micros(rows.issued_at[0].astype(np.int64)),
+        known_at=known_at,
+        step=rows.step,
+        horizon=leads * rows.step,
+        assets=tuple(map(str, rows.assets)),
+        unit=loaded.card.unit,
+        details={"features_sha256": _digest(loaded, rows), **(details or {})},
+    )
+    quantiles = {level: forecasts.quantiles[:, :leads, at] for at, level in enumerate(forecasts.levels)}
+    return run, Grid(forecasts.values[:, :leads], quantiles, _degraded(loaded, rows))
+
+
+def _degraded(loaded: LoadedDayAhead, rows: IssueRows) -> list[bool]:
+    """By row, whether a feature in the unit of the forecasts is missing as a whole."""
+    inputs = loaded.model.recipe.inputs
+    missing = np.zeros(len(rows), bool)
+    for name in inputs.in_unit:
+        is_scalar = name in inputs.scalars
+        missing |= np.isnan(rows.scalars[name]) if is_scalar else np.isnan(rows.arrays[name]).all(axis=1)
+    return [bool(each) for each in missing]
+
+
+def _digest(loaded: LoadedDayAhead, rows: IssueRows) -> str:
+    """SHA-256 of what the model is given."""
+    inputs, found = loaded.model.recipe.inputs, hashlib.sha256()
+    for values in (
+        *(rows.scalars[name] for name in inputs.scalars),
+        *(rows.arrays[name] for name in inputs.arrays),
+    ):
+        # a missing value has many bit patterns
+        found.update(np.where(np.isnan(values), np.nan, values).astype("<f8").tobytes())
+    return found.hexdigest()
+
+
+def metadata(loaded: LoadedDayAhead) -> dict[str, Any]:
+    """What is said of a model beside its forecasts, as JSON."""
+    stated = model_metadata(loaded.version)
+    samples = stated.metadata.get("hyperparameters", {}).get("issues")
+    errors = {name: stated.metrics.get(name) for name in ("mae", "rmse", "mape")}
+    return {
+        "features_used": loaded.card.features,
+        "training_samples": int(samples) if str(samples).isdecimal() else None,
+        "training_date": loaded.version.registered_at.isoformat(),
+        **{name: float(each) for name, each in errors.items() if isinstance(each, int | float)},
+    }
+
+
+@dataclass
+class Issuer:
+    """Forecasts of the models in production of some tenants, written to the log."""
+
+    settings: Settings
+    tenants: Sequence[str]
+    #: only these; none: all with a horizon
+    models: Sequence[str] = ()
+    #: only these; none: those each model was trained on
+    assets: Sequence[str] = ()
+    _loaded: dict[tuple[str, str], LoadedDayAhead] = field(default_factory=dict)
+
+    def issue_now(self) -> list[Run]:
+        """Forecast with every model from the step under way on; the runs as they are in the log.
+
+        Raises:
+            NotFoundError: a tenant has no such model in production; says how to train one.
+        """
+        written = []
+        for tenant in self.tenants:
+            for loaded in self._production(tenant):
+                made = self._make(loaded, loaded.issue_time(datetime.now(UTC)))
+                written.append(self._write(*made))
+        return written
+
+    def catch_up(self) -> list[Run]:
+        """Forecast with those models whose newest time of issue is not in the log yet.
+
+        Where a meter has no features, nothing is written for a quarter of a step: they may still come.
+
+        Raises:
+            NotFoundError: as of `issue_now`.
+        """
+        written = []
+        for loaded in (each for tenant in self.tenants for each in self._production(tenant)):
+            now = datetime.now(UTC)
+            due = loaded.due_issue(now)
+            if self._last_issue(loaded) < due:
+                run, grid = self._make(loaded, due)
+                is_whole = not np.isnan(grid.values).any()
+                if is_whole or now >= due + _PATIENCE * loaded.model.step:
+                    written.append(self._write(run, grid))
+        return written
+
+    def _production(self, tenant: str) -> Iterator[LoadedDayAhead]:
+        versions = {version.model: version for version in production_versions(tenant)}
+        if absent := sorted(set(self.models) - versions.keys()):
+            raise NotFoundError(
+                f"Tenant {tenant} has no model {absent[0]} with a horizon in production.",
+                hint=how_to_train(tenant),
+            )
+        if not versions:
+            raise NotFoundError(
+                f"Tenant {tenant} has no model with a horizon in production.", hint=how_to_train(tenant)
+            )
+        for name in self.models or versions:
+            loaded = self._loaded.get((tenant, name))
+            if loaded is None or loaded.version != versions[name]:
+                loaded = load(versions[name])
+                self._loaded[tenant, name] = loaded
+            yield loaded
+
+    def _make(self, loaded: LoadedDayAhead, issued_at: datetime) -> tuple[Run, Grid]:
+        known_at = datetime.now(UTC)
+        store = open_store(self.settings, known_at=known_at)
+        rows = read_rows(store, loaded, self.assets or loaded.card.assets, issued_at)
+        return issue(loaded, rows, known_at=known_at, details={**_BY, "metadata": metadata(loaded)})
+
+    def _write(self, run: Run, grid: Grid) -> Run:
+        with connect(self.settings.require("timescale_dsn"), autocommit=True) as connection:
+            log.write(connection, run, grid)
+            return log.find_run(connection, run.tenant, run.run_id)
+
+    def _last_issue(self, loaded: LoadedDayAhead) -> datetime:
+        version = loaded.version
+        with connect(self.settings.require("timescale_dsn")) as connection:
+            runs, _ = log.list_runs(
+                connection, version.tenant, model=version.model, role=Role.LIVE, details=_BY, limit=1
+            )
+        return max((run.issued_at for run in runs), default=EPOCH)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A logged run made again."""
+
+    #: of the role `replay`
+    run: Run
+    grid: Grid
+    #: rows in the log
+    rows: int
+    #: those whose values or quantiles have other bits now
+    differing: int
+    #: whether the features had the same bits; None: the log does not say
+    same_features: bool | None
+
+
+def replay(settings: Settings, logged: Run, rows: Sequence[Row]) -> Replay:
+    """Make a logged run again with the same version of the model and what was known at its time.
+
+    Raises:
+        BadInputError: the run is of no registered version.
+        ConflictError: the version's files are not those of the run, or features are no longer there.
+        NotFoundError: the version is gone.
+    """
+    if logged.version is None:
+        raise BadInputError(
+            f"Run {logged.run_id} is of no registered version.", hint="Backtest the model again."
+        )
+    version = get_version(logged.tenant, logged.model, str(logged.version))
+    if version.manifest_sha256 != logged.manifest_sha256:
+        raise ConflictError(
+            f"The files of {logged.model} version {logged.version} are not those that run {logged.run_id} "
+            "was made with.",
+            hint=f"Its manifest had the SHA-256 {logged.manifest_sha256}.",
+        )
+    loaded = load(version)
+    store = open_store(settings, known_at=logged.known_at)
+    features = read_rows(store, loaded, logged.assets, logged.issued_at)
+    run, grid = issue(
+        loaded,
+        features,
+        known_at=logged.known_at,
+        role=Role.REPLAY,
+        leads=logged.leads,
+        details={"replay_of": str(logged.run_id)},
+    )
+    expected = logged.details.get("features_sha256")
+    return Replay(
+        run,
+        grid,
+        rows=len(rows),
+        differing=_differing(logged, grid, rows),
+        same_features=None if expected is None else run.details["features_sha256"] == expected,
+    )
+
+
+def _differing(logged: Run, grid: Grid, rows: Sequence[Row]) -> int:
+    place = {asset: number for number, asset in enumerate(logged.assets)}
+    index = tuple(
+        np.array([(place[row.asset_id], (row.target_time - logged.issued_at) // logged.step) for row in rows])
+        .reshape(-1, 2)
+        .T
+    )
+    differs = np.zeros(len(rows), bool)
+    quantiles = [(f"q{level * 100:.0f}", grid.quantiles.get(level)) for level in QUANTILES]
+    columns = [("value", grid.values), *quantiles]
+    for name, made in columns:
+        kept = np.array([getattr(row, name) for row in rows], dtype=float)
+        again = np.full(len(rows), np.nan) if made is None else made[index]
+        # bits, but for those of missing values
+        differs |= np.where(np.isnan(kept), 0, kept.view(np.int64)) != np.where(
+            np.isnan(again), 0, np.ascontiguousarray(again).view(np.int64)
+        )
+        differs |= np.isnan(kept) != np.isnan(again)
+    return int(differs.sum())

@@ -1,0 +1,427 @@
+"""Forecasts for requests: answered from models in memory; the log is written behind the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Mapping  # of dataclasses
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import anyio
+import anyio.to_thread
+import orjson
+import structlog
+from prometheus_client import Counter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+from ai_hub.db.transactions import transaction
+from ai_hub.errors import (
+    AiHubError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    ServiceDownError,
+)
+from ai_hub.features.online.reader import FeatureRequest
+from ai_hub.forecasting import log
+from ai_hub.forecasting.log import Role
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from typing import TypeVar
+    from uuid import UUID
+
+    from ai_hub.features.online.reader import Answer, FeatureReader
+    from ai_hub.forecasting.log import Grid, Row, Run
+    from ai_hub.forecasting.production import LoadedDayAhead
+    from ai_hub.settings import Settings
+
+    T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+_NOT_RECORDED: Final = Counter(
+    "ai_hub_forecasts_not_recorded", "Forecasts that were answered and could not be written to the log"
+)
+#: Calls of models, of the database and of the registry under way at once.
+_THREADS: Final = 4
+_WRITERS: Final = 2
+#: Seconds after which it is asked again which versions are in production, and those it may be late with that.
+_REFRESH_S: Final = 5.0
+_STALE_S: Final = 60.0
+#: Assets that are known, and hours that features may look back.
+_ASSETS: Final = 100_000
+_LOOKBACK_H: Final = 8760
+#: Tenants whose models are in memory.
+_TENANTS: Final = 64
+#: Answers whose writes are under way; further ones wait for theirs.
+_PENDING: Final = 256
+#: Seconds in which a write is tried again, and in which a forecast that was just answered is looked for.
+_WRITE_S: Final = 60.0
+_FIND_S: Final = 3.0
+_LOOK_S: Final = 0.1
+_MINUTE: Final = timedelta(minutes=1)
+_HOUR: Final = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class ForecastRequest:
+    """What is asked for."""
+
+    tenant: str
+    asset: str
+    horizon: timedelta
+    step: timedelta
+    #: None: the model in production that was trained on the asset
+    model: str | None = None
+    #: kept in the log beside the run
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Production:
+    """What of a tenant is in production."""
+
+    models: dict[str, Any] = field(default_factory=dict)
+    #: by model, as no version of it can be used
+    errors: dict[str, AiHubError] = field(default_factory=dict)
+    #: when that was asked last, and why it could not be told since
+    checked: float = 0.0
+    problem: AiHubError | None = None
+    refreshing: asyncio.Task[None] | None = None
+
+
+class ProductionModels:
+    """Models with a horizon that are in production, by tenant; may be late by `_REFRESH_S`."""
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self._run = run
+        self._tenants: OrderedDict[str, _Production] = OrderedDict()
+
+    async def get(self, tenant: str) -> _Production:
+        """What is in production.
+
+        Raises:
+            NotFoundError: the registry has no such tenant.
+            ServiceDownError: the registry does not answer, and never did.
+        """
+        entry = self._tenants.setdefault(tenant, _Production())
+        self._tenants.move_to_end(tenant)
+        while len(self._tenants) > _TENANTS:
+            self._tenants.popitem(last=False)
+        age = time.monotonic() - entry.checked if entry.checked else _STALE_S
+        if age >= _REFRESH_S:
+            if entry.refreshing is None:
+                entry.refreshing = asyncio.create_task(self._refresh(tenant, entry))
+            if age >= _STALE_S:
+                await asyncio.shield(entry.refreshing)
+        if entry.problem is not None and not entry.checked:
+            raise entry.problem
+        return entry
+
+    async def _refresh(self, tenant: str, entry: _Production) -> None:
+        try:
+            entry.models, entry.errors = await self._run(partial(_load, tenant, entry.models))
+            entry.checked, entry.problem = time.monotonic(), None
+        except AiHubError as error:
+            _log.warning("forecasts.models_read_failed", tenant=tenant, reason=error.message)
+            entry.problem = error
+        finally:
+            entry.refreshing = None
+
+
+def _load(
+    tenant: str, present: Mapping[str, LoadedDayAhead]
+) -> tuple[dict[str, LoadedDayAhead], dict[str, AiHubError]]:
+    """Models in production, and why others cannot be used; those that are there are not loaded again."""
+    from ai_hub.forecasting.production import load, production_versions  # noqa: PLC0415  # takes seconds
+
+    models: dict[str, LoadedDayAhead] = {}
+    errors: dict[str, AiHubError] = {}
+    try:
+        versions = production_versions(tenant)
+    except (NotFoundError, ForbiddenError) as error:
+        raise NotFoundError(
+            f"There is no tenant {tenant} in the model registry, or this service has no role in it.",
+            hint="The administrator opens it, see docs/service-models.md.",
+        ) from error
+    for version in versions:
+        before = present.get(version.model)
+        if before is not None and before.version == version:
+            models[version.model] = before
+            continue
+        try:
+            models[version.model] = load(version)
+        except ServiceDownError:
+            raise
+        except AiHubError as error:
+            errors[version.model] = error
+    return models, errors
+
+
+class LogWriter:
+    """Writes runs behind their answers, and tries for a minute where the database does not answer.
+
+    What could not be written then is lost, and said in the log of the service and by `find`.
+    """
+
+    def __init__(self, write: Callable[[Run, Grid], Any]) -> None:
+        self._write = write
+        #: by tenant and run
+        self._pending: dict[tuple[str, UUID], asyncio.Task[None]] = {}
+        self._lost: OrderedDict[tuple[str, UUID], str] = OrderedDict()
+
+    async def submit(self, run: Run, grid: Grid) -> None:
+        """Begin to write a run; where too many are under way, wait for its end."""
+        key = run.tenant, run.run_id
+        task = self._pending[key] = asyncio.create_task(self._keep_trying(run, grid))
+        task.add_done_callback(lambda _: self._pending.pop(key, None))
+        if len(self._pending) > _PENDING:
+            await asyncio.shield(task)
+
+    async def wait(self, tenant: str, run_id: UUID) -> None:
+        """Until a run of the tenant that was submitted here is written.
+
+        Raises:
+            NotFoundError: it could not be.
+        """
+        if (task := self._pending.get((tenant, run_id))) is not None:
+            await asyncio.shield(task)
+        if (reason := self._lost.get((tenant, run_id))) is not None:
+            raise NotFoundError(
+                f"Forecast {run_id} was answered, and could not be recorded: {reason}",
+                hint="Ask for another one.",
+            )
+
+    async def aclose(self) -> None:
+        """Wait for what is under way."""
+        if self._pending:
+            await asyncio.wait([*self._pending.values()], timeout=_WRITE_S)
+
+    async def _keep_trying(self, run: Run, grid: Grid) -> None:
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(lambda error: isinstance(error, ServiceDownError)),
+                stop=stop_after_delay(_WRITE_S),
+                wait=wait_exponential_jitter(0.2, 5),
+                reraise=True,
+            ):
+                with attempt:
+                    await self._write(run, grid)
+        except Exception as error:  # noqa: BLE001  # the answer has left; nobody else would hear of it
+            _NOT_RECORDED.inc()
+            reason = (
+                error.service + " did not answer." if isinstance(error, ServiceDownError) else "see the log."
+            )
+            self._lost[run.tenant, run.run_id] = reason
+            while len(self._lost) > _PENDING:
+                self._lost.popitem(last=False)
+            _log.error(
+                "forecasts.write_failed",
+                tenant=run.tenant,
+                forecast_id=str(run.run_id),
+                reason=str(error).partition("\n")[0],
+            )
+
+
+class _Asset(NamedTuple):
+    """What is known of an asset, for a minute."""
+
+    kind: str | None
+    unit: str | None
+    until: float
+
+
+def _issue(
+    request: ForecastRequest, loaded: LoadedDayAhead, asset: _Asset, answer: Answer
+) -> tuple[Run, Grid]:
+    """Forecast from what was read online."""
+    from ai_hub.forecasting import production  # noqa: PLC0415  # takes seconds
+    from ai_hub.forecasting.card import check_units  # noqa: PLC0415  # the same
+
+    check_units(loaded.label, request.tenant, loaded.card, {request.asset: asset.unit})
+    (result,) = answer.results
+    issued_at = result["event_timestamp"]
+    if issued_at is None:
+        if result["degraded"]:
+            raise ServiceDownError("Redis", "REDIS_URL", "the online features cannot be read")
+        raise ConflictError(
+            f"There are no features of {request.asset} to forecast from.",
+            hint="They come online with `ai-hub refresh` and `ai-hub materialize`, once it has readings.",
+        )
+    rows = production.rows_of_features(
+        loaded, request.asset, issued_at, orjson.loads(orjson.dumps(result["features"]))
+    )
+    return production.issue(
+        loaded,
+        rows,
+        known_at=answer.computed_at,
+        leads=request.horizon // request.step,
+        details={**request.details, "metadata": production.metadata(loaded)},
+    )
+
+
+class ForecastService:
+    """Forecasts of assets, and the log of them, in an event loop."""
+
+    def __init__(self, settings: Settings, features: FeatureReader) -> None:
+        self._settings = settings
+        self._features = features
+        self._assets: dict[tuple[str, str], _Asset] = {}
+        self._limiter = anyio.CapacityLimiter(_THREADS)
+        self._models = ProductionModels(self._in_thread)
+        # where the database hangs, writes hold up no forecasts
+        writers = anyio.CapacityLimiter(_WRITERS)
+        self._writer = LogWriter(
+            lambda run, grid: anyio.to_thread.run_sync(self._write, run, grid, limiter=writers)
+        )
+
+    async def issue(self, request: ForecastRequest) -> tuple[Run, list[Row]]:
+        """Forecast an asset from its newest online features; the run is written behind the answer.
+
+        Raises:
+            NotFoundError: there is no such asset, or nothing in production forecasts it so far in such steps.
+            ConflictError: there are no features, or not those that the model was trained with.
+            ServiceDownError: a server does not answer.
+        """
+        in_production = await self._models.get(request.tenant)
+        asset = await self._in_thread(partial(self._asset, request))
+        loaded = choose(request, in_production, asset.kind)
+        answer = await self._features.read(
+            FeatureRequest(
+                request.tenant,
+                [request.asset],
+                lookback_hours=_LOOKBACK_H,
+                feature_set=loaded.card.feature_service,
+                must_exist=True,
+            )
+        )
+        run, grid = await self._in_thread(partial(_issue, request, loaded, asset, answer))
+        await self._writer.submit(run, grid)
+        return run, log.rows_of(run, grid)
+
+    async def find(self, tenant: str, run_id: UUID) -> Run:
+        """A run of the log; one that was answered a moment ago is waited for, whichever process answered.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+            ServiceDownError: the database does not answer.
+        """
+        await self._writer.wait(tenant, run_id)
+        made = log.made_at(run_id)
+        is_new = made is not None and abs(datetime.now(UTC) - made) < timedelta(seconds=_FIND_S)
+        end = time.monotonic() + _FIND_S
+        while True:
+            try:
+                return await self._in_thread(partial(self._find, tenant, run_id))
+            except NotFoundError:
+                if not is_new or time.monotonic() > end:
+                    raise
+            await asyncio.sleep(_LOOK_S)
+
+    async def rows(self, run: Run, asset: str) -> list[Row]:
+        """Rows of a run, of one asset."""
+        return await self._in_thread(partial(self._rows, run, asset))
+
+    async def newest(
+        self, tenant: str, asset: str | None, details: Mapping[str, Any] | None, limit: int, offset: int
+    ) -> tuple[list[Run], int]:
+        """Live runs of the log, newest first, and how many there are in all."""
+        return await self._in_thread(partial(self._newest, tenant, asset, details, limit, offset))
+
+    async def aclose(self) -> None:
+        """Finish what is written."""
+        await self._writer.aclose()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+    def _asset(self, request: ForecastRequest) -> _Asset:
+        key = request.tenant, request.asset
+        known = self._assets.get(key)
+        if known is not None and known.until > time.monotonic():
+            return known
+        with transaction(self._settings, request.tenant) as connection:
+            row = connection.execute(
+                "SELECT kind, feature_unit FROM assets WHERE tenant_id = %s AND asset_id = %s", key
+            ).fetchone()
+        if row is None:
+            raise NotFoundError(
+                f"Tenant {request.tenant} has no asset {request.asset}.",
+                hint="GET /ai/assets lists those it has.",
+            )
+        if len(self._assets) >= _ASSETS:
+            self._assets = {}
+        found = self._assets[key] = _Asset(row[0], row[1], time.monotonic() + _STALE_S)
+        return found
+
+    def _write(self, run: Run, grid: Grid) -> None:
+        with transaction(self._settings, run.tenant) as connection:
+            log.write(connection, run, grid)
+
+    def _find(self, tenant: str, run_id: UUID) -> Run:
+        with transaction(self._settings, tenant) as connection:
+            return log.find_run(connection, tenant, run_id)
+
+    def _rows(self, run: Run, asset: str) -> list[Row]:
+        with transaction(self._settings, run.tenant) as connection:
+            return log.read_rows(connection, run, [asset])
+
+    def _newest(
+        self, tenant: str, asset: str | None, details: Mapping[str, Any] | None, limit: int, offset: int
+    ) -> tuple[list[Run], int]:
+        with transaction(self._settings, tenant) as connection:
+            return log.list_runs(
+                connection, tenant, asset=asset, role=Role.LIVE, details=details, limit=limit, offset=offset
+            )
+
+
+def choose(request: ForecastRequest, in_production: _Production, kind: str | None) -> LoadedDayAhead:
+    """The model for a request: the one it names, else one trained on the asset, else one of its kind.
+
+    Raises:
+        NotFoundError: there is none, or none with this step and horizon; says which there are.
+    """
+    from ai_hub.forecasting.production import how_to_train  # noqa: PLC0415  # takes seconds
+
+    every: list[LoadedDayAhead] = list(in_production.models.values())
+    if request.model is not None:
+        found = [each for each in every if each.version.model == request.model]
+        problem = in_production.errors.get(request.model)
+    else:
+        own = [each for each in every if request.asset in each.card.assets]
+        found = own or [each for each in every if each.card.kind == kind]
+        problem = next(iter(in_production.errors.values()), None)
+    if not found:
+        what = f"model {request.model}" if request.model else f"model for {request.asset}"
+        raise problem or NotFoundError(
+            f"Tenant {request.tenant} has no {what} in production that forecasts ahead.",
+            hint=how_to_train(request.tenant),
+        )
+    for each in found:
+        if each.model.step == request.step and each.horizon >= request.horizon:
+            return each
+    there = ", ".join(
+        f"{each.version.model} forecasts {each.horizon / _HOUR:g} h in steps of "
+        f"{each.model.step / _MINUTE:g} minutes"
+        for each in found
+    )
+    raise NotFoundError(
+        f"No model forecasts {request.horizon / _HOUR:g} h of {request.asset} in steps of "
+        f"{request.step / _MINUTE:g} minutes.",
+        hint=f"{there}: ask for horizon_hours and interval_minutes of that, or train another model.",
+    )
+
+
+@asynccontextmanager
+async def open_forecasts(settings: Settings, features: FeatureReader) -> AsyncIterator[ForecastService]:
+    """The service; none of its servers needs to be up."""
+    service = ForecastService(settings, features)
+    try:
+        yield service
+    finally:
+        await service.aclose()

@@ -1,0 +1,269 @@
+"""Forecasts over HTTP and by the client: from the model in production, found again by their id."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import httpx
+import numpy as np
+import pytest
+from support.day_ahead import MODEL, promote_day_ahead
+from support.energy import Energy, add_meter
+from support.service_server import running_service
+
+from ai_hub import registry
+from ai_hub.access import api_keys
+from ai_hub.access.principal import ALL_SCOPES, Scope
+from ai_hub.client import AsyncClient, Client
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
+from ai_hub.errors import NotFoundError, ServiceDownError
+from ai_hub.features import newest
+from ai_hub.features.materialize import materialize
+from ai_hub.forecasting import log, production, service
+from ai_hub.forecasting.log import Role
+from ai_hub.settings import ServiceSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOUR = timedelta(hours=1)
+
+
+@dataclass
+class Place:
+    """A service, and a tenant with a model in production and two meters, of which one is not its own."""
+
+    url: str
+    tenant: str
+    key: str
+    #: of another tenant
+    other: str
+    other_key: str
+    energy: Energy
+
+    def call(self, method: str, path: str, key: str | None = None, **arguments: Any) -> httpx.Response:
+        return httpx.request(
+            method, f"{self.url}{path}", headers={"X-API-Key": key or self.key}, timeout=120, **arguments
+        )
+
+    def forecast(self, asset: str = "meter", **fields: Any) -> httpx.Response:
+        return self.call("POST", "/ai/forecast", json={"tenant_id": self.tenant, "asset_id": asset, **fields})
+
+
+@pytest.fixture(scope="module")
+def place(energy: Energy) -> Iterator[Place]:
+    tenants = [f"ahead-{secrets.token_hex(4)}" for _ in range(2)]
+    for number, tenant in enumerate(tenants):
+        add_meter(tenant, "meter", "UTC", energy.now, weeks=3, level=2.0 + number, seed=number)
+    add_meter(tenants[0], "untrained", "UTC", energy.now, weeks=3, level=5.0, seed=3)
+    with connect() as connection:
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, kind, unit) VALUES (%s, 'empty', 'electricity', 'kW')",
+            [tenants[0]],
+        )
+    refresh()
+    promote_day_ahead(tenants[0], ["meter"])
+    registry.ensure_tenant(tenants[1])
+    materialize(energy.store, newest.Scope(tenants))
+    keys = [str(api_keys.create("test", [tenant], ALL_SCOPES, created_by="test")[1]) for tenant in tenants]
+    # slow and one at a time: the embedded TimescaleDB
+    options = ServiceSettings(database_timeout_s=60, redis_timeout_s=5)
+    with running_service(Settings(), options) as url:
+        yield Place(url, tenants[0], keys[0], tenants[1], keys[1], energy)
+
+
+def test_forecast__is_that_of_the_model__and_found_again(place: Place) -> None:
+    answer = place.forecast()
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body.keys() == {
+        *("forecast_id", "tenant_id", "asset_id", "forecast_type", "horizon_hours", "interval_minutes"),
+        *("forecasts", "metadata", "degraded"),
+    }
+    assert (body["tenant_id"], body["asset_id"], body["degraded"]) == (place.tenant, "meter", False)
+    loaded = production.load(production.production_versions(place.tenant)[0])
+    now = place.energy.now
+    rows = production.read_rows(place.energy.store, loaded, ["meter"], now)
+    expected = loaded.model.forecast(rows)
+    points = body["forecasts"]
+    assert len(points) == 24
+    assert points[0]["timestamp"] == now.isoformat().replace("+00:00", "Z")
+    np.testing.assert_array_equal(
+        [point["point_forecast"] for point in points],
+        expected.values[0, :24],  # no pandas
+    )
+    for name, at in (("p10", 0), ("p50", 1), ("p90", 2)):
+        np.testing.assert_array_equal(
+            [point["quantiles"][name] for point in points], expected.quantiles[0, :24, at]
+        )
+    assert {point["confidence"] for point in points} == {0.8}
+    assert points[3]["prediction_interval_lower"] == points[3]["quantiles"]["p10"]
+    assert points[3]["prediction_interval_upper"] == points[3]["quantiles"]["p90"]
+    metadata = body["metadata"]
+    assert (metadata["model_name"], metadata["model_version"], metadata["unit"]) == (MODEL, "v1.0.0", "kW")
+    assert {"generated_at", "training_date", "training_samples", "mae", "rmse", "mape"} <= metadata.keys()
+    assert set(metadata["features_used"]) == set(loaded.card.features)
+
+    again = place.call("GET", f"/ai/forecast/{body['forecast_id']}", params={"tenant_id": place.tenant})
+    assert again.status_code == 200, again.text
+    assert again.json() == body
+    # the log has it as a live run that `ai-hub forecast replay` makes again
+    with connect() as connection:
+        run = log.find_run(connection, place.tenant, UUID(body["forecast_id"]))
+        logged = log.read_rows(connection, run)
+    assert (run.role, run.leads) == (Role.LIVE, 24)
+    assert production.replay(Settings(), run, logged).differing == 0
+
+
+def test_forecast__shorter_without_quantiles__of_an_untrained_meter(place: Place) -> None:
+    body = place.forecast("untrained", horizon_hours=6.0, include_quantiles=False).json()
+    assert len(body["forecasts"]) == 6
+    assert all(point["quantiles"] is None for point in body["forecasts"])
+    again = place.call("GET", f"/ai/forecast/{body['forecast_id']}")
+    assert again.json() == body
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "text"),
+    [
+        ({"horizon_hours": 49}, 404, "forecasts 48 h in steps of 60 minutes"),
+        ({"interval_minutes": 15}, 404, "forecasts 48 h in steps of 60 minutes"),
+        ({"model_name": "nobody"}, 404, "ai-hub train --tenant"),
+        ({"asset_id": "nowhere"}, 404, "GET /ai/assets"),
+        ({"asset_id": "empty"}, 409, "ai-hub materialize"),
+        (
+            {"historical_data": [{"timestamp": "2026-01-01T00:00:00Z", "value": 1}]},
+            409,
+            "Ingest the readings",
+        ),
+        ({"features": {"issue_value": 1}}, 409, "leave the field out"),
+        ({"horizon_hours": 0}, 422, "horizon_hours"),
+        ({"horizon_hours": 169}, 422, "horizon_hours"),
+        ({"interval_minutes": 14}, 422, "interval_minutes"),
+        ({"forecast_type": "wish"}, 422, "forecast_type"),
+        ({"more": 1}, 422, "more"),
+    ],
+)
+def test_forecast__that_cannot_be__says_why(place: Place, fields: Any, status: int, text: str) -> None:
+    answer = place.forecast(**fields)
+    assert (answer.status_code, text in answer.text) == (status, True), answer.text
+
+
+def test_forecast__of_other_tenants__is_out_of_reach(place: Place) -> None:
+    forecast_id = place.forecast().json()["forecast_id"]
+    for method, path, arguments in (
+        ("POST", "/ai/forecast", {"json": {"tenant_id": place.tenant, "asset_id": "meter"}}),
+        ("GET", f"/ai/forecast/{forecast_id}", {"params": {"tenant_id": place.tenant}}),
+        ("GET", "/ai/forecasts", {"params": {"tenant_id": place.tenant}}),
+    ):
+        answer = place.call(method, path, key=place.other_key, **arguments)
+        assert answer.status_code == 403, answer.text
+        for scope in (Scope.FORECASTS_READ, Scope.FORECASTS_WRITE):
+            _, key = api_keys.create(
+                f"without-{secrets.token_hex(3)}", [place.tenant], ALL_SCOPES - {scope}, created_by="test"
+            )
+            needs = Scope.FORECASTS_WRITE if method == "POST" else Scope.FORECASTS_READ
+            lacking = place.call(method, path, key=str(key), **arguments)
+            assert lacking.status_code == (403 if scope == needs else 200)
+    own = place.call("GET", f"/ai/forecast/{forecast_id}", key=place.other_key)
+    assert own.status_code == 404
+    assert place.call("GET", "/ai/forecasts", key=place.other_key).json() == {"forecasts": [], "total": 0}
+    # it has a meter of that name, and no model
+    theirs = place.call(
+        "POST", "/ai/forecast", key=place.other_key, json={"tenant_id": place.other, "asset_id": "meter"}
+    )
+    assert (theirs.status_code, f"ai-hub train --tenant {place.other} --horizon" in theirs.text) == (
+        404,
+        True,
+    )
+
+
+def test_forecasts__are_listed_newest_first(place: Place) -> None:
+    ids = [place.forecast(forecast_type=kind).json()["forecast_id"] for kind in ("load", "price")]
+    for forecast_id in ids:
+        # written behind its answer
+        assert place.call("GET", f"/ai/forecast/{forecast_id}").status_code == 200
+
+    def listed(**query: Any) -> list[str]:
+        found = place.call("GET", "/ai/forecasts", params=query).json()
+        assert found["total"] >= len(found["forecasts"])
+        return [each["forecast_id"] for each in found["forecasts"]]
+
+    assert listed(limit=2) == ids[::-1]
+    assert listed(forecast_type="price") == ids[1:]
+    assert listed(asset_id="meter", limit=1, offset=1) == ids[:1]
+    assert listed(asset_id="nobody") == []
+    assert place.call("GET", f"/ai/forecast/{uuid4()}").status_code == 404
+    assert place.call("GET", "/ai/forecast/x").status_code == 422
+
+
+def test_client__forecasts(place: Place) -> None:
+    with Client(place.url, api_key=place.key, tenant=place.tenant) as client:
+        found = client.forecast("meter", horizon_hours=3)
+        assert len(found.forecasts) == 3
+        with pytest.raises(NotFoundError, match="no asset nobody"):
+            client.forecast("nobody")
+
+    async def ask() -> Any:
+        async with AsyncClient(place.url, api_key=place.key, tenant=place.tenant) as client:
+            return await client.forecast("meter", horizon_hours=3)
+
+    assert asyncio.run(ask()).forecasts == found.forecasts
+
+
+# ---- the log behind the answers
+
+
+def a_run() -> tuple[log.Run, log.Grid]:
+    at = datetime(2026, 3, 2, tzinfo=UTC)
+    run = log.Run(
+        *("tenant", "m", 1, None, "ab" * 32, Role.LIVE, at, at), step=HOUR, horizon=HOUR, assets=("a",)
+    )
+    return run, log.Grid(np.ones((1, 1)))
+
+
+def test_writer__database_down_for_a_while__writes_once_it_is_back() -> None:
+    tries = []
+
+    async def write(run: log.Run, grid: log.Grid) -> None:
+        tries.append(run.run_id)
+        if len(tries) < 3:
+            raise ServiceDownError("TimescaleDB", "here", "gone")
+        del grid
+
+    async def main() -> None:
+        writer, (run, grid) = service.LogWriter(write), a_run()
+        await writer.submit(run, grid)
+        assert tries == []  # the answer does not wait
+        await writer.wait(run.tenant, run.run_id)
+        assert tries == [run.run_id] * 3
+
+    asyncio.run(main())
+
+
+def test_writer__that_gives_up__says_so_and_is_not_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(service, "_WRITE_S", 0.0)
+
+    async def write(run: log.Run, grid: log.Grid) -> None:
+        del run, grid
+        raise ServiceDownError("TimescaleDB", "here", "gone")
+
+    async def main() -> None:
+        writer, (run, grid) = service.LogWriter(write), a_run()
+        await writer.submit(run, grid)
+        await writer.aclose()
+        with pytest.raises(NotFoundError, match="could not be recorded"):
+            await writer.wait(run.tenant, run.run_id)
+        # nobody else hears of it
+        await writer.wait("another", run.run_id)
+        assert str(run.run_id) in capsys.readouterr().out
+
+    asyncio.run(main())

@@ -1,0 +1,173 @@
+"""Forecasts of a model in production through the command line: issued, logged, shown and made again."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from support.day_ahead import MODEL, promote_day_ahead
+from support.energy import add_meter
+from typer.testing import CliRunner
+
+from ai_hub.cli.main import app
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
+from ai_hub.errors import AiHubError, ConflictError, NotFoundError
+from ai_hub.forecasting import log, production
+from ai_hub.forecasting.log import Grid, Role
+from ai_hub.forecasting.production import Issuer
+from ai_hub.registry import ensure_tenant
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from support.energy import Energy
+
+    from ai_hub.forecasting.log import Run
+
+HOUR = timedelta(hours=1)
+METERS = ("1", "11")
+
+
+def call(*arguments: str, fails: int = 0) -> str:
+    result = CliRunner().invoke(app, ["forecast", *arguments])
+    if isinstance(result.exception, AiHubError):
+        raise result.exception
+    assert result.exit_code == fails, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def tenant(energy: Energy) -> str:
+    """Two meters of its own, and a model in production."""
+    name = f"ahead-{secrets.token_hex(4)}"
+    for number, meter in enumerate(METERS):
+        add_meter(name, meter, "Europe/Berlin", energy.now, weeks=3, level=2.0 + number, seed=number)
+    refresh()
+    promote_day_ahead(name, METERS)
+    return name
+
+
+def run_of(tenant: str, run_id: str) -> tuple[Run, list[log.Row]]:
+    with connect() as connection:
+        run = log.find_run(connection, tenant, UUID(run_id))
+        return run, log.read_rows(connection, run)
+
+
+@pytest.fixture(scope="module")
+def issued(tenant: str) -> dict[str, Any]:
+    """The run of `ai-hub forecast run`."""
+    (found,) = json.loads(call("run", "--tenant", tenant, "--json"))
+    return dict(found)
+
+
+def test_run__writes_what_the_model_says(energy: Energy, tenant: str, issued: dict[str, Any]) -> None:
+    run, rows = run_of(tenant, issued["run"])
+    assert (run.model, run.role, run.status, run.unit) == (MODEL, Role.LIVE, "complete", "kW")
+    assert (run.issued_at, run.leads, run.assets) == (energy.now, 48, METERS)
+    assert run.manifest_sha256 is not None
+    assert run.details["metadata"]["features_used"]
+    loaded = production.load(production.production_versions(tenant)[0])
+    features = production.read_rows(energy.store, loaded, METERS, energy.now)
+    forecasts = loaded.model.forecast(features)
+    for name, expected in (
+        ("value", forecasts.values),  # no pandas
+        *(
+            (f"q{round(level * 100)}", forecasts.quantiles[..., at])
+            for at, level in enumerate(forecasts.levels)
+        ),
+    ):
+        found = np.array([getattr(row, name) for row in rows]).reshape(2, 48)
+        np.testing.assert_array_equal(found, expected)
+    shown = json.loads(call("show", "1", "--tenant", tenant, "--from", energy.now.isoformat(), "--json"))
+    assert [row["value"] for row in shown["forecasts"]] == [row.value for row in rows[:48]]
+
+
+def test_replay__after_late_readings__has_the_same_bits(
+    energy: Energy, tenant: str, issued: dict[str, Any]
+) -> None:
+    before = run_of(tenant, issued["run"])
+    with connect() as connection:
+        connection.execute(
+            'UPDATE timeseries_data SET value = value * 3 WHERE tenant_id = %s AND "timestamp" >= %s',
+            [tenant, energy.now - 48 * HOUR],
+        )
+    refresh()
+    found = json.loads(call("replay", issued["run"], "--tenant", tenant, "--json", "--record"))
+    assert (found["rows"], found["differing"], found["same_features"]) == (96, 0, True)
+    again, rows = run_of(tenant, found["replay"])
+    assert (again.role, again.details["replay_of"]) == (Role.REPLAY, issued["run"])
+    assert rows == before[1]
+    # now other features are known, and a replay is not what is valid
+    (now,) = json.loads(call("run", "--tenant", tenant, "--json"))
+    assert run_of(tenant, now["run"])[1] != rows
+    shown = json.loads(call("show", "1", "--tenant", tenant, "--from", energy.now.isoformat(), "--json"))
+    assert {row["run"] for row in shown["forecasts"]} == {now["run"]}
+
+
+def test_replay__of_what_differs__says_so(tenant: str, issued: dict[str, Any]) -> None:
+    run, rows = run_of(tenant, issued["run"])
+    values = np.array([row.value for row in rows], dtype=float).reshape(2, 48)
+    values[1, 5] = np.nextafter(values[1, 5], np.inf)
+    altered = replace(run, run_id=log.new_run_id(), role=Role.SHADOW)
+    quantiles = {
+        level: np.array([getattr(row, f"q{round(level * 100)}") for row in rows]).reshape(2, 48)
+        for level in log.QUANTILES
+    }
+    with connect() as connection:
+        log.write(connection, altered, Grid(values, quantiles))
+    output = call("replay", str(altered.run_id), "--tenant", tenant, fails=1)
+    assert "1 of 96 rows differ from the same features" in output
+    other = replace(altered, run_id=log.new_run_id(), manifest_sha256="0" * 64)
+    with connect() as connection:
+        log.write(connection, other, Grid(values, quantiles))
+    with pytest.raises(ConflictError, match="are not those that run"):
+        call("replay", str(other.run_id), "--tenant", tenant)
+
+
+def test_replay_and_run__of_another_tenant__find_nothing(tenant: str, issued: dict[str, Any]) -> None:
+    theirs = f"{tenant}-x"
+    with pytest.raises(NotFoundError, match="no forecast run"):
+        call("replay", issued["run"], "--tenant", theirs)
+
+
+def test_run__without_a_model_in_production__says_how_to_train_one(energy: Energy) -> None:
+    ensure_tenant(energy.twin)
+    with pytest.raises(NotFoundError, match="no model with a horizon") as raised:
+        call("run", "--tenant", energy.twin)
+    assert f"ai-hub train --tenant {energy.twin} --horizon 48h" in str(raised.value)
+    with pytest.raises(NotFoundError, match="no model nowhere"):
+        call("run", "--tenant", energy.twin, "--model", "nowhere")
+
+
+def test_run__of_a_meter_without_features__is_recorded_as_failed(energy: Energy, tenant: str) -> None:
+    with connect() as connection:
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, kind, unit) VALUES (%s, 'new', 'electricity', 'kW')",
+            [tenant],
+        )
+    (found,) = json.loads(call("run", "--tenant", tenant, "--asset", "new", "--json", fails=1))
+    assert found["status"] == "failed"
+    with pytest.raises(NotFoundError, match="no asset nobody"):
+        call("run", "--tenant", tenant, "--asset", "nobody")
+    del energy
+
+
+def test_follow__issues_each_step_once(tenant: str, issued: dict[str, Any]) -> None:
+    del issued
+    # another process: nothing is in memory
+    assert Issuer(Settings(), [tenant]).catch_up() == []
+
+
+def test_due_issue__is_that_of_the_rule(tenant: str) -> None:
+    loaded = production.load(production.production_versions(tenant)[0])
+    at = datetime(2026, 7, 1, 7, 59, tzinfo=UTC)
+    assert loaded.due_issue(at) == at.replace(minute=0)
+    by_rule = replace(loaded, card=replace(loaded.card, issue="D-1 10:00 Europe/Berlin"))
+    assert by_rule.due_issue(at) == datetime(2026, 6, 30, 8, tzinfo=UTC)
+    assert by_rule.due_issue(at + timedelta(minutes=1)) == datetime(2026, 7, 1, 8, tzinfo=UTC)

@@ -1,0 +1,78 @@
+"""A model with a horizon in production, fitted to drawn features: what it forecasts is of no interest."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ai_hub import registry
+from ai_hub.db import connect
+from ai_hub.features.store import get_service, open_store
+from ai_hub.forecasting import day_ahead_tracking
+from ai_hub.forecasting.card import ModelCard
+from ai_hub.forecasting.day_ahead import fit
+from ai_hub.forecasting.issue_history import issue_features
+from ai_hub.forecasting.issues import DAY, HOUR, IssueRows, instants
+from ai_hub.forecasting.log import QUANTILES, Grid, Role, Run, new_run_id, write
+from ai_hub.forecasting.tracking import register_model, tracked_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+MODEL = "day-ahead-electricity"
+SERVICE = "day_ahead"
+
+
+def logged_forecast(tenant: str, model: str, asset: str = "1", forecast_id: UUID | None = None) -> str:
+    """Id of a forecast that is in the log, of a version that is nowhere."""
+    at = datetime(2026, 3, 2, tzinfo=UTC)
+    run = Run(
+        *(tenant, model, 1, "v1.0.0", "ab" * 32, Role.LIVE, at, at),
+        step=HOUR,
+        horizon=2 * HOUR,
+        assets=(asset,),
+        run_id=forecast_id or new_run_id(),
+    )
+    with connect() as connection:
+        write(connection, run, Grid(np.array([[1.0, 2.0]])))
+    return str(run.run_id)
+
+
+def promote_day_ahead(tenant: str, assets: Sequence[str], *, model: str = MODEL, seed: int = 0) -> None:
+    """Fit, register and promote a model of kW for the assets."""
+    store = open_store()
+    features = issue_features(store, get_service(store, SERVICE), QUANTILES)
+    inputs, leads = features.recipe.inputs, features.declaration.leads
+    drawn = np.random.default_rng(seed)
+    issues = instants(datetime(2025, 1, 1, tzinfo=UTC) + DAY * number for number in range(30))
+    shape = (len(issues), leads)
+    rows = IssueRows(
+        tenant,
+        np.array(["drawn"] * len(issues)),
+        issues,
+        features.declaration.step,
+        {name: drawn.gamma(3, 1, len(issues)) for name in inputs.scalars},
+        {name: drawn.gamma(3, 1, shape) for name in inputs.arrays},
+        drawn.gamma(3, 1, shape),
+    )
+    fitted = fit(rows, features.recipe)
+    facts = ModelCard(
+        feature_service=SERVICE,
+        features=[*inputs.scalars, *inputs.arrays],
+        optional=[*inputs.scalars, *inputs.arrays],
+        kind="electricity",
+        assets=sorted(assets),
+        unit="kW",
+        horizon_hours=48,
+        step_minutes=60,
+        quantiles=list(QUANTILES),
+    )
+    registry.ensure_tenant(tenant)
+    tags = day_ahead_tracking._tags(facts)
+    with tracked_run(tenant, model, tags):
+        logged = day_ahead_tracking._log_model(fitted, facts)
+    register_model(model, logged, tags)
+    registry.promote(tenant, model, reason="test")
