@@ -194,8 +194,13 @@ def backtest_command(
     ] = None,
     tenant: Tenant,
     version: Annotated[
-        str, typer.Option("--version", help="of the model: a number, a semantic version or a stage")
-    ] = "latest",
+        str | None,
+        typer.Option(
+            "--version",
+            help="number, semantic version or stage of the model [default: production, else the newest]",
+            show_default=False,
+        ),
+    ] = None,
     service: Annotated[str, typer.Option("--service", help="feature service, without a model")] = DAY_AHEAD,
     kind: Annotated[str | None, typer.Option("--kind", help="only meters of this kind")] = None,
     asset: Annotated[

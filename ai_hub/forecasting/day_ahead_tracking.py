@@ -26,6 +26,7 @@ from ai_hub.forecasting.issues import HOUR
 from ai_hub.forecasting.predict import read_card
 from ai_hub.forecasting.tracking import Logged, logged, metric_label, register_model, tracked_run
 from ai_hub.registry import download_version, find_version, tenant_scope
+from ai_hub.registry.versions import LATEST, NoSuchVersionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,14 +86,19 @@ class RegisteredModel:
     model_id: str | None
 
 
-def find_model(tenant: str, model: str, version: str) -> RegisteredModel:
-    """The card of a registered version, and its logged model.
+def find_model(tenant: str, model: str, version: str | None) -> RegisteredModel:
+    """The card of a registered version, and its logged model; default: that in production, else the newest.
 
     Raises:
         ConflictError: it has no horizon.
         NotFoundError: there is no such version.
     """
-    number = find_version(tenant, model, version)
+    try:
+        number = find_version(tenant, model, version or "production")
+    except NoSuchVersionError:
+        if version is not None:
+            raise
+        number = find_version(tenant, model, LATEST)
     with tenant_scope(tenant), tempfile.TemporaryDirectory() as scratch:
         card = read_card(str(download_version(number, Path(scratch))))
         outputs = mlflow.MlflowClient().get_run(number.run_id).outputs if number.run_id else None

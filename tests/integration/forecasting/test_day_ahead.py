@@ -182,9 +182,7 @@ def test_backtest__of_a_model__is_shown_drawn_and_logged_to_it(
 ) -> None:
     picture = tmp_path / "backtest.png"
     options = ("--weeks", "6", "--test-weeks", "1", "--refit-weeks", "1", "--plot", str(picture), "--json")
-    result = energy.run(
-        "ai-hub", "backtest", MODEL, "--tenant", energy.main, "--version", "production", *options
-    )
+    result = energy.run("ai-hub", "backtest", MODEL, "--tenant", energy.main, *options)
     assert result.returncode == 0, result.stderr
     (summary,) = json.loads(result.stdout)
     assert summary["horizon_hours"] == promoted["horizon_hours"]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +65,7 @@ def test_backtest__beats_naive_forecasts_and_its_bands_cover_what_they_say(backt
 def test_backtest__what_is_not_known_at_issue__changes_no_bit(
     values: dict[str, Floats], backtest: Backtest
 ) -> None:
-    at = FROM + 2 * WEEK + timedelta(days=3, hours=2)
+    at = np.unique(backtest.rows.issued_at)[17].astype(datetime).replace(tzinfo=UTC)
     hours = (at - START) // timedelta(hours=1)
     random = np.random.default_rng(1)
 
@@ -83,8 +83,15 @@ def test_backtest__what_is_not_known_at_issue__changes_no_bit(
     np.testing.assert_array_equal(found.forecasts.quantiles[until], backtest.forecasts.quantiles[until])
     for name, each in found.naive.items():
         np.testing.assert_array_equal(each[until], backtest.naive[name][until])
-    # one hour more, and the last issue may use it
     assert not np.array_equal(found.forecasts.values[~until], backtest.forecasts.values[~until])
+    # one hour more, and the issue at that time uses it
+    known = {name: np.where(np.arange(len(each)) == hours - 49, 999, each) for name, each in values.items()}
+    changed = make_rows(step_values(known), leads=LEADS, delay=LATE)
+    of_issue = changed.issued_at == instant(at)
+    assert (
+        changed.take(of_issue).scalars["mean_7d"]
+        != backtest.past.rows.take(backtest.past.rows.issued_at == instant(at)).scalars["mean_7d"]
+    ).all()
 
 
 def test_backtest__days_of_delivery__count_alone(values: dict[str, Floats]) -> None:
