@@ -106,7 +106,7 @@ class _Run:
         connection.execute("SELECT release_feature_plan(%s)", [self.plan])
         connection.execute("SELECT analyze_features(%s)", [total])
         self._store(_of_changes, _in_columns(history.LONG))
-        connection.execute("SELECT analyze_features(%s)", [total])
+        connection.execute("SELECT analyze_declared(%s)", [self.done])
 
     def history(self) -> int:
         """Store rows of long ranges of which nothing is stored; how many."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import psycopg
-from psycopg import sql
 from psycopg.adapt import Loader
 from psycopg.pq import Format
 from typing_extensions import Buffer, override
@@ -59,25 +58,30 @@ _PARTS: Final = """\
 unnest(%(numbers)s::bigint[], %(tenants)s::text[], %(names)s::text[], %(zones)s::text[], %(firsts)s::bigint[], %(ends)s::bigint[])
     AS k (number, tenant_id, asset_id, timezone, first_step, end_step)"""
 _BOUNDS: Final = "AND hourly.hour >= %(lowest)s::timestamptz AND hourly.hour < %(highest)s::timestamptz"
+# OFFSET 0: the planner would compare each hour with each asset, and read the hours of all assets
 _READINGS: Final = """\
-SELECT k.number, {time}, {values}
+SELECT k.number, {time} AS time, meaning.*, hourly.sample_count
 FROM (
     SELECT k.*, assets.is_amount, assets.unit_factor, assets.interval_seconds
     FROM {parts}
     LEFT JOIN assets ON assets.tenant_id = k.tenant_id AND assets.asset_id = k.asset_id
+    OFFSET 0
 ) AS k
 CROSS JOIN LATERAL (
 {readings}
+OFFSET 0
 ) AS hourly
 LEFT JOIN LATERAL {meaning} AS meaning ON true"""
-_STATISTICS: Final = """\
-coalesce(meaning.value, 'NaN'), coalesce(meaning.least_value, 'NaN'),
-    coalesce(meaning.greatest_value, 'NaN'), coalesce(meaning.stats[1], 0), coalesce(meaning.stats[2], '-0'),
-    coalesce(meaning.stats[3], 0), hourly.sample_count::double precision"""
+#: Of a row of it.
+_STATISTICS: Final = (
+    *("coalesce(value, 'NaN')", "coalesce(least_value, 'NaN')", "coalesce(greatest_value, 'NaN')"),
+    *("coalesce(stats[1], 0)", "coalesce(stats[2], '-0')", "coalesce(stats[3], 0)"),
+    "sample_count::double precision",
+)
 # NaN is nothing known, so one that is known becomes another number that nobody can compute with
 _KNOWN: Final = "CASE WHEN {0} = 'NaN' THEN 'Infinity' ELSE coalesce({0}, 'NaN') END"
 _WEATHER_ROWS: Final = """\
-SELECT k.number, weather."timestamp", weather.available_at, {columns}
+SELECT k.number, weather.*
 FROM {parts}
 CROSS JOIN LATERAL (
     SELECT * FROM weather_features AS weather
@@ -87,7 +91,7 @@ CROSS JOIN LATERAL (
         AND weather.available_at < weather."timestamp" + INTERVAL '{age} hours'
 ) AS weather"""
 _ISSUES: Final = """\
-SELECT k.number, issues."timestamp", {begin}, {since}, issues.available_at, issues.value
+SELECT k.number, issues."timestamp", {begin} AS begin, {since} AS since, issues.available_at, issues.value
 FROM {parts}
 CROSS JOIN LATERAL (
     SELECT * FROM covariates AS issues
@@ -265,7 +269,7 @@ class Inputs:
 
     def _readings(self, reaches: Sequence[tuple[int, int]]) -> Column:
         layout = self._layout(lambda each: each.asset, reaches, gap=gap(READING))
-        positions, *values = self._statistics(_STATISTICS, 7, layout)
+        positions, *values = self._statistics(_STATISTICS, layout)
         columns = []
         for nothing, known in zip((np.nan, np.nan, np.nan, 0.0, -0.0, 0.0, 0.0), values, strict=True):
             column = np.full(layout.starts[-1], nothing)
@@ -278,13 +282,17 @@ class Inputs:
         layout = self._layout(lambda each: each.zones["weather"], reaches)
         steps = self._steps
         query = _WEATHER_ROWS.format(
-            columns=", ".join(_KNOWN.format(f"weather.{name}") for name in names),
             parts=_PARTS,
             first=steps.numbered("k.first_step"),
             end=steps.numbered("k.end_step"),
             age=WEATHER_AGE,
         )
-        numbers, times, available, *values = self._read(query, layout.read, integers=3, doubles=len(names))
+        numbers, times, available, *values = self._read(
+            query,
+            layout.read,
+            integers=("number", '"timestamp"', "available_at"),
+            doubles=[_KNOWN.format(name) for name in names],
+        )
         order = np.lexsort((available, times, numbers))
         numbers, times, available = numbers[order], times[order] + EPOCH_US, available[order]
         firsts = np.array([each.first for each in layout.parts], np.int64)[numbers]
@@ -323,7 +331,11 @@ class Inputs:
             end=steps.numbered("k.end_step"),
         )
         numbers, times, begins, since, available, values = self._read(
-            query, layout.read, integers=5, doubles=1, series=name
+            query,
+            layout.read,
+            integers=("number", '"timestamp"', "begin", "since", "available_at"),
+            doubles=("value",),
+            series=name,
         )
         at = self._number(begins)
         positions = layout.positions(numbers, at)
@@ -393,21 +405,20 @@ class Inputs:
             return []
         layout = _Layout(parts, list(enumerate(parts)), np.empty(0, np.intp))
         column = np.full(layout.starts[-1], np.nan)
-        positions, values = self._statistics(_KNOWN.format("meaning.value"), 1, layout)
+        positions, values = self._statistics((_KNOWN.format("value"),), layout)
         column[positions] = values
         return np.split(column, layout.starts[1:-1])
 
-    def _statistics(self, values: str, count: int, layout: _Layout) -> list[npt.NDArray[Any]]:
-        """Positions of the steps with readings, and so many values of each."""
+    def _statistics(self, values: Sequence[str], layout: _Layout) -> list[npt.NDArray[Any]]:
+        """Positions of the steps with readings, and these values of each."""
         steps = self._steps
         query = _READINGS.format(
             time=steps.even("hourly.hour"),
-            values=values,
             parts=_PARTS,
             readings=steps.readings(steps.numbered("k.first_step"), steps.numbered("k.end_step"), _BOUNDS),
             meaning=steps.meaning,
         )
-        numbers, times, *found = self._read(query, layout.read, integers=2, doubles=count)
+        numbers, times, *found = self._read(query, layout.read, integers=("number", "time"), doubles=values)
         return [layout.positions(numbers, self._number(times)), *found]
 
     def _number(self, times: Integers) -> Integers:
@@ -430,27 +441,31 @@ class Inputs:
         }
 
     def _read(
-        self, query: str, parts: Sequence[tuple[int, _Part]], *, integers: int, doubles: int, **others: str
+        self,
+        query: str,
+        parts: Sequence[tuple[int, _Part]],
+        *,
+        integers: Sequence[str],
+        doubles: Sequence[str],
+        **others: str,
     ) -> list[npt.NDArray[Any]]:
-        """Columns of a query: so many of numbers or times in microseconds since 2000, and of doubles, none NULL.
+        """Expressions over the rows of a query: numbers or times in microseconds since 2000, and doubles, none NULL.
 
         As arrays, because a row costs psycopg more than the server. Not by ADBC, which has a connection of its own: on
         the embedded server it would wait for this transaction.
         """
-        kinds = [np.dtype(np.int64)] * integers + [np.dtype(np.float64)] * doubles
-        names = [f"c{at}" for at in range(len(kinds))]
-        arrays = sql.SQL("SELECT {arrays} FROM ({query} LIMIT {limit}) AS columns ({names})").format(
-            arrays=sql.SQL(", ").join(sql.SQL("array_agg({})").format(sql.SQL(name)) for name in names),
-            query=sql.SQL(query),
-            limit=sql.Literal(_MOST_ROWS + 1),
-            names=sql.SQL(", ").join(map(sql.SQL, names)),
-        )
+        kinds = [np.dtype(np.int64)] * len(integers) + [np.dtype(np.float64)] * len(doubles)
+        # LIMIT: columns that several expressions use are computed once
+        columns = ", ".join(f"array_agg({each})" for each in (*integers, *doubles))
+        arrays = f"SELECT {columns} FROM (\n{query}\nLIMIT {_MOST_ROWS + 1}\n) AS rows"  # noqa: S608  # constants
         found = None
         if parts:
             cursor = self.connection.cursor(binary=True)
             for kind in ("int8", "timestamptz", "float8"):
                 cursor.adapters.register_loader(psycopg.adapters.types[kind].array_oid, _ArrayLoader)
-            found = cursor.execute(arrays, self._parameters(parts) | others, prepare=False).fetchone()
+            found = cursor.execute(
+                arrays.encode(), self._parameters(parts) | others, prepare=False
+            ).fetchone()
         if found is None or found[0] is None:
             return [np.empty(0, kind) for kind in kinds]
         if len(found[0]) > _MOST_ROWS:

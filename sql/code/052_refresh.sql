@@ -106,24 +106,34 @@ $$;
 
 DROP FUNCTION IF EXISTS analyze_features();
 
--- After so many rows of what was a small table: another hour of many assets is left to autovacuum, as it would have all
--- of history sampled. An aggregate's statistics are those of its own table.
-CREATE OR REPLACE FUNCTION analyze_features(rows bigint) RETURNS void LANGUAGE plpgsql AS $$
+-- Makes statistics of a hypertable whose chunks have grown by a fifth since there were any: of what its rows are found by,
+-- as nothing is planned by values. Another hour of many assets is left to autovacuum.
+CREATE OR REPLACE FUNCTION analyze_grown(hypertable regclass) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    materialized regclass;
+    has_grown boolean;
+    found_by  text;
 BEGIN
-    IF rows < 10000 THEN  -- to count the rows of all chunks would take longer than an hour of few assets
-        RETURN;
-    ELSIF rows < 0.2 * approximate_row_count('ai_features_stored') THEN
-        RETURN;
+    SELECT sum(pg_relation_size(oid)) / current_setting('block_size')::integer >= 1.2 * sum(relpages) INTO has_grown
+    FROM pg_class WHERE oid IN (SELECT show_chunks(hypertable));
+    IF has_grown THEN
+        SELECT string_agg(quote_ident(attname), ', ') INTO found_by FROM pg_attribute
+        WHERE attrelid = hypertable AND attnum > 0 AND NOT attisdropped
+            AND atttypid IN ('text'::regtype, 'timestamptz'::regtype, 'integer'::regtype);
+        EXECUTE format('ANALYZE %s (%s)', hypertable, found_by);
     END IF;
-    FOR materialized IN
-        SELECT format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)::regclass
-        FROM timescaledb_information.continuous_aggregates
-    LOOP
-        EXECUTE format('ANALYZE %s', materialized);
-    END LOOP;
-    ANALYZE asset_spans, declared_spans, weather_features, covariates, ai_features_stored;
+END
+$$;
+
+-- After so many rows were planned: what they are computed from may be new. An aggregate's statistics are those of its own
+-- table. To look at all chunks would take longer than an hour of few assets.
+CREATE OR REPLACE FUNCTION analyze_features(rows bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF rows >= 10000 THEN
+        PERFORM analyze_grown(format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name)::regclass)
+        FROM timescaledb_information.continuous_aggregates;
+        PERFORM analyze_grown('weather_features'), analyze_grown('covariates');
+        ANALYZE asset_spans, declared_spans;
+    END IF;
 END
 $$;
 

@@ -252,16 +252,10 @@ SELECT
 FROM declared_refresh_ranges AS ranges
 WHERE aggregated;
 
--- After so many rows of history: a view's table is new, or has grown.
+-- After so many rows were stored: a view's table may be new.
 CREATE OR REPLACE FUNCTION analyze_declared(rows bigint) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    stored regclass;
 BEGIN
-    FOR stored IN SELECT format('%I', view_name || '_stored')::regclass FROM declared_views WHERE rows >= 10000 LOOP
-        IF rows >= 0.2 * approximate_row_count(stored) THEN
-            EXECUTE format('ANALYZE %s', stored);
-        END IF;
-    END LOOP;
+    PERFORM analyze_grown(format('%I', view_name || '_stored')::regclass) FROM declared_views WHERE rows >= 10000;
 END
 $$;
 

@@ -175,6 +175,32 @@ def test_rows__asset_has_other_keys_that_no_view_looks_at__are_not_computed_agai
         assert refresh(dsn=database).rows > 0
 
 
+def test_statistics__are_of_keys_and_made_again_where_the_table_has_grown(database: str) -> None:
+    declaration = declare(f"statistics_{secrets.token_hex(4)}", {"lag": Lag("value", HOUR)})
+    table = f"{declaration.name}_stored"
+    with connect(database, autocommit=True) as connection, applied(connection, declaration):
+
+        def counted(asset: str, rows: int) -> int:
+            """Rows of the table as its statistics have them, when there are so many more."""
+            connection.execute(
+                f"INSERT INTO {table} SELECT '2026-05-01'::timestamptz + step * INTERVAL '1 minute', 't', %s, 1, step, now()"
+                " FROM generate_series(1, %s) AS step".encode(),
+                [asset, rows],
+            )
+            connection.execute("SELECT analyze_grown(%s::regclass)", [table])
+            query = (
+                "SELECT sum(reltuples)::integer FROM pg_class WHERE oid IN (SELECT show_chunks(%s::regclass))"
+            )
+            return int(connection.execute(query, [table]).fetchall()[0][0])
+
+        assert counted("a", 1000) == 1000
+        names = connection.execute("SELECT attname FROM pg_stats WHERE tablename = %s", [table]).fetchall()
+        assert ("hour",) in names
+        assert ("lag",) not in names
+        assert counted("b", 1) == 1000
+        assert counted("c", 1000) == 2001
+
+
 def test_sun_position__is_that_of_other_sources(database: str) -> None:
     # elevation without refraction, azimuth: by NREL's SPA (its published example) and the library astral 3.2
     expected = {
