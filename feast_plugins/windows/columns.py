@@ -15,6 +15,7 @@ from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from feast_plugins.windows.declarations import (
     FUNCTIONS,
@@ -26,6 +27,7 @@ from feast_plugins.windows.declarations import (
     Difference,
     Expression,
     Lag,
+    Quantile,
     Ratio,
     SameHour,
     Series,
@@ -47,12 +49,14 @@ if TYPE_CHECKING:
 
 #: The states of a block of positions stay in a core's cache.
 _BLOCK: Final = 8192
+#: Values of windows that are sorted at once, which bounds memory.
+_SORTED: Final = 1 << 20
 #: Sums of squares of values beyond it may overflow, of which the server has an opinion.
 _LARGEST: Final = 1e100
 #: Logarithm of a ratio beyond which it may be no double.
 _LARGEST_RATIO: Final = 700
 _HOUR_US: Final = 3_600_000_000
-_LEAVES: Final = frozenset({Window, Lag, Weather, Series, SameHour, DegreeHours})
+_LEAVES: Final = frozenset({Window, Quantile, Lag, Weather, Series, SameHour, DegreeHours})
 
 
 class UndecidedError(Exception):
@@ -307,6 +311,16 @@ def _leaves(column: Column, leaves: Sequence[_OfColumn]) -> dict[Expression, Flo
             found[leaf] = _combined(getattr(column, name), combine, stride, length)[starts]
         elif isinstance(leaf, Window | SameHour):
             found[leaf] = _of_state(leaf.function, *(each[starts] for each in merged[stride, length]))
+    by_length: dict[int, list[Quantile]] = {}
+    for leaf in leaves:
+        if isinstance(leaf, Quantile):
+            by_length.setdefault(leaf.offsets()[1], []).append(leaf)
+    for length, quantiles in by_length.items():
+        found |= _quantiles(
+            quantiles,
+            column.rows - length,
+            lambda starts, length=length: sliding_window_view(column.value, length)[starts],  # type: ignore[misc]
+        )
     return found
 
 
@@ -314,6 +328,10 @@ def _of_issues(column: IssuedColumn, leaf: _OfColumn) -> Floats:
     """An expression over a column with issues in its rows."""
     nearest, farthest = leaf.offsets()
     stride, _ = _steps(leaf)
+    if isinstance(leaf, Quantile):
+        return _quantiles([leaf], column.rows - farthest, lambda starts: _as_known(column, starts, farthest))[
+            leaf
+        ]
     size = column.size - (farthest - nearest)
     # from each position on, as the row `farthest` later knows it
     values = (
@@ -339,6 +357,39 @@ def _of_issues(column: IssuedColumn, leaf: _OfColumn) -> Floats:
         other = (~is_empty).astype(np.float64), np.where(is_empty, -0.0, each), np.zeros(size)
         _merge(state, other, scratch, with_squares=leaf.function == "std")
     return _of_state(leaf.function, *(each[starts] for each in state))
+
+
+def _as_known(column: IssuedColumn, starts: Positions, length: int) -> Floats:
+    """Of each row that looks back to so many steps from `starts` on: their values, as it knows them."""
+    found = np.empty((len(starts), length))
+    for step, known in enumerate(column.known(range(length, 0, -1))):
+        found[:, step] = known[starts + step]
+    return found
+
+
+def _quantiles(
+    leaves: Sequence[Quantile], starts: Positions, windows: Callable[[Positions], Floats]
+) -> dict[Expression, Floats]:
+    """Quantiles of windows of one length, interpolated as percentile_cont() does.
+
+    Args:
+        leaves: the quantiles.
+        starts: position of the oldest step of each row.
+        windows: values of the windows from such positions on, a row each.
+    """
+    found: dict[Expression, Floats] = {leaf: np.empty(len(starts)) for leaf in leaves}
+    rows = max(1, _SORTED // leaves[0].offsets()[1])
+    for first in range(0, len(starts), rows):
+        part = slice(first, first + rows)
+        values = np.sort(windows(starts[part]))  # empty ones come last
+        known = np.count_nonzero(~np.isnan(values), axis=1)
+        each = np.arange(len(values))
+        for leaf in leaves:
+            place = leaf.quantile * (known - 1)  # of nothing it is that of an empty value
+            below = np.floor(place)
+            low, high = values[each, below.astype(np.intp)], values[each, np.ceil(place).astype(np.intp)]
+            found[leaf][part] = np.where(place == below, low, low + (place - below) * (high - low))
+    return found
 
 
 def _steps(leaf: _OfColumn) -> tuple[int, int]:

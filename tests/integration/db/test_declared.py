@@ -70,6 +70,7 @@ def stored_features(step: timedelta) -> st.SearchStrategy[Any]:
     leaves = st.one_of(
         st.builds(Lag, st.just("value"), steps),
         st.builds(Aggregation, st.just("value"), functions, steps, st.just(step)),
+        st.builds(Quantile, st.just("value"), st.sampled_from([0, 0.1, 0.5, 1]), steps),
         st.builds(SameHour, st.just("value"), functions, st.integers(1, 8), weeks),
         st.builds(Series, st.just("price"), st.just("price_zone")),
         st.builds(Lag, SERIES, few_steps),
@@ -256,6 +257,7 @@ EVERY_KIND = {
     "count": Aggregation("value", "count", timedelta(days=1), HOUR),
     "first": Aggregation("value", "first", timedelta(days=1), HOUR),
     "last": Aggregation("value", "last", timedelta(days=1), HOUR),
+    "median": Quantile("value", 0.5, timedelta(days=1)),
     "same_hour": SameHour("value", "mean", 3),
     "rise": Difference(Lag("value", HOUR), Lag("value", 24 * HOUR)),
     "share": Ratio(Lag("value", HOUR), Aggregation("value", "max", timedelta(days=1), HOUR)),
@@ -450,6 +452,21 @@ def kinds(step: timedelta) -> dict[str, Any]:
     return features
 
 
+def quantiles(step: timedelta) -> dict[str, Any]:
+    """Quantiles of every source that there is with this step."""
+    features: dict[str, Any] = {
+        **{f"of_{share * 100:g}": Quantile("value", share, 25 * step) for share in (0, 0.1, 0.5, 0.95, 1)},
+        "middle_price": Quantile("price@price_zone", 0.5, 4 * step),
+        "over_median": Difference(Lag("value", step), Quantile("value", 0.5, 3 * step)),
+    }
+    if step < DAY:
+        features |= {
+            "cold": Quantile("temperature", 0.25, 6 * step),
+            "high_portfolio": Quantile("value@group", 0.9, 4 * step),
+        }
+    return features
+
+
 #: By step in minutes.
 FAULTS_OF_STEPS = {
     "quarter hours of all tenants": (15, "_QUARTERS", "quarters.tenant_id = k.tenant_id AND ", ""),
@@ -501,6 +518,7 @@ FAULTS_IN_COLUMNS = {
     "with an hourly price of one quarter-hour alone": (15, columns, "", "np.where(is_regular, lasting, own)", "own"),
     "with days of UTC": (1440, history, "_RANGES", "coalesce(assets.timezone, 'UTC')", "'UTC'"),
     "with prices of a day as the next one knows them": (1440, steps, "", "({begin} < {time})::integer", "0"),
+    "with another quantile": (60, columns, "", "leaf.quantile * (known - 1)", "0.8 * (known - 1)"),
 }  # fmt: skip
 
 
@@ -569,6 +587,8 @@ FAULTS = {
     "a part of a total": ("_TOTALS", "count(value) = count(*) AND ", ""),
     "a member before it began": ("_TOTALS", "greatest({first_hour}, spans.first_hour)", "{first_hour}"),
     "Sunday is 0": ("CALENDAR", "extract(isodow FROM local.time)::bigint - 1", "extract(dow FROM local.time)::bigint"),
+    "another quantile": ("FUNCTIONS", "{quantile}", "1 - {quantile} / 2"),
+    "long ranges with quantiles of the target hour": ("GRID_FUNCTIONS", "OVER {frame}, {quantile}", "OVER {frame} || value, {quantile}"),
 }  # fmt: skip
 
 
@@ -620,7 +640,7 @@ def test_rows__computed_when_read_or_in_columns_or_by_the_server__equal_the_orac
             )[: 2 if step == HOUR else 1]
         )
     }
-    declaration = declare(f"bits_{secrets.token_hex(4)}", kinds(step) | functions, step)
+    declaration = declare(f"bits_{secrets.token_hex(4)}", kinds(step) | functions | quantiles(step), step)
     batches: list[Any] = []
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
         meter = Meter(connection, database, READINGS_OF[step])
@@ -637,50 +657,3 @@ def test_rows__computed_when_read_or_in_columns_or_by_the_server__equal_the_orac
         monkeypatch.setattr(history, "knows", lambda _: False)
         refresh(dsn=database)
         assert meter.rows(declaration) == in_columns
-
-
-def quantiles(step: timedelta) -> dict[str, Any]:
-    """Quantiles of every source that there is with this step; the database computes them all."""
-    features: dict[str, Any] = {
-        **{f"of_{share * 100:g}": Quantile("value", share, 25 * step) for share in (0, 0.1, 0.5, 0.95, 1)},
-        "price": Quantile("price@price_zone", 0.5, 4 * step),
-        "over_median": Difference(Lag("value", step), Quantile("value", 0.5, 3 * step)),
-    }
-    if step < DAY:
-        features |= {
-            "cold": Quantile("temperature", 0.25, 6 * step),
-            "portfolio": Quantile("value@group", 0.9, 4 * step),
-        }
-    return features
-
-
-@pytest.mark.parametrize("step", [HOUR / 4, HOUR, DAY], ids=["15min", "1h", "1d"])
-def test_quantiles__equal_the_oracle_and_when_read_those_of_a_refresh(database: str, step: timedelta) -> None:
-    declaration = declare(f"quantiles_{secrets.token_hex(4)}", quantiles(step), step)
-    with connect(database, autocommit=True) as connection, applied(connection, declaration):
-        meter = Meter(connection, database, READINGS_OF[step])
-        assert list(meter.problems(declaration)) == []
-        stored = meter.rows(declaration)
-        assert len(stored) > 2
-        meter.forget_rows(declaration)
-        assert meter.rows(declaration) == stored
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        ("FUNCTIONS", "{quantile}", "1 - {quantile} / 2"),
-        pytest.param(
-            ("GRID_FUNCTIONS", "OVER {frame}, {quantile}", "OVER {frame} || value, {quantile}"),
-            marks=pytest.mark.long,
-        ),
-    ],
-    ids=["another quantile", "long ranges with the target hour"],
-)
-def test_quantiles__fault_in_the_generator__is_found(
-    database: str, monkeypatch: pytest.MonkeyPatch, fault: tuple[str, str, str]
-) -> None:
-    plant(monkeypatch, *fault)
-    declaration = declare(f"quantiles_{secrets.token_hex(4)}", quantiles(HOUR))
-    with connect(database, autocommit=True) as connection, applied(connection, declaration):
-        assert next(Meter(connection, database).problems(declaration), None), "nobody noticed"
