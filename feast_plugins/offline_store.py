@@ -34,12 +34,13 @@ from feast_plugins.offline.entities import Entities
 from feast_plugins.offline.history import JoinStrategy
 from feast_plugins.offline.jobs import JoinJob, QueryJob, SavedRowsJob
 from feast_plugins.offline.on_demand import once_per_input
+from feast_plugins.offline.unstored import warn_of_unstored
 from feast_plugins.offline.views import AsOfFilter, ViewRead
 from feast_plugins.postgres import sources
 from feast_plugins.postgres.serving import lookup_table
 from feast_plugins.postgres.session import connect, open_connection, use_in_sources
 from feast_plugins.postgres.writing import upsert
-from feast_plugins.windows.declarations import HORIZON_TAG, declaration_of
+from feast_plugins.windows.declarations import HORIZON_TAG, declaration_of, declared_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -239,6 +240,7 @@ class _Request:
 
         def join(timeout_s: float | None) -> pa.Table:
             with connect(store, timeout_s) as connection:
+                warn_of_unstored(connection, reads, entities.span, entities, as_of_filter)
                 return history.join(
                     connection,
                     entities,
@@ -277,6 +279,7 @@ class _Request:
             return QueryJob(
                 store,
                 date_range.rows_of(reads[0], start, end, full_feature_names=full),
+                before=lambda connection: warn_of_unstored(connection, reads, (start, end)),
                 full_feature_names=full,
                 on_demand_feature_views=self._on_demand(),
                 metadata=self._metadata(keys, (start, end)),
@@ -284,6 +287,7 @@ class _Request:
 
         def join(timeout_s: float | None) -> pa.Table:
             with connect(store, timeout_s) as connection:
+                warn_of_unstored(connection, reads, (start, end))
                 return date_range.join(connection, reads, start, end, full_feature_names=full)
 
         return self._job(join, None, keys, (start, end))
@@ -297,13 +301,20 @@ class _Request:
             view.projection.name_to_use(): view.batch_source.tags if view.batch_source else {}  # type: ignore[no-untyped-call]
             for view in self.views
         }
+        declared = {view.projection.name_to_use(): declared_name(view) for view in self.views}  # type: ignore[no-untyped-call]
         declarations = {
             view.projection.name_to_use(): declaration_of(view)  # type: ignore[no-untyped-call]
             for view in self.views
             if HORIZON_TAG in (view.tags or {})
         }
         return [
-            ViewRead.of(context, tags[context.name], as_of_filter, declarations.get(context.name))
+            ViewRead.of(
+                context,
+                tags[context.name],
+                as_of_filter,
+                declarations.get(context.name),
+                declared[context.name],
+            )
             for context in contexts
         ]
 

@@ -203,7 +203,7 @@ COLUMNS: Final = (
     " asset_count, status, row_count, file_size_bytes,"
     " sha256, storage_path, error, created_at, started_at, completed_at, output_path, partition_by,"
     " idempotency_key, request_hash, progress, cancel_requested, attempts, fence, worker, service_version,"
-    " expired_at, file_sha256"
+    " expired_at, file_sha256, unstored_rows"
 )
 
 
@@ -243,6 +243,8 @@ class Export:
     expired_at: datetime | None = None
     #: of a partitioned export, SHA-256 by path; None of one from before they were kept
     file_sha256: dict[str, str] | None = None
+    #: rows that were computed as they were read; None of one from before they were counted
+    unstored_rows: int | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -269,7 +271,13 @@ class Export:
         if self.expired_at is not None:
             return f"Expired: its files were removed on {self.expired_at:%Y-%m-%d}."
         if self.status == "completed":
-            return f"Completed: {self.row_count:,} rows."
+            text = f"Completed: {self.row_count:,} rows."
+            if not self.unstored_rows:
+                return text
+            return (
+                f"{text} {self.unstored_rows:,} of them are not stored yet and were computed as they were"
+                " read, without weather older than a year; `ai-hub features backfill` stores them."
+            )
         return describe(self.status, self.error, self.progress, cancel_requested=self.cancel_requested)
 
 

@@ -30,9 +30,10 @@ from feast_plugins.offline import history
 from feast_plugins.offline.as_of import microseconds
 from feast_plugins.offline.entities import Entities
 from feast_plugins.offline.on_demand import once_per_input
+from feast_plugins.offline.unstored import count_unstored
 from feast_plugins.offline.views import AsOfFilter, ViewRead
 from feast_plugins.postgres import session
-from feast_plugins.windows.declarations import HORIZON_TAG, HOUR, STEP_TAG, STEPS
+from feast_plugins.windows.declarations import HORIZON_TAG, HOUR, STEP_TAG, STEPS, declared_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -183,7 +184,8 @@ def _reads(
     contexts = offline_utils.get_feature_view_query_context(
         features, stored, store.registry, store.project, span
     )
-    return [ViewRead.of(context, {}, AsOfFilter()) for context in contexts]
+    declared = {view.projection.name_to_use(): declared_name(view) for view in stored}
+    return [ViewRead.of(context, {}, AsOfFilter(), declared=declared[context.name]) for context in contexts]
 
 
 def _version(service: FeatureService, views: list[Any]) -> str:
@@ -290,6 +292,8 @@ class Reader:
     snapshot: dbapi.Connection | None
     schema: pa.Schema
     chunks: list[Chunk]
+    #: of its declared view with the most of them: rows that are computed as they are read
+    unstored_rows: int
 
     def read(self, chunk: Chunk) -> pa.Table:
         """Rows of a chunk in the order of asset and time, with the columns of `schema`."""
@@ -364,7 +368,8 @@ def open_reader(
         # spans count hours
         rows = (SHORT_CHUNK_ROWS if shared_backend else CHUNK_ROWS) // plan.rows_an_hour
         parts = chunks(spans, request.start, request.end, rows=rows, by_month=by_month)
-        reader = Reader(config, plan, request, interrupt, connection, schema, parts)
+        unstored = _unstored_rows(connection, plan, request)
+        reader = Reader(config, plan, request, interrupt, connection, schema, parts, unstored)
         if not shared_backend:
             yield reader
             return
@@ -400,6 +405,12 @@ def _spans(connection: dbapi.Connection, request: Request) -> list[Span]:
         for asset, hours in sorted(periods.items())
         if requested is None or asset in requested
     ]
+
+
+def _unstored_rows(connection: dbapi.Connection, plan: Plan, request: Request) -> int:
+    keys = {TENANT: [request.tenant]} | ({} if request.assets is None else {ASSET: request.assets})
+    span = request.start, request.end - timedelta(microseconds=1)
+    return max(count_unstored(connection, [plan.base, *plan.others], span, keys).values(), default=0)
 
 
 def _schema(connection: dbapi.Connection, plan: Plan) -> pa.Schema:

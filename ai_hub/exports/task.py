@@ -92,13 +92,16 @@ class ExportAttempt:
         lease.check()
         with transaction(self.task.settings) as connection:
             shared = shares_backend(connection)
-        written, plan = _write(store, self.export, self.target, interrupt, on_chunk, shared_backend=shared)
+        written, plan, unstored = _write(
+            store, self.export, self.target, interrupt, on_chunk, shared_backend=shared
+        )
         partitioned = self.export.partition_by is not None
         lease.confirm()
         place = self.target.publish(parquet.manifest(written) if partitioned else None)
         summary = parquet.summary(written, place, partitioned=partitioned)
         return {name: value for name, value in asdict(summary).items() if value is not None} | {
-            "service_version": plan.version
+            "service_version": plan.version,
+            "unstored_rows": unstored,
         }
 
 
@@ -110,8 +113,11 @@ def _write(
     on_chunk: Callable[[int, int], None],
     *,
     shared_backend: bool,
-) -> tuple[list[parquet.File], Plan]:
-    """Write all files, none of them visible yet; calls `on_chunk(done, total)` after each chunk."""
+) -> tuple[list[parquet.File], Plan, int]:
+    """Write all files, none of them visible yet; calls `on_chunk(done, total)` after each chunk.
+
+    Returns the files, the plan, and how many of the rows are not stored.
+    """
     request = export.request
     plan = plan_of(store, export.feature_set, (request.start, request.end))
     by_month = request.partition_by == "month"
@@ -119,7 +125,7 @@ def _write(
     with open_reader(
         store.config, plan, request, interrupt, by_month=by_month, shared_backend=shared_backend
     ) as reader:
-        schema = reader.schema.with_metadata(_metadata(export, plan))
+        schema = reader.schema.with_metadata(_metadata(export, plan, reader))
         done = 0
         for path, group in groupby(reader.chunks, key=lambda chunk: _path(chunk, by_month=by_month)):
             with ExitStack() as stack:
@@ -136,7 +142,7 @@ def _write(
             empty = file_of_month(f"{request.start:%Y-%m}") if by_month else ""
             with parquet.file(target, empty, schema, written):
                 pass
-    return written, plan
+    return written, plan, reader.unstored_rows
 
 
 def _tables(reader: Reader, chunks: list[Chunk]) -> Generator[pa.Table]:
@@ -154,7 +160,7 @@ def _path(chunk: Chunk, *, by_month: bool) -> str:
     return file_of_month(chunk.month) if by_month else ""
 
 
-def _metadata(export: Export, plan: Plan) -> dict[bytes, bytes]:
+def _metadata(export: Export, plan: Plan, reader: Reader) -> dict[bytes, bytes]:
     facts = {
         "export_id": export.export_id,
         "fence": export.fence,
@@ -164,5 +170,6 @@ def _metadata(export: Export, plan: Plan) -> dict[bytes, bytes]:
         "start_time": export.start_time.isoformat(),
         "end_time": export.end_time.isoformat(),
         "created_at": export.created_at.isoformat(),
+        "unstored_rows": reader.unstored_rows,
     }
     return {f"ai_hub.{name}".encode(): str(value).encode() for name, value in facts.items()}

@@ -22,6 +22,7 @@ from feast_plugins.errors import EntityTypeError
 from feast_plugins.offline.as_of import newest_rows
 from feast_plugins.offline.entities import Entities
 from feast_plugins.offline.issues import IssueHistory
+from feast_plugins.offline.unstored import warn_of_later
 from feast_plugins.offline.views import AsOfFilter, ViewRead, read_rows
 from feast_plugins.postgres.session import fetch, fetch_value, schema, type_name
 from feast_plugins.postgres.sources import newest_row
@@ -331,4 +332,6 @@ def _rows_of(
         rows = replace(rows, event=rows.event + delays[rows.keys])
     filter_by_created = as_of_filter.by_row and read.created is not None
     positions = newest_rows(as_of, rows, read.ttl, filter_by_created=filter_by_created)
+    if as_of_filter.is_limited:
+        warn_of_later(connection, read, entities, as_of_filter, lacks_rows=positions.null_count > 0)
     return rows.features.combine_chunks().take(positions)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import pandas as pd
+    from adbc_driver_manager import dbapi
     from feast.infra.offline_stores.offline_store import RetrievalMetadata
     from feast.on_demand_feature_view import OnDemandFeatureView
     from feast.saved_dataset import SavedDatasetStorage
@@ -228,13 +229,14 @@ class ArrowRetrievalJob(RetrievalJob):
 
 
 class QueryJob(ArrowRetrievalJob):
-    """Rows of one query."""
+    """Rows of one query; `before` is called in its transaction."""
 
     def __init__(
         self,
         config: TimescaleOfflineStoreConfig,
         query: Query,
         *,
+        before: Callable[[dbapi.Connection], None] = lambda _: None,
         full_feature_names: bool = False,
         on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
         metadata: RetrievalMetadata | None = None,
@@ -246,6 +248,7 @@ class QueryJob(ArrowRetrievalJob):
             metadata=metadata,
         )
         self._query = query
+        self._before = before
 
     def to_sql(self) -> str:
         """The query."""
@@ -254,11 +257,10 @@ class QueryJob(ArrowRetrievalJob):
     @contextmanager
     def batches(self, timeout: float | None = None) -> Iterator[pa.RecordBatchReader]:
         """Rows as they arrive from the database."""
-        with (
-            connect(self._config, timeout or self._config.statement_timeout_s) as connection,
-            stream(connection, self._query) as batches,
-        ):
-            yield batches
+        with connect(self._config, timeout or self._config.statement_timeout_s) as connection:
+            self._before(connection)
+            with stream(connection, self._query) as batches:
+                yield batches
 
 
 class JoinJob(ArrowRetrievalJob):

@@ -78,6 +78,8 @@ class ViewRead:
     superseded: str | None = None
     #: of a view with a horizon
     declaration: Declaration | None = None
+    #: the declared view whose rows it reads; None: none, or unknown
+    declared: str | None = None
 
     @classmethod
     def of(
@@ -86,6 +88,7 @@ class ViewRead:
         tags: Mapping[str, str],
         as_of_filter: AsOfFilter,
         declaration: Declaration | None = None,
+        declared: str | None = None,
     ) -> ViewRead:
         """The read of Feast's query context, of a source with `tags`.
 
@@ -104,6 +107,7 @@ class ViewRead:
             ttl=timedelta(seconds=context.ttl) if context.ttl else None,
             superseded=None if versions is None else SUPERSEDED,
             declaration=declaration,
+            declared=declared,
         )
 
     @property
@@ -140,10 +144,20 @@ class ViewRead:
             bounds.append(sql.SQL("{} >= {}").format(time, sql.Literal(earliest)))
         return bounds
 
+    def asked(self, entities: Entities) -> list[sql.Composed]:
+        """Conditions on keys and time of the rows that may be the newest of an entity row."""
+        first, latest = entities.span
+        return [
+            *self.between(None if self.ttl is None else first - self.ttl, latest),
+            *(
+                sql.SQL("{} = ANY({})").format(sql.Identifier(column), sql.Literal(entities.values(name)))
+                for name, column in self.keys.items()
+            ),
+        ]
+
     def candidates(self, entities: Entities, as_of_filter: AsOfFilter) -> sql.Composed:
         """Query of the rows that may be the newest of an entity row, by key, time, TTL and filter."""
-        first, latest = entities.span
-        conditions = self.between(None if self.ttl is None else first - self.ttl, latest)
+        conditions, latest = self.asked(entities), entities.span[1]
         if as_of_filter.is_limited and self.created is not None:
             until = sql.Literal(as_of_filter.until(latest))
             conditions.append(sql.SQL("{} <= {}").format(sql.Identifier(self.created), until))
@@ -152,10 +166,6 @@ class ViewRead:
             conditions.append(
                 sql.SQL("({0} IS NULL OR {0} > {1})").format(ended, sql.Literal(as_of_filter.until(latest)))
             )
-        conditions += [
-            sql.SQL("{} = ANY({})").format(sql.Identifier(column), sql.Literal(entities.values(name)))
-            for name, column in self.keys.items()
-        ]
         return self.select(conditions)
 
 

@@ -912,6 +912,13 @@ def _check_horizon(declaration: Declaration) -> None:
             )
 
 
+def declared_name(view: FeatureView) -> str | None:
+    """Name of the declared view whose rows a feature view has; None: it says none."""
+    reads = (view.tags or {}).get(READS_TAG)
+    is_declared = any(EXPRESSION_TAG in (each.tags or {}) for each in view.features)
+    return reads or (view.name if is_declared else None)
+
+
 def declaration_of(view: object) -> Declaration | None:
     """What a view declares; None: it is none of `declared_view`.
 

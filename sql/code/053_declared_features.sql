@@ -3,6 +3,7 @@
 -- its step. Rows of a day are at midnight in the asset's time zone.
 
 DROP VIEW IF EXISTS declared_progress;
+DROP VIEW IF EXISTS declared_rows;
 DROP VIEW IF EXISTS declared_due;
 DROP FUNCTION IF EXISTS declared_range_kind(declared_refresh_ranges);
 DROP FUNCTION IF EXISTS hours_in(tstzmultirange);
@@ -395,25 +396,33 @@ CREATE OR REPLACE FUNCTION rows_in(ranges tstzmultirange, step interval) RETURNS
     SELECT round(coalesce(sum(rows_between(lower(part), upper(part), step)), 0))::bigint FROM unnest(ranges) AS part
 $$;
 
--- How many rows of each view exist and how many of them are stored. The others are computed when they are read.
-CREATE VIEW declared_progress AS
+-- Rows of each asset that exist by now, and those of them that are stored. The others are computed when they are read.
+CREATE VIEW declared_rows AS
 SELECT
-    views.view_name, count(existing.rows) AS assets,
-    coalesce(sum(rows_in(existing.rows, views.step)), 0)::bigint AS rows,
-    coalesce(sum(rows_in(existing.rows * coalesce(spans.stored, '{}'), views.step)), 0)::bigint AS stored
+    views.view_name, views.step, asset_spans.tenant_id, asset_spans.asset_id, existing.rows,
+    existing.rows * coalesce(spans.stored, '{}') AS stored
 FROM declared_views AS views
-LEFT JOIN asset_spans ON true
+CROSS JOIN asset_spans
 LEFT JOIN assets ON assets.tenant_id = asset_spans.tenant_id AND assets.asset_id = asset_spans.asset_id
 CROSS JOIN LATERAL (SELECT declared_rows_until(views.step, assets.timezone) AS until) AS now
-LEFT JOIN LATERAL (
+CROSS JOIN LATERAL (
     SELECT rows_of_step(
         range_agg(tstzrange(lower(period) + INTERVAL '1 hour', upper(period) - INTERVAL '143 hours')), views.step
     ) * tstzmultirange(tstzrange(NULL, now.until)) AS rows
     FROM unnest(asset_spans.periods) AS period WHERE lower(period) + INTERVAL '1 hour' < now.until
-) AS existing ON true
+) AS existing
 LEFT JOIN declared_spans AS spans
     ON spans.view_name = views.view_name AND spans.tenant_id = asset_spans.tenant_id AND spans.asset_id = asset_spans.asset_id
-GROUP BY views.view_name;
+WHERE existing.rows IS NOT NULL;
+
+-- How many of them there are.
+CREATE VIEW declared_progress AS
+SELECT
+    view_name, count(rows) AS assets,
+    coalesce(sum(rows_in(rows, views.step)), 0)::bigint AS rows,
+    coalesce(sum(rows_in(stored, views.step)), 0)::bigint AS stored
+FROM declared_views AS views LEFT JOIN declared_rows USING (view_name)
+GROUP BY view_name;
 
 -- Rows of days move with the time zone.
 CREATE OR REPLACE TRIGGER zone_changed AFTER UPDATE ON assets

@@ -62,7 +62,7 @@ DECLARE
 BEGIN
     FOREACH relation IN ARRAY ARRAY[
         'assets', 'timeseries_data', 'register_readings', 'weather_features', 'covariates', 'covariate_series', 'hourly_features', 'daily_features', 'hourly_values',
-        'ai_features', 'ai_features_versions', 'asset_spans',
+        'ai_features', 'ai_features_versions', 'asset_spans', 'declared_rows',
         'forecast_basic_features', 'forecast_basic_feature_versions',
         'forecast_advanced_features', 'forecast_advanced_feature_versions',
         'anomaly_detection_features', 'anomaly_detection_feature_versions',

@@ -76,6 +76,10 @@ class ExportSummary(BaseModel):
     progress: float = Field(ge=0, le=1, description="share of the work that is done")
     storage_path: str | None = Field(description="where the file is, once it is complete")
     row_count: int | None
+    unstored_rows: int | None = Field(
+        None,
+        description="rows that were computed as they were read, as no backfill has stored them",
+    )
     file_size_bytes: int | None
     file_size_mb: float | None
     sha256: str | None

@@ -23,7 +23,7 @@ RELATIONS = (
         "hourly_features",
         "daily_features",
     ),
-    *("ai_features", "ai_features_versions", "asset_spans"),
+    *("ai_features", "ai_features_versions", "asset_spans", "declared_rows"),
     *("forecast_basic_features", "forecast_basic_feature_versions"),
     *("forecast_advanced_features", "forecast_advanced_feature_versions", "anomaly_detection_features"),
     *("anomaly_detection_feature_versions", "quarantined_rows", "data_findings", "feature_exports", "jobs"),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from support.energy import Energy
 
+    from ai_hub.exports.export import Export
     from ai_hub.features.online.reader import FeatureReader
 
 OF_QUARTER_HOURS = """
@@ -87,7 +88,7 @@ def ai_hub(*arguments: str) -> str:
 
 
 def test_declared_view__from_plan_to_export__has_the_oracles_values(
-    repository: Repository, energy: Energy, tmp_path: Path
+    repository: Repository, energy: Energy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     project, view, tenant = repository.project, repository.view, repository.tenant
     planned = project.done("plan")
@@ -99,12 +100,14 @@ def test_declared_view__from_plan_to_export__has_the_oracles_values(
     leave_others_out(repository)
 
     hours = [energy.now - back * HOUR for back in (0, 1, 30, 100, 239)]
-    before = repository.history(hours)
-    assert_history(repository, before, hours)
+    lab = ExportLab(energy, repository.settings, tmp_path / "exports")
+    of_two_days = lab.request(hours=48, tenant=tenant, feature_set=f"{view}_service")
+    unfilled = assert_unfilled(repository, hours, lab.export(of_two_days), caplog)
     assert json.loads(ai_hub("features", "backfill", view, "--json"))[0]["view"] == view
     (progress,) = [each for each in json.loads(ai_hub("features", "list", "--json")) if each["view"] == view]
     assert progress["rows"] == progress["stored"] > 0
     assert_history(repository, repository.history(hours), hours)
+    assert_unknown(repository, hours, unfilled, caplog)
 
     with connect(autocommit=True) as connection:
         then, known = now(connection), dict(repository.asset.readings)
@@ -120,6 +123,7 @@ def test_declared_view__from_plan_to_export__has_the_oracles_values(
 
     assert_training_set(repository, energy.now, repository.asset.readings)
     assert_training_set(repository, energy.now, known, known_at=then)
+    assert "stored" not in caplog.text
     materialize(open_store(repository.settings), Scope(tenants=[tenant, f"{tenant}-x"]))
 
     async def read(reader: FeatureReader) -> None:
@@ -144,12 +148,41 @@ def test_declared_view__from_plan_to_export__has_the_oracles_values(
         with pytest.raises(InsufficientPrivilege), as_tenant(connection, tenant):
             connection.execute(f"SELECT FROM public.{view}_stored".encode())
 
-    lab = ExportLab(energy, repository.settings, tmp_path / "exports")
-    table = lab.table(lab.export(lab.request(hours=48, tenant=tenant, feature_set=f"{view}_service")))
+    assert_rows(repository, lab.table(job := lab.export(of_two_days)).to_pylist(), 48)
+    assert job.message == "Completed: 48 rows."
     lab.forget()
-    assert table.num_rows == 48
-    for row in table.to_pylist():
-        assert repository.problems(row, row["event_timestamp"]) == []
+
+
+def assert_rows(repository: Repository, rows: list[dict[str, Any]], count: int) -> None:
+    assert len(rows) == count
+    assert [repository.problems(row, row["event_timestamp"]) for row in rows] == [[]] * count
+
+
+def assert_unfilled(
+    repository: Repository, hours: list[datetime], export: Export, caplog: pytest.LogCaptureFixture
+) -> datetime:
+    """History and an export of two days say that nothing is stored; returns the time."""
+    assert_history(repository, repository.history(hours), hours)
+    # none of the last day waits for a backfill
+    assert f"{repository.view}: {2 * 216} rows from" in caplog.text
+    assert "25 of them are not stored yet" in export.message
+    caplog.clear()
+    return time_of_the_server()
+
+
+def time_of_the_server() -> datetime:
+    with connect() as connection:
+        return now(connection)
+
+
+def assert_unknown(
+    repository: Repository, hours: list[datetime], known_at: datetime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """History as known before rows were stored is empty, and says so; nobody else said anything."""
+    assert "stored" not in caplog.text
+    assert repository.history(hours, known_at=known_at)["lag_48h"].isna().all()
+    assert "or later, so nothing was known of them at" in caplog.text
+    caplog.clear()
 
 
 def assert_training_set(
@@ -206,9 +239,7 @@ def test_quarter_hours__history_online_and_export__have_the_oracles_values_and_t
     lab = ExportLab(energy, repository.settings, tmp_path / "exports")
     table = lab.table(lab.export(lab.request(hours=3, tenant=tenant, feature_set=f"{view}_service")))
     lab.forget()
-    assert table.num_rows == 12
-    for row in table.to_pylist():
-        assert repository.problems(row, row["event_timestamp"]) == []
+    assert_rows(repository, table.to_pylist(), 12)
 
 
 def assert_history(repository: Repository, rows: pd.DataFrame, hours: list[datetime]) -> None:
@@ -218,7 +249,9 @@ def assert_history(repository: Repository, rows: pd.DataFrame, hours: list[datet
         assert repository.problems(row, row["event_timestamp"].to_pydatetime(), asset) == []
 
 
-def test_apply__feature_that_is_gone__is_deleted_after_a_question(repository: Repository) -> None:
+def test_apply__feature_that_is_gone__is_deleted_after_a_question(
+    repository: Repository, caplog: pytest.LogCaptureFixture
+) -> None:
     project, view = repository.project, repository.view
     project.done("apply")
     repository.declare(WITHOUT_LAG)
@@ -235,10 +268,13 @@ def test_apply__feature_that_is_gone__is_deleted_after_a_question(repository: Re
     assert repository.history([floor_hour(datetime.now(UTC))])["lag_48h"].notna().all()
     added = WITHOUT_LAG + '"lag_72h": Lag("value", timedelta(hours=72)),'
     repository.declare(added)
+    known = time_of_the_server()
     project.done("apply", "--yes")
     assert "lag_48h" not in repository.expressions
     assert "lag_48h" not in project.done("plan")
     assert repository.history([floor_hour(datetime.now(UTC))])["lag_72h"].notna().all()
+    repository.history([floor_hour(datetime.now(UTC))], known_at=known)
+    assert f"{view}: lag_72h are declared as now since" in caplog.text
     project.done("projects", "delete", "ai_hub", "--yes")
     assert_gone(view)
 
