@@ -9,9 +9,11 @@ from uuid import UUID, uuid4
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from oracles import outliers
 from support.city_works import ASSETS, OTHER, TENANT
+from support.service_process import serving
 from support.service_server import running_service
 
 from ai_hub.access import api_keys
@@ -24,6 +26,7 @@ from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from support.city_works import CityWorks
 
@@ -284,6 +287,25 @@ def test_detections__are_kept_as_long_as_the_setting_says(
                     [[UUID(old), UUID(young)]],
                 ).fetchall()
             assert rows == [(UUID(young),)]
+
+
+def test_process_beside_a_worker__gives_way_and_ends_with_it(
+    city_works: CityWorks, body: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = city_works.settings.environment() | {"AI_HUB_API_AUTH": "off"}
+    arguments = ("--no-export-worker", "--workers=2")
+    with serving(settings, *arguments, log=tmp_path / "log") as (address, process):
+        answer = httpx.post(f"{address}/ai/anomaly", json=body | {"method": "z_score"}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        (beside,) = (
+            each
+            for each in psutil.Process(process.pid).children(recursive=True)
+            if "anyio.to_process" in each.cmdline()
+        )
+        assert beside.nice() == 10
+        process.terminate()
+        assert process.wait(30) == 0
+    assert psutil.wait_procs([beside], 10)[1] == []
 
 
 def test_health__says_what_answers(city_works: CityWorks) -> None:
