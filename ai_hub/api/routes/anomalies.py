@@ -185,7 +185,9 @@ def _series(name: str, points: Sequence[Point]) -> anomalies.Series:
     Raises:
         BadInputError: two have the same time.
     """
-    times = np.array([point.timestamp.replace(tzinfo=None) for point in points], "datetime64[us]")
+    # seconds have their microseconds, and an array of datetimes would take five times as long
+    seconds = np.array([point.timestamp.timestamp() for point in points])
+    times = np.rint(seconds * 1e6).astype("datetime64[us]")
     values = np.array([point.value for point in points], np.float64)
     order = np.argsort(times)
     times = times[order]

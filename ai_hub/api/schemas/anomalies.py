@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ai_hub.api.schemas.common import AssetId, TenantId, Timestamp, whole
 
-#: Of one series. Parsing these takes the event loop some 20 ms.
+#: Of one series. Reading so many takes the event loop some 40 ms, a week of hours less than one.
 MAX_POINTS = 10_000
 #: Squares of values are finite.
 _LARGEST = 1e100
