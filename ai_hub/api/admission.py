@@ -21,7 +21,7 @@ from ai_hub.api.errors import (
     answer,
 )
 from ai_hub.api.http_protocol import BODY_COMPLETE, header
-from ai_hub.api.paths import ONLINE, UPLOAD, WATCHED
+from ai_hub.api.paths import ONLINE, PAGE, UPLOAD, WATCHED
 from ai_hub.concurrency import ConcurrencyLimiter, KeyLimitReachedError, LimitReachedError
 from ai_hub.errors import AiHubError, ForbiddenError
 
@@ -39,6 +39,7 @@ _OPEN: Final = frozenset(
         *WATCHED,
         *("/docs", "/docs/oauth2-redirect", "/openapi.json"),
         *(f"/docs/static/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon.png")),
+        *(f"{PAGE}{path}" for path in ("", "/", "/page.css", "/page.js")),
     }
 )
 _BEARER: Final = "bearer "

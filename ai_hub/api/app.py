@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
 
 from ai_hub.api import errors
 from ai_hub.api.admission import Admission
 from ai_hub.api.observability import RequestLog, install_tracing
-from ai_hub.api.paths import templates_of
+from ai_hub.api.paths import PAGE, templates_of
 from ai_hub.api.routes import anomalies, assets, explanations, exports, features, forecasts, health, models
 from ai_hub.api.services import open_services
 from ai_hub.settings import ServiceSettings, Settings
@@ -100,6 +101,7 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     errors.install(app)
     for module in (features, forecasts, exports, assets, anomalies, models, explanations, health):
         app.include_router(module.router)
+    app.mount(PAGE, StaticFiles(packages=[("ai_hub.api", "page")], html=True))
     # a request passes the last added first
     app.add_middleware(features.OnlineFeatures)
     app.add_middleware(Admission, options=options)

@@ -14,6 +14,8 @@ ONLINE: Final = "/ai/features/get"
 WATCHED: Final = frozenset({"/health", "/api/health", "/health/live", "/health/ready", "/metrics"})
 #: Uploads of models: method and path.
 UPLOAD: Final = ("POST", "/ai/models/register")
+#: The page of forecasts, which asks the service with the key that is typed in.
+PAGE: Final = "/forecasts"
 #: Label of an unknown path.
 UNKNOWN: Final = "none"
 _PARAMETER: Final = re.compile(r"\{\w+\}")
@@ -43,7 +45,7 @@ class RouteTemplates:
         return template in self._known
 
 
-_FILES: Final = frozenset({"/docs/static"})
+_FILES: Final = frozenset({"/docs/static", PAGE})
 
 
 def templates_of(app: FastAPI) -> RouteTemplates:

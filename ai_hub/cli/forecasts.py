@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -269,6 +270,47 @@ def _show_valid(asset: str, at: datetime, rows: list[ValidRow]) -> None:
         f"\n{asset} in steps of {minutes:g} minutes, as valid at {at:%Y-%m-%d %H:%M:%SZ}", highlight=False
     )
     console.print(table)
+
+
+@forecast_app.command("plot")
+def plot_command(
+    asset: Annotated[str, typer.Argument(help="the meter")],
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="PNG file to write")],
+    *,
+    tenant: Tenant,
+    days: Annotated[int, typer.Option("--days", min=1, max=31, help="past days to show")] = 3,
+    lead_hours: Annotated[
+        int,
+        typer.Option(
+            "--lead-hours", min=0, max=168, help="of each hour the newest forecast issued so long before"
+        ),
+    ] = 0,
+    model: _Model = None,
+) -> None:
+    """Draw the hourly live forecasts of a meter, with their band, beside what was measured."""
+    from ai_hub.db.transactions import transaction
+    from ai_hub.forecasting.accuracy import HORIZON, accuracy, picture
+
+    now = datetime.now(UTC)
+    start = now.replace(minute=0, second=0, microsecond=0) - timedelta(days=days)
+    with transaction(common.settings(), tenant) as connection:
+        found = accuracy(
+            connection,
+            tenant,
+            asset,
+            start,
+            now + HORIZON,
+            now=now,
+            lead=timedelta(hours=lead_hours),
+            model=model,
+        )
+    if not any(each.value is not None for each in found.hours):
+        raise NotFoundError(
+            f"The log has no hourly forecast of {asset} (tenant {tenant}) from {start:%Y-%m-%d %H:%MZ} on.",
+            hint=f"Issue one with `ai-hub forecast run --tenant {tenant}`.",
+        )
+    picture(found, now).savefig(output, format="png")
+    typer.echo(f"{output}: {len(found.hours)} hours of {asset}")
 
 
 @forecast_app.command("runs")

@@ -29,6 +29,7 @@ from ai_hub.errors import (
 )
 from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.forecasting import log
+from ai_hub.forecasting.accuracy import HORIZON, accuracy
 from ai_hub.forecasting.log import Role
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ai_hub.features.online.reader import Answer, FeatureReader
+    from ai_hub.forecasting.accuracy import Accuracy
     from ai_hub.forecasting.log import Grid, Row, Run
     from ai_hub.forecasting.production import LoadedDayAhead
     from ai_hub.settings import Settings
@@ -332,6 +334,24 @@ class ForecastService:
     ) -> tuple[list[Run], int]:
         """Live runs of the log, newest first, and how many there are in all."""
         return await self._in_thread(partial(self._newest, tenant, asset, details, limit, offset))
+
+    async def accuracy(
+        self, tenant: str, asset: str, past: timedelta, *, now: datetime, lead: timedelta, model: str | None
+    ) -> Accuracy:
+        """Live forecasts of an asset from `past` ago on beside what was measured, see accuracy.py.
+
+        Raises:
+            NotFoundError: there is no such asset.
+            ServiceDownError: the database does not answer.
+        """
+
+        def read() -> Accuracy:
+            with transaction(self._settings, tenant) as connection:
+                return accuracy(
+                    connection, tenant, asset, now - past, now + HORIZON, now=now, lead=lead, model=model
+                )
+
+        return await self._in_thread(read)
 
     async def aclose(self) -> None:
         """Finish what is written."""

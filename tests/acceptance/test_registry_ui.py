@@ -9,14 +9,21 @@ import mlflow
 import mlflow.lightgbm
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
+from support.browser import visit
+from support.service_server import running_service
 
 from ai_hub import registry
+from ai_hub.access import api_keys
+from ai_hub.access.principal import ALL_SCOPES
+from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Demo
+    from playwright.sync_api import Browser
     from support.browser import Registry
 
 pytestmark = pytest.mark.browser
@@ -79,6 +86,31 @@ def test_model_of_the_demo__shows_its_production_version(demo: Demo, aliases_pag
         version = registry.production_version(tenant, "demand-forecast-electricity").version
         aliases_page.open_model(tenant, "demand-forecast-electricity")
         expect(aliases_page.label(version, "production")).to_be_visible()
+
+
+def test_page_of_forecasts__shows_that_of_the_demo(demo: Demo, chromium: Browser) -> None:
+    tenant = demo.tenants[0]
+    key = str(api_keys.create("page", [tenant], ALL_SCOPES, created_by="test")[1])
+    patient = ServiceSettings(database_timeout_s=60, redis_timeout_s=5)
+    with running_service(Settings(), patient) as url, visit(chromium, url) as window:
+        page = window.page
+        page.goto(f"{url}/forecasts/")
+        page.get_by_label("API key").fill("aih_wrong_key")
+        page.get_by_role("button", name="List assets").click()
+        expect(page.get_by_role("status")).to_contain_text("key")
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="List assets").click()
+        expect(page.get_by_role("status")).to_contain_text(f"assets of {tenant}.")
+        page.get_by_label("Asset").select_option("electricity-cooled")
+        page.get_by_role("button", name="Show").click()
+        chart = page.get_by_role("img", name="Forecast and actual values of electricity-cooled (kW)")
+        for part in (".actual", ".forecast", ".band", ".now"):
+            expect(chart.locator(part).first).to_be_attached()
+        expect(page.get_by_role("status")).to_have_text("48 hours with a forecast.")
+        expect(page.get_by_role("table", name="Newest first")).to_contain_text("day-ahead-electricity")
+        page.get_by_text("The values of the chart").click()
+        expect(page.get_by_role("table", name="Times of America/Chicago")).to_be_visible()
+        assert Axe().run(page).response["violations"] == []
 
 
 def test_search_field__finds_models_by_stage(aliases_page: Registry, model: Model) -> None:

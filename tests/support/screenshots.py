@@ -16,6 +16,8 @@ from conftest import removed_after, start
 from playwright.sync_api import expect
 
 from ai_hub import registry
+from ai_hub.access import api_keys
+from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.dev.services import select
 from ai_hub.settings import Settings
 from support import browser
@@ -59,6 +61,14 @@ def take_service() -> None:
         page.goto(f"{Settings().require('ai_hub_api_url')}/docs")
         expect(page.get_by_text("/ai/models/{model_id}/promote")).to_be_visible()
         page.screenshot(path=FOLDER / "service-docs.png")
+        key = str(api_keys.create("screenshots", [TENANT], ALL_SCOPES, created_by="screenshots")[1])
+        page.goto(f"{Settings().require('ai_hub_api_url')}/forecasts/")
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="List assets").click()
+        page.get_by_label("Asset").select_option("electricity-heated-cooled")
+        page.get_by_role("button", name="Show").click()
+        expect(page.get_by_role("img")).to_be_visible()
+        page.screenshot(path=FOLDER / "forecasts-page.png", full_page=True)
 
 
 def take_reviews() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
@@ -10,15 +10,18 @@ from fastapi import APIRouter, Path, Query, Request
 
 from ai_hub.access.principal import Scope
 from ai_hub.api import errors
-from ai_hub.api.schemas.common import AssetId, TenantId
+from ai_hub.api.schemas.common import AssetId, ModelName, TenantId
 from ai_hub.api.schemas.forecasts import (
+    AccuracyHour,
     Forecast,
+    ForecastAccuracy,
     ForecastList,
     ForecastMetadata,
     ForecastPoint,
     ForecastRequest,
     ForecastSummary,
     ForecastType,
+    LeadAccuracy,
     Quantiles,
 )
 from ai_hub.api.services import (
@@ -33,6 +36,7 @@ from ai_hub.api.services import (
 )
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.forecasting import service
+from ai_hub.forecasting.accuracy import LEAD_HOURS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,6 +138,69 @@ async def list_forecasts(
     runs, total = await services_of(request).forecasts.newest(tenant, asset_id, details, limit, offset)
     return ForecastList(
         forecasts=[ForecastSummary(**_summary(run, asset_id or run.assets[0])) for run in runs], total=total
+    )
+
+
+@router.get(
+    "/forecasts/accuracy",
+    response_model=ForecastAccuracy,
+    responses=errors.responses(400, 401, 403, 404, 422, 429, 503),
+)
+async def get_accuracy(
+    *,
+    caller: Caller,
+    request: Request,
+    asset_id: Annotated[AssetId, Query(examples=["meter-008"])],
+    tenant_id: _Tenant = None,
+    model_name: Annotated[ModelName | None, Query(description="default: every model")] = None,
+    days: Annotated[int, Query(ge=1, le=31, description="before now; what is ahead comes with them")] = 3,
+    lead_hours: Annotated[
+        int,
+        Query(ge=0, le=168, description="of each hour the newest forecast that was issued so long before it"),
+    ] = 0,
+) -> ForecastAccuracy:
+    """Hourly live forecasts of an asset beside what was measured, and their error by lead."""
+    tenant = own_tenant(caller, tenant_id)
+    permit(request, caller, Scope.FORECASTS_READ, tenant)
+    now = datetime.now(UTC)
+    found = await services_of(request).forecasts.accuracy(
+        tenant,
+        asset_id,
+        timedelta(days=days),
+        now=now,
+        lead=lead_hours * _HOUR,
+        model=model_name,
+    )
+    return ForecastAccuracy(
+        tenant_id=tenant,
+        asset_id=asset_id,
+        unit=found.unit,
+        now=now,
+        hours=[
+            AccuracyHour(
+                timestamp=each.hour,
+                actual=each.actual,
+                forecast=each.value,
+                p10=each.q10,
+                p90=each.q90,
+                issued_at=each.issued_at,
+                model_name=each.model,
+                model_version=each.semantic_version,
+            )
+            for each in found.hours
+        ],
+        errors_by_lead=[
+            LeadAccuracy(
+                lead_hours_from=each.lead_hours,
+                lead_hours_to=each.lead_hours + LEAD_HOURS,
+                count=each.count,
+                mae=each.mae,
+                bias=each.bias,
+                mean_actual=each.mean_actual,
+                covered=each.covered,
+            )
+            for each in found.by_lead
+        ],
     )
 
 

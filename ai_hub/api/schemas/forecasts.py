@@ -135,3 +135,41 @@ class ForecastList(BaseModel):
 
     forecasts: list[ForecastSummary]
     total: int
+
+
+class AccuracyHour(BaseModel):
+    """What was forecast for an hour and what was measured; none: nothing was."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    timestamp: datetime = Field(description="start of the hour")
+    actual: float | None
+    forecast: float | None
+    p10: float | None
+    p90: float | None
+    issued_at: datetime | None
+    model_name: str | None
+    model_version: str | None
+
+
+class LeadAccuracy(BaseModel):
+    """Errors of the forecasts issued so many hours before what they are of."""
+
+    lead_hours_from: int
+    lead_hours_to: int = Field(description="not included")
+    count: int = Field(description="forecasts with a measured value")
+    mae: float
+    bias: float = Field(description="mean of forecast minus actual")
+    mean_actual: float = Field(description="mean of the absolute actual values")
+    covered: float | None = Field(description="share within the interval from p10 to p90")
+
+
+class ForecastAccuracy(BaseModel):
+    """Hourly live forecasts of an asset beside what was measured."""
+
+    tenant_id: str
+    asset_id: str
+    unit: str | None
+    now: datetime
+    hours: list[AccuracyHour]
+    errors_by_lead: list[LeadAccuracy]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -64,8 +65,10 @@ def run(console: Console, *, weeks: int | None = None) -> list[Forecaster]:
     _promote(steps, forecasters)
     _refuse(steps, forecasters[0])
     _predict(steps, forecasters)
+    ahead = _forecast(steps, sorted({item.tenant for item in series}))
     _serve(steps, forecasters[0], series, hour)
     _summarize(console, steps, forecasters)
+    _show_ahead(console, ahead)
     return forecasters
 
 
@@ -182,6 +185,37 @@ def _predict(steps: Steps, forecasters: list[Forecaster]) -> None:
     steps.end("forecasts from get_online_features and the production versions")
 
 
+def _forecast(steps: Steps, tenants: list[str]) -> list[dict[str, Any]]:
+    """Train, promote and issue forecasts of two days; what training said of each model."""
+    steps.begin("Forecast two days ahead with quantiles, and keep it in the forecast log")
+    commands = [["ai-hub", "train", "--tenant", tenant, "--horizon", "48h"] for tenant in tenants]
+    models = [summary for answer in steps.json_together(commands) for summary in answer]
+    reason = ("--reason", "the first forecast of two days")
+    steps.run_together(
+        [
+            [
+                "ai-hub",
+                "promote",
+                each["model"],
+                "--tenant",
+                each["tenant"],
+                "--version",
+                each["version"],
+                *reason,
+            ]
+            for each in models
+        ],
+        shown=False,
+    )
+    steps.run_together([["ai-hub", "forecast", "run", "--tenant", tenant] for tenant in tenants])
+    first = models[0]
+    picture = Path("exports") / f"forecast-{first['assets'][0]}.png"
+    picture.parent.mkdir(exist_ok=True)
+    steps.run("ai-hub", "forecast", "plot", first["assets"][0], str(picture), "--tenant", first["tenant"])
+    steps.end(f"{len(models)} models in production; {picture} shows the forecast of {first['assets'][0]}")
+    return models
+
+
 def _serve(steps: Steps, forecaster: Forecaster, series: list[data.DemoSeries], hour: datetime) -> None:
     # a model's name ends in the kind of its meters
     assets = [
@@ -233,12 +267,42 @@ def _summarize(console: Console, steps: Steps, forecasters: list[Forecaster]) ->
     console.print(
         f"  the REST service: {Settings().require('ai_hub_api_url')}/docs", soft_wrap=True, highlight=False
     )
+    console.print(
+        f"  forecasts beside what was measured: {Settings().require('ai_hub_api_url')}/forecasts/ "
+        "(with a key of `ai-hub keys create`)",
+        soft_wrap=True,
+        highlight=False,
+    )
     for tenant in sorted({forecaster.tenant for forecaster in forecasters}):
         console.print(
             f"  models of {tenant}: {address}/#/models?workspace={tenant}", soft_wrap=True, highlight=False
         )
     console.print('  a shell with all settings: eval "$(ai-hub env)"; psql', highlight=False)
     console.print("  stop it and delete its data: make demo-down", highlight=False)
+
+
+def _show_ahead(console: Console, models: list[dict[str, Any]]) -> None:
+    """Error of the forecasts with a horizon by lead, beside the best naive one that was possible."""
+    table = Table(title="Error of two days' forecasts by lead, on held-out weeks (mean absolute error)")
+    for heading in ("tenant", "model", "lead"):
+        table.add_column(heading)
+    for heading in ("LightGBM", "best naive", "better by"):
+        table.add_column(heading, justify="right")
+    for model in models:
+        unit = model.get("unit") or ""
+        for lead, scores in model["by_lead"].items():
+            naive = min(
+                each["mae"] for name, each in scores.items() if isinstance(each, dict) and name != "model"
+            )
+            table.add_row(
+                model["tenant"],
+                model["model"],
+                lead,
+                f"{scores['model']['mae']:.3f} {unit}",
+                f"{naive:.3f} {unit}",
+                f"{scores['improvement']:+.1%}",
+            )
+    console.print(table)
 
 
 _WEEK = timedelta(weeks=1)

@@ -26,6 +26,7 @@ from ai_hub.errors import NotFoundError, ServiceDownError
 from ai_hub.features import newest
 from ai_hub.features.materialize import materialize
 from ai_hub.forecasting import log, production, service
+from ai_hub.forecasting.accuracy import HORIZON, accuracy
 from ai_hub.forecasting.log import Role
 from ai_hub.settings import ServiceSettings, Settings
 
@@ -267,3 +268,30 @@ def test_writer__that_gives_up__says_so_and_is_not_found(
         assert str(run.run_id) in capsys.readouterr().out
 
     asyncio.run(main())
+
+
+def test_accuracy__of_live_forecasts__is_that_of_the_log(place: Place) -> None:
+    assert place.forecast().status_code == 200
+    answer = place.call("GET", "/ai/forecasts/accuracy", params={"asset_id": "meter", "days": 2})
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    now = datetime.fromisoformat(body["now"])
+    with connect() as connection:
+        found = accuracy(connection, place.tenant, "meter", now - timedelta(days=2), now + HORIZON, now=now)
+    assert (body["tenant_id"], body["asset_id"], body["unit"]) == (place.tenant, "meter", "kW")
+    assert sum(each["forecast"] is not None for each in body["hours"]) >= 24
+    assert [
+        (
+            datetime.fromisoformat(each["timestamp"]),
+            each["actual"],
+            each["forecast"],
+            each["p10"],
+            each["p90"],
+        )
+        for each in body["hours"]
+    ] == [(each.hour, each.actual, each.value, each.q10, each.q90) for each in found.hours]
+    of_other = place.call("GET", "/ai/forecasts/accuracy", place.other_key, params={"asset_id": "meter"})
+    assert all(each["forecast"] is None for each in of_other.json()["hours"])
+    named = {"asset_id": "meter", "tenant_id": place.tenant}
+    assert place.call("GET", "/ai/forecasts/accuracy", place.other_key, params=named).status_code == 403
+    assert place.call("GET", "/ai/forecasts/accuracy", params={"asset_id": "none"}).status_code == 404

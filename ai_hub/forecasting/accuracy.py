@@ -1,0 +1,181 @@
+"""Forecasts of the log beside what was measured, by hour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import nan
+from typing import TYPE_CHECKING, Any, Final, LiteralString
+from zoneinfo import ZoneInfo
+
+from ai_hub.errors import NotFoundError
+
+if TYPE_CHECKING:
+    import psycopg
+    from matplotlib.figure import Figure
+
+#: Farthest forecast there can be.
+HORIZON: Final = timedelta(days=7)
+#: Hours of lead that are averaged.
+LEAD_HOURS: Final = 6
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What was forecast for an hour and what was measured; None: nothing was."""
+
+    hour: datetime
+    actual: float | None
+    value: float | None
+    q10: float | None
+    q90: float | None
+    issued_at: datetime | None
+    model: str | None
+    semantic_version: str | None
+
+
+@dataclass(frozen=True)
+class LeadErrors:
+    """Errors of the forecasts from so many hours before on, over `LEAD_HOURS` of lead."""
+
+    lead_hours: int
+    #: of forecasts with a measured value
+    count: int
+    #: mean absolute error, and mean of forecast minus actual, in the unit of the values
+    mae: float
+    bias: float
+    #: mean of the absolute actual values
+    mean_actual: float
+    #: share within the band from the 10 % to the 90 % quantile; None: no forecast has one
+    covered: float | None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Forecasts of an asset beside what was measured."""
+
+    asset: str
+    timezone: str
+    unit: str | None
+    hours: list[Hour]
+    by_lead: list[LeadErrors]
+
+
+# Forecasts in a unit that is no longer the asset's cannot be compared. Of an issue that was made several
+# times, the newest one counts.
+_ISSUED: Final[LiteralString] = """
+issued AS (
+    SELECT DISTINCT ON (target_time, model, forecasts.issued_at)
+        target_time, value, q10, q90, forecasts.issued_at, recorded_at, run_id, model, semantic_version
+    FROM forecasts JOIN forecast_runs AS runs USING (tenant_id, run_id)
+    WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s AND value IS NOT NULL
+        AND target_time >= %(start)s AND target_time < %(end)s
+        AND role = 'live' AND step = INTERVAL '1 hour' AND (%(model)s::text IS NULL OR model = %(model)s)
+        AND unit IS NOT DISTINCT FROM (
+            SELECT feature_unit FROM assets WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s
+        )
+    ORDER BY target_time, model, forecasts.issued_at, recorded_at DESC, run_id DESC
+), measured AS (
+    SELECT hour, value AS actual FROM hourly_values
+    WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s AND value IS NOT NULL
+        AND hour >= %(start)s AND hour < least(%(end)s, date_trunc('hour', %(now)s::timestamptz))
+)"""
+_HOURS: Final[LiteralString] = f"""
+WITH {_ISSUED}, newest AS (
+    SELECT DISTINCT ON (target_time) * FROM issued WHERE issued_at <= target_time - %(lead)s::interval
+    ORDER BY target_time, issued_at DESC, recorded_at DESC, run_id DESC
+)
+SELECT coalesce(target_time, hour), actual, value, q10, q90, issued_at, model, semantic_version
+FROM newest FULL JOIN measured ON hour = target_time ORDER BY 1
+"""  # noqa: S608  # constants
+_BY_LEAD: Final[LiteralString] = f"""
+WITH {_ISSUED}
+SELECT floor(extract(epoch FROM target_time - issued_at) / 3600 / %(width)s)::integer * %(width)s, count(*),
+    avg(abs(value - actual)), avg(value - actual), avg(abs(actual)),
+    avg((actual BETWEEN q10 AND q90)::integer)::double precision
+FROM issued JOIN measured ON hour = target_time GROUP BY 1 ORDER BY 1
+"""  # noqa: S608  # constants
+
+
+def accuracy(
+    connection: psycopg.Connection[Any],
+    tenant: str,
+    asset: str,
+    start: datetime,
+    end: datetime,
+    *,
+    now: datetime,
+    lead: timedelta = timedelta(0),
+    model: str | None = None,
+) -> Accuracy:
+    """Live forecasts with hourly steps for [start, end), and what was measured; errors are of all issues.
+
+    Args:
+        connection: of the owner or inside the tenant scope.
+        tenant: whose.
+        asset: of which asset.
+        start: first hour.
+        end: hours from here on are left out.
+        now: the hour under way then has not been measured yet.
+        lead: of each hour the newest forecast that was issued so long before it.
+        model: only forecasts of this model.
+
+    Raises:
+        NotFoundError: the tenant has no such asset.
+    """
+    values = {
+        "tenant": tenant,
+        "asset": asset,
+        "start": start,
+        "end": end,
+        "now": now,
+        "lead": lead,
+        "model": model,
+        "width": LEAD_HOURS,
+    }
+    row = connection.execute(
+        "SELECT timezone, feature_unit FROM assets WHERE tenant_id = %s AND asset_id = %s", [tenant, asset]
+    ).fetchone()
+    if row is None:
+        raise NotFoundError(
+            f"Tenant {tenant} has no asset {asset}.",
+            hint=f"`ai-hub asset list --tenant {tenant}` names those it has.",
+        )
+    timezone, unit = row
+    return Accuracy(
+        asset,
+        timezone,
+        unit,
+        [Hour(*each) for each in connection.execute(_HOURS, values).fetchall()],
+        [LeadErrors(*each) for each in connection.execute(_BY_LEAD, values).fetchall()],
+    )
+
+
+def picture(found: Accuracy, now: datetime) -> Figure:
+    """Actual values, the forecast with its band from the 10 % to the 90 % quantile, and the time `now`."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415  # takes a second
+    from matplotlib.figure import Figure  # noqa: PLC0415  # the same
+
+    zone = ZoneInfo(found.timezone)
+    figure = Figure(figsize=(11, 4.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    # Matplotlib takes times, its types do not
+    times: Any = [each.hour for each in found.hours]
+    present: Any = now
+    columns = {
+        name: [nan if value is None else value for value in (getattr(each, name) for each in found.hours)]
+        for name in ("actual", "value", "q10", "q90")
+    }
+    axes.fill_between(times, columns["q10"], columns["q90"], color="#b9d2f3", label="10 % to 90 % quantile")
+    axes.plot(times, columns["value"], color="#0a4fa3", linestyle="--", label="forecast")
+    axes.plot(times, columns["actual"], color="#1c1e21", label="actual")
+    axes.axvline(present, color="#55595f", linestyle=":", label="now")
+    locator = AutoDateLocator(tz=zone)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=zone))  # type: ignore[no-untyped-call]
+    axes.set_xlabel(f"time of {found.timezone}")
+    axes.set_ylabel(found.unit or "value")
+    axes.set_title(f"Forecast of {found.asset}")
+    axes.grid(alpha=0.3)
+    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False)
+    return figure

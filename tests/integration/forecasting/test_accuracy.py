@@ -1,0 +1,167 @@
+"""Forecasts beside what was measured, against a slow reading of all that was issued."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
+from ai_hub.errors import NotFoundError
+from ai_hub.forecasting import log
+from ai_hub.forecasting.accuracy import accuracy, picture
+from ai_hub.forecasting.log import Grid, Role, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from psycopg import Connection
+
+HOUR = timedelta(hours=1)
+#: in the night of the clock change of Berlin, months before any retention
+START = datetime(2026, 3, 28, 20, tzinfo=UTC)
+NOW = START + 30 * HOUR + timedelta(minutes=20)
+END = START + 40 * HOUR
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection[Any]]:
+    with connect(database, autocommit=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def actual(database: str, connection: Connection[Any], tenant: str) -> dict[datetime, float]:
+    """Values of meter `a` by hour, with a gap; those of another tenant's `a` are others."""
+    drawn = np.random.default_rng(3).uniform(-5, 50, 30).tolist()
+    values = {START + hour * HOUR: value for hour, value in enumerate(drawn) if hour not in {7, 8}}
+    for owner, shift in ((tenant, 0.0), (f"{tenant}-other", 1000.0)):
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, unit, timezone)"
+            " VALUES (%s, 'a', 'kW', 'Europe/Berlin')",
+            [owner],
+        )
+        for hour, value in values.items():
+            connection.execute(
+                "INSERT INTO timeseries_data (timestamp, tenant_id, asset_id, value, interval_seconds)"
+                " VALUES (%s, %s, 'a', %s, 3600)",
+                [hour, owner, value + shift],
+            )
+    refresh(database)
+    return values
+
+
+def issue(
+    connection: Connection[Any], tenant: str, at: datetime, seed: int, **fields: Any
+) -> tuple[Run, Grid]:
+    run = Run(
+        tenant,
+        fields.pop("model", "day-ahead"),
+        3,
+        "v1.0.2",
+        "ab" * 32,
+        fields.pop("role", Role.LIVE),
+        issued_at=at,
+        known_at=at,
+        step=fields.pop("step", HOUR),
+        horizon=24 * HOUR,
+        assets=("b", "a"),
+        unit=fields.pop("unit", "kW"),
+    )
+    drawn = np.random.default_rng(seed)
+    values = drawn.normal(20, 10, (2, run.leads))
+    values[1, seed % run.leads] = np.nan
+    grid = Grid(values, {} if seed % 3 == 0 else {0.1: values - 4, 0.9: values + 4})
+    log.write(connection, run, grid)
+    return run, grid
+
+
+@pytest.mark.parametrize("lead", [0, 6])
+def test_accuracy__of_random_issues__is_that_of_a_slow_reading(
+    connection: Connection[Any], tenant: str, actual: dict[datetime, float], lead: int
+) -> None:
+    issues = [
+        (START - 10 * HOUR, 1),
+        (START, 3),
+        (START + 6 * HOUR, 5),
+        (START + 6 * HOUR, 8),
+        (START + 20 * HOUR, 10),
+    ]
+    made = [issue(connection, tenant, at, seed) for at, seed in issues]
+    issue(connection, tenant, START + 7 * HOUR, 20, role=Role.SHADOW)
+    issue(connection, tenant, START + 7 * HOUR, 21, unit="W")
+    issue(connection, tenant, START + 7 * HOUR, 22, step=2 * HOUR)
+    issue(connection, tenant, START + 7 * HOUR, 23, model="another")
+    issue(connection, f"{tenant}-other", START + 7 * HOUR, 24)
+
+    found = accuracy(connection, tenant, "a", START, END, now=NOW, lead=lead * HOUR, model="day-ahead")
+
+    assert (found.asset, found.unit, found.timezone) == ("a", "kW", "Europe/Berlin")
+    values: dict[tuple[datetime, datetime], tuple[float, ...]] = {}
+    for run, grid in made:  # a later run of the same issue replaces the one before it
+        for number in range(run.leads):
+            target = run.issued_at + number * HOUR
+            value = grid.values[1, number]
+            if START <= target < END and not np.isnan(value):
+                values[target, run.issued_at] = (
+                    value,
+                    *(grid.quantiles[each][1, number] for each in grid.quantiles),
+                )
+    expected = {}
+    for hour in (START + number * HOUR for number in range(40)):
+        before = [at for target, at in values if target == hour and at <= hour - lead * HOUR]
+        if before or hour in actual:
+            expected[hour] = (actual.get(hour), values[hour, max(before)] if before else None)
+    assert [each.hour for each in found.hours] == list(expected)
+    for each in found.hours:
+        value, forecast = expected[each.hour]
+        assert each.actual == (None if value is None else pytest.approx(value, rel=1e-12))
+        assert each.value == (forecast[0] if forecast else None)
+        band = tuple(forecast[1:]) if forecast else ()
+        assert (each.q10, each.q90) == (band or (None, None))
+
+    by_lead: dict[int, list[tuple[float, float, tuple[float, ...]]]] = {}
+    for (target, at), forecast in values.items():
+        if target in actual:
+            bucket = (target - at) // HOUR // 6 * 6
+            by_lead.setdefault(bucket, []).append((forecast[0], actual[target], forecast[1:]))
+    assert [each.lead_hours for each in found.by_lead] == sorted(by_lead)
+    for errors in found.by_lead:
+        rows = by_lead[errors.lead_hours]
+        inside = [band[0] <= measured <= band[1] for _, measured, band in rows if band]
+        assert errors.count == len(rows)
+        assert errors.mae == pytest.approx(fmean(abs(value - measured) for value, measured, _ in rows))
+        assert errors.bias == pytest.approx(fmean(value - measured for value, measured, _ in rows))
+        assert errors.mean_actual == pytest.approx(fmean(abs(measured) for _, measured, _ in rows))
+        assert errors.covered == (pytest.approx(fmean(inside)) if inside else None)
+
+
+def test_accuracy__of_an_hour_under_way__has_no_actual_value(
+    connection: Connection[Any], tenant: str, actual: dict[datetime, float]
+) -> None:
+    found = accuracy(connection, tenant, "a", START, END, now=START + 5.5 * HOUR)
+    assert [each.hour for each in found.hours] == list(actual)[:5]
+    assert all(later - earlier == HOUR for earlier, later in pairwise(each.hour for each in found.hours))
+    assert found.by_lead == []
+
+
+def test_accuracy__of_an_unknown_asset__says_so(connection: Connection[Any], tenant: str) -> None:
+    with pytest.raises(NotFoundError, match="has no asset zz"):
+        accuracy(connection, tenant, "zz", START, END, now=NOW)
+
+
+def test_picture__has_the_forecast_beside_the_actual_values(
+    connection: Connection[Any], tenant: str, actual: dict[datetime, float]
+) -> None:
+    issue(connection, tenant, START + 20 * HOUR, 2)
+    figure = picture(accuracy(connection, tenant, "a", START, END, now=NOW), NOW)
+    (axes,) = figure.axes
+    lines = {line.get_label(): np.array(line.get_ydata(), float) for line in axes.get_lines()}
+    assert np.isfinite(lines["actual"]).sum() == len(actual)
+    assert np.isfinite(lines["forecast"]).sum() == 19
+    assert axes.get_ylabel() == "kW"
