@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
+from typing_extensions import override
 
 from ai_hub.api import errors
 from ai_hub.api.admission import Admission
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
-    from starlette.types import ASGIApp
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Scope
 
 _DESCRIPTION = """\
 Features for inference, exports of features for training, and the model registry of OMARINO's AI Hub.
@@ -52,6 +54,22 @@ _RESPONSE_HEADERS = (
     "X-Request-ID",
 )
 _CORS_AGE_S = 600
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class _Page(StaticFiles):
+    """Files of the page of forecasts, which no other page may frame, as people type keys into it."""
+
+    @override
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Content-Security-Policy"] = _PAGE_POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
 
 
 def _cors(options: ServiceSettings) -> dict[str, Any]:
@@ -101,7 +119,7 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     errors.install(app)
     for module in (features, forecasts, exports, assets, anomalies, models, explanations, health):
         app.include_router(module.router)
-    app.mount(PAGE, StaticFiles(packages=[("ai_hub.api", "page")], html=True))
+    app.mount(PAGE, _Page(packages=[("ai_hub.api", "page")], html=True))
     # a request passes the last added first
     app.add_middleware(features.OnlineFeatures)
     app.add_middleware(Admission, options=options)

@@ -275,8 +275,8 @@ class Export:
             if not self.unstored_rows:
                 return text
             return (
-                f"{text} {self.unstored_rows:,} of them are not stored yet and were computed as they were"
-                " read, without weather older than a year; `ai-hub features backfill` stores them."
+                f"{text} {self.unstored_rows:,} rows of features are not stored yet and were computed as they"
+                " were read, without weather older than a year; `ai-hub features backfill` stores them."
             )
         return describe(self.status, self.error, self.progress, cancel_requested=self.cancel_requested)
 

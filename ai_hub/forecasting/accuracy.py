@@ -61,8 +61,8 @@ class Accuracy:
     by_lead: list[LeadErrors]
 
 
-# Forecasts in a unit that is no longer the asset's cannot be compared. Of an issue that was made several
-# times, the newest one counts.
+# Forecasts in a unit that is no longer the asset's cannot be compared. One that was made long after its time
+# of issue knew more than it says, and so may the second one of an issue.
 _ISSUED: Final[LiteralString] = """
 issued AS (
     SELECT DISTINCT ON (target_time, model, forecasts.issued_at)
@@ -70,11 +70,12 @@ issued AS (
     FROM forecasts JOIN forecast_runs AS runs USING (tenant_id, run_id)
     WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s AND value IS NOT NULL
         AND target_time >= %(start)s AND target_time < %(end)s
-        AND role = 'live' AND step = INTERVAL '1 hour' AND (%(model)s::text IS NULL OR model = %(model)s)
+        AND role = 'live' AND step = INTERVAL '1 hour' AND recorded_at < forecasts.issued_at + 2 * step
+        AND (%(model)s::text IS NULL OR model = %(model)s)
         AND unit IS NOT DISTINCT FROM (
             SELECT feature_unit FROM assets WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s
         )
-    ORDER BY target_time, model, forecasts.issued_at, recorded_at DESC, run_id DESC
+    ORDER BY target_time, model, forecasts.issued_at, recorded_at, run_id
 ), measured AS (
     SELECT hour, value AS actual FROM hourly_values
     WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s AND value IS NOT NULL
@@ -83,7 +84,7 @@ issued AS (
 _HOURS: Final[LiteralString] = f"""
 WITH {_ISSUED}, newest AS (
     SELECT DISTINCT ON (target_time) * FROM issued WHERE issued_at <= target_time - %(lead)s::interval
-    ORDER BY target_time, issued_at DESC, recorded_at DESC, run_id DESC
+    ORDER BY target_time, issued_at DESC, recorded_at, run_id
 )
 SELECT coalesce(target_time, hour), actual, value, q10, q90, issued_at, model, semantic_version
 FROM newest FULL JOIN measured ON hour = target_time ORDER BY 1

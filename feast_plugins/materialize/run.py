@@ -38,7 +38,7 @@ from feast_plugins.materialize.resp import StoredTimes
 from feast_plugins.materialize.shards import Channel, Shards, open_channel
 from feast_plugins.offline.history import newest_issues
 from feast_plugins.offline_store import TimescaleOfflineStore
-from feast_plugins.online.writing import delete_outdated, expiry, noted_meanings
+from feast_plugins.online.writing import delete_outdated, expiry, taken_out
 from feast_plugins.online_store import CorrectableRedisOnlineStore
 from feast_plugins.postgres.session import connect, fetch_value, stream
 from feast_plugins.windows.declarations import HORIZON_TAG, READS_TAG, STEPS, declaration_of
@@ -354,8 +354,9 @@ def _taken_out(client: Any, config: RepoConfig, view: FeatureView) -> tuple[str,
     """
     if declaration_of(view) is None:
         return ()
-    names = {"", *(feature.name for feature in view.features)}
-    return tuple(sorted(noted_meanings(client, config.project, view.name).keys() - names))
+    # an earlier registry than that of the note may have them
+    names = {feature.name for feature in view.features}
+    return tuple(name for name in taken_out(client, config.project, view.name) if name not in names)
 
 
 def writer_of(store: FeatureStore, view: FeatureView) -> Materialization | None:

@@ -107,12 +107,9 @@ def warn_of_unstored(
     keys: dict[str, list[str]] = {}
     first: datetime | None = span[0]
     if entities is not None:
-        keys = {
-            column: entities.values(name)
-            for read in declared
-            for name, column in read.keys.items()
-            if column in _KEYS
-        }
+        for column, name in sorted({(of, name) for read in declared for name, of in read.keys.items()}):
+            if column in _KEYS:
+                keys[column] = [*keys.get(column, ()), *entities.values(name)]
         ttls = [read.ttl for read in declared if read.ttl is not None]
         first = span[0] - max(ttls, default=timedelta(0)) if len(ttls) == len(declared) else None
     for view, rows in count_unstored(connection, declared, (first, span[1]), keys).items():

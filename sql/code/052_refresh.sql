@@ -106,16 +106,20 @@ $$;
 
 DROP FUNCTION IF EXISTS analyze_features();
 
--- Makes statistics of a hypertable whose chunks have grown by a fifth since there were any: of what its rows are found by,
--- as nothing is planned by values. Another hour of many assets is left to autovacuum.
+-- Makes statistics of a hypertable whose chunks have grown by a fifth since there were any, or that has none itself: of what
+-- its rows are found by, as nothing is planned by values. Another hour of many assets is left to autovacuum. A chunk in the
+-- columnstore is empty, and keeps the number of pages that it had.
 CREATE OR REPLACE FUNCTION analyze_grown(hypertable regclass) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     has_grown boolean;
     found_by  text;
 BEGIN
-    SELECT sum(pg_relation_size(oid)) / current_setting('block_size')::integer >= 1.2 * sum(relpages) INTO has_grown
-    FROM pg_class WHERE oid IN (SELECT show_chunks(hypertable));
-    IF has_grown THEN
+    SELECT sum(size) / current_setting('block_size')::integer >= 1.2 * sum(relpages) INTO has_grown
+    FROM pg_class CROSS JOIN LATERAL pg_relation_size(oid) AS size
+    WHERE oid IN (SELECT show_chunks(hypertable)) AND size > 0;
+    IF has_grown OR has_grown IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_statistic WHERE starelid = hypertable AND stainherit
+    ) THEN
         SELECT string_agg(quote_ident(attname), ', ') INTO found_by FROM pg_attribute
         WHERE attrelid = hypertable AND attnum > 0 AND NOT attisdropped
             AND atttypid IN ('text'::regtype, 'timestamptz'::regtype, 'integer'::regtype);

@@ -94,7 +94,9 @@ def test_page_of_forecasts__shows_that_of_the_demo(demo: Demo, chromium: Browser
     patient = ServiceSettings(database_timeout_s=60, redis_timeout_s=5)
     with running_service(Settings(), patient) as url, visit(chromium, url) as window:
         page = window.page
-        page.goto(f"{url}/forecasts/")
+        answer = page.goto(f"{url}/forecasts/")
+        assert answer is not None
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
         page.get_by_label("API key").fill("aih_wrong_key")
         page.get_by_role("button", name="List assets").click()
         expect(page.get_by_role("status")).to_contain_text("key")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import mlflow
 import numpy as np
+import pytest
 
 from ai_hub import registry
 from ai_hub.db import connect
@@ -19,7 +23,7 @@ from ai_hub.forecasting.log import QUANTILES, Grid, Role, Run, new_run_id, write
 from ai_hub.forecasting.tracking import register_model, tracked_run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from uuid import UUID
 
 MODEL = "day-ahead-electricity"
@@ -72,7 +76,24 @@ def promote_day_ahead(tenant: str, assets: Sequence[str], *, model: str = MODEL,
     )
     registry.ensure_tenant(tenant)
     tags = day_ahead_tracking._tags(facts)
-    with tracked_run(tenant, model, tags):
-        logged = day_ahead_tracking._log_model(fitted, facts)
-    register_model(model, logged, tags)
+    with _client_of_its_own():
+        with tracked_run(tenant, model, tags):
+            logged = day_ahead_tracking._log_model(fitted, facts)
+        register_model(model, logged, tags)
     registry.promote(tenant, model, reason="test")
+
+
+@contextmanager
+def _client_of_its_own() -> Iterator[None]:
+    """What a command that trains sets for its whole process, taken back: the tests of this one go on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", os.environ["MLFLOW_TRACKING_URI"])
+        for name in ("MLFLOW_WORKSPACE", "MLFLOW_EXPERIMENT_ID"):
+            patch.setenv(name, "")
+            patch.delenv(name)
+        patch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
+        patch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+        try:
+            yield
+        finally:
+            mlflow.set_workspace(None)

@@ -6,6 +6,7 @@ const SIZE = { width: 960, height: 340, left: 64, right: 16, top: 16, bottom: 44
 const HOUR = 3_600_000;
 const NUMBER = /^[-–\d.,]+( %)?$/;
 let assets = [];
+let tenant = "";
 
 function say(text, refused = false) {
   $("status").textContent = text;
@@ -41,11 +42,12 @@ function fill(select, options) {
 }
 
 async function listAssets() {
-  const tenant = $("tenant").value.trim();
+  const named = $("tenant").value.trim();
   const [found, runs] = await Promise.all([
-    ask("assets", { tenant_id: tenant, limit: 1000 }),
-    ask("forecasts", { tenant_id: tenant, limit: 100 }),
+    ask("assets", { tenant_id: named, limit: 1000 }),
+    ask("forecasts", { tenant_id: named, limit: 100 }),
   ]);
+  tenant = found.tenant_id;
   assets = found.assets.filter((asset) => asset.kind !== "weather");
   const models = [...new Set(runs.forecasts.map((run) => run.metadata.model_name))].sort();
   fill($("asset"), assets.map((asset) => [asset.asset_id, `${asset.asset_id}${asset.kind ? ` (${asset.kind})` : ""}`]));
@@ -57,7 +59,6 @@ async function listAssets() {
 
 async function show() {
   const asset = assets.find((each) => each.asset_id === $("asset").value);
-  const tenant = $("tenant").value.trim();
   const [answer, runs] = await Promise.all([
     ask("forecasts/accuracy", {
       tenant_id: tenant, asset_id: asset.asset_id, model_name: $("model").value, days: $("days").value, lead_hours: $("lead").value,
@@ -104,9 +105,8 @@ function ticks(low, high) {
   const rough = (high - low) / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= rough);
-  const found = [];
-  for (let value = Math.ceil(low / step) * step; value <= high; value += step) found.push(Number(value.toPrecision(12)));
-  return found;
+  const first = Math.ceil(low / step);
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, index) => Number(((first + index) * step).toPrecision(12)));
 }
 
 function drawChart(answer, zone, unit) {
@@ -117,7 +117,8 @@ function drawChart(answer, zone, unit) {
     $("caption").textContent = "Nothing was measured or forecast at these times.";
     return;
   }
-  const spread = Math.max(...values) - Math.min(...values) || Math.abs(values[0]) || 1;
+  // of a constant meter, whose means differ by rounding alone, a part of its value
+  const spread = Math.max(Math.max(...values) - Math.min(...values), 1e-6 * Math.max(...values.map(Math.abs))) || 1;
   const [low, high] = [Math.min(...values) - 0.05 * spread, Math.max(...values) + 0.05 * spread];
   const [first, last] = [hours[0].at, hours.at(-1).at + HOUR];
   const x = (at) => SIZE.left + ((at - first) / (last - first)) * (SIZE.width - SIZE.left - SIZE.right);

@@ -78,7 +78,8 @@ class ExportSummary(BaseModel):
     row_count: int | None
     unstored_rows: int | None = Field(
         None,
-        description="rows that were computed as they were read, as no backfill has stored them",
+        description="rows of the feature view with the most of them that were computed as they were read, "
+        "as no backfill has stored them; those of the last day only wait for a refresh and do not count",
     )
     file_size_bytes: int | None
     file_size_mb: float | None

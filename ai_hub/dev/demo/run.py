@@ -200,7 +200,7 @@ def _forecast(steps: Steps, tenants: list[str]) -> list[dict[str, Any]]:
                 "--tenant",
                 each["tenant"],
                 "--version",
-                each["version"],
+                str(each["version"]),
                 *reason,
             ]
             for each in models

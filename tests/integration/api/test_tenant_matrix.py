@@ -153,6 +153,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/ai/forecasts"): Operation(
         Scope.FORECASTS_READ, lambda _, tenant: ("GET", "/ai/forecasts", {"params": {"tenant_id": tenant}})
     ),
+    ("GET", "/ai/forecasts/accuracy"): Operation(
+        Scope.FORECASTS_READ,
+        lambda _, tenant: (
+            "GET",
+            "/ai/forecasts/accuracy",
+            {"params": {"tenant_id": tenant, "asset_id": "1"}},
+        ),
+    ),
     ("GET", "/ai/forecast/{forecast_id}"): Operation(
         Scope.FORECASTS_READ,
         lambda p, tenant: ("GET", f"/ai/forecast/{p.forecast_id}", {"params": {"tenant_id": tenant}}),

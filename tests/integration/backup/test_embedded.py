@@ -153,7 +153,7 @@ def test_drill__everything_comes_back_and_a_second_restore_into_used_servers_is_
             assert servers.state() == kept.state
 
             # one command fills Redis, which is in no backup
-            assert sum(materialize(open_store()).rows.values()) == 8
+            assert sum(materialize(open_store()).rows.values()) == 10
             answers = features(kept.key)
             assert {answer["source"] for answer in answers} == {"redis"}
             # unless another hour has begun meanwhile

@@ -180,16 +180,20 @@ def test_statistics__are_of_keys_and_made_again_where_the_table_has_grown(databa
     table = f"{declaration.name}_stored"
     with connect(database, autocommit=True) as connection, applied(connection, declaration):
 
-        def counted(asset: str, rows: int) -> int:
-            """Rows of the table as its statistics have them, when there are so many more."""
+        def insert(asset: str, rows: int, start: str) -> None:
             connection.execute(
-                f"INSERT INTO {table} SELECT '2026-05-01'::timestamptz + step * INTERVAL '1 minute', 't', %s, 1, step, now()"
+                f"INSERT INTO {table} SELECT %s::timestamptz + step * INTERVAL '1 minute', 't', %s, 1, step, now()"
                 " FROM generate_series(1, %s) AS step".encode(),
-                [asset, rows],
+                [start, asset, rows],
             )
             connection.execute("SELECT analyze_grown(%s::regclass)", [table])
+
+        def counted(asset: str, rows: int) -> int:
+            """Rows of the newer chunks as their statistics have them, when there are so many more."""
+            insert(asset, rows, "2026-05-01")
             query = (
-                "SELECT sum(reltuples)::integer FROM pg_class WHERE oid IN (SELECT show_chunks(%s::regclass))"
+                "SELECT sum(reltuples)::integer FROM pg_class"
+                " WHERE oid IN (SELECT show_chunks(%s::regclass, newer_than => '2026-01-01'::timestamptz))"
             )
             return int(connection.execute(query, [table]).fetchall()[0][0])
 
@@ -199,6 +203,16 @@ def test_statistics__are_of_keys_and_made_again_where_the_table_has_grown(databa
         assert ("lag",) not in names
         assert counted("b", 1) == 1000
         assert counted("c", 1000) == 2001
+        # what goes into the columnstore does not make the rest look small
+        insert("z", 20_000, "2025-05-01")
+        connection.execute(
+            "SELECT compress_chunk(chunk)"
+            " FROM show_chunks(%s::regclass, older_than => '2026-01-01'::timestamptz) AS chunk",
+            [table],
+        )
+        assert counted("d", 1000) == 3001
+        connection.execute("DELETE FROM pg_statistic WHERE starelid = %s::regclass", [table])
+        assert counted("e", 1) == 3002
 
 
 def test_sun_position__is_that_of_other_sources(database: str) -> None:

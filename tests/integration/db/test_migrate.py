@@ -115,7 +115,8 @@ def test_schema__objects__are_as_named(database: str) -> None:
 #: Puts the features of the services back into the tables that they were in before they were a declared view.
 AS_BEFORE_ONE_ENGINE = """
 DROP SCHEMA tenant_wall CASCADE;
-DROP TABLE forecasts, forecast_runs, analyses;
+DROP TABLE forecasts;
+DROP TABLE forecast_runs, analyses;
 DROP VIEW forecast_basic_features, forecast_advanced_features, anomaly_detection_features,
     forecast_basic_feature_versions, forecast_advanced_feature_versions, anomaly_detection_feature_versions,
     ai_features, ai_features_versions;

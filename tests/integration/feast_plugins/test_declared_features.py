@@ -165,7 +165,7 @@ def assert_unfilled(
     assert_history(repository, repository.history(hours), hours)
     # none of the last day waits for a backfill
     assert f"{repository.view}: {2 * 216} rows from" in caplog.text
-    assert "25 of them are not stored yet" in export.message
+    assert "25 rows of features are not stored yet" in export.message
     caplog.clear()
     return time_of_the_server()
 
@@ -300,8 +300,16 @@ def test_materialize__feature_that_is_gone__has_no_value_beside_newer_ones(repos
     assert stored() == {"lag_48h", "max_3d"}
     repository.declare(WITHOUT_LAG)
     project.done("apply", "--yes")
-    materialize(open_store(repository.settings), Scope([repository.tenant]))
+    behind = open_store(repository.settings)
+    materialize(behind, Scope([repository.tenant]))
     assert stored() == {"max_3d"}
+
+    repository.declare(FEATURES)
+    project.done("apply", "--yes")
+    materialize(open_store(repository.settings), Scope([repository.tenant]))
+    assert stored() == {"lag_48h", "max_3d"}
+    materialize(behind, Scope([repository.tenant]))
+    assert stored() == {"lag_48h", "max_3d"}, "a writer with an earlier registry takes nothing out"
 
 
 def test_apply__changed_meaning__ends_online_rows_of_views_that_read_it(repository: Repository) -> None:

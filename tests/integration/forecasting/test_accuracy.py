@@ -52,13 +52,14 @@ def actual(database: str, connection: Connection[Any], tenant: str) -> dict[date
                 " VALUES (%s, %s, 'a', %s, 3600)",
                 [hour, owner, value + shift],
             )
-    refresh(database)
+    refresh(dsn=database)
     return values
 
 
 def issue(
     connection: Connection[Any], tenant: str, at: datetime, seed: int, **fields: Any
 ) -> tuple[Run, Grid]:
+    recorded_at = fields.pop("recorded_at", None)
     run = Run(
         tenant,
         fields.pop("model", "day-ahead"),
@@ -78,6 +79,13 @@ def issue(
     values[1, seed % run.leads] = np.nan
     grid = Grid(values, {} if seed % 3 == 0 else {0.1: values - 4, 0.9: values + 4})
     log.write(connection, run, grid)
+    # the log is only added to, with the time of writing
+    connection.execute("SET session_replication_role = replica")
+    connection.execute(
+        "UPDATE forecast_runs SET recorded_at = %s WHERE run_id = %s",
+        [recorded_at or at + HOUR / 2, run.run_id],
+    )
+    connection.execute("SET session_replication_role = DEFAULT")
     return run, grid
 
 
@@ -93,6 +101,8 @@ def test_accuracy__of_random_issues__is_that_of_a_slow_reading(
         (START + 20 * HOUR, 10),
     ]
     made = [issue(connection, tenant, at, seed) for at, seed in issues]
+    late = START + 9 * HOUR
+    issue(connection, tenant, START + 7 * HOUR, 19, recorded_at=late)
     issue(connection, tenant, START + 7 * HOUR, 20, role=Role.SHADOW)
     issue(connection, tenant, START + 7 * HOUR, 21, unit="W")
     issue(connection, tenant, START + 7 * HOUR, 22, step=2 * HOUR)
@@ -103,7 +113,7 @@ def test_accuracy__of_random_issues__is_that_of_a_slow_reading(
 
     assert (found.asset, found.unit, found.timezone) == ("a", "kW", "Europe/Berlin")
     values: dict[tuple[datetime, datetime], tuple[float, ...]] = {}
-    for run, grid in made:  # a later run of the same issue replaces the one before it
+    for run, grid in reversed(made):  # the first run of an issue counts
         for number in range(run.leads):
             target = run.issued_at + number * HOUR
             value = grid.values[1, number]
