@@ -47,9 +47,9 @@ def demo(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Dem
         check=False,
         timeout=_DEMO_S,
     )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     # its export worker would take the jobs of other tests
     subprocess.run([program, "down", "--only", "api"], check=True, capture_output=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return Demo(done.stdout, time.monotonic() - begun)
 
 
