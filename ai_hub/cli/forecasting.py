@@ -61,7 +61,12 @@ StepOption = Annotated[
     typer.Option("--step", help="of the forecasts, such as 1h or 15m [default: that of the features]"),
 ]
 QuantilesOption = Annotated[
-    str | None, typer.Option("--quantiles", help="with a horizon [default: 0.1,0.5,0.9]")
+    str | None,
+    typer.Option(
+        "--quantiles",
+        help="with a horizon: 0.1, 0.5 and 0.9, which the log of forecasts keeps, and others as you like "
+        "[default: 0.1,0.5,0.9]",
+    ),
 ]
 PointOption = Annotated[
     Point | None,
@@ -239,8 +244,8 @@ def backtest_command(
     if found is not None:
         card = found.card
         service, kind, asset = card.feature_service, card.kind, asset or card.assets
-        horizon = horizon or f"{card.horizon_hours:g}h"
-        quantiles = quantiles or ",".join(f"{each:g}" for each in card.quantiles or ())
+        horizon = horizon or _horizon_of(card)
+        quantiles = quantiles or ",".join(map(str, card.quantiles or ()))
         issue, point = issue or card.issue, point or Point(card.point or Point.MEDIAN)
     ahead = _horizon(DAY_AHEAD, horizon=horizon, step=step, quantiles=quantiles, point=point, issue=issue)
     assert ahead is not None  # noqa: S101  # of a service with a horizon
@@ -339,6 +344,11 @@ def _horizon(
         point=(point or Point.MEDIAN).value,
         issue=IssueRule.parse(issue) if issue else None,
     )
+
+
+def _horizon_of(card: ModelCard) -> str:
+    """As `--horizon` takes it; steps may be of minutes."""
+    return f"{round((card.horizon_hours or 0) * 60)}m"
 
 
 def _train(

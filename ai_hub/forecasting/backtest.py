@@ -136,7 +136,8 @@ def run(
     """Forecast every issue from `start` on, by a model fitted to what was known before.
 
     The model is fitted anew every `refit`, each time to what was known at the first issue that it forecasts.
-    Issues of the four weeks before `start` are forecast, too: the first calibration is made of them.
+    Issues of the four weeks before `start` are forecast, too: the first calibration is made of them. As in
+    production, a model keeps the calibration of its fit, the first one that of `start`.
 
     Args:
         rows: issues with actual values, earlier ones among them.
@@ -159,11 +160,11 @@ def run(
             hint="Ingest newer readings, or test fewer weeks.",
         )
     delay = meters.delays(rows)
-    issues = np.unique(rows.issued_at[rows.issued_at >= _warm_up(rows, first, delay)])
+    issues = np.unique(rows.issued_at[rows.issued_at >= _warm_up(rows, recipe, first, delay)])
     origins = [issues[0], *_refits(first, issues[-1], refit)]
     values = np.full((len(rows), rows.leads), np.nan)
     quantiles = np.full((*values.shape, len(recipe.levels)), np.nan)
-    models: list[tuple[Flags, DayAheadModel]] = []
+    models: list[tuple[np.datetime64, Flags, DayAheadModel]] = []
     actual = rows.actual.copy()
     for number, origin in enumerate(origins):
         on_step(f"fitting {number + 1} of {len(origins)}")
@@ -178,7 +179,7 @@ def run(
         values[chosen], quantiles[chosen] = raw.values, raw.quantiles
         # what is certain says nothing of the width of bands
         actual[chosen] = np.where(model.night(part), np.nan, actual[chosen])
-        models.append((chosen, model))
+        models.append((origin, chosen & (rows.issued_at >= first), model))
     on_step("calibrating")
     forecast = rows.issued_at >= issues[0]
     past = PastForecasts(
@@ -188,11 +189,13 @@ def run(
         level(rows, recipe.inputs)[forecast],
         delay[forecast],
     )
-    quantiles[forecast] = past.calibrated(past.rows.issued_at >= first)
-    for chosen, model in models:
+    for origin, chosen, model in models:
+        if not chosen.any():
+            continue
         part = rows.take(chosen)
-        bounded = model.bounded(part, _forecasts(part, values[chosen], quantiles[chosen], recipe))
-        values[chosen], quantiles[chosen] = bounded.values, bounded.quantiles
+        raw = _forecasts(part, values[chosen], quantiles[chosen], recipe)
+        final = model.calibrated(part, raw, past.calibration(max(origin, first)))
+        values[chosen], quantiles[chosen] = final.values, final.quantiles
     counted = rows.issued_at >= first
     rows = rows.take(counted)
     forecasts = _forecasts(rows, values[counted], quantiles[counted], recipe)
@@ -200,10 +203,12 @@ def run(
     return _scored(past, rows, forecasts, meters, _of_assets(meters, rows, first), asked=asked)
 
 
-def _warm_up(rows: IssueRows, first: np.datetime64, delay: Durations) -> np.datetime64:
+def _warm_up(rows: IssueRows, recipe: Recipe, first: np.datetime64, delay: Durations) -> np.datetime64:
     """Begin of the forecasts that the first calibration is made of; half of the history is left to fit to."""
     reach = np.timedelta64(WINDOW + rows.step * rows.leads, "us") + delay.max()
-    earliest = rows.issued_at.min()
+    # there may be issues before the first reading
+    known = rows.issued_at[np.isfinite(level(rows, recipe.inputs))]
+    earliest = min(known.min(), first) if known.size else first
     return max(first - reach, earliest + (first - earliest) / 2)
 
 

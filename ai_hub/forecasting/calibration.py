@@ -14,12 +14,12 @@ from ai_hub.forecasting.issues import HOUR, Durations, Floats, Ints, IssueRows, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ai_hub.forecasting.issues import Flags, Instants
-
 #: Actual values of so many days before an issue count.
 WINDOW: Final = timedelta(days=28)
 #: First hours of the groups of leads whose quantiles are moved alike.
 BUCKETS: Final = (0, 6, 12, 24, 36, 48, 72, 120)
+#: Level of the quantile that stays where it is.
+MEDIAN: Final = 0.5
 #: Part of the row's level that is added to the width of its band where errors are measured in it.
 _WIDTH_FLOOR: Final = 0.05
 #: An asset's own offsets count like those of all assets when it has so many issues.
@@ -115,8 +115,13 @@ class PastForecasts:
         known_at = self.rows.ends[index] + self.delay[index, None]
         counted = (known_at <= at) & (known_at > at - window)
         quantiles = self.quantiles[index]
-        errors = (actual[index, :, None] - quantiles) / widths(quantiles, self.row_levels[index])[..., None]
+        width = widths(quantiles, self.row_levels[index])[..., None]
+        # bands of a meter that is always zero have no width
+        with np.errstate(divide="ignore", invalid="ignore"):
+            errors = (actual[index, :, None] - quantiles) / width
         errors = np.where(counted[..., None] & np.isfinite(errors), errors, np.nan)
+        # moved by errors of a few weeks, the median would err more
+        errors[..., np.array(self.levels) == MEDIAN] = np.nan
         return self._calibration(self.rows.assets[index], errors)
 
     def _calibration(self, assets: Strings, errors: Floats) -> Calibration:
@@ -139,20 +144,6 @@ class PastForecasts:
             own[:, each] = weight * found + (1 - weight) * pooled[each]
         return Calibration(pooled, {str(name): each for name, each in zip(names, own, strict=True)})
 
-    def calibrated(self, chosen: Flags | None = None) -> Floats:
-        """(n, leads, levels): the quantiles of each row by the calibration of its own issue.
-
-        Rows that are not chosen stay as they are.
-        """
-        found = self.quantiles.copy()
-        issues: Instants = np.unique(self.rows.issued_at if chosen is None else self.rows.issued_at[chosen])
-        for at in issues:
-            rows = self.rows.issued_at == at
-            found[rows] = self.calibration(at).apply(
-                self.rows.assets[rows], self.quantiles[rows], self.row_levels[rows], self.rows.step
-            )
-        return found
-
 
 def _quantiles(errors: Floats, levels: Sequence[float]) -> Floats:
     """(m, levels): of errors (m, k, levels), level by level; 0 where all are NaN.
@@ -164,7 +155,7 @@ def _quantiles(errors: Floats, levels: Sequence[float]) -> Floats:
     rank = np.empty(count.shape, np.int64)
     for position, each in enumerate(levels):
         exact = (count[:, position] + 1) * each
-        rank[:, position] = np.ceil(exact) if each >= 0.5 else np.floor(exact)  # noqa: PLR2004  # the median
+        rank[:, position] = np.ceil(exact) if each >= MEDIAN else np.floor(exact)
     rank = np.clip(rank, 1, np.maximum(count, 1)) - 1
     found = np.take_along_axis(ordered, rank[:, None, :], axis=1)[:, 0]
     return np.where(count > 0, found, 0.0)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ai_hub.errors import BadInputError
-from ai_hub.forecasting.calibration import Calibration
+from ai_hub.forecasting.calibration import MEDIAN, Calibration
 from ai_hub.forecasting.issues import (
     HOUR,
     Flags,
@@ -47,9 +47,7 @@ _PARAMETERS: Final[Mapping[str, Any]] = {
 }
 #: Of each booster; with a relative target more of them make no forecast better.
 ROUNDS: Final = 80
-#: What a point forecast is, and the error that finds it.
-POINTS: Final[Mapping[str, str]] = {"median": "regression_l1", "mean": "regression"}
-#: Issues and leads that a booster is fitted to; of more, an issue takes every second lead, or every third, …
+#: Issues and leads that a booster is fitted to; of more, a row takes every second lead, or every third, …
 MOST_ROWS: Final = 600_000
 #: On fewer rows threads wait for each other.
 _THREADS_FROM_ROWS: Final = 100_000
@@ -63,8 +61,10 @@ _RARELY: Final = 0.001
 _DARK: Final = -1.0
 #: Degrees that the sun rises in an hour at most.
 _RISES: Final = 15.0
-#: What is generated at night, as a part of the highest value.
-_NIGHT_SHARE: Final = 0.01
+#: What is generated at night, as a part of the high value; what a shop takes then is more.
+_NIGHT_SHARE: Final = 0.001
+#: The quantile of all values that is the high value: a few faults must not be it.
+_HIGH: Final = 0.99
 _NIGHT_STEPS: Final = 48
 
 MODEL_FILE: Final = "day_ahead.json"
@@ -90,7 +90,7 @@ class Recipe:
     levels: tuple[float, ...] = (0.1, 0.5, 0.9)
     #: array feature with the sun's elevation at the start of each target, in degrees
     elevation: str | None = None
-    #: one of `POINTS`: the median has the least absolute error, the mean no bias in sums over hours
+    #: point forecast: `median`, the 50 % quantile, errs least; `mean` has no bias in sums
     point: str = "median"
 
 
@@ -101,7 +101,8 @@ class DayAheadModel:
     recipe: Recipe
     step: timedelta
     leads: int
-    point: lgb.Booster
+    #: None: the point forecast is the median
+    point: lgb.Booster | None
     #: one a level
     quantiles: tuple[lgb.Booster, ...]
     calibration: Calibration
@@ -113,11 +114,14 @@ class DayAheadModel:
         Raises:
             ValueError: step or leads are not those of the model.
         """
-        raw = self.uncalibrated(rows)
-        quantiles = self.calibration.apply(
-            rows.assets, raw.quantiles, level(rows, self.recipe.inputs), rows.step
-        )
-        return self.bounded(rows, replace(raw, quantiles=quantiles))
+        return self.calibrated(rows, self.uncalibrated(rows), self.calibration)
+
+    def calibrated(self, rows: IssueRows, raw: Forecasts, calibration: Calibration) -> Forecasts:
+        """What `uncalibrated` says of the rows, moved and within bounds."""
+        quantiles = calibration.apply(rows.assets, raw.quantiles, level(rows, self.recipe.inputs), rows.step)
+        # so that it is within the band
+        values = self._median(quantiles) if self.point is None else raw.values  # noqa: PD011  # no pandas
+        return self._bounded(rows, replace(raw, values=values, quantiles=quantiles))
 
     def uncalibrated(self, rows: IssueRows) -> Forecasts:
         """As the trees say it, in order."""
@@ -125,7 +129,8 @@ class DayAheadModel:
             raise ValueError(
                 f"rows of {rows.leads} steps of {rows.step}, a model of {self.leads} of {self.step}"
             )
-        inputs, boosters = self.recipe.inputs, (self.point, *self.quantiles)
+        inputs = self.recipe.inputs
+        boosters = self.quantiles if self.point is None else (*self.quantiles, self.point)
         levels, usual = level(rows, inputs), baseline(rows, inputs)
         found = np.empty((len(rows), rows.leads, len(boosters)))
         block = max(_BLOCK // rows.leads, 1)
@@ -137,10 +142,14 @@ class DayAheadModel:
             for position, booster in enumerate(boosters):
                 found[part, :, position] = np.reshape(booster.predict(x), leads.shape)
         found = usual[..., None] + levels[:, None, None] * found
-        quantiles = np.sort(found[..., 1:], axis=-1)
-        return Forecasts(rows.assets, rows.issued_at, rows.step, found[..., 0], quantiles, self.recipe.levels)
+        quantiles = np.sort(found[..., : len(self.quantiles)], axis=-1)
+        values = self._median(quantiles) if self.point is None else found[..., -1]
+        return Forecasts(rows.assets, rows.issued_at, rows.step, values, quantiles, self.recipe.levels)
 
-    def bounded(self, rows: IssueRows, forecasts: Forecasts) -> Forecasts:
+    def _median(self, quantiles: Floats) -> Floats:
+        return quantiles[..., self.recipe.levels.index(MEDIAN)]
+
+    def _bounded(self, rows: IssueRows, forecasts: Forecasts) -> Forecasts:
         """Zero at night for what generates by the sun, and never below zero for what never is."""
         nonnegative, night = self._has(rows, "nonnegative"), self.night(rows)
 
@@ -165,7 +174,8 @@ class DayAheadModel:
     def save(self, folder: Path) -> None:
         """Write it into a folder, as text alone."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.point.save_model(str(folder / _POINT_FILE))
+        if self.point is not None:
+            self.point.save_model(str(folder / _POINT_FILE))
         for each, booster in zip(self.recipe.levels, self.quantiles, strict=True):
             booster.save_model(str(folder / _quantile_file(each)))
         recipe = self.recipe
@@ -197,11 +207,12 @@ class DayAheadModel:
             frozenset(content["usual"]),
         )
         nonnegative, dark = set(content["nonnegative"]), set(content["dark_at_night"])
+        recipe = Recipe(inputs, levels, content["elevation"], content["point"])
         return cls(
-            recipe=Recipe(inputs, levels, content["elevation"], content["point"]),
+            recipe=recipe,
             step=timedelta(minutes=content["step_minutes"]),
             leads=content["leads"],
-            point=lgb.Booster(model_file=str(folder / _POINT_FILE)),
+            point=lgb.Booster(model_file=str(folder / _POINT_FILE)) if recipe.point == "mean" else None,
             quantiles=tuple(lgb.Booster(model_file=str(folder / _quantile_file(each))) for each in levels),
             calibration=Calibration.of_json(content["calibration"]),
             traits={name: Traits(name in nonnegative, name in dark) for name in nonnegative | dark},
@@ -228,7 +239,7 @@ def fit(rows: IssueRows, recipe: Recipe) -> DayAheadModel:
     """Fit all boosters to the known actual values of `rows`; nothing is calibrated.
 
     Raises:
-        BadInputError: no value is known.
+        BadInputError: no value is known, or all are zero.
     """
     if rows.actual is None:
         raise ValueError("there are no actual values")
@@ -239,6 +250,10 @@ def fit(rows: IssueRows, recipe: Recipe) -> DayAheadModel:
     target = np.take_along_axis(relative, leads, axis=1).reshape(-1)
     usable = np.isfinite(target)
     if not usable.any():
+        if np.nanmax(np.abs(rows.actual), initial=-1) == 0:
+            raise BadInputError(
+                "All values of the meters are zero.", hint="Choose others with --asset, or more --weeks."
+            )
         raise BadInputError(
             "There are no issues whose targets are known, and whose features say anything of the meters.",
             hint="Ingest more history, or take more --weeks.",
@@ -252,32 +267,34 @@ def fit(rows: IssueRows, recipe: Recipe) -> DayAheadModel:
         params={"max_bin": _PARAMETERS["max_bin"], "verbosity": -1},
         free_raw_data=True,
     )
-    objectives: list[dict[str, Any]] = [{"objective": POINTS[recipe.point]}]
-    objectives += [{"objective": "quantile", "alpha": each} for each in recipe.levels]
+    objectives: list[dict[str, Any]] = [{"objective": "quantile", "alpha": each} for each in recipe.levels]
+    if recipe.point == "mean":
+        objectives.append({"objective": "regression"})
     threads = {"num_threads": 0 if len(x) >= _THREADS_FROM_ROWS else 1}
-    point, *quantiles = (
+    boosters = [
         lgb.train({**_PARAMETERS, **threads, **objective}, data, num_boost_round=ROUNDS)
         for objective in objectives
-    )
+    ]
+    count = len(recipe.levels)
     return DayAheadModel(
         recipe=recipe,
         step=rows.step,
         leads=rows.leads,
-        point=point,
-        quantiles=tuple(quantiles),
-        calibration=Calibration.none(rows.leads, rows.step, len(recipe.levels)),
+        point=boosters[count] if recipe.point == "mean" else None,
+        quantiles=tuple(boosters[:count]),
+        calibration=Calibration.none(rows.leads, rows.step, count),
         traits=_traits(rows, recipe),
     )
 
 
 def _sampled_leads(rows: IssueRows) -> Ints:
-    """(n, k): leads of each row that take part, the next ones in the next issue of an asset."""
+    """(n, k): leads of each row that take part, drawn, so that each lead and each hour of the day occurs."""
     every = max(-(-len(rows) * rows.leads // MOST_ROWS), 1)
     every = min(every, rows.leads)
     k = rows.leads // every
-    _, issue = np.unique(rows.issued_at, return_inverse=True)
-    first = issue % every
-    return np.asarray(first[:, None] + every * np.arange(k), dtype=np.int64)
+    first = np.random.default_rng(_PARAMETERS["seed"]).integers(rows.leads, size=len(rows))
+    found = (first[:, None] + every * np.arange(k)) % rows.leads
+    return np.asarray(np.sort(found, axis=1), dtype=np.int64)
 
 
 def _traits(rows: IssueRows, recipe: Recipe) -> dict[str, Traits]:
@@ -292,7 +309,7 @@ def _traits(rows: IssueRows, recipe: Recipe) -> dict[str, Traits]:
         if not known.size:
             continue
         at_night = np.abs(values[dark & ~np.isnan(values)])
-        high = np.abs(known).max()
+        high = np.quantile(np.abs(known), _HIGH)
         found[str(name)] = Traits(
             nonnegative=bool((known < 0).mean() <= _RARELY),
             dark_at_night=bool(
@@ -308,14 +325,16 @@ def as_levels(texts: Sequence[str] | str) -> tuple[float, ...]:
     """Quantiles such as `0.1,0.5,0.9`, rising.
 
     Raises:
-        BadInputError: some are none, or twice there.
+        BadInputError: some are none, or there twice in six digits.
     """
     parts = texts.split(",") if isinstance(texts, str) else texts
     try:
         levels = tuple(sorted(float(each) for each in parts))
     except ValueError:
         levels = ()
-    if not levels or not all(0 < each < 1 for each in levels) or len(set(levels)) < len(levels):
+    # they are named so in files and columns
+    names = {f"{each:g}" for each in levels}
+    if not levels or not all(0 < each < 1 for each in levels) or len(names) < len(levels):
         raise BadInputError(
             f"--quantiles {texts!r} are no quantiles.",
             hint="Give numbers between 0 and 1, such as 0.1,0.5,0.9.",
@@ -336,7 +355,19 @@ class _Pyfunc:
         inputs = model.recipe.inputs
 
         def wide(name: str) -> Floats:
-            return np.array([np.asarray(each, float) for each in frame[name]]).reshape(n, model.leads)
+            found = np.full((n, model.leads), np.nan)
+            for row, each in zip(found, frame[name] if name in frame else [None] * n, strict=True):
+                values = np.asarray(each, float)
+                if not values.ndim or not len(values):
+                    continue  # a null
+                if len(values) < model.leads:
+                    raise BadInputError(
+                        f"{name} has {len(values)} elements, the model looks {model.leads} steps ahead.",
+                        hint="Give lists with an element for each step.",
+                    )
+                # features may look further ahead than the model
+                row[:] = values[: model.leads]
+            return found
 
         rows = IssueRows(
             tenant_id="",

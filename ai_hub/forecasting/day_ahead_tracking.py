@@ -218,7 +218,7 @@ def signature(model: DayAheadModel) -> ModelSignature:
                 ColSpec(DataType.string, "asset_id"),
                 ColSpec(DataType.datetime, "event_timestamp"),
                 *(ColSpec(DataType.double, name, required=False) for name in inputs.scalars),
-                *(ColSpec(wide, name) for name in inputs.arrays),
+                *(ColSpec(wide, name, required=False) for name in inputs.arrays),
             ]
         ),
         outputs=Schema(
@@ -250,18 +250,19 @@ def _plot_errors(axis: Axes, backtest: Backtest) -> None:
     assert actual is not None  # noqa: S101  # of a backtest
     counted = np.where(backtest.scored, 1.0, np.nan)
     size = np.nanmean(np.abs(actual * counted))
+    is_share = bool(size > 0)
     lines = {MODEL: backtest.forecasts.values, **backtest.naive}  # noqa: PD011  # no pandas
     for (name, values), (color, style) in zip(
         lines.items(), (("tab:orange", "-"), ("0.35", "--"), ("0.6", ":")), strict=True
     ):
         axis.plot(
             _hours(backtest),
-            _by_lead(np.abs(values - actual) * counted) / size,
+            _by_lead(np.abs(values - actual) * counted) / (size if is_share else 1),
             style,
             color=color,
             label=name,
         )
-    axis.set(xlabel="lead (hours)", ylabel="MAE over mean", ylim=(0, None))
+    axis.set(xlabel="lead (hours)", ylabel="MAE over mean" if is_share else "MAE", ylim=(0, None))
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
 
@@ -324,7 +325,8 @@ def _plot_asset(axis: Axes, backtest: Backtest, asset: str) -> None:
             label="forecast" if label else None,
         )
     scores = backtest.by_asset[asset].model
-    axis.set_title(f"{asset}: MAE {scores.mae:.3g}, {scores.coverage:.0%} within the band", fontsize=10)
+    covered = f", {scores.coverage:.0%} within the band" if np.isfinite(scores.coverage) else ""
+    axis.set_title(f"{asset}: MAE {scores.mae:.3g}{covered}", fontsize=10)
     axis.margins(x=0)
     axis.grid(alpha=0.3)
     if len(chosen):

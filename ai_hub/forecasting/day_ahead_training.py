@@ -16,6 +16,7 @@ from ai_hub.forecasting.dataset import Window, end_of_data
 from ai_hub.forecasting.day_ahead import DayAheadModel, Recipe, fit
 from ai_hub.forecasting.issue_history import issue_features, read_issues, read_meters, with_actual
 from ai_hub.forecasting.issues import HOUR, Flags, IssueRows, IssueRule, instant, issue_times
+from ai_hub.forecasting.log import QUANTILES
 from ai_hub.forecasting.train import unit_of
 
 if TYPE_CHECKING:
@@ -28,18 +29,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Horizon:
-    """What is forecast at each issue."""
+    """What is forecast at each issue.
+
+    Raises:
+        BadInputError: a quantile of the log is missing.
+    """
 
     #: how far ahead; None: as far as the features do
     length: timedelta | None = None
     #: None: that of the features
     step: timedelta | None = None
-    #: rising
-    levels: tuple[float, ...] = (0.1, 0.5, 0.9)
-    #: the point forecast, see `day_ahead.POINTS`
+    #: rising, with those of the log
+    levels: tuple[float, ...] = QUANTILES
+    #: the point forecast, see `day_ahead.Recipe`
     point: str = "median"
     #: when forecasts are issued, and for which day; None: once a day at changing hours, for all leads
     issue: IssueRule | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse levels whose bands would not be kept."""
+        if not set(QUANTILES) <= set(self.levels):
+            levels = ",".join(map(str, self.levels))
+            raise BadInputError(
+                f"--quantiles {levels} lacks some of 0.1, 0.5 and 0.9, which the log of forecasts keeps.",
+                hint="Give these three, and others as you like.",
+            )
 
 
 @dataclass(frozen=True)
@@ -83,17 +97,17 @@ def read(
     """
     service = get_service(store, plan.service)
     features = issue_features(store, service, horizon.levels)
-    step, longest = features.declaration.step, features.declaration.horizon
-    assert longest is not None  # noqa: S101  # of `issue_features`
-    length = horizon.length or longest
+    step, reach = features.declaration.step, features.declaration.horizon
+    assert reach is not None  # noqa: S101  # of `issue_features`
+    length = horizon.length or reach
     if horizon.step not in {None, step}:
         raise BadInputError(
             f"Feature service {plan.service} has steps of {step / HOUR:g} h.",
             hint="Leave --step out, or declare a view with that step.",
         )
-    if length > longest or length % step:
+    if length > reach or length % step:
         raise BadInputError(
-            f"Feature service {plan.service} looks {longest / HOUR:g} h ahead in steps of {step / HOUR:g} h.",
+            f"Feature service {plan.service} looks {reach / HOUR:g} h ahead in steps of {step / HOUR:g} h.",
             hint="Take a shorter --horizon of whole steps, or declare a view with a longer horizon.",
         )
     if horizon.issue is not None:
@@ -145,11 +159,15 @@ def train_day_ahead(
     """Test on the held-out weeks, then fit to all of them; nothing is written.
 
     Raises:
-        BadInputError: see `read`; or there is too little data.
+        BadInputError: see `read`; or no weeks are left to fit to.
         NotFoundError: no such feature service or no readings.
     """
+    if plan.weeks <= plan.holdout_weeks:
+        raise _nothing_left(plan.weeks, plan.holdout_weeks, "--holdout-weeks")
     data = read(store, plan, horizon, on_step)
-    window = Window.ending(data.end, weeks=plan.weeks, holdout_weeks=plan.holdout_weeks)
+    holdout = data.end - timedelta(weeks=plan.holdout_weeks)
+    # nothing is kept to validate with
+    window = Window(data.start, holdout, holdout, data.end)
     tested = backtest.run(
         data.rows, data.meters, data.recipe, start=window.holdout, delivered=data.delivered, on_step=on_step
     )
@@ -184,10 +202,7 @@ def backtest_day_ahead(
         NotFoundError: no such feature service or no readings.
     """
     if plan.weeks <= test_weeks:
-        raise BadInputError(
-            f"{plan.weeks} weeks of which {test_weeks} are tested leave nothing to fit to.",
-            hint="Take more --weeks, or fewer --test-weeks.",
-        )
+        raise _nothing_left(plan.weeks, test_weeks, "--test-weeks")
     data = read(store, plan, horizon, on_step)
     found = backtest.run(
         data.rows,
@@ -199,3 +214,10 @@ def backtest_day_ahead(
         on_step=on_step,
     )
     return data.card, found
+
+
+def _nothing_left(weeks: int, tested: int, option: str) -> BadInputError:
+    return BadInputError(
+        f"{weeks} weeks of which {tested} are tested leave nothing to fit to.",
+        hint=f"Take more --weeks, or fewer {option}.",
+    )

@@ -63,7 +63,7 @@ def issue_features(store: FeatureStore, service: FeatureService, levels: Sequenc
     """What a model of a feature service reads, and which of it says what is usual for an asset.
 
     Raises:
-        BadInputError: the service has no view with a horizon, or several of them.
+        BadInputError: the service has no view with a horizon, several, or no features of the steps ahead.
     """
     found: list[tuple[Declaration, FeatureView]] = []
     scalars: dict[str, Expression | None] = {}
@@ -79,9 +79,10 @@ def issue_features(store: FeatureStore, service: FeatureService, levels: Sequenc
                 arrays[feature.name] = of_targets[feature.name]
             elif feature.dtype.to_value_type().name in _NUMBERS:
                 scalars[feature.name] = declaration.features.get(feature.name) if declaration else None
-    if len(found) != 1:
+    if len(found) != 1 or not arrays:
+        has = "several views" if len(found) > 1 else "no features of the steps ahead of a view"
         raise BadInputError(
-            f"Feature service {service.name} has {'several views' if found else 'no view'} with a horizon.",
+            f"Feature service {service.name} has {has if found else 'no view'} with a horizon.",
             hint="Train on one with features of the steps ahead, such as day_ahead; declare it by "
             "declared_view(horizon=…), see docs/declared-features.md.",
         )

@@ -359,7 +359,9 @@ def issue_times(
     """
     found = []
     day = start.date() - DAY
-    while day <= end.date() + 2 * DAY:
+    # an issue for a day of delivery may be many days before it
+    ahead = rule.days if rule else 0
+    while day <= end.date() + (ahead + 2) * DAY:
         if rule is not None:
             issue = rule.issued_for(day)
         else:

@@ -17,11 +17,12 @@ from ai_hub.forecasting.dataset import Window, end_of_data, split_by_time
 from ai_hub.forecasting.evaluation import evaluate
 from ai_hub.forecasting.fitting import fit
 from ai_hub.forecasting.tracking import Logged, Trained, log
+from feast_plugins.windows.declarations import declaration_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from feast import FeatureStore
+    from feast import FeatureService, FeatureStore
 
 
 # Share of training hours without a feature from which a model is trusted to do without it. The first day of
@@ -80,11 +81,16 @@ def train(store: FeatureStore, plan: TrainingPlan, on_step: Callable[[str], None
     Rows are read as known at the time the store is opened for, see `open_store`.
 
     Raises:
-        BadInputError: too little data, meters that measure different things, or features that break limits
-            whose policy is to refuse.
+        BadInputError: too little data, meters that measure different things, features of the steps ahead, or
+            ones that break limits whose policy is to refuse.
         NotFoundError: no such feature service or no readings.
     """
     service = get_service(store, plan.service)
+    if _looks_ahead(store, service):
+        raise BadInputError(
+            f"Feature service {plan.service} has features of the steps ahead; a next-hour model reads none.",
+            hint="Give --horizon, such as --horizon 48h.",
+        )
     unit = unit_of(plan)
     known_at = store.config.offline_store.known_at
     end = plan.until or end_of_data(plan.tenant, plan.assets, known_at)
@@ -124,6 +130,14 @@ def train(store: FeatureStore, plan: TrainingPlan, on_step: Callable[[str], None
         without_features=data.without_features,
         warnings=violation_lines(checked.violations),
     )
+
+
+def _looks_ahead(store: FeatureStore, service: FeatureService) -> bool:
+    for projection in service.feature_view_projections:
+        declaration = declaration_of(store.registry.get_any_feature_view(projection.name, store.project))
+        if declaration and any(each.name in declaration.of_targets for each in projection.features):
+            return True
+    return False
 
 
 def train_and_log(

@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from feast import FeatureService
 from mlflow import MlflowClient
 
 from ai_hub import registry
@@ -21,7 +22,7 @@ from ai_hub.forecasting.day_ahead_training import Horizon, read, train_day_ahead
 from ai_hub.forecasting.issue_history import issue_features, read_meters, view_values
 from ai_hub.forecasting.issues import HOUR, IssueRule
 from ai_hub.forecasting.predict import load, production_models, read_card
-from ai_hub.forecasting.train import plan
+from ai_hub.forecasting.train import plan, train
 
 if TYPE_CHECKING:
     from support.energy import Energy
@@ -132,6 +133,16 @@ def test_horizon__that_the_features_do_not_have__is_refused(energy: Energy) -> N
             read(energy.store, plan_of(energy), horizon, lambda _: None)
     with pytest.raises(BadInputError, match="no view with a horizon"):
         read(energy.store, plan_of(energy, "forecast_basic"), Horizon(), lambda _: None)
+    view = energy.store.get_feature_view("day_ahead_features")
+    service = FeatureService(name="of_the_issue", features=[view[["issue_value"]]])
+    with pytest.raises(BadInputError, match="no features of the steps ahead of a view with a horizon"):
+        issue_features(energy.store, service, (0.5,))
+
+
+def test_train__next_hour_on_features_of_the_steps_ahead__says_to_give_a_horizon(energy: Energy) -> None:
+    with pytest.raises(BadInputError, match="features of the steps ahead") as caught:
+        train(energy.store, plan_of(energy), lambda _: None)
+    assert "--horizon 48h" in (caught.value.hint or "")
 
 
 def test_registered_model__gives_the_bits_of_the_trained_one(
@@ -167,6 +178,11 @@ def test_registered_model__gives_the_bits_of_the_trained_one(
     row = np.flatnonzero((rows.assets == "11") & (rows.issued_at == rows.issued_at[-1]))
     np.testing.assert_array_equal(answer["forecast"][0], found.values[row[0]])  # noqa: PD011  # no pandas
     np.testing.assert_array_equal(answer["q0.9"][0], found.quantiles[row[0], :, 2])
+    # a null of Feast is a missing list
+    features["same_hour_1d"] = [None]
+    (degraded,) = generic.predict(features[["asset_id", "event_timestamp", *card.features]])["forecast"]
+    assert np.isfinite(degraded).all()
+    assert not np.array_equal(degraded, found.values[row[0]])  # noqa: PD011  # no pandas
 
 
 def test_predict__of_the_hour_under_way__takes_no_model_with_a_horizon(energy: Energy, promoted: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -9,12 +10,12 @@ import pytest
 from mlflow.utils.validation import _validate_metric_name
 from support.issue_rows import RECIPE, START, load, make_rows, step_values
 
-from ai_hub.cli.forecasting import show_backtest
+from ai_hub.cli.forecasting import _horizon_of, show_backtest
 from ai_hub.errors import BadInputError
 from ai_hub.forecasting.backtest import MODEL, NAIVE, Backtest, Meters, run
 from ai_hub.forecasting.card import ModelCard
 from ai_hub.forecasting.day_ahead_tracking import backtest_metrics, backtest_plot, forecast_rows
-from ai_hub.forecasting.issues import DAY, WEEK, StepValues, instant
+from ai_hub.forecasting.issues import DAY, HOUR, WEEK, StepValues, instant, parse_duration
 
 if TYPE_CHECKING:
     from ai_hub.forecasting.issues import Floats
@@ -156,3 +157,71 @@ def test_backtest__rows_and_picture__are_of_the_targets_that_count(backtest: Bac
     assert [line.get_label() for line in errors.get_lines()] == [MODEL, *NAIVE]
     assert len(coverage.get_lines()[0].get_xdata()) == LEADS
     assert [axis.get_title().partition(":")[0] for axis in assets] == ["a", "b"]
+
+
+def test_backtest__bands__are_those_that_a_model_fitted_then_would_serve(backtest: Backtest) -> None:
+    past = backtest.past
+    for weeks in (0, 2):
+        origin = instant(FROM + weeks * WEEK)
+        until = origin + np.timedelta64(2 * WEEK)
+        issues = past.rows.issued_at
+        part = (issues >= origin) & (issues < until)
+        expected = past.calibration(origin).apply(
+            past.rows.assets[part], past.quantiles[part], past.row_levels[part], HOUR
+        )
+        counted = (backtest.rows.issued_at >= origin) & (backtest.rows.issued_at < until)
+        found = backtest.forecasts.quantiles[counted]
+        assert len(found) == 2 * 14
+        np.testing.assert_array_equal(found, np.maximum(expected, 0))
+        np.testing.assert_array_equal(backtest.forecasts.values[counted], found[..., 1])
+
+
+def test_backtest__issues_before_the_first_reading__are_no_history() -> None:
+    random = np.random.default_rng(2)
+    known = step_values({"a": np.append(np.full(8 * 168, np.nan), load(random, 6 * 168))})
+    found = run(make_rows(known, leads=LEADS), meters_of(known), RECIPE, start=START + 10 * WEEK)
+    assert found.overall.model.mae < 0.25  # fitted to a week
+    assert found.overall.model.n > 20 * LEADS
+
+
+def test_backtest__meters_that_are_zero_or_constant__stay_so_beside_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    random = np.random.default_rng(8)
+    hours = 10 * 168
+    known = step_values({"a": load(random, hours), "flat": np.full(hours, 5.0), "zero": np.zeros(hours)})
+    found = run(make_rows(known, leads=LEADS), meters_of(known), RECIPE, start=START + 8 * WEEK)
+    for name, value in (("flat", 5.0), ("zero", 0.0)):
+        of_asset = found.rows.assets == name
+        assert found.forecasts.values[of_asset] == pytest.approx(value, abs=0.25)
+        assert found.by_asset[name].model.n > 0
+    assert (found.forecasts.quantiles[found.rows.assets == "zero"] == 0).all()
+    assert found.by_asset["a"].model.mae < 0.2
+    assert all(map(math.isfinite, backtest_metrics(found).values()))
+    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["issues"] == len(found.rows)
+    figure = backtest_plot(found, title="three meters")
+    assert figure.axes[-1].get_title() == "zero: MAE 0"  # a band without a width covers nothing
+    show_backtest("three meters", CARD, found)
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_backtest__all_values_zero__is_said() -> None:
+    known = step_values({"a": np.zeros(8 * 168)})
+    with pytest.raises(BadInputError, match="All values of the meters are zero"):
+        run(make_rows(known, leads=LEADS), meters_of(known), RECIPE, start=START + 6 * WEEK)
+
+
+def test_backtest__picture_of_nothing_but_zeros_in_the_tested_weeks__has_errors_in_the_unit() -> None:
+    random = np.random.default_rng(8)
+    known = step_values({"a": np.append(load(random, 6 * 168), np.zeros(2 * 168))})
+    found = run(
+        make_rows(known, leads=LEADS), meters_of(known), RECIPE, start=START + 6 * WEEK + timedelta(hours=1)
+    )
+    figure = backtest_plot(found, title="off")
+    assert figure.axes[0].get_ylabel() == "MAE"
+
+
+def test_horizon__of_a_card_in_minutes__is_read_again() -> None:
+    card = ModelCard("day_ahead", [], [], "electricity", ["a"], "kW", horizon_hours=1.5)
+    assert parse_duration(_horizon_of(card), "--horizon") == timedelta(minutes=90)
+    assert parse_duration(_horizon_of(CARD), "--horizon") == timedelta(hours=30)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 from support.issue_rows import IN_UNIT, RECIPE, START, load, make_rows, step_values
 
 from ai_hub.errors import BadInputError
+from ai_hub.forecasting import day_ahead
+from ai_hub.forecasting.calibration import Calibration
 from ai_hub.forecasting.day_ahead import DayAheadModel, Recipe, Traits, as_levels, fit
-from ai_hub.forecasting.issues import HOUR, Inputs, IssueRows, StepValues
+from ai_hub.forecasting.day_ahead_training import Horizon, train_day_ahead
+from ai_hub.forecasting.issues import HOUR, Floats, Inputs, IssueRows, StepValues
+from ai_hub.forecasting.train import TrainingPlan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +27,14 @@ SUN = Recipe(
     ),
     elevation="elevation",
 )
+ELEVATION = 40 * np.sin((np.arange(HOURS + LEADS + 24) / 24 - 0.25) * 2 * np.pi) - 5
+#: Irradiance, between 0 and 1.
+SUNSHINE = np.clip(np.sin(np.radians((ELEVATION + np.roll(ELEVATION, -1)) / 2)), 0, None)[:HOURS]
+
+
+def below_the_sun(values: dict[str, Floats]) -> IssueRows:
+    elevation = step_values(dict.fromkeys(values, ELEVATION), START)
+    return make_rows(step_values(values), leads=LEADS, arrays={"elevation": elevation})
 
 
 @pytest.fixture(scope="module")
@@ -128,16 +140,10 @@ def test_fit__no_known_target__is_refused(rows: IssueRows) -> None:
 def solar() -> tuple[IssueRows, DayAheadModel]:
     """A plant that also takes a little power at night, and a load in the same place."""
     random = np.random.default_rng(11)
-    hour = np.arange(HOURS + LEADS + 24)
-    elevation = 40 * np.sin((hour / 24 - 0.25) * 2 * np.pi) - 5
-    sun = np.clip(np.sin(np.radians((elevation + np.roll(elevation, -1)) / 2)), 0, None)[:HOURS]
-    plant = 100 * sun * random.uniform(0.3, 1, HOURS) - 0.002 * (sun == 0) * random.random(HOURS)
+    plant = 100 * SUNSHINE * random.uniform(0.3, 1, HOURS)
+    plant -= 0.002 * (SUNSHINE == 0) * random.random(HOURS)
     plant[495] = -3  # a fault
-    rows = make_rows(
-        step_values({"load": load(random, HOURS), "plant": plant}),
-        leads=LEADS,
-        arrays={"elevation": step_values({"load": elevation, "plant": elevation}, START)},
-    )
+    rows = below_the_sun({"load": load(random, HOURS), "plant": plant})
     return rows, fit(rows, SUN)
 
 
@@ -181,6 +187,74 @@ def test_traits__meters_with_values_below_zero__are_known(
 
 def test_levels__are_numbers_between_0_and_1() -> None:
     assert as_levels("0.9,0.1, 0.5") == (0.1, 0.5, 0.9)
-    for text in ("", "0.1,0.1", "0,1", "half", "0.5,nan"):
+    for text in ("", "0.1,0.1", "0,1", "half", "0.5,nan", "0.5,0.50000001"):
         with pytest.raises(BadInputError, match="no quantiles"):
             as_levels(text)
+
+
+def test_horizon__without_a_quantile_of_the_log__is_refused() -> None:
+    assert Horizon(levels=(0.05, 0.1, 0.5, 0.9, 0.95)).levels[-1] == 0.95
+    for levels in ((0.2, 0.5, 0.8), (0.1, 0.9), (0.5,)):
+        with pytest.raises(BadInputError, match="which the log of forecasts keeps"):
+            Horizon(levels=levels)
+
+
+def test_train__all_weeks_held_out__is_refused_before_anything_is_read() -> None:
+    plan = TrainingPlan("t", "day_ahead", "electricity", ("a",), "model", weeks=4, holdout_weeks=4)
+    with pytest.raises(BadInputError, match="4 weeks of which 4 are tested leave nothing to fit to"):
+        train_day_ahead(cast("Any", None), plan, Horizon(), lambda _: None)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 8])
+def test_fit__more_rows_than_it_takes__all_leads_and_hours_of_the_day_take_part(
+    rows: IssueRows, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = -(-len(rows) * LEADS // every)
+    monkeypatch.setattr(day_ahead, "MOST_ROWS", most)
+    leads = day_ahead._sampled_leads(rows)
+    assert leads.shape == (len(rows), LEADS // every)
+    assert (np.diff(leads, axis=1) > 0).all()
+    for name in np.unique(rows.assets):
+        of_asset = rows.assets == name
+        assert set(leads[of_asset].flat) == set(range(LEADS))
+        hours = np.take_along_axis(rows.starts, leads, axis=1)[of_asset].astype("datetime64[h]")
+        assert set((hours.astype(np.int64) % 24).flat) == set(range(24))
+
+
+def test_traits__a_spike_or_little_load_at_night__is_no_solar_plant() -> None:
+    random = np.random.default_rng(4)
+    shop = np.where(SUNSHINE > 0, random.uniform(50, 100, HOURS), 0.9)
+    values = {
+        "load": load(random, HOURS),
+        "plant": 100 * SUNSHINE * random.uniform(0.3, 1, HOURS),
+        "plant with a spike": 100 * SUNSHINE * random.uniform(0.3, 1, HOURS),
+        "shop": shop,
+    }
+    for name in ("load", "plant with a spike"):
+        values[name][492] = 4294967.295  # at noon: what a meter says that does not know
+    found = day_ahead._traits(below_the_sun(values), SUN)
+    assert {name for name, each in found.items() if each.dark_at_night} == {"plant", "plant with a spike"}
+
+
+def test_forecast__median__is_the_quantile_within_its_band(rows: IssueRows, model: DayAheadModel) -> None:
+    assert model.point is None
+    buckets = Calibration.none(LEADS, HOUR, 3).pooled.shape[0]
+    offsets = np.tile([0.5, 2.0, 2.1], (buckets, 1))  # the old median is below this band
+    found = replace(model, calibration=Calibration(offsets, {})).forecast(rows)
+    np.testing.assert_array_equal(found.values, found.quantiles[..., 1])
+    assert (found.values > model.forecast(rows).values).any()
+
+
+def test_forecast__mean__is_a_booster_of_its_own_without_bias(rows: IssueRows, tmp_path: Path) -> None:
+    small = rows.take(rows.assets == "small")
+    assert small.actual is not None
+    skewed = small.actual * np.random.default_rng(6).gamma(0.5, 2, small.actual.shape)
+    known = np.isfinite(skewed)
+    rows = replace(small, actual=skewed)
+    fitted = {point: fit(rows, replace(RECIPE, point=point)) for point in ("median", "mean")}
+    sums = {point: each.forecast(rows).values[known].sum() for point, each in fitted.items()}
+    assert sums["mean"] == pytest.approx(skewed[known].sum(), rel=0.05)
+    assert sums["median"] < 0.7 * skewed[known].sum()
+    fitted["mean"].save(tmp_path / "model")
+    again = DayAheadModel.load(tmp_path / "model").forecast(small)
+    np.testing.assert_array_equal(again.values, fitted["mean"].forecast(small).values)

@@ -172,6 +172,12 @@ def test_issue_rule__zone_of_half_hours__issues_at_the_step_before_for_the_same_
     assert (f"{first:%d %H:%M}", f"{last:%d %H:%M}") == ("02 18:30", "03 18:30")
 
 
+def test_issue_times__rule_of_many_days_ahead__has_the_newest_issues() -> None:
+    for days in (1, 2, 4, 9):
+        issues = issue_times(START, START + 30 * DAY, HOUR, IssueRule.parse(f"D-{days} 23:00"))
+        assert issues == [START + number * DAY + 23 * HOUR for number in range(30)]
+
+
 def test_issue_rule__round_trip_and_what_is_none() -> None:
     assert str(IssueRule.parse("D-2 9:30")) == "D-2 09:30 UTC"
     for text in ("10:00", "D-1 25:00", "D-1 10:00 Mars/Base", "D-1 10:00 Europe", "D-1 10:00 ../x", ""):
