@@ -63,6 +63,8 @@ class FetchedModel:
     feature_service: str | None
     #: that it was trained on; empty: it does not say
     assets: list[str]
+    #: how far ahead it forecasts; None: the hour under way, or it does not say
+    horizon_hours: float | None
 
 
 class RegistryService:
@@ -132,6 +134,7 @@ class RegistryService:
             cached,
             card.feature_service if card else found.tags.get(FEATURE_SERVICE),
             card.assets if card else [],
+            card.horizon_hours if card else None,
         )
 
     def move(

@@ -109,8 +109,9 @@ def detect(
     else:
         is_recent = None
         reference = training.values
-    if reference.min() == reference.max():
-        method = "z_score"  # the others need a spread
+    unit = _PRECISION * float(np.abs(reference).max())
+    if unit == 0 or reference.max() - reference.min() <= unit:
+        method = "z_score"  # the others need a spread that is no rounding error
     if method == DECOMPOSITION:
         return _decomposition(series, training, is_recent, sensitivity)
     return METHODS[method](reference, series.values, sensitivity)

@@ -257,7 +257,9 @@ _RUNS: Final[LiteralString] = f"SELECT {_RUN_COLUMNS}, recorded_at FROM forecast
 _MATCHING: Final[LiteralString] = (
     " WHERE tenant_id = %(tenant)s AND (%(asset)s::text IS NULL OR assets @> ARRAY[%(asset)s::text])"
     " AND (%(model)s::text IS NULL OR model = %(model)s) AND (%(role)s::text IS NULL OR role = %(role)s)"
-    " AND (%(details)s::jsonb IS NULL OR details @> %(details)s)"
+    # a run that does not say what it forecasts is answered as one of load
+    " AND (%(details)s::jsonb IS NULL"
+    """ OR ('{"forecast_type": "load"}'::jsonb || details) @> %(details)s)"""
 )
 _COUNT: Final[LiteralString] = f"SELECT count(*) FROM forecast_runs{_MATCHING}"  # noqa: S608  # constants
 _ROWS: Final[LiteralString] = (
@@ -337,6 +339,9 @@ WITH candidates AS (
     WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s AND value IS NOT NULL
         AND target_time >= %(start)s AND (%(end)s::timestamptz IS NULL OR target_time < %(end)s)
         AND role = 'live' AND recorded_at <= %(at)s
+        AND (NOT %(in_own_unit)s OR unit IS NOT DISTINCT FROM (
+            SELECT feature_unit FROM assets WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s
+        ))
         AND (%(model)s::text IS NULL OR model = %(model)s)
 )
 SELECT DISTINCT ON (target_time) * FROM candidates
@@ -358,6 +363,7 @@ def valid_at(
     end: datetime | None = None,
     model: str | None = None,
     step: timedelta | None = None,
+    in_own_unit: bool = False,
 ) -> list[ValidRow]:
     """The forecast of an asset that was valid at a time: of each step the newest live issue recorded by then.
 
@@ -372,6 +378,7 @@ def valid_at(
         end: steps from here on are not read.
         model: only of this model.
         step: only of runs with this step; default: that of the newest issue. Others are not mixed in.
+        in_own_unit: only of runs in the unit that the asset has now.
     """
     values = {
         "tenant": tenant,
@@ -381,6 +388,7 @@ def valid_at(
         "end": end,
         "model": model,
         "step": step,
+        "in_own_unit": in_own_unit,
     }
     return [ValidRow(*row) for row in connection.execute(_VALID, values).fetchall()]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -44,6 +44,8 @@ _Tenant = Annotated[
 ]
 _Id = Annotated[UUID, Path(examples=["5b0d6a4e-6c1f-4f57-9a46-6a1d7c0f3b21"])]
 _JSON = "application/json"
+#: Of the log, which forecast_band reads at once.
+_LONGEST_SPAN: Final = timedelta(days=366)
 
 
 @router.post(
@@ -128,13 +130,18 @@ def _bands(settings: Settings, body: AnomalyRequest, series: anomalies.Series) -
     """Quantiles of the forecast of each point: of its step the newest live one. For a thread.
 
     Raises:
-        BadInputError: points have no forecast with quantiles.
+        BadInputError: points have no forecast with quantiles, or span more than a year.
     """
     if body.training_data is not None:
         raise BadInputError(
             "forecast_band compares with forecasts, not with training_data.", hint="Send time_series alone."
         )
     times = [time.replace(tzinfo=UTC) for time in series.times.tolist()]
+    if times[-1] - times[0] > _LONGEST_SPAN:
+        raise BadInputError(
+            f"time_series spans more than {_LONGEST_SPAN.days} days, which forecast_band does not read.",
+            hint="Send it in parts.",
+        )
     with transaction(settings, body.tenant_id) as connection:
         rows = log.valid_at(
             connection,
@@ -143,13 +150,14 @@ def _bands(settings: Settings, body: AnomalyRequest, series: anomalies.Series) -
             datetime.now(UTC),
             start=times[0],
             end=times[-1] + timedelta(microseconds=1),
+            in_own_unit=True,
         )
     bands = {row.target_time: (row.q10, row.q50, row.q90) for row in rows}
     missing = [time for time in times if None in bands.get(time, (None,))]
     if missing:
         raise BadInputError(
-            f"{len(missing)} of {len(times)} points have no live forecast with quantiles, the first at"
-            f" {missing[0].isoformat()}.",
+            f"{len(missing)} of {len(times)} points have no live forecast with quantiles in the asset's unit,"
+            f" the first at {missing[0].isoformat()}.",
             hint="Send points at the starts of steps that were forecast; `ai-hub forecast show` has them.",
         )
     return np.array([bands[time] for time in times], np.float64)

@@ -28,6 +28,7 @@ from ai_hub.api.schemas.explanations import (
 )
 from ai_hub.api.services import AUTHENTICATED, Caller, openapi_links, own_tenant, permit, services_of
 from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.forecasting.models.loading import not_explained
 
 if TYPE_CHECKING:
     from ai_hub.access.principal import Principal
@@ -71,6 +72,9 @@ async def explain_model(caller: Caller, request: Request, body: GlobalExplainReq
     _permit(request, caller, body)
     services = services_of(request)
     fetched = await _fetch(request, caller, body)
+    if fetched.horizon_hours is not None:
+        # before rows of it are read for seconds
+        raise not_explained(f"{body.model_name} {fetched.found.semantic_version or fetched.found.version}")
     if fetched.feature_service is None:
         raise ConflictError(
             f"{body.model_name} does not say which feature service its features are from.",

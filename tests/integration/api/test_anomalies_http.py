@@ -123,10 +123,11 @@ def test_forecast_band__is_that_of_the_newest_live_forecast(
     first, asset = START + 1000 * HOUR, ASSETS[1]
     quantiles = {0.1: -1.28155, 0.5: 0.0, 0.9: 2 * 1.28155}
 
-    def issue(begin: datetime, level: float, role: Role = Role.LIVE) -> None:
+    def issue(begin: datetime, level: float, role: Role = Role.LIVE, unit: str = "kW") -> None:
         """A forecast of six hours whose values are `level`, and spread by 2 below it and by 4 above."""
         run = Run(
-            *(TENANT, "load-forecast", 1, "v1.0.0", "0" * 64, role, begin, begin, HOUR, 6 * HOUR, (asset,))
+            *(TENANT, "load-forecast", 1, "v1.0.0", "0" * 64, role, begin, begin, HOUR, 6 * HOUR, (asset,)),
+            unit=unit,
         )
         grid = Grid(
             np.full((1, 6), level),
@@ -138,6 +139,8 @@ def test_forecast_band__is_that_of_the_newest_live_forecast(
     issue(first, 100)
     issue(first + 3 * HOUR, 200)
     issue(first + 3 * HOUR, 900, Role.BACKTEST)
+    # before the meter had its unit of now
+    issue(first + 3 * HOUR, 900, unit="MW")
     values = [100.0, 93.0, 111.0, 200.0, 215.0, 100.0]
     request = body | {"asset_id": asset, "method": "forecast_band", "time_series": points(values, 1000)}
     answer = client.post("/ai/anomaly", json=request)
@@ -216,6 +219,11 @@ def test_list__has_the_newest_first_by_asset_and_method(
         ({"time_series": [{"timestamp": "2026-03-02T00:00:00Z", "value": 1e200}] * 2}, 422, "value"),
         ({"method": "prophet"}, 422, "body.method"),
         ({"method": "forecast_band"}, 400, "168 of 168 points have no live forecast"),
+        (
+            {"method": "forecast_band", "time_series": points([1]) + points([2], 366 * 24 + 1)},
+            400,
+            "spans more than 366 days",
+        ),
         ({"method": "forecast_band", "training_data": points([1, 2])}, 400, "not with training_data"),
         ({"sensitivity": 0.5}, 422, "body.sensitivity"),
         ({"sensitivity": 6}, 422, "body.sensitivity"),

@@ -19,6 +19,7 @@ from support.model_service import booster, booster_upload, encoded, upload
 from ai_hub.api.schemas.explanations import Explanation, GlobalExplanation
 from ai_hub.db import connect
 from ai_hub.db.tenant_scope import as_tenant
+from ai_hub.forecasting.card import ModelCard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,6 +218,21 @@ def test_model_without_feature_service__is_not_explained_globally(client: httpx.
     request = {"tenant_id": TENANT, "model_name": name, "model_version": "v1.0.0"}
     answer = client.post("/ai/explain/global", json=request)
     assert (answer.status_code, "which feature service" in answer.json()["message"]) == (409, True)
+
+
+def test_model_that_forecasts_ahead__is_not_explained_globally(client: httpx.Client) -> None:
+    files = _booster_files(booster(FEATURES, rounds=1).model_to_string().encode())
+    card = ModelCard("nowhere", list(FEATURES), [], "electricity", ["nobody"], "kW", horizon_hours=48)
+    described = yaml.safe_load(files["MLmodel"]) | {"metadata": card.as_metadata()}
+    files["MLmodel"] = yaml.safe_dump(described).encode()
+    name = f"model-{secrets.token_hex(4)}"
+    body = upload(TENANT, name, artifact={"type": "upload", "files": encoded(files)}, version="1.0.0")
+    made = client.post("/ai/models/register", json=body)
+    assert made.status_code == 201, made.text
+    request = {"tenant_id": TENANT, "model_name": name, "model_version": "v1.0.0"}
+    answer = client.post("/ai/explain/global", json=request)
+    # its feature service and assets, which are nowhere, are not asked for
+    assert (answer.status_code, "no LightGBM booster with one output" in answer.text) == (409, True)
 
 
 def test_damaged_model__ends_its_own_process_alone(

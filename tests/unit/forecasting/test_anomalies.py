@@ -197,3 +197,14 @@ def test_severity__is_that_of_the_score() -> None:
     scores = (1.2, 2.5, 2.6, 3.5, 3.6, 4.5, 4.6, 100)
     expected = ["low", "low", "medium", "medium", "high", "high", "critical", "critical"]
     assert [severity(score) for score in scores] == expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "values", [[1.0, 1.0 + 1e-10], [0.0, 5e-324], [2.0, 2.0, 2.0 + 1e-9, 2.0], [0.0, 1e-310, 3e-310]]
+)
+def test_values_that_differ_by_almost_nothing__have_finite_scores(method: str, values: list[float]) -> None:
+    detection = found(series(np.array(values)), method)
+    assert np.isfinite(detection.scores).all()
+    # of almost zero no spread is left
+    assert max(values) < 1 or (detection.scores < 3).all()
