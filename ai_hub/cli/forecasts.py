@@ -64,21 +64,27 @@ def run_command(
 ) -> None:
     """Forecast from now on with the models in production, and write it to the log.
 
-    With --follow at each time of issue: as the model was trained for, else every step. Fails when no meter at
-    all has a forecast.
+    With --follow at each time of issue: as the model was trained for, else every step. Without --asset,
+    meters that are gone or have another unit now are left out. Fails when a model cannot forecast, or no
+    meter at all has a forecast.
     """
+    from ai_hub.cli.errors import explain
     from ai_hub.forecasting.production import Issuer
 
     issuer = Issuer(common.settings(), tenant, model or (), asset or ())
     if follow:
         _follow(issuer, interval)
         return
-    runs = issuer.issue_now()
+    runs, errors, notes = issuer.issue_now()
     if as_json:
         typer.echo(json.dumps([_run_as_dict(run) for run in runs], indent=2))
     else:
         for run in runs:
             typer.echo(_line(run))
+    for note in (*notes, *(str(explain(error)) for error in errors[:-1])):
+        typer.echo(note, err=True)
+    if errors:
+        raise errors[-1]
     if all(run.status == "failed" for run in runs):
         raise typer.Exit(1)
 
@@ -88,18 +94,17 @@ def _follow(issuer: Issuer, interval: float) -> None:
     from ai_hub.cli.errors import explain
     from ai_hub.cli.jobs import interruptible
 
-    said = ""
+    said: list[str] = []
     with interruptible() as stop:
         while not stop.is_set():
-            try:
-                for run in issuer.catch_up():
-                    _say(_line(run))
-                said = ""
-            except Exception as error:  # noqa: BLE001  # a server may be back, or a model promoted, later
-                problem = " ".join(str(explain(error)).split())
-                if problem != said:
+            runs, errors, notes = issuer.catch_up()
+            for run in runs:
+                _say(_line(run))
+            problems = [*notes, *(" ".join(str(explain(error)).split()) for error in errors)]
+            for problem in problems:
+                if problem not in said:
                     _say(problem)
-                said = problem
+            said = problems
             stop.wait(interval)
     _say("stopped")
 
@@ -151,7 +156,8 @@ def replay_command(
     else:
         why = {
             True: "from the same features: the library or the machine is another one",
-            False: "as other features are known for that time now",
+            False: "as other features are known for that time now"
+            + (", or Redis had an older row then" if logged.details.get("source") == "redis" else ""),
             None: "",
         }[replayed.same_features]
         typer.echo(f"{replayed.differing:,} of {replayed.rows:,} rows differ {why}".rstrip())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Sequence  # of a dataclass
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -30,8 +31,9 @@ from ai_hub.times import EPOCH, from_micros
 from mlflow_plugins.lifecycle.rules import PRODUCTION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
+    import psycopg
     from feast import FeatureStore
 
     from ai_hub.forecasting.log import Row
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 _FOLDER: Final = "data/day_ahead"
 #: Assets that an error names.
 _NAMED: Final = 5
-#: Of the details of the runs of `Issuer`: those of requests are no issue of the whole model.
-_BY: Final = {"by": "ai-hub forecast run"}
 #: Part of a step for which meters without a forecast are waited for: their features may still come.
 _PATIENCE: Final = 0.25
 
@@ -132,7 +132,14 @@ def read_rows(
             f"which {loaded.label} was trained with.",
             hint="Restore the features and run `feast apply`, or train the model anew.",
         )
-    check_units(loaded.label, tenant, card, _units(tenant, assets))
+    units = _units(tenant, assets)
+    if unknown := sorted(set(assets) - units.keys()):
+        more = " and others" if len(unknown) > _NAMED else ""
+        raise NotFoundError(
+            f"Tenant {tenant} has no asset {', '.join(unknown[:_NAMED])}{more}.",
+            hint=f"`ai-hub asset list --tenant {tenant}` shows those it has.",
+        )
+    check_units(loaded.label, tenant, card, units)
     rows = read_issues(store, features, tenant, assets, [issued_at], leads=loaded.model.leads)
     place = {str(asset): number for number, asset in enumerate(rows.assets)}
     return rows.take(np.array([place[asset] for asset in assets]))
@@ -167,17 +174,12 @@ def rows_of_features(
 
 
 def _units(tenant: str, assets: Sequence[str]) -> dict[str, str | None]:
+    """Units of the features of those assets that there are."""
     with connect() as connection:
         found = connection.execute(
             "SELECT asset_id, feature_unit FROM assets WHERE tenant_id = %s AND asset_id = ANY(%s)",
             [tenant, list(assets)],
         ).fetchall()
-    if unknown := sorted(set(assets) - {asset for asset, _ in found}):
-        more = " and others" if len(unknown) > _NAMED else ""
-        raise NotFoundError(
-            f"Tenant {tenant} has no asset {', '.join(unknown[:_NAMED])}{more}.",
-            hint=f"`ai-hub asset list --tenant {tenant}` shows those it has.",
-        )
     return dict(found)
 
 
@@ -188,6 +190,7 @@ def issue(
     known_at: datetime,
     role: Role = Role.LIVE,
     leads: int | None = None,
+    degraded: bool = False,
     details: Mapping[str, Any] | None = None,
 ) -> tuple[Run, Grid]:
     """Forecast the rows of one issue, as the log takes it.
@@ -198,6 +201,7 @@ def issue(
         known_at: time whose knowledge the rows are from.
         role: what for.
         leads: only the first so many steps.
+        degraded: the features are older than usual.
         details: more of the run.
     """
     forecasts = loaded.model.forecast(rows)
@@ -219,7 +223,8 @@ def issue(
         details={"features_sha256": _digest(loaded, rows), **(details or {})},
     )
     quantiles = {level: forecasts.quantiles[:, :leads, at] for at, level in enumerate(forecasts.levels)}
-    return run, Grid(forecasts.values[:, :leads], quantiles, _degraded(loaded, rows))
+    flags = [degraded or each for each in _degraded(loaded, rows)]
+    return run, Grid(forecasts.values[:, :leads], quantiles, flags)
 
 
 def _degraded(loaded: LoadedDayAhead, rows: IssueRows) -> list[bool]:
@@ -257,6 +262,17 @@ def metadata(loaded: LoadedDayAhead) -> dict[str, Any]:
     }
 
 
+class Issued(NamedTuple):
+    """What has come of a look at the models in production."""
+
+    #: as they are in the log
+    runs: list[Run]
+    #: of tenants and models that could not be forecast; the others were
+    errors: list[Exception]
+    #: what was left out
+    notes: list[str]
+
+
 @dataclass
 class Issuer:
     """Forecasts of the models in production of some tenants, written to the log."""
@@ -269,74 +285,123 @@ class Issuer:
     assets: Sequence[str] = ()
     _loaded: dict[tuple[str, str], LoadedDayAhead] = field(default_factory=dict)
 
-    def issue_now(self) -> list[Run]:
-        """Forecast with every model from the step under way on; the runs as they are in the log.
+    def issue_now(self) -> Issued:
+        """Forecast with every model from the step under way on.
 
-        Raises:
-            NotFoundError: a tenant has no such model in production; says how to train one.
+        Where a tenant has no such model in production, the error says how to train one.
         """
-        written = []
-        for tenant in self.tenants:
-            for loaded in self._production(tenant):
-                made = self._make(loaded, loaded.issue_time(datetime.now(UTC)))
-                written.append(self._write(*made))
-        return written
+        return self._with_each(self._issue_now)
 
-    def catch_up(self) -> list[Run]:
+    def catch_up(self) -> Issued:
         """Forecast with those models whose newest time of issue is not in the log yet.
 
-        Where a meter has no features, nothing is written for a quarter of a step: they may still come.
-
-        Raises:
-            NotFoundError: as of `issue_now`.
+        Where a meter has no features, nothing is written for a quarter of a step: they may still come. An
+        issue more than a step late is left out: it would be made of what was not known at its time.
         """
-        written = []
-        for loaded in (each for tenant in self.tenants for each in self._production(tenant)):
-            now = datetime.now(UTC)
-            due = loaded.due_issue(now)
-            if self._last_issue(loaded) < due:
-                run, grid = self._make(loaded, due)
-                is_whole = not np.isnan(grid.values).any()
-                if is_whole or now >= due + _PATIENCE * loaded.model.step:
-                    written.append(self._write(run, grid))
-        return written
+        return self._with_each(self._catch_up)
 
-    def _production(self, tenant: str) -> Iterator[LoadedDayAhead]:
-        versions = {version.model: version for version in production_versions(tenant)}
-        if absent := sorted(set(self.models) - versions.keys()):
-            raise NotFoundError(
-                f"Tenant {tenant} has no model {absent[0]} with a horizon in production.",
-                hint=how_to_train(tenant),
-            )
-        if not versions:
-            raise NotFoundError(
-                f"Tenant {tenant} has no model with a horizon in production.", hint=how_to_train(tenant)
-            )
-        for name in self.models or versions:
-            loaded = self._loaded.get((tenant, name))
-            if loaded is None or loaded.version != versions[name]:
-                loaded = load(versions[name])
-                self._loaded[tenant, name] = loaded
-            yield loaded
+    def _with_each(self, work: Callable[[LoadedDayAhead, list[str]], Run | None]) -> Issued:
+        issued = Issued([], [], [])
+        for tenant in self.tenants:
+            for version in self._versions(tenant, issued.errors):
+                try:
+                    run = work(self._load(version), issued.notes)
+                except Exception as error:  # noqa: BLE001  # the other models are forecast all the same
+                    issued.errors.append(error)
+                else:
+                    issued.runs.extend([] if run is None else [run])
+        return issued
 
-    def _make(self, loaded: LoadedDayAhead, issued_at: datetime) -> tuple[Run, Grid]:
-        known_at = datetime.now(UTC)
-        store = open_store(self.settings, known_at=known_at)
-        rows = read_rows(store, loaded, self.assets or loaded.card.assets, issued_at)
-        return issue(loaded, rows, known_at=known_at, details={**_BY, "metadata": metadata(loaded)})
-
-    def _write(self, run: Run, grid: Grid) -> Run:
+    def _issue_now(self, loaded: LoadedDayAhead, notes: list[str]) -> Run:
+        run, grid = self._make(loaded, loaded.issue_time(datetime.now(UTC)), notes)
         with connect(self.settings.require("timescale_dsn"), autocommit=True) as connection:
             log.write(connection, run, grid)
             return log.find_run(connection, run.tenant, run.run_id)
 
-    def _last_issue(self, loaded: LoadedDayAhead) -> datetime:
-        version = loaded.version
-        with connect(self.settings.require("timescale_dsn")) as connection:
-            runs, _ = log.list_runs(
-                connection, version.tenant, model=version.model, role=Role.LIVE, details=_BY, limit=1
+    def _catch_up(self, loaded: LoadedDayAhead, notes: list[str]) -> Run | None:
+        now, tenant = datetime.now(UTC), loaded.version.tenant
+        due, step = loaded.due_issue(now), loaded.model.step
+        with connect(self.settings.require("timescale_dsn"), autocommit=True) as connection:
+            if self._is_issued(connection, loaded, due):
+                return None
+        if now > due + step:
+            notes.append(
+                f"{tenant}: {loaded.label}, issue of {due:%Y-%m-%d %H:%MZ} is late and left out; `ai-hub "
+                f"forecast run --tenant {tenant} --model {loaded.version.model}` forecasts from now on."
             )
-        return max((run.issued_at for run in runs), default=EPOCH)
+            return None
+        run, grid = self._make(loaded, due, notes)
+        if np.isnan(grid.values).any() and now < due + _PATIENCE * step:
+            return None
+        with connect(self.settings.require("timescale_dsn"), autocommit=True) as connection:
+            with connection.transaction():
+                # another process may follow the same model
+                connection.execute(
+                    "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
+                    [f"forecast {tenant} {run.model} {due.isoformat()}"],
+                )
+                if self._is_issued(connection, loaded, due):
+                    return None
+                log.write(connection, run, grid)
+            return log.find_run(connection, tenant, run.run_id)
+
+    def _versions(self, tenant: str, errors: list[Exception]) -> list[ModelVersion]:
+        """Those to forecast with; adds what is not there to `errors`."""
+        try:
+            versions = {version.model: version for version in production_versions(tenant)}
+        except Exception as error:  # noqa: BLE001  # the other tenants are forecast all the same
+            errors.append(error)
+            return []
+        absent = [f"model {name}" for name in self.models if name not in versions]
+        if not self.models and not versions:
+            absent = ["model"]
+        errors += [
+            NotFoundError(
+                f"Tenant {tenant} has no {each} with a horizon in production.", hint=how_to_train(tenant)
+            )
+            for each in absent
+        ]
+        return [versions[name] for name in self.models or versions if name in versions]
+
+    def _load(self, version: ModelVersion) -> LoadedDayAhead:
+        key = version.tenant, version.model
+        loaded = self._loaded.get(key)
+        if loaded is None or loaded.version != version:
+            loaded = self._loaded[key] = load(version)
+        return loaded
+
+    def _make(self, loaded: LoadedDayAhead, issued_at: datetime, notes: list[str]) -> tuple[Run, Grid]:
+        known_at = datetime.now(UTC)
+        store = open_store(self.settings, known_at=known_at)
+        rows = read_rows(store, loaded, self.assets or self._own_assets(loaded, notes), issued_at)
+        return issue(loaded, rows, known_at=known_at, details={**self._mark(), "metadata": metadata(loaded)})
+
+    def _own_assets(self, loaded: LoadedDayAhead, notes: list[str]) -> Sequence[str]:
+        """Assets that the model was trained on, without those that are gone or have another unit now."""
+        card, tenant = loaded.card, loaded.version.tenant
+        units = _units(tenant, card.assets)
+        kept = [asset for asset in card.assets if asset in units and units[asset] == card.unit]
+        left = sorted(set(card.assets) - set(kept))
+        if left and kept:
+            notes.append(
+                f"{tenant}: {loaded.label} does not forecast {', '.join(left[:_NAMED])}"
+                f"{' and others' if len(left) > _NAMED else ''}: removed, or no longer in "
+                f"{card.unit or 'no known unit'}."
+            )
+        # of none at all `read_rows` says why
+        return kept or card.assets
+
+    def _mark(self) -> dict[str, str]:
+        """Of the details of runs: those of requests, and of other meters, are not what is due."""
+        meters = json.dumps(sorted(set(self.assets))) if self.assets else "all"
+        return {"by": "ai-hub forecast run", "meters": meters}
+
+    def _is_issued(self, connection: psycopg.Connection[Any], loaded: LoadedDayAhead, due: datetime) -> bool:
+        version = loaded.version
+        runs, _ = log.list_runs(
+            connection, version.tenant, model=version.model, role=Role.LIVE, details=self._mark(), limit=1
+        )
+        return any(run.issued_at >= due for run in runs)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -158,10 +160,97 @@ def test_run__of_a_meter_without_features__is_recorded_as_failed(energy: Energy,
     del energy
 
 
-def test_follow__issues_each_step_once(tenant: str, issued: dict[str, Any]) -> None:
-    del issued
+def look(*tenants: str, **arguments: Any) -> production.Issued:
     # another process: nothing is in memory
-    assert Issuer(Settings(), [tenant]).catch_up() == []
+    return Issuer(Settings(), tenants, **arguments).catch_up()
+
+
+def test_follow__issues_each_step_once(energy: Energy, tenant: str) -> None:
+    promote_day_ahead(tenant, METERS, model="once")
+    # a forecast of one meter is none of the model
+    call("run", "--tenant", tenant, "--model", "once", "--asset", "1")
+    (run,) = look(tenant, models=["once"]).runs
+    assert (run.issued_at, run.assets) == (energy.now, METERS)
+    assert look(tenant, models=["once"]) == ([], [], [])
+    (of_one,) = look(tenant, models=["once"], assets=["11"]).runs
+    assert of_one.assets == ("11",)
+    assert look(tenant, models=["once"], assets=["11"]).runs == []
+    # one tenant without models does not stop the others
+    other = f"{tenant}-none"
+    ensure_tenant(other)
+    found = Issuer(Settings(), [other, tenant], ["once"]).issue_now()
+    assert [each.assets for each in found.runs] == [METERS]
+    assert [str(error).partition(" with")[0] for error in found.errors] == [
+        f"Tenant {other} has no model once"
+    ]
+
+
+def test_follow__two_at_once__write_once(
+    tenant: str, issued: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del issued
+    both = threading.Barrier(2, timeout=60)
+    make = Issuer._make
+
+    def make_together(self: Issuer, *arguments: Any) -> Any:
+        made = make(self, *arguments)
+        both.wait()  # both have seen that it is due
+        return made
+
+    monkeypatch.setattr(Issuer, "_make", make_together)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: look(tenant, models=[MODEL], assets=METERS), range(2)))
+    assert [each.errors for each in found] == [[], []]
+    assert len(found[0].runs + found[1].runs) == 1
+
+
+def test_follow__of_a_late_issue__leaves_it_out(
+    tenant: str, issued: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del issued
+
+    def runs() -> int:
+        with connect() as connection:
+            return log.list_runs(connection, tenant)[1]
+
+    at = datetime.now(UTC) - 5 * HOUR
+    monkeypatch.setattr(production.LoadedDayAhead, "due_issue", lambda self, _: self.issue_time(at))
+    before = runs()
+    found = look(tenant, models=[MODEL], assets=["11"])
+    assert (found.runs, found.errors) == ([], [])
+    assert "is late and left out" in found.notes[0]
+    assert runs() == before
+
+
+def test_run__with_meters_that_are_gone_or_changed__forecasts_the_others(
+    energy: Energy, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del energy
+    with connect() as connection:
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, kind, unit) VALUES (%s, 'other', 'gas', 'm3/h')",
+            [tenant],
+        )
+    promote_day_ahead(tenant, [*METERS, "gone", "other"], model="mixed")
+    (run,), errors, (note,) = Issuer(Settings(), [tenant], ["mixed"]).issue_now()
+    assert (run.assets, run.status, errors) == (METERS, "complete", [])
+    assert "does not forecast gone, other: removed, or no longer in kW" in note
+    with pytest.raises(NotFoundError, match="no asset gone"):
+        call("run", "--tenant", tenant, "--model", "mixed", "--asset", "gone", "--asset", "1")
+    # a model that cannot be read stops no other one, and the command fails
+    load = production.load
+
+    def load_some(version: Any) -> Any:
+        if version.model == "mixed":
+            raise KeyError("format")
+        return load(version)
+
+    monkeypatch.setattr(production, "load", load_some)
+    result = CliRunner().invoke(
+        app, ["forecast", "run", "--tenant", tenant, "--model", "mixed", "--model", MODEL]
+    )
+    assert isinstance(result.exception, KeyError)
+    assert f"{tenant}: {MODEL} v1.0.0, issued for" in result.output
 
 
 def test_due_issue__is_that_of_the_rule(tenant: str) -> None:
