@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping  # of dataclasses
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
 import anyio.to_thread
+import numpy as np
 import orjson
 import structlog
 from prometheus_client import Counter
@@ -49,12 +51,15 @@ _log = structlog.get_logger(__name__)
 _NOT_RECORDED: Final = Counter(
     "ai_hub_forecasts_not_recorded", "Forecasts that were answered and could not be written to the log"
 )
-#: Calls of models, of the database and of the registry under way at once.
+#: Calls of models and of the database under way at once, and those of the registry.
 _THREADS: Final = 4
+_REGISTRY_THREADS: Final = 4
 _WRITERS: Final = 2
-#: Seconds after which it is asked again which versions are in production, and those it may be late with that.
+#: Seconds after which it is asked again which versions are in production; after the second number, whoever
+#: asks for them waits for that, but for no more than the third.
 _REFRESH_S: Final = 5.0
 _STALE_S: Final = 60.0
+_WAIT_S: Final = 2.0
 #: Assets that are known, and hours that features may look back.
 _ASSETS: Final = 100_000
 _LOOKBACK_H: Final = 8760
@@ -91,8 +96,9 @@ class _Production:
     models: dict[str, Any] = field(default_factory=dict)
     #: by model, as no version of it can be used
     errors: dict[str, AiHubError] = field(default_factory=dict)
-    #: when that was asked last, and why it could not be told since
-    checked: float = 0.0
+    #: whether the registry has ever said so, when it was asked last, and why it could not be told then
+    is_known: bool = False
+    asked: float = -math.inf
     problem: AiHubError | None = None
     refreshing: asyncio.Task[None] | None = None
 
@@ -115,25 +121,29 @@ class ProductionModels:
         self._tenants.move_to_end(tenant)
         while len(self._tenants) > _TENANTS:
             self._tenants.popitem(last=False)
-        age = time.monotonic() - entry.checked if entry.checked else _STALE_S
-        if age >= _REFRESH_S:
-            if entry.refreshing is None:
-                entry.refreshing = asyncio.create_task(self._refresh(tenant, entry))
-            if age >= _STALE_S:
-                await asyncio.shield(entry.refreshing)
-        if entry.problem is not None and not entry.checked:
+        age = time.monotonic() - entry.asked
+        if entry.refreshing is None and age >= _REFRESH_S:
+            entry.asked = time.monotonic()
+            entry.refreshing = asyncio.create_task(self._refresh(tenant, entry))
+            if entry.is_known and age >= _STALE_S:
+                await asyncio.wait([entry.refreshing], timeout=_WAIT_S)
+        if not entry.is_known and entry.refreshing is not None:
+            await asyncio.shield(entry.refreshing)
+        if not entry.is_known and entry.problem is not None:
             raise entry.problem
         return entry
 
     async def _refresh(self, tenant: str, entry: _Production) -> None:
         try:
             entry.models, entry.errors = await self._run(partial(_load, tenant, entry.models))
-            entry.checked, entry.problem = time.monotonic(), None
+            entry.is_known, entry.problem = True, None
         except AiHubError as error:
             _log.warning("forecasts.models_read_failed", tenant=tenant, reason=error.message)
             entry.problem = error
+            if isinstance(error, NotFoundError):
+                entry.models, entry.errors, entry.is_known = {}, {}, False
         finally:
-            entry.refreshing = None
+            entry.asked, entry.refreshing = time.monotonic(), None
 
 
 def _load(
@@ -162,6 +172,14 @@ def _load(
             raise
         except AiHubError as error:
             errors[version.model] = error
+        except Exception as error:  # noqa: BLE001  # its files are whatever somebody registered
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            _log.warning("forecasts.model_load_failed", tenant=tenant, model=version.model, reason=reason)
+            errors[version.model] = ConflictError(
+                f"{version.model} {version.semantic_version or version.version} is of a format that this "
+                "service cannot read.",
+                hint="Train it anew with this version of AI Hub.",
+            )
     return models, errors
 
 
@@ -241,29 +259,45 @@ class _Asset(NamedTuple):
 def _issue(
     request: ForecastRequest, loaded: LoadedDayAhead, asset: _Asset, answer: Answer
 ) -> tuple[Run, Grid]:
-    """Forecast from what was read online."""
+    """Forecast from what was read online.
+
+    Raises:
+        ConflictError: no step can be forecast from it, or it is older than the step before the one under way.
+        ServiceDownError: the same, as the database does not answer.
+    """
     from ai_hub.forecasting import production  # noqa: PLC0415  # takes seconds
     from ai_hub.forecasting.card import check_units  # noqa: PLC0415  # the same
 
     check_units(loaded.label, request.tenant, loaded.card, {request.asset: asset.unit})
     (result,) = answer.results
-    issued_at = result["event_timestamp"]
-    if issued_at is None:
-        if result["degraded"]:
-            raise ServiceDownError("Redis", "REDIS_URL", "the online features cannot be read")
-        raise ConflictError(
-            f"There are no features of {request.asset} to forecast from.",
-            hint="They come online with `ai-hub refresh` and `ai-hub materialize`, once it has readings.",
+    issued_at, under_way = result["event_timestamp"], loaded.issue_time(answer.computed_at)
+    is_usable = issued_at is not None and issued_at >= under_way - loaded.model.step
+    if is_usable:
+        rows = production.rows_of_features(
+            loaded, request.asset, issued_at, orjson.loads(orjson.dumps(result["features"]))
         )
-    rows = production.rows_of_features(
-        loaded, request.asset, issued_at, orjson.loads(orjson.dumps(result["features"]))
-    )
-    return production.issue(
-        loaded,
-        rows,
-        known_at=answer.computed_at,
-        leads=request.horizon // request.step,
-        details={**request.details, "metadata": production.metadata(loaded)},
+        run, grid = production.issue(
+            loaded,
+            rows,
+            known_at=answer.computed_at,
+            leads=request.horizon // request.step,
+            degraded=result["degraded"] or issued_at < under_way,
+            details={
+                **request.details,
+                "source": result["source"],
+                "metadata": production.metadata(loaded),
+            },
+        )
+        if not np.isnan(grid.values).all():
+            return run, grid
+    if result["degraded"]:
+        raise ServiceDownError("TimescaleDB", "TIMESCALE_DSN", "current features cannot be read")
+    raise ConflictError(
+        f"There are no features of {request.asset} to forecast from."
+        if is_usable or issued_at is None
+        else f"The newest features of {request.asset} are those of {issued_at:%Y-%m-%d %H:%MZ}, too old "
+        "to forecast from.",
+        hint="They come online with `ai-hub refresh` and `ai-hub materialize`, once it has readings.",
     )
 
 
@@ -275,7 +309,9 @@ class ForecastService:
         self._features = features
         self._assets: dict[tuple[str, str], _Asset] = {}
         self._limiter = anyio.CapacityLimiter(_THREADS)
-        self._models = ProductionModels(self._in_thread)
+        # where the registry hangs, models in memory go on
+        registry_work = anyio.CapacityLimiter(_REGISTRY_THREADS)
+        self._models = ProductionModels(lambda work: anyio.to_thread.run_sync(work, limiter=registry_work))
         # where the database hangs, writes hold up no forecasts
         writers = anyio.CapacityLimiter(_WRITERS)
         self._writer = LogWriter(
@@ -287,7 +323,8 @@ class ForecastService:
 
         Raises:
             NotFoundError: there is no such asset, or nothing in production forecasts it so far in such steps.
-            ConflictError: there are no features, or not those that the model was trained with.
+            ConflictError: there are no features, they are older than the last step, or not those that the
+                model was trained with.
             ServiceDownError: a server does not answer.
         """
         in_production = await self._models.get(request.tenant)

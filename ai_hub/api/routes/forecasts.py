@@ -240,7 +240,7 @@ def _summary(run: Run, asset: str) -> dict[str, Any]:
             **run.details.get("metadata", {}),
             generated_at=run.known_at,
             model_name=run.model,
-            model_version=run.semantic_version or str(run.version),
+            model_version=run.semantic_version or (None if run.version is None else str(run.version)),
             issued_at=run.issued_at,
             unit=run.unit,
         ),

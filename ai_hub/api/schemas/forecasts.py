@@ -96,7 +96,7 @@ class ForecastMetadata(BaseModel):
 
     generated_at: datetime
     model_name: str
-    model_version: str = Field(examples=["v1.2.0"])
+    model_version: str | None = Field(examples=["v1.2.0"], description="none: it is not registered")
     features_used: list[str] = []
     training_samples: int | None = None
     training_date: datetime | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -22,9 +23,10 @@ from ai_hub.access.principal import ALL_SCOPES, Scope
 from ai_hub.client import AsyncClient, Client
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
-from ai_hub.errors import NotFoundError, ServiceDownError
+from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
 from ai_hub.features import newest
 from ai_hub.features.materialize import materialize
+from ai_hub.features.online.reader import Answer
 from ai_hub.forecasting import log, production, service
 from ai_hub.forecasting.accuracy import HORIZON, accuracy
 from ai_hub.forecasting.log import Role
@@ -295,3 +297,159 @@ def test_accuracy__of_live_forecasts__is_that_of_the_log(place: Place) -> None:
     named = {"asset_id": "meter", "tenant_id": place.tenant}
     assert place.call("GET", "/ai/forecasts/accuracy", place.other_key, params=named).status_code == 403
     assert place.call("GET", "/ai/forecasts/accuracy", params={"asset_id": "none"}).status_code == 404
+
+
+# ---- features that are old or missing
+
+
+def test_issue__from_old_or_missing_features__says_so(place: Place) -> None:
+    loaded = production.load(production.production_versions(place.tenant)[0])
+    inputs, now = loaded.model.recipe.inputs, place.energy.now + HOUR / 3
+    full: dict[str, Any] = dict.fromkeys(inputs.scalars, 1.0) | dict.fromkeys(
+        inputs.arrays, [1.0] * loaded.model.leads
+    )
+    request = service.ForecastRequest(place.tenant, "meter", 24 * HOUR, HOUR)
+
+    def statuses(features: dict[str, Any], hours_ago: int | None, *, degraded: bool = False) -> set[str]:
+        at = None if hours_ago is None else place.energy.now - hours_ago * HOUR
+        result: dict[str, Any] = {"features": features, "event_timestamp": at, "source": "redis"}
+        result["degraded"] = degraded
+        asset = service._Asset("electricity", "kW", 0.0)
+        run, grid = service._issue(request, loaded, asset, Answer("day_ahead", now, now, [result]))
+        assert (run.issued_at, run.details["source"]) == (at, "redis")
+        return {row.status for row in log.rows_of(run, grid)}
+
+    assert statuses(full, 0) == {"ok"}
+    # until the newest features are online, and while the database is down
+    assert statuses(full, 1) == statuses(full, 0, degraded=True) == {"degraded"}
+    with pytest.raises(ConflictError, match="too old to forecast from"):
+        statuses(full, 2)
+    with pytest.raises(ServiceDownError, match="current features cannot be read"):
+        statuses(full, 2, degraded=True)
+    lost = full | dict.fromkeys(inputs.in_unit)
+    for hours_ago in (0, None):
+        with pytest.raises(ConflictError, match="no features of meter"):
+            statuses(lost, hours_ago)
+        with pytest.raises(ServiceDownError, match="current features cannot be read"):
+            statuses(lost, hours_ago, degraded=True)
+
+
+# ---- which models are in production
+
+
+class Registry:
+    """Answers with what it is told to."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+        self.calls = 0
+
+    async def run(self, work: Any) -> Any:
+        del work
+        self.calls += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, asyncio.Event):
+            await answer.wait()
+            raise ServiceDownError("MLflow", "here", "gone")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_models__while_the_registry_hangs__are_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_REFRESH_S", "_STALE_S", "_WAIT_S"):
+        monkeypatch.setattr(service, name, 0.0)
+
+    async def main() -> None:
+        registry_, end = Registry(), asyncio.Event()
+        models = service.ProductionModels(registry_.run)
+        registry_.answers = [({"m": 1}, {}), end, NotFoundError("gone"), ({"m": 2}, {})]
+        async with asyncio.timeout(60):
+            assert (await models.get("tenant")).models == {"m": 1}
+            for _ in range(3):
+                assert (await models.get("tenant")).models == {"m": 1}
+            assert registry_.calls == 2
+            entry = await models.get("tenant")
+            end.set()
+            assert entry.refreshing is not None
+            await entry.refreshing
+            assert entry.models == {"m": 1}
+            # the tenant is gone, or this service has no role in it any more
+            monkeypatch.setattr(service, "_WAIT_S", 60.0)
+            with pytest.raises(NotFoundError):
+                await models.get("tenant")
+            assert entry.models == {}
+            assert (await models.get("tenant")).models == {"m": 2}
+
+    asyncio.run(main())
+
+
+def test_models__that_never_were_known__are_not_asked_for_by_each_request() -> None:
+    async def main() -> None:
+        registry_ = Registry()
+        models = service.ProductionModels(registry_.run)
+        registry_.answers = [ServiceDownError("MLflow", "here", "gone")]
+        for _ in range(3):
+            with pytest.raises(ServiceDownError):
+                await models.get("tenant")
+        assert registry_.calls == 1
+
+    asyncio.run(main())
+
+
+def test_models__registry_that_hangs__holds_up_nothing_else(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, begun = threading.Event(), threading.Semaphore(0)
+
+    def hang(*_: Any) -> Any:
+        begun.release()
+        assert end.wait(60)
+        raise ServiceDownError("MLflow", "here", "gone")
+
+    monkeypatch.setattr(service, "_load", hang)
+
+    async def main() -> None:
+        forecasts = service.ForecastService(Settings(), None)  # type: ignore[arg-type]
+        tenants = [f"t{number}" for number in range(2 * service._THREADS)]
+        asked = [asyncio.create_task(forecasts._models.get(each)) for each in tenants]
+        try:
+            for _ in range(service._REGISTRY_THREADS):
+                assert await asyncio.to_thread(begun.acquire, timeout=60)
+            async with asyncio.timeout(30):
+                assert await forecasts.newest(place.other, None, None, 1, 0) == ([], 0)
+        finally:
+            end.set()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_models__one_of_another_format__is_an_error_of_its_own(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(version: Any) -> Any:
+        raise KeyError(version.model)
+
+    monkeypatch.setattr(production, "load", load)
+    models, errors = service._load(place.tenant, {})
+    assert models == {}
+    assert isinstance(errors[MODEL], ConflictError)
+    assert "is of a format" in str(errors[MODEL])
+
+
+def test_forecasts__of_a_run_that_says_no_type__are_of_load(place: Place) -> None:
+    run, grid = a_run()
+    run = replace(run, tenant=place.tenant, model="no-type", run_id=log.new_run_id())
+    backtest = replace(run, role=Role.BACKTEST, version=None, manifest_sha256=None, run_id=log.new_run_id())
+    with connect() as connection:
+        log.write(connection, run, grid)
+        log.write(connection, backtest, grid)
+
+    def listed(kind: str) -> list[str]:
+        found = place.call("GET", "/ai/forecasts", params={"asset_id": "a", "forecast_type": kind}).json()
+        return [each["forecast_type"] for each in found["forecasts"]]
+
+    assert (listed("load"), listed("price")) == (["load"], [])
+    found = place.call("GET", f"/ai/forecast/{backtest.run_id}").json()
+    assert found["metadata"]["model_version"] is None
