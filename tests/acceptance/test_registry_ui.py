@@ -72,7 +72,7 @@ def model(stack: dict[str, str], tenant: str, files: Path) -> Model:
 
 @pytest.mark.timeout(900)
 def test_list_of_models__shows_each_tenant_its_own(demo: Demo, aliases_page: Registry, model: Model) -> None:
-    forecasts = ["demand-forecast-electricity", "demand-forecast-gas"]
+    forecasts = [f"{kind}-{of}" for kind in ("day-ahead", "demand-forecast") for of in ("electricity", "gas")]
     for tenant in demo.tenants:
         aliases_page.open_models(tenant)
         assert sorted(aliases_page.model_names()) == forecasts
