@@ -38,9 +38,10 @@ from feast_plugins.materialize.resp import StoredTimes
 from feast_plugins.materialize.shards import Channel, Shards, open_channel
 from feast_plugins.offline.history import newest_issues
 from feast_plugins.offline_store import TimescaleOfflineStore
-from feast_plugins.online.writing import delete_outdated, expiry, taken_out
+from feast_plugins.online.writing import delete_outdated, expiry, noted_meanings
 from feast_plugins.online_store import CorrectableRedisOnlineStore
 from feast_plugins.postgres.session import connect, fetch_value, stream
+from feast_plugins.windows.database import features_of
 from feast_plugins.windows.declarations import HORIZON_TAG, READS_TAG, STEPS, declaration_of
 
 if TYPE_CHECKING:
@@ -348,15 +349,16 @@ def forget_earlier_meanings(online: OnlineStore, config: RepoConfig, views: Iter
 
 
 def _taken_out(client: Any, config: RepoConfig, view: FeatureView) -> tuple[str, ...]:
-    """Features of a declared view of which Redis may have values, and that the view has no longer.
+    """Features of a declared view of which Redis may have values, and that it has no longer.
 
     Whoever has not read the changed registry would take them for values of the rows that are written now.
     """
-    if declaration_of(view) is None:
+    declaration = declaration_of(view)
+    if declaration is None or declaration.horizon is not None:  # TimescaleDB does not have all of a horizon's
         return ()
-    # an earlier registry than that of the note may have them
-    names = {feature.name for feature in view.features}
-    return tuple(name for name in taken_out(client, config.project, view.name) if name not in names)
+    gone = noted_meanings(client, config.project, view.name).keys() - declaration.as_json() - {""}
+    # this registry may be an earlier one, that does not have a feature yet
+    return tuple(sorted(gone - features_of(config, view.name))) if gone else ()
 
 
 def writer_of(store: FeatureStore, view: FeatureView) -> Materialization | None:

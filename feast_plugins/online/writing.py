@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 #: Keys of a round trip.
 _BATCH: Final = 1000
-#: Beside the names of features in the note of their meanings.
-_TAKEN_OUT: Final = "-"
 _NANOS: Final = 10**9
 _MILLIS: Final = 1000
 
@@ -308,8 +306,7 @@ def delete_outdated(
     stored, earlier = dict(meanings), noted_meanings(client, config.project, view.name)
     if earlier and all(earlier[name] == stored[name] for name in earlier.keys() & stored.keys()):
         # a feature that was taken out leaves its values in rows that are not written anew
-        gone = sorted(earlier.keys() - stored.keys() - {_TAKEN_OUT})
-        stored = earlier | stored | {_TAKEN_OUT: gone}
+        stored = earlier | stored
     else:
         delete_view(client, config, view, earlier)
     client.set(meanings_key(config.project, view.name), json.dumps(stored, sort_keys=True))
@@ -319,12 +316,6 @@ def noted_meanings(client: Client, project: str, view: str) -> dict[str, Any]:
     """What was noted of the features of which Redis may have values; empty: nothing."""
     noted: Any = client.get(meanings_key(project, view))
     return json.loads(noted) if noted else {}
-
-
-def taken_out(client: Client, project: str, view: str) -> list[str]:
-    """Features of which Redis may have values, and that the view had no longer when it was last applied."""
-    found: list[str] = noted_meanings(client, project, view).get(_TAKEN_OUT, [])
-    return found
 
 
 def meanings_key(project: str, view: str) -> bytes:

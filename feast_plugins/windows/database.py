@@ -191,6 +191,15 @@ def has_catalog(connection: psycopg.Connection[Any]) -> bool:
     return _exists(connection, "declared_views")
 
 
+def features_of(config: RepoConfig, view: str) -> set[str]:
+    """Names of the features that the database has of a declared view; empty: it has no such view."""
+    with owner(config) as connection:
+        rows = connection.execute(
+            "SELECT jsonb_object_keys(declaration) FROM declared_views WHERE view_name = %s", [view]
+        )
+        return {name for (name,) in rows}
+
+
 def changes(
     connection: psycopg.Connection[Any],
     project: str,
