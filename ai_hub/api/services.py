@@ -21,6 +21,7 @@ from ai_hub.access.principal import Principal
 from ai_hub.api.analyses import AnalysisRepository, Computations
 from ai_hub.api.errors import OverloadedError
 from ai_hub.api.health import Health
+from ai_hub.api.schemas.common import AssetId, ModelName, TenantId
 from ai_hub.db.transactions import transaction
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.exports.service import ExportService, open_exports
@@ -264,6 +265,11 @@ Offset = Annotated[int, Query(ge=0, le=10_000_000, description="leave out so man
 #: For routers: says in OpenAPI how to authenticate.
 AUTHENTICATED = [Security(_API_KEY), Security(_BEARER)]
 Caller = Annotated[Principal, Depends(caller)]
+AssetQuery = Annotated[AssetId | None, Query(description="default: every asset")]
+ModelQuery = Annotated[ModelName | None, Query(description="default: every model")]
+TenantQuery = Annotated[
+    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
+]
 
 
 def openapi_links(*operations: str, **parameters: str) -> dict[str, Any]:

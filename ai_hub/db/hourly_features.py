@@ -13,7 +13,7 @@ from feast.aggregation import Aggregation
 from feast_plugins.windows import AssetAttribute, Calendar, Lag, Weather
 
 if TYPE_CHECKING:
-    from feast_plugins.windows.declarations import Expression
+    from feast_plugins.windows.features import Expression
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

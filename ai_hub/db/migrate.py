@@ -174,7 +174,8 @@ def _declare(connection: psycopg.Connection) -> None:
     """Make the declared view that comes with us, where nobody has declared it differently."""
     from ai_hub.db.hourly_features import FEATURES  # noqa: PLC0415  # Feast takes seconds to load
     from feast_plugins.windows.database import make_own  # noqa: PLC0415  # the same
-    from feast_plugins.windows.declarations import Declaration, expression  # noqa: PLC0415  # the same
+    from feast_plugins.windows.declarations import Declaration  # noqa: PLC0415  # the same
+    from feast_plugins.windows.features import expression  # noqa: PLC0415  # the same
 
     if connection.execute(_IS_DECLARED).fetchone() is not None:
         make_own(

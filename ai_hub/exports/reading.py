@@ -33,7 +33,8 @@ from feast_plugins.offline.on_demand import once_per_input
 from feast_plugins.offline.unstored import count_unstored
 from feast_plugins.offline.views import AsOfFilter, ViewRead
 from feast_plugins.postgres import session
-from feast_plugins.windows.declarations import HORIZON_TAG, HOUR, STEP_TAG, STEPS, declared_name
+from feast_plugins.windows.declarations import HORIZON_TAG, STEP_TAG, declared_name
+from feast_plugins.windows.features import HOUR, STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,8 @@ from ai_hub.db.connection import connect
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.features.store import feature_names
 from ai_hub.forecasting import TARGET
-from feast_plugins.windows.declarations import HOUR, declaration_of
+from feast_plugins.windows.declarations import declaration_of
+from feast_plugins.windows.features import HOUR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,18 +20,8 @@ from ai_hub.forecasting.dataset import read_hours
 from ai_hub.forecasting.day_ahead import Recipe
 from ai_hub.forecasting.issues import HOUR, WEEK, Floats, Inputs, IssueRows, StepValues, instants
 from feast_plugins.offline.issues import matrix
-from feast_plugins.windows.declarations import (
-    READING,
-    VALUE_OF_STEP,
-    Declaration,
-    Difference,
-    Expression,
-    Lag,
-    SameHour,
-    SunPosition,
-    Window,
-    declaration_of,
-)
+from feast_plugins.windows.declarations import VALUE_OF_STEP, Declaration, declaration_of
+from feast_plugins.windows.features import READING, Difference, Expression, Lag, SameHour, SunPosition, Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

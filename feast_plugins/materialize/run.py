@@ -42,7 +42,8 @@ from feast_plugins.online.writing import delete_outdated, expiry, noted_meanings
 from feast_plugins.online_store import CorrectableRedisOnlineStore
 from feast_plugins.postgres.session import connect, fetch_value, stream
 from feast_plugins.windows.database import features_of
-from feast_plugins.windows.declarations import HORIZON_TAG, READS_TAG, STEPS, declaration_of
+from feast_plugins.windows.declarations import HORIZON_TAG, READS_TAG, declaration_of
+from feast_plugins.windows.features import STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

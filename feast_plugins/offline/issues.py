@@ -31,7 +31,8 @@ from feast_plugins.offline.as_of import (
 from feast_plugins.offline.entities import Entities
 from feast_plugins.offline.views import AsOfFilter, ViewRead, read_rows
 from feast_plugins.postgres.session import TIME, fetch
-from feast_plugins.windows.declarations import READING, TOTAL, WEATHER, WEATHER_AGE, Declaration, series_of
+from feast_plugins.windows.declarations import Declaration
+from feast_plugins.windows.features import READING, TOTAL, WEATHER, WEATHER_AGE, series_of
 from feast_plugins.windows.leads import evaluate, reaches
 from feast_plugins.windows.vintages import Asset, Grid, Issues, Known, Series, Vintages, Weather
 

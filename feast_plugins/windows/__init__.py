@@ -4,8 +4,8 @@ A declared view is a Feast feature view whose fields carry their expressions. `f
 and the views that it needs in TimescaleDB, and every refresh keeps their rows up to date.
 """
 
-from feast_plugins.windows.declarations import (
-    READS_TAG,
+from feast_plugins.windows.declarations import READS_TAG, declared_view
+from feast_plugins.windows.features import (
     AssetAttribute,
     Calendar,
     DegreeHours,
@@ -18,7 +18,6 @@ from feast_plugins.windows.declarations import (
     Series,
     SunPosition,
     Weather,
-    declared_view,
 )
 from feast_plugins.windows.limits import Limits
 

@@ -4,7 +4,7 @@ A column is a series of steps without gaps, each a position. Ranges of many asse
 each after the steps that it looks back to; what is computed across the end of a range is never used. States
 merge oldest first, as stats_merge() does: a window of n steps is n operations on whole columns.
 
-There is a case for each type of expression in declarations.py; `knows` tells of others, which are left to
+There is a case for each type of expression in features.py; `knows` tells of others, which are left to
 SQL, as are values so large that the server might refuse them.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from feast_plugins.windows.declarations import (
+from feast_plugins.windows.features import (
     FUNCTIONS,
     HOUR,
     READING,
@@ -27,13 +27,13 @@ from feast_plugins.windows.declarations import (
     Difference,
     Expression,
     Lag,
+    OfColumn,
     Quantile,
     Ratio,
     SameHour,
     Series,
     Weather,
     Window,
-    _OfColumn,
 )
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def evaluate(
 def _in_hours(
     declaration: Declaration,
     found: Mapping[Expression, Floats],
-    leaves: Sequence[_OfColumn],
+    leaves: Sequence[OfColumn],
     is_plain: npt.NDArray[np.bool_],
 ) -> dict[Expression, Floats]:
     """Sums of rates are over hours, whatever the step."""
@@ -293,7 +293,7 @@ def _value(of: Expression, leaves: Mapping[Expression, Floats]) -> Floats:
     return np.where(right == 0, np.nan, np.where((left == 0) & ~np.isnan(right), 0.0, left / right))
 
 
-def _leaves(column: Column, leaves: Sequence[_OfColumn]) -> dict[Expression, Floats]:
+def _leaves(column: Column, leaves: Sequence[OfColumn]) -> dict[Expression, Floats]:
     """Expressions over one column in its rows."""
     found: dict[Expression, Floats] = {}
     merged = _merged_states(column, leaves)
@@ -324,7 +324,7 @@ def _leaves(column: Column, leaves: Sequence[_OfColumn]) -> dict[Expression, Flo
     return found
 
 
-def _of_issues(column: IssuedColumn, leaf: _OfColumn) -> Floats:
+def _of_issues(column: IssuedColumn, leaf: OfColumn) -> Floats:
     """An expression over a column with issues in its rows."""
     nearest, farthest = leaf.offsets()
     stride, _ = _steps(leaf)
@@ -392,7 +392,7 @@ def _quantiles(
     return found
 
 
-def _steps(leaf: _OfColumn) -> tuple[int, int]:
+def _steps(leaf: OfColumn) -> tuple[int, int]:
     """Positions from one step of an expression to the next, and how many steps it has."""
     nearest, farthest = leaf.offsets()
     stride = leaf.step if isinstance(leaf, SameHour) else 1
@@ -409,7 +409,7 @@ def _of_state(function: str, weight: Floats, total: Floats, squares: Floats) -> 
 
 
 def _merged_states(
-    column: Column, leaves: Iterable[_OfColumn]
+    column: Column, leaves: Iterable[OfColumn]
 ) -> dict[tuple[int, int], tuple[Floats, Floats, Floats]]:
     """By stride and length: the states merged from each position on."""
     lengths: dict[int, dict[int, bool]] = {}

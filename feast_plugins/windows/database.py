@@ -28,15 +28,9 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from feast_plugins.errors import DeclarationError, DeclarationLossError
 from feast_plugins.postgres.session import options
-from feast_plugins.windows.declarations import (
-    HOUR,
-    READS_TAG,
-    STEPS,
-    Declaration,
-    declaration_of,
-    expression_of,
-)
+from feast_plugins.windows.declarations import READS_TAG, Declaration, declaration_of
 from feast_plugins.windows.expressions import sql_type
+from feast_plugins.windows.features import HOUR, STEPS, expression_of
 from feast_plugins.windows.statements import Statements
 
 if TYPE_CHECKING:

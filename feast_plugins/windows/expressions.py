@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from feast.types import Float64, Int64, PrimitiveFeastType, String
 
 from feast_plugins.windows import templates
-from feast_plugins.windows.declarations import (
+from feast_plugins.windows.features import (
     HOUR,
     READING,
     TOTAL,
@@ -18,12 +18,12 @@ from feast_plugins.windows.declarations import (
     Expression,
     Holiday,
     Lag,
+    OfColumn,
     Quantile,
     SameHour,
     Series,
     SunPosition,
     Window,
-    _OfColumn,
 )
 from feast_plugins.windows.holiday_days import YEARS, days
 from feast_plugins.windows.steps import Steps
@@ -76,7 +76,7 @@ def remembered(name: str, of: Expression, steps: Steps) -> str:
     )
 
 
-def aggregate(of: _OfColumn) -> str:
+def aggregate(of: OfColumn) -> str:
     """An aggregate over the steps that a row looks back to, numbered `ago` from the row on."""
     nearest, farthest = of.offsets()
     if isinstance(of, Lag | Series):
@@ -87,7 +87,7 @@ def aggregate(of: _OfColumn) -> str:
     return _function(of, templates.FUNCTIONS, when=when)
 
 
-def window(of: _OfColumn, shift: int) -> str:
+def window(of: OfColumn, shift: int) -> str:
     """The same as `aggregate` over the rows of a grid, whose times are those of rows `shift` steps later."""
     nearest, farthest = of.offsets()
     if isinstance(of, Lag):
@@ -99,7 +99,7 @@ def window(of: _OfColumn, shift: int) -> str:
     return _function(of, templates.GRID_FUNCTIONS, frame=frame)
 
 
-def _function(of: _OfColumn, functions: Mapping[str, str], **rows: str) -> str:
+def _function(of: OfColumn, functions: Mapping[str, str], **rows: str) -> str:
     """An expression by its template among `functions`, over some rows."""
     if isinstance(of, DegreeHours):
         degrees = f"{of.base!r} - value" if of.direction == "heating" else f"value - {of.base!r}"
@@ -111,7 +111,7 @@ def _function(of: _OfColumn, functions: Mapping[str, str], **rows: str) -> str:
     return functions[of.function].format(**rows, in_hours=_in_hours(of))
 
 
-def _in_hours(of: _OfColumn) -> str:
+def _in_hours(of: OfColumn) -> str:
     """Sums of rates are over hours, whatever the step."""
     if of.slide_interval == HOUR:
         return ""

@@ -24,8 +24,9 @@ from typing_extensions import override
 
 from feast_plugins.errors import DeclarationError
 from feast_plugins.windows.columns import UndecidedError, evaluate, knows
-from feast_plugins.windows.declarations import DAY, SERIES_KEYS, Declaration, expression_of
+from feast_plugins.windows.declarations import Declaration
 from feast_plugins.windows.expressions import remembered_steps, sql_type, weather_window
+from feast_plugins.windows.features import DAY, SERIES_KEYS, expression_of
 from feast_plugins.windows.inputs import (
     EPOCH,
     EPOCH_US,

@@ -20,17 +20,8 @@ from psycopg.pq import Format
 from typing_extensions import Buffer, override
 
 from feast_plugins.windows.columns import Column, IssuedColumn, UndecidedError
-from feast_plugins.windows.declarations import (
-    DAY,
-    HOUR,
-    READING,
-    TOTAL,
-    WEATHER,
-    WEATHER_AGE,
-    Declaration,
-    merged,
-    series_of,
-)
+from feast_plugins.windows.declarations import Declaration
+from feast_plugins.windows.features import DAY, HOUR, READING, TOTAL, WEATHER, WEATHER_AGE, merged, series_of
 from feast_plugins.windows.statements import gap
 from feast_plugins.windows.steps import Steps
 

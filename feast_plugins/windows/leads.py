@@ -1,7 +1,7 @@
 """Features of targets: of each step ahead of an issue, computed in columns where rows are read.
 
 An array has a row an issue and a column a lead: column i is of the step that begins i steps after the issue.
-There is a case for each type of expression in declarations.py that is of targets.
+There is a case for each type of expression in features.py that is of targets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from feast_plugins.errors import DeclarationError
-from feast_plugins.windows.declarations import (
+from feast_plugins.windows.features import (
     DAY,
     HOUR,
     READING,
@@ -28,12 +28,12 @@ from feast_plugins.windows.declarations import (
     Expression,
     Holiday,
     Lag,
+    OfColumn,
     Ratio,
     SameHour,
     Series,
     SunPosition,
     Weather,
-    _OfColumn,
 )
 from feast_plugins.windows.holiday_days import YEARS, days, days_of_zone
 from feast_plugins.windows.vintages import Issues, Known
@@ -68,7 +68,7 @@ def reaches(features: Iterable[Expression], leads: int, delay: int) -> dict[str,
     return found
 
 
-def _reach(leaf: _OfColumn, leads: int, delay: int) -> tuple[int, int]:
+def _reach(leaf: OfColumn, leads: int, delay: int) -> tuple[int, int]:
     nearest, farthest = leaf.offsets()
     if leaf.column not in {READING, TOTAL}:
         return -farthest, leads - nearest
@@ -147,7 +147,7 @@ class _Targets:
             )
         return found * self._in_hours(of) if of.function == "sum" else found
 
-    def _in_hours(self, of: _OfColumn) -> Floats:
+    def _in_hours(self, of: OfColumn) -> Floats:
         """Sums of rates are over hours, whatever the step; of each issue."""
         hours = self.step / HOUR
         if of.column in WEATHER:

@@ -17,22 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from feast_plugins.windows import sources, templates
-from feast_plugins.windows.declarations import (
-    DAY,
-    HOUR,
-    READING,
-    TOTAL,
-    WEATHER,
-    WEATHER_AGE,
-    Declaration,
-    Difference,
-    Expression,
-    SameHour,
-    Weather,
-    _OfColumn,
-    merged,
-    series_of,
-)
+from feast_plugins.windows.declarations import Declaration
 from feast_plugins.windows.expressions import (
     aggregate,
     of_register,
@@ -40,6 +25,21 @@ from feast_plugins.windows.expressions import (
     sql_type,
     weather_window,
     window,
+)
+from feast_plugins.windows.features import (
+    DAY,
+    HOUR,
+    READING,
+    TOTAL,
+    WEATHER,
+    WEATHER_AGE,
+    Difference,
+    Expression,
+    OfColumn,
+    SameHour,
+    Weather,
+    merged,
+    series_of,
 )
 from feast_plugins.windows.steps import Steps
 
@@ -65,7 +65,7 @@ class _Grid:
 
     name: str
     column: str
-    leaves: list[_OfColumn]
+    leaves: list[OfColumn]
     #: before a row, in steps
     nearest: int
     farthest: int
@@ -215,9 +215,9 @@ class Statements:
             for name, each in self.declaration.features.items()
         )
 
-    def _series(self) -> dict[str, list[_OfColumn]]:
+    def _series(self) -> dict[str, list[OfColumn]]:
         """Expressions over hours before the row, by the column they read; the readings first."""
-        found: dict[str, list[_OfColumn]] = {}
+        found: dict[str, list[OfColumn]] = {}
         for leaf in self.declaration.leaves:
             if not isinstance(leaf, Weather):
                 found.setdefault(leaf.column, []).append(leaf)
@@ -244,7 +244,7 @@ class Statements:
             if _is_by_row(column)
         ]
 
-    def _row(self, column: str, leaves: list[_OfColumn], *, bounded: bool, hour: str = "k.hour") -> str:
+    def _row(self, column: str, leaves: list[OfColumn], *, bounded: bool, hour: str = "k.hour") -> str:
         """Lateral query of the aggregates over one column, in a row named like it."""
         ranges = merged((each for leaf in leaves for each in _probes(leaf)), gap=gap(column))
         parts = (
@@ -393,18 +393,18 @@ class Statements:
             return f"CROSS JOIN LATERAL (\n{rows}\n) AS {grid.name}"
         return f"JOIN LATERAL (\n{rows}\n) AS {grid.name} ON {grid.name}.hour = {hour}"
 
-    def _name(self, leaf: _OfColumn) -> str:
+    def _name(self, leaf: OfColumn) -> str:
         return f"f{self.declaration.leaves.index(leaf)}"
 
-    def _value(self, of: Expression, grids: Mapping[_OfColumn, str]) -> str:
-        if isinstance(of, _OfColumn):
+    def _value(self, of: Expression, grids: Mapping[OfColumn, str]) -> str:
+        if isinstance(of, OfColumn):
             return f"{grids.get(of, _source(of))}.{self._name(of)}"
         left, right = (self._value(leaf, grids) for leaf in of.leaves())
         template = templates.DIFFERENCE if isinstance(of, Difference) else templates.RATIO
         return template.format(left=left, right=right)
 
     def _kept(
-        self, of: Expression, hour: str = "k.hour", grids: Mapping[_OfColumn, str] = MappingProxyType({})
+        self, of: Expression, hour: str = "k.hour", grids: Mapping[OfColumn, str] = MappingProxyType({})
     ) -> str:
         """Value of an expression; empty where weather that it merges may be gone."""
         value = self._value(of, grids)
@@ -414,7 +414,7 @@ class Statements:
         return f"CASE WHEN {hour} >= weather_kept_since() + {self._steps.many(farthest)} THEN {value} END"
 
 
-def _source(leaf: _OfColumn) -> str:
+def _source(leaf: OfColumn) -> str:
     """Name of the lateral query that a row has an expression from."""
     if isinstance(leaf, Weather):
         return "weather"
@@ -422,7 +422,7 @@ def _source(leaf: _OfColumn) -> str:
     return leaf.column.replace("@", "$", 1)[:55] if "@" in leaf.column else leaf.column
 
 
-def _probes(leaf: _OfColumn) -> list[tuple[int, int]]:
+def _probes(leaf: OfColumn) -> list[tuple[int, int]]:
     """Ranges of steps to read: a few steps of the same time of day by themselves, where many are between them."""
     is_sparse = isinstance(leaf, SameHour) and leaf.slide_interval < HOUR and leaf.days <= _MOST_PROBES
     if not is_sparse or leaf.column != READING:

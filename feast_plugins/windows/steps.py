@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from feast_plugins.windows.declarations import DAY, HOUR
+from feast_plugins.windows.features import DAY, HOUR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
-from feast_plugins.windows.declarations import WEATHER_AGE
+from feast_plugins.windows.features import WEATHER_AGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

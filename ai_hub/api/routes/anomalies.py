@@ -15,12 +15,13 @@ from ai_hub.access.principal import Scope
 from ai_hub.api import errors
 from ai_hub.api.analyses import Analysis
 from ai_hub.api.schemas.anomalies import AnomalyRequest, Detection, DetectionList, DetectionSummary, Method
-from ai_hub.api.schemas.common import AssetId, TenantId
 from ai_hub.api.services import (
     AUTHENTICATED,
+    AssetQuery,
     Caller,
     Limit,
     Offset,
+    TenantQuery,
     openapi_links,
     own_tenant,
     permit,
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/ai", tags=["anomalies"], dependencies=AUTHENTICATED)
 
-_Tenant = Annotated[
-    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
-]
 _Id = Annotated[UUID, Path(examples=["5b0d6a4e-6c1f-4f57-9a46-6a1d7c0f3b21"])]
 _JSON = "application/json"
 #: Of the log, which forecast_band reads at once.
@@ -78,7 +76,7 @@ async def detect_anomalies(caller: Caller, request: Request, body: AnomalyReques
     responses=errors.responses(400, 401, 403, 404, 422, 429, 503),
 )
 async def get_detection(
-    caller: Caller, request: Request, detection_id: _Id, tenant_id: _Tenant = None
+    caller: Caller, request: Request, detection_id: _Id, tenant_id: TenantQuery = None
 ) -> Response:
     """One detection of a tenant, as it was answered."""
     tenant = own_tenant(caller, tenant_id)
@@ -94,8 +92,8 @@ async def list_detections(
     *,
     caller: Caller,
     request: Request,
-    tenant_id: _Tenant = None,
-    asset_id: Annotated[AssetId | None, Query(description="default: every asset")] = None,
+    tenant_id: TenantQuery = None,
+    asset_id: AssetQuery = None,
     method: Annotated[Method | None, Query(description="default: every method")] = None,
     limit: Limit = 100,
     offset: Offset = 0,

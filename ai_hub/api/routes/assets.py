@@ -8,14 +8,20 @@ from fastapi import APIRouter, Query, Request
 
 from ai_hub.access.principal import Scope
 from ai_hub.api import errors
-from ai_hub.api.schemas.common import Asset, AssetId, AssetList, TenantId
-from ai_hub.api.services import AUTHENTICATED, Caller, Limit, Offset, own_tenant, permit, services_of
+from ai_hub.api.schemas.common import Asset, AssetId, AssetList
+from ai_hub.api.services import (
+    AUTHENTICATED,
+    Caller,
+    Limit,
+    Offset,
+    TenantQuery,
+    own_tenant,
+    permit,
+    services_of,
+)
 
 router = APIRouter(prefix="/ai/assets", tags=["assets"], dependencies=AUTHENTICATED)
 
-_Tenant = Annotated[
-    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
-]
 _Kind = Annotated[
     str | None,
     Query(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=200, description="default: every kind"),
@@ -32,7 +38,7 @@ async def list_assets(
     *,
     caller: Caller,
     request: Request,
-    tenant_id: _Tenant = None,
+    tenant_id: TenantQuery = None,
     kind: _Kind = None,
     asset_id: _Ids = None,
     limit: Limit = 100,

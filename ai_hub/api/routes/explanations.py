@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Path, Request, Response
 
 from ai_hub.access.principal import Scope
 from ai_hub.api import errors
@@ -19,14 +19,21 @@ from ai_hub.api.explanations import (
     global_explanation,
     sample_rows,
 )
-from ai_hub.api.schemas.common import TenantId
 from ai_hub.api.schemas.explanations import (
     ExplainRequest,
     Explanation,
     GlobalExplainRequest,
     GlobalExplanation,
 )
-from ai_hub.api.services import AUTHENTICATED, Caller, openapi_links, own_tenant, permit, services_of
+from ai_hub.api.services import (
+    AUTHENTICATED,
+    Caller,
+    TenantQuery,
+    openapi_links,
+    own_tenant,
+    permit,
+    services_of,
+)
 from ai_hub.errors import BadInputError, ConflictError
 from ai_hub.forecasting.models.loading import not_explained
 
@@ -36,9 +43,6 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/ai", tags=["explanations"], dependencies=AUTHENTICATED)
 
-_Tenant = Annotated[
-    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
-]
 _Id = Annotated[UUID, Path(examples=["c3a1f0d2-8e57-4b1c-a2d4-5f6e7a8b9c01"])]
 _JSON = "application/json"
 _ERRORS = errors.responses(400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
@@ -115,7 +119,7 @@ async def explain_by_another_method() -> None:
     responses=errors.responses(400, 401, 403, 404, 422, 429, 503),
 )
 async def get_explanation(
-    caller: Caller, request: Request, explanation_id: _Id, tenant_id: _Tenant = None
+    caller: Caller, request: Request, explanation_id: _Id, tenant_id: TenantQuery = None
 ) -> Response:
     """One explanation of a tenant, as it was answered."""
     tenant = own_tenant(caller, tenant_id)

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 
 from ai_hub.access.principal import Principal, Scope
 from ai_hub.api import errors
-from ai_hub.api.schemas.common import FeatureSetName, TenantId
+from ai_hub.api.schemas.common import FeatureSetName
 from ai_hub.api.schemas.exports import (
     ExportDeleted,
     ExportFile,
@@ -28,6 +28,7 @@ from ai_hub.api.services import (
     Caller,
     Limit,
     Offset,
+    TenantQuery,
     openapi_links,
     own_tenant,
     permit,
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/ai/features", tags=["exports"], dependencies=AUTHENTICATED)
 
-_Tenant = Annotated[
-    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
-]
 _PARQUET: Final = "application/vnd.apache.parquet"
 _CHUNK: Final = 1 << 20
 _PARTIAL, _NOT_MODIFIED = 206, 304
@@ -110,7 +108,7 @@ async def list_exports(
     *,
     caller: Caller,
     request: Request,
-    tenant_id: _Tenant = None,
+    tenant_id: TenantQuery = None,
     feature_set: Annotated[FeatureSetName | None, Query()] = None,
     status_filter: Annotated[
         str | None,
@@ -143,7 +141,7 @@ async def list_exports(
     responses=errors.responses(400, 401, 403, 404, 422, 429, 503),
 )
 async def get_export(
-    caller: Caller, request: Request, export_id: _ExportId, tenant_id: _Tenant = None
+    caller: Caller, request: Request, export_id: _ExportId, tenant_id: TenantQuery = None
 ) -> ExportJob:
     """One export of a tenant."""
     tenant = _permit(request, caller, Scope.EXPORTS_READ, tenant_id, export_id)
@@ -160,7 +158,7 @@ async def list_export_files(
     caller: Caller,
     request: Request,
     export_id: _DoneId,
-    tenant_id: _Tenant = None,
+    tenant_id: TenantQuery = None,
     limit: Limit = 1000,
     offset: Offset = 0,
 ) -> ExportFiles:
@@ -194,7 +192,7 @@ async def download_export(
     caller: Caller,
     request: Request,
     export_id: _DoneId,
-    tenant_id: _Tenant = None,
+    tenant_id: TenantQuery = None,
     path: Annotated[str, Query(max_length=512, description="of a partitioned export: one of its files")] = "",
     byte_range: Annotated[
         str | None, Header(alias="Range", description="bytes=…: a part of the file")
@@ -213,7 +211,7 @@ async def download_export(
     responses=errors.responses(400, 401, 403, 404, 409, 422, 429, 503),
 )
 async def delete_export(
-    caller: Caller, request: Request, export_id: _DoneId, tenant_id: _Tenant = None
+    caller: Caller, request: Request, export_id: _DoneId, tenant_id: TenantQuery = None
 ) -> ExportDeleted:
     """Delete an export that has ended, with its files."""
     tenant = _permit(request, caller, Scope.EXPORTS_WRITE, tenant_id, export_id)
@@ -232,7 +230,7 @@ async def delete_export(
     responses=errors.responses(400, 401, 403, 404, 409, 422, 429, 503),
 )
 async def cancel_export(
-    caller: Caller, request: Request, export_id: _ExportId, tenant_id: _Tenant = None
+    caller: Caller, request: Request, export_id: _ExportId, tenant_id: TenantQuery = None
 ) -> ExportJob:
     """Cancel an export that has not finished; it is then failed, with the error "Cancelled on request."."""
     tenant = _permit(request, caller, Scope.EXPORTS_WRITE, tenant_id, export_id)

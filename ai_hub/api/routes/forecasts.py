@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 
 from ai_hub.access.principal import Scope
 from ai_hub.api import errors
-from ai_hub.api.schemas.common import AssetId, ModelName, TenantId
+from ai_hub.api.schemas.common import AssetId
 from ai_hub.api.schemas.forecasts import (
     AccuracyHour,
     Forecast,
@@ -26,9 +26,12 @@ from ai_hub.api.schemas.forecasts import (
 )
 from ai_hub.api.services import (
     AUTHENTICATED,
+    AssetQuery,
     Caller,
     Limit,
+    ModelQuery,
     Offset,
+    TenantQuery,
     openapi_links,
     own_tenant,
     permit,
@@ -45,9 +48,6 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/ai", tags=["forecasts"], dependencies=AUTHENTICATED)
 
-_Tenant = Annotated[
-    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
-]
 _ForecastId = Annotated[UUID, Path(examples=["0193d4a1-7c00-7000-8000-0b8a6c1f2e90"])]
 _HOUR: Final = timedelta(hours=1)
 _MINUTE: Final = timedelta(minutes=1)
@@ -94,7 +94,7 @@ async def get_forecast(
     caller: Caller,
     request: Request,
     forecast_id: _ForecastId,
-    tenant_id: _Tenant = None,
+    tenant_id: TenantQuery = None,
     asset_id: Annotated[AssetId | None, Query(description="of a run of several assets: which one")] = None,
 ) -> Forecast:
     """A forecast as it was answered; also one that `ai-hub forecast run` has made, by the id of its run."""
@@ -122,8 +122,8 @@ async def list_forecasts(
     *,
     caller: Caller,
     request: Request,
-    tenant_id: _Tenant = None,
-    asset_id: Annotated[AssetId | None, Query(description="default: every asset")] = None,
+    tenant_id: TenantQuery = None,
+    asset_id: AssetQuery = None,
     forecast_type: ForecastType | None = None,
     limit: Limit = 100,
     offset: Offset = 0,
@@ -151,8 +151,8 @@ async def get_accuracy(
     caller: Caller,
     request: Request,
     asset_id: Annotated[AssetId, Query(examples=["meter-008"])],
-    tenant_id: _Tenant = None,
-    model_name: Annotated[ModelName | None, Query(description="default: every model")] = None,
+    tenant_id: TenantQuery = None,
+    model_name: ModelQuery = None,
     days: Annotated[int, Query(ge=1, le=31, description="before now; what is ahead comes with them")] = 3,
     lead_hours: Annotated[
         int,

@@ -15,7 +15,6 @@ from ai_hub.access.principal import Principal, Scope
 from ai_hub.api import errors, model_ids
 from ai_hub.api.errors import MalformedError, OverloadedError
 from ai_hub.api.model_ids import ModelId, stage_of
-from ai_hub.api.schemas.common import ModelName, TenantId
 from ai_hub.api.schemas.models import (
     DeleteResponse,
     ModelList,
@@ -30,7 +29,9 @@ from ai_hub.api.services import (
     AUTHENTICATED,
     Caller,
     Limit,
+    ModelQuery,
     Offset,
+    TenantQuery,
     openapi_links,
     own_tenant,
     permit,
@@ -122,10 +123,6 @@ class _UploadRoute(APIRoute):
 router = APIRouter(prefix="/ai/models", tags=["models"], dependencies=AUTHENTICATED)
 _uploads = APIRouter(route_class=_UploadRoute)
 
-_Tenant = Annotated[
-    TenantId | None, Query(description="default: the tenant of the key", examples=["city-works"])
-]
-_Model = Annotated[ModelName | None, Query(description="default: every model")]
 _Stage = Annotated[Stage | None, Query(description="default: every stage")]
 _Id = Annotated[str, Path(description="tenant:model:version", examples=["city-works:demand-forecast:v1.2.0"])]
 
@@ -169,8 +166,8 @@ async def list_models(
     *,
     caller: Caller,
     request: Request,
-    tenant_id: _Tenant = None,
-    model_name: _Model = None,
+    tenant_id: TenantQuery = None,
+    model_name: ModelQuery = None,
     stage: _Stage = None,
     limit: Limit = 100,
     offset: Offset = 0,

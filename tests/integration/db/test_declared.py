@@ -44,7 +44,7 @@ from feast_plugins.windows import (
 from feast_plugins.windows import (
     Weather as WeatherOf,
 )
-from feast_plugins.windows.declarations import FUNCTIONS
+from feast_plugins.windows.features import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

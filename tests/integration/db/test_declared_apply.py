@@ -25,7 +25,8 @@ from feast_plugins.windows import (
 from feast_plugins.windows import (
     database as declared,
 )
-from feast_plugins.windows.declarations import Declaration, expression_of
+from feast_plugins.windows.declarations import Declaration
+from feast_plugins.windows.features import expression_of
 
 
 def test_apply__changed_declaration__keeps_what_was_known(database: str, tenant: str) -> None:

@@ -20,7 +20,8 @@ from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError
 from feast_plugins.windows import Lag
 from feast_plugins.windows.database import make_own
-from feast_plugins.windows.declarations import Declaration, expression
+from feast_plugins.windows.declarations import Declaration
+from feast_plugins.windows.features import expression
 
 if TYPE_CHECKING:
     from pathlib import Path

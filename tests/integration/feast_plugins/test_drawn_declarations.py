@@ -38,7 +38,8 @@ from feast_plugins.windows import (
     declared_view,
 )
 from feast_plugins.windows.database import allow_losses
-from feast_plugins.windows.declarations import FUNCTIONS, declaration_of
+from feast_plugins.windows.declarations import declaration_of
+from feast_plugins.windows.features import FUNCTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path

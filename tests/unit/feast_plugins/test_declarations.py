@@ -30,7 +30,8 @@ from feast_plugins.windows import (
     Weather,
     declared_view,
 )
-from feast_plugins.windows.declarations import Window, declaration_of, expression_of
+from feast_plugins.windows.declarations import declaration_of
+from feast_plugins.windows.features import Window, expression_of
 from feast_plugins.windows.statements import Statements
 
 if TYPE_CHECKING:

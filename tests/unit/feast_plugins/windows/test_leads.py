@@ -31,7 +31,8 @@ from feast_plugins.windows import (
     Weather,
     declared_view,
 )
-from feast_plugins.windows.declarations import FUNCTIONS, READING, Declaration
+from feast_plugins.windows.declarations import Declaration
+from feast_plugins.windows.features import FUNCTIONS, READING
 from feast_plugins.windows.leads import evaluate, reaches, wall_clock
 from feast_plugins.windows.vintages import Asset, Grid, Issues, Vintages
 from feast_plugins.windows.vintages import Series as SeriesVintages
