@@ -6,7 +6,7 @@
 A reading of each meter arrives for the newest step, `ai_hub.db.refresh.refresh` runs, and it is taken back.
 The floor is one INSERT of as many rows into an empty table with the columns and indexes of the view's. For a
 fleet, a follower then brings the rows of the contract's services into Redis; there the floor is sending the
-same commands.
+same commands. Last, features of 50,000 random assets and times are read by Feast's point-in-time join.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+import numpy as np
+import pandas as pd
 import psutil
 from feast import FeatureStore
 from feast.aggregation import Aggregation
@@ -32,14 +35,16 @@ from ai_hub.features.materialize import Follower
 from ai_hub.features.newest import followed_views, newest_rows
 from ai_hub.features.store import online_client, open_store
 from benchmarks import history, measure, servers
-from benchmarks.declared import FEATURES, VIEW, apply, require_values
+from benchmarks.comparison import OURS
+from benchmarks.declared import ENTITIES, FEATURES, VIEW, apply, require_values
+from benchmarks.feast_repository import open_store as open_bench_store
 from benchmarks.history import HOUR, History
 from benchmarks.materialize import commands, write
 from benchmarks.measure import Times, format_time, timed
-from benchmarks.servers import HOST, valkey
+from benchmarks.servers import HOST, Postgres, valkey
 from benchmarks.service_site import Site
 from feast_plugins.postgres import session
-from feast_plugins.windows import DegreeHours, Difference, Lag, Ratio, SameHour
+from feast_plugins.windows import DegreeHours, Difference, Lag, Ratio, SameHour, declared_view
 from feast_plugins.windows import database as declared
 
 if TYPE_CHECKING:
@@ -100,6 +105,8 @@ class Case:
     step: timedelta
     views: Mapping[str, Mapping[str, Any]]
     repetitions: int = 7
+    #: rows of the point-in-time join
+    joined: int = 50_000
 
     @property
     def is_fleet(self) -> bool:
@@ -116,9 +123,11 @@ FULL = (
     Case(_FLEET, "10,000 meters, 2 days of hours", 10_000, 2, HOUR, {"13 features": FEATURES}, 3),
 )
 SMALL = (
-    Case("month", "2 meters, 15 days of hours", 2, 15, HOUR, _BY_HOUR, 2),
-    Case("quarters", "2 meters, 15 days of quarter-hours", 2, 15, _QUARTER, {"15 features": QUARTERS}, 2),
-    Case(_FLEET, "20 meters, 2 days of hours", 20, 2, HOUR, {"13 features": FEATURES}, 2),
+    Case("month", "2 meters, 15 days of hours", 2, 15, HOUR, _BY_HOUR, 2, 200),
+    Case(
+        "quarters", "2 meters, 15 days of quarter-hours", 2, 15, _QUARTER, {"15 features": QUARTERS}, 2, 200
+    ),
+    Case(_FLEET, "20 meters, 2 days of hours", 20, 2, HOUR, {"13 features": FEATURES}, 2, 200),
 )
 
 
@@ -130,6 +139,7 @@ class _Work:
     server_cpu: Times = field(default_factory=Times)
     insert: Times = field(default_factory=Times)
     floor: Times = field(default_factory=Times)
+    join: Times = field(default_factory=Times)
     online: Times = field(default_factory=Times)
     online_floor: Times = field(default_factory=Times)
     rows: int = 0
@@ -167,7 +177,7 @@ def main() -> None:
                 records.append(
                     {"benchmark": BENCHMARK, "server": server, "work": case.name}
                     | {"sizes": {"assets": case.assets, "days": case.days}, "seed": history.SEED}
-                    | _record(_measure(case, database))
+                    | _record(case, _measure(case, database))
                     | {"command": "make bench SMALL=1" if arguments.small else "make bench"}
                     | {"versions": servers.versions(database.dsn)}
                     | measure.circumstances()
@@ -205,6 +215,7 @@ def _measure(case: Case, database: Database) -> dict[str, _Work]:
                 work.online_floor = online.floor(case.repetitions)
             if features:
                 work.floor = _floor(connection, case)
+                work.join = _join(database.dsn, case, features)
     return works
 
 
@@ -330,7 +341,37 @@ def _floor(connection: psycopg.Connection, case: Case) -> Times:
     return times
 
 
-def _record(works: Mapping[str, _Work]) -> dict[str, Any]:
+def _join(dsn: str, case: Case, features: Mapping[str, Any]) -> Times:
+    """Seconds of Feast's history of the view, of random assets and times."""
+    random = np.random.default_rng(history.SEED)
+    newest = _newest(case.step)
+    seconds = random.integers(0, case.days * 86_400, case.joined)
+    entities = pd.DataFrame(
+        {
+            "tenant_id": history.TENANT,
+            "asset_id": random.choice(History(case.assets, case.days, newest).names, case.joined),
+            "event_timestamp": newest - pd.to_timedelta(seconds, unit="s"),
+        }
+    )
+    address = urlsplit(dsn)
+    server = Postgres(
+        address.port or 5432,
+        address.password or "",
+        pid=0,
+        user=address.username or "",
+        database=address.path.removeprefix("/"),
+    )
+    view = declared_view(name=VIEW, entities=ENTITIES, features=features, step=case.step)
+    references = [f"{VIEW}:{name}" for name in features]
+    times = Times()
+    with tempfile.TemporaryDirectory(prefix="ai-hub-bench-") as folder:
+        store = open_bench_store(OURS, server, Path(folder), [*ENTITIES, view])
+        for _ in range(case.repetitions):
+            times.measure(lambda: store.get_historical_features(entities, references).to_arrow())
+    return times
+
+
+def _record(case: Case, works: Mapping[str, _Work]) -> dict[str, Any]:
     measured = {
         f"{what}, {name}": times.record()
         for name, work in works.items()
@@ -338,6 +379,7 @@ def _record(works: Mapping[str, _Work]) -> dict[str, Any]:
             ("refresh", work.refresh),
             ("insert of readings", work.insert),
             ("floor", work.floor),
+            ("join", work.join),
             ("online", work.online),
             ("floor online", work.online_floor),
         )
@@ -346,6 +388,7 @@ def _record(works: Mapping[str, _Work]) -> dict[str, Any]:
     return {
         "seconds": measured,
         "rows": {name: work.rows for name, work in works.items()},
+        "joined": {name: case.joined for name, work in works.items() if work.join.runs},
         "server_cpu": {name: round(min(work.server_cpu.runs), 4) for name, work in works.items()},
     }
 
@@ -358,13 +401,14 @@ meter arrives for the newest step, then `ai_hub.db.refresh.refresh` runs: the qu
 the least CPU time of the server's processes, in steps of 10 ms. The features that come with AI Hub are
 computed in every case. The floor is one INSERT of the same rows of the view into an empty table with its
 columns and indexes. "Then online" is how long a running `ai-hub materialize --follow` takes to bring the rows
-of the contract's services into Redis; its floor is sending the same commands.
+of the contract's services into Redis; its floor is sending the same commands. "Join" is Feast's
+point-in-time history of the view's features for random assets and times, a row of it.
 
 Machine: {cpus} CPUs, {memory} GiB, {system}. {versions}; code {commit},
 {measured_at}.
 
-| server | history | declared | rows | refresh | CPU | floor | then online | floor |
-|---|---|---|---:|---:|---:|---:|---:|---:|
+| server | history | declared | rows | refresh | CPU | floor | then online | floor | join, a row |
+|---|---|---|---:|---:|---:|---:|---:|---:|---:|
 """
 
 
@@ -376,13 +420,15 @@ def _write(folder: Path, records: list[dict[str, Any]]) -> None:
         for name, rows in record["rows"].items():
             fastest = {
                 what: record["seconds"][f"{what}, {name}"]["min"]
-                for what in ("refresh", "floor", "online", "floor online")
+                for what in ("refresh", "floor", "online", "floor online", "join")
                 if f"{what}, {name}" in record["seconds"]
             }
+            if "join" in fastest:
+                fastest["join"] /= record["joined"][name]
             cells = (
                 *(record["server"], record["work"], name, f"{rows:,}", format_time(fastest["refresh"])),
                 format_time(record["server_cpu"][name]) if record["server_cpu"][name] else "",
-                *(format_time(fastest.get(what)) for what in ("floor", "online", "floor online")),
+                *(format_time(fastest.get(what)) for what in ("floor", "online", "floor online", "join")),
             )
             text += f"| {' | '.join(cells)} |\n"
     (folder / "declared-refresh.md").write_text(text)
