@@ -17,7 +17,7 @@ import typer.main
 from support import machine, properties
 from support.scheduling import FileScheduling
 
-from ai_hub.dev import service
+from ai_hub.dev import node, service
 from ai_hub.dev.control import down, up
 from ai_hub.dev.services import SERVICES, select
 from ai_hub.imports import collect_garbage_less_often, skip_type_checks
@@ -134,6 +134,16 @@ def start(state: Path, services: list[Service]) -> dict[str, str]:
         return Settings().environment()
 
 
+def _cache_of(state: Path) -> Path:
+    """A cache of the run's models, in which the packages of the user's one are."""
+    cache = state.parent / "cache"
+    if not cache.exists():
+        cache.mkdir()
+        if (packages := node._cache_dir()).exists():
+            (cache / "node").symlink_to(packages)
+    return cache
+
+
 class Stack:
     """The run's embedded servers; each is started by the first test that needs it."""
 
@@ -149,6 +159,7 @@ class Stack:
         for name, value in environment.items():
             self._patch.setenv(name, value)
         self._patch.setenv("AI_HUB_STATE_DIR", str(self._state))
+        self._patch.setenv("AI_HUB_CACHE_DIR", str(_cache_of(self._state)))
         return environment
 
 

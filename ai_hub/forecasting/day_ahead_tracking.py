@@ -23,9 +23,10 @@ from ai_hub.forecasting.backtest import MODEL
 from ai_hub.forecasting.card import HORIZON_TAG, MAKER, MAKER_TAG, ModelCard
 from ai_hub.forecasting.day_ahead import ROUNDS
 from ai_hub.forecasting.issues import HOUR
+from ai_hub.forecasting.models.loading import loader_of
 from ai_hub.forecasting.predict import read_card
 from ai_hub.forecasting.tracking import Logged, logged, metric_label, register_model, tracked_run
-from ai_hub.registry import download_version, find_version, tenant_scope
+from ai_hub.registry import find_version, tenant_scope
 from ai_hub.registry.versions import LATEST, NoSuchVersionError
 
 if TYPE_CHECKING:
@@ -99,8 +100,10 @@ def find_model(tenant: str, model: str, version: str | None) -> RegisteredModel:
         if version is not None:
             raise
         number = find_version(tenant, model, LATEST)
-    with tenant_scope(tenant), tempfile.TemporaryDirectory() as scratch:
-        card = read_card(str(download_version(number, Path(scratch))))
+    loader, cached = loader_of(number)
+    with loader.files(cached) as folder:
+        card = read_card(str(folder))
+    with tenant_scope(tenant):
         outputs = mlflow.MlflowClient().get_run(number.run_id).outputs if number.run_id else None
     if card is None or card.horizon_hours is None:
         raise ConflictError(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Sequence  # of a dataclass
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -22,8 +20,9 @@ from ai_hub.forecasting.day_ahead import DayAheadModel
 from ai_hub.forecasting.issue_history import issue_features, read_issues
 from ai_hub.forecasting.issues import IssueRows, IssueRule, instants
 from ai_hub.forecasting.log import QUANTILES, Grid, Role, Run
+from ai_hub.forecasting.models.loading import loader_of
 from ai_hub.forecasting.predict import read_card
-from ai_hub.registry import ModelVersion, download_version
+from ai_hub.registry import ModelVersion
 from ai_hub.registry.registering import model_metadata
 from ai_hub.registry.versions import get_version, search
 from ai_hub.settings import Settings  # of a dataclass
@@ -96,13 +95,14 @@ def production_versions(tenant: str) -> list[ModelVersion]:
 
 
 def load(version: ModelVersion) -> LoadedDayAhead:
-    """A version with a horizon, its files verified.
+    """A version with a horizon, its files verified, through this machine's model cache.
 
     Raises:
         ConflictError: it has no horizon, or a file is not what was registered.
+        UnusableCacheError: the cache cannot be used.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = download_version(version, Path(scratch))
+    loader, cached = loader_of(version)
+    with loader.files(cached) as folder:
         card = read_card(str(folder))
         if card is None or card.horizon_hours is None:
             raise ConflictError(
@@ -454,27 +454,15 @@ def replay(settings: Settings, logged: Run, rows: Sequence[Row]) -> Replay:
         run,
         grid,
         rows=len(rows),
-        differing=_differing(logged, grid, rows),
+        differing=_differing(run, grid, rows),
         same_features=None if expected is None else run.details["features_sha256"] == expected,
     )
 
 
-def _differing(logged: Run, grid: Grid, rows: Sequence[Row]) -> int:
-    place = {asset: number for number, asset in enumerate(logged.assets)}
-    index = tuple(
-        np.array([(place[row.asset_id], (row.target_time - logged.issued_at) // logged.step) for row in rows])
-        .reshape(-1, 2)
-        .T
-    )
-    differs = np.zeros(len(rows), bool)
-    quantiles = [(f"q{level * 100:.0f}", grid.quantiles.get(level)) for level in QUANTILES]
-    columns = [("value", grid.values), *quantiles]
-    for name, made in columns:
-        kept = np.array([getattr(row, name) for row in rows], dtype=float)
-        again = np.full(len(rows), np.nan) if made is None else made[index]
-        # bits, but for those of missing values
-        differs |= np.where(np.isnan(kept), 0, kept.view(np.int64)) != np.where(
-            np.isnan(again), 0, np.ascontiguousarray(again).view(np.int64)
-        )
-        differs |= np.isnan(kept) != np.isnan(again)
-    return int(differs.sum())
+def _differing(run: Run, grid: Grid, rows: Sequence[Row]) -> int:
+    made = {(row.asset_id, row.target_time): _bits(row) for row in log.rows_of(run, grid)}
+    return sum(_bits(row) != made[row.asset_id, row.target_time] for row in rows)
+
+
+def _bits(row: Row) -> list[str | None]:
+    return [None if each is None else each.hex() for each in (row.value, row.q10, row.q50, row.q90)]

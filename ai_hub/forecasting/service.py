@@ -33,6 +33,7 @@ from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.forecasting import log
 from ai_hub.forecasting.accuracy import HORIZON, accuracy
 from ai_hub.forecasting.log import Role
+from ai_hub.forecasting.models.cache import UnusableCacheError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -170,6 +171,8 @@ def _load(
             models[version.model] = load(version)
         except ServiceDownError:
             raise
+        except UnusableCacheError as error:
+            raise ServiceDownError("The model cache", str(error.path), error.message) from error
         except AiHubError as error:
             errors[version.model] = error
         except Exception as error:  # noqa: BLE001  # its files are whatever somebody registered

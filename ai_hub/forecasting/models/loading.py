@@ -334,6 +334,13 @@ class ModelLoader:
             self._cache.install(version, lambda folder: self._download(version, folder))
             self._cache.prune(version, self._cache.last())
 
+    @contextmanager
+    def files(self, version: ProductionVersion) -> Iterator[Path]:
+        """The verified folder of a version, for models of other kinds; `fetch` has the errors."""
+        self.fetch(version)
+        with self._cache.reading():
+            yield self._cache.verified(version)
+
     def _download(self, version: ProductionVersion, folder: Path) -> None:
         from ai_hub.registry import ModelVersion, download_version  # noqa: PLC0415  # MLflow takes seconds
 

@@ -22,7 +22,9 @@ from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError
 from ai_hub.forecasting import log, production
+from ai_hub.forecasting.day_ahead_tracking import find_model
 from ai_hub.forecasting.log import Grid, Role
+from ai_hub.forecasting.models.loading import loader_of
 from ai_hub.forecasting.production import Issuer
 from ai_hub.registry import ensure_tenant
 from ai_hub.settings import Settings
@@ -136,6 +138,24 @@ def test_replay_and_run__of_another_tenant__find_nothing(tenant: str, issued: di
     theirs = f"{tenant}-x"
     with pytest.raises(NotFoundError, match="no forecast run"):
         call("replay", issued["run"], "--tenant", theirs)
+
+
+def test_models__are_downloaded_once_a_machine(tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (version,) = (each for each in production.production_versions(tenant) if each.model == MODEL)
+    before = production.load(version)
+
+    def gone(*_: object) -> None:
+        raise AssertionError("downloaded again")
+
+    monkeypatch.setattr("ai_hub.registry.download_version", gone)
+    assert production.load(version).card == before.card
+    assert find_model(tenant, MODEL, None).card == before.card
+    # what is in the cache is checked at each load
+    loader, cached = loader_of(version)
+    with loader.files(cached) as folder:
+        (folder / "MLmodel").write_text("changed")
+    with pytest.raises(AssertionError, match="downloaded again"):
+        production.load(version)
 
 
 def test_run__without_a_model_in_production__says_how_to_train_one(energy: Energy) -> None:
