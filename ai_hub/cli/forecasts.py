@@ -135,12 +135,12 @@ def replay_command(
     """Make a logged run again with what was known at its time; fails where a bit differs."""
     from ai_hub.db.transactions import transaction
     from ai_hub.forecasting import log
-    from ai_hub.forecasting.production import replay
+    from ai_hub.forecasting.replay import replay
 
     with transaction(common.settings(), tenant) as connection:
         logged = log.find_run(connection, tenant, run_id)
-        rows = log.read_rows(connection, logged)
-    replayed = replay(common.settings(), logged, rows)
+        rows, features = log.read_rows(connection, logged), log.read_features(connection, logged)
+    replayed = replay(common.settings(), logged, rows, features)
     if record:
         with transaction(common.settings(), tenant) as connection:
             log.write(connection, replayed.run, replayed.grid)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 import secrets
+import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import pairwise
+from itertools import groupby, islice, pairwise
 from typing import TYPE_CHECKING, Any, Final, LiteralString, NamedTuple
 from uuid import UUID
 
 import numpy as np
 import psycopg
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
 from psycopg.types.json import Jsonb
 
 from ai_hub.errors import ConflictError, NotFoundError
@@ -96,6 +99,8 @@ class Grid:
     quantiles: Mapping[float, Floats] = field(default_factory=dict)
     #: by asset: whether features were missing or older than usual; None: of none
     degraded: Sequence[bool] | None = None
+    #: what the model was given, where history may not tell it; see `replay.features_of`
+    features: bytes | None = None
 
 
 class Row(NamedTuple):
@@ -131,6 +136,20 @@ class ValidRow(NamedTuple):
     unit: str | None
 
 
+def check_files(run: Run, manifest_sha256: str | None) -> None:
+    """Refuse a version, by the SHA-256 of its manifest, whose files are not those that a run was made with.
+
+    Raises:
+        ConflictError: they are not.
+    """
+    if manifest_sha256 != run.manifest_sha256:
+        raise ConflictError(
+            f"The files of {run.model} version {run.version} are not those that run {run.run_id} was made "
+            "with.",
+            hint=f"Its manifest had the SHA-256 {run.manifest_sha256}.",
+        )
+
+
 def made_at(run_id: UUID) -> datetime | None:
     """When an id was made; None: not by `new_run_id`."""
     # 48 bits of milliseconds reach beyond Python's times
@@ -144,21 +163,26 @@ _RUN_COLUMNS: Final[LiteralString] = (
     " assets, unit, details, run_id, status"
 )
 _ADD_RUN: Final[LiteralString] = f"""
-INSERT INTO forecast_runs ({_RUN_COLUMNS})
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+INSERT INTO forecast_runs ({_RUN_COLUMNS}, features)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (run_id) DO NOTHING RETURNING run_id
 """  # noqa: S608  # constants
-# the arrays have `leads` elements an asset; those of quantiles that there are none of are NULL
+# The arrays of values have `leads` elements a line; those of quantiles that there are none of are NULL.
 _ADD_ROWS: Final = """
 INSERT INTO forecasts (target_time, tenant_id, asset_id, run_id, issued_at, value, q10, q50, q90, status)
 SELECT
-    %(issued_at)s::timestamptz + (place - 1) %% %(leads)s * %(step)s::interval, %(tenant)s,
-    (%(assets)s::text[])[(place - 1) / %(leads)s + 1], %(run_id)s, %(issued_at)s,
+    issued_at + lead * %(step)s::interval, %(tenant)s, asset, run_id, issued_at,
     nullif(value, 'NaN'), nullif(q10, 'NaN'), nullif(q50, 'NaN'), nullif(q90, 'NaN'),
-    CASE WHEN value = 'NaN' THEN 'missing'
-        WHEN (%(degraded)s::boolean[])[(place - 1) / %(leads)s + 1] THEN 'degraded' ELSE 'ok' END
-FROM unnest(%(values)s::float8[], %(q10)s::float8[], %(q50)s::float8[], %(q90)s::float8[])
-    WITH ORDINALITY AS given (value, q10, q50, q90, place)
+    CASE WHEN value = 'NaN' THEN 'missing' WHEN degraded THEN 'degraded' ELSE 'ok' END
+FROM unnest(%(runs)s::uuid[], %(issues)s::timestamptz[], %(assets)s::text[], %(degraded)s::boolean[])
+        WITH ORDINALITY AS line (run_id, issued_at, asset, degraded, number),
+    generate_series(0, %(leads)s - 1) AS lead,
+    LATERAL (SELECT ((number - 1) * %(leads)s + lead + 1)::integer) AS here (place),
+    LATERAL (
+        SELECT
+            (%(values)s::float8[])[place], (%(q10)s::float8[])[place], (%(q50)s::float8[])[place],
+            (%(q90)s::float8[])[place]
+    ) AS given (value, q10, q50, q90)
 """
 
 
@@ -171,15 +195,30 @@ def write(connection: psycopg.Connection[Any], run: Run, grid: Grid) -> bool:
         ConflictError: the model's output is no forecast: infinite values, or quantiles that cross.
         ValueError: `grid` does not have the run's shape, or an asset is there twice.
     """
-    _check(run, grid)
+    return write_all(connection, [(run, grid)]) == 1
+
+
+def write_all(connection: psycopg.Connection[Any], runs: Sequence[tuple[Run, Grid]]) -> int:
+    """Write several runs of a tenant, in order; returns how many were not in the log already.
+
+    All in one transaction, which takes little longer than that of one run; where some are there already, each
+    in its own. See `write` for the errors, with which none is written.
+    """
+    for run, grid in runs:
+        _check(run, grid)
     with connection.transaction() as transaction:
-        for values in _batches(run, grid):
+        for values in _batches(runs):
             connection.execute(_ADD_ROWS.encode(), values)
-        # last, as the time of recording is that from which the run can be read
-        added = connection.execute(_ADD_RUN, [*_run_values(run), _status(grid)]).fetchone()
-        if added is None:
+        # last, as the time of recording is that from which a run can be read
+        added = [
+            connection.execute(_ADD_RUN, [*_run_values(run), _status(grid), grid.features]).fetchone()
+            for run, grid in runs
+        ]
+        if None in added:
             raise psycopg.Rollback(transaction)
-    return added is not None
+    if None not in added:
+        return len(runs)
+    return 0 if len(runs) == 1 else sum(write_all(connection, [each]) for each in runs)
 
 
 def _check(run: Run, grid: Grid) -> None:
@@ -209,32 +248,69 @@ def _status(grid: Grid) -> str:
     return "failed" if missing.all() else "partial" if missing.any() else "complete"
 
 
-def _batches(run: Run, grid: Grid) -> Iterator[dict[str, Any]]:
-    """Parameters of the statements: some assets each."""
-    size = max(1, BATCH_ROWS // run.leads)
-    degraded = grid.degraded if grid.degraded is not None else [False] * len(run.assets)
-    for first in range(0, len(run.assets), size):
-        part = slice(first, first + size)
-        quantiles = {
-            f"q{level * 100:.0f}": _array(grid.quantiles[level][part]) if level in grid.quantiles else None
-            for level in QUANTILES
-        }
-        yield {
-            "tenant": run.tenant,
-            "run_id": run.run_id,
-            "issued_at": run.issued_at,
-            "step": run.step,
-            "leads": run.leads,
-            "assets": list(run.assets[part]),
-            "degraded": list(degraded[part]),
-            "values": _array(grid.values[part]),
-            **quantiles,
-        }
+class _Line(NamedTuple):
+    """An asset of a run."""
+
+    run: Run
+    grid: Grid
+    number: int
 
 
-def _array(values: Floats) -> str:
-    """An array as PostgreSQL writes it, with all bits: psycopg takes ten times as long for a list."""
-    return f"{{{','.join(map(repr, values.ravel().tolist()))}}}"
+def _batches(runs: Sequence[tuple[Run, Grid]]) -> Iterator[dict[str, Any]]:
+    """Parameters of the statements: some assets each, of runs with the same steps."""
+    lines = [_Line(run, grid, number) for run, grid in runs for number in range(len(run.assets))]
+    for (leads, step), alike in groupby(lines, lambda line: (line.run.leads, line.run.step)):
+        while part := list(islice(alike, max(1, BATCH_ROWS // leads))):
+            quantiles = {f"q{level * 100:.0f}": _numbers(part, level) for level in QUANTILES}
+            yield {
+                "tenant": part[0].run.tenant,
+                "step": step,
+                "leads": leads,
+                "runs": [line.run.run_id for line in part],
+                "issues": [line.run.issued_at for line in part],
+                "assets": [line.run.assets[line.number] for line in part],
+                "degraded": [bool(line.grid.degraded and line.grid.degraded[line.number]) for line in part],
+                "values": FloatArray(np.concatenate([line.grid.values[line.number] for line in part])),
+                **quantiles,
+            }
+
+
+def _numbers(lines: Sequence[_Line], level: float) -> FloatArray | None:
+    """A quantile of some lines; None: none has it."""
+    if not any(level in line.grid.quantiles for line in lines):
+        return None
+    absent = np.full(lines[0].run.leads, np.nan)
+    found = [line.grid.quantiles.get(level) for line in lines]
+    return FloatArray(
+        np.concatenate(
+            [absent if each is None else each[line.number] for each, line in zip(found, lines, strict=True)]
+        )
+    )
+
+
+class FloatArray(NamedTuple):
+    """Numbers as PostgreSQL's float8[]."""
+
+    values: Floats
+
+
+class _FloatArrayDumper(Dumper):
+    """In PostgreSQL's binary format: with all bits, and 50 times as fast as a list."""
+
+    format = Format.BINARY
+    oid = psycopg.adapters.types["float8"].array_oid
+    _HEADER = struct.Struct("!iiIii")
+    _ELEMENT: Final = np.dtype([("length", ">i4"), ("value", ">f8")])
+
+    def dump(self, obj: FloatArray) -> bytes:
+        """One dimension from 1 on, each element with its length."""
+        elements = np.empty(obj.values.size, self._ELEMENT)
+        elements["length"], elements["value"] = 8, obj.values
+        element_oid = psycopg.adapters.types["float8"].oid
+        return self._HEADER.pack(1, 0, element_oid, obj.values.size, 1) + elements.tobytes()
+
+
+psycopg.adapters.register_dumper(FloatArray, _FloatArrayDumper)
 
 
 def rows_of(run: Run, grid: Grid) -> list[Row]:
@@ -327,6 +403,14 @@ def read_rows(
         "run_id": run.run_id,
     }
     return [Row(*row) for row in connection.execute(_ROWS, values).fetchall()]
+
+
+def read_features(connection: psycopg.Connection[Any], run: Run) -> bytes | None:
+    """What the model of a run was given, as the log has it; None: history has it, as known then."""
+    row = connection.execute(
+        "SELECT features FROM forecast_runs WHERE tenant_id = %s AND run_id = %s", [run.tenant, run.run_id]
+    ).fetchone()
+    return row[0] if row else None
 
 
 # A run that has no value for a step leaves the one before it valid.

@@ -1,9 +1,10 @@
-"""Forecasts with a horizon of the models in production: issued for the log, and made again later."""
+"""Forecasts with a horizon of the models in production, issued for the log."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence  # of a dataclass
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from ai_hub.db.connection import connect
-from ai_hub.errors import BadInputError, ConflictError, NotFoundError
+from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.features.store import get_service, open_store
 from ai_hub.forecasting import log
 from ai_hub.forecasting.card import HORIZON_TAG, MAKER, MAKER_TAG, ModelCard, check_units
@@ -24,7 +25,7 @@ from ai_hub.forecasting.models.loading import loader_of
 from ai_hub.forecasting.predict import read_card
 from ai_hub.registry import ModelVersion
 from ai_hub.registry.registering import model_metadata
-from ai_hub.registry.versions import get_version, search
+from ai_hub.registry.versions import search
 from ai_hub.settings import Settings  # of a dataclass
 from ai_hub.times import EPOCH, from_micros
 from mlflow_plugins.lifecycle.rules import PRODUCTION
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     import psycopg
     from feast import FeatureStore
 
-    from ai_hub.forecasting.log import Row
 
 #: Where the pyfunc flavor keeps what `DayAheadModel.save` wrote.
 _FOLDER: Final = "data/day_ahead"
@@ -113,9 +113,16 @@ def load(version: ModelVersion) -> LoadedDayAhead:
 
 
 def read_rows(
-    store: FeatureStore, loaded: LoadedDayAhead, assets: Sequence[str], issued_at: datetime
+    store: FeatureStore,
+    loaded: LoadedDayAhead,
+    assets: Sequence[str],
+    issued_at: datetime,
+    *,
+    dsn: str | None = None,
 ) -> IssueRows:
     """Features of one issue, as known at the time the store is open at; in the order of `assets`.
+
+    `dsn`: of the database with the assets; default: that of the settings.
 
     Raises:
         ConflictError: the feature service no longer gives what the model was trained with, or features of an
@@ -132,7 +139,7 @@ def read_rows(
             f"which {loaded.label} was trained with.",
             hint="Restore the features and run `feast apply`, or train the model anew.",
         )
-    units = _units(tenant, assets)
+    units = _units(tenant, assets, dsn)
     if unknown := sorted(set(assets) - units.keys()):
         more = " and others" if len(unknown) > _NAMED else ""
         raise NotFoundError(
@@ -173,9 +180,9 @@ def rows_of_features(
     )
 
 
-def _units(tenant: str, assets: Sequence[str]) -> dict[str, str | None]:
+def _units(tenant: str, assets: Sequence[str], dsn: str | None = None) -> dict[str, str | None]:
     """Units of the features of those assets that there are."""
-    with connect() as connection:
+    with connect(dsn) as connection:
         found = connection.execute(
             "SELECT asset_id, feature_unit FROM assets WHERE tenant_id = %s AND asset_id = ANY(%s)",
             [tenant, list(assets)],
@@ -191,6 +198,7 @@ def issue(
     role: Role = Role.LIVE,
     leads: int | None = None,
     degraded: bool = False,
+    with_features: bool = False,
     details: Mapping[str, Any] | None = None,
 ) -> tuple[Run, Grid]:
     """Forecast the rows of one issue, as the log takes it.
@@ -202,11 +210,13 @@ def issue(
         role: what for.
         leads: only the first so many steps.
         degraded: the features are older than usual.
+        with_features: the log keeps the rows, as history may not have them.
         details: more of the run.
     """
     forecasts = loaded.model.forecast(rows)
     version = loaded.version
     leads = leads or rows.leads
+    packed = _packed(loaded, rows)
     run = Run(
         tenant=rows.tenant_id,
         model=version.model,
@@ -220,11 +230,12 @@ def issue(
         horizon=leads * rows.step,
         assets=tuple(map(str, rows.assets)),
         unit=loaded.card.unit,
-        details={"features_sha256": _digest(loaded, rows), **(details or {})},
+        details={"features_sha256": hashlib.sha256(packed).hexdigest(), **(details or {})},
     )
     quantiles = {level: forecasts.quantiles[:, :leads, at] for at, level in enumerate(forecasts.levels)}
     flags = [degraded or each for each in _degraded(loaded, rows)]
-    return run, Grid(forecasts.values[:, :leads], quantiles, flags)
+    features = zlib.compress(packed) if with_features else None
+    return run, Grid(forecasts.values[:, :leads], quantiles, flags, features)
 
 
 def _degraded(loaded: LoadedDayAhead, rows: IssueRows) -> list[bool]:
@@ -237,16 +248,15 @@ def _degraded(loaded: LoadedDayAhead, rows: IssueRows) -> list[bool]:
     return [bool(each) for each in missing]
 
 
-def _digest(loaded: LoadedDayAhead, rows: IssueRows) -> str:
-    """SHA-256 of what the model is given."""
-    inputs, found = loaded.model.recipe.inputs, hashlib.sha256()
-    for values in (
+def _packed(loaded: LoadedDayAhead, rows: IssueRows) -> bytes:
+    """What the model is given, for the log; `replay.features_of` reads it."""
+    inputs = loaded.model.recipe.inputs
+    columns = [
         *(rows.scalars[name] for name in inputs.scalars),
         *(rows.arrays[name] for name in inputs.arrays),
-    ):
-        # a missing value has many bit patterns
-        found.update(np.where(np.isnan(values), np.nan, values).astype("<f8").tobytes())
-    return found.hexdigest()
+    ]
+    # a missing value has many bit patterns
+    return b"".join(np.where(np.isnan(each), np.nan, each).astype("<f8").tobytes() for each in columns)
 
 
 def metadata(loaded: LoadedDayAhead) -> dict[str, Any]:
@@ -402,67 +412,3 @@ class Issuer:
             connection, version.tenant, model=version.model, role=Role.LIVE, details=self._mark(), limit=1
         )
         return any(run.issued_at >= due for run in runs)
-
-
-@dataclass(frozen=True)
-class Replay:
-    """A logged run made again."""
-
-    #: of the role `replay`
-    run: Run
-    grid: Grid
-    #: rows in the log
-    rows: int
-    #: those whose values or quantiles have other bits now
-    differing: int
-    #: whether the features had the same bits; None: the log does not say
-    same_features: bool | None
-
-
-def replay(settings: Settings, logged: Run, rows: Sequence[Row]) -> Replay:
-    """Make a logged run again with the same version of the model and what was known at its time.
-
-    Raises:
-        BadInputError: the run is of no registered version.
-        ConflictError: the version's files are not those of the run, or features are no longer there.
-        NotFoundError: the version is gone.
-    """
-    if logged.version is None:
-        raise BadInputError(
-            f"Run {logged.run_id} is of no registered version.", hint="Backtest the model again."
-        )
-    version = get_version(logged.tenant, logged.model, str(logged.version))
-    if version.manifest_sha256 != logged.manifest_sha256:
-        raise ConflictError(
-            f"The files of {logged.model} version {logged.version} are not those that run {logged.run_id} "
-            "was made with.",
-            hint=f"Its manifest had the SHA-256 {logged.manifest_sha256}.",
-        )
-    loaded = load(version)
-    store = open_store(settings, known_at=logged.known_at)
-    features = read_rows(store, loaded, logged.assets, logged.issued_at)
-    run, grid = issue(
-        loaded,
-        features,
-        known_at=logged.known_at,
-        role=Role.REPLAY,
-        leads=logged.leads,
-        details={"replay_of": str(logged.run_id)},
-    )
-    expected = logged.details.get("features_sha256")
-    return Replay(
-        run,
-        grid,
-        rows=len(rows),
-        differing=_differing(run, grid, rows),
-        same_features=None if expected is None else run.details["features_sha256"] == expected,
-    )
-
-
-def _differing(run: Run, grid: Grid, rows: Sequence[Row]) -> int:
-    made = {(row.asset_id, row.target_time): _bits(row) for row in log.rows_of(run, grid)}
-    return sum(_bits(row) != made[row.asset_id, row.target_time] for row in rows)
-
-
-def _bits(row: Row) -> list[str | None]:
-    return [None if each is None else each.hex() for each in (row.value, row.q10, row.q50, row.q90)]

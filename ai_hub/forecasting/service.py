@@ -19,7 +19,6 @@ import numpy as np
 import orjson
 import structlog
 from prometheus_client import Counter
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from ai_hub.db.transactions import transaction
 from ai_hub.errors import (
@@ -34,9 +33,10 @@ from ai_hub.forecasting import log
 from ai_hub.forecasting.accuracy import HORIZON, accuracy
 from ai_hub.forecasting.log import Role
 from ai_hub.forecasting.models.cache import UnusableCacheError
+from ai_hub.times import EPOCH
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from typing import TypeVar
     from uuid import UUID
 
@@ -55,7 +55,6 @@ _NOT_RECORDED: Final = Counter(
 #: Calls of models and of the database under way at once, and those of the registry.
 _THREADS: Final = 4
 _REGISTRY_THREADS: Final = 4
-_WRITERS: Final = 2
 #: Seconds after which it is asked again which versions are in production; after the second number, whoever
 #: asks for them waits for that, but for no more than the third.
 _REFRESH_S: Final = 5.0
@@ -66,10 +65,12 @@ _ASSETS: Final = 100_000
 _LOOKBACK_H: Final = 8760
 #: Tenants whose models are in memory.
 _TENANTS: Final = 64
-#: Answers whose writes are under way; further ones wait for theirs.
+#: Answers that are not written yet; further ones wait for that.
 _PENDING: Final = 256
 #: Seconds in which a write is tried again, and in which a forecast that was just answered is looked for.
 _WRITE_S: Final = 60.0
+_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 5.0
 _FIND_S: Final = 3.0
 _LOOK_S: Final = 0.1
 _MINUTE: Final = timedelta(minutes=1)
@@ -186,25 +187,42 @@ def _load(
     return models, errors
 
 
-class LogWriter:
-    """Writes runs behind their answers, and tries for a minute where the database does not answer.
+class _Waiting(NamedTuple):
+    """A run that is to be written."""
 
-    What could not be written then is lost, and said in the log of the service and by `find`.
+    run: Run
+    grid: Grid
+    #: of the event loop's clock: when to give up
+    until: float
+    #: has no result: it is written, or lost
+    done: asyncio.Future[None]
+
+
+class LogWriter:
+    """Writes runs behind their answers, in order, and tries for a minute where the database does not answer.
+
+    All that has come of a tenant while one write was under way is the next one: a connection and a
+    transaction take longer than their rows. What could not be written is lost, and said in the log of the
+    service and by `find`.
     """
 
-    def __init__(self, write: Callable[[Run, Grid], Any]) -> None:
+    def __init__(self, write: Callable[[Sequence[tuple[Run, Grid]]], Awaitable[Any]]) -> None:
+        #: writes runs of one tenant, all or none
         self._write = write
-        #: by tenant and run
-        self._pending: dict[tuple[str, UUID], asyncio.Task[None]] = {}
+        #: by tenant and run, the oldest first
+        self._waiting: dict[tuple[str, UUID], _Waiting] = {}
         self._lost: OrderedDict[tuple[str, UUID], str] = OrderedDict()
+        self._task: asyncio.Task[None] | None = None
 
     async def submit(self, run: Run, grid: Grid) -> None:
-        """Begin to write a run; where too many are under way, wait for its end."""
-        key = run.tenant, run.run_id
-        task = self._pending[key] = asyncio.create_task(self._keep_trying(run, grid))
-        task.add_done_callback(lambda _: self._pending.pop(key, None))
-        if len(self._pending) > _PENDING:
-            await asyncio.shield(task)
+        """Begin to write a run; where too many are waiting, wait for its end."""
+        loop = asyncio.get_running_loop()
+        mine = _Waiting(run, grid, loop.time() + _WRITE_S, loop.create_future())
+        self._waiting[run.tenant, run.run_id] = mine
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write_all())
+        if len(self._waiting) > _PENDING:
+            await asyncio.shield(mine.done)
 
     async def wait(self, tenant: str, run_id: UUID) -> None:
         """Until a run of the tenant that was submitted here is written.
@@ -212,8 +230,8 @@ class LogWriter:
         Raises:
             NotFoundError: it could not be.
         """
-        if (task := self._pending.get((tenant, run_id))) is not None:
-            await asyncio.shield(task)
+        if (mine := self._waiting.get((tenant, run_id))) is not None:
+            await asyncio.shield(mine.done)
         if (reason := self._lost.get((tenant, run_id))) is not None:
             raise NotFoundError(
                 f"Forecast {run_id} was answered, and could not be recorded: {reason}",
@@ -222,33 +240,56 @@ class LogWriter:
 
     async def aclose(self) -> None:
         """Wait for what is under way."""
-        if self._pending:
-            await asyncio.wait([*self._pending.values()], timeout=_WRITE_S)
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=_WRITE_S)
 
-    async def _keep_trying(self, run: Run, grid: Grid) -> None:
+    async def _write_all(self) -> None:
+        failures = 0
+        while self._waiting:
+            tenant = next(iter(self._waiting))[0]
+            batch = [each for each in self._waiting.values() if each.run.tenant == tenant]
+            try:
+                await self._write_batch(batch)
+                failures = 0
+            except ServiceDownError as error:
+                now = asyncio.get_running_loop().time()
+                for each in [each for each in self._waiting.values() if each.until <= now]:
+                    self._lose(each, error, f"{error.service} did not answer.")
+                failures += 1
+                await asyncio.sleep(min(_PAUSE_S * 2**failures, _LONGEST_PAUSE_S))
+
+    async def _write_batch(self, batch: Sequence[_Waiting]) -> None:
         try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception(lambda error: isinstance(error, ServiceDownError)),
-                stop=stop_after_delay(_WRITE_S),
-                wait=wait_exponential_jitter(0.2, 5),
-                reraise=True,
-            ):
-                with attempt:
-                    await self._write(run, grid)
+            await self._write([(each.run, each.grid) for each in batch])
+        except ServiceDownError:
+            raise
         except Exception as error:  # noqa: BLE001  # the answer has left; nobody else would hear of it
-            _NOT_RECORDED.inc()
-            reason = (
-                error.service + " did not answer." if isinstance(error, ServiceDownError) else "see the log."
-            )
-            self._lost[run.tenant, run.run_id] = reason
-            while len(self._lost) > _PENDING:
-                self._lost.popitem(last=False)
-            _log.error(
-                "forecasts.write_failed",
-                tenant=run.tenant,
-                forecast_id=str(run.run_id),
-                reason=str(error).partition("\n")[0],
-            )
+            if len(batch) == 1:
+                self._lose(batch[0], error, "see the log.")
+                return
+            # the others are written
+            for each in batch:
+                await self._write_batch([each])
+        else:
+            for each in batch:
+                self._end(each)
+
+    def _end(self, mine: _Waiting) -> None:
+        del self._waiting[mine.run.tenant, mine.run.run_id]
+        mine.done.set_result(None)
+
+    def _lose(self, mine: _Waiting, error: Exception, reason: str) -> None:
+        _NOT_RECORDED.inc()
+        self._lost[mine.run.tenant, mine.run.run_id] = reason
+        while len(self._lost) > _PENDING:
+            self._lost.popitem(last=False)
+        _log.error(
+            "forecasts.write_failed",
+            tenant=mine.run.tenant,
+            forecast_id=str(mine.run.run_id),
+            reason=str(error).partition("\n")[0],
+        )
+        self._end(mine)
 
 
 class _Asset(NamedTuple):
@@ -273,9 +314,10 @@ def _issue(
 
     check_units(loaded.label, request.tenant, loaded.card, {request.asset: asset.unit})
     (result,) = answer.results
-    issued_at, under_way = result["event_timestamp"], loaded.issue_time(answer.computed_at)
+    issued_at = answer.issues[0] if answer.issues else None
+    under_way = loaded.issue_time(answer.computed_at)
     is_usable = issued_at is not None and issued_at >= under_way - loaded.model.step
-    if is_usable:
+    if issued_at is not None and is_usable:
         rows = production.rows_of_features(
             loaded, request.asset, issued_at, orjson.loads(orjson.dumps(result["features"]))
         )
@@ -284,7 +326,12 @@ def _issue(
             rows,
             known_at=answer.computed_at,
             leads=request.horizon // request.step,
-            degraded=result["degraded"] or issued_at < under_way,
+            # rows of other views of the service may be older, but for those of the hour under way
+            degraded=result["degraded"]
+            or issued_at < under_way
+            or result["event_timestamp"] < issued_at - (issued_at - EPOCH) % _HOUR,
+            # Redis may have another row than the database
+            with_features=True,
             details={
                 **request.details,
                 "source": result["source"],
@@ -316,10 +363,8 @@ class ForecastService:
         registry_work = anyio.CapacityLimiter(_REGISTRY_THREADS)
         self._models = ProductionModels(lambda work: anyio.to_thread.run_sync(work, limiter=registry_work))
         # where the database hangs, writes hold up no forecasts
-        writers = anyio.CapacityLimiter(_WRITERS)
-        self._writer = LogWriter(
-            lambda run, grid: anyio.to_thread.run_sync(self._write, run, grid, limiter=writers)
-        )
+        writers = anyio.CapacityLimiter(1)
+        self._writer = LogWriter(lambda runs: anyio.to_thread.run_sync(self._write, runs, limiter=writers))
 
     async def issue(self, request: ForecastRequest) -> tuple[Run, list[Row]]:
         """Forecast an asset from its newest online features; the run is written behind the answer.
@@ -368,6 +413,10 @@ class ForecastService:
     async def rows(self, run: Run, asset: str) -> list[Row]:
         """Rows of a run, of one asset."""
         return await self._in_thread(partial(self._rows, run, asset))
+
+    async def features(self, run: Run) -> bytes | None:
+        """What the log has of the features of a run, see `log.read_features`."""
+        return await self._in_thread(partial(self._read_features, run))
 
     async def newest(
         self, tenant: str, asset: str | None, details: Mapping[str, Any] | None, limit: int, offset: int
@@ -419,9 +468,9 @@ class ForecastService:
         found = self._assets[key] = _Asset(row[0], row[1], time.monotonic() + _STALE_S)
         return found
 
-    def _write(self, run: Run, grid: Grid) -> None:
-        with transaction(self._settings, run.tenant) as connection:
-            log.write(connection, run, grid)
+    def _write(self, runs: Sequence[tuple[Run, Grid]]) -> None:
+        with transaction(self._settings, runs[0][0].tenant) as connection:
+            log.write_all(connection, runs)
 
     def _find(self, tenant: str, run_id: UUID) -> Run:
         with transaction(self._settings, tenant) as connection:
@@ -430,6 +479,10 @@ class ForecastService:
     def _rows(self, run: Run, asset: str) -> list[Row]:
         with transaction(self._settings, run.tenant) as connection:
             return log.read_rows(connection, run, [asset])
+
+    def _read_features(self, run: Run) -> bytes | None:
+        with transaction(self._settings, run.tenant) as connection:
+            return log.read_features(connection, run)
 
     def _newest(
         self, tenant: str, asset: str | None, details: Mapping[str, Any] | None, limit: int, offset: int

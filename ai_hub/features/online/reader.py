@@ -20,6 +20,8 @@ from ai_hub.features.online.loader import Loader
 from ai_hub.features.online.query import as_of
 from ai_hub.features.online.rows import CachedRows, Origin, render, results
 from ai_hub.features.store import followed_key
+from ai_hub.times import from_nanos
+from feast_plugins.windows.declarations import HORIZON_TAG
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -81,6 +83,8 @@ class Answer(NamedTuple):
     computed_at: datetime
     #: ready for orjson
     results: list[dict[str, Any]]
+    #: by asset: time of issue, where a view of the set has a horizon; others may have rows of another time
+    issues: Sequence[datetime | None] = ()
 
 
 class FeatureReader:
@@ -130,7 +134,7 @@ class FeatureReader:
             rows, request.tenant, request.assets, origins, lookback_hours=request.lookback_hours
         )
         answers = results(request.assets, origins, payloads, computed_at=now)
-        return Answer(query.label, request.timestamp or now, now, answers)
+        return Answer(query.label, request.timestamp or now, now, answers, _issues(rows))
 
     async def _cached_rows(
         self, query: Query, config: RepoConfig, at: AsOf, keys: Keys
@@ -237,6 +241,13 @@ class FeatureReader:
             f"Did you mean {near}?" if near else "Assets come with `ai-hub ingest`; it lists what it added."
         )
         return NotFoundError(f"Tenant {tenant} has no asset {asset}.", hint=hint)
+
+
+def _issues(rows: CachedRows) -> Sequence[datetime | None]:
+    for view, times in zip(rows.query.views, rows.times, strict=True):
+        if HORIZON_TAG in (view.stored.view.tags or {}):
+            return [None if time is None else from_nanos(time) for time in times]
+    return ()
 
 
 @lru_cache(maxsize=1024)

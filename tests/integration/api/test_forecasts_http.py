@@ -30,10 +30,11 @@ from ai_hub.features.online.reader import Answer
 from ai_hub.forecasting import log, production, service
 from ai_hub.forecasting.accuracy import HORIZON, accuracy
 from ai_hub.forecasting.log import Role
+from ai_hub.forecasting.replay import Replay, replay
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 HOUR = timedelta(hours=1)
 
@@ -119,9 +120,36 @@ def test_forecast__is_that_of_the_model__and_found_again(place: Place) -> None:
     # the log has it as a live run that `ai-hub forecast replay` makes again
     with connect() as connection:
         run = log.find_run(connection, place.tenant, UUID(body["forecast_id"]))
-        logged = log.read_rows(connection, run)
     assert (run.role, run.leads) == (Role.LIVE, 24)
-    assert production.replay(Settings(), run, logged).differing == 0
+    assert replayed(run).differing == 0
+
+
+def replayed(run: log.Run) -> Replay:
+    with connect() as connection:
+        rows, features = log.read_rows(connection, run), log.read_features(connection, run)
+    return replay(Settings(), run, rows, features)
+
+
+def test_replay__of_a_row_that_redis_had_and_the_database_no_more__has_the_same_bits(place: Place) -> None:
+    with connect() as connection:
+        connection.execute(
+            "UPDATE timeseries_data SET value = value * 3"
+            ' WHERE tenant_id = %s AND asset_id = %s AND "timestamp" >= %s',
+            [place.tenant, "untrained", place.energy.now - 48 * HOUR],
+        )
+    refresh()
+    body = place.forecast("untrained").json()
+    place.call("GET", f"/ai/forecast/{body['forecast_id']}")
+    with connect() as connection:
+        run = log.find_run(connection, place.tenant, UUID(body["forecast_id"]))
+        rows = log.read_rows(connection, run)
+    assert run.details["source"] == "redis"
+    # history alone would give others
+    assert replay(Settings(), run, rows, None).same_features is False
+    found = replayed(run)
+    assert (found.differing, found.same_features) == (0, True)
+    with pytest.raises(ConflictError, match="are not those that it was made of"):
+        replay(Settings(), run, rows, b"damaged")
 
 
 def test_forecast__shorter_without_quantiles__of_an_untrained_meter(place: Place) -> None:
@@ -234,18 +262,17 @@ def a_run() -> tuple[log.Run, log.Grid]:
 def test_writer__database_down_for_a_while__writes_once_it_is_back() -> None:
     tries = []
 
-    async def write(run: log.Run, grid: log.Grid) -> None:
-        tries.append(run.run_id)
+    async def write(runs: Sequence[tuple[log.Run, log.Grid]]) -> None:
+        tries.append([run.run_id for run, _ in runs])
         if len(tries) < 3:
             raise ServiceDownError("TimescaleDB", "here", "gone")
-        del grid
 
     async def main() -> None:
         writer, (run, grid) = service.LogWriter(write), a_run()
         await writer.submit(run, grid)
         assert tries == []  # the answer does not wait
         await writer.wait(run.tenant, run.run_id)
-        assert tries == [run.run_id] * 3
+        assert tries == [[run.run_id]] * 3
 
     asyncio.run(main())
 
@@ -255,14 +282,13 @@ def test_writer__that_gives_up__says_so_and_is_not_found(
 ) -> None:
     monkeypatch.setattr(service, "_WRITE_S", 0.0)
 
-    async def write(run: log.Run, grid: log.Grid) -> None:
-        del run, grid
+    async def write(_: object) -> None:
         raise ServiceDownError("TimescaleDB", "here", "gone")
 
     async def main() -> None:
         writer, (run, grid) = service.LogWriter(write), a_run()
         await writer.submit(run, grid)
-        await writer.aclose()
+        await asyncio.gather(writer.wait(run.tenant, run.run_id), return_exceptions=True)
         with pytest.raises(NotFoundError, match="could not be recorded"):
             await writer.wait(run.tenant, run.run_id)
         # nobody else hears of it
@@ -270,6 +296,101 @@ def test_writer__that_gives_up__says_so_and_is_not_found(
         assert str(run.run_id) in capsys.readouterr().out
 
     asyncio.run(main())
+
+
+def test_writer__what_came_meanwhile__is_one_write_in_order_by_tenant() -> None:
+    begun, end, written = asyncio.Event(), asyncio.Event(), []
+
+    async def write(runs: Sequence[tuple[log.Run, log.Grid]]) -> None:
+        begun.set()
+        await end.wait()
+        written.append([run for run, _ in runs])
+
+    async def main() -> None:
+        writer, (run, grid) = service.LogWriter(write), a_run()
+        runs = [
+            replace(run, tenant=tenant, run_id=log.new_run_id()) for tenant in ("a", "b", "a", "b", "a", "c")
+        ]
+        await writer.submit(runs[0], grid)
+        await begun.wait()
+        for each in runs[1:]:
+            await writer.submit(each, grid)
+        end.set()
+        await writer.aclose()
+        assert written == [runs[:1], [runs[1], runs[3]], [runs[2], runs[4]], [runs[5]]]
+
+    asyncio.run(main())
+
+
+def test_writer__one_that_the_database_refuses__is_lost_alone() -> None:
+    written = []
+
+    async def main() -> None:
+        (first, grid), (second, _) = a_run(), a_run()
+
+        async def write(runs: Sequence[tuple[log.Run, log.Grid]]) -> None:
+            if any(run is second for run, _ in runs):
+                raise ConflictError("The quantiles of m cross.")
+            written.extend(run for run, _ in runs)
+
+        writer, (third, _) = service.LogWriter(write), a_run()
+        for run in (first, second, third):
+            await writer.submit(run, grid)
+        await writer.aclose()
+        assert written == [first, third]
+        with pytest.raises(NotFoundError, match="could not be recorded: see the log"):
+            await writer.wait(second.tenant, second.run_id)
+        await writer.wait(third.tenant, third.run_id)
+
+    asyncio.run(main())
+
+
+def test_writer__with_too_many_waiting__lets_answers_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_PENDING", 3)
+
+    async def main() -> None:
+        end = asyncio.Event()
+        writer = service.LogWriter(lambda _: end.wait())
+        for _ in range(3):
+            await writer.submit(*a_run())
+        late = asyncio.create_task(writer.submit(*a_run()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not late.done()
+        end.set()
+        await late
+
+    asyncio.run(main())
+
+
+def test_forecast__after_hundreds_in_a_row__is_found_at_once(place: Place) -> None:
+    """Each write by itself takes a connection and a transaction: those before it would be waited for."""
+    forecasts = service.ForecastService(Settings(), None)  # type: ignore[arg-type]
+    run, grid = a_run()
+    runs = [replace(run, tenant=place.tenant, model="many", run_id=log.new_run_id()) for _ in range(200)]
+    connections = 0
+    original = service.transaction
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal connections
+        connections += 1
+        return original(*arguments)
+
+    async def main() -> None:
+        for each in runs:
+            await forecasts._writer.submit(each, grid)
+            await asyncio.sleep(0)
+        found = await forecasts.find(place.tenant, runs[-1].run_id)
+        assert found.run_id == runs[-1].run_id
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, "transaction", counted)
+        asyncio.run(main())
+    assert connections < 10
+    with connect() as connection:
+        kept, count = log.list_runs(connection, place.tenant, model="many", limit=300)
+    assert count == len(runs)
+    assert [each.run_id for each in kept] == [each.run_id for each in reversed(runs)]
 
 
 def test_accuracy__of_live_forecasts__is_that_of_the_log(place: Place) -> None:
@@ -314,8 +435,8 @@ def test_issue__from_old_or_missing_features__says_so(place: Place) -> None:
         at = None if hours_ago is None else place.energy.now - hours_ago * HOUR
         result: dict[str, Any] = {"features": features, "event_timestamp": at, "source": "redis"}
         result["degraded"] = degraded
-        asset = service._Asset("electricity", "kW", 0.0)
-        run, grid = service._issue(request, loaded, asset, Answer("day_ahead", now, now, [result]))
+        answer = Answer("day_ahead", now, now, [result], [at])
+        run, grid = service._issue(request, loaded, service._Asset("electricity", "kW", 0.0), answer)
         assert (run.issued_at, run.details["source"]) == (at, "redis")
         return {row.status for row in log.rows_of(run, grid)}
 
@@ -332,6 +453,31 @@ def test_issue__from_old_or_missing_features__says_so(place: Place) -> None:
             statuses(lost, hours_ago)
         with pytest.raises(ServiceDownError, match="current features cannot be read"):
             statuses(lost, hours_ago, degraded=True)
+
+
+def test_issue__with_a_view_of_hours_beside_quarter_hours__is_that_of_the_quarter_hours(
+    place: Place,
+) -> None:
+    hourly = production.load(production.production_versions(place.tenant)[0])
+    loaded = replace(hourly, model=replace(hourly.model, step=HOUR / 4))
+    inputs, hour = loaded.model.recipe.inputs, place.energy.now
+    features: dict[str, Any] = dict.fromkeys(inputs.scalars, 1.0) | dict.fromkeys(
+        inputs.arrays, [1.0] * loaded.model.leads
+    )
+    request = service.ForecastRequest(place.tenant, "meter", HOUR, HOUR / 4)
+
+    def issued(now: datetime, hourly: datetime, quarter: datetime) -> tuple[datetime, set[str]]:
+        result = {"features": features, "event_timestamp": hourly, "source": "redis", "degraded": False}
+        answer = Answer("mixed", now, now, [result], [quarter])
+        run, grid = service._issue(request, loaded, service._Asset("electricity", "kW", 0.0), answer)
+        return run.issued_at, {row.status for row in log.rows_of(run, grid)}
+
+    quarter = hour + HOUR / 2
+    assert issued(quarter + HOUR / 12, hour, quarter) == (quarter, {"ok"})
+    # the row of the hour under way has not come
+    assert issued(quarter + HOUR / 12, hour - HOUR, quarter) == (quarter, {"degraded"})
+    with pytest.raises(ConflictError, match="too old to forecast from"):
+        issued(quarter + HOUR / 12, hour, quarter - HOUR / 2)
 
 
 # ---- which models are in production

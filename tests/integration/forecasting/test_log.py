@@ -114,6 +114,49 @@ def test_write__again__changes_nothing(connection: Connection[Any], tenant: str)
     assert stored(connection, tenant) == (1, 8)
 
 
+def test_write_all__of_several_shapes__has_the_same_bits(
+    connection: Connection[Any], tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "BATCH_ROWS", 5)
+    shapes: list[dict[str, Any]] = [
+        {},
+        {"assets": ("c",)},
+        {"assets": ("a", "c"), "issued_at": ISSUE + HOUR},
+        {"step": HOUR / 4, "horizon": HOUR},
+        {"assets": tuple("abcdefg"), "horizon": HOUR},
+    ]
+    runs = [a_run(tenant, **fields) for fields in shapes]
+    grids = [a_grid(run, seed) for seed, run in enumerate(runs)]
+    grids[1] = Grid(grids[1].values)
+    grids[2] = replace(grids[2], quantiles={0.5: grids[2].quantiles[0.5]}, degraded=[True, False])
+    grids[3] = replace(grids[3], features=b"given")
+    assert log.write_all(connection, list(zip(runs, grids, strict=True))) == len(runs)
+    for run, grid in zip(runs, grids, strict=True):
+        assert [tuple(row) for row in log.read_rows(connection, run)] == [
+            tuple(row) for row in log.rows_of(run, grid)
+        ]
+        assert log.read_features(connection, run) == grid.features
+    kept, _ = log.list_runs(connection, tenant)
+    assert [run.run_id for run in kept] == [run.run_id for run in reversed(runs)]
+
+
+def test_write_all__of_what_is_there_in_part__adds_the_rest(connection: Connection[Any], tenant: str) -> None:
+    there, new = a_run(tenant), a_run(tenant, assets=("c",))
+    assert log.write(connection, there, a_grid(there, seed=1))
+    before = log.read_rows(connection, there)
+    both = [(there, a_grid(there, seed=2)), (new, a_grid(new))]
+    assert (log.write_all(connection, both), log.write_all(connection, both)) == (1, 0)
+    assert log.read_rows(connection, there) == before
+    assert stored(connection, tenant) == (2, 12)
+    # of one that is no forecast none is written
+    third, fourth = a_run(tenant), a_run(tenant)
+    crossing = a_grid(fourth)
+    crossing.quantiles[0.1][1, 2] = crossing.quantiles[0.9][1, 2] + 1
+    with pytest.raises(ConflictError, match="cross"):
+        log.write_all(connection, [(third, a_grid(third)), (fourth, crossing)])
+    assert stored(connection, tenant) == (2, 12)
+
+
 def test_write__what_is_no_forecast__is_refused(connection: Connection[Any], tenant: str) -> None:
     run = a_run(tenant)
     infinite, crossing = a_grid(run), a_grid(run)
@@ -184,7 +227,7 @@ def test_other_tenants__see_and_write_nothing(connection: Connection[Any], tenan
     row = [ISSUE, tenant, "a", run.run_id, ISSUE, 1.0, None, None, None, "ok"]
     statements: list[tuple[LiteralString, list[Any]]] = [
         ("INSERT INTO forecasts VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", row),
-        (log._ADD_RUN, [*log._run_values(foreign), "complete"]),
+        (log._ADD_RUN, [*log._run_values(foreign), "complete", None]),
     ]
     for statement, values in statements:
         with (
