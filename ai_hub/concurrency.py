@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 from prometheus_client import Gauge
 
-from ai_hub.errors import AiHubError, BadInputError, ConflictError, NotFoundError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
@@ -162,14 +160,7 @@ def run_in_background(call: Callable[[], T]) -> T:
     os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     # libraries read it when they are imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        return call()
-    except AiHubError as error:
-        # some are made of more than their text, and could not be sent
-        kinds = (BadInputError, ConflictError, NotFoundError, AiHubError)
-        raise next(kind for kind in kinds if isinstance(error, kind))(
-            error.message, hint=error.hint
-        ) from None
+    return call()
 
 
 _log = structlog.get_logger(__name__)

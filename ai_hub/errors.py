@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Final
+from typing import Any, Final
 
 
 class AiHubError(Exception):
@@ -24,6 +24,16 @@ class AiHubError(Exception):
         self.message = message or inspect.cleandoc(type(self).__doc__ or "")
         self.hint = hint
         super().__init__(self.message if hint is None else f"{self.message}\n{hint}")
+
+    def __reduce__(self) -> Any:
+        """Let other processes raise it: some are made of more than their text."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[AiHubError], texts: tuple[str, ...], attributes: dict[str, Any]) -> AiHubError:
+    error = kind.__new__(kind, *texts)
+    error.__dict__.update(attributes)
+    return error
 
 
 class BadInputError(AiHubError):

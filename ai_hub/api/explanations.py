@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ai_hub.exports.reading import Interrupt
+    from ai_hub.forecasting.explanation import ExplainedStep
+    from ai_hub.forecasting.log import Row, Run
     from ai_hub.forecasting.models.loading import Contributions
     from ai_hub.registry import ModelVersion
     from ai_hub.settings import Settings
@@ -39,9 +41,15 @@ _READ_S: Final = 20.0
 
 
 def explanation(
-    version: ModelVersion, columns: Sequence[str], row: Mapping[str, Any], found: Contributions
+    version: ModelVersion,
+    columns: Sequence[str],
+    row: Mapping[str, Any],
+    found: Contributions,
+    *,
+    base_name: str = "the mean",
+    forecast: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The contributions to one prediction, as a document."""
+    """The contributions to one prediction, as a document; `forecast`: which step of which one it is."""
     values, base, prediction = found.values[0], float(found.base[0]), float(found.prediction[0])
     order = np.argsort(-np.abs(values), kind="stable")
     names = [columns[index] for index in order]
@@ -91,9 +99,32 @@ def explanation(
         "summary": {
             "top_3_features": names[:_TOP],
             "total_contribution": float(np.abs(values).sum()),
-            "explanation": f"The prediction of {prediction:.4g} is {prediction - base:+.4g} from the mean of"
-            f" {base:.4g}; {names[0]} adds most, {contributions[0]:+.4g}.",
+            "explanation": f"The prediction of {prediction:.4g} is {prediction - base:+.4g} from "
+            f"{base_name} of {base:.4g}; {names[0]} adds most, {contributions[0]:+.4g}.",
         },
+        "forecast": forecast,
+    }
+
+
+def explain_forecast(*arguments: Any, **options: Any) -> ExplainedStep:
+    """See `explanation.explain_logged`; for a process beside the service's."""
+    from ai_hub.forecasting.explanation import explain_logged  # noqa: PLC0415  # takes seconds
+
+    return explain_logged(*arguments, **options)
+
+
+def explained_step(run: Run, row: Row, quantile: str | None) -> dict[str, Any]:
+    """The step of a forecast that is explained, as a document."""
+    quantiles = {"p10": row.q10, "p50": row.q50, "p90": row.q90}
+    return {
+        "forecast_id": run.run_id,
+        "asset_id": row.asset_id,
+        "target_time": row.target_time,
+        "lead_hours": (row.target_time - run.issued_at) / _HOUR,
+        "explained": quantile or "point_forecast",
+        "unit": run.unit,
+        "point_forecast": row.value,
+        "quantiles": quantiles if any(each is not None for each in quantiles.values()) else None,
     }
 
 

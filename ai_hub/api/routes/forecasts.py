@@ -102,16 +102,7 @@ async def get_forecast(
     permit(request, caller, Scope.FORECASTS_READ, tenant, forecast_id=str(forecast_id))
     forecasts = services_of(request).forecasts
     run = await forecasts.find(tenant, forecast_id)
-    if asset_id is None and len(run.assets) > 1:
-        raise BadInputError(
-            f"Forecast {forecast_id} is of {len(run.assets)} assets.",
-            hint=f"Say which one, such as asset_id={run.assets[0]}.",
-        )
-    asset = asset_id or run.assets[0]
-    if asset not in run.assets:
-        raise NotFoundError(
-            f"Forecast {forecast_id} is not of {asset}.", hint="Leave asset_id out to see of which."
-        )
+    asset = asset_of(run, asset_id)
     return _forecast(run, asset, await forecasts.rows(run, asset))
 
 
@@ -204,6 +195,25 @@ async def get_accuracy(
     )
 
 
+def asset_of(run: Run, asset: str | None) -> str:
+    """The asset of a forecast that is asked for; default: its only one.
+
+    Raises:
+        BadInputError: it has several.
+        NotFoundError: it is not of that one.
+    """
+    if asset is None and len(run.assets) > 1:
+        raise BadInputError(
+            f"Forecast {run.run_id} is of {len(run.assets)} assets.",
+            hint=f"Say which one, such as asset_id={run.assets[0]}.",
+        )
+    if asset is not None and asset not in run.assets:
+        raise NotFoundError(
+            f"Forecast {run.run_id} is not of {asset}.", hint="Leave asset_id out to see of which."
+        )
+    return asset or run.assets[0]
+
+
 def _forecast(run: Run, asset: str, rows: Sequence[Row]) -> Forecast:
     with_quantiles = run.details.get("include_quantiles", True)
     return Forecast(
@@ -243,5 +253,6 @@ def _summary(run: Run, asset: str) -> dict[str, Any]:
             model_version=run.semantic_version or (None if run.version is None else str(run.version)),
             issued_at=run.issued_at,
             unit=run.unit,
+            role=run.role.value,
         ),
     }

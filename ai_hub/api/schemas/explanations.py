@@ -8,7 +8,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat
 
-from ai_hub.api.schemas.common import ModelName, TenantId, whole
+from ai_hub.api.schemas.common import AssetId, ModelName, TenantId, Timestamp, whole
+from ai_hub.api.schemas.forecasts import Quantiles
 
 #: What a tree takes for a number; null: the feature has no value.
 FeatureValue = Annotated[StrictFloat, Field(allow_inf_nan=False)] | StrictBool | None
@@ -44,7 +45,14 @@ class ExplainRequest(BaseModel):
     model_name: ModelName
     model_version: Version = "production"
     prediction_id: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
-        None, description="refused: send input_features"
+        None, description="id of a forecast of a model with a horizon; instead of input_features"
+    )
+    asset_id: AssetId | None = Field(None, description="of a forecast of several assets: which one")
+    target_time: Timestamp | None = Field(
+        None, description="of a forecast: start of the step to explain; default: its first one"
+    )
+    quantile: Literal["p10", "p50", "p90"] | None = Field(
+        None, description="of a forecast: what to explain; default: the point forecast"
     )
     input_features: Annotated[dict[str, FeatureValue], Field(min_length=1, max_length=2000)] | None = Field(
         None, description="each feature of the model; those it can do without may be missing"
@@ -56,7 +64,9 @@ class ExplainRequest(BaseModel):
 class FeatureImportance(BaseModel):
     """What a feature adds to the prediction."""
 
-    feature_name: str
+    feature_name: str = Field(
+        description="of a forecast also `(calibration)` and `(bounds)`, which move it after the trees"
+    )
     importance: float = Field(description="the contribution without its sign")
     value: Any = Field(None, description="as it was given; null: it is missing")
     contribution: float
@@ -72,7 +82,10 @@ class ExplanationMetadata(BaseModel):
     model_name: str
     model_version: str = Field(examples=["v1.2.0"])
     explanation_method: Literal["shap"]
-    base_value: float = Field(description="the mean prediction for the rows of the training")
+    base_value: float = Field(
+        description="the mean prediction for the rows of the training; of a forecast what is usual at its "
+        "target, moved by that mean"
+    )
     prediction_value: float = Field(description="of objectives with a transformation: before it")
     samples_used: int = Field(description="predictions that were explained")
 
@@ -102,6 +115,19 @@ class ExplanationSummary(BaseModel):
     explanation: str
 
 
+class ExplainedForecast(BaseModel):
+    """The step of a forecast that was explained."""
+
+    forecast_id: UUID
+    asset_id: str
+    target_time: datetime
+    lead_hours: float
+    explained: Literal["point_forecast", "p10", "p50", "p90"]
+    unit: str | None
+    point_forecast: float
+    quantiles: Quantiles | None = Field(description="null: the model has none")
+
+
 class Explanation(BaseModel):
     """The features of a prediction, most important first."""
 
@@ -116,6 +142,7 @@ class Explanation(BaseModel):
     waterfall_data: list[WaterfallStep]
     force_data: list[Force]
     summary: ExplanationSummary
+    forecast: ExplainedForecast | None = Field(description="null: of given features")
 
 
 class GlobalExplainRequest(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -105,6 +105,9 @@ class ForecastMetadata(BaseModel):
     mape: float | None = None
     issued_at: datetime = Field(description="time whose features were used: the first step begins then")
     unit: str | None = Field(None, description="of the forecasts; none: nobody said it", examples=["kW"])
+    role: Literal["live", "shadow", "replay", "backtest"] = Field(
+        description="live: of the version in production, as all that are listed"
+    )
 
 
 class ForecastSummary(BaseModel):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import lightgbm as lgb
 import numpy as np
@@ -14,18 +15,27 @@ import pytest
 import yaml
 from oracles.shapley import shapley_values
 from support.city_works import ASSETS, FEATURES, MODEL, OTHER, TENANT
+from support.day_ahead import MODEL as AHEAD
 from support.model_service import booster, booster_upload, encoded, upload
 
+from ai_hub.access import api_keys
+from ai_hub.access.principal import ALL_SCOPES, Scope
 from ai_hub.api.schemas.explanations import Explanation, GlobalExplanation
 from ai_hub.db import connect
 from ai_hub.db.tenant_scope import as_tenant
+from ai_hub.forecasting import log, production
 from ai_hub.forecasting.card import ModelCard
+from ai_hub.forecasting.issues import level, matrix
+from ai_hub.forecasting.production import Issuer
+from ai_hub.forecasting.replay import features_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import httpx
     from support.city_works import CityWorks
+
+    from ai_hub.forecasting.log import Run
 
 ROW = {"hour_of_day": 9, "lag_1h": 6.25, "lag_24h": 3.5}
 
@@ -140,7 +150,9 @@ def test_version__is_the_one_that_is_named(client: httpx.Client) -> None:
     ("changes", "status", "text"),
     [
         ({"model_name": "ghost"}, 404, "has no model ghost"),
-        ({"prediction_id": "f-1", "input_features": None}, 400, "No prediction can be explained by its id"),
+        ({"prediction_id": "f-1", "input_features": None}, 400, "f-1 is no id of a forecast"),
+        ({"prediction_id": "f-1"}, 400, "may be of two predictions"),
+        ({"target_time": "2026-01-01T00:00:00Z"}, 400, "which step of a forecast"),
         (
             {"input_features": {"hour_of_day": 9, "lag_1h": 1}},
             400,
@@ -267,3 +279,141 @@ def test_another_tenants_explanation__is_as_unknown_as_none(
     # nor is it a detection
     assert client.get(f"/ai/anomaly/{made}").status_code == 404
     assert json.loads(client.get(f"/ai/explain/{made}").content)["explanation_id"] == made
+
+
+# ---- of a forecast
+
+
+def forecast(client: httpx.Client, **fields: Any) -> dict[str, Any]:
+    answer = client.post("/ai/forecast", json={"tenant_id": TENANT, "asset_id": ASSETS[0], **fields})
+    assert answer.status_code == 200, answer.text
+    # written behind its answer
+    assert client.get(f"/ai/forecast/{answer.json()['forecast_id']}").status_code == 200
+    return dict(answer.json())
+
+
+def explain_forecast(client: httpx.Client, forecast_id: str, **changes: Any) -> httpx.Response:
+    body = {"tenant_id": TENANT, "model_name": AHEAD, "prediction_id": forecast_id} | changes
+    return client.post("/ai/explain", json=body)
+
+
+def logged(forecast_id: str) -> tuple[Run, bytes | None]:
+    with connect() as connection:
+        run = log.find_run(connection, TENANT, UUID(forecast_id))
+        return run, log.read_features(connection, run)
+
+
+@pytest.mark.parametrize(("quantile", "place"), [(None, 1), ("p90", 2)])
+def test_step_of_a_forecast__is_explained_by_lightgbm(
+    client: httpx.Client, city_works: CityWorks, quantile: str | None, place: int
+) -> None:
+    made = forecast(client, horizon_hours=6)
+    point = made["forecasts"][4]
+    answer = explain_forecast(
+        client,
+        made["forecast_id"],
+        target_time=point["timestamp"],
+        **({"quantile": quantile} if quantile else {}),
+    )
+    assert answer.status_code == 200, answer.text
+    found = Explanation.model_validate(answer.json())
+    assert found.forecast is not None
+    assert (found.model_version, found.forecast.asset_id, found.forecast.lead_hours) == (
+        "v1.0.0",
+        ASSETS[0],
+        4,
+    )
+    assert (found.forecast.explained, found.forecast.unit) == (quantile or "point_forecast", "kW")
+    assert found.forecast.quantiles is not None
+    assert found.forecast.quantiles.model_dump() == point["quantiles"]
+    expected = point["quantiles"][quantile] if quantile else point["point_forecast"]
+    assert found.metadata.prediction_value == expected
+    contributions = {each.feature_name: each.contribution for each in found.feature_importances}
+    assert sum(contributions.values()) == pytest.approx(expected - found.metadata.base_value)
+    assert found.waterfall_data[-1].cumulative_value == pytest.approx(expected)
+
+    run, features = logged(made["forecast_id"])
+    assert features is not None
+    loaded = production.load(production.production_versions(TENANT)[0])
+    rows = features_of(city_works.settings, loaded, run, run.assets, features)
+    size = level(rows, loaded.model.recipe.inputs)
+    x = matrix(rows, np.array([[4]]), loaded.model.recipe.inputs, size)
+    predictions = [float(each.predict(x)[0]) for each in loaded.model.quantiles]
+    booster = loaded.model.quantiles[int(np.argsort(predictions)[place])]
+    direct = size[0] * np.asarray(booster.predict(x, pred_contrib=True))[0]
+    columns = loaded.model.recipe.inputs.columns
+    assert {name: contributions[name] for name in columns} == pytest.approx(
+        dict(zip(columns, direct[:-1], strict=True)), abs=1e-12
+    )
+    assert client.get(f"/ai/explain/{found.explanation_id}").content == answer.content
+
+
+def test_forecast_of_several_assets__is_explained_from_what_was_known(
+    client: httpx.Client, city_works: CityWorks
+) -> None:
+    (run,) = Issuer(city_works.settings, [TENANT]).issue_now().runs
+    assert logged(str(run.run_id))[1] is None
+    assert explain_forecast(client, str(run.run_id)).status_code == 400
+    found = explain_forecast(client, str(run.run_id), asset_id=ASSETS[1])
+    assert found.status_code == 200, found.text
+    with connect() as connection:
+        row = log.read_rows(connection, run, [ASSETS[1]])[0]
+        # what nobody could have said then
+        values = np.array([each.value for each in log.read_rows(connection, run)]).reshape(-1, run.leads)
+        other = replace(run, run_id=log.new_run_id())
+        log.write(connection, other, log.Grid(values * 2))
+    assert found.json()["metadata"]["prediction_value"] == row.value
+    refused = explain_forecast(client, str(other.run_id), asset_id=ASSETS[1])
+    assert (refused.status_code, "cannot be made again to the bit" in refused.text) == (409, True)
+
+
+def test_forecast_that_cannot_be_explained__says_why(client: httpx.Client) -> None:
+    made = forecast(client)["forecast_id"]
+    run, _ = logged(made)
+    with connect() as connection:
+        broken = replace(run, run_id=log.new_run_id(), manifest_sha256="0" * 64)
+        log.write(connection, broken, log.Grid(np.ones((1, run.leads))))
+        empty = replace(run, run_id=log.new_run_id())
+        log.write(connection, empty, log.Grid(np.full((1, run.leads), np.nan)))
+    for forecast_id, changes, status, text in (
+        (made, {"model_name": MODEL}, 400, f"is one of {AHEAD}"),
+        (made, {"model_version": "v9.0.0"}, 404, "Did you mean v1.0.0"),
+        (made, {"asset_id": "nobody"}, 404, "is not of nobody"),
+        (
+            made,
+            {"target_time": "2026-01-01T00:00:00Z"},
+            400,
+            "has no step that starts at 2026-01-01T00:00:00Z",
+        ),
+        (made, {"quantile": "p95"}, 422, "body.quantile"),
+        (str(uuid4()), {}, 404, "no forecast run"),
+        (str(broken.run_id), {}, 409, "are not those that run"),
+        (str(empty.run_id), {}, 409, "features were missing"),
+    ):
+        answer = explain_forecast(client, forecast_id, **changes)
+        assert (answer.status_code, text in answer.text) == (status, True), answer.text
+    of_ahead = explain(client, model_name=AHEAD)
+    assert (of_ahead.status_code, "is explained by its forecasts alone" in of_ahead.text) == (409, True)
+
+
+def test_forecast_of_another_tenant__is_as_unknown_as_none(
+    client: httpx.Client, city_works: CityWorks
+) -> None:
+    made = forecast(client)["forecast_id"]
+    assert explain_forecast(client, made).status_code == 200
+    other = {"X-API-Key": city_works.other_key}
+    body = {"tenant_id": OTHER, "model_name": AHEAD, "prediction_id": made}
+    theirs = client.post("/ai/explain", json=body, headers=other)
+    missing = str(uuid4())
+    unknown = client.post("/ai/explain", json=body | {"prediction_id": missing}, headers=other)
+    assert (theirs.status_code, unknown.status_code) == (404, 404)
+    assert theirs.json()["message"].replace(made, missing) == unknown.json()["message"]
+    assert client.post("/ai/explain", json=body | {"tenant_id": TENANT}, headers=other).status_code == 403
+    for scope in (Scope.FORECASTS_READ, Scope.MODELS_READ):
+        _, key = api_keys.create(
+            f"without-{secrets.token_hex(3)}", [TENANT], ALL_SCOPES - {scope}, created_by="test"
+        )
+        lacking = client.post(
+            "/ai/explain", json=body | {"tenant_id": TENANT}, headers={"X-API-Key": str(key)}
+        )
+        assert lacking.status_code == 403
