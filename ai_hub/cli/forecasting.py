@@ -227,6 +227,12 @@ def backtest_command(
     issue: IssueOption = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="write a picture to this PNG file")] = None,
     log: Annotated[bool, typer.Option("--log/--no-log", help="log the scores to MLflow")] = True,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="also write the forecasts to the forecast log, as runs of role backtest"
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Forecast past issues, each by a model that knows what was known then, and score the forecasts.
@@ -275,14 +281,27 @@ def backtest_command(
             if plot is not None:
                 backtest_plot(backtest, title=f"{each.model}, tenant {tenant}").savefig(plot)
             summaries.append({"tenant": tenant, "model": each.model, **asdict(card), **backtest.as_dict()})
-            if logged:
-                summaries[-1] |= {"run_id": logged.run_id, "run_url": logged.run_url}
+            summaries[-1] |= {"run_id": logged.run_id, "run_url": logged.run_url} if logged else {}
+            if record:
+                status.update(Text(f"{each.model}: writing to the forecast log"))
+                summaries[-1]["recorded"] = _record(tenant, each.model, card, backtest, logged)
             if not as_json:
                 show_backtest(f"{each.model} of {tenant} on {service}", card, backtest)
                 if logged:
                     common.console().print(f"Run: {logged.run_url}", highlight=False, soft_wrap=True)
     if as_json:
         typer.echo(json.dumps(summaries, indent=2))
+
+
+def _record(tenant: str, name: str, card: ModelCard, backtest: Backtest, logged: Logged | None) -> int:
+    """Write the forecasts of a backtest to the forecast log, all or none; returns of how many issues."""
+    from ai_hub.db.transactions import transaction
+    from ai_hub.forecasting.day_ahead_tracking import backtest_runs
+    from ai_hub.forecasting.log import write_all
+
+    details = {"by": "ai-hub backtest", **({"mlflow_run": logged.run_id} if logged else {})}
+    with transaction(common.settings(), tenant) as connection:
+        return write_all(connection, backtest_runs(tenant, name, card, backtest, details))
 
 
 @app.command("predict")

@@ -23,13 +23,17 @@ from ai_hub.forecasting.backtest import MODEL
 from ai_hub.forecasting.card import HORIZON_TAG, MAKER, MAKER_TAG, ModelCard
 from ai_hub.forecasting.day_ahead import ROUNDS
 from ai_hub.forecasting.issues import HOUR
+from ai_hub.forecasting.log import Grid, Role, Run
 from ai_hub.forecasting.models.loading import loader_of
 from ai_hub.forecasting.predict import read_card
 from ai_hub.forecasting.tracking import Logged, logged, metric_label, register_model, tracked_run
 from ai_hub.registry import find_version, tenant_scope
 from ai_hub.registry.versions import LATEST, NoSuchVersionError
+from ai_hub.times import from_micros
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from matplotlib.axes import Axes
     from mlflow.models.model import ModelInfo
 
@@ -76,6 +80,36 @@ def log_backtest(tenant: str, name: str, card: ModelCard, backtest: Backtest, mo
         mlflow.log_params(_parameters(card))
         _log_backtest(backtest, card, f"{name}, tenant {tenant}", model_id)
     return logged(tenant, run, None)
+
+
+def backtest_runs(
+    tenant: str, name: str, card: ModelCard, backtest: Backtest, details: Mapping[str, Any]
+) -> list[tuple[Run, Grid]]:
+    """The forecasts of a backtest as the forecast log takes them: a run of no registered version an issue."""
+    rows, forecasts = backtest.rows, backtest.forecasts
+    found = []
+    for at in np.unique(rows.issued_at):
+        of_issue = np.flatnonzero(rows.issued_at == at)
+        issued_at = from_micros(at.astype(np.int64))
+        run = Run(
+            tenant,
+            name,
+            *(None, None, None),
+            Role.BACKTEST,
+            issued_at=issued_at,
+            known_at=issued_at,
+            step=rows.step,
+            horizon=rows.leads * rows.step,
+            assets=tuple(map(str, rows.assets[of_issue])),
+            unit=card.unit,
+            details=details,
+        )
+        quantiles = {
+            level: forecasts.quantiles[of_issue, :, place] for place, level in enumerate(forecasts.levels)
+        }
+        values = forecasts.values[of_issue]  # noqa: PD011  # no pandas
+        found.append((run, Grid(values, quantiles)))
+    return found
 
 
 @dataclass(frozen=True)

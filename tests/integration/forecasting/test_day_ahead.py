@@ -16,7 +16,9 @@ from feast import FeatureService
 from mlflow import MlflowClient
 
 from ai_hub import registry
+from ai_hub.db import connect
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
+from ai_hub.forecasting import log
 from ai_hub.forecasting.day_ahead import DayAheadModel
 from ai_hub.forecasting.day_ahead_training import Horizon, read, train_day_ahead
 from ai_hub.forecasting.issue_history import issue_features, read_meters, view_values
@@ -197,7 +199,18 @@ def test_backtest__of_a_model__is_shown_drawn_and_logged_to_it(
     energy: Energy, promoted: Any, tmp_path: Path
 ) -> None:
     picture = tmp_path / "backtest.png"
-    options = ("--weeks", "6", "--test-weeks", "1", "--refit-weeks", "1", "--plot", str(picture), "--json")
+    options = (
+        "--weeks",
+        "6",
+        "--test-weeks",
+        "1",
+        "--refit-weeks",
+        "1",
+        "--plot",
+        str(picture),
+        "--json",
+        "--record",
+    )
     result = energy.run("ai-hub", "backtest", MODEL, "--tenant", energy.main, *options)
     assert result.returncode == 0, result.stderr
     (summary,) = json.loads(result.stdout)
@@ -217,3 +230,11 @@ def test_backtest__of_a_model__is_shown_drawn_and_logged_to_it(
     of_backtest = [each for each in model.metrics if each.run_id == summary["run_id"]]
     assert {each.key for each in of_backtest} >= {"mae", "coverage", "baseline_mae"}
     assert {each.dataset_name for each in of_backtest} == {"day_ahead-electricity-backtest"}
+    # in the log, and nobody takes them for what was forecast then
+    with connect() as connection:
+        runs, count = log.list_runs(connection, energy.main, role=log.Role.BACKTEST, limit=1000)
+        start = min(run.issued_at for run in runs)
+        assert log.valid_at(connection, energy.main, "11", datetime.now(UTC), start=start, model=MODEL) == []
+    assert count == summary["recorded"]
+    assert {(run.version, run.details["mlflow_run"]) for run in runs} == {(None, summary["run_id"])}
+    assert sum(len(run.assets) for run in runs) == summary["issues"]

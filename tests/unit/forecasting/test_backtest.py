@@ -12,9 +12,15 @@ from support.issue_rows import RECIPE, START, load, make_rows, step_values
 
 from ai_hub.cli.forecasting import _horizon_of, show_backtest
 from ai_hub.errors import BadInputError
+from ai_hub.forecasting import log
 from ai_hub.forecasting.backtest import MODEL, NAIVE, Backtest, Meters, run
 from ai_hub.forecasting.card import ModelCard
-from ai_hub.forecasting.day_ahead_tracking import backtest_metrics, backtest_plot, forecast_rows
+from ai_hub.forecasting.day_ahead_tracking import (
+    backtest_metrics,
+    backtest_plot,
+    backtest_runs,
+    forecast_rows,
+)
 from ai_hub.forecasting.issues import DAY, HOUR, WEEK, StepValues, instant, parse_duration
 
 if TYPE_CHECKING:
@@ -61,6 +67,28 @@ def test_backtest__beats_naive_forecasts_and_its_bands_cover_what_they_say(backt
     # the noise of `a` is a tenth of a level of 2, of which its capacity is twice as much
     assert 0.015 < backtest.by_asset["a"].model.mae_over_capacity < 0.04
     assert np.isnan(backtest.by_asset["b"].model.mae_over_capacity)
+
+
+def test_backtest_runs__have_the_bits_of_the_forecasts(backtest: Backtest) -> None:
+    card = ModelCard("day_ahead", [], [], "electricity", ["a", "b"], "kW")
+    runs = backtest_runs("tenant", "m", card, backtest, {"by": "test"})
+    issues = np.unique(backtest.rows.issued_at)
+    assert [instant(run.issued_at) for run, _ in runs] == list(issues)
+    assert {(run.role, run.version, run.unit, run.leads) for run, _ in runs} == {
+        ("backtest", None, "kW", LEADS)
+    }
+    found = {
+        (row.asset_id, instant(run.issued_at), instant(row.target_time)): row
+        for run, grid in runs
+        for row in log.rows_of(run, grid)
+    }
+    rows, forecasts = backtest.rows, backtest.forecasts
+    assert len(found) == len(rows) * LEADS
+    for row in range(len(rows)):
+        for lead in range(LEADS):
+            kept = found[str(rows.assets[row]), rows.issued_at[row], rows.starts[row, lead]]
+            assert kept.value == forecasts.values[row, lead]
+            assert [kept.q10, kept.q50, kept.q90] == list(forecasts.quantiles[row, lead])
 
 
 def test_backtest__what_is_not_known_at_issue__changes_no_bit(
