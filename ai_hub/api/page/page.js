@@ -196,7 +196,7 @@ function drawTables(answer, issues, zone, unit) {
       "Newest first",
       ["issued", "model", "version", "hours", "id"],
       issues.map((run) => [
-        at.format(Date.parse(run.metadata.issued_at)), run.metadata.model_name, run.metadata.model_version,
+        at.format(Date.parse(run.metadata.issued_at)), run.metadata.model_name, run.metadata.model_version ?? "–",
         String(run.horizon_hours), run.forecast_id,
       ]),
     ),

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import signal
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -20,7 +26,7 @@ from typer.testing import CliRunner
 from ai_hub.cli.main import app
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
-from ai_hub.errors import AiHubError, ConflictError, NotFoundError
+from ai_hub.errors import AiHubError, ConflictError, NotFoundError, ServiceDownError
 from ai_hub.forecasting import log, production
 from ai_hub.forecasting.day_ahead_tracking import find_model
 from ai_hub.forecasting.log import Grid, Role
@@ -202,6 +208,48 @@ def test_follow__issues_each_step_once(energy: Energy, tenant: str) -> None:
     assert [each.assets for each in found.runs] == [METERS]
     assert [str(error).partition(" with")[0] for error in found.errors] == [
         f"Tenant {other} has no model once"
+    ]
+
+
+def test_follow__as_a_process__issues_once_and_ends_when_it_is_told(energy: Energy, tenant: str) -> None:
+    promote_day_ahead(tenant, METERS, model="followed")
+    options = ("--tenant", tenant, "--model", "followed", "--follow", "--interval", "0.1")
+    with subprocess.Popen(
+        [Path(sys.executable).parent / "ai-hub", "forecast", "run", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | energy.environment,
+    ) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert f"{tenant}: followed v1.0.0, issued for {energy.now:%Y-%m-%d %H:%MZ}" in first
+        time.sleep(1)  # several looks
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read()
+    assert (process.returncode, rest.count("\n"), rest.endswith("Z stopped\n")) == (0, 1, True)
+    with connect() as connection:
+        assert log.list_runs(connection, tenant, model="followed")[1] == 1
+
+
+def test_follow__says_each_error_once_and_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    down = ServiceDownError("TimescaleDB", "here", "gone")
+    gone = NotFoundError("No model.", hint="Train one.")
+    looks = iter([([], [down], []), ([], [down], ["late"]), ([], [], []), ([], [down, gone], [])])
+
+    def look(_: Issuer) -> production.Issued:
+        found = next(looks, None)
+        if found is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return production.Issued(*(found or ([], [], [])))
+
+    monkeypatch.setattr(Issuer, "catch_up", look)
+    lines = call("run", "--tenant", "t", "--follow", "--interval", "0.1").splitlines()
+    # with the time before
+    assert [line.split(" ", 2)[2].partition(":")[0] for line in lines] == [
+        *("TimescaleDB at here does not answer", "late"),
+        *("TimescaleDB at here does not answer", "No model. Train one.", "stopped"),
     ]
 
 
