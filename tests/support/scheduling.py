@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from xdist.workermanage import WorkerController
 
 #: No module of tests that need a database takes longer; they wait for the next hour rather than see one end.
@@ -24,11 +26,30 @@ def seconds_left() -> float:
 
 
 class FileScheduling(LoadFileScheduling):
-    """File by file in their order; near the end of an hour those first that do not wait for the next."""
+    """File by file: those of one folder go to one worker while there are others, as they share servers.
+
+    Else in their order; near the end of an hour those first that do not wait for the next.
+    """
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if seconds_left() < LONGEST_MODULE_S + _BEFORE_S:
-            files = (file for file in self.workqueue if not file.startswith(_WAITING))
-            if file := next(files, None):
-                self.workqueue.move_to_end(file, last=False)
+        near = seconds_left() < LONGEST_MODULE_S + _BEFORE_S
+        mine = _folders(self.assigned_work.get(node, ()))
+        begun = mine.union(*(_folders(files) for files in self.assigned_work.values()))
+        first = min(
+            self.workqueue,
+            key=lambda file: (
+                near and file.startswith(_WAITING),
+                _folder(file) not in mine,
+                _folder(file) in begun,
+            ),
+        )
+        self.workqueue.move_to_end(first, last=False)
         super()._assign_work_unit(node)
+
+
+def _folder(file: str) -> str:
+    return file.rpartition("/")[0]
+
+
+def _folders(files: Iterable[str]) -> set[str]:
+    return {_folder(file) for file in files}
