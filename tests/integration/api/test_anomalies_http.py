@@ -25,7 +25,7 @@ from ai_hub.forecasting.log import Grid, Role, Run, write
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from support.city_works import CityWorks
@@ -118,15 +118,22 @@ def test_every_method__finds_what_is_odd(client: httpx.Client, body: dict[str, A
 
 
 def test_forecast_band__is_that_of_the_newest_live_forecast(
-    client: httpx.Client, body: dict[str, Any]
+    city_works: CityWorks, tenant: str, body: dict[str, Any]
 ) -> None:
-    first, asset = START + 1000 * HOUR, ASSETS[1]
+    first, asset = START + 1000 * HOUR, "meter"
+
+    def post(request: dict[str, Any], scopes: Collection[Scope] = ALL_SCOPES) -> httpx.Response:
+        key = str(api_keys.create(f"band-{uuid4()}", [tenant], scopes, created_by="test")[1])
+        return httpx.post(
+            f"{city_works.address}/ai/anomaly", json=request, headers={"X-API-Key": key}, timeout=60
+        )
+
     quantiles = {0.1: -1.28155, 0.5: 0.0, 0.9: 2 * 1.28155}
 
     def issue(begin: datetime, level: float, role: Role = Role.LIVE, unit: str = "kW") -> None:
         """A forecast of six hours whose values are `level`, and spread by 2 below it and by 4 above."""
         run = Run(
-            *(TENANT, "load-forecast", 1, "v1.0.0", "0" * 64, role, begin, begin, HOUR, 6 * HOUR, (asset,)),
+            *(tenant, "load-forecast", 1, "v1.0.0", "0" * 64, role, begin, begin, HOUR, 6 * HOUR, (asset,)),
             unit=unit,
         )
         grid = Grid(
@@ -136,14 +143,19 @@ def test_forecast_band__is_that_of_the_newest_live_forecast(
         with connect(Settings().require("timescale_dsn")) as connection:
             assert write(connection, run, grid)
 
+    with connect() as connection:
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, unit) VALUES (%s, %s, 'kWh')", [tenant, asset]
+        )
     issue(first, 100)
     issue(first + 3 * HOUR, 200)
     issue(first + 3 * HOUR, 900, Role.BACKTEST)
     # before the meter had its unit of now
     issue(first + 3 * HOUR, 900, unit="MW")
     values = [100.0, 93.0, 111.0, 200.0, 215.0, 100.0]
-    request = body | {"asset_id": asset, "method": "forecast_band", "time_series": points(values, 1000)}
-    answer = client.post("/ai/anomaly", json=request)
+    request = body | {"tenant_id": tenant, "asset_id": asset, "method": "forecast_band"}
+    request["time_series"] = points(values, 1000)
+    answer = post(request)
     assert answer.status_code == 200, answer.text
     found = Detection.model_validate(answer.json())
     assert [(each.timestamp, each.value) for each in found.anomalies] == [
@@ -154,17 +166,9 @@ def test_forecast_band__is_that_of_the_newest_live_forecast(
     expected = found.anomalies[0].expected_range
     assert (expected.min, expected.mean, expected.max) == pytest.approx((94, 100, 112), abs=1e-3)
     assert found.summary.mean_anomaly_score == pytest.approx((0 + 3.5 + 2.75 + 0 + 3.75 + 50) / 6, abs=1e-3)
-    late = client.post("/ai/anomaly", json=request | {"time_series": points([1, 2], 1008)})
+    late = post(request | {"time_series": points([1, 2], 1008)})
     assert (late.status_code, "1 of 2 points" in late.json()["message"]) == (400, True)
-    with connect(Settings().require("timescale_dsn")) as connection:
-        connection.execute("DELETE FROM forecasts WHERE tenant_id = %s", [TENANT])
-        connection.execute("DELETE FROM forecast_runs WHERE tenant_id = %s", [TENANT])
-    key = str(
-        api_keys.create(f"band-{uuid4()}", [TENANT], ALL_SCOPES - {Scope.FORECASTS_READ}, created_by="test")[
-            1
-        ]
-    )
-    refused = client.post("/ai/anomaly", json=request, headers={"X-API-Key": key})
+    refused = post(request, ALL_SCOPES - {Scope.FORECASTS_READ})
     assert (refused.status_code, "forecasts:read" in refused.json()["message"]) == (403, True)
 
 

@@ -138,15 +138,19 @@ def test_database_silent__misses_hold_half_of_the_places_and_hits_are_answered(
             httpx.Client(base_url=address, timeout=30) as http,
         ):
 
+            def post(asset: str, feature_set: str) -> httpx.Response:
+                body = {"tenant_id": tenant, "asset_ids": [asset], "feature_set": feature_set}
+                return http.post("/ai/features/get", json=body)
+
             def get(asset: str, feature_set: str) -> tuple[int, bool, float]:
                 started = time.monotonic()
-                body = {"tenant_id": tenant, "asset_ids": [asset], "feature_set": feature_set}
-                answer = http.post("/ai/features/get", json=body)
+                answer = post(asset, feature_set)
                 degraded = answer.status_code != 200 or answer.json()["degraded"]
                 return answer.status_code, degraded, time.monotonic() - started
 
             assert get("a", "forecast_basic")[:2] == (200, False)
-            time.sleep(0.2)  # the row is written back after the answer
+            while post("a", "forecast_basic").json()["results"][0]["source"] != "redis":
+                time.sleep(0.02)  # the row is written back after the answer
             proxy.stall()
             with ThreadPoolExecutor(40) as pool:
                 misses = []
