@@ -99,6 +99,9 @@ class Settings(RegistrySettings):
         le=36_500,
         description="days after which forecasts are removed, from the time they are for; default: never",
     )
+    forecast_settled_days: int = Field(
+        7, ge=0, le=36_500, description="days after which the readings of a day are taken for complete"
+    )
     analysis_retention_days: int = Field(
         90, ge=1, description="days for which detected anomalies and explanations are kept"
     )

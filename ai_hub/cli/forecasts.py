@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.table import Column, Table
 from ai_hub.cli import common
 from ai_hub.cli.common import AsJson, parse_time
 from ai_hub.cli.main import app
-from ai_hub.errors import NotFoundError
+from ai_hub.errors import BadInputError, NotFoundError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,15 @@ class RunRole(StrEnum):
     SHADOW = "shadow"
     REPLAY = "replay"
     BACKTEST = "backtest"
+
+
+class ScoresBy(StrEnum):
+    """What scores are told apart by, see `ai_hub.forecasting.accuracy.By`, which takes NumPy to import."""
+
+    VERSION = "version"
+    ASSET = "asset"
+    DAY = "day"
+    LEAD = "lead"
 
 
 @forecast_app.command("run")
@@ -400,3 +410,74 @@ def _run_as_dict(run: Run) -> dict[str, Any]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+@app.command("scores")
+def scores_command(
+    *,
+    tenant: Tenant,
+    by: Annotated[ScoresBy, typer.Option("--by", help="what they are told apart by")] = ScoresBy.VERSION,
+    role: Annotated[RunRole, typer.Option("--role", help="of the runs")] = RunRole.LIVE,
+    asset: Annotated[str | None, typer.Option("--asset", help="only of this meter")] = None,
+    model: _Model = None,
+    start: Annotated[
+        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="first day (UTC)")
+    ] = None,
+    end: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="end of the days; not included")
+    ] = None,
+    settled: Annotated[
+        bool, typer.Option("--settled", help="only days whose readings are taken for complete")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how good the forecasts of the log were, as of the last `ai-hub refresh`.
+
+    Errors are in the unit of the meters. Hours are provisional until FORECAST_SETTLED_DAYS have passed.
+    """
+    from ai_hub.db.transactions import transaction
+    from ai_hub.forecasting.accuracy import By, live_scores, settled_before
+    from ai_hub.forecasting.log import Role
+
+    if start and end and start >= end:
+        raise BadInputError("The range is empty: --from is not before --to.", hint="--to is not included.")
+    settings = common.settings()
+    with transaction(settings, tenant) as connection:
+        found = live_scores(
+            connection,
+            tenant,
+            By(by),
+            settled_before=settled_before(settings, datetime.now(UTC)),
+            is_settled=settled,
+            role=Role(role),
+            asset=asset,
+            model=model,
+            start=start.date() if start else None,
+            end=end.date() if end else None,
+        )
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in found], indent=2))
+        return
+    if not found:
+        typer.echo("There are no such scores: nothing was measured, or `ai-hub refresh` has not run since.")
+        return
+    table = Table(
+        Column("model", overflow="fold"),
+        "lead (hours)" if by is ScoresBy.LEAD else by,
+        *(
+            Column(name, justify="right")
+            for name in ("hours", "provisional", "MAE", "RMSE", "bias", "MAE/mean", "in band", "width")
+        ),
+        box=SIMPLE_HEAD,
+    )
+    for each in found:
+        table.add_row(
+            each.model,
+            each.of,
+            f"{each.hours:,}",
+            f"{each.provisional_hours:,}",
+            *(_number(value) for value in (each.mae, each.rmse, each.bias)),
+            *("-" if value is None else f"{value:.1%}" for value in (each.mae_over_mean, each.coverage)),
+            _number(each.width),
+        )
+    _wide_console().print(table)

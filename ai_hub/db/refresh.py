@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 5_000
 #: Fewer planned rows are computed in one session.
 _FEWEST_SHARED_ROWS: Final = 500
+#: Ranges of hours whose forecasts are scored in one transaction.
+_SCORED_RANGES: Final = 5_000
 #: Sessions that compute batches at the same time, each of its own assets.
 SESSIONS = 2
 _TRY_LOCK: Final = (
@@ -107,6 +109,8 @@ class _Run:
         connection.execute("SELECT analyze_features(%s)", [total])
         self._store(_of_changes, _in_columns(history.LONG))
         connection.execute("SELECT analyze_declared(%s)", [self.done])
+        while _row(connection, "SELECT score_forecasts(%s)", [_SCORED_RANGES]) != (0,):
+            pass
 
     def history(self) -> int:
         """Store rows of long ranges of which nothing is stored; how many."""

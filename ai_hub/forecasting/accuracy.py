@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 from math import nan
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 from zoneinfo import ZoneInfo
 
 from ai_hub.errors import NotFoundError
+from ai_hub.forecasting.log import Role
 
 if TYPE_CHECKING:
     import psycopg
     from matplotlib.figure import Figure
+
+    from ai_hub.settings import Settings
 
 #: Farthest forecast there can be.
 HORIZON: Final = timedelta(days=7)
@@ -150,6 +154,105 @@ def accuracy(
         [Hour(*each) for each in connection.execute(_HOURS, values).fetchall()],
         [LeadErrors(*each) for each in connection.execute(_BY_LEAD, values).fetchall()],
     )
+
+
+class By(StrEnum):
+    """What scores are told apart by."""
+
+    VERSION = "version"
+    ASSET = "asset"
+    DAY = "day"
+    LEAD = "lead"
+
+
+@dataclass(frozen=True)
+class LiveScores:
+    """Errors of forecasts of the log, in the unit of their values, over hours that were measured."""
+
+    model: str
+    #: version, asset, day (UTC) or first hour of lead, as asked for
+    of: str
+    #: hours with a forecast and a measured value, a forecast of each issue
+    hours: int
+    #: those of them that readings may still come for or correct
+    provisional_hours: int
+    mae: float
+    rmse: float
+    #: mean of forecast minus actual
+    bias: float
+    #: None: everything measured was zero
+    mae_over_mean: float | None
+    #: share within the band from the 10 % to the 90 % quantile, and its mean width; None: none has a band
+    coverage: float | None
+    width: float | None
+
+
+_OF: Final[dict[By, LiteralString]] = {
+    By.VERSION: "version",
+    By.ASSET: "asset_id",
+    By.DAY: "day",
+    By.LEAD: "lead_hours",
+}
+_SCORES: Final[LiteralString] = """
+SELECT model, {of}::text, sum(hours), coalesce(sum(hours) FILTER (WHERE day >= %(settled_before)s), 0),
+    sum(absolute) / sum(hours), sqrt(sum(squared) / sum(hours)), sum(error) / sum(hours),
+    sum(absolute) / nullif(sum(actual), 0), sum(covered)::float8 / nullif(sum(banded), 0),
+    sum(width) / nullif(sum(banded), 0)
+FROM forecast_scores
+WHERE tenant_id = %(tenant)s AND role = %(role)s
+    AND (%(asset)s::text IS NULL OR asset_id = %(asset)s) AND (%(model)s::text IS NULL OR model = %(model)s)
+    AND (%(start)s::date IS NULL OR day >= %(start)s) AND (%(end)s::date IS NULL OR day < %(end)s)
+    AND (NOT %(is_settled)s OR day < %(settled_before)s)
+GROUP BY model, {of} ORDER BY model, {of}
+"""
+
+
+def settled_before(settings: Settings, now: datetime) -> date:
+    """The day (UTC) before which readings are taken for complete."""
+    return (now - timedelta(days=settings.forecast_settled_days)).astimezone(UTC).date()
+
+
+def live_scores(
+    connection: psycopg.Connection[Any],
+    tenant: str,
+    by: By,
+    *,
+    settled_before: date,
+    is_settled: bool = False,
+    role: Role = Role.LIVE,
+    asset: str | None = None,
+    model: str | None = None,
+    start: date | None = None,
+    end: date | None = None,
+) -> list[LiveScores]:
+    """Scores of a tenant's forecasts as of the last refresh, by model and `by`.
+
+    Args:
+        connection: of the owner or inside the tenant scope.
+        tenant: whose.
+        by: what they are told apart by.
+        settled_before: readings of earlier days (UTC) are taken for complete.
+        is_settled: only of these days.
+        role: of the runs.
+        asset: only of this asset.
+        model: only of this model.
+        start: first day (UTC).
+        end: days from here on are left out.
+    """
+    rows = connection.execute(
+        _SCORES.format(of=_OF[by]),
+        {
+            "tenant": tenant,
+            "settled_before": settled_before,
+            "is_settled": is_settled,
+            "role": role,
+            "asset": asset,
+            "model": model,
+            "start": start,
+            "end": end,
+        },
+    )
+    return [LiveScores(*row) for row in rows]
 
 
 def picture(found: Accuracy, now: datetime) -> Figure:

@@ -30,7 +30,7 @@ from ai_hub.errors import (
 )
 from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.forecasting import log
-from ai_hub.forecasting.accuracy import HORIZON, accuracy
+from ai_hub.forecasting.accuracy import HORIZON, accuracy, live_scores, settled_before
 from ai_hub.forecasting.log import Role
 from ai_hub.forecasting.models.cache import UnusableCacheError
 from ai_hub.times import EPOCH
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ai_hub.features.online.reader import Answer, FeatureReader
-    from ai_hub.forecasting.accuracy import Accuracy
+    from ai_hub.forecasting.accuracy import Accuracy, By, LiveScores
     from ai_hub.forecasting.log import Grid, Row, Run
     from ai_hub.forecasting.production import LoadedDayAhead
     from ai_hub.settings import Settings
@@ -439,6 +439,20 @@ class ForecastService:
                 return accuracy(
                     connection, tenant, asset, now - past, now + HORIZON, now=now, lead=lead, model=model
                 )
+
+        return await self._in_thread(read)
+
+    async def scores(self, tenant: str, by: By, **which: Any) -> list[LiveScores]:
+        """Scores of a tenant's forecasts, see `live_scores`.
+
+        Raises:
+            ServiceDownError: the database does not answer.
+        """
+
+        def read() -> list[LiveScores]:
+            settled = settled_before(self._settings, datetime.now(UTC))
+            with transaction(self._settings, tenant) as connection:
+                return live_scores(connection, tenant, by, settled_before=settled, **which)
 
         return await self._in_thread(read)
 

@@ -33,6 +33,13 @@ BEGIN
         )
         RETURNING source, tenant_id, asset_id, series, zone, first_hour, last_hour, first_at, last_at
     ),
+    scored AS (  -- where there are forecasts
+        INSERT INTO forecast_scores_due (tenant_id, asset_id, hours)
+        SELECT tenant_id, asset_id, tstzrange(first_hour, last_hour, '[]')
+        FROM changes
+        WHERE source IN ('readings', 'deletion', 'asset')
+            AND EXISTS (SELECT FROM forecast_runs AS runs WHERE runs.tenant_id = changes.tenant_id)
+    ),
     -- hours of groups whose totals may have changed
     group_changes AS MATERIALIZED (
         SELECT tenant_id, "group", unnest(range_agg(part)) AS part

@@ -177,6 +177,10 @@ BEGIN
         COMMIT;
     END LOOP;
     PERFORM record_feature_refresh(started, computed, changed);
+    COMMIT;
+    WHILE score_forecasts(5000) > 0 LOOP
+        COMMIT;
+    END LOOP;
     IF 'history' = ANY (kinds) THEN
         PERFORM pg_advisory_unlock(declared_history_lock());
     END IF;

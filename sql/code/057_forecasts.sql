@@ -27,3 +27,112 @@ $$;
 -- `ai-hub migrate` sets its days (FORECAST_RETENTION_DAYS)
 SELECT add_job('remove_old_forecasts', INTERVAL '1 day', config => '{"days": null}')
 WHERE NOT EXISTS (SELECT FROM timescaledb_information.jobs WHERE proc_name = 'remove_old_forecasts');
+
+-- Of hours to come the readings will say it.
+CREATE OR REPLACE FUNCTION note_scores_of_run() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    INSERT INTO public.forecast_scores_due (tenant_id, asset_id, hours)
+    SELECT NEW.tenant_id, unnest(NEW.assets), tstzrange(NEW.issued_at, least(NEW.issued_at + NEW.horizon, now()))
+    WHERE NEW.issued_at < now();
+    RETURN NULL;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION note_scores_of_run FROM PUBLIC;
+CREATE OR REPLACE TRIGGER scores_are_due AFTER INSERT ON forecast_runs
+FOR EACH ROW EXECUTE FUNCTION note_scores_of_run();
+
+-- Computes scores of about so many due ranges, and forgets these; how many there were. Forecasts in a unit that is no
+-- longer the asset's cannot be compared. A live or shadow one that was made long after its time of issue knew more than
+-- it says, and so may the second live one of an issue. Steps of less than an hour count by the hour that they make up.
+CREATE OR REPLACE FUNCTION score_forecasts(max_ranges integer) RETURNS integer LANGUAGE plpgsql
+SET plan_cache_mode = force_custom_plan AS $$  -- times leave out chunks
+DECLARE
+    until timestamptz := time_bucket(INTERVAL '1 hour', now());
+    taken forecast_scores_due[];
+    part  record;
+BEGIN
+    WITH due AS (
+        DELETE FROM forecast_scores_due WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM forecast_scores_due WHERE lower(hours) < until LIMIT max_ranges
+        ))
+        RETURNING forecast_scores_due.*
+    ),
+    later AS (  -- the hour under way has not been measured yet
+        INSERT INTO forecast_scores_due
+        SELECT tenant_id, asset_id, hours * tstzrange(until, NULL) FROM due WHERE NOT isempty(hours * tstzrange(until, NULL))
+    )
+    SELECT array_agg(due::forecast_scores_due) INTO taken FROM due;
+    FOR part IN
+        SELECT tenant_id, first_day, end_day, array_agg(asset_id) AS assets
+        FROM (
+            SELECT tenant_id, asset_id, lower(span) AS first_day, upper(span) AS end_day
+            FROM (
+                SELECT tenant_id, asset_id, range_agg(daterange(
+                    (lower(hours) AT TIME ZONE 'UTC')::date, (least(upper(hours), until) AT TIME ZONE 'UTC')::date, '[]'
+                )) AS days
+                FROM unnest(taken) GROUP BY tenant_id, asset_id
+            ) AS merged, unnest(days) AS span
+        ) AS spans
+        GROUP BY tenant_id, first_day, end_day ORDER BY tenant_id, first_day
+    LOOP
+        PERFORM score_days(part.tenant_id, part.assets, part.first_day, part.end_day);
+    END LOOP;
+    RETURN coalesce(cardinality(taken), 0);
+END
+$$;
+
+-- The same for some assets and days (UTC) in [first_day, end_day). Scores whose forecasts were removed stay as they are.
+CREATE OR REPLACE FUNCTION score_days(tenant text, scored text[], first_day date, end_day date) RETURNS void
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    start timestamptz := first_day::timestamp AT TIME ZONE 'UTC';
+    until timestamptz := least(end_day::timestamp AT TIME ZONE 'UTC', time_bucket(INTERVAL '1 hour', now()));
+BEGIN
+    SELECT greatest(start, coalesce(min(range_start), 'infinity')) INTO start
+    FROM timescaledb_information.chunks WHERE hypertable_schema = 'public' AND hypertable_name = 'forecasts';
+    IF start >= until THEN
+        RETURN;
+    END IF;
+    DELETE FROM forecast_scores
+    WHERE tenant_id = tenant AND asset_id = ANY (scored)
+        AND day >= (start AT TIME ZONE 'UTC')::date AND day < end_day;
+    INSERT INTO forecast_scores
+    WITH issued AS (
+        SELECT DISTINCT ON (asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END)
+            asset_id, time_bucket(INTERVAL '1 hour', target_time) AS hour, model, coalesce(version, 0) AS version, role,
+            forecasts.issued_at, step, value, q10, q90
+        FROM forecasts
+        JOIN forecast_runs AS runs USING (tenant_id, run_id)
+        JOIN assets USING (tenant_id, asset_id)
+        WHERE tenant_id = tenant AND asset_id = ANY (scored) AND target_time >= start AND target_time < until
+            AND value IS NOT NULL AND step <= INTERVAL '1 hour' AND runs.unit IS NOT DISTINCT FROM assets.feature_unit
+            AND (role NOT IN ('live', 'shadow') OR recorded_at < forecasts.issued_at + 2 * step)
+        ORDER BY asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END,
+            recorded_at, run_id
+    ),
+    forecast AS (
+        SELECT
+            asset_id, hour, model, version, role, issued_at, avg(value) AS value,
+            -- quantiles of parts of an hour are none of the hour
+            CASE WHEN step = INTERVAL '1 hour' THEN min(q10) END AS q10,
+            CASE WHEN step = INTERVAL '1 hour' THEN min(q90) END AS q90
+        FROM issued GROUP BY asset_id, hour, model, version, role, issued_at, step
+        HAVING count(*) * step = INTERVAL '1 hour'
+    )
+    SELECT
+        tenant, asset_id, (hour AT TIME ZONE 'UTC')::date, model, version, role,
+        floor(extract(epoch FROM hour - issued_at) / 21600)::integer * 6,
+        count(*), sum(forecast.value - measured.value), sum(abs(forecast.value - measured.value)),
+        sum((forecast.value - measured.value) ^ 2), sum(abs(measured.value)),
+        count(*) FILTER (WHERE q10 < q90 OR measured.value <> q10),
+        count(*) FILTER (WHERE q10 < q90 AND measured.value BETWEEN q10 AND q90),
+        coalesce(sum(q90 - q10) FILTER (WHERE q10 < q90 OR measured.value <> q10), 0)
+    FROM forecast
+    JOIN (
+        SELECT asset_id, hour, value FROM hourly_values
+        WHERE tenant_id = tenant AND asset_id = ANY (scored) AND value IS NOT NULL AND hour >= start AND hour < until
+    ) AS measured USING (asset_id, hour)
+    GROUP BY 2, 3, 4, 5, 6, 7;
+END
+$$;

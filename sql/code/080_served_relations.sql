@@ -8,7 +8,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT relation NOT IN (
         'api_keys', 'api_key_revision', 'sql_logins', 'schema_migrations', 'schema_code', 'served_relations',
         'feature_refreshes', 'declared_views', 'declared_generations', 'declared_reaches', 'declared_spans',
-        'declared_refresh_ranges', 'declared_due', 'declared_progress'
+        'declared_refresh_ranges', 'declared_due', 'declared_progress',
+        'forecast_scores_due'
     )
 $$;
 

@@ -167,6 +167,11 @@ def _fill(dsn: str) -> None:
                 [tenant, asset, asset, value],
             )
             here.execute(
+                "INSERT INTO forecast_scores VALUES"
+                " (%s, %s, '2026-10-25', 'm', 1, 'live', 0, 1, %s, 1, 1, 1, 0, 0, 0)",
+                [tenant, asset, value],
+            )
+            here.execute(
                 "INSERT INTO analyses VALUES (gen_random_uuid(), %s, 'anomalies', %s, 'iqr', '{}', now())",
                 [tenant, asset],
             )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
@@ -19,10 +20,12 @@ from ai_hub.api.schemas.forecasts import (
     ForecastMetadata,
     ForecastPoint,
     ForecastRequest,
+    ForecastScores,
     ForecastSummary,
     ForecastType,
     LeadAccuracy,
     Quantiles,
+    ScoresOf,
 )
 from ai_hub.api.services import (
     AUTHENTICATED,
@@ -39,7 +42,8 @@ from ai_hub.api.services import (
 )
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.forecasting import service
-from ai_hub.forecasting.accuracy import LEAD_HOURS
+from ai_hub.forecasting.accuracy import LEAD_HOURS, By
+from ai_hub.forecasting.log import Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,6 +133,42 @@ async def list_forecasts(
     runs, total = await services_of(request).forecasts.newest(tenant, asset_id, details, limit, offset)
     return ForecastList(
         forecasts=[ForecastSummary(**_summary(run, asset_id or run.assets[0])) for run in runs], total=total
+    )
+
+
+@router.get(
+    "/forecasts/scores",
+    response_model=ForecastScores,
+    responses=errors.responses(400, 401, 403, 422, 429, 503),
+)
+async def get_scores(
+    *,
+    caller: Caller,
+    request: Request,
+    tenant_id: TenantQuery = None,
+    by: By = By.VERSION,
+    role: Role = Role.LIVE,
+    asset_id: AssetQuery = None,
+    model_name: ModelQuery = None,
+    start: Annotated[date | None, Query(description="first day (UTC)")] = None,
+    end: Annotated[date | None, Query(description="days from here on are left out")] = None,
+    settled: Annotated[bool, Query(description="only days whose readings are taken for complete")] = False,
+) -> ForecastScores:
+    """How good a tenant's forecasts were, by model and version, asset, day or lead."""
+    tenant = own_tenant(caller, tenant_id)
+    permit(request, caller, Scope.FORECASTS_READ, tenant)
+    if start is not None and end is not None and start >= end:
+        raise BadInputError("The range is empty: start is not before end.", hint="end is not included.")
+    found = await services_of(request).forecasts.scores(
+        tenant, by, is_settled=settled, role=role, asset=asset_id, model=model_name, start=start, end=end
+    )
+    return ForecastScores(
+        tenant_id=tenant,
+        by=by,
+        scores=[
+            ScoresOf(model_name=each.model, **{k: v for k, v in asdict(each).items() if k != "model"})
+            for each in found
+        ],
     )
 
 

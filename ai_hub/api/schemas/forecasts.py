@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ai_hub.api.schemas.common import AssetId, FeatureName, ModelName, TenantId, Timestamp, whole
+from ai_hub.forecasting.accuracy import By
 
 _LONGEST_HORIZON_H = 168
 _MINUTES_OF_A_DAY = 1440
@@ -165,6 +166,31 @@ class LeadAccuracy(BaseModel):
     bias: float = Field(description="mean of forecast minus actual")
     mean_actual: float = Field(description="mean of the absolute actual values")
     covered: float | None = Field(description="share within the interval from p10 to p90")
+
+
+class ScoresOf(BaseModel):
+    """Errors of forecasts, in the unit of their values, over all hours that have a measured value."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    of: str = Field(description="number of the version, asset, day (UTC) or first hour of six of lead")
+    hours: int = Field(description="hours with a forecast and a measured value, once for each issue")
+    provisional_hours: int = Field(description="those of them whose readings may not be complete yet")
+    mae: float
+    rmse: float
+    bias: float = Field(description="mean of forecast minus actual")
+    mae_over_mean: float | None = Field(description="MAE over the mean of the absolute actual values")
+    coverage: float | None = Field(description="share within the band from p10 to p90")
+    width: float | None = Field(description="mean of p90 minus p10")
+
+
+class ForecastScores(BaseModel):
+    """Scores of a tenant's forecasts as of the last refresh of features."""
+
+    tenant_id: str
+    by: By
+    scores: list[ScoresOf]
 
 
 class ForecastAccuracy(BaseModel):

@@ -28,13 +28,13 @@ RELATIONS = (
     *("forecast_advanced_features", "forecast_advanced_feature_versions", "anomaly_detection_features"),
     *("anomaly_detection_feature_versions", "quarantined_rows", "data_findings", "feature_exports", "jobs"),
     *("hourly_values", "quality_policies", "covariates", "covariate_series", "forecasts", "forecast_runs"),
-    "analyses",
+    *("forecast_scores", "analyses"),
 )
 #: Tables with tenants in them that are in nobody's scope: what the database itself works with.
 OUTSIDE = {
     "feature_changes", "feature_demand", "data_checks_due", "backfill_files", "sql_logins",
     "hourly_features_stored", "ai_features_stored",
-    "removals", "reading_bounds", "declared_spans", "declared_refresh_ranges", "declared_due",
+    "removals", "reading_bounds", "declared_spans", "declared_refresh_ranges", "declared_due", "forecast_scores_due",
 }  # fmt: skip
 SNEAKY = "CREATE FUNCTION {}leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$"
 

@@ -393,6 +393,40 @@ def test_forecast__after_hundreds_in_a_row__is_found_at_once(place: Place) -> No
     assert [each.run_id for each in kept] == [each.run_id for each in reversed(runs)]
 
 
+def test_scores__of_what_was_measured__are_those_of_the_log(place: Place) -> None:
+    with connect(autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO forecast_scores VALUES"
+            " (%s, 'meter', '2026-01-02', 'm', 3, 'live', 6, 4, -2, 10, 30, 40, 2, 1, 8)",
+            [place.tenant],
+        )
+    found = place.call("GET", "/ai/forecasts/scores", params={"by": "lead", "end": "2026-01-03"})
+    assert found.status_code == 200, found.text
+    assert found.json() == {
+        "tenant_id": place.tenant,
+        "by": "lead",
+        "scores": [
+            {
+                "model_name": "m",
+                "of": "6",
+                "hours": 4,
+                "provisional_hours": 0,
+                "mae": 2.5,
+                "rmse": 7.5**0.5,
+                "bias": -0.5,
+                "mae_over_mean": 0.25,
+                "coverage": 0.5,
+                "width": 4.0,
+            }
+        ],
+    }
+    path = "/ai/forecasts/scores"
+    assert place.call("GET", path, place.other_key, params={"end": "2026-01-03"}).json()["scores"] == []
+    assert place.call("GET", path, place.other_key, params={"tenant_id": place.tenant}).status_code == 403
+    empty = place.call("GET", path, params={"start": "2026-01-03", "end": "2026-01-03"})
+    assert (empty.status_code, "The range is empty" in empty.text) == (400, True)
+
+
 def test_accuracy__of_live_forecasts__is_that_of_the_log(place: Place) -> None:
     assert place.forecast().status_code == 200
     answer = place.call("GET", "/ai/forecasts/accuracy", params={"asset_id": "meter", "days": 2})

@@ -161,6 +161,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             {"params": {"tenant_id": tenant, "asset_id": "1"}},
         ),
     ),
+    ("GET", "/ai/forecasts/scores"): Operation(
+        Scope.FORECASTS_READ, lambda _, tenant: ("GET", "/ai/forecasts/scores", {"params": {"tenant_id": tenant}})
+    ),
     ("GET", "/ai/forecast/{forecast_id}"): Operation(
         Scope.FORECASTS_READ,
         lambda p, tenant: ("GET", f"/ai/forecast/{p.forecast_id}", {"params": {"tenant_id": tenant}}),
@@ -420,6 +423,7 @@ def test_stores__of_two_tenants__hold_each_its_own(place: Place) -> None:
                 "analyses",
                 "forecast_runs",
                 "forecasts",
+                "forecast_scores",
                 "jobs",
             )
         ]

@@ -1,0 +1,305 @@
+"""Scores that refreshes keep, against pandas over all that was issued and measured."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from ai_hub.cli.main import app
+from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
+from ai_hub.db.tenant_scope import as_tenant
+from ai_hub.forecasting import log
+from ai_hub.forecasting.accuracy import By, LiveScores, live_scores
+from ai_hub.forecasting.log import Grid, Role, Run
+from ai_hub.ingest import removal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from psycopg import Connection
+
+HOUR = timedelta(hours=1)
+#: the days around the clock change of Berlin
+START = datetime(2026, 10, 23, 5, tzinfo=UTC)
+HOURS = 96
+ASSETS = ("a", "b")
+SETTLED_BEFORE = date(2026, 10, 25)
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection[Any]]:
+    with connect(database, autocommit=True) as opened:
+        yield opened
+
+
+class World:
+    """Meters of a tenant and of another one, with what was issued for them."""
+
+    def __init__(self, connection: Connection[Any], database: str, tenant: str, seed: int) -> None:
+        self.connection, self.database, self.tenant = connection, database, tenant
+        self.random = np.random.default_rng(seed)
+        self.runs: list[tuple[Run, Grid, datetime]] = []
+        for owner in (tenant, f"{tenant}-other"):
+            for asset in ASSETS:
+                connection.execute(
+                    "INSERT INTO assets (tenant_id, asset_id, unit, timezone, interval_seconds)"
+                    " VALUES (%s, %s, 'kW', 'Europe/Berlin', 3600)",
+                    [owner, asset],
+                )
+
+    def measure(self, hours: list[int], *, owner: str = "") -> None:
+        """Write or correct readings of both meters."""
+        for hour in hours:
+            for asset in ASSETS:
+                self.connection.execute(
+                    'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value, interval_seconds)'
+                    ' VALUES (%s, %s, %s, %s, 3600) ON CONFLICT (tenant_id, asset_id, "timestamp")'
+                    " DO UPDATE SET value = excluded.value",
+                    [START + hour * HOUR, owner or self.tenant, asset, self.random.uniform(-5, 50)],
+                )
+
+    def delete(self, hours: list[int]) -> None:
+        self.connection.execute(
+            "DELETE FROM timeseries_data"
+            " WHERE tenant_id = %s AND asset_id = 'a' AND \"timestamp\" = ANY (%s)",
+            [self.tenant, [START + hour * HOUR for hour in hours]],
+        )
+
+    def issue(self, hour: int, *, owner: str = "", **fields: Any) -> None:
+        at = START + hour * HOUR
+        delay = fields.pop("delay", timedelta(minutes=20))
+        step = fields.pop("step", HOUR)
+        run = Run(
+            owner or self.tenant,
+            fields.pop("model", "day-ahead"),
+            fields.pop("version", 3),
+            "v1.0.2",
+            "ab" * 32,
+            fields.pop("role", Role.LIVE),
+            issued_at=at,
+            known_at=at,
+            step=step,
+            horizon=30 * HOUR,
+            assets=ASSETS,
+            unit=fields.pop("unit", "kW"),
+        )
+        values = self.random.normal(20, 15, (2, run.leads))
+        values[self.random.random(values.shape) < 0.1] = np.nan
+        width = self.random.choice([0.0, 10.0, 40.0], values.shape)
+        bands = {0.1: values - width / 2, 0.9: values + width / 2}
+        grid = Grid(values, bands if self.random.random() < 0.8 else {})
+        log.write(self.connection, run, grid)
+        # the log is only added to, with the time of writing
+        self.connection.execute("SET session_replication_role = replica")
+        self.connection.execute(
+            "UPDATE forecast_runs SET recorded_at = %s WHERE run_id = %s", [at + delay, run.run_id]
+        )
+        self.connection.execute("SET session_replication_role = DEFAULT")
+        if run.tenant == self.tenant:
+            self.runs.append((run, grid, at + delay))
+
+    def expected(self) -> pd.DataFrame:
+        """A row of each hour that was forecast in time and measured."""
+        measured = {
+            (asset, hour): value
+            for asset, hour, value in self.connection.execute(
+                'SELECT asset_id, "timestamp", value FROM timeseries_data WHERE tenant_id = %s', [self.tenant]
+            )
+        }
+        rows = []
+        counted = set()
+        for run, grid, recorded in sorted(self.runs, key=lambda each: (each[2], each[0].run_id)):
+            in_time = run.role in {Role.REPLAY, Role.BACKTEST} or recorded < run.issued_at + 2 * run.step
+            if run.unit != "kW" or not in_time:
+                continue
+            parts, values = HOUR // run.step, np.asarray(grid.values)
+            for number, asset in enumerate(run.assets):
+                for hour in range(run.leads // parts):
+                    cut = slice(hour * parts, (hour + 1) * parts)
+                    target = run.issued_at + hour * HOUR
+                    if np.isnan(values[number, cut]).any() or (asset, target) not in measured:
+                        continue
+                    key = asset, target, run.model, run.role, run.issued_at
+                    if run.role is not Role.LIVE:
+                        key += (run.version,)
+                    if key in counted:
+                        continue
+                    counted.add(key)
+                    has_band = parts == 1 and bool(grid.quantiles)
+                    low, high = (
+                        grid.quantiles[level][number, hour] if has_band else np.nan for level in (0.1, 0.9)
+                    )
+                    actual = measured[asset, target]
+                    rows.append(
+                        {
+                            "model": run.model,
+                            "role": run.role,
+                            "version": str(run.version),
+                            "asset": asset,
+                            "day": str(target.date()),
+                            "lead": str(hour // 6 * 6),
+                            "error": values[number, cut].mean() - actual,
+                            "actual": actual,
+                            "band": has_band and (low < high or not low <= actual <= high),
+                            "covered": has_band and low < high and low <= actual <= high,
+                            "width": high - low,
+                        }
+                    )
+        return pd.DataFrame(rows)
+
+    def check(self, by: By, role: Role = Role.LIVE) -> list[LiveScores]:
+        found = live_scores(self.connection, self.tenant, by, settled_before=SETTLED_BEFORE, role=role)
+        rows = self.expected()
+        groups = dict(list(rows[rows.role == role].groupby(["model", by.value])))
+        assert {(each.model, each.of) for each in found} == set(groups)
+        for each in found:
+            rows = groups[each.model, each.of]
+            banded = rows[rows.band]
+            assert each.hours == len(rows)
+            assert each.provisional_hours == (rows.day >= str(SETTLED_BEFORE)).sum()
+            assert each.mae == pytest.approx(rows.error.abs().mean(), rel=1e-12)
+            assert each.rmse == pytest.approx((rows.error**2).mean() ** 0.5, rel=1e-12)
+            assert each.bias == pytest.approx(rows.error.mean(), rel=1e-9, abs=1e-12)
+            assert each.mae_over_mean == pytest.approx(rows.error.abs().sum() / rows.actual.abs().sum())
+            if banded.empty:
+                assert (each.coverage, each.width) == (None, None)
+            else:
+                assert each.coverage == pytest.approx(banded.covered.mean())
+                assert each.width == pytest.approx(banded.width.mean())
+        return found
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_scores__of_random_issues_and_late_corrected_and_deleted_readings__are_those_of_pandas(
+    connection: Connection[Any], database: str, tenant: str, seed: int
+) -> None:
+    world = World(connection, database, tenant, seed)
+    world.issue(-10)
+    world.measure(list(range(30)))
+    world.measure(list(range(60)), owner=f"{tenant}-other")
+    refresh(dsn=database)
+    assert world.check(By.VERSION)
+
+    for hour in (0, 6, 6, 11, 30):  # two of one issue: the first counts
+        world.issue(hour, version=3 + (hour > 10))
+    world.issue(7, delay=3 * HOUR)
+    world.issue(7, unit="W")
+    world.issue(8, model="another")
+    world.issue(8, role=Role.SHADOW, version=9)
+    world.issue(8, role=Role.SHADOW, version=10)
+    world.issue(9, role=Role.BACKTEST, version=None, model="tried", delay=90 * 24 * HOUR)
+    world.issue(12, step=HOUR / 4, model="quarters", delay=timedelta(minutes=1))
+    world.issue(5, owner=f"{tenant}-other")
+    refresh(dsn=database)
+    for by in By:
+        world.check(by)
+    assert len(world.check(By.VERSION, Role.SHADOW)) == 2
+
+    late = world.random.permutation(np.arange(30, HOURS)).tolist()
+    for hours in (late[:20], late[20:45], late[45:]):
+        world.measure(hours)
+        refresh(dsn=database)
+        world.check(By.DAY)
+    world.measure([3, 40, 41])
+    world.delete([12, 44])
+    refresh(dsn=database)
+    for by in By:
+        world.check(by)
+    for role in (Role.SHADOW, Role.REPLAY):
+        world.check(By.LEAD, role)
+    with as_tenant(connection, f"{tenant}-other"):
+        foreign = connection.execute("SELECT DISTINCT tenant_id FROM forecast_scores").fetchall()
+    assert foreign == [(f"{tenant}-other",)]
+
+
+def test_scores__of_forecasts_that_retention_removed__stay(
+    connection: Connection[Any], database: str, tenant: str
+) -> None:
+    world = World(connection, database, tenant, 5)
+    world.issue(0)
+    world.measure(list(range(20)))
+    refresh(dsn=database)
+    before = world.check(By.DAY)
+    assert before
+    with connection.transaction(force_rollback=True):
+        connection.execute("SELECT drop_chunks('forecasts', older_than => now() + INTERVAL '100 years')")
+        world.measure([3])
+        connection.execute("SELECT score_days(%s, '{a,b}', '2026-10-20', '2026-11-01')", [tenant])
+        now = live_scores(connection, tenant, By.DAY, settled_before=SETTLED_BEFORE)
+        assert now == before
+
+
+def test_scores__what_is_due__is_what_has_changed(
+    connection: Connection[Any], database: str, tenant: str
+) -> None:
+    world = World(connection, database, tenant, 6)
+
+    def due() -> list[tuple[Any, ...]]:
+        return connection.execute(
+            "SELECT asset_id, lower(hours) FROM forecast_scores_due WHERE tenant_id = %s", [tenant]
+        ).fetchall()
+
+    world.measure(list(range(20)))
+    refresh(dsn=database)
+    world.issue(0)
+    refresh(dsn=database)
+    before = dict(
+        connection.execute(
+            "SELECT day, xmin::text FROM forecast_scores WHERE tenant_id = %s AND asset_id = 'a'", [tenant]
+        ).fetchall()
+    )
+    assert due() == []
+    world.measure([2])
+    refresh(dsn=database)
+    after = dict(
+        connection.execute(
+            "SELECT day, xmin::text FROM forecast_scores WHERE tenant_id = %s AND asset_id = 'a'", [tenant]
+        ).fetchall()
+    )
+    changed = {day for day in after if after[day] != before.get(day)}
+    assert changed == {START.date()}, "other days are left alone"
+
+
+def test_scores__of_a_removed_asset__are_gone(
+    connection: Connection[Any], database: str, tenant: str
+) -> None:
+    world = World(connection, database, tenant, 7)
+    world.issue(0)
+    world.measure(list(range(10)))
+    refresh(dsn=database)
+    removal.remove_asset(connection, tenant, "a", "test")
+    assert {each.of for each in live_scores(connection, tenant, By.ASSET, settled_before=SETTLED_BEFORE)} == {
+        "b"
+    }
+
+
+def test_scores_command__shows_and_refuses(
+    connection: Connection[Any], database: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIMESCALE_DSN", database)
+    world = World(connection, database, tenant, 8)
+
+    def call(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["scores", "--tenant", tenant, *arguments])
+
+    assert "There are no such scores" in call().output
+    world.issue(0)
+    world.measure(list(range(10)))
+    refresh(dsn=database)
+    shown = call()
+    assert shown.exit_code == 0, shown.output
+    assert "day-ahead" in shown.output
+    (found,) = json.loads(call("--json", "--by", "version").output)
+    (expected,) = world.check(By.VERSION)
+    assert (found["of"], found["hours"], found["mae"]) == ("3", expected.hours, expected.mae)
+    assert json.loads(call("--json", "--from", "2030-01-01").output) == []
+    refused = call("--from", "2026-10-24", "--to", "2026-10-24")
+    assert refused.exit_code
+    assert "The range is empty" in str(refused.exception)
