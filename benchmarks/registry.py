@@ -354,13 +354,15 @@ _NAME = "registry"
 _INTRO = """# The model registry
 
 MLflow's own registry and ours in the same run, in turns: the same application with one worker and with
-workspaces, a database of its own each on the same server, and the same S3 store behind the artifact proxy.
+workspaces, a database of its own each on the same server, and the same S3 store.
 Times are a client's.
 
 Both do not do the same work. When stock MLflow registers a version it writes a row that points at the run's
 files, and it promotes without a look at them, leaving the previous version where it is. Ours copies them
 inside S3, reads every copy to check and to hash it; at a promotion, which archives the previous version, it
-lists them and hashes them again where that shows a write; and it checks each file that is loaded.
+lists them and hashes them again where that shows a write. MLflow's client fetches a stock server's files past
+it, from S3 by addresses that the server has signed. Ours pass through the server, which sends none whose
+SHA-256 is not the manifest's.
 """
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -59,3 +62,21 @@ class RegistrySettings(BaseSettings):
         if value is None:
             raise conflict(f"{name.upper()} is not set. Set it for the MLflow server and start that again.")
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def current_settings() -> RegistrySettings:
+    """The settings as they are now, read anew only where the environment or `.env` has changed.
+
+    Reading them takes milliseconds, and a promotion asks several times.
+    """
+    file: tuple[int, ...] = ()
+    with suppress(OSError):
+        found = Path(".env").stat()
+        file = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return _read(frozenset(os.environ.items()), file)
+
+
+@lru_cache(maxsize=1)
+def _read(environment: frozenset[tuple[str, str]], file: tuple[int, ...]) -> RegistrySettings:
+    del environment, file  # what it depends on
+    return RegistrySettings()

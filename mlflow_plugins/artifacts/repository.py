@@ -229,7 +229,7 @@ class VerifiedFolder:
                 raise manifest.tampered(self._folder, path, "was added")
             raise missing(f"There is no artifact {self._folder}{path}.")
         with _nothing_missing(self._folder, path):
-            sha256 = self._folder.download(path, local, entry["size"])
+            sha256 = self._folder.download(path, local)
         if sha256 != entry["sha256"]:
             local.unlink()
             raise manifest.tampered(self._folder, path, "was changed")

@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from mlflow_plugins.artifacts.destination import check_model_name
 from mlflow_plugins.gates.builtin import NotWorseGate
 from mlflow_plugins.gates.gate import Gate
-from mlflow_plugins.settings import RegistrySettings
+from mlflow_plugins.settings import RegistrySettings, current_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -227,7 +227,7 @@ def current(settings: RegistrySettings | None = None) -> Policy:
     Raises:
         PolicyError: the file is missing or wrong.
     """
-    path = (settings or RegistrySettings()).promotion_policy_path
+    path = (settings or current_settings()).promotion_policy_path
     return BUILT_IN if path is None else load(Path(path))
 
 

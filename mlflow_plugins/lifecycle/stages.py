@@ -31,6 +31,8 @@ from mlflow_plugins.users.permissions import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.lifecycle.audit import ModelKey, Transition
@@ -172,10 +174,13 @@ def record_deletion(session: Session, model: ModelKey, version: VersionRow, caus
 def mirror_aliases(session: Session, model: ModelKey) -> None:
     """Point each stage's alias at the version that entered it last; remove it when the stage is empty."""
     session.flush()
+    table: Any = SqlRegisteredModelAlias
+    mine = (table.workspace == model.workspace, table.name == model.name, table.alias.in_(rules.ALIAS_STAGES))
+    present = {row.alias: row for row in session.scalars(sa.select(table).where(*mine))}
     for alias, stage in rules.ALIAS_STAGES.items():
         newest = _entered_last(session, model, stage)
-        row = session.get(SqlRegisteredModelAlias, (model.workspace, model.name, alias))
-        if newest == (cast("Any", row).version if row is not None else None):
+        row = present.get(alias)
+        if newest == (row.version if row is not None else None):
             continue
         if row is None:
             values = {"workspace": model.workspace, "name": model.name, "alias": alias, "version": newest}
@@ -183,14 +188,14 @@ def mirror_aliases(session: Session, model: ModelKey) -> None:
         elif newest is None:
             session.delete(row)
         else:
-            cast("Any", row).version = newest
+            row.version = newest
         aliases.note(session, AliasChange(alias, newest))
     session.flush()
 
 
 def semantic_version(session: Session, version: VersionRow) -> str | None:
     """The version's semantic version; None for one registered before this plugin."""
-    return tag(session, version, semver.TAG)
+    return tags(session, version, semver.TAG).get(semver.TAG)
 
 
 def versions_of(session: Session, model: ModelKey, stage: str | None = None) -> list[VersionRow]:
@@ -251,10 +256,10 @@ def _record(
 
 def with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
     """Fill in what a page could only say by version tags."""
-    reason = tag(session, version, REASON_TAG)
-    claim = tag(session, version, ACTOR_TAG)
+    said = tags(session, version, REASON_TAG, ACTOR_TAG)
+    claim = said.get(ACTOR_TAG)
     actor = claimed(claim) if claim and cause.actor == UNKNOWN else cause.actor
-    reason = cause.reason or checked(f"Tag {REASON_TAG}", reason, LONGEST_REASON)
+    reason = cause.reason or checked(f"Tag {REASON_TAG}", said.get(REASON_TAG), LONGEST_REASON)
     return cause._replace(actor=actor, reason=reason)
 
 
@@ -274,18 +279,22 @@ def checked(what: str, text: Text, longest: int) -> Text:
 def _using_up_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
     """As `with_tags`; the tags are gone afterwards, whether they were needed or not."""
     filled = with_tags(session, version, cause)
-    for key in (REASON_TAG, ACTOR_TAG):
-        if (row := session.get(SqlModelVersionTag, _tag_key(version, key))) is not None:
-            session.delete(row)
+    session.execute(sa.delete(SqlModelVersionTag).where(*_tagged(version, (REASON_TAG, ACTOR_TAG))))
     return filled
 
 
-def tag(session: Session, version: VersionRow, key: str) -> str | None:
-    """The value of a version's tag; None when it has none, or an empty one."""
-    row = session.get(SqlModelVersionTag, _tag_key(version, key))
-    return cast("str", row.value) or None if row else None
+def tags(session: Session, version: VersionRow, *keys: str) -> dict[str, str]:
+    """Those of these tags that a version has, without empty ones."""
+    row: Any = SqlModelVersionTag
+    query = sa.select(row.key, row.value).where(*_tagged(version, keys))
+    return {key: value for key, value in session.execute(query) if value}
 
 
-def _tag_key(version: VersionRow, key: str) -> tuple[str, str, str, int]:
-    # the order of the table's primary key
-    return (version.workspace, key, version.name, version.version)
+def _tagged(version: VersionRow, keys: Collection[str]) -> tuple[sa.ColumnElement[bool], ...]:
+    row: Any = SqlModelVersionTag
+    return (
+        row.workspace == version.workspace,
+        row.name == version.name,
+        row.version == version.version,
+        row.key.in_(keys),
+    )

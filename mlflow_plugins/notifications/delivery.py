@@ -31,7 +31,7 @@ from mlflow.webhooks.ssrf import SSRFProtectedHTTPAdapter, SSRFProtectionError
 
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.notifications.outbox import JSON, MAIL, Receiver
-from mlflow_plugins.settings import RegistrySettings
+from mlflow_plugins.settings import RegistrySettings, current_settings
 from mlflow_plugins.store.lifecycle_store import opened_store, registry_store
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def send(receiver: Receiver, message: Message) -> None:
     Raises:
         DeliveryError: it did not arrive.
     """
-    settings = RegistrySettings()
+    settings = current_settings()
     link = _link(settings.notify_pages_url, message.event)
     if receiver.format == MAIL:
         _mail(settings, receiver.address, message, link)

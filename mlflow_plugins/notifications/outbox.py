@@ -31,7 +31,7 @@ from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 from mlflow_plugins.database import notifications as table
 from mlflow_plugins.errors import bad_input
 from mlflow_plugins.lifecycle import rules
-from mlflow_plugins.settings import RegistrySettings
+from mlflow_plugins.settings import current_settings
 
 if TYPE_CHECKING:
     import threading
@@ -200,7 +200,7 @@ def current_receivers() -> tuple[Receiver, ...]:
     Raises:
         MlflowException: 400, a setting is wrong.
     """
-    settings = RegistrySettings()
+    settings = current_settings()
     text = settings.notify_receivers.get_secret_value() if settings.notify_receivers else ""
     mail = settings.notify_smtp_url is not None and settings.notify_sender is not None
     return _parsed(text, settings.notify_allowed_hosts, mail)

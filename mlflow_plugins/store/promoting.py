@@ -26,7 +26,7 @@ from mlflow_plugins.errors import conflict
 from mlflow_plugins.gates import policy
 from mlflow_plugins.gates.gate import Assessment, Candidate, Gate, GateResult, Verdict, VersionInfo, refused
 from mlflow_plugins.gates.policy import PolicyError
-from mlflow_plugins.lifecycle import audit, discussions, rules, stages
+from mlflow_plugins.lifecycle import audit, discussions, rules, semver, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.registration import publishing, records
@@ -117,14 +117,15 @@ def read_context(session: Session, model: ModelKey, version: VersionRow, cause: 
 def registered_version(session: Session, model: ModelKey, version: VersionRow) -> RegisteredVersion:
     """What the database says about a version itself."""
     record = records.find(session, model, version.version)
+    tags = stages.tags(session, version, semver.TAG, METRICS_TAG)
     return RegisteredVersion(
         version=version.version,
-        semantic_version=stages.semantic_version(session, version),
+        semantic_version=tags.get(semver.TAG),
         source=version.source,
         run_id=version.run_id,
         location=record.location if record else None,
         digest=record.digest if record else None,
-        given_metrics=stages.tag(session, version, METRICS_TAG),
+        given_metrics=tags.get(METRICS_TAG),
     )
 
 

@@ -18,7 +18,7 @@ import flask
 from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.errors import forbidden
-from mlflow_plugins.settings import RegistrySettings
+from mlflow_plugins.settings import current_settings
 from mlflow_plugins.users.header import HEADER
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def current_actor(claim: str | None = None) -> Actor:
 @lru_cache(maxsize=1)
 def delegates() -> frozenset[str]:
     """Accounts of MLflow's login that may speak for others."""
-    return frozenset(name.strip() for name in RegistrySettings().ai_hub_delegates.split(",")) - {""}
+    return frozenset(name.strip() for name in current_settings().ai_hub_delegates.split(",")) - {""}
 
 
 def reason_of_request() -> str | None:

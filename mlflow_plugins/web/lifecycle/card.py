@@ -124,7 +124,7 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
             registered.semantic_version,
             row.current_stage,
             row.description,
-            stages.tag(session, row, LIMITS_TAG),
+            stages.tags(session, row, LIMITS_TAG).get(LIMITS_TAG),
             row.run_id,
             logged_model(registered.source),
             row.creation_time,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
+import socket
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,10 +17,12 @@ from mlflow.exceptions import MlflowException
 from support.properties import examples
 from support.s3_faults import faults, small_pages
 
-from mlflow_plugins.artifacts import manifest, s3
+from mlflow_plugins.artifacts import folders, manifest, s3
 from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Stack
     from mypy_boto3_s3 import S3Client
 
@@ -166,6 +171,42 @@ def test_verify__takes_one_listing_where_nothing_was_written(
     target.write("data/4.bin", FILES["data/4.bin"])
     target.write("MLmodel", FILES["MLmodel"])
     assert checked() == ("etag", {"ListObjectsV2": 1})
+
+
+def test_download__large_file__is_one_request_and_hashed_on_the_way(
+    client: S3Client, source: S3Folder, tmp_path: Path
+) -> None:
+    large = os.urandom(2 * folders.UPLOAD_PART + 1)
+    with (tmp_path / "sent").open("w+b") as sent:
+        sent.write(large)
+        sent.seek(0)
+        client.upload_fileobj(sent, BUCKET, _key(source, "data/large.bin"), Config=s3.TRANSFER)
+    local = tmp_path / "large.bin"
+    with faults(client) as requests:
+        sha256 = source.download("data/large.bin", local)
+    assert requests == {"GetObject": 1}
+    assert local.read_bytes() == large
+    assert sha256 == hashlib.sha256(large).hexdigest()
+
+
+def test_download__store_that_breaks_off__is_no_file(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_break_off, args=(listener,))
+        thread.start()
+        client = s3._client(f"http://127.0.0.1:{listener.getsockname()[1]}", "key", "secret")
+        with pytest.raises(MlflowException, match=r"does not answer for .*large\.bin") as refusal:
+            S3Folder(client, BUCKET, "demand/v1.0.0").download("large.bin", tmp_path / "large.bin")
+        thread.join()
+    assert refusal.value.get_http_status_code() == 503
+
+
+def _break_off(listener: socket.socket) -> None:
+    """Answer one request with half of the body that the header promises."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1 << 16)
+        half = os.urandom(5 << 20)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * len(half)) + half)
 
 
 def test_verify__version_without_a_listing_digest__is_hashed(source: S3Folder, target: S3Folder) -> None:

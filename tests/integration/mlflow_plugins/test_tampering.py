@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from typing import TYPE_CHECKING
@@ -161,6 +162,20 @@ def test_every_way_to_one_file__is_checked(acme: Tenant, s3: S3Client, tmp_path:
         mlflow.artifacts.download_artifacts(
             f"models:/{MODEL}/1/data/model.bin", dst_path=str(tmp_path / "after")
         )
+
+
+def test_last_byte_of_a_large_file__no_byte_of_it_leaves(acme: Tenant, s3: S3Client, tmp_path: Path) -> None:
+    content = os.urandom(20 << 20)
+    acme.register(tmp_path / "model", content)
+    path, after = f"{MODEL}/v1.0.0/data/model.bin", tmp_path / "after"
+    assert acme.artifact("GET", f"workspaces/{acme.name}/.models/{path}").content == content
+    s3.put_object(Bucket=BUCKET, Key=f"{acme.name}/{path}", Body=content[:-1] + bytes([content[-1] ^ 1]))
+    refused = acme.artifact("GET", f"workspaces/{acme.name}/.models/{path}")
+    assert refused.status_code == 409
+    assert "data/model.bin of" in refused.json()["message"]
+    with WorkspaceContext(acme.name), pytest.raises(Exception, match=r"data/model\.bin of .* was changed"):
+        mlflow.artifacts.download_artifacts(f"models:/{MODEL}/1", dst_path=str(after))
+    assert not list(after.rglob("model.bin"))
 
 
 def test_files_of_no_registered_version__are_neither_listed_nor_served(
