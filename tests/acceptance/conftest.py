@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
 from support import browser as pages
-from support import properties
+from support import forked, properties
+
+from ai_hub.dev.control import down
+from ai_hub.dev.demo import steps
+from ai_hub.dev.demo.run import run
+from ai_hub.dev.services import select
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from playwright.sync_api import Browser
 
+_AI_HUB = Path(sys.executable).with_name("ai-hub")
 _DEMO_S = 900
 
 
@@ -25,32 +33,44 @@ _DEMO_S = 900
 class Demo:
     """What `ai-hub demo` left behind in the run's embedded stack."""
 
-    output: str
-    seconds: float
     tenants: tuple[str, ...] = ("illinois", "uk-home")
+
+
+@dataclass
+class _Programs:
+    """Runs the first of each kind of command as a program, and the others in forks of one."""
+
+    program: Callable[..., CompletedProcess[str]]
+    folder: Path
+    started: set[tuple[str, ...]] = field(default_factory=set)
+
+    def execute(self, command: Sequence[str], *, shown: bool = False) -> CompletedProcess[str]:
+        kind = tuple(command[:2])
+        if kind not in self.started:
+            self.started.add(kind)
+            return self.program(command, shown=shown)
+        return forked.run(command, steps._environment(), self.folder, _DEMO_S)
 
 
 @pytest.fixture(scope="session")
 def demo(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The demo, run once; mark tests that use it `timeout(900)`.
 
-    All of its meters' weeks take twice as long: they belong to `make test-long`.
+    Starting Python for each of its commands is half of it, and all of its meters' weeks take twice as long as
+    the newest: that is for `make test-long`. Else only the first use of each command is a program of its own.
     """
-    del stack  # its servers are the ones the command finds
-    program = Path(sys.executable).with_name("ai-hub")
-    begun = time.monotonic()
-    done = subprocess.run(
-        [program, "demo", *([] if properties.is_long() else ["--weeks=16"])],
-        cwd=tmp_path_factory.mktemp("demo"),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_DEMO_S,
-    )
+    del stack  # its servers are the ones the commands find
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        if properties.is_long():
+            subprocess.run([_AI_HUB, "demo"], check=True, timeout=_DEMO_S)
+        else:
+            patch.setattr(steps, "_execute", _Programs(steps._execute, folder).execute)
+            run(Console(markup=False, emoji=False), weeks=16)
     # its export worker would take the jobs of other tests
-    subprocess.run([program, "down", "--only", "api"], check=True, capture_output=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return Demo(done.stdout, time.monotonic() - begun)
+    down(select(["api"]), purge=False, on_wait=lambda: None)
+    return Demo()
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ class Steps:
         # what the command prints must come after what we print
         self.console.file.flush()
         if shown:
-            status = subprocess.run(_located(command), env=_environment(), check=False).returncode
+            status = _execute(command, shown=True).returncode
             if status:
                 raise StepFailedError(" ".join(command), status)
         else:
@@ -125,9 +125,7 @@ class Steps:
             StepFailedError: it did not fail.
         """
         self._announce(command)
-        result = subprocess.run(
-            _located(command), env=_environment(), capture_output=True, text=True, check=False
-        )
+        result = _execute(command)
         message = result.stderr.strip()
         if result.returncode == 0:
             raise StepFailedError(" ".join(command), 0, "It was expected to be refused.")
@@ -140,10 +138,15 @@ class Steps:
         )
 
 
-def _output(command: Sequence[str]) -> str:
-    result = subprocess.run(
-        _located(command), env=_environment(), capture_output=True, text=True, check=False
+def _execute(command: Sequence[str], *, shown: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; its output is in the result, or on the terminal with `shown`."""
+    return subprocess.run(
+        _located(command), env=_environment(), capture_output=not shown, text=True, check=False
     )
+
+
+def _output(command: Sequence[str]) -> str:
+    result = _execute(command)
     if result.returncode:
         raise StepFailedError(" ".join(command), result.returncode, result.stderr or result.stdout)
     return result.stdout
