@@ -367,7 +367,8 @@ def test_forecast__after_hundreds_in_a_row__is_found_at_once(place: Place) -> No
     """Each write by itself takes a connection and a transaction: those before it would be waited for."""
     forecasts = service.ForecastService(Settings(), None)  # type: ignore[arg-type]
     run, grid = a_run()
-    runs = [replace(run, tenant=place.tenant, model="many", run_id=log.new_run_id()) for _ in range(200)]
+    run = replace(run, tenant=place.tenant, model="many", assets=("many",))
+    runs = [replace(run, run_id=log.new_run_id()) for _ in range(200)]
     connections = 0
     original = service.transaction
 
