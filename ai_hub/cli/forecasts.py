@@ -18,6 +18,7 @@ from ai_hub.cli import common
 from ai_hub.cli.common import AsJson, parse_time
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError, NotFoundError
+from ai_hub.forecasting import By
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,15 +40,6 @@ class RunRole(StrEnum):
     SHADOW = "shadow"
     REPLAY = "replay"
     BACKTEST = "backtest"
-
-
-class ScoresBy(StrEnum):
-    """What scores are told apart by, see `ai_hub.forecasting.accuracy.By`, which takes NumPy to import."""
-
-    VERSION = "version"
-    ASSET = "asset"
-    DAY = "day"
-    LEAD = "lead"
 
 
 @forecast_app.command("run")
@@ -416,7 +408,7 @@ def _number(value: float | None) -> str:
 def scores_command(
     *,
     tenant: Tenant,
-    by: Annotated[ScoresBy, typer.Option("--by", help="what they are told apart by")] = ScoresBy.VERSION,
+    by: Annotated[By, typer.Option("--by", help="what they are told apart by")] = By.VERSION,
     role: Annotated[RunRole, typer.Option("--role", help="of the runs")] = RunRole.LIVE,
     asset: Annotated[str | None, typer.Option("--asset", help="only of this meter")] = None,
     model: _Model = None,
@@ -436,7 +428,7 @@ def scores_command(
     Errors are in the unit of the meters. Hours are provisional until FORECAST_SETTLED_DAYS have passed.
     """
     from ai_hub.db.transactions import transaction
-    from ai_hub.forecasting.accuracy import By, live_scores, settled_before
+    from ai_hub.forecasting.accuracy import live_scores, settled_before
     from ai_hub.forecasting.log import Role
 
     if start and end and start >= end:
@@ -446,7 +438,7 @@ def scores_command(
         found = live_scores(
             connection,
             tenant,
-            By(by),
+            by,
             settled_before=settled_before(settings, datetime.now(UTC)),
             is_settled=settled,
             role=Role(role),
@@ -463,7 +455,7 @@ def scores_command(
         return
     table = Table(
         Column("model", overflow="fold"),
-        "lead (hours)" if by is ScoresBy.LEAD else by,
+        "lead (hours)" if by is By.LEAD else by,
         *(
             Column(name, justify="right")
             for name in ("hours", "provisional", "MAE", "RMSE", "bias", "MAE/mean", "in band", "width")

@@ -1,10 +1,20 @@
-"""Training, evaluation and forecasts: LightGBM on Feast features, beside naive baselines."""
+"""Training, evaluation and forecasts: LightGBM on Feast features, beside naive baselines.
 
-#: Column of what is forecast: the mean of an hour's readings.
+Here are the names that all of it and its clients share; this imports no library.
+"""
 
-"""Names that training, its reports and its command line share; imports nothing."""
+from enum import StrEnum
 
 #: Column of what is forecast: the mean of an hour's readings.
 TARGET = "value"
 #: Name of each naive forecast and how many hours it looks back.
 NAIVE_HOURS = {"last hour": 1, "same hour yesterday": 24, "same hour last week": 168}
+
+
+class By(StrEnum):
+    """What scores are told apart by."""
+
+    VERSION = "version"
+    ASSET = "asset"
+    DAY = "day"
+    LEAD = "lead"

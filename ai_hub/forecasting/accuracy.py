@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
 from math import nan
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 from zoneinfo import ZoneInfo
 
 from ai_hub.errors import NotFoundError
+from ai_hub.forecasting import By
 from ai_hub.forecasting.log import Role
 
 if TYPE_CHECKING:
@@ -154,15 +154,6 @@ def accuracy(
         [Hour(*each) for each in connection.execute(_HOURS, values).fetchall()],
         [LeadErrors(*each) for each in connection.execute(_BY_LEAD, values).fetchall()],
     )
-
-
-class By(StrEnum):
-    """What scores are told apart by."""
-
-    VERSION = "version"
-    ASSET = "asset"
-    DAY = "day"
-    LEAD = "lead"
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ai_hub.features.online.reader import Answer, FeatureReader
-    from ai_hub.forecasting.accuracy import Accuracy, By, LiveScores
+    from ai_hub.forecasting import By
+    from ai_hub.forecasting.accuracy import Accuracy, LiveScores
     from ai_hub.forecasting.log import Grid, Row, Run
     from ai_hub.forecasting.production import LoadedDayAhead
     from ai_hub.settings import Settings

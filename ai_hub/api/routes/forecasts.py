@@ -41,8 +41,8 @@ from ai_hub.api.services import (
     services_of,
 )
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
-from ai_hub.forecasting import service
-from ai_hub.forecasting.accuracy import LEAD_HOURS, By
+from ai_hub.forecasting import By, service
+from ai_hub.forecasting.accuracy import LEAD_HOURS
 from ai_hub.forecasting.log import Role
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ai_hub.api.schemas.common import AssetId, FeatureName, ModelName, TenantId, Timestamp, whole
-from ai_hub.forecasting.accuracy import By
+from ai_hub.forecasting import By
 
 _LONGEST_HORIZON_H = 168
 _MINUTES_OF_A_DAY = 1440

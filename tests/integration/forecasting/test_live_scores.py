@@ -15,8 +15,8 @@ from ai_hub.cli.main import app
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
 from ai_hub.db.tenant_scope import as_tenant
-from ai_hub.forecasting import log
-from ai_hub.forecasting.accuracy import By, LiveScores, live_scores
+from ai_hub.forecasting import By, log
+from ai_hub.forecasting.accuracy import LiveScores, live_scores
 from ai_hub.forecasting.log import Grid, Role, Run
 from ai_hub.ingest import removal
 
