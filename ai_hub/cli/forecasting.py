@@ -24,7 +24,7 @@ from ai_hub.forecasting import NAIVE_HOURS
 from ai_hub.times import assume_utc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from feast import FeatureStore
 
@@ -85,6 +85,22 @@ IssueOption = Annotated[
         "[default: once a day at changing hours, for all leads]",
     ),
 ]
+MonotoneOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--monotone",
+        help="feature with which forecasts never fall (temperature:+) or never rise (temperature:-); may be "
+        "repeated. Bands are then as wide as past errors were",
+    ),
+]
+EstimatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--estimator",
+        help="with a horizon: entry point `ai_hub.estimators` of what fits; its bands are as wide as past "
+        "errors were [default: lightgbm]",
+    ),
+]
 
 
 @app.command("train")
@@ -128,6 +144,8 @@ def train_command(
     quantiles: QuantilesOption = None,
     point: PointOption = None,
     issue: IssueOption = None,
+    monotone: MonotoneOption = None,
+    estimator: EstimatorOption = None,
     register: Annotated[bool, typer.Option("--register/--no-register", help="register the model")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -140,7 +158,16 @@ def train_command(
     from ai_hub.features.store import open_store
     from ai_hub.forecasting.train import plan
 
-    ahead = _horizon(service, horizon=horizon, step=step, quantiles=quantiles, point=point, issue=issue)
+    ahead = _horizon(
+        service,
+        horizon=horizon,
+        step=step,
+        quantiles=quantiles,
+        point=point,
+        issue=issue,
+        monotone=monotone,
+        estimator=estimator,
+    )
     service = service or (DAY_AHEAD if ahead else "forecast_basic")
     console = common.console(stderr=True)
     known_at_time = parse_time(known_at, "--known-at") if known_at else None
@@ -225,6 +252,8 @@ def backtest_command(
     quantiles: QuantilesOption = None,
     point: PointOption = None,
     issue: IssueOption = None,
+    monotone: MonotoneOption = None,
+    estimator: EstimatorOption = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="write a picture to this PNG file")] = None,
     log: Annotated[bool, typer.Option("--log/--no-log", help="log the scores to MLflow")] = True,
     record: Annotated[
@@ -241,7 +270,12 @@ def backtest_command(
     be made at issue.
     """
     from ai_hub.features.store import open_store
-    from ai_hub.forecasting.day_ahead_tracking import backtest_plot, find_model, log_backtest
+    from ai_hub.forecasting.day_ahead_tracking import (
+        backtest_plot,
+        find_model,
+        log_backtest,
+        monotone_text,
+    )
     from ai_hub.forecasting.day_ahead_training import backtest_day_ahead
     from ai_hub.forecasting.train import plan
 
@@ -253,7 +287,18 @@ def backtest_command(
         horizon = horizon or _horizon_of(card)
         quantiles = quantiles or ",".join(map(str, card.quantiles or ()))
         issue, point = issue or card.issue, point or Point(card.point or Point.MEDIAN)
-    ahead = _horizon(DAY_AHEAD, horizon=horizon, step=step, quantiles=quantiles, point=point, issue=issue)
+        monotone = monotone or (monotone_text(card.monotone).split(",") if card.monotone else None)
+        estimator = estimator or card.estimator
+    ahead = _horizon(
+        DAY_AHEAD,
+        horizon=horizon,
+        step=step,
+        quantiles=quantiles,
+        point=point,
+        issue=issue,
+        monotone=monotone,
+        estimator=estimator,
+    )
     assert ahead is not None  # noqa: S101  # of a service with a horizon
     plans = plan(tenant, service, kind=kind, assets=asset or (), model=model, prefix="day-ahead")
     if plot is not None and len(plans) > 1:
@@ -348,12 +393,15 @@ def _horizon(
     quantiles: str | None,
     point: Point | None,
     issue: str | None,
+    monotone: Sequence[str] | None,
+    estimator: str | None,
 ) -> Horizon | None:
     """What is forecast at each issue; None: the next hour."""
-    if service != DAY_AHEAD and not any((horizon, step, quantiles, point, issue)):
+    if service != DAY_AHEAD and not any((horizon, step, quantiles, point, issue, monotone, estimator)):
         return None
-    from ai_hub.forecasting.day_ahead import as_levels
+    from ai_hub.forecasting.day_ahead import as_levels, as_monotone
     from ai_hub.forecasting.day_ahead_training import Horizon
+    from ai_hub.forecasting.estimators import DEFAULT
     from ai_hub.forecasting.issues import IssueRule, parse_duration
 
     return Horizon(
@@ -362,6 +410,8 @@ def _horizon(
         levels=as_levels(quantiles or "0.1,0.5,0.9"),
         point=(point or Point.MEDIAN).value,
         issue=IssueRule.parse(issue) if issue else None,
+        monotone=as_monotone(monotone or ()),
+        estimator=None if estimator in {None, DEFAULT} else estimator,
     )
 
 

@@ -165,7 +165,7 @@ def run(
     values = np.full((len(rows), rows.leads), np.nan)
     quantiles = np.full((*values.shape, len(recipe.levels)), np.nan)
     models: list[tuple[np.datetime64, Flags, DayAheadModel]] = []
-    actual = rows.actual.copy()
+    actual, row_levels = rows.actual.copy(), np.full(len(rows), np.nan)
     for number, origin in enumerate(origins):
         on_step(f"fitting {number + 1} of {len(origins)}")
         chosen = rows.issued_at >= origin
@@ -177,6 +177,7 @@ def run(
         part = rows.take(chosen)
         raw = model.uncalibrated(part)
         values[chosen], quantiles[chosen] = raw.values, raw.quantiles
+        row_levels[chosen] = model.levels(part)
         # what is certain says nothing of the width of bands
         actual[chosen] = np.where(model.night(part), np.nan, actual[chosen])
         models.append((origin, chosen & (rows.issued_at >= first), model))
@@ -186,7 +187,7 @@ def run(
         replace(rows, actual=actual).take(forecast),
         quantiles[forecast],
         recipe.levels,
-        level(rows, recipe.inputs)[forecast],
+        row_levels[forecast],
         delay[forecast],
     )
     for origin, chosen, model in models:

@@ -44,6 +44,10 @@ class ModelCard:
     point: str | None = None
     #: when forecasts are issued, such as `D-1 10:00 Europe/Berlin`; None: at any time
     issue: str | None = None
+    #: by feature: 1 where forecasts do not fall as it rises, -1 where they do not rise
+    monotone: dict[str, int] | None = None
+    #: entry point of the estimator; None: LightGBM
+    estimator: str | None = None
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values, for the model's `metadata`."""

@@ -78,7 +78,7 @@ def split_by_time(rows: pd.DataFrame, window: Window) -> Split:
 
 
 # `local_time` is what the feature row of that very hour carries, see feature_repo/hourly_features.py.
-_HOURS = """
+HOURS = """
 SELECT hourly.tenant_id, hourly.asset_id, hourly.hour AS event_timestamp, hourly.value,
     extract(epoch FROM hourly.hour AT TIME ZONE assets.timezone)::bigint AS expected_local_time
 FROM hourly_values AS hourly
@@ -94,8 +94,8 @@ WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s) AND hour < date_trun
 """
 # The value of an hour is `lag_1h` of the feature row one hour later, so the versions of the feature rows hold
 # what was known of the targets, too.
-_KNOWN_HOURS = """
-SELECT versions.tenant_id, versions.asset_id, hours.hour AS event_timestamp, versions.lag_1h,
+KNOWN_HOURS = """
+SELECT versions.tenant_id, versions.asset_id, hours.hour AS event_timestamp, versions.lag_1h AS value,
     extract(epoch FROM hours.hour AT TIME ZONE assets.timezone)::bigint AS expected_local_time
 FROM ai_features_versions AS versions
 CROSS JOIN LATERAL (SELECT versions.event_timestamp - INTERVAL '1 hour' AS hour) AS hours
@@ -152,7 +152,7 @@ def read_hours(
 
     With `known_at`, as the last refresh before that time knew them; hours count once the next has begun.
     """
-    query = _HOURS if known_at is None else _KNOWN_HOURS
+    query = HOURS if known_at is None else KNOWN_HOURS
     values = {"tenant": tenant, "assets": list(assets), "start": start, "end": end, "known_at": known_at}
     with connect() as connection:
         rows = connection.execute(query, values).fetchall()

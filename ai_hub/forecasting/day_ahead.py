@@ -1,4 +1,4 @@
-"""Forecasts of all leads of an issue: LightGBM over issues and leads, a point forecast and quantiles.
+"""Forecasts of all leads of an issue: one model over issues and leads, a point forecast and quantiles.
 
 docs/forecasts.md has the backtests by which target, objectives and rounds were chosen.
 """
@@ -6,17 +6,20 @@ docs/forecasts.md has the backtests by which target, objectives and rounds were 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
 
 from ai_hub.errors import BadInputError
+from ai_hub.forecasting import estimators
 from ai_hub.forecasting.calibration import MEDIAN, Calibration
 from ai_hub.forecasting.issues import (
     HOUR,
@@ -33,6 +36,8 @@ from ai_hub.forecasting.issues import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy.typing as npt
 
 #: Of each tree. The model is the same with any number of threads.
 _PARAMETERS: Final[Mapping[str, Any]] = {
@@ -66,9 +71,19 @@ _NIGHT_SHARE: Final = 0.001
 #: The quantile of all values that is the high value: a few faults must not be it.
 _HIGH: Final = 0.99
 _NIGHT_STEPS: Final = 48
+#: Part of the variance of a wind turbine's power that the speed of the wind explains at least.
+_WIND_SHARE: Final = 0.5
+#: Errors nearer are squared, others absolute: LightGBM has no monotone constraints with absolute errors.
+_NEAR: Final = 0.1
 
 MODEL_FILE: Final = "day_ahead.json"
 _POINT_FILE: Final = "point.lgb"
+#: The middle of bands whose width is that of the errors: a booster, or another estimator.
+_MIDDLE_FILE: Final = "middle.lgb"
+_ESTIMATOR_FILE: Final = "middle.skops"
+
+
+_Predictor: TypeAlias = lgb.Booster | estimators.Fitted
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,8 @@ class Traits:
     nonnegative: bool = False
     #: it generates nothing while the sun is down
     dark_at_night: bool = False
+    #: of wind turbines: power in strong wind, in the unit of the values; None: it is none
+    rated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,40 @@ class Recipe:
     elevation: str | None = None
     #: point forecast: `median`, the 50 % quantile, errs least; `mean` has no bias in sums
     point: str = "median"
+    #: array feature with the part of their rated power that wind turbines give at each target
+    wind: str | None = None
+    #: by feature: 1 where forecasts do not fall as it rises, -1 where they do not rise
+    monotone: Mapping[str, int] = field(default_factory=dict)
+    #: entry point of an estimator; None: LightGBM
+    estimator: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse constraints that would not hold.
+
+        Raises:
+            BadInputError: a feature is not there, or in the unit of the forecasts; or an estimator fits.
+        """
+        inputs = self.inputs
+        if unknown := sorted(set(self.monotone) - {*inputs.scalars, *inputs.arrays}):
+            raise BadInputError(
+                f"--monotone names {', '.join(unknown)}, and the feature service has no such feature.",
+                hint=f"It has {', '.join([*inputs.scalars, *inputs.arrays])}.",
+            )
+        if in_unit := sorted(set(self.monotone) & inputs.in_unit):
+            raise BadInputError(
+                f"--monotone names {', '.join(in_unit)}, by which forecasts are scaled: it would not hold.",
+                hint="Give features of the weather, of other series or of the calendar.",
+            )
+        if self.estimator and (self.monotone or self.point == "mean"):
+            raise BadInputError(
+                f"--monotone and --point mean are of LightGBM, not of the estimator {self.estimator}.",
+                hint="Let the estimator's own options say it, where it is made.",
+            )
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether one model gives the middle of bands, whose widths are those of past errors."""
+        return self.estimator is not None or bool(self.monotone)
 
 
 @dataclass(frozen=True)
@@ -103,8 +154,8 @@ class DayAheadModel:
     leads: int
     #: None: the point forecast is the median
     point: lgb.Booster | None
-    #: one a level
-    quantiles: tuple[lgb.Booster, ...]
+    #: one a level; or one alone, the middle, see `Recipe.has_middle`
+    quantiles: tuple[_Predictor, ...]
     calibration: Calibration
     traits: Mapping[str, Traits]
 
@@ -118,7 +169,7 @@ class DayAheadModel:
 
     def calibrated(self, rows: IssueRows, raw: Forecasts, calibration: Calibration) -> Forecasts:
         """What `uncalibrated` says of the rows, moved and within bounds."""
-        quantiles = calibration.apply(rows.assets, raw.quantiles, level(rows, self.recipe.inputs), rows.step)
+        quantiles = calibration.apply(rows.assets, raw.quantiles, self.levels(rows), rows.step)
         # so that it is within the band
         values = self._median(quantiles) if self.point is None else raw.values  # noqa: PD011  # no pandas
         return self._bounded(rows, replace(raw, values=values, quantiles=quantiles))
@@ -131,7 +182,7 @@ class DayAheadModel:
             )
         inputs = self.recipe.inputs
         boosters = self.quantiles if self.point is None else (*self.quantiles, self.point)
-        levels, usual = level(rows, inputs), baseline(rows, inputs)
+        levels, usual = self.levels(rows), _usual(rows, self.recipe, self.traits)
         found = np.empty((len(rows), rows.leads, len(boosters)))
         block = max(_BLOCK // rows.leads, 1)
         for first in range(0, len(rows), block):
@@ -143,8 +194,14 @@ class DayAheadModel:
                 found[part, :, position] = np.reshape(booster.predict(x), leads.shape)
         found = usual[..., None] + levels[:, None, None] * found
         quantiles = np.sort(found[..., : len(self.quantiles)], axis=-1)
+        if self.recipe.has_middle:
+            quantiles = np.repeat(quantiles, len(self.recipe.levels), axis=-1)
         values = self._median(quantiles) if self.point is None else found[..., -1]
         return Forecasts(rows.assets, rows.issued_at, rows.step, values, quantiles, self.recipe.levels)
+
+    def levels(self, rows: IssueRows) -> Floats:
+        """(n,): in what forecasts are fitted, and errors beside the width of bands are measured."""
+        return _levels(rows, self.recipe, self.traits)
 
     def _median(self, quantiles: Floats) -> Floats:
         return quantiles[..., self.recipe.levels.index(MEDIAN)]
@@ -167,18 +224,27 @@ class DayAheadModel:
         """(n, leads): targets at which an asset that generates by the sun surely generates nothing."""
         return is_night(rows, self.recipe) & self._has(rows, "dark_at_night")[:, None]
 
+    def lacks_wind(self, rows: IssueRows) -> Flags:
+        """(n,): wind turbines of which no wind speed is known; other features say little of them."""
+        if self.recipe.wind is None:
+            return np.zeros(len(rows), bool)
+        rated = np.asarray(_trait(rows, self.traits, "rated"), dtype=np.float64)
+        return np.isfinite(rated) & np.isnan(rows.arrays[self.recipe.wind]).all(axis=1)
+
     def _has(self, rows: IssueRows, trait: str) -> Flags:
-        names, index = np.unique(rows.assets, return_inverse=True)
-        return np.array([getattr(self.traits.get(str(name), Traits()), trait) for name in names], bool)[index]
+        return np.asarray(_trait(rows, self.traits, trait), dtype=bool)
 
     def save(self, folder: Path) -> None:
-        """Write it into a folder, as text alone."""
+        """Write it into a folder, as text alone; but estimators, see `estimators.save`."""
         folder.mkdir(parents=True, exist_ok=True)
         if self.point is not None:
             self.point.save_model(str(folder / _POINT_FILE))
-        for each, booster in zip(self.recipe.levels, self.quantiles, strict=True):
-            booster.save_model(str(folder / _quantile_file(each)))
         recipe = self.recipe
+        for file, predictor in zip(_files(recipe), self.quantiles, strict=True):
+            if isinstance(predictor, lgb.Booster):
+                predictor.save_model(str(folder / file))
+            else:
+                estimators.save(predictor, folder / file)
         content = {
             "step_minutes": self.step / timedelta(minutes=1),
             "leads": self.leads,
@@ -189,8 +255,12 @@ class DayAheadModel:
             "levels": recipe.levels,
             "elevation": recipe.elevation,
             "point": recipe.point,
+            "wind": recipe.wind,
+            "monotone": dict(recipe.monotone),
+            "estimator": recipe.estimator,
             "nonnegative": sorted(name for name, each in self.traits.items() if each.nonnegative),
             "dark_at_night": sorted(name for name, each in self.traits.items() if each.dark_at_night),
+            "rated": {name: each.rated for name, each in self.traits.items() if each.rated is not None},
             "calibration": self.calibration.as_json(),
         }
         (folder / MODEL_FILE).write_text(json.dumps(content, indent=1))
@@ -206,21 +276,67 @@ class DayAheadModel:
             frozenset(content["in_unit"]),
             frozenset(content["usual"]),
         )
-        nonnegative, dark = set(content["nonnegative"]), set(content["dark_at_night"])
-        recipe = Recipe(inputs, levels, content["elevation"], content["point"])
+        nonnegative, dark, rated = (
+            set(content["nonnegative"]),
+            set(content["dark_at_night"]),
+            content.get("rated", {}),
+        )
+        recipe = Recipe(
+            inputs,
+            levels,
+            content["elevation"],
+            content["point"],
+            # models of before have none
+            content.get("wind"),
+            content.get("monotone", {}),
+            content.get("estimator"),
+        )
+        has_point = recipe.point == "mean" and not recipe.has_middle
         return cls(
             recipe=recipe,
             step=timedelta(minutes=content["step_minutes"]),
             leads=content["leads"],
-            point=lgb.Booster(model_file=str(folder / _POINT_FILE)) if recipe.point == "mean" else None,
-            quantiles=tuple(lgb.Booster(model_file=str(folder / _quantile_file(each))) for each in levels),
+            point=lgb.Booster(model_file=str(folder / _POINT_FILE)) if has_point else None,
+            quantiles=tuple(
+                lgb.Booster(model_file=str(folder / file))
+                if recipe.estimator is None
+                else estimators.load(recipe.estimator, folder / file)
+                for file in _files(recipe)
+            ),
             calibration=Calibration.of_json(content["calibration"]),
-            traits={name: Traits(name in nonnegative, name in dark) for name in nonnegative | dark},
+            traits={
+                name: Traits(name in nonnegative, name in dark, rated.get(name))
+                for name in nonnegative | dark | rated.keys()
+            },
         )
 
 
-def _quantile_file(of: float) -> str:
-    return f"quantile_{of:g}.lgb"
+def _files(recipe: Recipe) -> list[str]:
+    """One a model, but for that of the mean."""
+    if recipe.estimator is not None:
+        return [_ESTIMATOR_FILE]
+    return [_MIDDLE_FILE] if recipe.monotone else [f"quantile_{each:g}.lgb" for each in recipe.levels]
+
+
+def _trait(rows: IssueRows, traits: Mapping[str, Traits], name: str) -> npt.NDArray[Any]:
+    """(n,): of each row's asset."""
+    names, index = np.unique(rows.assets, return_inverse=True)
+    return np.array([getattr(traits.get(str(each), Traits()), name) for each in names])[index]
+
+
+def _levels(rows: IssueRows, recipe: Recipe, traits: Mapping[str, Traits]) -> Floats:
+    """(n,): what is usual for a row's asset; of wind turbines the power in strong wind."""
+    rated = np.asarray(_trait(rows, traits, "rated"), dtype=np.float64)
+    return np.where(np.isnan(rated), level(rows, recipe.inputs), rated)
+
+
+def _usual(rows: IssueRows, recipe: Recipe, traits: Mapping[str, Traits]) -> Floats:
+    """(n, leads): what is usual at each target; of wind turbines by the wind, where its speed is known."""
+    usual = baseline(rows, recipe.inputs)
+    if recipe.wind is None:
+        return usual
+    by_wind = np.asarray(_trait(rows, traits, "rated"), dtype=np.float64)[:, None] * rows.arrays[recipe.wind]
+    return np.where(np.isnan(by_wind), usual, by_wind)
 
 
 def is_night(rows: IssueRows, recipe: Recipe) -> Flags:
@@ -243,10 +359,10 @@ def fit(rows: IssueRows, recipe: Recipe) -> DayAheadModel:
     """
     if rows.actual is None:
         raise ValueError("there are no actual values")
-    leads = _sampled_leads(rows)
-    levels, usual = level(rows, recipe.inputs), baseline(rows, recipe.inputs)
+    leads, traits = _sampled_leads(rows), _traits(rows, recipe)
+    levels = _levels(rows, recipe, traits)
     with np.errstate(invalid="ignore", divide="ignore"):
-        relative = (rows.actual - usual) / levels[:, None]
+        relative = (rows.actual - _usual(rows, recipe, traits)) / levels[:, None]
     target = np.take_along_axis(relative, leads, axis=1).reshape(-1)
     usable = np.isfinite(target)
     if not usable.any():
@@ -260,6 +376,25 @@ def fit(rows: IssueRows, recipe: Recipe) -> DayAheadModel:
         )
     x = matrix(rows, leads, recipe.inputs, levels)[usable]
     target = np.clip(target[usable], -_CLIP, _CLIP)
+    predictors: list[_Predictor]
+    if recipe.estimator is not None:
+        predictors = [estimators.fit(recipe.estimator, x, target)]
+    else:
+        predictors = [*_boosters(x, target, recipe)]
+    count = 1 if recipe.has_middle else len(recipe.levels)
+    return DayAheadModel(
+        recipe=recipe,
+        step=rows.step,
+        leads=rows.leads,
+        point=predictors[count] if len(predictors) > count else None,  # type: ignore[arg-type]  # a booster
+        quantiles=tuple(predictors[:count]),
+        calibration=Calibration.none(rows.leads, rows.step, len(recipe.levels)),
+        traits=traits,
+    )
+
+
+def _boosters(x: npt.NDArray[np.float32], target: Floats, recipe: Recipe) -> list[lgb.Booster]:
+    """One a quantile, and that of the mean if there is one; or that of the middle alone."""
     data = lgb.Dataset(
         x,
         label=target,
@@ -270,21 +405,25 @@ def fit(rows: IssueRows, recipe: Recipe) -> DayAheadModel:
     objectives: list[dict[str, Any]] = [{"objective": "quantile", "alpha": each} for each in recipe.levels]
     if recipe.point == "mean":
         objectives.append({"objective": "regression"})
-    threads = {"num_threads": 0 if len(x) >= _THREADS_FROM_ROWS else 1}
-    boosters = [
-        lgb.train({**_PARAMETERS, **threads, **objective}, data, num_boost_round=ROUNDS)
-        for objective in objectives
-    ]
-    count = len(recipe.levels)
-    return DayAheadModel(
-        recipe=recipe,
-        step=rows.step,
-        leads=rows.leads,
-        point=boosters[count] if recipe.point == "mean" else None,
-        quantiles=tuple(boosters[:count]),
-        calibration=Calibration.none(rows.leads, rows.step, count),
-        traits=_traits(rows, recipe),
-    )
+    if recipe.monotone:
+        middle = (
+            {"objective": "regression"} if recipe.point == "mean" else {"objective": "fair", "fair_c": _NEAR}
+        )
+        constraints = [recipe.monotone.get(column, 0) for column in recipe.inputs.columns]
+        objectives = [{**middle, "monotone_constraints": constraints}]
+    # side by side they do not wait for each other at each split, as threads of one booster do
+    cores = (os.cpu_count() or 1) if len(x) >= _THREADS_FROM_ROWS else 1
+    threads = {"num_threads": max(cores // len(objectives), 1)}
+    data.construct()
+    with ThreadPoolExecutor(min(cores, len(objectives))) as pool:
+        return list(
+            pool.map(
+                lambda objective: lgb.train(
+                    {**_PARAMETERS, **threads, **objective}, data, num_boost_round=ROUNDS
+                ),
+                objectives,
+            )
+        )
 
 
 def _sampled_leads(rows: IssueRows) -> Ints:
@@ -301,6 +440,7 @@ def _traits(rows: IssueRows, recipe: Recipe) -> dict[str, Traits]:
     actual = rows.actual
     assert actual is not None  # noqa: S101  # of `fit`
     night = is_night(rows, recipe)
+    wind = None if recipe.wind is None else rows.arrays[recipe.wind]
     found = {}
     for name in np.unique(rows.assets):
         of_asset = rows.assets == name
@@ -317,8 +457,20 @@ def _traits(rows: IssueRows, recipe: Recipe) -> dict[str, Traits]:
                 and high > 0
                 and (at_night > _NIGHT_SHARE * high).mean() <= _RARELY
             ),
+            rated=None if wind is None else _rated(values, wind[of_asset]),
         )
     return found
+
+
+def _rated(values: Floats, wind: Floats) -> float | None:
+    """What of the values is at full wind, by least squares; None where wind says little of them."""
+    known = ~np.isnan(values) & ~np.isnan(wind)
+    values, wind = values[known], wind[known]
+    if not np.any(wind):
+        return None
+    rated = float(values @ wind / (wind @ wind))
+    left = np.mean((values - rated * wind) ** 2)
+    return rated if rated > 0 and left < (1 - _WIND_SHARE) * np.var(values) else None
 
 
 def as_levels(texts: Sequence[str] | str) -> tuple[float, ...]:
@@ -340,6 +492,24 @@ def as_levels(texts: Sequence[str] | str) -> tuple[float, ...]:
             hint="Give numbers between 0 and 1, such as 0.1,0.5,0.9.",
         )
     return levels
+
+
+def as_monotone(texts: Sequence[str]) -> dict[str, int]:
+    """By feature 1 or -1, from texts such as `temperature:+`.
+
+    Raises:
+        BadInputError: a text says none, or one feature is said twice.
+    """
+    found = {}
+    for text in texts:
+        name, _, sign = text.rpartition(":")
+        if not name or sign not in {"+", "-"} or name in found:
+            raise BadInputError(
+                f"--monotone {text!r} is no feature with a sign, or names one again.",
+                hint="Say it as temperature:+ (never falls as it rises) or temperature:- (never rises).",
+            )
+        found[name] = 1 if sign == "+" else -1
+    return found
 
 
 class _Pyfunc:

@@ -19,6 +19,7 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
 from ai_hub.errors import ConflictError
+from ai_hub.forecasting import estimators
 from ai_hub.forecasting.backtest import MODEL
 from ai_hub.forecasting.card import HORIZON_TAG, MAKER, MAKER_TAG, ModelCard
 from ai_hub.forecasting.day_ahead import ROUNDS
@@ -59,8 +60,7 @@ def log_day_ahead(tenant: str, trained: TrainedDayAhead, *, register: bool) -> L
         mlflow.log_params(
             {
                 **_parameters(trained.card),
-                "point": trained.model.recipe.point,
-                "rounds": ROUNDS,
+                **({} if trained.card.estimator else {"point": trained.card.point, "rounds": ROUNDS}),
                 "issues": trained.issues,
                 "window_start": window.start.isoformat(),
                 "holdout_start": window.holdout.isoformat(),
@@ -171,8 +171,15 @@ def _parameters(card: ModelCard) -> dict[str, Any]:
         "step_minutes": card.step_minutes,
         "quantiles": ",".join(f"{each:g}" for each in card.quantiles or ()),
         "issue": card.issue or "any",
+        "estimator": card.estimator or estimators.DEFAULT,
+        **({"monotone": monotone_text(card.monotone)} if card.monotone else {}),
         **({"known_at": card.known_at} if card.known_at else {}),
     }
+
+
+def monotone_text(monotone: Mapping[str, int]) -> str:
+    """As `--monotone` takes it, with commas."""
+    return ",".join(f"{name}:{'+' if sign > 0 else '-'}" for name, sign in sorted(monotone.items()))
 
 
 def _log_backtest(backtest: Backtest, card: ModelCard, title: str, model_id: str | None) -> None:
@@ -233,6 +240,7 @@ def _log_model(model: DayAheadModel, card: ModelCard) -> ModelInfo:
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # the signature says it all
         warnings.filterwarnings("ignore", ".*input example", UserWarning)
+        requirements = [*_REQUIREMENTS, *(estimators.requirements(card.estimator) if card.estimator else ())]
         folder = Path(scratch) / "day_ahead"
         model.save(folder)
         logged: ModelInfo = mlflow.pyfunc.log_model(
@@ -240,7 +248,7 @@ def _log_model(model: DayAheadModel, card: ModelCard) -> ModelInfo:
             loader_module="ai_hub.forecasting.day_ahead",
             data_path=str(folder),
             signature=signature(model),
-            pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
+            pip_requirements=[f"{name}=={installed(name)}" for name in requirements],
             metadata=card.as_metadata(),
         )
     return logged

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping  # of a dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,9 @@ class Horizon:
     point: str = "median"
     #: when forecasts are issued, and for which day; None: once a day at changing hours, for all leads
     issue: IssueRule | None = None
+    #: see `day_ahead.Recipe`
+    monotone: Mapping[str, int] = field(default_factory=dict)
+    estimator: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse levels whose bands would not be kept."""
@@ -112,6 +116,9 @@ def read(
         )
     if horizon.issue is not None:
         horizon.issue.check_horizon(length)
+    recipe = replace(
+        features.recipe, point=horizon.point, monotone=horizon.monotone, estimator=horizon.estimator
+    )
     unit = unit_of(plan)
     known_at = store.config.offline_store.known_at
     end = plan.until or end_of_data(plan.tenant, plan.assets, known_at)
@@ -138,13 +145,15 @@ def read(
         horizon_hours=length / HOUR,
         step_minutes=round(step / timedelta(minutes=1)),
         quantiles=list(horizon.levels),
-        point=horizon.point,
+        point=horizon.point if horizon.estimator is None else None,
         issue=str(horizon.issue) if horizon.issue else None,
+        monotone=dict(horizon.monotone) or None,
+        estimator=horizon.estimator,
     )
     return IssueSet(
         rows=rows,
         meters=meters,
-        recipe=replace(features.recipe, point=horizon.point),
+        recipe=recipe,
         delivered=horizon.issue.delivered(rows) if horizon.issue else None,
         card=card,
         references=feature_references(service),

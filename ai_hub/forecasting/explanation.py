@@ -11,7 +11,7 @@ from adbc_driver_manager import dbapi
 
 from ai_hub.errors import BadInputError, ConflictError, ServiceDownError
 from ai_hub.forecasting.calibration import MEDIAN
-from ai_hub.forecasting.issues import HOUR, level, matrix
+from ai_hub.forecasting.issues import HOUR, matrix
 from ai_hub.forecasting.models.loading import Contributions, not_explained
 from ai_hub.forecasting.production import issue, load
 from ai_hub.forecasting.replay import differing, features_of
@@ -44,7 +44,8 @@ class ExplainedStep(NamedTuple):
 def explain(model: DayAheadModel, rows: IssueRows, lead: int, quantile: float | None) -> ExplainedStep:
     """What each feature adds to the forecast of one lead.
 
-    The base is what is usual for the target, and the mean of the trees. Contributions of trees are multiples
+    The base is what is usual for the target (of turbines, what the wind gives), and the mean of the trees.
+    Contributions of trees are multiples
     of the row's level, as their forecasts are; then calibration and bounds move the forecast.
 
     Args:
@@ -59,7 +60,7 @@ def explain(model: DayAheadModel, rows: IssueRows, lead: int, quantile: float | 
     """
     levels = model.recipe.levels
     raw, final = model.uncalibrated(rows), model.forecast(rows)
-    size = level(rows, model.recipe.inputs)
+    size = model.levels(rows)
     x = matrix(rows, np.array([[lead]]), model.recipe.inputs, size)
     if not all(isinstance(each, lgb.Booster) for each in model.quantiles):
         raise not_explained("The model")
@@ -76,7 +77,7 @@ def explain(model: DayAheadModel, rows: IssueRows, lead: int, quantile: float | 
         place = levels.index(wanted)
         # quantiles that cross are put in order: the forecast may be another booster's
         order = np.argsort([float(each.predict(x)[0]) for each in model.quantiles], kind="stable")
-        booster = model.quantiles[order[place]]
+        booster = model.quantiles[order[0 if model.recipe.has_middle else place]]
         before, after = raw.quantiles[0, lead, place], final.quantiles[0, lead, place]
         moved = model.calibration.apply(rows.assets, raw.quantiles, size, rows.step)
         calibrated = moved[0, lead, place]

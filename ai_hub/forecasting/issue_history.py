@@ -4,24 +4,44 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+import psycopg
 import pyarrow as pa
 from feast import FeatureService, FeatureView
 from psycopg import sql
 
 from ai_hub.db.connection import connect
 from ai_hub.errors import BadInputError
-from ai_hub.forecasting import TARGET
 from ai_hub.forecasting.backtest import Meters
-from ai_hub.forecasting.dataset import read_hours
+from ai_hub.forecasting.dataset import HOURS, KNOWN_HOURS
 from ai_hub.forecasting.day_ahead import Recipe
-from ai_hub.forecasting.issues import HOUR, WEEK, Floats, Inputs, IssueRows, StepValues, instants
+from ai_hub.forecasting.issues import (
+    HOUR,
+    WEEK,
+    Floats,
+    Inputs,
+    Instants,
+    IssueRows,
+    StepValues,
+    Strings,
+    instants,
+)
 from feast_plugins.offline.issues import matrix
+from feast_plugins.postgres import session
 from feast_plugins.windows.declarations import VALUE_OF_STEP, Declaration, declaration_of
-from feast_plugins.windows.features import READING, Difference, Expression, Lag, SameHour, SunPosition, Window
+from feast_plugins.windows.features import (
+    READING,
+    Difference,
+    Expression,
+    Lag,
+    SameHour,
+    SunPosition,
+    Window,
+    WindPower,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +112,7 @@ def issue_features(store: FeatureStore, service: FeatureService, levels: Sequenc
             ),
             tuple(levels),
             next((name for name, each in arrays.items() if each == SunPosition("elevation")), None),
+            wind=next((name for name, each in arrays.items() if isinstance(each, WindPower)), None),
         ),
         query=source.get_table_query_string(),
         versions=source.tags.get("versions", ""),
@@ -132,18 +153,30 @@ def read_issues(
     Rows are as known at the time the store is open at, see `open_store`; with `leads`, the first ones alone.
     """
     each = max(_BATCH // max(len(assets), 1), 1)
-    parts = [
-        _read(store, features, tenant, assets, issues[first : first + each])
-        for first in range(0, len(issues), each)
-    ]
-    inputs = features.recipe.inputs
+    inputs, n = features.recipe.inputs, len(issues) * len(assets)
+    leads = leads or features.declaration.leads
+    found_assets: list[Strings] = []
+    issued_at: list[Instants] = []
+    # a year of quarter hours takes a gigabyte, which is there once
+    scalars = {name: np.empty(n) for name in inputs.scalars}
+    arrays = {name: np.empty((n, leads)) for name in inputs.arrays}
+    at = 0
+    for first in range(0, len(issues), each):
+        part = _read(store, features, tenant, assets, issues[first : first + each])
+        rows = slice(at, at := at + len(part))
+        found_assets.append(part.assets)
+        issued_at.append(part.issued_at)
+        for name, values in scalars.items():
+            values[rows] = part.scalars[name]
+        for name, wide in arrays.items():
+            wide[rows] = part.arrays[name][:, :leads]
     return IssueRows(
         tenant,
-        np.concatenate([part.assets for part in parts]),
-        np.concatenate([part.issued_at for part in parts]),
+        np.concatenate(found_assets),
+        np.concatenate(issued_at),
         features.declaration.step,
-        {name: np.concatenate([part.scalars[name] for part in parts]) for name in inputs.scalars},
-        {name: np.concatenate([part.arrays[name][:, :leads] for part in parts]) for name in inputs.arrays},
+        scalars,
+        arrays,
     )
 
 
@@ -185,7 +218,7 @@ FROM assets WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s)
 """
 # The value of a step is in the row which begins when it ends.
 _STEPS: Final = f"""
-SELECT asset_id, event_timestamp, {VALUE_OF_STEP} FROM ({{}}) AS rows
+SELECT asset_id, event_timestamp, {VALUE_OF_STEP} AS value FROM ({{}}) AS rows
 WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s)
     AND event_timestamp > %(start)s AND event_timestamp <= %(end)s AND {VALUE_OF_STEP} IS NOT NULL
 """  # noqa: S608  # constants
@@ -207,13 +240,13 @@ def read_meters(
         BadInputError: there are no values.
     """
     start, end = span[0] - _BEFORE, span[1]
-    step, known_at = features.declaration.step, store.config.offline_store.known_at
+    step = features.declaration.step
     with connect() as connection:
         rows = connection.execute(_ASSETS, {"tenant": tenant, "assets": list(assets)}).fetchall()
     if step == HOUR:
-        values = _hour_values(tenant, assets, start, end, known_at)
+        values = _hour_values(store, tenant, assets, start, end)
     else:
-        values = view_values(features, tenant, assets, (start, end), known_at)
+        values = view_values(store, features, tenant, assets, (start, end))
     if values is None:
         raise BadInputError(
             f"There are no values of {', '.join(assets)} (tenant {tenant})"
@@ -228,23 +261,23 @@ def read_meters(
 
 
 def _hour_values(
-    tenant: str, assets: Sequence[str], start: datetime, end: datetime, known_at: datetime | None
+    store: FeatureStore, tenant: str, assets: Sequence[str], start: datetime, end: datetime
 ) -> StepValues | None:
-    hours = read_hours(tenant, assets, start, end, known_at)
-    if hours.empty:
-        return None
-    starts = hours["event_timestamp"].dt.tz_localize(None).to_numpy("datetime64[us]")
-    return StepValues.of(hours["asset_id"].to_numpy(str), starts, hours[TARGET].to_numpy(float), HOUR)
+    known_at = store.config.offline_store.known_at
+    query = sql.SQL(HOURS if known_at is None else KNOWN_HOURS)
+    values = {"tenant": tenant, "assets": list(assets), "start": start, "end": end, "known_at": known_at}
+    return _values(store, query, values, HOUR, timedelta(0))
 
 
 def view_values(
+    store: FeatureStore,
     features: IssueFeatures,
     tenant: str,
     assets: Sequence[str],
     span: tuple[datetime, datetime],
-    known_at: datetime | None = None,
 ) -> StepValues | None:
     """Values of the steps in a span, from the rows of the view that are stored; None: there are none."""
+    known_at = store.config.offline_store.known_at
     query, source = (_STEPS, features.query) if known_at is None else (_KNOWN_STEPS, features.versions)
     values = {
         "tenant": tenant,
@@ -253,15 +286,33 @@ def view_values(
         "end": span[1],
         "known_at": known_at,
     }
-    with connect() as connection:
-        # the source is what `feast apply` has registered
-        rows = connection.execute(sql.SQL(query).format(sql.SQL(source)), values).fetchall()
-    if not rows:
-        return None
-    names, times, numbers = zip(*rows, strict=True)
     step = features.declaration.step
+    # the source is what `feast apply` has registered
+    return _values(store, sql.SQL(query).format(sql.SQL(source)), values, step, step)
+
+
+def _values(
+    store: FeatureStore,
+    query: sql.SQL | sql.Composed,
+    values: dict[str, Any],
+    step: timedelta,
+    behind: timedelta,
+) -> StepValues | None:
+    """Values of steps, which begin so long before the times of the rows; in columns, as they are millions."""
+    with connect() as connection:
+        text = psycopg.ClientCursor(connection).mogrify(query, values)
+    with session.connect(store.config.offline_store) as reader:
+        table = session.fetch(reader, text)
+    if not table.num_rows:
+        return None
+    assets = table["asset_id"].combine_chunks().dictionary_encode()
+    times = table["event_timestamp"].cast(pa.timestamp("us", "UTC")).to_numpy().astype("datetime64[us]")
     return StepValues.of(
-        np.array(names, str), instants(at - step for at in times), np.array(numbers, float), step
+        np.array(assets.dictionary.to_pylist(), str),
+        assets.indices.to_numpy(),
+        times - np.timedelta64(behind),
+        table["value"].to_numpy(),
+        step,
     )
 
 

@@ -108,7 +108,9 @@ class IssueRows:
             at: the time.
             delay: (n,): how long after its end the value of a step becomes known.
         """
-        kept = self.issued_at < at
+        kept: Flags | slice = self.issued_at < at
+        if (self.issued_at[1:] >= self.issued_at[:-1]).all():
+            kept = slice(0, int(np.searchsorted(self.issued_at, at)))  # copies nothing
         rows = self.take(kept)
         if rows.actual is None:
             return rows
@@ -220,13 +222,23 @@ class StepValues:
     values: Floats
 
     @classmethod
-    def of(cls, assets: Strings, starts: Instants, values: Floats, step: timedelta) -> StepValues:
+    def of(
+        cls, assets: Strings, asset: Ints, starts: Instants, values: Floats, step: timedelta
+    ) -> StepValues:
         """Values of steps in any order; all begin at whole steps since 1970.
+
+        Args:
+            assets: their names, each once.
+            asset: (n,), the number of each value's asset.
+            starts: (n,), when its step begins.
+            values: (n,).
+            step: of all.
 
         Raises:
             ValueError: there are none.
         """
-        names, row = np.unique(assets, return_inverse=True)
+        order = np.argsort(assets)
+        names, row = assets[order], np.argsort(order)[asset]
         first = starts.min()
         column = (starts - first) // np.timedelta64(step)
         found = np.full((len(names), int(column.max()) + 1), np.nan)

@@ -239,9 +239,9 @@ def issue(
 
 
 def _degraded(loaded: LoadedDayAhead, rows: IssueRows) -> list[bool]:
-    """By row, whether a feature in the unit of the forecasts is missing as a whole."""
+    """By row, whether a feature in the unit of the forecasts, or of a wind turbine the wind, is missing."""
     inputs = loaded.model.recipe.inputs
-    missing = np.zeros(len(rows), bool)
+    missing = loaded.model.lacks_wind(rows)
     for name in inputs.in_unit:
         is_scalar = name in inputs.scalars
         missing |= np.isnan(rows.scalars[name]) if is_scalar else np.isnan(rows.arrays[name]).all(axis=1)

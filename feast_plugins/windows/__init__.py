@@ -18,6 +18,7 @@ from feast_plugins.windows.features import (
     Series,
     SunPosition,
     Weather,
+    WindPower,
 )
 from feast_plugins.windows.limits import Limits
 
@@ -36,5 +37,6 @@ __all__ = [
     "Series",
     "SunPosition",
     "Weather",
+    "WindPower",
     "declared_view",
 ]

@@ -30,6 +30,7 @@ from feast_plugins.windows.features import (
     OfColumn,
     Pair,
     Window,
+    WindPower,
     expression,
     expression_of,
     is_of_target,
@@ -326,6 +327,8 @@ def _check(declaration: Declaration) -> None:
             each.check()
         except DeclarationError as error:
             raise DeclarationError(f"{name}.{key}: {error}") from None
+        if isinstance(each, WindPower) and declaration.horizon is None:
+            raise DeclarationError(f"{name}.{key}: only a view with a horizon has WindPower.")
 
 
 def _check_horizon(declaration: Declaration) -> None:

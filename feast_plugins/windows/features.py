@@ -528,6 +528,48 @@ class SunPosition(Expression):
 
 
 @dataclass(frozen=True)
+class WindPower(OfColumn):
+    """Part of their rated power, from 0 to 1, that wind turbines give at the wind speed of a step.
+
+    Wind blows harder at the hub than where it is measured, by a power law; power rises with the cube of the
+    speed from `cut_in` to `rated` (m/s), and is 0 from `cut_out` on. Heights are in m. The turbine is by
+    default the 5 MW reference turbine of NREL (Jonkman et al. 2009, NREL/TP-500-38060), the exponent of
+    height the usual one seventh. Only in views with a horizon.
+    """
+
+    kind: ClassVar[str] = "wind_power"
+    is_stored: ClassVar[bool] = False
+    is_of_target: ClassVar[bool] = True
+    hub_height: float = 90
+    cut_in: float = 3
+    rated: float = 11.4
+    cut_out: float = 25
+    measured_at: float = 10
+    shear: float = 0.143
+    column: str = "wind_speed"
+
+    @override
+    def offsets(self) -> tuple[int, int]:
+        return 0, 0
+
+    @override
+    def check(self) -> None:
+        super().check()
+        _one_of(self.column, ("wind_speed",), "column of the wind's speed")
+        numbers = (self.hub_height, self.cut_in, self.rated, self.cut_out, self.measured_at, self.shear)
+        if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers) or not (
+            0 <= self.cut_in < self.rated < self.cut_out <= 120  # noqa: PLR2004  # m/s
+            and 0 < self.measured_at <= 1000  # noqa: PLR2004  # m
+            and 0 < self.hub_height <= 1000  # noqa: PLR2004  # m
+            and 0 <= self.shear <= 1
+        ):
+            raise DeclarationError(
+                "WindPower has speeds 0 <= cut_in < rated < cut_out <= 120 in m/s, heights (hub_height, "
+                "measured_at) to 1000 m and a shear from 0 to 1."
+            )
+
+
+@dataclass(frozen=True)
 class AssetAttribute(Expression):
     """A column of the asset's entry in the register, as it is now."""
 
@@ -549,7 +591,7 @@ _KINDS: Final[Mapping[str, type[Expression]]] = {
     each.kind: each
     for each in (
         *(Window, Quantile, Lag, Weather, Series, SameHour, DegreeHours),
-        *(Difference, Ratio, Calendar, Holiday, SunPosition, AssetAttribute),
+        *(Difference, Ratio, Calendar, Holiday, SunPosition, WindPower, AssetAttribute),
     )
 }
 _DURATIONS: Final = frozenset({"time_window", "lag"})

@@ -34,6 +34,7 @@ from feast_plugins.windows.features import (
     Series,
     SunPosition,
     Weather,
+    WindPower,
 )
 from feast_plugins.windows.holiday_days import YEARS, days, days_of_zone
 from feast_plugins.windows.vintages import Issues, Known
@@ -122,6 +123,8 @@ class _Targets:
         if isinstance(expression, Lag | Weather | Series):
             offset, _ = expression.offsets()
             return self.columns[expression.column].at(np.arange(self.leads) - offset)
+        if isinstance(expression, WindPower):
+            return _wind_power(expression, self.columns[expression.column].at(np.arange(self.leads)))
         if isinstance(expression, Calendar):
             return self._local(lambda seconds, _: calendar(expression.part, seconds))
         if isinstance(expression, Holiday):
@@ -243,6 +246,12 @@ def _combined(function: str, values: Sequence[Floats]) -> Floats:
     for value, is_there in zip(values, is_known, strict=True):
         squares += np.where(is_there, (value - mean) ** 2, 0.0)
     return np.where(count > 1, np.sqrt(squares / (count - 1)), np.nan)
+
+
+def _wind_power(of: WindPower, speeds: Floats) -> Floats:
+    at_hub = speeds * (of.hub_height / of.measured_at) ** of.shear
+    part = np.clip((at_hub**3 - of.cut_in**3) / (of.rated**3 - of.cut_in**3), 0, 1)
+    return np.where(at_hub >= of.cut_out, 0.0, part)  # what is missing stays so
 
 
 def _difference(left: Floats, right: Floats) -> Floats:

@@ -6,20 +6,24 @@ from entities import asset, tenant
 from feast.aggregation import Aggregation
 from views.ai_features import ai_features
 
-from feast_plugins.windows import Calendar, Holiday, SameHour, SunPosition, Weather, declared_view
+from feast_plugins.windows import Calendar, Holiday, SameHour, SunPosition, Weather, WindPower, declared_view
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
-#: Load when the forecast is issued.
-OF_ISSUE = {
-    "issue_value": Aggregation("value", "last", HOUR, HOUR),
-    "issue_avg_24h": Aggregation("value", "mean", DAY, HOUR),
-    "issue_std_24h": Aggregation("value", "std", DAY, HOUR),
-    "issue_min_24h": Aggregation("value", "min", DAY, HOUR),
-    "issue_max_24h": Aggregation("value", "max", DAY, HOUR),
-}
-#: Of each hour ahead. Days and weeks are the last ones of which the hour was known.
+
+def of_issue(step: timedelta) -> dict[str, Aggregation]:
+    """Load when the forecast is issued, in a view with rows every `step`."""
+    return {
+        "issue_value": Aggregation("value", "last", step, step),
+        "issue_avg_24h": Aggregation("value", "mean", DAY, step),
+        "issue_std_24h": Aggregation("value", "std", DAY, step),
+        "issue_min_24h": Aggregation("value", "min", DAY, step),
+        "issue_max_24h": Aggregation("value", "max", DAY, step),
+    }
+
+
+#: Of each step ahead. Days and weeks are the last ones of which its time of day was known.
 OF_TARGETS = {
     "same_hour_1d": SameHour("value", "mean", days=1),
     "same_hour_2d": SameHour("value", "mean", days=2),
@@ -32,6 +36,8 @@ OF_TARGETS = {
     "target_temperature": Weather("temperature"),
     "target_humidity": Weather("humidity"),
     "target_solar_irradiance": Weather("solar_irradiance"),
+    "target_wind_speed": Weather("wind_speed"),
+    "target_wind_power": WindPower(),
     "target_hour_of_day": Calendar("hour_of_day"),
     "target_day_of_week": Calendar("day_of_week"),
     "target_day_of_year": Calendar("day_of_year"),
@@ -42,7 +48,7 @@ OF_TARGETS = {
 day_ahead_features = declared_view(
     name="day_ahead_features",
     entities=[tenant, asset],
-    features=OF_ISSUE | OF_TARGETS,
+    features=of_issue(HOUR) | OF_TARGETS,
     horizon=48 * HOUR,
     rows=ai_features,
     description="Load known at issue, and weather forecast and calendar, of each of the next 48 hours",

@@ -21,6 +21,7 @@ class Weather:
     temperature: float | None = None
     humidity: float | None = None
     solar_irradiance: float | None = None
+    wind_speed: float | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,17 @@ from oracles.features import HOUR, Asset
 Value = float | None
 
 
+def wind_power(speed: float, of: Mapping[str, Any]) -> float:
+    """Part of the rated power of a turbine."""
+    at_hub = speed * math.pow(of["hub_height"] / of["measured_at"], of["shear"])
+    if at_hub <= of["cut_in"] or at_hub >= of["cut_out"]:
+        return 0.0
+    if at_hub >= of["rated"]:
+        return 1.0
+    least, most = of["cut_in"] ** 3, of["rated"] ** 3
+    return (at_hub * at_hub * at_hub - least) / (most - least)
+
+
 @dataclass
 class LeadsOracle:
     """Features of targets of one asset, whose readings are available so long after the end of their step."""
@@ -46,6 +57,9 @@ class LeadsOracle:
             return difference(left, right) if kind == "difference" else ratio(left, right)
         if kind == "weather":
             return self.known(issue, target, of["column"])
+        if kind == "wind_power":
+            speed = self.known(issue, target, "wind_speed")
+            return None if speed is None else wind_power(speed, of)
         if kind == "series":
             return self.known(issue, target, f"{of['name']}@{of['by']}")
         if kind == "lag":

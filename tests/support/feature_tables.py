@@ -44,15 +44,19 @@ def write(connection: psycopg.Connection, tenant: str, asset: str, readings: dic
 def write_weather(connection: psycopg.Connection, tenant: str, asset: str, rows: list[Weather]) -> None:
     columns = zip(
         *(
-            (row.valid_at, row.available_at, row.temperature, row.humidity, row.solar_irradiance)
+            (
+                *(row.valid_at, row.available_at),
+                *(row.temperature, row.humidity, row.solar_irradiance, row.wind_speed),
+            )
             for row in rows
         ),
         strict=True,
     )
-    names = '"timestamp", available_at, temperature, humidity, solar_irradiance'
+    names = '"timestamp", available_at, temperature, humidity, solar_irradiance, wind_speed'
     connection.execute(
         f"INSERT INTO weather_features ({names}, tenant_id, asset_id) SELECT w.*, %s, %s"  # noqa: S608  # constants
-        " FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::float8[], %s::float8[], %s::float8[]) AS w"
+        " FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::float8[], %s::float8[], %s::float8[],"
+        " %s::float8[]) AS w"
         " ON CONFLICT DO NOTHING",
         [tenant, asset, *map(list, columns)],
     )

@@ -45,6 +45,7 @@ from feast_plugins.windows import (
     SameHour,
     Series,
     SunPosition,
+    WindPower,
     declared_view,
 )
 from feast_plugins.windows import Weather as WeatherOf
@@ -85,6 +86,7 @@ def features_of(step: timedelta) -> dict[str, Any]:
         "hour_of_day": Calendar("hour_of_day"),
         "holiday": Holiday("DE"),
         "sun": SunPosition("elevation"),
+        "wind_power": WindPower(hub_height=120),
     }
 
 
@@ -182,7 +184,10 @@ def meter(tenant: str, name: str, now: datetime, zone: str, seed: int, **more: A
         if random.random() > 0.1 and not 300 < at < 340
     }
     weather = [
-        Weather(start + at * HOUR, start + (at - lead) * HOUR, float(value), 50.0 if at % 3 else None)
+        Weather(
+            *(start + at * HOUR, start + (at - lead) * HOUR, float(value), 50.0 if at % 3 else None),
+            wind_speed=float(value) % 20,
+        )
         for lead in (0, 7, 40)
         for at, value in enumerate(random.normal(10, 8, 21 * 24))
         if random.random() > 0.6

@@ -39,6 +39,7 @@ SERVICES = {
             "same_hour_std_14d",
         ),
         *("same_hour_1w", "same_hour_2w", "target_temperature", "target_humidity", "target_solar_irradiance"),
+        *("target_wind_speed", "target_wind_power"),
         *("target_hour_of_day", "target_day_of_week", "target_day_of_year", "target_holiday"),
         "target_sun_elevation",
     ],

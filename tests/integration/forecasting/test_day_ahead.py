@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from ai_hub import registry
 from ai_hub.db import connect
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
+from ai_hub.features.store import open_store
 from ai_hub.forecasting import log
 from ai_hub.forecasting.day_ahead import DayAheadModel
 from ai_hub.forecasting.day_ahead_training import Horizon, read, train_day_ahead
@@ -93,6 +94,7 @@ def test_issues__are_features_and_values_as_the_store_has_them(energy: Energy) -
         np.testing.assert_array_equal(rows.scalars[name][row], found[name][0])
     assert "same_hour_1d" in data.recipe.inputs.usual
     assert data.recipe.elevation == "target_sun_elevation"
+    assert data.recipe.wind == "target_wind_power"
     assert not {"target_temperature", "target_hour_of_day"} & data.recipe.inputs.in_unit
     # the value of an hour is what the row after it calls the last hour's
     later = energy.store.get_historical_features(
@@ -116,13 +118,13 @@ def test_view_values__of_stored_rows__are_those_of_the_hours(energy: Energy) -> 
     span = (energy.now - timedelta(days=20), energy.now)
     hours = read_meters(energy.store, features, energy.main, METERS, span).values  # noqa: PD011  # no pandas
     for known_at in (None, datetime.now(UTC)):
-        found = view_values(features, energy.main, METERS, span, known_at)
+        found = view_values(open_store(known_at=known_at), features, energy.main, METERS, span)
         assert found is not None
         starts = np.tile(found.start + np.arange(20 * 24) * np.timedelta64(HOUR), (len(METERS), 1))
         expected = hours.at(found.assets, starts)
         assert np.isfinite(expected).sum() > 900
         np.testing.assert_allclose(found.at(found.assets, starts), expected, rtol=1e-12)
-    assert view_values(features, energy.main, ["nope"], span) is None
+    assert view_values(energy.store, features, energy.main, ["nope"], span) is None
 
 
 def test_horizon__that_the_features_do_not_have__is_refused(energy: Energy) -> None:

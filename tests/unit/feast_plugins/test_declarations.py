@@ -28,6 +28,7 @@ from feast_plugins.windows import (
     Series,
     SunPosition,
     Weather,
+    WindPower,
     declared_view,
 )
 from feast_plugins.windows.declarations import declaration_of
@@ -158,6 +159,9 @@ REFUSED = {
     "an unknown calendar": ({"x": Lag("value", HOUR), "a": Calendar("moon")}, "no part of the calendar 'moon'"),
     "a country that is none": ({"x": Lag("value", HOUR), "a": Holiday("ZZ")}, r"v\.a: There are no holidays of ZZ"),
     "a part that is none": ({"x": Lag("value", HOUR), "a": Holiday("DE", "ZZ")}, "no holidays of DE ZZ"),
+    "a turbine beside rows of their own time": ({"x": Lag("value", HOUR), "a": WindPower()}, "only a view with a horizon has WindPower"),
+    "a turbine that never stops": ({"x": Lag("value", HOUR), "a": WindPower(cut_out=5)}, "cut_in < rated < cut_out <= 120 in m/s"),
+    "a turbine of a temperature": ({"x": Lag("value", HOUR), "a": WindPower(column="temperature")}, "no column of the wind's speed"),
     "no such attribute": ({"x": Lag("value", HOUR), "a": AssetAttribute("colour")}, "no attribute of an asset 'colour'"),
     "nothing to store": ({"a": Calendar("month")}, "at least one feature of readings or weather"),
     "a name with a quote": ({'a"b': Lag("value", HOUR)}, "is no name of a feature"),

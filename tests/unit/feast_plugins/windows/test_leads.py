@@ -29,6 +29,7 @@ from feast_plugins.windows import (
     Series,
     SunPosition,
     Weather,
+    WindPower,
     declared_view,
 )
 from feast_plugins.windows.declarations import Declaration
@@ -47,7 +48,7 @@ DAY = timedelta(days=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 US = timedelta(microseconds=1)
 PRICE = "price@price_zone"
-COLUMNS = ("temperature", "humidity", "solar_irradiance")
+COLUMNS = ("temperature", "humidity", "solar_irradiance", "wind_speed")
 #: Before the nights in which clocks go forth and back in Europe, and at a year's end.
 ANCHORS = st.sampled_from(
     [
@@ -61,7 +62,7 @@ ZONES = st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata", "America/St_Joh
 VALUES = st.floats(-1e3, 1e3, allow_subnormal=False)
 MINUTES = st.integers(-6 * 96, 4 * 96).map(lambda quarter: timedelta(minutes=15 * quarter))
 WEATHER = st.lists(
-    st.tuples(MINUTES, st.integers(-60, 5), *[st.none() | st.floats(0, 40, allow_subnormal=False)] * 3),
+    st.tuples(MINUTES, st.integers(-60, 5), *[st.none() | st.floats(0, 40, allow_subnormal=False)] * 4),
     max_size=40,
 )
 PRICES = st.lists(st.tuples(MINUTES, st.integers(-60, 5), VALUES), max_size=60)
@@ -93,6 +94,7 @@ def features_of(step: timedelta) -> st.SearchStrategy[dict[str, Any]]:
             *map(Calendar, ("hour_of_day", "day_of_week", "day_of_month", "day_of_year", "month")),
             *map(Calendar, ("is_weekend", "local_time")),
             *(Holiday("DE"), SunPosition("elevation"), SunPosition("azimuth")),
+            *(WindPower(), WindPower(120, cut_in=2, rated=12.5, cut_out=20, shear=0.2)),
         ]
     )
     stored = each | st.builds(Difference, each, each) | st.builds(Ratio, each, each)
