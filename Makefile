@@ -58,7 +58,7 @@ test-long: $(STAMP) lint ## The same with many new examples, more kills and fuzz
 	  $(PYTEST) -m "long or not long" --timeout=7200 --hypothesis-profile=long --cov
 	@$(MAKE) --no-print-directory bench faults SMALL=1
 
-bench: $(STAMP) ## Measure features, backfills, declared features, Feast stores, registry, service, exports, a fleet and start-up, into docs/benchmarks (SMALL=1: a try of minutes)
+bench: $(STAMP) ## Measure features, backfills, declared features, Feast stores, registry, service, exports, a fleet, day-ahead forecasts and start-up, into docs/benchmarks (SMALL=1: a try of minutes)
 	@$(BIN)/python -m benchmarks.features $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.backfill $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.declared $(if $(SMALL),--small)
@@ -70,6 +70,7 @@ bench: $(STAMP) ## Measure features, backfills, declared features, Feast stores,
 	@$(BIN)/python -m benchmarks.service $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.exports $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.fleet $(if $(SMALL),--small)
+	@$(BIN)/python -m benchmarks.day_ahead $(if $(SMALL),--small)
 	@$(BIN)/python -m benchmarks.start_up $(if $(SMALL),--small)
 
 faults: $(STAMP) ## Kill and disturb every server under load and see what clients notice, into docs/benchmarks (SMALL=1: shorter)
