@@ -14,17 +14,13 @@ import numpy as np
 
 from ai_hub.db.connection import connect
 from ai_hub.errors import ConflictError, NotFoundError
-from ai_hub.features.store import get_service, open_store
 from ai_hub.forecasting import log
 from ai_hub.forecasting.card import HORIZON_TAG, MAKER, MAKER_TAG, ModelCard, check_units
 from ai_hub.forecasting.day_ahead import DayAheadModel
-from ai_hub.forecasting.issue_history import issue_features, read_issues
 from ai_hub.forecasting.issues import IssueRows, IssueRule, instants
 from ai_hub.forecasting.log import QUANTILES, Grid, Role, Run
 from ai_hub.forecasting.models.loading import loader_of
-from ai_hub.forecasting.predict import read_card
 from ai_hub.registry import ModelVersion
-from ai_hub.registry.registering import model_metadata
 from ai_hub.registry.versions import search
 from ai_hub.settings import Settings  # of a dataclass
 from ai_hub.times import EPOCH, from_micros
@@ -103,7 +99,7 @@ def load(version: ModelVersion) -> LoadedDayAhead:
     """
     loader, cached = loader_of(version)
     with loader.files(cached) as folder:
-        card = read_card(str(folder))
+        card = loader.card(cached)
         if card is None or card.horizon_hours is None:
             raise ConflictError(
                 f"{version.model} {version.semantic_version or version.version} does not forecast ahead.",
@@ -129,6 +125,10 @@ def read_rows(
             asset are not in its unit.
         NotFoundError: there is no such feature service, or no such asset.
     """
+    # Feast takes seconds to import, and is not needed where features are given
+    from ai_hub.features.store import get_service  # noqa: PLC0415
+    from ai_hub.forecasting.issue_history import issue_features, read_issues  # noqa: PLC0415
+
     card, tenant = loaded.card, loaded.version.tenant
     features = issue_features(store, get_service(store, card.feature_service), card.quantiles or QUANTILES)
     present, needed = features.recipe.inputs, loaded.model.recipe.inputs
@@ -261,6 +261,8 @@ def _packed(loaded: LoadedDayAhead, rows: IssueRows) -> bytes:
 
 def metadata(loaded: LoadedDayAhead) -> dict[str, Any]:
     """What is said of a model beside its forecasts, as JSON."""
+    from ai_hub.registry.registering import model_metadata  # noqa: PLC0415  # MLflow takes seconds
+
     stated = model_metadata(loaded.version)
     samples = stated.metadata.get("hyperparameters", {}).get("issues")
     errors = {name: stated.metrics.get(name) for name in ("mae", "rmse", "mape")}
@@ -381,6 +383,8 @@ class Issuer:
         return loaded
 
     def _make(self, loaded: LoadedDayAhead, issued_at: datetime, notes: list[str]) -> tuple[Run, Grid]:
+        from ai_hub.features.store import open_store  # noqa: PLC0415  # Feast takes seconds
+
         known_at = datetime.now(UTC)
         store = open_store(self.settings, known_at=known_at)
         rows = read_rows(store, loaded, self.assets or self._own_assets(loaded, notes), issued_at)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ai_hub.errors import BadInputError, ConflictError
-from ai_hub.features.store import open_store
 from ai_hub.forecasting import log
 from ai_hub.forecasting.issues import IssueRows, instants
 from ai_hub.forecasting.log import Grid, Role, Run
@@ -88,6 +87,8 @@ def features_of(
         ConflictError: what the log has is damaged, or features are no longer there.
     """
     if features is None:
+        from ai_hub.features.store import open_store  # noqa: PLC0415  # Feast takes seconds
+
         store = open_store(settings, known_at=logged.known_at)
         return read_rows(store, loaded, assets, logged.issued_at, dsn=settings.require("timescale_dsn"))
     try:
