@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections import OrderedDict, deque
 from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
@@ -158,6 +160,8 @@ _NICENESS: Final = 10
 def run_in_background(call: Callable[[], T]) -> T:
     """What a process does for another one that goes before it; on one core."""
     os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    # anyio takes it away where the parent's is no file, and libraries import it
+    sys.modules.setdefault("__main__", ModuleType("__main__"))
     # libraries read it when they are imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     return call()
