@@ -219,6 +219,7 @@ class PipelinedConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = writer.transport
         connection._writer = connection._reader = None  # noqa: SLF001
         self._requests: deque[_Request] = deque()
+        self._unsent: list[bytes] = []
         self._replies: list[Any] = []
         self._timer: asyncio.TimerHandle | None = None
         self.is_open = True
@@ -227,7 +228,8 @@ class PipelinedConnection(asyncio.Protocol):
     def send(self, payload: bytes, count: int) -> asyncio.Future[list[Any]]:
         """Send packed commands; the result are the replies, where that to a refused command is its error.
 
-        The result is an error of redis-py where the server cannot be reached or does not answer in time.
+        What is sent in one pass of the event loop leaves together. The result is an error of redis-py where
+        the server cannot be reached or does not answer in time.
         """
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         self._requests.append(_Request(future, count, self._loop.time() + self._timeout_s))
@@ -235,10 +237,11 @@ class PipelinedConnection(asyncio.Protocol):
             self._timer = self._loop.call_later(self._timeout_s, self._check_deadline)
         if not self.is_open:
             self.close()
-        try:
-            self._transport.write(payload)
-        except RuntimeError as error:  # of uvloop, where the other side has reset the connection
-            self._fail(error)
+        elif self._unsent:
+            self._unsent.append(payload)
+        else:
+            self._unsent.append(payload)
+            self._loop.call_soon(self._flush)
         return future
 
     def data_received(self, data: bytes) -> None:
@@ -259,6 +262,15 @@ class PipelinedConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close it; requests under way end in an error."""
         self._fail(RedisConnectionError("the connection was closed"))
+
+    def _flush(self) -> None:
+        payload = b"".join(self._unsent)
+        self._unsent.clear()
+        if self.is_open:
+            try:
+                self._transport.write(payload)
+            except RuntimeError as error:  # of uvloop, where the other side has reset the connection
+                self._fail(error)
 
     def _complete(self, future: asyncio.Future[list[Any]]) -> None:
         replies, self._replies = self._replies, []
@@ -310,19 +322,20 @@ class Pipeline:
 
     async def exchange(self, commands: Commands) -> list[Any]:
         """As `exchange`."""
-        connection, loop = self._connection, asyncio.get_running_loop()
-        timeouts: Iterator[float | None] = repeat(self._timeout_s)
+        connection, left_s = self._connection, self._timeout_s
         if connection is not None and connection.is_open:
+            loop = asyncio.get_running_loop()
             sent = loop.time()
             try:
                 return _checked(await connection.send(*commands))
             except RedisConnectionError:
                 # it was closed meanwhile, which is no failure yet: there is what is left of the time
-                if self._timeout_s is not None:
-                    timeouts = chain([self._timeout_s - (loop.time() - sent)], timeouts)
+                if left_s is not None:
+                    left_s -= loop.time() - sent
             except RedisTimeoutError:
                 if not self._retry.get_retries():
                     raise
+        timeouts: Iterator[float | None] = chain([left_s], repeat(self._timeout_s))
         return _checked(
             await self._retry.call_with_retry(lambda: self._ask(commands, next(timeouts)), _ignore)
         )
@@ -487,8 +500,11 @@ class Connections:
 
     async def exchange_async(self, config: ConnectionConfig, commands: Commands) -> list[Any]:
         """As `exchange`."""
-        of_loop = self._of_loop(config)
-        return await of_loop.exchange(commands) if commands.replies else []
+        return await self.of_running_loop(config)(commands) if commands.replies else []
+
+    def of_running_loop(self, config: ConnectionConfig) -> Callable[[Commands], Awaitable[list[Any]]]:
+        """`exchange_async` of the running event loop, for one command or more."""
+        return self._of_loop(config).exchange
 
     def close(self) -> None:
         """Close the connections for threads."""

@@ -25,7 +25,7 @@ from feast_plugins.online.writing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from feast import RepoConfig
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ai_hub.features.online.loader import Row, RowLookup
     from ai_hub.features.online.query import AsOf, View
     from ai_hub.settings import ServiceSettings
-    from feast_plugins.online.connection import Commands, ConnectionConfig
+    from feast_plugins.online.connection import Commands
 
 _log = structlog.get_logger(__name__)
 _WRITE_BACKS = Counter("ai_hub_feature_write_backs", "Rows written back to Redis, by result", ["result"])
@@ -68,7 +68,7 @@ class Cache:
         self._negative_ttl_s = negative_ttl_s
         self._connections = Connections()
         self._config: RepoConfig | None = None
-        self._online: ConnectionConfig | None = None
+        self._exchange: Callable[[Commands], Awaitable[list[Any]]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending = 0
         self._writers = asyncio.Semaphore(_MAX_WRITERS)
@@ -81,7 +81,9 @@ class Cache:
         """
         try:
             with self._breaker:
-                return await self._connections.exchange_async(self._options_of(config), commands)
+                if config is not self._config or self._exchange is None:
+                    self._exchange = self._connect(config)
+                return await self._exchange(commands)
         except (RedisError, OSError) as error:
             reason = "timeout" if "Timeout" in type(error).__name__ else "down"
             _log.warning("redis.exchange_failed", reason=reason, error=str(error))
@@ -165,19 +167,18 @@ class Cache:
                 _write_backs("written").inc(written)
                 _write_backs("refused").inc(len(batch) - written)
 
-    def _options_of(self, config: RepoConfig) -> ConnectionConfig:
-        if self._config is not config or self._online is None:
-            timeout = self._options.redis_timeout_s
-            self._config = config
-            self._online = config.online_store.model_copy(
-                update={
-                    "timeout_seconds": timeout,
-                    "connect_timeout_seconds": timeout,
-                    "retries": 0,  # TimescaleDB is the second try
-                    "max_connections": self._options.max_in_flight + _MAX_WRITERS,
-                }
-            )
-        return self._online
+    def _connect(self, config: RepoConfig) -> Callable[[Commands], Awaitable[list[Any]]]:
+        timeout = self._options.redis_timeout_s
+        self._config = config
+        online = config.online_store.model_copy(
+            update={
+                "timeout_seconds": timeout,
+                "connect_timeout_seconds": timeout,
+                "retries": 0,  # TimescaleDB is the second try
+                "max_connections": self._options.max_in_flight + _MAX_WRITERS,
+            }
+        )
+        return self._connections.of_running_loop(online)
 
 
 class WriteBack:
