@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -121,18 +121,23 @@ def _decode(values: Sequence[bytes]) -> list[Any] | None:
     return found if len(found) == len(values) else None
 
 
-def doubles(rows: Sequence[Sequence[bytes]]) -> list[Sequence[float | None]] | None:
+def doubles(rows: Sequence[Sequence[bytes]]) -> list[tuple[float | None, ...]] | None:
     """Rows of serialized `Value`s, all of them 64-bit floating-point numbers or empty; else None."""
-    values = [value for row in rows for value in row]
-    present = [value for value in values if value]
-    joined = b"".join(present)
+    joined = b"".join(map(b"".join, rows))
+    count = len(joined) // _DOUBLE_LENGTH
     # the first has this tag, so it is so long, so the next one begins there
-    if joined[::_DOUBLE_LENGTH] != _DOUBLE_TAG * len(present) or len(joined) != _DOUBLE_LENGTH * len(present):
+    if joined[::_DOUBLE_LENGTH] != _DOUBLE_TAG * count or len(joined) != _DOUBLE_LENGTH * count:
         return None
-    if len(present) == len(values):
-        return list(struct.iter_unpack("<" + "xd" * len(rows[0]), joined)) if present else None
-    numbers = iter(struct.unpack("<" + "xd" * len(present), joined))
-    return [[next(numbers) if value else None for value in row] for row in rows]
+    width = len(rows[0])
+    if count == width * len(rows) and width:
+        return list(_doubles(width).iter_unpack(joined))
+    numbers = iter(_doubles(count).unpack(joined))
+    return [tuple([next(numbers) if value else None for value in row]) for row in rows]
+
+
+@lru_cache(maxsize=1024)
+def _doubles(count: int) -> struct.Struct:
+    return struct.Struct("<" + "xd" * count)
 
 
 def seconds(stamps: Sequence[bytes]) -> list[int]:

@@ -183,6 +183,7 @@ class Times(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)  # most rows of an hour have the same
 def times_of(stamp: bytes) -> Times:
     """Both times of a stored row."""
     found = Timestamp.FromString(stamp)

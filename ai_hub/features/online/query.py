@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from feast import FeatureService
@@ -36,7 +37,7 @@ from feast_plugins.postgres.serving import DEFAULT_LOOKUP, lookup_table
 from feast_plugins.windows.declarations import HORIZON_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from feast import Entity, FeatureView, OnDemandFeatureView, RepoConfig
 
@@ -115,7 +116,8 @@ def as_of(timestamp: datetime | None, now: datetime, cache_s: int) -> AsOf:
             f"timestamp {time.isoformat()} lies in the future; the service's clock says {now.isoformat()}.",
             hint="Leave timestamp out for the present, or give a time in the past.",
         )
-    nanos, now_ns = to_nanos(time), to_nanos(now)
+    now_ns = to_nanos(now)
+    nanos = now_ns if time is now else to_nanos(time)
     hour, this_hour = nanos - nanos % HOUR_NS, now_ns - now_ns % HOUR_NS
     since = None
     if hour == this_hour:
@@ -404,8 +406,7 @@ class Query:
         return tuple(
             (view, name, index, kind)
             for view in views
-            for columns in self.columns[view]
-            for index, name, kind in columns
+            for index, name, kind in self.columns[view]
             if name in declared
         )
 
@@ -431,10 +432,10 @@ class Query:
         return tuple(feature.name for feature in self.features)
 
     @cached_property
-    def columns(self) -> tuple[tuple[Columns, Columns], ...]:
-        """For each view the columns of its features: 64-bit floating-point numbers, and others."""
+    def columns(self) -> tuple[Columns, ...]:
+        """For each view the columns of its features: 64-bit floating-point numbers first."""
         return tuple(
-            _by_kind(
+            _doubles_first(
                 [
                     (self.fields.index(field), name, kind)
                     for field, name, kind in zip(
@@ -446,18 +447,37 @@ class Query:
         )
 
     @cached_property
-    def sent_columns(self) -> tuple[Columns, Columns]:
+    def sent_columns(self) -> Columns:
         """Columns of the features of the answer that are stored, as in `columns`."""
         sent = {(view, name) for name, view, _ in self.plan.results if name in self.names}
-        return _by_kind(
+        return _doubles_first(
             [
                 column
-                for view, both in enumerate(self.columns)
-                for columns in both
+                for view, columns in enumerate(self.columns)
                 for column in columns
                 if (view, column[1]) in sent
             ]
         )
+
+    def picked(self, lookback_hours: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+        """What takes the features of the answer, in order, from `sent_columns`, `output_names` and a None.
+
+        Features that look further back are the None.
+        """
+        if (pick := self._picked.get(lookback_hours)) is None:
+            names = [*(name for _, name, _ in self.sent_columns), *self.output_names]
+            places = {name: names.index(name) for name in names}
+            indexes = [
+                len(names) if feature.reach > lookback_hours else places[feature.name]
+                for feature in self.features
+            ]
+            pick = itemgetter(*indexes) if len(indexes) > 1 else itemgetter(slice(indexes[0], indexes[0] + 1))
+            self._picked[lookback_hours] = pick
+        return pick
+
+    @cached_property
+    def _picked(self) -> dict[int, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
+        return {}
 
     @cached_property
     def fields(self) -> tuple[bytes, ...]:
@@ -478,9 +498,8 @@ class Query:
         )
 
 
-def _by_kind(columns: Sequence[Column]) -> tuple[Columns, Columns]:
-    doubles = tuple(column for column in columns if column[2] == ValueType.DOUBLE)
-    return doubles, tuple(column for column in columns if column[2] != ValueType.DOUBLE)
+def _doubles_first(columns: Sequence[Column]) -> Columns:
+    return tuple(sorted(columns, key=lambda column: column[2] != ValueType.DOUBLE))
 
 
 def resolve(

@@ -6,6 +6,7 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from datetime import UTC
 from functools import lru_cache
+from itertools import repeat
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -80,13 +81,16 @@ class CachedRows:
         self.times, self._current, self._partial = [], [], set()
         for view, index in zip(self.query.views, self.query.stamp_indexes, strict=True):
             by_stamp: dict[bytes | None, tuple[int | None, bool]] = {None: (None, False)}
+            times: list[int | None] = []
+            current: list[bool] = []
             for reply in self.replies:
-                if (stamp := reply[index]) not in by_stamp:
-                    times = times_of(stamp)
-                    by_stamp[stamp] = times.event, view.is_current(self.as_of, *times)
-            judged = [by_stamp[reply[index]] for reply in self.replies]
-            self.times.append([time for time, _ in judged])
-            self._current.append([is_current for _, is_current in judged])
+                if (judged := by_stamp.get(stamp := reply[index])) is None:
+                    event, computed = times_of(stamp)
+                    judged = by_stamp[stamp] = event, view.is_current(self.as_of, event, computed)
+                times.append(judged[0])
+                current.append(judged[1])
+            self.times.append(times)
+            self._current.append(current)
         for asset, reply in enumerate(self.replies):
             if None in reply:
                 self._find_partial(asset, reply)
@@ -99,6 +103,8 @@ class CachedRows:
 
     def stale(self) -> dict[int, list[int]]:
         """By view, the assets whose rows are not current."""
+        if all(map(all, self._current)):
+            return {}
         return {
             index: [asset for asset, is_current in enumerate(current) if not is_current]
             for index, (view, current) in enumerate(zip(self.query.views, self._current, strict=True))
@@ -230,13 +236,13 @@ def render(
     ):
         if not _are_finite(values):
             values = tuple(value if _is_finite(value) else None for value in values)  # noqa: PLW2901  # what is sent
-        missing = tuple([value is None for value in values])
+        missing = tuple([value is None for value in values]) if None in values else ()
         features = orjson.dumps(
             dict(zip(query.names, values, strict=True)), default=_base64, option=orjson.OPT_UTC_Z
         )
         gaps = origin.lost, origin.without_row, origin.too_old
         status = _status_json(query, lookback_hours, missing, gaps)
-        found.append(Payload(features, missing.count(False), status))
+        found.append(Payload(features, len(values) - missing.count(True), status))
     return found
 
 
@@ -266,24 +272,33 @@ _time = lru_cache(maxsize=4096)(from_nanos)
 
 def _values(
     rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
-) -> Iterator[tuple[Any, ...]]:
+) -> list[tuple[Any, ...]]:
     """Values of each asset in the order of the query's features; None outside the look-back."""
     query = rows.query
     cells = _cells(rows, origins)
-    columns: dict[str, Sequence[Any]]
     if query.is_deterministic:
-        columns = _of_inputs(query, cells) | _decode(cells, query.sent_columns)
-    else:
-        by_view = [_decode(cells, columns) for columns in query.columns]
-        keys = {"tenant_id": [tenant] * len(assets), "asset_id": list(assets)}
-        # inputs and other outputs of on-demand views may have the name of a feature of the answer
-        columns = _compute(rows, keys, by_view) | {
-            name: by_view[view][name] for name, view, _ in query.plan.results if view is not None
-        }
+        outside = (None,)
+        parts = zip(_decode(cells, query.sent_columns), _of_inputs(query, cells), strict=True)
+        pick = query.picked(lookback_hours)
+        return [pick(stored + computed + outside) for stored, computed in parts]
+    by_view = [
+        dict(zip([name for _, name, _ in columns], zip(*_decode(cells, columns), strict=True), strict=True))
+        for columns in query.columns
+    ]
+    keys = {"tenant_id": [tenant] * len(assets), "asset_id": list(assets)}
+    # inputs and other outputs of on-demand views may have the name of a feature of the answer
+    columns = _compute(rows, keys, by_view) | {
+        name: by_view[view][name] for name, view, _ in query.plan.results if view is not None
+    }
     nothing = [None] * len(assets)
-    return zip(
-        *[nothing if feature.reach > lookback_hours else columns[feature.name] for feature in query.features],
-        strict=True,
+    return list(
+        zip(
+            *[
+                nothing if feature.reach > lookback_hours else columns[feature.name]
+                for feature in query.features
+            ],
+            strict=True,
+        )
     )
 
 
@@ -304,25 +319,24 @@ def _cells(rows: CachedRows, origins: Sequence[Origin]) -> list[Sequence[bytes]]
     return found
 
 
-def _decode(cells: Sequence[Sequence[bytes]], columns: tuple[Columns, Columns]) -> dict[str, Sequence[Any]]:
-    """Values of these columns of each asset, by name."""
-    doubles, others = columns
-    values: dict[str, Sequence[Any]] = {}
-    if doubles:
-        picked = [[row[index] for index, _, _ in doubles] for row in cells]
-        if (numbers := encoding.doubles(picked)) is None:
-            others = doubles + others
-        else:
-            values |= zip([name for _, name, _ in doubles], zip(*numbers, strict=True), strict=True)
-    for index, name, kind in others:
-        values[name] = encoding.python_values([row[index] for row in cells], kind)
-    return values
+def _decode(cells: Sequence[Sequence[bytes]], columns: Columns) -> list[tuple[Any, ...]]:
+    """Values of these columns of each asset: 64-bit floating-point numbers first, as they are sorted."""
+    count = sum(kind == ValueType.DOUBLE for _, _, kind in columns)
+    numbers = encoding.doubles([[row[index] for index, _, _ in columns[:count]] for row in cells])
+    if numbers is None:
+        numbers, count = [()] * len(cells), 0
+    if count == len(columns):
+        return numbers
+    others = [
+        encoding.python_values([row[index] for row in cells], kind) for index, _, kind in columns[count:]
+    ]
+    return [first + rest for first, rest in zip(numbers, zip(*others, strict=True), strict=True)]
 
 
-def _of_inputs(query: Query, cells: Sequence[Sequence[bytes]]) -> dict[str, Sequence[Any]]:
-    """Values of on-demand features, by name; they are computed once for the same inputs."""
+def _of_inputs(query: Query, cells: Sequence[Sequence[bytes]]) -> list[tuple[Any, ...]]:
+    """Values of each asset's on-demand features; they are computed once for the same inputs."""
     if not query.output_names:
-        return {}
+        return [()] * len(cells)
     kept, number = query.outputs.kept, query.computation
     keys: list[OutputKey] = [(number, *[row[index] for _, _, index, _ in query.inputs]) for row in cells]
     try:
@@ -338,7 +352,7 @@ def _of_inputs(query: Query, cells: Sequence[Sequence[bytes]]) -> dict[str, Sequ
         computed = dict(zip(new, zip(*columns, strict=True), strict=True))
         found = [computed[key] if key in computed else kept[key] for key in keys]
         query.outputs.add(computed)
-    return dict(zip(query.output_names, zip(*found, strict=True), strict=True))
+    return found
 
 
 def _compute(
@@ -372,10 +386,17 @@ def _columns(rows: CachedRows) -> Iterator[list[reading.Column]]:
 def _status_json(
     query: Query, lookback_hours: int, missing: tuple[bool, ...], views: tuple[int, int, int]
 ) -> bytes:
-    """Status of each feature in JSON; `views` are those lost, without a row, and too old."""
+    """Status of each feature in JSON.
+
+    Args:
+        query: of the features.
+        lookback_hours: of the request.
+        missing: which of them have no value; none: all have one.
+        views: those lost, without a row, and too old.
+    """
     lost, without_row, too_old = views
     statuses = {}
-    for feature, is_missing in zip(query.features, missing, strict=True):
+    for feature, is_missing in zip(query.features, missing or repeat(False), strict=bool(missing)):
         if feature.reach > lookback_hours:
             status = OUTSIDE_LOOKBACK
         elif not is_missing:
