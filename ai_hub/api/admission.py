@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import nullcontext
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ai_hub import metrics
 from ai_hub.access import api_keys
 from ai_hub.access.principal import UnauthenticatedError
 from ai_hub.access.tokens import is_loopback
@@ -26,6 +28,8 @@ from ai_hub.concurrency import ConcurrencyLimiter, KeyLimitReachedError, LimitRe
 from ai_hub.errors import AiHubError, ForbiddenError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from ai_hub.access.authenticator import Authenticator
@@ -68,14 +72,12 @@ class Admission:
     comes, 413 and 408. Whoever is refused takes no slot.
     """
 
-    def __init__(self, app: ASGIApp, options: ServiceSettings) -> None:
+    def __init__(self, app: ASGIApp, options: ServiceSettings, limits: Limits | None = None) -> None:
         self._app = app
-        self._is_open = options.auth == "off"
         self._max_bytes = options.max_body_bytes
         self._max_upload_bytes = options.max_upload_bytes
-        self._rates = RateLimiter(options.rate_limit_per_s, options.unauthenticated_per_s)
-        self._slots = RequestSlots(options.max_in_flight)
-        self._authentication = Authentication(self._rates)
+        self._limits = limits or Limits(options)
+        self._authentication = Authentication(self._limits.rates)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -84,25 +86,22 @@ class Admission:
             return
         state: dict[str, Any] = scope.setdefault("state", {})
         try:
-            if self._is_open:
+            if self._limits.is_open:
                 _check_loopback(scope)
             body = self._body_of(scope, receive, send)
             principal = None
             if scope["path"] not in _OPEN:
                 principal = state["principal"] = await self._authentication.principal_of(scope)
-            self._rates.check(scope, principal)
-            slot = self._slots.acquire(scope["path"], principal)
+            self._limits.rates.check(scope, principal)
+            slot = self._limits.slots.acquire(scope["path"], principal)
         except AiHubError as error:
             await answer(error, scope)(scope, receive, send)
             return
-        try:
+        with nullcontext() if slot is None else slot:
             if body is None:
                 await self._app(scope, receive, send)
             else:
                 await self._pass_on(scope, body, send)
-        finally:
-            if slot is not None:
-                slot.release()
 
     def _body_of(self, scope: Scope, receive: Receive, send: Send) -> _Body | None:
         """The body, to be counted as it comes; None: it is here already.
@@ -171,13 +170,13 @@ class Authentication:
             OverloadedError: too many wait for keys to be loaded.
             ServiceDownError: its key cannot be loaded now.
         """
-        key = authorization = ""
+        sent = authorization = b""
         for name, value in scope["headers"]:
             if name == b"x-api-key":
-                key = key or value.decode("latin-1")
+                sent = sent or value
             elif name == b"authorization":
-                authorization = authorization or value.decode("latin-1")
-        bearer = authorization[len(_BEARER) :].strip() if authorization.lower().startswith(_BEARER) else ""
+                authorization = authorization or value
+        key, bearer = sent.decode("latin-1"), _bearer_of(authorization)
         authenticator: Authenticator = scope["app"].state.services.authenticator
         try:
             return self._from_cache(authenticator, key, bearer, scope) or await self._load(
@@ -212,6 +211,50 @@ class Authentication:
             ) from None
 
 
+def _bearer_of(authorization: bytes) -> str:
+    text = authorization.decode("latin-1")
+    return text[len(_BEARER) :].strip() if text.lower().startswith(_BEARER) else ""
+
+
+class Limits:
+    """What applies to the requests of all paths together."""
+
+    def __init__(self, options: ServiceSettings) -> None:
+        #: whether authentication is switched off
+        self.is_open = options.auth == "off"
+        self.rates = RateLimiter(options.rate_limit_per_s, options.unauthenticated_per_s)
+        self.slots = RequestSlots(options.max_in_flight)
+        self._max_bytes = options.max_body_bytes
+
+    def known_caller(
+        self, scope: Scope, headers: Mapping[bytes, bytes], size: int, authenticator: Authenticator
+    ) -> Principal | None:
+        """The caller of a request of `size` bytes, if it has a valid key that is cached.
+
+        None: `Admission` must say what is wrong with it, or wait for the key.
+        """
+        key = headers.get(b"x-api-key")
+        if size > self._max_bytes or key == b"":
+            return None
+        bearer = _bearer_of(headers.get(b"authorization", b"")) if key is None else ""
+        try:
+            if self.is_open:
+                _check_loopback(scope)
+            return authenticator.from_cache((key or b"").decode("latin-1"), bearer)
+        except AiHubError:
+            return None
+
+    def slot(self, principal: Principal) -> Slot:
+        """A slot for a request for features, to be held until it is answered; it is counted by its caller.
+
+        Raises:
+            TooManyRequestsError: the caller is over its rate, or holds as many as it may.
+            OverloadedError: none is free.
+        """
+        self.rates.check_caller(principal)
+        return self.slots.take("online", principal)
+
+
 class RateLimiter:
     """Counts requests by caller and by client address, in this process."""
 
@@ -229,7 +272,16 @@ class RateLimiter:
         """
         if principal is None:
             self.check_address(scope)
-        elif not (principal.every_tenant or self._callers.take(principal.counted_as)):
+        else:
+            self.check_caller(principal)
+
+    def check_caller(self, principal: Principal) -> None:
+        """Count a request by its caller.
+
+        Raises:
+            TooManyRequestsError: it is over the rate.
+        """
+        if not (principal.every_tenant or self._callers.take(principal.counted_as)):
             raise TooManyRequestsError(
                 f"{principal.name} may ask {self._per_caller_s} times a second.",
                 hint="Ask for many assets in one request, or spread your requests.",
@@ -285,21 +337,22 @@ class RequestSlots:
         }
 
     def acquire(self, path: str, principal: Principal | None) -> Slot | None:
-        """A slot, to be released after the answer; None: the path needs none.
+        """A slot, to be held until the answer; None: the path needs none.
 
         Raises:
             OverloadedError: none is free.
             TooManyRequestsError: this caller holds as many as it may.
         """
-        if path in WATCHED:
-            return None
-        group = "online" if path == ONLINE else "other"
+        return None if path in WATCHED else self.take("online" if path == ONLINE else "other", principal)
+
+    def take(self, group: str, principal: Principal | None) -> Slot:
+        """A slot of a group of paths; raises as `acquire` does."""
         limiter = self.limiters[group]
         caller = "" if principal is None else principal.counted_as
         try:
             limiter.acquire(caller, exempt=principal is not None and principal.every_tenant)
         except LimitReachedError as reached:
-            observability.REFUSED.labels(group).inc()
+            metrics.count(observability.REFUSED, (group,))
             if isinstance(reached, KeyLimitReachedError):
                 name = "nobody known" if principal is None else principal.name
                 raise TooManyRequestsError(
@@ -309,7 +362,7 @@ class RequestSlots:
             raise OverloadedError(
                 f"{limiter.limit} requests are under way.", hint="Try again in a second, or run more workers."
             ) from None
-        observability.IN_FLIGHT.inc()
+        metrics.count(observability.IN_FLIGHT)
         return Slot(limiter, caller)
 
 
@@ -319,10 +372,13 @@ class Slot(NamedTuple):
     limiter: ConcurrencyLimiter
     caller: str
 
-    def release(self) -> None:
+    def __enter__(self) -> None:
+        """Hold it already."""
+
+    def __exit__(self, *_: object) -> None:
         """Let another one in."""
         self.limiter.release(self.caller)
-        observability.IN_FLIGHT.dec()
+        metrics.count(observability.IN_FLIGHT, amount=-1)
 
 
 class _Body:

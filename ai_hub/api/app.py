@@ -12,8 +12,9 @@ from starlette.staticfiles import StaticFiles
 from typing_extensions import override
 
 from ai_hub.api import errors
-from ai_hub.api.admission import Admission
-from ai_hub.api.observability import RequestLog, install_tracing
+from ai_hub.api.admission import Admission, Limits
+from ai_hub.api.http_protocol import ONLINE_ENDPOINT
+from ai_hub.api.observability import RequestLog, install_tracing, is_tracing_on
 from ai_hub.api.paths import PAGE, templates_of
 from ai_hub.api.routes import anomalies, assets, explanations, exports, features, forecasts, health, models
 from ai_hub.api.services import open_services
@@ -97,12 +98,15 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
     options = options or ServiceSettings()
     settings = settings or Settings()
 
+    limits = Limits(options)
+
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with open_services(options, settings) as services:
             app.state.services = services
             templates_of(app)  # built here rather than with the first request
-            yield
+            # a trace is of what the framework sees
+            yield {} if is_tracing_on() else {ONLINE_ENDPOINT: features.OnlineFeatures(services, limits)}
 
     app = FastAPIOffline(
         static_url="/docs/static",
@@ -121,8 +125,7 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         app.include_router(module.router)
     app.mount(PAGE, _Page(packages=[("ai_hub.api", "page")], html=True))
     # a request passes the last added first
-    app.add_middleware(features.OnlineFeatures)
-    app.add_middleware(Admission, options=options)
+    app.add_middleware(Admission, options=options, limits=limits)
     if options.cors_origins:
         app.add_middleware(CORSMiddleware, **_cors(options))
     app.add_middleware(RequestLog)

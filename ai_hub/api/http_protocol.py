@@ -1,15 +1,27 @@
-"""The web server's HTTP protocol, with limits on slow or large heads and on clients that do not read."""
+"""The web server's HTTP protocol, with limits on slow or large heads and on clients that do not read.
+
+Requests for features are answered here, without ASGI and the framework, which take longer than reading them.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from ai_hub.api.paths import ONLINE
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle, Transport
+    from collections.abc import Sequence
+
+    from starlette.types import Scope
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 #: Limits of a request's line and headers.
 MAX_HEAD_BYTES: Final = 65_536
@@ -20,6 +32,25 @@ MIN_BYTES: Final = 1_000_000
 #: Key in the state of a request whose body has arrived in full.
 BODY_COMPLETE: Final = "body_complete"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: Key in the lifespan's state of the `OnlineEndpoint`.
+ONLINE_ENDPOINT: Final = "online"
+#: Seconds in which the body of a request for features comes, or else the framework waits for it.
+_BODY_S: Final = 0.05
+
+
+class Answer(NamedTuple):
+    """A whole response."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+
+class OnlineEndpoint(Protocol):
+    """Answers requests for features."""
+
+    async def answer(self, scope: Scope, body: bytearray) -> Answer | None:
+        """The answer; None: the framework must say what is wrong with the request. Raises nothing."""
 
 
 def header(scope: Any, name: bytes) -> bytes | None:
@@ -58,6 +89,10 @@ class _JoinedHead:
         return self._transport.is_closing()
 
 
+async def _nothing(*_: object) -> None:
+    """What the middleware for proxies calls: it has changed the scope."""
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Limits a head to `MAX_HEAD_BYTES` and `HEAD_S`, and drops clients that do not read their answer."""
 
@@ -69,6 +104,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusal: bytes | None = None
         self._head_timer: TimerHandle | None = None
         self._answer_timer: TimerHandle | None = None
+        #: a request for features and its application, while its body is still to come
+        self._awaited: tuple[RequestResponseCycle, Any] | None = None
+        self._body_timer: TimerHandle | None = None
+        self._proxy = ProxyHeadersMiddleware(cast("Any", _nothing), self.config.forwarded_allow_ips)
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Start the timer of the first head."""
@@ -80,6 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._stop_answer_timer()
         super().connection_lost(exc)
+        self._stop_waiting()
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes of a request, and refuse heads that are too large."""
@@ -122,6 +162,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """Note that the body has arrived in full."""
         self.scope["state"][BODY_COMPLETE] = True
         super().on_message_complete()
+        if self._awaited is not None:
+            self._start_awaited()
+
+    def on_body(self, body: bytes) -> None:
+        """Take in a part of the body; the framework waits for the rest of a large one."""
+        super().on_body(body)
+        if self._awaited is not None and len(self._awaited[0].body) > HIGH_WATER_LIMIT:
+            self._stop_waiting()
 
     def on_response_complete(self) -> None:
         """Send a refusal that waited for the answers before it."""
@@ -143,6 +191,67 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg, "Send HTTP/1.1 requests, with a library for it.")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        is_online = cycle.scope["path"] == ONLINE and cycle.scope["method"] == "POST"
+        if not is_online or ONLINE_ENDPOINT not in self.app_state or cycle.waiting_for_100_continue:
+            super()._start_asgi_task(cycle, app)
+            return
+        self._awaited = cycle, app
+        if cycle.more_body:
+            self._body_timer = self.loop.call_later(_BODY_S, self._stop_waiting)
+        else:
+            self._start_awaited()
+
+    def _stop_waiting(self) -> None:
+        """Let the framework wait for the rest of the body."""
+        if self._awaited is not None:
+            super()._start_asgi_task(*self._take_awaited())
+
+    def _start_awaited(self) -> None:
+        task = self.loop.create_task(self._answer_online(*self._take_awaited()))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _take_awaited(self) -> tuple[RequestResponseCycle, Any]:
+        awaited, self._awaited = self._awaited, None
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+        return cast("tuple[RequestResponseCycle, Any]", awaited)
+
+    async def _answer_online(self, cycle: RequestResponseCycle, app: Any) -> None:
+        scope: Any = cycle.scope
+        for name, _ in scope["headers"]:
+            if name == b"x-forwarded-for":
+                await self._proxy(scope, cast("Any", None), cast("Any", None))
+                break
+        endpoint: OnlineEndpoint = self.app_state[ONLINE_ENDPOINT]
+        answer = None
+        if not cycle.flow.write_paused:
+            try:
+                answer = await endpoint.answer(scope, cycle.body)
+            except asyncio.CancelledError:  # the service ends
+                await cycle.send_500_response()
+                raise
+        if answer is None:
+            await cycle.run_asgi(app)
+        elif not cycle.disconnected:
+            self._respond(cycle, answer)
+
+    def _respond(self, cycle: RequestResponseCycle, answer: Answer) -> None:
+        """Send a whole answer at once, as `RequestResponseCycle.send` does in two steps."""
+        cycle.response_started = cycle.response_complete = True
+        lines = [STATUS_LINE[answer.status]]
+        for name, value in (*cycle.default_headers, *answer.headers):
+            lines += name, b": ", value, b"\r\n"
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += b"\r\n", answer.body
+        self.transport.write(b"".join(lines))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _start_timer(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_S, self._head_timed_out)

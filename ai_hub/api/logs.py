@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
@@ -75,10 +76,11 @@ def configure(options: ServiceSettings, stream: TextIO | None = None) -> None:
         first = [_answered]
     else:
         last = [redact, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    lines = _Lines(stream)
     structlog.configure(
         processors=[*first, *shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
@@ -93,6 +95,35 @@ def configure(options: ServiceSettings, stream: TextIO | None = None) -> None:
     root.setLevel(max(level, logging.INFO))
     for name, least in QUIET.items():
         logging.getLogger(name).setLevel(least)
+
+
+class _Lines:
+    """A logger that writes lines; those of one pass of the event loop in one go."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._unwritten: list[str] = []
+
+    def msg(self, line: str) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # another thread, or no loop
+            self._write(f"{line}\n")
+            return
+        self._unwritten.append(line)
+        if len(self._unwritten) == 1:
+            loop.call_soon(self._flush)
+
+    debug = info = warning = error = critical = exception = msg
+
+    def _flush(self) -> None:
+        text = "\n".join([*self._unwritten, ""])
+        self._unwritten.clear()
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
 
 
 def _answered(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

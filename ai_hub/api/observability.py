@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
 from contextlib import suppress
-from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from random import getrandbits
@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from structlog.contextvars import bind_contextvars
 
+from ai_hub import metrics
 from ai_hub.api.errors import internal
 from ai_hub.api.http_protocol import header
 from ai_hub.api.logs import REQUEST
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 HEADER: Final = b"x-request-id"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_CLIENT_LEFT: Final = 499
+#: Status in logs and metrics of a request without an answer.
+CLIENT_LEFT: Final = 499
 _REFUSED: Final = 400
 _FAILED: Final = 500
 _LONGEST_PATH: Final = 300
@@ -73,10 +75,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        sent = header(scope, HEADER) or b""
-        request_id = sent.decode() if _REQUEST_ID.fullmatch(sent) else f"{getrandbits(64):016x}"
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        request_id = begin(scope.setdefault("state", {}), header(scope, HEADER))
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -86,7 +85,6 @@ class RequestLog:
                 message["headers"] = [*message.get("headers", ()), (HEADER, request_id.encode())]
             await send(message)
 
-        bind_contextvars(request_id=request_id)
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
@@ -95,7 +93,18 @@ class RequestLog:
                 raise
             await internal(request_id)(scope, receive, send_with_id)
         finally:
-            _log_request(scope, status or _CLIENT_LEFT, time.perf_counter() - started)
+            log_request(scope, status or CLIENT_LEFT, time.perf_counter() - started)
+
+
+def begin(state: dict[str, Any], sent: bytes | None) -> str:
+    """Give a request an id, in `state` and in its lines of the log: what it has `sent`, if it can be one."""
+    if sent is None or not _REQUEST_ID.fullmatch(sent):
+        request_id = f"{getrandbits(64):016x}"
+    else:
+        request_id = sent.decode()
+    state["request_id"] = request_id
+    bind_contextvars(request_id=request_id)
+    return request_id
 
 
 def _route(scope: Scope) -> str:
@@ -105,14 +114,15 @@ def _route(scope: Scope) -> str:
     return route if route is not None and templates.has(route) else templates.of(scope["path"])
 
 
-def _log_request(scope: Scope, status: int, seconds: float) -> None:
+def log_request(scope: Scope, status: int, seconds: float) -> None:
+    """Log a request that took `seconds`, and count it."""
     state = scope["state"]
     route = state.get("route") or _route(scope)
     feature_set = state.get("feature_set", "")
     # a caller can make methods up, and labels must be few
     method = scope["method"] if scope["method"] in _METHODS else "other"
-    count(method, route, status).inc()
-    latency(route, feature_set).observe(seconds)
+    metrics.count(REQUESTS, (method, route, status))
+    metrics.observe(LATENCY, (route, feature_set), seconds)
     principal = state.get("principal")
     event = {
         "request_id": state["request_id"],
@@ -141,18 +151,6 @@ def _log_request(scope: Scope, status: int, seconds: float) -> None:
         _log.info(REQUEST, **event)
 
 
-@lru_cache(maxsize=4096)
-def count(method: str, route: str, status: int) -> Counter:
-    """The counter of one kind of answer."""
-    return REQUESTS.labels(method, route, str(status))
-
-
-@lru_cache(maxsize=1024)
-def latency(route: str, feature_set: str) -> Histogram:
-    """The histogram of one endpoint and feature set."""
-    return LATENCY.labels(route, feature_set)
-
-
 def remove_dead_workers() -> None:
     """Remove the live gauges of worker processes that are gone."""
     folder = os.environ.get(_DIRECTORY)
@@ -169,8 +167,19 @@ def remove_dead_workers() -> None:
             pass  # it lives, as somebody else
 
 
+async def scrape(*collectors: Collector) -> bytes:
+    """Every metric of every process of this service, and of `collectors`, as text.
+
+    Whatever any process has answered until now is counted.
+    """
+    metrics.flush()
+    if os.environ.get(_DIRECTORY):
+        await asyncio.sleep(2 * metrics.FLUSH_S)  # until the others have flushed
+    return await asyncio.to_thread(exposition, *collectors)
+
+
 def exposition(*collectors: Collector) -> bytes:
-    """Every metric of every process of this service, and of `collectors`, as text."""
+    """Every metric that was flushed, and those of `collectors`, as text."""
     if os.environ.get(_DIRECTORY):
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

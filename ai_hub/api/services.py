@@ -16,6 +16,7 @@ from fastapi import Depends, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from psycopg.rows import dict_row
 
+from ai_hub import metrics
 from ai_hub.access.authenticator import Authenticator, open_authenticator
 from ai_hub.access.principal import Principal
 from ai_hub.api.analyses import AnalysisRepository, Computations
@@ -192,6 +193,7 @@ class Services:
 async def open_services(options: ServiceSettings, settings: Settings) -> AsyncIterator[Services]:
     """Open every part; none of them needs its servers to be up already."""
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(metrics.flushed())
         authenticator = await stack.enter_async_context(open_authenticator(options, settings))
         exports = await stack.enter_async_context(open_exports(settings, options.max_in_flight))
         await stack.enter_async_context(exports.counts.kept())

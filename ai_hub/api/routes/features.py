@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+import structlog
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from ai_hub.access.principal import Scope
-from ai_hub.api import errors
-from ai_hub.api.http_protocol import header
+from ai_hub.api import errors, observability
+from ai_hub.api.http_protocol import Answer
 from ai_hub.api.paths import ONLINE
 from ai_hub.api.schemas.features import (
     FeaturesBatchResponse,
@@ -25,14 +28,19 @@ from ai_hub.features.online.reader import FeatureRequest
 from ai_hub.features.store import feature_names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette import types as asgi
 
     from ai_hub.access.principal import Principal
+    from ai_hub.api.admission import Limits
     from ai_hub.api.services import Services
 
 router = APIRouter(prefix="/ai/features", tags=["features"], dependencies=AUTHENTICATED)
 
 _JSON: Final = "application/json"
+_JSON_HEADER: Final = (b"content-type", _JSON.encode())
+_log = structlog.get_logger("ai_hub.requests")
 _VIEW_STORAGE: Final = "TimescaleDB view {views}; Redis"
 
 
@@ -48,36 +56,43 @@ async def get_features(body: FeaturesRequest, request: Request, caller: Caller) 
 
 
 class OnlineFeatures:
-    """Middleware: answers valid requests for features, before FastAPI, which takes longer than reading them.
+    """Answers requests for features that are in order, ahead of the framework.
 
-    Any other request goes to FastAPI, which says what is wrong with it.
+    Any other request goes to the framework, which says what is wrong with it.
     """
 
-    def __init__(self, app: asgi.ASGIApp) -> None:
-        self._app = app
+    def __init__(self, services: Services, limits: Limits) -> None:
+        self._services = services
+        self._limits = limits
 
-    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        """Answer one request, or pass it on."""
-        if scope["type"] != "http" or scope["path"] != ONLINE or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
+    async def answer(self, scope: asgi.Scope, body: bytearray) -> Answer | None:
+        """The answer to a request; None: it is the framework's."""
+        started = time.perf_counter()
+        headers = dict(reversed(scope["headers"]))  # of several with a name the first
+        if b"origin" in headers:  # of a page, which may need an answer for browsers
+            return None
+        principal = self._limits.known_caller(scope, headers, len(body), self._services.authenticator)
+        if principal is None or (request := _parse(headers, body)) is None:
+            return None
         state = scope["state"]
-        state["route"] = ONLINE
-        body = await _read_body(receive)
-        if body is None:
-            return
-        request = _parse(scope, body)
-        if request is None:
-            await self._app(scope, _replay(body, receive), send)
-            return
+        state["route"], state["principal"] = ONLINE, principal
+        request_id = observability.begin(state, headers.get(observability.HEADER))
+        status = observability.CLIENT_LEFT
         try:
-            content = await _features(request, state["principal"], scope["app"].state.services, state)
-        except AiHubError as error:
-            await errors.answer(error, scope)(scope, receive, send)
-            return
-        headers = [(b"content-type", _JSON.encode()), (b"content-length", b"%d" % len(content))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+            with self._limits.slot(principal):
+                content = await _features(request, principal, self._services, state)
+            status = HTTPStatus.OK.value
+            sent = [_JSON_HEADER, (b"content-length", b"%d" % len(content))]
+        except Exception as error:  # noqa: BLE001  # as the outermost middleware does
+            if isinstance(error, AiHubError):
+                response = errors.answer(error, scope)
+            else:
+                _log.exception("request.failed", path=ONLINE)
+                response = errors.internal(request_id)
+            status, sent, content = response.status_code, response.raw_headers, bytes(response.body)
+        finally:
+            observability.log_request(scope, status, time.perf_counter() - started)
+        return Answer(status, [*sent, (observability.HEADER, request_id.encode())], content)
 
 
 @router.get("/sets", responses=errors.responses(401, 422, 429, 503))
@@ -145,34 +160,10 @@ async def _features(
     return orjson.dumps(body, option=orjson.OPT_UTC_Z)
 
 
-async def _read_body(receive: asgi.Receive) -> bytes | None:
-    """The request's body; None: the client has left."""
-    chunks = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunks.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(chunks)
-
-
-def _replay(body: bytes, receive: asgi.Receive) -> asgi.Receive:
-    """A `receive` that begins with `body`, which was read already."""
-    unread = [body]
-
-    async def replay() -> asgi.Message:
-        if unread:
-            return {"type": "http.request", "body": unread.pop(), "more_body": False}
-        return await receive()
-
-    return replay
-
-
-def _parse(scope: asgi.Scope, body: bytes) -> FeaturesRequest | None:
+def _parse(headers: Mapping[bytes, bytes], body: bytearray) -> FeaturesRequest | None:
     """The request; None: it is not valid."""
-    content_type = header(scope, b"content-type") or b""
-    if content_type.partition(b";")[0].strip().lower() != _JSON.encode():
+    kind = headers.get(b"content-type", b"")
+    if kind != _JSON.encode() and kind.partition(b";")[0].strip().lower() != _JSON.encode():
         return None
     try:
         return FeaturesRequest.model_validate_json(body)

@@ -89,6 +89,7 @@ async def ready(request: Request, response: Response) -> Ready:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def prometheus(request: Request) -> Response:
+async def prometheus(request: Request) -> Response:
     """Metrics of every process of this service, for Prometheus; none names a tenant."""
-    return Response(observability.exposition(services_of(request).exports.counts), media_type=_METRICS_TYPE)
+    text = await observability.scrape(services_of(request).exports.counts)
+    return Response(text, media_type=_METRICS_TYPE)

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence  # noqa: TC003  # fields
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prometheus_client import Counter, Histogram
 
+from ai_hub import metrics
 from ai_hub.concurrency import UnavailableError
 from ai_hub.errors import NotFoundError
 from ai_hub.features.online.cache import NO_SUCH_ASSET, CacheKey, WriteBack, negative_key, open_cache
@@ -250,31 +250,16 @@ def _issues(rows: CachedRows) -> Sequence[datetime | None]:
     return ()
 
 
-@lru_cache(maxsize=1024)
-def _reads(feature_set: str, source: str) -> Counter:
-    return _READS.labels(feature_set, source)
-
-
-@lru_cache(maxsize=1024)
-def _degraded(feature_set: str, reason: str) -> Counter:
-    return _DEGRADED.labels(feature_set, reason)
-
-
-@lru_cache(maxsize=1024)
-def _age(feature_set: str) -> Histogram:
-    return _AGE.labels(feature_set)
-
-
 def _count(label: str, at: AsOf, origins: Sequence[Origin]) -> None:
     sources = [origin.source for origin in origins]
     for source in set(sources):
-        _reads(label, source).inc(sources.count(source))
+        metrics.count(_READS, (label, source), sources.count(source))
     if reasons := [origin.degraded for origin in origins if origin.degraded]:
         for reason in set(reasons):
-            _degraded(label, reason).inc(reasons.count(reason))
+            metrics.count(_DEGRADED, (label, reason), reasons.count(reason))
     times = [origin.oldest for origin in origins if origin.oldest is not None and not origin.lost]
     if times and at.current_since is not None:
-        _age(label).observe(max(0.0, (at.nanos - min(times)) / 1e9))
+        metrics.observe(_AGE, (label,), max(0.0, (at.nanos - min(times)) / 1e9))
 
 
 @asynccontextmanager

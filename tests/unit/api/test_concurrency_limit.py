@@ -77,7 +77,7 @@ def test_one_caller__has_half_of_the_places__and_gets_them_back() -> None:
         assert await service.ask(OTHER, "a") is None
         assert await service.finish() == {200}
         assert (await service.http.get(ONLINE, headers={"x-api-key": "a"})).status_code == 200
-        assert not any(limiter._held for limiter in service.app._slots.limiters.values()), (
+        assert not any(limiter._held for limiter in service.app._limits.slots.limiters.values()), (
             "callers at rest take no memory"
         )
 

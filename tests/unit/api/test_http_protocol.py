@@ -166,3 +166,52 @@ def test_head__too_long__is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with running_app(unhurried, "off") as address, connected(address) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 1000)
         assert read_all(client).startswith(b"HTTP/1.1 431 ")
+
+
+ONLINE_BODY = b'{"tenant_id": "city-works", "asset_id": "meter-1", "feature_set": "forecast_basic"}'
+ONLINE_HEAD = (
+    b"POST /ai/features/get HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    b"X-Request-ID: mine\r\n"
+)
+WITH_LENGTH = ONLINE_HEAD + b"Content-Length: %d\r\n\r\n" % len(ONLINE_BODY)
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(ONLINE_BODY), ONLINE_BODY)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [WITH_LENGTH + ONLINE_BODY],
+        [WITH_LENGTH, ONLINE_BODY],
+        [WITH_LENGTH + ONLINE_BODY[:9], ONLINE_BODY[9:20], ONLINE_BODY[20:]],
+        [ONLINE_HEAD + CHUNKED],
+        [ONLINE_HEAD + b"Expect: 100-continue\r\n" + WITH_LENGTH.removeprefix(ONLINE_HEAD), ONLINE_BODY],
+        [ONLINE_HEAD + b"X-Forwarded-For: 127.0.0.1\r\n" + CHUNKED],
+        [ONLINE_HEAD + b"Origin: http://127.0.0.1\r\n" + CHUNKED],
+        [(WITH_LENGTH + ONLINE_BODY) * 3],
+        [WITH_LENGTH + ONLINE_BODY + WITH_LENGTH + ONLINE_BODY[:9], ONLINE_BODY[9:]],
+        [b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + WITH_LENGTH + ONLINE_BODY],
+    ],
+)
+@pytest.mark.parametrize("pause_s", [0.005, 0.2])
+def test_request_for_features__however_it_comes__is_answered_once_and_the_same(
+    address: str, parts: list[bytes], pause_s: float
+) -> None:
+    """That of a service whose servers are down: its text tells whether the request was understood."""
+    with connected(address) as client:
+        for part in parts:
+            client.sendall(part)
+            time.sleep(pause_s)
+        client.sendall(ONLINE_HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}")
+        answers = read_all(client)
+    asked = b"".join(parts).count(b"POST /ai/features/get")
+    assert re.findall(rb"HTTP/1.1 (503|422) ", answers) == [b"503"] * asked + [b"422"]
+    assert answers.count(b'"message":"Feast\'s registry does not answer."') == asked
+    assert answers.lower().count(b"x-request-id: mine\r\n") == asked + 1
+
+
+def test_request_for_features__of_another_machine_behind_the_proxy__is_known_as_such(address: str) -> None:
+    """Without authentication only this machine is answered."""
+    forwarded = ONLINE_HEAD + b"Connection: close\r\nX-Forwarded-For: 10.1.2.3\r\n" + CHUNKED
+    with connected(address) as client:
+        client.sendall(forwarded)
+        assert read_all(client).startswith(b"HTTP/1.1 403 ")

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from ai_hub import metrics
 from ai_hub.access.principal import Principal, Scope
 from ai_hub.api import errors, observability
 from ai_hub.api.app import create_app
@@ -112,8 +113,10 @@ def test_metrics__count_by_endpoint__never_by_what_the_caller_makes_up() -> None
             await http.get("/fine/two")
             await http.request("BREW", "/coffee-7")
 
+    metrics.flush()
     before = value("GET", "/fine/{name}", "200"), value("other", "none", "404")
     asyncio.run(run())
+    metrics.flush()
     text = observability.exposition().decode()
     assert value("GET", "/fine/{name}", "200") == before[0] + 2
     assert value("other", "none", "404") == before[1] + 1
