@@ -157,11 +157,14 @@ T = TypeVar("T")
 _NICENESS: Final = 10
 
 
+# In a process beside this one anyio takes it away where the parent's is no file, and libraries import it
+# as early as the call is read.
+sys.modules.setdefault("__main__", ModuleType("__main__"))
+
+
 def run_in_background(call: Callable[[], T]) -> T:
     """What a process does for another one that goes before it; on one core."""
     os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
-    # anyio takes it away where the parent's is no file, and libraries import it
-    sys.modules.setdefault("__main__", ModuleType("__main__"))
     # libraries read it when they are imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     return call()
