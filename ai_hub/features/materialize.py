@@ -24,7 +24,7 @@ from ai_hub.features.freshness import Behind, readings_behind
 from ai_hub.features.newest import EVERYBODY, Scope, followed_views, is_pushed, newest_rows
 from ai_hub.features.store import asset_key, online_client, set_followed
 from ai_hub.features.validation import violation_lines
-from feast_plugins.materialize.run import writer_of
+from feast_plugins.materialize.run import Materialization, writer_of
 from feast_plugins.online.writing import meanings_key
 from feast_plugins.postgres import session
 
@@ -224,13 +224,14 @@ def _write(
         )
     keys: dict[str, pa.Table] = {}
     checks = newest_rows_checks(views.values(), now)
-    # the embedded server makes others wait for an open transaction
+    # the embedded server makes others wait for an open transaction, and writers may ask it
     connection.commit()
+    writers = {name: writer_of(store, view) for name, view in views.items()}
     with session.connect(store.config.offline_store) as reads:
         for name, view in views.items():
             start = since - _LONG_WRITE if since and is_pushed(view) else since
             with newest_rows(reads, view, now, since=start, scope=scope) as rows:
-                keys[name] = _write_rows(store, view, rows, checks.get(name))
+                keys[name] = _write_rows(store, view, writers[name], rows, checks.get(name))
     behind: list[Behind] = []
     for name, view in views.items():
         if ages and not is_pushed(view):  # whose newest readings come from elsewhere, too
@@ -250,7 +251,11 @@ def _write(
 
 
 def _write_rows(
-    store: FeatureStore, view: FeatureView, rows: pa.RecordBatchReader, check: NewestRowsCheck | None
+    store: FeatureStore,
+    view: FeatureView,
+    writer: Materialization | None,
+    rows: pa.RecordBatchReader,
+    check: NewestRowsCheck | None,
 ) -> pa.Table:
     """Write those rows with the columns of `newest_rows` that the check accepts, in batches.
 
@@ -269,7 +274,6 @@ def _write_rows(
             written.append(accepted.select(kept))
             yield accepted
 
-    writer = writer_of(store, view)
     if writer is not None and writer.fits(rows.schema):
         writer.write(noted())
     else:
