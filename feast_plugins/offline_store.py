@@ -83,6 +83,9 @@ class TimescaleOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     statement_timeout_s: float | None = Field(None, gt=0)
     """Seconds after which the database cancels a statement of a read; None: never."""
 
+    transaction_start: str | None = None
+    """Statement that each transaction of a read begins with, such as one that sets a role; None: none."""
+
     export_location: str | None = None
     """Folder or `s3://` address that `to_remote_storage` writes Parquet files to."""
 

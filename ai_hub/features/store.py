@@ -15,12 +15,16 @@ import yaml
 from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from psycopg import sql
+from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ai_hub import paths
+from ai_hub.db.tenant_scope import ENTER, service_dsn
 from ai_hub.errors import NotFoundError, ServiceDownError, SettingMissingError
+from ai_hub.names import check_tenant
 from ai_hub.settings import Settings
 from ai_hub.times import EPOCH
 
@@ -52,6 +56,25 @@ def open_store(settings: Settings | None = None, *, known_at: datetime | None = 
         SettingMissingError: a server it needs is neither configured nor running.
     """
     return FeatureStore(config=repo_config(settings, known_at=known_at))
+
+
+def open_tenant_store(
+    settings: Settings, tenant: str, *, known_at: datetime | None = None, limit_s: float | None = None
+) -> FeatureStore:
+    """Open the store with the service's login, its history read inside the tenant scope.
+
+    Statements of it that take longer than `limit_s` fail; None: those of `feature_store.yaml`.
+
+    Raises:
+        SettingMissingError: a server it needs is neither configured nor running.
+    """
+    own = settings.model_copy(update={"timescale_dsn": SecretStr(service_dsn(settings))})
+    config = repo_config(own, known_at=known_at)
+    enter = sql.SQL(ENTER.replace("%s", "{}")).format(sql.Literal(check_tenant(tenant)))
+    config.offline_store.transaction_start = enter.as_string(None)
+    if limit_s is not None:
+        config.offline_store.statement_timeout_s = limit_s
+    return FeatureStore(config=config)
 
 
 def repo_config(settings: Settings | None = None, *, known_at: datetime | None = None) -> RepoConfig:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ai_hub.registry import ModelVersion
     from ai_hub.settings import Settings
 
+#: Seconds that a statement which reads features may take.
+_READ_S: Final = 20.0
 #: What is added to a forecast after the trees; no features.
 CALIBRATION: Final = "(calibration)"
 BOUNDS: Final = "(bounds)"
@@ -123,12 +125,12 @@ def explain_logged(
     Raises:
         BadInputError: the model has no such quantile.
         ConflictError: the forecast is another one now, or not of LightGBM.
-        ServiceDownError: the database does not answer.
+        ServiceDownError: the database does not answer in time.
     """
     asset = rows[0].asset_id
     loaded = load(version)
     try:
-        given = features_of(settings, loaded, run, [asset], features)
+        given = features_of(settings, loaded, run, [asset], features, limit_s=_READ_S)
     except (psycopg.OperationalError, dbapi.OperationalError) as error:
         raise ServiceDownError("TimescaleDB", "the features", str(error).partition("\n")[0]) from error
     again, grid = issue(loaded, given, known_at=run.known_at, leads=run.leads)

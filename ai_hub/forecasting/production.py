@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from ai_hub.db.connection import connect
+from ai_hub.db.transactions import transaction
 from ai_hub.errors import ConflictError, NotFoundError
 from ai_hub.forecasting import log
 from ai_hub.forecasting.card import HORIZON_TAG, MAKER, MAKER_TAG, ModelCard, check_units
@@ -114,11 +115,12 @@ def read_rows(
     assets: Sequence[str],
     issued_at: datetime,
     *,
-    dsn: str | None = None,
+    settings: Settings | None = None,
 ) -> IssueRows:
     """Features of one issue, as known at the time the store is open at; in the order of `assets`.
 
-    `dsn`: of the database with the assets; default: that of the settings.
+    With `settings` the assets are looked up with the service's login inside the tenant scope, as a store of
+    `open_tenant_store` reads; else as the owner.
 
     Raises:
         ConflictError: the feature service no longer gives what the model was trained with, or features of an
@@ -139,7 +141,7 @@ def read_rows(
             f"which {loaded.label} was trained with.",
             hint="Restore the features and run `feast apply`, or train the model anew.",
         )
-    units = _units(tenant, assets, dsn)
+    units = _units(tenant, assets, settings)
     if unknown := sorted(set(assets) - units.keys()):
         more = " and others" if len(unknown) > _NAMED else ""
         raise NotFoundError(
@@ -180,9 +182,9 @@ def rows_of_features(
     )
 
 
-def _units(tenant: str, assets: Sequence[str], dsn: str | None = None) -> dict[str, str | None]:
-    """Units of the features of those assets that there are."""
-    with connect(dsn) as connection:
+def _units(tenant: str, assets: Sequence[str], settings: Settings | None = None) -> dict[str, str | None]:
+    """Units of the features of those assets that there are; `settings`: see `read_rows`."""
+    with connect() if settings is None else transaction(settings, tenant) as connection:
         found = connection.execute(
             "SELECT asset_id, feature_unit FROM assets WHERE tenant_id = %s AND asset_id = ANY(%s)",
             [tenant, list(assets)],

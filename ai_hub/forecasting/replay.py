@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.errors import BadInputError, ConflictError, ServiceDownError
 from ai_hub.forecasting import log
 from ai_hub.forecasting.issues import IssueRows, instants
 from ai_hub.forecasting.log import Grid, Role, Run
@@ -66,6 +66,7 @@ def replay(settings: Settings, logged: Run, rows: Sequence[Row], features: bytes
         known_at=logged.known_at,
         role=Role.REPLAY,
         leads=logged.leads,
+        with_features=features is not None,
         details={"replay_of": str(logged.run_id)},
     )
     expected = logged.details.get("features_sha256")
@@ -79,18 +80,33 @@ def replay(settings: Settings, logged: Run, rows: Sequence[Row], features: bytes
 
 
 def features_of(
-    settings: Settings, loaded: LoadedDayAhead, logged: Run, assets: Sequence[str], features: bytes | None
+    settings: Settings,
+    loaded: LoadedDayAhead,
+    logged: Run,
+    assets: Sequence[str],
+    features: bytes | None,
+    *,
+    limit_s: float | None = None,
 ) -> IssueRows:
     """What the model was given for some assets of a run: as the log has it, else as it was known then.
 
+    History is read with the service's login inside the tenant scope; statements that take longer than
+    `limit_s` fail.
+
     Raises:
         ConflictError: what the log has is damaged, or features are no longer there.
+        ServiceDownError: the database does not answer in time.
     """
     if features is None:
-        from ai_hub.features.store import open_store  # noqa: PLC0415  # Feast takes seconds
+        # Feast takes seconds
+        from ai_hub.features.store import open_tenant_store  # noqa: PLC0415
+        from feast_plugins.errors import QueryTimeoutError  # noqa: PLC0415
 
-        store = open_store(settings, known_at=logged.known_at)
-        return read_rows(store, loaded, assets, logged.issued_at, dsn=settings.require("timescale_dsn"))
+        store = open_tenant_store(settings, logged.tenant, known_at=logged.known_at, limit_s=limit_s)
+        try:
+            return read_rows(store, loaded, assets, logged.issued_at, settings=settings)
+        except QueryTimeoutError as error:
+            raise ServiceDownError("TimescaleDB", "the features", str(error)) from error
     try:
         packed = zlib.decompress(features)
     except zlib.error:

@@ -166,6 +166,8 @@ def connect(config: PostgreSQLConfig, timeout_s: float | None = None) -> Iterato
         settings = map(sql.Literal, (str(_CHECK_CLIENT_MS), str(timeout_ms), search_path(config)))
         _execute(connection, _SETTINGS.format(*settings).as_string(None))
         try:
+            if (start := getattr(config, "transaction_start", None)) is not None:
+                _execute(connection, start)
             yield connection
             connection.adbc_connection.set_autocommit(True)
         except (dbapi.Error, OSError) as error:

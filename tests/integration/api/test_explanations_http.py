@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from oracles.shapley import shapley_values
+from pydantic import SecretStr
 from support.city_works import ASSETS, FEATURES, MODEL, OTHER, TENANT
 from support.day_ahead import MODEL as AHEAD
 from support.model_service import booster, booster_upload, encoded, upload
@@ -23,6 +24,7 @@ from ai_hub.access.principal import ALL_SCOPES, Scope
 from ai_hub.api.schemas.explanations import Explanation, GlobalExplanation
 from ai_hub.db import connect
 from ai_hub.db.tenant_scope import as_tenant
+from ai_hub.features.store import open_store, open_tenant_store
 from ai_hub.forecasting import log, production
 from ai_hub.forecasting.card import ModelCard
 from ai_hub.forecasting.issues import level, matrix
@@ -365,6 +367,24 @@ def test_forecast_of_several_assets__is_explained_from_what_was_known(
     assert found.json()["metadata"]["prediction_value"] == row.value
     refused = explain_forecast(client, str(other.run_id), asset_id=ASSETS[1])
     assert (refused.status_code, "cannot be made again to the bit" in refused.text) == (409, True)
+
+
+def test_features_as_known_then__are_read_by_the_service_inside_the_tenant_scope(
+    city_works: CityWorks,
+) -> None:
+    (run,) = Issuer(city_works.settings, [TENANT]).issue_now().runs
+    loaded = production.load(production.production_versions(TENANT)[0])
+    owner = SecretStr(city_works.settings.require("timescale_dsn"))
+    alone = city_works.settings.model_copy(update={"timescale_dsn": None, "service_timescale_dsn": owner})
+    found = features_of(alone, loaded, run, [ASSETS[1]], None)
+    store = open_store(city_works.settings, known_at=run.known_at)
+    expected = production.read_rows(store, loaded, [ASSETS[1]], run.issued_at)
+    for name, values in {**expected.scalars, **expected.arrays}.items():
+        np.testing.assert_array_equal((found.scalars | found.arrays)[name], values)
+    # whatever is asked for
+    foreign = open_tenant_store(alone, OTHER, known_at=run.known_at)
+    rows = production.read_rows(foreign, loaded, [ASSETS[1]], run.issued_at)
+    assert all(np.isnan(values).all() for values in [*rows.scalars.values(), *rows.arrays.values()])
 
 
 def test_forecast_that_cannot_be_explained__says_why(client: httpx.Client) -> None:
