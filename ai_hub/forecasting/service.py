@@ -257,7 +257,7 @@ class LogWriter:
                 for each in [each for each in self._waiting.values() if each.until <= now]:
                     self._lose(each, error, f"{error.service} did not answer.")
                 failures += 1
-                await asyncio.sleep(min(_PAUSE_S * 2**failures, _LONGEST_PAUSE_S))
+                await asyncio.sleep(min(_PAUSE_S * 2 ** min(failures, 10), _LONGEST_PAUSE_S))
 
     async def _write_batch(self, batch: Sequence[_Waiting]) -> None:
         try:

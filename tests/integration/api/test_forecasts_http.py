@@ -148,6 +148,9 @@ def test_replay__of_a_row_that_redis_had_and_the_database_no_more__has_the_same_
     assert replay(Settings(), run, rows, None).same_features is False
     found = replayed(run)
     assert (found.differing, found.same_features) == (0, True)
+    with connect() as connection:  # which is as good to explain
+        log.write(connection, found.run, found.grid)
+        assert log.read_features(connection, found.run) == log.read_features(connection, run) is not None
     with pytest.raises(ConflictError, match="are not those that it was made of"):
         replay(Settings(), run, rows, b"damaged")
 
@@ -273,6 +276,24 @@ def test_writer__database_down_for_a_while__writes_once_it_is_back() -> None:
         assert tries == []  # the answer does not wait
         await writer.wait(run.tenant, run.run_id)
         assert tries == [[run.run_id]] * 3
+
+    asyncio.run(main())
+
+
+def test_writer__database_down_for_ever__goes_on_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_LONGEST_PAUSE_S", 0.0)
+    tries = 0
+
+    async def write(_: object) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 1100:  # powers of two that no float holds
+            raise ServiceDownError("TimescaleDB", "here", "gone")
+
+    async def main() -> None:
+        writer, (run, grid) = service.LogWriter(write), a_run()
+        await writer.submit(run, grid)
+        await asyncio.wait_for(writer.wait(run.tenant, run.run_id), 20)
 
     asyncio.run(main())
 
