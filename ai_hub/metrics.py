@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     Labels = tuple[str | int, ...]
 
+_log = structlog.get_logger(__name__)
 _lock = Lock()
 #: Seconds between two additions.
 FLUSH_S: Final = 0.05
@@ -68,7 +71,10 @@ async def flushed() -> AsyncIterator[None]:
     async def run() -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
-            flush()
+            try:
+                flush()
+            except Exception:  # noqa: BLE001  # such as a full disk; what comes later is counted
+                _log.exception("metrics.flush_failed")
 
     task = asyncio.create_task(run(), name="metrics")
     try:

@@ -19,7 +19,7 @@ from structlog.contextvars import bind_contextvars
 
 from ai_hub import metrics
 from ai_hub.api.errors import internal
-from ai_hub.api.http_protocol import header
+from ai_hub.api.http_protocol import BODY_COMPLETE, header
 from ai_hub.api.logs import REQUEST
 from ai_hub.api.paths import WATCHED, templates_of
 from ai_hub.errors import BadInputError
@@ -50,7 +50,8 @@ REQUESTS: Final = Counter(
 )
 LATENCY: Final = Histogram(
     "ai_hub_http_request_seconds",
-    "Seconds from the first byte of a request's head to its answer, by endpoint and feature set",
+    "Seconds from a request's head, or of one for features from the end of its body, to its answer, by"
+    " endpoint and feature set",
     ["route", "feature_set"],
     buckets=_BUCKETS,
 )
@@ -75,8 +76,17 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = begin(scope.setdefault("state", {}), header(scope, HEADER))
+        state = scope.setdefault("state", {})
+        request_id = begin(state, header(scope, HEADER))
         status = 0
+        has_left = False
+
+        async def receive_or_note() -> Message:
+            nonlocal has_left
+            message = await receive()
+            if message["type"] == "http.disconnect" and not state.get(BODY_COMPLETE):
+                has_left = True  # the framework takes it for a bad request
+            return message
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -86,14 +96,16 @@ class RequestLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive_or_note, send_with_id)
         except Exception:
             _log.exception("request.failed", path=scope["path"])
             if status:  # the answer had begun
                 raise
             await internal(request_id)(scope, receive, send_with_id)
         finally:
-            log_request(scope, status or CLIENT_LEFT, time.perf_counter() - started)
+            log_request(
+                scope, CLIENT_LEFT if has_left or not status else status, time.perf_counter() - started
+            )
 
 
 def begin(state: dict[str, Any], sent: bytes | None) -> str:
@@ -170,7 +182,7 @@ def remove_dead_workers() -> None:
 async def scrape(*collectors: Collector) -> bytes:
     """Every metric of every process of this service, and of `collectors`, as text.
 
-    Whatever any process has answered until now is counted.
+    What any process has answered until now is counted, but for one that is too busy to flush in time.
     """
     metrics.flush()
     if os.environ.get(_DIRECTORY):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ai_hub import metrics
+
+if TYPE_CHECKING:
+    import pytest
 
 BUCKETS = (0.125, 0.5, 1, 2.5)
 
@@ -65,3 +70,25 @@ def test_flush__while_others_count_and_flush__adds_everything_once() -> None:
         registry.get_sample_value("shared_under_way"),
         registry.get_sample_value("shared_seconds_count", {"route": "a"}),
     ] == [1200, 1200, 1200]
+
+
+def test_flush__that_fails__is_followed_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one on a full disk."""
+    _, asked, under_way, _ = made("disk")
+
+    async def main() -> None:
+        failed, added = asyncio.Event(), asyncio.Event()
+
+        def fail(*_: object) -> None:
+            failed.set()
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(asked, "labels", fail)
+        monkeypatch.setattr(under_way, "inc", lambda _: added.set())
+        async with metrics.flushed():
+            metrics.count(asked, ("a", 200))
+            await asyncio.wait_for(failed.wait(), 20)
+            metrics.count(under_way)
+            await asyncio.wait_for(added.wait(), 20)
+
+    asyncio.run(main())

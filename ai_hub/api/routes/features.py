@@ -89,7 +89,7 @@ class OnlineFeatures:
             else:
                 _log.exception("request.failed", path=ONLINE)
                 response = errors.internal(request_id)
-            status, sent, content = response.status_code, response.raw_headers, bytes(response.body)
+            status, sent, content = int(response.status_code), response.raw_headers, bytes(response.body)
         finally:
             observability.log_request(scope, status, time.perf_counter() - started)
         return Answer(status, [*sent, (observability.HEADER, request_id.encode())], content)

@@ -6,7 +6,8 @@ import asyncio
 import re
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,7 +18,10 @@ from starlette.responses import Response
 from support.service_process import free_port
 from support.service_server import running_app, running_service
 
-from ai_hub.api import admission, http_protocol
+from ai_hub.access.authenticator import Authenticator
+from ai_hub.access.principal import ALL_SCOPES, Principal
+from ai_hub.api import admission, http_protocol, observability
+from ai_hub.api.routes.features import OnlineFeatures
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
@@ -36,6 +40,14 @@ GET_LARGE = f"GET {LARGE} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 @pytest.fixture
 def address() -> Iterator[str]:
     """A service with few places; its servers are down."""
+    options = ServiceSettings(auth="off", max_in_flight=FULL, unauthenticated_per_s=10_000)
+    with down(options) as running:
+        yield running
+
+
+@contextmanager
+def down(options: ServiceSettings) -> Iterator[str]:
+    """A service whose servers are down, for the block."""
     port = free_port()
     settings = Settings(
         timescale_dsn=f"postgresql://nobody@127.0.0.1:{port}/none",
@@ -44,7 +56,6 @@ def address() -> Iterator[str]:
         mlflow_tracking_uri=f"http://127.0.0.1:{port}",
         minio_endpoint_url=f"http://127.0.0.1:{port}",
     )
-    options = ServiceSettings(auth="off", max_in_flight=FULL, unauthenticated_per_s=10_000)
     with running_service(settings, options) as running:
         yield running
 
@@ -177,26 +188,52 @@ WITH_LENGTH = ONLINE_HEAD + b"Content-Length: %d\r\n\r\n" % len(ONLINE_BODY)
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(ONLINE_BODY), ONLINE_BODY)
 
 
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each request for features was answered ahead of the framework, of those that were tried."""
+    found: list[bool] = []
+    answer = OnlineFeatures.answer
+
+    async def noted(self: OnlineFeatures, scope: Scope, body: bytearray) -> http_protocol.Answer | None:
+        result = await answer(self, scope, body)
+        found.append(result is not None)
+        return result
+
+    monkeypatch.setattr(OnlineFeatures, "answer", noted)
+    return found
+
+
 @pytest.mark.parametrize(
-    "parts",
+    ("parts", "ahead"),
     [
-        [WITH_LENGTH + ONLINE_BODY],
-        [WITH_LENGTH, ONLINE_BODY],
-        [WITH_LENGTH + ONLINE_BODY[:9], ONLINE_BODY[9:20], ONLINE_BODY[20:]],
-        [ONLINE_HEAD + CHUNKED],
-        [ONLINE_HEAD + b"Expect: 100-continue\r\n" + WITH_LENGTH.removeprefix(ONLINE_HEAD), ONLINE_BODY],
-        [ONLINE_HEAD + b"X-Forwarded-For: 127.0.0.1\r\n" + CHUNKED],
-        [ONLINE_HEAD + b"Origin: http://127.0.0.1\r\n" + CHUNKED],
-        [(WITH_LENGTH + ONLINE_BODY) * 3],
-        [WITH_LENGTH + ONLINE_BODY + WITH_LENGTH + ONLINE_BODY[:9], ONLINE_BODY[9:]],
-        [b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + WITH_LENGTH + ONLINE_BODY],
+        ([WITH_LENGTH + ONLINE_BODY], 1),
+        ([WITH_LENGTH, ONLINE_BODY], 1),
+        ([WITH_LENGTH + ONLINE_BODY[:9], ONLINE_BODY[9:20], ONLINE_BODY[20:]], 1),
+        ([ONLINE_HEAD + CHUNKED], 1),
+        ([ONLINE_HEAD + b"Expect: 100-continue\r\n" + WITH_LENGTH.removeprefix(ONLINE_HEAD), ONLINE_BODY], 0),
+        ([ONLINE_HEAD + b"X-Forwarded-For: 127.0.0.1\r\n" + CHUNKED], 1),
+        ([ONLINE_HEAD + b"Origin: http://127.0.0.1\r\n" + CHUNKED], 0),
+        ([(WITH_LENGTH + ONLINE_BODY) * 3], 3),
+        ([WITH_LENGTH + ONLINE_BODY + WITH_LENGTH + ONLINE_BODY[:9], ONLINE_BODY[9:]], 2),
+        ([b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + WITH_LENGTH + ONLINE_BODY], 1),
     ],
 )
-@pytest.mark.parametrize("pause_s", [0.005, 0.2])
+@pytest.mark.parametrize("is_late", [False, True])
 def test_request_for_features__however_it_comes__is_answered_once_and_the_same(
-    address: str, parts: list[bytes], pause_s: float
+    address: str,
+    answered: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
+    parts: list[bytes],
+    ahead: int,
+    is_late: bool,
 ) -> None:
-    """That of a service whose servers are down: its text tells whether the request was understood."""
+    """That of a service whose servers are down: its text tells whether the request was understood.
+
+    `ahead`: how many are answered ahead of the framework; bodies that are late are the framework's.
+    """
+    pause_s = 0.2 if is_late else 0.005
+    if not is_late:
+        monkeypatch.setattr(http_protocol, "_BODY_S", 20.0)
     with connected(address) as client:
         for part in parts:
             client.sendall(part)
@@ -207,6 +244,42 @@ def test_request_for_features__however_it_comes__is_answered_once_and_the_same(
     assert re.findall(rb"HTTP/1.1 (503|422) ", answers) == [b"503"] * asked + [b"422"]
     assert answers.count(b'"message":"Feast\'s registry does not answer."') == asked
     assert answers.lower().count(b"x-request-id: mine\r\n") == asked + 1
+    if not is_late or len(parts) == 1:
+        assert answered.count(True) == ahead
+
+
+def test_request_for_features__over_the_rate__is_refused_whoever_answers(
+    answered: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is handed to the framework is counted once."""
+    caller = Principal("inference", frozenset({"city-works"}), ALL_SCOPES)
+    monkeypatch.setattr(Authenticator, "from_cache", lambda *_: caller)
+    monkeypatch.setattr(admission, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    wrong = ONLINE_HEAD + b"Content-Length: 1\r\n\r\n{"
+    right = WITH_LENGTH + ONLINE_BODY
+    with down(ServiceSettings(rate_limit_per_s=3)) as running, connected(running) as client:
+        client.sendall(right + wrong + right + right)
+        client.sendall(ONLINE_HEAD + b"Connection: close\r\nContent-Length: 1\r\n\r\n{")
+        answers = read_all(client)
+    assert re.findall(rb"HTTP/1.1 (\d+) ", answers) == [b"503", b"422", b"503", b"429", b"429"]
+    assert answered == [True, False, True, True, False]
+
+
+@pytest.mark.parametrize("begin", [WITH_LENGTH + ONLINE_BODY[:9], ONLINE_HEAD + CHUNKED[:-5]])
+@pytest.mark.parametrize("pause_s", [0.0, 0.2])
+def test_client_that_leaves_in_the_middle_of_a_body__is_logged_as_such(
+    address: str, monkeypatch: pytest.MonkeyPatch, begin: bytes, pause_s: float
+) -> None:
+    logged: list[int] = []
+    monkeypatch.setattr(observability, "log_request", lambda _, status, __: logged.append(status))
+    with connected(address) as client:
+        client.sendall(begin)
+        time.sleep(pause_s)
+    deadline = time.monotonic() + 20
+    while not logged:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert logged == [499]
 
 
 def test_request_for_features__of_another_machine_behind_the_proxy__is_known_as_such(address: str) -> None:
