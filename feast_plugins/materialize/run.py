@@ -357,7 +357,7 @@ def _taken_out(client: Any, config: RepoConfig, view: FeatureView) -> tuple[str,
     declaration = declaration_of(view)
     if declaration is None or declaration.horizon is not None:  # TimescaleDB does not have all of a horizon's
         return ()
-    gone = noted_meanings(client, config.project, view.name).keys() - declaration.as_json() - {""}
+    gone = noted_meanings(client, config.project, view.name).keys() - declaration.as_json() - {"", "-"}
     # this registry may be an earlier one, that does not have a feature yet
     return tuple(sorted(gone - features_of(config, view.name))) if gone else ()
 

@@ -182,7 +182,6 @@ class Times(NamedTuple):
     computed: int | None
 
 
-@lru_cache(maxsize=4096)
 @lru_cache(maxsize=4096)  # most rows of an hour have the same
 def times_of(stamp: bytes) -> Times:
     """Both times of a stored row."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import re
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
@@ -464,7 +465,9 @@ class Query:
 
         Features that look further back are the None.
         """
-        if (pick := self._picked.get(lookback_hours)) is None:
+        # requests choose any number of hours, and features look back a few ones
+        reach = bisect_right(self._reaches, lookback_hours)
+        if (pick := self._picked.get(reach)) is None:
             names = [*(name for _, name, _ in self.sent_columns), *self.output_names]
             places = {name: names.index(name) for name in names}
             indexes = [
@@ -472,8 +475,12 @@ class Query:
                 for feature in self.features
             ]
             pick = itemgetter(*indexes) if len(indexes) > 1 else itemgetter(slice(indexes[0], indexes[0] + 1))
-            self._picked[lookback_hours] = pick
+            self._picked[reach] = pick
         return pick
+
+    @cached_property
+    def _reaches(self) -> list[int]:
+        return sorted({feature.reach for feature in self.features})
 
     @cached_property
     def _picked(self) -> dict[int, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:

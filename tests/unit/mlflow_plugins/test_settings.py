@@ -20,8 +20,8 @@ def test_current_settings__are_read_anew_only_after_a_change(
     assert current_settings() is first
     (tmp_path / ".env").write_text("AI_HUB_DELEGATES=service\n")
     assert current_settings().ai_hub_delegates == "service"
-    (tmp_path / ".env").write_text("AI_HUB_DELEGATES=another\n")
-    assert current_settings().ai_hub_delegates == "another"
+    (tmp_path / ".env").write_text("AI_HUB_DELEGATES=another-one\n")
+    assert current_settings().ai_hub_delegates == "another-one"
     monkeypatch.setenv("ai_hub_delegates", "third")  # the environment wins, in any case
     assert current_settings().ai_hub_delegates == "third"
     monkeypatch.delenv("ai_hub_delegates")

@@ -83,6 +83,25 @@ def apply(store: FeatureStore, *views: Any, features: list[Any]) -> FeatureServi
     return service
 
 
+def test_features__that_look_back_further_than_asked__are_left_out_by_a_plan_for_each_set_of_them(
+    store: FeatureStore,
+) -> None:
+    hours = {"day": 24, "two": 48, "now": 0}
+    fields = [
+        Field(name=name, dtype=Float64, tags={"lookback_hours": str(each)}) for name, each in hours.items()
+    ]
+    load = view("load", *fields)
+    service = apply(store, load, features=[load])
+    plan = Plans().get(store.config, store.registry, store.project, service, full_names=False)
+    entities = {each.join_key: each for each in store.list_entities()}
+    asked = query.resolve(store.config, plan, "rows", None, entities, outputs=query.Outputs())
+    row = (*(name for _, name, _ in asked.sent_columns), *asked.output_names, None)
+    for lookback in range(1, 8761):
+        expected = [None if hours[each.name] > lookback else each.name for each in asked.features]
+        assert list(asked.picked(lookback)(row)) == expected
+    assert len(asked._picked) == 3
+
+
 def test_feature__has_the_name_of_an_on_demand_views_input__is_that_of_its_own_view(
     store: FeatureStore,
 ) -> None:
