@@ -26,13 +26,14 @@ BATCH_ROWS = 5_000
 #: Fewer planned rows are computed in one session.
 _FEWEST_SHARED_ROWS: Final = 500
 #: Ranges of hours whose forecasts are scored in one transaction.
-_SCORED_RANGES: Final = 5_000
+_SCORED_RANGES: Final = 2_000
 #: Sessions that compute batches at the same time, each of its own assets.
 SESSIONS = 2
 _TRY_LOCK: Final = (
     "SELECT pg_try_advisory_{}({}()) FROM set_config('idle_in_transaction_session_timeout', '0', true)"
 )
 _REFRESH, _HISTORY = "feature_refresh_lock", "declared_history_lock"
+_SCORES: Final = "forecast_scores_lock"
 _LOOK_AGAIN_S: Final = 0.5
 _logger: Final = logging.getLogger(__name__)
 
@@ -63,6 +64,9 @@ def refresh(
         run = _Run(connection, dsn, progress, aggregating)
         with _lock(connection, dsn, _REFRESH):
             run.changes(since)
+        with _lock(connection, dsn, _SCORES, waits=False) as is_ours:
+            while is_ours and _row(connection, "SELECT score_forecasts(%s)", [_SCORED_RANGES]) != (0,):
+                pass
         if run.is_pending():
             # rows that are computed when they are read: other refreshes need not wait, nor compute them, too
             with _lock(connection, dsn, _HISTORY, waits=False) as is_ours:
@@ -109,8 +113,6 @@ class _Run:
         connection.execute("SELECT analyze_features(%s)", [total])
         self._store(_of_changes, _in_columns(history.LONG))
         connection.execute("SELECT analyze_declared(%s)", [self.done])
-        while _row(connection, "SELECT score_forecasts(%s)", [_SCORED_RANGES]) != (0,):
-            pass
 
     def history(self) -> int:
         """Store rows of long ranges of which nothing is stored; how many."""

@@ -185,16 +185,16 @@ _OF: Final[dict[By, LiteralString]] = {
     By.LEAD: "lead_hours",
 }
 _SCORES: Final[LiteralString] = """
-SELECT model, {of}::text, sum(hours), coalesce(sum(hours) FILTER (WHERE day >= %(settled_before)s), 0),
+SELECT model, scores.{of}::text, sum(hours), coalesce(sum(hours) FILTER (WHERE day >= %(settled_before)s), 0),
     sum(absolute) / sum(hours), sqrt(sum(squared) / sum(hours)), sum(error) / sum(hours),
     sum(absolute) / nullif(sum(actual), 0), sum(covered)::float8 / nullif(sum(banded), 0),
     sum(width) / nullif(sum(banded), 0)
-FROM forecast_scores
-WHERE tenant_id = %(tenant)s AND role = %(role)s
+FROM forecast_scores AS scores JOIN assets USING (tenant_id, asset_id)
+WHERE tenant_id = %(tenant)s AND scores.unit = coalesce(feature_unit, '') AND role = %(role)s
     AND (%(asset)s::text IS NULL OR asset_id = %(asset)s) AND (%(model)s::text IS NULL OR model = %(model)s)
     AND (%(start)s::date IS NULL OR day >= %(start)s) AND (%(end)s::date IS NULL OR day < %(end)s)
     AND (NOT %(is_settled)s OR day < %(settled_before)s)
-GROUP BY model, {of} ORDER BY model, {of}
+GROUP BY model, scores.{of} ORDER BY model, scores.{of}
 """
 
 

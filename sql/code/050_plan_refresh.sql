@@ -34,11 +34,12 @@ BEGIN
         RETURNING source, tenant_id, asset_id, series, zone, first_hour, last_hour, first_at, last_at
     ),
     scored AS (  -- where there are forecasts
-        INSERT INTO forecast_scores_due (tenant_id, asset_id, hours)
-        SELECT tenant_id, asset_id, tstzrange(first_hour, last_hour, '[]')
+        INSERT INTO forecast_scores_due (tenant_id, asset_id, hours, plan_id)
+        SELECT tenant_id, asset_id, unnest(range_agg(tstzrange(first_hour, last_hour + INTERVAL '1 hour'))), this_plan
         FROM changes
         WHERE source IN ('readings', 'deletion', 'asset')
             AND EXISTS (SELECT FROM forecast_runs AS runs WHERE runs.tenant_id = changes.tenant_id)
+        GROUP BY tenant_id, asset_id
     ),
     -- hours of groups whose totals may have changed
     group_changes AS MATERIALIZED (

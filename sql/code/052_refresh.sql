@@ -94,7 +94,8 @@ $$;
 -- The aggregates have caught up with this plan: its ranges may be computed. Those that another refresh has
 -- planned anew in the meantime wait for that one's aggregates.
 CREATE OR REPLACE FUNCTION release_feature_plan(plan bigint) RETURNS void LANGUAGE sql AS $$
-    UPDATE declared_refresh_ranges SET aggregated = true WHERE plan_id <= plan AND NOT aggregated
+    UPDATE declared_refresh_ranges SET aggregated = true WHERE plan_id <= plan AND NOT aggregated;
+    UPDATE forecast_scores_due SET plan_id = NULL WHERE plan_id <= plan
 $$;
 
 CREATE OR REPLACE FUNCTION record_feature_refresh(started timestamptz, computed bigint, changed bigint) RETURNS void
@@ -177,14 +178,17 @@ BEGIN
         COMMIT;
     END LOOP;
     PERFORM record_feature_refresh(started, computed, changed);
-    COMMIT;
-    WHILE score_forecasts(5000) > 0 LOOP
-        COMMIT;
-    END LOOP;
     IF 'history' = ANY (kinds) THEN
         PERFORM pg_advisory_unlock(declared_history_lock());
     END IF;
     PERFORM pg_advisory_unlock(feature_refresh_lock());
+    COMMIT;
+    IF pg_try_advisory_lock(forecast_scores_lock()) THEN
+        WHILE score_forecasts(2000) > 0 LOOP
+            COMMIT;
+        END LOOP;
+        PERFORM pg_advisory_unlock(forecast_scores_lock());
+    END IF;
 END
 $$;
 

@@ -42,11 +42,11 @@ REVOKE EXECUTE ON FUNCTION note_scores_of_run FROM PUBLIC;
 CREATE OR REPLACE TRIGGER scores_are_due AFTER INSERT ON forecast_runs
 FOR EACH ROW EXECUTE FUNCTION note_scores_of_run();
 
--- Computes scores of about so many due ranges, and forgets these; how many there were. Forecasts in a unit that is no
--- longer the asset's cannot be compared. A live or shadow one that was made long after its time of issue knew more than
--- it says, and so may the second live one of an issue. Steps of less than an hour count by the hour that they make up.
-CREATE OR REPLACE FUNCTION score_forecasts(max_ranges integer) RETURNS integer LANGUAGE plpgsql
-SET plan_cache_mode = force_custom_plan AS $$  -- times leave out chunks
+-- One session at a time computes scores.
+CREATE OR REPLACE FUNCTION forecast_scores_lock() RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT 7236451184 $$;
+
+-- Computes scores of about so many due ranges, of a week at most each, and forgets these; how many there were.
+CREATE OR REPLACE FUNCTION score_forecasts(max_ranges integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     until timestamptz := time_bucket(INTERVAL '1 hour', now());
     taken forecast_scores_due[];
@@ -54,54 +54,70 @@ DECLARE
 BEGIN
     WITH due AS (
         DELETE FROM forecast_scores_due WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM forecast_scores_due WHERE lower(hours) < until LIMIT max_ranges
+            SELECT ctid FROM forecast_scores_due WHERE plan_id IS NULL AND lower(hours) < until
+            ORDER BY tenant_id, asset_id, lower(hours) LIMIT max_ranges
         ))
-        RETURNING forecast_scores_due.*
+        RETURNING tenant_id, asset_id, hours, least(until, lower(hours) + INTERVAL '7 days') AS taken_until
     ),
     later AS (  -- the hour under way has not been measured yet
-        INSERT INTO forecast_scores_due
-        SELECT tenant_id, asset_id, hours * tstzrange(until, NULL) FROM due WHERE NOT isempty(hours * tstzrange(until, NULL))
+        INSERT INTO forecast_scores_due (tenant_id, asset_id, hours)
+        SELECT tenant_id, asset_id, tstzrange(taken_until, upper(hours)) FROM due WHERE upper(hours) > taken_until
     )
-    SELECT array_agg(due::forecast_scores_due) INTO taken FROM due;
+    SELECT array_agg((tenant_id, asset_id, hours * tstzrange(NULL, taken_until), NULL)::forecast_scores_due) INTO taken FROM due;
     FOR part IN
         SELECT tenant_id, first_day, end_day, array_agg(asset_id) AS assets
         FROM (
             SELECT tenant_id, asset_id, lower(span) AS first_day, upper(span) AS end_day
             FROM (
                 SELECT tenant_id, asset_id, range_agg(daterange(
-                    (lower(hours) AT TIME ZONE 'UTC')::date, (least(upper(hours), until) AT TIME ZONE 'UTC')::date, '[]'
+                    (lower(hours) AT TIME ZONE 'UTC')::date, (upper(hours) AT TIME ZONE 'UTC' - INTERVAL '1 microsecond')::date, '[]'
                 )) AS days
-                FROM unnest(taken) GROUP BY tenant_id, asset_id
+                FROM unnest(taken) WHERE NOT isempty(hours) GROUP BY tenant_id, asset_id
             ) AS merged, unnest(days) AS span
         ) AS spans
         GROUP BY tenant_id, first_day, end_day ORDER BY tenant_id, first_day
     LOOP
-        PERFORM score_days(part.tenant_id, part.assets, part.first_day, part.end_day);
+        BEGIN
+            PERFORM score_days(part.tenant_id, part.assets, part.first_day, part.end_day);
+        EXCEPTION WHEN data_exception THEN  -- of one tenant, whom the others need not wait for
+            RAISE WARNING 'scores of tenant % from % on are not kept: %', part.tenant_id, part.first_day, SQLERRM;
+        END;
     END LOOP;
     RETURN coalesce(cardinality(taken), 0);
 END
 $$;
 
--- The same for some assets and days (UTC) in [first_day, end_day). Scores whose forecasts were removed stay as they are.
+-- The same for some assets and days (UTC) in [first_day, end_day). Scores of which no forecast is left stay as they are.
+-- Forecasts in a unit that is not the asset's cannot be compared. A live or shadow one that was made long after its time of
+-- issue knew more than it says, and so may the second live one of an issue; of backtests the newest counts. Steps of less
+-- than an hour count by the hour that they make up.
 CREATE OR REPLACE FUNCTION score_days(tenant text, scored text[], first_day date, end_day date) RETURNS void
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$  -- times leave out chunks
 DECLARE
     start timestamptz := first_day::timestamp AT TIME ZONE 'UTC';
     until timestamptz := least(end_day::timestamp AT TIME ZONE 'UTC', time_bucket(INTERVAL '1 hour', now()));
 BEGIN
-    SELECT greatest(start, coalesce(min(range_start), 'infinity')) INTO start
-    FROM timescaledb_information.chunks WHERE hypertable_schema = 'public' AND hypertable_name = 'forecasts';
-    IF start >= until THEN
-        RETURN;
-    END IF;
-    DELETE FROM forecast_scores
-    WHERE tenant_id = tenant AND asset_id = ANY (scored)
-        AND day >= (start AT TIME ZONE 'UTC')::date AND day < end_day;
-    INSERT INTO forecast_scores
+    WITH present AS MATERIALIZED (
+        SELECT DISTINCT
+            asset_id, (target_time AT TIME ZONE 'UTC')::date AS day, model, role,
+            CASE WHEN role <> 'live' THEN coalesce(version, 0) END AS version
+        FROM forecasts JOIN forecast_runs AS runs USING (tenant_id, run_id)
+        WHERE tenant_id = tenant AND asset_id = ANY (scored) AND target_time >= start AND target_time < until
+    )
+    DELETE FROM forecast_scores AS scores USING present, assets
+    WHERE scores.tenant_id = tenant AND scores.asset_id = present.asset_id AND scores.day = present.day
+        AND scores.model = present.model AND scores.role = present.role
+        AND scores.version = coalesce(present.version, scores.version)
+        AND assets.tenant_id = tenant AND assets.asset_id = scores.asset_id
+        AND scores.unit = coalesce(assets.feature_unit, '');
+    INSERT INTO forecast_scores (
+        tenant_id, asset_id, day, model, version, role, unit, lead_hours, hours, error, absolute, squared, actual,
+        banded, covered, width
+    )
     WITH issued AS (
         SELECT DISTINCT ON (asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END)
             asset_id, time_bucket(INTERVAL '1 hour', target_time) AS hour, model, coalesce(version, 0) AS version, role,
-            forecasts.issued_at, step, value, q10, q90
+            coalesce(assets.feature_unit, '') AS unit, forecasts.issued_at, step, value, q10, q90
         FROM forecasts
         JOIN forecast_runs AS runs USING (tenant_id, run_id)
         JOIN assets USING (tenant_id, asset_id)
@@ -109,19 +125,19 @@ BEGIN
             AND value IS NOT NULL AND step <= INTERVAL '1 hour' AND runs.unit IS NOT DISTINCT FROM assets.feature_unit
             AND (role NOT IN ('live', 'shadow') OR recorded_at < forecasts.issued_at + 2 * step)
         ORDER BY asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END,
-            recorded_at, run_id
+            CASE WHEN role = 'backtest' THEN recorded_at END DESC, recorded_at, run_id
     ),
     forecast AS (
         SELECT
-            asset_id, hour, model, version, role, issued_at, avg(value) AS value,
+            asset_id, hour, model, version, role, unit, issued_at, avg(value) AS value,
             -- quantiles of parts of an hour are none of the hour
             CASE WHEN step = INTERVAL '1 hour' THEN min(q10) END AS q10,
             CASE WHEN step = INTERVAL '1 hour' THEN min(q90) END AS q90
-        FROM issued GROUP BY asset_id, hour, model, version, role, issued_at, step
+        FROM issued GROUP BY asset_id, hour, model, version, role, unit, issued_at, step
         HAVING count(*) * step = INTERVAL '1 hour'
     )
     SELECT
-        tenant, asset_id, (hour AT TIME ZONE 'UTC')::date, model, version, role,
+        tenant, asset_id, (hour AT TIME ZONE 'UTC')::date, model, version, role, unit,
         floor(extract(epoch FROM hour - issued_at) / 21600)::integer * 6,
         count(*), sum(forecast.value - measured.value), sum(abs(forecast.value - measured.value)),
         sum((forecast.value - measured.value) ^ 2), sum(abs(measured.value)),
@@ -133,6 +149,6 @@ BEGIN
         SELECT asset_id, hour, value FROM hourly_values
         WHERE tenant_id = tenant AND asset_id = ANY (scored) AND value IS NOT NULL AND hour >= start AND hour < until
     ) AS measured USING (asset_id, hour)
-    GROUP BY 2, 3, 4, 5, 6, 7;
+    GROUP BY asset_id, 3, model, version, role, unit, 8;
 END
 $$;

@@ -9,6 +9,8 @@ CREATE TABLE forecast_scores (
     -- MLflow's number; 0: not registered
     version     integer NOT NULL,
     role        text NOT NULL,
+    -- of the values; empty: nobody said it
+    unit        text NOT NULL,
     -- from so many hours before the hour that is forecast on, for six hours
     lead_hours  integer NOT NULL,
     -- hours with a forecast and a measured value
@@ -23,15 +25,19 @@ CREATE TABLE forecast_scores (
     banded      integer NOT NULL,
     covered     integer NOT NULL,
     width       double precision NOT NULL,
-    PRIMARY KEY (tenant_id, asset_id, day, model, version, role, lead_hours)
+    PRIMARY KEY (tenant_id, asset_id, day, model, version, role, unit, lead_hours),
+    FOREIGN KEY (tenant_id, asset_id) REFERENCES assets ON DELETE CASCADE
 );
 CREATE INDEX forecast_scores_by_day ON forecast_scores (tenant_id, day);
 
--- Hours of assets whose scores are to be computed: something was measured or forecast.
+-- Hours of assets whose scores are to be computed: something was measured or forecast. Those of a plan of a refresh wait
+-- until its aggregates have caught up.
 CREATE TABLE forecast_scores_due (
     tenant_id text NOT NULL,
     asset_id  text NOT NULL,
-    hours     tstzrange NOT NULL
+    hours     tstzrange NOT NULL,
+    plan_id   bigint
 );
 INSERT INTO forecast_scores_due
-SELECT tenant_id, unnest(assets), tstzrange(issued_at, issued_at + horizon) FROM forecast_runs;
+SELECT tenant_id, asset_id, unnest(range_agg(tstzrange(issued_at, issued_at + horizon)))
+FROM forecast_runs, unnest(assets) AS asset_id GROUP BY tenant_id, asset_id;

@@ -168,7 +168,7 @@ def _fill(dsn: str) -> None:
             )
             here.execute(
                 "INSERT INTO forecast_scores VALUES"
-                " (%s, %s, '2026-10-25', 'm', 1, 'live', 0, 1, %s, 1, 1, 1, 0, 0, 0)",
+                " (%s, %s, '2026-10-25', 'm', 1, 'live', '', 0, 1, %s, 1, 1, 1, 0, 0, 0)",
                 [tenant, asset, value],
             )
             here.execute(

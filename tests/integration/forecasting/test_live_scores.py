@@ -115,7 +115,9 @@ class World:
         }
         rows = []
         counted = set()
-        for run, grid, recorded in sorted(self.runs, key=lambda each: (each[2], each[0].run_id)):
+        in_order = sorted(self.runs, key=lambda each: (each[2], each[0].run_id))
+        newest_first = [each for each in reversed(in_order) if each[0].role is Role.BACKTEST]
+        for run, grid, recorded in [*newest_first, *in_order]:
             in_time = run.role in {Role.REPLAY, Role.BACKTEST} or recorded < run.issued_at + 2 * run.step
             if run.unit != "kW" or not in_time:
                 continue
@@ -159,6 +161,8 @@ class World:
         rows = self.expected()
         groups = dict(list(rows[rows.role == role].groupby(["model", by.value])))
         assert {(each.model, each.of) for each in found} == set(groups)
+        in_order = sorted(groups, key=lambda key: (key[0], int(key[1]) if key[1].isdigit() else key[1]))
+        assert [(each.model, each.of) for each in found] == in_order
         for each in found:
             rows = groups[each.model, each.of]
             banded = rows[rows.band]
@@ -194,7 +198,11 @@ def test_scores__of_random_issues_and_late_corrected_and_deleted_readings__are_t
     world.issue(8, model="another")
     world.issue(8, role=Role.SHADOW, version=9)
     world.issue(8, role=Role.SHADOW, version=10)
-    world.issue(9, role=Role.BACKTEST, version=None, model="tried", delay=90 * 24 * HOUR)
+    for hour in (9, 9, 15):  # of backtests the newest counts
+        world.issue(
+            hour, role=Role.BACKTEST, version=None, model="tried", delay=(90 * 24 + len(world.runs)) * HOUR
+        )
+    world.issue(9, role=Role.REPLAY, delay=90 * 24 * HOUR)
     world.issue(12, step=HOUR / 4, model="quarters", delay=timedelta(minutes=1))
     world.issue(5, owner=f"{tenant}-other")
     refresh(dsn=database)
@@ -212,8 +220,8 @@ def test_scores__of_random_issues_and_late_corrected_and_deleted_readings__are_t
     refresh(dsn=database)
     for by in By:
         world.check(by)
-    for role in (Role.SHADOW, Role.REPLAY):
-        world.check(By.LEAD, role)
+    for role in Role:
+        assert world.check(By.LEAD, role)
     with as_tenant(connection, f"{tenant}-other"):
         foreign = connection.execute("SELECT DISTINCT tenant_id FROM forecast_scores").fetchall()
     assert foreign == [(f"{tenant}-other",)]
@@ -224,16 +232,69 @@ def test_scores__of_forecasts_that_retention_removed__stay(
 ) -> None:
     world = World(connection, database, tenant, 5)
     world.issue(0)
+    world.issue(3, model="kept")
     world.measure(list(range(20)))
     refresh(dsn=database)
     before = world.check(By.DAY)
-    assert before
-    with connection.transaction(force_rollback=True):
-        connection.execute("SELECT drop_chunks('forecasts', older_than => now() + INTERVAL '100 years')")
-        world.measure([3])
-        connection.execute("SELECT score_days(%s, '{a,b}', '2026-10-20', '2026-11-01')", [tenant])
-        now = live_scores(connection, tenant, By.DAY, settled_before=SETTLED_BEFORE)
-        assert now == before
+    gone = world.runs.pop(0)[0]
+    connection.execute("DELETE FROM forecasts WHERE run_id = %s", [gone.run_id])
+    connection.execute("DELETE FROM forecast_runs WHERE run_id = %s", [gone.run_id])
+    world.issue(6, model="kept")
+    world.issue(1, role=Role.BACKTEST, version=None)
+    world.measure([3])
+    refresh(dsn=database)
+    now = live_scores(connection, tenant, By.DAY, settled_before=SETTLED_BEFORE)
+    assert [each for each in now if each.model == "day-ahead"] == [
+        each for each in before if each.model == "day-ahead"
+    ]
+    assert [each for each in now if each.model == "kept"] != [each for each in before if each.model == "kept"]
+
+
+def test_scores__in_another_unit__are_not_added(
+    connection: Connection[Any], database: str, tenant: str
+) -> None:
+    world = World(connection, database, tenant, 9)
+    world.issue(0)
+    world.measure(list(range(20)))
+    refresh(dsn=database)
+    before = world.check(By.ASSET)
+    assert [each.of for each in before] == ["a", "b"]
+    for unit, expected in (("bar", ["b"]), ("kW", ["a", "b"])):
+        connection.execute(
+            "UPDATE assets SET unit = %s WHERE tenant_id = %s AND asset_id = 'a'", [unit, tenant]
+        )
+        refresh(dsn=database)
+        found = live_scores(connection, tenant, By.ASSET, settled_before=SETTLED_BEFORE)
+        assert [each.of for each in found] == expected
+    assert found == before
+
+
+def test_scores__of_long_ranges_and_of_values_that_overflow__are_computed_in_parts(
+    connection: Connection[Any], database: str, tenant: str
+) -> None:
+    world = World(connection, database, tenant, 10)
+    world.issue(0)
+    world.measure(list(range(40)))
+    refresh(dsn=database)
+    connection.execute("DELETE FROM forecast_scores WHERE tenant_id = %s", [tenant])
+    connection.execute(
+        "INSERT INTO forecast_scores_due SELECT tenant_id, asset_id, tstzrange(%s, %s) FROM assets"
+        " WHERE tenant_id = %s",
+        [START - 40 * 24 * HOUR, START + 10 * 24 * HOUR, tenant],
+    )
+    huge = f"{tenant}-other"
+    world.issue(0, owner=huge)
+    world.measure([2], owner=huge)
+    connection.execute("SET session_replication_role = replica")
+    connection.execute(
+        "UPDATE forecasts SET value = 1e300, q10 = NULL, q90 = NULL"
+        " WHERE value IS NOT NULL AND tenant_id = %s",
+        [huge],
+    )
+    connection.execute("SET session_replication_role = DEFAULT")
+    refresh(dsn=database)
+    world.check(By.DAY)
+    assert live_scores(connection, huge, By.DAY, settled_before=SETTLED_BEFORE) == []
 
 
 def test_scores__what_is_due__is_what_has_changed(
