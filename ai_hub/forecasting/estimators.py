@@ -1,12 +1,13 @@
 """Estimators with scikit-learn's interface, which other packages bring by entry points.
 
-They are kept in the format of skops, which runs no code of a file: what may be in one are numbers, and types
-of scikit-learn and of the package that brings the estimator.
+They are kept in the format of skops, which runs no code of a file: what may be in one are numbers, and
+instances of classes of scikit-learn and of the package that brings the estimator.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 GROUP: Final = "ai_hub.estimators"
 #: What fits where no other is named.
 DEFAULT: Final = "lightgbm"
-#: Beside what skops trusts by itself: of trees and scalers.
-_TRUSTED: Final = ("sklearn.", "numpy.dtype")
+#: Modules whose classes are no part of an estimator, and write files or load them.
+_NEVER: Final = frozenset({"_testing", "conftest", "datasets", "tests"})
 
 
 class Estimator(Protocol):
@@ -45,8 +46,31 @@ class Fitted:
     columns: list[int]
 
     def predict(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """One number a row of all columns."""
-        return self.estimator.predict(x[:, self.columns])
+        """One number a row of all columns; NaN for rows with missing values that the estimator does not take.
+
+        Raises:
+            BadInputError: it takes rows without missing values neither.
+        """
+        x = x[:, self.columns]
+        try:
+            return self.estimator.predict(x)
+        except Exception as error:
+            known = np.isfinite(x).all(axis=1)
+            if known.all():
+                raise _cannot_forecast(error) from error
+        found = np.full(len(x), np.nan)
+        if known.any():
+            try:
+                found[known] = self.estimator.predict(x[known])
+            except Exception as error:
+                raise _cannot_forecast(error) from error
+        return found
+
+
+def _cannot_forecast(error: Exception) -> BadInputError:
+    return BadInputError(
+        f"The estimator cannot forecast: {error}", hint="Mend it, train it anew, or take another --estimator."
+    )
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -121,7 +145,7 @@ def load(name: str, path: Path) -> Fitted:
     """What `save` wrote; nothing in the file is run.
 
     Raises:
-        ConflictError: it has types of other packages than the one that brings the estimator.
+        ConflictError: it has functions, or classes of other packages than the one that brings the estimator.
         BadInputError: no package brings it.
     """
     import skops.io  # noqa: PLC0415  # scikit-learn takes a second
@@ -129,9 +153,32 @@ def load(name: str, path: Path) -> Fitted:
     make(name)
     package = _installed()[name].module.partition(".")[0]
     unknown = skops.io.get_untrusted_types(file=path)
-    if foreign := sorted(each for each in unknown if not each.startswith((*_TRUSTED, f"{package}."))):
+    if foreign := sorted(each for each in unknown if not _is_class_of(each, {"sklearn", package})):
         raise ConflictError(
-            f"The file of the estimator {name} has types that are not of {package}: {', '.join(foreign)}.",
-            hint="Train it anew, or use an estimator of scikit-learn's own types.",
+            f"The file of the estimator {name} has what is no class of {package}: {', '.join(foreign)}.",
+            hint="Train it anew, with an estimator of scikit-learn's classes and its own, without functions.",
         )
     return Fitted(**skops.io.load(path, trusted=unknown))
+
+
+def _is_class_of(name: str, packages: set[str]) -> bool:
+    """Whether a name is that of a class that one of the packages defines; modules of others are not imported.
+
+    Functions are refused, since an estimator may call one with arguments that are in the file, and modules
+    have those of others among their names: scikit-learn's tests import `subprocess.check_output`.
+    """
+    module, _, attribute = name.rpartition(".")
+    if name == "numpy.dtype":  # of the nodes of trees
+        return True
+    if not _is_within(module, packages):
+        return False
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError):
+        return False
+    return isinstance(found, type) and _is_within(found.__module__, packages)
+
+
+def _is_within(module: str, packages: set[str]) -> bool:
+    parts = module.split(".")
+    return parts[0] in packages and _NEVER.isdisjoint(parts)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from sklearn.ensemble import HistGradientBoostingRegressor
+import sklearn.datasets
+import sklearn.utils
+from sklearn.ensemble import (
+    GradientBoostingRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+)
+from sklearn.linear_model import Ridge
+from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVR
+from sklearn.utils import _testing
 from support import city_estimators
 from support.issue_rows import RECIPE, START, load, make_rows, step_values
 
@@ -83,6 +94,27 @@ def test_save__and_load__give_the_same_bits(rows: IssueRows, tmp_path: Path, nam
     np.testing.assert_array_equal(again.forecast(rows).quantiles, model.forecast(rows).quantiles)
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        RandomForestRegressor(3),
+        GradientBoostingRegressor(n_estimators=3, loss="huber"),
+        HistGradientBoostingRegressor(max_iter=3, loss="quantile", quantile=0.5),
+        make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=3, max_iter=3)),
+        SVR(),
+        make_pipeline(FunctionTransformer(np.log1p), Ridge()),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*iterations")
+def test_load__estimators_of_scikit_learn__are_read(tmp_path: Path, estimator: Any) -> None:
+    random = np.random.default_rng(1)
+    x, y = random.random((200, 3)), random.random(200)
+    fitted = estimators.Fitted(estimator.fit(x, y), [0, 1, 2])
+    estimators.save(fitted, tmp_path / "one.skops")
+    again = estimators.load("trees", tmp_path / "one.skops")
+    np.testing.assert_array_equal(again.predict(x), fitted.predict(x))
+
+
 def test_backtest__bands_hold_what_they_should(rows: IssueRows, values: StepValues) -> None:
     recipe = replace(RECIPE, estimator="trees")
     found = backtest.run(rows, Meters(values, {}, {}), recipe, start=START + (WEEKS - 6) * WEEK)
@@ -115,8 +147,69 @@ def test_load__types_of_other_packages__are_refused_unread(rows: IssueRows, tmp_
     (file,) = tmp_path.glob("*.skops")
     foreign = make_pipeline(FunctionTransformer(func=city_estimators.write))  # would be called
     estimators.save(estimators.Fitted(foreign, [0]), file)
-    with pytest.raises(ConflictError, match=r"types that are not of city_estimators: support\.city"):
+    with pytest.raises(ConflictError, match=r"what is no class of city_estimators: support\.city"):
         DayAheadModel.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _testing.check_output,  # `subprocess.check_output`, by the name that scikit-learn's tests have for it
+        sklearn.datasets.fetch_openml,
+        sklearn.utils.check_array,
+        _testing.TempMemmap,
+        DayAheadModel,
+    ],
+)
+def test_load__functions_and_classes_of_no_estimator__are_refused(
+    rows: IssueRows, tmp_path: Path, function: Any
+) -> None:
+    fit(rows, replace(RECIPE, estimator="trees")).save(tmp_path)
+    (file,) = tmp_path.glob("*.skops")
+    made = make_pipeline(FunctionTransformer(func=function, kw_args={"args": ["true"]}))
+    with pytest.MonkeyPatch.context() as patch:
+        if function is _testing.check_output:
+            patch.setattr(function, "__module__", "sklearn.utils._testing")
+        estimators.save(estimators.Fitted(made, [0]), file)
+    with pytest.raises(ConflictError, match=f"no class of city_estimators: .*{function.__name__}"):
+        DayAheadModel.load(tmp_path)
+
+
+def test_load__modules_of_other_packages__are_not_imported() -> None:
+    assert not estimators._is_class_of("this.Zen", {"sklearn", "city_estimators"})
+    assert "this" not in sys.modules
+    assert estimators._is_class_of("sklearn.linear_model._ridge.Ridge", {"sklearn"})
+    # known by that name in a module of scikit-learn, and defined in another package
+    assert not estimators._is_class_of("sklearn.base.defaultdict", {"sklearn"})
+
+
+def test_forecast__rows_with_missing_values__cost_no_other_rows(rows: IssueRows) -> None:
+    """An estimator that takes no missing values, fitted where there were none."""
+    complete = rows.take(np.isfinite(rows.arrays["same_hour_7d"]).all(axis=1))
+    complete = complete.take(np.isfinite(complete.arrays["same_hour_1d"]).all(axis=1))
+    model = fit(complete, replace(RECIPE, estimator="ridge_without_imputer"))
+    expected = model.forecast(complete).values
+    assert np.isfinite(expected).all()
+    gap = complete.arrays["same_hour_7d"].copy()
+    gap[3, 7] = np.nan
+    odd = replace(complete, arrays={**complete.arrays, "same_hour_7d": gap})
+    found = model.forecast(odd)
+    np.testing.assert_array_equal(np.argwhere(np.isnan(found.values)), [[3, 7]])
+    np.testing.assert_array_equal(np.argwhere(np.isnan(found.quantiles).any(axis=-1)), [[3, 7]])
+    others = np.arange(len(complete)) != 3
+    np.testing.assert_allclose(found.values[others], expected[others], rtol=1e-6)  # single precision
+
+
+def test_forecast__an_estimator_that_fails_on_all__says_so() -> None:
+    class Defective(Ridge):
+        def predict(self, x: Any) -> Any:
+            raise RuntimeError(f"out of order: {x.shape}")
+
+    fitted = estimators.Fitted(Defective(), [0])
+    for x in (np.ones((3, 1)), np.array([[1], [np.nan]])):
+        with pytest.raises(BadInputError, match="cannot forecast: out of order"):
+            fitted.predict(x)
+    assert np.isnan(fitted.predict(np.full((2, 1), np.nan))).all()
 
 
 def test_load__where_its_package_is_not_installed__says_so(rows: IssueRows, tmp_path: Path) -> None:
