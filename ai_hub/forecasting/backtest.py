@@ -166,6 +166,7 @@ def run(
     quantiles = np.full((*values.shape, len(recipe.levels)), np.nan)
     models: list[tuple[np.datetime64, Flags, DayAheadModel]] = []
     actual, row_levels = rows.actual.copy(), np.full(len(rows), np.nan)
+    by_wind = np.zeros(len(rows), bool)
     for number, origin in enumerate(origins):
         on_step(f"fitting {number + 1} of {len(origins)}")
         chosen = rows.issued_at >= origin
@@ -177,7 +178,7 @@ def run(
         part = rows.take(chosen)
         raw = model.uncalibrated(part)
         values[chosen], quantiles[chosen] = raw.values, raw.quantiles
-        row_levels[chosen] = model.levels(part)
+        row_levels[chosen], by_wind[chosen] = model.levels(part), model.is_turbine(part)
         # what is certain says nothing of the width of bands
         actual[chosen] = np.where(model.night(part), np.nan, actual[chosen])
         models.append((origin, chosen & (rows.issued_at >= first), model))
@@ -188,6 +189,7 @@ def run(
         quantiles[forecast],
         recipe.levels,
         row_levels[forecast],
+        by_wind[forecast],
         delay[forecast],
     )
     for origin, chosen, model in models:
@@ -195,7 +197,8 @@ def run(
             continue
         part = rows.take(chosen)
         raw = _forecasts(part, values[chosen], quantiles[chosen], recipe)
-        final = model.calibrated(part, raw, past.calibration(max(origin, first)))
+        calibration = past.calibration(max(origin, first), model.is_turbine(past.rows))
+        final = model.calibrated(part, raw, calibration)
         values[chosen], quantiles[chosen] = final.values, final.quantiles
     counted = rows.issued_at >= first
     rows = rows.take(counted)

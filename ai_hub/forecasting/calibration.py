@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ai_hub.forecasting.issues import HOUR, Durations, Floats, Ints, IssueRows, Strings
+from ai_hub.forecasting.issues import HOUR, Durations, Flags, Floats, Ints, IssueRows, Strings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,13 +95,21 @@ class PastForecasts:
     #: (n, leads, levels)
     quantiles: Floats
     levels: tuple[float, ...]
-    #: (n,): level of each row, see `issues.level`
+    #: (n,): level of each row, see `DayAheadModel.levels`
     row_levels: Floats
+    #: (n,): whether it was forecast from the wind
+    by_wind: Flags
     #: (n,): how long after its end the value of a step becomes known
     delay: Durations
 
-    def calibration(self, at: np.datetime64) -> Calibration:
-        """The calibration of an issue at `at`, from what was known then of the four weeks before."""
+    def calibration(self, at: np.datetime64, by_wind: Flags | None = None) -> Calibration:
+        """The calibration of an issue at `at`, from what was known then of the four weeks before.
+
+        Args:
+            at: the time of issue.
+            by_wind: (n,), whether the model that is calibrated forecasts a row's asset from the wind; None:
+                as it was. Errors of rows that were forecast otherwise count for all assets together alone.
+        """
         actual = self.rows.actual
         if actual is None:
             raise ValueError("there are no actual values")
@@ -122,9 +130,10 @@ class PastForecasts:
         errors = np.where(counted[..., None] & np.isfinite(errors), errors, np.nan)
         # moved by errors of a few weeks, the median would err more
         errors[..., np.array(self.levels) == MEDIAN] = np.nan
-        return self._calibration(self.rows.assets[index], errors)
+        alike = np.ones(len(index), bool) if by_wind is None else (by_wind == self.by_wind)[index]
+        return self._calibration(self.rows.assets[index], errors, alike)
 
-    def _calibration(self, assets: Strings, errors: Floats) -> Calibration:
+    def _calibration(self, assets: Strings, errors: Floats, alike: Flags) -> Calibration:
         bucket = buckets_of(self.rows.leads, self.rows.step)
         count = int(bucket[-1]) + 1
         pooled = np.zeros((count, len(self.levels)))
@@ -137,7 +146,7 @@ class PastForecasts:
             part = errors[:, bucket == each]
             pooled[each] = _quantiles(part.reshape(1, -1, len(self.levels)), self.levels)[0]
             table = np.full((len(names), rows.max(), *part.shape[1:]), np.nan)
-            table[line, place] = part
+            table[line, place] = np.where(alike[:, None, None], part, np.nan)
             issues = (~np.isnan(table[..., 0])).any(axis=2).sum(axis=1)
             weight = (issues / (issues + _OWN_ISSUES))[:, None]
             found = _quantiles(table.reshape(len(names), -1, len(self.levels)), self.levels)

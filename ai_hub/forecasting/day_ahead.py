@@ -27,6 +27,7 @@ from ai_hub.forecasting.issues import (
     Floats,
     Forecasts,
     Inputs,
+    Instants,
     Ints,
     IssueRows,
     baseline,
@@ -73,6 +74,8 @@ _HIGH: Final = 0.99
 _NIGHT_STEPS: Final = 48
 #: Part of the variance of a wind turbine's power that the speed of the wind explains at least.
 _WIND_SHARE: Final = 0.5
+#: How long the wind blew at least, of what is taken for a wind turbine: of few values it explains any.
+_WIND_KNOWN: Final = timedelta(days=14)
 #: Errors nearer are squared, others absolute: LightGBM has no monotone constraints with absolute errors.
 _NEAR: Final = 0.1
 
@@ -120,7 +123,8 @@ class Recipe:
         """Refuse constraints that would not hold.
 
         Raises:
-            BadInputError: a feature is not there, or in the unit of the forecasts; or an estimator fits.
+            BadInputError: a feature is not there, or in the unit of the forecasts, or has an effect beside
+                the trees; or an estimator fits.
         """
         inputs = self.inputs
         if unknown := sorted(set(self.monotone) - {*inputs.scalars, *inputs.arrays}):
@@ -132,6 +136,17 @@ class Recipe:
             raise BadInputError(
                 f"--monotone names {', '.join(in_unit)}, by which forecasts are scaled: it would not hold.",
                 hint="Give features of the weather, of other series or of the calendar.",
+            )
+        falling = {name for name, sign in self.monotone.items() if sign < 0}
+        if self.wind in falling:
+            raise BadInputError(
+                f"--monotone {self.wind}:- would not hold: what wind turbines generate is forecast from it.",
+                hint=f"Leave it out, or take {self.wind}:+.",
+            )
+        if self.elevation in falling:
+            raise BadInputError(
+                f"--monotone {self.elevation}:- would not hold: what generates by the sun is zero at night.",
+                hint=f"Leave it out, or take {self.elevation}:+.",
             )
         if self.estimator and (self.monotone or self.point == "mean"):
             raise BadInputError(
@@ -157,6 +172,7 @@ class DayAheadModel:
     #: one a level; or one alone, the middle, see `Recipe.has_middle`
     quantiles: tuple[_Predictor, ...]
     calibration: Calibration
+    #: by asset that it was fitted to
     traits: Mapping[str, Traits]
 
     def forecast(self, rows: IssueRows) -> Forecasts:
@@ -224,12 +240,21 @@ class DayAheadModel:
         """(n, leads): targets at which an asset that generates by the sun surely generates nothing."""
         return is_night(rows, self.recipe) & self._has(rows, "dark_at_night")[:, None]
 
-    def lacks_wind(self, rows: IssueRows) -> Flags:
-        """(n,): wind turbines of which no wind speed is known; other features say little of them."""
-        if self.recipe.wind is None:
+    def is_turbine(self, rows: IssueRows) -> Flags:
+        """(n,): whether a row's asset is forecast from the wind."""
+        return _rated_of(rows, self.traits) > 0  # not NaN
+
+    def lacks_wind(self, rows: IssueRows, leads: int | None = None) -> Flags:
+        """(n,): wind turbines whose wind speed is not known for some of the first `leads` (None: of all).
+
+        Other features say little of them. Where a model knows wind turbines, assets that it was not fitted to
+        may be some, whose size it does not know.
+        """
+        wind = self.recipe.wind
+        if wind is None or all(each.rated is None for each in self.traits.values()):
             return np.zeros(len(rows), bool)
-        rated = np.asarray(_trait(rows, self.traits, "rated"), dtype=np.float64)
-        return np.isfinite(rated) & np.isnan(rows.arrays[self.recipe.wind]).all(axis=1)
+        unknown = ~np.isin(rows.assets, list(self.traits))
+        return unknown | (self.is_turbine(rows) & np.isnan(rows.arrays[wind][:, :leads]).any(axis=1))
 
     def _has(self, rows: IssueRows, trait: str) -> Flags:
         return np.asarray(_trait(rows, self.traits, trait), dtype=bool)
@@ -258,6 +283,7 @@ class DayAheadModel:
             "wind": recipe.wind,
             "monotone": dict(recipe.monotone),
             "estimator": recipe.estimator,
+            "assets": sorted(self.traits),
             "nonnegative": sorted(name for name, each in self.traits.items() if each.nonnegative),
             "dark_at_night": sorted(name for name, each in self.traits.items() if each.dark_at_night),
             "rated": {name: each.rated for name, each in self.traits.items() if each.rated is not None},
@@ -306,7 +332,7 @@ class DayAheadModel:
             calibration=Calibration.of_json(content["calibration"]),
             traits={
                 name: Traits(name in nonnegative, name in dark, rated.get(name))
-                for name in nonnegative | dark | rated.keys()
+                for name in content.get("assets", nonnegative | dark | rated.keys())
             },
         )
 
@@ -326,8 +352,13 @@ def _trait(rows: IssueRows, traits: Mapping[str, Traits], name: str) -> npt.NDAr
 
 def _levels(rows: IssueRows, recipe: Recipe, traits: Mapping[str, Traits]) -> Floats:
     """(n,): what is usual for a row's asset; of wind turbines the power in strong wind."""
-    rated = np.asarray(_trait(rows, traits, "rated"), dtype=np.float64)
+    rated = _rated_of(rows, traits)
     return np.where(np.isnan(rated), level(rows, recipe.inputs), rated)
+
+
+def _rated_of(rows: IssueRows, traits: Mapping[str, Traits]) -> Floats:
+    """(n,): of wind turbines the power in strong wind; NaN of others."""
+    return np.asarray(_trait(rows, traits, "rated"), dtype=np.float64)
 
 
 def _usual(rows: IssueRows, recipe: Recipe, traits: Mapping[str, Traits]) -> Floats:
@@ -335,7 +366,7 @@ def _usual(rows: IssueRows, recipe: Recipe, traits: Mapping[str, Traits]) -> Flo
     usual = baseline(rows, recipe.inputs)
     if recipe.wind is None:
         return usual
-    by_wind = np.asarray(_trait(rows, traits, "rated"), dtype=np.float64)[:, None] * rows.arrays[recipe.wind]
+    by_wind = _rated_of(rows, traits)[:, None] * rows.arrays[recipe.wind]
     return np.where(np.isnan(by_wind), usual, by_wind)
 
 
@@ -441,6 +472,7 @@ def _traits(rows: IssueRows, recipe: Recipe) -> dict[str, Traits]:
     assert actual is not None  # noqa: S101  # of `fit`
     night = is_night(rows, recipe)
     wind = None if recipe.wind is None else rows.arrays[recipe.wind]
+    starts = rows.starts
     found = {}
     for name in np.unique(rows.assets):
         of_asset = rows.assets == name
@@ -457,16 +489,17 @@ def _traits(rows: IssueRows, recipe: Recipe) -> dict[str, Traits]:
                 and high > 0
                 and (at_night > _NIGHT_SHARE * high).mean() <= _RARELY
             ),
-            rated=None if wind is None else _rated(values, wind[of_asset]),
+            rated=None if wind is None else _rated(values, wind[of_asset], starts[of_asset], rows.step),
         )
     return found
 
 
-def _rated(values: Floats, wind: Floats) -> float | None:
+def _rated(values: Floats, wind: Floats, starts: Instants, step: timedelta) -> float | None:
     """What of the values is at full wind, by least squares; None where wind says little of them."""
     known = ~np.isnan(values) & ~np.isnan(wind)
-    values, wind = values[known], wind[known]
-    if not np.any(wind):
+    values, wind, starts = values[known], wind[known], starts[known]
+    # issues of two days have most steps in common
+    if len(np.unique(starts[wind > 0])) * step < _WIND_KNOWN:
         return None
     rated = float(values @ wind / (wind @ wind))
     left = np.mean((values - rated * wind) ** 2)

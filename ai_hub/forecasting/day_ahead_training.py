@@ -182,14 +182,15 @@ def train_day_ahead(
     )
     on_step("fitting to all issues")
     model = fit(data.rows, data.recipe)
+    past = tested.past
     # by now all values that were read are known
-    late = longest(tested.past.delay)
+    known_at = instant(data.end) + longest(past.delay)
     return TrainedDayAhead(
         name=plan.model,
         card=data.card,
         references=data.references,
         window=window,
-        model=replace(model, calibration=tested.past.calibration(instant(data.end) + late)),
+        model=replace(model, calibration=past.calibration(known_at, model.is_turbine(past.rows))),
         issues=len(data.rows),
         backtest=tested,
     )

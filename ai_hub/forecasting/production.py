@@ -235,15 +235,15 @@ def issue(
         details={"features_sha256": hashlib.sha256(packed).hexdigest(), **(details or {})},
     )
     quantiles = {level: forecasts.quantiles[:, :leads, at] for at, level in enumerate(forecasts.levels)}
-    flags = [degraded or each for each in _degraded(loaded, rows)]
+    flags = [degraded or each for each in _degraded(loaded, rows, leads)]
     features = zlib.compress(packed) if with_features else None
     return run, Grid(forecasts.values[:, :leads], quantiles, flags, features)
 
 
-def _degraded(loaded: LoadedDayAhead, rows: IssueRows) -> list[bool]:
-    """By row, whether a feature in the unit of the forecasts, or of a wind turbine the wind, is missing."""
+def _degraded(loaded: LoadedDayAhead, rows: IssueRows, leads: int) -> list[bool]:
+    """By row, whether a feature in the unit of the forecasts is missing, or the wind: see `lacks_wind`."""
     inputs = loaded.model.recipe.inputs
-    missing = loaded.model.lacks_wind(rows)
+    missing = loaded.model.lacks_wind(rows, leads)
     for name in inputs.in_unit:
         is_scalar = name in inputs.scalars
         missing |= np.isnan(rows.scalars[name]) if is_scalar else np.isnan(rows.arrays[name]).all(axis=1)

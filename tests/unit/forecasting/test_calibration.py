@@ -18,7 +18,9 @@ LATE = 2 * DAY
 
 def past_of(rows: IssueRows, quantiles: Floats) -> PastForecasts:
     delay = np.full(len(rows), np.timedelta64(LATE))
-    return PastForecasts(rows, quantiles, LEVELS, level(rows, RECIPE.inputs), delay)
+    return PastForecasts(
+        rows, quantiles, LEVELS, level(rows, RECIPE.inputs), np.zeros(len(rows), bool), delay
+    )
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,55 @@ def test_wind__speeds_that_are_not_known__leave_what_is_usual(park: tuple[IssueR
     assert np.isfinite(model.forecast(dark).values).all()
     turbine = rows.assets != "load"
     np.testing.assert_array_equal(model.lacks_wind(dark), turbine)
-    assert not model.lacks_wind(rows).any()
+    known = rows.take(np.isfinite(rows.arrays["wind_power"]).all(axis=1))
+    assert not model.lacks_wind(known).any()
+    # a feed that is dead for hours: what was observed fills the first ones
+    dead = known.arrays["wind_power"].copy()
+    dead[:, 6:] = np.nan
+    known = replace(known, arrays={**known.arrays, "wind_power": dead})
+    np.testing.assert_array_equal(model.lacks_wind(known), known.assets != "load")
+    assert not model.lacks_wind(known, 6).any()
+
+
+def test_wind__assets_that_it_was_not_fitted_to__are_said_to_lack_it(
+    park: tuple[IssueRows, StepValues], tmp_path: Path
+) -> None:
+    rows, _ = park
+    rows = rows.take(np.isfinite(rows.arrays["wind_power"]).all(axis=1))
+    fit(rows.take(rows.assets != "turbine-2"), WIND).save(tmp_path)
+    model = DayAheadModel.load(tmp_path)
+    np.testing.assert_array_equal(model.lacks_wind(rows), rows.assets == "turbine-2")
+    loads = fit(rows.take(rows.assets == "load"), WIND)
+    assert not loads.lacks_wind(rows).any()
+
+
+def test_wind__few_values_that_go_with_it__are_of_no_turbine(park: tuple[IssueRows, StepValues]) -> None:
+    rows, _ = park
+    assert rows.actual is not None
+    turbine = rows.take(rows.assets == "turbine-0")
+    days = {}
+    for count in (5, 60):
+        few = np.where(np.arange(len(turbine))[:, None] < count, turbine.actual, np.nan)
+        days[count] = fit(replace(turbine, actual=few), WIND).traits["turbine-0"].rated
+    assert days[5] is None
+    assert days[60] == pytest.approx(1500, rel=0.4)
+
+
+def test_calibration__an_asset_that_is_no_turbine_any_more__takes_that_of_all(
+    park: tuple[IssueRows, StepValues],
+) -> None:
+    rows, values = park
+    found = backtest.run(rows, Meters(values, {}, {}), WIND, start=START + timedelta(weeks=16))
+    past, at = found.past, rows.issued_at.max()
+    np.testing.assert_array_equal(past.by_wind, past.rows.assets != "load")
+    usual = past.calibration(at)
+    now = past.by_wind & (past.rows.assets != "turbine-1")
+    changed = past.calibration(at, now)
+    np.testing.assert_array_equal(changed.pooled, usual.pooled)
+    for name in np.unique(past.rows.assets):
+        expected = usual.pooled if name == "turbine-1" else usual.by_asset[name]
+        np.testing.assert_array_equal(changed.by_asset[name], expected)
+    assert (usual.by_asset["turbine-1"] != usual.pooled).any()
 
 
 @pytest.mark.parametrize("point", ["median", "mean"])
@@ -182,3 +230,7 @@ def test_monotone__what_is_no_feature_with_a_sign__is_refused() -> None:
         replace(RECIPE, monotone={"moon": 1})
     with pytest.raises(BadInputError, match="names mean_7d, by which forecasts are scaled"):
         replace(RECIPE, monotone={"mean_7d": 1})
+    with pytest.raises(BadInputError, match="wind_power:- would not hold: what wind turbines generate"):
+        replace(WIND, monotone={"wind_power": -1})
+    with pytest.raises(BadInputError, match="hour_of_day:- would not hold: what generates by the sun"):
+        replace(RECIPE, monotone={"hour_of_day": -1}, elevation="hour_of_day")
