@@ -430,7 +430,7 @@ def _boosters(x: npt.NDArray[np.float32], target: Floats, recipe: Recipe) -> lis
         x,
         label=target,
         feature_name=recipe.inputs.columns,
-        params={"max_bin": _PARAMETERS["max_bin"], "verbosity": -1},
+        params={**_PARAMETERS},  # the seed is that of the rows by which values are put into bins
         free_raw_data=True,
     )
     objectives: list[dict[str, Any]] = [{"objective": "quantile", "alpha": each} for each in recipe.levels]

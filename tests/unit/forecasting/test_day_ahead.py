@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import lightgbm as lgb
 import numpy as np
 import pytest
 from support.issue_rows import IN_UNIT, RECIPE, START, load, make_rows, step_values
@@ -91,6 +92,21 @@ def test_fit__twice_and_read_from_files__gives_the_same_bits(
         found = other.forecast(rows)
         np.testing.assert_array_equal(found.values, expected.values)
         np.testing.assert_array_equal(found.quantiles, expected.quantiles)
+
+
+def test_fit__more_rows_than_bins_are_made_of__gives_the_bits_of_lightgbm_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The seed draws the rows by which values are put into bins; LightGBM takes 200,000."""
+    monkeypatch.setattr(day_ahead, "ROUNDS", 3)
+    random = np.random.default_rng(8)
+    x = random.normal(size=(210_000, 2)).astype(np.float32)
+    target = x[:, 0] + random.normal(size=len(x))
+    recipe = Recipe(Inputs((), ("one",), frozenset(), frozenset()), levels=(0.5,))
+    (found,) = day_ahead._boosters(x, target, recipe)
+    parameters = {**day_ahead._PARAMETERS, "objective": "quantile", "alpha": 0.5}
+    oracle = lgb.train(parameters, lgb.Dataset(x, target), num_boost_round=3)
+    np.testing.assert_array_equal(found.predict(x), oracle.predict(x))
 
 
 def test_forecast__few_rows_of_many__are_the_same(rows: IssueRows, model: DayAheadModel) -> None:
