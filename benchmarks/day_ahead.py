@@ -217,7 +217,7 @@ def _say(text: str) -> None:
 
 
 _TEXT: Final = """\
-# Day-ahead forecasts
+# What forecasts cost
 
 Made by `{command}` from [results.json](results.json): {assets} meters with {weeks} weeks of quarter-hour
 readings and the weather of one station, forecast 48 hours ahead in hours (48 steps) and quarter hours (192
@@ -239,7 +239,7 @@ Code {commit}, {measured_at}.
 
 
 def _write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write `day-ahead.md`."""
+    """Write `forecast-cost.md`."""
     record = records[-1]
     lines: dict[bool, list[str]] = {False: [], True: []}
     for work, numbers in record["found"].items():
@@ -253,7 +253,7 @@ def _write(folder: Path, records: Sequence[dict[str, Any]]) -> None:
         rows="\n".join(lines[False]),
         answers="\n".join(lines[True]),
     )
-    (folder / "day-ahead.md").write_text(text)
+    (folder / "forecast-cost.md").write_text(text)
 
 
 if __name__ == "__main__":
