@@ -34,7 +34,7 @@ OF_TARGETS = {
     "same_hour_1w": SameHour("value", "mean", days=1, every=7),
     "same_hour_2w": SameHour("value", "mean", days=2, every=7),
     "target_temperature": Weather("temperature"),
-    # how warm it was on the days that the load is compared with
+    # how warm it was on the last days before each target, not on those that the load is compared with
     "same_hour_temperature_3d": SameHour("temperature", "mean", days=3),
     "same_hour_temperature_7d": SameHour("temperature", "mean", days=7),
     "same_hour_temperature_14d": SameHour("temperature", "mean", days=14),
