@@ -20,7 +20,7 @@ NAMES = {
     "forecast_basic": 6,
     "forecast_advanced": 13,
     "anomaly_detection": 7,
-    "day_ahead": 21,
+    "day_ahead": 26,
 }
 
 
