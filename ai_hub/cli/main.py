@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ai_hub import __version__
 from ai_hub.cli import common
-from ai_hub.imports import collect_garbage_less_often, skip_type_checks, without
+from ai_hub.imports import collect_garbage_less_often, skip_type_checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,9 +45,7 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     collect_garbage_less_often()
     skip_type_checks()
-    # only development installs them; ADBC and pandera import them where they are, which takes time
-    with without("polars"), without("hypothesis"):
-        run(app)
+    run(app)
 
 
 def run(command: Callable[[], object]) -> None:

@@ -102,6 +102,22 @@ with without("sklearn"):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_command__imports_any_library_that_is_installed() -> None:
+    """What an estimator of another package may do."""
+    code = """
+import sys
+from ai_hub.cli.main import app, main
+@app.command()
+def probe() -> None:
+    import hypothesis, polars
+    print(hypothesis.__name__, polars.__name__)
+sys.argv = ["ai-hub", "probe"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.stderr) == (["hypothesis", "polars"], "")
+
+
 def test_commands__without_the_extra_server__say_what_to_install() -> None:
     code = "import sys; sys.modules['typer'] = None; import ai_hub.cli"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
