@@ -7,6 +7,7 @@ remember their source.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
 from contextlib import contextmanager, suppress
@@ -80,6 +81,8 @@ def _client(endpoint: str, access_key: str, secret_key: str) -> S3Client:
     )
 
 
+#: How often a broken stream is resumed.
+_RESUMES: Final = 5
 _DELETE_BATCH: Final = 1000  # S3's limit for one DeleteObjects call
 #: Metadata of a copy: a hash of where and of which version of the source it was made.
 _ORIGIN: Final = "origin"
@@ -130,22 +133,47 @@ class S3Folder:
         return None
 
     def read(self, path: str, etag: str | None = None) -> Iterator[bytes]:
-        """Contents of a file, in chunks; refused where it is no longer the one with `etag`."""
+        """Contents of a file, in chunks; refused where it is no longer the one with `etag`.
+
+        A stream that breaks is resumed where it broke, if the file is still the same.
+        """
+        request: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + path}
         condition: dict[str, Any] = {"IfMatch": etag} if etag else {}
+        position = 0
         with s3_errors(f"{self}{path}"):
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + path, **condition)
-            yield from answer["Body"].iter_chunks(CHUNK)
+            answer = self._client.get_object(**request, **condition)
+            for attempt in itertools.count():
+                try:
+                    for chunk in answer["Body"].iter_chunks(CHUNK):
+                        position += len(chunk)
+                        yield chunk
+                except BotoCoreError:
+                    if attempt == _RESUMES or "ETag" not in answer:
+                        raise
+                else:
+                    return
+                answer = self._client.get_object(
+                    **request, IfMatch=answer["ETag"], Range=f"bytes={position}-"
+                )
+                # a store that knows no ranges begins again
+                if not answer.get("ContentRange", "").startswith(f"bytes {position}-"):
+                    answer["Body"].close()
+                    raise unavailable(f"The artifact store broke off {self}{path} and does not resume it.")
 
     def download(self, path: str, local: Path) -> str:
-        """Write a file to `local`; returns the SHA-256 of what was written.
+        """Write a file to `local`; returns the SHA-256 of what was written. After a failure there is no file.
 
         One stream and one pass: boto3's transfer in parts takes more CPU time than this with the hash.
         """
         digest = hashlib.sha256()
-        with local.open("wb") as stream:
-            for chunk in self.read(path):
-                digest.update(chunk)
-                stream.write(chunk)
+        try:
+            with local.open("wb") as stream:
+                for chunk in self.read(path):
+                    digest.update(chunk)
+                    stream.write(chunk)
+        except BaseException:
+            local.unlink(missing_ok=True)
+            raise
         return digest.hexdigest()
 
     def write(self, path: str, data: bytes) -> File:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import socket
 import threading
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -17,14 +20,18 @@ from mlflow.exceptions import MlflowException
 from support.properties import examples
 from support.s3_faults import faults, small_pages
 
+from benchmarks.tcp_proxy import proxied
 from mlflow_plugins.artifacts import folders, manifest, s3
 from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from conftest import Stack
     from mypy_boto3_s3 import S3Client
+
+    from benchmarks.tcp_proxy import Proxy
 
 BUCKET = "ml-models"
 FILES = {f"data/{number}.bin": bytes([number]) * 1000 for number in range(12)} | {"MLmodel": b"{}"}
@@ -189,24 +196,103 @@ def test_download__large_file__is_one_request_and_hashed_on_the_way(
     assert sha256 == hashlib.sha256(large).hexdigest()
 
 
-def test_download__store_that_breaks_off__is_no_file(tmp_path: Path) -> None:
+@pytest.fixture
+def proxy(client: S3Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Between the store and the clients that are made during the test."""
+    with proxied(urlsplit(client.meta.endpoint_url).port or 0) as line:
+        monkeypatch.setenv("MINIO_ENDPOINT_URL", f"http://127.0.0.1:{line.port}")
+        yield line
+        s3_client().close()
+
+
+def _resets(proxy: Proxy, chunks: Iterator[bytes], *positions: int) -> Iterator[bytes]:
+    """The chunks, where connections are reset after so many MiB."""
+    for number, chunk in enumerate(chunks, start=1):
+        yield chunk
+        if number in positions:
+            proxy.reset()
+
+
+def test_download__connections_reset__is_resumed_where_they_were(
+    source: S3Folder, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = os.urandom(40 * folders.CHUNK + 1)
+    source.write("data/large.bin", large)
+    client = s3_client()
+    folder = S3Folder(client, BUCKET, _key(source))
+    chunks = folder.read("data/large.bin")
+    monkeypatch.setattr(folder, "read", lambda _: _resets(proxy, chunks, 3, 20))
+    with faults(client) as requests:
+        sha256 = folder.download("data/large.bin", tmp_path / "large.bin")
+    assert requests == {"GetObject": 3}
+    assert (tmp_path / "large.bin").read_bytes() == large
+    assert sha256 == hashlib.sha256(large).hexdigest()
+
+
+def test_download__file_changed_before_it_is_resumed__is_refused(
+    source: S3Folder, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = os.urandom(40 * folders.CHUNK)
+    source.write("data/large.bin", large)
+    folder = S3Folder(s3_client(), BUCKET, _key(source))
+    chunks = folder.read("data/large.bin")
+
+    def changed() -> Iterator[bytes]:
+        yield from (next(chunks), next(chunks))
+        source.write("data/large.bin", large[::-1])
+        yield from _resets(proxy, chunks, 1)
+
+    monkeypatch.setattr(folder, "read", lambda _: changed())
+    with pytest.raises(MlflowException, match=r"large\.bin was changed while") as refusal:
+        folder.download("data/large.bin", tmp_path / "large.bin")
+    assert refusal.value.get_http_status_code() == 409
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("headers", "requests", "message"),
+    [
+        (b"", 1, "does not answer for"),
+        (b'ETag: "1"\r\n', 2, "broke off"),
+        (b'ETag: "1"\r\nContent-Range: bytes START-9999/10000\r\n', 1 + s3._RESUMES, "does not answer for"),
+    ],
+    ids=["without ETag", "without ranges", "breaks always"],
+)
+def test_download__store_that_breaks_off__is_no_file(
+    tmp_path: Path, headers: bytes, requests: int, message: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_break_off, args=(listener,))
+        thread = threading.Thread(target=_break_off, args=(listener, headers, requests))
         thread.start()
         client = s3._client(f"http://127.0.0.1:{listener.getsockname()[1]}", "key", "secret")
-        with pytest.raises(MlflowException, match=r"does not answer for .*large\.bin") as refusal:
+        with closing(client), pytest.raises(MlflowException, match=rf"{message} .*large\.bin") as refusal:
             S3Folder(client, BUCKET, "demand/v1.0.0").download("large.bin", tmp_path / "large.bin")
         thread.join()
     assert refusal.value.get_http_status_code() == 503
+    assert not list(tmp_path.iterdir())
 
 
-def _break_off(listener: socket.socket) -> None:
-    """Answer one request with half of the body that the header promises."""
-    connection, _ = listener.accept()
-    with connection:
-        connection.recv(1 << 16)
-        half = os.urandom(5 << 20)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * len(half)) + half)
+def _break_off(listener: socket.socket, headers: bytes, requests: int) -> None:
+    """Answer so many requests with half of the body that the header promises."""
+    for _ in range(requests):
+        connection, _ = listener.accept()
+        with connection:
+            start = re.search(rb"(?i)\r\nrange: bytes=(\d+)-", connection.recv(1 << 16))
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n" + headers + b"\r\n"
+            connection.sendall(head.replace(b"START", start[1] if start else b"0") + bytes(500))
+
+
+def test_download__interrupted__is_no_file(
+    source: S3Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: str) -> Iterator[bytes]:
+        yield b"half"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(source, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        source.download("MLmodel", tmp_path / "MLmodel")
+    assert not list(tmp_path.iterdir())
 
 
 def test_verify__version_without_a_listing_digest__is_hashed(source: S3Folder, target: S3Folder) -> None:
