@@ -14,6 +14,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import P
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from psycopg import sql
 
+from feast_plugins.offline.views import VERSIONS_TAG
 from feast_plugins.postgres.session import open_connection
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def _relations(
         if isinstance(source, PostgreSQLSource):
             shared = (source.tags or {}).get(SHARED_TAG, "").lower() == "true"
             relations[source.get_table_query_string()] = source.name, shared
+            if versions := (source.tags or {}).get(VERSIONS_TAG):
+                relations[f"({versions})"] = f"the versions of {source.name}", shared
     for entity in entities:
         if (table := lookup_table(entity)) is not None:
             relations.setdefault(sql.Identifier(table).as_string(), (table, False))
