@@ -48,22 +48,29 @@ CREATE OR REPLACE FUNCTION forecast_scores_lock() RETURNS bigint LANGUAGE sql IM
 -- Computes scores of about so many due ranges, of a week at most each, and forgets these; how many there were.
 CREATE OR REPLACE FUNCTION score_forecasts(max_ranges integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    until timestamptz := time_bucket(INTERVAL '1 hour', now());
-    taken forecast_scores_due[];
-    part  record;
+    until  timestamptz := time_bucket(INTERVAL '1 hour', now());
+    oldest timestamptz;
+    taken  forecast_scores_due[];
+    part   record;
 BEGIN
+    IF NOT EXISTS (SELECT FROM forecast_scores_due WHERE plan_id IS NULL AND lower(hours) < until) THEN
+        RETURN 0;
+    END IF;
+    -- a reading may be of any year: of hours without a forecast nothing is due
+    SELECT coalesce(min(range_start), 'infinity') INTO oldest
+    FROM timescaledb_information.chunks WHERE hypertable_schema = 'public' AND hypertable_name = 'forecasts';
     WITH due AS (
         DELETE FROM forecast_scores_due WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM forecast_scores_due WHERE plan_id IS NULL AND lower(hours) < until
             ORDER BY tenant_id, asset_id, lower(hours) LIMIT max_ranges
         ))
-        RETURNING tenant_id, asset_id, hours, least(until, lower(hours) + INTERVAL '7 days') AS taken_until
+        RETURNING tenant_id, asset_id, hours, least(until, greatest(oldest, lower(hours)) + INTERVAL '7 days') AS taken_until
     ),
     later AS (  -- the hour under way has not been measured yet
         INSERT INTO forecast_scores_due (tenant_id, asset_id, hours)
         SELECT tenant_id, asset_id, tstzrange(taken_until, upper(hours)) FROM due WHERE upper(hours) > taken_until
     )
-    SELECT array_agg((tenant_id, asset_id, hours * tstzrange(NULL, taken_until), NULL)::forecast_scores_due) INTO taken FROM due;
+    SELECT array_agg((tenant_id, asset_id, hours * tstzrange(least(oldest, taken_until), taken_until), NULL)::forecast_scores_due) INTO taken FROM due;
     FOR part IN
         SELECT tenant_id, first_day, end_day, array_agg(asset_id) AS assets
         FROM (
