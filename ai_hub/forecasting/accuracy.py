@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: Farthest forecast there can be.
 HORIZON: Final = timedelta(days=7)
-#: Hours of lead that are averaged.
-LEAD_HOURS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -39,22 +37,6 @@ class Hour:
 
 
 @dataclass(frozen=True)
-class LeadErrors:
-    """Errors of the forecasts from so many hours before on, over `LEAD_HOURS` of lead."""
-
-    lead_hours: int
-    #: of forecasts with a measured value
-    count: int
-    #: mean absolute error, and mean of forecast minus actual, in the unit of the values
-    mae: float
-    bias: float
-    #: mean of the absolute actual values
-    mean_actual: float
-    #: share within the band from the 10 % to the 90 % quantile; None: no forecast has one
-    covered: float | None
-
-
-@dataclass(frozen=True)
 class Accuracy:
     """Forecasts of an asset beside what was measured."""
 
@@ -62,44 +44,23 @@ class Accuracy:
     timezone: str
     unit: str | None
     hours: list[Hour]
-    by_lead: list[LeadErrors]
 
 
-# Forecasts in a unit that is no longer the asset's cannot be compared. One that was made long after its time
-# of issue knew more than it says, and so may the second one of an issue.
-_ISSUED: Final[LiteralString] = """
-issued AS (
-    SELECT DISTINCT ON (target_time, model, forecasts.issued_at)
-        target_time, value, q10, q90, forecasts.issued_at, recorded_at, run_id, model, semantic_version
-    FROM forecasts JOIN forecast_runs AS runs USING (tenant_id, run_id)
-    WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s AND value IS NOT NULL
-        AND target_time >= %(start)s AND target_time < %(end)s
-        AND role = 'live' AND step = INTERVAL '1 hour' AND recorded_at < forecasts.issued_at + 2 * step
+_HOURS: Final[LiteralString] = """
+WITH newest AS (
+    SELECT DISTINCT ON (hour) *
+    FROM counted_forecasts(%(tenant)s, ARRAY[%(asset)s], %(start)s, %(end)s)
+    WHERE role = 'live' AND issued_at <= hour - %(lead)s::interval
         AND (%(model)s::text IS NULL OR model = %(model)s)
-        AND unit IS NOT DISTINCT FROM (
-            SELECT feature_unit FROM assets WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s
-        )
-    ORDER BY target_time, model, forecasts.issued_at, recorded_at, run_id
+    ORDER BY hour, issued_at DESC, model
 ), measured AS (
     SELECT hour, value AS actual FROM hourly_values
     WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s AND value IS NOT NULL
         AND hour >= %(start)s AND hour < least(%(end)s, date_trunc('hour', %(now)s::timestamptz))
-)"""
-_HOURS: Final[LiteralString] = f"""
-WITH {_ISSUED}, newest AS (
-    SELECT DISTINCT ON (target_time) * FROM issued WHERE issued_at <= target_time - %(lead)s::interval
-    ORDER BY target_time, issued_at DESC, recorded_at, run_id
 )
-SELECT coalesce(target_time, hour), actual, value, q10, q90, issued_at, model, semantic_version
-FROM newest FULL JOIN measured ON hour = target_time ORDER BY 1
-"""  # noqa: S608  # constants
-_BY_LEAD: Final[LiteralString] = f"""
-WITH {_ISSUED}
-SELECT floor(extract(epoch FROM target_time - issued_at) / 3600 / %(width)s)::integer * %(width)s, count(*),
-    avg(abs(value - actual)), avg(value - actual), avg(abs(actual)),
-    avg((actual BETWEEN q10 AND q90)::integer)::double precision
-FROM issued JOIN measured ON hour = target_time GROUP BY 1 ORDER BY 1
-"""  # noqa: S608  # constants
+SELECT hour, actual, value, q10, q90, issued_at, model, semantic_version
+FROM newest FULL JOIN measured USING (hour) ORDER BY hour
+"""
 
 
 def accuracy(
@@ -113,7 +74,7 @@ def accuracy(
     lead: timedelta = timedelta(0),
     model: str | None = None,
 ) -> Accuracy:
-    """Live forecasts with hourly steps for [start, end), and what was measured; errors are of all issues.
+    """Live forecasts of the hours in [start, end), and what was measured.
 
     Args:
         connection: of the owner or inside the tenant scope.
@@ -136,7 +97,6 @@ def accuracy(
         "now": now,
         "lead": lead,
         "model": model,
-        "width": LEAD_HOURS,
     }
     row = connection.execute(
         "SELECT timezone, feature_unit FROM assets WHERE tenant_id = %s AND asset_id = %s", [tenant, asset]
@@ -152,7 +112,6 @@ def accuracy(
         timezone,
         unit,
         [Hour(*each) for each in connection.execute(_HOURS, values).fetchall()],
-        [LeadErrors(*each) for each in connection.execute(_BY_LEAD, values).fetchall()],
     )
 
 

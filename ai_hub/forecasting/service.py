@@ -426,9 +426,9 @@ class ForecastService:
         return await self._in_thread(partial(self._newest, tenant, asset, details, limit, offset))
 
     async def accuracy(
-        self, tenant: str, asset: str, past: timedelta, *, now: datetime, lead: timedelta, model: str | None
+        self, tenant: str, asset: str, start: datetime, *, now: datetime, lead: timedelta, model: str | None
     ) -> Accuracy:
-        """Live forecasts of an asset from `past` ago on beside what was measured, see accuracy.py.
+        """Live forecasts of an asset from `start` on beside what was measured, see accuracy.py.
 
         Raises:
             NotFoundError: there is no such asset.
@@ -438,7 +438,7 @@ class ForecastService:
         def read() -> Accuracy:
             with transaction(self._settings, tenant) as connection:
                 return accuracy(
-                    connection, tenant, asset, now - past, now + HORIZON, now=now, lead=lead, model=model
+                    connection, tenant, asset, start, now + HORIZON, now=now, lead=lead, model=model
                 )
 
         return await self._in_thread(read)

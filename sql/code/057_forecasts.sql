@@ -94,10 +94,39 @@ BEGIN
 END
 $$;
 
--- The same for some assets and days (UTC) in [first_day, end_day). Scores of which no forecast is left stay as they are.
+-- Forecasts that count, by hour in [start, until), of some assets.
 -- Forecasts in a unit that is not the asset's cannot be compared. A live or shadow one that was made long after its time of
 -- issue knew more than it says, and so may the second live one of an issue; of backtests the newest counts. Steps of less
 -- than an hour count by the hour that they make up.
+CREATE OR REPLACE FUNCTION counted_forecasts(tenant text, counted text[], start timestamptz, until timestamptz)
+RETURNS TABLE (
+    asset_id text, hour timestamptz, model text, version integer, semantic_version text, role text, unit text, issued_at timestamptz,
+    value double precision, q10 double precision, q90 double precision
+)
+LANGUAGE sql STABLE AS $$
+    SELECT
+        asset_id, time_bucket(INTERVAL '1 hour', target_time) AS hour, model, version, semantic_version, role, unit, issued_at, avg(value),
+        -- quantiles of parts of an hour are none of the hour
+        CASE WHEN step = INTERVAL '1 hour' THEN min(q10) END,
+        CASE WHEN step = INTERVAL '1 hour' THEN min(q90) END
+    FROM (
+        SELECT DISTINCT ON (asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END)
+            asset_id, target_time, model, coalesce(version, 0) AS version, semantic_version, role,
+            coalesce(assets.feature_unit, '') AS unit, forecasts.issued_at, step, value, q10, q90
+        FROM forecasts
+        JOIN forecast_runs AS runs USING (tenant_id, run_id)
+        JOIN assets USING (tenant_id, asset_id)
+        WHERE tenant_id = tenant AND asset_id = ANY (counted) AND target_time >= start AND target_time < until
+            AND value IS NOT NULL AND step <= INTERVAL '1 hour' AND runs.unit IS NOT DISTINCT FROM assets.feature_unit
+            AND (role NOT IN ('live', 'shadow') OR recorded_at < forecasts.issued_at + 2 * step)
+        ORDER BY asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END,
+            CASE WHEN role = 'backtest' THEN recorded_at END DESC, recorded_at, run_id
+    ) AS issued
+    GROUP BY asset_id, 2, model, version, semantic_version, role, unit, issued_at, step
+    HAVING count(*) * step = INTERVAL '1 hour'
+$$;
+
+-- Computes scores of some assets and days (UTC) in [first_day, end_day). Scores of which no forecast is left stay as they are.
 CREATE OR REPLACE FUNCTION score_days(tenant text, scored text[], first_day date, end_day date) RETURNS void
 LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$  -- times leave out chunks
 DECLARE
@@ -121,28 +150,6 @@ BEGIN
         tenant_id, asset_id, day, model, version, role, unit, lead_hours, hours, error, absolute, squared, actual,
         banded, covered, width
     )
-    WITH issued AS (
-        SELECT DISTINCT ON (asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END)
-            asset_id, time_bucket(INTERVAL '1 hour', target_time) AS hour, model, coalesce(version, 0) AS version, role,
-            coalesce(assets.feature_unit, '') AS unit, forecasts.issued_at, step, value, q10, q90
-        FROM forecasts
-        JOIN forecast_runs AS runs USING (tenant_id, run_id)
-        JOIN assets USING (tenant_id, asset_id)
-        WHERE tenant_id = tenant AND asset_id = ANY (scored) AND target_time >= start AND target_time < until
-            AND value IS NOT NULL AND step <= INTERVAL '1 hour' AND runs.unit IS NOT DISTINCT FROM assets.feature_unit
-            AND (role NOT IN ('live', 'shadow') OR recorded_at < forecasts.issued_at + 2 * step)
-        ORDER BY asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END,
-            CASE WHEN role = 'backtest' THEN recorded_at END DESC, recorded_at, run_id
-    ),
-    forecast AS (
-        SELECT
-            asset_id, hour, model, version, role, unit, issued_at, avg(value) AS value,
-            -- quantiles of parts of an hour are none of the hour
-            CASE WHEN step = INTERVAL '1 hour' THEN min(q10) END AS q10,
-            CASE WHEN step = INTERVAL '1 hour' THEN min(q90) END AS q90
-        FROM issued GROUP BY asset_id, hour, model, version, role, unit, issued_at, step
-        HAVING count(*) * step = INTERVAL '1 hour'
-    )
     SELECT
         tenant, asset_id, (hour AT TIME ZONE 'UTC')::date, model, version, role, unit,
         floor(extract(epoch FROM hour - issued_at) / 21600)::integer * 6,
@@ -151,7 +158,7 @@ BEGIN
         count(*) FILTER (WHERE q10 < q90 OR measured.value <> q10),
         count(*) FILTER (WHERE q10 < q90 AND measured.value BETWEEN q10 AND q90),
         coalesce(sum(q90 - q10) FILTER (WHERE q10 < q90 OR measured.value <> q10), 0)
-    FROM forecast
+    FROM counted_forecasts(tenant, scored, start, until) AS forecast
     JOIN (
         SELECT asset_id, hour, value FROM hourly_values
         WHERE tenant_id = tenant AND asset_id = ANY (scored) AND value IS NOT NULL AND hour >= start AND hour < until

@@ -183,11 +183,11 @@ function drawTables(answer, issues, zone, unit) {
   if (!answer.errors_by_lead.length) $("errors").textContent = "No forecast is of an hour that has been measured yet.";
   else $("errors").replaceChildren(
     table(
-      `Live forecasts for the hours shown${unit}`,
-      ["lead", "hours", "MAE", "MAE / mean", "bias", "within the band"],
+      `Live forecasts for the days (UTC) shown, as of the last refresh${unit}`,
+      ["lead", "model", "hours", "MAE", "MAE / mean", "bias", "within the band"],
       answer.errors_by_lead.map((each) => [
-        `${each.lead_hours_from} to ${each.lead_hours_to} h`, String(each.count), number(each.mae),
-        each.mean_actual ? share(each.mae / each.mean_actual) : "–", number(each.bias), share(each.covered),
+        `${each.of} to ${Number(each.of) + 6} h`, each.model_name, String(each.hours), number(each.mae),
+        share(each.mae_over_mean), number(each.bias), share(each.coverage),
       ]),
     ),
   );

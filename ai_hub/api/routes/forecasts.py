@@ -23,7 +23,6 @@ from ai_hub.api.schemas.forecasts import (
     ForecastScores,
     ForecastSummary,
     ForecastType,
-    LeadAccuracy,
     Quantiles,
     ScoresOf,
 )
@@ -42,12 +41,12 @@ from ai_hub.api.services import (
 )
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.forecasting import By, service
-from ai_hub.forecasting.accuracy import LEAD_HOURS
 from ai_hub.forecasting.log import Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ai_hub.forecasting.accuracy import LiveScores
     from ai_hub.forecasting.log import Row, Run
 
 router = APIRouter(prefix="/ai", tags=["forecasts"], dependencies=AUTHENTICATED)
@@ -165,10 +164,7 @@ async def get_scores(
     return ForecastScores(
         tenant_id=tenant,
         by=by,
-        scores=[
-            ScoresOf(model_name=each.model, **{k: v for k, v in asdict(each).items() if k != "model"})
-            for each in found
-        ],
+        scores=_scores(found),
     )
 
 
@@ -190,18 +186,16 @@ async def get_accuracy(
         Query(ge=0, le=168, description="of each hour the newest forecast that was issued so long before it"),
     ] = 0,
 ) -> ForecastAccuracy:
-    """Hourly live forecasts of an asset beside what was measured, and their error by lead."""
+    """Live forecasts of an asset beside what was measured, by hour, and their errors by lead."""
     tenant = own_tenant(caller, tenant_id)
     permit(request, caller, Scope.FORECASTS_READ, tenant)
     now = datetime.now(UTC)
-    found = await services_of(request).forecasts.accuracy(
-        tenant,
-        asset_id,
-        timedelta(days=days),
-        now=now,
-        lead=lead_hours * _HOUR,
-        model=model_name,
+    start = now - timedelta(days=days)
+    forecasts = services_of(request).forecasts
+    found = await forecasts.accuracy(
+        tenant, asset_id, start, now=now, lead=lead_hours * _HOUR, model=model_name
     )
+    by_lead = await forecasts.scores(tenant, By.LEAD, asset=asset_id, model=model_name, start=start.date())
     return ForecastAccuracy(
         tenant_id=tenant,
         asset_id=asset_id,
@@ -220,19 +214,15 @@ async def get_accuracy(
             )
             for each in found.hours
         ],
-        errors_by_lead=[
-            LeadAccuracy(
-                lead_hours_from=each.lead_hours,
-                lead_hours_to=each.lead_hours + LEAD_HOURS,
-                count=each.count,
-                mae=each.mae,
-                bias=each.bias,
-                mean_actual=each.mean_actual,
-                covered=each.covered,
-            )
-            for each in found.by_lead
-        ],
+        errors_by_lead=_scores(by_lead),
     )
+
+
+def _scores(found: Sequence[LiveScores]) -> list[ScoresOf]:
+    return [
+        ScoresOf(model_name=each.model, **{k: v for k, v in asdict(each).items() if k != "model"})
+        for each in found
+    ]
 
 
 def asset_of(run: Run, asset: str | None) -> str:

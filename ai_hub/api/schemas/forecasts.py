@@ -156,18 +156,6 @@ class AccuracyHour(BaseModel):
     model_version: str | None
 
 
-class LeadAccuracy(BaseModel):
-    """Errors of the forecasts issued so many hours before what they are of."""
-
-    lead_hours_from: int
-    lead_hours_to: int = Field(description="not included")
-    count: int = Field(description="forecasts with a measured value")
-    mae: float
-    bias: float = Field(description="mean of forecast minus actual")
-    mean_actual: float = Field(description="mean of the absolute actual values")
-    covered: float | None = Field(description="share within the interval from p10 to p90")
-
-
 class ScoresOf(BaseModel):
     """Errors of forecasts, in the unit of their values, over all hours that have a measured value."""
 
@@ -194,11 +182,13 @@ class ForecastScores(BaseModel):
 
 
 class ForecastAccuracy(BaseModel):
-    """Hourly live forecasts of an asset beside what was measured."""
+    """Live forecasts of an asset beside what was measured, by hour."""
 
     tenant_id: str
     asset_id: str
     unit: str | None
     now: datetime
     hours: list[AccuracyHour]
-    errors_by_lead: list[LeadAccuracy]
+    errors_by_lead: list[ScoresOf] = Field(
+        description="of all live issues for the days (UTC) shown, as of the last refresh of features"
+    )

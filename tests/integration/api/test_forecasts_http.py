@@ -455,6 +455,12 @@ def test_scores__of_what_was_measured__are_those_of_the_log(place: Place) -> Non
 
 def test_accuracy__of_live_forecasts__is_that_of_the_log(place: Place) -> None:
     assert place.forecast().status_code == 200
+    with connect(autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO forecast_scores VALUES (%s, 'meter', (now() AT TIME ZONE 'UTC')::date - 2,"
+            " 'recent', 3, 'live', 'kW', 6, 4, -2, 10, 30, 40, 2, 1, 8)",
+            [place.tenant],
+        )
     answer = place.call("GET", "/ai/forecasts/accuracy", params={"asset_id": "meter", "days": 2})
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -473,8 +479,14 @@ def test_accuracy__of_live_forecasts__is_that_of_the_log(place: Place) -> None:
         )
         for each in body["hours"]
     ] == [(each.hour, each.actual, each.value, each.q10, each.q90) for each in found.hours]
+    scores = place.call(
+        "GET", "/ai/forecasts/scores", params={"by": "lead", "asset_id": "meter", "start": "2026-02-01"}
+    )
+    assert body["errors_by_lead"] == scores.json()["scores"]
+    assert [each["model_name"] for each in body["errors_by_lead"]] == ["recent"]
     of_other = place.call("GET", "/ai/forecasts/accuracy", place.other_key, params={"asset_id": "meter"})
     assert all(each["forecast"] is None for each in of_other.json()["hours"])
+    assert of_other.json()["errors_by_lead"] == []
     named = {"asset_id": "meter", "tenant_id": place.tenant}
     assert place.call("GET", "/ai/forecasts/accuracy", place.other_key, params=named).status_code == 403
     assert place.call("GET", "/ai/forecasts/accuracy", params={"asset_id": "none"}).status_code == 404

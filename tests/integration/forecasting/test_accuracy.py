@@ -135,20 +135,20 @@ def test_accuracy__of_random_issues__is_that_of_a_slow_reading(
         band = tuple(forecast[1:]) if forecast else ()
         assert (each.q10, each.q90) == (band or (None, None))
 
-    by_lead: dict[int, list[tuple[float, float, tuple[float, ...]]]] = {}
-    for (target, at), forecast in values.items():
-        if target in actual:
-            bucket = (target - at) // HOUR // 6 * 6
-            by_lead.setdefault(bucket, []).append((forecast[0], actual[target], forecast[1:]))
-    assert [each.lead_hours for each in found.by_lead] == sorted(by_lead)
-    for errors in found.by_lead:
-        rows = by_lead[errors.lead_hours]
-        inside = [band[0] <= measured <= band[1] for _, measured, band in rows if band]
-        assert errors.count == len(rows)
-        assert errors.mae == pytest.approx(fmean(abs(value - measured) for value, measured, _ in rows))
-        assert errors.bias == pytest.approx(fmean(value - measured for value, measured, _ in rows))
-        assert errors.mean_actual == pytest.approx(fmean(abs(measured) for _, measured, _ in rows))
-        assert errors.covered == (pytest.approx(fmean(inside)) if inside else None)
+
+@pytest.mark.usefixtures("actual")
+def test_accuracy__of_quarter_hours__is_that_of_whole_hours(connection: Connection[Any], tenant: str) -> None:
+    run, grid = issue(connection, tenant, START + HOUR / 2, 4, step=HOUR / 4, recorded_at=START + 0.75 * HOUR)
+    found = accuracy(connection, tenant, "a", START, END, now=NOW)
+    quarters = {run.issued_at + number * run.step: value for number, value in enumerate(grid.values[1])}
+    expected = {}
+    for hour in {each.replace(minute=0) for each in quarters}:
+        values = [quarters.get(hour + number * run.step, np.nan) for number in range(4)]
+        if not np.isnan(values).any():
+            expected[hour] = pytest.approx(fmean(values))
+    assert len(expected) > 20
+    assert {each.hour: each.value for each in found.hours if each.value is not None} == expected
+    assert all(each.q10 is None for each in found.hours)
 
 
 def test_accuracy__of_an_hour_under_way__has_no_actual_value(
@@ -157,7 +157,6 @@ def test_accuracy__of_an_hour_under_way__has_no_actual_value(
     found = accuracy(connection, tenant, "a", START, END, now=START + 5.5 * HOUR)
     assert [each.hour for each in found.hours] == list(actual)[:5]
     assert all(later - earlier == HOUR for earlier, later in pairwise(each.hour for each in found.hours))
-    assert found.by_lead == []
 
 
 def test_accuracy__of_an_unknown_asset__says_so(connection: Connection[Any], tenant: str) -> None:
