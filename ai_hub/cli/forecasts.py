@@ -404,6 +404,10 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
 @app.command("scores")
 def scores_command(
     *,
@@ -458,7 +462,10 @@ def scores_command(
         "lead (hours)" if by is By.LEAD else by,
         *(
             Column(name, justify="right")
-            for name in ("hours", "provisional", "MAE", "RMSE", "bias", "MAE/mean", "in band", "width")
+            for name in (
+                *("hours", "provisional", "MAE", "RMSE", "bias", "MAE/mean", "skill"),
+                *("pinball", "in band", "width"),
+            )
         ),
         box=SIMPLE_HEAD,
     )
@@ -469,7 +476,9 @@ def scores_command(
             f"{each.hours:,}",
             f"{each.provisional_hours:,}",
             *(_number(value) for value in (each.mae, each.rmse, each.bias)),
-            *("-" if value is None else f"{value:.1%}" for value in (each.mae_over_mean, each.coverage)),
+            *(_share(value) for value in (each.mae_over_mean, each.skill)),
+            _number(each.pinball),
+            _share(each.coverage),
             _number(each.width),
         )
     _wide_console().print(table)

@@ -135,6 +135,11 @@ class LiveScores:
     #: share within the band from the 10 % to the 90 % quantile, and its mean width; None: none has a band
     coverage: float | None
     width: float | None
+    #: mean pinball loss of the 10 %, 50 % and 90 % quantiles; None: there are none
+    pinball: float | None
+    #: by which part the MAE is below that of the best naive forecast, over the hours that have them, as
+    #: `Comparison.improvement` of a backtest; None: none has one
+    skill: float | None
 
 
 _OF: Final[dict[By, LiteralString]] = {
@@ -147,7 +152,8 @@ _SCORES: Final[LiteralString] = """
 SELECT model, scores.{of}::text, sum(hours), coalesce(sum(hours) FILTER (WHERE day >= %(settled_before)s), 0),
     sum(absolute) / sum(hours), sqrt(sum(squared) / sum(hours)), sum(error) / sum(hours),
     sum(absolute) / nullif(sum(actual), 0), sum(covered)::float8 / nullif(sum(banded), 0),
-    sum(width) / nullif(sum(banded), 0)
+    sum(width) / nullif(sum(banded), 0), sum(pinball) / nullif(sum(quantiles), 0),
+    1 - sum(compared_absolute) / nullif(least(sum(naive_day), sum(naive_week)), 0)
 FROM forecast_scores AS scores JOIN assets USING (tenant_id, asset_id)
 WHERE tenant_id = %(tenant)s AND scores.unit = coalesce(feature_unit, '') AND role = %(role)s
     AND (%(asset)s::text IS NULL OR asset_id = %(asset)s) AND (%(model)s::text IS NULL OR model = %(model)s)

@@ -33,10 +33,21 @@ BEGIN
         )
         RETURNING source, tenant_id, asset_id, series, zone, first_hour, last_hour, first_at, last_at
     ),
-    scored AS (  -- where there are forecasts
+    scored AS (  -- where there are forecasts: of these hours, and of later ones whose naive forecast has their value
         INSERT INTO forecast_scores_due (tenant_id, asset_id, hours, plan_id)
-        SELECT tenant_id, asset_id, unnest(range_agg(tstzrange(first_hour, last_hour + INTERVAL '1 hour'))), this_plan
+        SELECT tenant_id, asset_id, unnest(range_agg(tstzrange(first_hour + later, last_hour + later + INTERVAL '1 hour'))), this_plan
         FROM changes
+        LEFT JOIN assets USING (tenant_id, asset_id)
+        CROSS JOIN LATERAL coalesce(assets.available_after, '0') AS delay
+        CROSS JOIN LATERAL naive_days(delay) AS farthest
+        CROSS JOIN LATERAL (
+            SELECT days * INTERVAL '24 hours' AS later
+            FROM generate_series(0, least(
+                farthest + 27, greatest(floor(extract(epoch FROM now() - first_hour) / 86400), 0)
+            )::integer) AS days
+            -- the last known day or week, or one of three before it that are gaps
+            WHERE days = 0 OR days * INTERVAL '24 hours' > delay AND (days <= farthest + 3 OR days % 7 = 0)
+        ) AS shifts
         WHERE source IN ('readings', 'deletion', 'asset')
             AND EXISTS (SELECT FROM forecast_runs AS runs WHERE runs.tenant_id = changes.tenant_id)
         GROUP BY tenant_id, asset_id

@@ -98,21 +98,23 @@ $$;
 -- Forecasts in a unit that is not the asset's cannot be compared. A live or shadow one that was made long after its time of
 -- issue knew more than it says, and so may the second live one of an issue; of backtests the newest counts. Steps of less
 -- than an hour count by the hour that they make up.
-CREATE OR REPLACE FUNCTION counted_forecasts(tenant text, counted text[], start timestamptz, until timestamptz)
+DROP FUNCTION IF EXISTS counted_forecasts(text, text[], timestamptz, timestamptz);
+CREATE FUNCTION counted_forecasts(tenant text, counted text[], start timestamptz, until timestamptz)
 RETURNS TABLE (
     asset_id text, hour timestamptz, model text, version integer, semantic_version text, role text, unit text, issued_at timestamptz,
-    value double precision, q10 double precision, q90 double precision
+    value double precision, q10 double precision, q50 double precision, q90 double precision
 )
 LANGUAGE sql STABLE AS $$
     SELECT
         asset_id, time_bucket(INTERVAL '1 hour', target_time) AS hour, model, version, semantic_version, role, unit, issued_at, avg(value),
         -- quantiles of parts of an hour are none of the hour
         CASE WHEN step = INTERVAL '1 hour' THEN min(q10) END,
+        CASE WHEN step = INTERVAL '1 hour' THEN min(q50) END,
         CASE WHEN step = INTERVAL '1 hour' THEN min(q90) END
     FROM (
         SELECT DISTINCT ON (asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END)
             asset_id, target_time, model, coalesce(version, 0) AS version, semantic_version, role,
-            coalesce(assets.feature_unit, '') AS unit, forecasts.issued_at, step, value, q10, q90
+            coalesce(assets.feature_unit, '') AS unit, forecasts.issued_at, step, value, q10, q50, q90
         FROM forecasts
         JOIN forecast_runs AS runs USING (tenant_id, run_id)
         JOIN assets USING (tenant_id, asset_id)
@@ -126,12 +128,21 @@ LANGUAGE sql STABLE AS $$
     HAVING count(*) * step = INTERVAL '1 hour'
 $$;
 
+-- How many days before a target the last known one is at most: of a forecast seven days ahead.
+CREATE OR REPLACE FUNCTION naive_days(available_after interval) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+    SELECT ceil(extract(epoch FROM INTERVAL '169 hours' + available_after) / 86400)::integer
+$$;
+
 -- Computes scores of some assets and days (UTC) in [first_day, end_day). Scores of which no forecast is left stay as they are.
+-- The naive forecasts are those of `ai-hub backtest`: the value at the same hour of the last day, and week, that was known when
+-- the forecast was issued; of one that is a gap the day or week before, up to three times.
 CREATE OR REPLACE FUNCTION score_days(tenant text, scored text[], first_day date, end_day date) RETURNS void
 LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$  -- times leave out chunks
 DECLARE
     start timestamptz := first_day::timestamp AT TIME ZONE 'UTC';
     until timestamptz := least(end_day::timestamp AT TIME ZONE 'UTC', time_bucket(INTERVAL '1 hour', now()));
+    days  integer;
+    since timestamptz;
 BEGIN
     WITH present AS MATERIALIZED (
         SELECT DISTINCT
@@ -146,23 +157,78 @@ BEGIN
         AND scores.version = coalesce(present.version, scores.version)
         AND assets.tenant_id = tenant AND assets.asset_id = scores.asset_id
         AND scores.unit = coalesce(assets.feature_unit, '');
+    SELECT naive_days(max(available_after)) INTO days FROM assets WHERE tenant_id = tenant AND asset_id = ANY (scored);
+    since := start - (ceil(days / 7.0) + 3) * INTERVAL '168 hours';
     INSERT INTO forecast_scores (
         tenant_id, asset_id, day, model, version, role, unit, lead_hours, hours, error, absolute, squared, actual,
-        banded, covered, width
+        banded, covered, width, quantiles, pinball, compared, compared_absolute, naive_day, naive_week
+    )
+    WITH history AS (  -- by hour of the day, values of all days
+        SELECT asset.asset_id, hour_of_day, array_agg(found.value ORDER BY day) AS by_day
+        FROM unnest(scored) AS asset (asset_id)
+        CROSS JOIN generate_series(0, 23) AS hour_of_day
+        CROSS JOIN generate_series(0, extract(epoch FROM until - since)::integer / 86400) AS day
+        LEFT JOIN (
+            SELECT asset_id, hour, value FROM hourly_values
+            WHERE tenant_id = tenant AND asset_id = ANY (scored) AND hour >= since AND hour < until
+        ) AS found ON found.asset_id = asset.asset_id AND found.hour = since + (24 * day + hour_of_day) * INTERVAL '1 hour'
+        GROUP BY asset.asset_id, hour_of_day
+    ),
+    measured AS MATERIALIZED (  -- naive forecasts by how many days, or weeks, ago the last known value was
+        SELECT
+            asset_id, since + (24 * (place - 1) + hour_of_day) * INTERVAL '1 hour' AS hour, by_day[place] AS actual,
+            ARRAY(
+                SELECT coalesce(by_day[place - ago], by_day[place - ago - 1], by_day[place - ago - 2], by_day[place - ago - 3])
+                FROM generate_series(1, days) AS ago ORDER BY ago
+            ) AS last_day,
+            ARRAY(
+                SELECT coalesce(by_day[place - ago], by_day[place - ago - 7], by_day[place - ago - 14], by_day[place - ago - 21])
+                FROM generate_series(7, days + 6, 7) AS ago ORDER BY ago
+            ) AS last_week
+        FROM history
+        CROSS JOIN generate_series(extract(epoch FROM start - since)::integer / 86400 + 1, cardinality(by_day)) AS place
+        WHERE by_day[place] IS NOT NULL
+    ),
+    compared AS (
+        SELECT
+            forecast.*, actual,
+            last_day[greatest((behind + 86399) / 86400, 1)] AS last_day, last_week[greatest((behind + 604799) / 604800, 1)] AS last_week
+        FROM counted_forecasts(tenant, scored, start, until) AS forecast
+        JOIN assets USING (asset_id)
+        JOIN measured USING (asset_id, hour)
+        CROSS JOIN LATERAL (
+            SELECT ceil(date_part('epoch', hour + INTERVAL '1 hour' + available_after - issued_at))::integer AS behind
+        ) AS distance
+        WHERE assets.tenant_id = tenant
     )
     SELECT
         tenant, asset_id, (hour AT TIME ZONE 'UTC')::date, model, version, role, unit,
         floor(extract(epoch FROM hour - issued_at) / 21600)::integer * 6,
-        count(*), sum(forecast.value - measured.value), sum(abs(forecast.value - measured.value)),
-        sum((forecast.value - measured.value) ^ 2), sum(abs(measured.value)),
-        count(*) FILTER (WHERE q10 < q90 OR measured.value <> q10),
-        count(*) FILTER (WHERE q10 < q90 AND measured.value BETWEEN q10 AND q90),
-        coalesce(sum(q90 - q10) FILTER (WHERE q10 < q90 OR measured.value <> q10), 0)
-    FROM counted_forecasts(tenant, scored, start, until) AS forecast
-    JOIN (
-        SELECT asset_id, hour, value FROM hourly_values
-        WHERE tenant_id = tenant AND asset_id = ANY (scored) AND value IS NOT NULL AND hour >= start AND hour < until
-    ) AS measured USING (asset_id, hour)
+        count(*), sum(value - actual), sum(abs(value - actual)), sum((value - actual) ^ 2), sum(abs(actual)),
+        count(*) FILTER (WHERE q10 < q90 OR actual <> q10),
+        count(*) FILTER (WHERE q10 < q90 AND actual BETWEEN q10 AND q90),
+        coalesce(sum(q90 - q10) FILTER (WHERE q10 < q90 OR actual <> q10), 0),
+        count(q10) + count(q50) + count(q90),
+        coalesce(sum(greatest(0.1 * (actual - q10), -0.9 * (actual - q10))), 0)
+            + coalesce(sum(greatest(0.5 * (actual - q50), -0.5 * (actual - q50))), 0)
+            + coalesce(sum(greatest(0.9 * (actual - q90), -0.1 * (actual - q90))), 0),
+        count(last_day + last_week),
+        coalesce(sum(abs(value - actual)) FILTER (WHERE last_day + last_week IS NOT NULL), 0),
+        coalesce(sum(abs(last_day - actual)) FILTER (WHERE last_week IS NOT NULL), 0),
+        coalesce(sum(abs(last_week - actual)) FILTER (WHERE last_day IS NOT NULL), 0)
+    FROM compared
     GROUP BY asset_id, 3, model, version, role, unit, 8;
 END
 $$;
+
+-- Another naive forecast is known at each issue.
+CREATE OR REPLACE FUNCTION note_scores_of_asset() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO forecast_scores_due (tenant_id, asset_id, hours)
+    SELECT NEW.tenant_id, NEW.asset_id, tstzrange('-infinity', now())
+    WHERE EXISTS (SELECT FROM forecast_runs WHERE tenant_id = NEW.tenant_id);
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER naive_scores_are_due AFTER UPDATE ON assets
+FOR EACH ROW WHEN (OLD.available_after <> NEW.available_after) EXECUTE FUNCTION note_scores_of_asset();

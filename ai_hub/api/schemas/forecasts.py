@@ -171,6 +171,11 @@ class ScoresOf(BaseModel):
     mae_over_mean: float | None = Field(description="MAE over the mean of the absolute actual values")
     coverage: float | None = Field(description="share within the band from p10 to p90")
     width: float | None = Field(description="mean of p90 minus p10")
+    pinball: float | None = Field(description="mean pinball loss of p10, p50 and p90")
+    skill: float | None = Field(
+        description="part by which the MAE is below that of the best naive forecast: the same hour of the "
+        "last day, or week, that was known at issue"
+    )
 
 
 class ForecastScores(BaseModel):

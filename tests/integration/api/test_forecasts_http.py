@@ -423,7 +423,8 @@ def test_scores__of_what_was_measured__are_those_of_the_log(place: Place) -> Non
     with connect(autocommit=True) as connection:
         connection.execute(
             "INSERT INTO forecast_scores VALUES"
-            " (%s, 'meter', '2026-01-02', 'm', 3, 'live', 'kW', 6, 4, -2, 10, 30, 40, 2, 1, 8)",
+            " (%s, 'meter', '2026-01-02', 'm', 3, 'live', 'kW', 6, 4, -2, 10, 30, 40, 2, 1, 8,"
+            " 6, 3, 2, 5, 8, 10)",
             [place.tenant],
         )
     found = place.call("GET", "/ai/forecasts/scores", params={"by": "lead", "end": "2026-01-03"})
@@ -443,6 +444,8 @@ def test_scores__of_what_was_measured__are_those_of_the_log(place: Place) -> Non
                 "mae_over_mean": 0.25,
                 "coverage": 0.5,
                 "width": 4.0,
+                "pinball": 0.5,
+                "skill": 0.375,
             }
         ],
     }

@@ -121,6 +121,7 @@ DROP TABLE forecast_runs, forecast_scores, forecast_scores_due, analyses;
 DROP VIEW forecast_basic_features, forecast_advanced_features, anomaly_detection_features,
     forecast_basic_feature_versions, forecast_advanced_feature_versions, anomaly_detection_feature_versions,
     ai_features, ai_features_versions;
+DROP TRIGGER naive_scores_are_due ON assets;
 ALTER TABLE assets DROP available_after;
 ALTER TABLE asset_spans ADD stored tstzmultirange NOT NULL DEFAULT '{}';
 UPDATE asset_spans AS spans SET stored = known.stored FROM declared_spans AS known
