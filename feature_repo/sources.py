@@ -38,7 +38,7 @@ readings = PushSource(
         timestamp_field="timestamp",
         created_timestamp_column="ingested_at",
         description="Readings as they were ingested",
-        tags={"filled_by_database": "interval_seconds,in_features"},
+        tags={"filled_by_database": "interval_seconds,in_features,available_at"},
     ),
     description="A reading that must be online at once",
 )

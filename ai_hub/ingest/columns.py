@@ -118,6 +118,8 @@ WEATHER = (
 AVAILABLE_AT = Field(
     "available_at", ("issued_at", "issue_time", "published at", "published", "publication time")
 )
+#: Of readings, by no other name: what else says when something was issued may be the time of a bill.
+READING_AVAILABLE_AT = Field("available_at")
 #: Of an external series: whose values they are; the pipeline has it as the asset.
 ZONE = Field(
     "asset_id",

@@ -19,6 +19,7 @@ from ai_hub.ingest.columns import (
     INTERVAL_END,
     OUTSIDE_VALUE,
     QUALITY,
+    READING_AVAILABLE_AT,
     SERIES,
     TIMESTAMP,
     UNIT,
@@ -132,6 +133,7 @@ class Readings(Dataset):
         QUALITY,
         UNIT,
         INTERVAL_END,
+        READING_AVAILABLE_AT,
     )
     required = ("timestamp", "value")
     key = ("asset_id", "timestamp")
@@ -147,11 +149,13 @@ class Readings(Dataset):
         self.qualities = options.quality_map
 
     def select_fields(self, mapping: Mapping[str, str], available: Sequence[str]) -> None:
-        """Select nothing: a value is required and a quality has a default."""
-        del mapping, available
+        """Select `available_at`, which is left as it is stored where the file has no such column."""
+        del available
+        if READING_AVAILABLE_AT.name in mapping:
+            self.measures["available_at"] = "bigint"
 
     def convert(self, cells: pd.DataFrame, rows: pd.DataFrame, zones: pd.Series[str]) -> pd.Series[str]:
-        """Value, quality (good without one), unit and, where the file has its end, the interval."""
+        """Value, quality (good without one), unit; where the file has them interval and `available_at`."""
         rows["value"], reason = numbers(cells["value"], "value")
         rows["quality"] = "good"
         if "quality" in cells:
@@ -169,6 +173,9 @@ class Readings(Dataset):
             length, ended = self._lengths(cells[INTERVAL_END.name], rows["timestamp"], zones)
             rows["interval_seconds"] = length
             reason = reason.where(reason != "", ended)
+        if READING_AVAILABLE_AT.name in cells:
+            rows["available_at"] = pd.Series(pd.NaT, index=rows.index, dtype=rows["timestamp"].dtype)
+            reason = reason.where(reason != "", issue_times(cells, rows, self.form, zones))
         return reason
 
     def _lengths(
@@ -185,7 +192,12 @@ class Readings(Dataset):
     def schema(self, kind: str, *, rated: bool, is_register: bool) -> pa.DataFrameSchema:
         """Rules of the kind of meter."""
         return validation.readings_schema(
-            kind, self.now, rated=rated, is_register=is_register, bounds=self.bounds
+            kind,
+            self.now,
+            rated=rated,
+            is_register=is_register,
+            bounds=self.bounds,
+            has_availability="available_at" in self.measures,
         )
 
 

@@ -43,7 +43,8 @@ def upsert(
 ) -> Iterator[Written]:
     """Insert new rows and update changed ones, in one short transaction per chunk; yields the counts of each.
 
-    With `note_checks` the same statement records the changed time ranges in `data_checks_due`.
+    With `note_checks` they are readings, and the same statement records the changed time ranges in
+    `data_checks_due`.
 
     Rows are sent as arrays rather than by COPY: the embedded server has no COPY FROM STDIN, and an upsert
     needs a statement anyway. The connection must be in autocommit mode, and keys must be unique in `rows`.
@@ -72,7 +73,9 @@ def _coded(column: pd.Series[Any]) -> tuple[pd.Series[Any], list[str]]:
 def _array(column: pd.Series[Any]) -> str:
     """An array of numbers as PostgreSQL writes it: psycopg takes ten times as long for a list."""
     if column.dtype.kind == "M":
+        missing = column.isna()
         column = column.astype("int64")
+        column = column.astype("Int64").mask(missing) if missing.any() else column
     values = (
         column.tolist()
         if column.notna().all()
@@ -89,6 +92,13 @@ _NOTE_CHECKS = sql.SQL(
     " ON CONFLICT (tenant_id, asset_id) DO UPDATE SET change_id = excluded.change_id,"
     " first_timestamp = least(due.first_timestamp, excluded.first_timestamp),"
     " last_timestamp = greatest(due.last_timestamp, excluded.last_timestamp))"
+)
+
+
+#: Of a reading that said when it was available, the new value was not available then.
+_CORRECTED_NOW = sql.SQL(
+    "available_at = CASE WHEN stored.available_at IS NOT NULL"
+    " THEN greatest(stored.available_at, excluded.ingested_at) END"
 )
 
 
@@ -120,6 +130,11 @@ def _statement(
     ]
     fields = [_field(name, kind) for name, kind in types.items()]
     comma = sql.SQL(", ")
+    assignments: list[sql.Composable] = [
+        sql.SQL("{} = {}").format(sql.Identifier(name), _new_value(name)) for name in measures
+    ]
+    if note_checks and "available_at" not in types:
+        assignments.append(_CORRECTED_NOW)
     return sql.SQL(
         "WITH written AS ("
         " INSERT INTO {table} AS stored (tenant_id, {names})"
@@ -137,9 +152,7 @@ def _statement(
         arrays=comma.join(arrays),
         key=comma.join(map(sql.Identifier, key)),
         keys=comma.join(sql.Identifier("stored", name) for name in key),
-        assignments=comma.join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), _new_value(name)) for name in measures
-        ),
+        assignments=comma.join(assignments),
         stored=comma.join(sql.Identifier("stored", name) for name in measures),
         offered=comma.join(map(_new_value, measures)),
     )

@@ -24,6 +24,10 @@ QUALITIES = ("good", "estimated", "suspect")
 OLDEST = pd.Timestamp("1970-01-01", tz="UTC")
 #: Longest horizon of a forecast.
 HORIZON = pd.Timedelta(days=366)
+TOO_EARLY = (
+    "available_at is before the end of the reading's interval, when nobody knew it:"
+    " give the time at which the value arrived, or leave it empty (check --timezone, --stamps and --interval)"
+)
 TOO_MANY_DIGITS = "value has more digits than the register (see --digits)"
 
 
@@ -56,6 +60,7 @@ def _instant(
     *,
     oldest: pd.Timestamp = OLDEST,
     too_early: str = "before 1970",
+    nullable: bool = False,
 ) -> pa.Column:
     return pa.Column(
         "datetime64[us, UTC]",
@@ -63,6 +68,7 @@ def _instant(
             pa.Check.ge(oldest, error=f"{name} is {too_early}"),
             pa.Check.le(latest, error=f"{name} is {too_late}"),
         ],
+        nullable=nullable,
     )
 
 
@@ -73,8 +79,11 @@ def readings_schema(
     rated: bool = False,
     is_register: bool = False,
     bounds: Bounds = BOUNDS,
+    has_availability: bool = False,
 ) -> pa.DataFrameSchema:
     """Schema of typed readings of one kind; `rated`: with the asset's `capacity`, NaN where unknown.
+
+    With `has_availability` they have `available_at` (NaT: not said) and `interval_seconds`.
 
     The database compares what a register counts between two readings with the capacity.
     """
@@ -86,6 +95,13 @@ def readings_schema(
         checks.append(
             pa.Check.ge(rule.minimum, error=f"value is below {rule.minimum:g}, impossible for {kind}")
         )
+    of_rows = [_within_capacity(rule.over_capacity)] if rated and not is_register else []
+    availability = {}
+    if has_availability:
+        availability["available_at"] = _instant(
+            "available_at", now + AHEAD, "more than a day in the future", nullable=True
+        )
+        of_rows.append(pa.Check(_is_available_after_its_interval, error=TOO_EARLY))
     return pa.DataFrameSchema(
         {
             "timestamp": _instant(
@@ -104,9 +120,16 @@ def readings_schema(
                     QUALITIES, error=f"quality is not one of {', '.join(QUALITIES)} (see --quality-map)"
                 ),
             ),
+            **availability,
         },
-        checks=_within_capacity(rule.over_capacity) if rated and not is_register else None,
+        checks=of_rows,
     )
+
+
+def _is_available_after_its_interval(rows: pd.DataFrame) -> pd.Series[bool]:
+    seconds = rows["interval_seconds"].astype("float64").fillna(0)
+    ends = rows["timestamp"] + pd.to_timedelta(seconds, unit="s").astype("timedelta64[us]")
+    return ~(rows["available_at"] < ends)
 
 
 def _within_capacity(most: float) -> pa.Check:

@@ -3,6 +3,9 @@
 
 Features of the issue are joined as those of other views, of the newest row whose readings were available. What
 features of targets look at is read for some assets at a time, so memory is bounded beside the result.
+
+Of an asset whose readings say when they arrived (`available_at`), a step is known when the last of its readings is. The
+newest row is then the one after the newest step that was known, and numbers that look at a step which came later are null.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from adbc_driver_manager import dbapi
 from psycopg import sql
 
@@ -34,7 +38,17 @@ from feast_plugins.postgres.session import TIME, fetch
 from feast_plugins.windows.declarations import Declaration
 from feast_plugins.windows.features import READING, TOTAL, WEATHER, WEATHER_AGE, series_of
 from feast_plugins.windows.leads import evaluate, reaches
-from feast_plugins.windows.vintages import Asset, Grid, Issues, Known, Series, Vintages, Weather
+from feast_plugins.windows.vintages import (
+    EMPTY,
+    Arrivals,
+    Asset,
+    Grid,
+    Issues,
+    Known,
+    Series,
+    Vintages,
+    Weather,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,8 +61,11 @@ if TYPE_CHECKING:
 #: Steps of all assets of a batch, and issues that are evaluated at once.
 _BATCH_STEPS: Final = 400_000
 _AT_ONCE: Final = 4096
+#: Steps of all issues that numbers look at, at once.
+_LOOKED_AT: Final = 4_000_000
 _US: Final = timedelta(microseconds=1)
 _COMMA: Final = sql.SQL(", ")
+_OF_READINGS: Final = frozenset({READING, TOTAL})
 #: As declarations.SERIES_KEYS has them, but the two that need no register.
 _ZONES: Final = ("price_zone", "group", "weather_station")
 _REGISTER: Final = """\
@@ -72,6 +89,38 @@ greatest(available_after, (
     SELECT max(members.available_after) FROM assets AS members
     WHERE members.tenant_id = assets.tenant_id AND members."group" = assets."group"
 ))"""
+#: Assets whose values are those of an asset: itself, or all members of its group.
+_ITSELF: Final = "SELECT tenant_id, asset_id AS member, number FROM keys"
+_MEMBERS: Final = """\
+SELECT tenant_id, asset_id AS member, number FROM keys
+UNION
+SELECT keys.tenant_id, members.asset_id, number
+FROM keys
+JOIN assets ON assets.tenant_id = keys.tenant_id AND assets.asset_id = keys.asset_id
+JOIN assets AS members ON members.tenant_id = keys.tenant_id AND assets."group" = members."group"
+"""
+_KEYS: Final = """\
+WITH keys AS (
+    SELECT * FROM unnest({tenants}::text[], {assets}::text[], {numbers}::bigint[]) AS keys (tenant_id, asset_id, number)
+),
+of AS ({of})
+"""
+_LONGEST: Final = """\
+SELECT number, (extract(epoch FROM max(longest_delay)) * 1000000)::bigint AS longest
+FROM of
+JOIN asset_spans AS spans ON spans.tenant_id = of.tenant_id AND spans.asset_id = of.member
+WHERE longest_delay IS NOT NULL
+GROUP BY number"""
+_ARRIVALS: Final = """\
+SELECT number, time_bucket({step}, readings."timestamp") AS step, max(readings.available_at) AS given,
+    bool_or(readings.available_at IS NULL) AS is_by_rule
+FROM of
+JOIN timeseries_data AS readings ON readings.tenant_id = of.tenant_id AND readings.asset_id = of.member
+WHERE readings.in_features AND readings."timestamp" >= {first} AND readings."timestamp" < {end}
+GROUP BY number, time_bucket({step}, readings."timestamp")"""
+#: So long after its last reading an asset has rows, and so long before an issue the newest known step may be at most.
+_ROWS_LAST: Final = timedelta(hours=168)
+_FARTHEST: Final = timedelta(days=90)
 #: Some series were always known, which Arrow has no time for.
 _SINCE: Final = "greatest({0}.available_at, TIMESTAMPTZ '1900-01-01 00:00+00')"
 _SINCE_INGESTED: Final = "greatest({0}.available_at, {0}.ingested_at)"
@@ -97,6 +146,10 @@ class IssueHistory:
     assets: Integers
     register: Sequence[Asset]
     owners: Sequence[Owner]
+    #: of readings that say when they arrived; None: none does, or they are known when they were ingested
+    arrivals: Arrivals | None = None
+    #: steps from the newest known one to an issue at most, by asset that `arrivals` has
+    longest: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def of(
@@ -118,7 +171,69 @@ class IssueHistory:
             leaf.column for each in declaration.features.values() for leaf in each.leaves()
         }
         register, owners = _register(connection, keys, _OF_GROUP if has_totals else "available_after")
-        return cls(declaration, read, issues, as_of_filter, space.rows, register, owners)
+        found = cls(declaration, read, issues, as_of_filter, space.rows, register, owners)
+        if as_of_filter.by_row:  # a version was known when it was stored, whatever its readings say
+            return found
+        return found._with_arrivals(connection, keys, _MEMBERS if has_totals else _ITSELF)
+
+    def _with_arrivals(
+        self, connection: dbapi.Connection, keys: Sequence[tuple[str, str]], of: str
+    ) -> IssueHistory:
+        """Read when steps were known, of the assets whose readings say it."""
+        has_issue = self._has_issue
+        if not has_issue.any():
+            return self
+        query = sql.SQL(_KEYS + _LONGEST).format(of=sql.SQL(of), **_literals(keys, range(len(keys))))
+        given = fetch(connection, query)
+        if not given.num_rows:
+            return self
+        numbers, step_us = given["number"].to_numpy(), self.declaration.step // _US
+        rows = np.full(len(keys), -1)
+        rows[numbers] = np.arange(len(numbers))
+        longest = given["longest"].to_numpy() + _ROWS_LAST // _US
+        longest = -(-np.minimum(longest, _FARTHEST // _US) // step_us)
+        steps = self.entities.times[has_issue & (rows[self.assets] >= 0)] // step_us
+        leaves = [leaf for each in self.declaration.features.values() for leaf in each.leaves()]
+        reach = max((leaf.offsets()[1] for leaf in leaves if leaf.column in _OF_READINGS), default=0)
+        ttl = 0 if self.read.ttl is None else self.read.ttl // self.declaration.step
+        first = int(steps.min(initial=0)) - int(longest.max()) - reach - ttl
+        end = int(steps.max(initial=first))
+        query = sql.SQL(_KEYS + _ARRIVALS).format(
+            of=sql.SQL(of),
+            step=sql.Literal(self.declaration.step),
+            first=_time(first * step_us),
+            end=_time(end * step_us),
+            **_literals(keys, numbers.tolist()),
+        )
+        table = fetch(connection, query)
+        known = np.full((len(numbers), end - first), EMPTY)
+        places = rows[table["number"].to_numpy()]
+        at = microseconds(table["step"]) // step_us
+        after = self._after[table["number"].to_numpy()]
+        by_rule = np.where(table["is_by_rule"].to_numpy(), (at + 1) * step_us + after, NO_TIME)
+        arrived = np.maximum(np.maximum(microseconds(table["given"]), by_rule), (at + 1) * step_us)
+        known[places, at - first] = -(-arrived // step_us)
+        return replace(self, arrivals=Arrivals(rows, first, known), longest=longest)
+
+    @property
+    def _has_issue(self) -> npt.NDArray[np.bool_]:
+        found: npt.NDArray[np.bool_] = (self.entities.times != NO_TIME) & (self.assets != UNKNOWN)
+        return found
+
+    @cached_property
+    def _delays(self) -> Integers:
+        """From the newest known step to each entity row, in microseconds; -1: too far for it to have a row."""
+        found = np.append(self._after, 0)[self.assets]
+        if self.arrivals is not None:
+            step_us = self.declaration.step // _US
+            rows = np.flatnonzero(self._has_issue)
+            steps = self.entities.times[rows] // step_us
+            issues = Issues(self.register, self.assets[rows], steps, step_us, self.arrivals)
+            is_given = issues.has_arrivals
+            longest = self.longest[self.arrivals.rows[issues.assets[is_given]]]
+            delays = issues.delays[is_given]
+            found[rows[is_given]] = np.where(delays <= longest, delays * step_us, -1)
+        return found
 
     @property
     def features_of_issue(self) -> ViewRead:
@@ -141,11 +256,10 @@ class IssueHistory:
 
         Where versions are told by the time of issue, that stays, and rows are later by `delays`.
         """
-        if self.as_of_filter.by_row or not self._after.any():
+        if self.as_of_filter.by_row or not self._delays.any():
             return self.entities
-        delays = np.append(self._after, 0)[self.assets]
-        times = self.entities.times
-        return _at(self.entities, pa.array(times - delays, mask=times == NO_TIME))
+        times, delays = self.entities.times, self._delays
+        return _at(self.entities, pa.array(times - delays, mask=(times == NO_TIME) | (delays < 0)))
 
     def features(self, connection: dbapi.Connection, of_issue: pa.Table) -> pa.Table:
         """All features of each entity row, null where it has no row.
@@ -169,10 +283,34 @@ class IssueHistory:
                 for name, values in found.items():
                     arrays[name][part] = values
         columns = {
-            name: _lists(arrays[name], has_row) if name in arrays else of_issue[name]
+            name: _lists(arrays[name], has_row) if name in arrays else self._known(name, of_issue, has_row)
             for name in self.read.features
         }
         return pa.table(columns)
+
+    def _known(
+        self, name: str, of_issue: pa.Table, has_row: npt.NDArray[np.bool_]
+    ) -> pa.Array | pa.ChunkedArray:
+        """A number of each issue; null where it looks at a step of which something came later."""
+        each = self.declaration.features.get(name)
+        leaves = [leaf for leaf in each.leaves() if leaf.column in _OF_READINGS] if each else []
+        if self.arrivals is None or not leaves:
+            return of_issue[name]
+        step_us = self.declaration.step // _US
+        rows = np.flatnonzero(has_row)
+        rows = rows[self.arrivals.rows[self.assets[rows]] >= 0]
+        events = microseconds(of_issue[self.read.time])
+        is_late = np.zeros(len(has_row), bool)
+        nearest = min(leaf.offsets()[0] for leaf in leaves)
+        farthest = max(leaf.offsets()[1] for leaf in leaves)
+        at_once = max(_LOOKED_AT // (farthest - nearest + 1), 1)
+        for first in range(0, len(rows), at_once):
+            part = rows[first : first + at_once]
+            looked_at = (events[part] // step_us)[:, None] - np.arange(nearest, farthest + 1)
+            known = self.arrivals.at(self.assets[part], looked_at)
+            issued = self.entities.times[part, None] // step_us
+            is_late[part] = ((known > issued) & (known != EMPTY)).any(axis=1)
+        return pc.if_else(pa.array(is_late), None, of_issue[name])
 
     def _batches(self, rows: Integers) -> Iterator[Integers]:
         """Positions of entity rows, those of some assets at a time."""
@@ -212,7 +350,7 @@ class Versions:
         """As of `Grid`."""
         index, best, count = self._index
         at = issues.ahead(first, end) - self.first
-        is_inside = (at >= 0) & (at < self.width) & (np.arange(first, end) < -issues.delays[:, None])
+        is_inside = (at >= 0) & (at < self.width) & issues.are_known(first, end)
         keys = np.where(is_inside, issues.assets[:, None] * self.width + at, UNKNOWN).ravel()
         keys[keys >= count] = UNKNOWN
         times = np.repeat(issues.times, end - first)
@@ -239,7 +377,8 @@ class _Batch:
         register = [self.of.register[number] for number in numbers]
         owners = [self.of.owners[number] for number in numbers]
         step_us = declaration.step // _US
-        issues = Issues(register, assets, self.of.entities.times[self.rows] // step_us, step_us)
+        arrivals = None if self.of.arrivals is None else self.of.arrivals.of(numbers)
+        issues = Issues(register, assets, self.of.entities.times[self.rows] // step_us, step_us, arrivals)
         needs = reaches(
             (declaration.features[name] for name in self.targets),
             declaration.leads,
@@ -404,6 +543,15 @@ def _register(
         zones = {"tenant": "", "asset": name, "weather": row.get("weather_asset_id") or name}
         owners.append(Owner(tenant, zones | {key: row.get(key) for key in _ZONES}))
     return register, owners
+
+
+def _literals(keys: Sequence[tuple[str, str]], numbers: Sequence[int]) -> dict[str, sql.Literal]:
+    """Some of the assets, with their numbers."""
+    return {
+        "tenants": sql.Literal([keys[number][0] for number in numbers]),
+        "assets": sql.Literal([keys[number][1] for number in numbers]),
+        "numbers": sql.Literal(list(numbers)),
+    }
 
 
 def _numbered(names: Sequence[tuple[str, str | None]]) -> tuple[list[tuple[str, str]], Integers]:

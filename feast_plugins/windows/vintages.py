@@ -1,8 +1,9 @@
 """Columns as rows of a view with a horizon know them: what was known at an issue of each step around it.
 
 Steps have numbers since 1970, times are microseconds since 1970. An issue is a row: of whom, and the step
-that begins then. What is known of readings depends on their time alone; weather and external series have
-vintages, values of the same time with the times since which each could be read.
+that begins then. What is known of readings depends on their time, or on when they say that they arrived;
+weather and external series have vintages, values of the same time with the times since which each could be
+read.
 """
 
 from __future__ import annotations
@@ -43,6 +44,44 @@ class Asset:
     is_plain: bool = True
 
 
+#: A step that no issue knows, and one without readings, of which there is nothing to know.
+LATE: Final = np.iinfo(np.int64).max - 1
+EMPTY: Final = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """From when on steps are known, of assets whose readings say it."""
+
+    #: row of each asset of the register in `known`; -1: its readings do not say it
+    rows: Integers
+    #: number of the first step that is read
+    first: int
+    #: by asset and step, the number of the first step that begins when its last reading is known
+    known: Integers
+
+    def of(self, assets: Integers) -> Arrivals:
+        """Those of some assets of the register, in another order."""
+        return Arrivals(self.rows[assets], self.first, self.known)
+
+    def at(self, assets: Integers, steps: Integers) -> Integers:
+        """As `known`, of the steps in a row for each of these assets: `LATE` where they were not read."""
+        columns = steps - self.first
+        is_read = (columns >= 0) & (columns < self.known.shape[1])
+        if not self.known.shape[1]:
+            return np.full(steps.shape, LATE)
+        found = self.known[self.rows[assets][:, None], np.clip(columns, 0, self.known.shape[1] - 1)]
+        found[~is_read] = LATE
+        return found
+
+    def newest(self, asset: int, issued: Integers) -> Integers:
+        """The newest step of an asset that was known at the begins of some steps; `first` - 1: none was."""
+        known = self.known[self.rows[asset]]
+        order = np.argsort(known, kind="stable")
+        newest = np.append(-1, np.maximum.accumulate(order))
+        return self.first + newest[np.searchsorted(known[order], issued, side="right")]
+
+
 @dataclass(frozen=True)
 class Issues:
     """Rows of a view with a horizon, an element each."""
@@ -54,19 +93,41 @@ class Issues:
     steps: Integers
     #: of a step
     step_us: int
+    #: of readings that say when they arrived; None: none does
+    arrivals: Arrivals | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def part(self, rows: slice) -> Issues:
         """Some of them."""
-        return Issues(self.register, self.assets[rows], self.steps[rows], self.step_us)
+        return replace(self, assets=self.assets[rows], steps=self.steps[rows])
 
     @cached_property
     def delays(self) -> Integers:
-        """Whole steps after the end of a step until its readings are known."""
+        """Whole steps from the end of the newest step that was known to the issue."""
         after = np.array([each.available_after for each in self.register], np.int64)
-        return (-(-after // self.step_us))[self.assets]
+        found = (-(-after // self.step_us))[self.assets]
+        if self.arrivals is not None:
+            for asset in np.unique(self.assets[self.has_arrivals]):
+                rows = np.flatnonzero(self.assets == asset)
+                found[rows] = self.steps[rows] - 1 - self.arrivals.newest(asset, self.steps[rows])
+        return found
+
+    @property
+    def has_arrivals(self) -> Flags:
+        """Whether the readings of each one's asset say when they arrived."""
+        if self.arrivals is None:
+            return np.zeros(len(self), bool)
+        return self.arrivals.rows[self.assets] >= 0
+
+    def are_known(self, first: int, end: int) -> Flags:
+        """Of the steps from `first` to before `end` after each issue, which had ended and were known."""
+        found = np.arange(first, end) < -self.delays[:, None]
+        if self.arrivals is not None and (rows := np.flatnonzero(self.has_arrivals)).size:
+            steps = self.steps[rows, None] + np.arange(first, end)
+            found[rows] &= self.arrivals.at(self.assets[rows], steps) <= self.steps[rows, None]
+        return found
 
     @property
     def times(self) -> Integers:
@@ -113,7 +174,7 @@ class Grid:
         """The steps that had ended by the issues, and whose readings were available."""
         at = issues.ahead(first, end) - self.first
         width = self.values.shape[1]
-        is_inside = (at >= 0) & (at < width) & (np.arange(first, end) < -issues.delays[:, None])
+        is_inside = (at >= 0) & (at < width) & issues.are_known(first, end)
         if not width:
             return Known(first, np.full(at.shape, np.nan))
         found = self.values[issues.assets[:, None], np.clip(at, 0, width - 1)]

@@ -6,7 +6,7 @@ BEGIN
     WITH written AS (
         SELECT
             tenant_id, asset_id, range_agg(tstzrange(hour, hour + INTERVAL '1 hour')) AS hours,
-            min("timestamp") AS first_at, max("timestamp") AS last_at
+            min("timestamp") AS first_at, max("timestamp") AS last_at, max(available_at - "timestamp") AS longest_delay
         FROM changed, time_bucket(INTERVAL '1 hour', "timestamp") AS hour
         WHERE isfinite("timestamp")
         GROUP BY tenant_id, asset_id
@@ -19,8 +19,8 @@ BEGIN
         FROM written, unnest(hours) AS island
     )
     -- sorted, so that two writers lock the spans in the same order; unchanged spans are not locked
-    INSERT INTO asset_spans AS spans (tenant_id, asset_id, first_hour, last_hour, periods)
-    SELECT tenant_id, asset_id, lower(hours), upper(hours) - INTERVAL '1 hour', periods
+    INSERT INTO asset_spans AS spans (tenant_id, asset_id, first_hour, last_hour, periods, longest_delay)
+    SELECT tenant_id, asset_id, lower(hours), upper(hours) - INTERVAL '1 hour', periods, longest_delay
     FROM written
     CROSS JOIN LATERAL (
         SELECT range_agg(tstzrange(lower(island), upper(island) + INTERVAL '167 hours', '[]')) AS periods
@@ -30,12 +30,14 @@ BEGIN
         SELECT FROM asset_spans AS known
         WHERE known.tenant_id = written.tenant_id AND known.asset_id = written.asset_id
             AND known.periods @> reached.periods
+            AND (written.longest_delay IS NULL OR known.longest_delay >= written.longest_delay)
     )
     ORDER BY tenant_id, asset_id
     ON CONFLICT (tenant_id, asset_id) DO UPDATE SET
         first_hour = least(spans.first_hour, excluded.first_hour),
         last_hour = greatest(spans.last_hour, excluded.last_hour),
-        periods = spans.periods + excluded.periods;
+        periods = spans.periods + excluded.periods,
+        longest_delay = greatest(spans.longest_delay, excluded.longest_delay);
     RETURN NULL;
 END
 $$;

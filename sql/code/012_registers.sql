@@ -89,7 +89,7 @@ BEGIN
     ranges AS MATERIALIZED (
         SELECT
             reaches.tenant_id, reaches.asset_id, lower(one) AS low, upper(one) AS high,
-            assets.register_digits, assets.capacity, assets.interval_seconds
+            assets.register_digits, assets.capacity, assets.interval_seconds, assets.available_after
         FROM reaches
         JOIN assets USING (tenant_id, asset_id)
         CROSS JOIN unnest(reach) AS one
@@ -100,6 +100,7 @@ BEGIN
             lead(readings."timestamp") OVER series AS next_at,
             lead(readings.value) OVER series AS next_value,
             lead(readings.quality) OVER series AS next_quality,
+            readings.available_at, lead(readings.available_at) OVER series AS next_available_at,
             lag(readings.value) OVER series AS last_value,
             lead(readings.value, 2) OVER series AS second_value
         FROM ranges
@@ -115,7 +116,12 @@ BEGIN
                 WHEN 'suspect' IN (steps.quality, steps.next_quality) THEN 'suspect'
                 WHEN 'estimated' IN (steps.quality, steps.next_quality) THEN 'estimated'
                 ELSE 'good'
-            END AS quality
+            END AS quality,
+            -- when both readings were
+            CASE WHEN num_nonnulls(steps.available_at, steps.next_available_at) > 0 THEN greatest(
+                coalesce(steps.available_at, steps.at + steps.available_after),
+                coalesce(steps.next_available_at, steps.next_at + steps.available_after)
+            ) END AS available_at
         FROM steps
         CROSS JOIN LATERAL (SELECT extract(epoch FROM steps.next_at - steps.at)::float8 AS seconds) AS gap
         CROSS JOIN LATERAL register_difference(
@@ -145,15 +151,16 @@ BEGIN
         WHERE steps.next_at IS NOT NULL AND steps.at < steps.high
     ),
     written AS (
-        INSERT INTO timeseries_data AS stored ("timestamp", tenant_id, asset_id, value, quality, interval_seconds)
-        SELECT at, tenant_id, asset_id, counted, quality, greatest(round(seconds), 1)
+        INSERT INTO timeseries_data AS stored
+            ("timestamp", tenant_id, asset_id, value, quality, interval_seconds, available_at)
+        SELECT at, tenant_id, asset_id, counted, quality, greatest(round(seconds), 1), available_at
         FROM judged WHERE fault IS NULL
         ORDER BY tenant_id, asset_id, at
         ON CONFLICT (tenant_id, asset_id, "timestamp") DO UPDATE SET
             value = excluded.value, quality = excluded.quality, interval_seconds = excluded.interval_seconds,
-            ingested_at = excluded.ingested_at
-        WHERE (stored.value, stored.quality, stored.interval_seconds)
-            IS DISTINCT FROM (excluded.value, excluded.quality, excluded.interval_seconds)
+            available_at = excluded.available_at, ingested_at = excluded.ingested_at
+        WHERE (stored.value, stored.quality, stored.interval_seconds, stored.available_at)
+            IS DISTINCT FROM (excluded.value, excluded.quality, excluded.interval_seconds, excluded.available_at)
     ),
     faults AS (
         SELECT
@@ -323,17 +330,18 @@ BEGIN
                 USING ERRCODE = 'check_violation', HINT = 'Delete them with `ai-hub readings delete`.';
         END IF;
         -- the trigger of the insert derives, over the readings that were stored as amounts
-        INSERT INTO register_readings ("timestamp", tenant_id, asset_id, value, quality, ingested_at)
-        SELECT "timestamp", tenant_id, asset_id, value, quality, ingested_at FROM timeseries_data
+        INSERT INTO register_readings ("timestamp", tenant_id, asset_id, value, quality, available_at, ingested_at)
+        SELECT "timestamp", tenant_id, asset_id, value, quality, available_at, ingested_at FROM timeseries_data
         WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
         UPDATE data_findings SET resolved_at = now()
         WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id AND kind = 'looks_like_register' AND resolved_at IS NULL;
     ELSE
-        INSERT INTO timeseries_data AS stored ("timestamp", tenant_id, asset_id, value, quality)
-        SELECT "timestamp", tenant_id, asset_id, value, quality FROM register_readings
+        INSERT INTO timeseries_data AS stored ("timestamp", tenant_id, asset_id, value, quality, available_at)
+        SELECT "timestamp", tenant_id, asset_id, value, quality, available_at FROM register_readings
         WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id
         ON CONFLICT (tenant_id, asset_id, "timestamp") DO UPDATE SET
-            value = excluded.value, quality = excluded.quality, interval_seconds = NULL, ingested_at = excluded.ingested_at;
+            value = excluded.value, quality = excluded.quality, interval_seconds = NULL,
+            available_at = excluded.available_at, ingested_at = excluded.ingested_at;
         DELETE FROM register_readings WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id;
         UPDATE data_findings SET resolved_at = now()
         WHERE tenant_id = NEW.tenant_id AND asset_id = NEW.asset_id

@@ -44,6 +44,8 @@ class Asset:
     series: dict[str, list[Issue]] = field(default_factory=dict)
     #: Other members of its group; None: it is in none.
     others: list[Asset] | None = None
+    #: When readings arrived, of those that say it, by their time.
+    arrived: dict[datetime, datetime] = field(default_factory=dict)
 
     def values(self, start: datetime, end: datetime) -> list[float]:
         """Readings in [start, end)."""

@@ -31,7 +31,11 @@ def wind_power(speed: float, of: Mapping[str, Any]) -> float:
 
 @dataclass
 class LeadsOracle:
-    """Features of targets of one asset, whose readings are available so long after the end of their step."""
+    """Features of targets of one asset, whose readings are available so long after the end of their step.
+
+    Where some of its readings, or of its group, say when they arrived, a step is known with the last of its
+    readings.
+    """
 
     asset: Asset
     step: timedelta
@@ -88,15 +92,50 @@ class LeadsOracle:
             }[of["part"]]
         )
 
+    @cached_property
+    def known_at(self) -> dict[datetime, datetime] | None:
+        """When each step with readings was known, by its begin; None: no reading says when it arrived."""
+        members = [self.asset, *(self.asset.others or ())]
+        if not any(member.arrived for member in members):
+            return None
+        found: dict[datetime, datetime] = {}
+        for member in members:
+            for at in member.readings:
+                begin = at - (at - datetime(1970, 1, 1, tzinfo=UTC)) % self.step
+                end = begin + self.step
+                arrived = member.arrived.get(at, end + self.available_after)
+                found[begin] = max(found.get(begin, end), arrived)
+        return found
+
+    def newest(self, issue: datetime) -> datetime | None:
+        """Begin of the newest step that was known at the issue."""
+        if self.known_at is None:
+            end = issue - self.available_after
+            return end - (end - datetime(1970, 1, 1, tzinfo=UTC)) % self.step - self.step
+        if issue not in self._newest:
+            known = [begin for begin, known in self.known_at.items() if known <= issue]
+            self._newest[issue] = max(known, default=None)
+        return self._newest[issue]
+
+    @cached_property
+    def _newest(self) -> dict[datetime, datetime | None]:
+        return {}
+
+    def is_late(self, issue: datetime, begin: datetime) -> bool:
+        """Whether a step has readings of which one arrived after the issue."""
+        return self.known_at is not None and self.known_at.get(begin, issue) > issue
+
     def is_available(self, issue: datetime, begin: datetime) -> bool:
-        """Whether readings of a step were there at the issue."""
-        return begin + self.step + self.available_after <= issue
+        """Whether a step was not newer than what was there at the issue."""
+        newest = self.newest(issue)
+        return newest is not None and begin <= newest
 
     def known(self, issue: datetime, begin: datetime, column: str) -> Value:
         """Value of the step that begins then, as it was known at the issue."""
         end = begin + self.step
         if column in {"value", "value@group"}:
-            if not self.is_available(issue, begin) or (self.rows is not None and end not in self.rows):
+            is_there = self.is_available(issue, begin) and not self.is_late(issue, begin)
+            if not is_there or (self.rows is not None and end not in self.rows):
                 return None
             if column == "value@group":
                 return self.asset.total(begin, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from oracles.features import Asset, Issue, Weather, floor_hour, same
@@ -10,7 +11,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import psycopg
 
@@ -31,13 +32,20 @@ VIEWS = {
 }
 
 
-def write(connection: psycopg.Connection, tenant: str, asset: str, readings: dict[datetime, float]) -> None:
+def write(
+    connection: psycopg.Connection,
+    tenant: str,
+    asset: str,
+    readings: dict[datetime, float],
+    arrived: Mapping[datetime, datetime] = MappingProxyType({}),
+) -> None:
     connection.execute(
-        'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value)'
-        " SELECT time, %s, %s, value FROM unnest(%s::timestamptz[], %s::float8[]) AS r (time, value)"
+        'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value, available_at)'
+        " SELECT time, %s, %s, value, available_at"
+        " FROM unnest(%s::timestamptz[], %s::float8[], %s::timestamptz[]) AS r (time, value, available_at)"
         ' ON CONFLICT (tenant_id, asset_id, "timestamp")'
-        " DO UPDATE SET value = excluded.value, ingested_at = now()",
-        [tenant, asset, list(readings), list(readings.values())],
+        " DO UPDATE SET value = excluded.value, available_at = excluded.available_at, ingested_at = now()",
+        [tenant, asset, list(readings), list(readings.values()), [arrived.get(at) for at in readings]],
     )
 
 

@@ -123,6 +123,9 @@ DROP VIEW forecast_basic_features, forecast_advanced_features, anomaly_detection
     ai_features, ai_features_versions;
 DROP TRIGGER naive_scores_are_due ON assets;
 ALTER TABLE assets DROP available_after;
+ALTER TABLE timeseries_data DROP available_at;
+ALTER TABLE register_readings DROP available_at;
+ALTER TABLE asset_spans DROP longest_delay;
 ALTER TABLE asset_spans ADD stored tstzmultirange NOT NULL DEFAULT '{}';
 UPDATE asset_spans AS spans SET stored = known.stored FROM declared_spans AS known
 WHERE view_name = 'ai_features' AND known.tenant_id = spans.tenant_id AND known.asset_id = spans.asset_id;

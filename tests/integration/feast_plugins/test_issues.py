@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ DAY = timedelta(days=1)
 PRICE = "price@price_zone"
 PLACE = (52.5, 13.4)
 LEADS = 26
+LATE = 30 * HOUR + timedelta(minutes=20)
 
 
 def features_of(step: timedelta) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class Meter:
     name: str
     known: Asset
     available_after: timedelta = timedelta(0)
-    attributes: dict[str, Any] = field(default_factory=dict)
+    group: str | None = None
 
 
 @dataclass
@@ -131,13 +132,8 @@ class Site:
 
     def available_after(self, meter: Meter) -> timedelta:
         """Of a meter in a group that of the latest member, whose readings are in the total."""
-        is_member = meter.known.others is not None
-        members = self.meters if is_member else []
-        return max(
-            meter.available_after,
-            *(each.available_after for each in members if each.known.others is not None),
-            timedelta(0),
-        )
+        members = [each for each in self.meters if each.group == meter.group and each.tenant == meter.tenant]
+        return max(each.available_after for each in [meter, *(members if meter.group else ())])
 
     def problems(self, row: dict[str, Any], meter: Meter, issue: datetime) -> list[str]:
         """How the row of an issue differs from the oracle."""
@@ -148,13 +144,23 @@ class Site:
         of_rows = Oracle(meter.known, datetime.now(UTC), {}, step)
         rows = of_rows.rows(datetime.now(UTC))
         after = self.available_after(meter)
-        newest = max((at for at in rows if at <= issue - after), default=None)
-        has_row = newest is not None and issue - after - newest <= self.view.ttl
         ahead = LeadsOracle(meter.known, step, after, *PLACE, set(rows))
+        if ahead.known_at is None:
+            newest = max((at for at in rows if at <= issue - after), default=None)
+            has_row = newest is not None and issue - after - newest <= self.view.ttl
+        else:
+            last = ahead.newest(issue)
+            newest = None if last is None else last + step
+            members = [meter.known, *(meter.known.others or ())]
+            longest = max(known - at for each in members for at, known in each.arrived.items())
+            has_row = newest is not None and issue - newest < min(longest + 7 * DAY, 90 * DAY) + step
         found = []
         for name, of in declaration.as_json().items():
             if name not in declaration.of_targets:
                 want = of_rows.value(newest, of) if has_row and newest is not None else None
+                reach = {"last": 1, "mean_24h": DAY // step}[name]
+                if newest and any(ahead.is_late(issue, newest - ago * step) for ago in range(1, reach + 1)):
+                    want = None
                 if not same(None if pd.isna(row[name]) else row[name], want, 1e6):
                     found.append(f"{name}: {row[name]} instead of {want}")
                 continue
@@ -201,16 +207,32 @@ def meter(tenant: str, name: str, now: datetime, zone: str, seed: int, **more: A
     return Meter(tenant, name, Asset(zone, readings, weather, {PRICE: prices}), **more)
 
 
+def arrivals(readings: dict[datetime, float], now: datetime, seed: int) -> dict[datetime, datetime]:
+    """Most come the next morning; some do not say it, some come days late, some are corrected after weeks."""
+    random = np.random.default_rng(seed)
+    found = {}
+    for at in readings:
+        morning = at.replace(hour=0, minute=0) + DAY + 6 * HOUR
+        kind = random.random()
+        if 0.1 < kind < 0.16:
+            morning += timedelta(hours=float(random.uniform(0, 100)))
+        elif kind > 0.98:
+            morning += 15 * DAY
+        if kind > 0.1 and morning < now:
+            found[at] = max(morning, at + HOUR)
+    return found
+
+
 def store_data(connection: Any, each: Meter) -> None:
     """Write a new meter with all that is known of it."""
-    zone, group = f"zone of {each.name}", None if each.known.others is None else "north"
+    zone, group = f"zone of {each.name}", each.group
     connection.execute(
         "INSERT INTO assets"
         ' (tenant_id, asset_id, timezone, latitude, longitude, price_zone, "group", available_after)'
         " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
         [each.tenant, each.name, each.known.zone, *PLACE, zone, group, each.available_after],
     )
-    write(connection, each.tenant, each.name, each.known.readings)
+    write(connection, each.tenant, each.name, each.known.readings, each.known.arrived)
     write_weather(connection, each.tenant, each.name, each.known.weather)
     write_series(connection, each.tenant, "price", zone, each.known.series[PRICE])
 
@@ -230,12 +252,20 @@ def site(energy: Energy, folder: Path, step: timedelta, *, is_stored: bool) -> I
     service, store = FeatureService(name=f"s_{unique}", features=[view]), open_store(own)
     mine, theirs = f"t-{unique}", f"t-{unique}-x"
     meters = [
-        meter(mine, "meter", present, "Europe/Berlin", 1),
-        meter(mine, "late", present, "Asia/Kolkata", 2, available_after=30 * HOUR + timedelta(minutes=20)),
+        meter(mine, "meter", present, "Europe/Berlin", 1, group="north"),
+        meter(mine, "late", present, "Asia/Kolkata", 2, available_after=LATE, group="north"),
         meter(theirs, "meter", present, "UTC", 3),
+        # some say when their readings arrived; a member of their group does not, nor does the other tenant's
+        meter(mine, "told", present, "Europe/Berlin", 4, available_after=3 * HOUR),
+        meter(mine, "told in group", present, "UTC", 5, group="south"),
+        meter(mine, "in group", present, "UTC", 6, available_after=5 * HOUR, group="south"),
+        meter(theirs, "told", present, "UTC", 7, group="south"),
     ]
-    # a group of the first two, of which the third tenant's has none
-    meters[0].known.others, meters[1].known.others = [meters[1].known], [meters[0].known]
+    for each in meters:
+        others = [other for other in meters if other.tenant == each.tenant and other.group == each.group]
+        each.known.others = [other.known for other in others if other is not each] if each.group else None
+    for each in meters[3:5]:
+        each.known.arrived = arrivals(each.known.readings, present, seed=len(each.name))
     store.apply([*ENTITIES, view, service])
     with connect(autocommit=True) as connection:
         connection.execute(
@@ -273,7 +303,7 @@ def test_history__of_issues__equals_the_oracle(steps: str, request: pytest.Fixtu
     made: Site = request.getfixturevalue(steps)
     # the last one is of a time before the first reading
     ages = [timedelta(minutes=7), 3 * DAY + timedelta(minutes=50), 40 * DAY]
-    made.check(made.history([made.now - age for age in ages]))
+    made.check(made.history([made.now - age for age in ages], made.meters[:3]))
 
 
 @EACH_STEP
@@ -318,7 +348,7 @@ def test_online__of_all_meters__is_history_at_now(steps: str, request: pytest.Fi
 
 
 def test_history__as_known_earlier__is_that_of_then(hours: Site) -> None:
-    mine, late, theirs = deepcopy(hours.meters)
+    mine, *others = deepcopy(hours.meters)
     with connect(autocommit=True) as connection:
         store_rows(connection, hours.view.name)
         refresh()
@@ -332,8 +362,8 @@ def test_history__as_known_earlier__is_that_of_then(hours: Site) -> None:
         write_weather(connection, mine.tenant, mine.name, weather)
     refresh()
     issues = [hours.now - age for age in (0 * HOUR, 25 * HOUR, 3 * DAY)]
-    hours.check(hours.history(issues, known_at=then), [mine, late, theirs])
-    hours.check(hours.history(issues))
+    hours.check(hours.history(issues, hours.meters[:4], known_at=then), [mine, *others])
+    hours.check(hours.history(issues, hours.meters[:4]))
     # nothing was known when these were issued: it was all ingested just now
     found = hours.history(issues[1:], filter_by_created_timestamp=True)
     assert found["same_hour_1d"].null_count == found.num_rows
@@ -355,6 +385,91 @@ def test_available_after__of_the_register__moves_what_an_issue_knows(hours: Site
         )
         mine.available_after = timedelta(0)
     assert np.isnan(matrix(found["lag_1d"], LEADS)).all()
+
+
+@EACH_STEP
+def test_history__of_readings_that_say_when_they_arrived__equals_the_oracle(
+    steps: str, request: pytest.FixtureRequest
+) -> None:
+    made: Site = request.getfixturevalue(steps)
+    random = np.random.default_rng(11)
+    ages = [timedelta(minutes=float(each)) for each in random.uniform(0, 17 * 24 * 60, 6)]
+    told = made.meters[3:] if steps == "hours" else made.meters[3:5]
+    found = made.history([made.now - age for age in [*ages, timedelta(minutes=7)]], told)
+    made.check(found)
+    # some numbers and some elements were not known, and others were
+    assert 0 < found["mean_24h"].null_count < found.num_rows
+    for name in ("lag_1d", "same_hour_1d"):
+        values = matrix(found[name], LEADS)
+        assert 0.05 < np.isnan(values).mean() < 0.95, name
+
+
+def told_later(meters: list[Meter], issue: datetime, seed: int) -> list[Meter]:
+    """Readings of steps that were not known at the issue, changed, added or corrected anew."""
+    random = np.random.default_rng(seed)
+    found = []
+    for each in meters:
+        oracle = LeadsOracle(each.known, HOUR, each.available_after)
+        known, newest = oracle.known_at, oracle.newest(issue)
+        assert known is not None
+        assert newest is not None
+        readings, arrived = {}, {}
+        for at in {*each.known.readings, *(newest + number * HOUR / 2 for number in range(2, 100))}:
+            begin = at.replace(minute=0)
+            is_known = known.get(begin, issue + HOUR) <= issue
+            if not is_known and begin > newest - 20 * DAY and random.random() < 0.7:
+                readings[at] = float(random.normal(0, 1e3))
+                arrived[at] = max(issue, at + HOUR) + timedelta(hours=float(random.uniform(0.1, 60)))
+        found.append(replace(each, known=Asset(readings=readings, arrived=arrived)))
+    return found
+
+
+@settings(
+    max_examples=examples(4),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(seed=st.integers(0, 2**31), age=st.integers(40, 300))
+def test_history__whatever_arrived_after_the_issue__keeps_each_bit(hours: Site, seed: int, age: int) -> None:
+    told = [hours.meters[3]]
+    issue = hours.now - age * HOUR
+    before = hours.history([issue], told)
+    hours.check(before, told)
+    with connect(autocommit=True) as connection:
+        for each, later in zip(told, told_later(told, issue, seed), strict=True):
+            each.known.readings |= later.known.readings
+            each.known.arrived |= later.known.arrived
+            write(connection, each.tenant, each.name, later.known.readings, later.known.arrived)
+    refresh()
+    after = hours.history([issue], told)
+    declaration = declaration_of(hours.view)
+    assert declaration is not None
+    for name in declaration.features:
+        assert before[name].combine_chunks().equals(after[name].combine_chunks()) or (
+            name in declaration.of_targets
+            and matrix(before[name], LEADS).tobytes() == matrix(after[name], LEADS).tobytes()
+        ), name
+    hours.check(after, told)
+
+
+def test_history__of_another_tenants_times__is_as_it_was(hours: Site) -> None:
+    theirs = hours.meters[6]
+    issues = [hours.now - 5 * DAY]
+    before = hours.history(issues, [theirs])
+    with connect(autocommit=True) as connection:
+        # the same name in the other tenant, and a group of the same name
+        for mine in hours.meters[3:5]:
+            late = {at: hours.now for at in mine.known.readings if at < hours.now - HOUR}
+            readings = {at: mine.known.readings[at] for at in late}
+            write(connection, mine.tenant, mine.name, readings, late)
+            mine.known.arrived |= late
+    after = hours.history(issues, [theirs])
+    declaration = declaration_of(hours.view)
+    assert declaration is not None
+    for name in declaration.of_targets:
+        assert matrix(before[name], LEADS).tobytes() == matrix(after[name], LEADS).tobytes(), name
+    # of those themselves nothing was known
+    assert hours.history(issues, hours.meters[3:6])["mean_24h"].null_count == 3
 
 
 def test_history__without_entity_rows_and_export__are_refused(hours: Site) -> None:

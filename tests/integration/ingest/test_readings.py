@@ -16,7 +16,7 @@ from ai_hub.db import connect
 from ai_hub.errors import BadInputError
 from ai_hub.ingest import assets, tables, upsert
 from ai_hub.ingest.files import ingest_readings
-from ai_hub.ingest.options import Options
+from ai_hub.ingest.options import Options, Reading, Stamps
 
 if TYPE_CHECKING:
     from conftest import CsvFile, ReadingsOf, Rows
@@ -267,3 +267,101 @@ def test_ingest_readings__reject_file_that_is_the_input__is_refused(tenant: str,
     with pytest.raises(BadInputError, match="reject file is the input"):
         ingest_readings(file, Options(tenant=tenant, asset="m"), reject_file=file)
     assert "x,1" in file.read_text()
+
+
+AVAILABLE = (
+    'SELECT "timestamp", value, available_at FROM timeseries_data'
+    " WHERE tenant_id = %s AND asset_id = 'm' ORDER BY 1"
+)
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.parquet"])
+def test_ingest_readings__available_at__is_stored_with_the_reading(
+    tenant: str, csv_file: CsvFile, rows: Rows, tmp_path: Path, name: str
+) -> None:
+    # local time, an empty one, and one with an offset
+    given = ["2025-03-02 07:00", "", "2025-03-03T06:00:00+00:00"]
+    lines = [(at, value, known) for (at, value), known in zip(hours(3), given, strict=True)]
+    file = csv_file("m.csv", "timestamp,value,Ankunft", lines)
+    if name == "m.parquet":
+        file = tmp_path / name
+        frame = pd.DataFrame(lines, columns=["timestamp", "value", "Ankunft"])
+        frame["Ankunft"] = pd.to_datetime(
+            ["2025-03-02T06:00Z", None, "2025-03-03T06:00Z"], utc=True, format="ISO8601"
+        )
+        frame.to_parquet(file)
+    options = Options(tenant=tenant, asset="m", timezone="Europe/Berlin", columns={"available_at": "Ankunft"})
+    assert counts(ingest_readings(file, options)) == (3, 0, 0, 0, 0)
+    second = datetime(2025, 3, 2, 6, tzinfo=UTC)
+    known = [(START, 0.0, second), (START + HOUR, 0.5, None), (START + 2 * HOUR, 1.0, second + 24 * HOUR)]
+    assert rows(AVAILABLE, tenant) == known
+    assert counts(ingest_readings(file, options)) == (0, 0, 3, 0, 0)
+    assert rows("SELECT longest_delay FROM asset_spans WHERE tenant_id = %s", tenant) == [(52 * HOUR,)]
+    assert rows(AVAILABLE, f"{tenant}-x") == []
+
+
+def test_ingest_readings__another_available_at__is_a_correction(
+    tenant: str, csv_file: CsvFile, rows: Rows
+) -> None:
+    options, header = Options(tenant=tenant, asset="m"), "timestamp,value,available_at"
+    known = (START + 30 * HOUR).isoformat()
+    ingest_readings(csv_file("a.csv", header, [(at, value, known) for at, value in hours(4)]), options)
+    second = [(at, value, when) for (at, value), when in zip(hours(2), ["", known], strict=True)]
+    assert counts(ingest_readings(csv_file("b.csv", header, second), options)) == (0, 1, 1, 0, 0)
+    # without the column: what is as it was stays, and another value was not known before now
+    before = datetime.now(UTC) - HOUR
+    third = csv_file("c.csv", "timestamp,value", [hours(1)[0], hours(2)[1], (hours(3)[2][0], 7.0)])
+    assert counts(ingest_readings(third, options)) == (0, 1, 2, 0, 0)
+    (_, first), (_, unchanged), (value, corrected), (_, kept) = (row[1:] for row in rows(AVAILABLE, tenant))
+    assert (first, unchanged, value, kept) == (None, START + 30 * HOUR, 7.0, START + 30 * HOUR)
+    assert corrected > before
+
+
+def test_ingest_readings__impossible_available_at__is_rejected_with_what_to_do(
+    tenant: str, csv_file: CsvFile, rows: Rows
+) -> None:
+    ahead = datetime.now(UTC) + timedelta(days=3)
+    lines: list[tuple[object, ...]] = [(at, value, "2025-03-09T00:00:00Z") for at, value in hours(8)]
+    lines[1] = (*lines[1][:2], (START + 2 * HOUR - timedelta(seconds=1)).isoformat())
+    lines[2] = (*lines[2][:2], (START + 3 * HOUR).isoformat())
+    lines[3] = (*lines[3][:2], ahead.isoformat())
+    lines[4] = (*lines[4][:2], "soon")
+    lines[5] = (*lines[5][:2], "2025-10-26 02:30")
+    report = ingest_readings(
+        csv_file("m.csv", "timestamp,value,available_at", lines),
+        Options(tenant=tenant, asset="m", unit="kWh", timezone="Europe/Berlin"),
+    )
+    assert counts(report) == (4, 0, 0, 0, 4)
+    unreadable, ambiguous, too_early, too_late = sorted(report.reasons, key=lambda each: ":" not in each[:13])
+    assert too_early.startswith("available_at is before the end of the reading's interval")
+    assert "give the time at which the value arrived" in too_early
+    assert too_late == "available_at is more than a day in the future"
+    assert unreadable.startswith("available_at: ")
+    assert ambiguous.startswith("available_at: ")
+    assert [at for at, *_ in rows(AVAILABLE, tenant)] == [START + i * HOUR for i in (0, 2, 6, 7)]
+
+
+def test_ingest_readings__available_at_of_stamps_at_the_end__is_compared_with_the_end(
+    tenant: str, csv_file: CsvFile, rows: Rows
+) -> None:
+    lines = [(at, value, at) for at, value in hours(3)]
+    options = Options(tenant=tenant, asset="m", stamps=Stamps.END)
+    file = csv_file("m.csv", "timestamp,value,available_at", lines)
+    assert counts(ingest_readings(file, options)) == (3, 0, 0, 0, 0)
+    assert [(known - at) for at, _, known in rows(AVAILABLE, tenant)] == [HOUR] * 3
+
+
+def test_ingest_readings__available_at_of_a_register__is_that_of_the_later_reading(
+    tenant: str, csv_file: CsvFile, rows: Rows
+) -> None:
+    given = [START + 2 * HOUR, START + 9 * HOUR, None, START + 9 * HOUR, None, None]
+    lines = [
+        (at, 10 * value, "" if known is None else known.isoformat())
+        for (at, value), known in zip(hours(6), given, strict=True)
+    ]
+    file = csv_file("m.csv", "timestamp,value,available_at", lines)
+    ingest_readings(file, Options(tenant=tenant, asset="m", unit="kWh", reading=Reading.REGISTER))
+    found = [known for *_, known in rows(AVAILABLE, tenant)]
+    # where one of two is not given, it was known at once, as the register has no delay
+    assert found == [START + 9 * HOUR, START + 9 * HOUR, START + 9 * HOUR, START + 9 * HOUR, None]
