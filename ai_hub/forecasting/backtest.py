@@ -19,8 +19,10 @@ from ai_hub.forecasting.issues import (
     Flags,
     Floats,
     Forecasts,
+    Instants,
     IssueRows,
     StepValues,
+    durations,
     instant,
     level,
     naive,
@@ -49,6 +51,17 @@ class Meters:
     delay: Mapping[str, timedelta]
     #: by asset, in the unit of the values, where it is known
     capacity: Mapping[str, float]
+    #: hours from the end of each step until its value was known, of assets whose readings say it, else NaN;
+    #: of the assets and steps of `values`. None: no readings say it
+    arrived: StepValues | None = None
+
+    def known_at(self, rows: IssueRows) -> Instants | None:
+        """(n, leads): when the values of the targets were known; None: as `delays` says."""
+        if self.arrived is None:
+            return None
+        hours = self.arrived.at(rows.assets, rows.starts)
+        by_rule = rows.ends + self.delays(rows)[:, None]
+        return np.where(np.isnan(hours), by_rule, rows.ends + durations(hours))
 
     def delays(self, rows: IssueRows) -> Durations:
         """(n,): of each row."""
@@ -237,7 +250,9 @@ def _scored(
 ) -> Backtest:
     assert rows.actual is not None  # noqa: S101  # of `run`
     delay = meters.delays(rows)
-    usual = {name: naive(meters.values, rows, season, delay) for name, season in NAIVE.items()}
+    usual = {
+        name: naive(meters.values, rows, season, delay, meters.arrived) for name, season in NAIVE.items()
+    }
     asked = asked & np.isfinite(rows.actual)
     scored = asked & np.isfinite(forecasts.values)
     for each in usual.values():

@@ -120,7 +120,7 @@ class PastForecasts:
         if not index.size:
             return Calibration.none(self.rows.leads, self.rows.step, len(self.levels))
         index = index[np.argsort(self.rows.assets[index], kind="stable")]
-        known_at = self.rows.ends[index] + self.delay[index, None]
+        known_at = self.rows.take(index).known_at(self.delay[index])
         counted = (known_at <= at) & (known_at > at - window)
         quantiles = self.quantiles[index]
         width = widths(quantiles, self.row_levels[index])[..., None]

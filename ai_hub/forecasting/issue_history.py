@@ -216,6 +216,26 @@ SELECT asset_id, available_after,
     capacity * coalesce(unit_factor, 1) / CASE WHEN is_amount THEN interval_seconds / 3600.0 ELSE 1 END
 FROM assets WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s)
 """
+# Of assets whose readings say when they arrived: a step is known when the last of its readings is.
+_ARRIVED: Final = """
+SELECT asset_id, start AS event_timestamp,
+    extract(epoch FROM greatest(known - start - %(step)s, '0'))::float8 / 3600 AS value
+FROM (
+    SELECT readings.asset_id, time_bucket(%(step)s, readings."timestamp") AS start,
+        max(coalesce(
+            readings.available_at,
+            time_bucket(%(step)s, readings."timestamp") + %(step)s + coalesce(assets.available_after, '0')
+        )) AS known
+    FROM asset_spans AS spans
+    JOIN timeseries_data AS readings
+        ON readings.tenant_id = spans.tenant_id AND readings.asset_id = spans.asset_id
+    LEFT JOIN assets ON assets.tenant_id = spans.tenant_id AND assets.asset_id = spans.asset_id
+    WHERE spans.tenant_id = %(tenant)s AND spans.asset_id = ANY(%(assets)s)
+        AND spans.longest_delay IS NOT NULL
+        AND readings.in_features AND readings."timestamp" >= %(start)s AND readings."timestamp" < %(end)s
+    GROUP BY readings.asset_id, time_bucket(%(step)s, readings."timestamp")
+) AS steps
+"""
 # The value of a step is in the row which begins when it ends.
 _STEPS: Final = f"""
 SELECT asset_id, event_timestamp, {VALUE_OF_STEP} AS value FROM ({{}}) AS rows
@@ -257,7 +277,18 @@ def read_meters(
         values,
         {asset: available_after or timedelta(0) for asset, available_after, _ in rows},
         {asset: float(capacity) for asset, _, capacity in rows if capacity is not None},
+        _arrivals(store, values, {"tenant": tenant, "assets": list(assets), "start": start, "end": end}),
     )
+
+
+def _arrivals(store: FeatureStore, values: StepValues, span: dict[str, Any]) -> StepValues | None:
+    """As of `Meters`."""
+    found = _values(store, sql.SQL(_ARRIVED), span | {"step": values.step}, values.step, timedelta(0))
+    if found is None:
+        return None
+    starts = values.start + np.arange(values.values.shape[1]) * np.timedelta64(values.step)  # noqa: PD011
+    hours = found.at(values.assets, np.broadcast_to(starts, values.values.shape))  # noqa: PD011
+    return replace(values, values=hours)
 
 
 def _hour_values(
@@ -318,4 +349,5 @@ def _values(
 
 def with_actual(rows: IssueRows, meters: Meters) -> IssueRows:
     """The rows with what came of them."""
-    return replace(rows, actual=meters.values.at(rows.assets, rows.starts))  # noqa: PD011  # no pandas
+    actual = meters.values.at(rows.assets, rows.starts)  # noqa: PD011  # no pandas
+    return replace(rows, actual=actual, actual_known=meters.known_at(rows))

@@ -43,6 +43,11 @@ def instants(times: Iterable[datetime]) -> Instants:
     return np.array([at.astimezone(UTC).replace(tzinfo=None) for at in times], "datetime64[us]")
 
 
+def durations(hours: Floats) -> Durations:
+    """Hours in microseconds; none for NaN."""
+    return np.round(np.nan_to_num(hours) * 3.6e9).astype(np.int64).astype("timedelta64[us]")
+
+
 @dataclass(frozen=True)
 class IssueRows:
     """Features of issues of a tenant's assets, one row an asset and time of issue.
@@ -63,11 +68,16 @@ class IssueRows:
     arrays: Mapping[str, Floats]
     #: (n, leads): the targets' values; None: not read
     actual: Floats | None = None
+    #: (n, leads): when those were known; None: by the rule of their asset alone
+    actual_known: Instants | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit."""
         n = len(self.assets)
-        wide = [*self.arrays.values(), *(() if self.actual is None else (self.actual,))]
+        wide = [
+            *self.arrays.values(),
+            *(each for each in (self.actual, self.actual_known) if each is not None),
+        ]
         shapes = {self.issued_at.shape, *(each.shape for each in self.scalars.values())}
         if shapes != {(n,)} or len({each.shape for each in wide}) != 1 or wide[0].shape[0] != n:
             raise ValueError(f"of {n} rows: {shapes} and {[each.shape for each in wide]}")
@@ -99,7 +109,12 @@ class IssueRows:
             scalars={name: each[index] for name, each in self.scalars.items()},
             arrays={name: each[index] for name, each in self.arrays.items()},
             actual=None if self.actual is None else self.actual[index],
+            actual_known=None if self.actual_known is None else self.actual_known[index],
         )
+
+    def known_at(self, delay: Durations) -> Instants:
+        """(n, leads): when the actual values were known; `delay` (n,): after the end, if nothing says it."""
+        return self.ends + delay[:, None] if self.actual_known is None else self.actual_known
 
     def known_by(self, at: np.datetime64, delay: Durations) -> IssueRows:
         """Rows issued before `at`, with those actual values that were known then.
@@ -114,7 +129,7 @@ class IssueRows:
         rows = self.take(kept)
         if rows.actual is None:
             return rows
-        known = rows.ends + delay[kept, None] <= at
+        known = rows.known_at(delay[kept]) <= at
         return replace(rows, actual=np.where(known, rows.actual, np.nan))
 
 
@@ -264,7 +279,13 @@ class StepValues:
 _SEASONS: Final = 4
 
 
-def naive(values: StepValues, rows: IssueRows, season: timedelta, delay: Durations) -> Floats:
+def naive(
+    values: StepValues,
+    rows: IssueRows,
+    season: timedelta,
+    delay: Durations,
+    arrived: StepValues | None = None,
+) -> Floats:
     """(n, leads): the last value known at issue that lies whole seasons before each target.
 
     Args:
@@ -272,13 +293,21 @@ def naive(values: StepValues, rows: IssueRows, season: timedelta, delay: Duratio
         rows: the issues.
         season: such as a day or a week.
         delay: (n,): how long after its end the value of a step becomes known.
+        arrived: the same of each step in hours, NaN where `delay` says it.
     """
+    if arrived is not None:
+        says_it = arrived.assets[np.isfinite(arrived.values).any(axis=1)]
+        delay = np.where(np.isin(rows.assets, says_it), np.timedelta64(0, "us"), delay)
     period = np.timedelta64(season)
     behind = rows.ends + delay[:, None] - rows.issued_at[:, None]
     seasons = np.maximum(-(-behind // period), 1)
     found = np.full(behind.shape, np.nan)
     for further in range(_SEASONS):
-        earlier = values.at(rows.assets, rows.starts - (seasons + further) * period)
+        starts = rows.starts - (seasons + further) * period
+        earlier = values.at(rows.assets, starts)
+        if arrived is not None:
+            known = starts + np.timedelta64(rows.step) + durations(arrived.at(rows.assets, starts))
+            earlier[known > rows.issued_at[:, None]] = np.nan
         found = np.where(np.isnan(found), earlier, found)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,9 +15,11 @@ import pandas as pd
 import pytest
 from feast import FeatureService
 from mlflow import MlflowClient
+from support.feature_tables import register, write
 
 from ai_hub import registry
 from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.errors import BadInputError, ConflictError, NotFoundError
 from ai_hub.features.store import open_store
 from ai_hub.forecasting import log
@@ -75,6 +78,30 @@ def test_train__summary_says_what_was_done_and_the_model_beats_naive(trained: An
     assert list(trained["by_lead"]) == ["0-6 h", "6-12 h", "12-24 h", "24-36 h", "36-48 h"]
     assert trained["overall"]["improvement"] > 0.05
     assert trained["overall"]["model"]["n"] > 300
+
+
+def test_meters__whose_readings_say_when_they_arrived__have_the_hours_until_then(energy: Energy) -> None:
+    tenant, other = (f"told-{secrets.token_hex(4)}" for _ in range(2))
+    times = [energy.now - number * HOUR / 2 for number in range(1, 97)]
+    told = {at: at + (30 + number % 5) * HOUR for number, at in enumerate(times) if number % 7}
+    with connect(autocommit=True) as connection:
+        for name, asset, arrived in [(tenant, "m", told), (tenant, "n", {}), (other, "m", {})]:
+            register(connection, name, asset, "UTC")
+            write(connection, name, asset, dict.fromkeys(times, 1.0), arrived)
+        connection.execute("UPDATE assets SET available_after = '40h' WHERE tenant_id = %s", [tenant])
+    refresh()
+    features = issue_features(energy.store, energy.store.get_feature_service("day_ahead"), (0.5,))
+    span = (energy.now - 10 * HOUR, energy.now)
+    assert read_meters(energy.store, features, other, ["m"], span).arrived is None
+    arrived = read_meters(energy.store, features, tenant, ["m", "n"], span).arrived
+    assert arrived is not None
+    hours = sorted({at.replace(minute=0) for at in times})
+    starts = np.array([[np.datetime64(at.replace(tzinfo=None), "us") for at in hours]] * 2)
+    of_told, of_other = arrived.at(np.array(["m", "n"]), starts)
+    assert np.isnan(of_other).all()
+    for begin, found in zip(hours, of_told, strict=True):
+        ends = [told.get(at, begin + 41 * HOUR) for at in times if begin <= at < begin + HOUR]
+        assert found == pytest.approx((max(ends) - begin - HOUR) / HOUR), begin
 
 
 def test_issues__are_features_and_values_as_the_store_has_them(energy: Energy) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,35 @@ def test_backtest__what_is_not_known_at_issue__changes_no_bit(
         changed.take(of_issue).scalars["mean_7d"]
         != backtest.past.rows.take(backtest.past.rows.issued_at == instant(at)).scalars["mean_7d"]
     ).all()
+
+
+def test_backtest__values_that_arrived_after_the_issue__change_no_bit(values: dict[str, Floats]) -> None:
+    known = step_values(values)
+    hours = np.where(np.random.default_rng(3).random(known.values.shape) < 0.1, 200.5, 6.5)
+    hours[1] = np.nan  # by the rule
+    # features stay as they are, because only what is made of values is tested here
+    plain = make_rows(known, leads=LEADS, delay=LATE)
+
+    def backtest_with(of: StepValues) -> Backtest:
+        meters = replace(meters_of(of), arrived=replace(known, values=hours))
+        actual = of.at(plain.assets, plain.starts)
+        rows = replace(plain, actual=actual, actual_known=meters.known_at(plain))
+        return run(rows, meters, RECIPE, start=FROM, refit=2 * WEEK)
+
+    before = backtest_with(known)
+    at = np.unique(before.rows.issued_at)[17]
+    ends = known.start + (np.arange(known.values.shape[1]) + 1) * np.timedelta64(HOUR)
+    late = np.where(np.isnan(hours), LATE / HOUR, hours)
+    unknown = ends + (late * 3600e6).astype("timedelta64[us]") > at
+    assert (unknown & (ends + np.timedelta64(LATE) <= at))[0].any()
+    changed = np.where(unknown, np.random.default_rng(4).normal(-50, 500, unknown.shape), known.values)
+    after = backtest_with(replace(known, values=changed))
+    until = before.rows.issued_at <= at
+    np.testing.assert_array_equal(after.forecasts.values[until], before.forecasts.values[until])
+    np.testing.assert_array_equal(after.forecasts.quantiles[until], before.forecasts.quantiles[until])
+    for name, each in after.naive.items():
+        np.testing.assert_array_equal(each[until], before.naive[name][until])
+        assert not np.array_equal(each[~until], before.naive[name][~until])
 
 
 def test_backtest__days_of_delivery__count_alone(values: dict[str, Floats]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -65,6 +66,32 @@ def test_naive__is_the_last_known_value_whole_seasons_before(
             ]
             candidates = [slow_value(values, str(rows.assets[row]), at) for at in known[:4]]
             expected = next((each for each in candidates if not math.isnan(each)), math.nan)
+            assert found[row, lead] == pytest.approx(expected, nan_ok=True, abs=0)
+
+
+@given(seed=st.integers(0, 3))
+def test_naive__of_steps_that_say_when_they_arrived__takes_what_was_there(seed: int) -> None:
+    values = gappy(seed)
+    random = np.random.default_rng(seed)
+    hours = random.choice([0.0, 5.5, 30.0, 100.0], values.values.shape)
+    hours[1] = np.nan  # the other one says nothing
+    arrived = replace(values, values=hours)
+    rows = make_rows(values, leads=30).take(slice(None, None, 7))
+    found = naive(values, rows, DAY, np.full(len(rows), np.timedelta64(DAY)), arrived)
+    for row in range(len(rows)):
+        issue = rows.issued_at[row].astype(datetime).replace(tzinfo=UTC)
+        asset = str(rows.assets[row])
+        for lead in range(30):
+            backs = [issue + lead * HOUR - back * DAY for back in range(1, 30)]
+            late = timedelta(0) if asset == "a" else DAY
+            candidates = [at for at in backs if at + HOUR + late <= issue][:4]
+            there = [
+                at
+                for at in candidates
+                if asset == "b" or not at + HOUR + slow_value(arrived, asset, at) * HOUR > issue
+            ]
+            known = [slow_value(values, asset, at) for at in there]
+            expected = next((each for each in known if not math.isnan(each)), math.nan)
             assert found[row, lead] == pytest.approx(expected, nan_ok=True, abs=0)
 
 
