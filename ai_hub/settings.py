@@ -102,6 +102,12 @@ class Settings(RegistrySettings):
     forecast_settled_days: int = Field(
         7, ge=0, le=36_500, description="days after which the readings of a day are taken for complete"
     )
+    forecast_alarm_sigmas: float = Field(
+        4, gt=0, description="standard deviations by which a week's error or bias leaves the weeks before it"
+    )
+    forecast_alarm_coverage: float = Field(
+        0.15, gt=0, lt=1, description="how far the share of values within the 80 % band may be from 80 %"
+    )
     analysis_retention_days: int = Field(
         90, ge=1, description="days for which detected anomalies and explanations are kept"
     )

@@ -256,7 +256,7 @@ def _serve_metrics(stack: ExitStack, store: FeatureStore, host: str, port: int |
     metrics = Metrics(forget_after=timedelta(seconds=store.config.online_store.key_ttl_seconds))
     if port is not None:
         try:
-            bound = stack.enter_context(served(metrics, host, port))
+            bound = stack.enter_context(served(metrics.registry, host, port))
         except OSError as error:
             raise BadInputError(f"--metrics-port {port}: {error.strerror or error}.") from error
         _say(f"metrics on http://{host}:{bound}/metrics")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -16,20 +18,28 @@ from rich.table import Column, Table
 
 from ai_hub.cli import common
 from ai_hub.cli.common import AsJson, parse_time
+from ai_hub.cli.features import check_app
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.forecasting import By
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from rich.console import Console
 
+    from ai_hub.forecasting.findings import Outcome
     from ai_hub.forecasting.log import Run, ValidRow
     from ai_hub.forecasting.production import Issuer
+    from ai_hub.settings import Settings
 
 forecast_app = typer.Typer(name="forecast", no_args_is_help=True, help="Forecasts, and the log of them.")
 app.add_typer(forecast_app)
 Tenant = Annotated[str, typer.Option("--tenant", help="tenant of the meters and models")]
 _PLAIN_WIDTH = 160
+_LOOPBACK = "127.0.0.1"
+#: Seconds between two checks of models by a follower that issues nothing.
+_CHECK_S = 3600
 _Model = Annotated[str | None, typer.Option("--model", help="only forecasts of this model")]
 
 
@@ -62,20 +72,28 @@ def run_command(
     interval: Annotated[
         float, typer.Option("--interval", min=0.1, help="with --follow: seconds between looks at the clock")
     ] = 30,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", help="with --follow: serve Prometheus metrics there")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Forecast from now on with the models in production, and write it to the log.
 
-    With --follow at each time of issue: as the model was trained for, else every step. Without --asset,
-    meters that are gone or have another unit now are left out. Fails when a model cannot forecast, or no
-    meter at all has a forecast.
+    With --follow at each time of issue: as the model was trained for, else every step; then, and at least
+    once an hour, models are checked as by `ai-hub check models`. Without --asset, meters that are gone or
+    have another unit now are left out. Fails when a model cannot forecast, or no meter at all has a forecast.
     """
     from ai_hub.cli.errors import explain
     from ai_hub.forecasting.production import Issuer
 
+    if metrics_port is not None and not follow:
+        raise BadInputError(
+            "--metrics-port needs --follow.", hint="Without --follow the command ends after one issue."
+        )
     issuer = Issuer(common.settings(), tenant, model or (), asset or ())
     if follow:
-        _follow(issuer, interval)
+        with _served_metrics(metrics_port):
+            _follow(issuer, interval)
         return
     runs, errors, notes = issuer.issue_now()
     if as_json:
@@ -91,17 +109,46 @@ def run_command(
         raise typer.Exit(1)
 
 
+@contextmanager
+def _served_metrics(port: int | None) -> Iterator[None]:
+    """Serve what this process counts, on the loopback address."""
+    if port is None:
+        yield
+        return
+    from prometheus_client import REGISTRY
+
+    from ai_hub.features.freshness import served
+
+    with ExitStack() as stack:
+        try:
+            bound = stack.enter_context(served(REGISTRY, _LOOPBACK, port))
+        except OSError as error:
+            raise BadInputError(f"--metrics-port {port}: {error.strerror or error}.") from error
+        _say(f"metrics on http://{_LOOPBACK}:{bound}/metrics")
+        yield
+
+
 def _follow(issuer: Issuer, interval: float) -> None:
     """Forecast whenever it is time, until stopped; errors are said, and tried again."""
     from ai_hub.cli.errors import explain
     from ai_hub.cli.jobs import interruptible
 
     said: list[str] = []
+    next_check = 0.0
     with interruptible() as stop:
         while not stop.is_set():
             runs, errors, notes = issuer.catch_up()
             for run in runs:
                 _say(_line(run))
+            if runs or time.monotonic() >= next_check:
+                next_check = time.monotonic() + _CHECK_S
+                outcomes, failures = _check(issuer.settings, issuer.tenants)
+                errors += failures
+                for each in outcomes:  # what the registry does not tell, the issuer has said
+                    for finding in each.new:
+                        _say(f"{each.tenant}: {finding}")
+                    for finding in each.resolved:
+                        _say(f"{each.tenant}: resolved: {finding}")
             problems = [*notes, *(" ".join(str(explain(error)).split()) for error in errors)]
             for problem in problems:
                 if problem not in said:
@@ -109,6 +156,69 @@ def _follow(issuer: Issuer, interval: float) -> None:
             said = problems
             stop.wait(interval)
     _say("stopped")
+
+
+def _check(settings: Settings, tenants: Sequence[str]) -> tuple[list[Outcome], list[Exception]]:
+    """Check the models of tenants; what has come of it, and why others were not checked."""
+    from ai_hub.forecasting.findings import check_models
+    from ai_hub.forecasting.production import production_versions
+
+    def in_production(tenant: str) -> list[str]:
+        return [version.model for version in production_versions(tenant)]
+
+    outcomes: list[Outcome] = []
+    errors: list[Exception] = []
+    for tenant in tenants:
+        try:
+            outcomes.append(check_models(settings, tenant, in_production=in_production))
+        except Exception as error:  # noqa: BLE001  # the other tenants are checked all the same
+            errors.append(error)
+    return outcomes, errors
+
+
+@check_app.command("models")
+def check_models_command(
+    *,
+    tenant: Annotated[
+        list[str] | None,
+        typer.Option("--tenant", help="only this tenant; may be repeated [default: all with forecasts]"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the live forecasts of the models in production; fails while a finding is open.
+
+    Finds errors and biases unlike those of the weeks before, bands that do not hold what they say, and
+    models that have issued nothing for longer than usual. What is well again is resolved.
+    """
+    from ai_hub.cli.errors import explain
+    from ai_hub.db.transactions import transaction
+
+    settings = common.settings()
+    if not tenant:
+        with transaction(settings) as connection:
+            rows = connection.execute("SELECT DISTINCT tenant_id FROM forecast_runs ORDER BY 1").fetchall()
+        tenant = [name for (name,) in rows]
+    outcomes, errors = _check(settings, tenant)
+    errors += [each.problem for each in outcomes if each.problem is not None]
+    if as_json:
+        changes = ("open", "new", "resolved")
+        found = [
+            {"tenant": each.tenant, **{k: [f.as_dict() for f in getattr(each, k)] for k in changes}}
+            for each in outcomes
+        ]
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        for each in outcomes:
+            for finding in each.open:
+                typer.echo(f"{each.tenant}: {finding}")
+        new, resolved = (sum(len(getattr(each, k)) for each in outcomes) for k in ("new", "resolved"))
+        typer.echo(f"{len(outcomes):,} tenants checked: {new:,} findings are new, {resolved:,} resolved")
+    for error in errors[:-1]:
+        typer.echo(str(explain(error)), err=True)
+    if errors:
+        raise errors[-1]
+    if any(each.open for each in outcomes):
+        raise typer.Exit(1)
 
 
 def _say(text: str) -> None:

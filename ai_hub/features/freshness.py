@@ -222,9 +222,9 @@ class Metrics(Collector):
 
 
 @contextmanager
-def served(metrics: Metrics, host: str, port: int) -> Iterator[int]:
+def served(registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
     """Serve the metrics over HTTP, in a thread; yields the port (of a free one where `port` is 0)."""
-    server, thread = start_http_server(port, host, metrics.registry)
+    server, thread = start_http_server(port, host, registry)
     try:
         yield server.server_port
     finally:

@@ -29,7 +29,7 @@ from ai_hub.errors import (
     ServiceDownError,
 )
 from ai_hub.features.online.reader import FeatureRequest
-from ai_hub.forecasting import log
+from ai_hub.forecasting import findings, log
 from ai_hub.forecasting.accuracy import HORIZON, accuracy, live_scores, settled_before
 from ai_hub.forecasting.log import Role
 from ai_hub.forecasting.models.cache import UnusableCacheError
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ai_hub.features.online.reader import Answer, FeatureReader
     from ai_hub.forecasting import By
     from ai_hub.forecasting.accuracy import Accuracy, LiveScores
+    from ai_hub.forecasting.findings import ModelFinding
     from ai_hub.forecasting.log import Grid, Row, Run
     from ai_hub.forecasting.production import LoadedDayAhead
     from ai_hub.settings import Settings
@@ -454,6 +455,19 @@ class ForecastService:
             settled = settled_before(self._settings, datetime.now(UTC))
             with transaction(self._settings, tenant) as connection:
                 return live_scores(connection, tenant, by, settled_before=settled, **which)
+
+        return await self._in_thread(read)
+
+    async def findings(self, tenant: str, *, only_open: bool, limit: int) -> list[ModelFinding]:
+        """Findings about a tenant's models, newest first.
+
+        Raises:
+            ServiceDownError: the database does not answer.
+        """
+
+        def read() -> list[ModelFinding]:
+            with transaction(self._settings, tenant) as connection:
+                return findings.find(connection, tenant, only_open=only_open, limit=limit)
 
         return await self._in_thread(read)
 

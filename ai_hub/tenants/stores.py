@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TABLES: Final = (
     *("timeseries_data", "register_readings", "jobs", "analyses", "weather_features"),
     *("covariates", "covariate_series"),
-    *("forecasts", "forecast_runs", "forecast_scores", "forecast_scores_due"),
+    *("forecasts", "forecast_runs", "forecast_scores", "forecast_scores_due", "model_findings"),
     *("data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),
     *(
         "backfill_files",

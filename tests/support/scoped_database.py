@@ -172,6 +172,10 @@ def _fill(dsn: str) -> None:
                 [tenant, asset, value],
             )
             here.execute(
+                "INSERT INTO model_findings VALUES (%s, 'm', 'error', now(), jsonb_build_object('value', %s::float8))",
+                [tenant, value],
+            )
+            here.execute(
                 "INSERT INTO analyses VALUES (gen_random_uuid(), %s, 'anomalies', %s, 'iqr', '{}', now())",
                 [tenant, asset],
             )

@@ -23,6 +23,8 @@ from ai_hub.api.schemas.forecasts import (
     ForecastScores,
     ForecastSummary,
     ForecastType,
+    ModelFindingOf,
+    ModelFindings,
     Quantiles,
     ScoresOf,
 )
@@ -165,6 +167,39 @@ async def get_scores(
         tenant_id=tenant,
         by=by,
         scores=_scores(found),
+    )
+
+
+@router.get(
+    "/forecasts/findings",
+    response_model=ModelFindings,
+    responses=errors.responses(400, 401, 403, 422, 429, 503),
+)
+async def get_findings(
+    *,
+    caller: Caller,
+    request: Request,
+    tenant_id: TenantQuery = None,
+    resolved: Annotated[bool, Query(description="those that are resolved, too")] = False,
+    limit: Limit = 100,
+) -> ModelFindings:
+    """What `ai-hub check models` has found wrong with a tenant's models in production."""
+    tenant = own_tenant(caller, tenant_id)
+    permit(request, caller, Scope.FORECASTS_READ, tenant)
+    found = await services_of(request).forecasts.findings(tenant, only_open=not resolved, limit=limit)
+    return ModelFindings(
+        tenant_id=tenant,
+        findings=[
+            ModelFindingOf(
+                model_name=each.model,
+                kind=each.kind.value,
+                since=each.since,
+                detected_at=each.detected_at,
+                resolved_at=each.resolved_at,
+                **each.detail,
+            )
+            for each in found
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""`POST /ai/forecast`, `GET /ai/forecast/{id}` and `GET /ai/forecasts`."""
+"""`POST /ai/forecast`, `GET /ai/forecast/{id}`, and what is below `GET /ai/forecasts`."""
 
 from __future__ import annotations
 
@@ -184,6 +184,30 @@ class ForecastScores(BaseModel):
     tenant_id: str
     by: By
     scores: list[ScoresOf]
+
+
+class ModelFindingOf(BaseModel):
+    """What is wrong with a model in production, or was."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    kind: Literal["error", "bias", "coverage", "stale"]
+    value: float = Field(description="MAE, bias or share within the band; hours without a forecast if stale")
+    usual: float = Field(description="mean of the weeks before; 0.8 of the band; hours between two issues")
+    limit: float = Field(
+        description="above which an error is a finding, and how far from usual a bias or share is"
+    )
+    since: datetime = Field(description="begin of the week, or weeks, when it was first seen; the last issue")
+    detected_at: datetime
+    resolved_at: datetime | None = Field(description="none: it is open")
+
+
+class ModelFindings(BaseModel):
+    """Findings about a tenant's models as of the last check, newest first."""
+
+    tenant_id: str
+    findings: list[ModelFindingOf]
 
 
 class ForecastAccuracy(BaseModel):

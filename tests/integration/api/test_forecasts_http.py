@@ -456,6 +456,37 @@ def test_scores__of_what_was_measured__are_those_of_the_log(place: Place) -> Non
     assert (empty.status_code, "The range is empty" in empty.text) == (400, True)
 
 
+def test_findings__of_models__are_those_of_the_tenant(place: Place) -> None:
+    with connect(autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO model_findings VALUES (%s, 'm', 'error', '2026-01-05Z', %s, '2026-01-12Z', NULL),"
+            " (%s, 'm', 'bias', '2025-01-05Z', %s, '2025-01-12Z', '2025-01-19Z')",
+            [place.tenant, '{"value": 4, "usual": 2, "limit": 3}'] * 2,
+        )
+    path = "/ai/forecasts/findings"
+    found = place.call("GET", path)
+    assert found.status_code == 200, found.text
+    assert found.json() == {
+        "tenant_id": place.tenant,
+        "findings": [
+            {
+                "model_name": "m",
+                "kind": "error",
+                "value": 4,
+                "usual": 2,
+                "limit": 3,
+                "since": "2026-01-05T00:00:00Z",
+                "detected_at": "2026-01-12T00:00:00Z",
+                "resolved_at": None,
+            }
+        ],
+    }
+    resolved = place.call("GET", path, params={"resolved": True}).json()["findings"]
+    assert [each["kind"] for each in resolved] == ["error", "bias"]
+    assert place.call("GET", path, place.other_key, params={"resolved": True}).json()["findings"] == []
+    assert place.call("GET", path, place.other_key, params={"tenant_id": place.tenant}).status_code == 403
+
+
 def test_accuracy__of_live_forecasts__is_that_of_the_log(place: Place) -> None:
     assert place.forecast().status_code == 200
     with connect(autocommit=True) as connection:

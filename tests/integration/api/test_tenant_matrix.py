@@ -164,6 +164,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/ai/forecasts/scores"): Operation(
         Scope.FORECASTS_READ, lambda _, tenant: ("GET", "/ai/forecasts/scores", {"params": {"tenant_id": tenant}})
     ),
+    ("GET", "/ai/forecasts/findings"): Operation(
+        Scope.FORECASTS_READ, lambda _, tenant: ("GET", "/ai/forecasts/findings", {"params": {"tenant_id": tenant}})
+    ),
     ("GET", "/ai/forecast/{forecast_id}"): Operation(
         Scope.FORECASTS_READ,
         lambda p, tenant: ("GET", f"/ai/forecast/{p.forecast_id}", {"params": {"tenant_id": tenant}}),
@@ -424,6 +427,7 @@ def test_stores__of_two_tenants__hold_each_its_own(place: Place) -> None:
                 "forecast_runs",
                 "forecasts",
                 "forecast_scores",
+                "model_findings",
                 "jobs",
             )
         ]

@@ -117,7 +117,7 @@ def test_schema__objects__are_as_named(database: str) -> None:
 AS_BEFORE_ONE_ENGINE = """
 DROP SCHEMA tenant_wall CASCADE;
 DROP TABLE forecasts;
-DROP TABLE forecast_runs, forecast_scores, forecast_scores_due, analyses;
+DROP TABLE forecast_runs, forecast_scores, forecast_scores_due, model_findings, analyses;
 DROP VIEW forecast_basic_features, forecast_advanced_features, anomaly_detection_features,
     forecast_basic_feature_versions, forecast_advanced_feature_versions, anomaly_detection_feature_versions,
     ai_features, ai_features_versions;

@@ -1,0 +1,378 @@
+"""Findings about models in production: scores worse than their own history, forecasts that stopped."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence  # of dataclasses
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from itertools import pairwise
+from statistics import fmean, median, stdev
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import structlog
+from prometheus_client import Counter
+from psycopg.types.json import Jsonb
+
+from ai_hub.db.transactions import transaction
+from ai_hub.forecasting.accuracy import settled_before
+from ai_hub.forecasting.log import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import psycopg
+
+    from ai_hub.settings import Settings
+
+#: Without the tenant: a name in a metric is readable by all who read metrics.
+_CHANGES: Final = Counter(
+    "ai_hub_model_findings", "Findings about models that were opened or resolved", ["kind", "change"]
+)
+_DAYS: Final = 7
+_DAY: Final = timedelta(days=1)
+#: Share of values that should be between the 10 % and the 90 % quantile.
+_NOMINAL: Final = 0.8
+#: Weeks that the coverage is that of.
+_COVERAGE_WEEKS: Final = 4
+#: Issues whose distances are the usual one, and the fewest that tell it.
+_ISSUES: Final = 30
+_FEWEST_ISSUES: Final = 4
+
+
+class Kind(StrEnum):
+    """What a finding says."""
+
+    #: the week's MAE is above that of the weeks before
+    ERROR = "error"
+    #: the week's bias is outside that of the weeks before
+    BIAS = "bias"
+    #: of four weeks, the share within the band from the 10 % to the 90 % quantile is far from 80 %
+    COVERAGE = "coverage"
+    #: nothing was issued for longer than usual
+    STALE = "stale"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From when on something is a finding."""
+
+    #: standard deviations of the weeks before, above or around their mean
+    sigmas: float = 4
+    #: weeks before that are compared with, and the fewest that say what is usual
+    weeks: int = 26
+    fewest_weeks: int = 8
+    #: how far the coverage may be from 80 %
+    coverage: float = 0.15
+    #: usual times between two issues without one
+    late: float = 1.5
+
+    @classmethod
+    def of(cls, settings: Settings) -> Thresholds:
+        """Those that the settings say."""
+        return cls(sigmas=settings.forecast_alarm_sigmas, coverage=settings.forecast_alarm_coverage)
+
+
+class Sums(NamedTuple):
+    """Scores of a model's live forecasts of one or more days, as sums."""
+
+    hours: float = 0
+    absolute: float = 0
+    error: float = 0
+    banded: float = 0
+    covered: float = 0
+
+
+@dataclass(frozen=True)
+class ModelFinding:
+    """What is wrong with a model of a tenant."""
+
+    model: str
+    kind: Kind
+    #: begin of the week, or of the weeks, or of the last issue
+    since: datetime
+    #: `value`, what is `usual`, and the `limit` that the value is beyond; in hours of a model that is stale
+    detail: Mapping[str, Any] = field(hash=False)
+    detected_at: datetime | None = None
+    resolved_at: datetime | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding for JSON."""
+        times = {name: getattr(self, name) for name in ("since", "detected_at", "resolved_at")}
+        return {
+            "model": self.model,
+            "kind": self.kind.value,
+            **self.detail,
+            **{name: time and time.isoformat() for name, time in times.items()},
+        }
+
+    def __str__(self) -> str:
+        """One line."""
+        value, usual, limit = (self.detail[name] for name in ("value", "usual", "limit"))
+        if self.kind is Kind.STALE:
+            return (
+                f"{self.model}: nothing issued for {value:.3g} hours, since {self.since:%Y-%m-%d %H:%MZ}; "
+                f"usually every {usual:.3g}"
+            )
+        text = {
+            Kind.ERROR: f"error above its own history: MAE {value:.3g}, usually {usual:.3g} and at most "
+            f"{limit:.3g}",
+            Kind.BIAS: f"bias unlike its own history: {value:.3g}, usually {usual:.3g} ± {limit:.3g}",
+            Kind.COVERAGE: f"band lost: {value:.0%} of the values are within it instead of {usual:.0%}",
+        }[self.kind]
+        return f"{self.model}: {text} (since {self.since:%Y-%m-%d})"
+
+
+@dataclass
+class Outcome:
+    """What a check of a tenant's models has come to."""
+
+    tenant: str
+    #: all that are open now
+    open: list[ModelFinding]
+    new: list[ModelFinding]
+    resolved: list[ModelFinding]
+    #: why models in production are not known, so that none is called stale
+    problem: Exception | None = None
+
+
+def judge(
+    model: str,
+    days: Mapping[date, Sums],
+    thresholds: Thresholds,
+    *,
+    today: date,
+    settled_before: date,
+    opened: Mapping[Kind, date] | None = None,
+) -> dict[Kind, ModelFinding | None]:
+    """Whether the last seven days are unlike the weeks before; a kind that cannot be told is left out.
+
+    Args:
+        model: its name.
+        days: its scores by day (UTC).
+        thresholds: what a finding is.
+        today: the seven days before it are judged.
+        settled_before: of the weeks before only those that end by then count.
+        opened: begin of the findings that are open: what is usual is what was before them, so that a
+            fault does not become usual. After as many weeks as are compared it does.
+    """
+    start = today - _DAYS * _DAY
+    week = _sums(days, start, today)
+    found: dict[Kind, ModelFinding | None] = {}
+    for kind in (Kind.ERROR, Kind.BIAS):
+        end = max((opened or {}).get(kind, start), start - thresholds.weeks * _DAYS * _DAY)
+        usual = _weeks(days, min(start, settled_before, end), thresholds.weeks)
+        typical = median(each.hours for each in usual) if usual else 0
+        # a week of which little was measured says little
+        usual = [each for each in usual if each.hours >= typical / 2]
+        if len(usual) < thresholds.fewest_weeks or week.hours < typical / 2:
+            continue
+        values = [_value(kind, each) for each in usual]
+        value, mean = _value(kind, week), fmean(values)
+        # more than rounding
+        spread = max(thresholds.sigmas * stdev(values), 1e-9 * abs(mean))
+        beyond = value > mean + spread if kind is Kind.ERROR else abs(value - mean) > spread
+        detail = {"value": value, "usual": mean, "limit": mean + spread if kind is Kind.ERROR else spread}
+        found[kind] = ModelFinding(model, kind, _midnight(start), detail) if beyond else None
+    start = today - _COVERAGE_WEEKS * _DAYS * _DAY
+    weeks = _sums(days, start, today)
+    # of a week of hours, issued once, or more
+    if weeks.banded >= _DAYS * 24:
+        coverage = weeks.covered / weeks.banded
+        detail = {"value": coverage, "usual": _NOMINAL, "limit": thresholds.coverage}
+        lost = abs(coverage - _NOMINAL) > thresholds.coverage
+        found[Kind.COVERAGE] = ModelFinding(model, Kind.COVERAGE, _midnight(start), detail) if lost else None
+    return found
+
+
+def judge_issues(
+    model: str, issues: Sequence[datetime], thresholds: Thresholds, *, now: datetime
+) -> ModelFinding | None:
+    """Whether nothing was issued for longer than usual.
+
+    Args:
+        model: its name.
+        issues: times of its last issues, newest first.
+        thresholds: what a finding is.
+        now: until when one could have come.
+    """
+    if len(issues) < _FEWEST_ISSUES:
+        return None
+    usual = median((later - earlier) / timedelta(hours=1) for later, earlier in pairwise(issues))
+    hours, limit = (now - issues[0]) / timedelta(hours=1), thresholds.late * usual
+    detail = {"value": hours, "usual": usual, "limit": limit}
+    return ModelFinding(model, Kind.STALE, issues[0], detail) if hours > limit else None
+
+
+def _value(kind: Kind, sums: Sums) -> float:
+    return (sums.absolute if kind is Kind.ERROR else sums.error) / sums.hours
+
+
+def _sums(days: Mapping[date, Sums], start: date, end: date) -> Sums:
+    found = [days[day] for day in _range(start, end) if day in days]
+    return Sums(*map(sum, zip(*found, strict=True))) if found else Sums()
+
+
+def _weeks(days: Mapping[date, Sums], end: date, count: int) -> list[Sums]:
+    """The weeks before a day of which something was scored."""
+    ends = [end - number * _DAYS * _DAY for number in range(count)]
+    return [week for each in ends if (week := _sums(days, each - _DAYS * _DAY, each)).hours]
+
+
+def _range(start: date, end: date) -> list[date]:
+    return [start + number * _DAY for number in range((end - start).days)]
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+_SUMS: Final = """
+SELECT model, day, sum(hours)::float8, sum(absolute), sum(error), sum(banded)::float8, sum(covered)::float8
+FROM forecast_scores AS scores JOIN assets USING (tenant_id, asset_id)
+WHERE tenant_id = %(tenant)s AND role = %(role)s AND scores.unit = coalesce(feature_unit, '')
+    AND day >= %(start)s AND day < %(today)s
+GROUP BY model, day
+"""
+_ISSUED: Final = """
+SELECT DISTINCT issued_at FROM forecast_runs
+WHERE tenant_id = %(tenant)s AND model = %(model)s AND role = %(role)s AND details @> %(details)s
+ORDER BY issued_at DESC LIMIT %(count)s
+"""
+_COLUMNS: Final = "model, kind, since, detail, detected_at, resolved_at"
+_FIND: Final = f"""
+SELECT {_COLUMNS} FROM model_findings
+WHERE tenant_id = %(tenant)s AND (NOT %(only_open)s OR resolved_at IS NULL)
+ORDER BY detected_at DESC, model, kind LIMIT %(limit)s
+"""  # noqa: S608  # constants
+# The first check that sees it says since when.
+_OPEN: Final = f"""
+INSERT INTO model_findings AS stored (tenant_id, model, kind, since, detail)
+VALUES (%(tenant)s, %(model)s, %(kind)s, %(since)s, %(detail)s)
+ON CONFLICT (tenant_id, model, kind) WHERE resolved_at IS NULL DO UPDATE SET detail = excluded.detail
+RETURNING {_COLUMNS}, xmax = 0
+"""  # noqa: S608  # constants
+_RESOLVE: Final = f"""
+UPDATE model_findings SET resolved_at = now()
+WHERE tenant_id = %(tenant)s AND model = %(model)s AND kind = %(kind)s AND resolved_at IS NULL
+RETURNING {_COLUMNS}
+"""  # noqa: S608  # constants
+
+
+def find(
+    connection: psycopg.Connection[Any], tenant: str, *, only_open: bool = False, limit: int | None = None
+) -> list[ModelFinding]:
+    """Findings about a tenant's models, newest first.
+
+    Args:
+        connection: of the owner or inside the tenant scope.
+        tenant: whose.
+        only_open: without those that are resolved.
+        limit: at most so many.
+    """
+    rows = connection.execute(_FIND, {"tenant": tenant, "only_open": only_open, "limit": limit})
+    return [_finding(row) for row in rows]
+
+
+def check_models(
+    settings: Settings,
+    tenant: str,
+    *,
+    in_production: Callable[[str], Sequence[str]],
+    now: datetime | None = None,
+) -> Outcome:
+    """Check the models of a tenant, and store what is found; what is well again is resolved.
+
+    Each change is counted, and an event in JSON on standard error.
+
+    Args:
+        settings: of the database, and the thresholds.
+        tenant: whose.
+        in_production: names of a tenant's models with a horizon in production. Only these are judged.
+        now: default: the present time.
+    """
+    now = now or datetime.now(UTC)
+    problem, models = None, None
+    try:
+        models = set(in_production(tenant))
+    except Exception as error:  # noqa: BLE001  # scores are judged all the same
+        problem = error
+    with transaction(settings) as connection:
+        judged = _judge_all(connection, settings, tenant, models, now)
+        outcome = Outcome(tenant, [], [], [], problem)
+        for (model, kind), finding in judged.items():
+            key = {"tenant": tenant, "model": model, "kind": kind}
+            if finding is not None:
+                values = {"since": finding.since, "detail": Jsonb(dict(finding.detail))}
+                *row, is_new = connection.execute(_OPEN, key | values).fetchone() or ()
+                outcome.new += [_finding(row)] if is_new else []
+            else:
+                outcome.resolved += [_finding(row) for row in connection.execute(_RESOLVE, key)]
+        outcome.open = find(connection, tenant, only_open=True)
+    log = structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.BoundLogger,
+    )
+    for each in outcome.new:
+        _CHANGES.labels(each.kind.value, "opened").inc()
+        log.warning("model.finding_opened", tenant=tenant, **each.as_dict())
+    for each in outcome.resolved:
+        _CHANGES.labels(each.kind.value, "resolved").inc()
+        log.info("model.finding_resolved", tenant=tenant, **each.as_dict())
+    return outcome
+
+
+def _judge_all(
+    connection: psycopg.Connection[Any],
+    settings: Settings,
+    tenant: str,
+    models: set[str] | None,
+    now: datetime,
+) -> dict[tuple[str, Kind], ModelFinding | None]:
+    """What is found of each model and kind, None: it is well; what cannot be told is left out."""
+    thresholds, today = Thresholds.of(settings), now.astimezone(UTC).date()
+    settled = settled_before(settings, now)
+    stored = find(connection, tenant, only_open=True)
+    opened: dict[str, dict[Kind, date]] = defaultdict(dict)
+    judged: dict[tuple[str, Kind], ModelFinding | None] = {}
+    for each in stored:
+        opened[each.model][each.kind] = each.since.date()
+        if models is not None and each.model not in models:
+            judged[each.model, each.kind] = None
+    values = {"tenant": tenant, "role": Role.LIVE, "today": today}
+    # of an open finding, the weeks before it
+    weeks = (2 if stored else 1) * thresholds.weeks + 1
+    start = min(settled, today) - weeks * _DAYS * _DAY
+    days: dict[str, dict[date, Sums]] = defaultdict(dict)
+    for model, day, *sums in connection.execute(_SUMS, values | {"start": start}):
+        days[model][day] = Sums(*sums)
+    for model, of_model in days.items():
+        if models is None or model in models:
+            found = judge(
+                model,
+                of_model,
+                thresholds,
+                today=today,
+                settled_before=settled,
+                opened=opened.get(model),
+            )
+            judged |= {(model, kind): finding for kind, finding in found.items()}
+    # of all its meters: others are issued when somebody asks
+    details = Jsonb({"by": "ai-hub forecast run", "meters": "all"})
+    for model in models or ():
+        query = values | {"model": model, "details": details, "count": _ISSUES}
+        issues = [at for (at,) in connection.execute(_ISSUED, query)]
+        judged[model, Kind.STALE] = judge_issues(model, issues, thresholds, now=now)
+    return judged
+
+
+def _finding(row: Sequence[Any]) -> ModelFinding:
+    model, kind, *rest = row
+    return ModelFinding(model, Kind(kind), *rest)

@@ -1,0 +1,213 @@
+"""Findings about models: opened once, resolved when the week is well again, and of one tenant alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client import generate_latest
+from typer.testing import CliRunner
+
+from ai_hub.cli.main import app
+from ai_hub.db import connect
+from ai_hub.db.tenant_scope import as_tenant
+from ai_hub.forecasting import log, production
+from ai_hub.forecasting.findings import Kind, Outcome, check_models, find
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from psycopg import Connection
+
+DAY = timedelta(days=1)
+PRESENT = datetime(2026, 10, 12, 6, tzinfo=UTC)
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection[Any]]:
+    with connect(database, autocommit=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def other(tenant: str) -> str:
+    return f"{tenant}-other"
+
+
+def fill(connection: Connection[Any], owner: str, today: date) -> None:
+    """Scores of 300 days before today, with errors that vary by 3 %."""
+    connection.execute(
+        "INSERT INTO forecast_scores (tenant_id, asset_id, day, model, version, role, unit, lead_hours,"
+        " hours, error, absolute, squared, actual, banded, covered, width)"
+        " SELECT %s, 'a', day, model, 3, role, 'kW', lead, 24, 0, 24 * (2 + 0.06 * sin(number)), 99,"
+        " 999, 24, 19, 99"
+        " FROM generate_series(1, 300) AS number, (VALUES (0), (6)) AS leads (lead),"
+        " (VALUES ('ahead', 'live'), ('ahead', 'shadow'), ('retired', 'live')) AS models (model, role),"
+        " LATERAL (SELECT %s::date - number) AS days (day)",
+        [owner, today],
+    )
+
+
+@pytest.fixture
+def settings(database: str, connection: Connection[Any], tenant: str, other: str) -> Settings:
+    """Of a database in which two tenants have a model of the same name."""
+    for owner in (tenant, other):
+        connection.execute("INSERT INTO assets (tenant_id, asset_id, unit) VALUES (%s, 'a', 'kW')", [owner])
+        fill(connection, owner, PRESENT.date())
+    return Settings(timescale_dsn=database)  # type: ignore[arg-type]
+
+
+def spoil(connection: Connection[Any], tenant: str, last_days: int, factor: float, **fields: str) -> None:
+    connection.execute(
+        "UPDATE forecast_scores SET absolute = absolute * %s WHERE tenant_id = %s AND day >= %s"
+        " AND role = %s AND model = %s",
+        [
+            *(factor, tenant, PRESENT.date() - last_days * DAY),
+            *(fields.get("role", "live"), fields.get("model", "ahead")),
+        ],
+    )
+
+
+def check(settings: Settings, tenant: str, now: datetime = PRESENT) -> Outcome:
+    return check_models(settings, tenant, in_production=lambda _: ["ahead"], now=now)
+
+
+def test_findings__are_opened_once_and_resolved_and_of_one_tenant(
+    connection: Connection[Any], settings: Settings, tenant: str, other: str
+) -> None:
+    assert (check(settings, tenant).open, check(settings, other).open) == ([], [])
+    spoil(connection, tenant, 7, 2, role="shadow")
+    spoil(connection, tenant, 7, 2, model="retired")
+    assert check(settings, tenant).open == []
+
+    spoil(connection, tenant, 7, 2)
+    outcome = check(settings, tenant)
+    (finding,) = outcome.new
+    assert outcome.open == outcome.new
+    assert (finding.model, finding.kind, finding.since) == (
+        "ahead",
+        Kind.ERROR,
+        datetime(2026, 10, 5, tzinfo=UTC),
+    )
+    assert finding.detail["value"] == pytest.approx(4, rel=0.02)
+    assert finding.detail["usual"] == pytest.approx(2, rel=0.02)
+    again = check(settings, tenant)
+    assert (again.new, again.resolved, again.open) == ([], [], outcome.open)
+    assert check(settings, other).open == []
+    for owner, expected in ((tenant, outcome.open), (other, [])):
+        with as_tenant(connection, owner):
+            assert find(connection, owner) == expected
+            # whatever is asked for inside the scope of a tenant
+            assert find(connection, tenant) == expected
+
+    spoil(connection, tenant, 7, 0.5)
+    (resolved,) = check(settings, tenant).resolved
+    assert (resolved.kind, resolved.resolved_at is not None) == (Kind.ERROR, True)
+    assert find(connection, tenant, only_open=True) == []
+    assert len(find(connection, tenant)) == 1
+
+
+def test_findings__of_a_fault_that_stays__stay_open(
+    connection: Connection[Any], settings: Settings, tenant: str
+) -> None:
+    spoil(connection, tenant, 28, 2)
+    for days in (21, 14, 7, 0):
+        outcome = check(settings, tenant, PRESENT - days * DAY)
+        assert [each.kind for each in outcome.open] == [Kind.ERROR]
+        assert len(outcome.new) == (days == 21)
+    gone = check_models(settings, tenant, in_production=lambda _: ["another"], now=PRESENT)
+    assert ([each.model for each in gone.resolved], gone.open) == (["ahead"], [])
+
+
+def test_findings__of_a_model_that_issues_nothing(
+    connection: Connection[Any], settings: Settings, tenant: str, other: str
+) -> None:
+    def issue(at: datetime, owner: str, **details: Any) -> None:
+        connection.execute(
+            "INSERT INTO forecast_runs (run_id, tenant_id, model, version, manifest_sha256, role, issued_at,"
+            " known_at, step, horizon, status, assets, details) VALUES (%s, %s, 'ahead', 3,"
+            " repeat('ab', 32), 'live', %s, %s, '1 h', '24 h', 'complete',"
+            " ARRAY['a'], %s)",
+            [log.new_run_id(), owner, at, at, json.dumps(details)],
+        )
+
+    due = {"by": "ai-hub forecast run", "meters": "all"}
+    for number in range(10):
+        issue(PRESENT - (2 + number) * DAY, tenant, **due)
+        issue(PRESENT - (0.9 + number) * DAY, other, **due)
+    issue(PRESENT - DAY / 24, tenant)  # somebody asked by REST
+    assert check(settings, other).open == []
+    (finding,) = check(settings, tenant).open
+    assert (finding.kind, finding.since) == (Kind.STALE, PRESENT - 2 * DAY)
+    assert finding.detail == {"value": 48, "usual": 24, "limit": 36}
+
+    def fail(_: str) -> list[str]:
+        raise OSError("no registry")
+
+    unknown = check_models(settings, tenant, in_production=fail, now=PRESENT)
+    assert (len(unknown.open), unknown.resolved, str(unknown.problem)) == (1, [], "no registry")
+    issue(PRESENT, tenant, **due)
+    assert [each.kind for each in check(settings, tenant).resolved] == [Kind.STALE]
+
+
+@pytest.mark.usefixtures("settings")
+def test_forecast_run__that_follows__says_what_is_found(
+    connection: Connection[Any], database: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIMESCALE_DSN", database)
+    monkeypatch.setattr(production, "production_versions", lambda _: [SimpleNamespace(model="ahead")])
+    connection.execute("DELETE FROM forecast_scores WHERE tenant_id = %s", [tenant])
+    fill(connection, tenant, datetime.now(UTC).date())
+    connection.execute("UPDATE forecast_scores SET covered = 10 WHERE tenant_id = %s", [tenant])
+    looks = iter(range(3))
+
+    def look(_: production.Issuer) -> production.Issued:
+        if next(looks, None) is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return production.Issued([], [], [])
+
+    monkeypatch.setattr(production.Issuer, "catch_up", look)
+    said = CliRunner().invoke(
+        app, ["forecast", "run", "--tenant", tenant, "--follow", "--interval", "0.1", "--metrics-port", "0"]
+    )
+    assert said.exit_code == 0, said.output
+    assert said.stdout.count(f"{tenant}: ahead: band lost: 42% of the values") == 1
+    assert "metrics on http://127.0.0.1:" in said.stdout
+    text = generate_latest().decode()
+    assert 'ai_hub_model_findings_total{change="opened",kind="coverage"}' in text
+    assert tenant not in text
+
+
+@pytest.mark.usefixtures("settings")
+def test_check_models_command__says_what_is_open_and_fails(
+    connection: Connection[Any],
+    database: str,
+    tenant: str,
+    other: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TIMESCALE_DSN", database)
+    monkeypatch.setattr(production, "production_versions", lambda _: [SimpleNamespace(model="ahead")])
+    connection.execute("DELETE FROM forecast_scores WHERE tenant_id = ANY (%s)", [[tenant, other]])
+    for owner in (tenant, other):
+        fill(connection, owner, datetime.now(UTC).date())
+    connection.execute(
+        "UPDATE forecast_scores SET absolute = 2 * absolute WHERE tenant_id = %s AND model = 'ahead'"
+        " AND day >= current_date - 7",
+        [tenant],
+    )
+    found = CliRunner().invoke(app, ["check", "models", "--tenant", tenant, "--tenant", other])
+    assert found.exit_code == 1, found.output
+    assert f"{tenant}: ahead: error above its own history" in found.output
+    assert "2 tenants checked: 1 findings are new, 0 resolved" in found.output
+    (event,) = (json.loads(line) for line in found.stderr.splitlines())
+    assert (event["event"], event["tenant"], event["kind"]) == ("model.finding_opened", tenant, "error")
+    healthy = CliRunner().invoke(app, ["check", "models", "--tenant", other, "--json"])
+    assert healthy.exit_code == 0, healthy.output
+    assert json.loads(healthy.stdout) == [{"tenant": other, "open": [], "new": [], "resolved": []}]

@@ -1,0 +1,160 @@
+"""What is a finding about a model: rules against a slow reading, and faults in generated load."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from ai_hub.forecasting.findings import Kind, Sums, Thresholds, judge, judge_issues
+
+DAY = timedelta(days=1)
+FIRST = date(2026, 1, 5)
+TODAY = FIRST + 40 * 7 * DAY
+RULES = Thresholds()
+
+
+def days_of(errors: np.ndarray, *, covered: float = 0.8) -> dict[date, Sums]:
+    """Scores of days by hourly errors, of which there are 24 a day."""
+    return {
+        FIRST + number * DAY: Sums(24, float(np.abs(each).sum()), float(each.sum()), 24, 24 * covered)
+        for number, each in enumerate(errors.reshape(-1, 24))
+    }
+
+
+def normal(seed: int = 1, weeks: int = 40) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 2, weeks * 168)
+
+
+def kinds(days: dict[date, Sums], today: date = TODAY, **fields: object) -> set[Kind]:
+    found = judge("m", days, RULES, today=today, settled_before=today - 7 * DAY, **fields)  # type: ignore[arg-type]
+    return {kind for kind, each in found.items() if each}
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 2.0])
+def test_error__is_a_finding_above_mean_and_four_sigma_of_26_weeks(factor: float) -> None:
+    errors = normal()
+    errors[-168:] *= factor
+    weekly = np.abs(errors).reshape(-1, 168).mean(axis=1)
+    before = weekly[-27:-1]
+    limit = before.mean() + 4 * before.std(ddof=1)
+    found = judge("m", days_of(errors), RULES, today=TODAY, settled_before=TODAY - 7 * DAY)
+    finding = found[Kind.ERROR]
+    assert (finding is not None) == (weekly[-1] > limit)
+    if finding is not None:
+        assert finding.detail == pytest.approx({"value": weekly[-1], "usual": before.mean(), "limit": limit})
+        assert finding.since == datetime(2026, 10, 5, tzinfo=UTC)
+
+
+def test_bias_and_coverage__are_findings_of_their_own() -> None:
+    shifted = normal()
+    shifted[-168:] += 1
+    assert kinds(days_of(shifted)) == {Kind.BIAS}
+    assert kinds(days_of(normal(), covered=0.6)) == {Kind.COVERAGE}
+    assert kinds(days_of(normal(), covered=0.96)) == {Kind.COVERAGE}
+    assert kinds(days_of(normal(), covered=0.7)) == set()
+
+
+def test_weeks__that_are_few_or_of_which_little_was_measured__say_nothing() -> None:
+    errors = normal()
+    errors[-168:] *= 3
+    days = days_of(errors)
+    recent = {day: each for day, each in days.items() if day >= TODAY - 8 * 7 * DAY}
+    assert Kind.ERROR in kinds(days)
+    assert Kind.ERROR not in judge("m", recent, RULES, today=TODAY, settled_before=TODAY - 7 * DAY)
+    little = {day: each for day, each in days.items() if day < TODAY - 4 * DAY}
+    assert Kind.ERROR not in judge("m", little, RULES, today=TODAY, settled_before=TODAY - 7 * DAY)
+    # two weeks that readings may still correct
+    assert judge("m", days, RULES, today=TODAY, settled_before=TODAY - 21 * DAY)[Kind.ERROR]
+
+
+def test_fault__that_stays__does_not_become_usual_before_half_a_year() -> None:
+    errors = normal(weeks=80)
+    errors[40 * 168 :] *= 3
+    days = days_of(errors)
+    begin = TODAY
+    assert Kind.ERROR in kinds(days, begin + 7 * DAY)
+    for weeks in (4, 10, 26):
+        later = begin + weeks * 7 * DAY
+        assert Kind.ERROR not in kinds(days, later), "its own weeks are in what is usual"
+        assert Kind.ERROR in kinds(days, later, opened={Kind.ERROR: begin})
+    assert Kind.ERROR not in kinds(days, begin + 40 * 7 * DAY, opened={Kind.ERROR: begin})
+
+
+def test_stale__is_a_model_that_issues_nothing_for_longer_than_usual() -> None:
+    newest = datetime(2026, 10, 10, 9, tzinfo=UTC)
+    # a day of 25 hours, and an issue that is missing
+    issues = [newest, newest - 25 * DAY / 24, *(newest - number * DAY for number in (3, 4, 5))]
+    assert judge_issues("m", issues, RULES, now=newest + 1.4 * DAY) is None
+    finding = judge_issues("m", issues, RULES, now=newest + 1.6 * DAY)
+    assert finding is not None
+    assert (finding.kind, finding.since) == (Kind.STALE, newest)
+    assert "nothing issued for 38.4 hours" in str(finding)
+    assert judge_issues("m", issues[:3], RULES, now=newest + 9 * DAY) is None
+
+
+# ---- generated load: daily, weekly and yearly pattern, with days and hours that depend on those before
+
+
+def load_of(seed: int, days: int) -> np.ndarray:
+    random, hours = np.random.default_rng(seed), np.arange(days * 24)
+    pattern = 1 + 0.4 * np.sin((hours - 8) / 24 * 2 * np.pi) + 0.2 * np.sin((hours - 3) / 12 * 2 * np.pi)
+    pattern *= np.where(hours // 24 % 7 >= 5, 0.75, 1) * (1 + 0.15 * np.cos(hours / 8760 * 2 * np.pi))
+    return (
+        100
+        * pattern
+        * (1 + _noise(random, 0.7, 0.05, days).repeat(24) + _noise(random, 0.8, 0.02, hours.size))
+    )
+
+
+def _noise(random: np.random.Generator, memory: float, width: float, count: int) -> np.ndarray:
+    found = random.normal(0, width, count)
+    for number in range(1, count):
+        found[number] += memory * found[number - 1]
+    return found
+
+
+def scores_of(load: np.ndarray) -> dict[date, Sums]:
+    """Of a forecast by the same hour of the four last weeks and half of the change of a day two days ago."""
+    usual = np.mean([np.roll(load, 168 * weeks) for weeks in range(1, 5)], axis=0)
+    trend = np.convolve(load / usual, np.ones(24) / 24)[: load.size]
+    error = usual * (0.5 + 0.5 * np.clip(np.roll(trend, 49), 0.5, 2)) - load
+    found = {}
+    for day in range(70, load.size // 24):
+        each = error[day * 24 : day * 24 + 24]
+        low, high = np.quantile(error[(day - 30) * 24 : (day - 2) * 24], [0.1, 0.9])
+        covered = float(((each >= low) & (each <= high)).sum())
+        found[FIRST + day * DAY] = Sums(24, float(np.abs(each).sum()), float(each.sum()), 24, covered)
+    return found
+
+
+FAULTS = {
+    "load x 2": lambda load, at: np.append(load[:at], 2 * load[at:]),
+    "clock + 6 h": lambda load, at: np.append(load[:at], load[at - 6 : -6]),
+    "load x 1.2": lambda load, at: np.append(load[:at], 1.2 * load[at:]),
+}
+
+
+def test_generated_load__rarely_alarms_when_healthy_and_does_with_faults() -> None:
+    series, weeks, begin = 10, 75, 40
+    alarms = dict.fromkeys(Kind, 0)
+    judged = 0
+    weeks_until: dict[str, list[int]] = {name: [] for name in FAULTS}
+    for seed in range(series):
+        load = load_of(seed, weeks * 7)
+        healthy = scores_of(load)
+        for week in range(38, weeks):
+            judged += 1
+            for kind in kinds(healthy, FIRST + week * 7 * DAY):
+                alarms[kind] += 1
+        for name, fault in FAULTS.items():
+            days = scores_of(fault(load, begin * 168))
+            found = (week for week in range(1, 11) if kinds(days, FIRST + (begin + week) * 7 * DAY))
+            weeks_until[name].append(next(found, 99))
+    assert alarms[Kind.ERROR] <= 0.04 * judged
+    assert alarms[Kind.BIAS] <= 0.04 * judged
+    assert alarms[Kind.COVERAGE] <= 0.06 * judged
+    assert weeks_until["load x 2"] == [1] * series
+    assert weeks_until["clock + 6 h"] == [1] * series
+    assert sum(each <= 10 for each in weeks_until["load x 1.2"]) >= 0.8 * series
