@@ -89,21 +89,19 @@ greatest(available_after, (
     SELECT max(members.available_after) FROM assets AS members
     WHERE members.tenant_id = assets.tenant_id AND members."group" = assets."group"
 ))"""
-#: Assets whose values are those of an asset: itself, or all members of its group.
-_ITSELF: Final = "SELECT tenant_id, asset_id AS member, number FROM keys"
-_MEMBERS: Final = """\
-SELECT tenant_id, asset_id AS member, number FROM keys
-UNION
-SELECT keys.tenant_id, members.asset_id, number
-FROM keys
-JOIN assets ON assets.tenant_id = keys.tenant_id AND assets.asset_id = keys.asset_id
-JOIN assets AS members ON members.tenant_id = keys.tenant_id AND assets."group" = members."group"
-"""
-_KEYS: Final = """\
-WITH keys AS (
-    SELECT * FROM unnest({tenants}::text[], {assets}::text[], {numbers}::bigint[]) AS keys (tenant_id, asset_id, number)
+#: Whose readings a value is made of: those of an asset, or of all members of a group.
+_SOURCES: Final = """\
+WITH sources AS (
+    SELECT * FROM unnest({tenants}::text[], {names}::text[], {are_groups}::boolean[], {numbers}::bigint[])
+        AS sources (tenant_id, name, is_group, number)
 ),
-of AS ({of})
+of AS (
+    SELECT tenant_id, name AS member, number FROM sources WHERE NOT is_group
+    UNION ALL
+    SELECT sources.tenant_id, members.asset_id, number
+    FROM sources JOIN assets AS members ON members.tenant_id = sources.tenant_id AND members."group" = sources.name
+    WHERE is_group
+)
 """
 _LONGEST: Final = """\
 SELECT number, (extract(epoch FROM max(longest_delay)) * 1000000)::bigint AS longest
@@ -174,42 +172,59 @@ class IssueHistory:
         found = cls(declaration, read, issues, as_of_filter, space.rows, register, owners)
         if as_of_filter.by_row:  # a version was known when it was stored, whatever its readings say
             return found
-        return found._with_arrivals(connection, keys, _MEMBERS if has_totals else _ITSELF)
+        groups = [each.zones["group"] if has_totals else None for each in owners]
+        sources = [
+            (tenant, asset if group is None else group, group is not None)
+            for (tenant, asset), group in zip(keys, groups, strict=True)
+        ]
+        return found._with_arrivals(connection, sources)
 
     def _with_arrivals(
-        self, connection: dbapi.Connection, keys: Sequence[tuple[str, str]], of: str
+        self, connection: dbapi.Connection, sources: Sequence[tuple[str, str, bool]]
     ) -> IssueHistory:
-        """Read when steps were known, of the assets whose readings say it."""
-        has_issue = self._has_issue
-        if not has_issue.any():
-            return self
-        query = sql.SQL(_KEYS + _LONGEST).format(of=sql.SQL(of), **_literals(keys, range(len(keys))))
-        given = fetch(connection, query)
-        if not given.num_rows:
+        """Read when steps were known, where readings say it.
+
+        Args:
+            connection: to read from.
+            sources: of each asset, whose readings count: tenant, name, and whether it is that of a group.
+        """
+        distinct = list(dict.fromkeys(sources))
+        query = sql.SQL(_SOURCES + _LONGEST).format(**_literals(distinct, range(len(distinct))))
+        given = fetch(connection, query) if distinct else None
+        if given is None or not given.num_rows:
             return self
         numbers, step_us = given["number"].to_numpy(), self.declaration.step // _US
-        rows = np.full(len(keys), -1)
-        rows[numbers] = np.arange(len(numbers))
+        row_of = np.full(len(distinct), -1)
+        row_of[numbers] = np.arange(len(numbers))
+        number_of = {each: number for number, each in enumerate(distinct)}
+        source_of_asset = np.array([number_of[each] for each in sources], np.int64)
+        rows = row_of[source_of_asset]
+        is_given = np.zeros(len(self.assets), bool)
+        is_given[self._has_issue] = rows[self.assets[self._has_issue]] >= 0
+        steps = self.entities.times[is_given] // step_us
+        if not steps.size:
+            return self
         longest = given["longest"].to_numpy() + _ROWS_LAST // _US
         longest = -(-np.minimum(longest, _FARTHEST // _US) // step_us)
-        steps = self.entities.times[has_issue & (rows[self.assets] >= 0)] // step_us
         leaves = [leaf for each in self.declaration.features.values() for leaf in each.leaves()]
         reach = max((leaf.offsets()[1] for leaf in leaves if leaf.column in _OF_READINGS), default=0)
         ttl = 0 if self.read.ttl is None else self.read.ttl // self.declaration.step
-        first = int(steps.min(initial=0)) - int(longest.max()) - reach - ttl
-        end = int(steps.max(initial=first))
-        query = sql.SQL(_KEYS + _ARRIVALS).format(
-            of=sql.SQL(of),
+        first = int(steps.min()) - int(longest.max()) - reach - ttl
+        end = int(steps.max())
+        query = sql.SQL(_SOURCES + _ARRIVALS).format(
             step=sql.Literal(self.declaration.step),
             first=_time(first * step_us),
             end=_time(end * step_us),
-            **_literals(keys, numbers.tolist()),
+            **_literals(distinct, numbers.tolist()),
         )
         table = fetch(connection, query)
         known = np.full((len(numbers), end - first), EMPTY)
-        places = rows[table["number"].to_numpy()]
+        # assets of a group have the delay of its latest member
+        after_of = np.zeros(len(distinct), np.int64)
+        after_of[source_of_asset] = self._after
+        places = row_of[table["number"].to_numpy()]
         at = microseconds(table["step"]) // step_us
-        after = self._after[table["number"].to_numpy()]
+        after = after_of[table["number"].to_numpy()]
         by_rule = np.where(table["is_by_rule"].to_numpy(), (at + 1) * step_us + after, NO_TIME)
         arrived = np.maximum(np.maximum(microseconds(table["given"]), by_rule), (at + 1) * step_us)
         known[places, at - first] = -(-arrived // step_us)
@@ -545,11 +560,12 @@ def _register(
     return register, owners
 
 
-def _literals(keys: Sequence[tuple[str, str]], numbers: Sequence[int]) -> dict[str, sql.Literal]:
-    """Some of the assets, with their numbers."""
+def _literals(sources: Sequence[tuple[str, str, bool]], numbers: Sequence[int]) -> dict[str, sql.Literal]:
+    """Some of the sources, with their numbers."""
     return {
-        "tenants": sql.Literal([keys[number][0] for number in numbers]),
-        "assets": sql.Literal([keys[number][1] for number in numbers]),
+        "tenants": sql.Literal([sources[number][0] for number in numbers]),
+        "names": sql.Literal([sources[number][1] for number in numbers]),
+        "are_groups": sql.Literal([sources[number][2] for number in numbers]),
         "numbers": sql.Literal(list(numbers)),
     }
 
