@@ -18,6 +18,8 @@ import structlog
 
 import ai_hub
 from ai_hub.api import logs
+from ai_hub.api.app import create_app
+from ai_hub.api.paths import RouteTemplates
 from ai_hub.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -167,3 +169,15 @@ def test_traces__on__a_span_reaches_the_collector() -> None:
     assert path == "/v1/traces"
     assert b"forecasts" in content
     assert b"/fine/" in content
+
+
+def test_route_templates__are_the_documented_paths() -> None:
+    app = create_app()
+    templates = RouteTemplates(app)
+    documented = app.openapi()["paths"]
+    assert "/ai/models/{model_id}" in documented
+    for path in documented:
+        assert templates.has(path)
+        assert templates.of(path.replace("{", "").replace("}", "")) == path
+    assert not templates.has("/ai/models/{other}")
+    assert templates.of("/ai/modelz") == "none"
