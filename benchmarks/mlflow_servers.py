@@ -19,12 +19,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from ai_hub.dev.mlflow_server import environment
+from ai_hub.dev.processes import Handle
 from benchmarks.servers import free_port
 from mlflow_plugins.artifacts import destination
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 FORKS = multiprocessing.get_context("forkserver")
 #: The first makes MLflow take the rest for a server's process; the last is what each would import by itself.
@@ -117,13 +120,7 @@ def running(
     s3 = {name: stack[name] for name in _SETTINGS}
     variables = {
         **environment(s3 | {"MLFLOW_BACKEND_STORE_URI": database}),
-        "_MLFLOW_SERVER_FILE_STORE": database,
-        "_MLFLOW_SERVER_REGISTRY_STORE": f"lifecycle+{database}",
-        destination.SERVE_ARTIFACTS: "true",
-        destination.ARTIFACTS_DESTINATION: f"minio://{bucket}",
-        destination.ARTIFACT_ROOT: "mlflow-artifacts:/",
-        "_MLFLOW_SGI_NAME": "uvicorn",
-        "MLFLOW_ENABLE_WORKSPACES": "true",
+        **_of_the_command(database, bucket),
         **(settings or {}),
     }
     if app == STOCK:
@@ -141,6 +138,43 @@ def running(
         yield server
     finally:
         server.stop()
+
+
+def spawn(command: Sequence[str], *, folder: Path, log: Path, environment: Mapping[str, str]) -> Handle:
+    """Start the embedded stack's MLflow as `ai_hub.dev.processes.spawn` does, forked like `Server`."""
+    options = dict(word.removeprefix("--").split("=", 1) for word in command if "=" in word)
+    bucket = environment["MODEL_STORAGE_BUCKET"]
+    variables = {**environment, **_of_the_command(environment["MLFLOW_BACKEND_STORE_URI"], bucket)}
+    FORKS.set_forkserver_preload(PRELOADED)
+    process = FORKS.Process(
+        target=_serve_detached,
+        args=(options["app-name"], int(options["port"]), variables, str(log), str(folder)),
+        daemon=True,
+    )
+    process.start()
+    if process.pid is None:
+        raise RuntimeError("the server is not started")
+    return Handle(process.pid, psutil.Process(process.pid).create_time())
+
+
+def _of_the_command(database: str, bucket: str) -> dict[str, str]:
+    """Variables that the command `mlflow server` sets for the processes of its application."""
+    return {
+        "_MLFLOW_SERVER_FILE_STORE": database,
+        "_MLFLOW_SERVER_REGISTRY_STORE": f"lifecycle+{database}",
+        destination.SERVE_ARTIFACTS: "true",
+        destination.ARTIFACTS_DESTINATION: f"minio://{bucket}",
+        destination.ARTIFACT_ROOT: "mlflow-artifacts:/",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "MLFLOW_ENABLE_WORKSPACES": "true",
+    }
+
+
+def _serve_detached(app: str, port: int, variables: dict[str, str], log: str, folder: str) -> None:
+    os.setsid()
+    os.environ.clear()
+    os.chdir(folder)
+    _serve(app, port, variables, log)
 
 
 def _serve(app: str, port: int, variables: dict[str, str], log: str) -> None:

@@ -10,7 +10,7 @@ import signal
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -19,14 +19,16 @@ import typer.main
 from support import machine, properties
 from support.scheduling import FileScheduling
 
-from ai_hub.dev import node, service
+from ai_hub.dev import node, processes, service
 from ai_hub.dev.control import down, up
+from ai_hub.dev.processes import Handle, spawn
 from ai_hub.dev.services import SERVICES, select
 from ai_hub.imports import collect_garbage_less_often, skip_type_checks
 from ai_hub.settings import Settings
+from benchmarks import mlflow_servers
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
     from types import FrameType
 
     from xdist.remote import Producer
@@ -38,6 +40,12 @@ properties.register()
 collect_garbage_less_often()
 # A process builds its command line once; here it serves every command that runs in the process of the tests.
 typer.main.get_command = cache(typer.main.get_command)
+# The process that the commands of tests are forks of has imported what most of them need, too.
+mlflow_servers.PRELOADED += [
+    *("ai_hub.cli.main", "ai_hub.cli.feast_main", "ai_hub.cli.forecasting", "feast.repo_operations"),
+    *("ai_hub.ingest.files", "ai_hub.features.materialize", "ai_hub.features.online.reader"),
+    *("ai_hub.forecasting.day_ahead_training", "ai_hub.forecasting.train", "ai_hub.forecasting.production"),
+]
 # As many workers run as there are cores; LightGBM's threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # MLflow's usage reports change the environment from a thread of their own.
@@ -139,8 +147,16 @@ def start(state: Path, services: list[Service]) -> dict[str, str]:
         is_needed = state in _native_databases or any(service.name == "timescaledb" for service in services)
         if _NATIVE and is_needed:
             patch.setenv("TIMESCALE_DSN", _native_database(state, _NATIVE))
+        patch.setattr(processes, "spawn", _spawn)
         up(services, lambda *_, **__: None)
         return Settings().environment()
+
+
+def _spawn(command: Sequence[str], **options: Any) -> Handle:
+    """Start a server; the stack's MLflow from the process that has imported it for the tests' own servers."""
+    if command[1:3] == ["-m", "mlflow"]:
+        return mlflow_servers.spawn(command, **options)
+    return spawn(command, **options)
 
 
 def _cache_of(state: Path) -> Path:

@@ -6,14 +6,12 @@ import asyncio
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 import pytest
 from conftest import isolated
+from support import forked
 from support.backup_drill import Silent, a_database_file, ask, content, dump, fill, s3, stored
 from support.energy import ROOT
 
@@ -33,6 +31,7 @@ from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # what is the newest hour, and whether it is fresh, is compared
 pytestmark = pytest.mark.usefixtures("hour")
@@ -100,8 +99,8 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
             fill(servers.dsn)
             refresh()
             a_database_file(servers.folder / "mlflow.db")
-            feast = Path(sys.executable).with_name("feast")
-            subprocess.run([feast, "apply"], cwd=ROOT, env=os.environ | servers.environment, check=True)
+            done = forked.run(["feast", "apply"], os.environ | servers.environment, ROOT)
+            assert done.returncode == 0, done.stderr
             materialize(open_store())
             _, key = api_keys.create("drill", ["acme"], list(Scope), created_by="test")
             client = s3(servers.environment)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import os
 import secrets
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 from oracles.features import HOUR, Asset, floor_hour
+from support import forked
 from support.energy import ROOT
 from support.export_worker import complete
 from support.feature_reading import differences as answer_differences
@@ -122,16 +121,8 @@ def world(
         assets = {name: Asset(ZONE, readings(number)) for number, name in enumerate((*ASSETS, LATE))}
         at_once(*(lambda name=name: fill(folder, tenant, name, assets[name]) for name in assets))
         at_once(refresh, refresh, refresh)
-        # the program as people run it: Feast's own connections, its registry, and what the service may read
-        program = Path(sys.executable).with_name("feast")
-        done = subprocess.run(
-            [program, "apply"],
-            env=os.environ | settings.environment(),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        # the command as people run it: Feast's own connections, its registry, and what the service may read
+        done = forked.run(["feast", "apply"], os.environ | settings.environment(), ROOT)
         assert done.returncode == 0, done.stderr
         yield World(settings, line, spare_database, tenant, assets)
 
@@ -373,14 +364,8 @@ def test_wrong_password__is_told_from_a_server_that_is_down(native_postgres: str
         wrong = parts._replace(
             netloc=f"{parts.username}:no-such-secret@{parts.hostname}:{parts.port}"
         ).geturl()
-        done = subprocess.run(
-            [Path(sys.executable).with_name("ai-hub"), "readings", "log", "--tenant", "acme"],
-            env=os.environ | {"TIMESCALE_DSN": wrong, "AI_HUB_STATE_DIR": str(tmp_path / "state")},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = os.environ | {"TIMESCALE_DSN": wrong, "AI_HUB_STATE_DIR": str(tmp_path / "state")}
+        done = forked.run(["ai-hub", "readings", "log", "--tenant", "acme"], environment, tmp_path)
     assert done.returncode == 3
     assert done.stderr.startswith(f"Error: TimescaleDB at {parts.hostname}:{parts.port} refuses the login: ")
     assert "Correct the user and the password" in done.stderr

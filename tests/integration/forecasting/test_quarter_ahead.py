@@ -6,15 +6,13 @@ import json
 import os
 import re
 import secrets
-import subprocess
-import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 import pytest
+from support import forked
 from support.energy import ROOT
 from support.service_server import running_service
 from support.two_projects import Project
@@ -89,14 +87,8 @@ def applied(energy: Energy, database: str, tmp_path_factory: pytest.TempPathFact
 
 
 def command(energy: Energy, program: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [Path(sys.executable).with_name(program), *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **energy.environment, "FEAST_REGISTRY_URI": os.environ["FEAST_REGISTRY_URI"]},
-        cwd=ROOT,
-    )
+    uri = {"FEAST_REGISTRY_URI": os.environ["FEAST_REGISTRY_URI"]}
+    done = forked.run([program, *arguments], os.environ | energy.environment | uri, ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from psycopg import sql
+from support import forked
 from support.registry_servers import FORKS, PRELOADED
 
 from ai_hub.db import connect
@@ -25,7 +24,6 @@ from feast_plugins.windows import history as windows
 if TYPE_CHECKING:
     from .conftest import Rows
 
-PROGRAM = str(Path(sys.executable).with_name("ai-hub"))
 ASSETS = 6
 FEATURES = "historical_avg_24h, historical_std_24h, lag_1h, lag_24h, lag_168h, temperature"
 
@@ -60,11 +58,11 @@ def make_history(days: int) -> tuple[list[str], str]:
 
 def command(tenant: str, history: tuple[list[str], str]) -> list[str]:
     readings, weather = history
-    return [PROGRAM, "backfill", *readings, "--weather", weather, "--tenant", tenant, "--json"]
+    return ["ai-hub", "backfill", *readings, "--weather", weather, "--tenant", tenant, "--json"]
 
 
 def backfill(tenant: str, history: tuple[list[str], str]) -> dict[str, Any]:
-    ended = subprocess.run(command(tenant, history), capture_output=True, text=True, check=False, timeout=200)
+    ended = forked.run(command(tenant, history), os.environ, Path.cwd())
     assert ended.returncode == 0, ended.stderr
     answer: dict[str, Any] = json.loads(ended.stdout)
     return answer
@@ -166,13 +164,7 @@ def test_backfill__killed_while_storing_and_while_computing__ends_like_an_undist
 
 def test_backfill__missing_file__writes_nothing(rows: Rows, tenant: str) -> None:
     readings, weather = make_history(2)
-    ended = subprocess.run(
-        command(tenant, ([*readings, "absent.parquet"], weather)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    ended = forked.run(command(tenant, ([*readings, "absent.parquet"], weather)), os.environ, Path.cwd())
     assert ended.returncode == 2
     assert "There is no file absent.parquet" in ended.stderr
     assert rows("SELECT FROM assets WHERE tenant_id = %s", tenant) == []
