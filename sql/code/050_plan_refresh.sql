@@ -36,7 +36,12 @@ BEGIN
     scored AS (  -- where there are forecasts: of these hours, and of later ones whose naive forecast has their value
         INSERT INTO forecast_scores_due (tenant_id, asset_id, hours, plan_id)
         SELECT tenant_id, asset_id, unnest(range_agg(tstzrange(first_hour + later, last_hour + later + INTERVAL '1 hour'))), this_plan
-        FROM changes
+        FROM (
+            SELECT tenant_id, asset_id, first_hour, last_hour FROM changes
+            WHERE source IN ('readings', 'deletion', 'asset')
+                AND EXISTS (SELECT FROM forecast_runs AS runs WHERE runs.tenant_id = changes.tenant_id)
+            OFFSET 0  -- before anything is done for each of them
+        ) AS changed
         LEFT JOIN assets USING (tenant_id, asset_id)
         CROSS JOIN LATERAL coalesce(assets.available_after, '0') AS delay
         CROSS JOIN LATERAL naive_days(delay) AS farthest
@@ -48,8 +53,6 @@ BEGIN
             -- the last known day or week, or one of three before it that are gaps
             WHERE days = 0 OR days * INTERVAL '24 hours' > delay AND (days <= farthest + 3 OR days % 7 = 0)
         ) AS shifts
-        WHERE source IN ('readings', 'deletion', 'asset')
-            AND EXISTS (SELECT FROM forecast_runs AS runs WHERE runs.tenant_id = changes.tenant_id)
         GROUP BY tenant_id, asset_id
     ),
     -- hours of groups whose totals may have changed
