@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import sys
 from contextlib import contextmanager
@@ -54,6 +55,14 @@ def without(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+def lightgbm_knows_sklearn() -> None:
+    """Give LightGBM its estimators, if it was imported `without` scikit-learn; boosters stay as they are."""
+    compat = sys.modules.get("lightgbm.compat")
+    if compat is not None and not compat.SKLEARN_INSTALLED:
+        for name in ("lightgbm.compat", "lightgbm.sklearn", "lightgbm"):
+            importlib.reload(sys.modules[name])
 
 
 class _Finder(MetaPathFinder):

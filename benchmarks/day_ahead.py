@@ -4,7 +4,8 @@
 
 Meters have quarter-hour readings; models are trained on a quarter of a year and on all of it. Training is
 `ai-hub train`, an issue `ai-hub forecast run`, both from the start of the process to its end, with CPU time
-and peak memory of that process. One answer is `POST /ai/forecast` for one meter, sent at a rate.
+and peak memory of that process; and an issue as `--follow` makes it, in a process that has loaded the model.
+One answer is `POST /ai/forecast` for one meter, sent at a rate; before, the first one loads the model.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ai_hub import paths
 from ai_hub.db import connect
+from ai_hub.forecasting.production import Issuer
+from ai_hub.settings import Settings
 from benchmarks import history, measure, mlflow_servers, servers, service_load, service_site
 from benchmarks.history import HOUR, TENANT, History, this_hour
 from benchmarks.servers import valkey
@@ -135,6 +139,7 @@ def _measure(site: Site, size: Size) -> dict[str, Any]:
             for _ in range(size.issues)
         ]
         found[f"one issue, {model}, {size.assets} meters"] = min(runs, key=lambda run: run["seconds"])
+        found[f"the same, in a process that follows, {model}"] = _followed(site, model, size)
     with service_site.running(Service(site, {"AI_HUB_API_RATE_LIMIT_PER_S": "1000000"})) as service_process:
         key = site.key(TENANT)
         for model, _, minutes in KINDS:
@@ -183,6 +188,28 @@ def _process(site: Site, *arguments: str) -> dict[str, float]:
     }
 
 
+def _followed(site: Site, model: str, size: Size) -> dict[str, float]:
+    """What an issue takes where libraries and model are loaded; memory is that of this process."""
+    before = dict(os.environ)
+    os.environ.update(site.environment)
+    try:
+        issuer = Issuer(Settings(), [TENANT], [model])
+        issuer.issue_now()
+        runs = []
+        for _ in range(size.issues):
+            started, used = time.perf_counter(), time.process_time()
+            issued = issuer.issue_now()
+            if issued.errors:
+                raise issued.errors[0]
+            runs.append((time.perf_counter() - started, time.process_time() - used))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    seconds, cpu = min(runs)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return {"seconds": round(seconds, 2), "cpu_s": round(cpu, 2), "peak_mib": peak}
+
+
 def _answers(service: Service, key: str, kind: tuple[str, int], size: Size) -> dict[str, float]:
     model, minutes = kind
     bodies = [
@@ -203,12 +230,18 @@ def _answers(service: Service, key: str, kind: tuple[str, int], size: Size) -> d
         rate=size.rate,
         headers=({"x-api-key": key},),
     )
+    started = time.perf_counter()
+    first, answer = service.ask("POST", "/ai/forecast", json.loads(bodies[0]), key=key)
+    first_ms = (time.perf_counter() - started) * 1000
+    if first != HTTPStatus.OK:
+        raise RuntimeError(f"{first}: {answer}")
     outcome = service_load.run(service.port, stream)[model]
     if set(outcome.statuses()) != {HTTPStatus.OK}:
         raise RuntimeError(f"{outcome.statuses()}: {outcome.samples}")
     return {
         "p50_ms": round(outcome.percentile(50) * 1000, 1),
         "p99_ms": round(outcome.percentile(99) * 1000, 1),
+        "first_ms": round(first_ms, 1),
     }
 
 
@@ -222,8 +255,9 @@ _TEXT: Final = """\
 Made by `{command}` from [results.json](results.json): {assets} meters with {weeks} weeks of quarter-hour
 readings and the weather of one station, forecast 48 hours ahead in hours (48 steps) and quarter hours (192
 steps). Training is `ai-hub train` with its backtest, an issue `ai-hub forecast run` (the fastest of some),
-both with the start of the process; memory is that of the process, without the database. One answer is
-`POST /ai/forecast` for one meter, at {rate} requests a second.
+both with the start of the process; memory is that of the process, without the database. In a process that
+follows (`--follow`), libraries and model are loaded. One answer is `POST /ai/forecast` for one meter, at
+{rate} requests a second, after a first one that loads the model.
 
 {cpus} CPUs, {memory} GiB, {system}; {versions}. Load of the machine by other work before it began: {load}.
 Code {commit}, {measured_at}.
@@ -232,8 +266,8 @@ Code {commit}, {measured_at}.
 |---|---:|---:|---:|
 {rows}
 
-| one meter over HTTP | p50, ms | p99, ms |
-|---|---:|---:|
+| one meter over HTTP | p50, ms | p99, ms | the first, ms |
+|---|---:|---:|---:|
 {answers}
 """
 

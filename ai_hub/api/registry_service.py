@@ -24,13 +24,12 @@ from ai_hub.forecasting.models.cache import UnusableCacheError
 from ai_hub.forecasting.models.loading import ModelLoader, loader_of
 from ai_hub.forecasting.models.registry import ProductionVersion
 from ai_hub.registry import versions
+from ai_hub.registry.metadata import UNKNOWN, model_metadata
 from ai_hub.registry.registering import (
-    UNKNOWN,
     FromFiles,
     FromLoggedModel,
     FromRun,
     RegistrationRequest,
-    model_metadata,
     register,
 )
 from ai_hub.registry.versions import ModelVersion, require_version, search_newest_first

@@ -84,7 +84,10 @@ def run_command(
     have another unit now are left out. Fails when a model cannot forecast, or no meter at all has a forecast.
     """
     from ai_hub.cli.errors import explain
-    from ai_hub.forecasting.production import Issuer
+    from ai_hub.imports import without
+
+    with without("sklearn"):  # a second, for nothing that a booster needs
+        from ai_hub.forecasting.production import Issuer
 
     if metrics_port is not None and not follow:
         raise BadInputError(
@@ -247,7 +250,10 @@ def replay_command(
     """Make a logged run again with what was known at its time; fails where a bit differs."""
     from ai_hub.db.transactions import transaction
     from ai_hub.forecasting import log
-    from ai_hub.forecasting.replay import replay
+    from ai_hub.imports import without
+
+    with without("sklearn"):  # a second, for nothing that a booster needs
+        from ai_hub.forecasting.replay import replay
 
     with transaction(common.settings(), tenant) as connection:
         logged = log.find_run(connection, tenant, run_id)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.imports import lightgbm_knows_sklearn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +90,7 @@ def make(name: str) -> Estimator:
             f"There is no estimator {name}; there are {', '.join([DEFAULT, *sorted(_installed())])}.",
             hint=f"Install the package that has it as an entry point of the group {GROUP}.",
         )
+    lightgbm_knows_sklearn()
     try:
         found = point.load()()
     except Exception as error:

@@ -22,6 +22,7 @@ from ai_hub.forecasting.issues import IssueRows, IssueRule, instants
 from ai_hub.forecasting.log import QUANTILES, Grid, Role, Run
 from ai_hub.forecasting.models.loading import loader_of
 from ai_hub.registry import ModelVersion
+from ai_hub.registry.metadata import model_metadata
 from ai_hub.registry.versions import search
 from ai_hub.settings import Settings  # of a dataclass
 from ai_hub.times import EPOCH, from_micros
@@ -263,8 +264,6 @@ def _packed(loaded: LoadedDayAhead, rows: IssueRows) -> bytes:
 
 def metadata(loaded: LoadedDayAhead) -> dict[str, Any]:
     """What is said of a model beside its forecasts, as JSON."""
-    from ai_hub.registry.registering import model_metadata  # noqa: PLC0415  # MLflow takes seconds
-
     stated = model_metadata(loaded.version)
     samples = stated.metadata.get("hyperparameters", {}).get("issues")
     errors = {name: stated.metrics.get(name) for name in ("mae", "rmse", "mape")}

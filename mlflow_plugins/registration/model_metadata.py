@@ -16,9 +16,6 @@ from math import isfinite, isnan
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from mlflow_plugins.artifacts.manifest import canonical_json
 from mlflow_plugins.errors import bad_input
@@ -27,6 +24,7 @@ from mlflow_plugins.lifecycle.semver import Interface
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
+    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
     from mlflow_plugins.artifacts.folders import Folder
@@ -139,6 +137,11 @@ def run_facts(run_id: str | None, model_id: str | None, client: MlflowClient | N
     facts = RunFacts()
     if not (run_id or model_id):
         return facts
+    # MLflow takes seconds to import, and who reads tags does not need it
+    from mlflow import MlflowClient  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode  # noqa: PLC0415
+
     client = client or MlflowClient()
     try:
         if run_id:

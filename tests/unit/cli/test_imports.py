@@ -118,6 +118,21 @@ main()
     assert (done.stdout.split(), done.stderr) == (["hypothesis", "polars"], "")
 
 
+def test_lightgbm__imported_without_scikit_learn__gets_its_estimators_back() -> None:
+    code = """
+from ai_hub.imports import lightgbm_knows_sklearn, without
+with without("sklearn"):
+    import lightgbm
+booster = lightgbm.Booster
+assert not lightgbm.compat.SKLEARN_INSTALLED
+lightgbm_knows_sklearn()
+assert lightgbm.Booster is booster
+fitted = lightgbm.LGBMRegressor(n_estimators=2, verbose=-1).fit([[float(n)] for n in range(40)], range(40))
+assert isinstance(fitted.booster_, booster)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_commands__without_the_extra_server__say_what_to_install() -> None:
     code = "import sys; sys.modules['typer'] = None; import ai_hub.cli"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_hub.registry.registering import model_metadata
+from ai_hub.registry.metadata import model_metadata
 from ai_hub.registry.versions import ModelVersion
 from mlflow_plugins.registration.model_metadata import (
     CARD_TAG,
