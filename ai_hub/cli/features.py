@@ -194,6 +194,38 @@ def check_features_command(
         raise typer.Exit(1)
 
 
+@check_app.command("readings")
+def check_readings_command(
+    *,
+    tenant: Annotated[str, typer.Option("--tenant", help="tenant of the assets")],
+    asset: Annotated[
+        list[str] | None, typer.Option("--asset", help="only this asset; may be repeated")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check everything that is stored of assets, however it was written, for gaps and wrong readings.
+
+    Ingest does the same around what it writes. `ai-hub ingest findings` lists what was found.
+    """
+    from ai_hub.db import connect
+    from ai_hub.ingest.checks import check_stored
+    from ai_hub.ingest.report import check_lines
+
+    with connect(autocommit=True, application_name="ai-hub check readings") as connection:
+        checked, outcome = check_stored(connection, tenant, asset or None)
+    if as_json:
+        lists = {"new": outcome.new, "resolved": outcome.resolved}
+        findings = {
+            name: [{"asset_id": asset_id, **finding.as_dict()} for asset_id, finding in of_list]
+            for name, of_list in lists.items()
+        }
+        typer.echo(json.dumps({"assets": checked} | findings, indent=2))
+        return
+    for line in check_lines(outcome.new, outcome.resolved):
+        typer.echo(line)
+    typer.echo(f"{len(checked):,} assets checked")
+
+
 _LOOPBACK = "127.0.0.1"
 _PLAIN_WIDTH = 120
 

@@ -274,7 +274,7 @@ def findings_command(
     limit: Annotated[int, typer.Option("--limit", min=1, help="show at most this many")] = 1000,
     as_json: AsJson = False,
 ) -> None:
-    """List gaps, stuck meters and clock changes that ingest found, and features that break their limits."""
+    """List what was found about readings and weather, and features that break their limits."""
     from ai_hub.db import connect
     from ai_hub.ingest.findings import FindingsRepository
     from ai_hub.ingest.report import describe
@@ -307,13 +307,16 @@ def quality_command(
     estimated: Annotated[
         Use | None, typer.Option("--estimated", help="readings made up for missing ones")
     ] = None,
+    found: Annotated[
+        Use | None, typer.Option("--found", help="readings that an open finding says are probably wrong")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show or set whether features use suspect and estimated readings of a tenant."""
+    """Show or set whether features use suspect, estimated and probably wrong readings of a tenant."""
     from ai_hub.db import connect
     from ai_hub.ingest import policies
 
-    uses = {"suspect": suspect, "estimated": estimated}
+    uses = {"suspect": suspect, "estimated": estimated, "found": found}
     policy = {quality: use is Use.USE for quality, use in uses.items() if use is not None}
     with connect(autocommit=True) as connection:
         changed = policies.save_quality_policy(connection, tenant, policy) if policy else 0

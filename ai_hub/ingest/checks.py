@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ai_hub.errors import NotFoundError
 from ai_hub.ingest import assets
 from ai_hub.ingest.detection import BLOCK, Detector, RegisterDetector
-from ai_hub.ingest.findings import DueCheck, Finding, FindingsRepository, reconcile
-from ai_hub.ingest.options import FindingKind, Reading
+from ai_hub.ingest.findings import Changes, DueCheck, Finding, FindingsRepository, reconcile
+from ai_hub.ingest.options import UNKNOWN, FindingKind, Reading
+from ai_hub.ingest.policies import reapply_findings
+from ai_hub.ingest.suspects import CONTEXT, REACH, Meter, frozen_weather, suspects
 from ai_hub.ingest.units import is_amount, rule_of
 from ai_hub.times import Micros, from_micros, to_micros
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from psycopg import Connection
 
@@ -76,6 +79,34 @@ class Series:
             if is_last:
                 return
             start = int(times[-1]) + 1
+
+    def read(self, start: datetime, end: datetime) -> tuple[Micros, npt.NDArray[np.float64]]:
+        """Times and values of [start, end)."""
+        parts = list(self.parts(to_micros(start), to_micros(end)))
+        return np.concatenate([times for times, _ in parts]), np.concatenate([values for _, values in parts])
+
+    def temperatures(self, start: datetime, end: datetime) -> tuple[Micros, npt.NDArray[np.float64]]:
+        """Times and temperatures of [start, end), as the newest row of each time has them."""
+        rows = self._connection.execute(
+            'SELECT DISTINCT ON ("timestamp") "timestamp", temperature FROM weather_features'
+            " WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s AND temperature IS NOT NULL"
+            ' AND "timestamp" >= %(start)s AND "timestamp" < %(end)s'
+            ' ORDER BY "timestamp", available_at DESC',
+            {**self._key, "start": start, "end": end},
+        ).fetchall()
+        times = np.array([to_micros(at) for at, _ in rows], dtype=np.int64)
+        return times, np.array([value for _, value in rows], dtype=np.float64)
+
+    def feeds_in(self, until: datetime) -> bool:
+        """Whether readings of the year before are negative on more than one of twenty days."""
+        row = self._connection.execute(
+            "SELECT 20 * count(DISTINCT day) FILTER (WHERE value < 0) > count(DISTINCT day)"
+            " FROM timeseries_data, time_bucket(INTERVAL '1 day', \"timestamp\") AS day"
+            ' WHERE tenant_id = %(tenant)s AND asset_id = %(asset)s AND "timestamp" < %(until)s'
+            " AND \"timestamp\" >= %(until)s - INTERVAL '1 year'",
+            {**self._key, "until": until},
+        ).fetchone()
+        return row is not None and bool(row[0])
 
     def _page(self, start: int, end: int) -> tuple[Micros, npt.NDArray[np.float64]]:
         """Times and values from `start`, as two byte strings: six times as fast as rows (embedded server)."""
@@ -141,22 +172,66 @@ def check(
     registered = assets.find(connection, tenant, [due_check.asset_id for due_check in due_checks])
     repository.review_intervals([due_check.asset_id for due_check in due_checks])
     for batch in _batches(due_checks):
-        results = [
-            examine(
-                Series(connection, tenant, due_check.asset_id),
-                due_check,
-                rule_of(registered[due_check.asset_id].kind if due_check.asset_id in registered else ""),
-                is_register=_is_register(registered.get(due_check.asset_id)),
+        results, suspect_changes = [], {}
+        for due_check in batch:
+            asset_id, series = due_check.asset_id, Series(connection, tenant, due_check.asset_id)
+            asset = registered.get(asset_id)
+            results.append(
+                examine(
+                    series, due_check, rule_of(asset.kind if asset else ""), is_register=_is_register(asset)
+                )
             )
-            for due_check in batch
-        ]
+            stored = repository.open_suspects(asset_id)
+            suspect_changes[asset_id] = examine_suspects(connection, series, due_check, asset, stored)
         with connection.transaction():
-            _store(repository, results, outcome)
+            _store(repository, results, suspect_changes, outcome)
+            for asset_id, change in suspect_changes.items():
+                for finding in (*change.moved, *change.resolved, *change.current):
+                    reapply_findings(connection, tenant, asset_id, finding.first, finding.last)
     if since is not None:
         new, resolved = repository.database_findings(asset_ids, since)
         outcome.new += new
         outcome.resolved += resolved
     return outcome
+
+
+def check_stored(
+    connection: Connection[Any], tenant: str, asset_ids: Sequence[str] | None = None
+) -> tuple[list[str], Outcome]:
+    """Check everything that is stored of these assets (None: of all); returns which they are.
+
+    Args:
+        connection: In autocommit mode.
+        tenant: Tenant of the assets.
+        asset_ids: The assets.
+
+    Raises:
+        NotFoundError: nothing is stored of one of them.
+    """
+    # what a killed run leaves due is checked by the next
+    rows = connection.execute(
+        "INSERT INTO data_checks_due AS due (tenant_id, asset_id, first_timestamp, last_timestamp)"
+        " SELECT tenant_id, asset_id, min(first_at), max(last_at) FROM ("
+        "  SELECT tenant_id, asset_id, first_hour, last_hour + INTERVAL '1 hour' FROM asset_spans"
+        "  WHERE isfinite(first_hour) AND isfinite(last_hour)"
+        '  UNION ALL SELECT tenant_id, asset_id, min("timestamp"), max("timestamp") FROM weather_features'
+        "  WHERE tenant_id = %(tenant)s GROUP BY tenant_id, asset_id"
+        " ) AS spans (tenant_id, asset_id, first_at, last_at)"
+        " WHERE tenant_id = %(tenant)s AND (%(assets)s::text[] IS NULL OR asset_id = ANY (%(assets)s))"
+        " GROUP BY tenant_id, asset_id"
+        " ON CONFLICT (tenant_id, asset_id) DO UPDATE SET change_id = excluded.change_id,"
+        " first_timestamp = least(due.first_timestamp, excluded.first_timestamp),"
+        " last_timestamp = greatest(due.last_timestamp, excluded.last_timestamp)"
+        " RETURNING asset_id",
+        {"tenant": tenant, "assets": asset_ids},
+    )
+    stored = sorted(asset_id for (asset_id,) in rows)
+    if missing := set(asset_ids or ()) - set(stored):
+        raise NotFoundError(
+            f"Nothing is stored of {', '.join(sorted(missing))} of tenant {tenant}.",
+            hint=f"See `ai-hub asset list --tenant {tenant}`.",
+        )
+    return stored, check(connection, tenant, stored)
 
 
 def _is_register(asset: Asset | None) -> bool | None:
@@ -216,6 +291,72 @@ def examine(
     )
 
 
+@dataclass
+class SuspectChanges(Changes):
+    """Changes of findings about suspect readings."""
+
+    #: All that the readings show.
+    current: list[Finding] = field(default_factory=list)
+
+
+def examine_suspects(
+    connection: Connection[Any],
+    series: Series,
+    due_check: DueCheck,
+    asset: Asset | None,
+    stored: list[Finding],
+) -> SuspectChanges:
+    """Detect suspect readings around the written ones.
+
+    What is stored there is judged anew as a whole, however long ago it began; and with what it was copied
+    from.
+    """
+    start, end = due_check.first - REACH, due_check.last + REACH
+    near: list[Finding] = []
+    while len(near) < len(
+        near := [finding for finding in stored if finding.first <= end and start <= finding.last]
+    ):
+        start = min(start, *(finding.first for finding in near))
+        end = max(end, *(finding.last for finding in near))
+    first = min([start, *(_source(finding) for finding in near)]) - CONTEXT
+    last = end + CONTEXT
+    times, values = series.read(first, last)
+    meter = Meter(
+        kind=asset.kind if asset else UNKNOWN,
+        timezone=asset.timezone if asset else "UTC",
+        is_net=bool((values < 0).any()) and series.feeds_in(last),
+        elevation=_elevation(connection, asset),
+    )
+    findings = suspects(times, values, meter)
+    findings += frozen_weather(*series.temperatures(first, last))
+    findings = [finding for finding in findings if finding.first <= end and start <= finding.last]
+    return SuspectChanges(**vars(reconcile(near, findings)), current=findings)
+
+
+def _source(finding: Finding) -> datetime:
+    """When what a finding is about was copied from; else when it began."""
+    source = finding.detail.get("copy_of")
+    return datetime.fromisoformat(source) if source else finding.first
+
+
+def _elevation(
+    connection: Connection[Any], asset: Asset | None
+) -> Callable[[Micros], npt.NDArray[np.float64]] | None:
+    """Elevation of the sun over an asset, in degrees."""
+    if asset is None or asset.latitude is None or asset.longitude is None:
+        return None
+
+    def elevation(times: Micros) -> npt.NDArray[np.float64]:
+        rows = connection.execute(
+            "SELECT sun_position('elevation', 'epoch'::timestamptz + at * INTERVAL '1 microsecond', %s, %s)"
+            " FROM unnest(%s::bigint[]) WITH ORDINALITY AS times (at, place) ORDER BY place",
+            [asset.latitude, asset.longitude, times.tolist()],
+        ).fetchall()
+        return np.array([degrees for (degrees,) in rows], dtype=np.float64)
+
+    return elevation
+
+
 def is_within(finding: Finding, start: datetime, end: datetime) -> bool:
     """Whether a finding belongs to a range: a gap overlaps it, a stuck run touches it."""
     if finding.kind is FindingKind.GAP:
@@ -223,7 +364,12 @@ def is_within(finding: Finding, start: datetime, end: datetime) -> bool:
     return finding.first <= end and start <= finding.last
 
 
-def _store(repository: FindingsRepository, results: list[CheckResult], outcome: Outcome) -> None:
+def _store(
+    repository: FindingsRepository,
+    results: list[CheckResult],
+    suspect_changes: dict[str, SuspectChanges],
+    outcome: Outcome,
+) -> None:
     """Store the findings of assets that no other run has written to since they were read."""
     unchanged = repository.delete_due_checks([result.due_check for result in results])
     results = [result for result in results if result.due_check.asset_id in unchanged]
@@ -240,8 +386,11 @@ def _store(repository: FindingsRepository, results: list[CheckResult], outcome: 
         changes[result.due_check.asset_id] = reconcile(
             before, [_extended(finding, before) for finding in result.findings]
         )
+    for asset_id in suspect_changes.keys() - changes.keys():
+        del suspect_changes[asset_id]
     repository.apply(changes)
-    for asset_id, change in changes.items():
+    repository.apply(suspect_changes)
+    for asset_id, change in (*changes.items(), *suspect_changes.items()):
         outcome.new += [(asset_id, finding) for finding in change.new]
         outcome.resolved += [(asset_id, finding) for finding in change.resolved]
 

@@ -98,6 +98,13 @@ _OF_DATABASE = [
 ]
 
 
+#: Findings about readings, and temperatures, that are probably wrong.
+SUSPECTS: Final = (
+    *(FindingKind.ERROR_CODE, FindingKind.COPIED, FindingKind.UNIT_JUMP, FindingKind.CLOCK_SHIFT),
+    *(FindingKind.MIDNIGHT_SUN, FindingKind.NEGATIVE, FindingKind.RAMP, FindingKind.FROZEN_WEATHER),
+)
+
+
 #: Open findings that checks of features find; the words of their index.
 _OPEN_FEATURE: Final = "resolved_at IS NULL AND kind IN ('feature_range', 'feature_nulls', 'feature_stale')"
 
@@ -189,6 +196,16 @@ class FindingsRepository:
             ],
         )
         return _by_asset(rows)
+
+    def open_suspects(self, asset_id: str) -> list[Finding]:
+        """Open findings about suspect readings of an asset."""
+        rows = self._connection.execute(
+            "SELECT asset_id, kind, first_timestamp, last_timestamp, detail FROM data_findings"
+            " WHERE tenant_id = %s AND asset_id = %s AND kind = ANY (%s::text[]) AND resolved_at IS NULL"
+            " ORDER BY first_timestamp",
+            [self._tenant, asset_id, [kind.value for kind in SUSPECTS]],
+        )
+        return _by_asset(rows)[asset_id]
 
     def open_feature_findings(self) -> dict[str, list[Finding]]:
         """Open findings about features, by asset."""

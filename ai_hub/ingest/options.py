@@ -103,6 +103,15 @@ class FindingKind(StrEnum):
     FEATURE_NULLS = "feature_nulls"
     #: A feature whose newest value is older than its limits allow.
     FEATURE_STALE = "feature_stale"
+    #: Suspects: readings that are probably wrong.
+    ERROR_CODE = "error_code"
+    COPIED = "copied_days"
+    UNIT_JUMP = "unit_jump"
+    CLOCK_SHIFT = "clock_shift"
+    MIDNIGHT_SUN = "midnight_sun"
+    NEGATIVE = "negative_consumption"
+    RAMP = "implausible_ramp"
+    FROZEN_WEATHER = "frozen_weather"
 
 
 class DateOrder(StrEnum):

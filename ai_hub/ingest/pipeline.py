@@ -232,10 +232,9 @@ class _Run:
         repository = FindingsRepository(self._connection, tenant)
         with self._connection.transaction():
             self.report.findings += repository.merge_clock_changes(self._localizer.changes.findings())
-        if self._dataset.is_series:
-            outcome = check(self._connection, tenant, self._assets.written, since=self._started_at)
-            self.report.findings += outcome.new
-            self.report.resolved += outcome.resolved
+        outcome = check(self._connection, tenant, self._assets.written, since=self._started_at)
+        self.report.findings += outcome.new
+        self.report.resolved += outcome.resolved
 
     def report_progress(self, fraction: float) -> None:
         """Report the share of the file that is ingested, 0 to 1."""
@@ -330,7 +329,7 @@ class _Run:
                 table_rows,
                 key=self._dataset.key,
                 measures=measures,
-                note_checks=self._dataset.is_series,
+                note_checks=self._dataset.has_assets,
             )
             for table, table_rows, measures in self._by_table(rows)
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ai_hub.ingest.assets import validate_asset
+from ai_hub.ingest.findings import SUSPECTS
 from ai_hub.names import check_tenant
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def save_bounds(
     return find_bounds(connection, tenant)
 
 
-QUALITIES = ("suspect", "estimated")
+#: `found`: readings that an open finding calls probably wrong, whatever their own quality.
+QUALITIES = ("suspect", "estimated", "found")
 #: Time range of the readings that are updated in one transaction.
 BATCH = timedelta(days=7)
 
@@ -99,15 +101,34 @@ def save_quality_policy(connection: Connection[Any], tenant: str, policy: Mappin
                 " ON CONFLICT (tenant_id, quality) DO UPDATE SET in_features = excluded.in_features",
                 [tenant, quality, used],
             )
+    changed = 0
+    if "found" in policy:
+        ranges = connection.execute(
+            "SELECT asset_id, first_timestamp, last_timestamp FROM data_findings"
+            " WHERE tenant_id = %s AND kind = ANY (%s::text[]) AND resolved_at IS NULL ORDER BY 1, 2",
+            [tenant, [kind.value for kind in SUSPECTS]],
+        ).fetchall()
+        changed += sum(reapply_findings(connection, tenant, *each) for each in ranges)
+    if policy.keys() <= {"found"}:
+        return changed
     row = connection.execute(
         "SELECT min(first_hour), max(last_hour) FROM asset_spans WHERE tenant_id = %s", [tenant]
     ).fetchone()
     start, last = row if row is not None else (None, None)
-    changed = 0
     while start is not None and start <= last:
         changed += _reapply(connection, tenant, start, start + BATCH)
         start = _next(connection, tenant, start + BATCH)
     return changed
+
+
+def reapply_findings(
+    connection: Connection[Any], tenant: str, asset_id: str, first: datetime, last: datetime
+) -> int:
+    """Bring an asset's readings in line with open findings and the policy for them; how many changed."""
+    row = connection.execute(
+        "SELECT reapply_findings(%s, %s, %s, %s)", [tenant, asset_id, first, last]
+    ).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def _reapply(connection: Connection[Any], tenant: str, start: datetime, until: datetime) -> int:

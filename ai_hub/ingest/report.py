@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from ai_hub.ingest.findings import Finding
+from ai_hub.ingest.findings import SUSPECTS, Finding
 from ai_hub.ingest.options import FindingKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from ai_hub.ingest.options import Options
     from ai_hub.ingest.pipeline import Preview
@@ -87,9 +87,7 @@ def report_lines(report: Report, options: Options) -> Iterator[str]:
         yield f"  rejected {count:,}: {reason}"
     if report.reject_file:
         yield f"Rejected rows are in {report.reject_file}, and with `ai-hub ingest quarantine`"
-    yield from _findings_lines(report.findings)
-    if report.resolved:
-        yield f"No longer so: {_counts(report.resolved)}"
+    yield from check_lines(report.findings, report.resolved)
     if new := report.new_assets:
         more = f" and {len(new) - NAMED}" if len(new) > NAMED else ""
         yield (
@@ -106,6 +104,13 @@ def report_lines(report: Report, options: Options) -> Iterator[str]:
             f"Nothing says what the readings of {', '.join(without_unit[:NAMED])}{more} are:"
             " features average them as they are. For energy or power say --unit kWh or kW."
         )
+
+
+def check_lines(new: Sequence[tuple[str, Finding]], resolved: Sequence[tuple[str, Finding]]) -> Iterator[str]:
+    """New and resolved findings as lines of text."""
+    yield from _findings_lines(new)
+    if resolved:
+        yield f"No longer so: {_counts(resolved)}"
 
 
 def preview_lines(preview: Preview) -> Iterator[str]:
@@ -224,8 +229,37 @@ def _describe_meaning(finding: Finding) -> str:
                 f"amounts from {first} to {last} do not say their interval and have no value:"
                 " say it with `ai-hub asset add ASSET --interval 15m`"
             )
-        case _:
-            return _describe_feature(finding)
+        case kind:
+            return _describe_suspect(finding) if kind in SUSPECTS else _describe_feature(finding)
+
+
+_SUSPECT_WORDS = {
+    FindingKind.ERROR_CODE: "{readings} readings such as {value:.15g}, an error code, {during}",
+    FindingKind.COPIED: "{readings} readings {during} are those from {source} on",
+    FindingKind.UNIT_JUMP: "{readings} readings {during} are about {factor} times the usual: another unit?",
+    FindingKind.CLOCK_SHIFT: "the daily profile {during} is {hours} than in the weeks before",
+    FindingKind.MIDNIGHT_SUN: "{readings} readings up to {value:g} {during}, while it was dark",
+    FindingKind.NEGATIVE: "{readings} readings such as {value:g} {during}, of a meter that is not negative",
+    FindingKind.RAMP: "{readings} readings such as {value:g} {during}, far from those next to them",
+    FindingKind.FROZEN_WEATHER: "temperature {value:g} in {readings} rows {during}",
+}
+
+
+def _describe_suspect(finding: Finding) -> str:
+    """A finding about readings that are probably wrong in one sentence."""
+    detail = dict(finding.detail)
+    words = {
+        "value": detail.get("value"),
+        "readings": f"{detail.get('readings', 0):,}",
+        "during": f"from {_time(finding.first)} to {_time(finding.last)}",
+    }
+    if source := detail.get("copy_of"):
+        words["source"] = _time(datetime.fromisoformat(source))
+    if factor := detail.get("factor"):
+        words["factor"] = f"{factor:g}" if factor > 1 else f"1/{1 / factor:.0f}"
+    if hours := detail.get("hours"):
+        words["hours"] = f"{abs(hours)} h {'later' if hours > 0 else 'earlier'}"
+    return _SUSPECT_WORDS[finding.kind].format(**words)
 
 
 def _describe_feature(finding: Finding) -> str:
@@ -262,6 +296,8 @@ def _findings_lines(findings: Sequence[tuple[str, Finding]]) -> Iterator[str]:
                 f"  {kind} {len(of_kind):,} times in {len({name for name, _ in of_kind}):,} asset(s){total};"
                 f" the longest: {asset_id}, {describe(finding)}"
             )
+    if any(finding.kind in SUSPECTS for _, finding in findings):
+        yield "Features use such readings unless `ai-hub ingest quality --found leave-out` says otherwise."
     yield "All of them: `ai-hub ingest findings`"
 
 

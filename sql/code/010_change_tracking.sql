@@ -113,9 +113,25 @@ CREATE OR REPLACE FUNCTION quality_in_features(tenant text, quality text) RETURN
     )
 $$;
 
+-- Whether features use a reading: by its quality, and by what was found about it since (migration 0044).
+CREATE OR REPLACE FUNCTION reading_in_features(tenant text, asset text, at timestamptz, quality text)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT quality_in_features(tenant, quality) AND (
+        quality_in_features(tenant, 'found') OR NOT EXISTS (
+            SELECT FROM data_findings
+            WHERE tenant_id = tenant AND asset_id = asset AND resolved_at IS NULL
+                AND at BETWEEN first_timestamp AND last_timestamp
+                AND kind IN (
+                    'error_code', 'copied_days', 'unit_jump', 'clock_shift',
+                    'midnight_sun', 'negative_consumption', 'implausible_ramp'
+                )
+        )
+    )
+$$;
+
 CREATE OR REPLACE FUNCTION apply_quality_policy() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.in_features := quality_in_features(NEW.tenant_id, NEW.quality);
+    NEW.in_features := reading_in_features(NEW.tenant_id, NEW.asset_id, NEW."timestamp", NEW.quality);
     RETURN NEW;
 END
 $$;
@@ -126,13 +142,23 @@ RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     changed bigint;
 BEGIN
-    UPDATE timeseries_data AS readings SET in_features = policy.in_features
-    FROM (
-        SELECT quality, quality_in_features(tenant, quality) AS in_features
-        FROM (VALUES ('estimated'), ('suspect')) AS named (quality)
-    ) AS policy
-    WHERE readings.tenant_id = tenant AND readings."timestamp" >= start AND readings."timestamp" < until
-        AND readings.quality = policy.quality AND readings.in_features <> policy.in_features;
+    UPDATE timeseries_data SET in_features = NOT in_features
+    WHERE tenant_id = tenant AND "timestamp" >= start AND "timestamp" < until AND quality <> 'good'
+        AND in_features <> reading_in_features(tenant, asset_id, "timestamp", quality);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    RETURN changed;
+END
+$$;
+
+-- The same of one asset between two times, both included, after findings about it or the policy for them changed.
+CREATE OR REPLACE FUNCTION reapply_findings(tenant text, asset text, first_at timestamptz, last_at timestamptz)
+RETURNS bigint LANGUAGE plpgsql SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0 AS $$
+DECLARE
+    changed bigint;
+BEGIN
+    UPDATE timeseries_data SET in_features = NOT in_features
+    WHERE tenant_id = tenant AND asset_id = asset AND "timestamp" >= first_at AND "timestamp" <= last_at
+        AND in_features <> reading_in_features(tenant, asset, "timestamp", quality);
     GET DIAGNOSTICS changed = ROW_COUNT;
     RETURN changed;
 END
