@@ -105,6 +105,7 @@ def push(store: FeatureStore, reading: Reading) -> Pushed:
         row = _store_register(row)
     else:
         store.push(SOURCE, row, to=PushMode.OFFLINE)
+        _known_from_now(row)
     if len(row):
         store.push(SOURCE, row, to=PushMode.ONLINE)
     answer = store.get_online_features(
@@ -118,6 +119,18 @@ def push(store: FeatureStore, reading: Reading) -> Pushed:
     return Pushed(online_s, online_time, time.monotonic() - started, features)
 
 
+def _known_from_now(row: pd.DataFrame) -> None:
+    """Of a reading that said when it was available, what was pushed now was not available then."""
+    values = {str(name): value for name, value in row.iloc[0].items()}
+    with connect(autocommit=True) as connection:
+        connection.execute(
+            "UPDATE timeseries_data SET available_at = greatest(available_at, ingested_at)"
+            ' WHERE tenant_id = %(tenant_id)s AND asset_id = %(asset_id)s AND "timestamp" = %(timestamp)s'
+            " AND ingested_at = %(ingested_at)s AND available_at < ingested_at",
+            values | {name: values[name].to_pydatetime() for name in ("timestamp", "ingested_at")},
+        )
+
+
 def _store_register(row: pd.DataFrame) -> pd.DataFrame:
     """Store a reading of a register; the newest amount that follows from all of them, if there is one."""
     values = {str(name): value for name, value in row.iloc[0].items()}
@@ -126,7 +139,9 @@ def _store_register(row: pd.DataFrame) -> pd.DataFrame:
             'INSERT INTO register_readings ("timestamp", tenant_id, asset_id, value, quality)'
             " VALUES (%(timestamp)s, %(tenant_id)s, %(asset_id)s, %(value)s, %(quality)s)"
             ' ON CONFLICT (tenant_id, asset_id, "timestamp")'
-            " DO UPDATE SET value = excluded.value, quality = excluded.quality, ingested_at = now()",
+            " DO UPDATE SET value = excluded.value, quality = excluded.quality, ingested_at = now(),"
+            " available_at = CASE WHEN register_readings.available_at IS NOT NULL"
+            " THEN greatest(register_readings.available_at, now()) END",
             values | {"timestamp": values["timestamp"].to_pydatetime()},
         )
         found = connection.execute(

@@ -77,6 +77,29 @@ def test_push__both__is_stored_once_and_queued_for_the_next_refresh(store: Featu
         assert (row.fetchone() or [0])[0] >= 1
 
 
+def test_push__of_a_correction__is_known_from_now_on(store: FeatureStore, tenant: str) -> None:
+    at = PUSHED_AT.replace(minute=0, second=0) - timedelta(hours=5)
+    arrived, earlier = at + timedelta(hours=2), at - timedelta(hours=1)
+    with connect(autocommit=True) as connection:
+        connection.execute("INSERT INTO assets (tenant_id, asset_id, unit) VALUES (%s, 'm', 'kWh')", [tenant])
+        for stamp, known in ((earlier, None), (at, arrived)):
+            connection.execute(
+                'INSERT INTO timeseries_data (tenant_id, asset_id, "timestamp", value, available_at)'
+                " VALUES (%s, 'm', %s, 1, %s)",
+                [tenant, stamp, known],
+            )
+    before = datetime.now(UTC)
+    for stamp, value in ((earlier, 2), (at, 2)):
+        push(store, Reading(tenant, "m", stamp, value))
+    with connect() as connection:
+        rows = connection.execute(
+            "SELECT available_at FROM timeseries_data WHERE tenant_id = %s ORDER BY 1", [tenant]
+        ).fetchall()
+    (known,), (by_rule,) = rows
+    assert known >= before
+    assert by_rule is None
+
+
 def test_push__offline_with_other_columns__is_refused_by_name(store: FeatureStore, tenant: str) -> None:
     with pytest.raises(ValueError, match=r"missing_expected_columns: \['quality'\]"):
         store.push("readings", reading(tenant, 1.0).drop(columns="quality"), to=PushMode.OFFLINE)
