@@ -75,6 +75,9 @@ def run_command(
     metrics_port: Annotated[
         int | None, typer.Option("--metrics-port", help="with --follow: serve Prometheus metrics there")
     ] = None,
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", help="address they are served on")
+    ] = _LOOPBACK,
     as_json: AsJson = False,
 ) -> None:
     """Forecast from now on with the models in production, and write it to the log.
@@ -95,7 +98,7 @@ def run_command(
         )
     issuer = Issuer(common.settings(), tenant, model or (), asset or ())
     if follow:
-        with _served_metrics(metrics_port):
+        with _served_metrics(metrics_host, metrics_port):
             _follow(issuer, interval)
         return
     runs, errors, notes = issuer.issue_now()
@@ -113,8 +116,8 @@ def run_command(
 
 
 @contextmanager
-def _served_metrics(port: int | None) -> Iterator[None]:
-    """Serve what this process counts, on the loopback address."""
+def _served_metrics(host: str, port: int | None) -> Iterator[None]:
+    """Serve what this process counts, if a port is given."""
     if port is None:
         yield
         return
@@ -124,10 +127,10 @@ def _served_metrics(port: int | None) -> Iterator[None]:
 
     with ExitStack() as stack:
         try:
-            bound = stack.enter_context(served(REGISTRY, _LOOPBACK, port))
+            bound = stack.enter_context(served(REGISTRY, host, port))
         except OSError as error:
             raise BadInputError(f"--metrics-port {port}: {error.strerror or error}.") from error
-        _say(f"metrics on http://{_LOOPBACK}:{bound}/metrics")
+        _say(f"metrics on http://{host}:{bound}/metrics")
         yield
 
 
@@ -184,7 +187,9 @@ def check_models_command(
     *,
     tenant: Annotated[
         list[str] | None,
-        typer.Option("--tenant", help="only this tenant; may be repeated [default: all with forecasts]"),
+        typer.Option(
+            "--tenant", help="only this tenant; may be repeated [default: all with forecasts or findings]"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -199,7 +204,10 @@ def check_models_command(
     settings = common.settings()
     if not tenant:
         with transaction(settings) as connection:
-            rows = connection.execute("SELECT DISTINCT tenant_id FROM forecast_runs ORDER BY 1").fetchall()
+            rows = connection.execute(
+                "SELECT tenant_id FROM forecast_runs"
+                " UNION SELECT tenant_id FROM model_findings WHERE resolved_at IS NULL ORDER BY 1"
+            ).fetchall()
         tenant = [name for (name,) in rows]
     outcomes, errors = _check(settings, tenant)
     errors += [each.problem for each in outcomes if each.problem is not None]

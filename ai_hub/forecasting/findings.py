@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
+from operator import itemgetter
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -189,8 +190,8 @@ def judge(
 
 def judge_issues(
     model: str, issues: Sequence[datetime], thresholds: Thresholds, *, now: datetime
-) -> ModelFinding | None:
-    """Whether nothing was issued for longer than usual.
+) -> dict[Kind, ModelFinding | None]:
+    """Whether nothing was issued for longer than usual; nothing, where few issues do not tell it.
 
     Args:
         model: its name.
@@ -199,11 +200,11 @@ def judge_issues(
         now: until when one could have come.
     """
     if len(issues) < _FEWEST_ISSUES:
-        return None
+        return {}
     usual = median((later - earlier) / timedelta(hours=1) for later, earlier in pairwise(issues))
     hours, limit = (now - issues[0]) / timedelta(hours=1), thresholds.late * usual
     detail = {"value": hours, "usual": usual, "limit": limit}
-    return ModelFinding(model, Kind.STALE, issues[0], detail) if hours > limit else None
+    return {Kind.STALE: ModelFinding(model, Kind.STALE, issues[0], detail) if hours > limit else None}
 
 
 def _value(kind: Kind, sums: Sums) -> float:
@@ -237,9 +238,14 @@ WHERE tenant_id = %(tenant)s AND role = %(role)s AND scores.unit = coalesce(feat
 GROUP BY model, day
 """
 _ISSUED: Final = """
-SELECT DISTINCT issued_at FROM forecast_runs
-WHERE tenant_id = %(tenant)s AND model = %(model)s AND role = %(role)s AND details @> %(details)s
-ORDER BY issued_at DESC LIMIT %(count)s
+SELECT DISTINCT issued_at
+FROM (
+    SELECT issued_at FROM forecast_runs
+    WHERE tenant_id = %(tenant)s AND model = %(model)s AND role = %(role)s AND details @> %(details)s
+        AND status <> 'failed'
+    ORDER BY recorded_at DESC LIMIT %(count)s
+) AS newest
+ORDER BY issued_at DESC
 """
 _COLUMNS: Final = "model, kind, since, detail, detected_at, resolved_at"
 _FIND: Final = f"""
@@ -290,7 +296,8 @@ def check_models(
     Args:
         settings: of the database, and the thresholds.
         tenant: whose.
-        in_production: names of a tenant's models with a horizon in production. Only these are judged.
+        in_production: names of a tenant's models with a horizon in production. Only these are judged; where
+            it fails, only those with an open finding.
         now: default: the present time.
     """
     now = now or datetime.now(UTC)
@@ -302,7 +309,8 @@ def check_models(
     with transaction(settings) as connection:
         judged = _judge_all(connection, settings, tenant, models, now)
         outcome = Outcome(tenant, [], [], [], problem)
-        for (model, kind), finding in judged.items():
+        # in one order: checks at the same time wait for each other's rows
+        for (model, kind), finding in sorted(judged.items(), key=itemgetter(0)):
             key = {"tenant": tenant, "model": model, "kind": kind}
             if finding is not None:
                 values = {"since": finding.since, "detail": Jsonb(dict(finding.detail))}
@@ -354,7 +362,7 @@ def _judge_all(
     for model, day, *sums in connection.execute(_SUMS, values | {"start": start}):
         days[model][day] = Sums(*sums)
     for model, of_model in days.items():
-        if models is None or model in models:
+        if model in (opened if models is None else models):
             found = judge(
                 model,
                 of_model,
@@ -369,7 +377,8 @@ def _judge_all(
     for model in models or ():
         query = values | {"model": model, "details": details, "count": _ISSUES}
         issues = [at for (at,) in connection.execute(_ISSUED, query)]
-        judged[model, Kind.STALE] = judge_issues(model, issues, thresholds, now=now)
+        found = judge_issues(model, issues, thresholds, now=now)
+        judged |= {(model, kind): finding for kind, finding in found.items()}
     return judged
 
 

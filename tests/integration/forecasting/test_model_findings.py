@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
-from prometheus_client import generate_latest
 from typer.testing import CliRunner
 
+from ai_hub.cli import forecasts
 from ai_hub.cli.main import app
 from ai_hub.db import connect
 from ai_hub.db.tenant_scope import as_tenant
@@ -125,34 +127,58 @@ def test_findings__of_a_fault_that_stays__stay_open(
     assert ([each.model for each in gone.resolved], gone.open) == (["ahead"], [])
 
 
+def fail(_: str) -> list[str]:
+    raise OSError("no registry")
+
+
+def test_findings__while_the_registry_does_not_answer__are_of_models_that_have_one(
+    connection: Connection[Any], settings: Settings, tenant: str
+) -> None:
+    spoil(connection, tenant, 7, 2, model="retired")
+    unknown = check_models(settings, tenant, in_production=fail, now=PRESENT)
+    assert (unknown.open, str(unknown.problem)) == ([], "no registry")
+    spoil(connection, tenant, 7, 2)
+    (finding,) = check(settings, tenant).new
+    assert check_models(settings, tenant, in_production=fail, now=PRESENT).open == [finding]
+    spoil(connection, tenant, 7, 0.5)
+    (resolved,) = check_models(settings, tenant, in_production=fail, now=PRESENT).resolved
+    assert resolved.model == "ahead"
+
+
+DUE = {"by": "ai-hub forecast run", "meters": "all"}
+
+
 def test_findings__of_a_model_that_issues_nothing(
     connection: Connection[Any], settings: Settings, tenant: str, other: str
 ) -> None:
-    def issue(at: datetime, owner: str, **details: Any) -> None:
+    def issue(at: datetime, owner: str, status: str = "complete", **details: Any) -> None:
         connection.execute(
             "INSERT INTO forecast_runs (run_id, tenant_id, model, version, manifest_sha256, role, issued_at,"
-            " known_at, step, horizon, status, assets, details) VALUES (%s, %s, 'ahead', 3,"
-            " repeat('ab', 32), 'live', %s, %s, '1 h', '24 h', 'complete',"
-            " ARRAY['a'], %s)",
-            [log.new_run_id(), owner, at, at, json.dumps(details)],
+            " known_at, recorded_at, step, horizon, status, assets, details) VALUES (%s, %s, 'ahead', 3,"
+            " repeat('ab', 32), 'live', %s, %s, %s, '1 h', '24 h', %s, ARRAY['a'], %s)",
+            [log.new_run_id(), owner, at, at, at, status, json.dumps(details)],
         )
 
-    due = {"by": "ai-hub forecast run", "meters": "all"}
     for number in range(10):
-        issue(PRESENT - (2 + number) * DAY, tenant, **due)
-        issue(PRESENT - (0.9 + number) * DAY, other, **due)
+        issue(PRESENT - (2 + number) * DAY, tenant, **DUE)
+        issue(PRESENT - (0.9 + number) * DAY, other, **DUE)
     issue(PRESENT - DAY / 24, tenant)  # somebody asked by REST
+    for number in range(40):
+        issue(PRESENT - (1 + number) * DAY / 24, tenant, "failed", **DUE)
     assert check(settings, other).open == []
     (finding,) = check(settings, tenant).open
     assert (finding.kind, finding.since) == (Kind.STALE, PRESENT - 2 * DAY)
     assert finding.detail == {"value": 48, "usual": 24, "limit": 36}
 
-    def fail(_: str) -> list[str]:
-        raise OSError("no registry")
-
     unknown = check_models(settings, tenant, in_production=fail, now=PRESENT)
     assert (len(unknown.open), unknown.resolved, str(unknown.problem)) == (1, [], "no registry")
-    issue(PRESENT, tenant, **due)
+    # retention leaves three
+    connection.execute(
+        "DELETE FROM forecast_runs WHERE tenant_id = %s AND issued_at < %s", [tenant, PRESENT - 4.5 * DAY]
+    )
+    few = check(settings, tenant)
+    assert (few.open, few.resolved) == ([finding], [])
+    issue(PRESENT, tenant, **DUE)
     assert [each.kind for each in check(settings, tenant).resolved] == [Kind.STALE]
 
 
@@ -166,9 +192,18 @@ def test_forecast_run__that_follows__says_what_is_found(
     fill(connection, tenant, datetime.now(UTC).date())
     connection.execute("UPDATE forecast_scores SET covered = 10 WHERE tenant_id = %s", [tenant])
     looks = iter(range(3))
+    served: list[str] = []
+    say = forecasts._say
+
+    def listen(text: str) -> None:
+        say(text)
+        served.extend(re.findall(r"metrics on (http://127\.0\.0\.1:\d+/metrics)", text))
+
+    monkeypatch.setattr(forecasts, "_say", listen)
 
     def look(_: production.Issuer) -> production.Issued:
         if next(looks, None) is None:
+            served.append(httpx.get(served[0]).raise_for_status().text)
             os.kill(os.getpid(), signal.SIGTERM)
         return production.Issued([], [], [])
 
@@ -178,8 +213,7 @@ def test_forecast_run__that_follows__says_what_is_found(
     )
     assert said.exit_code == 0, said.output
     assert said.stdout.count(f"{tenant}: ahead: band lost: 42% of the values") == 1
-    assert "metrics on http://127.0.0.1:" in said.stdout
-    text = generate_latest().decode()
+    _, text = served
     assert 'ai_hub_model_findings_total{change="opened",kind="coverage"}' in text
     assert tenant not in text
 
@@ -208,6 +242,10 @@ def test_check_models_command__says_what_is_open_and_fails(
     assert "2 tenants checked: 1 findings are new, 0 resolved" in found.output
     (event,) = (json.loads(line) for line in found.stderr.splitlines())
     assert (event["event"], event["tenant"], event["kind"]) == ("model.finding_opened", tenant, "error")
+    # no forecasts are left, the finding is
+    of_all = CliRunner().invoke(app, ["check", "models"])
+    assert of_all.exit_code == 1, of_all.output
+    assert f"{tenant}: ahead: error above its own history" in of_all.output
     healthy = CliRunner().invoke(app, ["check", "models", "--tenant", other, "--json"])
     assert healthy.exit_code == 0, healthy.output
     assert json.loads(healthy.stdout) == [{"tenant": other, "open": [], "new": [], "resolved": []}]

@@ -86,12 +86,12 @@ def test_stale__is_a_model_that_issues_nothing_for_longer_than_usual() -> None:
     newest = datetime(2026, 10, 10, 9, tzinfo=UTC)
     # a day of 25 hours, and an issue that is missing
     issues = [newest, newest - 25 * DAY / 24, *(newest - number * DAY for number in (3, 4, 5))]
-    assert judge_issues("m", issues, RULES, now=newest + 1.4 * DAY) is None
-    finding = judge_issues("m", issues, RULES, now=newest + 1.6 * DAY)
+    assert judge_issues("m", issues, RULES, now=newest + 1.4 * DAY) == {Kind.STALE: None}
+    finding = judge_issues("m", issues, RULES, now=newest + 1.6 * DAY)[Kind.STALE]
     assert finding is not None
     assert (finding.kind, finding.since) == (Kind.STALE, newest)
     assert "nothing issued for 38.4 hours" in str(finding)
-    assert judge_issues("m", issues[:3], RULES, now=newest + 9 * DAY) is None
+    assert judge_issues("m", issues[:3], RULES, now=newest + 9 * DAY) == {}, "few issues do not tell it"
 
 
 # ---- generated load: daily, weekly and yearly pattern, with days and hours that depend on those before
