@@ -119,6 +119,7 @@ def containers(
         "MINIO_SECRET_KEY": stack["MINIO_SECRET_KEY"],
         "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.token_hex(8),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(8),
+        "GRAFANA_ADMIN_PASSWORD": secrets.token_hex(8),
         "MODEL_STORAGE_BUCKET": f"models-{secrets.token_hex(4)}",
     }
     redis, s3 = urlsplit(stack["REDIS_URL"]), urlsplit(stack["MINIO_ENDPOINT_URL"])

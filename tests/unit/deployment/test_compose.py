@@ -26,6 +26,7 @@ PASSWORDS = {
     "MINIO_SECRET_KEY": "pw5",
     "MLFLOW_AUTH_ADMIN_PASSWORD": "pw6",
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "pw7",
+    "GRAFANA_ADMIN_PASSWORD": "pw9",
 }
 FILE = compose.resolved(PASSWORDS)
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
