@@ -95,10 +95,11 @@ _NOTE_CHECKS = sql.SQL(
 )
 
 
-#: Of a reading that said when it was available, the new value was not available then.
+#: Of a reading that said when it was available, a new value was not available then.
 _CORRECTED_NOW = sql.SQL(
-    "available_at = CASE WHEN stored.available_at IS NOT NULL"
-    " THEN greatest(stored.available_at, excluded.ingested_at) END"
+    "available_at = CASE"
+    " WHEN stored.available_at IS NOT NULL AND stored.value IS DISTINCT FROM excluded.value"
+    " THEN greatest(stored.available_at, excluded.ingested_at) ELSE stored.available_at END"
 )
 
 

@@ -364,8 +364,8 @@ EXECUTE FUNCTION move_register_readings();
 CREATE OR REPLACE TRIGGER register_described AFTER UPDATE ON assets
 FOR EACH ROW WHEN (
     OLD.reading = 'register' AND NEW.reading = 'register'
-    AND (OLD.register_digits, OLD.capacity, OLD.interval_seconds)
-        IS DISTINCT FROM (NEW.register_digits, NEW.capacity, NEW.interval_seconds)
+    AND (OLD.register_digits, OLD.capacity, OLD.interval_seconds, OLD.available_after)
+        IS DISTINCT FROM (NEW.register_digits, NEW.capacity, NEW.interval_seconds, NEW.available_after)
 )
 EXECUTE FUNCTION derive_from_register();
 

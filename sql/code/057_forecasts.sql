@@ -135,7 +135,8 @@ $$;
 
 -- Computes scores of some assets and days (UTC) in [first_day, end_day). Scores of which no forecast is left stay as they are.
 -- The naive forecasts are those of `ai-hub backtest`: the value at the same hour of the last day, and week, that was known when
--- the forecast was issued; of one that is a gap the day or week before, up to three times.
+-- the forecast was issued; of one that is a gap the day or week before, up to three times. Unlike there, a value is known by
+-- available_after of its asset alone, whatever available_at of its readings says.
 CREATE OR REPLACE FUNCTION score_days(tenant text, scored text[], first_day date, end_day date) RETURNS void
 LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$  -- times leave out chunks
 DECLARE

@@ -318,6 +318,19 @@ def test_ingest_readings__another_available_at__is_a_correction(
     assert corrected > before
 
 
+def test_ingest_readings__another_quality_or_interval_alone__keeps_when_it_was_available(
+    tenant: str, csv_file: CsvFile, rows: Rows
+) -> None:
+    options, known = Options(tenant=tenant, asset="m"), START + 30 * HOUR
+    lines = [(at, value, known.isoformat()) for at, value in hours(3)]
+    ingest_readings(csv_file("a.csv", "timestamp,value,available_at", lines), options)
+    for name, quality, interval in [("b.csv", "estimated", None), ("c.csv", "good", HOUR / 2)]:
+        file = csv_file(name, "timestamp,value,quality", [(*row, quality) for row in hours(3)])
+        report = ingest_readings(file, replace(options, interval=interval))
+        assert counts(report) == (0, 3, 0, 0, 0)
+        assert [when for *_, when in rows(AVAILABLE, tenant)] == [known] * 3
+
+
 def test_ingest_readings__impossible_available_at__is_rejected_with_what_to_do(
     tenant: str, csv_file: CsvFile, rows: Rows
 ) -> None:
@@ -365,3 +378,9 @@ def test_ingest_readings__available_at_of_a_register__is_that_of_the_later_readi
     found = [known for *_, known in rows(AVAILABLE, tenant)]
     # where one of two is not given, it was known at once, as the register has no delay
     assert found == [START + 9 * HOUR, START + 9 * HOUR, START + 9 * HOUR, START + 9 * HOUR, None]
+    # and by another rule of the asset at another time
+    delayed = "UPDATE assets SET available_after = '12h' WHERE tenant_id = %s"
+    with connect(autocommit=True) as connection:
+        connection.execute(delayed, [tenant])
+    found = [known for *_, known in rows(AVAILABLE, tenant)]
+    assert found == [START + at * HOUR for at in (9, 14, 14, 16)] + [None]
