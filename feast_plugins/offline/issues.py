@@ -116,7 +116,8 @@ FROM of
 JOIN timeseries_data AS readings ON readings.tenant_id = of.tenant_id AND readings.asset_id = of.member
 WHERE readings.in_features AND readings."timestamp" >= {first} AND readings."timestamp" < {end}
 GROUP BY number, time_bucket({step}, readings."timestamp")"""
-#: So long after its last reading an asset has rows, and so long before an issue the newest known step may be at most.
+#: So long after its last reading an asset has rows, and so long before an issue the newest known step may be at most,
+#: where that is not less than its rule allows.
 _ROWS_LAST: Final = timedelta(hours=168)
 _FARTHEST: Final = timedelta(days=90)
 #: Some series were always known, which Arrow has no time for.
@@ -204,8 +205,12 @@ class IssueHistory:
         steps = self.entities.times[is_given] // step_us
         if not steps.size:
             return self
-        longest = given["longest"].to_numpy() + _ROWS_LAST // _US
-        longest = -(-np.minimum(longest, _FARTHEST // _US) // step_us)
+        # assets of a group have the delay of its latest member
+        after_of = np.zeros(len(distinct), np.int64)
+        after_of[source_of_asset] = self._after
+        longest = np.minimum(given["longest"].to_numpy() + _ROWS_LAST // _US, _FARTHEST // _US)
+        # readings that do not say it are known by the rule, for as long as those of other assets
+        longest = -(-np.maximum(longest, after_of[numbers] + _ROWS_LAST // _US) // step_us)
         leaves = [leaf for each in self.declaration.features.values() for leaf in each.leaves()]
         reach = max((leaf.offsets()[1] for leaf in leaves if leaf.column in _OF_READINGS), default=0)
         ttl = 0 if self.read.ttl is None else self.read.ttl // self.declaration.step
@@ -219,9 +224,6 @@ class IssueHistory:
         )
         table = fetch(connection, query)
         known = np.full((len(numbers), end - first), EMPTY)
-        # assets of a group have the delay of its latest member
-        after_of = np.zeros(len(distinct), np.int64)
-        after_of[source_of_asset] = self._after
         places = row_of[table["number"].to_numpy()]
         at = microseconds(table["step"]) // step_us
         after = after_of[table["number"].to_numpy()]

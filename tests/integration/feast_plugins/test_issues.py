@@ -153,7 +153,8 @@ class Site:
             newest = None if last is None else last + step
             members = [meter.known, *(meter.known.others or ())]
             longest = max(known - at for each in members for at, known in each.arrived.items())
-            has_row = newest is not None and issue - newest < min(longest + 7 * DAY, 90 * DAY) + step
+            farthest = max(min(longest + 7 * DAY, 90 * DAY), after + 7 * DAY)
+            has_row = newest is not None and issue - newest < farthest + step
         found = []
         for name, of in declaration.as_json().items():
             if name not in declaration.of_targets:
@@ -260,12 +261,17 @@ def site(energy: Energy, folder: Path, step: timedelta, *, is_stored: bool) -> I
         meter(mine, "told in group", present, "UTC", 5, group="south"),
         meter(mine, "in group", present, "UTC", 6, available_after=5 * HOUR, group="south"),
         meter(theirs, "told", present, "UTC", 7, group="south"),
+        # one day of this one says it, the others are known long after
+        meter(theirs, "seldom told", present, "UTC", 8, available_after=14 * DAY),
     ]
     for each in meters:
         others = [other for other in meters if other.tenant == each.tenant and other.group == each.group]
         each.known.others = [other.known for other in others if other is not each] if each.group else None
     for each in meters[3:5]:
         each.known.arrived = arrivals(each.known.readings, present, seed=len(each.name))
+    seldom = meters[-1].known
+    day = (present - 3 * DAY, present - 2 * DAY)
+    seldom.arrived = {at: at + DAY for at in seldom.readings if day[0] <= at < day[1]}
     store.apply([*ENTITIES, view, service])
     with connect(autocommit=True) as connection:
         connection.execute(
@@ -402,6 +408,22 @@ def test_history__of_readings_that_say_when_they_arrived__equals_the_oracle(
     for name in ("lag_1d", "same_hour_1d"):
         values = matrix(found[name], LEADS)
         assert 0.05 < np.isnan(values).mean() < 0.95, name
+
+
+def test_history__where_one_day_says_when_it_arrived__keeps_issues_of_the_rule(hours: Site) -> None:
+    seldom = hours.meters[-1]
+    # the last one is farther from its newest step than those whose readings say it may be
+    for after, issue in [(14, hours.now - 3 * DAY), (14, hours.now), (88, hours.now + 91 * DAY)]:
+        seldom.available_after = after * DAY
+        with connect(autocommit=True) as connection:
+            connection.execute(
+                "UPDATE assets SET available_after = %s WHERE tenant_id = %s AND asset_id = %s",
+                [seldom.available_after, seldom.tenant, seldom.name],
+            )
+        found = hours.history([issue], [seldom])
+        hours.check(found, [seldom])
+        assert found["same_hour_5d"].null_count == 0, issue
+    seldom.available_after = 14 * DAY
 
 
 def told_later(meters: list[Meter], issue: datetime, seed: int) -> list[Meter]:
