@@ -222,7 +222,7 @@ def run(
 
 def _warm_up(rows: IssueRows, recipe: Recipe, first: np.datetime64, delay: Durations) -> np.datetime64:
     """Begin of the forecasts that the first calibration is made of; half of the history is left to fit to."""
-    reach = np.timedelta64(WINDOW + rows.step * rows.leads, "us") + delay.max()
+    reach = np.timedelta64(WINDOW + rows.step * rows.leads, "us") + rows.usual_lateness(delay)
     # there may be issues before the first reading
     known = rows.issued_at[np.isfinite(level(rows, recipe.inputs))]
     earliest = min(known.min(), first) if known.size else first

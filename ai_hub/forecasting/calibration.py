@@ -82,11 +82,6 @@ class Calibration:
         return cls(np.zeros((int(buckets_of(leads, step)[-1]) + 1, levels)), {})
 
 
-def longest(delay: Durations) -> np.timedelta64:
-    """The longest of some durations; zero of none."""
-    return delay.max() if delay.size else np.timedelta64(0, "us")
-
-
 @dataclass(frozen=True)
 class PastForecasts:
     """Uncalibrated quantiles of issues that the model was not fitted to, with what came of them."""
@@ -114,7 +109,8 @@ class PastForecasts:
         if actual is None:
             raise ValueError("there are no actual values")
         window = np.timedelta64(WINDOW)
-        reach = window + np.timedelta64(self.rows.step) * self.rows.leads + longest(self.delay)
+        latest = self.rows.lateness(self.delay).astype(np.int64).max(initial=0)
+        reach = window + np.timedelta64(self.rows.step) * self.rows.leads + np.timedelta64(int(latest), "us")
         near = (self.rows.issued_at < at) & (self.rows.issued_at >= at - reach)
         index = np.flatnonzero(near)
         if not index.size:

@@ -11,7 +11,6 @@ from ai_hub.errors import BadInputError
 from ai_hub.features.store import feature_references, get_service
 from ai_hub.forecasting import backtest
 from ai_hub.forecasting.backtest import Backtest, Meters
-from ai_hub.forecasting.calibration import longest
 from ai_hub.forecasting.card import ModelCard
 from ai_hub.forecasting.dataset import Window, end_of_data
 from ai_hub.forecasting.day_ahead import DayAheadModel, Recipe, fit
@@ -183,8 +182,8 @@ def train_day_ahead(
     on_step("fitting to all issues")
     model = fit(data.rows, data.recipe)
     past = tested.past
-    # by now all values that were read are known
-    known_at = instant(data.end) + longest(past.delay)
+    # by now the values that were read are known
+    known_at = instant(data.end) + past.rows.usual_lateness(past.delay)
     return TrainedDayAhead(
         name=plan.model,
         card=data.card,

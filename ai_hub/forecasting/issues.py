@@ -116,6 +116,16 @@ class IssueRows:
         """(n, leads): when the actual values were known; `delay` (n,): after the end, if nothing says it."""
         return self.ends + delay[:, None] if self.actual_known is None else self.actual_known
 
+    def lateness(self, delay: Durations) -> Durations:
+        """(n, leads): from the end of each target until its value was known; `delay` as of `known_at`."""
+        return self.known_at(delay) - self.ends
+
+    def usual_lateness(self, delay: Durations) -> np.timedelta64:
+        """The largest of the assets' median `lateness`, which a few corrections do not change."""
+        late = self.lateness(delay)
+        found = [np.median(late[self.assets == name].astype(np.int64)) for name in np.unique(self.assets)]
+        return np.timedelta64(int(max(found, default=0)), "us")
+
     def known_by(self, at: np.datetime64, delay: Durations) -> IssueRows:
         """Rows issued before `at`, with those actual values that were known then.
 
@@ -275,7 +285,7 @@ class StepValues:
         return replace(self, values=self.values[:, :count])
 
 
-#: How many seasons back a naive forecast looks for a value, where the last known one is a gap.
+#: How many seasons a naive forecast looks at for a value, from the first that was known on: it may be a gap.
 _SEASONS: Final = 4
 
 
@@ -293,22 +303,35 @@ def naive(
         rows: the issues.
         season: such as a day or a week.
         delay: (n,): how long after its end the value of a step becomes known.
-        arrived: the same of each step in hours, NaN where `delay` says it.
+        arrived: the same of each step in hours, NaN where `delay` says it. Of assets that have any it looks
+            back until a season's value was known.
     """
-    if arrived is not None:
-        says_it = arrived.assets[np.isfinite(arrived.values).any(axis=1)]
-        delay = np.where(np.isin(rows.assets, says_it), np.timedelta64(0, "us"), delay)
     period = np.timedelta64(season)
-    behind = rows.ends + delay[:, None] - rows.issued_at[:, None]
+    at_once, last_of = delay, 0
+    if arrived is not None:
+        says_it = np.isin(rows.assets, arrived.assets[np.isfinite(arrived.values).any(axis=1)])
+        at_once = np.where(says_it, np.timedelta64(0, "us"), delay)
+        latest = max(each.astype(np.int64).max(initial=0) for each in (durations(arrived.values), delay))
+        last_of = int(-(-np.timedelta64(int(latest), "us") // period))
+    behind = rows.ends + at_once[:, None] - rows.issued_at[:, None]
     seasons = np.maximum(-(-behind // period), 1)
     found = np.full(behind.shape, np.nan)
-    for further in range(_SEASONS):
+    tried = np.zeros(behind.shape, np.int64)
+    for further in range(last_of + _SEASONS):
         starts = rows.starts - (seasons + further) * period
         earlier = values.at(rows.assets, starts)
+        is_known: Flags | bool = True
         if arrived is not None:
-            known = starts + np.timedelta64(rows.step) + durations(arrived.at(rows.assets, starts))
-            earlier[known > rows.issued_at[:, None]] = np.nan
-        found = np.where(np.isnan(found), earlier, found)
+            hours = arrived.at(rows.assets, starts)
+            late = np.where(np.isnan(hours), delay[:, None], durations(hours))
+            is_known = starts + np.timedelta64(rows.step) + late <= rows.issued_at[:, None]
+            earlier[~is_known] = np.nan
+            # a step without readings says nothing of when those around it arrived
+            is_known &= np.isfinite(hours) | np.isfinite(earlier) | ~says_it[:, None]
+        tried += (tried > 0) | is_known
+        found = np.where(np.isnan(found) & (tried <= _SEASONS), earlier, found)
+        if ((tried >= _SEASONS) | np.isfinite(found) | (starts < values.start)).all():
+            break
     return found
 
 

@@ -14,7 +14,7 @@ from support.issue_rows import RECIPE, START, load, make_rows, step_values
 from ai_hub.cli.forecasting import _horizon_of, show_backtest
 from ai_hub.errors import BadInputError
 from ai_hub.forecasting import log
-from ai_hub.forecasting.backtest import MODEL, NAIVE, Backtest, Meters, run
+from ai_hub.forecasting.backtest import MODEL, NAIVE, Backtest, Meters, _warm_up, run
 from ai_hub.forecasting.card import ModelCard
 from ai_hub.forecasting.day_ahead_tracking import (
     backtest_metrics,
@@ -151,6 +151,24 @@ def test_backtest__values_that_arrived_after_the_issue__change_no_bit(values: di
     for name, each in after.naive.items():
         np.testing.assert_array_equal(each[until], before.naive[name][until])
         assert not np.array_equal(each[~until], before.naive[name][~until])
+
+
+def test_backtest__values_that_all_arrived_late__has_naive_forecasts_and_a_warm_up_as_by_the_rule(
+    values: dict[str, Floats],
+) -> None:
+    known, late = step_values(values), 9 * DAY
+    plain = make_rows(known, leads=LEADS, delay=LATE)
+    hours = np.full(known.values.shape, late / HOUR)
+    # a few were corrected long after
+    hours[np.random.default_rng(3).random(hours.shape) < 0.02] = 100 * DAY / HOUR
+    meters = Meters(known, {}, {}, replace(known, values=hours))
+    rows = replace(plain, actual_known=meters.known_at(plain))
+    by_rule = np.full(len(rows), np.timedelta64(late))
+    warm_up = _warm_up(plain, RECIPE, instant(FROM), by_rule)
+    assert warm_up < instant(FROM - 37 * DAY)
+    assert _warm_up(rows, RECIPE, instant(FROM), meters.delays(rows)) == warm_up
+    found = run(rows, meters, RECIPE, start=FROM)
+    assert found.overall.model.n > 0.95 * np.isfinite(found.rows.actual).sum()
 
 
 def test_backtest__days_of_delivery__count_alone(values: dict[str, Floats]) -> None:

@@ -68,6 +68,16 @@ def test_calibration__known_distribution__bands_cover_what_they_say(past: PastFo
     assert (found[..., 1] == past.quantiles[..., 1])[later].mean() > 0.95
 
 
+def test_calibration__of_values_that_say_when_they_arrived__is_that_of_the_rule(past: PastForecasts) -> None:
+    late = np.timedelta64(40 * DAY)
+    at = past.rows.issued_at[len(past.rows) // 4]
+    by_rule = replace(past, delay=np.full(len(past.rows), late)).calibration(at)
+    rows = replace(past.rows, actual_known=past.rows.ends + late)
+    found = replace(past, rows=rows, delay=np.zeros_like(past.delay)).calibration(at)
+    assert (by_rule.pooled != 0).any()
+    assert found.as_json() == by_rule.as_json()
+
+
 def test_calibration__only_what_was_known_at_issue_counts(past: PastForecasts) -> None:
     at = past.rows.issued_at.min() + np.timedelta64(80, "D") + np.timedelta64(5, "h")
     known_at = past.rows.ends + np.timedelta64(LATE)

@@ -73,7 +73,7 @@ def test_naive__is_the_last_known_value_whole_seasons_before(
 def test_naive__of_steps_that_say_when_they_arrived__takes_what_was_there(seed: int) -> None:
     values = gappy(seed)
     random = np.random.default_rng(seed)
-    hours = random.choice([0.0, 5.5, 30.0, 100.0], values.values.shape)
+    hours = random.choice([0.0, 5.5, 30.0, 130.0, np.nan], values.values.shape)
     hours[1] = np.nan  # the other one says nothing
     arrived = replace(values, values=hours)
     rows = make_rows(values, leads=30).take(slice(None, None, 7))
@@ -82,17 +82,40 @@ def test_naive__of_steps_that_say_when_they_arrived__takes_what_was_there(seed: 
         issue = rows.issued_at[row].astype(datetime).replace(tzinfo=UTC)
         asset = str(rows.assets[row])
         for lead in range(30):
-            backs = [issue + lead * HOUR - back * DAY for back in range(1, 30)]
-            late = timedelta(0) if asset == "a" else DAY
-            candidates = [at for at in backs if at + HOUR + late <= issue][:4]
-            there = [
-                at
-                for at in candidates
-                if asset == "b" or not at + HOUR + slow_value(arrived, asset, at) * HOUR > issue
+            backs = [issue + lead * HOUR - back * DAY for back in range(1, 60)]
+            hours_of = {at: slow_value(arrived, asset, at) for at in backs}
+            late = {at: DAY if math.isnan(each) else each * HOUR for at, each in hours_of.items()}
+            was_known = [at + HOUR + late[at] <= issue for at in backs]
+            # a gap of an asset whose readings say it is no season that was known
+            says_it = [
+                asset == "b" or not (math.isnan(hours_of[at]) and math.isnan(slow_value(values, asset, at)))
+                for at in backs
             ]
-            known = [slow_value(values, asset, at) for at in there]
+            first = next(
+                (number for number, both in enumerate(zip(was_known, says_it, strict=True)) if all(both)),
+                len(backs),
+            )
+            known = [
+                slow_value(values, asset, backs[number])
+                for number in range(first, min(first + 4, len(backs)))
+                if was_known[number]
+            ]
             expected = next((each for each in known if not math.isnan(each)), math.nan)
             assert found[row, lead] == pytest.approx(expected, nan_ok=True, abs=0)
+
+
+@pytest.mark.parametrize("season", [DAY, WEEK])
+@given(late=st.integers(0, 400), seed=st.integers(0, 3))
+def test_naive__of_steps_that_arrived_equally_late__is_that_of_the_rule(
+    season: timedelta, late: int, seed: int
+) -> None:
+    values = gappy(seed)
+    rows = make_rows(values, leads=30).take(slice(None, None, 5))
+    arrived = replace(values, values=np.full(values.values.shape, float(late)))
+    delay = np.full(len(rows), np.timedelta64(timedelta(hours=late)))
+    by_rule = naive(values, rows, season, delay)
+    found = naive(values, rows, season, np.zeros_like(delay), arrived)
+    np.testing.assert_array_equal(found, by_rule)
 
 
 def test_matrix__has_features_by_row_and_lead_as_multiples_of_the_level() -> None:
