@@ -9,7 +9,7 @@ read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
@@ -59,10 +59,12 @@ class Arrivals:
     first: int
     #: by asset and step, the number of the first step that begins when its last reading is known
     known: Integers
+    #: what `_by_time` found, by row
+    _sorted: dict[int, tuple[Integers, Integers]] = field(default_factory=dict)
 
     def of(self, assets: Integers) -> Arrivals:
         """Those of some assets of the register, in another order."""
-        return Arrivals(self.rows[assets], self.first, self.known)
+        return replace(self, rows=self.rows[assets])
 
     def at(self, assets: Integers, steps: Integers) -> Integers:
         """As `known`, of the steps in a row for each of these assets: `LATE` where they were not read."""
@@ -74,12 +76,22 @@ class Arrivals:
         found[~is_read] = LATE
         return found
 
-    def newest(self, asset: int, issued: Integers) -> Integers:
-        """The newest step of an asset that was known at the begins of some steps; `first` - 1: none was."""
-        known = self.known[self.rows[asset]]
-        order = np.argsort(known, kind="stable")
-        newest = np.append(-1, np.maximum.accumulate(order))
-        return self.first + newest[np.searchsorted(known[order], issued, side="right")]
+    def newest(self, assets: Integers, issued: Integers) -> Integers:
+        """The newest step of each asset that was known when a step began; `first` - 1: none was."""
+        found = np.empty(len(assets), np.int64)
+        order = np.argsort(assets, kind="stable")
+        starts = np.flatnonzero(np.diff(assets[order], prepend=-1))
+        for rows in np.split(order, starts[1:]) if len(order) else ():
+            times, newest = self._by_time(int(self.rows[assets[rows[0]]]))
+            found[rows] = self.first + newest[np.searchsorted(times, issued[rows], side="right")]
+        return found
+
+    def _by_time(self, row: int) -> tuple[Integers, Integers]:
+        """When steps of a row of `known` were, in order, and the newest step by each of these times."""
+        if row not in self._sorted:
+            order = np.argsort(self.known[row], kind="stable")
+            self._sorted[row] = self.known[row, order], np.append(-1, np.maximum.accumulate(order))
+        return self._sorted[row]
 
 
 @dataclass(frozen=True)
@@ -109,9 +121,8 @@ class Issues:
         after = np.array([each.available_after for each in self.register], np.int64)
         found = (-(-after // self.step_us))[self.assets]
         if self.arrivals is not None:
-            for asset in np.unique(self.assets[self.has_arrivals]):
-                rows = np.flatnonzero(self.assets == asset)
-                found[rows] = self.steps[rows] - 1 - self.arrivals.newest(asset, self.steps[rows])
+            rows = np.flatnonzero(self.has_arrivals)
+            found[rows] = self.steps[rows] - 1 - self.arrivals.newest(self.assets[rows], self.steps[rows])
         return found
 
     @property

@@ -35,7 +35,7 @@ from feast_plugins.windows import (
 from feast_plugins.windows.declarations import Declaration
 from feast_plugins.windows.features import FUNCTIONS, READING
 from feast_plugins.windows.leads import evaluate, reaches, wall_clock
-from feast_plugins.windows.vintages import Asset, Grid, Issues, Vintages
+from feast_plugins.windows.vintages import EMPTY, Arrivals, Asset, Grid, Issues, Vintages
 from feast_plugins.windows.vintages import Series as SeriesVintages
 from feast_plugins.windows.vintages import Weather as WeatherVintages
 
@@ -287,6 +287,27 @@ def test_wall_clock__on_days_of_23_and_25_hours__has_the_hours_of_the_day(
     assert len(set((local // 86400).tolist())) == 1
     assert local[0] % 86400 == 0
     assert local[-1] % 86400 == 23 * 3600
+
+
+def test_delays__of_steps_that_say_when_they_arrived__are_those_of_the_newest_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = np.random.default_rng(5)
+    known = 100 + np.arange(60) + random.integers(1, 20, (3, 60))
+    known[random.random(known.shape) < 0.1] = EMPTY
+    arrivals = Arrivals(np.array([2, -1, 0, 1, 0]), 100, known)
+    assets, steps = random.integers(0, 5, 400), random.integers(95, 190, 400)
+    sorts: list[int] = []
+    argsort = np.argsort
+    monkeypatch.setattr(np, "argsort", lambda *of, **more: sorts.append(1) or argsort(*of, **more))
+    issues = Issues([Asset(available_after=2)] * 5, assets, steps, 1, arrivals)
+    parts = [issues.part(slice(first, first + 40)).delays for first in range(0, 400, 40)]
+    for asset, step, delay in zip(assets, steps, np.concatenate(parts), strict=True):
+        row = known[arrivals.rows[asset]]
+        newest = max((100 + at for at in range(60) if row[at] <= step), default=99)
+        assert delay == (2 if asset == 1 else step - 1 - newest)
+    # once a row, and once a part
+    assert len(sorts) == 3 + len(parts)
 
 
 def test_wall_clock__of_a_zone_that_python_does_not_know__says_so() -> None:
