@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence  # of dataclasses
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from itertools import pairwise
+from itertools import compress, pairwise
 from operator import itemgetter
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -22,7 +22,7 @@ from ai_hub.forecasting.accuracy import settled_before
 from ai_hub.forecasting.log import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import psycopg
 
@@ -141,7 +141,7 @@ class Outcome:
 
 def judge(
     model: str,
-    days: Mapping[date, Sums],
+    meters: Mapping[str, Mapping[date, Sums]],
     thresholds: Thresholds,
     *,
     today: date,
@@ -152,23 +152,32 @@ def judge(
 
     Args:
         model: its name.
-        days: its scores by day (UTC).
+        meters: its scores by meter and day (UTC).
         thresholds: what a finding is.
         today: the seven days before it are judged.
         settled_before: of the weeks before only those that end by then count.
         opened: begin of the findings that are open: what is usual is what was before them, so that a
-            fault does not become usual. After as many weeks as are compared it does.
+            fault does not become usual. After as many weeks as are compared it does. One that can be told
+            no more, as nothing that was before it is left, or no band, is resolved.
     """
+    opened = opened or {}
     start = today - _DAYS * _DAY
-    week = _sums(days, start, today)
     found: dict[Kind, ModelFinding | None] = {}
     for kind in (Kind.ERROR, Kind.BIAS):
-        end = max((opened or {}).get(kind, start), start - thresholds.weeks * _DAYS * _DAY)
-        usual = _weeks(days, min(start, settled_before, end), thresholds.weeks)
-        typical = median(each.hours for each in usual) if usual else 0
+        end = max(opened.get(kind, start), start - thresholds.weeks * _DAYS * _DAY)
+        weeks, weeks_before = _weeks(meters, today, min(start, settled_before, end), thresholds.weeks)
+        if len(weeks_before) < thresholds.fewest_weeks:
+            found |= {kind: None} if kind in opened else {}
+            continue
+        # the same meters in all weeks: those that are late, or new, have other errors
+        hours = [_usual_hours(of_meter) for of_meter in zip(*weeks_before, strict=True)]
+        is_judged = [0 < usual <= 2 * each.hours for usual, each in zip(hours, weeks, strict=True)]
+        week, *usual = (_total(compress(each, is_judged)) for each in (weeks, *weeks_before))
         # a week of which little was measured says little
-        usual = [each for each in usual if each.hours >= typical / 2]
-        if len(usual) < thresholds.fewest_weeks or week.hours < typical / 2:
+        if week.hours < _usual_hours([_total(each) for each in weeks_before]) / 2:
+            continue
+        usual = [each for each in usual if each.hours >= _usual_hours(usual) / 2]
+        if len(usual) < thresholds.fewest_weeks:
             continue
         values = [_value(kind, each) for each in usual]
         value, mean = _value(kind, week), fmean(values)
@@ -178,10 +187,12 @@ def judge(
         detail = {"value": value, "usual": mean, "limit": mean + spread if kind is Kind.ERROR else spread}
         found[kind] = ModelFinding(model, kind, _midnight(start), detail) if beyond else None
     start = today - _COVERAGE_WEEKS * _DAYS * _DAY
-    weeks = _sums(days, start, today)
+    banded = _total(_sums(days, start, today) for days in meters.values())
+    if not banded.banded and Kind.COVERAGE in opened:
+        found[Kind.COVERAGE] = None
     # of a week of hours, issued once, or more
-    if weeks.banded >= _DAYS * 24:
-        coverage = weeks.covered / weeks.banded
+    if banded.banded >= _DAYS * 24:
+        coverage = banded.covered / banded.banded
         detail = {"value": coverage, "usual": _NOMINAL, "limit": thresholds.coverage}
         lost = abs(coverage - _NOMINAL) > thresholds.coverage
         found[Kind.COVERAGE] = ModelFinding(model, Kind.COVERAGE, _midnight(start), detail) if lost else None
@@ -212,14 +223,26 @@ def _value(kind: Kind, sums: Sums) -> float:
 
 
 def _sums(days: Mapping[date, Sums], start: date, end: date) -> Sums:
-    found = [days[day] for day in _range(start, end) if day in days]
-    return Sums(*map(sum, zip(*found, strict=True))) if found else Sums()
+    return _total(days[day] for day in _range(start, end) if day in days)
 
 
-def _weeks(days: Mapping[date, Sums], end: date, count: int) -> list[Sums]:
-    """The weeks before a day of which something was scored."""
-    ends = [end - number * _DAYS * _DAY for number in range(count)]
-    return [week for each in ends if (week := _sums(days, each - _DAYS * _DAY, each)).hours]
+def _total(sums: Iterable[Sums]) -> Sums:
+    return Sums(*map(sum, zip(Sums(), *sums, strict=True)))
+
+
+def _usual_hours(weeks: Sequence[Sums]) -> float:
+    return median(each.hours for each in weeks)
+
+
+def _weeks(
+    meters: Mapping[str, Mapping[date, Sums]], today: date, end: date, count: int
+) -> tuple[list[Sums], list[list[Sums]]]:
+    """By meter, the last week, and of the weeks before `end` those of which something was scored."""
+    week, *before = (
+        [_sums(days, each - _DAYS * _DAY, each) for days in meters.values()]
+        for each in (today, *(end - number * _DAYS * _DAY for number in range(count)))
+    )
+    return week, [each for each in before if _total(each).hours]
 
 
 def _range(start: date, end: date) -> list[date]:
@@ -231,11 +254,12 @@ def _midnight(day: date) -> datetime:
 
 
 _SUMS: Final = """
-SELECT model, day, sum(hours)::float8, sum(absolute), sum(error), sum(banded)::float8, sum(covered)::float8
+SELECT model, asset_id, day, sum(hours)::float8, sum(absolute), sum(error), sum(banded)::float8,
+    sum(covered)::float8
 FROM forecast_scores AS scores JOIN assets USING (tenant_id, asset_id)
 WHERE tenant_id = %(tenant)s AND role = %(role)s AND scores.unit = coalesce(feature_unit, '')
     AND day >= %(start)s AND day < %(today)s
-GROUP BY model, day
+GROUP BY model, asset_id, day
 """
 _ISSUED: Final = """
 SELECT DISTINCT issued_at
@@ -358,14 +382,15 @@ def _judge_all(
     # of an open finding, the weeks before it
     weeks = (2 if stored else 1) * thresholds.weeks + 1
     start = min(settled, today) - weeks * _DAYS * _DAY
-    days: dict[str, dict[date, Sums]] = defaultdict(dict)
-    for model, day, *sums in connection.execute(_SUMS, values | {"start": start}):
-        days[model][day] = Sums(*sums)
-    for model, of_model in days.items():
+    meters: dict[str, dict[str, dict[date, Sums]]] = defaultdict(lambda: defaultdict(dict))
+    for model, asset, day, *sums in connection.execute(_SUMS, values | {"start": start}):
+        meters[model][asset][day] = Sums(*sums)
+    # also models of whose scores none is left
+    for model in {*meters, *opened}:
         if model in (opened if models is None else models):
             found = judge(
                 model,
-                of_model,
+                meters[model],
                 thresholds,
                 today=today,
                 settled_before=settled,

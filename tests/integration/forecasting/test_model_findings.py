@@ -127,6 +127,37 @@ def test_findings__of_a_fault_that_stays__stay_open(
     assert ([each.model for each in gone.resolved], gone.open) == (["ahead"], [])
 
 
+def test_findings__that_can_never_be_told_again__are_resolved(
+    connection: Connection[Any], settings: Settings, tenant: str, other: str
+) -> None:
+    for owner in (tenant, other):
+        spoil(connection, owner, 7, 2)
+        assert [each.kind for each in check(settings, owner).new] == [Kind.ERROR]
+    connection.execute(
+        "UPDATE assets SET unit = 'bar' WHERE tenant_id = %s AND asset_id = 'a'",
+        [tenant],
+    )
+    connection.execute("DELETE FROM assets WHERE tenant_id = %s AND asset_id = 'a'", [other])
+    for owner in (tenant, other):
+        outcome = check(settings, owner)
+        assert ([each.kind for each in outcome.resolved], outcome.open) == ([Kind.ERROR], [])
+
+
+def test_findings__of_a_meter_that_is_late__are_none(
+    connection: Connection[Any], settings: Settings, tenant: str
+) -> None:
+    connection.execute("INSERT INTO assets (tenant_id, asset_id, unit) VALUES (%s, 'late', 'kW')", [tenant])
+    connection.execute(
+        "INSERT INTO forecast_scores (tenant_id, asset_id, day, model, version, role, unit, lead_hours,"
+        " hours, error, absolute, squared, actual, banded, covered, width)"
+        " SELECT tenant_id, 'late', day, model, version, role, unit, lead_hours,"
+        " hours, error, absolute / 10, squared, actual, banded, covered, width"
+        " FROM forecast_scores WHERE tenant_id = %s AND day < %s",
+        [tenant, PRESENT.date() - 5 * DAY],
+    )
+    assert check(settings, tenant).open == []
+
+
 def fail(_: str) -> list[str]:
     raise OSError("no registry")
 

@@ -28,7 +28,7 @@ def normal(seed: int = 1, weeks: int = 40) -> np.ndarray:
 
 
 def kinds(days: dict[date, Sums], today: date = TODAY, **fields: object) -> set[Kind]:
-    found = judge("m", days, RULES, today=today, settled_before=today - 7 * DAY, **fields)  # type: ignore[arg-type]
+    found = judge("m", {"a": days}, RULES, today=today, settled_before=today - 7 * DAY, **fields)  # type: ignore[arg-type]
     return {kind for kind, each in found.items() if each}
 
 
@@ -39,7 +39,7 @@ def test_error__is_a_finding_above_mean_and_four_sigma_of_26_weeks(factor: float
     weekly = np.abs(errors).reshape(-1, 168).mean(axis=1)
     before = weekly[-27:-1]
     limit = before.mean() + 4 * before.std(ddof=1)
-    found = judge("m", days_of(errors), RULES, today=TODAY, settled_before=TODAY - 7 * DAY)
+    found = judge("m", {"a": days_of(errors)}, RULES, today=TODAY, settled_before=TODAY - 7 * DAY)
     finding = found[Kind.ERROR]
     assert (finding is not None) == (weekly[-1] > limit)
     if finding is not None:
@@ -62,11 +62,57 @@ def test_weeks__that_are_few_or_of_which_little_was_measured__say_nothing() -> N
     days = days_of(errors)
     recent = {day: each for day, each in days.items() if day >= TODAY - 8 * 7 * DAY}
     assert Kind.ERROR in kinds(days)
-    assert Kind.ERROR not in judge("m", recent, RULES, today=TODAY, settled_before=TODAY - 7 * DAY)
+    assert Kind.ERROR not in judge("m", {"a": recent}, RULES, today=TODAY, settled_before=TODAY - 7 * DAY)
     little = {day: each for day, each in days.items() if day < TODAY - 4 * DAY}
-    assert Kind.ERROR not in judge("m", little, RULES, today=TODAY, settled_before=TODAY - 7 * DAY)
+    assert Kind.ERROR not in judge("m", {"a": little}, RULES, today=TODAY, settled_before=TODAY - 7 * DAY)
     # two weeks that readings may still correct
-    assert judge("m", days, RULES, today=TODAY, settled_before=TODAY - 21 * DAY)[Kind.ERROR]
+    assert judge("m", {"a": days}, RULES, today=TODAY, settled_before=TODAY - 21 * DAY)[Kind.ERROR]
+
+
+def until(days: dict[date, Sums], end: date) -> dict[date, Sums]:
+    return {day: each for day, each in days.items() if day < end}
+
+
+def test_meters__that_are_late_or_new__do_not_change_the_errors_of_the_others() -> None:
+    small, large, late = (days_of(factor * normal(seed)) for seed, factor in ((1, 1), (2, 20), (3, 1)))
+    week = TODAY - 7 * DAY
+    without_large = {"small": small, "large": until(large, week + 2 * DAY), "third": days_of(normal(4))}
+    without_small = {"small": until(small, week), "large": large, "late": until(late, week + 2 * DAY)}
+    without_small["other"] = days_of(20 * normal(5))
+    new = {day: each for day, each in days_of(20 * normal(6)).items() if day >= week - 14 * DAY}
+    for meters in (without_large, without_small, {"small": small, "third": days_of(normal(4)), "new": new}):
+        found = judge("m", meters, RULES, today=TODAY, settled_before=week)
+        assert (found[Kind.ERROR], found[Kind.BIAS]) == (None, None)
+    # the same week with twice the errors of the one that is there
+    errors = normal(1)
+    errors[-168:] *= 2
+    found = judge("m", without_large | {"small": days_of(errors)}, RULES, today=TODAY, settled_before=week)
+    (finding,) = (each for each in found.values() if each)
+    weekly = np.abs([errors, normal(4)]).reshape(2, 40, 168).mean(axis=(0, 2))
+    assert finding.kind is Kind.ERROR
+    assert finding.detail["value"] == pytest.approx(weekly[-1])
+    assert finding.detail["usual"] == pytest.approx(weekly[-27:-1].mean())
+    # one of three
+    few = {name: until(days, week) for name, days in without_small.items()} | {"small": days_of(errors)}
+    assert not {Kind.ERROR, Kind.BIAS} & set(judge("m", few, RULES, today=TODAY, settled_before=week))
+
+
+def test_findings__that_nothing_is_left_to_tell_by__are_resolved() -> None:
+    opened = dict.fromkeys((Kind.ERROR, Kind.BIAS, Kind.COVERAGE), TODAY - 14 * DAY)
+    over = dict.fromkeys(opened)
+
+    def found(days: dict[date, Sums]) -> dict[Kind, object]:
+        fields = {"today": TODAY, "settled_before": TODAY - 7 * DAY, "opened": opened}
+        return dict(judge("m", {"a": days}, RULES, **fields))  # type: ignore[arg-type]
+
+    days = days_of(normal())
+    assert judge("m", {}, RULES, today=TODAY, settled_before=TODAY, opened=opened) == over
+    # since two weeks in another unit, and without quantiles
+    changed = {day: each._replace(banded=0, covered=0) for day, each in days.items()}
+    assert found({day: each for day, each in changed.items() if day >= TODAY - 14 * DAY}) == over
+    # nothing measured in the last week: of the four weeks there are bands
+    assert set(found(until(days, TODAY - 7 * DAY))) == {Kind.COVERAGE}
+    assert judge("m", {}, RULES, today=TODAY, settled_before=TODAY) == {}
 
 
 def test_fault__that_stays__does_not_become_usual_before_half_a_year() -> None:
